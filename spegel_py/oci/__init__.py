@@ -1,0 +1,1 @@
+"""The OCI distribution and image specs as pure values and functions; standard library only."""

@@ -1,0 +1,91 @@
+"""The ports of the store: reading content (Store) and following what comes and goes (Watcher)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from spegel_py.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """One piece of content: its digest and its size in bytes."""
+
+    digest: Digest
+    size: int
+
+
+class Content(Protocol):
+    """An opened piece of content: it stays readable to its end even if it is deleted meanwhile.
+
+    `fd` is a read-only descriptor of a regular file holding exactly the content, for the kernel to send from, or
+    None where the bytes come only through `read` (a content store that is not mounted, memory). Use pread, not
+    read, on it: ranges of one content may be sent at the same time.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def fd(self) -> int | None: ...
+
+    def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, start + length) in pieces of at most 1 MiB.
+
+        Raises StoreUnavailable when the source breaks or ends early.
+        """
+        ...
+
+
+class Store(Protocol):
+    """What this node holds. Every method raises StoreUnavailable when the thing behind it is away."""
+
+    async def resolve(self, name: str) -> Digest:
+        """Return the digest that the tag `registry/repository:tag` points at, or raise ContentNotFound."""
+        ...
+
+    async def stat(self, digest: Digest) -> Descriptor:
+        """Return the content's descriptor, or raise ContentNotFound."""
+        ...
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Content]:
+        """Open the content for reading; entering raises ContentNotFound where it is not here (any more)."""
+        ...
+
+
+class Change(Enum):
+    """What happened to a key."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentEvent:
+    """One key came or went. The key is a digest's text or a tag's full name, as it is advertised."""
+
+    change: Change
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Everything that is held now: it replaces all that was known before it."""
+
+    keys: frozenset[str]
+
+
+class Watcher(Protocol):
+    """Follows what a store holds."""
+
+    def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
+        """Yield an Inventory first, then changes as they happen, and a new Inventory after every gap.
+
+        It never ends and never raises for a source that is away: it waits for it with back-off, says so once in the
+        log, and lists again when it is back.
+        """
+        ...

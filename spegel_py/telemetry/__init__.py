@@ -1,0 +1,1 @@
+"""What this node tells of itself: structured logs and Prometheus metrics."""

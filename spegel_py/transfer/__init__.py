@@ -1,0 +1,1 @@
+"""Moving bytes: opening content at a peer and sending content to a client."""
