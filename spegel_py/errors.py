@@ -3,7 +3,7 @@
     SpegelError
     ├ ConfigError                                  what the operator gave us is wrong: one line, exit status 2
     ├ OCIError(status, code, message, detail)      what a client of the registry is told, as the spec's JSON
-    │   ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416 · RequestInvalid 400
+    │   ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416 · RequestInvalid 400 · ManifestInvalid 400
     │   ├ ManifestUnknown 404 · BlobUnknown 404 · NotFound 404
     │   └ Unauthorized 401 · Denied 403 · Unsupported 405
     ├ StoreError                                   this node's own content
@@ -65,6 +65,13 @@ class RequestInvalid(OCIError):
 
     status = 400
     code = "UNSUPPORTED"
+
+
+class ManifestInvalid(OCIError):
+    """The bytes are not a manifest or index of the image spec (nor of Docker's schema 2)."""
+
+    status = 400
+    code = "MANIFEST_INVALID"
 
 
 class RangeInvalid(OCIError):

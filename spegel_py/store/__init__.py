@@ -1,1 +1,1 @@
-"""What this node holds: one port, and its implementations for containerd, an image-layout folder and tests."""
+"""What this node holds: one port, implemented for containerd, an image-layout folder and tests."""

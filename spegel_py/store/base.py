@@ -22,9 +22,9 @@ class Descriptor:
 class Content(Protocol):
     """An opened piece of content: it stays readable to its end even if it is deleted meanwhile.
 
-    `fd` is a read-only descriptor of a regular file holding exactly the content, for the kernel to send from, or
-    None where the bytes come only through `read` (a content store that is not mounted, memory). Use pread, not
-    read, on it: ranges of one content may be sent at the same time.
+    `fd` is a read-only descriptor of a regular file holding exactly the content, for the kernel to send from,
+    or None where the bytes come only through `read` (a content store that is not mounted, memory). Use pread,
+    not read, on it: ranges of one content may be sent at the same time.
     """
 
     @property
@@ -85,7 +85,7 @@ class Watcher(Protocol):
     def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
         """Yield an Inventory first, then changes as they happen, and a new Inventory after every gap.
 
-        It never ends and never raises for a source that is away: it waits for it with back-off, says so once in the
-        log, and lists again when it is back.
+        It never ends and never raises for a source that is away: it waits for it with back-off, says so once
+        in the log, and lists again when it is back.
         """
         ...

@@ -1,0 +1,144 @@
+"""A store in memory and its watcher, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from spegel_py.errors import ContentNotFound, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inventory
+
+PIECE = 1024 * 1024
+"""Longest piece that `read` yields, in bytes (the port's limit)."""
+
+
+class MemoryStore:
+    """The Store port over a dict; tests add and remove content, and take the whole store away and back."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[Digest, bytes] = {}
+        self._names: dict[str, Digest] = {}
+        self._is_away = False
+        self._subscribers: set[asyncio.Queue[Inventory | ContentEvent]] = set()
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore blobs={len(self._blobs)} names={sorted(self._names)} away={self._is_away}>"
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Everything that is held, as keys."""
+        return frozenset(self._names) | {str(digest) for digest in self._blobs}
+
+    def add(self, data: bytes, *names: str, algorithm: str = "sha256") -> Digest:
+        """Hold `data`, under these full tag names too; return its digest."""
+        digest = Digest.of(data, algorithm)
+        if digest not in self._blobs:
+            self._blobs[digest] = data
+            self._tell(ContentEvent(Change.ADDED, str(digest)))
+        for name in names:
+            self.tag(name, digest)
+        return digest
+
+    def tag(self, name: str, digest: Digest) -> None:
+        """Let `name` point at `digest`."""
+        is_new = name not in self._names
+        self._names[name] = digest
+        if is_new:
+            self._tell(ContentEvent(Change.ADDED, name))
+
+    def remove(self, key: Digest | str) -> None:
+        """Drop a piece of content or a tag; no matter if it is not there."""
+        gone = self._names.pop(key, None) if isinstance(key, str) else self._blobs.pop(key, None)
+        if gone is not None:
+            self._tell(ContentEvent(Change.REMOVED, str(key)))
+
+    def leave(self) -> None:
+        """Behave as if the daemon were away: every read raises StoreUnavailable, watchers hear nothing."""
+        self._is_away = True
+
+    def come_back(self) -> None:
+        """End what `leave` began; watchers get a new Inventory."""
+        self._is_away = False
+        self._tell(Inventory(self.keys))
+
+    async def resolve(self, name: str) -> Digest:
+        self._check_here()
+        try:
+            return self._names[name]
+        except KeyError:
+            raise ContentNotFound(f"no tag {name}") from None
+
+    async def stat(self, digest: Digest) -> Descriptor:
+        return Descriptor(digest, len(self._find(digest)))
+
+    @asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[Content]:
+        yield MemoryContent(self._find(digest))
+
+    def subscribe(self) -> asyncio.Queue[Inventory | ContentEvent]:
+        """Return a queue that gets every change from now on, with the present inventory in it unless away."""
+        queue: asyncio.Queue[Inventory | ContentEvent] = asyncio.Queue()
+        self._subscribers.add(queue)
+        if not self._is_away:
+            queue.put_nowait(Inventory(self.keys))
+        return queue
+
+    def unsubscribe(self, queue: asyncio.Queue[Inventory | ContentEvent]) -> None:
+        """End what `subscribe` began."""
+        self._subscribers.discard(queue)
+
+    def _find(self, digest: Digest) -> bytes:
+        self._check_here()
+        try:
+            return self._blobs[digest]
+        except KeyError:
+            raise ContentNotFound(f"no content {digest}") from None
+
+    def _check_here(self) -> None:
+        if self._is_away:
+            raise StoreUnavailable("the memory store is away")
+
+    def _tell(self, event: Inventory | ContentEvent) -> None:
+        if not self._is_away:
+            for queue in self._subscribers:
+                queue.put_nowait(event)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryContent:
+    """The Content port over bytes: no descriptor, so senders take the way of `read`."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @property
+    def fd(self) -> None:
+        return None
+
+    async def read(self, start: int, length: int) -> AsyncIterator[bytes]:
+        end = start + length
+        if end > len(self.data):
+            raise StoreUnavailable(f"content of {len(self.data)} bytes ends before byte {end}")
+        for at in range(start, end, PIECE):
+            yield self.data[at : min(at + PIECE, end)]
+
+
+class MemoryWatcher:
+    """The Watcher port over a MemoryStore."""
+
+    def __init__(self, *, store: MemoryStore) -> None:
+        self._store = store
+
+    async def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
+        queue = self._store.subscribe()
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._store.unsubscribe(queue)

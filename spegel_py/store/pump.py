@@ -1,0 +1,74 @@
+"""What all watchers share: a task that finds out, a generator that tells, and a ledger of what was told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+
+from spegel_py.store.base import Change, ContentEvent, Inventory
+
+Emit = Callable[[Inventory | ContentEvent], None]
+"""Hands one event to whoever iterates over the watcher."""
+
+
+async def pumped(run: Callable[[Emit], Awaitable[None]]) -> AsyncIterator[Inventory | ContentEvent]:
+    """Yield what `run` emits, while it runs in a task of its own; closing the iterator ends that task.
+
+    A generator must not be suspended inside a task group or a timeout, so those live in `run`. When `run`
+    returns the iterator ends; when it fails the failure is raised here.
+    """
+    queue: asyncio.Queue[Inventory | ContentEvent | None] = asyncio.Queue()
+
+    async def running() -> None:
+        try:
+            await run(queue.put_nowait)
+        finally:
+            queue.put_nowait(None)
+
+    task = asyncio.create_task(running())
+    try:
+        while (event := await queue.get()) is not None:
+            yield event
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+class Ledger:
+    """What the listener believes is held; it decides which events bring that up to date."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._told: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Ledger keys={len(self._told)}>"
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._told
+
+    def replace(self, keys: Collection[str]) -> None:
+        """Tell the whole inventory anew."""
+        self._told = set(keys)
+        self._emit(Inventory(frozenset(keys)))
+
+    def become(self, keys: Collection[str]) -> None:
+        """Tell only what differs from what was told."""
+        now = set(keys)
+        self.remove(self._told - now)
+        self.add(now - self._told)
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Tell those of the keys that are new."""
+        for key in keys:
+            if key not in self._told:
+                self._told.add(key)
+                self._emit(ContentEvent(Change.ADDED, key))
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Tell that those of the keys that were told are gone."""
+        for key in keys:
+            if key in self._told:
+                self._told.remove(key)
+                self._emit(ContentEvent(Change.REMOVED, key))
