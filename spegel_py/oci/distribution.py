@@ -1,0 +1,211 @@
+"""The pull half of the OCI distribution spec: a request as a value, and the one renderer of its errors.
+
+Nothing here knows a web framework: a method, a raw request target and header lines go in, a frozen
+PullRequest or an OCIError comes out. What is not valid never gets past this module.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from urllib.parse import quote, unquote
+
+from spegel_py.errors import (
+    BlobUnknown,
+    ManifestUnknown,
+    NameInvalid,
+    NotFound,
+    OCIError,
+    RangeInvalid,
+    RequestInvalid,
+    Unauthorized,
+    Unsupported,
+)
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.range import ByteRange, ContentRange
+from spegel_py.oci.reference import check_registry, check_repository, check_tag
+
+MIRRORED_HEADER = "X-Spegel-Mirrored"
+"""A peer sets it to `true`: answer from local content only; a request makes one hop at most (as Spegel)."""
+
+METHODS = ("GET", "HEAD")
+
+
+class Kind(Enum):
+    """What is pulled; the value is the path segment in front of the reference."""
+
+    MANIFEST = "manifests"
+    BLOB = "blobs"
+
+    def unknown(self, message: str, *, detail: object | None = None) -> OCIError:
+        """Return the 404 that says nobody has a thing of this kind."""
+        error = ManifestUnknown if self is Kind.MANIFEST else BlobUnknown
+        return error(message, detail=detail)
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """A valid request; `reference` is a tag's text only for a manifest whose registry is known.
+
+    `registry` is what `?ns=` names; None for a digest asked without one (skopeo, dockerd).
+    """
+
+    head: bool
+    kind: Kind
+    registry: str | None
+    repository: str
+    reference: Digest | str
+    range: ByteRange | None = None
+    accept: tuple[str, ...] = ()
+    mirrored: bool = False
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest asked for; None for a tag."""
+        return self.reference if isinstance(self.reference, Digest) else None
+
+    @property
+    def key(self) -> str:
+        """What the content is advertised under: the digest's text, or `registry/repository:tag`."""
+        return self.name or str(self.reference)
+
+    @property
+    def name(self) -> str | None:
+        """The tag's full name `registry/repository:tag`; None for a digest."""
+        return None if self.digest else f"{self.registry}/{self.repository}:{self.reference}"
+
+    @property
+    def label(self) -> str:
+        """What filters look at: `registry/repository`, with `:tag` where there is one."""
+        return self.name or "/".join(part for part in (self.registry, self.repository) if part)
+
+    @property
+    def target(self) -> str:
+        """The request target under which another registry mirror has it, percent-encoded."""
+        ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
+        return f"/v2/{self.repository}/{self.kind.value}/{self.reference}{ns}"
+
+    @classmethod
+    def parse(cls, *, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> PullRequest:
+        """Return the request for `target`, the raw request target (still percent-encoded, with its query).
+
+        Raises Unsupported for another method, NotFound where the path is no endpoint, NameInvalid and
+        DigestInvalid for a malformed path, RequestInvalid for a tag without `ns`, RangeInvalid for a
+        malformed byte range.
+        """
+        if method not in METHODS:
+            raise Unsupported(f"only {' and '.join(METHODS)} are served here, not {method[:16]!r}")
+        path, _, query = origin_form(target).partition("?")
+        repository, kind, last = _split(path)
+        registry = _registry(query)
+        fields = _fields(headers)
+        head = method == "HEAD"
+        return cls(
+            head=head,
+            kind=kind,
+            registry=registry,
+            repository=check_repository(repository),
+            reference=_reference(kind, last, registry),
+            range=None if head else _range(fields),
+            accept=tuple(fields.get("accept", ())),
+            mirrored=fields.get(MIRRORED_HEADER.lower(), [""])[-1].strip().lower() == "true",
+        )
+
+
+def origin_form(target: str) -> str:
+    """Return a request target without the scheme and host of a proxy's request (RFC 9112, 3.2.2)."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return target
+    return "/" + rest.partition("/")[2]
+
+
+def is_base(target: str) -> bool:
+    """Say whether a target is the API's base, `/v2/` (the spec's end-1) or, as registries allow, `/v2`."""
+    return origin_form(target).partition("?")[0] in ("/v2/", "/v2")
+
+
+def _split(path: str) -> tuple[str, Kind, str]:
+    """Return repository, kind and reference of a raw path; the rightmost kind is the endpoint."""
+    segments = path.split("/")
+    if segments[:2] != ["", "v2"]:
+        raise NotFound(f"no such endpoint: {path[:160]!r}")
+    decoded = [_segment(segment) for segment in segments[2:]]
+    if len(decoded) < 3 or decoded[-2] not in (Kind.MANIFEST.value, Kind.BLOB.value):
+        raise NotFound(f"no such endpoint: {path[:160]!r}")
+    return "/".join(decoded[:-2]), Kind(decoded[-2]), decoded[-1]
+
+
+def _segment(raw: str) -> str:
+    """Return one path segment decoded; no encoding may smuggle in a separator or a traversal."""
+    try:
+        text = unquote(raw, errors="strict")
+    except UnicodeDecodeError:
+        raise NameInvalid(f"not UTF-8: {raw[:80]!r}") from None
+    if text in ("", ".", "..") or "/" in text or "\\" in text or "%" in text or not text.isprintable():
+        raise NameInvalid(f"not a path segment of a name: {raw[:80]!r}")
+    return text
+
+
+def _registry(query: str) -> str | None:
+    """Return the registry of `?ns=`, percent-decoded once; None without one. Other parameters are ignored."""
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    values = {value for name, _, value in pairs if name == "ns"}
+    if len(values) > 1:
+        raise RequestInvalid("the parameter ns is given twice")
+    return check_registry(unquote(values.pop())) if values else None
+
+
+def _reference(kind: Kind, text: str, registry: str | None) -> Digest | str:
+    if kind is Kind.BLOB or ":" in text:
+        return Digest.parse(text)
+    tag = check_tag(text)
+    if registry is None:
+        raise RequestInvalid(f"the tag {tag!r} needs its registry: add ?ns=<registry> to the request")
+    return tag
+
+
+def _fields(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the header lines by lower-case name, in order, each line as it came."""
+    fields: dict[str, list[str]] = {}
+    for name, value in headers:
+        fields.setdefault(name.lower(), []).append(value)
+    return fields
+
+
+def _range(fields: Mapping[str, list[str]]) -> ByteRange | None:
+    """Return the range asked for; ignored with If-Range: no validator is given out that could match it."""
+    lines = fields.get("range", [])
+    return ByteRange.parse(lines[0]) if len(lines) == 1 and "if-range" not in fields else None
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedError:
+    """An error as it goes over the wire; `body` is not sent for HEAD, its length is."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def render(error: OCIError) -> RenderedError:
+    """Return `error` as the spec's JSON with the headers that its status calls for."""
+    entry = {"code": error.code, "message": error.message, "detail": error.detail}
+    body = json.dumps({"errors": [{name: value for name, value in entry.items() if value is not None}]})
+    headers = {"Content-Type": "application/json", **_headers_of(error)}
+    return RenderedError(error.status, MappingProxyType(headers), body.encode())
+
+
+def _headers_of(error: OCIError) -> dict[str, str]:
+    match error:
+        case Unauthorized():
+            return {"WWW-Authenticate": 'Basic realm="spegel-py", charset="UTF-8"'}
+        case Unsupported():
+            return {"Allow": ", ".join(METHODS)}
+        case RangeInvalid(detail={"size": int(size)}):
+            return {"Content-Range": str(ContentRange(None, 0, size))}
+        case _:
+            return {}
