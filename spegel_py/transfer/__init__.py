@@ -1,1 +1,1 @@
-"""Moving bytes: opening content at a peer and sending content to a client."""
+"""Moving bytes: from a peer or the store to a client. Sockets, threads and descriptors live here only."""

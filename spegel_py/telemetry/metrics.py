@@ -1,0 +1,163 @@
+"""What this node counts, in a registry of its own: Spegel's names where Spegel has one, ours for the rest.
+
+Every label has few values: a registry is named only when it was valid, and at most MAX_REGISTRIES of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+MAX_REGISTRIES = 100
+"""Registries that get a label of their own; a client can invent more, and they are counted as `other`."""
+
+Source = Literal["local", "peer"]
+"""Where the bytes of an answer came from."""
+
+Miss = Literal["not_found", "failed", "cut", "client_gone", "invalid", "filtered"]
+"""Why a pull was no hit: nobody has it; peers had it but all failed; the body ended short; the client left
+before its end; the request was refused as malformed or unsatisfiable; a filter keeps it from being
+mirrored."""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_BYTES = tuple(10.0**power for power in range(2, 11))
+_HTTP = ("handler", "method", "code")
+
+
+class Metrics:
+    """The meters of one node. Not thread-safe beyond what prometheus-client gives; made once, by the node."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._registries: set[str] = set()
+
+        self._requests = Counter(
+            "spegel_mirror_requests",
+            "Pulls by this node's clients (not by peers): hit if answered in full from here or from a peer.",
+            ["registry", "cache"],
+            registry=registry,
+        )
+        self._misses = Counter(
+            "spegel_mirror_misses", "Pulls that were no hit, by reason.", ["reason"], registry=registry
+        )
+        self._last_success = Gauge(
+            "spegel_mirror_last_success_timestamp_seconds",
+            "When a pull was last answered in full from a peer, Unix time.",
+            registry=registry,
+        )
+        self._resolve = Histogram(
+            "spegel_resolve_duration_seconds",
+            "Time from the start of a lookup to its first peer; lookups that found nobody are not in it.",
+            ["router"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.advertised_tags = Gauge(
+            "spegel_advertised_image_tags", "Tags advertised.", ["registry"], registry=registry
+        )
+        self.advertised_images = Gauge(
+            "spegel_advertised_image_digests", "Image digests advertised.", ["registry"], registry=registry
+        )
+        self.advertised_content = Gauge(
+            "spegel_advertised_content_digests",
+            "Content digests advertised.",
+            ["registry"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "http_request_duration_seconds",
+            "Time from a request's head to the last byte of its answer.",
+            _HTTP,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._size = Histogram(
+            "http_response_size_bytes", "Bytes of answers' bodies.", _HTTP, buckets=_BYTES, registry=registry
+        )
+        self._inflight = Gauge(
+            "http_requests_inflight", "Requests being answered.", ["handler"], registry=registry
+        )
+        self._bytes = Counter(
+            "spegel_served_bytes", "Body bytes sent, by where they came from.", ["source"], registry=registry
+        )
+        self._attempts = Counter(
+            "spegel_peer_attempts", "Requests made to peers, by outcome.", ["outcome"], registry=registry
+        )
+        self._dropped_frames = Counter(
+            "spegel_announce_frames_dropped",
+            "Announcements of peers that were not taken, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._peers = Gauge("spegel_connected_peers", "Peers connected now.", registry=registry)
+        self._records = Gauge(
+            "spegel_records_held", "Records of who holds what that this node holds now.", registry=registry
+        )
+
+    def label(self, registry: str | None) -> str:
+        """Return the label value for a valid registry: itself, `none`, or `other` beyond MAX_REGISTRIES."""
+        if registry is None:
+            return "none"
+        if registry not in self._registries:
+            if len(self._registries) >= MAX_REGISTRIES:
+                return "other"
+            self._registries.add(registry)
+        return registry
+
+    def hit(self, registry: str | None, source: Source, *, at: float) -> None:
+        """Count a pull that was answered in full; `at` is Unix time."""
+        self._requests.labels(self.label(registry), "hit").inc()
+        if source == "peer":
+            self._last_success.set(at)
+
+    def miss(self, registry: str | None, reason: Miss) -> None:
+        """Count a pull that was not answered in full."""
+        self._requests.labels(self.label(registry), "miss").inc()
+        self._misses.labels(reason).inc()
+
+    def sent(self, source: Source, count: int) -> None:
+        """Count body bytes sent to a client."""
+        self._bytes.labels(source).inc(count)
+
+    def resolved(self, router: str, seconds: float) -> None:
+        """Count a lookup that found its first peer."""
+        self._resolve.labels(router).observe(seconds)
+
+    def attempted(self, outcome: str) -> None:
+        """Count one request to a peer; `outcome` is one of the few of mirror.attempt.Outcome."""
+        self._attempts.labels(outcome).inc()
+
+    def dropped_frames(self, reason: str, count: int = 1) -> None:
+        """Count announcements not taken; `reason` must be one of a few."""
+        self._dropped_frames.labels(reason).inc(count)
+
+    def answered(self, *, handler: str, method: str, code: int, seconds: float, size: int) -> None:
+        """Count one HTTP answer; the method is one of GET, HEAD and other."""
+        labels = (handler, method if method in ("GET", "HEAD") else "other", str(code))
+        self._duration.labels(*labels).observe(seconds)
+        self._size.labels(*labels).observe(size)
+
+    @contextmanager
+    def inflight(self, handler: str) -> Iterator[None]:
+        """Count a request as being answered while the context is open."""
+        gauge = self._inflight.labels(handler)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def watch(self, *, connected_peers: Callable[[], float], records_held: Callable[[], float]) -> None:
+        """Ask these callables at every scrape, on the event loop: they must neither block nor raise."""
+        self._peers.set_function(connected_peers)
+        self._records.set_function(records_held)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the exposition and its content type: OpenMetrics or Prometheus text, by Accept."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type

@@ -1,0 +1,75 @@
+"""What a peer's answer must look like to be used: pure checks of its status and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spegel_py.errors import DigestInvalid, DigestMismatch, PeerRefused, RangeInvalid
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.range import ByteRange, ContentRange
+from spegel_py.transfer.base import PeerAnswer, PeerRequest
+
+
+def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> PeerAnswer:
+    """Return the answer with this status and these headers (looked up by their usual names), or refuse it.
+
+    Refused with PeerRefused: other statuses; an encoded or chunked body, whose length nobody knows; a 200 to
+    a range, and a 206 whose Content-Range is not exactly what was asked; a size other than the one known.
+    Raises DigestMismatch where the peer says it is about to send other content.
+    """
+    if status not in (200, 206, 416):
+        raise PeerRefused(f"the peer answered {status}", status=status)
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise PeerRefused("the peer encoded the body", status=status)
+    digest = _digest(request, status, headers)
+    start, length, size = _extent(request, status, headers)
+    if request.size is not None and size != request.size:
+        raise PeerRefused(f"the peer has {size} bytes, not {request.size}", status=status)
+    return PeerAnswer(
+        media_type=headers.get("Content-Type"), digest=digest, size=size, start=start, length=length
+    )
+
+
+def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Digest | None:
+    """Return the digest of the content; what was asked for counts where the peer does not say."""
+    text = headers.get("Docker-Content-Digest")
+    if text is None or status == 416:
+        return request.digest
+    try:
+        said = Digest.parse(text)
+    except DigestInvalid as error:
+        raise PeerRefused("the peer's Docker-Content-Digest is no digest", status=status) from error
+    if request.digest is not None and said != request.digest:
+        raise DigestMismatch(f"the peer offers {said}")
+    return said
+
+
+def _extent(request: PeerRequest, status: int, headers: Mapping[str, str]) -> tuple[int | None, int, int]:
+    """Return start, length and size of what the answer holds."""
+    if request.range is None:
+        size = _length(status, headers)
+        if status != 200:
+            raise PeerRefused(f"the peer answered {status} where no range was asked", status=status)
+        return 0, size, size
+    said = ContentRange.parse(headers.get("Content-Range", ""))
+    if status == 200 or said is None or (said.start is None) != (status == 416):
+        raise PeerRefused("the peer did not answer with the range that was asked", status=status)
+    if _resolved(request.range, said.size) != (said.start, said.length):
+        raise PeerRefused(f"the peer answered with another range: {said}", status=status)
+    if said.start is not None and _length(status, headers) != said.length:
+        raise PeerRefused("the peer's Content-Length is not its Content-Range's", status=status)
+    return said.start, said.length, said.size
+
+
+def _resolved(asked: ByteRange, size: int) -> tuple[int | None, int]:
+    try:
+        return asked.resolve(size)
+    except RangeInvalid:
+        return None, 0
+
+
+def _length(status: int, headers: Mapping[str, str]) -> int:
+    text = headers.get("Content-Length", "")
+    if not (text.isascii() and text.isdigit()) or "Transfer-Encoding" in headers:
+        raise PeerRefused("the peer did not say how long the body is", status=status)
+    return int(text)

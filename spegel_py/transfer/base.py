@@ -1,0 +1,125 @@
+"""The ports through which bytes flow: an Upstream opens content at a peer, a Sink takes it for a client.
+
+Bodies are handed over whole (`send`), not piece by piece, so that an implementation may let the kernel move
+them.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from spegel_py.errors import SpegelError
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.range import ByteRange
+from spegel_py.routing.base import Peer
+
+
+class ClientGone(SpegelError):
+    """The client left, or stopped reading for longer than its deadline: nobody else's fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long each wait may last, in seconds: a runtime waits for its mirror for ever."""
+
+    resolve: float = 0.1
+    """For the next peer to come out of a lookup. Records are held by this node or one hop away
+    (milliseconds); what takes longer costs every pull of content nobody has, so it is short."""
+
+    connect: float = 0.5
+    """For a TCP connection: a round trip in the cluster is below 5 ms, and a lost SYN is sent again only
+    after 1 s, when another peer would long have answered."""
+
+    first_byte: float = 2.0
+    """From the connection to the head of the answer: the peer looks at its daemon and its disk, which take
+    milliseconds, but seconds on a node under memory pressure."""
+
+    stall: float = 3.0
+    """Without a single byte in mid-body: longer than TCP's first retransmissions (0.2 + 0.4 + 0.8 s), so
+    that a lossy link is not a dead one."""
+
+    min_rate: int = 32 * 1024
+    """Bytes per second that a peer must reach while it is waited for; below it, upstream is the better
+    source. It is what the stall deadline does not see: a peer that trickles."""
+
+    rate_window: float = 5.0
+    """Seconds of waiting over which `min_rate` is measured; a pause shorter than `stall` fits into it."""
+
+    manifest: float = 3.0
+    """For a manifest, or any HEAD, from the lookup to the last byte, all peers included (as Spegel)."""
+
+    blob: float = 10.0
+    """For a blob, from the lookup to the first byte passed on, all peers included: four peers that connect
+    and then do not answer."""
+
+    client: float = 60.0
+    """For a client to take one piece of the body; then it is cut off: it holds a file and a peer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRequest:
+    """What is asked of a peer; an answer with another `digest` or `size` than those given is refused."""
+
+    target: str
+    head: bool = False
+    accept: tuple[str, ...] = ()
+    range: ByteRange | None = None
+    digest: Digest | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerAnswer:
+    """The checked head of a peer's answer: `length` bytes from `start` on, out of content of `size` bytes.
+
+    A range that lies outside the content is an answer too: `start` is None then, and no bytes follow.
+    """
+
+    media_type: str | None
+    digest: Digest | None
+    size: int
+    start: int | None
+    length: int
+
+
+class Sink(Protocol):
+    """The body of one answer to a client, being sent."""
+
+    @property
+    def sent(self) -> int:
+        """How many bytes of the body were taken so far."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece, waiting while the client reads slowly. Raises ClientGone."""
+        ...
+
+
+class UpstreamResponse(Protocol):
+    """A peer's answer under way. Either method may be called once."""
+
+    @property
+    def answer(self) -> PeerAnswer: ...
+
+    async def read(self) -> bytes:
+        """Return the whole body, which is to be small. Raises PeerError."""
+        ...
+
+    async def send(self, sink: Sink) -> None:
+        """Pass the whole body on. Raises PeerError if the peer breaks off, stalls or trickles; `sink.sent`
+        then says how far it came. Raises ClientGone."""
+        ...
+
+
+class Upstream(Protocol):
+    """Opens content at peers."""
+
+    def open(self, peer: Peer, request: PeerRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
+        """Ask `peer`, and give its answer once its head is there and is what was asked for.
+
+        Raises PeerUnreachable, PeerStalled, PeerRefused or DigestMismatch, all within connect + first_byte
+        seconds. Leaving the context before the end of the body hangs up on the peer at once.
+        """
+        ...
