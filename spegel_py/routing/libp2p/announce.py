@@ -1,0 +1,195 @@
+"""The announce protocol on its streams: telling one peer what is held here, and hearing what a peer holds.
+
+A node keeps one stream to every peer, over which its set and then its changes go, and a refresh every interval. The
+refresh carries a checksum; a receiver that is out of step asks for the whole set again, so that nothing that was lost
+stays lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import trio
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
+
+from spegel_py.routing.base import Peer
+from spegel_py.routing.libp2p import compat, frames
+from spegel_py.routing.libp2p.frames import Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
+from spegel_py.routing.libp2p.kademlia import CountingReader
+from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
+from spegel_py.routing.libp2p.sharing import LocalKeys, Share
+
+PROTOCOL = TProtocol(frames.PROTOCOL)
+WRITE_TIMEOUT = 10.0
+"""Seconds for writing one frame: a peer that does not read for so long is left to the liveness rules."""
+_HEAD = 4
+
+
+class Situation(Protocol):
+    """What a link needs to know of its node; all of it changes while the link runs."""
+
+    @property
+    def hello(self) -> Hello: ...
+
+    def part_for(self, peer: ID) -> Collection[bytes] | None:
+        """The keys the peer should hold, None for all."""
+        ...
+
+    @property
+    def news(self) -> trio.Event:
+        """Set (and replaced by a fresh one) when there may be something new to tell."""
+        ...
+
+
+class Receiver:
+    """Hears peers' announcements into the record table."""
+
+    def __init__(
+        self,
+        *,
+        table: RecordTable,
+        clock: Callable[[], float],
+        address_of: Callable[[ID], str | None],
+        dropped: Callable[[str], None],
+        left: Callable[[ID], None],
+    ) -> None:
+        self._table = table
+        self._clock = clock
+        self._address_of = address_of
+        self._dropped = dropped
+        self._left = left
+
+    async def handle(self, stream: INetStream) -> None:
+        """Hear one stream to its end. Malformed frames are counted and end this stream only."""
+        peer = stream.muxed_conn.peer_id
+        if self._address_of(peer) is None:  # the connection went away under the stream
+            return
+        self._table.peer_connected(str(peer))
+        reader = CountingReader(stream)
+        timeout = frames.MAX_INTERVAL
+        try:
+            while True:
+                reader.count = 0
+                with trio.fail_after(timeout):
+                    frame = await _read_frame(reader)
+                if isinstance(frame, Hello):
+                    # A silent peer is hidden after two intervals and given up by its node; this only frees the task.
+                    timeout = 10 * TTL_FACTOR * frame.interval
+                await self._apply(frame, peer, stream)
+        except trio.TooSlowError:
+            await stream.reset()
+        except FrameError as error:
+            self._dropped(error.reason)
+            await stream.reset()
+        except StreamError:
+            if reader.count:
+                self._dropped("half-frame")
+            await stream.close()
+
+    async def _apply(self, frame: Frame, peer: ID, stream: INetStream) -> None:
+        name, now = str(peer), self._clock()
+        match frame:
+            case Hello(interval, host, port):
+                self._hello(peer, host, port, interval)
+            case SetPart(keys, first, last, complete):
+                self._count_over(self._table.stage(name, keys, first=first))
+                if last:
+                    self._table.commit(name, complete=complete)
+            case Delta(True, keys):
+                self._count_over(self._table.add(name, keys))
+            case Delta(False, keys):
+                self._table.remove(name, keys)
+            case Refresh(count, check):
+                if not self._table.in_step(name, count=count, check=check):
+                    await stream.write(frames.encode(Resync()))
+            case Goodbye():
+                self._left(peer)
+                return
+            case Resync():
+                raise FrameError("unknown kind: a resync from a sender")
+        self._table.heard(name, now)
+
+    def _hello(self, peer: ID, host: str, port: int, interval: float) -> None:
+        reachable = host or self._address_of(peer)
+        if reachable is None:  # the connection went away under the frame
+            return
+        self._table.hello(str(peer), Peer(str(peer), reachable, port), interval=interval, now=self._clock())
+
+    def _count_over(self, over: int) -> None:
+        if over:
+            self._dropped("too-many-keys")
+
+
+class Link:
+    """Keeps one peer up to date about what is held here."""
+
+    def __init__(self, *, host: BasicHost, peer: ID, local: LocalKeys, situation: Situation) -> None:
+        self._host = host
+        self._peer = peer
+        self._local = local
+        self._situation = situation
+        self._share = Share()
+        self._waiting = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Tell until the stream breaks (raises) or this task is cancelled.
+
+        Raises libp2p's StreamFailure at once if the peer does not speak the protocol.
+        """
+        stream = await self._host.new_stream(self._peer, [PROTOCOL])
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear, stream)
+                await self._tell(stream)
+        except BaseException:
+            with compat.shielded(1):
+                await stream.reset()
+            raise
+
+    async def _tell(self, stream: INetStream) -> None:
+        hello: Hello | None = None
+        due = False
+        while True:
+            news = self._situation.news
+            if hello != self._situation.hello:
+                hello = self._situation.hello
+                await _write(stream, hello)
+            told = self._share.next_frames(self._local, self._situation.part_for(self._peer))
+            for frame in told:
+                await _write(stream, frame)
+            if due and not told:
+                await _write(stream, self._share.refresh())
+            with trio.move_on_after(hello.interval) as self._waiting:
+                await news.wait()
+            due = self._waiting.cancelled_caught
+
+    async def _hear(self, stream: INetStream) -> None:
+        reader = CountingReader(stream)
+        while True:
+            frame = await _read_frame(reader)
+            if not isinstance(frame, Resync):
+                raise FrameError("only a resync comes back")
+            self._share.restart()
+            self._waiting.cancel()
+
+
+async def say_goodbye(host: BasicHost, peer: ID) -> None:
+    """Tell one peer that this node leaves; whatever fails is left to the peer's own liveness rules."""
+    stream = await host.new_stream(peer, [PROTOCOL])
+    await stream.write(frames.encode(Goodbye()))
+    await stream.close()
+
+
+async def _write(stream: INetStream, frame: Frame) -> None:
+    with trio.fail_after(WRITE_TIMEOUT):
+        await stream.write(frames.encode(frame))
+
+
+async def _read_frame(reader: CountingReader) -> Frame:
+    length = frames.frame_length(await reader.read_exactly(_HEAD))
+    return frames.decode(await reader.read_exactly(length))

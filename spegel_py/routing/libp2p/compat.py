@@ -1,0 +1,230 @@
+"""Everything that works around py-libp2p 0.8.1, in one place, with a self-test that runs at start-up.
+
+Each trap below has a test in tests/unit/routing/test_compat.py that fails once upstream has mended it. What this
+module gives to the rest is a host that is safe to run for months, and one way to dial.
+
+ 1. `new_host` offers plaintext, SECIO and TLS beside Noise, and a resource manager whose limits (per address, per
+    peer) refuse many nodes on one host: the swarm is put together here, Noise and yamux only, no resource manager.
+ 2. The auto-connector dials everybody in the peer store, and the pruner closes connections over a watermark: the
+    mesh decides about connections itself, so both are given watermarks that never fire.
+ 3. An inbound connection keeps its task and its slot of `_inbound_limiter` until the whole swarm stops, so the 300th
+    connection in a node's life is the last one accepted: `_MeshSwarm` lets go when the connection closes.
+ 4. `dial_peer` needs the peer's id, tries one TCP address only, retries, and remembers failures for 60 s: `dial` here
+    takes one address and an id that may be unknown, in which case the handshake tells it.
+ 5. A listener sets SO_REUSEPORT, so that two nodes share a port silently: `check_port_free` looks first.
+ 6. Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
+ 7. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
+"""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+import logging
+import socket
+from typing import Any, cast
+
+import psutil
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from libp2p import create_yamux_muxer_option
+from libp2p.abc import INetConn
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
+
+MAX_CONNECTIONS = 8192
+"""Bound on libp2p connections: far above any cluster this is meant for, so that only descriptors are the limit."""
+NEGOTIATION_TIMEOUT = 5.0
+"""Seconds for a protocol negotiation; a healthy peer needs milliseconds, a starved one-core node may need seconds."""
+
+
+class _MeshSwarm(Swarm):
+    """A swarm whose inbound connections give back their slot and task when they close (trap 3)."""
+
+    async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
+        raw = RawConnection(read_write_closer, False)
+        try:
+            muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
+            for connection in self.get_connections(muxed.peer_id):
+                if cast("Any", connection).muxed_conn is muxed:
+                    await cast("Any", connection).event_closed.wait()
+        except Exception as error:  # noqa: BLE001 - a broken handshake of a stranger must not end the listener
+            logging.getLogger(__name__).debug("inbound connection failed: %r", error)
+            with shielded(1):
+                await raw.close()
+
+
+def build_host(key: Ed25519PrivateKey, *, announce: list[Multiaddr]) -> BasicHost:
+    """Return a host with this identity that offers Noise and yamux over TCP and announces these addresses."""
+    pair = create_new_key_pair(key.private_bytes_raw())
+    own_id = ID.from_pubkey(pair.public_key)
+    noise = NoiseTransport(pair, noise_privkey=create_noise_key_pair().private_key)
+    upgrader = TransportUpgrader(
+        secure_transports_by_protocol={TProtocol(NOISE): noise},
+        muxer_transports_by_protocol={
+            protocol: muxer for protocol, muxer in create_yamux_muxer_option().items() if protocol == YAMUX
+        },
+    )
+    store = PeerStore()
+    store.add_key_pair(own_id, pair)
+    config = ConnectionConfig(
+        max_connections=MAX_CONNECTIONS,
+        min_connections=0,
+        low_watermark=0,
+        high_watermark=MAX_CONNECTIONS,
+        inbound_upgrade_timeout=NEGOTIATION_TIMEOUT,
+        outbound_upgrade_timeout=NEGOTIATION_TIMEOUT,
+        inbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT,
+        outbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT,
+    )
+    swarm = _MeshSwarm(
+        own_id, store, upgrader, [TCP()], retry_config=RetryConfig(max_retries=0), connection_config=config
+    )
+    return BasicHost(swarm, announce_addrs=announce, disable_identify_address_discovery=True)
+
+
+async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, timeout: float) -> ID:
+    """Connect to the peer at one address and return its id, learnt from the Noise handshake.
+
+    With `expected`, a peer of another id is refused. Raises PeerUnreachable saying why; `timeout` in seconds covers
+    connecting, securing and multiplexing together.
+    """
+    swarm = cast("Swarm", host.get_network())
+    raw: RawConnection | None = None
+    try:
+        with trio.fail_after(timeout):
+            raw = cast("RawConnection", await TCP().dial(address))
+            # The handshake authenticates the other side in any case; None only skips the comparison.
+            secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
+            peer_id = secured.get_remote_peer()
+            _check_identity(peer_id, expected=expected, own=host.get_id())
+            muxed = await swarm.upgrader.upgrade_connection(secured, peer_id)
+            await swarm.add_conn(muxed, direction="outbound")
+            return peer_id
+    except trio.TooSlowError:
+        await _close(raw)
+        raise PeerUnreachable(f"no answer from {address} within {timeout} s") from None
+    except PeerUnreachable:
+        await _close(raw)
+        raise
+    except Exception as error:  # py-libp2p raises a dozen kinds here, some of them bare
+        await _close(raw)
+        raise PeerUnreachable(f"cannot connect to {address}: {error!r}") from error
+
+
+def _check_identity(peer_id: ID, *, expected: ID | None, own: ID) -> None:
+    if peer_id == own:
+        raise PeerUnreachable("that is this node itself")
+    if expected is not None and peer_id != expected:
+        raise PeerUnreachable(f"expected {expected}, found {peer_id}")
+
+
+async def _close(raw: RawConnection | None) -> None:
+    if raw is not None:
+        with shielded(1):
+            await raw.close()
+
+
+def remote_ip(connection: INetConn) -> str | None:
+    """Return the IP literal at the other end of a connection."""
+    remote = cast("Any", connection).muxed_conn.get_remote_address()
+    return None if remote is None else _plain(str(remote[0]))
+
+
+def _plain(host: str) -> str:
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+def announced_addresses(host: str, port: int) -> list[Multiaddr]:
+    """Return the addresses to announce when listening on `host` ("" or a wildcard: all) and `port`.
+
+    On a wildcard these are the addresses of the interfaces that are up, loopback and link-local ones only if there is
+    nothing else.
+    """
+    if host and not ipaddress.ip_address(host).is_unspecified:
+        return [multiaddr(host, port)]
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    found = [
+        ipaddress.ip_address(entry.address.partition("%")[0])
+        for name, entries in psutil.net_if_addrs().items()
+        if name in up
+        for entry in entries
+        if entry.family in (socket.AF_INET, socket.AF_INET6)
+    ]
+    if host and ipaddress.ip_address(host).version == 4:
+        found = [address for address in found if address.version == 4]
+    public = [address for address in found if not address.is_loopback and not address.is_link_local]
+    return [multiaddr(str(address), port) for address in public or [a for a in found if a.is_loopback]]
+
+
+def listen_addresses(host: str, port: int) -> list[Multiaddr]:
+    """Return the addresses to listen on: the one given, or both wildcards for an empty host."""
+    hosts = [host] if host else (["0.0.0.0", "::"] if socket.has_ipv6 else ["0.0.0.0"])  # noqa: S104 - asked for
+    return [multiaddr(each, port) for each in hosts]
+
+
+def multiaddr(host: str, port: int) -> Multiaddr:
+    """Return `/ip4|ip6/<host>/tcp/<port>`."""
+    return Multiaddr(f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}")
+
+
+def shielded(seconds: float) -> trio.CancelScope:
+    """Return a scope for closing things: it lasts through a cancellation from outside, but not for ever."""
+    return trio.CancelScope(deadline=trio.current_time() + seconds, shield=True)
+
+
+def check_port_free(host: str, port: int, *, flag: str) -> None:
+    """Raise ConfigError if the port cannot be bound; a plain bind, since SO_REUSEPORT would hide another node."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host or "0.0.0.0", port))  # noqa: S104 - asked for
+        except OSError as error:
+            raise ConfigError(f"{flag}: cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def silence() -> None:
+    """Keep py-libp2p's own loggers quiet: what matters of a peer's coming and going is logged by the service."""
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+    logging.getLogger("multiaddr").setLevel(logging.CRITICAL)
+    logging.getLogger("async_service").setLevel(logging.CRITICAL)
+
+
+def self_test() -> None:
+    """Raise RouterUnavailable naming each private part of py-libp2p that is not as this module needs it."""
+    wanted: list[tuple[object, str, tuple[str, ...]]] = [
+        (Swarm, "_do_handle_inbound_connection", ("read_write_closer", "maddr", "failure_event")),
+        (Swarm, "upgrade_inbound_raw_conn", ("raw_conn", "maddr")),
+        (Swarm, "add_conn", ("muxed_conn", "direction")),
+        (TransportUpgrader, "upgrade_connection", ("conn", "peer_id")),
+        (NoiseTransport, "secure_outbound", ("conn", "peer_id")),
+    ]
+    wrong = [
+        f"{owner.__name__}.{name}"  # type: ignore[attr-defined]  # all owners are classes
+        for owner, name, parameters in wanted
+        if not _takes(getattr(owner, name, None), parameters)
+    ]
+    if wrong:
+        raise RouterUnavailable(f"this version of py-libp2p differs in {', '.join(wrong)}; 0.8.1 is needed")
+
+
+def _takes(function: Any, parameters: tuple[str, ...]) -> bool:
+    return callable(function) and set(parameters) <= set(inspect.signature(function).parameters)

@@ -1,0 +1,183 @@
+"""The announce protocol's frames, as bytes: pure encoding and decoding, `/spegel-py/announce/1.0.0`.
+
+A frame is a length (u32, big endian, of what follows), a kind (u8) and a body:
+
+    HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent; unknown members are ignored
+    SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set, in parts
+    ADD      32-byte keys that came
+    REMOVE   32-byte keys that went
+    REFRESH  count (u32) and checksum (u64) of all that was told so far: "I live, and this is what you should hold"
+    GOODBYE  empty: the sender leaves in good order
+    RESYNC   empty, the only frame from receiver to sender: "send your set again"
+
+The sender's identity is never in a frame: it is the peer that the Noise handshake authenticated.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from spegel_py.routing.libp2p.keys import HASH_SIZE
+
+PROTOCOL = "/spegel-py/announce/1.0.0"
+MAX_FRAME = 1 << 20
+"""Largest frame in bytes: a part of a set is far below it, so a longer one is garbage or an attack."""
+KEYS_PER_FRAME = 8192
+"""Keys in one part of a set: 256 KiB, small enough that others' frames get their turn."""
+MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
+"""Bounds of an announced interval in seconds: below, a peer could not keep up; above, its death would show too late."""
+
+_LENGTH = struct.Struct(">I")
+_REFRESH = struct.Struct(">IQ")
+_HELLO, _SET, _ADD, _REMOVE, _REFRESHED, _GOODBYE, _RESYNC = range(1, 8)
+_FIRST, _LAST, _COMPLETE = 1, 2, 4
+
+
+class FrameError(ValueError):
+    """The bytes are no frame of this protocol; the text says why, `reason` is one of a few words for a counter."""
+
+    def __init__(self, text: str, *, reason: str = "malformed-frame") -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How often the sender will be heard from (seconds), and where its registry is (empty host: as it connected)."""
+
+    interval: float
+    host: str
+    port: int
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetPart:
+    """A part of the sender's set."""
+
+    keys: tuple[bytes, ...]
+    first: bool
+    last: bool
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Keys that came (`added`) or went."""
+
+    added: bool
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What the receiver should hold by now."""
+
+    count: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The sender leaves in good order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """The receiver wants the whole set again."""
+
+
+Frame = Hello | SetPart | Delta | Refresh | Goodbye | Resync
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the frame's bytes, length included."""
+    kind, body = _encode(frame)
+    return _LENGTH.pack(1 + len(body)) + bytes([kind]) + body
+
+
+def _encode(frame: Frame) -> tuple[int, bytes]:
+    match frame:
+        case Hello(interval, host, port, agent):
+            authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            return _HELLO, json.dumps({"interval": interval, "registry": authority, "agent": agent}).encode()
+        case SetPart(keys, first, last, complete):
+            flags = _FIRST * first | _LAST * last | _COMPLETE * complete
+            return _SET, bytes([flags]) + b"".join(keys)
+        case Delta(added, keys):
+            return _ADD if added else _REMOVE, b"".join(keys)
+        case Refresh(count, check):
+            return _REFRESHED, _REFRESH.pack(count, check)
+        case Goodbye():
+            return _GOODBYE, b""
+        case Resync():
+            return _RESYNC, b""
+
+
+def frame_length(head: bytes) -> int:
+    """Return the length of the frame that a 4-byte head announces; FrameError if it is empty or too long."""
+    (length,) = _LENGTH.unpack(head)
+    if not 1 <= length <= MAX_FRAME:
+        raise FrameError(f"a frame of {length} bytes", reason="oversized-frame")
+    return int(length)
+
+
+def decode(payload: bytes) -> Frame:
+    """Return the frame in `payload` (kind and body, without the length); FrameError says what is wrong with it."""
+    kind, body = payload[0], payload[1:]
+    match kind:
+        case 1:
+            return _decode_hello(body)
+        case 2:
+            if not body or body[0] & ~(_FIRST | _LAST | _COMPLETE):
+                raise FrameError("a set with unknown flags")
+            flags = body[0]
+            return SetPart(_keys(body[1:]), bool(flags & _FIRST), bool(flags & _LAST), bool(flags & _COMPLETE))
+        case 3 | 4:
+            return Delta(kind == _ADD, _keys(body))
+        case 5:
+            if len(body) != _REFRESH.size:
+                raise FrameError("a refresh of a wrong size")
+            return Refresh(*_REFRESH.unpack(body))
+        case 6 | 7:
+            if body:
+                raise FrameError("a body where none belongs")
+            return Goodbye() if kind == _GOODBYE else Resync()
+    raise FrameError(f"unknown kind {kind}")
+
+
+def set_parts(keys: Sequence[bytes], *, complete: bool) -> Iterator[SetPart]:
+    """Yield a whole set in parts; an empty set is one empty part."""
+    for start in range(0, max(1, len(keys)), KEYS_PER_FRAME):
+        part = tuple(keys[start : start + KEYS_PER_FRAME])
+        yield SetPart(part, start == 0, start + KEYS_PER_FRAME >= len(keys), complete)
+
+
+def _keys(body: bytes) -> tuple[bytes, ...]:
+    if len(body) % HASH_SIZE:
+        raise FrameError("keys that are not 32 bytes each")
+    return tuple(body[i : i + HASH_SIZE] for i in range(0, len(body), HASH_SIZE))
+
+
+def _decode_hello(body: bytes) -> Hello:
+    try:
+        fields = json.loads(body)
+        interval, registry, agent = (
+            float(fields["interval"]),
+            str(fields["registry"]),
+            str(fields.get("agent", "")),
+        )
+        host, _, port = registry.rpartition(":")
+        host = str(ipaddress.ip_address(host.strip("[]"))) if host else ""
+        hello = Hello(interval, host, int(port), agent[:64])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FrameError(f"a malformed hello: {error}") from error
+    if not MIN_INTERVAL <= hello.interval <= MAX_INTERVAL:
+        raise FrameError(f"an interval of {hello.interval} s")
+    if not 1 <= hello.port <= 65535:
+        raise FrameError(f"a registry port {hello.port}")
+    return hello

@@ -1,0 +1,290 @@
+"""Kademlia as Spegel speaks it: the DHT's messages over `/spegel/kad/1.0.0`, answered and asked.
+
+py-libp2p's own KadDHT is not used above its message format: it limits providers to ten a time, answers an ADD_PROVIDER
+(go-libp2p does not expect that and would take the answer for the next one), keeps records of dead peers for 48 hours
+and keys its streams to `/ipfs`. Here records live in the RecordTable, and lookups are one hop, since every node knows
+all members.
+
+A provider's registry port travels as one more of its addresses, `/ip4/…/tcp/<port>/http`: standard nodes store and
+return it like any other, and one that knows nothing of it (Spegel) is unharmed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import trio
+import varint
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.network.stream.exceptions import StreamEOF, StreamError
+from libp2p.peer.id import ID
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+from multiaddr import Multiaddr
+
+from spegel_py.errors import PeerUnreachable
+from spegel_py.routing.base import Peer
+from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.keys import from_record_key, record_key
+
+PROTOCOL = TProtocol("/spegel/kad/1.0.0")
+CLOSEST = 20
+"""Peers named in an answer: Kademlia's k."""
+MAX_MESSAGE = 1 << 20
+"""Largest message in bytes; twenty peers with all their addresses take under 20 KiB."""
+IDLE_TIMEOUT = 60.0
+"""Seconds a peer may keep a stream open without asking (go-libp2p's own bound)."""
+REQUEST_TIMEOUT = 2.0
+"""Seconds for one question: a live peer answers in 4 ms, a stopped one never."""
+ADD_TIMEOUT = 60.0
+"""Seconds for a whole batch of ADD_PROVIDERs to one peer; 10,000 keys take a few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A peer id with the addresses it can be dialled at."""
+
+    id: ID
+    addresses: tuple[Multiaddr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the server side needs to know to answer; all are called on the Trio side."""
+
+    providers: Callable[[bytes], list[Contact]]
+    """A key's hash → who holds it, this node included."""
+    closest: Callable[[bytes], list[Contact]]
+    """A raw key (peer id or record key) → the closest connected peers."""
+    provide: Callable[[ID, bytes, Sequence[Multiaddr]], bool]
+    """Keep a record: provider (always the sender), key's hash, its addresses; False if it was refused."""
+    dropped: Callable[[str], None]
+    """Count something that was dropped, with the reason."""
+
+
+class KademliaServer:
+    """Answers other nodes' messages."""
+
+    def __init__(self, host: BasicHost, answers: Answers) -> None:
+        self._host = host
+        self._answers = answers
+
+    async def handle(self, stream: INetStream) -> None:
+        """Answer every message of one stream; anything malformed is counted and resets this stream only."""
+        sender = stream.muxed_conn.peer_id
+        reader = CountingReader(stream)
+        try:
+            while True:
+                reader.count = 0
+                with trio.fail_after(IDLE_TIMEOUT):
+                    raw = await read_varint_prefixed_bytes_limited(cast("Any", reader), MAX_MESSAGE)
+                message = Message()
+                message.ParseFromString(raw)
+                answer = self._answer(message, sender)
+                if answer is not None:
+                    await _send(stream, answer)
+        except trio.TooSlowError:
+            await stream.reset()
+        except StreamError:
+            if reader.count:
+                self._answers.dropped("half-frame")
+            await stream.close()
+        except Exception as error:  # noqa: BLE001 - whatever a stranger sends must not end this node
+            self._answers.dropped(_reason(error))
+            await stream.reset()
+
+    def _answer(self, message: Message, sender: ID) -> Message | None:
+        """Return what to send back, or None for a message without an answer; ValueError for a malformed one."""
+        kind = message.type
+        if kind == Message.ADD_PROVIDER:
+            self._add_provider(message, sender)
+            return None
+        if kind == Message.PING:
+            return Message(type=Message.PING)
+        if kind not in (Message.FIND_NODE, Message.GET_PROVIDERS, Message.GET_VALUE) or not message.key:
+            raise ValueError("bad-message")
+        answer = Message(type=kind, key=message.key)
+        if kind == Message.GET_PROVIDERS and (key := from_record_key(message.key)):
+            _fill(answer.providerPeers, self._answers.providers(key), connected=True)
+        near = [contact for contact in self._answers.closest(message.key) if contact.id != sender]
+        if kind == Message.FIND_NODE and message.key == self._host.get_id().to_bytes():
+            near.insert(0, Contact(self._host.get_id(), own_addresses(self._host)))
+        _fill(answer.closerPeers, near, connected=True)
+        return answer
+
+    def _add_provider(self, message: Message, sender: ID) -> None:
+        key = from_record_key(message.key)
+        if key is None:
+            raise ValueError("bad-key")
+        for entry in message.providerPeers:
+            if entry.id != sender.to_bytes():
+                self._answers.dropped("foreign-record")
+            elif not self._answers.provide(sender, key, _addresses(entry.addrs)):
+                self._answers.dropped("too-many-records")
+
+
+class KademliaClient:
+    """Asks other nodes; every call raises PeerUnreachable when the peer does not answer in time or in form."""
+
+    def __init__(self, host: BasicHost) -> None:
+        self._host = host
+
+    async def find_node(self, peer: ID, target: bytes) -> list[Contact]:
+        """Return the peers that `peer` knows closest to a raw key."""
+        answer = await self._ask(peer, Message(type=Message.FIND_NODE, key=target))
+        return [contact for entry in answer.closerPeers if (contact := _contact(entry))]
+
+    async def get_providers(self, peer: ID, key: bytes) -> list[Contact]:
+        """Return the providers that `peer` knows of a key's hash."""
+        answer = await self._ask(peer, Message(type=Message.GET_PROVIDERS, key=record_key(key)))
+        return [contact for entry in answer.providerPeers if (contact := _contact(entry))]
+
+    async def add_providers(self, peer: ID, keys: Iterable[bytes], addresses: Sequence[Multiaddr]) -> None:
+        """Tell `peer` that this node provides the keys; returns when the peer has taken all of them.
+
+        All go over one stream. The end is certain once the peer closes its side after we closed ours: it has read
+        everything then (go-libp2p answers nothing to an ADD_PROVIDER, py-libp2p an echo that is read and ignored).
+        """
+
+        async def send(stream: INetStream) -> None:
+            entry = Message.Peer(id=self._host.get_id().to_bytes(), addrs=[a.to_bytes() for a in addresses])
+            batch = bytearray()
+            for key in keys:
+                batch += _frame(Message(type=Message.ADD_PROVIDER, key=record_key(key), providerPeers=[entry]))
+                if len(batch) > 32768:
+                    await stream.write(bytes(batch))
+                    batch.clear()
+            await stream.write(bytes(batch))
+            await cast("Any", stream).close_write()
+            await _read_to_end(stream)
+
+        await self._with_stream(peer, send, timeout=ADD_TIMEOUT)
+
+    async def _ask(self, peer: ID, question: Message) -> Message:
+        async def ask(stream: INetStream) -> Message:
+            await _send(stream, question)
+            answer = Message()
+            answer.ParseFromString(await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE))
+            return answer
+
+        return cast("Message", await self._with_stream(peer, ask, timeout=REQUEST_TIMEOUT))
+
+    async def _with_stream(self, peer: ID, use: Callable[[INetStream], Awaitable[object]], *, timeout: float) -> object:
+        stream: INetStream | None = None
+        try:
+            with trio.fail_after(timeout):
+                stream = await self._host.new_stream(peer, [PROTOCOL])
+                result = await use(stream)
+                await stream.close()
+                stream = None
+                return result
+        except trio.TooSlowError:
+            raise PeerUnreachable(f"{peer} did not answer within {timeout} s") from None
+        except Exception as error:
+            raise PeerUnreachable(f"{peer} did not answer: {error!r}") from error
+        finally:
+            if stream is not None:
+                with compat.shielded(1):
+                    await stream.reset()
+
+
+class CountingReader:
+    """A stream's reading side that counts bytes, to tell a stream that ended from one that broke off in a message."""
+
+    def __init__(self, stream: INetStream) -> None:
+        self._stream = stream
+        self.count = 0
+
+    async def read(self, n: int | None = None) -> bytes:
+        data = await self._stream.read(n)
+        self.count += len(data)
+        return data
+
+    async def read_exactly(self, n: int) -> bytes:
+        """Return exactly `n` bytes; StreamError when the stream ends before."""
+        buffer = bytearray()
+        while len(buffer) < n:
+            data = await self.read(n - len(buffer))
+            if not data:
+                raise StreamEOF
+            buffer += data
+        return bytes(buffer)
+
+
+def own_addresses(host: BasicHost) -> tuple[Multiaddr, ...]:
+    """Return the addresses this host announces, without the `/p2p` part."""
+    return tuple(strip_peer(address) for address in host.get_addrs())
+
+
+def strip_peer(address: Multiaddr) -> Multiaddr:
+    """Return the address without a `/p2p/<id>` part at its end."""
+    return Multiaddr(str(address).partition("/p2p/")[0])
+
+
+def registry_address(peer: Peer) -> Multiaddr:
+    """Return a registry's address in the form in which provider records carry it."""
+    return Multiaddr(f"/ip{ipaddress.ip_address(peer.host).version}/{peer.host}/tcp/{peer.port}/http")
+
+
+def provider_peer(contact: Contact, *, default_port: int) -> Peer | None:
+    """Return where a provider's registry is: its `/http` address, else its first address with the port we use too."""
+    texts = [str(address).split("/") for address in contact.addresses]
+    usable = [parts for parts in texts if len(parts) > 4 and parts[1] in ("ip4", "ip6") and parts[3] == "tcp"]
+    for parts in usable:
+        if parts[-1] == "http":
+            return Peer(str(contact.id), parts[2], int(parts[4]))
+    routable = [parts for parts in usable if not ipaddress.ip_address(parts[2]).is_loopback] or usable
+    return Peer(str(contact.id), routable[0][2], default_port) if routable else None
+
+
+def _contact(entry: Any) -> Contact | None:
+    if not 2 <= len(entry.id) <= 64:
+        return None
+    return Contact(ID(entry.id), tuple(_addresses(entry.addrs)))
+
+
+def _addresses(raw: Iterable[bytes]) -> list[Multiaddr]:
+    found = []
+    for each in raw:
+        try:
+            address = Multiaddr(each)
+            str(address)  # py-multiaddr parses lazily
+        except Exception:  # noqa: BLE001, S112 - whatever it raises, it is no address we can use
+            continue
+        found.append(address)
+    return found
+
+
+def _fill(target: Any, contacts: Iterable[Contact], *, connected: bool) -> None:
+    for contact in list(contacts)[:CLOSEST]:
+        entry = target.add()
+        entry.id = contact.id.to_bytes()
+        entry.addrs.extend(address.to_bytes() for address in contact.addresses)
+        entry.connection = Message.CONNECTED if connected else Message.NOT_CONNECTED
+
+
+def _frame(message: Message) -> bytes:
+    raw = message.SerializeToString()
+    return bytes(varint.encode(len(raw))) + raw
+
+
+async def _send(stream: INetStream, message: Message) -> None:
+    await stream.write(_frame(message))
+
+
+async def _read_to_end(stream: INetStream) -> None:
+    try:
+        while await stream.read(65536):
+            pass
+    except StreamError:
+        return
+
+
+def _reason(error: Exception) -> str:
+    known = {"bad-message", "bad-key"}
+    return str(error) if str(error) in known else "malformed"

@@ -1,0 +1,226 @@
+"""Who holds what, as peers have told it: the table behind every lookup. Pure: time and randomness are passed in.
+
+Two kinds of records live here. A peer that speaks the announce protocol has one *set* that it keeps current; the set
+lives as long as the peer is heard from (its time to live is twice the interval it announces). A peer that speaks
+only standard Kademlia (Spegel in Go) has single *provider records*, each with a time to live of its own.
+
+Both are shown only while the peer is connected: a peer whose connection is lost is not offered any more, at once.
+The table is read from the asyncio thread and written from the Trio thread; one lock guards it, held for microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from spegel_py.routing.base import Peer
+
+MAX_KEYS_PER_PEER = 250_000
+"""Most keys one peer may announce. 500 large images are about 10,000; at 100 bytes a key the bound is 25 MB."""
+
+TTL_FACTOR = 2
+"""An announcement lives for this many of its sender's intervals (Dragonfly2's rule: 2 × the announced interval)."""
+
+
+@dataclass(slots=True)
+class _Member:
+    connected: bool = False
+    peer: Peer | None = None
+    announces: bool = False
+    complete: bool = False
+    interval: float = math.inf
+    expires: float = math.inf
+    keys: set[bytes] = field(default_factory=set)
+    staged: set[bytes] | None = None
+    checksum: int = 0
+    provided: dict[bytes, float] = field(default_factory=dict)
+    provided_at: Peer | None = None
+
+    def holder(self, key: bytes, now: float) -> Peer | None:
+        if not self.connected:
+            return None
+        if key in self.keys and self.expires > now:
+            return self.peer
+        return self.provided_at if self.provided.get(key, 0.0) > now else None
+
+    def current(self, now: float) -> bool:
+        return self.announces and self.complete and self.expires > now
+
+
+def checksum(keys: Iterable[bytes]) -> int:
+    """Return an order-free checksum of a key set, cheap to keep current: the XOR of each key's first 8 bytes."""
+    total = 0
+    for key in keys:
+        total ^= int.from_bytes(key[:8], "big")
+    return total
+
+
+class RecordTable:
+    """The records of all peers. Peer ids are libp2p's base58 texts; keys are the 32-byte hashes of names."""
+
+    def __init__(self, *, rng: random.Random) -> None:
+        self._members: dict[str, _Member] = {}
+        self._lock = threading.Lock()
+        self._rng = rng
+
+    def __repr__(self) -> str:
+        return f"<RecordTable {len(self._members)} peers, {self.size()} records>"
+
+    # Reading
+
+    def providers(self, key: bytes, now: float) -> list[Peer]:
+        """Return the connected peers with a live record of `key`, in random order."""
+        with self._lock:
+            found = [peer for member in self._members.values() if (peer := member.holder(key, now))]
+        self._rng.shuffle(found)
+        return found
+
+    def knows_all(self, now: float) -> bool:
+        """Say whether every connected peer's whole set is held, so that a key nobody has here nobody has."""
+        with self._lock:
+            return all(member.current(now) for member in self._members.values() if member.connected)
+
+    def is_connected(self, peer_id: str) -> bool:
+        with self._lock:
+            member = self._members.get(peer_id)
+            return member is not None and member.connected
+
+    def departed(self, peer_id: str) -> bool:
+        """Say whether the peer was known here and is not connected any more."""
+        with self._lock:
+            member = self._members.get(peer_id)
+            return member is not None and not member.connected
+
+    def address(self, peer_id: str) -> Peer | None:
+        """Return where a connected announcing peer's registry is."""
+        with self._lock:
+            member = self._members.get(peer_id)
+            return member.peer if member is not None and member.connected else None
+
+    def connected(self) -> list[str]:
+        with self._lock:
+            return [peer_id for peer_id, member in self._members.items() if member.connected]
+
+    def size(self) -> int:
+        """Return the number of records held."""
+        with self._lock:
+            return sum(len(member.keys) + len(member.provided) for member in self._members.values())
+
+    def silent(self, now: float) -> list[str]:
+        """Return the connected peers whose announcements have run out: they stopped talking but kept the line open."""
+        with self._lock:
+            return [i for i, member in self._members.items() if member.connected and member.expires <= now]
+
+    # Connections
+
+    def peer_connected(self, peer_id: str) -> None:
+        with self._lock:
+            self._members.setdefault(peer_id, _Member()).connected = True
+
+    def peer_disconnected(self, peer_id: str) -> None:
+        """Hide all the peer has told; its announced set is dropped, since it sends it anew when it is back."""
+        with self._lock:
+            provided = self._members.get(peer_id, _Member())
+            self._members[peer_id] = _Member(provided=provided.provided, provided_at=provided.provided_at)
+
+    # Announcements (only of a connected peer: a frame may still arrive after the line was given up)
+
+    def hello(self, peer_id: str, peer: Peer, *, interval: float, now: float) -> None:
+        """Note where an announcing peer's registry is and how often it will be heard from (seconds)."""
+        with self._lock:
+            if member := self._connected(peer_id):
+                member.announces, member.peer, member.interval = True, peer, interval
+                member.expires = now + TTL_FACTOR * interval
+
+    def heard(self, peer_id: str, now: float) -> None:
+        """Renew an announcing peer's set: it spoke."""
+        with self._lock:
+            if (member := self._connected(peer_id)) and member.announces:
+                member.expires = now + TTL_FACTOR * member.interval
+
+    def stage(self, peer_id: str, keys: Iterable[bytes], *, first: bool) -> int:
+        """Collect a part of a whole set that is being sent; returns how many keys were over the bound."""
+        with self._lock:
+            if not (member := self._connected(peer_id)):
+                return 0
+            if first or member.staged is None:
+                member.staged = set()
+            return _add(member.staged, keys)
+
+    def commit(self, peer_id: str, *, complete: bool) -> None:
+        """Put the collected set in place of the old one. `complete`: it is all the peer holds, not the part for us."""
+        with self._lock:
+            if (member := self._connected(peer_id)) and member.staged is not None:
+                member.keys, member.staged, member.complete = member.staged, None, complete
+                member.checksum = checksum(member.keys)
+
+    def add(self, peer_id: str, keys: Iterable[bytes]) -> int:
+        """Add keys to an announcing peer's set; returns how many were over the bound."""
+        with self._lock:
+            if not (member := self._connected(peer_id)):
+                return 0
+            fresh = [key for key in dict.fromkeys(keys) if key not in member.keys]
+            over = _add(member.keys, fresh)
+            member.checksum ^= checksum(fresh[: len(fresh) - over])
+            return over
+
+    def remove(self, peer_id: str, keys: Iterable[bytes]) -> None:
+        """Take keys out of an announcing peer's set, and its provider records of them too."""
+        with self._lock:
+            if member := self._connected(peer_id):
+                gone = [key for key in dict.fromkeys(keys) if key in member.keys]
+                member.keys.difference_update(gone)
+                member.checksum ^= checksum(gone)
+
+    def in_step(self, peer_id: str, *, count: int, check: int) -> bool:
+        """Say whether what is held of the peer equals what it says it has told."""
+        with self._lock:
+            member = self._connected(peer_id)
+            return member is not None and member.announces and len(member.keys) == count and member.checksum == check
+
+    # Standard provider records
+
+    def provide(self, peer_id: str, key: bytes, peer: Peer, *, expires: float) -> bool:
+        """Keep one provider record of a peer; False if the peer has too many."""
+        with self._lock:
+            member = self._members.setdefault(peer_id, _Member())
+            if key not in member.provided and len(member.provided) >= MAX_KEYS_PER_PEER:
+                return False
+            member.provided[key] = expires
+            member.provided_at = peer
+            return True
+
+    def expire(self, now: float) -> None:
+        """Drop provider records that have run out, and peers of whom nothing is left to know."""
+        with self._lock:
+            for member in self._members.values():
+                for key in [key for key, expires in member.provided.items() if expires <= now]:
+                    del member.provided[key]
+
+    def forget_departed(self, keep: int) -> None:
+        """Forget the oldest departed peers beyond `keep`, so that churn costs no memory."""
+        with self._lock:
+            gone = [i for i, member in self._members.items() if not member.connected and not member.provided]
+            for peer_id in gone[: max(0, len(gone) - keep)]:
+                del self._members[peer_id]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._members.clear()
+
+    def _connected(self, peer_id: str) -> _Member | None:
+        member = self._members.get(peer_id)
+        return member if member is not None and member.connected else None
+
+
+def _add(target: set[bytes], keys: Iterable[bytes]) -> int:
+    over = 0
+    for key in keys:
+        if len(target) < MAX_KEYS_PER_PEER:
+            target.add(key)
+        else:
+            over += 1
+    return over
