@@ -39,32 +39,53 @@ class FileContent:
             start += len(piece)
 
 
+async def open_file(root: Path, *parts: str) -> int:
+    """Do what `open_below` does in a thread; a descriptor that nobody waits for any more is closed."""
+    opening = asyncio.ensure_future(asyncio.to_thread(open_below, root, *parts))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unused)
+        raise
+
+
 def open_below(root: Path, *parts: str) -> int:
     """Return a descriptor of the regular file `root`/`parts`, following no symbolic link below `root`.
 
     Raises ContentNotFound where there is no such regular file, StoreUnavailable where `root` is not there or
     reading is refused. `parts` are single names, never paths.
     """
+    name = "/".join(parts)
     try:
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreUnavailable(f"the folder {root} cannot be read: {error.strerror}") from error
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, _FOLDER, dir_fd=folder)
+        folder = open_folder(root, *parts[:-1])
+        try:
+            fd = os.open(parts[-1], _FILE, dir_fd=folder)
+        finally:
             os.close(folder)
-            folder = inner
-        return _regular(os.open(parts[-1], _FILE, dir_fd=folder), "/".join(parts))
     except PermissionError as error:
-        raise StoreUnavailable(f"{root}/{'/'.join(parts)} cannot be read: {error.strerror}") from error
+        raise StoreUnavailable(f"{root}/{name} cannot be read: {error.strerror}") from error
     except OSError as error:  # not there, a symbolic link, a folder, a socket
-        raise ContentNotFound(f"no regular file {'/'.join(parts)} in {root}") from error
-    finally:
-        os.close(folder)
+        if not root.is_dir():
+            raise StoreUnavailable(f"the folder {root} is not there: {error.strerror}") from error
+        raise ContentNotFound(f"no file {name} in {root}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ContentNotFound(f"{name} in {root} is not a regular file")
+    return fd
 
 
-def _regular(fd: int, name: str) -> int:
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise ContentNotFound(f"{name} is not a regular file")
+def open_folder(root: Path, *parts: str) -> int:
+    """Return a descriptor of the folder `root`/`parts`, reached as in `open_below`; raises OSError."""
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts:
+        try:
+            inner = os.open(part, _FOLDER, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = inner
+    return folder
+
+
+def _close_unused(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())

@@ -169,9 +169,7 @@ async def test_a_refusal_is_told_with_its_status(upstream: Upstream, status: int
         pytest.param(FakePeer(DATA, chunked=True), PeerRefused, id="chunked"),
     ],
 )
-async def test_a_bad_head_is_an_error_of_the_peer(
-    upstream: Upstream, fake: FakePeer, error: type[PeerError]
-) -> None:
+async def test_a_bad_head_is_an_error_of_the_peer(upstream: Upstream, fake: FakePeer, error: type[PeerError]) -> None:
     """A head that does not come, or is not what was asked, is a PeerError within the deadlines."""
     async with fake.serve("a") as peer, asyncio.timeout(1):
         with pytest.raises(error):

@@ -1,0 +1,9 @@
+"""An OCI image-layout folder as the store: what runs where there is no containerd, and what `pull` writes."""
+
+from spegel_py.store.layout.blob import BlobWriter
+from spegel_py.store.layout.folder import check_layout
+from spegel_py.store.layout.store import LayoutStore
+from spegel_py.store.layout.watcher import LayoutWatcher
+from spegel_py.store.layout.writer import LayoutWriter
+
+__all__ = ["BlobWriter", "LayoutStore", "LayoutWatcher", "LayoutWriter", "check_layout"]

@@ -1,0 +1,156 @@
+"""One blob on its way into a layout folder: a part that can be resumed, verified before it gets its name.
+
+Everything here blocks: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spegel_py.errors import DigestMismatch, StoreUnavailable
+from spegel_py.oci.digest import Digest
+
+PARTIAL = ".partial"
+"""Folder under `blobs` for what is not complete; it is no algorithm, so readers pass it by."""
+
+_CHUNK = 1024 * 1024
+
+
+class BlobWriter:
+    """One blob being written. What was written stays for the next attempt unless it proves wrong.
+
+    While one process writes a blob, another that begins the same one writes a copy of its own, from byte 0
+    and not to be resumed: whoever commits last wins, with the same bytes.
+    """
+
+    def __init__(self, *, folder: Path, digest: Digest, is_durable: bool) -> None:
+        self._folder = folder
+        self._digest = digest
+        self._is_durable = is_durable
+        self._hasher = digest.hasher()
+        self.offset = 0
+        """Bytes that are there already: the next `write` goes here."""
+        parts = folder / PARTIAL
+        with disk_errors(folder):
+            parts.mkdir(parents=True, exist_ok=True)
+            self._path, self._fd, self._is_shared = _begin(parts / f"{digest.algorithm}-{digest.hex}")
+            try:
+                self._hash_what_is_there()
+            except OSError:
+                os.close(self._fd)
+                raise
+
+    def __repr__(self) -> str:
+        return f"<BlobWriter {self._digest} offset={self.offset}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`; raises StoreUnavailable, saying so when the disk is full, and the part is kept."""
+        view = memoryview(data).cast("B")
+        with disk_errors(self._folder):
+            while view:
+                written = os.pwrite(self._fd, view, self.offset)
+                self._hasher.update(view[:written])
+                self.offset += written
+                view = view[written:]
+
+    def restart(self) -> None:
+        """Throw away what is there and begin at byte 0."""
+        with disk_errors(self._folder):
+            os.ftruncate(self._fd, 0)
+        self._hasher, self.offset = self._digest.hasher(), 0
+
+    def commit(self) -> None:
+        """Verify the whole blob and let it appear under its name.
+
+        Raises DigestMismatch, and the part is thrown away: it can never become right.
+        """
+        if self._hasher.hexdigest() != self._digest.hex:
+            length = self.offset
+            self.restart()
+            raise DigestMismatch(f"{length} bytes are not the content of {self._digest}")
+        target = self._folder / self._digest.algorithm / self._digest.hex
+        with disk_errors(self._folder):
+            os.fchmod(self._fd, 0o644)
+            if self._is_durable:
+                settle(self._fd)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._path.rename(target)
+            if self._is_durable:
+                settle_folder(target.parent)
+        self._is_shared = True  # renamed: nothing of it is left to clean up
+
+    def close(self) -> None:
+        """Let go of the part; twice is no matter."""
+        if self._fd < 0:
+            return
+        if not self._is_shared:
+            self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _hash_what_is_there(self) -> None:
+        while piece := os.pread(self._fd, _CHUNK, self.offset):
+            self._hasher.update(piece)
+            self.offset += len(piece)
+
+
+def settle(fd: int) -> None:
+    """Wait until the file is on the disk."""
+    os.fsync(fd)
+
+
+def settle_folder(folder: Path) -> None:
+    """Wait until the names in the folder are on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _begin(path: Path) -> tuple[Path, int, bool]:
+    """Open and lock the part at `path`, or a private one beside it while another process holds that."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        fd = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return path, fd, True
+        except BlockingIOError:
+            os.close(fd)
+            private = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            return private, os.open(private, flags | os.O_EXCL, 0o600), False
+        except FileNotFoundError:  # committed between our open and our lock
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn a refusal of the disk into StoreUnavailable with a line for the operator."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreUnavailable(f"the disk under {where} is full; make room and run again, it goes on") from error
+        raise StoreUnavailable(f"{where} cannot be written: {error.strerror}") from error

@@ -1,0 +1,74 @@
+"""Reading from an image-layout folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from spegel_py.errors import ContentNotFound, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import Content, Descriptor
+from spegel_py.store.files import FileContent, open_file
+from spegel_py.store.layout import folder
+from spegel_py.store.layout.verify import Verdicts, Verifier
+
+log = structlog.get_logger(__name__)
+
+SETTLE = 2.0
+"""Seconds a blob that does not match its name must lie still before it is hashed again, or called damaged."""
+
+
+class LayoutStore:
+    """The Store port over an OCI image layout: what it hands out was verified, or is verified first.
+
+    The first `stat` or `open` of a blob that nobody verified yet takes as long as hashing it.
+    """
+
+    def __init__(self, *, root: Path, settle: float = SETTLE) -> None:
+        self.root = root
+        self.verifier = Verifier(Verdicts(settle=settle))
+        self._tags: Mapping[str, Digest] = {}
+        self._index_was_bad = False
+
+    def __repr__(self) -> str:
+        return f"<LayoutStore {self.root} tags={len(self._tags)} {self.verifier.verdicts!r}>"
+
+    async def resolve(self, name: str) -> Digest:
+        tags = await self.tags()
+        try:
+            return tags[name]
+        except KeyError:
+            raise ContentNotFound(f"no tag {name} in {self.root}") from None
+
+    async def stat(self, digest: Digest) -> Descriptor:
+        async with self.open(digest) as content:
+            return Descriptor(digest, content.size)
+
+    @asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[Content]:
+        folder.identity(self.root)
+        fd = await open_file(self.root, folder.BLOBS, digest.algorithm, digest.hex)
+        try:
+            yield FileContent(fd, await self.verifier.check(digest, fd))
+        finally:
+            os.close(fd)
+
+    async def tags(self) -> Mapping[str, Digest]:
+        """Return what index.json says, or said last while it cannot be read (somebody writes it in place)."""
+        folder.identity(self.root)
+        try:
+            self._tags = await asyncio.to_thread(folder.read_index, self.root)
+        except ContentNotFound:
+            self._tags = {}
+        except (ValueError, RecursionError, StoreUnavailable) as error:
+            if not self._index_was_bad:
+                log.warning("index.json cannot be read, keeping the tags known", root=str(self.root), error=str(error))
+            self._index_was_bad = True
+        else:
+            self._index_was_bad = False
+        return self._tags

@@ -1,0 +1,195 @@
+"""Following an image-layout folder: told by inotify, decided by listing it again.
+
+What an event of the kernel says is never believed in detail: it only wakes a listing, so that renames, copies
+in place, events lost in an overflow and a folder that was swapped for another all come out right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from watchfiles import Change, awatch
+from watchfiles.main import FileChange
+
+from spegel_py.errors import ContentNotFound, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import ContentEvent, Inventory
+from spegel_py.store.layout import folder
+from spegel_py.store.layout.blob import PARTIAL
+from spegel_py.store.layout.store import LayoutStore
+from spegel_py.store.layout.verify import Verdict
+from spegel_py.store.pump import Emit, Ledger, pumped
+
+log = structlog.get_logger(__name__)
+
+FIRST_INVENTORY = 2.0
+"""Seconds after which the inventory is given with what is verified until then; the rest follows as events."""
+
+RELIST = 30.0
+"""Seconds after which the folder is listed again though the kernel told nothing (it may drop events)."""
+
+POLL = 2.0
+"""Seconds between listings where the kernel gives no more inotify watches."""
+
+PAUSE = 0.05
+"""Seconds between two listings, at least: many changes make one listing."""
+
+RETRY_FIRST, RETRY_LAST = 0.1, 2.0
+"""Seconds between looks for a folder that is away: the first pause, doubled up to the last."""
+
+HASHERS = 2
+"""Blobs verified at the same time."""
+
+
+class LayoutWatcher:
+    """The Watcher port over the folder of a LayoutStore, whose verdicts on blobs it shares."""
+
+    def __init__(self, *, store: LayoutStore) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"<LayoutWatcher {self._store.root}>"
+
+    def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
+        return pumped(self._run)
+
+    async def _run(self, emit: Emit) -> None:
+        pause, is_away = RETRY_FIRST, False
+        while True:
+            session = _Session(self._store, Ledger(emit))
+            try:
+                folder.identity(self._store.root)
+                if is_away:
+                    log.info("image layout is back", root=str(self._store.root))
+                pause, is_away = RETRY_FIRST, False
+                await session.run()
+            except* StoreUnavailable as group:
+                if not is_away:
+                    log.warning("image layout is away", error=str(group.exceptions[0]))
+                is_away = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_LAST)
+
+
+@dataclass(slots=True)
+class _Session:
+    """One stretch of time in which the folder is there."""
+
+    store: LayoutStore
+    ledger: Ledger
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    queue: asyncio.PriorityQueue[tuple[int, Digest]] = field(default_factory=asyncio.PriorityQueue)
+    queued: set[Digest] = field(default_factory=set)
+    refused: frozenset[str] = frozenset()
+
+    async def run(self) -> None:
+        """Follow the folder until it goes away; raises a group of StoreUnavailable."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._hear())
+            for _ in range(HASHERS):
+                tasks.create_task(self._verify())
+            await self._list()
+
+    async def _list(self) -> None:
+        started, has_told = time.monotonic(), False
+        while True:
+            self.wake.clear()
+            began = time.monotonic()
+            scan, tags = await asyncio.to_thread(folder.scan, self.store.root), await self.store.tags()
+            took = time.monotonic() - began
+            keys, due = self._judge(scan)
+            keys |= {name for name, digest in tags.items() if str(digest) in keys or self._is_moving(name, digest)}
+            if has_told:
+                self.ledger.become(keys)
+            elif not self.queued or time.monotonic() - started > FIRST_INVENTORY:
+                self.ledger.replace(keys)
+                has_told = True
+            self._name_refused(scan.refused)
+            await asyncio.sleep(max(PAUSE, 4 * took))
+            limit = RELIST if has_told else FIRST_INVENTORY
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(limit, due - time.time()))):
+                    await self.wake.wait()
+
+    def _judge(self, scan: folder.Scan) -> tuple[set[str], float]:
+        """Return the keys of the good blobs and when to look again; have the unknown ones verified."""
+        keys: set[str] = set()
+        due = time.time() + RELIST
+        verdicts = self.store.verifier.verdicts
+        verdicts.keep(scan.blobs)
+        for digest, signature in scan.blobs.items():
+            verdict, key = self.store.verifier.verdict(digest, signature), str(digest)
+            if verdict is Verdict.GOOD or (verdict is Verdict.UNKNOWN and key in self.ledger):
+                keys.add(key)
+            if verdict is Verdict.UNKNOWN and digest not in self.queued:
+                self.queued.add(digest)
+                self.queue.put_nowait((signature.size, digest))  # small first: manifests are of use at once
+            elif verdict in (Verdict.UNSETTLED, Verdict.BAD):
+                now = time.time()
+                soon = verdicts.due(digest, signature, now)
+                due = min(due, soon) if soon > now else due
+        return keys, due
+
+    async def _verify(self) -> None:
+        while True:
+            _, digest = await self.queue.get()
+            try:
+                await self.store.stat(digest)
+            except ContentNotFound:
+                pass  # gone, or the verdict says what is wrong with it
+            finally:
+                self.queued.discard(digest)
+                self.wake.set()
+
+    def _is_moving(self, name: str, digest: Digest) -> bool:
+        """Say whether a tag that was told points at something that is being verified: it is not gone meanwhile."""
+        return name in self.ledger and digest in self.queued
+
+    def _name_refused(self, refused: frozenset[str]) -> None:
+        for name in sorted(refused - self.refused):
+            log.warning("not a regular file, refused", root=str(self.store.root), name=name)
+        self.refused = refused
+
+    async def _hear(self) -> None:
+        root = self.store.root
+        known = folder.identity(root)
+        try:
+            async with aclosing(_changes(root)) as batches:
+                async for changes in batches:
+                    self._check_same(known)
+                    if changes:
+                        self.wake.set()
+        except OSError as error:
+            self._check_same(known)
+            log.warning("no inotify watch, listing by the clock", root=str(root), error=str(error), seconds=POLL)
+        while True:
+            await asyncio.sleep(POLL)
+            self._check_same(known)
+            self.wake.set()
+
+    def _check_same(self, known: tuple[int, int]) -> None:
+        if folder.identity(self.store.root) != known:
+            raise StoreUnavailable(f"the image layout {self.store.root} was replaced by another folder")
+
+
+def _changes(root: Path) -> AsyncGenerator[set[FileChange], None]:
+    """Yield changes 50 to 400 ms after they happened, and an empty set every second."""
+    return awatch(
+        root,
+        watch_filter=_is_relevant,
+        debounce=400,
+        step=50,
+        rust_timeout=1000,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    )
+
+
+def _is_relevant(_: Change, path: str) -> bool:
+    return PARTIAL not in Path(path).parts

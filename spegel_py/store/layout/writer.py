@@ -1,0 +1,141 @@
+"""Writing into an image-layout folder so that a reader never sees half of anything.
+
+Everything here blocks: call it in a thread. Several processes may write into one folder at the same time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from spegel_py.errors import ConfigError, NameInvalid
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import OCI_INDEX, Child
+from spegel_py.oci.reference import Reference
+from spegel_py.store.layout.blob import BlobWriter, disk_errors, settle, settle_folder
+from spegel_py.store.layout.folder import BLOBS, INDEX, MARKER, REF_NAME, VERSION
+
+LOCK = ".index.lock"
+"""File whose lock is held while index.json is read, changed and renamed into place."""
+
+
+class LayoutWriter:
+    """Adds blobs and tags to one layout.
+
+    `is_durable` has every file on the disk before it appears under its name; tests switch it off for speed.
+    """
+
+    def __init__(self, *, root: Path, is_durable: bool = True) -> None:
+        self.root = root
+        self.is_durable = is_durable
+
+    def __repr__(self) -> str:
+        return f"<LayoutWriter {self.root}>"
+
+    @classmethod
+    def create(cls, *, root: Path, is_durable: bool = True) -> Self:
+        """Return a writer for the layout at `root`, made first if the folder is empty or missing.
+
+        Raises ConfigError for a folder with other things in it, StoreUnavailable where the disk refuses.
+        """
+        writer = cls(root=root, is_durable=is_durable)
+        with disk_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            names = {path.name for path in root.iterdir()}
+            if names - {MARKER, INDEX, BLOBS, LOCK} and MARKER not in names:
+                raise ConfigError(f"{root} holds other files and is not an OCI image layout; give an empty folder")
+            (root / BLOBS / "sha256").mkdir(parents=True, exist_ok=True)
+            with writer._locked():
+                if not (root / INDEX).exists():
+                    empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+                    writer._replace(root / INDEX, json.dumps(empty).encode())
+                if not (root / MARKER).exists():
+                    writer._replace(root / MARKER, json.dumps({"imageLayoutVersion": VERSION}).encode())
+        return writer
+
+    def path(self, digest: Digest) -> Path:
+        """Return where the blob lies, or would."""
+        return self.root / BLOBS / digest.algorithm / digest.hex
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Say whether a blob of this name and size is there; it is not hashed."""
+        try:
+            return self.path(digest).lstat().st_size == size
+        except OSError:
+            return False
+
+    def begin(self, digest: Digest) -> BlobWriter:
+        """Return a writer, a context manager, that goes on with the blob where an earlier one stopped."""
+        return BlobWriter(folder=self.root / BLOBS, digest=digest, is_durable=self.is_durable)
+
+    def put(self, data: bytes, algorithm: str = "sha256") -> Digest:
+        """Add a blob that is at hand in memory."""
+        digest = Digest.of(data, algorithm)
+        with self.begin(digest) as blob:
+            if blob.offset:
+                blob.restart()
+            blob.write(data)
+            blob.commit()
+        return digest
+
+    def remove(self, digest: Digest) -> None:
+        """Remove a blob; no matter if it is not there."""
+        with disk_errors(self.root):
+            self.path(digest).unlink(missing_ok=True)
+
+    def tag(self, name: str, root: Child) -> None:
+        """Let the full name `registry/repository:tag` point at a manifest; raises NameInvalid."""
+        if Reference.parse(name).name != name:
+            raise NameInvalid(f"a tag is registry/repository:tag, without a digest: {name[:160]!r}")
+        entry = {
+            "mediaType": root.media_type,
+            "digest": str(root.digest),
+            "size": root.size,
+            "annotations": {REF_NAME: name},
+        }
+        self._change_index(lambda entries: [*_without(entries, name), entry])
+
+    def untag(self, name: str) -> None:
+        """Remove a tag; no matter if it is not there. Blobs stay."""
+        self._change_index(lambda entries: _without(entries, name))
+
+    def _change_index(self, change: Callable[[list[Any]], list[Any]]) -> None:
+        with disk_errors(self.root), self._locked():
+            try:
+                index = json.loads((self.root / INDEX).read_bytes())
+                index["manifests"] = change(index.get("manifests") or [])
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ConfigError(f"{self.root / INDEX} is not an image index; repair or remove it") from error
+            self._replace(self.root / INDEX, json.dumps(index).encode())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fd = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                if self.is_durable:
+                    settle(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if self.is_durable:
+            settle_folder(path.parent)
+
+
+def _without(entries: list[Any], name: str) -> list[Any]:
+    return [entry for entry in entries if (entry.get("annotations") or {}).get(REF_NAME) != name]

@@ -1,0 +1,26 @@
+"""The `source` fixture: one contract, run on every store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.sources import LayoutSource, MemorySource, Source
+
+SOURCES = ["memory", "layout"]
+
+
+@pytest.fixture(params=SOURCES)
+async def source(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Source]:
+    """A source with nothing in it yet."""
+    made = await _make(request.param, tmp_path)
+    yield made
+    await made.close()
+
+
+async def _make(kind: str, folder: Path) -> Source:
+    if kind == "memory":
+        return MemorySource()
+    return LayoutSource(folder)

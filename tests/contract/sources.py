@@ -1,0 +1,92 @@
+"""The stores that the contract is run on, each with a hand that changes what lies behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol
+
+from spegel_py.oci.build import Image
+from spegel_py.store.base import Store, Watcher
+from spegel_py.store.layout import LayoutStore, LayoutWatcher
+from spegel_py.store.memory import MemoryStore, MemoryWatcher
+from tests import images
+
+
+class Source(Protocol):
+    """A store, its watcher, and what a test does behind their backs."""
+
+    store: Store
+    watcher: Watcher
+    can_read_deleted: bool
+    """Whether opened content outlives its deletion (over gRPC containerd gives no such promise)."""
+
+    async def add(self, name: str, image: Image) -> None: ...
+    async def remove(self, name: str, image: Image) -> None:
+        """Remove the tag and all content of the image."""
+
+    async def leave(self) -> None:
+        """Take away what is behind the store."""
+
+    async def come_back(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class MemorySource:
+    """A MemoryStore."""
+
+    can_read_deleted = True
+
+    def __init__(self) -> None:
+        self.memory = MemoryStore()
+        self.store: Store = self.memory
+        self.watcher: Watcher = MemoryWatcher(store=self.memory)
+
+    async def add(self, name: str, image: Image) -> None:
+        for blob in image.blobs:
+            self.memory.add(blob.data, algorithm=blob.digest.algorithm)
+        self.memory.tag(name, image.root.digest)
+
+    async def remove(self, name: str, image: Image) -> None:
+        self.memory.remove(name)
+        for blob in image.blobs:
+            self.memory.remove(blob.digest)
+
+    async def leave(self) -> None:
+        self.memory.leave()
+
+    async def come_back(self) -> None:
+        self.memory.come_back()
+
+    async def close(self) -> None:
+        pass
+
+
+class LayoutSource:
+    """A LayoutStore over a folder of its own."""
+
+    can_read_deleted = True
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.hidden = folder / "layout", folder / "hidden"
+        self.writer = images.write_layout(self.root, {})
+        layout = LayoutStore(root=self.root)
+        self.store: Store = layout
+        self.watcher: Watcher = LayoutWatcher(store=layout)
+
+    async def add(self, name: str, image: Image) -> None:
+        await asyncio.to_thread(images.add, self.writer, image, name)
+
+    async def remove(self, name: str, image: Image) -> None:
+        self.writer.untag(name)
+        for blob in image.blobs:
+            self.writer.remove(blob.digest)
+
+    async def leave(self) -> None:
+        self.root.rename(self.hidden)
+
+    async def come_back(self) -> None:
+        self.hidden.rename(self.root)
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,144 @@
+"""What every Watcher promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from spegel_py.oci.build import Image
+from spegel_py.store.base import Change, ContentEvent, Inventory, Watcher
+from tests.contract.sources import Source
+from tests.images import image
+
+NAME = "registry.example/team/app:1"
+OTHER = "registry.example/team/other:1"
+DEADLINE = 10.0
+
+
+class Listener:
+    """Does what the advertiser does: keeps the picture that a watcher's events draw."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self.events: list[Inventory | ContentEvent] = []
+        self._news = asyncio.Event()
+
+    async def listen(self, watcher: Watcher) -> None:
+        async for event in watcher.watch():
+            self.events.append(event)
+            if isinstance(event, Inventory):
+                self.keys = set(event.keys)
+            elif event.change is Change.ADDED:
+                assert event.key not in self.keys, "added twice"
+                self.keys.add(event.key)
+            else:
+                self.keys.remove(event.key)
+            self._news.set()
+
+    @property
+    def inventories(self) -> int:
+        return sum(isinstance(event, Inventory) for event in self.events)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def listening(watcher: Watcher) -> AsyncIterator[Listener]:
+    """Listen to the watcher in the background; a failure of it fails the test."""
+    listener = Listener()
+    task = asyncio.create_task(listener.listen(watcher))
+    try:
+        yield listener
+        assert not task.done(), f"the watcher ended: {task}"
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def keys(name: str, one: Image) -> set[str]:
+    return {name} | {str(blob.digest) for blob in one.blobs}
+
+
+async def test_the_inventory_comes_first_and_is_complete(source: Source) -> None:
+    """Tags, manifests, configs and layers that were there before are in the first event."""
+    many = image("many", platforms=("amd64", "arm64"))
+    await source.add(NAME, many)
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.events[0] == Inventory(frozenset(keys(NAME, many)))
+
+
+async def test_an_empty_source_gives_an_empty_inventory(source: Source) -> None:
+    """Nothing is there, and that is said."""
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.events == [Inventory(frozenset())]
+
+
+async def test_what_is_added_is_told(source: Source) -> None:
+    """Every key of a new image comes as one ADDED."""
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: bool(listener.events))
+        await source.add(NAME, image())
+        await listener.until(lambda: listener.keys == keys(NAME, image()))
+        assert listener.inventories == 1
+
+
+async def test_what_is_removed_is_told(source: Source) -> None:
+    """The tag and the content of a removed image come as REMOVED; what another image shares stays."""
+    one, other = image("one", layers=2), image("other", layers=1)
+    await source.add(NAME, one)
+    await source.add(OTHER, other)
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, one) | keys(OTHER, other))
+        await source.remove(NAME, one)
+        await listener.until(lambda: listener.keys == keys(OTHER, other))
+
+
+async def test_a_tag_that_moves_stays_told(source: Source) -> None:
+    """The name is still held: only its new content is told."""
+    old, new = image("old"), image("new")
+    await source.add(NAME, old)
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, old))
+        await source.add(NAME, new)
+        await listener.until(lambda: keys(NAME, new) <= listener.keys)
+        assert ContentEvent(Change.REMOVED, NAME) not in listener.events
+
+
+async def test_after_a_gap_everything_is_told_anew(source: Source) -> None:
+    """A source that goes away and comes back gives a second Inventory, and the watcher goes on after it."""
+    await source.add(NAME, image("one"))
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, image("one")))
+        await source.leave()
+        await asyncio.sleep(1.2)  # longer than any watcher takes to notice
+        await source.come_back()
+        await listener.until(lambda: listener.inventories == 2)
+        assert listener.keys == keys(NAME, image("one"))
+        await source.add(OTHER, image("other"))
+        await listener.until(lambda: keys(OTHER, image("other")) <= listener.keys)
+
+
+async def test_a_source_that_is_away_at_first_is_waited_for(source: Source) -> None:
+    """The watcher neither raises nor ends; it gives the inventory once the source is there."""
+    await source.add(NAME, image())
+    await source.leave()
+    async with listening(source.watcher) as listener:
+        await asyncio.sleep(0.2)
+        assert listener.events == []
+        await source.come_back()
+        await listener.until(lambda: listener.keys == keys(NAME, image()))
+
+
+async def test_two_listeners_hear_the_same(source: Source) -> None:
+    """Each call of `watch` is a story of its own, from the inventory on."""
+    async with listening(source.watcher) as first, listening(source.watcher) as second:
+        await source.add(NAME, image())
+        await first.until(lambda: first.keys == keys(NAME, image()))
+        await second.until(lambda: second.keys == keys(NAME, image()))

@@ -1,0 +1,89 @@
+"""Real images for tests, in an OCI layout folder, made in milliseconds."""
+
+from __future__ import annotations
+
+import random
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from spegel_py.oci import build
+from spegel_py.oci.manifest import Child
+from spegel_py.store.layout import LayoutWriter
+
+BUSYBOX = Path("/bin/busybox")
+APPLETS = ("sh", "ls", "cat", "echo", "sleep", "sha256sum", "httpd", "wget")
+
+
+def image(
+    seed: str = "app",
+    *,
+    layers: int = 2,
+    size: int = 4096,
+    platforms: Sequence[str] = ("amd64",),
+    is_runnable: bool = False,
+    types: build.MediaTypes = build.OCI,
+    algorithm: str = "sha256",
+) -> build.Image:
+    """Return an image whose layers hold `size` random bytes each; equal arguments give equal images.
+
+    With more than one platform it is an index over them. A runnable one begins with a busybox layer besides.
+    """
+    found = [
+        build.image(
+            ([runnable_layer()] if is_runnable else [])
+            + [random_layer(f"{seed}/{platform}/{number}", size, algorithm) for number in range(layers)],
+            architecture=platform,
+            types=types,
+            algorithm=algorithm,
+        )
+        for platform in platforms
+    ]
+    return found[0] if len(found) == 1 else build.index(found, types=types, algorithm=algorithm)
+
+
+def random_layer(seed: str, size: int, algorithm: str = "sha256") -> build.Layer:
+    """Return a layer of one file with bytes that do not compress."""
+    data = random.Random(seed).randbytes(size)  # a str is seeded through sha512: the same in every run
+    return build.layer({f"data/{seed.replace('/', '-')}.bin": data}, level=0, algorithm=algorithm)
+
+
+def runnable_layer() -> build.Layer:
+    """Return a layer with a shell and a few tools, of the machine the test runs on."""
+    tools: dict[str, bytes | build.Link | build.Program] = {f"bin/{name}": build.Link("busybox") for name in APPLETS}
+    return build.layer(
+        {"bin/busybox": build.Program(BUSYBOX.read_bytes())}
+        | tools
+        | {"etc/passwd": b"root:x:0:0::/:/bin/sh\n", "tmp/.keep": b""}
+    )
+
+
+def write_layout(root: Path, images: dict[str, build.Image]) -> LayoutWriter:
+    """Add these images, by full tag name, to the layout at `root`, made if it is not there."""
+    writer = LayoutWriter.create(root=root, is_durable=False)
+    for name, one in images.items():
+        add(writer, one, name)
+    return writer
+
+
+def add(writer: LayoutWriter, one: build.Image, *names: str) -> None:
+    """Write an image's blobs, children before parents, and tag it."""
+    for blob in reversed(one.blobs):
+        writer.put(blob.data, blob.digest.algorithm)
+    for name in names:
+        writer.tag(name, child(one))
+
+
+def child(one: build.Image) -> Child:
+    """Return the descriptor of an image's root."""
+    return Child(one.root.digest, len(one.root.data), one.media_type)
+
+
+def write_archive(path: Path, images: dict[str, build.Image]) -> Path:
+    """Write these images as one tar archive that `ctr images import` and `skopeo oci-archive:` read."""
+    layout = path.with_suffix(".layout")
+    write_layout(layout, images)
+    with tarfile.open(path, "w") as archive:
+        for name in ("oci-layout", "index.json", "blobs/sha256"):
+            archive.add(layout / name, name)
+    return path
