@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tarfile
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from spegel_py.oci import build
 from spegel_py.oci.manifest import Child
 from spegel_py.store.layout import LayoutWriter
+from spegel_py.store.layout.folder import REF_NAME
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ("sh", "ls", "cat", "echo", "sleep", "sha256sum", "httpd", "wget")
@@ -83,6 +85,10 @@ def write_archive(path: Path, images: dict[str, build.Image]) -> Path:
     """Write these images as one tar archive that `ctr images import` and `skopeo oci-archive:` read."""
     layout = path.with_suffix(".layout")
     write_layout(layout, images)
+    index = json.loads((layout / "index.json").read_text())
+    for entry in index["manifests"]:
+        entry["annotations"]["io.containerd.image.name"] = entry["annotations"][REF_NAME]
+    (layout / "index.json").write_text(json.dumps(index))
     with tarfile.open(path, "w") as archive:
         for name in ("oci-layout", "index.json", "blobs/sha256"):
             archive.add(layout / name, name)

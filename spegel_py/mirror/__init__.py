@@ -1,1 +1,1 @@
-"""Getting a thing from a peer: choosing one, opening it there, going on elsewhere when it fails."""
+"""Getting from a peer what this node does not hold: who is asked, in which order, and what if one fails."""

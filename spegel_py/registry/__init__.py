@@ -1,1 +1,1 @@
-"""The HTTP face: the OCI distribution spec's pull category for containerd and the peers."""
+"""The HTTP face: the pull half of the OCI distribution API, the probes, and the metrics page."""

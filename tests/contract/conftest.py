@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.sources import LayoutSource, MemorySource, Source
+from tests.contract.sources import ContainerdSource, LayoutSource, MemorySource, Source
 
-SOURCES = ["memory", "layout"]
+SOURCES = [
+    "memory",
+    "layout",
+    pytest.param("containerd by path", marks=pytest.mark.root),
+    pytest.param("containerd by gRPC", marks=pytest.mark.root),
+]
 
 
 @pytest.fixture(params=SOURCES)
@@ -23,4 +28,6 @@ async def source(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 async def _make(kind: str, folder: Path) -> Source:
     if kind == "memory":
         return MemorySource()
-    return LayoutSource(folder)
+    if kind == "layout":
+        return LayoutSource(folder)
+    return await ContainerdSource.start(is_mounted=kind == "containerd by path")

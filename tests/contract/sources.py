@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from spegel_py.oci.build import Image
 from spegel_py.store.base import Store, Watcher
+from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.layout import LayoutStore, LayoutWatcher
 from spegel_py.store.memory import MemoryStore, MemoryWatcher
 from tests import images
+from tests.containerd import Daemon
 
 
 class Source(Protocol):
@@ -90,3 +94,39 @@ class LayoutSource:
 
     async def close(self) -> None:
         pass
+
+
+class ContainerdSource:
+    """A real containerd with a folder of its own, changed through `ctr`."""
+
+    def __init__(self, daemon: Daemon, *, is_mounted: bool) -> None:
+        self.daemon = daemon
+        self.can_read_deleted = is_mounted
+        self.client = Client(socket=daemon.socket)
+        store = ContainerdStore(client=self.client, content_path=daemon.content_path if is_mounted else None)
+        self.store: Store = store
+        self.watcher: Watcher = ContainerdWatcher(store=store)
+
+    @classmethod
+    async def start(cls, *, is_mounted: bool) -> Self:
+        """Start a daemon; its folder's name is short because a socket's path must be."""
+        daemon = Daemon(folder=Path(tempfile.mkdtemp(prefix="spegel-")), has_cri=False)
+        await daemon.start()
+        return cls(daemon, is_mounted=is_mounted)
+
+    async def add(self, name: str, image: Image) -> None:
+        await self.daemon.load({name: image})
+
+    async def remove(self, name: str, image: Image) -> None:
+        await self.daemon.ctr("images", "rm", name)
+
+    async def leave(self) -> None:
+        await self.daemon.kill()
+
+    async def come_back(self) -> None:
+        await self.daemon.start()
+
+    async def close(self) -> None:
+        await self.client.__aexit__(None, None, None)
+        await self.daemon.stop()
+        shutil.rmtree(self.daemon.folder)

@@ -1,0 +1,86 @@
+"""The mirror: looks up who has it, asks one by weighted random choice, relays, and gives up in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+
+from spegel_py.mirror.attempts import Attempts
+from spegel_py.mirror.candidates import Candidates
+from spegel_py.mirror.relay import Relay
+from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.oci.distribution import Kind, PullRequest
+from spegel_py.routing.base import Router
+from spegel_py.telemetry.metrics import Metrics
+from spegel_py.transfer.base import Deadlines, Upstream
+
+PEERS = 8
+"""Peers asked for one pull at most: the deadlines leave no time for more, and a crowd of dead records is one fault."""
+
+
+class Mirror:
+    """Fetches from peers what this node does not hold. `router_name` is a label of the metrics."""
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        upstream: Upstream,
+        metrics: Metrics,
+        deadlines: Deadlines,
+        scores: Scores,
+        random: Random,
+        router_name: str = "libp2p",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._router = router
+        self._upstream = upstream
+        self._metrics = metrics
+        self._deadlines = deadlines
+        self._scores = scores
+        self._random = random
+        self._router_name = router_name
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Mirror over {self._router!r}, {self._scores!r}>"
+
+    @asynccontextmanager
+    async def fetch(self, pull: PullRequest) -> AsyncIterator[Relay]:
+        """Give an open relay of the content, which the caller sends; leaving the context ends it.
+
+        Raises ManifestUnknown or BlobUnknown, with the number of peers tried as `attempts` in its detail,
+        when nobody gave it in time; RangeInvalid when a peer said that the range lies outside the content.
+        """
+        selector = WeightedSelector(key=pull.key, scores=self._scores, random=self._random)
+        attempts = Attempts(
+            key=pull.key,
+            upstream=self._upstream,
+            selector=selector,
+            scores=self._scores,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+        candidates = Candidates(
+            router=self._router,
+            key=pull.key,
+            limit=PEERS,
+            selector=selector,
+            wait=self._deadlines.resolve,
+            clock=self._clock,
+            found=partial(self._metrics.resolved, self._router_name),
+        )
+        is_quick = pull.head or pull.kind is Kind.MANIFEST
+        budget = self._deadlines.manifest if is_quick else self._deadlines.blob
+        async with candidates:
+            relay = Relay(pull=pull, candidates=candidates, attempts=attempts)
+            try:
+                if not await relay.open(within=budget):
+                    raise pull.kind.unknown(f"no peer could give {pull.key}", detail={"attempts": len(attempts.made)})
+                yield relay
+            finally:
+                await relay.close()

@@ -1,0 +1,134 @@
+"""What is known about peers from asking them, shared by all pulls; pure: time is passed in.
+
+A peer's weight in the random choice is
+
+    w = 1 / max(latency, 1 ms)  ×  1 / (1 + in flight)  ×  4 ^ -failures
+
+where latency is the moving average of its time to first byte, so that latency × (1 + in flight) is about
+what a further request would wait; and failures are those of late, each halved every 30 s and by every
+success. So a peer twice as fast gets twice the requests, and one that failed three times in a row 1/64 of
+its share: still a chance, since nobody else tells that it is well again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+
+from spegel_py.routing.base import Peer
+
+PRIOR_LATENCY = 0.005
+"""Seconds to first byte assumed of an unknown peer: what a good one takes in a LAN, so that newcomers are tried."""
+
+FLOOR_LATENCY = 0.001
+"""Seconds below which latencies count as equal: differences there are noise of the event loop."""
+
+SMOOTHING = 0.3
+"""Share of the newest sample in the moving average: a change shows after about three requests."""
+
+HALF_LIFE = 30.0
+"""Seconds in which a failure loses half its weight: a restarted node is back in use within a minute or two."""
+
+SHUN_BROKEN = 30.0
+"""Seconds for which a peer is not asked again for content it broke off in the middle: the runtime resumes at
+this mirror within milliseconds, and with nobody else left it must get its 404 then, and go upstream."""
+
+SHUN_WRONG = 600.0
+"""Seconds for which a peer is not asked again for content of which it sent wrong bytes: its copy is damaged."""
+
+
+class Result(Enum):
+    """How a request to a peer ended; the value is the metrics' label and the log's field."""
+
+    OK = "ok"
+    NOT_FOUND = "not_found"  # 404: a stale record, no fault
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    STALLED = "stalled"
+    MISMATCH = "mismatch"
+    ABANDONED = "abandoned"  # our client left, or time was up: no fault
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it speaks against the peer."""
+        return self in (Result.REFUSED, Result.UNREACHABLE, Result.STALLED, Result.MISMATCH)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one request: its result and the seconds to the first byte, None if there was none."""
+
+    result: Result
+    first_byte: float | None = None
+
+
+@dataclass(slots=True)
+class Score:
+    """What is known about one peer; `failures` as of `at`."""
+
+    latency: float = PRIOR_LATENCY
+    in_flight: int = 0
+    failures: float = 0.0
+    at: float = 0.0
+
+    def failures_at(self, now: float) -> float:
+        """Return the failures, decayed until `now`."""
+        return self.failures * math.pow(0.5, max(0.0, now - self.at) / HALF_LIFE)
+
+    def weight(self, now: float) -> float:
+        """Return the formula above."""
+        return math.pow(0.25, self.failures_at(now)) / (max(self.latency, FLOOR_LATENCY) * (1 + self.in_flight))
+
+    def learn(self, outcome: Outcome, now: float) -> None:
+        """Take in the end of a request."""
+        self.in_flight = max(0, self.in_flight - 1)
+        if outcome.first_byte is not None:
+            self.latency += SMOOTHING * (outcome.first_byte - self.latency)
+        failures = self.failures_at(now)
+        if outcome.result.is_failure:
+            failures += 1
+        elif outcome.result is Result.OK:
+            failures /= 2
+        self.failures, self.at = failures, now
+
+
+class Scores:
+    """Scores of the `limit` peers used last, and for a while who is not to be asked for which content."""
+
+    def __init__(self, *, limit: int = 1024) -> None:
+        self._limit = limit
+        self._scores: OrderedDict[Peer, Score] = OrderedDict()
+        self._shunned: OrderedDict[tuple[str, Peer], float] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Scores of {len(self._scores)} peers, {len(self._shunned)} shunned>"
+
+    def of(self, peer: Peer) -> Score:
+        """Return what is known about `peer`, a fresh score if nothing is; it is not remembered by looking."""
+        return self._scores.get(peer) or Score()
+
+    def begin(self, peer: Peer) -> None:
+        """Note that a request to `peer` is under way."""
+        score = self._scores.setdefault(peer, Score())
+        score.in_flight += 1
+        self._scores.move_to_end(peer)
+        if len(self._scores) > self._limit:
+            self._scores.popitem(last=False)
+
+    def end(self, peer: Peer, outcome: Outcome, now: float) -> None:
+        """Note how a request to `peer` ended; every `begin` has one."""
+        if (score := self._scores.get(peer)) is not None:
+            score.learn(outcome, now)
+
+    def shun(self, key: str, peer: Peer, *, until: float) -> None:
+        """Do not ask `peer` for this key until then."""
+        self._shunned[key, peer] = until
+        self._shunned.move_to_end((key, peer))
+        if len(self._shunned) > self._limit:
+            self._shunned.popitem(last=False)
+
+    def is_shunned(self, key: str, peer: Peer, now: float) -> bool:
+        """Say whether `peer` is not to be asked for this key now."""
+        return self._shunned.get((key, peer), now) > now

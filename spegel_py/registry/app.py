@@ -1,0 +1,89 @@
+"""The two applications of a node: the registry with its probes, and the metrics page."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from re import Pattern
+
+from aiohttp import web
+
+from spegel_py.errors import NotFound, Unsupported
+from spegel_py.mirror.fetch import Mirror
+from spegel_py.oci.distribution import METHODS, origin_form
+from spegel_py.registry import responses
+from spegel_py.registry.auth import Credentials
+from spegel_py.registry.handlers import Pulls
+from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
+from spegel_py.store.base import Store
+from spegel_py.telemetry.metrics import Metrics
+from spegel_py.transfer.sender import Sender
+
+Ready = Callable[[], Awaitable[str | None]]
+"""Says why this node is not ready to serve as a mirror; None when it is."""
+
+
+def create_app(
+    *,
+    store: Store,
+    sender: Sender,
+    mirror: Mirror | None,
+    metrics: Metrics,
+    ready: Ready,
+    filters: Sequence[Pattern[str]] = (),
+    credentials: Credentials | None = None,
+    client_timeout: float = 60.0,
+) -> web.Application:
+    """Return the registry. Without a mirror it answers from its own content only; without credentials, everybody.
+
+    `client_timeout` is for how many seconds a client may not read before it is dropped.
+    """
+    pulls = Pulls(
+        store=store,
+        sender=sender,
+        mirror=mirror,
+        metrics=metrics,
+        filters=filters,
+        client_timeout=client_timeout,
+    )
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        path = origin_form(request.raw_path).partition("?")[0]
+        if path == "/v2" or path.startswith("/v2/"):
+            return await pulls.handle(request)
+        if path not in ("/livez", "/readyz"):
+            raise NotFound(f"no such endpoint: {path[:160]!r}")
+        if request.method not in METHODS:
+            raise Unsupported(f"only {' and '.join(METHODS)} are served here")
+        reason = await ready() if path == "/readyz" else None
+        return web.Response(text=(reason or "ok") + "\n", status=500 if reason else 200)
+
+    before = [authenticate(credentials)] if credentials else []
+    app = web.Application(middlewares=[close_gently, *before, measure(metrics), oci_errors])
+    # no 100 Continue: a body is refused, so it need not come
+    app.router.add_route("*", "/{tail:.*}", handle, expect_handler=_ignore)
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+def create_metrics_app(*, metrics: Metrics) -> web.Application:
+    """Return the page that Prometheus reads, at `/metrics`."""
+
+    async def show(request: web.Request) -> web.Response:
+        body, content_type = metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    app = web.Application(middlewares=[oci_errors])
+    app.router.add_get("/metrics", show)
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+async def _ignore(_request: web.Request) -> None:
+    return None
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = responses.SERVER
+    if request.raw_path.startswith("/v2"):
+        name, value = responses.API_VERSION
+        response.headers[name] = value

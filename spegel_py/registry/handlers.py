@@ -1,0 +1,171 @@
+"""The way of a request: parsed, filtered, answered from here, else from a peer, else with a 404."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from re import Pattern
+
+import structlog
+from aiohttp import web
+
+from spegel_py.errors import (
+    ContentNotFound,
+    OCIError,
+    RangeInvalid,
+    RequestInvalid,
+    StoreUnavailable,
+    Unsupported,
+)
+from spegel_py.mirror.fetch import Mirror
+from spegel_py.oci.distribution import METHODS, PullRequest, is_base
+from spegel_py.registry import responses
+from spegel_py.registry.local import Found, Local
+from spegel_py.registry.responses import Entity
+from spegel_py.store.base import Content, Store
+from spegel_py.telemetry.metrics import Metrics, Miss, Source
+from spegel_py.transfer.base import ClientGone, Sink
+from spegel_py.transfer.sender import Sender
+from spegel_py.transfer.sink import ResponseSink
+
+log = structlog.get_logger(__name__)
+
+Send = Callable[[Sink], Awaitable[bool]]
+"""Sends a body; False if it had to end short."""
+
+
+class Pulls:
+    """Answers everything below `/v2/`. `client_timeout` is for how many seconds a client may not read.
+
+    A pull whose `registry/repository[:tag]` one of `filters` is found in is answered with 404, here and for peers.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        sender: Sender,
+        mirror: Mirror | None,
+        metrics: Metrics,
+        filters: Sequence[Pattern[str]],
+        client_timeout: float,
+    ) -> None:
+        self._store = store
+        self._local = Local(store=store)
+        self._sender = sender
+        self._mirror = mirror
+        self._metrics = metrics
+        self._filters = filters
+        self._client_timeout = client_timeout
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request below `/v2`. Raises OCIError."""
+        if request.method not in METHODS:
+            raise Unsupported(f"only {' and '.join(METHODS)} are served here")
+        if request.body_exists:
+            raise RequestInvalid(f"a {request.method} has no body here")
+        if is_base(request.raw_path):
+            return web.json_response({})
+        pull = PullRequest.parse(method=request.method, target=request.raw_path, headers=request.headers.items())
+        try:
+            return await self._answer(request, pull)
+        except OCIError as error:
+            self._count_miss(pull, _reason(error))
+            raise
+
+    async def _answer(self, request: web.Request, pull: PullRequest) -> web.StreamResponse:
+        if any(pattern.search(pull.label) for pattern in self._filters):
+            raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
+        response = await self._from_here(request, pull)
+        if response is not None:
+            return response
+        if pull.mirrored or self._mirror is None:
+            raise pull.kind.unknown(f"{pull.key} is not here", detail={"attempts": 0})
+        return await self._from_peers(request, pull, self._mirror)
+
+    async def _from_here(self, request: web.Request, pull: PullRequest) -> web.StreamResponse | None:
+        """Answer from this node's own content; None where it is not here, or the store is away."""
+        async with AsyncExitStack() as stack:
+            try:
+                found = await self._local.find(pull)
+                content = await stack.enter_async_context(self._store.open(found.digest))
+            except ContentNotFound:
+                return None
+            except StoreUnavailable as error:
+                log.warning("store away", key=pull.key, error=str(error))
+                return None
+            return await self._send_content(request, pull, found, content)
+
+    async def _send_content(
+        self, request: web.Request, pull: PullRequest, found: Found, content: Content
+    ) -> web.StreamResponse:
+        start, length = pull.range.resolve(content.size) if pull.range else (0, content.size)
+        entity = Entity(media_type=found.media_type, digest=found.digest, size=content.size, start=start, length=length)
+
+        async def send(sink: Sink) -> bool:
+            try:
+                await self._sender.send(content, start, length, sink)
+            except StoreUnavailable as error:
+                log.warning("content broke off", digest=str(found.digest), error=str(error))
+                return False
+            return True
+
+        return await self._send(request, pull, entity, "local", send)
+
+    async def _from_peers(self, request: web.Request, pull: PullRequest, mirror: Mirror) -> web.StreamResponse:
+        async with mirror.fetch(pull) as relay:
+            head = relay.head
+            entity = Entity(
+                media_type=head.media_type,
+                digest=head.digest,
+                size=head.size,
+                start=head.start,
+                length=head.length,
+                peer=head.peer.id,
+            )
+            return await self._send(request, pull, entity, "peer", relay.send)
+
+    async def _send(
+        self, request: web.Request, pull: PullRequest, entity: Entity, source: Source, send: Send
+    ) -> web.StreamResponse:
+        """Send head and body, and count them; after a body that ends short the connection is closed."""
+        response = responses.content(pull, entity)
+        if pull.head:
+            self._count_hit(pull, source)
+            return response
+        await response.prepare(request)
+        sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
+        miss: Miss | None = "client_gone"  # also if this task is cancelled, as it is when the client leaves
+        try:
+            miss = None if await send(sink) else "cut"
+        except ClientGone as error:
+            log.info("client gone", key=pull.key, sent=sink.sent, error=str(error))
+        finally:
+            self._metrics.sent(source, sink.sent)
+            if miss is None:
+                self._count_hit(pull, source)
+            else:
+                self._count_miss(pull, miss)
+                response.force_close()
+        return response
+
+    def _count_hit(self, pull: PullRequest, source: Source) -> None:
+        if not pull.mirrored:  # a peer's pulls are counted where its client is
+            self._metrics.hit(pull.registry, source, at=time.time())
+
+    def _count_miss(self, pull: PullRequest, reason: Miss) -> None:
+        if not pull.mirrored:
+            self._metrics.miss(pull.registry, reason)
+
+
+def _reason(error: OCIError) -> Miss:
+    match error:
+        case RangeInvalid():
+            return "invalid"
+        case OCIError(detail={"filtered": True}):
+            return "filtered"
+        case OCIError(detail={"attempts": int(attempts)}) if attempts > 0:
+            return "failed"
+        case _:
+            return "not_found"

@@ -1,0 +1,65 @@
+"""What this node itself can answer a pull with."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from spegel_py.errors import StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import Kind, PullRequest
+from spegel_py.oci.manifest import MAX_MANIFEST, detect
+from spegel_py.store.base import Descriptor, Store
+
+REMEMBERED = 4096
+"""Digests whose media type is remembered, so that small blobs are read once to tell manifests from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Content of the right kind that is here."""
+
+    digest: Digest
+    size: int
+    media_type: str
+
+
+class Local:
+    """Finds content in a store. A manifest is found as a manifest only, any other content as a blob only."""
+
+    def __init__(self, *, store: Store) -> None:
+        self._store = store
+        self._types: OrderedDict[Digest, str | None] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Local of {self._store!r}>"
+
+    async def find(self, pull: PullRequest) -> Found:
+        """Return what is asked for. Raises ContentNotFound and StoreUnavailable.
+
+        Raises ManifestUnknown or BlobUnknown where the digest is here but of the other kind: then no peer can
+        have it as what was asked for.
+        """
+        digest = pull.digest or await self._store.resolve(pull.key)
+        descriptor = await self._store.stat(digest)
+        manifest_type = await self._manifest_type(descriptor)
+        if (manifest_type is not None) != (pull.kind is Kind.MANIFEST):
+            raise pull.kind.unknown(f"{digest} is not one of the {pull.kind.value}")
+        return Found(digest, descriptor.size, manifest_type or "application/octet-stream")
+
+    async def _manifest_type(self, descriptor: Descriptor) -> str | None:
+        """Return the media type of a manifest; None for any other content."""
+        if descriptor.size > MAX_MANIFEST:
+            return None
+        if descriptor.digest not in self._types:
+            self._types[descriptor.digest] = await self._detect(descriptor)
+            if len(self._types) > REMEMBERED:
+                self._types.popitem(last=False)
+        return self._types[descriptor.digest]
+
+    async def _detect(self, descriptor: Descriptor) -> str | None:
+        async with self._store.open(descriptor.digest) as content:
+            data = b"".join([piece async for piece in content.read(0, content.size)])
+        if len(data) != descriptor.size:
+            raise StoreUnavailable(f"{descriptor.digest} has {len(data)} bytes, not {descriptor.size}")
+        return detect(data)

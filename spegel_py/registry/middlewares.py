@@ -1,0 +1,94 @@
+"""What every request passes on its way in and out: authentication, measuring, errors as OCI JSON."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from spegel_py.errors import NotFound, OCIError, RequestInvalid, Unauthorized, Unsupported
+from spegel_py.oci.distribution import Kind, is_base, origin_form
+from spegel_py.registry import responses
+from spegel_py.registry.auth import Credentials
+from spegel_py.registry.connection import hang_up
+from spegel_py.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+
+@web.middleware
+async def close_gently(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """End a connection that is not to be used again with a FIN, never an RST: above all after a body cut short."""
+    response = await handler(request)
+    if response.prepared and not response.keep_alive:
+        await hang_up(request)
+    return response
+
+
+PROBES = ("/livez", "/readyz")
+
+
+def authenticate(credentials: Credentials) -> Middleware:
+    """Let nobody in without the credentials, but the probes of an orchestrator, which has none."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in PROBES or credentials.accept(request.headers.get("Authorization", "")):
+            return await handler(request)
+        return responses.error(Unauthorized("user name and password are needed, or wrong"))
+
+    return middleware
+
+
+def measure(metrics: Metrics) -> Middleware:
+    """Count and time every answer, and log it for debugging."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        name, began, status, size = handler_name(request.raw_path), time.monotonic(), 499, 0
+        try:
+            with metrics.inflight(name):
+                response = await handler(request)
+            status = response.status
+            size = 0 if request.method == "HEAD" else (response.content_length or 0)
+            return response
+        finally:
+            seconds = time.monotonic() - began
+            metrics.answered(handler=name, method=request.method, code=status, seconds=seconds, size=size)
+            log.debug(
+                "request answered",
+                method=request.method,
+                target=request.raw_path,
+                status=status,
+                ms=round(seconds * 1000, 1),
+            )
+
+    return middleware
+
+
+@web.middleware
+async def oci_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Render every OCIError, and what aiohttp itself refuses, as the spec's JSON."""
+    try:
+        return await handler(request)
+    except OCIError as error:
+        return responses.error(error)
+    except web.HTTPNotFound:
+        return responses.error(NotFound(f"no such endpoint: {request.raw_path[:160]!r}"))
+    except web.HTTPMethodNotAllowed:
+        return responses.error(Unsupported(f"{request.method[:16]!r} is not served here"))
+    except web.HTTPClientError as error:
+        return responses.error(RequestInvalid(error.reason), status=error.status)
+
+
+def handler_name(target: str) -> str:
+    """Return the metrics' name of what a target is handled by: one of six."""
+    path = origin_form(target).partition("?")[0]
+    if path in PROBES:
+        return path.removeprefix("/")
+    if is_base(path):
+        return "v2"
+    kind = path.rsplit("/", 2)[-2] if path.startswith("/v2/") else ""
+    return kind if kind in (Kind.MANIFEST.value, Kind.BLOB.value) else "other"

@@ -1,0 +1,58 @@
+"""Answers as aiohttp sends them: the headers of content, and rendered errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from spegel_py.errors import OCIError
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import PullRequest, render
+from spegel_py.oci.range import ContentRange
+
+SERVER = "spegel-py"
+API_VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
+PEER_HEADER = "X-Spegel-Peer"
+"""The id of the peer that the bytes of a relayed answer came from (the first one, where others went on)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entity:
+    """What an answer holds: `length` bytes from `start` on, of content of `size` bytes; `peer` for a relayed one."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    start: int
+    length: int
+    peer: str | None = None
+
+
+def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
+    """Return the head of the answer to `pull`; it is the same for GET and HEAD.
+
+    The type is the content's own, whatever Accept says: a registry cannot convert, and a client that gets what it
+    does not know says so better than a 406, which no client expects here.
+    """
+    headers = {
+        "Content-Type": entity.media_type,
+        "Content-Length": str(entity.length),
+        "Docker-Content-Digest": str(entity.digest),
+        "Accept-Ranges": "bytes",
+    }
+    if pull.registry is not None:
+        headers["OCI-Namespace"] = pull.registry
+    if pull.range is not None:
+        headers["Content-Range"] = str(ContentRange(entity.start, entity.length, entity.size))
+    if entity.peer is not None:
+        headers[PEER_HEADER] = entity.peer
+    return web.StreamResponse(status=206 if pull.range is not None else 200, headers=headers)
+
+
+def error(cause: OCIError, *, status: int | None = None) -> web.Response:
+    """Return `cause` rendered; another `status` than its own is for what HTTP distinguishes and the spec does not."""
+    rendered = render(cause)
+    return web.Response(
+        status=status or rendered.status, headers={**rendered.headers, "Server": SERVER}, body=rendered.body
+    )

@@ -1,0 +1,118 @@
+"""Listening: an address as operators write it becomes a served port, or one clear line about why not."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from spegel_py.errors import ConfigError
+from spegel_py.registry.connection import Connection
+
+BACKLOG = 1024
+"""Connections the kernel holds for us: a node that restarts pulls tens of images at once."""
+
+KEEPALIVE = 75.0
+"""Seconds an idle connection is kept, and seconds for a head to come in; longer than our own client keeps one."""
+
+LINGERING = 2.0
+"""Seconds in which a body that was refused may still come in, so that the connection stays usable."""
+
+DRAIN = 10.0
+"""Seconds that transfers under way get at the end: what is cut then is resumed elsewhere by the runtime."""
+
+UNACKNOWLEDGED = 60_000
+"""Milliseconds that the kernel keeps trying to deliver to a client that takes nothing (TCP_USER_TIMEOUT): it ends
+connections whose last bytes a stopped client never reads, which no deadline of ours sees."""
+
+
+class _Server(web.Server):
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            **made._kwargs,
+        )
+
+
+@asynccontextmanager
+async def serve(app: web.Application, address: str, *, drain: float = DRAIN) -> AsyncIterator[int]:
+    """Serve `app` on `host:port`, `[v6]:port` or `:port` (all addresses, v4 and v6); give the bound port.
+
+    At the end no connection is taken any more, and transfers get `drain` seconds to finish. Raises ConfigError.
+    """
+    host, port = parse_address(address)
+    listener = _listen(address, host, port)
+    runner = _Runner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=KEEPALIVE,
+        lingering_time=LINGERING,
+        shutdown_timeout=drain / 2,  # aiohttp spends it twice: waiting for handlers, then for their tasks
+    )
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        yield int(listener.getsockname()[1])
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host ("" for all addresses) and port of `host:port`. Raises ConfigError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ConfigError(f"{address!r} is not an address to listen on: write host:port or :port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ConfigError(f"{address!r} is not an address to listen on: write an IPv6 address in brackets")
+    return host, int(port)
+
+
+def _listen(address: str, host: str, port: int) -> socket.socket:
+    try:
+        listener = _dual_stack(port) if host in ("", "::") else _bound(host, port)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {_explain(error)}") from error
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)  # accepted ones inherit it
+    return listener
+
+
+def _dual_stack(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+    return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)  # noqa: S104 - asked for
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Listen on an address of this machine, or on the first one that a name stands for."""
+    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(where[:2], family=family, backlog=BACKLOG)
+
+
+def _explain(error: OSError) -> str:
+    match error:
+        case socket.gaierror():
+            return "there is no such host"
+        case OSError(errno=errno.EADDRINUSE):
+            return "the port is in use by another process"
+        case OSError(errno=errno.EADDRNOTAVAIL):
+            return "the address is not one of this machine"
+        case OSError(errno=errno.EACCES):
+            return "ports below 1024 need the capability NET_BIND_SERVICE"
+        case _:
+            return error.strerror or str(error)

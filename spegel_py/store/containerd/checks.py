@@ -1,0 +1,37 @@
+"""What must be right before the node starts: each check raises ConfigError in one line that says what to do."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from spegel_py.errors import ConfigError
+
+
+def check_socket(socket: Path) -> None:
+    """Raise ConfigError unless `socket` is a Unix socket that may be connected to."""
+    advice = "give containerd's socket, usually /run/containerd/containerd.sock"
+    try:
+        mode = socket.stat().st_mode
+    except PermissionError as error:
+        raise ConfigError(f"{socket} cannot be reached by user {os.geteuid()}; run as root") from error
+    except OSError as error:
+        raise ConfigError(f"there is no {socket}: {error.strerror}; {advice}") from error
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"{socket} is not a socket; {advice}")
+    if not os.access(socket, os.R_OK | os.W_OK):
+        raise ConfigError(f"{socket} may not be used by user {os.geteuid()}; run as root or change its group")
+
+
+def check_content_path(content_path: Path | None) -> None:
+    """Raise ConfigError unless `content_path` is containerd's content store; None, not mounted, is right too."""
+    if content_path is None:
+        return
+    advice = "mount containerd's io.containerd.content.v1.content there, or set it empty to read over the socket"
+    if not content_path.is_dir():
+        raise ConfigError(f"the content path {content_path} is not a folder; {advice}")
+    if not os.access(content_path, os.R_OK | os.X_OK):
+        raise ConfigError(f"the content path {content_path} cannot be read by user {os.geteuid()}; run as root")
+    if not any((content_path / name).is_dir() for name in ("blobs", "ingest")):
+        raise ConfigError(f"the content path {content_path} holds neither blobs nor ingest; {advice}")

@@ -1,0 +1,229 @@
+"""A small client of containerd's gRPC API: the few calls that are used, as values of ours.
+
+Every call has a deadline, and every error is one of ours: no gRPC type leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError, Message
+
+from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import Child
+from spegel_py.store.base import Descriptor
+from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
+
+TIMEOUT = 5.0
+"""Seconds for one answer, or for the next part of a stream: a local daemon answers in milliseconds."""
+
+_IMAGES = "/containerd.services.images.v1.Images"
+_CONTENT = "/containerd.services.content.v1.Content"
+_EVENTS = "/containerd.services.events.v1.Events"
+_VERSION = "/containerd.services.version.v1.Version"
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # one list of all images
+    ("grpc.enable_http_proxy", 0),  # a proxy of the environment is not for a Unix socket
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # the default of 120 s would leave a restarted daemon unnoticed
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedImage:
+    """An image by its name in containerd: a tag, `repository@digest`, or a bare digest; and what it points at."""
+
+    name: str
+    target: Child
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChanged:
+    """An image of this name was created, updated or deleted; which, is found out by asking for it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContentCreated:
+    """A blob was committed; told by containerd 2.1 and later only."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDeleted:
+    """A blob was deleted by somebody; what garbage collection takes is not told."""
+
+    digest: Digest
+
+
+StoreEvent = ImageChanged | ContentCreated | ContentDeleted
+
+
+class Client:
+    """A connection to one daemon, in one of its namespaces; it connects by itself, again and again.
+
+    Use it as an async context manager. Methods raise StoreUnavailable while the daemon is away.
+    """
+
+    def __init__(self, *, socket: Path, namespace: str = "k8s.io", timeout: float = TIMEOUT) -> None:
+        self.socket = socket
+        self.namespace = namespace
+        self._timeout = timeout
+        self._metadata = (("containerd-namespace", namespace),)
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
+
+    def __repr__(self) -> str:
+        return f"<Client {self.socket} namespace={self.namespace}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def version(self) -> str:
+        """Return the daemon's version, as in `1.6.20~ds1` or `v2.1.4`."""
+        answer = await self._ask(f"{_VERSION}/Version", Empty(), version_pb2.VersionResponse)
+        return str(answer.version)
+
+    async def image(self, name: str) -> NamedImage:
+        """Return the image of this name, or raise ContentNotFound."""
+        request = images_pb2.GetImageRequest(name=name)
+        answer = await self._ask(f"{_IMAGES}/Get", request, images_pb2.GetImageResponse)
+        return _image(answer.image)
+
+    async def images(self) -> list[NamedImage]:
+        """Return all images; those whose target is no digest of ours are left out."""
+        answer = await self._ask(f"{_IMAGES}/List", images_pb2.ListImagesRequest(), images_pb2.ListImagesResponse)
+        found = []
+        for one in answer.images:
+            try:
+                found.append(_image(one))
+            except ContentNotFound:
+                continue
+        return found
+
+    async def info(self, digest: Digest) -> Descriptor:
+        """Return the descriptor of a blob, or raise ContentNotFound."""
+        request = content_pb2.InfoRequest(digest=str(digest))
+        answer = await self._ask(f"{_CONTENT}/Info", request, content_pb2.InfoResponse)
+        return Descriptor(digest, answer.info.size)
+
+    async def content(self) -> dict[Digest, int]:
+        """Return the sizes of all blobs."""
+        found: dict[Digest, int] = {}
+        request = content_pb2.ListContentRequest()
+        async for answer in self._stream(f"{_CONTENT}/List", request, content_pb2.ListContentResponse):
+            for info in answer.info:
+                try:
+                    found[Digest.parse(info.digest)] = info.size
+                except DigestInvalid:
+                    continue
+        return found
+
+    async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, start + length) of a blob in pieces of the daemon's choice."""
+        if not length:
+            return  # to containerd a size of 0 means to the end
+        request = content_pb2.ReadContentRequest(digest=str(digest), offset=start, size=length)
+        async for answer in self._stream(f"{_CONTENT}/Read", request, content_pb2.ReadContentResponse):
+            yield answer.data
+
+    async def events(self) -> AsyncGenerator[StoreEvent | None, None]:
+        """Yield None once the subscription was sent, then events as they come; raises StoreUnavailable at the end.
+
+        It has no deadline: silence is normal, and a daemon that dies closes the socket.
+        """
+        request = events_pb2.SubscribeRequest(
+            filters=[f'namespace=="{self.namespace}",topic~="^/(images|content)/(create|update|delete)$"']
+        )
+        with _errors():
+            call = self._channel.unary_stream(
+                f"{_EVENTS}/Subscribe",
+                request_serializer=events_pb2.SubscribeRequest.SerializeToString,
+                response_deserializer=events_pb2.Envelope.FromString,
+            )(request, metadata=self._metadata)
+            try:
+                # nothing of the stream comes before its first event: an answer to a later call on the same
+                # connection says that the daemon is there and has the subscription
+                await self.version()
+                yield None
+                while (envelope := await call.read()) is not grpc.aio.EOF:
+                    event = _event(envelope)
+                    if event is not None:
+                        yield event
+            finally:
+                call.cancel()
+        raise StoreUnavailable(f"containerd at {self.socket} ended its event stream")
+
+    async def _ask(self, method: str, request: Message, answer: type[Message]) -> Any:
+        with _errors():
+            call = self._channel.unary_unary(
+                method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
+            )
+            return await call(request, metadata=self._metadata, timeout=self._timeout)
+
+    async def _stream(self, method: str, request: Message, answer: type[Message]) -> AsyncIterator[Any]:
+        with _errors():
+            call = self._channel.unary_stream(
+                method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
+            )(request, metadata=self._metadata)
+            try:
+                while True:
+                    async with asyncio.timeout(self._timeout):
+                        part = await call.read()
+                    if part is grpc.aio.EOF:
+                        return
+                    yield part
+            finally:
+                call.cancel()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise ContentNotFound(f"containerd: {error.details()}") from error
+        raise StoreUnavailable(f"containerd: {error.code().name.lower()}: {error.details()}") from error
+    except TimeoutError as error:
+        raise StoreUnavailable("containerd does not answer in time") from error
+    except grpc.aio.UsageError as error:  # the channel is closed: this node is stopping
+        raise StoreUnavailable(f"containerd: {error}") from error
+
+
+def _image(image: Any) -> NamedImage:
+    target = image.target
+    try:
+        return NamedImage(image.name, Child(Digest.parse(target.digest), target.size, target.media_type))
+    except DigestInvalid as error:
+        raise ContentNotFound(f"the image {image.name} points at no digest: {error.message}") from error
+
+
+def _event(envelope: Any) -> StoreEvent | None:
+    kind, payload = envelope.topic, envelope.event.value
+    try:
+        if kind.startswith("/images/"):
+            return ImageChanged(events_pb2.ImageEvent.FromString(payload).name)
+        digest = Digest.parse(events_pb2.ContentEvent.FromString(payload).digest)
+    except (DecodeError, DigestInvalid):
+        return None
+    return ContentCreated(digest) if kind == "/content/create" else ContentDeleted(digest)

@@ -1,0 +1,88 @@
+"""A real containerd for a test: its own root, state and socket, no systemd, nothing shared with the machine's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from spegel_py.errors import SpegelError
+from spegel_py.oci.build import Image
+from spegel_py.store.containerd.client import Client
+from tests import images
+from tests.processes import Process, run
+
+CONTAINERD = os.environ.get("CONTAINERD_BIN", "containerd")
+"""The daemon under test; set CONTAINERD_BIN to try another version."""
+
+NAMESPACE = "k8s.io"
+
+_CONFIG = """\
+version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = [{disabled}]
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{folder}/certs.d"
+"""
+
+_DISABLED = [f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")]
+
+
+class Daemon:
+    """One containerd. `prefix` is put before every command, to run it in a network namespace."""
+
+    def __init__(self, *, folder: Path, has_cri: bool = True, prefix: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.socket = folder / "c.sock"
+        self.content_path = folder / "root" / "io.containerd.content.v1.content"
+        self.certs = folder / "certs.d"
+        self._prefix = tuple(prefix)
+        disabled = [*_DISABLED, *([] if has_cri else ["io.containerd.grpc.v1.cri"])]
+        self.certs.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(
+            _CONFIG.format(folder=folder, socket=self.socket, disabled=", ".join(f'"{name}"' for name in disabled))
+        )
+        self.process = Process(
+            command=[*self._prefix, CONTAINERD, "--config", str(folder / "config.toml"), "--log-level", "debug"],
+            log=folder / "containerd.log",
+        )
+
+    def __repr__(self) -> str:
+        return f"<Daemon {self.folder} {self.process!r}>"
+
+    async def start(self) -> None:
+        """Start it, with what it held before, and wait until it answers."""
+        async with Client(socket=self.socket, timeout=1.0) as client:
+
+            async def answers() -> bool:
+                try:
+                    await client.images()
+                except SpegelError:
+                    return False
+                return True
+
+            await self.process.start(answers)
+
+    async def stop(self) -> None:
+        """End it in good order."""
+        await self.process.end()
+
+    async def kill(self) -> None:
+        """End it as a crash does."""
+        await self.process.end(signal.SIGKILL)
+
+    async def ctr(self, *arguments: str, deadline: float = 60.0) -> str:
+        """Run `ctr` against it and return what it wrote."""
+        return await run(*self._prefix, "ctr", "-a", str(self.socket), "-n", NAMESPACE, *arguments, deadline=deadline)
+
+    async def load(self, these: dict[str, Image]) -> None:
+        """Import images, all platforms of them, under their full tag names."""
+        with tempfile.TemporaryDirectory() as folder:
+            archive = images.write_archive(Path(folder) / "images.tar", these)
+            await self.ctr("images", "import", "--all-platforms", "--no-unpack", str(archive))
