@@ -74,9 +74,9 @@ class Receiver:
         timeout = frames.MAX_INTERVAL
         try:
             while True:
-                reader.count = 0
                 with trio.fail_after(timeout):
                     frame = await _read_frame(reader)
+                reader.count = 0
                 if isinstance(frame, Hello):
                     # A silent peer is hidden after two intervals and given up by its node; this only frees the task.
                     timeout = 10 * TTL_FACTOR * frame.interval

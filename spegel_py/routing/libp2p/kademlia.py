@@ -41,6 +41,8 @@ IDLE_TIMEOUT = 60.0
 """Seconds a peer may keep a stream open without asking (go-libp2p's own bound)."""
 REQUEST_TIMEOUT = 2.0
 """Seconds for one question: a live peer answers in 4 ms, a stopped one never."""
+KEEP_STREAM = 30.0
+"""Seconds for which a stream is kept for the next question; both sides' idle bound is 60 s."""
 ADD_TIMEOUT = 60.0
 """Seconds for a whole batch of ADD_PROVIDERs to one peer; 10,000 keys take a few."""
 
@@ -133,6 +135,11 @@ class KademliaClient:
 
     def __init__(self, host: BasicHost) -> None:
         self._host = host
+        self._idle: dict[ID, list[tuple[float, INetStream]]] = {}
+
+    def forget(self, peer: ID) -> None:
+        """Drop the streams kept to a peer that is gone."""
+        self._idle.pop(peer, None)
 
     async def find_node(self, peer: ID, target: bytes) -> list[Contact]:
         """Return the peers that `peer` knows closest to a raw key."""
@@ -169,24 +176,46 @@ class KademliaClient:
         async def ask(stream: INetStream) -> Message:
             await _send(stream, question)
             answer = Message()
-            answer.ParseFromString(await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE))
+            raw = await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE)
+            answer.ParseFromString(raw)
+            self._idle.setdefault(peer, []).append((trio.current_time(), stream))
             return answer
 
-        return cast("Message", await self._with_stream(peer, ask, timeout=REQUEST_TIMEOUT))
+        if kept := self._kept_stream(peer):
+            try:
+                with trio.fail_after(REQUEST_TIMEOUT):
+                    return await ask(kept)
+            except BaseException as error:
+                with compat.shielded(1):
+                    await kept.reset()
+                if not isinstance(error, StreamError):  # the peer closed it meanwhile: once more on a fresh one
+                    raise _translated(error, peer) from error
+        return cast("Message", await self._with_stream(peer, ask, keep=True, timeout=REQUEST_TIMEOUT))
 
-    async def _with_stream(self, peer: ID, use: Callable[[INetStream], Awaitable[object]], *, timeout: float) -> object:
+    def _kept_stream(self, peer: ID) -> INetStream | None:
+        """Return a stream left open by an earlier question: it saves the negotiation, two thirds of the cost."""
+        kept = self._idle.pop(peer, [])
+        fresh = [(since, s) for since, s in kept if trio.current_time() - since < KEEP_STREAM]
+        if not fresh:
+            return None
+        if fresh[:-1]:
+            self._idle[peer] = fresh[:-1]
+        return fresh[-1][1]
+
+    async def _with_stream(
+        self, peer: ID, use: Callable[[INetStream], Awaitable[object]], *, timeout: float, keep: bool = False
+    ) -> object:
         stream: INetStream | None = None
         try:
             with trio.fail_after(timeout):
                 stream = await self._host.new_stream(peer, [PROTOCOL])
                 result = await use(stream)
-                await stream.close()
+                if not keep:
+                    await stream.close()
                 stream = None
                 return result
-        except trio.TooSlowError:
-            raise PeerUnreachable(f"{peer} did not answer within {timeout} s") from None
         except Exception as error:
-            raise PeerUnreachable(f"{peer} did not answer: {error!r}") from error
+            raise _translated(error, peer) from error
         finally:
             if stream is not None:
                 with compat.shielded(1):
@@ -214,6 +243,12 @@ class CountingReader:
                 raise StreamEOF
             buffer += data
         return bytes(buffer)
+
+
+def _translated(error: BaseException, peer: ID) -> BaseException:
+    if isinstance(error, trio.TooSlowError):
+        return PeerUnreachable(f"{peer} did not answer in time")
+    return PeerUnreachable(f"{peer} did not answer: {error!r}") if isinstance(error, Exception) else error
 
 
 def own_addresses(host: BasicHost) -> tuple[Multiaddr, ...]:

@@ -191,6 +191,7 @@ class Mesh:
         """Offer nothing that the peer announced any more, and stop tending it."""
         self._table.peer_disconnected(str(peer))
         self._table.forget_departed(REMEMBERED_DEPARTED)
+        self._kademlia.forget(peer)
         if scope := self._tasks.pop(peer, None):
             log.info("peer gone", peer=str(peer), why=why, peers=len(self._tasks))
             self._members_changed()
