@@ -101,7 +101,8 @@ class _Session:
     async def _list(self) -> None:
         """Tell all that is held."""
         self.images = {image.name: image.target for image in await self.client.images()}
-        here = await self.blobs.all()
+        # a file may outlive its record for a moment; one that is about to go is not told, for its end is not either
+        here = frozenset(await self.client.content()) & await self.blobs.all()
         for root in self.images.values():
             if root.digest not in self.reach:
                 self.reach[root.digest] = await self.walker.reach(root, here)

@@ -28,16 +28,10 @@ INDEX: dict[str, Any] = {"manifests": [CHILD]}
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        pytest.param(
-            document(mediaType=manifest.OCI_MANIFEST, **IMAGE), manifest.OCI_MANIFEST, id="oci image"
-        ),
+        pytest.param(document(mediaType=manifest.OCI_MANIFEST, **IMAGE), manifest.OCI_MANIFEST, id="oci image"),
         pytest.param(document(mediaType=manifest.OCI_INDEX, **INDEX), manifest.OCI_INDEX, id="oci index"),
-        pytest.param(
-            document(mediaType=manifest.DOCKER_MANIFEST, **IMAGE), manifest.DOCKER_MANIFEST, id="docker"
-        ),
-        pytest.param(
-            document(mediaType=manifest.DOCKER_INDEX, **INDEX), manifest.DOCKER_INDEX, id="docker list"
-        ),
+        pytest.param(document(mediaType=manifest.DOCKER_MANIFEST, **IMAGE), manifest.DOCKER_MANIFEST, id="docker"),
+        pytest.param(document(mediaType=manifest.DOCKER_INDEX, **INDEX), manifest.DOCKER_INDEX, id="docker list"),
         pytest.param(document(**IMAGE), manifest.OCI_MANIFEST, id="image by shape"),
         pytest.param(document(**INDEX), manifest.OCI_INDEX, id="index by shape"),
         pytest.param(

@@ -1,0 +1,221 @@
+"""containerd's odd sides: partial images, names that are no tags, silent losses, wrong settings."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from spegel_py.errors import ConfigError, ContentNotFound, StoreUnavailable
+from spegel_py.oci import build
+from spegel_py.oci.digest import Digest
+from spegel_py.store.containerd import (
+    Client,
+    ContainerdStore,
+    ContainerdWatcher,
+    check_content_path,
+    check_socket,
+)
+from spegel_py.store.containerd.blobs import FileBlobs
+from spegel_py.store.containerd.walk import Walker
+from tests import images
+from tests.containerd import Daemon
+from tests.contract.test_watcher import keys, listening
+from tests.images import image
+
+NAME = "registry.example/team/app:1"
+
+
+@pytest.fixture
+async def daemon() -> AsyncIterator[Daemon]:
+    """A running containerd."""
+    with tempfile.TemporaryDirectory(prefix="spegel-") as folder:
+        one = Daemon(folder=Path(folder), has_cri=False)
+        await one.start()
+        yield one
+        await one.stop()
+
+
+@pytest.fixture
+async def client(daemon: Daemon) -> AsyncIterator[Client]:
+    """A client of the daemon."""
+    async with Client(socket=daemon.socket) as one:
+        yield one
+
+
+@pytest.fixture(params=["path", "gRPC"])
+def store(request: pytest.FixtureRequest, daemon: Daemon, client: Client) -> ContainerdStore:
+    """A store over the daemon."""
+    return ContainerdStore(client=client, content_path=daemon.content_path if request.param == "path" else None)
+
+
+@pytest.mark.root
+async def test_an_image_of_one_platform_lists_what_is_there(daemon: Daemon, store: ContainerdStore) -> None:
+    """The other platforms' manifests are missing: they are passed by, and nothing fails."""
+    many = image("many", platforms=("amd64", "arm64"))
+    await daemon.load({NAME: many})
+    foreign = {str(blob.digest) for blob in image("many", platforms=("amd64", "arm64")).blobs}
+    foreign -= {str(blob.digest) for blob in (many.root, *_platform("many", "amd64"))}
+    await daemon.ctr("content", "rm", *foreign)
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.keys == keys(NAME, many) - foreign
+
+
+@pytest.mark.root
+async def test_names_with_a_digest_are_no_tags_but_their_content_counts(daemon: Daemon, store: ContainerdStore) -> None:
+    """CRI makes three names for one pull; only the tag is a key."""
+    one = image()
+    await daemon.load({NAME: one})
+    await daemon.ctr("images", "tag", NAME, f"registry.example/team/app@{one.root.digest}")
+    await daemon.ctr("images", "tag", NAME, str(one.blobs[1].digest))
+    await daemon.ctr("images", "rm", NAME)
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.keys == {str(blob.digest) for blob in one.blobs}
+
+
+@pytest.mark.root
+async def test_content_deleted_behind_an_image_is_told(daemon: Daemon, store: ContainerdStore) -> None:
+    """A layer that somebody deletes is withdrawn, and a manifest takes its tag with it."""
+    one = image()
+    await daemon.load({NAME: one})
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, one))
+        await daemon.ctr("content", "rm", str(one.blobs[-1].digest))
+        await listener.until(lambda: listener.keys == keys(NAME, one) - {str(one.blobs[-1].digest)})
+        await daemon.ctr("content", "rm", str(one.root.digest))
+        await listener.until(lambda: not listener.keys & {NAME, str(one.root.digest)})
+
+
+@pytest.mark.root
+async def test_collected_content_is_told_within_two_seconds(daemon: Daemon, store: ContainerdStore) -> None:
+    """Garbage collection emits no event; the loss is noticed by looking."""
+    one = image()
+    await daemon.load({NAME: one})
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, one))
+        blob = daemon.content_path / "blobs" / "sha256" / one.root.digest.hex
+        await daemon.ctr("images", "rm", NAME)
+        async with asyncio.timeout(10):
+            while blob.exists():
+                await asyncio.sleep(0.005)
+        gone = time.monotonic()
+        await listener.until(lambda: listener.keys == set())
+        assert time.monotonic() - gone < 2.0
+
+
+@pytest.mark.root
+async def test_an_absence_is_logged_once(daemon: Daemon, store: ContainerdStore) -> None:
+    """One line when the daemon goes, one when it is back, however many attempts lie between."""
+    with structlog.testing.capture_logs() as logs:
+        async with listening(ContainerdWatcher(store=store)) as listener:
+            await listener.until(lambda: bool(listener.events))
+            await daemon.kill()
+            await asyncio.sleep(1.0)
+            await daemon.start()
+            await listener.until(lambda: listener.inventories == 2)
+    assert [one["event"] for one in logs] == ["containerd is away", "containerd is back"]
+
+
+@pytest.mark.root
+async def test_a_stopped_daemon_does_not_hold_a_request(daemon: Daemon) -> None:
+    """A daemon that accepts and never answers is unavailable after the deadline."""
+    async with Client(socket=daemon.socket, timeout=0.3) as client:
+        await client.version()
+        daemon.process.send(19)  # SIGSTOP
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await ContainerdStore(client=client).resolve(NAME)
+        with pytest.raises(StoreUnavailable):
+            await client.content()
+        assert time.monotonic() - began < 2.0
+
+
+@pytest.mark.root
+async def test_reads_by_path_need_no_daemon(daemon: Daemon, client: Client) -> None:
+    """Peers are served while containerd restarts."""
+    one = image()
+    await daemon.load({NAME: one})
+    await daemon.kill()
+    store = ContainerdStore(client=client, content_path=daemon.content_path)
+    for blob in one.blobs:
+        assert (await store.stat(blob.digest)).size == len(blob.data)
+
+
+@pytest.mark.root
+async def test_the_other_namespace_is_not_ours(daemon: Daemon) -> None:
+    """Over gRPC a client sees the images and the content of its namespace only."""
+    await daemon.load({NAME: image()})
+    async with Client(socket=daemon.socket, namespace="moby") as client:
+        assert await client.images() == []
+        assert await client.content() == {}
+        with pytest.raises(ContentNotFound):
+            await client.image(NAME)
+
+
+async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) -> None:
+    """Garbage and over-long manifests are leaves, named in the log once; the walk goes on."""
+    garbage, one = b"\x00garbage", image()
+    images.write_layout(tmp_path, {NAME: one}).put(garbage)
+    walker = Walker(blobs=FileBlobs(content_path=tmp_path))
+    root = images.child(one)._replace(digest=Digest.of(garbage))
+    with structlog.testing.capture_logs() as logs:
+        assert await walker.reach(root) == await walker.reach(root) == {root.digest}
+    assert [log["event"] for log in logs] == ["manifest cannot be read"]
+    assert await walker.reach(images.child(one)) == {blob.digest for blob in one.blobs}
+
+
+async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> None:
+    """An empty mount point is not a store without content."""
+    blobs = FileBlobs(content_path=tmp_path)
+    with pytest.raises(StoreUnavailable):
+        await blobs.stat(Digest.of(b""))
+    with pytest.raises(StoreUnavailable):
+        await blobs.all()
+    (tmp_path / "ingest").mkdir()
+    with pytest.raises(ContentNotFound):
+        await blobs.stat(Digest.of(b""))
+    assert await blobs.all() == frozenset()
+
+
+def test_a_socket_that_is_none_is_a_config_error(tmp_path: Path) -> None:
+    """Missing, or another kind of file: one line with the path and what to do."""
+    (tmp_path / "file").touch()
+    for path, words in ((tmp_path / "missing", "there is no"), (tmp_path / "file", "is not a socket")):
+        with pytest.raises(ConfigError, match=words) as caught:
+            check_socket(path)
+        assert str(path) in str(caught.value)
+        assert "/run/containerd/containerd.sock" in str(caught.value)
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/s")
+        check_socket(Path(folder) / "s")
+
+
+def test_a_content_path_that_is_none_is_a_config_error(tmp_path: Path) -> None:
+    """Missing, a file, or a folder with other things in it; not mounted (None) is right."""
+    (tmp_path / "file").touch()
+    for path, words in (
+        (tmp_path / "missing", "not a folder"),
+        (tmp_path / "file", "not a folder"),
+        (tmp_path, "neither blobs nor ingest"),
+    ):
+        with pytest.raises(ConfigError, match=words) as caught:
+            check_content_path(path)
+        assert str(path) in str(caught.value)
+    (tmp_path / "ingest").mkdir()
+    check_content_path(tmp_path)
+    check_content_path(None)
+
+
+def _platform(seed: str, architecture: str) -> tuple[build.Blob, ...]:
+    return build.image(
+        [images.random_layer(f"{seed}/{architecture}/{number}", 4096) for number in range(2)],
+        architecture=architecture,
+    ).blobs
