@@ -122,6 +122,7 @@ class Relay:
             elif pull.kind is Kind.MANIFEST or self.head.size <= VERIFIED:
                 await self._verify(response)
             else:
+                self._attempts.made[-1].offset = self.head.start
                 self._response = response
                 return
         except PeerError as error:

@@ -1,0 +1,101 @@
+"""The peers of a lookup as they come in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection
+from random import Random
+
+from spegel_py.errors import RouterUnavailable
+from spegel_py.mirror.candidates import Candidates
+from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.routing.base import Peer
+
+A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
+
+
+class ScriptedRouter:
+    """Yields what the test puts into its queue: peers, None for the end, or an error."""
+
+    def __init__(self) -> None:
+        self.script: asyncio.Queue[Peer | Exception | None] = asyncio.Queue()
+
+    async def lookup(self, _key: str, *, limit: int) -> AsyncIterator[Peer]:
+        while (step := await self.script.get()) is not None:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+
+    async def advertise(self, _keys: Collection[str]) -> None: ...
+    async def withdraw(self, _keys: Collection[str]) -> None: ...
+    async def ready(self) -> bool:
+        return True
+
+
+def candidates(router: ScriptedRouter, *, wait: float, found: list[float] | None = None) -> Candidates:
+    return Candidates(
+        router=router,
+        key="k",
+        limit=3,
+        selector=WeightedSelector(key="k", scores=Scores(), random=Random(1)),
+        wait=wait,
+        clock=time.monotonic,
+        found=(found if found is not None else []).append,
+    )
+
+
+async def test_peers_are_given_while_the_lookup_goes_on() -> None:
+    """The first peer is given before the second is found."""
+    router = ScriptedRouter()
+    router.script.put_nowait(A)
+    async with candidates(router, wait=5) as found:
+        assert await found.next() == A
+        router.script.put_nowait(B)
+        assert await found.next() == B
+
+
+async def test_an_ended_lookup_is_not_waited_for() -> None:
+    """When the lookup ends with nobody, that is known at once."""
+    router = ScriptedRouter()
+    router.script.put_nowait(None)
+    async with asyncio.timeout(1), candidates(router, wait=60) as found:
+        assert await found.next() is None
+        assert await found.next() is None
+
+
+async def test_a_lookup_that_does_not_end_is_waited_for_briefly() -> None:
+    """When nobody comes within the wait, there is nobody; who comes later may be asked later."""
+    router = ScriptedRouter()
+    async with candidates(router, wait=0.02) as found:
+        assert await found.next() is None
+        router.script.put_nowait(A)
+        assert await found.next() == A
+
+
+async def test_a_failing_router_is_an_empty_one() -> None:
+    """A routing error ends the lookup: the client gets its 404, not an error."""
+    router = ScriptedRouter()
+    router.script.put_nowait(RouterUnavailable("gone"))
+    async with asyncio.timeout(1), candidates(router, wait=60) as found:
+        assert await found.next() is None
+
+
+async def test_the_time_to_the_first_peer_is_told_once() -> None:
+    """`found` is called for the first peer only."""
+    router, told = ScriptedRouter(), list[float]()
+    for step in (A, B, None):
+        router.script.put_nowait(step)
+    async with candidates(router, wait=5, found=told) as found:
+        assert {await found.next(), await found.next()} == {A, B}
+    assert len(told) == 1
+    assert told[0] >= 0
+
+
+async def test_the_lookup_ends_with_the_pull() -> None:
+    """Leaving the context stops a lookup that goes on."""
+    router = ScriptedRouter()
+    async with candidates(router, wait=0.01):
+        pass
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("lookup")]

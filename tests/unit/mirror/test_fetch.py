@@ -1,0 +1,411 @@
+"""Pulls through good and bad peers: over real sockets, with an in-process network of routers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from spegel_py.errors import BlobUnknown, ManifestUnknown, RangeInvalid
+from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.relay import VERIFIED, RelayHead
+from spegel_py.mirror.scores import Scores
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import Kind, PullRequest
+from spegel_py.oci.manifest import OCI_MANIFEST
+from spegel_py.oci.range import ByteRange
+from spegel_py.routing.base import Peer
+from spegel_py.routing.memory import MemoryNetwork
+from spegel_py.telemetry.metrics import Metrics
+from spegel_py.transfer.base import ClientGone, Deadlines
+from spegel_py.transfer.client import HTTPUpstream
+from tests.unit.mirror.peers import FakePeer
+
+LARGE = bytes(range(251)) * (VERIFIED // 251 + 1000)
+SMALL = b"small" * 1000
+MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+QUICK = Deadlines(connect=0.2, first_byte=0.15, stall=0.15, rate_window=0.3, resolve=0.05, manifest=1.0, blob=2.0)
+ME = Peer("me", "127.0.0.1", 1)
+
+
+class MemorySink:
+    """Takes bytes into memory; leaves after `limit` of them."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.taken = bytearray()
+        self._limit = limit
+
+    @property
+    def sent(self) -> int:
+        return len(self.taken)
+
+    async def write(self, data: bytes) -> None:
+        if self._limit is not None and self.sent >= self._limit:
+            raise ClientGone("enough")
+        self.taken += data
+
+
+@dataclass
+class Lab:
+    """A mirror, and peers that advertise whatever is pulled; the first one served is the first one asked."""
+
+    network: MemoryNetwork
+    mirror: Mirror
+    metrics: Metrics
+    scores: Scores
+    stack: AsyncExitStack
+    peers: list[Peer] = field(default_factory=list)
+
+    async def serve(self, *fakes: FakePeer) -> None:
+        """Start peers; each later one has a lower weight, so that the order is known."""
+        for number, fake in enumerate(fakes):
+            peer = await self.stack.enter_async_context(fake.serve(f"peer{len(self.peers)}"))
+            self.peers.append(peer)
+            self.scores.begin(peer)
+            self.scores.of(peer).in_flight = 1000**number
+
+    async def pull(self, pull: PullRequest, sink: MemorySink | None = None) -> tuple[RelayHead, bytes, bool]:
+        """Pull through the mirror; return the head, the bytes, and whether they are complete."""
+        sink = sink or MemorySink()
+        for peer in self.peers:
+            await self.network.join(peer).advertise([pull.key])
+        async with self.mirror.fetch(pull) as relay:
+            complete = await relay.send(sink) if not pull.head else True
+            return relay.head, bytes(sink.taken), complete
+
+    def attempts(self) -> dict[str, float]:
+        """Return how many requests to peers ended how."""
+        return {
+            sample.labels["outcome"]: sample.value
+            for metric in self.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "spegel_peer_attempts_total"
+        }
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    network, metrics, scores = MemoryNetwork(), Metrics(), Scores()
+    router = network.join(ME)
+    async with AsyncExitStack() as stack, HTTPUpstream(deadlines=QUICK) as upstream:
+        mirror = Mirror(
+            router=router,
+            upstream=upstream,
+            metrics=metrics,
+            deadlines=QUICK,
+            scores=scores,
+            random=Random(1),
+            router_name="memory",
+        )
+        yield Lab(network, mirror, metrics, scores, stack)
+
+
+def blob(data: bytes, asked: ByteRange | None = None, *, head: bool = False) -> PullRequest:
+    return PullRequest(
+        head=head,
+        kind=Kind.BLOB,
+        registry="r.io",
+        repository="app",
+        reference=Digest.of(data),
+        range=asked,
+    )
+
+
+def manifest(reference: Digest | str, *, head: bool = False, asked: ByteRange | None = None) -> PullRequest:
+    return PullRequest(
+        head=head,
+        kind=Kind.MANIFEST,
+        registry="r.io",
+        repository="app",
+        reference=reference,
+        range=asked,
+        accept=(OCI_MANIFEST,),
+    )
+
+
+def manifest_peer(**fields: Any) -> FakePeer:
+    fake = FakePeer(MANIFEST, media_type=OCI_MANIFEST, digest=Digest.of(MANIFEST))
+    return replace(fake, requests=[], **fields)
+
+
+@pytest.mark.parametrize("data", [LARGE, SMALL, b""], ids=["large", "small", "empty"])
+async def test_a_blob_comes_from_a_peer(lab: Lab, data: bytes) -> None:
+    """A blob that a peer has arrives whole, with its size and the peer's name."""
+    await lab.serve(FakePeer(data))
+    head, body, complete = await lab.pull(blob(data))
+    assert complete
+    assert body == data
+    assert (head.size, head.start, head.length, head.peer.id) == (len(data), 0, len(data), "peer0")
+    assert lab.attempts() == {"ok": 1}
+
+
+async def test_nobody_is_an_immediate_unknown(lab: Lab) -> None:
+    """Where nobody advertises it, the answer is unknown after no attempt, long before the resolve deadline."""
+    began = time.monotonic()
+    with pytest.raises(BlobUnknown) as unknown:
+        await lab.pull(blob(LARGE))
+    assert time.monotonic() - began < QUICK.resolve
+    assert unknown.value.detail == {"attempts": 0}
+
+
+@pytest.mark.parametrize(
+    ("bad", "outcome"),
+    [
+        pytest.param(FakePeer(silent=True), "stalled", id="never answers"),
+        pytest.param(FakePeer(raw=b""), "unreachable", id="hangs up"),
+        pytest.param(FakePeer(raw=b"garbage\r\n\r\n"), "refused", id="not http"),
+        pytest.param(FakePeer(status=404), "not_found", id="404"),
+        pytest.param(FakePeer(status=429), "refused", id="429"),
+        pytest.param(FakePeer(status=500), "refused", id="500"),
+        pytest.param(FakePeer(LARGE, chunked=True), "refused", id="chunked"),
+        pytest.param(FakePeer(LARGE, digest=Digest.of(SMALL)), "mismatch", id="says another digest"),
+    ],
+)
+async def test_a_peer_that_does_not_answer_well_is_passed_over(lab: Lab, bad: FakePeer, outcome: str) -> None:
+    """Whatever goes wrong before the body, the next peer is asked, and the client never hears of it."""
+    await lab.serve(replace(bad), FakePeer(LARGE))
+    head, body, complete = await lab.pull(blob(LARGE))
+    assert complete
+    assert body == LARGE
+    assert head.peer.id == "peer1"
+    assert lab.attempts() == {outcome: 1, "ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"),
+    [("fin", "unreachable"), ("rst", "unreachable"), ("stall", "stalled"), ("trickle", "stalled")],
+)
+async def test_a_broken_body_goes_on_at_the_next_peer(lab: Lab, ending: str, outcome: str) -> None:
+    """However a body breaks, the next peer is asked for exactly the rest, and the bytes are the same."""
+    first = FakePeer(LARGE, cut_at=len(LARGE) // 2, ending=ending)  # type: ignore[arg-type]
+    second = FakePeer(LARGE)
+    await lab.serve(first, second)
+    with capture_logs() as logs:
+        head, body, complete = await lab.pull(blob(LARGE))
+    assert complete
+    assert Digest.of(body) == Digest.of(LARGE)
+    assert head.peer.id == "peer0"
+    [failed] = [entry for entry in logs if entry["event"] == "peer failed"]
+    [(_, fields)] = second.requests
+    assert fields["range"] == [f"bytes={failed['offset']}-{len(LARGE) - 1}"]
+    assert lab.attempts() == {outcome: 1, "ok": 1}
+
+
+@pytest.mark.parametrize(
+    "liar",
+    [FakePeer(LARGE, ignores_range=True), FakePeer(LARGE, extra_size=1), FakePeer(LARGE + b"x")],
+    ids=["200 for a range", "wrong total", "longer content"],
+)
+async def test_a_body_goes_on_only_on_the_range_that_is_missing(lab: Lab, liar: FakePeer) -> None:
+    """A peer that answers the rest with anything else is passed over; the third goes on."""
+    await lab.serve(FakePeer(LARGE, cut_at=1_000_000), replace(liar), FakePeer(LARGE))
+    _, body, complete = await lab.pull(blob(LARGE))
+    assert complete
+    assert body == LARGE
+    assert lab.attempts() == {"unreachable": 1, "refused": 1, "ok": 1}
+
+
+async def test_a_body_without_a_next_peer_ends_short(lab: Lab) -> None:
+    """When nobody is left in mid-body, what was sent is a true beginning, and the caller is told."""
+    await lab.serve(FakePeer(LARGE, cut_at=1_000_000))
+    _, body, complete = await lab.pull(blob(LARGE))
+    assert not complete
+    assert 0 < len(body) <= 1_000_000
+    assert LARGE.startswith(body)
+
+
+async def test_a_resumed_pull_does_not_meet_the_peer_that_broke_off(lab: Lab) -> None:
+    """The runtime resumes at once: the only peer broke this content off, so it is unknown, and upstream is next."""
+    await lab.serve(FakePeer(LARGE, cut_at=1_000_000))
+    _, body, _ = await lab.pull(blob(LARGE))
+    with pytest.raises(BlobUnknown):
+        await lab.pull(blob(LARGE, ByteRange(len(body), None)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "length"),
+    [
+        pytest.param(ByteRange(10, None), 10, len(LARGE) - 10, id="open"),
+        pytest.param(ByteRange(10, 3_000_009), 10, 3_000_000, id="closed"),
+        pytest.param(ByteRange(None, 3_000_000), len(LARGE) - 3_000_000, 3_000_000, id="suffix"),
+    ],
+)
+async def test_a_range_is_relayed_and_goes_on_where_it_broke(
+    lab: Lab, asked: ByteRange, start: int, length: int
+) -> None:
+    """A client's range passes through, and its rest is asked for in the content's own offsets."""
+    second = FakePeer(LARGE)
+    await lab.serve(FakePeer(LARGE, cut_at=1_500_000), second)
+    with capture_logs() as logs:
+        head, body, complete = await lab.pull(blob(LARGE, asked))
+    assert complete
+    assert (head.start, head.length, head.size) == (start, length, len(LARGE))
+    assert body == LARGE[start : start + length]
+    [failed] = [entry for entry in logs if entry["event"] == "peer failed"]
+    assert second.requests[0][1]["range"] == [f"bytes={failed['offset']}-{start + length - 1}"]
+    assert failed["offset"] > start
+
+
+async def test_a_range_of_a_small_blob_is_verified_too(lab: Lab) -> None:
+    """A small blob is fetched whole and verified even if a part is asked for."""
+    await lab.serve(FakePeer(b"x" * len(SMALL)), FakePeer(SMALL))
+    head, body, complete = await lab.pull(blob(SMALL, ByteRange(5, 9)))
+    assert complete
+    assert body == SMALL[5:10]
+    assert (head.start, head.length, head.size) == (5, 5, len(SMALL))
+    assert lab.attempts() == {"mismatch": 1, "ok": 1}
+
+
+async def test_a_range_beyond_the_end_is_invalid(lab: Lab) -> None:
+    """When a peer says 416 with the size, so do we."""
+    fake = FakePeer(raw=b"HTTP/1.1 416 X\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n")
+    await lab.serve(fake)
+    with pytest.raises(RangeInvalid) as invalid:
+        await lab.pull(blob(LARGE, ByteRange(10, None)))
+    assert invalid.value.detail == {"size": 10}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "pull"),
+    [
+        pytest.param(FakePeer(SMALL), FakePeer(b"y" * len(SMALL)), blob(SMALL), id="blob"),
+        pytest.param(manifest_peer(), manifest_peer(data=MANIFEST.replace(b"2", b"3")), manifest("v1"), id="tag"),
+        pytest.param(
+            manifest_peer(),
+            manifest_peer(data=MANIFEST.replace(b"2", b"3")),
+            manifest(Digest.of(MANIFEST)),
+            id="manifest by digest",
+        ),
+    ],
+)
+async def test_wrong_bytes_never_reach_the_client(lab: Lab, good: FakePeer, bad: FakePeer, pull: PullRequest) -> None:
+    """Manifests and small blobs are verified before the first byte, and the liar is not asked for them again."""
+    liar = replace(bad, requests=[])
+    await lab.serve(liar, replace(good))
+    for _ in range(2):
+        _, body, complete = await lab.pull(pull)
+        assert complete
+        assert body == good.data
+    assert len(liar.requests) == 1
+    assert lab.attempts() == {"mismatch": 1, "ok": 2}
+
+
+async def test_a_manifest_keeps_its_type(lab: Lab) -> None:
+    """A manifest's type is told, and the client's Accept lines reach the peer."""
+    fake = manifest_peer()
+    await lab.serve(fake)
+    head, body, _ = await lab.pull(manifest("v1"))
+    assert (head.media_type, head.digest) == (OCI_MANIFEST, Digest.of(MANIFEST))
+    assert body == MANIFEST
+    assert fake.requests[0][1]["accept"] == [OCI_MANIFEST]
+
+
+async def test_a_range_of_a_manifest_is_cut_here(lab: Lab) -> None:
+    """A manifest is always fetched whole, and cut after it was verified."""
+    fake = manifest_peer()
+    await lab.serve(fake)
+    head, body, _ = await lab.pull(manifest("v1", asked=ByteRange(3, 5)))
+    assert body == MANIFEST[3:6]
+    assert (head.start, head.length, head.size) == (3, 3, len(MANIFEST))
+    assert "range" not in fake.requests[0][1]
+
+
+async def test_a_head_is_answered_by_a_head(lab: Lab) -> None:
+    """A HEAD costs the peer a HEAD, and tells type, size and digest."""
+    fake = manifest_peer()
+    await lab.serve(fake)
+    head, body, _ = await lab.pull(manifest("v1", head=True))
+    assert (head.media_type, head.size, head.digest) == (OCI_MANIFEST, len(MANIFEST), Digest.of(MANIFEST))
+    assert body == b""
+    assert fake.requests[0][0].startswith("HEAD /v2/app/manifests/v1?ns=r.io ")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [manifest_peer(media_type=None), manifest_peer(digest=None), manifest_peer(extra_size=2**23)],
+    ids=["no type", "no digest", "too large"],
+)
+async def test_a_tag_whose_head_is_incomplete_is_unknown(lab: Lab, bad: FakePeer) -> None:
+    """A head that would break the pull is not passed on."""
+    await lab.serve(replace(bad))
+    with pytest.raises(ManifestUnknown) as unknown:
+        await lab.pull(manifest("v1", head=True))
+    assert unknown.value.detail == {"attempts": 1}
+
+
+async def test_a_manifest_has_a_deadline_over_all_peers(lab: Lab) -> None:
+    """Silent peers cost a manifest its own deadline at most, then it is unknown."""
+    await lab.serve(*[FakePeer(silent=True)] * 1)
+    for number in range(7):
+        lab.peers.append(replace(lab.peers[0], id=f"again{number}"))
+    began = time.monotonic()
+    with pytest.raises(ManifestUnknown):
+        await lab.pull(manifest("v1"))
+    assert time.monotonic() - began < QUICK.manifest + 0.3
+
+
+async def test_a_client_that_leaves_stops_the_peer_at_once(lab: Lab) -> None:
+    """When the client is gone the peer is hung up on, and it is not the peer's failure."""
+    fake = FakePeer(LARGE, cut_at=2_000_000, ending="stall")
+    await lab.serve(fake)
+    with pytest.raises(ClientGone):
+        await lab.pull(blob(LARGE), MemorySink(limit=1))
+    await asyncio.wait_for(fake.hung_up.wait(), 1)
+    assert lab.attempts() == {"abandoned": 1}
+    assert lab.scores.of(lab.peers[0]).failures == 0
+
+
+async def test_a_cancelled_pull_stops_the_peer_at_once(lab: Lab) -> None:
+    """When the request is cancelled the peer is hung up on, and it is not the peer's failure."""
+    started = asyncio.Event()
+    fake = FakePeer(LARGE, cut_at=2_000_000, ending="stall", on_body=started.set)
+    await lab.serve(fake)
+    task = asyncio.ensure_future(lab.pull(blob(LARGE)))
+    await started.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.wait_for(fake.hung_up.wait(), 1)
+    assert lab.attempts() == {"abandoned": 1}
+    assert lab.scores.of(lab.peers[0]).in_flight == 1  # as before
+
+
+async def test_the_log_tells_where_the_bytes_came_from(lab: Lab) -> None:
+    """The events of a pull that moved from one peer to another have the documented names and fields."""
+    await lab.serve(FakePeer(LARGE, cut_at=1_000_000), FakePeer(LARGE))
+    with capture_logs() as logs:
+        await lab.pull(blob(LARGE))
+    by_event = {entry["event"]: entry for entry in logs}
+    assert list(by_event) == ["relay started", "peer failed", "relay continued", "relay finished"]
+    digest = str(Digest.of(LARGE))
+    started, finished = by_event["relay started"], by_event["relay finished"]
+    assert (started["digest"], started["peer"], started["offset"]) == (digest, "peer0", 0)
+    assert started["addr"] == lab.peers[0].authority
+    assert (finished["digest"], finished["total"], finished["outcome"]) == (digest, len(LARGE), "complete")
+    first, second = finished["attempts"]
+    assert set(first) == {"peer", "addr", "offset", "bytes", "ms", "outcome"}
+    assert (first["peer"], first["outcome"], second["peer"], second["outcome"]) == (
+        "peer0",
+        "unreachable",
+        "peer1",
+        "ok",
+    )
+    assert first["bytes"] == second["offset"] == by_event["peer failed"]["offset"]
+    assert first["bytes"] + second["bytes"] == len(LARGE)
+
+
+async def test_a_miss_is_logged_with_what_was_tried(lab: Lab) -> None:
+    """The log explains why a pull went upstream."""
+    await lab.serve(FakePeer(status=500))
+    with capture_logs() as logs, pytest.raises(ManifestUnknown):
+        await lab.pull(manifest("v1"))
+    [missed] = [entry for entry in logs if entry["event"] == "relay missed"]
+    assert (missed["name"], missed["outcome"]) == ("r.io/app:v1", "missed")
+    assert [attempt["outcome"] for attempt in missed["attempts"]] == ["refused"]

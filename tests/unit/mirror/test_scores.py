@@ -1,0 +1,91 @@
+"""What is learnt about peers, and the weights that follow from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from spegel_py.mirror.scores import HALF_LIFE, PRIOR_LATENCY, Outcome, Result, Score, Scores
+from spegel_py.routing.base import Peer
+
+A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
+FAILED = Outcome(Result.STALLED)
+
+
+@pytest.mark.parametrize(
+    ("score", "weight"),
+    [
+        pytest.param(Score(latency=0.01), 100, id="idle"),
+        pytest.param(Score(latency=0.02), 50, id="twice as slow"),
+        pytest.param(Score(latency=0.01, in_flight=1), 50, id="one in flight"),
+        pytest.param(Score(latency=0.01, in_flight=3), 25, id="three in flight"),
+        pytest.param(Score(latency=0.01, failures=1, at=100), 25, id="one failure now"),
+        pytest.param(Score(latency=0.01, failures=3, at=100), 100 / 64, id="three failures now"),
+        pytest.param(Score(latency=0.01, failures=1, at=100 - HALF_LIFE), 50, id="one failure a half-life ago"),
+        pytest.param(Score(latency=0.0), 1000, id="faster than the floor"),
+    ],
+)
+def test_the_weight_is_the_formula(score: Score, weight: float) -> None:
+    """The weight is 1/latency × 1/(1 + in flight) × 4^-failures, failures decayed."""
+    assert score.weight(100) == pytest.approx(weight)
+
+
+def test_latency_is_a_moving_average() -> None:
+    """Each first byte moves the latency by 30 % of the difference; answers without one leave it."""
+    score = Score(latency=0.010)
+    score.learn(Outcome(Result.OK, 0.110), 0)
+    assert score.latency == pytest.approx(0.040)
+    score.learn(Outcome(Result.UNREACHABLE), 0)
+    assert score.latency == pytest.approx(0.040)
+
+
+def test_a_success_halves_what_failures_cost() -> None:
+    """Failures add up, and every success halves them."""
+    score = Score()
+    for _ in range(2):
+        score.learn(FAILED, 0)
+    assert score.failures_at(0) == 2
+    score.learn(Outcome(Result.OK, 0.01), 0)
+    assert score.failures_at(0) == 1
+
+
+@pytest.mark.parametrize("result", [Result.NOT_FOUND, Result.ABANDONED])
+def test_what_is_no_fault_costs_nothing(result: Result) -> None:
+    """A stale record, or a client of ours that left, does not speak against the peer."""
+    scores = Scores()
+    scores.begin(A)
+    scores.end(A, Outcome(result, PRIOR_LATENCY), 0)
+    assert scores.of(A).weight(0) == Score().weight(0)
+
+
+def test_requests_in_flight_are_counted() -> None:
+    """A request counts as load from its beginning to its end."""
+    scores = Scores()
+    scores.begin(A)
+    scores.begin(A)
+    assert scores.of(A).in_flight == 2
+    scores.end(A, FAILED, 0)
+    assert scores.of(A).in_flight == 1
+
+
+def test_only_the_peers_used_last_are_remembered() -> None:
+    """Beyond its limit the peer used longest ago is forgotten, and an end that comes later is let pass."""
+    scores = Scores(limit=1)
+    scores.begin(A)
+    scores.end(A, FAILED, 0)
+    scores.begin(B)
+    scores.end(A, FAILED, 0)
+    assert scores.of(A) == Score()
+    assert scores.of(B).in_flight == 1
+
+
+def test_a_shunned_peer_is_shunned_for_one_key_and_a_time() -> None:
+    """Shunning is for one piece of content, and ends."""
+    scores = Scores(limit=2)
+    scores.shun("k", A, until=10)
+    assert scores.is_shunned("k", A, 9)
+    assert not scores.is_shunned("k", A, 10)
+    assert not scores.is_shunned("other", A, 9)
+    assert not scores.is_shunned("k", B, 9)
+    for key in ("l", "m"):
+        scores.shun(key, A, until=10)
+    assert not scores.is_shunned("k", A, 9)

@@ -1,0 +1,105 @@
+"""The choice among peers, with a seeded randomness and a time of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.mirror.scores import Outcome, Result, Scores
+from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.routing.base import Peer
+
+A, B, C = (Peer(name, f"10.0.0.{number}", 5000) for number, name in enumerate("abc"))
+
+
+def shares(scores: Scores, rounds: int = 4000) -> dict[str, float]:
+    """Return how often each of three peers is picked first, as a share of all picks."""
+    random, picked = Random(7), Counter[str]()
+    for _ in range(rounds):
+        selector = WeightedSelector(key="k", scores=scores, random=random)
+        for peer in (A, B, C):
+            selector.offer(peer)
+        first = selector.pick(0.0)
+        assert first is not None
+        picked[first.id] += 1
+        selector.record(first, Outcome(Result.ABANDONED), 0.0)
+    return {name: picked[name] / rounds for name in "abc"}
+
+
+def test_equal_peers_get_equal_shares() -> None:
+    """Peers of whom nothing is known are picked equally often."""
+    assert all(abs(share - 1 / 3) < 0.03 for share in shares(Scores()).values())
+
+
+def test_faster_peers_get_more() -> None:
+    """A peer four times as slow gets a quarter of what each of the others gets."""
+    scores = Scores()
+    for _ in range(60):
+        for peer, latency in ((A, 0.01), (B, 0.01), (C, 0.04)):
+            scores.begin(peer)
+            scores.end(peer, Outcome(Result.OK, latency), 0.0)
+    share = shares(scores)
+    assert abs(share["c"] - 1 / 9) < 0.02
+    assert abs(share["a"] - share["b"]) < 0.04
+
+
+def test_busy_peers_get_less() -> None:
+    """A peer with three requests in flight gets a quarter of what each of the others gets."""
+    scores = Scores()
+    for _ in range(3):
+        scores.begin(C)
+    assert abs(shares(scores)["c"] - 1 / 9) < 0.02
+
+
+def test_failing_peers_get_little_but_not_nothing() -> None:
+    """After two failures a peer gets a sixteenth of its share: enough to find out that it is well again."""
+    scores = Scores()
+    for _ in range(2):
+        scores.begin(C)
+        scores.end(C, Outcome(Result.UNREACHABLE), 0.0)
+    assert abs(shares(scores)["c"] - 1 / 33) < 0.015
+
+
+@given(st.lists(st.sampled_from([A, B, C]), max_size=9), st.integers())
+def test_every_peer_offered_is_picked_once(offers: list[Peer], seed: int) -> None:
+    """Each peer comes out once, however often it was offered, and then nobody."""
+    selector = WeightedSelector(key="k", scores=Scores(), random=Random(seed))
+    for peer in offers:
+        selector.offer(peer)
+    picked = [selector.pick(0.0) for _ in set(offers)]
+    assert sorted(peer.id for peer in picked if peer) == sorted({peer.id for peer in offers})
+    assert selector.pick(0.0) is None
+
+
+def test_a_peer_offered_later_is_picked_later() -> None:
+    """A selector that ran dry gives out who is offered afterwards."""
+    selector = WeightedSelector(key="k", scores=Scores(), random=Random(1))
+    assert selector.pick(0.0) is None
+    selector.offer(A)
+    assert selector.pick(0.0) == A
+
+
+def test_shunned_peers_are_left_out_while_it_lasts() -> None:
+    """A peer that is shunned for this content is not picked until that is over."""
+    scores = Scores()
+    scores.shun("k", A, until=10.0)
+    selector = WeightedSelector(key="k", scores=scores, random=Random(1))
+    selector.offer(A)
+    assert selector.pick(9.0) is None
+    assert selector.pick(10.0) == A
+
+
+def test_the_choice_depends_on_the_given_randomness_only() -> None:
+    """The same seed gives the same order."""
+
+    def order(seed: int) -> list[Peer | None]:
+        selector = WeightedSelector(key="k", scores=Scores(), random=Random(seed))
+        for peer in (A, B, C):
+            selector.offer(peer)
+        return [selector.pick(0.0) for _ in range(3)]
+
+    assert order(3) == order(3)
+    assert len({tuple(order(seed)) for seed in range(20)}) > 1
