@@ -84,6 +84,6 @@ async def _ignore(_request: web.Request) -> None:
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = responses.SERVER
-    if request.raw_path.startswith("/v2"):
+    if origin_form(request.raw_path).startswith("/v2"):
         name, value = responses.API_VERSION
         response.headers[name] = value

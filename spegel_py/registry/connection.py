@@ -47,6 +47,7 @@ class Connection(RequestHandler):
             too_long = isinstance(exc, LineTooLong) or "headers" in text.lower()
             response = responses.error(RequestInvalid(f"not a request: {text}"), status=431 if too_long else status)
         response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp takes the request for HTTP/1.0, and says nothing
         return response
 
     async def hang_up(self) -> None:

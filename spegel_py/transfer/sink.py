@@ -37,6 +37,10 @@ class ResponseSink:
         self._sent += len(data)
 
     def _drop(self) -> None:
-        """Cut the connection off: a close would wait for ever for the client to take what is queued."""
+        """Close without waiting for the client to take what is queued here.
+
+        The kernel still delivers what it has, with a FIN behind it: a runtime that was only stopped for a while sees
+        a short body, and resumes.
+        """
         if self._request.transport is not None:
             self._request.transport.abort()

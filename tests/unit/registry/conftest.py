@@ -1,0 +1,101 @@
+"""Registries over real sockets, alone and two together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+
+from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.scores import Scores
+from spegel_py.registry.app import create_app
+from spegel_py.registry.server import serve
+from spegel_py.routing.base import Peer
+from spegel_py.routing.memory import MemoryNetwork
+from spegel_py.store.memory import MemoryStore
+from spegel_py.telemetry.metrics import Metrics
+from spegel_py.transfer.base import Deadlines
+from spegel_py.transfer.client import HTTPUpstream
+from spegel_py.transfer.sender import Sender
+from tests.unit.registry.raw import RawClient
+
+QUICK = Deadlines(connect=0.3, first_byte=0.3, stall=0.3, resolve=0.05, manifest=1.0, blob=2.0)
+
+
+@dataclass
+class Node:
+    """A registry in this process, with all that is behind it."""
+
+    peer: Peer
+    port: int
+    store: Any
+    metrics: Metrics
+    network: MemoryNetwork
+    clients: list[RawClient] = field(default_factory=list)
+
+    async def client(self) -> RawClient:
+        """Return a new raw connection to it."""
+        client = await RawClient.connect(self.port)
+        self.clients.append(client)
+        return client
+
+    def samples(self, name: str) -> dict[tuple[str, ...], float]:
+        """Return the values of a metric that are not zero, by their label values."""
+        return {
+            tuple(sample.labels.values()): sample.value
+            for metric in self.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == name and sample.value
+        }
+
+
+NodeFactory = Callable[..., AbstractAsyncContextManager[Node]]
+
+
+@pytest.fixture
+def network() -> MemoryNetwork:
+    return MemoryNetwork()
+
+
+@pytest.fixture
+def start(network: MemoryNetwork) -> NodeFactory:
+    """Return a context manager that runs a node; keywords go to create_app."""
+
+    @asynccontextmanager
+    async def run(
+        name: str = "node", *, store: Any = None, reason: str | None = None, drain: float = 0.2, **options: Any
+    ) -> AsyncIterator[Node]:
+        async def ready() -> str | None:
+            return reason
+
+        store, metrics, me = store or MemoryStore(), Metrics(), Peer(name, "127.0.0.1", 1)
+        with Sender(threads=2) as sender:
+            async with HTTPUpstream(deadlines=QUICK) as upstream:
+                mirror = Mirror(
+                    router=network.join(me),
+                    upstream=upstream,
+                    metrics=metrics,
+                    deadlines=QUICK,
+                    scores=Scores(),
+                    random=Random(1),
+                )
+                app = create_app(store=store, sender=sender, mirror=mirror, metrics=metrics, ready=ready, **options)
+                async with serve(app, "127.0.0.1:0", drain=drain) as port:
+                    node = Node(Peer(name, "127.0.0.1", port), port, store, metrics, network)
+                    try:
+                        yield node
+                    finally:
+                        for client in node.clients:
+                            client.close()
+
+    return run
+
+
+@pytest.fixture
+async def node(start: NodeFactory) -> AsyncIterator[Node]:
+    async with start() as running:
+        yield running
