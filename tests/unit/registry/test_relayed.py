@@ -1,0 +1,211 @@
+"""Two nodes in one process: the second has nothing, and answers with what the first has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import OCI_MANIFEST
+from spegel_py.store.memory import MemoryStore
+from tests.unit.mirror.peers import FakePeer
+from tests.unit.registry.conftest import Node, NodeFactory
+
+LARGE = bytes(range(251)) * 40_000
+SMALL = b"small" * 100
+MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+TAG = "/v2/app/manifests/v1?ns=r.io"
+
+
+@dataclass
+class Pair:
+    """A node that has content and one that has none."""
+
+    a: Node
+    b: Node
+
+    async def hold(self, data: bytes, *names: str) -> Digest:
+        """Put content into A's store, and advertise it."""
+        digest = self.a.store.add(data, *names)
+        await self.a.network.join(self.a.peer).advertise([*self.a.store.keys])
+        return Digest.parse(str(digest))
+
+
+@pytest.fixture
+async def pair(start: NodeFactory) -> AsyncIterator[Pair]:
+    async with start("a") as a, start("b") as b:
+        yield Pair(a, b)
+
+
+def blob(digest: Digest) -> str:
+    return f"/v2/app/blobs/{digest}?ns=r.io"
+
+
+@pytest.mark.parametrize("data", [LARGE, SMALL], ids=["large", "small"])
+async def test_a_blob_is_relayed(pair: Pair, data: bytes) -> None:
+    """B answers with A's bytes and says whose they are; nothing is kept at B."""
+    digest = await pair.hold(data)
+    answer = await (await pair.b.client()).ask("GET", blob(digest))
+    assert (answer.status, answer.body) == (200, data)
+    assert answer.headers["x-spegel-peer"] == "a"
+    assert answer.headers["docker-content-digest"] == str(digest)
+    assert pair.b.store.keys == frozenset()
+    assert pair.b.samples("spegel_mirror_requests_total") == {("r.io", "hit"): 1}
+    assert pair.b.samples("spegel_served_bytes_total") == {("peer",): len(data)}
+    assert pair.b.samples("spegel_peer_attempts_total") == {("ok",): 1}
+    assert pair.b.samples("spegel_mirror_last_success_timestamp_seconds")
+    assert pair.b.samples("spegel_resolve_duration_seconds_count") == {("libp2p",): 1}
+
+
+async def test_a_peers_request_is_counted_at_its_own_node(pair: Pair) -> None:
+    """A counts the bytes it sent, but neither a hit nor a miss: it was not its client that pulled."""
+    digest = await pair.hold(SMALL)
+    await (await pair.b.client()).ask("GET", blob(digest))
+    assert pair.a.samples("spegel_served_bytes_total") == {("local",): len(SMALL)}
+    assert pair.a.samples("spegel_mirror_requests_total") == {}
+
+
+async def test_an_image_is_pulled_as_containerd_does(pair: Pair) -> None:
+    """HEAD of the tag, GET of the manifest by digest, GET of the blobs: all from A, with the same headers as from A."""
+    layer = await pair.hold(LARGE)
+    await pair.hold(MANIFEST, "r.io/app:v1")
+    here, there = await pair.b.client(), await pair.a.client()
+    for method, target in (
+        ("HEAD", TAG),
+        ("GET", TAG),
+        ("GET", f"/v2/app/manifests/{Digest.of(MANIFEST)}?ns=r.io"),
+        ("HEAD", blob(layer)),
+        ("GET", blob(layer)),
+    ):
+        relayed, direct = await here.ask(method, target), await there.ask(method, target)
+        assert relayed.headers.pop("x-spegel-peer") == "a"
+        assert relayed.headers | {"date": ""} == direct.headers | {"date": ""}
+        assert (relayed.status, relayed.body) == (direct.status, direct.body) == (200, direct.body)
+
+
+async def test_a_range_is_relayed(pair: Pair) -> None:
+    """B answers a range with A's 206."""
+    digest = await pair.hold(LARGE)
+    answer = await (await pair.b.client()).ask("GET", blob(digest), "Range: bytes=1000-")
+    assert (answer.status, answer.body) == (206, LARGE[1000:])
+    assert answer.headers["content-range"] == f"bytes 1000-{len(LARGE) - 1}/{len(LARGE)}"
+
+
+async def test_a_range_outside_is_told_through_the_relay(pair: Pair) -> None:
+    """A range beyond the end of what A has is B's 416, with the size."""
+    digest = await pair.hold(LARGE)
+    answer = await (await pair.b.client()).ask("GET", blob(digest), f"Range: bytes={len(LARGE)}-")
+    assert answer.status == 416
+    assert answer.headers["content-range"] == f"bytes */{len(LARGE)}"
+
+
+async def test_a_mirrored_request_goes_no_further(pair: Pair) -> None:
+    """A request from a peer is answered from local content only: one hop at most."""
+    digest = await pair.hold(SMALL)
+    answer = await (await pair.b.client()).ask("GET", blob(digest), "X-Spegel-Mirrored: true")
+    assert answer.status == 404
+    assert pair.b.samples("spegel_peer_attempts_total") == {}
+
+
+async def test_a_store_that_is_away_is_helped_out_by_peers(pair: Pair) -> None:
+    """When B's daemon is down B still answers from A."""
+    digest = await pair.hold(SMALL)
+    pair.b.store.leave()
+    assert (await (await pair.b.client()).ask("GET", blob(digest))).body == SMALL
+
+
+async def test_a_stale_record_is_a_404_with_its_attempt(pair: Pair) -> None:
+    """A record of content that A no longer has costs one attempt, and the runtime goes upstream."""
+    digest = await pair.hold(SMALL)
+    pair.a.store.remove(digest)
+    answer = await (await pair.b.client()).ask("GET", blob(digest))
+    assert (answer.status, answer.error["detail"]) == (404, {"attempts": 1})
+    assert pair.b.samples("spegel_mirror_misses_total") == {("failed",): 1}
+    assert pair.b.samples("spegel_peer_attempts_total") == {("not_found",): 1}
+
+
+async def test_credentials_are_passed_to_nobody_who_did_not_set_them(pair: Pair) -> None:
+    """What a client sends as Authorization stays at this node."""
+    fake = FakePeer(SMALL)
+    async with fake.serve("c") as peer:
+        await pair.b.network.join(peer).advertise([str(Digest.of(SMALL))])
+        client = await pair.b.client()
+        await client.ask("GET", blob(Digest.of(SMALL)), "Authorization: Basic abc", "Cookie: a=b")
+    [(_, fields)] = fake.requests
+    assert "authorization" not in fields
+    assert "cookie" not in fields
+
+
+async def test_a_relay_that_cannot_go_on_ends_with_a_fin(pair: Pair) -> None:
+    """When no peer is left in mid-body the client gets a true beginning and a FIN, even if it has sent more itself."""
+    digest = Digest.of(LARGE)
+    async with FakePeer(LARGE, cut_at=5_000_000).serve("c") as peer:
+        await pair.b.network.join(peer).advertise([str(digest)])
+        client = await pair.b.client()
+        client.writer.write(f"GET {blob(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+        answer = await client.read()
+        client.writer.write(b"x" * 100_000)
+        assert await client.end() == b""
+    assert answer.headers["content-length"] == str(len(LARGE))
+    assert 0 < len(answer.body) <= 5_000_000
+    assert LARGE.startswith(answer.body)
+    assert pair.b.samples("spegel_mirror_requests_total") == {("r.io", "miss"): 1}
+    assert pair.b.samples("spegel_mirror_misses_total") == {("cut",): 1}
+
+
+async def test_a_runtime_resumes_a_cut_pull_and_is_sent_upstream(pair: Pair) -> None:
+    """After a cut the runtime asks for the rest: A goes on if it can, else 404 sends that range upstream."""
+    digest = Digest.of(LARGE)
+    async with FakePeer(LARGE, cut_at=5_000_000).serve("c") as peer:
+        await pair.b.network.join(peer).advertise([str(digest)])
+        first = await (await pair.b.client()).ask("GET", blob(digest))
+        rest = f"Range: bytes={len(first.body)}-"
+        assert (await (await pair.b.client()).ask("GET", blob(digest), rest)).status == 404
+        await pair.hold(LARGE)
+        second = await (await pair.b.client()).ask("GET", blob(digest), rest)
+    assert second.status == 206
+    assert first.body + second.body == LARGE
+
+
+async def test_a_client_that_leaves_stops_the_peer(pair: Pair) -> None:
+    """When the client leaves in mid-body the peer is hung up on at once, and is not blamed."""
+    digest, started = Digest.of(LARGE), asyncio.Event()
+    fake = FakePeer(LARGE, cut_at=5_000_000, ending="stall", on_body=started.set)
+    async with fake.serve("c") as peer:
+        await pair.b.network.join(peer).advertise([str(digest)])
+        client = await pair.b.client()
+        client.writer.write(f"GET {blob(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await client.reader.readexactly(1000)
+        client.close()
+        await asyncio.wait_for(fake.hung_up.wait(), 0.25)
+    assert pair.b.samples("spegel_peer_attempts_total") == {("abandoned",): 1}
+    assert pair.b.samples("spegel_mirror_misses_total") == {("client_gone",): 1}
+
+
+async def test_many_clients_at_once(pair: Pair) -> None:
+    """Twenty pulls at the same time through one node all get their bytes."""
+    digests = [await pair.hold(LARGE + bytes([number])) for number in range(4)]
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{pair.b.port}") as session:
+
+        async def pull(digest: Digest) -> Digest:
+            async with session.get(blob(digest)) as response:
+                return Digest.of(await response.read())
+
+        assert await asyncio.gather(*[pull(digest) for digest in digests * 5]) == digests * 5
+
+
+async def test_a_node_without_a_mirror_is_a_plain_registry(start: NodeFactory) -> None:
+    """The metrics of hits tell local answers too."""
+    store = MemoryStore()
+    digest = store.add(SMALL)
+    async with start(store=store) as node:
+        assert (await (await node.client()).ask("GET", blob(digest))).body == SMALL
+        assert node.samples("spegel_mirror_requests_total") == {("r.io", "hit"): 1}
+        assert node.samples("spegel_served_bytes_total") == {("local",): len(SMALL)}
+        assert node.samples("spegel_mirror_last_success_timestamp_seconds") == {}
