@@ -57,9 +57,10 @@ class FileBlobs:
     async def open(self, digest: Digest) -> AsyncIterator[Content]:
         try:
             fd = await open_file(self._root, "blobs", digest.algorithm, digest.hex)
-        except ContentNotFound:
-            self._check_here()
-            raise
+        except StoreUnavailable as error:
+            if self._root.exists() or not self._root.parent.is_dir():
+                raise
+            raise ContentNotFound(f"no content {digest}: containerd holds none yet") from error
         try:
             yield FileContent(fd, os.fstat(fd).st_size)
         finally:
@@ -94,8 +95,8 @@ class FileBlobs:
         return frozenset(digest for digest in digests if (blobs / digest.algorithm / digest.hex).is_file())
 
     def _check_here(self) -> None:
-        """Raise StoreUnavailable where the folder is no content store now: a mount that went away is empty."""
-        if not any((self._root / name).is_dir() for name in ("blobs", "ingest")):
+        """Raise StoreUnavailable where containerd's folder is away; 2.1 makes the content's with the first blob."""
+        if not self._root.parent.is_dir():
             raise StoreUnavailable(f"the content path {self._root} is not there")
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from spegel_py.errors import ConfigError
 
+_METADATA = "io.containerd.metadata.v1.bolt"
+"""The folder that every containerd makes, at its first start, beside its content."""
+
 
 def check_socket(socket: Path) -> None:
     """Raise ConfigError unless `socket` is a Unix socket that may be connected to."""
@@ -25,13 +28,17 @@ def check_socket(socket: Path) -> None:
 
 
 def check_content_path(content_path: Path | None) -> None:
-    """Raise ConfigError unless `content_path` is containerd's content store; None, not mounted, is right too."""
-    if content_path is None:
+    """Raise ConfigError unless `content_path` is containerd's content store; None, not mounted, is right too.
+
+    A daemon that never pulled has nothing there: an empty folder is right, and none in a folder of containerd's.
+    """
+    if content_path is None or (not content_path.exists() and (content_path.parent / _METADATA).is_dir()):
         return
     advice = "mount containerd's io.containerd.content.v1.content there, or set it empty to read over the socket"
     if not content_path.is_dir():
         raise ConfigError(f"the content path {content_path} is not a folder; {advice}")
     if not os.access(content_path, os.R_OK | os.X_OK):
         raise ConfigError(f"the content path {content_path} cannot be read by user {os.geteuid()}; run as root")
-    if not any((content_path / name).is_dir() for name in ("blobs", "ingest")):
+    names = {path.name for path in content_path.iterdir()}
+    if names and not names & {"blobs", "ingest"}:
         raise ConfigError(f"the content path {content_path} holds neither blobs nor ingest; {advice}")

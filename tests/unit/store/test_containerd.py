@@ -173,16 +173,19 @@ async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) ->
 
 
 async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> None:
-    """An empty mount point is not a store without content."""
-    blobs = FileBlobs(content_path=tmp_path)
+    """With all of containerd's folder; the content's alone is made with the first blob."""
+    blobs = FileBlobs(content_path=tmp_path / "containerd" / "content")
     with pytest.raises(StoreUnavailable):
         await blobs.stat(Digest.of(b""))
     with pytest.raises(StoreUnavailable):
         await blobs.all()
-    (tmp_path / "ingest").mkdir()
-    with pytest.raises(ContentNotFound):
-        await blobs.stat(Digest.of(b""))
-    assert await blobs.all() == frozenset()
+    with pytest.raises(StoreUnavailable):
+        await blobs.present([Digest.of(b"")])
+    for folder in (tmp_path / "containerd", tmp_path / "containerd" / "content"):
+        folder.mkdir()
+        with pytest.raises(ContentNotFound):
+            await blobs.stat(Digest.of(b""))
+        assert await blobs.all() == await blobs.present([Digest.of(b"")]) == frozenset()
 
 
 def test_a_socket_that_is_none_is_a_config_error(tmp_path: Path) -> None:
@@ -211,6 +214,8 @@ def test_a_content_path_that_is_none_is_a_config_error(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
     (tmp_path / "ingest").mkdir()
     check_content_path(tmp_path)
+    (tmp_path / "io.containerd.metadata.v1.bolt").mkdir()
+    check_content_path(tmp_path / "not yet")
     check_content_path(None)
 
 
