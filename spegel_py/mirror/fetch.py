@@ -23,7 +23,10 @@ PEERS = 8
 
 
 class Mirror:
-    """Fetches from peers what this node does not hold. `router_name` is a label of the metrics."""
+    """Fetches from peers what this node does not hold, at most `peers` of them for one pull.
+
+    `router_name` is a label of the metrics.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Mirror:
         deadlines: Deadlines,
         scores: Scores,
         random: Random,
+        peers: int = PEERS,
         router_name: str = "libp2p",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -43,6 +47,7 @@ class Mirror:
         self._deadlines = deadlines
         self._scores = scores
         self._random = random
+        self._peers = peers
         self._router_name = router_name
         self._clock = clock
 
@@ -68,7 +73,7 @@ class Mirror:
         candidates = Candidates(
             router=self._router,
             key=pull.key,
-            limit=PEERS,
+            limit=self._peers,
             selector=selector,
             wait=self._deadlines.resolve,
             clock=self._clock,

@@ -5,7 +5,8 @@ Every label has few values: a registry is named only when it was valid, and at m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter as TagCounter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -135,6 +136,14 @@ class Metrics:
     def dropped_frames(self, reason: str, count: int = 1) -> None:
         """Count announcements not taken; `reason` must be one of a few."""
         self._dropped_frames.labels(reason).inc(count)
+
+    def advertised(self, keys: Collection[str]) -> None:
+        """Show what is advertised now: tags by registry, content by its digest (which belongs to no registry)."""
+        tags = TagCounter(self.label(key.partition("/")[0]) for key in keys if "/" in key)
+        self.advertised_tags.clear()
+        for registry, count in tags.items():
+            self.advertised_tags.labels(registry).set(count)
+        self.advertised_content.labels("").set(len(keys) - tags.total())
 
     def answered(self, *, handler: str, method: str, code: int, seconds: float, size: int) -> None:
         """Count one HTTP answer; the method is one of GET, HEAD and other."""

@@ -1,0 +1,167 @@
+"""The settings of `spegel-py registry`: the names, variables and meanings of Spegel's, and a few of our own."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from spegel_py import settings
+from spegel_py.errors import ConfigError
+from spegel_py.settings import Setting
+from spegel_py.telemetry.logging import LEVELS, LogFormat
+
+CONTENT_PATH = Path("/var/lib/containerd/io.containerd.content.v1.content")
+BASIC_AUTH_DIR = Path("/etc/secrets/basic-auth")
+
+LOGGING = (
+    Setting("log_level", lambda given: str(given).upper(), "INFO", "least level that is logged", choices=LEVELS),
+    Setting(
+        "log_format",
+        settings.text,
+        "json",
+        "json for one object a line, console for people",
+        choices=("json", "console"),
+    ),
+)
+
+REGISTRY = (
+    *LOGGING,
+    Setting("registry_addr", settings.address, ":5000", "address of the registry that containerd and peers ask"),
+    Setting("router_addr", settings.address, ":5001", "address of the libp2p router"),
+    Setting("metrics_addr", settings.address, ":9090", "address of the metrics page"),
+    Setting(
+        "data_dir", settings.path, None, "folder for the identity (private.key); without one it changes with each start"
+    ),
+    Setting("containerd_sock", settings.path, Path("/run/containerd/containerd.sock"), "containerd's socket"),
+    Setting("containerd_namespace", settings.text, "k8s.io", "containerd namespace whose images are shared"),
+    Setting(
+        "containerd_content_path",
+        settings.path,
+        CONTENT_PATH,
+        "containerd's content store; empty if it is not mounted: blobs are then read through the socket",
+    ),
+    Setting("oci_layout", settings.path, None, "serve this OCI image-layout folder instead of containerd"),
+    Setting(
+        "bootstrap_kind", settings.text, "static", "where first peers come from", choices=("dns", "http", "static")
+    ),
+    Setting(
+        "static_bootstrap_peers", settings.texts, (), "multiaddrs of first peers, with or without /p2p/<id>", many=True
+    ),
+    Setting("dns_bootstrap_domain", settings.text, "", "name whose A and AAAA records are first peers"),
+    Setting("http_bootstrap_addr", settings.text, "", "address that serves /id to other nodes"),
+    Setting("http_bootstrap_url", settings.text, "", "URL of another node's /id"),
+    Setting("http_bootstrap_peer", settings.text, "", "older name of http-bootstrap-url"),
+    Setting("http_bootstrap_cert_dir", settings.path, None, "folder with ca.crt, tls.crt and tls.key for that URL"),
+    Setting("mirrored_registries", settings.texts, (), "registries that are mirrored; none means all", many=True),
+    Setting(
+        "registry_filters",
+        settings.patterns,
+        (),
+        "regular expressions over registry/repository[:tag]; what one is found in is not mirrored",
+        many=True,
+    ),
+    Setting(
+        "mirror_resolve_timeout",
+        settings.seconds(0.001, 60),
+        0.1,
+        "longest wait for a peer to be found; a lookup over the network takes 6 ms, so this only matters when it hangs",
+    ),
+    Setting("mirror_resolve_retries", settings.integer(1, 64), 8, "peers tried for one request at most"),
+    Setting(
+        "announce_interval",
+        settings.seconds(0.5, 600),
+        4.0,
+        "time between announcements; a peer not heard from for twice as long is not offered any more",
+    ),
+    Setting(
+        "mesh_limit",
+        settings.integer(0, 100_000),
+        128,
+        "cluster size up to which every node tells every other all it holds; above, a key goes to its closest peers",
+    ),
+    Setting("replication", settings.integer(1, 100), 20, "closest peers that are told a key above the mesh limit"),
+    Setting("debug_web_enabled", settings.boolean, True, "accepted for Spegel's sake; there is no debug page yet"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings of a node, parsed. Times are in seconds, paths None when empty."""
+
+    log_level: str
+    log_format: LogFormat
+    registry_addr: str
+    router_addr: str
+    metrics_addr: str
+    data_dir: Path | None
+    containerd_sock: Path
+    containerd_namespace: str
+    containerd_content_path: Path | None
+    oci_layout: Path | None
+    bootstrap_kind: str
+    static_bootstrap_peers: tuple[str, ...]
+    dns_bootstrap_domain: str
+    http_bootstrap_addr: str
+    http_bootstrap_url: str
+    http_bootstrap_peer: str
+    http_bootstrap_cert_dir: Path | None
+    mirrored_registries: tuple[str, ...]
+    registry_filters: tuple[re.Pattern[str], ...]
+    mirror_resolve_timeout: float
+    mirror_resolve_retries: int
+    announce_interval: float
+    mesh_limit: int
+    replication: int
+    debug_web_enabled: bool
+
+    @classmethod
+    def load(cls, *, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> Config:
+        """Return the settings from flags, environment and file; ConfigError names what is wrong."""
+        values = settings.resolve(REGISTRY, flags=flags, environment=environment, file=file)
+        config = cls(**values)
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Raise ConfigError for settings that are right each for itself but not together."""
+        if self.bootstrap_kind == "dns" and not self.dns_bootstrap_domain:
+            raise ConfigError("--bootstrap-kind dns needs --dns-bootstrap-domain")
+        if self.bootstrap_kind == "http" and not (self.bootstrap_url or self.http_bootstrap_addr):
+            raise ConfigError("--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be asked")
+        for setting, value in (("registry-addr", self.registry_addr), ("router-addr", self.router_addr)):
+            if value.endswith(":0"):
+                raise ConfigError(f"--{setting}: port 0 cannot be told to peers; give a fixed port")
+
+    @property
+    def bootstrap_url(self) -> str:
+        return self.http_bootstrap_url or self.http_bootstrap_peer
+
+    @property
+    def filters(self) -> tuple[re.Pattern[str], ...]:
+        """What is not mirrored, as one kind of rule: a name in which one of these is found."""
+        if not self.mirrored_registries:
+            return self.registry_filters
+        hosts = (urlsplit(each).netloc if "://" in each else each for each in self.mirrored_registries)
+        listed = "|".join(re.escape(host) for host in hosts)
+        return (*self.registry_filters, re.compile(rf"^(?!(?:{listed})/)[^/]*[.:][^/]*/"))
+
+
+def read_credentials(folder: Path = BASIC_AUTH_DIR) -> tuple[str, str] | None:
+    """Return user name and password from the two files Spegel's chart mounts, or None where there are none."""
+    username, password = folder / "username", folder / "password"
+    if not username.exists() and not password.exists():
+        return None
+    try:
+        return username.read_text().strip(), password.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"{folder} must hold a username and a password that can be read: {error}") from error
+
+
+def from_environment() -> Mapping[str, str]:
+    """Return the process's environment."""
+    return os.environ

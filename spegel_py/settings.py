@@ -1,0 +1,243 @@
+"""How settings are read: one table of settings, filled from flag > environment > file > default.
+
+Every setting has one name; its flag is `--name`, its environment variable `NAME`, its YAML key `name` (or nested:
+`health: {interval: 10s}` is `health_interval`). Whatever is unknown or malformed is named where it stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from spegel_py.errors import ConfigError
+
+Parse = Callable[[Any], Any]
+"""Returns a setting's value from text (flag, environment) or a YAML value; ValueError saying what it should be."""
+
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TRUE, _FALSE = ("true", "1", "t", "yes", "on"), ("false", "0", "f", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its name (snake case), how it is read, its default and what it means."""
+
+    name: str
+    parse: Parse
+    default: Any
+    help: str
+    many: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return self.name.upper()
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are ConfigErrors: one line, no usage dump."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
+    """Give the parser a flag for each setting; values stay text until `resolve`."""
+    for setting in settings:
+        text = f"{setting.help} (default: {_shown(setting.default)}; env {setting.variable})".replace("%", "%%")
+        if setting.many:
+            parser.add_argument(setting.flag, dest=setting.name, nargs="*", help=text, metavar="VALUE")
+        elif setting.parse is boolean:
+            parser.add_argument(setting.flag, dest=setting.name, nargs="?", const="true", help=text, metavar="BOOL")
+        else:
+            parser.add_argument(setting.flag, dest=setting.name, help=text, metavar="VALUE")
+
+
+def resolve(
+    settings: Sequence[Setting],
+    *,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: Path | None,
+) -> dict[str, Any]:
+    """Return every setting's value by name. Raises ConfigError naming the flag, variable or key at fault."""
+    keys = _read(file, {setting.name for setting in settings}) if file else {}
+    return {setting.name: _value(setting, flags, environment, keys, file) for setting in settings}
+
+
+def _value(
+    setting: Setting,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    keys: Mapping[str, Any],
+    file: Path | None,
+) -> Any:
+    if (given := flags.get(setting.name)) is not None:
+        return _parsed(setting, given, f"{setting.flag}")
+    if given := environment.get(setting.variable):
+        return _parsed(setting, given, f"environment variable {setting.variable}")
+    if (given := keys.get(setting.name)) is not None:
+        return _parsed(setting, given, f"{file}: {setting.name}")
+    return setting.default
+
+
+def _parsed(setting: Setting, given: Any, where: str) -> Any:
+    try:
+        value = setting.parse(given)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if setting.choices and value not in setting.choices:
+        raise ConfigError(f"{where}: {given!r} is not one of {', '.join(setting.choices)}")
+    return value
+
+
+def _read(file: Path, known: set[str]) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"--config: {file} holds no mapping of settings")
+    flat: dict[str, Any] = {}
+    _flatten(data, "", "", known, flat, file)
+    return flat
+
+
+def _flatten(
+    data: Mapping[Any, Any], prefix: str, path: str, known: set[str], flat: dict[str, Any], file: Path
+) -> None:
+    for key, value in data.items():
+        name, where = f"{prefix}{key}", f"{path}{key}"
+        if name in known:
+            if name in flat:
+                raise ConfigError(f"--config: {file}: {where} is given twice")
+            flat[name] = value
+        elif isinstance(value, dict) and any(each.startswith(f"{name}_") for each in known):
+            _flatten(value, f"{name}_", f"{where}.", known, flat, file)
+        else:
+            raise ConfigError(f"--config: {file}: unknown key {where}{_hint(name, known)}")
+
+
+def _hint(name: str, known: set[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "" or value == ():
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# How values are read
+
+
+def text(given: Any) -> str:
+    """Any text."""
+    if isinstance(given, (dict, list)):
+        raise ValueError(f"{given!r} should be text")
+    return str(given)
+
+
+def boolean(given: Any) -> bool:
+    """true or false."""
+    if isinstance(given, bool):
+        return given
+    if str(given).lower() in _TRUE:
+        return True
+    if str(given).lower() in _FALSE:
+        return False
+    raise ValueError(f"{given!r} should be true or false")
+
+
+def duration(given: Any) -> float:
+    """A duration as Go writes it (20ms, 1m30s) in seconds."""
+    written = str(given).strip()
+    parts = _DURATION_PART.findall(written)
+    if not parts or "".join(number + unit for number, unit in parts) != written:
+        raise ValueError(f"{given!r} should be a duration such as 20ms, 5s or 1m30s")
+    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def integer(low: int, high: int) -> Parse:
+    """A whole number within bounds."""
+
+    def parse(given: Any) -> int:
+        try:
+            number = int(str(given))
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise ValueError(f"{given!r} should be a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Parse:
+    """A duration within bounds, in seconds."""
+
+    def parse(given: Any) -> float:
+        value = duration(given)
+        if not low <= value <= high:
+            raise ValueError(f"{given!r} should lie between {low:g}s and {high:g}s")
+        return value
+
+    return parse
+
+
+def path(given: Any) -> Path | None:
+    """A path; empty for none."""
+    return Path(text(given)) if text(given) else None
+
+
+def texts(given: Any) -> tuple[str, ...]:
+    """Several values: separate arguments, or one text with commas."""
+    items = given if isinstance(given, list) else [given]
+    return tuple(part.strip() for item in items for part in text(item).split(",") if part.strip())
+
+
+def patterns(given: Any) -> tuple[re.Pattern[str], ...]:
+    """Regular expressions: separate arguments, or a YAML list; a comma is part of the expression."""
+    items = given if isinstance(given, list) else [given]
+    found = []
+    for item in items:
+        try:
+            found.append(re.compile(text(item)))
+        except re.error as error:
+            raise ValueError(f"{item!r} is not a regular expression: {error}") from error
+    return tuple(found)
+
+
+def address(given: Any) -> str:
+    """host:port or :port to listen on; the host is an IP literal."""
+    import ipaddress
+
+    written = text(given)
+    host, colon, port = written.rpartition(":")
+    valid = bool(colon) and port.isascii() and port.isdigit() and 0 <= int(port) <= 65535
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        valid = valid and (not bare or ((":" in bare) == (bare != host) and bool(ipaddress.ip_address(bare))))
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{written!r} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000")
+    return written
