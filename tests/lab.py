@@ -1,0 +1,250 @@
+"""A cluster in a box: nodes with a real containerd each, and a real registry, in network namespaces of their own.
+
+It needs root and the packages containerd, docker-registry, skopeo, runc and iproute2; no systemd, no Docker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import spegel_py
+from spegel_py.oci.build import Image
+from tests import images
+from tests.containerd import Daemon
+from tests.cri.client import Cri
+from tests.namespaces import Namespace, network
+from tests.processes import Process, run, until
+
+REGISTRY = "10.99.1.250:5000"
+"""The registry's host and port, as they stand in references: `10.99.1.250:5000/test/app:1`."""
+
+_REGISTRY_CONFIG = """\
+version: 0.1
+log: {{level: info, accesslog: {{disabled: false}}}}
+storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
+http: {{addr: '{address}'}}
+"""
+
+_ACCESS = re.compile(r'^(\S+) - \S* \[[^\]]*\] "(\w+) (\S+) HTTP/[\d.]+" (\d+) (\d+)', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One line of the registry's access log."""
+
+    client: str
+    method: str
+    path: str
+    status: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer, read whole; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Registry:
+    """A docker-registry, which notes every request."""
+
+    def __init__(self, *, folder: Path, namespace: Namespace) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.namespace = namespace
+        config = folder / "config.yml"
+        config.write_text(_REGISTRY_CONFIG.format(folder=folder, address=REGISTRY))
+        self.process = Process(
+            command=[*namespace.prefix, "docker-registry", "serve", str(config)], log=folder / "registry.log"
+        )
+        self._seen = 0
+
+    async def start(self) -> None:
+        """Start it, with what it held before."""
+        await self.process.start(lambda: _answers(self.namespace, 5000, "/v2/"))
+        self.forget()
+
+    async def stop(self) -> None:
+        """End it: connections are refused from now on."""
+        await self.process.end()
+
+    async def push(self, reference: str, image: Image, *, is_docker: bool = False) -> None:
+        """Push an image under its full reference, as Docker schema 2 if asked for; no request of it is noted."""
+        with tempfile.TemporaryDirectory() as folder:
+            await asyncio.to_thread(images.write_layout, Path(folder) / "layout", {reference: image})
+            await run(
+                *self.namespace.prefix,
+                *("skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false"),
+                *(("--format", "v2s2") if is_docker else ()),
+                f"oci:{folder}/layout:{reference}",
+                f"docker://{reference}",
+            )
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin a new page: `requests` counts from here."""
+        self._seen = len(self.process.output)
+
+    def requests(self, method: str | None = None) -> list[Request]:
+        """Return what was asked of it since the last `forget`, in the order in which the answers ended."""
+        found = [
+            Request(client, verb, path, int(status), int(size))
+            for client, verb, path, status, size in _ACCESS.findall(self.process.output[self._seen :])
+        ]
+        return [one for one in found if method is None or one.method == method]
+
+
+class Node:
+    """One machine: its containerd, and spegel-py beside it once it is started."""
+
+    def __init__(self, *, folder: Path, namespace: Namespace, bootstrap: str) -> None:
+        self.folder = folder
+        self.namespace = namespace
+        self.address = namespace.address
+        self.daemon = Daemon(folder=folder, prefix=namespace.prefix)
+        self.cri = Cri(socket=self.daemon.socket)
+        self._bootstrap = bootstrap
+        self.spegel: Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.address}>"
+
+    async def start_spegel(self, **flags: str | None) -> Process:
+        """Start spegel-py and wait until it is live; `flags` change its flags, as in log_level="DEBUG".
+
+        A flag that is None is left out. Its log is `node.spegel.output`.
+        """
+        given = self.flags() | flags
+        options = [
+            text
+            for name, value in given.items()
+            if value is not None
+            for text in (f"--{name.replace('_', '-')}", value)
+        ]
+        self.spegel = Process(
+            command=[*self.namespace.prefix, sys.executable, "-m", "spegel_py", "registry", *options],
+            log=self.folder / "spegel.log",
+            environment={"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)},
+        )
+        await self.spegel.start(lambda: _answers(self.namespace, 5000, "/livez"), deadline=30.0)
+        return self.spegel
+
+    def flags(self) -> dict[str, str | None]:
+        """Return the flags that `start_spegel` gives by itself."""
+        return {
+            "containerd_sock": str(self.daemon.socket),
+            "containerd_content_path": str(self.daemon.content_path),
+            "registry_addr": ":5000",
+            "router_addr": ":5001",
+            "metrics_addr": ":9090",
+            "bootstrap_kind": "static",
+            "static_bootstrap_peers": f"/ip4/{self._bootstrap}/tcp/5001",
+            "data_dir": str(self.folder / "data"),
+            "log_format": "json",
+        }
+
+    def write_hosts_toml(self, *, mirror: str | None, registry: str = REGISTRY, server: str | None = None) -> None:
+        """Let containerd ask `mirror` (a URL; None for no mirror) before `server`, by default the registry itself."""
+        folder = self.daemon.certs / registry
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f'server = "{server or f"http://{registry}"}"']
+        # containerd 1.6 refuses a file without a host table, even an empty one
+        lines += [f'[host."{mirror}"]', '  capabilities = ["pull", "resolve"]'] if mirror else ["[host]"]
+        (folder / "hosts.toml").write_text("\n".join(lines) + "\n")
+
+    async def ctr_pull(self, reference: str, *options: str, deadline: float = 120.0) -> str:
+        """Pull as people do; containerd asks the mirror of `write_hosts_toml`."""
+        hosts = ("--hosts-dir", str(self.daemon.certs))
+        return await self.daemon.ctr("images", "pull", *hosts, *options, reference, deadline=deadline)
+
+    async def get(
+        self,
+        path: str,
+        *,
+        port: int = 5000,
+        host: str | None = None,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        timeout: float = 10.0,
+    ) -> Response:
+        """Ask something over HTTP from this node, of itself unless `host` is given."""
+        return await _fetch(self.namespace, host or self.address, port, path, method, headers or {}, timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """The whole cluster."""
+
+    registry: Registry
+    nodes: list[Node]
+
+    def name(self, repository_and_tag: str) -> str:
+        """Return the full reference of e.g. `test/app:1` in the lab's registry."""
+        return f"{REGISTRY}/{repository_and_tag}"
+
+
+@asynccontextmanager
+async def start_lab(*, nodes: int = 2) -> AsyncIterator[Lab]:
+    """Start a registry and this many nodes, containerd running on each; everything is ended and removed at the end.
+
+    containerd pulls from the registry directly until `write_hosts_toml` says otherwise.
+    """
+    names = {f"n{number}": f"10.99.1.{number}" for number in range(1, nodes + 1)}
+    async with AsyncExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="lab-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        machines = await stack.enter_async_context(network({"reg": REGISTRY.partition(":")[0]} | names))
+        registry = Registry(folder=folder / "reg", namespace=machines["reg"])
+        stack.push_async_callback(registry.stop)
+        cluster = [Node(folder=folder / name, namespace=machines[name], bootstrap=names["n1"]) for name in names]
+        for node in cluster:
+            stack.push_async_callback(_end, node)
+            node.write_hosts_toml(mirror=None)
+        await asyncio.gather(registry.start(), *(node.daemon.start() for node in cluster))
+        yield Lab(registry, cluster)
+
+
+async def _end(node: Node) -> None:
+    if node.spegel:
+        await node.spegel.end()
+    await node.daemon.stop()
+
+
+async def _answers(namespace: Namespace, port: int, path: str) -> bool:
+    try:
+        return (await _fetch(namespace, namespace.address, port, path, "GET", {}, 2.0)).status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+async def _fetch(
+    namespace: Namespace, host: str, port: int, path: str, method: str, headers: dict[str, str], timeout: float
+) -> Response:
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    connection.sock = await namespace.connect(host, port, timeout=timeout)
+
+    def ask() -> Response:
+        try:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            fields = {name.lower(): value for name, value in answer.getheaders()}
+            return Response(answer.status, fields, answer.read())
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(ask)
+
+
+__all__ = ["REGISTRY", "Lab", "Node", "Registry", "Request", "Response", "start_lab", "until"]
