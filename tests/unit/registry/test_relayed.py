@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import aiohttp
@@ -142,21 +144,39 @@ async def test_credentials_are_passed_to_nobody_who_did_not_set_them(pair: Pair)
 
 
 async def test_a_relay_that_cannot_go_on_ends_with_a_fin(pair: Pair) -> None:
-    """When no peer is left in mid-body the client gets a true beginning and a FIN, even if it has sent more itself."""
+    """When no peer is left in mid-body the client gets a true beginning and a FIN."""
     digest = Digest.of(LARGE)
     async with FakePeer(LARGE, cut_at=5_000_000).serve("c") as peer:
         await pair.b.network.join(peer).advertise([str(digest)])
         client = await pair.b.client()
-        client.writer.write(f"GET {blob(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        client.writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
-        answer = await client.read()
-        client.writer.write(b"x" * 100_000)
+        answer = await client.ask("GET", blob(digest))
         assert await client.end() == b""
     assert answer.headers["content-length"] == str(len(LARGE))
     assert 0 < len(answer.body) <= 5_000_000
     assert LARGE.startswith(answer.body)
     assert pair.b.samples("spegel_mirror_requests_total") == {("r.io", "miss"): 1}
     assert pair.b.samples("spegel_mirror_misses_total") == {("cut",): 1}
+
+
+async def test_a_cut_relay_is_no_reset_even_if_the_client_goes_on_sending(pair: Pair) -> None:
+    """A client that sends while the connection is being ended, and reads only then, still sees bytes and a FIN."""
+    digest, loop = Digest.of(LARGE), asyncio.get_running_loop()
+    async with FakePeer(LARGE, cut_at=50_000).serve("c") as peer:
+        await pair.b.network.join(peer).advertise([str(digest)])
+        with closing(socket.create_connection(("127.0.0.1", pair.b.port))) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, f"GET {blob(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            async with asyncio.timeout(5):
+                while not pair.b.samples("spegel_mirror_misses_total"):
+                    await asyncio.sleep(0.01)
+            for _ in range(5):
+                await asyncio.sleep(0.01)
+                await loop.sock_sendall(client, b"x" * 1000)
+            await asyncio.sleep(0.01)
+            answer = b""
+            while piece := await loop.sock_recv(client, 65536):  # raises ConnectionResetError after an RST
+                answer += piece
+    assert LARGE.startswith(answer.partition(b"\r\n\r\n")[2])
 
 
 async def test_a_runtime_resumes_a_cut_pull_and_is_sent_upstream(pair: Pair) -> None:
