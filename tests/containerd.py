@@ -27,6 +27,8 @@ disabled_plugins = [{disabled}]
 [grpc]
   address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    discard_unpacked_layers = {discards}
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{folder}/certs.d"
 """
@@ -35,9 +37,14 @@ _DISABLED = [f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs"
 
 
 class Daemon:
-    """One containerd. `prefix` is put before every command, to run it in a network namespace."""
+    """One containerd. `prefix` is put before every command, to run it in a network namespace.
 
-    def __init__(self, *, folder: Path, has_cri: bool = True, prefix: Sequence[str] = ()) -> None:
+    Where it `discards_layers`, a pull through the CRI leaves only manifest and config, as some clouds set it.
+    """
+
+    def __init__(
+        self, *, folder: Path, has_cri: bool = True, discards_layers: bool = False, prefix: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.socket = folder / "c.sock"
         self.content_path = folder / "root" / "io.containerd.content.v1.content"
@@ -46,7 +53,12 @@ class Daemon:
         disabled = [*_DISABLED, *([] if has_cri else ["io.containerd.grpc.v1.cri"])]
         self.certs.mkdir(parents=True, exist_ok=True)
         (folder / "config.toml").write_text(
-            _CONFIG.format(folder=folder, socket=self.socket, disabled=", ".join(f'"{name}"' for name in disabled))
+            _CONFIG.format(
+                folder=folder,
+                socket=self.socket,
+                disabled=", ".join(f'"{name}"' for name in disabled),
+                discards=str(discards_layers).lower(),
+            )
         )
         self.process = Process(
             command=[*self._prefix, CONTAINERD, "--config", str(folder / "config.toml"), "--log-level", "debug"],

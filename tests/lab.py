@@ -109,11 +109,11 @@ class Registry:
 class Node:
     """One machine: its containerd, and spegel-py beside it once it is started."""
 
-    def __init__(self, *, folder: Path, namespace: Namespace, bootstrap: str) -> None:
+    def __init__(self, *, folder: Path, namespace: Namespace, bootstrap: str, discards_layers: bool = False) -> None:
         self.folder = folder
         self.namespace = namespace
         self.address = namespace.address
-        self.daemon = Daemon(folder=folder, prefix=namespace.prefix)
+        self.daemon = Daemon(folder=folder, prefix=namespace.prefix, discards_layers=discards_layers)
         self.cri = Cri(socket=self.daemon.socket)
         self._bootstrap = bootstrap
         self.spegel: Process | None = None
@@ -196,7 +196,7 @@ class Lab:
 
 
 @asynccontextmanager
-async def start_lab(*, nodes: int = 2) -> AsyncIterator[Lab]:
+async def start_lab(*, nodes: int = 2, discards_layers: bool = False) -> AsyncIterator[Lab]:
     """Start a registry and this many nodes, containerd running on each; everything is ended and removed at the end.
 
     containerd pulls from the registry directly until `write_hosts_toml` says otherwise.
@@ -208,7 +208,15 @@ async def start_lab(*, nodes: int = 2) -> AsyncIterator[Lab]:
         machines = await stack.enter_async_context(network({"reg": REGISTRY.partition(":")[0]} | names))
         registry = Registry(folder=folder / "reg", namespace=machines["reg"])
         stack.push_async_callback(registry.stop)
-        cluster = [Node(folder=folder / name, namespace=machines[name], bootstrap=names["n1"]) for name in names]
+        cluster = [
+            Node(
+                folder=folder / name,
+                namespace=machines[name],
+                bootstrap=names["n1"],
+                discards_layers=discards_layers,
+            )
+            for name in names
+        ]
         for node in cluster:
             stack.push_async_callback(_end, node)
             node.write_hosts_toml(mirror=None)

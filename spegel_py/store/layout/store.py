@@ -33,6 +33,7 @@ class LayoutStore:
         self.root = root
         self.verifier = Verifier(Verdicts(settle=settle))
         self._tags: Mapping[str, Digest] = {}
+        self._index_read: folder.Signature | None = None
         self._index_was_bad = False
 
     def __repr__(self) -> str:
@@ -62,8 +63,11 @@ class LayoutStore:
         """Return what index.json says, or said last while it cannot be read (somebody writes it in place)."""
         folder.identity(self.root)
         try:
-            self._tags = await asyncio.to_thread(folder.read_index, self.root)
-        except ContentNotFound:
+            signature = folder.Signature.of((self.root / folder.INDEX).lstat())
+            if signature != self._index_read:
+                self._tags = await asyncio.to_thread(folder.read_index, self.root)
+                self._index_read = signature
+        except (ContentNotFound, FileNotFoundError):
             self._tags = {}
         except (ValueError, RecursionError, StoreUnavailable) as error:
             if not self._index_was_bad:

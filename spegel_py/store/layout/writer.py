@@ -6,6 +6,7 @@ Everything here blocks: call it in a thread. Several processes may write into on
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -67,6 +68,14 @@ class LayoutWriter:
         """Say whether a blob of this name and size is there; it is not hashed."""
         try:
             return self.path(digest).lstat().st_size == size
+        except OSError:
+            return False
+
+    def verify(self, digest: Digest) -> bool:
+        """Say whether the blob is there and its content is right; it is hashed."""
+        try:
+            with self.path(digest).open("rb") as file:
+                return hashlib.file_digest(file, digest.algorithm).hexdigest() == digest.hex
         except OSError:
             return False
 

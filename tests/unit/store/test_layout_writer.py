@@ -57,6 +57,16 @@ def test_a_blob_is_resumed_where_it_stopped(writer: LayoutWriter) -> None:
     assert list((writer.root / "blobs" / ".partial").iterdir()) == []
 
 
+def test_a_blob_that_is_there_is_verified(writer: LayoutWriter) -> None:
+    """`has` looks at the size, `verify` at the bytes."""
+    assert not writer.verify(DIGEST)
+    writer.put(DATA)
+    assert writer.verify(DIGEST)
+    writer.path(DIGEST).write_bytes(DATA[::-1])
+    assert writer.has(DIGEST, len(DATA))
+    assert not writer.verify(DIGEST)
+
+
 def test_wrong_bytes_are_thrown_away(writer: LayoutWriter) -> None:
     """A mismatch leaves no blob and no part: the next attempt starts at byte 0."""
     with writer.begin(DIGEST) as blob:

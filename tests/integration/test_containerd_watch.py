@@ -1,0 +1,68 @@
+"""Following a containerd that really pulls, as Kubernetes has it pull."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
+from tests.contract.test_watcher import Listener, keys, listening
+from tests.images import image
+from tests.lab import Lab, Node, start_lab
+
+pytestmark = pytest.mark.root
+
+APP = image(layers=3, size=200_000, is_runnable=True)
+
+
+@asynccontextmanager
+async def following(node: Node, *, is_mounted: bool) -> AsyncIterator[Listener]:
+    async with Client(socket=node.daemon.socket) as client:
+        store = ContainerdStore(client=client, content_path=node.daemon.content_path if is_mounted else None)
+        async with listening(ContainerdWatcher(store=store)) as listener:
+            await listener.until(lambda: bool(listener.events))
+            yield listener
+
+
+@pytest.mark.parametrize("is_mounted", [True, False], ids=["path", "gRPC"])
+async def test_a_pull_is_told_at_once_and_its_removal_within_two_seconds(lab: Lab, is_mounted: bool) -> None:
+    """One CRI pull makes three names and one tag key; removing the image withdraws it all."""
+    reference = lab.name("test/app:1")
+    await lab.registry.push(reference, APP)
+    node = lab.nodes[0]
+    async with following(node, is_mounted=is_mounted) as listener:
+        await node.cri.pull(reference)
+        pulled = time.monotonic()
+        await listener.until(lambda: listener.keys == keys(reference, APP))
+        assert time.monotonic() - pulled < 1.0
+        await node.cri.remove(reference)
+        removed = time.monotonic()
+        await listener.until(lambda: listener.keys == set())
+        assert time.monotonic() - removed < 3.0  # a second for the collector, two for us
+
+
+@pytest.mark.parametrize("is_mounted", [True, False], ids=["path", "gRPC"])
+async def test_layers_that_are_discarded_after_unpacking_are_withdrawn(is_mounted: bool) -> None:
+    """With discard_unpacked_layers only the manifest and the config stay; no event tells of the rest."""
+    async with start_lab(nodes=1, discards_layers=True) as lab:
+        reference = lab.name("test/app:1")
+        await lab.registry.push(reference, APP)
+        layers = {str(blob.digest) for blob in APP.blobs[2:]}
+        async with following(lab.nodes[0], is_mounted=is_mounted) as listener:
+            await lab.nodes[0].cri.pull(reference)
+            await listener.until(lambda: listener.keys == keys(reference, APP) - layers)
+
+
+async def test_a_platform_of_an_index_is_told_without_the_others(lab: Lab) -> None:
+    """What was not pulled is not told."""
+    reference = lab.name("test/app:1")
+    many = image("many", platforms=("amd64", "arm64"), is_runnable=True)
+    await lab.registry.push(reference, many)
+    async with following(lab.nodes[0], is_mounted=True) as listener:
+        await lab.nodes[0].cri.pull(reference)
+        await listener.until(lambda: reference in listener.keys)
+        assert str(many.root.digest) in listener.keys
+        assert len(listener.keys) == 1 + 1 + 5  # tag, index; manifest, config and three layers of one platform
