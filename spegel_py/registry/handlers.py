@@ -143,6 +143,7 @@ class Pulls:
             log.info("client gone", key=pull.key, sent=sink.sent, error=str(error))
         finally:
             self._metrics.sent(source, sink.sent)
+            request["sent"] = sink.sent
             if miss is None:
                 self._count_hit(pull, source)
             else:

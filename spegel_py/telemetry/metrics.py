@@ -80,9 +80,7 @@ class Metrics:
         self._size = Histogram(
             "http_response_size_bytes", "Bytes of answers' bodies.", _HTTP, buckets=_BYTES, registry=registry
         )
-        self._inflight = Gauge(
-            "http_requests_inflight", "Requests being answered.", ["handler"], registry=registry
-        )
+        self._inflight = Gauge("http_requests_inflight", "Requests being answered.", ["handler"], registry=registry)
         self._bytes = Counter(
             "spegel_served_bytes", "Body bytes sent, by where they came from.", ["source"], registry=registry
         )
@@ -130,7 +128,7 @@ class Metrics:
         self._resolve.labels(router).observe(seconds)
 
     def attempted(self, outcome: str) -> None:
-        """Count one request to a peer; `outcome` is one of the few of mirror.attempt.Outcome."""
+        """Count one request to a peer; `outcome` is the value of a mirror.scores.Result."""
         self._attempts.labels(outcome).inc()
 
     def dropped_frames(self, reason: str, count: int = 1) -> None:
