@@ -171,9 +171,12 @@ class RecordTable:
         """Take keys out of an announcing peer's set, and its provider records of them too."""
         with self._lock:
             if member := self._connected(peer_id):
-                gone = [key for key in dict.fromkeys(keys) if key in member.keys]
+                unique = dict.fromkeys(keys)
+                gone = [key for key in unique if key in member.keys]
                 member.keys.difference_update(gone)
                 member.checksum ^= checksum(gone)
+                for key in unique:
+                    member.provided.pop(key, None)
 
     def in_step(self, peer_id: str, *, count: int, check: int) -> bool:
         """Say whether what is held of the peer equals what it says it has told."""

@@ -1,0 +1,115 @@
+"""First peers: what is accepted, what is refused in one line, and what a source that is away leads to."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from spegel_py.errors import ConfigError
+from spegel_py.routing.libp2p.bootstrap import (
+    DnsBootstrap,
+    HttpBootstrap,
+    StaticBootstrap,
+    Target,
+    check_domain,
+    check_url,
+    id_app,
+)
+
+PEER = "12D3KooWLz3WwUCHbeEfwp3B3ToBHQg2ii4QZcPU9uPt3xePryuL"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/ip4/10.0.0.1/tcp/5001", Target("/ip4/10.0.0.1/tcp/5001")),
+        (f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}", Target("/ip4/10.0.0.1/tcp/5001", PEER)),
+        ("/ip6/fd00::1/tcp/5001", Target("/ip6/fd00::1/tcp/5001")),
+        ("/ip4/10.0.0.1", Target("/ip4/10.0.0.1/tcp/7777")),
+    ],
+    ids=["plain", "with id", "v6", "port left out"],
+)
+async def test_static_peers_need_neither_id_nor_port(text: str, expected: Target) -> None:
+    """A multiaddr is taken as it is; a missing port is our own router's."""
+    assert await StaticBootstrap([text], router_port=7777).find() == [expected]
+
+
+async def test_static_names_are_resolved() -> None:
+    """A host name in a multiaddr becomes its addresses."""
+    found = await StaticBootstrap(["/dns4/localhost/tcp/5001"], router_port=1).find()
+    assert Target("/ip4/127.0.0.1/tcp/5001") in found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0.1:5001", "/ip4/300.0.0.1/tcp/1", "/unix/x", "/ip4/10.0.0.1/udp/1", "/ip4"]
+)
+def test_what_is_no_multiaddr_is_named(text: str) -> None:
+    """A malformed static peer is a start-up error that names it and its flag."""
+    with pytest.raises(ConfigError, match="--static-bootstrap-peers"):
+        StaticBootstrap([text], router_port=1)
+
+
+@pytest.mark.parametrize("text", ["", "bad name", "-..x", "a" * 64 + ".example", "http://x.example", "ü.example"])
+def test_what_is_no_dns_name_is_named(text: str) -> None:
+    """A malformed name is a start-up error."""
+    with pytest.raises(ConfigError, match="DNS name"):
+        check_domain(text, flag="--dns-bootstrap-domain")
+
+
+@pytest.mark.parametrize("text", ["", "x.example/id", "ftp://x.example", "http://"])
+def test_what_is_no_url_is_named(text: str) -> None:
+    """A malformed URL is a start-up error."""
+    with pytest.raises(ConfigError, match="URL"):
+        check_url(text, flag="--http-bootstrap-url")
+
+
+async def test_a_name_that_does_not_resolve_finds_nobody() -> None:
+    """DNS that is away is no error: it is asked again later."""
+    assert await DnsBootstrap("nobody.invalid", router_port=1, rng=random.Random(1)).find() == []
+
+
+async def test_dns_gives_all_addresses_with_our_own_port() -> None:
+    """Every address of a name is a target at the router's port."""
+    found = await DnsBootstrap("localhost", router_port=7777, rng=random.Random(1)).find()
+    assert Target("/ip4/127.0.0.1/tcp/7777") in found
+
+
+async def test_http_reads_what_id_serves() -> None:
+    """One node's `/id` is another node's first peer, id and all."""
+    server = TestServer(id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}", f"/ip6/fd00::1/tcp/5001/p2p/{PEER}"]))
+    async with server:
+        found = await HttpBootstrap(str(server.make_url("/id")), router_port=1).find()
+    assert found == [Target("/ip4/10.0.0.1/tcp/5001", PEER), Target("/ip6/fd00::1/tcp/5001", PEER)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"[1]", b'[{"ID": "x", "Addrs": ["/ip4/1.2.3.4/tcp/1"]}]', b'[{"Addrs": 5}]', b"<html>"],
+)
+async def test_a_strange_answer_finds_nobody(body: bytes) -> None:
+    """An `/id` that answers garbage is no error and no peer."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    app = web.Application()
+    app.router.add_get("/id", answer)
+    async with TestServer(app) as server:
+        assert await HttpBootstrap(str(server.make_url("/id")), router_port=1).find() == []
+
+
+async def test_an_id_may_be_missing() -> None:
+    """Spegel's bootstrap services may leave the id out."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=json.dumps([{"ID": "", "Addrs": ["/ip4/1.2.3.4"]}]))
+
+    app = web.Application()
+    app.router.add_get("/id", answer)
+    async with TestServer(app) as server:
+        found = await HttpBootstrap(str(server.make_url("/id")), router_port=5001).find()
+    assert found == [Target("/ip4/1.2.3.4/tcp/5001")]

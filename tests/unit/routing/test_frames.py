@@ -1,0 +1,97 @@
+"""The announce protocol's frames: what is written is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.routing.libp2p import frames
+from spegel_py.routing.libp2p.frames import Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
+
+KEYS = st.lists(st.binary(min_size=32, max_size=32), max_size=20).map(tuple)
+HOSTS = st.one_of(st.just(""), st.ip_addresses().map(str))
+FRAMES: st.SearchStrategy[Frame] = st.one_of(
+    st.builds(
+        Hello,
+        interval=st.floats(frames.MIN_INTERVAL, frames.MAX_INTERVAL),
+        host=HOSTS,
+        port=st.integers(1, 65535),
+        agent=st.text(max_size=64),
+    ),
+    st.builds(SetPart, keys=KEYS, first=st.booleans(), last=st.booleans(), complete=st.booleans()),
+    st.builds(Delta, added=st.booleans(), keys=KEYS),
+    st.builds(Refresh, count=st.integers(0, 2**32 - 1), checksum=st.integers(0, 2**64 - 1)),
+    st.just(Goodbye()),
+    st.just(Resync()),
+)
+
+
+@given(FRAMES)
+def test_a_frame_is_read_back_as_it_was_written(frame: Frame) -> None:
+    """Encoding and decoding are inverse, and the length says what follows."""
+    raw = frames.encode(frame)
+    assert frames.frame_length(raw[:4]) == len(raw) - 4
+    assert frames.decode(raw[4:]) == frame
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_garbage_is_a_frame_error_and_nothing_else(raw: bytes) -> None:
+    """Any bytes either are a frame or raise FrameError."""
+    try:
+        frame = frames.decode(raw)
+    except FrameError:
+        return
+    assert frames.decode(frames.encode(frame)[4:]) == frame
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"interval": 4}',
+        b'{"interval": "x", "registry": ":5000"}',
+        b'{"interval": NaN, "registry": ":5000"}',
+        b'{"interval": 0.01, "registry": ":5000"}',
+        b'{"interval": 1e9, "registry": ":5000"}',
+        b'{"interval": 4, "registry": "5000"}x',
+        b'{"interval": 4, "registry": ":0"}',
+        b'{"interval": 4, "registry": ":99999"}',
+        b'{"interval": 4, "registry": "evil.example:80"}',
+        b"[" * 20000,
+        b"\xff\xfe",
+    ],
+)
+def test_a_malformed_hello_is_refused(body: bytes) -> None:
+    """A hello that is no JSON, lacks a field, or names what is no IP, port or sensible interval is a FrameError."""
+    with pytest.raises(FrameError):
+        frames.decode(b"\x01" + body)
+
+
+def test_a_hello_may_carry_more_than_is_known() -> None:
+    """Members of a later version are ignored."""
+    frame = frames.decode(b'\x01{"interval": 4, "registry": "[::1]:5000", "later": {"x": 1}}')
+    assert frame == Hello(4.0, "::1", 5000, "")
+
+
+@pytest.mark.parametrize(("length", "reason"), [(0, "oversized-frame"), (frames.MAX_FRAME + 1, "oversized-frame")])
+def test_a_length_out_of_bounds_is_refused_before_anything_is_read(length: int, reason: str) -> None:
+    """An empty or oversized frame is named as such from its head alone."""
+    with pytest.raises(FrameError) as caught:
+        frames.frame_length(struct.pack(">I", length))
+    assert caught.value.reason == reason
+
+
+@given(st.integers(0, 3 * frames.KEYS_PER_FRAME))
+def test_a_set_goes_out_in_parts_that_fit(count: int) -> None:
+    """All keys go out once, in frames within the bound; the first and the last part are marked."""
+    keys = [number.to_bytes(32, "big") for number in range(count)]
+    parts = list(frames.set_parts(keys, complete=True))
+    assert [key for part in parts for key in part.keys] == keys
+    assert [part.first for part in parts] == [True] + [False] * (len(parts) - 1)
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert all(len(frames.encode(part)) <= frames.MAX_FRAME for part in parts)

@@ -1,0 +1,156 @@
+"""The table of who holds what: what is offered, for how long, and what ends it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from spegel_py.routing.base import Peer
+from spegel_py.routing.libp2p import records
+from spegel_py.routing.libp2p.keys import name_hash
+from spegel_py.routing.libp2p.records import RecordTable, checksum
+
+A, B = Peer("A", "10.0.0.1", 5000), Peer("B", "10.0.0.2", 5000)
+KEY, OTHER = name_hash("key"), name_hash("other")
+
+
+def table_with(*peers: Peer, keys: tuple[bytes, ...] = (KEY,), interval: float = 5.0) -> RecordTable:
+    table = RecordTable(rng=random.Random(1))
+    for peer in peers:
+        table.peer_connected(peer.id)
+        table.hello(peer.id, peer, interval=interval, now=0.0)
+        table.stage(peer.id, keys, first=True)
+        table.commit(peer.id, complete=True)
+    return table
+
+
+def test_an_announced_key_is_offered() -> None:
+    """A key in a connected peer's set finds that peer, and only a key that is in it."""
+    table = table_with(A, B)
+    assert set(table.providers(KEY, now=1.0)) == {A, B}
+    assert table.providers(OTHER, now=1.0) == []
+
+
+def test_an_announcement_lives_twice_its_interval() -> None:
+    """A peer not heard from for 2 x its interval is not offered any more; one word from it and it is again."""
+    table = table_with(A, interval=5.0)
+    assert table.providers(KEY, now=9.9) == [A]
+    assert table.providers(KEY, now=10.0) == []
+    assert table.silent(now=10.0) == ["A"]
+    table.heard("A", now=12.0)
+    assert table.providers(KEY, now=21.9) == [A]
+    assert table.silent(now=21.9) == []
+
+
+def test_a_disconnected_peer_is_gone_at_once() -> None:
+    """The moment a connection is lost, nothing its peer announced is offered, and a late frame changes nothing."""
+    table = table_with(A)
+    table.peer_disconnected("A")
+    table.add("A", [OTHER])
+    table.hello("A", A, interval=5.0, now=1.0)
+    assert table.providers(KEY, now=1.0) == table.providers(OTHER, now=1.0) == []
+    assert table.departed("A")
+    assert not table.departed("stranger")
+
+
+def test_a_peer_that_comes_back_starts_with_nothing() -> None:
+    """After a reconnect only what is announced anew counts: it may have lost content meanwhile."""
+    table = table_with(A)
+    table.peer_disconnected("A")
+    table.peer_connected("A")
+    table.hello("A", A, interval=5.0, now=1.0)
+    assert table.providers(KEY, now=1.0) == []
+
+
+def test_a_whole_set_replaces_the_old_one_only_when_it_is_complete() -> None:
+    """Parts of a set that is being sent change nothing until its last part is in."""
+    table = table_with(A)
+    table.stage("A", [OTHER], first=True)
+    assert table.providers(KEY, now=1.0) == [A]
+    table.commit("A", complete=True)
+    assert table.providers(KEY, now=1.0) == []
+    assert table.providers(OTHER, now=1.0) == [A]
+
+
+def test_deltas_add_and_remove() -> None:
+    """Added keys are offered, removed ones are not."""
+    table = table_with(A)
+    table.add("A", [OTHER, OTHER])
+    table.remove("A", [KEY, KEY])
+    assert table.providers(OTHER, now=1.0) == [A]
+    assert table.providers(KEY, now=1.0) == []
+    assert table.in_step("A", count=1, check=checksum([OTHER]))
+
+
+def test_a_peer_out_of_step_is_noticed() -> None:
+    """A different count or checksum says that a change was lost."""
+    table = table_with(A, keys=(KEY, OTHER))
+    assert table.in_step("A", count=2, check=checksum([OTHER, KEY]))
+    assert not table.in_step("A", count=1, check=checksum([KEY]))
+    assert not table.in_step("A", count=2, check=0)
+
+
+def test_a_miss_is_certain_only_with_every_connected_peers_whole_set() -> None:
+    """One peer whose set is partial, missing or run out makes a miss uncertain."""
+    table = table_with(A, B)
+    assert table.knows_all(now=1.0)
+    table.peer_connected("C")
+    assert not table.knows_all(now=1.0)
+    table.hello("C", Peer("C", "10.0.0.3", 5000), interval=5.0, now=1.0)
+    table.stage("C", [], first=True)
+    table.commit("C", complete=False)
+    assert not table.knows_all(now=1.0)
+    table.peer_disconnected("C")
+    assert table.knows_all(now=1.0)
+    assert not table.knows_all(now=11.0)
+
+
+def test_standard_records_have_a_life_of_their_own() -> None:
+    """A provider record of a standard peer is offered until it runs out, and hidden while the peer is away."""
+    table = RecordTable(rng=random.Random(1))
+    table.peer_connected("A")
+    assert table.provide("A", KEY, A, expires=100.0)
+    assert table.providers(KEY, now=99.0) == [A]
+    table.peer_disconnected("A")
+    assert table.providers(KEY, now=50.0) == []
+    table.peer_connected("A")
+    assert table.providers(KEY, now=50.0) == [A]
+    assert table.providers(KEY, now=100.0) == []
+    table.expire(now=100.0)
+    assert table.size() == 0
+
+
+def test_a_withdrawn_key_takes_its_standard_record_along() -> None:
+    """A peer that speaks both protocols and withdraws a key is not offered for it through an older record."""
+    table = table_with(A)
+    table.provide("A", KEY, A, expires=100.0)
+    table.remove("A", [KEY])
+    assert table.providers(KEY, now=1.0) == []
+
+
+def test_one_peer_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys beyond the bound are refused and counted, by either protocol."""
+    monkeypatch.setattr(records, "MAX_KEYS_PER_PEER", 2)
+    table = table_with(A, keys=())
+    keys = [name_hash(str(number)) for number in range(5)]
+    assert table.add("A", keys) == 3
+    assert table.size() == 2
+    assert [table.provide("B", key, B, expires=9.0) for key in keys[:3]] == [True, True, False]
+
+
+def test_departed_peers_are_forgotten_in_the_end() -> None:
+    """Churn costs no memory: of departed peers only the newest few are remembered."""
+    table = RecordTable(rng=random.Random(1))
+    for number in range(10):
+        table.peer_connected(str(number))
+        table.peer_disconnected(str(number))
+    table.forget_departed(3)
+    assert [name for name in map(str, range(10)) if table.departed(name)] == ["7", "8", "9"]
+
+
+def test_peers_come_in_random_order() -> None:
+    """Every holder comes first sometimes: a bound on the number of peers must not favour the same ones."""
+    peers = [Peer(str(number), "10.0.0.1", 5000 + number) for number in range(5)]
+    table = table_with(*peers)
+    assert {table.providers(KEY, now=1.0)[0] for _ in range(200)} == set(peers)

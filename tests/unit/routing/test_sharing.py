@@ -1,0 +1,137 @@
+"""What one peer is told: replayed into a record table, it always ends in the set it should hold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.routing.base import Peer
+from spegel_py.routing.libp2p import sharing
+from spegel_py.routing.libp2p.frames import Delta, Frame, Refresh, SetPart
+from spegel_py.routing.libp2p.keys import closest, name_hash, position, record_key
+from spegel_py.routing.libp2p.records import RecordTable
+from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, Share, tells_everything
+
+POOL = [name_hash(str(number)) for number in range(12)]
+
+
+class Listener:
+    """The other end of a share: a record table, and the set it shows."""
+
+    def __init__(self) -> None:
+        self.table = RecordTable(rng=random.Random(0))
+        self.table.peer_connected("A")
+        self.table.hello("A", Peer("A", "::1", 1), interval=10.0, now=0.0)
+
+    def hear(self, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            match frame:
+                case SetPart(keys, first, last, complete):
+                    self.table.stage("A", keys, first=first)
+                    if last:
+                        self.table.commit("A", complete=complete)
+                case Delta(True, keys):
+                    self.table.add("A", keys)
+                case Delta(False, keys):
+                    self.table.remove("A", keys)
+
+    def holds(self) -> set[bytes]:
+        return {key for key in POOL if self.table.providers(key, now=1.0)}
+
+    def agrees(self, refresh: Refresh) -> bool:
+        return self.table.in_step("A", count=refresh.count, check=refresh.checksum)
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.booleans(),  # add or remove
+        st.sets(st.integers(0, len(POOL) - 1)),
+        st.sampled_from(["all", "even", "none", "lost"]),  # what the peer should hold; lost: it forgot everything
+    ),
+    max_size=12,
+)
+
+
+@given(CHANGES)
+def test_whatever_happens_the_peer_ends_with_what_it_should_hold(
+    changes: list[tuple[bool, set[int], str]],
+) -> None:
+    """Through additions, removals, losses and changes of regime, told and held stay equal, checksum included."""
+    local, share, listener = LocalKeys(), Share(), Listener()
+    for added, numbers, regime in changes:
+        keys = [POOL[number] for number in numbers]
+        local.add(keys) if added else local.remove(keys)
+        if regime == "lost":
+            listener = Listener()
+            share.restart()
+        part = {"all": None, "lost": None, "none": set[bytes]()}.get(regime, {k for k in local.keys if k[0] % 2 == 0})
+        listener.hear(share.next_frames(local, part))
+        assert listener.holds() == (local.keys if part is None else part)
+        assert listener.agrees(share.refresh())
+        assert listener.table.knows_all(now=1.0) == (part is None)
+
+
+def test_a_change_goes_out_as_a_delta() -> None:
+    """One new key among thousands costs one small frame, and nothing new costs nothing."""
+    local, share = LocalKeys(), Share()
+    local.add(name_hash(f"bulk {number}") for number in range(5000))
+    share.next_frames(local, None)
+    local.add([POOL[0]])
+    assert share.next_frames(local, None) == [Delta(True, (POOL[0],))]
+    assert share.next_frames(local, None) == []
+
+
+def test_a_peer_that_is_too_far_behind_gets_the_whole_set() -> None:
+    """When the log of changes is shorter than the gap, the set is sent again."""
+    local, share, listener = LocalKeys(), Share(), Listener()
+    listener.hear(share.next_frames(local, None))
+    for _ in range(sharing.LOG_LENGTH):
+        local.add([POOL[0]])
+        local.remove([POOL[0]])
+    local.add([POOL[1]])
+    frames = share.next_frames(local, None)
+    assert isinstance(frames[0], SetPart)
+    listener.hear(frames)
+    assert listener.holds() == {POOL[1]}
+
+
+def test_adding_what_is_there_is_no_change() -> None:
+    """Keys added twice, or removed without being there, wake nobody."""
+    local = LocalKeys()
+    assert local.add([POOL[0], POOL[0]])
+    assert not local.add([POOL[0]])
+    assert not local.remove([POOL[1]])
+
+
+def test_the_regime_changes_with_the_size_and_not_with_every_node() -> None:
+    """At the limit all is told to all; above it no more; back only well below it."""
+    assert tells_everything(True, nodes=128, limit=128)
+    assert not tells_everything(True, nodes=129, limit=128)
+    assert not tells_everything(False, nodes=120, limit=128)
+    assert tells_everything(False, nodes=115, limit=128)
+    assert not tells_everything(True, nodes=2, limit=0)
+
+
+def test_a_key_goes_to_its_closest_peers() -> None:
+    """With more peers than copies, every key is told to exactly the closest ones."""
+    peers = [bytes([number]) * 38 for number in range(10)]
+    local, plan = LocalKeys(), Plan(replication=3)
+    local.add(POOL)
+    plan.members(peers)
+    places = [(position(peer), peer) for peer in peers]
+    for key in POOL:
+        told = {peer for peer in peers if key in plan.part_for(peer, local)}
+        assert told == set(closest(position(record_key(key)), places, 3))
+    local.remove([POOL[0]])
+    assert all(POOL[0] not in plan.part_for(peer, local) for peer in peers)
+
+
+def test_with_few_peers_everybody_is_close() -> None:
+    """With no more peers than copies, each is told everything."""
+    local, plan = LocalKeys(), Plan(replication=3)
+    local.add(POOL)
+    plan.members([b"a", b"b"])
+    assert set(plan.part_for(b"a", local)) == set(POOL)
