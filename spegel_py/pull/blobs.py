@@ -1,0 +1,124 @@
+"""One blob from the mirror into the layout: resumed, verified, and tried again while it comes nearer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import Child
+from spegel_py.pull.client import Body, MirrorClient
+from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgress, Opened
+from spegel_py.pull.resume import Patience
+from spegel_py.store.layout import BlobWriter, LayoutWriter
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_CHUNK = 1024 * 1024
+
+
+class BlobFetcher:
+    """Fetches blobs into one layout; `fetched` counts the bytes that came over the network, by peer."""
+
+    def __init__(self, *, client: MirrorClient, writer: LayoutWriter, on_progress: OnProgress | None) -> None:
+        self._client = client
+        self._writer = writer
+        self._on_progress = on_progress
+        self.fetched: dict[str | None, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<BlobFetcher {self._client!r} {sum(self.fetched.values())} bytes>"
+
+    async def fetch(self, blob: Child) -> None:
+        """Have the blob in the layout, verified; what is there already is hashed and kept if it is right.
+
+        Raises BlobUnknown, PeerError when all patience is spent, StoreUnavailable.
+        """
+        if await in_thread(_is_right, self._writer, blob):
+            return await self.tell(Finished(blob, was_here=True))
+        part = await in_thread(self._writer.begin, blob.digest)
+        try:
+            before = sum(self.fetched.values())
+            await self._complete(blob, part)
+            await self.tell(Finished(blob, was_here=sum(self.fetched.values()) == before))
+        finally:
+            await in_thread(part.close)
+        return None
+
+    async def tell(self, event: Event) -> None:
+        """Pass an event on, and wait if that asks for it."""
+        heard = self._on_progress(event) if self._on_progress else None
+        if inspect.isawaitable(heard):
+            await heard
+
+    async def _complete(self, blob: Child, part: BlobWriter) -> None:
+        patience = Patience(reached=part.offset)
+        while True:
+            try:
+                if part.offset != blob.size:
+                    await self._attempt(blob, part)
+                return await in_thread(part.commit)
+            except PeerError as error:
+                patience = patience.after(error, part.offset)
+                if patience.is_over:
+                    raise
+                await self.tell(Interrupted(blob, part.offset, str(error)))
+            await asyncio.sleep(patience.pause)
+
+    async def _attempt(self, blob: Child, part: BlobWriter) -> None:
+        if part.offset > blob.size:
+            await in_thread(part.restart)
+        async with self._client.blob(blob, part.offset) as body:
+            if body.start != part.offset:
+                await in_thread(part.restart)
+            await self.tell(Opened(blob, part.offset, body.peer))
+            await self._take(blob, part, body)
+
+    async def _take(self, blob: Child, part: BlobWriter, body: Body) -> None:
+        while piece := await body.next():
+            if part.offset + len(piece) > blob.size:
+                await in_thread(part.restart)
+                raise DigestMismatch(f"more than the {blob.size} bytes of {blob.digest} came")
+            await in_thread(part.write, piece)
+            self.fetched[body.peer] = self.fetched.get(body.peer, 0) + len(piece)
+            await self.tell(Fetched(blob, part.offset, len(piece), body.peer))
+        if part.offset < blob.size:
+            raise PeerUnreachable(f"{blob.digest} ended at byte {part.offset} of {blob.size}")
+
+
+async def in_thread(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+    """Run a blocking call in a thread; if cancelled, wait for it first: its descriptor is closed next."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def _is_right(writer: LayoutWriter, blob: Child) -> bool:
+    """Say whether the blob is there and its bytes are its digest's; what is wrong is removed."""
+    if not writer.has(blob.digest, blob.size):
+        return False
+    if matches(writer, blob.digest):
+        return True
+    writer.remove(blob.digest)
+    return False
+
+
+def matches(writer: LayoutWriter, digest: Digest) -> bool:
+    """Say whether the layout holds the digest's content, by hashing it. Raises StoreUnavailable."""
+    hasher = digest.hasher()
+    try:
+        with writer.path(digest).open("rb") as file:
+            while piece := file.read(_CHUNK):
+                hasher.update(piece)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreUnavailable(f"{writer.path(digest)} cannot be read: {error.strerror}") from error
+    return hasher.hexdigest() == digest.hex

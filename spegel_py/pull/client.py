@@ -1,0 +1,224 @@
+"""The mirror as a client sees it: thin I/O over aiohttp, every wait bounded, every failure one clear error.
+
+The requests are those that containerd makes, in its words: `Accept` on one line, `ns` percent-encoded, `bytes=N-`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from spegel_py.errors import DigestInvalid, DigestMismatch, ManifestInvalid, PeerRefused, PeerUnreachable
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import Kind, PullRequest
+from spegel_py.oci.manifest import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    MAX_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Child,
+    detect,
+)
+from spegel_py.oci.reference import Reference
+from spegel_py.pull import resume
+from spegel_py.pull.failures import check_status, in_time, parse_mirror, translated
+
+ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"))
+"""What is accepted for a tag, as containerd sends it."""
+
+PEER_HEADER = "X-Spegel-Peer"
+"""Names the node that a relayed answer's bytes come from, by its peer id."""
+
+BUFFER = 512 * 1024
+"""Bytes read ahead while the disk is written; aiohttp stops reading at twice that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long each wait may last, in seconds."""
+
+    connect: float = 5.0
+    """For a TCP connection and TLS: the mirror is on this machine or beside it, as a rule."""
+
+    head: float = 30.0
+    """For the head of an answer: the mirror itself looks for peers for 10 s at most."""
+
+    stall: float = 30.0
+    """Without a single byte in mid-body; then the rest is asked for anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A manifest whose digest was verified, with its descriptor and the peer it came from, if known."""
+
+    child: Child
+    data: bytes
+    peer: str | None
+
+
+class MirrorClient:
+    """Asks a mirror for the content of one repository. An async context manager.
+
+    Its methods raise ManifestUnknown or BlobUnknown where the mirror says that nobody has it, and PeerError for
+    whatever else is wrong with the mirror or its answers.
+    """
+
+    def __init__(self, *, mirror: str, reference: Reference, deadlines: Deadlines | None = None) -> None:
+        self._url, self._authorization = parse_mirror(mirror)
+        self._reference = reference
+        self._deadlines = deadlines or Deadlines()
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"<MirrorClient {self._url} for {self._reference}>"
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._deadlines.connect),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+            read_bufsize=BUFFER,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def resolve(self, tag: str) -> Digest | Manifest:
+        """Return what a tag points at: its digest by HEAD, or where the mirror does not say, the whole by GET."""
+        request = self._request(Kind.MANIFEST, tag)
+        try:
+            async with self._answer(replace(request, head=True), accept=ACCEPT) as response:
+                return Digest.parse(response.headers["Docker-Content-Digest"])
+        except (PeerRefused, DigestInvalid, KeyError):
+            return await self._get_manifest(request, ACCEPT)
+
+    async def manifest(self, digest: Digest, media_type: str = "") -> Manifest:
+        """Return a manifest by its digest."""
+        accept = f"{media_type}, */*" if media_type else ACCEPT
+        return await self._get_manifest(self._request(Kind.MANIFEST, digest), accept)
+
+    @asynccontextmanager
+    async def blob(self, blob: Child, offset: int) -> AsyncIterator[Body]:
+        """Open a blob from `offset` on; `Body.start` is 0 where the mirror sends it from the beginning all the same."""
+        request = replace(self._request(Kind.BLOB, blob.digest), range=resume.wanted(offset))
+        async with self._answer(request, accept=f"{blob.media_type or '*/*'}, */*") as response:
+            step = resume.judge(
+                status=response.status,
+                content_range=response.headers.get("Content-Range"),
+                length=response.content_length,
+                offset=offset,
+                size=blob.size,
+            )
+            if isinstance(step, str):
+                raise PeerRefused(f"{self._url} gave no use of {blob.digest}: {step}", status=response.status)
+            yield Body(
+                start=0 if step is resume.Step.RESTART else offset,
+                peer=response.headers.get(PEER_HEADER),
+                response=response,
+                stall=self._deadlines.stall,
+                where=self._url,
+            )
+
+    def _request(self, kind: Kind, reference: Digest | str) -> PullRequest:
+        names = self._reference
+        return PullRequest(
+            head=False, kind=kind, registry=names.registry, repository=names.repository, reference=reference
+        )
+
+    async def _get_manifest(self, request: PullRequest, accept: str) -> Manifest:
+        late = in_time(self._deadlines.stall, f"{self._url} did not send all of {request.key} in time")
+        async with late, self._answer(request, accept=accept) as response:
+            with translated(self._url):
+                data = await _read(response)
+            peer, media_type = response.headers.get(PEER_HEADER), detect(data)
+            digest = _named(request, response.headers.get("Docker-Content-Digest", ""), data)
+        if not digest.matches(data):
+            raise DigestMismatch(f"{self._url} sent {len(data)} bytes that are not {digest}")
+        if media_type is None:
+            raise ManifestInvalid(f"{request.key} is no image manifest or index")
+        return Manifest(child=Child(digest, len(data), media_type), data=data, peer=peer)
+
+    @asynccontextmanager
+    async def _answer(self, request: PullRequest, *, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            raise PeerUnreachable("the client of the mirror is closed")
+        headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "spegel-py"}
+        if request.range is not None:
+            headers["Range"] = str(request.range)
+        if self._authorization is not None:
+            headers["Authorization"] = self._authorization
+        url = URL(f"{self._url}{request.target}", encoded=True)
+        with translated(self._url):
+            async with asyncio.timeout(self._deadlines.connect + self._deadlines.head):
+                response = await self._session.request(
+                    "HEAD" if request.head else "GET", url, headers=headers, allow_redirects=False
+                )
+        try:
+            check_status(request, response.status, self._url)
+            yield response
+        finally:
+            response.release()  # back into the pool if the body was read to its end, else closed
+
+
+class Body:
+    """The bytes of a blob as they come in, from `start` on, from `peer` first."""
+
+    def __init__(
+        self, *, start: int, peer: str | None, response: aiohttp.ClientResponse, stall: float, where: str
+    ) -> None:
+        self.start = start
+        self.peer = peer
+        self._response = response
+        self._stall = stall
+        self._where = where
+
+    async def next(self) -> bytes:
+        """Return what came in, empty at the end; raises PeerError where it breaks, after all that came was given."""
+        try:
+            async with asyncio.timeout(self._stall):
+                return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            if rest := _left_over(self._response.content):
+                return rest
+            with translated(self._where):
+                raise error
+
+
+def _left_over(content: aiohttp.StreamReader) -> bytes:
+    """Return what aiohttp had read before the body broke: its readers raise and forget it (3.14, streams.py)."""
+    return content._read_nowait(-1) if content._buffer else b""
+
+
+def _named(request: PullRequest, said: str, data: bytes) -> Digest:
+    """Return the digest that the bytes must have: the one asked for, else the one the mirror names, else their own."""
+    if request.digest is not None:
+        return request.digest
+    try:
+        return Digest.parse(said)
+    except DigestInvalid:
+        return Digest.of(data)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    while piece := await response.content.readany():
+        data += piece
+        if len(data) > MAX_MANIFEST:
+            raise PeerRefused(f"a manifest of more than {MAX_MANIFEST} bytes", status=response.status)
+    return bytes(data)

@@ -1,0 +1,133 @@
+"""`spegel-py pull`: an image through a mirror into an OCI image layout."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from spegel_py.errors import (
+    BlobUnknown,
+    ConfigError,
+    DigestMismatch,
+    ManifestUnknown,
+    NameInvalid,
+    OCIError,
+    PeerError,
+    PeerRefused,
+    SpegelError,
+    StoreError,
+)
+from spegel_py.oci.reference import Reference
+from spegel_py.pull.plan import Platform
+from spegel_py.pull.progress import shown
+from spegel_py.pull.session import PARALLEL, PullReport, pull
+from spegel_py.store.layout import LayoutWriter
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `pull`."""
+    parser.add_argument("reference", metavar="REF", help="full reference: registry/repository:tag or @digest")
+    parser.add_argument("--mirror", required=True, metavar="URL", help="the mirror, such as http://127.0.0.1:5000")
+    parser.add_argument("--into", required=True, type=Path, metavar="LAYOUT", help="OCI image layout; made if missing")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="platform to pull (default: this machine's)")
+    which.add_argument("--all-platforms", action="store_true", help="pull every platform of the image")
+    parser.add_argument(
+        "--parallel", type=int, default=PARALLEL, metavar="N", help=f"blobs at the same time (default: {PARALLEL})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end and nothing else")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pull; return 0, 1 where it failed, 2 for wrong arguments, 130 after Ctrl-C. Errors are one line on stderr."""
+    try:
+        reference = _reference(args.reference)
+        if args.parallel < 1:
+            raise ConfigError(f"--parallel is at least 1, not {args.parallel}")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            report = runner.run(_pull(args, reference))
+    except SpegelError as error:
+        return _fail(f"{error}{advice(error)}", 2 if isinstance(error, ConfigError) else 1)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        kept = "what is there is kept, and the same command goes on with it"
+        return _fail(f"stopped; {kept} in {args.into}", INTERRUPTED)
+    if args.json:
+        sys.stdout.write(json.dumps({"reference": str(reference), **as_json(report)}) + "\n")
+    elif not args.quiet:
+        Console(highlight=False).print(summary(reference, report, args.into), markup=False, soft_wrap=True)
+    return 0
+
+
+async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    platform = None if args.all_platforms else Platform.parse(args.platform) if args.platform else Platform.here()
+    writer = await asyncio.to_thread(lambda: LayoutWriter.create(root=args.into))
+    with ExitStack() as stack:
+        is_silent = args.json or args.quiet
+        hear = None if is_silent else stack.enter_context(shown(Console(stderr=True)))
+        return await pull(
+            reference, mirror=args.mirror, writer=writer, platform=platform, parallel=args.parallel, on_progress=hear
+        )
+
+
+def advice(error: SpegelError) -> str:
+    """Return what to do about an error, to follow its text; empty where the text says it."""
+    match error:
+        case ManifestUnknown() | BlobUnknown():
+            return "; pull it from its own registry once on any node, or wait until a node that has it is back"
+        case DigestMismatch():
+            return "; run it again, and if it stays, look for `peer failed` in the mirror's log: a copy is damaged"
+        case PeerRefused(status=401 | 403):
+            return "; give them as --mirror http://user:password@host:port"
+        case PeerRefused():
+            return "; is --mirror the address of a registry mirror, with the right http:// or https://?"
+        case PeerError():
+            return "; is the mirror running, and --mirror its address? What is there is kept: run it again"
+        case StoreError() if "full" not in str(error):
+            return "; give another --into, or change its owner or mode"
+        case _:
+            return ""
+
+
+def as_json(report: PullReport) -> dict[str, object]:
+    """Return the report as JSON values."""
+    return dataclasses.asdict(report) | {"digest": str(report.digest), "seconds": round(report.seconds, 3)}
+
+
+def summary(reference: Reference, report: PullReport, into: Path) -> str:
+    """Return the one line that ends a pull that went well."""
+    rate = report.fetched / max(report.seconds, 0.001) / 1e6
+    return (
+        f"{reference} is in {into}: {report.digest}, {report.verified} digests verified, "
+        f"{report.fetched / 1e6:.1f} of {report.bytes / 1e6:.1f} MB fetched in {report.seconds:.1f} s ({rate:.0f} MB/s)"
+    )
+
+
+def _reference(text: str) -> Reference:
+    try:
+        return Reference.parse(text)
+    except OCIError as error:
+        hint = (
+            "; write registry/repository:tag or registry/repository@sha256:…" if isinstance(error, NameInvalid) else ""
+        )
+        raise ConfigError(f"{error.message}{hint}") from error
+
+
+def _fail(text: str, status: int) -> int:
+    sys.stderr.write(f"spegel-py: {' '.join(text.split())}\n")
+    return status

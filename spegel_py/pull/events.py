@@ -1,0 +1,60 @@
+"""What a pull tells while it runs, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from spegel_py.oci.manifest import Child
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """It is known what there is: the root, every manifest below it and itself, and every blob, each once."""
+
+    root: Child
+    manifests: tuple[Child, ...]
+    blobs: tuple[Child, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A blob's bytes are about to come, from `offset` on; `peer` is the id of the node they come from, if known."""
+
+    blob: Child
+    offset: int
+    peer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """`count` more bytes of a blob were written: `offset` are there now."""
+
+    blob: Child
+    offset: int
+    count: int
+    peer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A blob broke off with `offset` bytes there; it is tried again."""
+
+    blob: Child
+    offset: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A blob is there and its digest was verified; `was_here` if nothing of it had to come over the network."""
+
+    blob: Child
+    was_here: bool
+
+
+Event = Planned | Opened | Fetched | Interrupted | Finished
+
+OnProgress = Callable[[Event], Awaitable[None] | None]
+"""Hears every event of a pull. What it returns is awaited before the next byte of that blob is read, so that it can
+hold a body back; what it raises ends the pull."""

@@ -1,0 +1,109 @@
+"""A pull as a person sees it: a bar for each blob on a terminal, a line for each finished blob elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import Child
+from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgress, Opened, Planned
+
+PEER_LENGTH = 8
+"""Characters of a peer id that are shown: its end, which differs between nodes, where its beginning does not."""
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[OnProgress]:
+    """Show a pull's events on `console` while the block lasts."""
+    if not console.is_terminal:
+        yield _Lines(console).hear
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[source]}"),
+    )
+    with Progress(*columns, console=console, expand=True, refresh_per_second=10) as progress:
+        yield _Bars(progress).hear
+
+
+def short(digest: Digest) -> str:
+    """Return as much of a digest as tells it from others on a screen."""
+    return digest.hex[:12]
+
+
+def source(peer: str | None) -> str:
+    """Return the words for where bytes come from; a mirror names no peer for what it has itself."""
+    return f"from …{peer[-PEER_LENGTH:]}" if peer else "from the mirror"
+
+
+class _Bars:
+    """Turns events into the tasks of a rich Progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[Child, TaskID] = {}
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Planned(root, _, blobs):
+                self._progress.console.print(f"{root.digest}: {len(blobs)} blobs", highlight=False)
+                for blob in blobs:
+                    self._tasks[blob] = self._progress.add_task(
+                        short(blob.digest), total=blob.size, start=False, source="waiting"
+                    )
+            case Opened(blob, offset, peer):
+                self._progress.start_task(self._tasks[blob])
+                self._progress.update(self._tasks[blob], completed=offset, source=escape(source(peer)))
+            case Fetched(blob, offset, _, _):
+                self._progress.update(self._tasks[blob], completed=offset)
+            case Interrupted(blob, offset, error):
+                self._progress.update(self._tasks[blob], completed=offset, source=escape(f"again: {error[:60]}"))
+            case Finished(blob, was_here):
+                self._progress.start_task(self._tasks[blob])
+                end = "was here" if was_here else "verified"
+                self._progress.update(self._tasks[blob], completed=blob.size, source=end)
+
+
+class _Lines:
+    """Writes one line for each blob that ends, or breaks off."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._peers: dict[Child, str | None] = {}
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Planned(root, _, blobs):
+                size = sum(blob.size for blob in blobs)
+                self._line(f"{root.digest}: {len(blobs)} blobs, {size} bytes")
+            case Opened(blob, offset, peer):
+                self._peers[blob] = peer
+                if offset:
+                    self._line(f"{short(blob.digest)}: going on at byte {offset} of {blob.size}")
+            case Interrupted(blob, offset, error):
+                self._line(f"{short(blob.digest)}: broke off at byte {offset} of {blob.size}: {error}")
+            case Finished(blob, was_here):
+                how = "was here" if was_here else source(self._peers.get(blob))
+                self._line(f"{short(blob.digest)}: {blob.size} bytes, {how}, verified")
+            case Fetched():
+                pass
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,121 @@
+"""The command's arguments, texts and lines, without a network."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from spegel_py.errors import (
+    BlobUnknown,
+    DigestMismatch,
+    PeerRefused,
+    PeerUnreachable,
+    SpegelError,
+    StoreUnavailable,
+)
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Child
+from spegel_py.pull import command
+from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, Opened, Planned
+from spegel_py.pull.failures import parse_mirror
+from spegel_py.pull.progress import shown
+
+BLOB = Child(Digest.of(b"layer"), 1000, OCI_LAYER_GZIP)
+ROOT = Child(Digest.of(b"root"), 100, OCI_MANIFEST)
+EVENTS: list[Event] = [
+    Planned(ROOT, (ROOT,), (BLOB,)),
+    Opened(BLOB, 0, "12D3KooWpeer[bold]A"),
+    Fetched(BLOB, 400, 400, "12D3KooWpeer[bold]A"),
+    Interrupted(BLOB, 400, "[/broke] off"),
+    Opened(BLOB, 400, None),
+    Fetched(BLOB, 1000, 600, None),
+    Finished(BLOB, was_here=False),
+]
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["alpine", "--mirror", "http://127.0.0.1:1"], "registry/repository:tag"),
+        (["r.example/app", "--mirror", "http://127.0.0.1:1"], "needs a tag or a digest"),
+        (["r.example/app@sha256:12", "--mirror", "http://127.0.0.1:1"], "64 lower-case hex digits"),
+        (["r.example/app:1", "--mirror", "127.0.0.1:5000"], "http://127.0.0.1:5000"),
+        (["r.example/app:1", "--mirror", "ftp://127.0.0.1"], "not a mirror's address"),
+        (["r.example/app:1", "--mirror", "http://u:secret@h/x"], "…@h/x"),
+        (["r.example/app:1", "--mirror", "http://h:99999"], "not a mirror's address"),
+        (["r.example/app:1", "--mirror", "http://127.0.0.1:1", "--platform", "linux"], "not a platform"),
+        (["r.example/app:1", "--mirror", "http://127.0.0.1:1", "--parallel", "0"], "--parallel"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong argument is one line on stderr and status 2, and no password is repeated."""
+    assert run(*arguments, "--into", str(tmp_path / "layout")) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert "secret" not in err
+
+
+def test_a_folder_with_other_things_is_a_wrong_argument(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is no layout is not written into."""
+    (tmp_path / "letter.txt").write_text("dear")
+    assert run("r.example/app:1", "--mirror", "http://127.0.0.1:1", "--into", str(tmp_path)) == 2
+    assert "holds other files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BlobUnknown("nobody"), "pull it from its own registry"),
+        (DigestMismatch("wrong"), "run it again"),
+        (PeerRefused("no", status=401), "user:password"),
+        (PeerRefused("no", status=500), "--mirror"),
+        (PeerUnreachable("no"), "is the mirror running"),
+        (StoreUnavailable("the folder cannot be written"), "owner or mode"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, SpegelError) else "",
+)
+def test_every_failure_says_what_to_do(error: SpegelError, said: str) -> None:
+    """What is wrong with the mirror, the content or the disk comes with what to do about it."""
+    assert said in command.advice(error)
+
+
+def test_a_mirrors_credentials_are_taken_from_its_address() -> None:
+    """User and password of the URL are sent, and are no part of the address that is shown."""
+    where, auth = parse_mirror("https://me:secret@mirror.example:8443/")
+    assert where == "https://mirror.example:8443"
+    assert auth == "Basic bWU6c2VjcmV0"
+
+
+def test_lines_without_a_terminal() -> None:
+    """Elsewhere than on a terminal each blob's end and each break is one line, with the peer it came from."""
+    out = io.StringIO()
+    with shown(Console(file=out, width=40)) as hear:
+        for event in EVENTS:
+            hear(event)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 4
+    assert "broke off at byte 400 of 1000: [/broke] off" in lines[1]
+    assert "going on at byte 400" in lines[2]
+    assert lines[3].endswith("1000 bytes, from the mirror, verified")
+
+
+def test_bars_on_a_terminal() -> None:
+    """On a terminal each blob has a bar with its peer; texts of others are no markup."""
+    out = io.StringIO()
+    with shown(Console(file=out, width=120, force_terminal=True)) as hear:
+        for event in EVENTS[:4]:
+            hear(event)
+    assert "again: [/broke] off" in out.getvalue()
+    assert str(BLOB.digest.hex[:12]) in out.getvalue()

@@ -1,0 +1,107 @@
+"""The decisions of pulling one blob."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.errors import DigestMismatch, PeerRefused, PeerUnreachable
+from spegel_py.pull import resume
+from spegel_py.pull.resume import Patience, Step
+
+
+@pytest.mark.parametrize(
+    ("status", "content_range", "length", "offset", "step"),
+    [
+        pytest.param(200, None, 100, 0, Step.APPEND, id="whole"),
+        pytest.param(200, None, None, 0, Step.APPEND, id="whole, chunked"),
+        pytest.param(200, None, 100, 40, Step.RESTART, id="range ignored"),
+        pytest.param(206, "bytes 40-99/100", 60, 40, Step.APPEND, id="rest"),
+        pytest.param(206, "bytes 40-59/100", 20, 40, Step.APPEND, id="part of the rest"),
+        pytest.param(206, "bytes 0-99/100", 100, 0, Step.APPEND, id="206 for the whole"),
+    ],
+)
+def test_answers_that_are_used(
+    status: int, content_range: str | None, length: int | None, offset: int, step: Step
+) -> None:
+    """A 206 that starts where ours ends goes on; a 200 begins anew."""
+    assert resume.judge(status=status, content_range=content_range, length=length, offset=offset, size=100) is step
+
+
+@pytest.mark.parametrize(
+    ("status", "content_range", "length"),
+    [
+        pytest.param(200, None, 99, id="another length"),
+        pytest.param(206, None, 60, id="no Content-Range"),
+        pytest.param(206, "bytes */100", 60, id="no range in it"),
+        pytest.param(206, "bytes 0-99/100", 100, id="another start"),
+        pytest.param(206, "bytes 41-99/100", 59, id="a gap"),
+        pytest.param(206, "bytes 40-99/101", 60, id="another size"),
+        pytest.param(206, "bytes 40-99/100", 10, id="length and range differ"),
+        pytest.param(204, None, 0, id="another status"),
+    ],
+)
+def test_answers_that_are_not_used(status: int, content_range: str | None, length: int) -> None:
+    """Nothing is written of an answer that is not exactly the rest, or the whole, of this blob."""
+    step = resume.judge(status=status, content_range=content_range, length=length, offset=40, size=100)
+    assert isinstance(step, str)
+
+
+def test_the_range_asked_for_is_containerds() -> None:
+    """The whole is asked for without a range, the rest with an open one."""
+    assert resume.wanted(0) is None
+    assert str(resume.wanted(40)) == "bytes=40-"
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=resume.ATTEMPTS - 1))
+def test_progress_keeps_patience(steps: list[int]) -> None:
+    """As long as every attempt brings something, the blob is not given up and no pause is made."""
+    patience, offset = Patience(), 0
+    for step in steps:
+        offset += step
+        patience = patience.after(PeerUnreachable("broke off"), offset)
+        assert not patience.is_over
+        assert patience.pause == 0
+
+
+def test_no_progress_ends() -> None:
+    """Attempts that bring nothing are paused for ever longer, and end."""
+    patience, pauses = Patience(reached=40), []
+    while not patience.is_over:
+        patience = patience.after(PeerUnreachable("refused"), 40)
+        pauses.append(patience.pause)
+    assert pauses == [0.1, 0.2, 0.4, 0.8]
+
+
+def test_a_drip_ends() -> None:
+    """A mirror that gives a byte an attempt is given up in the end."""
+    patience = Patience()
+    for offset in range(1, resume.ATTEMPTS + 1):
+        assert not patience.is_over
+        patience = patience.after(PeerUnreachable("broke off"), offset)
+    assert patience.is_over
+
+
+def test_going_round_in_circles_is_no_progress() -> None:
+    """A blob that starts anew each time (range answered with 200) must come further than before to count."""
+    patience = Patience().after(PeerUnreachable("broke off"), 50)
+    for _ in range(resume.FRUITLESS):
+        patience = patience.after(PeerUnreachable("broke off"), 50)
+    assert patience.is_over
+
+
+def test_wrong_bytes_twice_end() -> None:
+    """The first mismatch may come from an old part; the second does not."""
+    once = Patience(reached=10).after(DigestMismatch("wrong"), 0)
+    assert not once.is_over
+    assert once.after(DigestMismatch("wrong"), 0).is_over
+
+
+@pytest.mark.parametrize(
+    ("status", "is_over"),
+    [(400, True), (401, True), (403, True), (416, False), (429, False), (500, False), (503, False)],
+)
+def test_refusals(status: int, is_over: bool) -> None:
+    """What the mirror will refuse again is not asked again; what may pass is."""
+    assert Patience().after(PeerRefused("refused", status=status), 0).is_over is is_over
