@@ -69,9 +69,12 @@ async def network(addresses: dict[str, str]) -> AsyncIterator[dict[str, Namespac
         )
         yield machines
     finally:
-        for name in (*(one.name for one in machines.values()), switch):
-            if Path("/run/netns", name).exists():
-                await run("ip", "netns", "del", name)
+        names = [one.name for one in machines.values()] + [switch]
+        made = [name for name in names if Path("/run/netns", name).exists()]
+        failures = await asyncio.gather(*(run("ip", "netns", "del", name) for name in made), return_exceptions=True)
+        for failure in failures:
+            if failure is not None and not isinstance(failure, str):
+                raise failure
 
 
 async def inside(namespace: str, function: Callable[[], T]) -> T:

@@ -92,7 +92,10 @@ class FileBlobs:
     def _pick(self, digests: Collection[Digest]) -> frozenset[Digest]:
         self._check_here()
         blobs = self._root / "blobs"
-        return frozenset(digest for digest in digests if (blobs / digest.algorithm / digest.hex).is_file())
+        try:
+            return frozenset(digest for digest in digests if (blobs / digest.algorithm / digest.hex).is_file())
+        except OSError as error:
+            raise StoreUnavailable(f"{self._root} cannot be read: {error.strerror}") from error
 
     def _check_here(self) -> None:
         """Raise StoreUnavailable where containerd's folder is away; 2.1 makes the content's with the first blob."""

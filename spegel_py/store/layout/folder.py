@@ -112,6 +112,8 @@ def scan(root: Path) -> Scan:
             continue
         try:
             _scan(folder, algorithm, blobs, refused)
+        except OSError as error:  # the disk fails
+            raise StoreUnavailable(f"the image layout {root} cannot be read: {error.strerror}") from error
         finally:
             os.close(folder)
     return Scan(blobs, frozenset(refused))

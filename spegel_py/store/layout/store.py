@@ -69,7 +69,7 @@ class LayoutStore:
                 self._index_read = signature
         except (ContentNotFound, FileNotFoundError):
             self._tags = {}
-        except (ValueError, RecursionError, StoreUnavailable) as error:
+        except (ValueError, RecursionError, OSError, StoreUnavailable) as error:
             if not self._index_was_bad:
                 log.warning("index.json cannot be read, keeping the tags known", root=str(self.root), error=str(error))
             self._index_was_bad = True
