@@ -173,7 +173,10 @@ def _as_stranger(address: str, talk: Any) -> Any:
         host = compat.build_host(load_or_create(None), announce=[compat.multiaddr("127.0.0.1", port)])
         async with host.run(compat.listen_addresses("127.0.0.1", port)):
             peer = await compat.dial(host, Multiaddr(address), expected=None, timeout=5)
-            return await talk(host, peer)
+            try:
+                return await talk(host, peer)
+            finally:
+                await compat.hang_up_all(host)
 
     return trio.run(main)
 

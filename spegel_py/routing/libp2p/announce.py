@@ -137,10 +137,7 @@ class Link:
         self._waiting = trio.CancelScope()
 
     async def run(self) -> None:
-        """Tell until the stream breaks (raises) or this task is cancelled.
-
-        Raises libp2p's StreamFailure at once if the peer does not speak the protocol.
-        """
+        """Tell until the stream breaks (raises) or this task is cancelled."""
         stream = await self._host.new_stream(self._peer, [PROTOCOL])
         try:
             async with trio.open_nursery() as nursery:

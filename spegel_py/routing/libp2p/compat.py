@@ -5,15 +5,16 @@ module gives to the rest is a host that is safe to run for months, and one way t
 
  1. `new_host` offers plaintext, SECIO and TLS beside Noise, and a resource manager whose limits (per address, per
     peer) refuse many nodes on one host: the swarm is put together here, Noise and yamux only, no resource manager.
- 2. The auto-connector dials everybody in the peer store, and the pruner closes connections over a watermark: the
-    mesh decides about connections itself, so both are given watermarks that never fire.
+ 2. The auto-connector dials everybody in the peer store, whatever its watermarks are, and the pruner closes
+    connections over one: the mesh decides about connections itself, so the one is replaced and the other starved.
  3. An inbound connection keeps its task and its slot of `_inbound_limiter` until the whole swarm stops, so the 300th
     connection in a node's life is the last one accepted: `_MeshSwarm` lets go when the connection closes.
  4. `dial_peer` needs the peer's id, tries one TCP address only, retries, and remembers failures for 60 s: `dial` here
     takes one address and an id that may be unknown, in which case the handshake tells it.
  5. A listener sets SO_REUSEPORT, so that two nodes share a port silently: `check_port_free` looks first.
  6. Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
- 7. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
+ 7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them.
+ 8. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
@@ -53,8 +55,22 @@ NEGOTIATION_TIMEOUT = 5.0
 """Seconds for a protocol negotiation; a healthy peer needs milliseconds, a starved one-core node may need seconds."""
 
 
+class _NoAutoConnector(AutoConnector):
+    """Dials nobody by itself (trap 2): its target is the middle of the watermarks, whatever they are."""
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Start nothing."""
+
+    async def maybe_connect(self) -> None:
+        """Connect nobody."""
+
+
 class _MeshSwarm(Swarm):
-    """A swarm whose inbound connections give back their slot and task when they close (trap 3)."""
+    """A swarm that dials only when told to, and whose inbound connections give back their slot (traps 2 and 3)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.auto_connector = _NoAutoConnector(swarm=self)
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
         raw = RawConnection(read_write_closer, False)
@@ -140,6 +156,14 @@ async def _close(raw: RawConnection | None) -> None:
             await raw.close()
 
 
+async def hang_up_all(host: BasicHost) -> None:
+    """Close every connection: a swarm that is only stopped leaves its dialled sockets to the garbage collector."""
+    with shielded(2):
+        async with trio.open_nursery() as nursery:
+            for peer in host.get_connected_peers():
+                nursery.start_soon(host.disconnect, peer)
+
+
 def remote_ip(connection: INetConn) -> str | None:
     """Return the IP literal at the other end of a connection."""
     remote = cast("Any", connection).muxed_conn.get_remote_address()
@@ -213,6 +237,8 @@ def self_test() -> None:
     wanted: list[tuple[object, str, tuple[str, ...]]] = [
         (Swarm, "_do_handle_inbound_connection", ("read_write_closer", "maddr", "failure_event")),
         (Swarm, "upgrade_inbound_raw_conn", ("raw_conn", "maddr")),
+        (AutoConnector, "run_background_task", ("nursery",)),
+        (AutoConnector, "maybe_connect", ()),
         (Swarm, "add_conn", ("muxed_conn", "direction")),
         (TransportUpgrader, "upgrade_connection", ("conn", "peer_id")),
         (NoiseTransport, "secure_outbound", ("conn", "peer_id")),

@@ -6,6 +6,7 @@ One task tends each connected peer: it keeps the announce link up, or, for a nod
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -15,13 +16,13 @@ import structlog
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.host.basic_host import BasicHost
-from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import PingService
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
 from spegel_py.routing.libp2p.announce import Link, say_goodbye
 from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, strip_peer
@@ -43,6 +44,8 @@ REFRESHES_PER_SECOND = 20
 """Refreshes sent per second at most: above interval × this many peers the interval grows with the cluster."""
 REDIAL_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds between attempts to reach a lost peer again; then it is left to discovery and bootstrap."""
+LINK_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds before telling a peer again after a failure; each new connection starts over."""
 STANDARD_PING_INTERVAL, STANDARD_PING_TIMEOUT = 4.0, 4.0
 """Seconds: a peer without the announce protocol is pinged, so that a stopped one is let go within 8 s."""
 STANDARD_REPROVIDE = 600.0
@@ -217,15 +220,24 @@ class Mesh:
                 await self._keep_told(peer)
 
     async def _keep_told(self, peer: ID) -> None:
-        while True:
-            link = Link(host=self._host, peer=peer, local=self._local, situation=self)
+        """Tell a peer what is held here by the best way it speaks, again after every failure, ever less often."""
+        for delay in itertools.chain(LINK_DELAYS, itertools.repeat(LINK_DELAYS[-1])):
             try:
-                await link.run()
-            except StreamFailure:
-                await self._keep_told_by_records(peer)
+                if self._speaks_announce(peer) is False:
+                    await self._keep_told_by_records(peer)
+                else:
+                    await Link(host=self._host, peer=peer, local=self._local, situation=self).run()
             except Exception as error:  # noqa: BLE001 - py-libp2p raises many kinds (and groups of them)
-                log.debug("announce link broke", peer=str(peer), error=repr(error))
-            await trio.sleep(1)
+                log.debug("telling a peer failed", peer=str(peer), error=repr(error))
+            await trio.sleep(delay)
+
+    def _speaks_announce(self, peer: ID) -> bool | None:
+        """Say what the peer's identify message listed; None while it has not come."""
+        try:
+            protocols = self._host.get_peerstore().get_protocols(peer)
+        except Exception:  # noqa: BLE001 - py-libp2p raises where it knows nothing of a peer yet
+            return None
+        return (ANNOUNCE in protocols) if protocols else None
 
     async def _keep_told_by_records(self, peer: ID) -> None:
         """Serve a peer without the announce protocol: provider records now and whenever keys come, and pings."""

@@ -83,6 +83,11 @@ class RecordTable:
         with self._lock:
             return all(member.current(now) for member in self._members.values() if member.connected)
 
+    def is_partial(self) -> bool:
+        """Say whether some connected peer tells only those closest to a key: others may know of further holders."""
+        with self._lock:
+            return any(m.connected and m.announces and not m.complete for m in self._members.values())
+
     def is_connected(self, peer_id: str) -> bool:
         with self._lock:
             member = self._members.get(peer_id)

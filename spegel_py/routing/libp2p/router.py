@@ -86,9 +86,9 @@ class Libp2pRouter:
         found = self._table.providers(hashed, now)[:limit]
         for peer in found:
             yield peer
-        if found or self._table.knows_all(now):
+        if len(found) >= limit or self._table.knows_all(now) or (found and not self._table.is_partial()):
             return
-        async for peer in self._hop(hashed, limit):
+        async for peer in self._hop(hashed, limit, {peer.id for peer in found}):
             yield peer
 
     async def advertise(self, keys: Collection[str]) -> None:
@@ -127,7 +127,7 @@ class Libp2pRouter:
 
     # Inside
 
-    async def _hop(self, key: bytes, limit: int) -> AsyncIterator[Peer]:
+    async def _hop(self, key: bytes, limit: int, known: set[str]) -> AsyncIterator[Peer]:
         service, thread = self._service, self._thread
         if service is None or thread is None:
             return
@@ -137,7 +137,7 @@ class Libp2pRouter:
         def found(peer: Peer) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, peer)
 
-        call = asyncio.ensure_future(thread.call(service.hop, key, found, limit))
+        call = asyncio.ensure_future(thread.call(service.hop, key, found, limit, known))
         call.add_done_callback(lambda _: queue.put_nowait(None))
         try:
             while (peer := await queue.get()) is not None:

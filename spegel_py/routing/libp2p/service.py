@@ -98,8 +98,11 @@ class Service:
                 raise RouterUnavailable(f"cannot listen on {', '.join(map(str, listen))}")
             await nursery.start(self._mesh.run)
             task_status.started()
-            await stop.wait()
-            await self._mesh.say_goodbye(timeout=GOODBYE_TIMEOUT)
+            try:
+                await stop.wait()
+                await self._mesh.say_goodbye(timeout=GOODBYE_TIMEOUT)
+            finally:
+                await compat.hang_up_all(self._host)
             nursery.cancel_scope.cancel()
 
     # What the asyncio side calls
@@ -120,9 +123,9 @@ class Service:
                 nursery.start_soon(self._mesh.reach, [Multiaddr(target.address)], expected)
         return len(self._mesh.peers())
 
-    async def hop(self, key: bytes, found: Callable[[Peer], None], limit: int) -> None:
-        """Ask the peers closest to a key for its providers and call `found` with each new one, up to `limit`."""
-        seen: set[str] = {str(self._host.get_id())}
+    async def hop(self, key: bytes, found: Callable[[Peer], None], limit: int, known: set[str]) -> None:
+        """Ask the peers closest to a key for its providers; call `found` with each that is not known, up to `limit`."""
+        seen = {str(self._host.get_id()), *known}
 
         def take(contact: Contact) -> bool:
             peer = self._usable(contact)
