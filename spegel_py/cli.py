@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
     _add_registry(commands)
+    _add_pull(commands)
+    _add_demo(commands)
     version = commands.add_parser("version", help="print the version", allow_abbrev=False)
     version.add_argument("--format", choices=("text", "json"), default="text")
     version.set_defaults(run=_version)
@@ -55,6 +57,24 @@ def _add_registry(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("--config", type=Path, help="YAML file of settings: the flags' names with underscores")
     settings.add_flags(command, REGISTRY)
     command.set_defaults(run=_registry)
+
+
+def _add_pull(commands: argparse._SubParsersAction[Parser]) -> None:
+    from spegel_py.pull import command as pull
+
+    text = "Pull an image through a mirror into an OCI image-layout folder, verified; goes on where it was cut."
+    command = commands.add_parser("pull", help="pull an image through a mirror", description=text, allow_abbrev=False)
+    pull.add_arguments(command)
+    command.set_defaults(run=pull.run)
+
+
+def _add_demo(commands: argparse._SubParsersAction[Parser]) -> None:
+    from spegel_py.demo import command as demo
+
+    text = "Show it at work: some nodes on this machine, one image, one of them killed while it serves."
+    command = commands.add_parser("demo", help="show it at work on this machine", description=text, allow_abbrev=False)
+    demo.add_arguments(command)
+    command.set_defaults(run=demo.run)
 
 
 def _registry(options: argparse.Namespace) -> int:

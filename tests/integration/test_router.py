@@ -26,12 +26,13 @@ from tests.routers import Node, cluster, found, ports, until
 KEYS = [f"sha256:{number:064x}" for number in range(1000)]
 
 
-@pytest.mark.parametrize(("mesh_limit", "replication"), [(128, 20), (0, 2)], ids=["all", "hop"])
-async def test_every_key_is_found_from_every_node(mesh_limit: int, replication: int) -> None:
-    """Of a thousand keys not one is lost, whatever the regime."""
+@pytest.mark.parametrize(("count", "mesh_limit", "replication"), [(1000, 128, 20), (200, 0, 2)], ids=["all", "hop"])
+async def test_every_key_is_found_from_every_node(count: int, mesh_limit: int, replication: int) -> None:
+    """Of all keys not one is lost, whatever the regime."""
+    keys = KEYS[:count]
     async with processes.cluster(4, mesh_limit=mesh_limit, replication=replication) as nodes:
-        await nodes[0].do(do="advertise", keys=KEYS)
-        expected = len(KEYS) * min(replication, len(nodes) - 1)
+        await nodes[0].do(do="advertise", keys=keys)
+        expected = len(keys) * min(replication, len(nodes) - 1)
 
         async def told() -> bool:
             held: list[int] = [(await node.do(do="stats"))["records"] for node in nodes]
@@ -39,7 +40,7 @@ async def test_every_key_is_found_from_every_node(mesh_limit: int, replication: 
 
         await until(told)
         for node in nodes[1:]:
-            answers = await node.do(do="lookup", keys=KEYS)
+            answers = await node.do(do="lookup", keys=keys)
             assert [ports for ports, _ in answers if ports != [nodes[0].port]] == []
 
 
@@ -192,14 +193,12 @@ HELLO = frames.encode(frames.Hello(4.0, "127.0.0.1", 9))
         (struct.pack(">I", 3) + b"\x63ab", "malformed-frame"),
         (HELLO + struct.pack(">I", 34) + b"\x03" + bytes(33), "malformed-frame"),
         (HELLO + struct.pack(">I", 100) + b"\x03half", "half-frame"),
-        (os.urandom(64), "oversized-frame"),
+        (b"\xff" + os.urandom(63), "oversized-frame"),
     ],
     ids=["empty", "huge", "unknown kind", "crooked keys", "half", "random"],
 )
 async def test_bad_announcements_are_dropped_and_counted(raw: bytes, reason: str) -> None:
     """Garbage ends its own stream only: it is counted, and the same peer's other streams are answered."""
-    if raw[0] == 0 and reason == "oversized-frame" and len(raw) == 64:
-        raw = b"\xff" + raw[1:]
     async with cluster(1) as nodes:
         await nodes[0].router.advertise(["k"])
 

@@ -1,0 +1,40 @@
+# Every target sets up what it needs; see README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHON
+
+.PHONY: demo test check bench format protos clean
+
+demo: ## three nodes on this machine, one image, one node killed in mid-pull
+	.ci/setup run
+	$(BIN)/spegel-py demo $(ARGS)
+
+test: ## all tests; those on real daemons need root
+	.ci/setup test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: ## linters, types, layers
+	.ci/setup test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	shellcheck .ci/run .ci/setup
+
+bench: ## measure what the README states
+	.ci/setup test
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+format: ## rewrite to the house's format
+	.ci/setup test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: ## regenerate the protobuf messages (libp2p wants protobuf < 7, hence an environment of its own)
+	$(PYTHON) -m venv build/protoc
+	build/protoc/bin/python -m pip install --quiet 'grpcio-tools==1.75.1' 'protobuf<7' 'setuptools<81'
+	build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. spegel_py/store/containerd/api/*.proto tests/cri/*.proto
+
+clean: ## remove what the other targets made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
