@@ -14,7 +14,8 @@ module gives to the rest is a host that is safe to run for months, and one way t
  5. A listener sets SO_REUSEPORT, so that two nodes share a port silently: `check_port_free` looks first.
  6. Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
  7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them.
- 8. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
+ 8. It does not know the remote address of an IPv6 connection: `_remember_remote` notes it.
+ 9. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class _MeshSwarm(Swarm):
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
         raw = RawConnection(read_write_closer, False)
+        _remember_remote(raw)
         try:
             muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
             for connection in self.get_connections(muxed.peer_id):
@@ -125,6 +127,7 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
     try:
         with trio.fail_after(timeout):
             raw = cast("RawConnection", await TCP().dial(address))
+            _remember_remote(raw)
             # The handshake authenticates the other side in any case; None only skips the comparison.
             secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
             peer_id = secured.get_remote_peer()
@@ -154,6 +157,16 @@ async def _close(raw: RawConnection | None) -> None:
     if raw is not None:
         with shielded(1):
             await raw.close()
+
+
+def _remember_remote(raw: RawConnection) -> None:
+    """Note the other end's address, which py-libp2p finds for IPv4 only (trap 8)."""
+    stream = cast("Any", raw).stream
+    try:
+        host, port, *_ = stream.stream.socket.getpeername()
+    except OSError:  # gone already
+        return
+    stream._cached_remote_address = (str(host), int(port))
 
 
 async def hang_up_all(host: BasicHost) -> None:

@@ -1,0 +1,248 @@
+"""py-libp2p's traps, each shown on the stock parts: a test that fails here says that a work-around may go.
+
+The second half shows that the host of `compat` does not fall into them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from libp2p import new_host
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
+from spegel_py.routing.libp2p import compat
+from tests.routers import free_port
+
+compat.silence()
+
+
+def on_trio(test: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        with trio.fail_after(30):
+            await test()
+
+    trio.run(main)
+
+
+@asynccontextmanager
+async def running(host: Any, address: str = "127.0.0.1", port: int | None = None) -> AsyncIterator[Multiaddr]:
+    """Run a host; its connections are closed at the end."""
+    port = port or free_port(address)
+    async with host.run([compat.multiaddr(address, port)]):
+        try:
+            yield compat.multiaddr(address, port)
+        finally:
+            await compat.hang_up_all(host)
+
+
+def ours() -> BasicHost:
+    return compat.build_host(Ed25519PrivateKey.generate(), announce=[])
+
+
+def stock(**options: Any) -> Any:
+    quiet = ConnectionConfig(min_connections=0, low_watermark=0, auto_connect_interval=3600)
+    return new_host(connection_config=quiet, **options)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await trio.sleep(0.01)
+
+
+# The traps, on stock parts
+
+
+def test_stock_auto_connector_dials_even_with_watermarks_of_zero() -> None:
+    """Trap 2: told to keep no connections at all, it connects to every peer it has heard of."""
+
+    async def test() -> None:
+        other, host = ours(), stock()
+        async with running(other) as address, running(host):
+            host.get_peerstore().add_addrs(other.get_id(), [address], 3600)
+            await host.get_network().auto_connector.maybe_connect()
+            await until(lambda: bool(host.get_connected_peers()))
+
+    on_trio(test)
+
+
+def test_stock_inbound_slot_is_never_given_back() -> None:
+    """Trap 3: a connection that has long been closed still occupies its slot."""
+
+    async def test() -> None:
+        host = stock()
+        async with running(host) as address:
+            await _come_and_go(address, until_seen=host)
+            assert host.get_network()._inbound_limiter.borrowed_tokens == 1
+
+    on_trio(test)
+
+
+def test_stock_hosts_share_a_port_silently() -> None:
+    """Trap 5: two hosts listen on one port, and neither is told."""
+
+    async def test() -> None:
+        port = free_port()
+        first, second = stock(), stock()
+        async with running(first, port=port), running(second, port=port):
+            assert first.get_network().listeners
+            assert second.get_network().listeners
+
+    on_trio(test)
+
+
+def test_stock_host_announces_the_wildcard() -> None:
+    """Trap 6: listening on all addresses announces an address that nobody can dial."""
+
+    async def test() -> None:
+        host = stock()
+        async with running(host, "0.0.0.0") as address:
+            assert [str(each).partition("/p2p")[0] for each in host.get_addrs()] == [str(address)]
+
+    on_trio(test)
+
+
+def test_stock_stream_does_not_know_an_ipv6_remote() -> None:
+    """Trap 8: the remote address of an IPv6 connection is None."""
+
+    async def test() -> None:
+        async with await _listener() as listener:
+            stream = await trio.open_tcp_stream("::1", listener.socket.getsockname()[1])
+            async with stream:
+                assert TrioTCPStream(stream).get_remote_address() is None
+
+    on_trio(test)
+
+
+async def _listener() -> trio.SocketListener:
+    return (await trio.open_tcp_listeners(0, host="::1"))[0]
+
+
+async def _come_and_go(address: Multiaddr, *, until_seen: Any) -> None:
+    guest = ours()
+    async with running(guest):
+        await compat.dial(guest, address, expected=None, timeout=5)
+        await until(lambda: guest.get_id() in until_seen.get_connected_peers())
+    await until(lambda: guest.get_id() not in until_seen.get_connected_peers())
+
+
+# Our host
+
+
+def test_our_host_gives_inbound_slots_back() -> None:
+    """A closed connection frees its slot, so that a node may run for years."""
+
+    async def test() -> None:
+        host: Any = ours()
+        async with running(host) as address:
+            for _ in range(3):
+                await _come_and_go(address, until_seen=host)
+            await until(lambda: host.get_network()._inbound_limiter.borrowed_tokens == 0)
+
+    on_trio(test)
+
+
+def test_our_host_dials_nobody_by_itself() -> None:
+    """A peer that is only known is not connected to."""
+
+    async def test() -> None:
+        other, host = ours(), ours()
+        async with running(other) as address, running(host):
+            host.get_peerstore().add_addrs(other.get_id(), [address], 3600)
+            await host.get_network().auto_connector.maybe_connect()  # type: ignore[attr-defined]
+            assert host.get_connected_peers() == []
+
+    on_trio(test)
+
+
+def test_our_host_offers_noise_only() -> None:
+    """Neither plaintext nor anything else that is not Noise is on offer."""
+    network: Any = ours().get_network()
+    assert [str(each) for each in network.upgrader.security_multistream.transports] == ["/noise"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_dial_learns_the_id_and_both_ends_know_the_address(address: str) -> None:
+    """Without knowing whom it dials, the handshake tells; and both ends know the other's IP, of either family."""
+
+    async def test() -> None:
+        one, two = ours(), ours()
+        async with running(one, address) as target, running(two, address):
+            peer = await compat.dial(two, target, expected=None, timeout=5)
+            assert peer == one.get_id()
+            await until(lambda: two.get_id() in one.get_connected_peers())
+            for host, other in ((one, two), (two, one)):
+                connection = host.get_network().get_connections(other.get_id())[0]
+                assert compat.remote_ip(connection) == address
+
+    on_trio(test)
+
+
+def test_a_dial_refuses_somebody_else_itself_and_nobody() -> None:
+    """Another id than expected, this node itself, and a closed port are PeerUnreachable with the reason."""
+
+    async def test() -> None:
+        one, two = ours(), ours()
+        async with running(one) as target, running(two) as own:
+            with pytest.raises(PeerUnreachable, match="expected"):
+                await compat.dial(two, target, expected=ID(b"\x00\x01x"), timeout=5)
+            with pytest.raises(PeerUnreachable, match="this node itself"):
+                await compat.dial(two, own, expected=None, timeout=5)
+            with pytest.raises(PeerUnreachable, match="cannot connect"):
+                await compat.dial(two, compat.multiaddr("127.0.0.1", free_port()), expected=None, timeout=5)
+            assert two.get_connected_peers() == []
+
+    on_trio(test)
+
+
+def test_a_dial_to_somebody_silent_ends() -> None:
+    """A port that accepts and never speaks costs the deadline, no more."""
+
+    async def test() -> None:
+        host = ours()
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            async with running(host):
+                with pytest.raises(PeerUnreachable, match=r"within 0\.2 s"):
+                    await compat.dial(
+                        host, compat.multiaddr("127.0.0.1", silent.getsockname()[1]), expected=None, timeout=0.2
+                    )
+
+    on_trio(test)
+
+
+def test_a_taken_port_is_noticed() -> None:
+    """A port in use is a ConfigError with its flag, even where the other side allows sharing."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="--router-addr"):
+            compat.check_port_free("127.0.0.1", taken.getsockname()[1], flag="--router-addr")
+
+
+def test_a_wildcard_announces_addresses_that_can_be_dialled() -> None:
+    """Listening everywhere announces no wildcard, and loopback only where there is nothing else."""
+    hosts = [ipaddress.ip_address(str(each).split("/")[2]) for each in compat.announced_addresses("", 5001)]
+    assert hosts
+    assert not any(host.is_unspecified for host in hosts)
+    assert all(host.is_loopback for host in hosts) or not any(host.is_loopback for host in hosts)
+
+
+def test_the_self_test_passes_here_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this version all is as needed; a private part that is gone is named."""
+    compat.self_test()
+    monkeypatch.delattr(Swarm, "add_conn")
+    with pytest.raises(RouterUnavailable, match=r"Swarm\.add_conn"):
+        compat.self_test()

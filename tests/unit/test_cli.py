@@ -1,0 +1,128 @@
+"""The command line as an operator meets it: one line and status 2 for what is wrong, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spegel_py import __version__
+from spegel_py.cli import main
+from spegel_py.routing.libp2p.identity import load_or_create
+from tests.routers import free_port
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    status = main(arguments)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def layout(root: Path) -> Path:
+    (root / "blobs" / "sha256").mkdir(parents=True)
+    (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (root / "index.json").write_text('{"schemaVersion": 2, "manifests": []}')
+    return root
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`version` prints text or JSON."""
+    assert run("version", capsys=capsys) == (0, f"{__version__}\n", "")
+    assert json.loads(run("version", "--format", "json", capsys=capsys)[1]) == {"version": __version__}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "COMMAND"),
+        (["registri"], "registri"),
+        (["registry", "--registry-adr", ":1"], "--registry-adr"),
+        (["registry", "--registry-addr", "nonsense"], "--registry-addr: 'nonsense'"),
+        (["registry", "--announce-interval", "5"], "--announce-interval: '5' should be a duration"),
+        (["registry", "--registry-filters", "("], "--registry-filters: '(' is not a regular expression"),
+        (["registry", "--config", "/nowhere.yaml"], "--config: /nowhere.yaml"),
+        (["registry", "--containerd-sock", "/nowhere.sock"], "/nowhere.sock"),
+        (["registry", "--oci-layout", "/nowhere"], "/nowhere"),
+        (["registry", "--log-level", "LOUD"], "--log-level: 'LOUD' is not one of"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line_and_status_2(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is named in one line on stderr."""
+    status, out, err = run(*arguments, capsys=capsys)
+    assert (status, out) == (2, "")
+    assert err.startswith("spegel-py: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_a_socket_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file where containerd's socket should be is not taken for one."""
+    (tmp_path / "sock").write_text("")
+    status, _, err = run("registry", "--containerd-sock", str(tmp_path / "sock"), capsys=capsys)
+    assert status == 2
+    assert "is not a socket" in err
+
+
+def test_a_content_path_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A content path that does not exist is an error with the way out."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sock"))
+        arguments = ["--containerd-sock", str(tmp_path / "sock"), "--containerd-content-path", str(tmp_path / "no")]
+        status, _, err = run("registry", *arguments, capsys=capsys)
+    assert status == 2
+    assert "content path" in err
+
+
+def test_a_taken_port_is_named_with_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of the three ports, when in use, is an error that names its flag."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = f"127.0.0.1:{taken.getsockname()[1]}"
+        folder = str(layout(tmp_path / "layout"))
+        for flag in ("--registry-addr", "--metrics-addr", "--router-addr"):
+            free = {name: f"127.0.0.1:{free_port()}" for name in ("--registry-addr", "--metrics-addr", "--router-addr")}
+            given = [part for pair in (free | {flag: used}).items() for part in pair]
+            status, _, err = run("registry", "--oci-layout", folder, "--log-level", "ERROR", *given, capsys=capsys)
+            assert status == 2, flag
+            assert flag in err
+            assert err.count("\n") == 1
+
+
+def test_an_identity_others_can_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The node does not start with a key that is not private."""
+    load_or_create(tmp_path / "data")
+    (tmp_path / "data" / "private.key").chmod(0o640)
+    folder = str(layout(tmp_path / "layout"))
+    status, _, err = run("registry", "--oci-layout", folder, "--data-dir", str(tmp_path / "data"), capsys=capsys)
+    assert status == 2
+    assert "chmod 600" in err
+
+
+def test_a_peer_that_is_no_multiaddr_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A malformed bootstrap peer stops the start."""
+    folder = str(layout(tmp_path / "layout"))
+    status, _, err = run("registry", "--oci-layout", folder, "--static-bootstrap-peers", "10.0.0.1", capsys=capsys)
+    assert status == 2
+    assert "--static-bootstrap-peers" in err
+
+
+def test_the_module_is_the_program() -> None:
+    """`python -m spegel_py` is the command line, status included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "spegel_py", "registry", "--nonsense"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "80"},
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--nonsense" in done.stderr
+    assert "Traceback" not in done.stderr

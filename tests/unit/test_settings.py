@@ -1,0 +1,187 @@
+"""How settings are read: precedence, parsing, and errors that name what is wrong and where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py import settings
+from spegel_py.config import REGISTRY, Config, read_credentials
+from spegel_py.errors import ConfigError
+
+
+def load(
+    *, flags: dict[str, Any] | None = None, environment: dict[str, str] | None = None, file: Path | None = None
+) -> Config:
+    return Config.load(flags=flags or {}, environment=environment or {}, file=file)
+
+
+def test_defaults_are_spegels() -> None:
+    """Without any setting the addresses, paths and names are Spegel's."""
+    config = load()
+    assert (config.registry_addr, config.router_addr, config.metrics_addr) == (":5000", ":5001", ":9090")
+    assert str(config.containerd_sock) == "/run/containerd/containerd.sock"
+    assert config.containerd_namespace == "k8s.io"
+    assert str(config.containerd_content_path) == "/var/lib/containerd/io.containerd.content.v1.content"
+    assert config.data_dir is None
+
+
+def test_every_default_is_what_its_own_parser_would_give() -> None:
+    """A default written as text parses to itself, so that flag and default cannot differ in kind."""
+    for setting in REGISTRY:
+        if isinstance(setting.default, (int, float)) and not isinstance(setting.default, bool):
+            text = f"{setting.default}s" if isinstance(setting.default, float) else str(setting.default)
+            assert setting.parse(text) == setting.default, setting.name
+
+
+def test_precedence_is_flag_environment_file_default(tmp_path: Path) -> None:
+    """Each source wins over the ones after it."""
+    file = tmp_path / "config.yaml"
+    file.write_text("registry_addr: ':1'\nrouter_addr: ':1'\nmetrics_addr: ':1'\n")
+    environment = {"REGISTRY_ADDR": ":2", "ROUTER_ADDR": ":2"}
+    config = load(flags={"registry_addr": ":3"}, environment=environment, file=file)
+    assert (config.registry_addr, config.router_addr, config.metrics_addr) == (":3", ":2", ":1")
+
+
+def test_nested_keys_are_the_flat_ones(tmp_path: Path) -> None:
+    """A mapping in the file stands for names with its key before them."""
+    file = tmp_path / "config.yaml"
+    file.write_text("containerd:\n  namespace: moby\n  content_path: ''\nmirror: {resolve: {timeout: 20ms}}\n")
+    config = load(file=file)
+    assert config.containerd_namespace == "moby"
+    assert config.containerd_content_path is None
+    assert config.mirror_resolve_timeout == 0.02
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("registry_adr: ':1'", "unknown key registry_adr; did you mean registry_addr?"),
+        ("containerd: {socket: x}", "unknown key containerd.socket"),
+        ("registry_addr: {port: 1}", "registry_addr: .*should be text"),
+        ("announce_interval: soon", "announce_interval: 'soon' should be a duration"),
+        ("announce_interval: 100ms", "announce_interval: .*between 0.5s and 600s"),
+        ("mesh_limit: many", "mesh_limit: 'many' should be a whole number"),
+        ("bootstrap_kind: mdns", "bootstrap_kind: 'mdns' is not one of dns, http, static"),
+        ("registry_filters: ['(']", "registry_filters: .*is not a regular expression"),
+        ("- a list", "holds no mapping"),
+        ("a: b: c", "is not YAML"),
+        ("containerd_sock: /x\ncontainerd: {sock: /y}", "containerd.sock is given twice"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(tmp_path: Path, text: str, named: str) -> None:
+    """A wrong key or value in the file is an error with the file's and the key's name."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=named) as caught:
+        load(file=file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that cannot be read is an error, not an empty one."""
+    with pytest.raises(ConfigError, match=r"--config: .*none.yaml cannot be read"):
+        load(file=tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("given", ["5000", ":x", ":70000", "host:5000", "::1:5000", "[::1]", "[10.0.0.1]:1", ""])
+def test_what_is_no_address_is_named(given: str) -> None:
+    """A malformed listen address is an error that names the flag."""
+    with pytest.raises(ConfigError, match="--registry-addr"):
+        load(flags={"registry_addr": given})
+
+
+@pytest.mark.parametrize("given", [":5000", "10.0.0.1:5000", "[::1]:5000", "[::]:80"])
+def test_an_address_is_kept_as_written(given: str) -> None:
+    """Addresses of either family, or of none, are accepted."""
+    assert load(flags={"registry_addr": given}).registry_addr == given
+
+
+def test_a_port_that_cannot_be_told_to_peers_is_refused() -> None:
+    """Port 0 would be another one at each start."""
+    with pytest.raises(ConfigError, match="--router-addr"):
+        load(flags={"router_addr": ":0"})
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [({"bootstrap_kind": "dns"}, "--dns-bootstrap-domain"), ({"bootstrap_kind": "http"}, "--http-bootstrap-url")],
+)
+def test_settings_that_need_each_other_say_so(flags: dict[str, Any], named: str) -> None:
+    """A bootstrap kind without its source is an error that names the missing flag."""
+    with pytest.raises(ConfigError, match=named):
+        load(flags=flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20ms", 0.02), ("1m30s", 90.0), ("1.5h", 5400.0), ("0.5s", 0.5), ("1h1m1s1ms", 3661.001)]
+)
+def test_durations_are_go_durations(text: str, seconds: float) -> None:
+    """Durations are written as Spegel's flags take them."""
+    assert settings.duration(text) == pytest.approx(seconds)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
+    """No text makes the duration parser fail in another way."""
+    try:
+        seconds = settings.duration(text)
+    except ValueError:
+        return
+    assert seconds >= 0
+
+
+def test_lists_come_apart_at_commas_and_as_arguments() -> None:
+    """Several values may be one text with commas (environment) or several arguments (flags)."""
+    assert load(environment={"STATIC_BOOTSTRAP_PEERS": "/ip4/1.1.1.1, /ip4/2.2.2.2"}).static_bootstrap_peers == (
+        "/ip4/1.1.1.1",
+        "/ip4/2.2.2.2",
+    )
+    assert load(flags={"mirrored_registries": ["https://docker.io", "ghcr.io"]}).mirrored_registries == (
+        "https://docker.io",
+        "ghcr.io",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "is_filtered"),
+    [
+        ("docker.io/library/alpine:3", False),
+        ("registry.example:5000/app:1", False),
+        ("quay.io/app:1", True),
+        ("docker.io.evil.example/app:1", True),
+        ("library/alpine", False),  # no registry is named: nothing says that it is another one
+    ],
+)
+def test_only_the_registries_listed_are_mirrored(name: str, is_filtered: bool) -> None:
+    """With a list of registries every other one is filtered."""
+    config = load(flags={"mirrored_registries": ["https://docker.io", "http://registry.example:5000"]})
+    assert any(pattern.search(name) for pattern in config.filters) == is_filtered
+
+
+def test_filters_add_to_the_list_of_registries() -> None:
+    """Both kinds of filter hold at once."""
+    config = load(flags={"mirrored_registries": ["docker.io"], "registry_filters": [":latest$"]})
+    assert [bool(re.search(p, "docker.io/a:latest")) for p in config.filters] == [True, False]
+
+
+@pytest.mark.parametrize(("given", "value"), [("true", True), ("FALSE", False), ("1", True), ("off", False)])
+def test_booleans(given: str, value: bool) -> None:
+    """Booleans are written in the usual ways."""
+    assert load(flags={"debug_web_enabled": given}).debug_web_enabled is value
+
+
+def test_credentials_come_from_two_files(tmp_path: Path) -> None:
+    """Both files give a user and a password, none gives none, one alone is an error."""
+    assert read_credentials(tmp_path) is None
+    (tmp_path / "username").write_text("user\n")
+    with pytest.raises(ConfigError, match="username and a password"):
+        read_credentials(tmp_path)
+    (tmp_path / "password").write_text("secret\n")
+    assert read_credentials(tmp_path) == ("user", "secret")
