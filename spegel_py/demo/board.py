@@ -1,0 +1,128 @@
+"""The demonstration as it runs: a table of nodes and layers on a terminal, lines elsewhere, nothing with --json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from spegel_py.demo.content import shown
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import Child
+from spegel_py.pull import Event, Fetched, Finished, Interrupted, Opened
+from spegel_py.pull.progress import short
+
+WIDTH = 8
+"""Characters of a bar in a cell."""
+
+_COLORS = ("green", "cyan", "magenta", "yellow", "blue", "red", "bright_green", "bright_cyan")
+
+
+@dataclass(slots=True)
+class Cell:
+    """How far a node is with a blob, and the node it comes from."""
+
+    offset: int = 0
+    source: str = ""
+    is_done: bool = False
+
+
+class Board:
+    """What is known of every node and blob; `node` and `source` are the nodes' names."""
+
+    def __init__(self, *, console: Console, is_silent: bool = False) -> None:
+        self._console = console
+        self._is_silent = is_silent
+        self._blobs: tuple[Child, ...] = ()
+        self._cells: dict[tuple[str, Digest], Cell] = {}
+        self._nodes: list[str] = []
+        self._dead: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Board {self._nodes} {len(self._blobs)} blobs>"
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the table while the block lasts, if this is a terminal."""
+        if self._is_silent or not self._console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self.render, console=self._console, refresh_per_second=10):
+            yield
+
+    def say(self, text: str) -> None:
+        """Tell what is being done."""
+        if not self._is_silent:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def expect(self, nodes: Sequence[str], blobs: Sequence[Child], *, holders: Sequence[str] = ()) -> None:
+        """Show these nodes too, which are to get the blobs; the holders have them."""
+        self._blobs = tuple(blobs)
+        for node in (*holders, *nodes):
+            if node not in self._nodes:
+                self._nodes.append(node)
+            for blob in blobs:
+                cell = self._cells.setdefault((node, blob.digest), Cell())
+                if node in holders:
+                    cell.offset, cell.is_done = blob.size, True
+
+    def hear(self, node: str, event: Event, source: str | None) -> None:
+        """Take in an event of the pull of `node`; `source` names the node that the event's peer is."""
+        match event:
+            case Opened(blob, offset, _) | Interrupted(blob, offset, _):
+                self._cell(node, blob.digest).offset = offset
+                self.comes_from(node, blob.digest, source or "")
+            case Fetched(blob, offset, _, _):
+                self._cell(node, blob.digest).offset = offset
+            case Finished(blob, _):
+                cell = self._cell(node, blob.digest)
+                cell.offset, cell.is_done = blob.size, True
+                if not self._console.is_terminal:
+                    self.say(f"  {node}: {short(blob.digest)} {shown(blob.size)} from {cell.source or '?'}, verified")
+
+    def comes_from(self, node: str, digest: Digest, source: str) -> None:
+        """Note the node that a blob's bytes come from, and after a failure the one that went on."""
+        cell = self._cell(node, digest)
+        if source and not cell.source.endswith(source):
+            cell.source = f"{cell.source} → {source}" if cell.source and cell.offset else source
+
+    def killed(self, node: str) -> None:
+        """Show that a node is no more."""
+        self._dead.add(node)
+
+    def render(self) -> Group:
+        """Return the table as it stands."""
+        table = Table(expand=False, header_style="bold")
+        table.add_column("layer")
+        table.add_column("size", justify="right")
+        for node in self._nodes:
+            table.add_column(Text(f"{node} ✗ killed", "bold red") if node in self._dead else self._name(node))
+        for blob in self._blobs:
+            cells = (self._show(self._cell(node, blob.digest), blob) for node in self._nodes)
+            table.add_row(short(blob.digest), shown(blob.size), *cells)
+        return Group(table)
+
+    def _cell(self, node: str, digest: Digest) -> Cell:
+        return self._cells.setdefault((node, digest), Cell())
+
+    def _show(self, cell: Cell, blob: Child) -> Text:
+        share = cell.offset / blob.size if blob.size else float(cell.is_done)
+        full = round(share * WIDTH)
+        text = Text("█" * full, "green" if cell.is_done else "yellow")
+        text.append("░" * (WIDTH - full), "dim")
+        text.append(" ✓" if cell.is_done else f" {share:4.0%}" if cell.source else "")
+        if cell.source:
+            text.append(" ← ")
+            text.append(cell.source, self._color(cell.source.rpartition("→")[2].strip()))
+        return text
+
+    def _name(self, node: str) -> Text:
+        return Text(node, f"bold {self._color(node)}")
+
+    def _color(self, node: str) -> str:
+        return _COLORS[self._nodes.index(node) % len(_COLORS)] if node in self._nodes else "white"

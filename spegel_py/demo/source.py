@@ -1,0 +1,171 @@
+"""An image that somebody brings: an OCI layout folder or an archive of one, copied with every digest verified.
+
+Nothing in it is trusted. Of an archive only the files of a layout are unpacked, by names that are checked; of a folder
+no symbolic link is followed; and only what the chosen image names is copied, hashed on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from spegel_py.demo.content import Content
+from spegel_py.errors import ConfigError, ContentNotFound, ManifestInvalid, OCIError, SpegelError
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, children, detect
+from spegel_py.oci.reference import Reference
+from spegel_py.pull import plan
+from spegel_py.pull.plan import Platform
+from spegel_py.store.files import open_below
+from spegel_py.store.layout import LayoutWriter
+
+NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+"""Annotations that name an image in index.json: containerd's is a full reference, the spec's is often only a tag."""
+
+_MEMBER = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/(?:sha256|sha512)/[0-9a-f]{64,128})")
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The image of an index.json that is taken, by its full name; `tags` are all that there are."""
+
+    name: str
+    root: Child
+    tags: tuple[str, ...]
+
+
+def choose(index: bytes) -> Chosen:
+    """Return the first image of an index.json. Raises ManifestInvalid."""
+    named = [
+        (_name(entry), child)
+        for child, entry in zip(children(index), json.loads(index).get("manifests") or [], strict=True)
+        if child.media_type in MANIFESTS or not child.media_type
+    ]
+    if not named:
+        raise ManifestInvalid("its index.json names no image")
+    name, root = named[0]
+    return Chosen(name, root, tuple(dict.fromkeys(name for name, _ in named)))
+
+
+def bring(path: Path, writer: LayoutWriter, scratch: Path) -> Content:
+    """Copy the first image at `path`, verified, into a layout; `scratch` is a folder for unpacking. Blocks.
+
+    Raises ConfigError, in one line with the path, for anything that is wrong with what is there.
+    """
+    try:
+        root = path if path.is_dir() else _unpacked(path, scratch)
+        return _copy(root, writer)
+    except ConfigError:
+        raise
+    except (SpegelError, OSError, tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"--image {path}: {text}; give an OCI image layout or an OCI archive of one") from error
+
+
+def _unpacked(path: Path, scratch: Path) -> Path:
+    """Unpack an archive's layout, and only that, into `scratch`: regular files by checked names, no links."""
+    with tarfile.open(path, "r:*") as archive:
+        for member in archive:
+            match = _MEMBER.fullmatch(member.name)
+            content = archive.extractfile(member) if match and member.isreg() else None
+            if match is None or content is None:
+                continue
+            if member.size > shutil.disk_usage(scratch).free:
+                raise ConfigError(f"{scratch} has no room for the {member.size} bytes of {member.name[:100]} in {path}")
+            target = scratch / match[1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as file:
+                shutil.copyfileobj(content, file, _CHUNK)
+    return scratch
+
+
+def _copy(root: Path, writer: LayoutWriter) -> Content:
+    try:
+        _read(root, "oci-layout")
+        chosen = choose(_read(root, "index.json"))
+    except ContentNotFound as error:
+        raise ManifestInvalid(f"it is no OCI image layout: {error}") from error
+    platform, manifests = _complete(root, chosen.root)
+    blobs = plan.blobs(data for child, data in manifests if child.media_type not in INDEXES)
+    for blob in blobs:
+        _copy_blob(root, writer, blob)
+    for child, data in reversed(manifests):
+        writer.put(data, child.digest.algorithm)
+    writer.tag(chosen.name, manifests[0][0])
+    found = tuple(child for child, _ in manifests)
+    return Content(name=chosen.name, platform=platform, manifests=found, blobs=blobs, tags=chosen.tags)
+
+
+def _complete(root: Path, image: Child) -> tuple[Platform | None, list[tuple[Child, bytes]]]:
+    """Return a platform of which all is there, this machine's first: an archive often holds one of those it names."""
+    first = _manifest(root, image)
+    if first[0].media_type not in INDEXES:
+        return None, [first]
+    missing: SpegelError | None = None
+    for platform in dict.fromkeys((Platform.here(), *(found for _, found in plan.platforms(first[1]) if found))):
+        try:
+            manifests = [first, *_below(root, first[1], platform, 0)]
+            for blob in plan.blobs(data for child, data in manifests if child.media_type not in INDEXES):
+                os.close(_open(root, blob.digest))
+            return platform, manifests
+        except (ConfigError, ContentNotFound) as error:
+            missing = missing or error
+    raise ManifestInvalid(f"no platform of it is there in full: {missing}")
+
+
+def _below(root: Path, index: bytes, platform: Platform, depth: int) -> Iterator[tuple[Child, bytes]]:
+    if depth > 3:
+        raise ManifestInvalid("too many indexes within each other")
+    for child in plan.select(index, platform):
+        found = _manifest(root, child)
+        yield found
+        if found[0].media_type in INDEXES:
+            yield from _below(root, found[1], platform, depth + 1)
+
+
+def _manifest(root: Path, child: Child) -> tuple[Child, bytes]:
+    data = _read(root, "blobs", child.digest.algorithm, child.digest.hex)
+    media_type = detect(data)
+    if not child.digest.matches(data) or media_type is None:
+        raise ManifestInvalid(f"{child.digest} is damaged, or no manifest")
+    return Child(child.digest, len(data), media_type), data
+
+
+def _copy_blob(root: Path, writer: LayoutWriter, blob: Child) -> None:
+    """Copy one blob; the writer verifies it. Raises DigestMismatch."""
+    with os.fdopen(_open(root, blob.digest), "rb") as file, writer.begin(blob.digest) as part:
+        part.restart()
+        while piece := file.read(_CHUNK):
+            part.write(piece)
+        part.commit()
+
+
+def _open(root: Path, digest: Digest) -> int:
+    return open_below(root, "blobs", digest.algorithm, digest.hex)
+
+
+def _read(root: Path, *parts: str) -> bytes:
+    with os.fdopen(open_below(root, *parts), "rb") as file:
+        return file.read(MAX_MANIFEST + 1)
+
+
+def _name(entry: dict[str, object]) -> str:
+    """Return an entry's full name; one that has only a tag, or nothing, gets a name of ours."""
+    annotations = entry.get("annotations")
+    values = [annotations.get(key) for key in NAMES] if isinstance(annotations, dict) else []
+    names = [value for value in values if isinstance(value, str)]
+    for text in (*names, *(f"demo.local/image:{name}" for name in names)):
+        try:
+            if Reference.parse(text).name == text:
+                return text
+        except OCIError:
+            continue
+    return "demo.local/image:latest"
