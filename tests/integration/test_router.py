@@ -155,6 +155,16 @@ async def test_ipv6_works_like_ipv4() -> None:
         assert peer.authority == f"[::1]:{nodes[0].registry_port}"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("told", ["", "0.0.0.0", "::"])
+async def test_a_registry_on_all_addresses_is_reached_where_its_node_is(host: str, told: str) -> None:
+    """A node whose registry listens on a wildcard is offered with the address it is connected from."""
+    async with cluster(2, host=host, registry_host=told) as nodes:
+        await nodes[0].router.advertise(["k"])
+        await until(lambda: _held(nodes[1], "k", {nodes[0].registry_port}))
+        assert (await found(nodes[1].router, "k"))[0].host == host
+
+
 async def test_a_taken_port_is_named() -> None:
     """A router port that another node uses is one clear error, although that node's socket would share it."""
     async with cluster(1) as nodes:

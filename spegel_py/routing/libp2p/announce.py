@@ -7,6 +7,7 @@ stays lost.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -115,9 +116,10 @@ class Receiver:
         self._table.heard(name, now)
 
     def _hello(self, peer: ID, host: str, port: int, interval: float) -> None:
-        reachable = host or self._address_of(peer)
-        if reachable is None:  # the connection went away under the frame
+        seen = self._address_of(peer)
+        if seen is None:  # the connection went away under the frame
             return
+        reachable = seen if _names_nobody(host, seen) else host
         self._table.hello(str(peer), Peer(str(peer), reachable, port), interval=interval, now=self._clock())
 
     def _count_over(self, over: int) -> None:
@@ -180,6 +182,14 @@ async def say_goodbye(host: BasicHost, peer: ID) -> None:
     stream = await host.new_stream(peer, [PROTOCOL])
     await stream.write(frames.encode(Goodbye()))
     await stream.close()
+
+
+def _names_nobody(host: str, seen: str) -> bool:
+    """Say whether a host a peer announced is no address of it from here: a wildcard, or loopback from afar."""
+    if not host:
+        return True
+    address = ipaddress.ip_address(host)
+    return address.is_unspecified or (address.is_loopback and not ipaddress.ip_address(seen).is_loopback)
 
 
 async def _write(stream: INetStream, frame: Frame) -> None:

@@ -50,6 +50,8 @@ STANDARD_PING_INTERVAL, STANDARD_PING_TIMEOUT = 4.0, 4.0
 """Seconds: a peer without the announce protocol is pinged, so that a stopped one is let go within 8 s."""
 STANDARD_REPROVIDE = 600.0
 """Seconds between full rounds of provider records; standard nodes keep them for 19 minutes and more."""
+MAX_KNOWN = 10_000
+"""Addresses of peers remembered, connected or not."""
 REMEMBERED_DEPARTED = 256
 """Departed peers remembered, so that a stale hint of another node does not bring them back."""
 
@@ -307,7 +309,7 @@ class Mesh:
             except PeerUnreachable as error:
                 log.debug("find_node failed", peer=str(peer), error=str(error))
                 return
-            for contact in found:
+            for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
                 self._known.setdefault(contact.id, contact.addresses)
             await self.meet(found)
 
@@ -333,6 +335,7 @@ class Mesh:
             if peer in self._tasks or peer not in self._known:
                 return
             await self.reach(self._known[peer], peer)
+        self._known.pop(peer, None)
 
 
 class _Notifee(INotifee):

@@ -212,8 +212,8 @@ class Libp2pRouter:
         if service is not None and thread is not None and targets:
             try:
                 await thread.call(service.bootstrap, targets)
-            except RouterUnavailable:
-                return False
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must come
+                log.debug("bootstrap attempt failed", error=repr(error))
         return bool(self._table.connected())
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
