@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -72,8 +75,13 @@ def translated(where: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    """Return the cause in the system's or the TLS library's words; asyncio and uvloop word their own differently."""
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    return _line(getattr(inner, "verify_message", "") or getattr(inner, "strerror", "") or str(inner) or repr(inner))
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return _line(inner.verify_message)
+    if isinstance(inner, OSError) and not isinstance(inner, ssl.SSLError | socket.gaierror) and inner.errno:
+        return os.strerror(inner.errno)
+    return _line(getattr(inner, "strerror", None) or str(inner) or repr(inner))
 
 
 def _line(text: str) -> str:
