@@ -1,7 +1,7 @@
 """One router in a process of its own, driven by JSON lines on stdin: `python -m tests.benchmarks.router_process`.
 
-Commands: {"do": "advertise"|"withdraw", "keys": [...]}, {"do": "lookup", "keys": [...]}, {"do": "stats"}. Each gets one
-JSON line back; a lookup answers with the ports found and the seconds taken for every key.
+Commands: {"do": "advertise"|"withdraw", "keys": [...]}, {"do": "lookup"|"time", "keys": [...]}, {"do": "stats"}. Each
+gets one JSON line back; a lookup answers with the ports found and the seconds taken for every key, `time` with more.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
+from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.service import Settings
 from spegel_py.telemetry import logging
@@ -51,6 +52,8 @@ async def _do(router: Libp2pRouter, command: dict[str, Any]) -> object:
             await router.withdraw(command["keys"])
         case "lookup":
             return [await _lookup(router, key) for key in command["keys"]]
+        case "time":
+            return [await _time(router, key) for key in command["keys"]]
         case "stats":
             usage = resource.getrusage(resource.RUSAGE_SELF)
             return {
@@ -65,6 +68,18 @@ async def _lookup(router: Libp2pRouter, key: str) -> tuple[list[int], float]:
     start = time.perf_counter()
     ports = [peer.port async for peer in router.lookup(key, limit=8)]
     return ports, time.perf_counter() - start
+
+
+async def _time(router: Libp2pRouter, key: str) -> dict[str, object]:
+    """Look a key up as the mirror does: `first` are the seconds to the first peer, which the mirror asks at once."""
+    is_local = bool(router._table.providers(name_hash(key), time.monotonic()))  # no public answer says where it is from
+    start = time.perf_counter()
+    first = None
+    ports = []
+    async for peer in router.lookup(key, limit=8):
+        first = first or time.perf_counter() - start
+        ports.append(peer.port)
+    return {"is_local": is_local, "ports": ports, "first": first, "whole": time.perf_counter() - start}
 
 
 if __name__ == "__main__":
