@@ -27,8 +27,8 @@ from spegel_py.store.layout import LayoutWriter
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
-NODES, SIZES, LAYERS = range(2, 17), range(20, 1025), range(1, 101)
-"""What is allowed: a node takes 80 MB of memory, and the image is made in memory, in MB."""
+NODES, SIZES, LAYERS = range(2, 17), range(20, 513), range(1, 101)
+"""What is allowed. A node takes 100 MB of memory; the image, in MB, is made in memory and takes twice its size there."""
 
 RATE = 30.0
 """MB/s that pulls of phase 1 are held to: a slow network's, so that there is something to see, and time for nodes to

@@ -25,6 +25,10 @@ LEAST_LARGEST = 16 * MB
 """Size in bytes that the largest layer of a made image gets even if that is more than half of it."""
 
 
+PIECE = 16 * MB
+"""Random bytes made at a time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
     """An image that lies complete in a layout: all its manifests, root first, and its blobs."""
@@ -90,7 +94,12 @@ def make(writer: LayoutWriter, *, size: int, layers: int, seed: str = "demo") ->
 def _layer(seed: str, number: int, size: int) -> build.Layer:
     """Return a layer of files that do not compress and, but for the first and large one, of some that do."""
     rng = random.Random(f"{seed}/{number}")  # a text is seeded through sha512: the same in every run
-    files: dict[str, bytes | build.Link | build.Program] = {f"data/{number}/noise.bin": rng.randbytes(size)}
+    files: dict[str, bytes | build.Link | build.Program] = {f"data/{number}/noise.bin": _noise(rng, size)}
     if number:
         files[f"data/{number}/words.txt"] = f"layer {number} of a demonstration\n".encode() * (size // 100)
     return build.layer(files, level=1 if number else 0)
+
+
+def _noise(rng: random.Random, size: int) -> bytes:
+    """Return random bytes; `randbytes` alone makes no more than 256 MiB."""
+    return b"".join(rng.randbytes(min(PIECE, size - at)) for at in range(0, size, PIECE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests import images
 FULL = "registry.example/team/app:1.0"
 
 
-@given(size=st.integers(20, 1024), layers=st.integers(1, 100))
+@given(size=st.integers(20, 512), layers=st.integers(1, 100))
 def test_layer_sizes(size: int, layers: int) -> None:
     """The sizes add up, none is negative, and the first is large enough for a kill in its middle."""
     sizes = content.layer_sizes(size * MB, layers)
@@ -46,6 +47,13 @@ def test_the_made_image(tmp_path: Path) -> None:
     assert content.make(writer, size=2 * MB, layers=3) == made
     with pytest.raises(ConfigError, match="needs 12000000"):
         made.check()
+
+
+def test_noise_of_any_length() -> None:
+    """Random bytes are made in pieces, so that a layer may be larger than one call of the library gives."""
+    size = 2 * content.PIECE + 1
+    assert len(content._noise(random.Random("x"), size)) == size
+    assert content._noise(random.Random("x"), 0) == b""
 
 
 @given(counts=st.lists(st.integers(1, 10_000), min_size=1), rate=st.integers(1, 10_000))
