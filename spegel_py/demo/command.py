@@ -28,7 +28,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
 NODES, SIZES, LAYERS = range(2, 17), range(20, 513), range(1, 101)
-"""What is allowed. A node takes 100 MB of memory; the image, in MB, is made in memory and takes twice its size there."""
+"""What is allowed. A node takes 100 MB of memory; the image, in MB, is made in memory and takes twice its size."""
 
 RATE = 30.0
 """MB/s that pulls of phase 1 are held to: a slow network's, so that there is something to see, and time for nodes to
