@@ -5,18 +5,33 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from spegel_py import __version__, settings
 from spegel_py.errors import ConfigError, SpegelError
 from spegel_py.settings import Parser
 
+Add = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command; its code is loaded only when it is called, since libp2p alone takes a second to import."""
+
+    name: str
+    text: str
+    load: Callable[[], tuple[Add, Run]]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser(given).parse_args(given)
         return int(options.run(options))
     except ConfigError as error:
         return _fail(error, 2)
@@ -31,50 +46,30 @@ def _fail(error: Exception, status: int) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = Parser(
         prog="spegel-py", description="A peer-to-peer container image cache for containerd.", allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
-    _add_registry(commands)
-    _add_pull(commands)
-    _add_demo(commands)
-    version = commands.add_parser("version", help="print the version", allow_abbrev=False)
-    version.add_argument("--format", choices=("text", "json"), default="text")
-    version.set_defaults(run=_version)
+    for command in COMMANDS:
+        description = f"{command.text[0].upper()}{command.text[1:]}."
+        sub = commands.add_parser(command.name, help=command.text, description=description, allow_abbrev=False)
+        if command.name in given:
+            add, run = command.load()
+            add(sub)
+            sub.set_defaults(run=run)
     return parser
 
 
-def _add_registry(commands: argparse._SubParsersAction[Parser]) -> None:
+def _load_registry() -> tuple[Add, Run]:
     from spegel_py.config import REGISTRY
 
-    command = commands.add_parser(
-        "registry",
-        help="run a node: the registry mirror that containerd is pointed at",
-        description="Settings come from flags, then environment variables, then --config, then defaults.",
-        allow_abbrev=False,
-    )
-    command.add_argument("--config", type=Path, help="YAML file of settings: the flags' names with underscores")
-    settings.add_flags(command, REGISTRY)
-    command.set_defaults(run=_registry)
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.epilog = "Settings come from flags, then environment variables, then --config, then defaults."
+        parser.add_argument("--config", type=Path, help="YAML file of settings: the flags' names with underscores")
+        settings.add_flags(parser, REGISTRY)
 
-
-def _add_pull(commands: argparse._SubParsersAction[Parser]) -> None:
-    from spegel_py.pull import command as pull
-
-    text = "Pull an image through a mirror into an OCI image-layout folder, verified; goes on where it was cut."
-    command = commands.add_parser("pull", help="pull an image through a mirror", description=text, allow_abbrev=False)
-    pull.add_arguments(command)
-    command.set_defaults(run=pull.run)
-
-
-def _add_demo(commands: argparse._SubParsersAction[Parser]) -> None:
-    from spegel_py.demo import command as demo
-
-    text = "Show it at work: some nodes on this machine, one image, one of them killed while it serves."
-    command = commands.add_parser("demo", help="show it at work on this machine", description=text, allow_abbrev=False)
-    demo.add_arguments(command)
-    command.set_defaults(run=demo.run)
+    return add, _registry
 
 
 def _registry(options: argparse.Namespace) -> int:
@@ -99,6 +94,32 @@ def _first(group: BaseExceptionGroup[SpegelError]) -> SpegelError:
     raise AssertionError("an empty exception group")
 
 
-def _version(options: argparse.Namespace) -> int:
-    print(json.dumps({"version": __version__}) if options.format == "json" else __version__)
-    return 0
+def _load_module(name: str) -> Callable[[], tuple[Add, Run]]:
+    def load() -> tuple[Add, Run]:
+        module = import_module(name)
+        return module.add_arguments, module.run
+
+    return load
+
+
+def _load_version() -> tuple[Add, Run]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--format", choices=("text", "json"), default="text")
+
+    def run(options: argparse.Namespace) -> int:
+        print(json.dumps({"version": __version__}) if options.format == "json" else __version__)
+        return 0
+
+    return add, run
+
+
+COMMANDS = (
+    Command("registry", "run a node: the registry mirror that containerd is pointed at", _load_registry),
+    Command(
+        "pull", "pull an image through a mirror into an image-layout folder", _load_module("spegel_py.pull.command")
+    ),
+    Command(
+        "demo", "show it at work: nodes on this machine, one of them killed", _load_module("spegel_py.demo.command")
+    ),
+    Command("version", "print the version", _load_version),
+)
