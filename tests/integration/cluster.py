@@ -33,7 +33,8 @@ async def heal(lab: Lab, **flags: str | None) -> None:
     """Start what does not run, plug in what is unplugged, and wait until everybody knows everybody."""
     if lab.registry.process.pid is None:
         await lab.registry.start()
-    await asyncio.gather(*(_heal(node, flags) for node in lab.nodes))
+    seeds = ",".join(f"/ip4/{node.address}/tcp/5001" for node in lab.nodes)  # as a DNS name of all would give
+    await asyncio.gather(*(_heal(node, {"static_bootstrap_peers": seeds, **flags}) for node in lab.nodes))
     await joined(*lab.nodes)
 
 
@@ -46,14 +47,14 @@ async def _heal(node: Node, flags: dict[str, str | None]) -> None:
         await node.start_spegel(**flags)
 
 
-async def joined(*nodes: Node, deadline: float = 30.0) -> None:
+async def joined(*nodes: Node, deadline: float = 60.0) -> None:
     """Wait until these nodes know each other, and nobody else."""
 
     async def all_know_all() -> bool:
         counts = [await metric(node, "spegel_connected_peers") for node in nodes]
         return all(count == len(nodes) - 1 for count in counts)
 
-    await until(all_know_all, deadline=deadline)
+    await until(all_know_all, deadline=deadline, pause=0.1)
 
 
 @asynccontextmanager
