@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from spegel_py.errors import StoreUnavailable
+import structlog
+
+from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
 from spegel_py.store.base import Descriptor, Store
 
+log = structlog.get_logger(__name__)
+
 REMEMBERED = 4096
-"""Digests whose media type is remembered, so that small blobs are read once to tell manifests from them."""
+"""Contents whose media type is remembered, so that small ones are read once to tell manifests from blobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Local:
 
     def __init__(self, *, store: Store) -> None:
         self._store = store
-        self._types: OrderedDict[Digest, str | None] = OrderedDict()
+        self._types: OrderedDict[Descriptor, str | None] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Local of {self._store!r}>"
@@ -51,15 +55,22 @@ class Local:
         """Return the media type of a manifest; None for any other content."""
         if descriptor.size > MAX_MANIFEST:
             return None
-        if descriptor.digest not in self._types:
-            self._types[descriptor.digest] = await self._detect(descriptor)
+        if descriptor not in self._types:  # with its size: a file may be cut off later, by a power cut
+            self._types[descriptor] = await self._detect(descriptor)
             if len(self._types) > REMEMBERED:
                 self._types.popitem(last=False)
-        return self._types[descriptor.digest]
+        return self._types[descriptor]
 
     async def _detect(self, descriptor: Descriptor) -> str | None:
+        """Read small content and return its media type; what is damaged counts as not here.
+
+        A HEAD for a damaged manifest would tell a runtime a size that fails its pull, though upstream is well.
+        """
         async with self._store.open(descriptor.digest) as content:
             data = b"".join([piece async for piece in content.read(0, content.size)])
         if len(data) != descriptor.size:
             raise StoreUnavailable(f"{descriptor.digest} has {len(data)} bytes, not {descriptor.size}")
+        if not descriptor.digest.matches(data):
+            log.warning("content damaged", digest=str(descriptor.digest), size=descriptor.size)
+            raise ContentNotFound(f"the copy of {descriptor.digest} here is damaged")
         return detect(data)
