@@ -73,12 +73,18 @@ class Node:
 
 
 async def told(nodes: Sequence[Node], records: int, *, deadline: float = 60.0) -> None:
-    """Wait until these nodes together hold this many records of others."""
+    """Wait until these nodes together hold this many records of others; fails with what each one holds."""
+    held: list[float] = []
 
     async def are_told() -> bool:
-        return sum([await client.records_held(node.metrics) for node in nodes]) >= records
+        held[:] = [await client.records_held(node.metrics) for node in nodes]
+        return sum(held) == records
 
-    await until(are_told, deadline=deadline, pause=0.1)
+    try:
+        await until(are_told, deadline=deadline, pause=0.1)
+    except TimeoutError:
+        errors = [line for node in nodes for line in node.process.output.splitlines() if '"error"' in line]
+        raise AssertionError(f"after {deadline} s not {records} records: {held}; logged: {errors[:3]}") from None
 
 
 def layout(root: Path, these: Mapping[str, Image]) -> dict[str, object]:
