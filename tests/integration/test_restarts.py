@@ -149,3 +149,17 @@ async def test_wrong_bytes_are_never_passed_on(lab: Lab, damage: Callable[[Node,
     lab.registry.forget()
     await puller.cri.pull(reference)
     assert len(lab.registry.requests("GET")) == len(app.blobs)
+
+
+async def test_a_large_layer_that_was_cut_off_on_the_disk_is_not_offered(lab: Lab) -> None:
+    """A layer too large to be verified is as long as its manifest says, or else it is 404 and comes from upstream."""
+    app = image("cut", layers=2, size=10_000_000)
+    reference = lab.name("test/app:cut")
+    holder, _, puller = lab.nodes
+    await publish(lab, reference, app, holder)
+    truncate(holder, app.blobs[-1])
+    answer, seconds = await timed(puller, blob_path(app.blobs[-1]))
+    assert answer.status == 404
+    assert seconds < PROMPT
+    await puller.cri.pull(reference)
+    assert [one.size for one in lab.registry.requests("GET")] == [len(app.blobs[-1].data)]

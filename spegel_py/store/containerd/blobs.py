@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import structlog
+
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import Child
 from spegel_py.store.base import Content, Descriptor
 from spegel_py.store.containerd.client import Client
 from spegel_py.store.files import PIECE, FileContent, open_file
+
+log = structlog.get_logger(__name__)
 
 ALGORITHMS = ("sha256", "sha512")
 
@@ -28,6 +34,10 @@ class Blobs(Protocol):
     async def stat(self, digest: Digest) -> Descriptor: ...
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Content]: ...
 
+    def expect(self, child: Child) -> None:
+        """Learn from a manifest how long a blob is."""
+        ...
+
     async def all(self) -> frozenset[Digest]:
         """Return every blob there is."""
         ...
@@ -40,11 +50,13 @@ class Blobs(Protocol):
 class FileBlobs:
     """Blobs read from the content store's folder: committed ones only, pulls under way lie elsewhere.
 
-    It needs no daemon: peers are served while containerd restarts.
+    It needs no daemon: peers are served while containerd restarts. A file that is not as long as manifests say was
+    damaged, by a power cut or a full disk, and counts as not here: a body that is too short fails a runtime's pull.
     """
 
     def __init__(self, *, content_path: Path) -> None:
         self._root = content_path
+        self._lengths: dict[Digest, frozenset[int]] = {}
 
     def __repr__(self) -> str:
         return f"<FileBlobs {self._root}>"
@@ -62,12 +74,22 @@ class FileBlobs:
                 raise
             raise ContentNotFound(f"no content {digest}: containerd holds none yet") from error
         try:
-            yield FileContent(fd, os.fstat(fd).st_size)
+            size = os.fstat(fd).st_size
+            if not self._is_whole(digest, size):
+                log.warning("content damaged", digest=str(digest), size=size)
+                raise ContentNotFound(f"the copy of {digest} here is damaged: it has {size} bytes")
+            yield FileContent(fd, size)
         finally:
             os.close(fd)
 
+    def expect(self, child: Child) -> None:
+        # one manifest may lie, so every length that any manifest says will do
+        self._lengths[child.digest] = self._lengths.get(child.digest, frozenset()) | {child.size}
+
     async def all(self) -> frozenset[Digest]:
-        return await asyncio.to_thread(self._list)
+        found = await asyncio.to_thread(self._list)
+        self._lengths = {digest: lengths for digest, lengths in self._lengths.items() if digest in found}
+        return found
 
     async def present(self, digests: Collection[Digest]) -> frozenset[Digest]:
         return await asyncio.to_thread(self._pick, digests)
@@ -92,10 +114,20 @@ class FileBlobs:
     def _pick(self, digests: Collection[Digest]) -> frozenset[Digest]:
         self._check_here()
         blobs = self._root / "blobs"
-        try:
-            return frozenset(digest for digest in digests if (blobs / digest.algorithm / digest.hex).is_file())
-        except OSError as error:
-            raise StoreUnavailable(f"{self._root} cannot be read: {error.strerror}") from error
+        found = set()
+        for digest in digests:
+            try:
+                status = (blobs / digest.algorithm / digest.hex).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise StoreUnavailable(f"{self._root} cannot be read: {error.strerror}") from error
+            if stat.S_ISREG(status.st_mode) and self._is_whole(digest, status.st_size):
+                found.add(digest)
+        return frozenset(found)
+
+    def _is_whole(self, digest: Digest, size: int) -> bool:
+        return size in self._lengths.get(digest, (size,))
 
     def _check_here(self) -> None:
         """Raise StoreUnavailable where containerd's folder is away; 2.1 makes the content's with the first blob."""
@@ -119,6 +151,9 @@ class RemoteBlobs:
     async def open(self, digest: Digest) -> AsyncIterator[Content]:
         found = await self._client.info(digest)
         yield RemoteContent(self._client, digest, found.size)
+
+    def expect(self, child: Child) -> None:
+        """The daemon has noted the length of each blob by itself, and a read that ends before it breaks."""
 
     async def all(self) -> frozenset[Digest]:
         return frozenset(await self._client.content())

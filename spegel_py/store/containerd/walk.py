@@ -64,6 +64,8 @@ class Walker:
             log.warning("manifest cannot be read", digest=str(manifest.digest), error=error.message)
             found = ()
         self._children[manifest.digest] = found
+        for child in found:
+            self._blobs.expect(child)
         return found
 
     async def _bytes(self, digest: Digest) -> bytes:
