@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from spegel_py.errors import RangeInvalid
 
 _SPEC = re.compile(r"(?P<first>[0-9]{1,19})?-(?P<last>[0-9]{1,19})?")
-_CONTENT_RANGE = re.compile(
-    r"bytes (?:(?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})|\*)/(?P<size>[0-9]{1,19})"
-)
+_CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})|\*)/(?P<size>[0-9]{1,19})")
 
 
 def unsatisfiable(size: int) -> RangeInvalid:

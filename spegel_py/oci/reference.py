@@ -78,9 +78,7 @@ class Reference:
         repository, colon, tag = path.partition(":")
         if not colon and digest is None:
             raise NameInvalid(f"a reference needs a tag or a digest: {text[:160]!r}")
-        return cls(
-            check_registry(registry), check_repository(repository), check_tag(tag) if colon else None, digest
-        )
+        return cls(check_registry(registry), check_repository(repository), check_tag(tag) if colon else None, digest)
 
 
 def _looks_like_a_host(text: str) -> bool:

@@ -25,9 +25,7 @@ def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Peer
     start, length, size = _extent(request, status, headers)
     if request.size is not None and size != request.size:
         raise PeerRefused(f"the peer has {size} bytes, not {request.size}", status=status)
-    return PeerAnswer(
-        media_type=headers.get("Content-Type"), digest=digest, size=size, start=start, length=length
-    )
+    return PeerAnswer(media_type=headers.get("Content-Type"), digest=digest, size=size, start=start, length=length)
 
 
 def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Digest | None:

@@ -76,9 +76,7 @@ class HTTPUpstream:
             response.release()  # back into the pool if the body was read to its end, else closed
 
     def _headers(self, request: PeerRequest) -> CIMultiDict[str]:
-        headers = CIMultiDict(
-            {MIRRORED_HEADER: "true", "Accept-Encoding": "identity", "User-Agent": "spegel-py"}
-        )
+        headers = CIMultiDict({MIRRORED_HEADER: "true", "Accept-Encoding": "identity", "User-Agent": "spegel-py"})
         for line in request.accept:
             headers.add("Accept", line)
         if request.range is not None:
@@ -131,9 +129,7 @@ def _translated() -> Iterator[None]:
     except TimeoutError as error:
         raise PeerStalled("nothing came within the deadline") from error
     except aiohttp.ClientResponseError as error:
-        raise PeerRefused(
-            f"the peer's answer is not HTTP: {error.message[:160]}", status=error.status
-        ) from error
+        raise PeerRefused(f"the peer's answer is not HTTP: {error.message[:160]}", status=error.status) from error
     except aiohttp.ClientPayloadError as error:
         raise PeerUnreachable("the peer broke off in the middle of the body") from error
     except (aiohttp.ClientError, OSError) as error:

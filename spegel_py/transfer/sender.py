@@ -49,9 +49,7 @@ class Sender:
         while start < end:
             size = min(PIECE, end - start)
             inline = length <= INLINE
-            piece = (
-                _read(content.fd, size, start) if inline else await self._in_thread(content.fd, size, start)
-            )
+            piece = _read(content.fd, size, start) if inline else await self._in_thread(content.fd, size, start)
             await sink.write(piece)
             start += len(piece)
 

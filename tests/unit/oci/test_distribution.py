@@ -179,9 +179,7 @@ def test_a_range_counts_for_get_only_and_without_conditions() -> None:
     """A Range of a HEAD, beside If-Range, or given twice is ignored (RFC 9110, 14.2)."""
     assert parse(BLOB, "HEAD", Range="bytes=3-").range is None
     assert parse(BLOB, Range="bytes=3-", If_Range='"x"').range is None
-    twice = PullRequest.parse(
-        method="GET", target=BLOB, headers=[("Range", "bytes=1-"), ("Range", "bytes=2-")]
-    )
+    twice = PullRequest.parse(method="GET", target=BLOB, headers=[("Range", "bytes=1-"), ("Range", "bytes=2-")])
     assert twice.range is None
     with pytest.raises(RangeInvalid):
         parse(BLOB, Range="bytes=x")

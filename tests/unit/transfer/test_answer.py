@@ -23,9 +23,7 @@ def part(said: str = "bytes 4-9/10", length: str = "6") -> dict[str, str]:
 def test_a_whole_answer_is_used() -> None:
     """A 200 with a length is the whole content, with the digest and type that the peer says."""
     headers = {"Content-Length": "10", "Content-Type": "a/b", "Docker-Content-Digest": str(DIGEST)}
-    assert check(WHOLE, 200, headers) == PeerAnswer(
-        media_type="a/b", digest=DIGEST, size=10, start=0, length=10
-    )
+    assert check(WHOLE, 200, headers) == PeerAnswer(media_type="a/b", digest=DIGEST, size=10, start=0, length=10)
 
 
 @pytest.mark.parametrize(
