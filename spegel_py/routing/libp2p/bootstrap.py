@@ -101,17 +101,9 @@ class HttpBootstrap:
                 session.get(self._url, ssl=self._tls or True) as response,
             ):
                 response.raise_for_status()
-                entries = json.loads(await response.content.read(HTTP_LIMIT))
+                entries = json.loads(await _read(response))
             addresses = [_with_peer(address, entry.get("ID")) for entry in entries for address in entry["Addrs"]]
-        except (
-            aiohttp.ClientError,
-            TimeoutError,
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ) as error:
+        except (aiohttp.ClientError, OSError, ValueError, TypeError, LookupError, AttributeError, ConfigError) as error:
             self._away.failed("bootstrap url does not answer", url=self._url, error=repr(error))
             return []
         self._away.mended("bootstrap url answers", url=self._url)
@@ -189,6 +181,15 @@ async def _resolve(name: str, away: _OnceLog) -> list[str]:
         return []
     away.mended("bootstrap name resolves", name=name)
     return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > HTTP_LIMIT:
+            raise ValueError(f"an answer of more than {HTTP_LIMIT} bytes")
+    return bytes(body)
 
 
 def _with_peer(address: object, peer: object) -> Multiaddr:
