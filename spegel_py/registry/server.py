@@ -21,8 +21,9 @@ KEEPALIVE = 75.0
 LINGERING = 2.0
 """Seconds in which a body that was refused may still come in, so that the connection stays usable."""
 
-DRAIN = 10.0
-"""Seconds that transfers under way get at the end: what is cut then is resumed elsewhere by the runtime."""
+DRAIN = 8.0
+"""Seconds that transfers under way get at the end: what is cut then is resumed elsewhere by the runtime. With goodbyes
+and closing, a node has ended 10 s after SIGTERM."""
 
 UNACKNOWLEDGED = 60_000
 """Milliseconds that the kernel keeps trying to deliver to a client that takes nothing (TCP_USER_TIMEOUT): it ends

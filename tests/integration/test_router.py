@@ -155,6 +155,41 @@ async def test_ipv6_works_like_ipv4() -> None:
         assert peer.authority == f"[::1]:{nodes[0].registry_port}"
 
 
+async def test_lookups_that_are_left_half_way_harm_no_connection() -> None:
+    """Callers that take the first peer and leave, hundreds of times, break no stream and lose no record."""
+    async with cluster(4, mesh_limit=0, replication=1) as nodes:
+        await nodes[0].router.advertise(KEYS[:300])
+        await until(lambda: sum(node.router.records() for node in nodes) == 300)
+        missed = 0
+        for key in KEYS[:300]:
+            for node in nodes[1:]:
+                lookup = node.router.lookup(key, limit=8)
+                try:
+                    async with asyncio.timeout(5):
+                        missed += await anext(lookup, None) is None
+                finally:
+                    await lookup.aclose()  # type: ignore[attr-defined]  # a generator
+        assert missed == 0
+        assert [dict(node.dropped) for node in nodes] == [{}, {}, {}, {}]
+
+
+async def test_a_seed_that_restarts_is_found_again() -> None:
+    """A first peer that nobody tells of the others is in the cluster again within seconds of its return."""
+    async with AsyncExitStack() as stack:
+        seed = Node()
+        others = [Node(bootstrap=[seed.multiaddr]) for _ in range(2)]
+        async with seed.router.running():
+            for node in others:
+                await stack.enter_async_context(node.router.running())
+            await until(lambda: all(len(node.router.connected()) == 2 for node in others))
+        await until(lambda: all(len(node.router.connected()) == 1 for node in others))
+        again = Node(port=seed.port, key=seed.key)
+        async with again.router.running():
+            await until(lambda: len(again.router.connected()) == 2, timeout=10.0)
+            connections = [len(node.router.connected()) for node in others]
+            assert connections == [2, 2]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("told", ["", "0.0.0.0", "::"])
 async def test_a_registry_on_all_addresses_is_reached_where_its_node_is(host: str, told: str) -> None:

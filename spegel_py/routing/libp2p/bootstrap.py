@@ -47,6 +47,12 @@ class Target:
 class Bootstrap(Protocol):
     """A source of first peers."""
 
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks while other peers are connected: it is how a seed that restarted is found again,
+        and how two halves of a cluster meet. A look dials only what is not connected."""
+        ...
+
     async def find(self) -> Sequence[Target]:
         """Return targets, none if there are none now; never raises for a source that is away."""
         ...
@@ -54,6 +60,8 @@ class Bootstrap(Protocol):
 
 class StaticBootstrap:
     """The multiaddrs given; host names in them are resolved anew each time."""
+
+    interval = 5.0  # costs nothing while the seeds are connected, and a seed knows nobody when it starts
 
     def __init__(self, peers: Iterable[str], *, router_port: int, flag: str = "--static-bootstrap-peers") -> None:
         self._peers = [(check_multiaddr(peer, flag=flag), peer) for peer in peers]
@@ -69,6 +77,8 @@ class StaticBootstrap:
 
 class DnsBootstrap:
     """All A and AAAA records of one name, a headless Service's as a rule."""
+
+    interval = 60.0  # one query a minute from each node; who restarts asks for itself
 
     def __init__(
         self, domain: str, *, router_port: int, rng: random.Random, flag: str = "--dns-bootstrap-domain"
@@ -86,6 +96,8 @@ class DnsBootstrap:
 
 class HttpBootstrap:
     """Another node's `/id`: a JSON list of {"ID", "Addrs"}, as Spegel serves it."""
+
+    interval = 30.0  # one request to one server from each node
 
     def __init__(self, url: str, *, router_port: int, cert_dir: Path | None = None) -> None:
         self._url = check_url(url, flag="--http-bootstrap-url")
@@ -112,6 +124,8 @@ class HttpBootstrap:
 
 class NoBootstrap:
     """No first peers: others find this node."""
+
+    interval = 60.0
 
     async def find(self) -> Sequence[Target]:
         return []

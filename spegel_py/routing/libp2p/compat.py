@@ -15,7 +15,9 @@ module gives to the rest is a host that is safe to run for months, and one way t
  6. Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
  7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them.
  8. It does not know the remote address of an IPv6 connection: `_remember_remote` notes it.
- 9. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
+ 9. A write that is cancelled half-way leaves the connection's cipher out of step, which breaks all its streams: what
+    may be cancelled asks through tasks of its own (kademlia.KademliaClient).
+10. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
 """
 
 from __future__ import annotations

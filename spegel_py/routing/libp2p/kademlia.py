@@ -12,7 +12,8 @@ return it like any other, and one that knows nothing of it (Spegel) is unharmed.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -136,6 +137,18 @@ class KademliaClient:
     def __init__(self, host: BasicHost) -> None:
         self._host = host
         self._idle: dict[ID, list[tuple[float, INetStream]]] = {}
+        self._nursery: trio.Nursery | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answer callers while the block lasts; questions under way are given up at its end."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                yield
+            finally:
+                self._nursery = None
+                nursery.cancel_scope.cancel()
 
     def forget(self, peer: ID) -> None:
         """Drop the streams kept to a peer that is gone."""
@@ -173,6 +186,31 @@ class KademliaClient:
         await self._with_stream(peer, send, timeout=ADD_TIMEOUT)
 
     async def _ask(self, peer: ID, question: Message) -> Message:
+        """Ask, in a task of the client's own: the caller may be cancelled at any time, the exchange must not be.
+
+        A write that is cancelled half-way leaves the connection's cipher out of step, and breaks all its streams.
+        """
+        if self._nursery is None:
+            raise PeerUnreachable("this node's libp2p side is not running")
+        answers: list[Message] = []
+        failures: list[BaseException] = []
+        done = trio.Event()
+
+        async def run() -> None:
+            try:
+                answers.append(await self._exchange(peer, question))
+            except* Exception as group:  # noqa: BLE001 - py-libp2p raises many kinds; the caller gets one
+                failures.append(group)
+            finally:
+                done.set()
+
+        self._nursery.start_soon(run)
+        await done.wait()
+        if not answers:
+            raise PeerUnreachable(f"{peer} did not answer: {failures}")
+        return answers[0]
+
+    async def _exchange(self, peer: ID, question: Message) -> Message:
         async def ask(stream: INetStream) -> Message:
             await _send(stream, question)
             answer = Message()

@@ -10,7 +10,8 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 import structlog
 import trio
@@ -93,6 +94,7 @@ class Mesh:
         self._dialling: set[str] = set()
         self._dials = trio.CapacityLimiter(MAX_DIALS)
         self._own_addresses: set[str] = set()
+        self._dialled: dict[str, ID] = {}
         self._ping = PingService(host)
         self._leaving = False
 
@@ -138,10 +140,8 @@ class Mesh:
                     nursery.start_soon(self._goodbye, peer)
 
     async def _goodbye(self, peer: ID) -> None:
-        try:
+        with tolerating("goodbye failed", peer):
             await say_goodbye(self._host, peer)
-        except Exception as error:  # noqa: BLE001 - py-libp2p raises many kinds; the peer will notice by itself
-            log.debug("goodbye failed", peer=str(peer), error=repr(error))
 
     # Who is connected
 
@@ -216,7 +216,7 @@ class Mesh:
     # Tending one peer
 
     async def _tend(self, peer: ID, scope: trio.CancelScope) -> None:
-        with scope:
+        with scope, tolerating("tending a peer failed", peer):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._explore, peer)
                 await self._keep_told(peer)
@@ -224,13 +224,11 @@ class Mesh:
     async def _keep_told(self, peer: ID) -> None:
         """Tell a peer what is held here by the best way it speaks, again after every failure, ever less often."""
         for delay in itertools.chain(LINK_DELAYS, itertools.repeat(LINK_DELAYS[-1])):
-            try:
+            with tolerating("telling a peer failed", peer):
                 if self._speaks_announce(peer) is False:
                     await self._keep_told_by_records(peer)
                 else:
                     await Link(host=self._host, peer=peer, local=self._local, situation=self).run()
-            except Exception as error:  # noqa: BLE001 - py-libp2p raises many kinds (and groups of them)
-                log.debug("telling a peer failed", peer=str(peer), error=repr(error))
             await trio.sleep(delay)
 
     def _speaks_announce(self, peer: ID) -> bool | None:
@@ -270,7 +268,7 @@ class Mesh:
                 self.lost(peer, why=f"no pong: {error!r}")
 
     async def _hang_up(self, peer: ID) -> None:
-        with compat.shielded(2):
+        with tolerating("hanging up failed", peer), compat.shielded(2):
             await self._host.disconnect(peer)
 
     # Finding members
@@ -283,15 +281,19 @@ class Mesh:
                     nursery.start_soon(self.reach, contact.addresses, contact.id)
 
     async def reach(self, addresses: Iterable[Multiaddr], expected: ID | None) -> bool:
-        """Try the addresses in turn; `expected` is the peer's id where it is known. Says whether one was connected."""
+        """Try the addresses in turn; `expected` is the peer's id where it is known. Says whether one was connected.
+
+        Addresses of peers that are connected, of this node itself, and those being dialled are passed over.
+        """
         for address in addresses:
             text = str(strip_peer(address))
-            if text in self._own_addresses or text in self._dialling or expected in self._tasks:
+            if text in self._own_addresses or text in self._dialling or self._is_connected(text, expected):
                 continue
             self._dialling.add(text)
             try:
                 async with self._dials:
-                    await compat.dial(self._host, Multiaddr(text), expected=expected, timeout=DIAL_TIMEOUT)
+                    found = await compat.dial(self._host, Multiaddr(text), expected=expected, timeout=DIAL_TIMEOUT)
+                    self._dialled[text] = found
                     return True
             except PeerUnreachable as error:
                 if "this node itself" in str(error):
@@ -301,17 +303,21 @@ class Mesh:
                 self._dialling.discard(text)
         return False
 
+    def _is_connected(self, text: str, expected: ID | None) -> bool:
+        if expected is not None:
+            return expected in self._tasks
+        if self._dialled.get(text) in self._tasks:
+            return True
+        return any(text == str(address) for peer in self._tasks for address in self.contact(peer).addresses)
+
     async def _explore(self, peer: ID) -> None:
         """Ask a peer for those near this node and near a random place, and connect to them."""
-        for target in (self._host.get_id().to_bytes(), os.urandom(34)):
-            try:
+        with tolerating("exploring failed", peer):
+            for target in (self._host.get_id().to_bytes(), os.urandom(34)):
                 found = await self._kademlia.find_node(peer, target)
-            except PeerUnreachable as error:
-                log.debug("find_node failed", peer=str(peer), error=str(error))
-                return
-            for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
-                self._known.setdefault(contact.id, contact.addresses)
-            await self.meet(found)
+                for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
+                    self._known.setdefault(contact.id, contact.addresses)
+                await self.meet(found)
 
     async def _discover(self) -> None:
         while True:
@@ -334,8 +340,22 @@ class Mesh:
             await trio.sleep(delay * self._rng.uniform(0.7, 1.3))
             if peer in self._tasks or peer not in self._known:
                 return
-            await self.reach(self._known[peer], peer)
+            with tolerating("reaching a peer again failed", peer):
+                await self.reach(self._known[peer], peer)
         self._known.pop(peer, None)
+
+
+@contextmanager
+def tolerating(event: str, peer: ID) -> Iterator[None]:
+    """Let nothing that goes wrong with one peer go further: it is logged for debugging, and that is all.
+
+    py-libp2p raises many kinds of exceptions, and Trio groups them: with a cancellation too, where one comes at the
+    same moment; that one goes on, as it must.
+    """
+    try:
+        yield
+    except* Exception as group:  # noqa: BLE001 - that is what this is for
+        log.debug(event, peer=str(peer), error=repr(group))
 
 
 class _Notifee(INotifee):

@@ -32,8 +32,6 @@ STEADY_AFTER = 60.0
 """Seconds of life after which a death counts as the first again."""
 BOOTSTRAP_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between bootstrap attempts while nobody is connected; the last one repeats, each ± 30 %."""
-REBOOTSTRAP = 60.0
-"""Seconds between bootstrap attempts while peers are connected: finds the other part after a split."""
 STOP_TIMEOUT = 4.0
 """Seconds for goodbyes and closing at the end."""
 
@@ -190,7 +188,7 @@ class Libp2pRouter:
         attempt = 0
         while True:
             if await self._bootstrap_once():
-                attempt, delay = 0, REBOOTSTRAP
+                attempt, delay = 0, self._bootstrap.interval
             else:
                 delay = BOOTSTRAP_DELAYS[min(attempt, len(BOOTSTRAP_DELAYS) - 1)]
                 attempt += 1

@@ -93,7 +93,7 @@ class Service:
     async def run(self, stop: trio.Event, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and tend peers until `stop` is set, then say goodbye."""
         listen = compat.listen_addresses(self._settings.host, self._settings.port)
-        async with self._host.run(listen), trio.open_nursery() as nursery:
+        async with self._host.run(listen), self._kademlia.running(), trio.open_nursery() as nursery:
             if len(self._host.get_network().listeners) < len(listen):
                 raise RouterUnavailable(f"cannot listen on {', '.join(map(str, listen))}")
             await nursery.start(self._mesh.run)
