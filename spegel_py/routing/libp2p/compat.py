@@ -1,20 +1,20 @@
 """Everything that works around py-libp2p 0.8.1, in one place, with a self-test that runs at start-up.
 
-Each trap below has a test in tests/unit/routing/test_compat.py that fails once upstream has mended it. What this
+Each trap with a star has a test in tests/unit/routing/test_compat.py that fails once upstream has mended it. What this
 module gives to the rest is a host that is safe to run for months, and one way to dial.
 
- 1. `new_host` offers plaintext, SECIO and TLS beside Noise, and a resource manager whose limits (per address, per
+ 1.* `new_host` offers plaintext, SECIO and TLS beside Noise, and a resource manager whose limits (per address, per
     peer) refuse many nodes on one host: the swarm is put together here, Noise and yamux only, no resource manager.
- 2. The auto-connector dials everybody in the peer store, whatever its watermarks are, and the pruner closes
+ 2.* The auto-connector dials everybody in the peer store, whatever its watermarks are, and the pruner closes
     connections over one: the mesh decides about connections itself, so the one is replaced and the other starved.
- 3. An inbound connection keeps its task and its slot of `_inbound_limiter` until the whole swarm stops, so the 300th
+ 3.* An inbound connection keeps its task and its slot of `_inbound_limiter` until the whole swarm stops, so the 300th
     connection in a node's life is the last one accepted: `_MeshSwarm` lets go when the connection closes.
  4. `dial_peer` needs the peer's id, tries one TCP address only, retries, and remembers failures for 60 s: `dial` here
     takes one address and an id that may be unknown, in which case the handshake tells it.
- 5. A listener sets SO_REUSEPORT, so that two nodes share a port silently: `check_port_free` looks first.
- 6. Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
+ 5.* A listener sets SO_REUSEPORT, so that two nodes share a port silently: `check_port_free` looks first.
+ 6.* Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
  7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them.
- 8. It does not know the remote address of an IPv6 connection: `_remember_remote` notes it.
+ 8.* It does not know the remote address of an IPv6 connection: `_remember_remote` notes it.
  9. A write that is cancelled half-way leaves the connection's cipher out of step, which breaks all its streams: what
     may be cancelled asks through tasks of its own (kademlia.KademliaClient).
 10. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.

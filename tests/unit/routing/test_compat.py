@@ -65,6 +65,12 @@ async def until(condition: Callable[[], bool]) -> None:
 # The traps, on stock parts
 
 
+def test_stock_host_offers_plaintext() -> None:
+    """Trap 1: a connection may go unencrypted and unauthenticated unless one takes care."""
+    offered = [str(each) for each in stock().get_network().upgrader.security_multistream.transports]
+    assert any("plaintext" in each for each in offered)
+
+
 def test_stock_auto_connector_dials_even_with_watermarks_of_zero() -> None:
     """Trap 2: told to keep no connections at all, it connects to every peer it has heard of."""
 
