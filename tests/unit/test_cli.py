@@ -17,6 +17,12 @@ from spegel_py.routing.libp2p.identity import load_or_create
 from tests.routers import free_port
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave this process's logging alone: loggers that were used once keep their set-up."""
+    monkeypatch.setattr("spegel_py.telemetry.logging.configure", lambda **_: None)
+
+
 def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     status = main(arguments)
     out, err = capsys.readouterr()

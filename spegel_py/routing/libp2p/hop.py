@@ -30,9 +30,8 @@ async def hop(
     """Ask `closest` in order and pass each answer to `found`, which returns True when it has enough.
 
     Begins with FIRST_WAVE peers; every failure, and every HEDGE_DELAY seconds of silence, brings in the next one. Ends
-    when the whole first wave has answered or failed; or, where one of it stays silent, when as many others have
-    answered and PATIENCE is over; or when nobody is left to ask. `ask` has a deadline of its own, raises
-    PeerUnreachable, and may be cancelled.
+    when as many as the first wave have answered, nobody of which is silent still (after PATIENCE that does not matter);
+    or when nobody is left to ask. `ask` has a deadline of its own, raises PeerUnreachable, and may be cancelled.
     """
     left = list(closest)
     first = set(range(min(FIRST_WAVE, len(left))))
@@ -50,7 +49,7 @@ async def hop(
     async with trio.open_nursery() as nursery:
         asked = waiting = answered = 0
         wanted = enough
-        while first and (answered < enough or trio.current_time() < start + PATIENCE):
+        while answered < enough or (first and trio.current_time() < start + PATIENCE):
             while left and wanted > waiting:
                 nursery.start_soon(put, asked, left.pop(0))
                 asked, waiting = asked + 1, waiting + 1
