@@ -1,0 +1,105 @@
+"""References and digests: the spec's grammar, nothing more and nothing less."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.errors import DigestInvalid, NameInvalid, OCIError
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.reference import Reference
+
+HEX = "a" * 64
+PART = st.from_regex(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", fullmatch=True).filter(lambda part: len(part) < 40)
+REGISTRIES = st.sampled_from(["docker.io", "localhost", "10.0.0.1:5000", "[fd00::1]:5000", "registry.example:443"])
+TAGS = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}", fullmatch=True)
+DIGESTS = st.sampled_from(["sha256", "sha512"]).flatmap(
+    lambda name: st.binary(max_size=9).map(lambda data: Digest.of(data, name))
+)
+REFERENCES = st.builds(
+    Reference,
+    registry=REGISTRIES,
+    repository=st.lists(PART, min_size=1, max_size=4).map("/".join),
+    tag=st.none() | TAGS,
+    digest=st.none() | DIGESTS,
+).filter(lambda reference: bool(reference.tag or reference.digest))
+
+
+@given(REFERENCES)
+def test_what_is_written_is_read_back(reference: Reference) -> None:
+    """Text and value are two forms of one reference."""
+    assert Reference.parse(str(reference)) == reference
+
+
+@given(st.text(max_size=120))
+def test_any_text_is_a_reference_or_a_clear_error(text: str) -> None:
+    """No text raises anything but a 400 of the registry's own errors."""
+    try:
+        reference = Reference.parse(text)
+    except OCIError as error:
+        assert error.status == 400  # noqa: PT017 - either outcome is right, each in its form
+    else:
+        assert str(reference) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("docker.io/library/alpine:3", "docker.io/library/alpine:3"),
+        ("10.0.0.1:5000/app:v1", "10.0.0.1:5000/app:v1"),
+        ("[fd00::1]:5000/a/b:x", "[fd00::1]:5000/a/b:x"),
+        (f"localhost/app:1@sha256:{HEX}", "localhost/app:1"),
+        (f"docker.io/library/alpine@sha256:{HEX}", None),
+    ],
+)
+def test_the_name_is_the_key_a_tag_is_advertised_under(text: str, name: str | None) -> None:
+    """A tag's name leaves the digest out, and a reference by digest alone has none."""
+    assert Reference.parse(text).name == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "alpine:3",
+        "library/alpine:3",
+        "docker.io/alpine",
+        "docker.io/Alpine:3",
+        "docker.io/a//b:1",
+        "docker.io/../b:1",
+        "docker.io/a:",
+        "docker.io/a:-x",
+        "docker.io/a:" + "x" * 129,
+        "docker.io/" + "a" * 256 + ":1",
+        "docker.io:port/a:1",
+        "-bad.example/a:1",
+        "http://docker.io/a:1",
+    ],
+)
+def test_what_is_no_reference_is_refused(text: str) -> None:
+    """Short names, upper case, empty or escaping parts and overlong ones are NameInvalid."""
+    with pytest.raises(NameInvalid):
+        Reference.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "sha256", f"sha256:{HEX[:-1]}", f"sha256:{HEX}0", f"sha256:{HEX.upper()}", f"md5:{HEX}", f"sha512:{HEX}", ":"],
+)
+def test_what_is_no_digest_is_refused(text: str) -> None:
+    """Unknown algorithms, wrong lengths and upper-case digits are DigestInvalid."""
+    with pytest.raises(DigestInvalid):
+        Digest.parse(text)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["sha256", "sha512"]))
+def test_a_digest_knows_its_content(data: bytes, algorithm: str) -> None:
+    """A digest is the hash of its content, by either algorithm, and of nothing else."""
+    digest = Digest.of(data, algorithm)
+    assert Digest.parse(str(digest)) == digest
+    assert digest.hex == hashlib.new(algorithm, data).hexdigest()
+    assert digest.matches(data)
+    assert not digest.matches(data + b"x")
