@@ -68,8 +68,8 @@ REGISTRY = (
     Setting(
         "mirror_resolve_timeout",
         settings.seconds(0.001, 60),
-        0.1,
-        "longest wait for a peer to be found; a lookup over the network takes 6 ms, so this only matters when it hangs",
+        0.2,
+        "longest wait for a peer to be found; it takes 10 ms over the network, so this matters only when a lookup hangs",
     ),
     Setting("mirror_resolve_retries", settings.integer(1, 64), 8, "peers tried for one request at most"),
     Setting(

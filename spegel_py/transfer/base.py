@@ -24,9 +24,9 @@ class ClientGone(SpegelError):
 class Deadlines:
     """How long each wait may last, in seconds: a runtime waits for its mirror for ever."""
 
-    resolve: float = 0.1
-    """For the next peer to come out of a lookup. Records are held by this node or one hop away
-    (milliseconds); what takes longer costs every pull of content nobody has, so it is short."""
+    resolve: float = 0.2
+    """For the next peer to come out of a lookup. Records are held by this node or one hop away (10 ms, 30 ms on a
+    busy node); what takes longer costs every pull of content nobody has, so it is short."""
 
     connect: float = 0.5
     """For a TCP connection: a round trip in the cluster is below 5 ms, and a lost SYN is sent again only

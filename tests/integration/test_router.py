@@ -251,7 +251,8 @@ async def test_bad_announcements_are_dropped_and_counted(raw: bytes, reason: str
             stream = await host.new_stream(peer, [announce.PROTOCOL])
             await stream.write(raw)
             await stream.close()
-            return await kademlia.KademliaClient(host).get_providers(peer, name_hash("k"))
+            async with kademlia.KademliaClient(host).running() as client:
+                return await client.get_providers(peer, name_hash("k"))
 
         found_by_stranger = await asyncio.to_thread(_as_stranger, nodes[0].multiaddr, talk)
         await until(lambda: nodes[0].dropped[reason] > 0)
@@ -271,7 +272,8 @@ async def test_bad_dht_messages_are_dropped_and_counted(raw: bytes) -> None:
             stream = await host.new_stream(peer, [kademlia.PROTOCOL])
             await stream.write(raw)
             await stream.close()
-            return await kademlia.KademliaClient(host).find_node(peer, peer.to_bytes())
+            async with kademlia.KademliaClient(host).running() as client:
+                return await client.find_node(peer, peer.to_bytes())
 
         contacts = await asyncio.to_thread(_as_stranger, nodes[0].multiaddr, talk)
         await until(lambda: nodes[0].dropped.total() > 0)
@@ -292,7 +294,8 @@ async def test_a_record_for_somebody_else_is_refused() -> None:
             raw = message.SerializeToString()
             await stream.write(bytes([len(raw)]) + raw)
             await stream.close()
-            return await kademlia.KademliaClient(host).get_providers(peer, name_hash("k"))
+            async with kademlia.KademliaClient(host).running() as client:
+                return await client.get_providers(peer, name_hash("k"))
 
         assert await asyncio.to_thread(_as_stranger, nodes[0].multiaddr, talk) == []
         assert nodes[0].dropped["foreign-record"] == 1

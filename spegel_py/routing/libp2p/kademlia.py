@@ -140,12 +140,12 @@ class KademliaClient:
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[KademliaClient]:
         """Answer callers while the block lasts; questions under way are given up at its end."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                yield
+                yield self
             finally:
                 self._nursery = None
                 nursery.cancel_scope.cancel()

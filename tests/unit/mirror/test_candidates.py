@@ -99,3 +99,12 @@ async def test_the_lookup_ends_with_the_pull() -> None:
     async with candidates(router, wait=0.01):
         pass
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("lookup")]
+
+
+async def test_a_peer_that_came_while_the_loop_was_busy_is_not_lost() -> None:
+    """When the loop stands still over the deadline, a peer found before it counts."""
+    router, loop = ScriptedRouter(), asyncio.get_running_loop()
+    async with candidates(router, wait=0.06) as found:
+        loop.call_later(0.01, time.sleep, 0.2)
+        loop.call_later(0.03, router.script.put_nowait, A)
+        assert await found.next() == A
