@@ -69,7 +69,7 @@ REGISTRY = (
         "mirror_resolve_timeout",
         settings.seconds(0.001, 60),
         0.2,
-        "longest wait for a peer to be found; it takes 10 ms over the network, so this matters only when a lookup hangs",
+        "longest wait for a peer to be found: 10 ms over the network, so it matters only when a lookup hangs",
     ),
     Setting("mirror_resolve_retries", settings.integer(1, 64), 8, "peers tried for one request at most"),
     Setting(
