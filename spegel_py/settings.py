@@ -7,9 +7,11 @@ Every setting has one name; its flag is `--name`, its environment variable `NAME
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -134,8 +136,6 @@ def _flatten(
 
 
 def _hint(name: str, known: set[str]) -> str:
-    from difflib import get_close_matches
-
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -228,8 +228,6 @@ def patterns(given: Any) -> tuple[re.Pattern[str], ...]:
 
 def address(given: Any) -> str:
     """host:port or :port to listen on; the host is an IP literal."""
-    import ipaddress
-
     written = text(given)
     host, colon, port = written.rpartition(":")
     valid = bool(colon) and port.isascii() and port.isdigit() and 0 <= int(port) <= 65535

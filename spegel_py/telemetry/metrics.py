@@ -61,9 +61,6 @@ class Metrics:
         self.advertised_tags = Gauge(
             "spegel_advertised_image_tags", "Tags advertised.", ["registry"], registry=registry
         )
-        self.advertised_images = Gauge(
-            "spegel_advertised_image_digests", "Image digests advertised.", ["registry"], registry=registry
-        )
         self.advertised_content = Gauge(
             "spegel_advertised_content_digests",
             "Content digests advertised.",
