@@ -173,6 +173,24 @@ async def test_lookups_that_are_left_half_way_harm_no_connection() -> None:
         assert [dict(node.dropped) for node in nodes] == [{}, {}, {}, {}]
 
 
+async def test_a_busy_cluster_does_not_silence_a_node() -> None:
+    """News that have nothing to do with a peer, however often they come, keep no refresh from it."""
+    async with cluster(2, interval=0.5) as nodes:
+        await nodes[0].router.advertise(["k"])
+        await until(lambda: _held(nodes[1], "k", {nodes[0].registry_port}))
+        service, thread = nodes[0].router._service, nodes[0].router._thread
+        assert service is not None
+        assert thread is not None
+
+        async def rumour() -> None:
+            service._mesh.tell_news()
+
+        for _ in range(40):
+            await thread.call(rumour)
+            await asyncio.sleep(0.05)
+            assert await _held(nodes[1], "k", {nodes[0].registry_port})
+
+
 async def test_a_seed_that_restarts_is_found_again() -> None:
     """A first peer that nobody tells of the others is in the cluster again within seconds of its return."""
     async with AsyncExitStack() as stack:

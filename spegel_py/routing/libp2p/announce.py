@@ -8,6 +8,7 @@ stays lost.
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -152,20 +153,20 @@ class Link:
 
     async def _tell(self, stream: INetStream) -> None:
         hello: Hello | None = None
-        due = False
+        spoken = -math.inf
         while True:
             news = self._situation.news
-            if hello != self._situation.hello:
-                hello = self._situation.hello
-                await _write(stream, hello)
-            told = self._share.next_frames(self._local, self._situation.part_for(self._peer))
-            for frame in told:
+            frames_due: list[Frame] = [] if hello == self._situation.hello else [self._situation.hello]
+            hello = self._situation.hello
+            frames_due += self._share.next_frames(self._local, self._situation.part_for(self._peer))
+            if not frames_due and trio.current_time() >= spoken + hello.interval:
+                frames_due = [self._share.refresh()]
+            for frame in frames_due:
                 await _write(stream, frame)
-            if due and not told:
-                await _write(stream, self._share.refresh())
-            with trio.move_on_after(hello.interval) as self._waiting:
+                spoken = trio.current_time()
+            # News that are none for this peer must not put the refresh off: others would take us for dead.
+            with trio.move_on_at(spoken + hello.interval) as self._waiting:
                 await news.wait()
-            due = self._waiting.cancelled_caught
 
     async def _hear(self, stream: INetStream) -> None:
         reader = CountingReader(stream)
