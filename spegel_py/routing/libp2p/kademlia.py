@@ -113,11 +113,11 @@ class KademliaServer:
             raise ValueError("bad-message")
         answer = Message(type=kind, key=message.key)
         if kind == Message.GET_PROVIDERS and (key := from_record_key(message.key)):
-            _fill(answer.providerPeers, self._answers.providers(key), connected=True)
+            _fill(answer.providerPeers, self._answers.providers(key))
         near = [contact for contact in self._answers.closest(message.key) if contact.id != sender]
         if kind == Message.FIND_NODE and message.key == self._host.get_id().to_bytes():
             near.insert(0, Contact(self._host.get_id(), own_addresses(self._host)))
-        _fill(answer.closerPeers, near, connected=True)
+        _fill(answer.closerPeers, near)
         return answer
 
     def _add_provider(self, message: Message, sender: ID) -> None:
@@ -333,12 +333,12 @@ def _addresses(raw: Iterable[bytes]) -> list[Multiaddr]:
     return found
 
 
-def _fill(target: Any, contacts: Iterable[Contact], *, connected: bool) -> None:
+def _fill(target: Any, contacts: Iterable[Contact]) -> None:
     for contact in list(contacts)[:CLOSEST]:
         entry = target.add()
         entry.id = contact.id.to_bytes()
         entry.addrs.extend(address.to_bytes() for address in contact.addresses)
-        entry.connection = Message.CONNECTED if connected else Message.NOT_CONNECTED
+        entry.connection = Message.CONNECTED  # only connected peers are ever named
 
 
 def _frame(message: Message) -> bytes:
