@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: demo test check bench format protos clean
+.PHONY: demo test test-versions check bench format protos clean
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull
 	.ci/setup run
@@ -13,13 +13,17 @@ test: ## all tests; those on real daemons need root
 	.ci/setup test
 	$(BIN)/python -m pytest $(ARGS)
 
+test-versions: ## the tests that touch containerd, on each of these versions instead of the installed one
+	.ci/setup test
+	.ci/versions 1.7.35 2.4.2
+
 check: ## linters, types, layers
 	.ci/setup test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck .ci/run .ci/setup
+	shellcheck .ci/*
 
 bench: ## measure what the README states
 	.ci/setup test
