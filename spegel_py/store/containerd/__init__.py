@@ -2,7 +2,18 @@
 
 from spegel_py.store.containerd.checks import check_content_path, check_socket
 from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.cri import CriStatus, ImageSettings, content_root, cri_status
 from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.containerd.watcher import ContainerdWatcher
 
-__all__ = ["Client", "ContainerdStore", "ContainerdWatcher", "check_content_path", "check_socket"]
+__all__ = [
+    "Client",
+    "ContainerdStore",
+    "ContainerdWatcher",
+    "CriStatus",
+    "ImageSettings",
+    "check_content_path",
+    "check_socket",
+    "content_root",
+    "cri_status",
+]

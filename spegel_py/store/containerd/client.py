@@ -100,18 +100,18 @@ class Client:
 
     async def version(self) -> str:
         """Return the daemon's version, as in `1.6.20~ds1` or `v2.1.4`."""
-        answer = await self._ask(f"{_VERSION}/Version", Empty(), version_pb2.VersionResponse)
+        answer = await self.ask(f"{_VERSION}/Version", Empty(), version_pb2.VersionResponse)
         return str(answer.version)
 
     async def image(self, name: str) -> NamedImage:
         """Return the image of this name, or raise ContentNotFound."""
         request = images_pb2.GetImageRequest(name=name)
-        answer = await self._ask(f"{_IMAGES}/Get", request, images_pb2.GetImageResponse)
+        answer = await self.ask(f"{_IMAGES}/Get", request, images_pb2.GetImageResponse)
         return _image(answer.image)
 
     async def images(self) -> list[NamedImage]:
         """Return all images; those whose target is no digest of ours are left out."""
-        answer = await self._ask(f"{_IMAGES}/List", images_pb2.ListImagesRequest(), images_pb2.ListImagesResponse)
+        answer = await self.ask(f"{_IMAGES}/List", images_pb2.ListImagesRequest(), images_pb2.ListImagesResponse)
         found = []
         for one in answer.images:
             try:
@@ -123,7 +123,7 @@ class Client:
     async def info(self, digest: Digest) -> Descriptor:
         """Return the descriptor of a blob, or raise ContentNotFound."""
         request = content_pb2.InfoRequest(digest=str(digest))
-        answer = await self._ask(f"{_CONTENT}/Info", request, content_pb2.InfoResponse)
+        answer = await self.ask(f"{_CONTENT}/Info", request, content_pb2.InfoResponse)
         return Descriptor(digest, answer.info.size)
 
     async def content(self) -> dict[Digest, int]:
@@ -173,7 +173,8 @@ class Client:
                 call.cancel()
         raise StoreUnavailable(f"containerd at {self.socket} ended its event stream")
 
-    async def _ask(self, method: str, request: Message, answer: type[Message]) -> Any:
+    async def ask(self, method: str, request: Message, answer: type[Message]) -> Any:
+        """Return the answer to one call, also of services that other modules of this package speak."""
         with _errors():
             call = self._channel.unary_unary(
                 method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString

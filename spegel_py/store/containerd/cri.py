@@ -1,0 +1,90 @@
+"""What a daemon tells of the settings it runs with: 1.x in the CRI's status, 2.4 as what its plugins export.
+
+Versions 2.0 to 2.3 tell neither: there the status has lost its image settings, and no plugin exports them yet.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from spegel_py.errors import StoreUnavailable
+from spegel_py.store.containerd.api import cri_pb2, introspection_pb2
+from spegel_py.store.containerd.client import Client
+
+_RUNTIME = "/runtime.v1.RuntimeService"
+_INTROSPECTION = "/containerd.services.introspection.v1.Introspection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """How a daemon's CRI pulls images; what could not be learned has the default."""
+
+    config_path: str
+    """Folders of hosts.toml files with `:` between them, in the order in which they are searched; "" for none."""
+    discards_layers: bool
+    has_mirrors: bool = False
+    """Whether the older `registry.mirrors` are set, beside which `config_path` may not be."""
+    pulls_locally: bool = False
+    """Whether `use_local_image_pull` is set (2.1 and later)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CriStatus:
+    """Whether a daemon serves the CRI, and how that pulls; None where it does not tell."""
+
+    is_served: bool
+    images: ImageSettings | None = None
+
+
+async def cri_status(client: Client) -> CriStatus:
+    """Return what the daemon tells. Raises StoreUnavailable, also while the CRI is still starting."""
+    request = cri_pb2.StatusRequest(verbose=True)
+    try:
+        answer = await client.ask(f"{_RUNTIME}/Status", request, cri_pb2.StatusResponse)
+    except StoreUnavailable as error:
+        cause = error.__cause__
+        if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return CriStatus(is_served=False)
+        raise
+    info = {entry.key: entry.value for entry in answer.info}
+    exports = await _exports(client, "io.containerd.cri.v1", "images")
+    return CriStatus(True, _from_exports(exports) or _from_status(info.get("config", "")))
+
+
+async def content_root(client: Client) -> Path | None:
+    """Return the folder of the daemon's content store, as the daemon itself sees it; None where it does not tell."""
+    root = (await _exports(client, "io.containerd.content.v1", "content")).get("root")
+    return Path(root) if root else None
+
+
+async def _exports(client: Client, kind: str, name: str) -> dict[str, str]:
+    request = introspection_pb2.PluginsRequest(filters=[f'type=="{kind}",id=="{name}"'])
+    answer = await client.ask(f"{_INTROSPECTION}/Plugins", request, introspection_pb2.PluginsResponse)
+    return {export.key: export.value for plugin in answer.plugins for export in plugin.exports}
+
+
+def _from_exports(exports: dict[str, str]) -> ImageSettings | None:
+    if "RegistryConfigPath" not in exports:
+        return None
+    return ImageSettings(
+        config_path=exports["RegistryConfigPath"], discards_layers=exports.get("DiscardUnpackedLayers") == "true"
+    )
+
+
+def _from_status(config: str) -> ImageSettings | None:
+    """Read the status's `config`, containerd's own struct as JSON."""
+    try:
+        given = json.loads(config)
+        registry, containerd = given["registry"], given["containerd"]
+        return ImageSettings(
+            config_path=registry["configPath"],
+            discards_layers=containerd["discardUnpackedLayers"],
+            has_mirrors=bool(registry.get("mirrors")),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
