@@ -13,21 +13,9 @@ from urllib.parse import urlsplit
 from spegel_py import settings
 from spegel_py.errors import ConfigError
 from spegel_py.settings import Setting
-from spegel_py.telemetry.logging import LEVELS, LogFormat
+from spegel_py.telemetry.logging import LOGGING, LogFormat
 
 CONTENT_PATH = Path("/var/lib/containerd/io.containerd.content.v1.content")
-BASIC_AUTH_DIR = Path("/etc/secrets/basic-auth")
-
-LOGGING = (
-    Setting("log_level", lambda given: str(given).upper(), "INFO", "least level that is logged", choices=LEVELS),
-    Setting(
-        "log_format",
-        settings.text,
-        "json",
-        "json for one object a line, console for people",
-        choices=("json", "console"),
-    ),
-)
 
 REGISTRY = (
     *LOGGING,
@@ -149,17 +137,6 @@ class Config:
         hosts = (urlsplit(each).netloc if "://" in each else each for each in self.mirrored_registries)
         listed = "|".join(re.escape(host) for host in hosts)
         return (*self.registry_filters, re.compile(rf"^(?!(?:{listed})/)[^/]*[.:][^/]*/"))
-
-
-def read_credentials(folder: Path = BASIC_AUTH_DIR) -> tuple[str, str] | None:
-    """Return user name and password from the two files Spegel's chart mounts, or None where there are none."""
-    username, password = folder / "username", folder / "password"
-    if not username.exists() and not password.exists():
-        return None
-    try:
-        return username.read_text().strip(), password.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"{folder} must hold a username and a password that can be read: {error}") from error
 
 
 def from_environment() -> Mapping[str, str]:

@@ -15,7 +15,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from spegel_py import __version__
-from spegel_py.config import Config, read_credentials
+from spegel_py.config import Config
+from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.scores import Scores

@@ -59,7 +59,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
     for setting in settings:
         text = f"{setting.help} (default: {_shown(setting.default)}; env {setting.variable})".replace("%", "%%")
         if setting.many:
-            parser.add_argument(setting.flag, dest=setting.name, nargs="*", help=text, metavar="VALUE")
+            parser.add_argument(setting.flag, dest=setting.name, nargs="*", action="extend", help=text, metavar="VALUE")
         elif setting.parse is boolean:
             parser.add_argument(setting.flag, dest=setting.name, nargs="?", const="true", help=text, metavar="BOOL")
         else:

@@ -9,8 +9,22 @@ from typing import Literal, TextIO, cast
 
 import structlog
 
+from spegel_py import settings
+from spegel_py.settings import Setting
+
 LogFormat = Literal["console", "json"]
 LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR")
+
+LOGGING = (
+    Setting("log_level", lambda given: str(given).upper(), "INFO", "least level that is logged", choices=LEVELS),
+    Setting(
+        "log_format",
+        settings.text,
+        "json",
+        "json for one object a line, console for people",
+        choices=("json", "console"),
+    ),
+)
 
 
 class _Stderr:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py import settings
-from spegel_py.config import REGISTRY, Config, read_credentials
+from spegel_py.config import REGISTRY, Config
+from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError
 
 
@@ -147,6 +148,14 @@ def test_lists_come_apart_at_commas_and_as_arguments() -> None:
         "https://docker.io",
         "ghcr.io",
     )
+
+
+def test_a_list_may_repeat_its_flag() -> None:
+    """A flag given twice adds to its list instead of replacing it."""
+    parser = settings.Parser()
+    settings.add_flags(parser, REGISTRY)
+    flags = parser.parse_args(["--mirrored-registries", "a", "b", "--mirrored-registries=c,d"])
+    assert load(flags=vars(flags)).mirrored_registries == ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize(
