@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from spegel_py.errors import SpegelError
 from spegel_py.oci.build import Image
+from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd.client import Client
 from tests import images
 from tests.processes import Process, run
@@ -92,12 +94,25 @@ class Daemon:
         """End it as a crash does."""
         await self.process.end(signal.SIGKILL)
 
-    async def ctr(self, *arguments: str, deadline: float = 60.0) -> str:
+    async def ctr(self, *arguments: str, namespace: str = NAMESPACE, deadline: float = 60.0) -> str:
         """Run `ctr` against it and return what it wrote."""
-        return await run(*self._prefix, "ctr", "-a", str(self.socket), "-n", NAMESPACE, *arguments, deadline=deadline)
+        return await run(*self._prefix, "ctr", "-a", str(self.socket), "-n", namespace, *arguments, deadline=deadline)
 
-    async def load(self, these: dict[str, Image]) -> None:
+    async def load(self, these: dict[str, Image], *, namespace: str = NAMESPACE) -> None:
         """Import images, all platforms of them, under their full tag names."""
         with tempfile.TemporaryDirectory() as folder:
-            archive = images.write_archive(Path(folder) / "images.tar", these)
-            await self.ctr("images", "import", "--all-platforms", "--no-unpack", str(archive))
+            archive = await asyncio.to_thread(images.write_archive, Path(folder) / "images.tar", these)
+            await self.ctr("images", "import", "--all-platforms", "--no-unpack", str(archive), namespace=namespace)
+
+    async def version(self) -> tuple[int, ...]:
+        """Return its version's two first numbers, as in (1, 6)."""
+        async with Client(socket=self.socket) as client:
+            return tuple(map(int, (await client.version()).removeprefix("v").split(".")[:2]))
+
+    async def content(self) -> set[str]:
+        """Return the digests of all blobs that k8s.io holds."""
+        return set((await self.ctr("content", "ls", "-q")).split())
+
+    def path(self, digest: Digest) -> Path:
+        """Return the file of a blob."""
+        return self.content_path / "blobs" / digest.algorithm / digest.hex

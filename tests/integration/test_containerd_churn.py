@@ -1,0 +1,120 @@
+"""Images that come and go without end on every node: what is advertised is what is held, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+import psutil
+import pytest
+
+from spegel_py.oci import build
+from spegel_py.oci.build import Image
+from tests.images import random_layer
+from tests.integration.cluster import metric, start_cluster
+from tests.integration.observer import Observer, keys, observing
+from tests.lab import Node, until
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+CYCLES = 200
+WORKERS = 2
+"""Pulls and deletions that are under way at the same time on one node."""
+
+SPARE = 4
+"""Threads and descriptors that a node may have more of at the end: a pool or a connection that was idle before."""
+
+
+def make(number: int) -> Image:
+    """Return an image that shares a layer with all others, another with half of them, and has one of its own."""
+    layers = ("all", f"half/{number % 2}", f"own/{number}")
+    return build.image([random_layer(f"churn/{seed}", 20_000) for seed in layers])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a node's process uses that may leak."""
+
+    descriptors: int
+    threads: int
+
+
+def usage(node: Node) -> Usage:
+    assert node.spegel
+    process = psutil.Process(node.spegel.pid)
+    return Usage(process.num_fds(), process.num_threads())
+
+
+async def churn(nodes: Sequence[Node], references: Sequence[str], cycles: int) -> None:
+    """Pull and delete on all nodes, so often in all; what each worker pulled last stays."""
+    left = iter(range(cycles))
+
+    async def work(node: Node, own: Sequence[str], rng: random.Random) -> None:
+        for _ in left:
+            reference = rng.choice(own)
+            await pull(node, reference)
+            await node.cri.remove(reference)
+        await pull(node, own[0])
+
+    async with asyncio.TaskGroup() as workers:
+        for number, node in enumerate(nodes):
+            for worker in range(WORKERS):  # two of one node never have the same image: containerd would see a race
+                rng = random.Random(f"{number}/{worker}")
+                workers.create_task(work(node, references[worker::WORKERS], rng))
+
+
+async def pull(node: Node, reference: str) -> None:
+    """Pull as a kubelet does, which tries again when containerd's collector took a snapshot it was building on."""
+    for _ in range(5):
+        try:
+            await node.cri.pull(reference)
+        except grpc.aio.AioRpcError as error:
+            if "snapshot" not in (error.details() or ""):
+                raise
+        else:
+            return
+    raise AssertionError(f"{node} could not unpack {reference}")
+
+
+async def held(node: Node) -> set[str]:
+    """Return what a node holds, asked of its containerd: all content, and the names with a tag."""
+    names = (await node.daemon.ctr("images", "ls", "-q")).split()
+    return await node.daemon.content() | {name for name in names if "@" not in name and "/" in name}
+
+
+async def agrees(observer: Observer, node: Node, universe: set[str]) -> bool:
+    """Say whether a node advertises what it holds and nothing else."""
+    here = await held(node)
+    digests = sum(":" in key and "/" not in key for key in here)
+    return (
+        await observer.advertised(node, universe | here) == here
+        and await metric(node, "spegel_advertised_content_digests") == digests
+    )
+
+
+async def test_after_200_pulls_and_deletions_every_node_advertises_what_it_holds() -> None:
+    """With several in flight on three nodes no event is lost or made up, and nothing leaks."""
+    async with start_cluster(3) as lab, observing(lab) as observer:
+        apps = {lab.name(f"test/churn:{number}"): make(number) for number in range(10)}
+        for reference, app in apps.items():
+            await lab.registry.push(reference, app)
+        universe = set().union(*(keys(reference, app) for reference, app in apps.items()))
+        await churn(lab.nodes, list(apps), 30)
+        before = {node: usage(node) for node in lab.nodes}
+        await churn(lab.nodes, list(apps), CYCLES)
+
+        for node in lab.nodes:
+            await until(lambda node=node: agrees(observer, node, universe), deadline=30, pause=0.2)  # type: ignore[misc]
+            here = await held(node)
+            assert len(here & apps.keys()) == WORKERS
+
+        for node in lab.nodes:
+
+            async def is_small(node: Node = node) -> bool:
+                now, was = usage(node), before[node]
+                return now.threads <= was.threads + SPARE and now.descriptors <= was.descriptors + SPARE
+
+            await until(is_small, deadline=30, pause=0.2)
