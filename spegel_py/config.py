@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from spegel_py import settings
 from spegel_py.errors import ConfigError
+from spegel_py.oci.filters import Filters
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import LOGGING, LogFormat
 
@@ -130,13 +131,10 @@ class Config:
         return self.http_bootstrap_url or self.http_bootstrap_peer
 
     @property
-    def filters(self) -> tuple[re.Pattern[str], ...]:
-        """What is not mirrored, as one kind of rule: a name in which one of these is found."""
-        if not self.mirrored_registries:
-            return self.registry_filters
+    def filters(self) -> Filters:
+        """What is not mirrored. Registries may be given as URLs, as Spegel wants them."""
         hosts = (urlsplit(each).netloc if "://" in each else each for each in self.mirrored_registries)
-        listed = "|".join(re.escape(host) for host in hosts)
-        return (*self.registry_filters, re.compile(rf"^(?!(?:{listed})/)[^/]*[.:][^/]*/"))
+        return Filters(patterns=self.registry_filters, registries=hosts)
 
 
 def from_environment() -> Mapping[str, str]:

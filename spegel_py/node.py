@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -17,7 +17,7 @@ import structlog
 from spegel_py import __version__
 from spegel_py.config import Config
 from spegel_py.credentials import read_credentials
-from spegel_py.errors import ConfigError
+from spegel_py.errors import ConfigError, StoreUnavailable
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.registry.app import create_app, create_metrics_app
@@ -126,14 +126,22 @@ async def _store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher]
     if config.oci_layout is not None:
         check_layout(config.oci_layout)
         layout = LayoutStore(root=config.oci_layout)
-        return layout, LayoutWatcher(store=layout)
-    check_socket(config.containerd_sock)
-    check_content_path(config.containerd_content_path)
+        return layout, LayoutWatcher(store=layout, filters=config.filters)
+    _warn_unless(lambda: check_socket(config.containerd_sock))
+    _warn_unless(lambda: check_content_path(config.containerd_content_path))
     client = await stack.enter_async_context(
         Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
     )
     store = ContainerdStore(client=client, content_path=config.containerd_content_path)
-    return store, ContainerdWatcher(store=store)
+    return store, ContainerdWatcher(store=store, filters=config.filters)
+
+
+def _warn_unless(check: Callable[[], None]) -> None:
+    """Say what is not there yet: it may come, and what needs none of it works meanwhile."""
+    try:
+        check()
+    except StoreUnavailable as error:
+        log.warning("containerd is not there yet", error=str(error))
 
 
 def _router(config: Config, metrics: Metrics) -> Libp2pRouter:

@@ -73,7 +73,7 @@ class Reference:
         rest, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
         registry, slash, path = rest.partition("/")
-        if not slash or not _looks_like_a_host(registry):
+        if not slash or not is_host(registry):
             raise NameInvalid(f"a reference starts with its registry, as in registry.example/app:1: {text[:160]!r}")
         repository, colon, tag = path.partition(":")
         if not colon and digest is None:
@@ -81,5 +81,6 @@ class Reference:
         return cls(check_registry(registry), check_repository(repository), check_tag(tag) if colon else None, digest)
 
 
-def _looks_like_a_host(text: str) -> bool:
+def is_host(text: str) -> bool:
+    """Say whether the first part of a name is a registry, as Docker tells it from a repository's first part."""
     return "." in text or ":" in text or text == "localhost"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from re import Pattern
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from spegel_py.errors import NotFound, Unsupported
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.oci.distribution import METHODS, origin_form
+from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
 from spegel_py.registry.auth import Credentials
 from spegel_py.registry.handlers import Pulls
@@ -29,7 +29,7 @@ def create_app(
     mirror: Mirror | None,
     metrics: Metrics,
     ready: Ready,
-    filters: Sequence[Pattern[str]] = (),
+    filters: Filters = EVERYTHING,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
 ) -> web.Application:

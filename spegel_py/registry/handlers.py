@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from re import Pattern
 
 import structlog
 from aiohttp import web
@@ -20,6 +19,7 @@ from spegel_py.errors import (
 )
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.oci.distribution import METHODS, PullRequest, is_base
+from spegel_py.oci.filters import Filters
 from spegel_py.registry import responses
 from spegel_py.registry.local import Found, Local
 from spegel_py.registry.responses import Entity
@@ -38,7 +38,7 @@ Send = Callable[[Sink], Awaitable[bool]]
 class Pulls:
     """Answers everything below `/v2/`. `client_timeout` is for how many seconds a client may not read.
 
-    A pull whose `registry/repository[:tag]` one of `filters` is found in is answered with 404, here and for peers.
+    A pull that `filters` exclude is answered with 404, here and for peers.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Pulls:
         sender: Sender,
         mirror: Mirror | None,
         metrics: Metrics,
-        filters: Sequence[Pattern[str]],
+        filters: Filters,
         client_timeout: float,
     ) -> None:
         self._store = store
@@ -75,7 +75,7 @@ class Pulls:
             raise
 
     async def _answer(self, request: web.Request, pull: PullRequest) -> web.StreamResponse:
-        if any(pattern.search(pull.label) for pattern in self._filters):
+        if self._filters.exclude(pull.label):
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         response = await self._from_here(request, pull)
         if response is not None:

@@ -20,12 +20,13 @@ SOURCES = [
 @pytest.fixture(params=SOURCES)
 async def source(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Source]:
     """A source with nothing in it yet."""
-    made = await _make(request.param, tmp_path)
+    made = await make_source(request.param, tmp_path)
     yield made
     await made.close()
 
 
-async def _make(kind: str, folder: Path) -> Source:
+async def make_source(kind: str, folder: Path) -> Source:
+    """Return a source of this kind; its files are in `folder`."""
     if kind == "memory":
         return MemorySource()
     if kind == "layout":

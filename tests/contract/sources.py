@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Self
 
 from spegel_py.oci.build import Image
+from spegel_py.oci.filters import Filters
 from spegel_py.store.base import Store, Watcher
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.layout import LayoutStore, LayoutWatcher
@@ -25,9 +27,15 @@ class Source(Protocol):
     can_read_deleted: bool
     """Whether opened content outlives its deletion (over gRPC containerd gives no such promise)."""
 
+    filtered: Callable[[Filters], Watcher]
+    """Returns another watcher of the same store, with these filters."""
+
     async def add(self, name: str, image: Image) -> None: ...
     async def remove(self, name: str, image: Image) -> None:
         """Remove the tag and all content of the image."""
+
+    async def untag(self, name: str) -> None:
+        """Remove the tag alone."""
 
     async def leave(self) -> None:
         """Take away what is behind the store."""
@@ -45,6 +53,7 @@ class MemorySource:
         self.memory = MemoryStore()
         self.store: Store = self.memory
         self.watcher: Watcher = MemoryWatcher(store=self.memory)
+        self.filtered: Callable[[Filters], Watcher] = lambda filters: self.watcher  # it knows no images
 
     async def add(self, name: str, image: Image) -> None:
         for blob in image.blobs:
@@ -55,6 +64,9 @@ class MemorySource:
         self.memory.remove(name)
         for blob in image.blobs:
             self.memory.remove(blob.digest)
+
+    async def untag(self, name: str) -> None:
+        self.memory.remove(name)
 
     async def leave(self) -> None:
         self.memory.leave()
@@ -77,6 +89,7 @@ class LayoutSource:
         layout = LayoutStore(root=self.root)
         self.store: Store = layout
         self.watcher: Watcher = LayoutWatcher(store=layout)
+        self.filtered: Callable[[Filters], Watcher] = lambda filters: LayoutWatcher(store=layout, filters=filters)
 
     async def add(self, name: str, image: Image) -> None:
         await asyncio.to_thread(images.add, self.writer, image, name)
@@ -85,6 +98,9 @@ class LayoutSource:
         self.writer.untag(name)
         for blob in image.blobs:
             self.writer.remove(blob.digest)
+
+    async def untag(self, name: str) -> None:
+        self.writer.untag(name)
 
     async def leave(self) -> None:
         self.root.rename(self.hidden)
@@ -106,6 +122,7 @@ class ContainerdSource:
         store = ContainerdStore(client=self.client, content_path=daemon.content_path if is_mounted else None)
         self.store: Store = store
         self.watcher: Watcher = ContainerdWatcher(store=store)
+        self.filtered: Callable[[Filters], Watcher] = lambda filters: ContainerdWatcher(store=store, filters=filters)
 
     @classmethod
     async def start(cls, *, is_mounted: bool) -> Self:
@@ -119,6 +136,9 @@ class ContainerdSource:
 
     async def remove(self, name: str, image: Image) -> None:
         await self.daemon.ctr("images", "rm", name)
+
+    async def untag(self, name: str) -> None:
+        await self.daemon.ctr("images", "rm", name)  # another image that holds the content keeps it
 
     async def leave(self) -> None:
         await self.daemon.kill()

@@ -52,7 +52,6 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["registry", "--announce-interval", "5"], "--announce-interval: '5' should be a duration"),
         (["registry", "--registry-filters", "("], "--registry-filters: '(' is not a regular expression"),
         (["registry", "--config", "/nowhere.yaml"], "--config: /nowhere.yaml"),
-        (["registry", "--containerd-sock", "/nowhere.sock"], "/nowhere.sock"),
         (["registry", "--oci-layout", "/nowhere"], "/nowhere"),
         (["registry", "--log-level", "LOUD"], "--log-level: 'LOUD' is not one of"),
     ],
@@ -78,7 +77,8 @@ def test_a_socket_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_content_path_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A content path that does not exist is an error with the way out."""
+    """A content path that is no folder is an error with the way out."""
+    (tmp_path / "no").write_text("")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "sock"))
         arguments = ["--containerd-sock", str(tmp_path / "sock"), "--containerd-content-path", str(tmp_path / "no")]

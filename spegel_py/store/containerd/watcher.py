@@ -15,6 +15,7 @@ import structlog
 
 from spegel_py.errors import ContentNotFound, OCIError, StoreUnavailable
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import EVERYTHING, Filters, repository_of
 from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import Reference
 from spegel_py.store.base import ContentEvent, Inventory
@@ -22,8 +23,8 @@ from spegel_py.store.containerd.blobs import Blobs
 from spegel_py.store.containerd.client import Client, ContentCreated, ContentDeleted, ImageChanged, StoreEvent
 from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.containerd.vigil import Vigil
-from spegel_py.store.containerd.walk import Walker
 from spegel_py.store.pump import Emit, Ledger, pumped
+from spegel_py.store.walk import Walker
 
 log = structlog.get_logger(__name__)
 
@@ -39,11 +40,12 @@ class ContainerdWatcher:
     """The Watcher port over a ContainerdStore's daemon: tags, and all content of images that is really there.
 
     Keys are digests and names of the form `registry/repository:tag`. Images named by a digest give no tag, but
-    their content counts.
+    their content counts. What `filters` exclude is not told.
     """
 
-    def __init__(self, *, store: ContainerdStore) -> None:
+    def __init__(self, *, store: ContainerdStore, filters: Filters = EVERYTHING) -> None:
         self._store = store
+        self._filters = filters
 
     def __repr__(self) -> str:
         return f"<ContainerdWatcher {self._store!r}>"
@@ -54,7 +56,7 @@ class ContainerdWatcher:
     async def _run(self, emit: Emit) -> None:
         pause, is_away = RETRY_FIRST, False
         while True:
-            session = _Session(self._store.client, self._store.blobs, Ledger(emit), is_return=is_away)
+            session = _Session(self._store.client, self._store.blobs, Ledger(emit), self._filters, is_return=is_away)
             try:
                 await session.run()
             except* StoreUnavailable as group:
@@ -74,6 +76,7 @@ class _Session:
     client: Client
     blobs: Blobs
     ledger: Ledger
+    filters: Filters
     is_return: bool
     has_listed: bool = False
     images: dict[str, Child] = field(default_factory=dict)
@@ -83,7 +86,7 @@ class _Session:
     walker: Walker = field(init=False)
 
     def __post_init__(self) -> None:
-        self.walker = Walker(blobs=self.blobs)
+        self.walker = Walker(open=self.blobs.open, expect=self.blobs.expect)
 
     async def run(self) -> None:
         """Follow the daemon until it goes away; raises a group of StoreUnavailable."""
@@ -106,8 +109,8 @@ class _Session:
         for root in self.images.values():
             if root.digest not in self.reach:
                 self.reach[root.digest] = await self.walker.reach(root, here)
-        tags = {name for name, root in self.images.items() if _is_tag(name) and root.digest in here}
-        self.ledger.replace(tags | {str(digest) for digest in self._held() & here})
+        tags = {name for name, root in self.images.items() if self._is_tag(name) and root.digest in here}
+        self.ledger.replace(tags | {str(digest) for digest in self._shared() & here})
         self.has_listed = True
         if self.is_return:
             log.info("containerd is back", socket=str(self.client.socket), images=len(self.images))
@@ -159,11 +162,14 @@ class _Session:
     async def _refresh(self, digests: Collection[Digest]) -> frozenset[Digest]:
         """Tell which of the digests, and of the tags that point at them, are there and which are not."""
         present = await self.blobs.present(digests)
-        tags = [(name, root.digest) for name, root in self.images.items() if root.digest in digests and _is_tag(name)]
-        self.ledger.add(str(digest) for digest in present)
-        self.ledger.add(name for name, digest in tags if digest in present)
-        self.ledger.remove(name for name, digest in tags if digest not in present)
-        self.ledger.remove(str(digest) for digest in digests if digest not in present)
+        # whose a blob is that no image holds yet, no filter can tell
+        told = present & self._shared() if self.filters else present
+        named = {name: root.digest for name, root in self.images.items() if root.digest in digests}
+        tags = {name: digest for name, digest in named.items() if self._is_tag(name)}
+        self.ledger.add(str(digest) for digest in told)
+        self.ledger.add(name for name, digest in tags.items() if digest in present)
+        self.ledger.remove(name for name, digest in tags.items() if digest not in present)
+        self.ledger.remove(str(digest) for digest in digests if digest not in told)
         return present
 
     async def _relist(self) -> None:
@@ -175,14 +181,25 @@ class _Session:
         self.walker.keep(self._held())
 
     def _held(self) -> frozenset[Digest]:
+        """Return the content of all images, missing blobs too."""
         return frozenset().union(*(self.reach[root.digest] for root in self.images.values()))
 
+    def _shared(self) -> frozenset[Digest]:
+        """Return the content of the images that are not filtered; a nameless image is what its named twins are."""
+        if not self.filters:
+            return self._held()
+        named = {name: repository for name in self.images if (repository := repository_of(name))}
+        twins = {self.images[name].digest for name in named}
+        roots = {self.images[name].digest for name in named if not self.filters.exclude(named[name])}
+        roots |= {root.digest for name, root in self.images.items() if name not in named and root.digest not in twins}
+        return frozenset().union(*(self.reach[root] for root in roots))
 
-def _is_tag(name: str) -> bool:
-    try:
-        return Reference.parse(name).name == name
-    except OCIError:
-        return False
+    def _is_tag(self, name: str) -> bool:
+        """Say whether the name is that of a tag, and one that is told."""
+        try:
+            return Reference.parse(name).name == name and not self.filters.exclude(name)
+        except OCIError:
+            return False
 
 
 def _first(group: BaseExceptionGroup[StoreUnavailable]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,15 @@ from watchfiles.main import FileChange
 
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import EVERYTHING, Filters
+from spegel_py.oci.manifest import OCI_INDEX, Child
 from spegel_py.store.base import ContentEvent, Inventory
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.blob import PARTIAL
 from spegel_py.store.layout.store import LayoutStore
 from spegel_py.store.layout.verify import Verdict
 from spegel_py.store.pump import Emit, Ledger, pumped
+from spegel_py.store.walk import Walker
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +51,14 @@ HASHERS = 2
 
 
 class LayoutWatcher:
-    """The Watcher port over the folder of a LayoutStore, whose verdicts on blobs it shares."""
+    """The Watcher port over the folder of a LayoutStore, whose verdicts on blobs it shares.
 
-    def __init__(self, *, store: LayoutStore) -> None:
+    Tags that `filters` exclude are not told, nor is content that only such images hold.
+    """
+
+    def __init__(self, *, store: LayoutStore, filters: Filters = EVERYTHING) -> None:
         self._store = store
+        self._filters = filters
 
     def __repr__(self) -> str:
         return f"<LayoutWatcher {self._store.root}>"
@@ -62,7 +69,7 @@ class LayoutWatcher:
     async def _run(self, emit: Emit) -> None:
         pause, is_away = RETRY_FIRST, False
         while True:
-            session = _Session(self._store, Ledger(emit))
+            session = _Session(self._store, Ledger(emit), self._filters)
             try:
                 folder.identity(self._store.root)
                 if is_away:
@@ -83,10 +90,15 @@ class _Session:
 
     store: LayoutStore
     ledger: Ledger
+    filters: Filters
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     queue: asyncio.PriorityQueue[tuple[int, Digest]] = field(default_factory=asyncio.PriorityQueue)
     queued: set[Digest] = field(default_factory=set)
     refused: frozenset[str] = frozenset()
+    walker: Walker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.walker = Walker(open=self.store.open)
 
     async def run(self) -> None:
         """Follow the folder until it goes away; raises a group of StoreUnavailable."""
@@ -105,6 +117,8 @@ class _Session:
             took = time.monotonic() - began
             keys, due = self._judge(scan)
             keys |= {name for name, digest in tags.items() if str(digest) in keys or self._is_moving(name, digest)}
+            if self.filters:
+                keys -= await self._hidden(tags)
             if has_told:
                 self.ledger.become(keys)
             elif not self.queued or time.monotonic() - started > FIRST_INVENTORY:
@@ -146,6 +160,19 @@ class _Session:
             finally:
                 self.queued.discard(digest)
                 self.wake.set()
+
+    async def _hidden(self, tags: Mapping[str, Digest]) -> frozenset[str]:
+        """Return the tags that are filtered, and the digests of what only filtered images hold."""
+        shown = {digest for name, digest in tags.items() if not self.filters.exclude(name.rpartition(":")[0])}
+        shared = await self._reach(shown)
+        hidden = await self._reach(set(tags.values()) - shown) - shared
+        names = {name for name in tags if self.filters.exclude(name)}
+        return frozenset(names | {str(digest) for digest in hidden})
+
+    async def _reach(self, roots: Collection[Digest]) -> frozenset[Digest]:
+        # index.json may say anything of its entries: whether one is a manifest is seen by reading it
+        reached = [await self.walker.reach(Child(root, 0, OCI_INDEX)) for root in roots]
+        return frozenset().union(*reached)
 
     def _is_moving(self, name: str, digest: Digest) -> bool:
         """Say whether a tag that was told points at something that is being verified: it is not gone meanwhile."""

@@ -14,6 +14,7 @@ import pytest
 
 from spegel_py.errors import StoreUnavailable
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import Filters
 from spegel_py.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from spegel_py.store.base import Content
 from spegel_py.store.files import FileContent
@@ -227,7 +228,7 @@ async def test_filters_keep_images_from_being_served(start: NodeFactory) -> None
     """What a filter matches is 404 for clients and peers, even though it is here."""
     store = MemoryStore()
     store.add(MANIFEST, "r.io:5000/app:v1", "r.io:5000/app:v2")
-    async with start(store=store, filters=[re.compile(r"app:v1$")]) as node:
+    async with start(store=store, filters=Filters(patterns=[re.compile(r"app:v1$")])) as node:
         client = await node.client()
         assert (await client.ask("GET", TAG)).status == 404
         assert (await client.ask("GET", TAG, "X-Spegel-Mirrored: true")).status == 404

@@ -23,7 +23,7 @@ from spegel_py.store.containerd import (
     check_socket,
 )
 from spegel_py.store.containerd.blobs import FileBlobs
-from spegel_py.store.containerd.walk import Walker
+from spegel_py.store.walk import Walker
 from tests import images
 from tests.containerd import Daemon
 from tests.contract.test_watcher import keys, listening
@@ -164,7 +164,7 @@ async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) ->
     """Garbage and over-long manifests are leaves, named in the log once; the walk goes on."""
     garbage, one = b"\x00garbage", image()
     images.write_layout(tmp_path, {NAME: one}).put(garbage)
-    walker = Walker(blobs=FileBlobs(content_path=tmp_path))
+    walker = Walker(open=FileBlobs(content_path=tmp_path).open)
     root = images.child(one)._replace(digest=Digest.of(garbage))
     with structlog.testing.capture_logs() as logs:
         assert await walker.reach(root) == await walker.reach(root) == {root.digest}
@@ -189,10 +189,13 @@ async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> N
 
 
 def test_a_socket_that_is_none_is_a_config_error(tmp_path: Path) -> None:
-    """Missing, or another kind of file: one line with the path and what to do."""
+    """Another kind of file is an error, one that is missing may come; one line with the path and what to do."""
     (tmp_path / "file").touch()
-    for path, words in ((tmp_path / "missing", "there is no"), (tmp_path / "file", "is not a socket")):
-        with pytest.raises(ConfigError, match=words) as caught:
+    for path, kind, words in (
+        (tmp_path / "missing", StoreUnavailable, "there is no"),
+        (tmp_path / "file", ConfigError, "is not a socket"),
+    ):
+        with pytest.raises(kind, match=words) as caught:
             check_socket(path)
         assert str(path) in str(caught.value)
         assert "/run/containerd/containerd.sock" in str(caught.value)
@@ -202,14 +205,14 @@ def test_a_socket_that_is_none_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_a_content_path_that_is_none_is_a_config_error(tmp_path: Path) -> None:
-    """Missing, a file, or a folder with other things in it; not mounted (None) is right."""
+    """A file, or a folder with other things in it; a missing one may come; not mounted (None) is right."""
     (tmp_path / "file").touch()
-    for path, words in (
-        (tmp_path / "missing", "not a folder"),
-        (tmp_path / "file", "not a folder"),
-        (tmp_path, "neither blobs nor ingest"),
+    for path, kind, words in (
+        (tmp_path / "missing", StoreUnavailable, "there is no"),
+        (tmp_path / "file", ConfigError, "not a folder"),
+        (tmp_path, ConfigError, "neither blobs nor ingest"),
     ):
-        with pytest.raises(ConfigError, match=words) as caught:
+        with pytest.raises(kind, match=words) as caught:
             check_content_path(path)
         assert str(path) in str(caught.value)
     (tmp_path / "ingest").mkdir()

@@ -8,23 +8,34 @@ but reading 1,000 manifests takes less than a second and is right for content th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
 from spegel_py.errors import ContentNotFound, ManifestInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS, MAX_MANIFEST, Child, children
-from spegel_py.store.containerd.blobs import CALLS, Blobs
+from spegel_py.store.base import Content
 
 log = structlog.get_logger(__name__)
+
+CALLS = 16
+"""Manifests read at the same time; more only queue up in the daemon or at the disk."""
+
+Open = Callable[[Digest], AbstractAsyncContextManager[Content]]
+"""Opens content by its digest, as Store.open does."""
+
+Expect = Callable[[Child], None]
+"""Is told of each child that a manifest names."""
 
 
 class Walker:
     """Lists what images are made of; what a manifest says is remembered, for it cannot change."""
 
-    def __init__(self, *, blobs: Blobs) -> None:
-        self._blobs = blobs
+    def __init__(self, *, open: Open, expect: Expect = lambda child: None) -> None:  # noqa: A002 - the port's word
+        self._open = open
+        self._expect = expect
         self._children: dict[Digest, tuple[Child, ...]] = {}
         self._slots = asyncio.Semaphore(CALLS)
 
@@ -65,11 +76,11 @@ class Walker:
             found = ()
         self._children[manifest.digest] = found
         for child in found:
-            self._blobs.expect(child)
+            self._expect(child)
         return found
 
     async def _bytes(self, digest: Digest) -> bytes:
-        async with self._blobs.open(digest) as content:
+        async with self._open(digest) as content:
             if content.size > MAX_MANIFEST:
                 raise ManifestInvalid(f"it has {content.size} bytes, more than {MAX_MANIFEST}")
             return b"".join([piece async for piece in content.read(0, content.size)])

@@ -1,0 +1,47 @@
+"""What is mirrored and what is not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from spegel_py.oci.filters import EVERYTHING, Filters, repository_of
+
+
+@pytest.mark.parametrize(
+    ("label", "is_excluded"),
+    [
+        ("docker.io/library/alpine:3", False),
+        ("docker.io/library/alpine", False),
+        ("docker.io/library/alpine:latest", True),
+        ("localhost/app:1", True),
+        ("quay.io/app", True),
+        ("library/alpine", False),  # asked for without a registry
+        ("library/alpine:latest", True),
+    ],
+)
+def test_patterns_and_registries_hold_at_once(label: str, is_excluded: bool) -> None:
+    """What a pattern is found in, and what another registry has, is left out."""
+    filters = Filters(patterns=[re.compile(":latest$")], registries=["docker.io"])
+    assert filters.exclude(label) == is_excluded
+
+
+def test_no_rule_leaves_nothing_out() -> None:
+    """Without rules everything is mirrored, and the filters are false."""
+    assert not EVERYTHING
+    assert not EVERYTHING.exclude("docker.io/library/alpine:latest")
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("docker.io/library/alpine:3", "docker.io/library/alpine"),
+        ("10.0.0.1:5000/app@sha256:" + "0" * 64, "10.0.0.1:5000/app"),
+        ("sha256:" + "0" * 64, None),
+        ("imported:latest", None),
+    ],
+)
+def test_the_repository_of_an_image_name(name: str, repository: str | None) -> None:
+    """Content is filtered by the repository of the names that hold it."""
+    assert repository_of(name) == repository
