@@ -88,6 +88,44 @@ def _registry(options: argparse.Namespace) -> int:
     return 0
 
 
+def _load_doctor() -> tuple[Add, Run]:
+    from spegel_py.config import REGISTRY
+    from spegel_py.host.doctor import command
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.epilog = "Give it the settings of the node: as flags, environment variables or its --config."
+        parser.add_argument("--config", type=Path, help="YAML file of the node's settings")
+        command.add_arguments(parser, REGISTRY)
+
+    return add, _doctor
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from spegel_py.config import Config, from_environment
+    from spegel_py.credentials import read_credentials
+    from spegel_py.host.doctor import Subject, command, local_url
+    from spegel_py.registry.auth import Credentials
+
+    flags, environment = vars(options), from_environment()
+    config = Config.load(flags=flags, environment=environment, file=options.config)
+    own = settings.resolve(command.OWN, flags=flags, environment=environment, file=None)
+    credentials = read_credentials()
+    subject = Subject(
+        socket=config.containerd_sock,
+        namespace=config.containerd_namespace,
+        content_path=config.containerd_content_path,
+        containerd_config=own["containerd_config"],
+        certs=own["containerd_registry_config_path"],
+        registry=local_url(config.registry_addr),
+        metrics=local_url(config.metrics_addr),
+        registries=config.mirrored_registries,
+        filters=config.filters,
+        is_in_pod="KUBERNETES_SERVICE_HOST" in environment,
+        authorization=Credentials(username=credentials[0], password=credentials[1]).header if credentials else None,
+    )
+    return command.run(subject, is_json=options.json)
+
+
 def _first(group: BaseExceptionGroup[SpegelError]) -> SpegelError:
     for error in group.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
@@ -115,6 +153,7 @@ def _load_version() -> tuple[Add, Run]:
 
 COMMANDS = (
     Command("registry", "run a node: the registry mirror that containerd is pointed at", _load_registry),
+    Command("doctor", "say whether this node will work, and what to do if not", _load_doctor),
     Command(
         "pull", "pull an image through a mirror into an image-layout folder", _load_module("spegel_py.pull.command")
     ),

@@ -1,0 +1,1 @@
+"""What is changed and looked at on the machine a node runs on."""

@@ -1,0 +1,105 @@
+"""containerd's configuration file, for daemons that do not tell their settings: 2.0 to 2.3, and stopped ones.
+
+Files are merged as 2.x does it: each one is brought to the newest form first, tables are merged key by key, and a
+later file's empty values (false, "") do not replace an earlier one's.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from spegel_py.errors import ConfigError
+from spegel_py.host.doctor.facts import FileSettings
+from spegel_py.store.containerd import ImageSettings
+
+CRI = "io.containerd.grpc.v1.cri"
+"""The plugin that held all of the CRI's settings up to version 2 of the file; plain `cri` in version 1."""
+
+IMAGES = "io.containerd.cri.v1.images"
+"""The plugin that holds those of images from version 3 on."""
+
+MAX_FILES = 64
+"""Files that are read at most, imports included."""
+
+Table = dict[str, Any]
+
+
+def read(path: Path) -> FileSettings:
+    """Return what the file at `path` and its imports say. Raises ConfigError."""
+    merged: Table = {}
+    version = 0
+    pending, seen = [path.absolute()], set[Path]()
+    while pending and len(seen) < MAX_FILES:
+        file = pending.pop(0)
+        if file in seen:
+            continue
+        seen.add(file)
+        document = _document(file)
+        version = version or _version(document)
+        merged = _merge(merged, images(document))
+        pending += _imports(file, document)
+    return FileSettings(version, _settings(merged))
+
+
+def images(document: Table) -> Table:
+    """Return a file's settings of images in the form of version 3."""
+    plugins = _table(document, "plugins")
+    found = dict(_table(plugins, IMAGES))
+    if _version(document) < 3:
+        old = _table(plugins, CRI) or _table(plugins, "cri")
+        found |= {key: old[key] for key in ("registry",) if key in old}
+        containerd = _table(old, "containerd")
+        found |= {key: containerd[key] for key in ("discard_unpacked_layers",) if key in containerd}
+    return found
+
+
+def _settings(merged: Table) -> ImageSettings:
+    registry = _table(merged, "registry")
+    return ImageSettings(
+        config_path=str(registry.get("config_path", "")),
+        discards_layers=merged.get("discard_unpacked_layers") is True,
+        has_mirrors=bool(registry.get("mirrors")),
+        pulls_locally=merged.get("use_local_image_pull") is True,
+    )
+
+
+def _document(file: Path) -> Table:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+
+
+def _version(document: Table) -> int:
+    version = document.get("version")
+    return version if isinstance(version, int) else 1
+
+
+def _imports(parent: Path, document: Table) -> list[Path]:
+    """Return the files that `parent` imports: relative to its folder, `*` as shells have it."""
+    given = document.get("imports")
+    found: list[Path] = []
+    for text in given if isinstance(given, list) else []:
+        path = parent.parent / str(text)
+        found += sorted(Path("/").glob(str(path)[1:])) if "*" in str(path) else [path]
+    return found
+
+
+def _merge(into: Table, new: Table) -> Table:
+    merged = dict(into)
+    for key, value in new.items():
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[key] = _merge(before, value)
+        elif value or key not in merged:
+            merged[key] = value
+    return merged
+
+
+def _table(document: Table, key: str) -> Table:
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}

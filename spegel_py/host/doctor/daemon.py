@@ -1,0 +1,155 @@
+"""Judges containerd: that it is there, asks mirrors, and keeps what it pulled. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from spegel_py.host.doctor.config_file import CRI, IMAGES
+from spegel_py.host.doctor.facts import Facts, FileSettings, Unknown
+from spegel_py.host.doctor.finding import Finding, error, ok, warning
+from spegel_py.store.containerd import CriStatus, ImageSettings
+
+OLDEST = (1, 6)
+"""The oldest containerd that is tested with."""
+
+TELLS_LAYERS = (2, 1)
+"""From here on containerd tells of each layer as it comes, and by default pulls through its transfer service."""
+
+HAS_DEFAULT = (2, 2)
+"""From here on a `config_path` that is not set has a default."""
+
+DEFAULT_CONFIG_PATH = "/etc/containerd/certs.d:/etc/docker/certs.d"
+
+
+def check_containerd(facts: Facts) -> list[Finding]:
+    """containerd answers, in a version that is known."""
+    match facts.version:
+        case None:
+            return []
+        case Unknown(reason, remedy):
+            start = f"systemctl restart containerd, or give its socket: --containerd-sock (now {facts.subject.socket})"
+            return [error("containerd", reason, remedy or start)]
+        case text:
+            return [_version_finding(text, facts.subject.socket)]
+
+
+def check_config_path(facts: Facts) -> list[Finding]:
+    """containerd searches the folder that hosts.toml files are written to."""
+    check = "config_path"
+    if facts.cri is None and facts.file is None:
+        return []
+    if isinstance(facts.cri, CriStatus) and not facts.cri.is_served:
+        return [
+            warning(
+                check,
+                "containerd serves no CRI: Kubernetes cannot pull here, ctr and nerdctl can",
+                f'for Kubernetes take "cri" out of disabled_plugins in {facts.subject.containerd_config} and '
+                f"systemctl restart containerd (its log says so if the plugin failed); give ctr --hosts-dir "
+                f"{facts.subject.certs or '/etc/containerd/certs.d'}",
+            )
+        ]
+    settings = image_settings(facts)
+    if isinstance(settings, Unknown):
+        return [warning(check, settings.reason, settings.remedy)]
+    return [_config_path_finding(facts, settings, f" (by {_source(facts)})")]
+
+
+def check_discard(facts: Facts) -> list[Finding]:
+    """containerd keeps the layers that it unpacked."""
+    check = "discard_unpacked_layers"
+    settings = image_settings(facts)
+    if isinstance(settings, Unknown):
+        return []  # said of config_path already, for the same reason
+    if not settings.discards_layers:
+        return [ok(check, f"off (by {_source(facts)})")]
+    table = f'"{IMAGES}"' if _form(facts) >= 3 else f'"{CRI}".containerd'
+    return [
+        error(
+            check,
+            f"on (by {_source(facts)}): containerd drops layers once they are unpacked, so there are none to share",
+            f"in {facts.subject.containerd_config}: [plugins.{table}] {check} = false; then systemctl restart "
+            "containerd; images that are here get their layers back when they are removed and pulled again",
+        )
+    ]
+
+
+def image_settings(facts: Facts) -> ImageSettings | Unknown:
+    """Return how containerd pulls: what the daemon tells, else what its file says; Unknown if nothing is known."""
+    if isinstance(facts.cri, CriStatus) and facts.cri.images is not None:
+        is_local = isinstance(facts.file, FileSettings) and facts.file.images.pulls_locally  # told by the file alone
+        return replace(facts.cri.images, pulls_locally=is_local)
+    if isinstance(facts.cri, CriStatus) and not facts.cri.is_served:
+        return Unknown("containerd serves no CRI")
+    if isinstance(facts.file, FileSettings):
+        found = facts.file.images
+        has_default = (_number(facts.version) or (0, 0)) >= HAS_DEFAULT and not found.has_mirrors
+        return replace(found, config_path=DEFAULT_CONFIG_PATH) if has_default and not found.config_path else found
+    why = facts.file.reason if isinstance(facts.file, Unknown) else "its file was not looked at"
+    away = facts.cri.reason if isinstance(facts.cri, Unknown) else f"containerd {_shown(facts.version)} does not tell"
+    return Unknown(
+        f"not known: {away}, and {why}", "run this on the machine itself, or give --containerd-config its config.toml"
+    )
+
+
+def roots(settings: ImageSettings) -> tuple[Path, ...]:
+    """Return the folders that containerd searches for hosts.toml files."""
+    return tuple(Path(part) for part in settings.config_path.split(":") if part)
+
+
+def _version_finding(text: str, socket: Path) -> Finding:
+    number = _number(text)
+    if number is None:
+        return warning("containerd", f"{socket} is of version {text!r}, not one of containerd's", "use containerd 1.6+")
+    if number < OLDEST:
+        return warning("containerd", f"{text} at {socket}: older than any that was tried", "use containerd 1.6+")
+    late = "" if number >= TELLS_LAYERS else "; layers are shared once their image is complete (2.1+: one by one)"
+    return ok("containerd", f"{text} at {socket}{late}")
+
+
+def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Finding:
+    check, wanted, searched = "config_path", facts.subject.certs, roots(settings)
+    target = wanted or (searched[0] if searched else Path("/etc/containerd/certs.d"))
+    table = f'"{IMAGES}"' if _form(facts) >= 3 else f'"{CRI}"'
+    put = (
+        f'in {facts.subject.containerd_config}: [plugins.{table}.registry] config_path = "{target}"; '
+        "then systemctl restart containerd"
+    )
+    if not searched:
+        older = "; take registry.mirrors out, it excludes config_path" if settings.has_mirrors else ""
+        return error(check, f"not set{by}: containerd asks no mirror", put + older)
+    if wanted is not None and wanted not in searched:
+        text = f"{settings.config_path}{by}, but hosts.toml files are written to {wanted}"
+        return error(check, text, f"{put}; or give --containerd-registry-config-path {searched[0]}")
+    if len(searched) > 1 and not settings.pulls_locally and (_number(facts.version) or (0, 0)) >= TELLS_LAYERS:
+        text = (
+            f"{settings.config_path}{by}: containerd {_shown(facts.version)} takes this list for one folder and asks "
+            "no mirror (its issue 12808)"
+        )
+        return error(check, text, put)
+    if wanted is not None and searched[0] != wanted:
+        text = f"{settings.config_path}{by}: what lies in {searched[0]} goes before {wanted}"
+        return warning(check, text, put)
+    return ok(check, f"{settings.config_path}{by}")
+
+
+def _source(facts: Facts) -> str:
+    told = isinstance(facts.cri, CriStatus) and facts.cri.images is not None
+    return "the running daemon" if told else f"{facts.subject.containerd_config}"
+
+
+def _form(facts: Facts) -> int:
+    """Return the version of the configuration file that a remedy is to be written for."""
+    if isinstance(facts.file, FileSettings):
+        return facts.file.version
+    return 3 if (_number(facts.version) or (0, 0)) >= (2, 0) else 2
+
+
+def _number(version: str | Unknown | None) -> tuple[int, int] | None:
+    found = re.match(r"v?(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _shown(version: str | Unknown | None) -> str:
+    return version if isinstance(version, str) else "of unknown version"

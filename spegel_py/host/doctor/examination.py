@@ -1,0 +1,49 @@
+"""An examination: facts gathered at the same time, each with its own deadline, then judged."""
+
+from __future__ import annotations
+
+import structlog
+
+from spegel_py.host.doctor.content import check_content
+from spegel_py.host.doctor.daemon import check_config_path, check_containerd, check_discard
+from spegel_py.host.doctor.facts import Facts, Subject
+from spegel_py.host.doctor.finding import Finding, Level
+from spegel_py.host.doctor.gather import gather
+from spegel_py.host.doctor.mirrors import check_hosts
+from spegel_py.host.doctor.node import check_clock, check_node, check_peers, check_pull
+
+log = structlog.get_logger(__name__)
+
+CHECKS = (
+    check_containerd,
+    check_config_path,
+    check_discard,
+    check_hosts,
+    check_content,
+    check_node,
+    check_peers,
+    check_clock,
+    check_pull,
+)
+
+
+async def examine(subject: Subject) -> list[Finding]:
+    """Return what was found, in the order in which it should be mended; takes seconds at most, whatever hangs."""
+    return judge(await gather(subject))
+
+
+async def warn(subject: Subject) -> None:
+    """Log what a node that has just started should say of the machine it runs on; never raises."""
+    try:
+        findings = judge(await gather(subject, from_inside=True))
+    except Exception as error:  # noqa: BLE001 - advice must not end the node that it is given to
+        log.warning("doctor failed", error=repr(error))
+        return
+    for finding in findings:
+        if finding.level is not Level.OK:
+            log.warning("doctor", check=finding.check, finding=finding.text, remedy=finding.remedy)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """Return what there is to say of the facts. Pure."""
+    return [finding for check in CHECKS for finding in check(facts)]

@@ -1,0 +1,189 @@
+"""Gathers the facts: thin I/O, everything at the same time, and nothing that hangs or breaks stops the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from spegel_py.errors import SpegelError
+from spegel_py.host.doctor import config_file, hosts_files
+from spegel_py.host.doctor.aside import aside, explain, get
+from spegel_py.host.doctor.daemon import image_settings, roots
+from spegel_py.host.doctor.facts import Content, Facts, HostsFile, NodeState, PeerState, Pull, Subject, Unknown
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import MANIFESTS
+from spegel_py.oci.reference import Reference
+from spegel_py.store.containerd import (
+    Client,
+    ImageSettings,
+    check_content_path,
+    check_socket,
+    content_root,
+    cri_status,
+)
+
+T = TypeVar("T")
+
+DEADLINE = 3.0
+"""Seconds for one fact: everything is on this machine and answers within milliseconds."""
+
+SAMPLE = 8
+"""Blobs that are looked for in the content path; some may be collected meanwhile."""
+
+
+async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
+    """Return the facts; `from_inside` leaves out what the node itself need not ask itself for."""
+    async with Client(socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE) as client:
+        version, cri, file, content, node, pull = await asyncio.gather(
+            _fact(lambda: _version(subject, client)),
+            _fact(lambda: cri_status(client)),
+            _fact(lambda: aside(lambda: config_file.read(subject.containerd_config))),
+            _fact(lambda: _content(subject, client)),
+            _absent() if from_inside else _fact(lambda: _node(subject)),
+            _absent() if from_inside else _fact(lambda: _pull(subject, client)),
+        )
+    facts = Facts(subject=subject, version=version, cri=cri, file=file, content=content, node=node, pull=pull)
+    hosts = await _fact(lambda: _hosts(facts))
+    return replace(facts, hosts=None if from_inside and isinstance(hosts, Unknown) else hosts)
+
+
+async def _fact(look: Callable[[], Awaitable[T]]) -> T | Unknown:
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await look()
+    except TimeoutError:
+        return Unknown(f"no answer within {DEADLINE:g} s")
+    except SpegelError as error:
+        text, _, remedy = str(error).partition("; ")
+        return Unknown(text, remedy)
+    except Exception as error:  # noqa: BLE001 - a fault in one look must not hide what the others saw
+        return Unknown(f"this could not be looked at: {error!r}")
+
+
+async def _absent() -> None:
+    return None
+
+
+async def _version(subject: Subject, client: Client) -> str:
+    await aside(lambda: check_socket(subject.socket))
+    return await client.version()
+
+
+async def _hosts(facts: Facts) -> tuple[HostsFile, ...]:
+    settings = image_settings(facts)
+    searched = roots(settings) if isinstance(settings, ImageSettings) else ()
+    folders = (facts.subject.certs,) if facts.subject.certs else searched
+    return await hosts_files.asked(await aside(lambda: hosts_files.read(folders, facts.subject.registries)))
+
+
+async def _content(subject: Subject, client: Client) -> Content:
+    """Ask the daemon too, which may be away: then the folder is still looked at."""
+    path = subject.content_path
+    root, blobs = await asyncio.gather(_asked(content_root(client)), _asked(client.content()))
+    listed = None if blobs is None else sorted(blobs)[:SAMPLE]
+
+    def look() -> Content:
+        try:
+            check_content_path(path)
+        except SpegelError as error:
+            problem, _, advice = str(error).partition("; ")
+            return Content(problem=problem, advice=advice, root=root)
+        found = sum(_can_read(path, digest) for digest in listed or ()) if path else 0
+        return Content(root=root, sample=None if listed is None else len(listed), found=found)
+
+    return await aside(look)
+
+
+async def _asked(question: Awaitable[T]) -> T | None:
+    try:
+        async with asyncio.timeout(DEADLINE / 2):
+            return await question
+    except (SpegelError, TimeoutError):
+        return None
+
+
+def _can_read(root: Path, digest: Digest) -> bool:
+    try:
+        with (root / "blobs" / digest.algorithm / digest.hex).open("rb") as blob:
+            blob.read(1)
+    except OSError:
+        return False
+    return True
+
+
+async def _node(subject: Subject) -> NodeState | Unknown:
+    url = f"{subject.metrics}/debug/state"
+    try:
+        answer = await get(url, timeout=DEADLINE)
+    except (OSError, http.client.HTTPException) as error:
+        return Unknown(f"{subject.metrics}: {explain(error)}")
+    if answer.status != 200:
+        return Unknown(f"{url} answers {answer.status}: that is no spegel-py, or an older one")
+    try:
+        return _state(json.loads(answer.body))
+    except (ValueError, KeyError, TypeError) as error:
+        return Unknown(f"{url} cannot be read: {error!r}")
+
+
+def _state(given: Any) -> NodeState:
+    peers = [PeerState(str(one["id"]), str(one["address"]), one.get("skew_seconds")) for one in given["peers"]]
+    return NodeState(
+        version=str(given["version"]),
+        uptime=float(given["uptime_seconds"]),
+        ready=bool(given["ready"]),
+        reason=given.get("reason"),
+        peers=tuple(peers),
+        tags=int(given["advertised"]["tags"]),
+        digests=int(given["advertised"]["digests"]),
+    )
+
+
+async def _pull(subject: Subject, client: Client) -> Pull | Unknown | None:
+    """Ask the mirror for the smallest manifest that containerd holds."""
+    images, held = await asyncio.gather(_asked(client.images()), _asked(client.content()))
+    if images is None or held is None:
+        return None
+    choice = [
+        (image.target.size, str(reference), reference, image.target.digest)
+        for image in images
+        if image.target.media_type in MANIFESTS
+        and image.target.digest in held
+        and (reference := _reference(image.name)) is not None
+        and not subject.filters.exclude(_label(reference))
+    ]
+    return await _pulled(subject, *min(choice)[2:]) if choice else Pull()
+
+
+async def _pulled(subject: Subject, reference: Reference, digest: Digest) -> Pull | Unknown:
+    query = f"ns={quote(reference.registry, safe='')}"
+    url = f"{subject.registry}/v2/{reference.repository}/manifests/{digest}?{query}"
+    began = time.monotonic()
+    try:
+        answer = await get(url, authorization=subject.authorization, timeout=DEADLINE)
+    except (OSError, http.client.HTTPException) as error:
+        return Unknown(f"{subject.registry}: {explain(error)}")
+    return Pull(
+        digest=digest,
+        status=answer.status,
+        size=len(answer.body),
+        is_right=digest.matches(answer.body),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _reference(name: str) -> Reference | None:
+    try:
+        return Reference.parse(name)
+    except SpegelError:
+        return None
+
+
+def _label(reference: Reference) -> str:
+    return reference.name or f"{reference.registry}/{reference.repository}"

@@ -1,0 +1,60 @@
+"""Judges the hosts.toml files: that containerd asks this node first, and that it answers. Pure."""
+
+from __future__ import annotations
+
+from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, Mirror, Unknown
+from spegel_py.host.doctor.finding import Finding, error, ok, warning
+
+CHECK = "hosts.toml"
+
+
+def check_hosts(facts: Facts) -> list[Finding]:
+    """Each registry that is mirrored has a hosts.toml that points at this node; other folders do not bypass it."""
+    write = _write(facts)
+    match facts.hosts:
+        case None:
+            return []
+        case Unknown(reason, _) if facts.subject.is_in_pod:
+            return [warning(CHECK, f"not seen from this pod: {reason}", "mount the folder, or run this on the machine")]
+        case Unknown(reason, _):
+            return [error(CHECK, reason, write)]
+        case files:
+            bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
+            found = [_finding(file, write) for file in files if file.is_asked]
+            return found + ([_bypassed(bypassed, write)] if bypassed else [])
+
+
+def _finding(file: HostsFile, write: str) -> Finding:
+    name = "all registries" if file.registry == DEFAULT else file.registry
+    if file.path is None:
+        return error(CHECK, f"none for {name}: containerd goes upstream at once", write)
+    if file.problem:
+        return error(CHECK, f"{file.path} cannot be read, so pulls of {name} fail: {file.problem}", write)
+    ours = _ours(file)
+    if ours is None:
+        answers = ", ".join(f"{mirror.url} ({mirror.answer})" for mirror in file.mirrors) or "it names no host"
+        text = f"no host of {file.path} answers as spegel-py: {answers}"
+        return error(CHECK, text, f"see that spegel-py registry runs; if it listens elsewhere: {write}")
+    if "pull" not in ours.capabilities:
+        return error(CHECK, f"{file.path} does not let {ours.url} pull", f'add "pull" to its capabilities, or: {write}')
+    if ours is not file.mirrors[0]:
+        text = f"{file.path} has {file.mirrors[0].url} asked before {ours.url}"
+        return warning(CHECK, text, f"put [host.'{ours.url}'] first, or: {write}")
+    tags = "" if "resolve" in ours.capabilities else "; tags are resolved upstream"
+    return ok(CHECK, f"{file.path} points at {ours.url}, which answers{tags}")
+
+
+def _ours(file: HostsFile) -> Mirror | None:
+    return next((mirror for mirror in file.mirrors if mirror.is_spegel), None)
+
+
+def _bypassed(registries: list[str], write: str) -> Finding:
+    names = ", ".join(registries)
+    return warning(CHECK, f"a folder of its own without this node in it has {names}: it is not mirrored", write)
+
+
+def _write(facts: Facts) -> str:
+    urls = [one if "://" in one else f"https://{one}" for one in facts.subject.registries]
+    only = f" --mirrored-registries {' '.join(urls)}" if urls else ""
+    folder = f" --containerd-registry-config-path {facts.subject.certs}" if facts.subject.certs else ""
+    return f"spegel-py configuration --mirror-targets {facts.subject.registry}{folder}{only}"

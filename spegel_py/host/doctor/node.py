@@ -1,0 +1,89 @@
+"""Judges the node that runs here: its peers, its clock, and one pull through it. Pure."""
+
+from __future__ import annotations
+
+from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
+from spegel_py.host.doctor.finding import Finding, error, ok, warning
+
+SKEW = 2.0
+"""Seconds between two clocks that are too many: logs no longer tell what came first, and certificates may fail."""
+
+
+def check_node(facts: Facts) -> list[Finding]:
+    """A node runs, and is ready."""
+    start = f"start spegel-py registry, or give --metrics-addr (asked was {facts.subject.metrics})"
+    match facts.node:
+        case None:
+            return []
+        case Unknown(reason, remedy):
+            return [error("node", reason, remedy or start)]
+        case node if not node.ready and node.peers:
+            return [warning("node", f"runs, but is not ready: {node.reason}", "wait, and see its log if it stays so")]
+        case node:
+            up = f"{node.version}, up {_duration(node.uptime)}"
+            return [ok("node", f"{up}; advertises {node.tags} tags and {node.digests} digests")]
+
+
+def check_peers(facts: Facts) -> list[Finding]:
+    """The node has somebody to ask."""
+    if not isinstance(facts.node, NodeState):
+        return []
+    if facts.node.peers:
+        return [ok("peers", f"{len(facts.node.peers)} connected")]
+    return [
+        warning(
+            "peers",
+            "isolated: nobody to ask (right for a single node)",
+            "name another node with --static-bootstrap-peers /ip4/ADDRESS/tcp/5001 (or --bootstrap-kind dns or http) "
+            "and let TCP port 5001 through between nodes",
+        )
+    ]
+
+
+def check_clock(facts: Facts) -> list[Finding]:
+    """This node's clock and its peers' agree."""
+    if not isinstance(facts.node, NodeState):
+        return []
+    known = [peer for peer in facts.node.peers if peer.skew is not None]
+    off = sorted((peer for peer in known if abs(peer.skew or 0.0) > SKEW), key=lambda peer: -abs(peer.skew or 0.0))
+    if not known:
+        return []
+    if not off:
+        return [ok("clock", f"within {SKEW:g} s of {len(known)} peers")]
+    worst = off[0]
+    text = f"{len(off)} of {len(known)} peers' clocks are off, at most {worst.skew:+.1f} s ({worst.address})"
+    whose = "this node" if len(off) * 2 > len(known) and len(known) > 1 else worst.address
+    return [warning("clock", text, f"on {whose}: timedatectl set-ntp true")]
+
+
+def check_pull(facts: Facts) -> list[Finding]:
+    """What containerd holds can be pulled through the node."""
+    if facts.pull is None:
+        return []
+    if isinstance(facts.pull, Unknown):
+        start = f"start spegel-py registry, or give --registry-addr (asked was {facts.subject.registry})"
+        return [error("pull", facts.pull.reason, start)]
+    return [_pull_finding(facts, facts.pull)]
+
+
+def _pull_finding(facts: Facts, pull: Pull) -> Finding:
+    where, namespace = facts.subject.registry, facts.subject.namespace
+    if pull.digest is None:
+        text = f"containerd holds no image in namespace {namespace} that could be asked for"
+        return warning("pull", text, "pull one and try again: crictl pull registry.k8s.io/pause:3.10")
+    if pull.status == 401:
+        return error("pull", f"{where} wants a user name and a password", "put them in /etc/secrets/basic-auth")
+    if pull.status != 200:
+        text = f"{where} answers {pull.status} for {pull.digest}, which containerd holds"
+        return error("pull", text, "give the node the --containerd flags that are right here, and see its log")
+    if not pull.is_right:
+        look = f"ctr -n {namespace} content get {pull.digest} | sha256sum tells whether the disk is bad"
+        return error("pull", f"{where} sent wrong bytes for {pull.digest}", look)
+    return ok("pull", f"{pull.digest} ({pull.size} bytes) from {where} in {pull.seconds * 1000:.0f} ms, verified")
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
