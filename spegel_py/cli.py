@@ -160,5 +160,14 @@ COMMANDS = (
     Command(
         "demo", "show it at work: nodes on this machine, one of them killed", _load_module("spegel_py.demo.command")
     ),
+    Command(
+        "configuration",
+        "have containerd ask mirrors first, by hosts.toml files",
+        _load_module("spegel_py.host.configuration"),
+    ),
+    Command("cleanup", "put containerd's hosts.toml files back as they were", _load_module("spegel_py.host.cleanup")),
+    Command(
+        "cleanup-wait", "wait until the clean-up of every node has ended", _load_module("spegel_py.host.cleanup_wait")
+    ),
     Command("version", "print the version", _load_version),
 )

@@ -2,6 +2,7 @@
 
     SpegelError
     ├ ConfigError                                  what the operator gave us is wrong: one line, exit status 2
+    ├ HostError                                    this machine refused a change of its files
     ├ OCIError(status, code, message, detail)      what a client of the registry is told, as the spec's JSON
     │   ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416 · RequestInvalid 400 · ManifestInvalid 400
     │   ├ ManifestUnknown 404 · BlobUnknown 404 · NotFound 404
@@ -32,6 +33,10 @@ class SpegelError(Exception):
 
 class ConfigError(SpegelError):
     """A setting, file or address the operator gave is unusable; the text says what, where and what to do."""
+
+
+class HostError(SpegelError):
+    """A file or folder of this machine could not be read or changed; the text says which, why and what to do."""
 
 
 class OCIError(SpegelError):

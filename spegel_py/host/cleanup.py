@@ -1,0 +1,107 @@
+"""`spegel-py cleanup`: put containerd's `config_path` back as it was, then say so on a probe until told to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from spegel_py import settings
+from spegel_py.errors import ConfigError
+from spegel_py.host import original
+from spegel_py.host.configuration import CONFIG_PATH
+from spegel_py.host.disk import Disk
+from spegel_py.settings import Setting
+from spegel_py.telemetry import logging
+from spegel_py.telemetry.logging import LOGGING
+
+log = structlog.get_logger(__name__)
+
+
+def _address(given: Any) -> str:
+    """An address to listen on, or empty for none."""
+    return settings.address(given) if given else ""
+
+
+SETTINGS = (
+    *LOGGING,
+    CONFIG_PATH,
+    Setting("addr", _address, None, "address of the readiness probe, such as :8080; '' to end once all is put back"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `cleanup`."""
+    settings.add_flags(parser, SETTINGS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Put back, then serve the probe until SIGTERM; returns 0. Raises ConfigError, HostError."""
+    values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
+    logging.configure(level=values["log_level"], log_format=values["log_format"])
+    if values["addr"] is None:
+        raise ConfigError("--addr (or ADDR) is missing: give :8080 to serve a readiness probe, or '' to serve none")
+    asyncio.run(_clean_up(values["containerd_registry_config_path"], values["addr"]))
+    return 0
+
+
+async def _clean_up(root: Path, address: str) -> None:
+    is_ended = asyncio.Event()
+    # set before the work begins: the first process of a container gets no signal that it has no handler for
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_ended.set)
+    await asyncio.to_thread(clean_up, root, Disk())
+    if not address:
+        return
+    async with serve_probe(address):
+        await is_ended.wait()
+
+
+def clean_up(root: Path, disk: Disk) -> None:
+    """Have `root` hold the original again; run again, nothing is changed."""
+    if original.restore(root, disk):
+        log.info("containerd's configuration is put back", path=str(root))
+    else:
+        log.info("nothing to put back: there is no backup", path=str(root / original.BACKUP))
+
+
+@asynccontextmanager
+async def serve_probe(address: str) -> AsyncIterator[int]:
+    """Answer 200 to what Spegel's probe does; give the bound port. Raises ConfigError."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", _probe)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    listener = _listen(address)
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        port = int(listener.getsockname()[1])
+        log.info("the probe is served until SIGTERM", port=port)
+        yield port
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+async def _probe(request: web.Request) -> web.Response:
+    is_known = request.method == "GET" or request.path == "/readyz"  # either will do, as at Spegel's
+    return web.Response(status=200 if is_known else 404)
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        if host in ("", "::") and socket.has_dualstack_ipv6():
+            return socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"--addr: cannot listen on {address}: {error.strerror}; all is put back already") from error

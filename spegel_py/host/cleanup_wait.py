@@ -1,0 +1,151 @@
+"""`spegel-py cleanup-wait`: end once the clean-up of every node has answered its probe several times in a row."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import structlog
+
+from spegel_py import settings
+from spegel_py.errors import ConfigError
+from spegel_py.settings import Setting
+from spegel_py.telemetry import logging
+from spegel_py.telemetry.logging import LOGGING
+
+log = structlog.get_logger(__name__)
+
+INTERRUPTED = 130
+"""Exit status when ended by a signal before all nodes were ready, as Ctrl-C gives it."""
+
+LOOKUP_TIMEOUT = 5.0
+"""Seconds for the name's addresses: a resolver asks its second server after that."""
+
+PROBE_TIMEOUT = 1.0
+"""Seconds for one node's answer, as at Spegel's."""
+
+PARALLEL = 10
+"""Probes at the same time."""
+
+Endpoint = tuple[str, int]
+
+
+def _endpoint(given: Any) -> Endpoint:
+    """host:port, [v6]:port."""
+    host, _, port = settings.text(given).rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or (":" in bare) != (bare != host) or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"{given!r} should be a host and a port, such as spegel-cleanup.spegel.svc:8080")
+    return bare, int(port)
+
+
+SETTINGS = (
+    *LOGGING,
+    Setting("probe_endpoint", _endpoint, None, "host:port of the probes; every address of the host is asked"),
+    Setting("threshold", settings.integer(1, 1_000_000), 3, "rounds in a row in which every address must answer"),
+    Setting("period", settings.seconds(0.001, 3600), 2.0, "time from one round to the next"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `cleanup-wait`."""
+    parser.epilog = "It waits for as long as it takes; whoever starts it sets the limit."
+    settings.add_flags(parser, SETTINGS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Wait; returns 0, or 130 when ended before by a signal. Raises ConfigError."""
+    values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
+    logging.configure(level=values["log_level"], log_format=values["log_format"])
+    if values["probe_endpoint"] is None:
+        raise ConfigError("--probe-endpoint (or PROBE_ENDPOINT) is missing: give the host:port that cleanup serves")
+    try:
+        asyncio.run(_wait(values["probe_endpoint"], threshold=values["threshold"], period=values["period"]))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("spegel-py: stopped before every node was clean\n")
+        return INTERRUPTED
+    return 0
+
+
+async def _wait(endpoint: Endpoint, *, threshold: int, period: float) -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await wait(endpoint, threshold=threshold, period=period)
+
+
+async def wait(endpoint: Endpoint, *, threshold: int, period: float) -> None:
+    """Return once all addresses have answered in `threshold` rounds in a row, begun `period` seconds apart."""
+    rounds = 0
+    clock = asyncio.get_running_loop().time
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        while True:
+            began = clock()
+            problem = await _round(session, endpoint)
+            rounds = 0 if problem else rounds + 1
+            log.info("probed", rounds=rounds, of=threshold, problem=problem)
+            if rounds == threshold:
+                return
+            await asyncio.sleep(max(0.0, began + period - clock()))
+
+
+async def _round(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | None:
+    """Ask every address; return what was wrong with one of them, or None."""
+    host, port = endpoint
+    try:
+        found = await _addresses(host, port)
+    except (OSError, TimeoutError) as error:
+        return f"{host} has no address: {error or 'no answer'}"
+    room = asyncio.Semaphore(PARALLEL)
+    problems = await asyncio.gather(*(_ask(session, room, address, port) for address in found))
+    return next(filter(None, problems), None)
+
+
+async def _ask(session: aiohttp.ClientSession, room: asyncio.Semaphore, address: str, port: int) -> str | None:
+    url = f"http://{f'[{address}]' if ':' in address else address}:{port}/readyz"
+    try:
+        async with room, asyncio.timeout(PROBE_TIMEOUT), session.get(url, allow_redirects=False) as answer:
+            return None if answer.status == 200 else f"{url} answered {answer.status}"
+    except TimeoutError:
+        return f"{url} did not answer within {PROBE_TIMEOUT:g} s"
+    except (aiohttp.ClientError, OSError) as error:
+        return f"{url}: {error}"
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    """Return all addresses of a host. Raises OSError, TimeoutError.
+
+    The thread is one that the process does not wait for: a resolver may take half a minute, and the end does not.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(addresses: list[str] | None, error: OSError | None) -> None:
+        if found.done():
+            return
+        if error is not None:
+            found.set_exception(error)
+        else:
+            found.set_result(addresses or [])
+
+    def look_up() -> None:
+        addresses, failure = None, None
+        try:
+            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
+        except OSError as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended before the resolver
+            loop.call_soon_threadsafe(settle, addresses, failure)
+
+    threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+    async with asyncio.timeout(LOOKUP_TIMEOUT):
+        return await found

@@ -1,0 +1,105 @@
+"""`spegel-py configuration`: have containerd ask the mirror first, by hosts.toml files in its `config_path`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from spegel_py import settings
+from spegel_py.credentials import read_credentials
+from spegel_py.errors import ConfigError
+from spegel_py.host import original
+from spegel_py.host.disk import Disk, read
+from spegel_py.host.mirroring import Mirroring
+from spegel_py.host.registries import parse_registries, parse_targets
+from spegel_py.host.tree import Entry, Folder
+from spegel_py.settings import Setting
+from spegel_py.telemetry import logging
+from spegel_py.telemetry.logging import LOGGING
+
+log = structlog.get_logger(__name__)
+
+KEEP = "to keep it, name the registry in --mirrored-registries and give --prepend-existing"
+
+
+def config_path(given: Any) -> Path:
+    """A path that names a folder; none is no choice here."""
+    if found := settings.path(given):
+        return found
+    raise ValueError("it is empty: name the folder of containerd's config_path")
+
+
+CONFIG_PATH = Setting(
+    "containerd_registry_config_path",
+    config_path,
+    Path("/etc/containerd/certs.d"),
+    "the folder that config_path in containerd's configuration names",
+)
+
+SETTINGS = (
+    *LOGGING,
+    CONFIG_PATH,
+    Setting(
+        "mirrored_registries",
+        lambda given: parse_registries(settings.texts(given)),
+        (),
+        "registries to mirror, such as https://docker.io; _default, * or none means all",
+        many=True,
+    ),
+    Setting(
+        "mirror_targets",
+        lambda given: parse_targets(settings.texts(given)),
+        (),
+        "mirrors to ask, in this order, such as http://127.0.0.1:5000",
+        many=True,
+    ),
+    Setting("resolve_tags", settings.boolean, True, "have tags resolved by the mirror too; if not, only digests are"),
+    Setting(
+        "prepend_existing",
+        settings.boolean,
+        False,
+        "keep what is set up for these registries, after the mirror; if not, it is set aside until cleanup",
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `configuration`."""
+    parser.epilog = "What is there is kept in _backup; `spegel-py cleanup` puts it back."
+    settings.add_flags(parser, SETTINGS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files; returns 0. Raises ConfigError, HostError."""
+    values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
+    logging.configure(level=values["log_level"], log_format=values["log_format"])
+    if not values["mirror_targets"]:
+        raise ConfigError("--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the like")
+    mirroring = Mirroring(
+        registries=values["mirrored_registries"] or parse_registries(()),
+        targets=values["mirror_targets"],
+        resolves_tags=values["resolve_tags"],
+        keeps_existing=values["prepend_existing"],
+        credentials=read_credentials(),
+    )
+    configure(values["containerd_registry_config_path"], mirroring, Disk())
+    return 0
+
+
+def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
+    """Have `root` hold the mirrors' files, and keep the original; run again, nothing is changed."""
+    root = root.resolve()
+
+    def plan(before: Folder) -> Mapping[str, Entry]:
+        wanted = mirroring.plan(before, root=root, outside=read)
+        for name in mirroring.set_aside(before, wanted):
+            log.warning("set aside until cleanup", path=str(root / name), remedy=KEEP)
+        return wanted
+
+    changed = original.change(root, plan, disk)
+    log.info("containerd is configured", path=str(root), changed=changed)

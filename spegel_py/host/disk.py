@@ -1,0 +1,224 @@
+"""Changing files step by step: each step is whole, and on the disk before what relies on it begins.
+
+Everything here blocks. What the operating system refuses becomes a HostError that says what, where and what to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spegel_py.errors import HostError
+from spegel_py.host.tree import Entry, File, Folder, Link, Meta
+
+OnStep = Callable[[str, Path], None]
+"""Hears what is about to be done, and where. Tests die here: whatever step comes next is the one that never came."""
+
+MTIME = "user.spegel-py.mtime"
+"""Extended attribute that keeps a folder's own time of change while things come and go in it. It is the only place
+for it: whatever lies in the folder changes the time by being removed."""
+
+LOCK_DEADLINE = 10.0
+"""Seconds for another process to finish what it changes, which takes it milliseconds."""
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP)
+_ADVICE = {
+    errno.EROFS: "it is mounted read-only: mount it writable",
+    errno.EACCES: "run this as root, or as the owner of that folder",
+    errno.EPERM: "run this as root, or as the owner of that folder",
+    errno.ENOSPC: "the disk is full: free some space and run this again, nothing is lost",
+    errno.EDQUOT: "the quota is used up: free some space and run this again, nothing is lost",
+}
+
+
+class Disk:
+    """The steps. They may be repeated after a crash at any of them: nothing needs to be free or there beforehand
+    but the folder that holds a path."""
+
+    def __init__(self, *, on_step: OnStep = lambda *_: None) -> None:
+        self._on_step = on_step
+
+    def put(self, path: Path, entry: Entry) -> None:
+        """Write an entry, and all below it, to a path that is free."""
+        match entry:
+            case File():
+                self._write(path, entry)
+            case Link():
+                with self._step("link", path):
+                    path.symlink_to(entry.target)
+                self._stamp(path, entry.meta)
+            case Folder():
+                with self._step("create", path):
+                    path.mkdir(mode=0o700)
+                for name, child in entry.entries.items():
+                    self.put(path / name, child)
+                self._stamp(path, entry.meta)
+                self.sync(path)
+
+    def swap(self, staged: Path, path: Path, *, trash: Path) -> None:
+        """Let what is staged take a path's place, at once where the file system can; what was there ends as trash."""
+        if not os.path.lexists(path) or not self._exchange(staged, path):
+            self.discard(path, trash=trash)
+            self.move(staged, path)
+        self.sync(path.parent)
+        self.remove(staged)
+
+    def discard(self, path: Path, *, trash: Path) -> None:
+        """Remove what is at a path, so that nobody sees half of it where the file system allows that."""
+        self.remove(trash)
+        # overlayfs renames no folder of a lower layer (EXDEV): such a one is emptied where it is
+        with self._step("discard", path, passing=(errno.ENOENT, errno.EXDEV)):
+            path.rename(trash)
+        self.remove(path)
+        self.remove(trash)
+
+    def move(self, source: Path, target: Path) -> None:
+        """Rename, for good: both folders are on the disk afterwards."""
+        with self._step("rename", target):
+            source.rename(target)
+        self.sync(target.parent)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, a link or a folder with all below it; no matter if it is not there."""
+        with reported("read", path):
+            if not os.path.lexists(path):
+                return
+            is_folder = path.is_dir() and not path.is_symlink()
+        for name in names(path) if is_folder else ():
+            self.remove(path / name)
+        with self._step("remove", path, passing=(errno.ENOENT,)):
+            path.rmdir() if is_folder else path.unlink()
+
+    def sync(self, folder: Path) -> None:
+        """Have a folder's names on the disk."""
+        with self._step("sync", folder):
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def keep_mtime(self, folder: Path) -> None:
+        """Remember a folder's time of change until `reset_mtime`, unless that was done before."""
+        with self._step("mark", folder, passing=(errno.EOPNOTSUPP, errno.EPERM, errno.EEXIST)):
+            mtime = str(folder.stat().st_mtime_ns).encode()
+            os.setxattr(folder, MTIME, mtime, os.XATTR_CREATE)
+
+    def reset_mtime(self, folder: Path) -> None:
+        """Give a folder its time of change back, if it was kept."""
+        with self._step("reset", folder, passing=(errno.ENODATA, errno.EOPNOTSUPP)):
+            mtime = int(os.getxattr(folder, MTIME))
+            os.utime(folder, ns=(folder.stat().st_atime_ns, mtime))
+        with self._step("unmark", folder, passing=(errno.ENODATA, errno.EOPNOTSUPP)):
+            os.removexattr(folder, MTIME)
+
+    def _write(self, path: Path, file: File) -> None:
+        with self._step("create", path):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with self._step("write", path), os.fdopen(fd, "wb") as opened:
+            opened.write(file.data)
+            opened.flush()
+            self._stamp(path, file.meta)
+            os.fsync(fd)
+
+    def _stamp(self, path: Path, meta: Meta) -> None:
+        with self._step("stamp", path):
+            if meta.owner is not None:
+                os.chown(path, *meta.owner, follow_symlinks=False)
+            if meta.mode is not None:
+                path.chmod(meta.mode)  # after the owner: a change of owner drops bits
+            if meta.mtime_ns is not None:
+                os.utime(path, ns=(meta.mtime_ns, meta.mtime_ns), follow_symlinks=False)
+
+    def _exchange(self, one: Path, other: Path) -> bool:
+        """Let two paths swap what they name in one step (renameat2); False where that cannot be done."""
+        with self._step("exchange", other, passing=_CANNOT_EXCHANGE):
+            rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+            if rename is None:
+                return False
+            if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(other))
+            return True
+        return False
+
+    @contextmanager
+    def _step(self, what: str, path: Path, *, passing: tuple[int, ...] = ()) -> Iterator[None]:
+        """Make one step; errors of the numbers in `passing` are no errors here."""
+        with reported(what, path):
+            try:
+                self._on_step(what, path)
+                yield
+            except OSError as error:
+                if error.errno not in passing:
+                    raise
+
+
+def read(path: Path) -> Entry | None:
+    """Return what is at a path, links not followed; None where nothing is."""
+    with reported("read", path):
+        try:
+            found = path.lstat()
+            meta = Meta(
+                mode=stat.S_IMODE(found.st_mode), owner=(found.st_uid, found.st_gid), mtime_ns=found.st_mtime_ns
+            )
+            if stat.S_ISLNK(found.st_mode):
+                return Link(str(path.readlink()), Meta(owner=meta.owner, mtime_ns=meta.mtime_ns))
+            if stat.S_ISREG(found.st_mode):
+                return File(path.read_bytes(), meta)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    if not stat.S_ISDIR(found.st_mode):
+        raise HostError(f"{path} is neither a file nor a folder nor a link: move it away and run this again")
+    return Folder({name: entry for name in names(path) if (entry := read(path / name)) is not None}, meta)
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    with reported("read", folder):
+        return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def locked(folder: Path, *, deadline: float = LOCK_DEADLINE) -> Iterator[None]:
+    """Keep other processes of ours away from a folder; raises HostError after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    with reported("lock", folder):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not _locks(fd):
+            if time.monotonic() > end:
+                raise HostError(f"{folder} is being changed by another spegel-py: run this again when it has ended")
+            time.sleep(0.05)
+        with reported("lock", folder):
+            if os.fstat(fd).st_ino != folder.stat().st_ino:  # a clean-up removed what we waited for
+                raise HostError(f"{folder} was replaced by another process: run this again")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locks(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def reported(what: str, path: Path) -> Iterator[None]:
+    """Let what the operating system refuses be a HostError."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "look at that file system and run this again")
+        raise HostError(f"cannot {what} {path}: {error.strerror or error}; {advice}") from error

@@ -1,0 +1,121 @@
+"""The hosts.toml that sends containerd to mirrors first, alone or before what a file already says.
+
+Alone it is byte for byte the file Spegel writes: a node that goes from one to the other sees no change.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterator, Sequence
+from itertools import takewhile
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+DIAL_TIMEOUT = "200ms"
+"""A mirror runs on this node: a connection takes no time, or will not come about. containerd heeds it from 2.1 on."""
+
+
+def blocks(targets: Sequence[str], *, can_resolve: bool, credentials: tuple[str, str] | None = None) -> str:
+    """Return the `[host]` tables of mirrors. Without `can_resolve` tags go upstream, and only digests to a mirror."""
+    capabilities = "['pull', 'resolve']" if can_resolve else "['pull']"
+    header = f"Authorization = '{_basic(*credentials)}'" if credentials else ""
+    return "\n\n".join(
+        f"[host.'{target}']\ncapabilities = {capabilities}\ndial_timeout = '{DIAL_TIMEOUT}'"
+        + (f"\n[host.'{target}'.header]\n{header}" if header else "")
+        for target in targets
+    )
+
+
+def render(server: str | None, mirrors: str) -> str:
+    """Return a whole file: mirrors first, then the server; None for the registry that containerd was asked for."""
+    return f"server = '{server}'\n\n{mirrors}" if server else mirrors
+
+
+def prepend(existing: str, server: str | None, mirrors: str, targets: Collection[str]) -> str:
+    """Return the existing file with the mirrors before its hosts, in their order and with their comments.
+
+    Its own server stays, since its certificates and headers are that server's. Hosts that are one of the targets go: a
+    table may be there once only. Raises ValueError with the line where it is not TOML.
+    """
+    document = _parsed(existing)
+    hosts = document.get("host", {})
+    for target in targets:
+        if isinstance(hosts, dict) and target in hosts:
+            del hosts[target]
+    head, tail = _split(document.as_string())
+    if server and "server" not in document:
+        head = f"server = '{server}'\n{head}"
+    merged = "\n\n".join(part for part in (head.strip(), mirrors, tail.strip()) if part) + "\n"
+    try:
+        tomlkit.parse(merged)
+    except TOMLKitError as error:
+        raise ValueError("its hosts are not tables: write each as [host.'URL'] and what belongs to it below") from error
+    return merged
+
+
+def certificates(existing: str) -> Iterator[str]:
+    """Yield the paths of all certificates and keys that a file names. Raises ValueError as `prepend` does."""
+    document = _parsed(existing).unwrap()
+    hosts = document.get("host", {})
+    for table in (document, *(hosts.values() if isinstance(hosts, dict) else ())):
+        if isinstance(table, dict):
+            yield from _texts(table.get("ca"))
+            yield from _texts(table.get("client"))
+
+
+def from_files(names: Collection[str]) -> str:
+    """Return what a folder without hosts.toml says to containerd by its certificates' names, which are Docker's.
+
+    A `.cert` without a `.key` beside it holds its key itself.
+    """
+    lines = []
+    if authorities := sorted(name for name in names if name.endswith(".crt")):
+        lines.append(f"ca = {tomlkit.item(authorities).as_string()}")
+    clients = sorted(name for name in names if name.endswith(".cert"))
+    keys = {name: f"{name.removesuffix('.cert')}.key" for name in clients}
+    if pairs := [[name, keys[name] if keys[name] in names else name] for name in clients]:
+        lines.append(f"client = {tomlkit.item(pairs).as_string()}")
+    return "\n".join(lines)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return what belongs to the whole file, and its tables from the first one's comments on.
+
+    A line that begins with a bracket is a table's head unless it stands in the middle of a value: then what comes
+    before it is not TOML.
+    """
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if line.lstrip().startswith("[") and _is_toml("".join(lines[:number])):
+            comments = len(list(takewhile(lambda before: before.lstrip().startswith("#"), reversed(lines[:number]))))
+            return "".join(lines[: number - comments]), "".join(lines[number - comments :])
+    return text, ""
+
+
+def _parsed(text: str) -> tomlkit.TOMLDocument:
+    try:
+        return tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise ValueError(f"line {getattr(error, 'line', 1)}: it is not TOML: {error}") from error
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomlkit.parse(text)
+    except TOMLKitError:
+        return False
+    return True
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def _basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()

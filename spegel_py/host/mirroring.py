@@ -1,0 +1,70 @@
+"""What is to lie in containerd's `config_path`: decided from the settings and from what lay there before us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from spegel_py.errors import ConfigError
+from spegel_py.host import hosts_toml
+from spegel_py.host.existing import HOSTS, Existing, Tree
+from spegel_py.host.registries import Registry
+from spegel_py.host.tree import Entry, File, Folder, Meta, at, grafted
+
+PLAIN, SECRET = Meta(mode=0o644), Meta(mode=0o600)
+FOLDER = Meta(mode=0o755)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirroring:
+    """Which registries are mirrored, where, and how. `targets` are the mirrors' URLs, the first one asked first."""
+
+    registries: tuple[Registry, ...]
+    targets: tuple[str, ...]
+    resolves_tags: bool = True
+    keeps_existing: bool = False
+    credentials: tuple[str, str] | None = None
+
+    def plan(
+        self, original: Folder, *, root: Path, outside: Callable[[Path], Entry | None] = lambda _: None
+    ) -> Mapping[str, Entry]:
+        """Return what is to lie in `root`. Raises ConfigError for an existing hosts.toml that cannot be kept."""
+        tree = Tree(root=root, original=original, outside=outside)
+        wanted = Folder({}, FOLDER)
+        kept: list[Existing] = []
+        for registry in self.registries:
+            existing = tree.existing(registry) if self.keeps_existing else None
+            name = existing.name if existing else registry.host
+            wanted = grafted(wanted, (name,), self._folder(registry, existing, root))
+            kept += [existing] if existing else []
+        for existing in kept:
+            for parts, file in tree.needed(existing):
+                if at(wanted, parts) is None:
+                    wanted = grafted(wanted, parts, file)
+        return wanted.entries
+
+    def set_aside(self, original: Folder, wanted: Mapping[str, Entry]) -> list[str]:
+        """Return the folders that containerd heeded and whose settings are not in the plan."""
+        folders = [name for name, entry in original.entries.items() if not isinstance(entry, File)]
+        return [name for name in folders if not (self.keeps_existing and _has_hosts(wanted, name))]
+
+    def _folder(self, registry: Registry, existing: Existing | None, root: Path) -> Folder:
+        others = existing.others if existing else Folder({}, FOLDER)
+        meta = SECRET if self.credentials else PLAIN
+        file = File(self._text(registry, existing, root).encode(), meta)
+        return Folder({**others.entries, HOSTS: file}, others.meta)
+
+    def _text(self, registry: Registry, existing: Existing | None, root: Path) -> str:
+        mirrors = hosts_toml.blocks(self.targets, can_resolve=self.resolves_tags, credentials=self.credentials)
+        if not existing or not existing.text.strip():
+            return hosts_toml.render(registry.server, mirrors)
+        try:
+            return hosts_toml.prepend(existing.text, registry.server, mirrors, self.targets)
+        except ValueError as error:
+            path = root / existing.name / HOSTS
+            raise ConfigError(f"{path}: {error}; correct it, or run this without --prepend-existing") from error
+
+
+def _has_hosts(wanted: Mapping[str, Entry], name: str) -> bool:
+    return at(Folder(wanted, FOLDER), (name, HOSTS)) is not None

@@ -1,0 +1,151 @@
+"""What lay in containerd's `config_path` before us, kept so that no crash at any step loses it.
+
+One rule makes it right: as long as `_backup` exists it is the original, whatever else lies beside it. It is copied
+under another name and appears with one rename, and goes away with one rename, after all of it was put back by copying.
+Spegel keeps its own backup under the same name, so each can clean up after the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from spegel_py.errors import HostError
+from spegel_py.host.disk import Disk, locked, names, read, reported
+from spegel_py.host.tree import Entry, File, Folder, Meta, matches
+
+BACKUP = "_backup"
+OURS = "_spegel-py."
+"""Begins the names of what is there in mid-change only, and of MADE; what a crash left of it goes with the next run."""
+
+MADE = f"{OURS}made"
+"""File that says that the folder was not there before, and how many folders had to be made for it. It lies beside the
+backup, since Spegel would put back whatever lies in it."""
+
+STAGED, COPY, TRASH = f"{OURS}new", f"{OURS}backup", f"{OURS}old"
+
+Plan = Callable[[Folder], Mapping[str, Entry]]
+"""Returns what is to lie in the folder, from what lay there originally."""
+
+
+def change(root: Path, plan: Plan, disk: Disk) -> list[str]:
+    """Have a folder hold what the plan says and nothing else, the original kept as backup; return the names changed.
+
+    If the plan raises, nothing has been changed. Raises HostError; then, or after a crash, it can be run again.
+    """
+    root = root.resolve()
+    with reported("change", root):
+        _make(root, disk)
+        with locked(root):
+            original = _original(root)
+            entries = plan(original)
+            if not (root / BACKUP).is_dir():
+                _back_up(root, original, disk)
+            return _settle(root, entries, disk)
+
+
+def restore(root: Path, disk: Disk) -> bool:
+    """Have a folder hold the original again, or go away if it was not there; return whether there was a backup.
+
+    Without a backup nothing but remains of a crash is removed. Raises HostError; then it can be run again.
+    """
+    root = root.resolve()
+    with reported("restore", root):
+        _clear_asides(root, disk)
+        if not root.is_dir():
+            return False
+        with locked(root):
+            return _restore(root, disk)
+
+
+def _restore(root: Path, disk: Disk) -> bool:
+    has_backup = (root / BACKUP).is_dir()
+    if has_backup:
+        _settle(root, _original(root).entries, disk)
+        disk.move(root / BACKUP, root / TRASH)
+    for name in names(root):
+        if name.startswith(OURS) and name != MADE:
+            disk.remove(root / name)
+    if (root / MADE).exists():
+        _unmake(root, disk)
+    else:
+        disk.reset_mtime(root)
+    return has_backup
+
+
+def _original(root: Path) -> Folder:
+    backup = root / BACKUP
+    if os.path.lexists(backup) and (backup.is_symlink() or not backup.is_dir()):
+        raise HostError(f"{backup} is no folder, so it is no backup: move it away and run this again")
+    found = read(backup if backup.is_dir() else root)
+    if not isinstance(found, Folder):
+        raise HostError(f"{root} is no folder: name the folder of containerd's config_path")
+    return Folder({name: entry for name, entry in found.entries.items() if not _is_ours(name)}, found.meta)
+
+
+def _back_up(root: Path, original: Folder, disk: Disk) -> None:
+    disk.keep_mtime(root)
+    disk.remove(root / COPY)
+    disk.put(root / COPY, original)
+    disk.move(root / COPY, root / BACKUP)
+
+
+def _settle(root: Path, entries: Mapping[str, Entry], disk: Disk) -> list[str]:
+    changed = [name for name, entry in entries.items() if not matches(read(root / name), entry)]
+    for name in changed:
+        disk.remove(root / STAGED)
+        disk.put(root / STAGED, entries[name])
+        disk.swap(root / STAGED, root / name, trash=root / TRASH)
+    unwanted = [name for name in names(root) if name not in entries and name not in (BACKUP, MADE)]
+    for name in unwanted:
+        disk.discard(root / name, trash=root / TRASH)
+    return changed + [name for name in unwanted if not _is_ours(name)]
+
+
+def _is_ours(name: str) -> bool:
+    return name == BACKUP or name.startswith(OURS)
+
+
+# A folder that was not there before
+
+
+def _make(root: Path, disk: Disk) -> None:
+    """Make the folder, and those above it, in one step, with the mark that says so."""
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    if not missing:
+        return
+    top = missing[-1]
+    with locked(top.parent):
+        meta = Meta(mode=0o755)
+        made = Folder({MADE: File(f"{len(missing)}\n".encode(), Meta(mode=0o644))}, meta)
+        for folder in missing[:-1]:
+            made = Folder({folder.name: made}, meta)
+        disk.remove(_aside(top))
+        disk.put(_aside(top), made)
+        disk.move(_aside(top), top)
+
+
+def _unmake(root: Path, disk: Disk) -> None:
+    """Remove the folder, and those made above it, unless others have put something there meanwhile."""
+    if names(root) != [MADE]:
+        disk.remove(root / MADE)
+        return
+    text = (root / MADE).read_text().strip()
+    top = root
+    for _ in range(int(text) - 1 if text.isdigit() else 0):
+        if names(top.parent) != [top.name]:
+            break
+        top = top.parent
+    disk.move(top, _aside(top))
+    disk.remove(_aside(top))
+
+
+def _clear_asides(root: Path, disk: Disk) -> None:
+    for folder in (root, *root.parents):
+        if folder.name and os.path.lexists(_aside(folder)):
+            disk.remove(_aside(folder))
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.spegel-py")

@@ -1,0 +1,79 @@
+"""Registries and mirrors as they are named on the command line: URLs without a path, as Spegel takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+WILDCARDS = ("_default", "*")
+DEFAULT = "_default"
+"""containerd's folder for every registry that has none of its own."""
+
+_HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A registry to mirror: `host[:port]` and the URL to go on at; for all registries `_default` and None."""
+
+    host: str
+    server: str | None
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The names its folder may have, in the order in which containerd looks for them."""
+        host, colon, port = self.host.rpartition(":")
+        return (f"{host}_{port}_", self.host) if colon and not port.endswith("]") else (self.host,)
+
+
+def parse_registries(texts: Sequence[str]) -> tuple[Registry, ...]:
+    """Return the registries to mirror; none given means all. Raises ValueError."""
+    found = tuple(dict.fromkeys(_registry(text) for text in texts or WILDCARDS[:1]))
+    hosts = [registry.host for registry in found]
+    if twice := {host for host in hosts if hosts.count(host) > 1}:
+        raise ValueError(f"{min(twice)} is given with http and with https: leave one out")
+    return found
+
+
+def parse_targets(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the mirrors' URLs. Raises ValueError."""
+    for text in texts:
+        if text in WILDCARDS:
+            raise ValueError(f"{text!r} stands for registries: a mirror is a URL such as http://127.0.0.1:5000")
+    return tuple(dict.fromkeys("{}://{}".format(*_parts(text)) for text in texts))
+
+
+def _registry(text: str) -> Registry:
+    if text in WILDCARDS:
+        return Registry(DEFAULT, None)
+    scheme, host = _parts(text)
+    url = f"{scheme}://{host}"
+    # docker.io is a name only: its registry listens elsewhere, and containerd knows that for itself alone
+    return Registry(host, "https://registry-1.docker.io" if url == "https://docker.io" else url)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        raise ValueError(f"{text!r} has no scheme: write https://{text} or http://{text}")
+    if scheme not in ("http", "https"):
+        raise ValueError(f"{text!r} should begin with http:// or https://")
+    if any(mark in rest for mark in "/?#"):
+        raise ValueError(f"{text!r} should be no more than a host and a port: write {scheme}://{urlsplit(text).netloc}")
+    if "@" in rest:
+        raise ValueError("a user name has no place here: the mirror's credentials come from the basic-auth secret")
+    host = _bracketed(rest)
+    valid = _HOST.fullmatch(host)
+    if not valid or int(valid[1] or 1) not in range(1, 65536):
+        raise ValueError(f"{text!r} should be a URL such as https://registry.example:5000")
+    return scheme, host
+
+
+def _bracketed(host: str) -> str:
+    """Return an IPv6 host in brackets: Kubernetes puts a node's address before a port without any."""
+    if host.count(":") < 2 or "[" in host:
+        return host
+    address, _, port = host.rpartition(":")
+    return f"[{address}]:{port}"

@@ -1,0 +1,79 @@
+"""Files, links and folders as values, so that what is wanted can be compared with what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """Mode, owner (uid, gid) and time of change in ns; where one is None any will do."""
+
+    mode: int | None = None
+    owner: tuple[int, int] | None = None
+    mtime_ns: int | None = None
+
+    def allows(self, found: Meta) -> bool:
+        """Say whether what was found is what is wanted."""
+        return (
+            self.mode in (None, found.mode)
+            and self.owner in (None, found.owner)
+            and self.mtime_ns in (None, found.mtime_ns)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    data: bytes
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    target: str
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    entries: Mapping[str, Entry]
+    meta: Meta
+
+
+Entry = File | Link | Folder
+
+
+def matches(found: Entry | None, wanted: Entry) -> bool:
+    """Say whether nothing needs to be done: same kind, same content, all the way down."""
+    match found, wanted:
+        case File(), File():
+            is_same = found.data == wanted.data
+        case Link(), Link():
+            is_same = found.target == wanted.target
+        case Folder(), Folder():
+            is_same = found.entries.keys() == wanted.entries.keys() and all(
+                matches(found.entries[name], entry) for name, entry in wanted.entries.items()
+            )
+        case _:
+            return False
+    return is_same and wanted.meta.allows(found.meta)
+
+
+def at(folder: Folder, parts: tuple[str, ...]) -> Entry | None:
+    """Return what lies below a folder, links not followed."""
+    entry: Entry | None = folder
+    for part in parts:
+        entry = entry.entries.get(part) if isinstance(entry, Folder) else None
+    return entry
+
+
+def grafted(folder: Folder, parts: tuple[str, ...], entry: Entry) -> Folder:
+    """Return the folder with an entry below it that was not there; folders on the way are made."""
+    first, *rest = parts
+    if rest:
+        inner = folder.entries.get(first)
+        inner = inner if isinstance(inner, Folder) else Folder({}, Meta(mode=0o755))
+        entry = grafted(inner, tuple(rest), entry)
+    # what was added to has another time of change than it had
+    return Folder({**folder.entries, first: entry}, replace(folder.meta, mtime_ns=None))
