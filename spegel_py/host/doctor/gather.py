@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
+from typing import TypeVar
 
 from spegel_py.errors import SpegelError
-from spegel_py.host.doctor import config_file, hosts_files
-from spegel_py.host.doctor.aside import aside, explain, get
+from spegel_py.host.doctor import config_file, hosts_files, running
+from spegel_py.host.doctor.aside import aside
 from spegel_py.host.doctor.daemon import image_settings, roots
-from spegel_py.host.doctor.facts import Content, Facts, HostsFile, NodeState, PeerState, Pull, Subject, Unknown
+from spegel_py.host.doctor.facts import Content, Facts, HostsFile, Pull, Subject, Unknown
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS
 from spegel_py.oci.reference import Reference
@@ -46,7 +42,7 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
             _fact(lambda: cri_status(client)),
             _fact(lambda: aside(lambda: config_file.read(subject.containerd_config))),
             _fact(lambda: _content(subject, client)),
-            _absent() if from_inside else _fact(lambda: _node(subject)),
+            _absent() if from_inside else _fact(lambda: running.state(subject.metrics, timeout=DEADLINE)),
             _absent() if from_inside else _fact(lambda: _pull(subject, client)),
         )
     facts = Facts(subject=subject, version=version, cri=cri, file=file, content=content, node=node, pull=pull)
@@ -118,33 +114,6 @@ def _can_read(root: Path, digest: Digest) -> bool:
     return True
 
 
-async def _node(subject: Subject) -> NodeState | Unknown:
-    url = f"{subject.metrics}/debug/state"
-    try:
-        answer = await get(url, timeout=DEADLINE)
-    except (OSError, http.client.HTTPException) as error:
-        return Unknown(f"{subject.metrics}: {explain(error)}")
-    if answer.status != 200:
-        return Unknown(f"{url} answers {answer.status}: that is no spegel-py, or an older one")
-    try:
-        return _state(json.loads(answer.body))
-    except (ValueError, KeyError, TypeError) as error:
-        return Unknown(f"{url} cannot be read: {error!r}")
-
-
-def _state(given: Any) -> NodeState:
-    peers = [PeerState(str(one["id"]), str(one["address"]), one.get("skew_seconds")) for one in given["peers"]]
-    return NodeState(
-        version=str(given["version"]),
-        uptime=float(given["uptime_seconds"]),
-        ready=bool(given["ready"]),
-        reason=given.get("reason"),
-        peers=tuple(peers),
-        tags=int(given["advertised"]["tags"]),
-        digests=int(given["advertised"]["digests"]),
-    )
-
-
 async def _pull(subject: Subject, client: Client) -> Pull | Unknown | None:
     """Ask the mirror for the smallest manifest that containerd holds."""
     images, held = await asyncio.gather(_asked(client.images()), _asked(client.content()))
@@ -158,24 +127,7 @@ async def _pull(subject: Subject, client: Client) -> Pull | Unknown | None:
         and (reference := _reference(image.name)) is not None
         and not subject.filters.exclude(_label(reference))
     ]
-    return await _pulled(subject, *min(choice)[2:]) if choice else Pull()
-
-
-async def _pulled(subject: Subject, reference: Reference, digest: Digest) -> Pull | Unknown:
-    query = f"ns={quote(reference.registry, safe='')}"
-    url = f"{subject.registry}/v2/{reference.repository}/manifests/{digest}?{query}"
-    began = time.monotonic()
-    try:
-        answer = await get(url, authorization=subject.authorization, timeout=DEADLINE)
-    except (OSError, http.client.HTTPException) as error:
-        return Unknown(f"{subject.registry}: {explain(error)}")
-    return Pull(
-        digest=digest,
-        status=answer.status,
-        size=len(answer.body),
-        is_right=digest.matches(answer.body),
-        seconds=time.monotonic() - began,
-    )
+    return await running.pull(subject, *min(choice)[2:], timeout=DEADLINE) if choice else Pull()
 
 
 def _reference(name: str) -> Reference | None:
