@@ -57,8 +57,7 @@ async def _fact(look: Callable[[], Awaitable[T]]) -> T | Unknown:
     except TimeoutError:
         return Unknown(f"no answer within {DEADLINE:g} s")
     except SpegelError as error:
-        text, _, remedy = str(error).partition("; ")
-        return Unknown(text, remedy)
+        return Unknown(str(error))
     except Exception as error:  # noqa: BLE001 - a fault in one look must not hide what the others saw
         return Unknown(f"this could not be looked at: {error!r}")
 
@@ -67,8 +66,12 @@ async def _absent() -> None:
     return None
 
 
-async def _version(subject: Subject, client: Client) -> str:
-    await aside(lambda: check_socket(subject.socket))
+async def _version(subject: Subject, client: Client) -> str | Unknown:
+    try:
+        await aside(lambda: check_socket(subject.socket))
+    except SpegelError as error:
+        reason, _, remedy = str(error).partition("; ")
+        return Unknown(reason, remedy)
     return await client.version()
 
 
