@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Sequence
@@ -93,6 +94,12 @@ class Daemon:
     async def kill(self) -> None:
         """End it as a crash does."""
         await self.process.end(signal.SIGKILL)
+
+    def forget(self) -> None:
+        """Remove all it holds, as on a machine where it never ran; it must not run."""
+        for name in ("root", "state"):
+            shutil.rmtree(self.folder / name)
+        self.socket.unlink(missing_ok=True)
 
     async def ctr(self, *arguments: str, namespace: str = NAMESPACE, deadline: float = 60.0) -> str:
         """Run `ctr` against it and return what it wrote."""

@@ -196,14 +196,15 @@ class Lab:
 
 
 @asynccontextmanager
-async def start_lab(*, nodes: int = 2, discards_layers: bool = False) -> AsyncIterator[Lab]:
+async def start_lab(*, nodes: int = 2, discards_layers: bool = False, parent: Path | None = None) -> AsyncIterator[Lab]:
     """Start a registry and this many nodes, containerd running on each; everything is ended and removed at the end.
 
-    containerd pulls from the registry directly until `write_hosts_toml` says otherwise.
+    containerd pulls from the registry directly until `write_hosts_toml` says otherwise. All files are below `parent`,
+    or where temporary files belong.
     """
     names = {f"n{number}": f"10.99.1.{number}" for number in range(1, nodes + 1)}
     async with AsyncExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="lab-"))
+        folder = Path(tempfile.mkdtemp(prefix="lab-", dir=parent))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         machines = await stack.enter_async_context(network({"reg": REGISTRY.partition(":")[0]} | names))
         registry = Registry(folder=folder / "reg", namespace=machines["reg"])

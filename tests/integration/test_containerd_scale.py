@@ -1,0 +1,150 @@
+"""A store with 500 images and 5,000 blobs: neither a start nor an event costs more than its share."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import Descriptor
+from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
+from spegel_py.store.containerd.blobs import FileBlobs
+from spegel_py.store.containerd.client import NamedImage
+from tests.contract.test_watcher import keys, listening
+from tests.images import image
+from tests.integration.cluster import joined, metric
+from tests.lab import Lab, Node, start_lab, until
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.containerd,
+    pytest.mark.timeout(240),  # the import alone takes containerd 15 s
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+IMAGES, LAYERS = 500, 8
+BLOBS = IMAGES * (LAYERS + 2)
+
+EVENTS = 12
+"""Events of one image at most: it has three names, each of which is created, updated once or twice, and deleted."""
+
+EXTRA = 3.0
+"""Seconds by which a start with all these may take longer than one with nothing."""
+
+MEMORY = Path("/dev/shm")
+"""Where containerd imports thousands of blobs twice as fast as on a disk: it waits for each to be written."""
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def lab() -> AsyncIterator[Lab]:
+    """Two nodes without spegel-py; the second one's containerd is full."""
+    async with start_lab(nodes=2, parent=MEMORY) as lab:
+        many = {
+            lab.name(f"test/many:{number}"): image(f"many/{number}", layers=LAYERS, size=200)
+            for number in range(IMAGES)
+        }
+        await lab.nodes[1].daemon.load(many)
+        yield lab
+
+
+async def started(node: Node) -> float:
+    """Start spegel-py and return the seconds until it is live."""
+    began = time.monotonic()
+    await node.start_spegel()
+    return time.monotonic() - began
+
+
+async def told(node: Node, count: int) -> None:
+    """Wait until a node advertises so many blobs."""
+
+    async def is_so() -> bool:
+        return await metric(node, "spegel_advertised_content_digests") == count
+
+    await until(is_so, deadline=60)
+
+
+async def test_a_full_node_starts_almost_as_fast_as_an_empty_one(lab: Lab) -> None:
+    """It is live, and all it holds is told, within three seconds more than an empty node takes to be live."""
+    empty, full = lab.nodes
+    alone = await started(empty)
+    began = time.monotonic()
+    live = await started(full)
+    await told(full, BLOBS)
+    assert live < alone + EXTRA
+    assert time.monotonic() - began < alone + EXTRA
+    await joined(empty, full)
+
+    async def has_all() -> bool:
+        return await metric(empty, "spegel_records_held") == BLOBS + IMAGES
+
+    await until(has_all, deadline=30)
+
+
+class CountingClient(Client):
+    """Counts what containerd is asked."""
+
+    def __init__(self, *, socket: Path) -> None:
+        super().__init__(socket=socket)
+        self.calls: Counter[str] = Counter()
+
+    async def images(self) -> list[NamedImage]:
+        self.calls["list of images"] += 1
+        return await super().images()
+
+    async def content(self) -> dict[Digest, int]:
+        self.calls["list of content"] += 1
+        return await super().content()
+
+    async def image(self, name: str) -> NamedImage:
+        self.calls["one image"] += 1
+        return await super().image(name)
+
+    async def info(self, digest: Digest) -> Descriptor:
+        self.calls["one blob"] += 1
+        return await super().info(digest)
+
+
+class CountingBlobs(FileBlobs):
+    """Counts how often the content's folder is listed."""
+
+    def __init__(self, *, content_path: Path) -> None:
+        super().__init__(content_path=content_path)
+        self.listed = 0
+
+    async def all(self) -> frozenset[Digest]:
+        self.listed += 1
+        return await super().all()
+
+
+async def test_an_event_costs_what_its_image_costs(lab: Lab) -> None:
+    """Five images that come and go among 500 are asked for by name; neither images nor content are listed again."""
+    daemon, cri = lab.nodes[1].daemon, lab.nodes[1].cri
+    few = {lab.name(f"test/few:{number}"): image(f"few/{number}") for number in range(5)}
+    for name, one in few.items():
+        await lab.registry.push(name, one)
+    async with CountingClient(socket=daemon.socket) as client:
+        store = ContainerdStore(client=client, content_path=daemon.content_path)
+        store.blobs = blobs = CountingBlobs(content_path=daemon.content_path)
+        async with listening(ContainerdWatcher(store=store)) as listener:
+            await listener.until(lambda: len(listener.keys) == BLOBS + IMAGES)
+            await until(lambda: _is(client.calls["list of images"] == 2))  # the second look, a second after the start
+            client.calls.clear()
+            for name in few:
+                await cri.pull(name)
+            wanted = set().union(*(keys(name, one) for name, one in few.items()))
+            await listener.until(lambda: wanted <= listener.keys)
+            for name in few:
+                await cri.remove(name)
+            await listener.until(lambda: not wanted & listener.keys)
+    assert client.calls.keys() == {"one image"}
+    assert client.calls["one image"] <= EVENTS * len(few)
+    assert blobs.listed == 1
+
+
+async def _is(value: bool) -> bool:
+    return value
