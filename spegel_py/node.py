@@ -18,6 +18,7 @@ from spegel_py import __version__
 from spegel_py.config import Config
 from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError, StoreUnavailable
+from spegel_py.host import doctor
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.registry.app import create_app, create_metrics_app
@@ -107,8 +108,26 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
             log.info("node up", version=__version__, registry=config.registry_addr, store=repr(store))
+            advising = group.create_task(_advise(config), name="doctor")
             yield router
             advertising.cancel()
+            advising.cancel()
+
+
+async def _advise(config: Config) -> None:
+    """Say once what on this machine keeps the node from being of use."""
+    if config.oci_layout is not None:
+        return
+    await doctor.warn(
+        doctor.Subject(
+            socket=config.containerd_sock,
+            namespace=config.containerd_namespace,
+            content_path=config.containerd_content_path,
+            registry=doctor.local_url(config.registry_addr),
+            metrics=doctor.local_url(config.metrics_addr),
+            registries=config.mirrored_registries,
+        )
+    )
 
 
 async def _not_ready(router: Libp2pRouter) -> str | None:

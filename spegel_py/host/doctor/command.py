@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from spegel_py import settings
+from spegel_py.host.configuration import CONFIG_PATH
 from spegel_py.host.doctor.examination import examine
 from spegel_py.host.doctor.facts import Subject
 from spegel_py.host.doctor.report import as_json, as_lines, status
@@ -29,12 +30,7 @@ OF_NODE = (
 """The node's settings that are flags here too; the rest comes from its environment and its --config as well."""
 
 OWN = (
-    Setting(
-        "containerd_registry_config_path",
-        settings.path,
-        Path("/etc/containerd/certs.d"),
-        "folder that hosts.toml files are written to",
-    ),
+    CONFIG_PATH,
     Setting(
         "containerd_config",
         lambda given: Path(settings.text(given)),

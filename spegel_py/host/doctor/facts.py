@@ -20,7 +20,7 @@ class Subject:
     socket: Path
     namespace: str
     content_path: Path | None
-    containerd_config: Path
+    containerd_config: Path = Path("/etc/containerd/config.toml")
     registry: str
     """URL of the node's registry, as this machine reaches it."""
     metrics: str
