@@ -55,6 +55,12 @@ REGISTRY = (
         many=True,
     ),
     Setting(
+        "tag_ttl",
+        settings.seconds(0, 10 * 365 * 86400),
+        86400.0,
+        "for how long a tag is answered after it was seen at its registry, from here or from a peer; 0: digests only",
+    ),
+    Setting(
         "mirror_resolve_timeout",
         settings.seconds(0.001, 60),
         0.2,
@@ -101,6 +107,7 @@ class Config:
     http_bootstrap_cert_dir: Path | None
     mirrored_registries: tuple[str, ...]
     registry_filters: tuple[re.Pattern[str], ...]
+    tag_ttl: float
     mirror_resolve_timeout: float
     mirror_resolve_retries: int
     announce_interval: float

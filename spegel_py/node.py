@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -20,10 +20,12 @@ from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError, StoreUnavailable
 from spegel_py.host import doctor
 from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.scores import Scores
 from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
 from spegel_py.registry.server import parse_address, serve
+from spegel_py.registry.state import describe
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
@@ -87,6 +89,13 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             random=random.Random(),
             peers=config.mirror_resolve_retries,
         )
+        freshness = Freshness(ttl=config.tag_ttl)
+        advertiser = Advertiser(
+            watcher=watcher,
+            router=router,
+            changed=metrics.advertised,
+            seen=freshness.seen if config.tag_ttl else None,
+        )
         app = create_app(
             store=store,
             sender=stack.enter_context(Sender()),
@@ -94,17 +103,26 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             metrics=metrics,
             ready=lambda: _not_ready(router),
             filters=config.filters,
+            freshness=freshness,
             credentials=auth,
         )
+
+        async def state() -> Mapping[str, object]:
+            return describe(
+                node_id=router.id,
+                not_ready=await _not_ready(router),
+                members=router.members(),
+                advertised=advertiser.told,
+            )
+
         metrics.watch(
             connected_peers=lambda: float(len(router.connected())), records_held=lambda: float(router.records())
         )
         await _serve(stack, "--registry-addr", app, config.registry_addr)
-        await _serve(stack, "--metrics-addr", create_metrics_app(metrics=metrics), config.metrics_addr)
+        await _serve(stack, "--metrics-addr", create_metrics_app(metrics=metrics, state=state), config.metrics_addr)
         if config.http_bootstrap_addr:
             await _serve(stack, "--http-bootstrap-addr", id_app(router.addresses), config.http_bootstrap_addr)
         await stack.enter_async_context(router.running())
-        advertiser = Advertiser(watcher=watcher, router=router, changed=metrics.advertised)
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
             log.info("node up", version=__version__, registry=config.registry_addr, store=repr(store))

@@ -168,8 +168,10 @@ def boolean(given: Any) -> bool:
 
 
 def duration(given: Any) -> float:
-    """A duration as Go writes it (20ms, 1m30s) in seconds."""
+    """A duration as Go writes it (20ms, 1m30s, 0) in seconds."""
     written = str(given).strip()
+    if written == "0":
+        return 0.0
     parts = _DURATION_PART.findall(written)
     if not parts or "".join(number + unit for number, unit in parts) != written:
         raise ValueError(f"{given!r} should be a duration such as 20ms, 5s or 1m30s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -20,7 +21,8 @@ class Candidates:
     """An async context manager around a lookup of `key`; `found` is called with the seconds to its first
     peer.
 
-    `wait` is for how many seconds `next` waits for a further peer at most.
+    `wait` is for how many seconds `next` waits for a further peer at most, `max_age` how many seconds ago a peer may
+    have pulled a tag.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Candidates:
         wait: float,
         clock: Callable[[], float],
         found: Callable[[float], None],
+        max_age: float = math.inf,
     ) -> None:
         self._router = router
         self._key = key
@@ -41,6 +44,7 @@ class Candidates:
         self._wait = wait
         self._clock = clock
         self._found = found
+        self._max_age = max_age
         self._news = asyncio.Event()
         self._ended = False
         self._task: asyncio.Task[None] | None = None
@@ -71,7 +75,7 @@ class Candidates:
     async def _look_up(self) -> None:
         began, first = self._clock(), True
         try:
-            async for peer in self._router.lookup(self._key, limit=self._limit):
+            async for peer in self._router.lookup(self._key, limit=self._limit, max_age=self._max_age):
                 self._selector.offer(peer)
                 self._news.set()
                 if first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -55,8 +56,10 @@ class Mirror:
         return f"<Mirror over {self._router!r}, {self._scores!r}>"
 
     @asynccontextmanager
-    async def fetch(self, pull: PullRequest) -> AsyncIterator[Relay]:
+    async def fetch(self, pull: PullRequest, *, max_age: float = math.inf) -> AsyncIterator[Relay]:
         """Give an open relay of the content, which the caller sends; leaving the context ends it.
+
+        `max_age` is how many seconds ago a tag may have been seen at its registry.
 
         Raises ManifestUnknown or BlobUnknown, with the number of peers tried as `attempts` in its detail,
         when nobody gave it in time; RangeInvalid when a peer said that the range lies outside the content.
@@ -78,11 +81,12 @@ class Mirror:
             wait=self._deadlines.resolve,
             clock=self._clock,
             found=partial(self._metrics.resolved, self._router_name),
+            max_age=max_age,
         )
         is_quick = pull.head or pull.kind is Kind.MANIFEST
         budget = self._deadlines.manifest if is_quick else self._deadlines.blob
         async with candidates:
-            relay = Relay(pull=pull, candidates=candidates, attempts=attempts)
+            relay = Relay(pull=pull, candidates=candidates, attempts=attempts, max_age=max_age)
             try:
                 if not await relay.open(within=budget):
                     raise pull.kind.unknown(f"no peer could give {pull.key}", detail={"attempts": len(attempts.made)})

@@ -11,7 +11,8 @@ outcome}, in order.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -34,7 +35,10 @@ about 3 ms and saves the pull, which wrong bytes end. Larger ones are verified b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayHead:
-    """What the client is told first: `length` bytes from `start` on, of content of `size` bytes, from `peer`."""
+    """What the client is told first: `length` bytes from `start` on, of content of `size` bytes, from `peer`.
+
+    `age` is how many seconds ago a tag was seen at its registry, None if the peer does not say.
+    """
 
     media_type: str
     digest: Digest
@@ -42,6 +46,7 @@ class RelayHead:
     start: int
     length: int
     peer: Peer
+    age: int | None
 
 
 class Relay:
@@ -49,8 +54,11 @@ class Relay:
 
     head: RelayHead
 
-    def __init__(self, *, pull: PullRequest, candidates: Candidates, attempts: Attempts) -> None:
+    def __init__(
+        self, *, pull: PullRequest, candidates: Candidates, attempts: Attempts, max_age: float = math.inf
+    ) -> None:
         self._pull = pull
+        self._max_age = max_age
         self._candidates = candidates
         self._attempts = attempts
         self._body: bytes | None = None
@@ -145,14 +153,7 @@ class Relay:
         start, length = self._pull.range.resolve(head.size) if self._pull.range else (0, head.size)
         media_type = detect(body) if self._pull.kind is Kind.MANIFEST else None
         self._body = body[start : start + length]
-        self.head = RelayHead(
-            media_type=media_type or head.media_type,
-            digest=head.digest,
-            size=head.size,
-            start=start,
-            length=length,
-            peer=head.peer,
-        )
+        self.head = replace(head, media_type=media_type or head.media_type, start=start, length=length)
 
     async def _pass_on(self, response: UpstreamResponse, sink: Sink) -> UpstreamResponse | None:
         """Send what one peer gives; return the next one's answer if it broke and another can go on."""
@@ -182,7 +183,13 @@ class Relay:
     def _request(self, part: ByteRange | None, size: int | None = None) -> PeerRequest:
         pull = self._pull
         return PeerRequest(
-            target=pull.target, head=pull.head, accept=pull.accept, range=part, digest=pull.digest, size=size
+            target=pull.target,
+            head=pull.head,
+            accept=pull.accept,
+            range=part,
+            digest=pull.digest,
+            size=size,
+            max_age=self._max_age,
         )
 
     @property
@@ -218,4 +225,5 @@ def _head(pull: PullRequest, answer: PeerAnswer, peer: Peer) -> RelayHead:
         start=answer.start or 0,
         length=answer.length,
         peer=peer,
+        age=answer.age,
     )

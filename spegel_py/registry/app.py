@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
 from spegel_py.errors import NotFound, Unsupported
 from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
@@ -17,6 +18,9 @@ from spegel_py.registry.middlewares import authenticate, close_gently, measure, 
 from spegel_py.store.base import Store
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.sender import Sender
+
+State = Mapping[str, object]
+"""What a node says of itself, as JSON."""
 
 Ready = Callable[[], Awaitable[str | None]]
 """Says why this node is not ready to serve as a mirror; None when it is."""
@@ -30,6 +34,7 @@ def create_app(
     metrics: Metrics,
     ready: Ready,
     filters: Filters = EVERYTHING,
+    freshness: Freshness | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
 ) -> web.Application:
@@ -43,6 +48,7 @@ def create_app(
         mirror=mirror,
         metrics=metrics,
         filters=filters,
+        freshness=freshness or Freshness(),
         client_timeout=client_timeout,
     )
 
@@ -65,15 +71,19 @@ def create_app(
     return app
 
 
-def create_metrics_app(*, metrics: Metrics) -> web.Application:
-    """Return the page that Prometheus reads, at `/metrics`."""
+def create_metrics_app(*, metrics: Metrics, state: Callable[[], Awaitable[State]]) -> web.Application:
+    """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` for people and `doctor`."""
 
     async def show(request: web.Request) -> web.Response:
         body, content_type = metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
+    async def show_state(request: web.Request) -> web.Response:
+        return web.json_response(await state())
+
     app = web.Application(middlewares=[oci_errors])
     app.router.add_get("/metrics", show)
+    app.router.add_get("/debug/state", show_state)
     app.on_response_prepare.append(_add_headers)
     return app
 

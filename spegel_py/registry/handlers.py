@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -18,6 +19,7 @@ from spegel_py.errors import (
     Unsupported,
 )
 from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.distribution import METHODS, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.registry import responses
@@ -38,7 +40,8 @@ Send = Callable[[Sink], Awaitable[bool]]
 class Pulls:
     """Answers everything below `/v2/`. `client_timeout` is for how many seconds a client may not read.
 
-    A pull that `filters` exclude is answered with 404, here and for peers.
+    A pull that `filters` exclude is answered with 404, here and for peers. Of tags `freshness` says for how long they
+    are answered; a peer is told how old they are, and decides for itself.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Pulls:
         mirror: Mirror | None,
         metrics: Metrics,
         filters: Filters,
+        freshness: Freshness,
         client_timeout: float,
     ) -> None:
         self._store = store
@@ -57,6 +61,7 @@ class Pulls:
         self._mirror = mirror
         self._metrics = metrics
         self._filters = filters
+        self._freshness = freshness
         self._client_timeout = client_timeout
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -77,6 +82,8 @@ class Pulls:
     async def _answer(self, request: web.Request, pull: PullRequest) -> web.StreamResponse:
         if self._filters.exclude(pull.label):
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
+        if pull.name and not self._freshness.ttl:
+            raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
         response = await self._from_here(request, pull)
         if response is not None:
             return response
@@ -89,6 +96,8 @@ class Pulls:
         async with AsyncExitStack() as stack:
             try:
                 found = await self._local.find(pull)
+                if self._is_too_old(pull, found):
+                    return None
                 content = await stack.enter_async_context(self._store.open(found.digest))
             except ContentNotFound:
                 return None
@@ -101,7 +110,14 @@ class Pulls:
         self, request: web.Request, pull: PullRequest, found: Found, content: Content
     ) -> web.StreamResponse:
         start, length = pull.range.resolve(content.size) if pull.range else (0, content.size)
-        entity = Entity(media_type=found.media_type, digest=found.digest, size=content.size, start=start, length=length)
+        entity = Entity(
+            media_type=found.media_type,
+            digest=found.digest,
+            size=content.size,
+            start=start,
+            length=length,
+            age=self._note_seen(pull, self._seen(pull, found)),
+        )
 
         async def send(sink: Sink) -> bool:
             try:
@@ -114,8 +130,11 @@ class Pulls:
         return await self._send(request, pull, entity, "local", send)
 
     async def _from_peers(self, request: web.Request, pull: PullRequest, mirror: Mirror) -> web.StreamResponse:
-        async with mirror.fetch(pull) as relay:
+        if pull.name is not None:
+            self._freshness.missed(pull.name)  # until a peer answers
+        async with mirror.fetch(pull, max_age=self._freshness.ttl if pull.name else math.inf) as relay:
             head = relay.head
+            self._note_seen(pull, None if pull.digest else time.time() - (head.age or 0))
             entity = Entity(
                 media_type=head.media_type,
                 digest=head.digest,
@@ -123,8 +142,31 @@ class Pulls:
                 start=head.start,
                 length=head.length,
                 peer=head.peer.id,
+                age=head.age,
             )
             return await self._send(request, pull, entity, "peer", relay.send)
+
+    def _seen(self, pull: PullRequest, found: Found) -> float | None:
+        """Return when the tag that is pulled was last seen at its registry; None for a digest."""
+        if pull.name is None or found.pulled is None:
+            return None
+        return self._freshness.seen(pull.name, found.pulled)
+
+    def _is_too_old(self, pull: PullRequest, found: Found) -> bool:
+        """Say whether a tag's own copy is not to be answered to a client: its registry may know better."""
+        seen, now = self._seen(pull, found), time.time()
+        if seen is None or pull.mirrored or self._freshness.is_fresh(seen, now):
+            return False
+        log.info("tag too old", name=pull.name, seconds=round(now - seen))
+        return True
+
+    def _note_seen(self, pull: PullRequest, seen: float | None) -> float | None:
+        """Note as of when a client is answered a tag, and return its age in seconds; None for a digest."""
+        if pull.name is None or seen is None:
+            return None
+        if not pull.mirrored:
+            self._freshness.answered(pull.name, seen)
+        return time.time() - seen
 
     async def _send(
         self, request: web.Request, pull: PullRequest, entity: Entity, source: Source, send: Send

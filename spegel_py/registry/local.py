@@ -21,11 +21,12 @@ REMEMBERED = 4096
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Content of the right kind that is here."""
+    """Content of the right kind that is here; of a tag, when it was pulled, in Unix time."""
 
     digest: Digest
     size: int
     media_type: str
+    pulled: float | None = None
 
 
 class Local:
@@ -44,12 +45,16 @@ class Local:
         Raises ManifestUnknown or BlobUnknown where the digest is here but of the other kind: then no peer can
         have it as what was asked for.
         """
-        digest = pull.digest or await self._store.resolve(pull.key)
+        tag = None
+        if (digest := pull.digest) is None:
+            tag = await self._store.resolve(pull.key)
+            digest = tag.digest
         descriptor = await self._store.stat(digest)
         manifest_type = await self._manifest_type(descriptor)
         if (manifest_type is not None) != (pull.kind is Kind.MANIFEST):
             raise pull.kind.unknown(f"{digest} is not one of the {pull.kind.value}")
-        return Found(digest, descriptor.size, manifest_type or "application/octet-stream")
+        media_type = manifest_type or "application/octet-stream"
+        return Found(digest, descriptor.size, media_type, tag.pulled if tag else None)
 
     async def _manifest_type(self, descriptor: Descriptor) -> str | None:
         """Return the media type of a manifest; None for any other content."""

@@ -19,7 +19,10 @@ PEER_HEADER = "X-Spegel-Peer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entity:
-    """What an answer holds: `length` bytes from `start` on, of content of `size` bytes; `peer` for a relayed one."""
+    """What an answer holds: `length` bytes from `start` on, of content of `size` bytes.
+
+    `peer` is for a relayed one; `age` for a tag: how many seconds ago it was seen at its registry, if that is known.
+    """
 
     media_type: str
     digest: Digest
@@ -27,6 +30,7 @@ class Entity:
     start: int
     length: int
     peer: str | None = None
+    age: float | None = None
 
 
 def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
@@ -45,6 +49,8 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
         headers["OCI-Namespace"] = pull.registry
     if pull.range is not None:
         headers["Content-Range"] = str(ContentRange(entity.start, entity.length, entity.size))
+    if entity.age is not None:
+        headers["Age"] = str(max(0, round(entity.age)))
     if entity.peer is not None:
         headers[PEER_HEADER] = entity.peer
     return web.StreamResponse(status=206 if pull.range is not None else 200, headers=headers)

@@ -7,7 +7,7 @@ difference, a batch at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 
 import structlog
 
@@ -22,18 +22,35 @@ far sooner than the two seconds promised."""
 
 
 class Advertiser:
-    """Keeps the router in step with one watcher."""
+    """Keeps the router in step with one watcher.
 
-    def __init__(self, *, watcher: Watcher, router: Router, changed: Callable[[frozenset[str]], None]) -> None:
+    `seen` says when a tag that was pulled at that time was last seen at its registry; tags are not told at all
+    without it.
+    """
+
+    def __init__(
+        self,
+        *,
+        watcher: Watcher,
+        router: Router,
+        changed: Callable[[frozenset[str]], None],
+        seen: Callable[[str, float], float] | None = lambda name, pulled: pulled,
+    ) -> None:
         self._watcher = watcher
         self._router = router
         self._changed = changed
-        self._held: set[str] = set()
-        self._told: set[str] = set()
+        self._seen = seen
+        self._held: dict[str, float | None] = {}  # with when it was last seen at its registry, of a tag
+        self._told: dict[str, float | None] = {}
         self._dirty = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Advertiser {len(self._told)} keys told, {len(self._held ^ self._told)} to tell>"
+        return f"<Advertiser {len(self._told)} keys told, {len(self._held.items() ^ self._told.items())} to tell>"
+
+    @property
+    def told(self) -> Collection[str]:
+        """The keys that are advertised now."""
+        return self._told.keys()
 
     async def run(self) -> None:
         """Follow the watcher until cancelled."""
@@ -45,27 +62,38 @@ class Advertiser:
 
     def _take(self, change: Inventory | ContentEvent) -> None:
         match change:
-            case Inventory(keys):
-                self._held = set(keys)
-            case ContentEvent(Change.ADDED, key):
-                self._held.add(key)
+            case Inventory(keys, pulled):
+                self._held = {}
+                for key in keys:
+                    self._hold(key, pulled.get(key))
             case ContentEvent(Change.REMOVED, key):
-                self._held.discard(key)
+                self._held.pop(key, None)
+            case ContentEvent(_, key, pulled_at):
+                self._hold(key, pulled_at)
+
+    def _hold(self, key: str, pulled: float | None) -> None:
+        if pulled is None:
+            self._held[key] = None
+        elif self._seen is not None:
+            self._held[key] = self._seen(key, pulled)
 
     async def _tell(self) -> None:
         while True:
             await self._dirty.wait()
             await asyncio.sleep(PACE)
             self._dirty.clear()
-            came, went = self._held - self._told, self._told - self._held
+            held = dict(self._held)
+            went, news = self._told.keys() - held.keys(), dict(held.items() - self._told.items())
+            came = news.keys() - self._told.keys()
             if went:
                 await self._router.withdraw(went)
-            if came:
-                await self._router.advertise(came)
+            if news:
+                pulled = {key: seen for key, seen in news.items() if seen is not None}
+                await self._router.advertise(news.keys(), pulled=pulled)
+            self._told = held
             if came or went:
-                self._told = (self._told | came) - went
-                self._changed(frozenset(self._told))
-                log.info("advertised", added=len(came), withdrawn=len(went), total=len(self._told))
+                self._changed(frozenset(held))
+                log.info("advertised", added=len(came), withdrawn=len(went), total=len(held))
 
 
 async def _closing(source: AsyncIterator[Inventory | ContentEvent]) -> AsyncIterator[Inventory | ContentEvent]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -17,6 +17,14 @@ class Descriptor:
 
     digest: Digest
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What a tag points at here, and when it was last pulled, in Unix time: it may have moved since."""
+
+    digest: Digest
+    pulled: float
 
 
 class Content(Protocol):
@@ -44,8 +52,8 @@ class Content(Protocol):
 class Store(Protocol):
     """What this node holds. Every method raises StoreUnavailable when the thing behind it is away."""
 
-    async def resolve(self, name: str) -> Digest:
-        """Return the digest that the tag `registry/repository:tag` points at, or raise ContentNotFound."""
+    async def resolve(self, name: str) -> Tag:
+        """Return what the tag `registry/repository:tag` points at, or raise ContentNotFound."""
         ...
 
     async def stat(self, digest: Digest) -> Descriptor:
@@ -62,21 +70,27 @@ class Change(Enum):
 
     ADDED = "added"
     REMOVED = "removed"
+    RENEWED = "renewed"  # a tag was pulled again, whether or not it moved
 
 
 @dataclass(frozen=True, slots=True)
 class ContentEvent:
-    """One key came or went. The key is a digest's text or a tag's full name, as it is advertised."""
+    """One key came or went. The key is a digest's text or a tag's full name, as it is advertised.
+
+    `pulled` is of a tag that was added or renewed: when, in Unix time.
+    """
 
     change: Change
     key: str
+    pulled: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything that is held now: it replaces all that was known before it."""
+    """Everything that is held now: it replaces all that was known before it. `pulled` is of its tags."""
 
     keys: frozenset[str]
+    pulled: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class Watcher(Protocol):

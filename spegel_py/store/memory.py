@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inventory
+from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inventory, Tag
 
 PIECE = 1024 * 1024
 """Longest piece that `read` yields, in bytes (the port's limit)."""
@@ -20,7 +21,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
-        self._names: dict[str, Digest] = {}
+        self._names: dict[str, Tag] = {}
         self._is_away = False
         self._subscribers: set[asyncio.Queue[Inventory | ContentEvent]] = set()
 
@@ -42,12 +43,11 @@ class MemoryStore:
             self.tag(name, digest)
         return digest
 
-    def tag(self, name: str, digest: Digest) -> None:
-        """Let `name` point at `digest`."""
-        is_new = name not in self._names
-        self._names[name] = digest
-        if is_new:
-            self._tell(ContentEvent(Change.ADDED, name))
+    def tag(self, name: str, digest: Digest, *, pulled: float | None = None) -> None:
+        """Let `name` point at `digest`, pulled now or at that Unix time."""
+        change = Change.RENEWED if name in self._names else Change.ADDED
+        self._names[name] = Tag(digest, time.time() if pulled is None else pulled)
+        self._tell(ContentEvent(change, name, self._names[name].pulled))
 
     def remove(self, key: Digest | str) -> None:
         """Drop a piece of content or a tag; no matter if it is not there."""
@@ -62,9 +62,9 @@ class MemoryStore:
     def come_back(self) -> None:
         """End what `leave` began; watchers get a new Inventory."""
         self._is_away = False
-        self._tell(Inventory(self.keys))
+        self._tell(self._inventory())
 
-    async def resolve(self, name: str) -> Digest:
+    async def resolve(self, name: str) -> Tag:
         self._check_here()
         try:
             return self._names[name]
@@ -83,12 +83,15 @@ class MemoryStore:
         queue: asyncio.Queue[Inventory | ContentEvent] = asyncio.Queue()
         self._subscribers.add(queue)
         if not self._is_away:
-            queue.put_nowait(Inventory(self.keys))
+            queue.put_nowait(self._inventory())
         return queue
 
     def unsubscribe(self, queue: asyncio.Queue[Inventory | ContentEvent]) -> None:
         """End what `subscribe` began."""
         self._subscribers.discard(queue)
+
+    def _inventory(self) -> Inventory:
+        return Inventory(self.keys, {name: tag.pulled for name, tag in self._names.items()})
 
     def _find(self, digest: Digest) -> bytes:
         self._check_here()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 
 from spegel_py.store.base import Change, ContentEvent, Inventory
 
@@ -36,11 +36,14 @@ async def pumped(run: Callable[[Emit], Awaitable[None]]) -> AsyncIterator[Invent
 
 
 class Ledger:
-    """What the listener believes is held; it decides which events bring that up to date."""
+    """What the listener believes is held; it decides which events bring that up to date.
+
+    Tags are given as a mapping to when they were pulled, in Unix time; other keys have no such time.
+    """
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._told: set[str] = set()
+        self._told: dict[str, float | None] = {}
 
     def __repr__(self) -> str:
         return f"<Ledger keys={len(self._told)}>"
@@ -48,27 +51,35 @@ class Ledger:
     def __contains__(self, key: str) -> bool:
         return key in self._told
 
-    def replace(self, keys: Collection[str]) -> None:
+    def replace(self, keys: Collection[str], tags: Mapping[str, float]) -> None:
         """Tell the whole inventory anew."""
-        self._told = set(keys)
-        self._emit(Inventory(frozenset(keys)))
+        self._told = {**dict.fromkeys(keys), **tags}
+        self._emit(Inventory(frozenset(self._told), dict(tags)))
 
-    def become(self, keys: Collection[str]) -> None:
+    def become(self, keys: Collection[str], tags: Mapping[str, float]) -> None:
         """Tell only what differs from what was told."""
-        now = set(keys)
-        self.remove(self._told - now)
-        self.add(now - self._told)
+        self.remove(self._told.keys() - keys - tags.keys())
+        self.add(keys)
+        self.tag(tags)
 
     def add(self, keys: Iterable[str]) -> None:
         """Tell those of the keys that are new."""
         for key in keys:
             if key not in self._told:
-                self._told.add(key)
+                self._told[key] = None
                 self._emit(ContentEvent(Change.ADDED, key))
+
+    def tag(self, tags: Mapping[str, float]) -> None:
+        """Tell those of the tags that are new or were pulled again."""
+        for name, pulled in tags.items():
+            if self._told.get(name) != pulled:
+                change = Change.RENEWED if name in self._told else Change.ADDED
+                self._told[name] = pulled
+                self._emit(ContentEvent(change, name, pulled))
 
     def remove(self, keys: Iterable[str]) -> None:
         """Tell that those of the keys that were told are gone."""
         for key in keys:
             if key in self._told:
-                self._told.remove(key)
+                del self._told[key]
                 self._emit(ContentEvent(Change.REMOVED, key))

@@ -14,7 +14,8 @@ def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Peer
     """Return the answer with this status and these headers (looked up by their usual names), or refuse it.
 
     Refused with PeerRefused: other statuses; an encoded or chunked body, whose length nobody knows; a 200 to
-    a range, and a 206 whose Content-Range is not exactly what was asked; a size other than the one known.
+    a range, and a 206 whose Content-Range is not exactly what was asked; a size other than the one known; with
+    status 404, as if it were not there, what is older than asked for.
     Raises DigestMismatch where the peer says it is about to send other content.
     """
     if status not in (200, 206, 416):
@@ -25,7 +26,12 @@ def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Peer
     start, length, size = _extent(request, status, headers)
     if request.size is not None and size != request.size:
         raise PeerRefused(f"the peer has {size} bytes, not {request.size}", status=status)
-    return PeerAnswer(media_type=headers.get("Content-Type"), digest=digest, size=size, start=start, length=length)
+    age = _age(headers)
+    if age is not None and age > request.max_age:
+        raise PeerRefused(f"the peer knows the tag as of {age} s ago", status=404)
+    return PeerAnswer(
+        media_type=headers.get("Content-Type"), digest=digest, size=size, start=start, length=length, age=age
+    )
 
 
 def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Digest | None:
@@ -57,6 +63,12 @@ def _extent(request: PeerRequest, status: int, headers: Mapping[str, str]) -> tu
     if said.start is not None and _length(status, headers) != said.length:
         raise PeerRefused("the peer's Content-Length is not its Content-Range's", status=status)
     return said.start, said.length, said.size
+
+
+def _age(headers: Mapping[str, str]) -> int | None:
+    """Return the Age of the answer in seconds (RFC 9111, 5.1); what is no number says nothing."""
+    text = headers.get("Age", "")
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _resolved(asked: ByteRange, size: int) -> tuple[int | None, int]:

@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -60,7 +61,9 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRequest:
-    """What is asked of a peer; an answer with another `digest` or `size` than those given is refused."""
+    """What is asked of a peer; an answer with another `digest` or `size` than those given is refused, and one that
+    says that it is older than `max_age` seconds.
+    """
 
     target: str
     head: bool = False
@@ -68,13 +71,15 @@ class PeerRequest:
     range: ByteRange | None = None
     digest: Digest | None = None
     size: int | None = None
+    max_age: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerAnswer:
     """The checked head of a peer's answer: `length` bytes from `start` on, out of content of `size` bytes.
 
-    A range that lies outside the content is an answer too: `start` is None then, and no bytes follow.
+    A range that lies outside the content is an answer too: `start` is None then, and no bytes follow. `age` is how
+    many seconds ago the peer, or who told it, saw the tag at its registry; None where it does not say (Spegel in Go).
     """
 
     media_type: str | None
@@ -82,6 +87,7 @@ class PeerAnswer:
     size: int
     start: int | None
     length: int
+    age: int | None = None
 
 
 class Sink(Protocol):

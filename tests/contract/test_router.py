@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ class Three:
 
     routers: list[Router]
     ports: list[int]
+    is_by_hop: bool = False
 
 
 async def _memory() -> AsyncIterator[Three]:
@@ -33,7 +36,7 @@ async def _libp2p_all() -> AsyncIterator[Three]:
 
 async def _libp2p_hop() -> AsyncIterator[Three]:
     async with cluster(3, mesh_limit=0, replication=1) as nodes:
-        yield Three([node.router for node in nodes], [node.registry_port for node in nodes])
+        yield Three([node.router for node in nodes], [node.registry_port for node in nodes], is_by_hop=True)
 
 
 @pytest.fixture(params=[_memory, _libp2p_all, _libp2p_hop], ids=["memory", "libp2p-all", "libp2p-hop"])
@@ -43,9 +46,9 @@ async def three(request: pytest.FixtureRequest) -> AsyncIterator[Three]:
         yield routers
 
 
-def finds(router: Router, key: str, expected: set[int]) -> Callable[[], Awaitable[bool]]:
+def finds(router: Router, key: str, expected: set[int], *, max_age: float = math.inf) -> Callable[[], Awaitable[bool]]:
     async def check() -> bool:
-        return {peer.port for peer in await found(router, key)} == expected
+        return {peer.port async for peer in router.lookup(key, limit=8, max_age=max_age)} == expected
 
     return check
 
@@ -104,6 +107,22 @@ async def test_advertising_twice_is_advertising_once(three: Three) -> None:
     await until(finds(three.routers[1], "k", {three.ports[0]}))
     await three.routers[0].withdraw(["k"])
     await until(finds(three.routers[1], "k", set()), timeout=2.0)
+
+
+async def test_a_tag_that_was_pulled_too_long_ago_is_not_found(three: Three) -> None:
+    """A peer that says that it pulled a tag before the limit is left out, until it pulls it again.
+
+    Above the mesh limit the peer asked does not say when others pulled it: there the answer itself is looked at.
+    """
+    tag, now = "registry.example/app:1", time.time()
+    await three.routers[0].advertise([tag], pulled={tag: now - 3600})
+    await until(finds(three.routers[1], tag, {three.ports[0]}))
+    if not three.is_by_hop:
+        await until(finds(three.routers[1], tag, set(), max_age=1800))
+    await three.routers[0].advertise([tag], pulled={tag: now})
+    await until(finds(three.routers[1], tag, {three.ports[0]}, max_age=1800))
+    await three.routers[0].advertise(["sha256:aa"])
+    await until(finds(three.routers[1], "sha256:aa", {three.ports[0]}, max_age=0))
 
 
 async def test_a_lookup_may_be_left_half_way(three: Three) -> None:

@@ -26,8 +26,8 @@ async def test_a_tag_resolves_to_its_digest(source: Source) -> None:
     one, many = image("one"), image("many", platforms=("amd64", "arm64"))
     await source.add(NAME, one)
     await source.add("docker.io/library/alpine:3", many)
-    assert await source.store.resolve(NAME) == one.root.digest
-    assert await source.store.resolve("docker.io/library/alpine:3") == many.root.digest
+    assert (await source.store.resolve(NAME)).digest == one.root.digest
+    assert (await source.store.resolve("docker.io/library/alpine:3")).digest == many.root.digest
 
 
 async def test_an_unknown_tag_is_not_found(source: Source) -> None:
@@ -42,7 +42,7 @@ async def test_a_tag_that_moved_resolves_anew(source: Source) -> None:
     """The latest target counts."""
     await source.add(NAME, image("old"))
     await source.add(NAME, image("new"))
-    assert await source.store.resolve(NAME) == image("new").root.digest
+    assert (await source.store.resolve(NAME)).digest == image("new").root.digest
 
 
 async def test_stat_gives_the_size_of_every_blob(source: Source) -> None:
@@ -131,7 +131,7 @@ async def test_while_the_source_is_away_names_are_unavailable(source: Source) ->
     async with asyncio.timeout(10):
         while True:
             try:
-                assert await source.store.resolve(NAME) == image().root.digest
+                assert (await source.store.resolve(NAME)).digest == image().root.digest
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -21,6 +22,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.keys: set[str] = set()
+        self.pulled: dict[str, float] = {}
         self.events: list[Inventory | ContentEvent] = []
         self._news = asyncio.Event()
 
@@ -28,12 +30,14 @@ class Listener:
         async for event in watcher.watch():
             self.events.append(event)
             if isinstance(event, Inventory):
-                self.keys = set(event.keys)
-            elif event.change is Change.ADDED:
-                assert event.key not in self.keys, "added twice"
-                self.keys.add(event.key)
-            else:
+                self.keys, self.pulled = set(event.keys), dict(event.pulled)
+            elif event.change is Change.REMOVED:
                 self.keys.remove(event.key)
+            else:
+                assert (event.key in self.keys) == (event.change is Change.RENEWED), f"{event} out of turn"
+                self.keys.add(event.key)
+                assert (event.pulled is not None) == ("/" in event.key), "tags have a time, digests none"
+                self.pulled |= {} if event.pulled is None else {event.key: event.pulled}
             self._news.set()
 
     @property
@@ -109,6 +113,22 @@ async def test_a_tag_that_moves_stays_told(source: Source) -> None:
         await source.add(NAME, new)
         await listener.until(lambda: keys(NAME, new) <= listener.keys)
         assert ContentEvent(Change.REMOVED, NAME) not in listener.events
+
+
+async def test_when_a_tag_was_pulled_is_told(source: Source) -> None:
+    """With the inventory, with a new tag, and again when it is pulled once more, though nothing changed."""
+    before = time.time()
+    await source.add(NAME, image("one"))
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, image("one")))
+        first = listener.pulled[NAME]
+        assert before - 1 < first < time.time() + 1
+        await source.add(OTHER, image("other"))
+        await listener.until(lambda: OTHER in listener.pulled)
+        await source.add(NAME, image("one"))
+        await listener.until(lambda: listener.pulled[NAME] > first)
+        assert listener.pulled[NAME] == (await source.store.resolve(NAME)).pulled
+        assert listener.inventories == 1
 
 
 async def test_after_a_gap_everything_is_told_anew(source: Source) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -21,7 +23,7 @@ from libp2p.peer.id import ID
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat, frames
-from spegel_py.routing.libp2p.frames import Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
+from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
 from spegel_py.routing.libp2p.kademlia import CountingReader
 from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Share
@@ -96,16 +98,10 @@ class Receiver:
     async def _apply(self, frame: Frame, peer: ID, stream: INetStream) -> None:
         name, now = str(peer), self._clock()
         match frame:
-            case Hello(interval, host, port):
-                self._hello(peer, host, port, interval)
-            case SetPart(keys, first, last, complete):
-                self._count_over(self._table.stage(name, keys, first=first))
-                if last:
-                    self._table.commit(name, complete=complete)
-            case Delta(True, keys):
-                self._count_over(self._table.add(name, keys))
-            case Delta(False, keys):
-                self._table.remove(name, keys)
+            case Hello():
+                self._hello(peer, frame)
+            case SetPart() | Delta() | Ages():
+                self._record(name, frame, now)
             case Refresh(count, check):
                 if not self._table.in_step(name, count=count, check=check):
                     await stream.write(frames.encode(Resync()))
@@ -116,12 +112,32 @@ class Receiver:
                 raise FrameError("unknown kind: a resync from a sender")
         self._table.heard(name, now)
 
-    def _hello(self, peer: ID, host: str, port: int, interval: float) -> None:
+    def _record(self, name: str, frame: SetPart | Delta | Ages, now: float) -> None:
+        match frame:
+            case SetPart(keys, first, last, complete):
+                self._count_over(self._table.stage(name, keys, first=first))
+                if last:
+                    self._table.commit(name, complete=complete)
+            case Delta(True, keys):
+                self._count_over(self._table.add(name, keys))
+            case Delta(False, keys):
+                self._table.remove(name, keys)
+            case Ages(ages):
+                self._table.aged(name, ages, now)
+
+    def _hello(self, peer: ID, hello: Hello) -> None:
         seen = self._address_of(peer)
         if seen is None:  # the connection went away under the frame
             return
-        reachable = seen if _names_nobody(host, seen) else host
-        self._table.hello(str(peer), Peer(str(peer), reachable, port), interval=interval, now=self._clock())
+        reachable = seen if _names_nobody(hello.host, seen) else hello.host
+        self._table.hello(
+            str(peer),
+            Peer(str(peer), reachable, hello.port),
+            interval=hello.interval,
+            now=self._clock(),
+            agent=hello.agent,
+            skew=None if hello.time is None else hello.time - time.time(),
+        )
 
     def _count_over(self, over: int) -> None:
         if over:
@@ -156,9 +172,12 @@ class Link:
         spoken = -math.inf
         while True:
             news = self._situation.news
-            frames_due: list[Frame] = [] if hello == self._situation.hello else [self._situation.hello]
-            hello = self._situation.hello
-            frames_due += self._share.next_frames(self._local, self._situation.part_for(self._peer))
+            frames_due: list[Frame] = []
+            if hello != self._situation.hello:
+                hello = self._situation.hello
+                frames_due = [replace(hello, time=time.time())]
+            part = self._situation.part_for(self._peer)
+            frames_due += self._share.next_frames(self._local, part, time.monotonic())
             if not frames_due and trio.current_time() >= spoken + hello.interval:
                 frames_due = [self._share.refresh()]
             for frame in frames_due:

@@ -89,10 +89,14 @@ class _MeshSwarm(Swarm):
                 await raw.close()
 
 
+def peer_id(key: Ed25519PrivateKey) -> ID:
+    """Return the peer id of an identity."""
+    return ID.from_pubkey(create_new_key_pair(key.private_bytes_raw()).public_key)
+
+
 def build_host(key: Ed25519PrivateKey, *, announce: list[Multiaddr]) -> BasicHost:
     """Return a host with this identity that offers Noise and yamux over TCP and announces these addresses."""
-    pair = create_new_key_pair(key.private_bytes_raw())
-    own_id = ID.from_pubkey(pair.public_key)
+    pair, own_id = create_new_key_pair(key.private_bytes_raw()), peer_id(key)
     noise = NoiseTransport(pair, noise_privkey=create_noise_key_pair().private_key)
     upgrader = TransportUpgrader(
         secure_transports_by_protocol={TProtocol(NOISE): noise},

@@ -2,13 +2,15 @@
 
 A frame is a length (u32, big endian, of what follows), a kind (u8) and a body:
 
-    HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent; unknown members are ignored
+    HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the sender's clock,
+             Unix time); unknown members are ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set, in parts
     ADD      32-byte keys that came
     REMOVE   32-byte keys that went
     REFRESH  count (u32) and checksum (u64) of all that was told so far: "I live, and this is what you should hold"
     GOODBYE  empty: the sender leaves in good order
     RESYNC   empty, the only frame from receiver to sender: "send your set again"
+    AGES     32-byte keys of tags that were told, each with a u32: how many seconds ago the sender pulled it
 
 The sender's identity is never in a frame: it is the peer that the Noise handshake authenticated.
 """
@@ -19,7 +21,7 @@ import ipaddress
 import json
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spegel_py.routing.libp2p.keys import HASH_SIZE
 
@@ -33,7 +35,9 @@ MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
 
 _LENGTH = struct.Struct(">I")
 _REFRESH = struct.Struct(">IQ")
-_HELLO, _SET, _ADD, _REMOVE, _REFRESHED, _GOODBYE, _RESYNC = range(1, 8)
+_AGE = struct.Struct(f">{HASH_SIZE}sI")
+_OLDEST = (1 << 32) - 1
+_HELLO, _SET, _ADD, _REMOVE, _REFRESHED, _GOODBYE, _RESYNC, _AGES = range(1, 9)
 _FIRST, _LAST, _COMPLETE = 1, 2, 4
 
 
@@ -47,12 +51,16 @@ class FrameError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """How often the sender will be heard from (seconds), and where its registry is (empty host: as it connected)."""
+    """How often the sender will be heard from (seconds), and where its registry is (empty host: as it connected).
+
+    `time` is the sender's clock when it was sent, in Unix time, if it says so.
+    """
 
     interval: float
     host: str
     port: int
     agent: str = ""
+    time: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,14 @@ class Resync:
     """The receiver wants the whole set again."""
 
 
-Frame = Hello | SetPart | Delta | Refresh | Goodbye | Resync
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How many seconds ago the sender pulled these of its tags; keys that are not told are ignored."""
+
+    ages: tuple[tuple[bytes, int], ...]
+
+
+Frame = Hello | SetPart | Delta | Refresh | Goodbye | Resync | Ages
 
 
 def encode(frame: Frame) -> bytes:
@@ -102,9 +117,10 @@ def encode(frame: Frame) -> bytes:
 
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
-        case Hello(interval, host, port, agent):
+        case Hello(interval, host, port, agent, time):
             authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            return _HELLO, json.dumps({"interval": interval, "registry": authority, "agent": agent}).encode()
+            members = {"interval": interval, "registry": authority, "agent": agent, "time": time}
+            return _HELLO, json.dumps(members).encode()
         case SetPart(keys, first, last, complete):
             flags = _FIRST * first | _LAST * last | _COMPLETE * complete
             return _SET, bytes([flags]) + b"".join(keys)
@@ -116,6 +132,8 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
             return _GOODBYE, b""
         case Resync():
             return _RESYNC, b""
+        case Ages(ages):
+            return _AGES, b"".join(_AGE.pack(key, min(age, _OLDEST)) for key, age in ages)
 
 
 def frame_length(head: bytes) -> int:
@@ -133,10 +151,7 @@ def decode(payload: bytes) -> Frame:
         case 1:
             return _decode_hello(body)
         case 2:
-            if not body or body[0] & ~(_FIRST | _LAST | _COMPLETE):
-                raise FrameError("a set with unknown flags")
-            flags = body[0]
-            return SetPart(_keys(body[1:]), bool(flags & _FIRST), bool(flags & _LAST), bool(flags & _COMPLETE))
+            return _decode_set(body)
         case 3 | 4:
             return Delta(kind == _ADD, _keys(body))
         case 5:
@@ -147,6 +162,10 @@ def decode(payload: bytes) -> Frame:
             if body:
                 raise FrameError("a body where none belongs")
             return Goodbye() if kind == _GOODBYE else Resync()
+        case 8:
+            if len(body) % _AGE.size:
+                raise FrameError("ages of a wrong size")
+            return Ages(tuple(_AGE.iter_unpack(body)))
     raise FrameError(f"unknown kind {kind}")
 
 
@@ -163,6 +182,13 @@ def _keys(body: bytes) -> tuple[bytes, ...]:
     return tuple(body[i : i + HASH_SIZE] for i in range(0, len(body), HASH_SIZE))
 
 
+def _decode_set(body: bytes) -> SetPart:
+    if not body or body[0] & ~(_FIRST | _LAST | _COMPLETE):
+        raise FrameError("a set with unknown flags")
+    flags = body[0]
+    return SetPart(_keys(body[1:]), bool(flags & _FIRST), bool(flags & _LAST), bool(flags & _COMPLETE))
+
+
 def _decode_hello(body: bytes) -> Hello:
     try:
         fields = json.loads(body)
@@ -173,7 +199,8 @@ def _decode_hello(body: bytes) -> Hello:
         )
         host, _, port = registry.rpartition(":")
         host = str(ipaddress.ip_address(host.strip("[]"))) if host else ""
-        hello = Hello(interval, host, int(port), agent[:64])
+        time = None if fields.get("time") is None else float(fields["time"])
+        hello = Hello(interval, host, int(port), agent[:64], time)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FrameError(f"a malformed hello: {error}") from error
     if not MIN_INTERVAL <= hello.interval <= MAX_INTERVAL:

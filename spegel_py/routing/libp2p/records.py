@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from spegel_py.routing.base import Peer
+from spegel_py.routing.base import Member, Peer
 
 MAX_KEYS_PER_PEER = 250_000
 """Most keys one peer may announce. 500 large images are about 10,000; at 100 bytes a key the bound is 25 MB."""
@@ -36,15 +36,21 @@ class _Member:
     keys: set[bytes] = field(default_factory=set)
     staged: set[bytes] | None = None
     checksum: int = 0
+    pulled: dict[bytes, float] = field(default_factory=dict)
+    agent: str = ""
+    skew: float | None = None
     provided: dict[bytes, float] = field(default_factory=dict)
     provided_at: Peer | None = None
 
-    def holder(self, key: bytes, now: float) -> Peer | None:
+    def holder(self, key: bytes, now: float, max_age: float) -> Peer | None:
         if not self.connected:
             return None
         if key in self.keys and self.expires > now:
-            return self.peer
+            return self.peer if now - self.pulled.get(key, now) <= max_age else None
         return self.provided_at if self.provided.get(key, 0.0) > now else None
+
+    def heard_ago(self, now: float) -> float | None:
+        return now - (self.expires - TTL_FACTOR * self.interval) if self.announces else None
 
     def current(self, now: float) -> bool:
         return self.announces and self.complete and self.expires > now
@@ -71,10 +77,13 @@ class RecordTable:
 
     # Reading
 
-    def providers(self, key: bytes, now: float) -> list[Peer]:
-        """Return the connected peers with a live record of `key`, in random order."""
+    def providers(self, key: bytes, now: float, *, max_age: float = math.inf) -> list[Peer]:
+        """Return the connected peers with a live record of `key`, in random order.
+
+        Left out are those that said that they pulled it, a tag, more than `max_age` seconds ago.
+        """
         with self._lock:
-            found = [peer for member in self._members.values() if (peer := member.holder(key, now))]
+            found = [peer for member in self._members.values() if (peer := member.holder(key, now, max_age))]
         self._rng.shuffle(found)
         return found
 
@@ -109,6 +118,22 @@ class RecordTable:
         with self._lock:
             return [peer_id for peer_id, member in self._members.items() if member.connected]
 
+    def members(self, now: float) -> list[Member]:
+        """Return what is known of every connected peer."""
+        with self._lock:
+            return [
+                Member(
+                    id=peer_id,
+                    address=(at.authority if (at := member.peer or member.provided_at) else ""),
+                    agent=member.agent,
+                    keys=len(member.keys) + len(member.provided),
+                    heard=member.heard_ago(now),
+                    skew=member.skew,
+                )
+                for peer_id, member in self._members.items()
+                if member.connected
+            ]
+
     def size(self) -> int:
         """Return the number of records held."""
         with self._lock:
@@ -133,12 +158,18 @@ class RecordTable:
 
     # Announcements (only of a connected peer: a frame may still arrive after the line was given up)
 
-    def hello(self, peer_id: str, peer: Peer, *, interval: float, now: float) -> None:
-        """Note where an announcing peer's registry is and how often it will be heard from (seconds)."""
+    def hello(
+        self, peer_id: str, peer: Peer, *, interval: float, now: float, agent: str = "", skew: float | None = None
+    ) -> None:
+        """Note where an announcing peer's registry is and how often it will be heard from (seconds).
+
+        `skew` is by how many seconds its clock is ahead of ours.
+        """
         with self._lock:
             if member := self._connected(peer_id):
                 member.announces, member.peer, member.interval = True, peer, interval
                 member.expires = now + TTL_FACTOR * interval
+                member.agent, member.skew = agent, skew
 
     def heard(self, peer_id: str, now: float) -> None:
         """Renew an announcing peer's set: it spoke."""
@@ -160,7 +191,7 @@ class RecordTable:
         with self._lock:
             if (member := self._connected(peer_id)) and member.staged is not None:
                 member.keys, member.staged, member.complete = member.staged, None, complete
-                member.checksum = checksum(member.keys)
+                member.checksum, member.pulled = checksum(member.keys), {}
 
     def add(self, peer_id: str, keys: Iterable[bytes]) -> int:
         """Add keys to an announcing peer's set; returns how many were over the bound."""
@@ -182,6 +213,13 @@ class RecordTable:
                 member.checksum ^= checksum(gone)
                 for key in unique:
                     member.provided.pop(key, None)
+                    member.pulled.pop(key, None)
+
+    def aged(self, peer_id: str, ages: Iterable[tuple[bytes, int]], now: float) -> None:
+        """Note how many seconds ago an announcing peer pulled those of its keys that are tags."""
+        with self._lock:
+            if member := self._connected(peer_id):
+                member.pulled.update((key, now - age) for key, age in ages if key in member.keys)
 
     def in_step(self, peer_id: str, *, count: int, check: int) -> bool:
         """Say whether what is held of the peer equals what it says it has told."""

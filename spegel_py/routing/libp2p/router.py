@@ -7,15 +7,16 @@ it holds itself. What this node advertises is kept here, so that a new life tell
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
 from spegel_py.errors import RouterUnavailable
-from spegel_py.routing.base import Peer
+from spegel_py.routing.base import NOTHING, Member, Peer
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.bootstrap import Bootstrap
 from spegel_py.routing.libp2p.keys import name_hash
@@ -52,7 +53,7 @@ class Libp2pRouter:
         self._dropped = dropped
         self._rng = rng or random.Random()
         self._table = RecordTable(rng=self._rng)
-        self._keys: set[bytes] = set()
+        self._keys: dict[bytes, float | None] = {}  # with when it was pulled, of a tag, on the monotonic clock
         self._thread: TrioThread | None = None
         self._service: Service | None = None
 
@@ -79,9 +80,9 @@ class Libp2pRouter:
 
     # The port
 
-    async def lookup(self, key: str, *, limit: int) -> AsyncIterator[Peer]:
+    async def lookup(self, key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
         hashed, now = name_hash(key), time.monotonic()
-        found = self._table.providers(hashed, now)[:limit]
+        found = self._table.providers(hashed, now, max_age=max_age)[:limit]
         for peer in found:
             yield peer
         if len(found) >= limit or self._table.knows_all(now) or (found and not self._table.is_partial()):
@@ -89,26 +90,37 @@ class Libp2pRouter:
         async for peer in self._hop(hashed, limit, {peer.id for peer in found}):
             yield peer
 
-    async def advertise(self, keys: Collection[str]) -> None:
-        hashed = [name_hash(key) for key in keys]
+    async def advertise(self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING) -> None:
+        ahead = time.time() - time.monotonic()
+        hashed = {name_hash(key): pulled[key] - ahead if key in pulled else None for key in keys}
         self._keys.update(hashed)
         if self._service is not None:
-            await self._tell(self._service.advertise, hashed)
+            await self._tell(self._service.advertise, hashed.keys(), _times(hashed))
 
     async def withdraw(self, keys: Collection[str]) -> None:
         hashed = [name_hash(key) for key in keys]
-        self._keys.difference_update(hashed)
+        for key in hashed:
+            self._keys.pop(key, None)
         if self._service is not None:
             await self._tell(self._service.withdraw, hashed)
 
     async def ready(self) -> bool:
         return bool(self._table.connected())
 
-    # For metrics, the bootstrap page and tests
+    # For metrics, the state and bootstrap pages, and tests
+
+    @property
+    def id(self) -> str:
+        """This node's own peer id."""
+        return str(compat.peer_id(self._settings.key))
 
     def connected(self) -> list[str]:
         """Return the peer ids connected now."""
         return self._table.connected()
+
+    def members(self) -> list[Member]:
+        """Return what is known of each peer connected now."""
+        return self._table.members(time.monotonic())
 
     def records(self) -> int:
         """Return the number of records held of other peers."""
@@ -155,13 +167,14 @@ class Libp2pRouter:
     async def _start(self) -> TrioThread:
         local = LocalKeys()
         local.add(self._keys)
+        local.age(_times(self._keys))
         self._table.clear()
         service = Service(settings=self._settings, table=self._table, local=local, dropped=self._dropped, rng=self._rng)
         thread = TrioThread(service.run)
         await thread.start()
         self._service, self._thread = service, thread
-        if missed := self._keys - local.keys:
-            await self._tell(service.advertise, missed)
+        if missed := {key: at for key, at in self._keys.items() if key not in local.keys}:
+            await self._tell(service.advertise, missed.keys(), _times(missed))
         log.info("libp2p up", addresses=service.addresses())
         return thread
 
@@ -222,3 +235,7 @@ class Libp2pRouter:
             await self._thread.stop(timeout=STOP_TIMEOUT)
         self._service = self._thread = None
         self._table.clear()
+
+
+def _times(keys: Mapping[bytes, float | None]) -> dict[bytes, float]:
+    return {key: at for key, at in keys.items() if at is not None}

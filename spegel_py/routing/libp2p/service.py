@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -107,8 +107,10 @@ class Service:
 
     # What the asyncio side calls
 
-    async def advertise(self, keys: Collection[bytes]) -> None:
-        if self._local.add(keys):
+    async def advertise(self, keys: Collection[bytes], pulled: Mapping[bytes, float]) -> None:
+        """Add keys; `pulled` is on the monotonic clock."""
+        is_new, is_aged = self._local.add(keys), self._local.age(pulled)
+        if is_new or is_aged:
             self._mesh.tell_news()
 
     async def withdraw(self, keys: Collection[bytes]) -> None:

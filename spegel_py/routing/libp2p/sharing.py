@@ -8,9 +8,9 @@ the whole set and goes on with deltas, and moves between the two regimes by itse
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from spegel_py.routing.libp2p.frames import KEYS_PER_FRAME, Delta, Frame, Refresh, set_parts
+from spegel_py.routing.libp2p.frames import KEYS_PER_FRAME, Ages, Delta, Frame, Refresh, set_parts
 from spegel_py.routing.libp2p.keys import closest, position, record_key
 from spegel_py.routing.libp2p.records import checksum
 
@@ -21,10 +21,15 @@ HYSTERESIS = 0.9
 
 
 class LocalKeys:
-    """The keys this node advertises, with a short memory of changes."""
+    """The keys this node advertises, with a short memory of changes.
+
+    `pulled` says of tags among them when they were pulled, on the clock of whoever calls; `pulls` counts its changes.
+    """
 
     def __init__(self) -> None:
         self.keys: set[bytes] = set()
+        self.pulled: dict[bytes, float] = {}
+        self.pulls = 0
         self.version = 0
         self.checksum = 0
         self._log: deque[Delta] = deque(maxlen=LOG_LENGTH)
@@ -38,7 +43,17 @@ class LocalKeys:
 
     def remove(self, keys: Iterable[bytes]) -> bool:
         """Remove keys; say whether any was there."""
-        return self._change(False, tuple(key for key in dict.fromkeys(keys) if key in self.keys))
+        gone = tuple(key for key in dict.fromkeys(keys) if key in self.keys)
+        for key in gone:
+            self.pulled.pop(key, None)
+        return self._change(False, gone)
+
+    def age(self, pulled: Mapping[bytes, float]) -> bool:
+        """Note when tags among the keys were pulled; say whether any of it is new."""
+        fresh = {key: at for key, at in pulled.items() if key in self.keys and self.pulled.get(key) != at}
+        self.pulled.update(fresh)
+        self.pulls += bool(fresh)
+        return bool(fresh)
 
     def _change(self, added: bool, keys: tuple[bytes, ...]) -> bool:
         if not keys:
@@ -66,16 +81,22 @@ class Share:
         self._count = 0
         self._checksum = 0
         self._started = False
+        self._pulls = 0
+        self._aged: dict[bytes, float] = {}
 
     def restart(self) -> None:
         """The peer lost track: begin again with the whole set."""
         self._started = False
 
-    def next_frames(self, local: LocalKeys, part: Collection[bytes] | None) -> list[Frame]:
+    def next_frames(self, local: LocalKeys, part: Collection[bytes] | None, now: float) -> list[Frame]:
         """Return the frames that bring the peer up to date; `part` is what it should hold, None for everything."""
         if not self._started or (part is None) != (self._told is None):
-            return self._whole(local, part)
-        return self._everything_changed(local) if part is None else self._part_changed(set(part))
+            frames = self._whole(local, part)
+        else:
+            frames = self._everything_changed(local) if part is None else self._part_changed(set(part))
+        if frames or self._pulls != local.pulls:
+            frames += self._ages(local, now)
+        return frames
 
     def refresh(self) -> Refresh:
         """Return the frame that says what the peer should hold by now."""
@@ -85,6 +106,7 @@ class Share:
         keys = local.keys if part is None else set(part)
         self._told = None if part is None else set(part)
         self._started, self._version = True, local.version
+        self._aged = {}
         self._count, self._checksum = len(keys), checksum(keys)
         return list(set_parts(list(keys), complete=part is None))
 
@@ -101,6 +123,13 @@ class Share:
         self._told = part
         self._count, self._checksum = len(part), self._checksum ^ checksum(came) ^ checksum(went)
         return [*_bounded(True, tuple(came)), *_bounded(False, tuple(went))]
+
+    def _ages(self, local: LocalKeys, now: float) -> list[Frame]:
+        """Return what is new of the times at which the tags that the peer was told were pulled."""
+        told = local.pulled if self._told is None else {k: at for k, at in local.pulled.items() if k in self._told}
+        fresh = [(key, max(0, round(now - at))) for key, at in told.items() if self._aged.get(key) != at]
+        self._aged, self._pulls = dict(told), local.pulls
+        return [Ages(tuple(fresh[i : i + KEYS_PER_FRAME])) for i in range(0, len(fresh), KEYS_PER_FRAME)]
 
 
 def _bounded(added: bool, keys: tuple[bytes, ...]) -> list[Frame]:

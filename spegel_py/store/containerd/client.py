@@ -44,10 +44,14 @@ _OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image by its name in containerd: a tag, `repository@digest`, or a bare digest; and what it points at."""
+    """An image by its name in containerd: a tag, `repository@digest`, or a bare digest; and what it points at.
+
+    `updated` is when it was last pulled, in Unix time: each pull writes it, though nothing changed.
+    """
 
     name: str
     target: Child
+    updated: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,8 @@ def _errors() -> Iterator[None]:
 def _image(image: Any) -> NamedImage:
     target = image.target
     try:
-        return NamedImage(image.name, Child(Digest.parse(target.digest), target.size, target.media_type))
+        child = Child(Digest.parse(target.digest), target.size, target.media_type)
+        return NamedImage(image.name, child, image.updated_at.ToNanoseconds() / 1e9)
     except DigestInvalid as error:
         raise ContentNotFound(f"the image {image.name} points at no digest: {error.message}") from error
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Content, Descriptor
+from spegel_py.store.base import Content, Descriptor, Tag
 from spegel_py.store.containerd.blobs import Blobs, FileBlobs, RemoteBlobs
 from spegel_py.store.containerd.client import Client
 
@@ -25,8 +25,9 @@ class ContainerdStore:
     def __repr__(self) -> str:
         return f"<ContainerdStore {self.client!r} {self.blobs!r}>"
 
-    async def resolve(self, name: str) -> Digest:
-        return (await self.client.image(name)).target.digest
+    async def resolve(self, name: str) -> Tag:
+        image = await self.client.image(name)
+        return Tag(image.target.digest, image.updated)
 
     async def stat(self, digest: Digest) -> Descriptor:
         return await self.blobs.stat(digest)

@@ -7,7 +7,8 @@ and every gap ends with a new list.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
@@ -16,11 +17,17 @@ import structlog
 from spegel_py.errors import ContentNotFound, OCIError, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters, repository_of
-from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import Reference
 from spegel_py.store.base import ContentEvent, Inventory
 from spegel_py.store.containerd.blobs import Blobs
-from spegel_py.store.containerd.client import Client, ContentCreated, ContentDeleted, ImageChanged, StoreEvent
+from spegel_py.store.containerd.client import (
+    Client,
+    ContentCreated,
+    ContentDeleted,
+    ImageChanged,
+    NamedImage,
+    StoreEvent,
+)
 from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.containerd.vigil import Vigil
 from spegel_py.store.pump import Emit, Ledger, pumped
@@ -79,7 +86,7 @@ class _Session:
     filters: Filters
     is_return: bool
     has_listed: bool = False
-    images: dict[str, Child] = field(default_factory=dict)
+    images: dict[str, NamedImage] = field(default_factory=dict)
     reach: dict[Digest, frozenset[Digest]] = field(default_factory=dict)
     vigil: Vigil = field(default_factory=Vigil)
     queue: asyncio.Queue[StoreEvent | None] = field(default_factory=asyncio.Queue)
@@ -103,14 +110,13 @@ class _Session:
 
     async def _list(self) -> None:
         """Tell all that is held."""
-        self.images = {image.name: image.target for image in await self.client.images()}
+        self.images = {image.name: image for image in await self.client.images()}
         # a file may outlive its record for a moment; one that is about to go is not told, for its end is not either
         here = frozenset(await self.client.content()) & await self.blobs.all()
-        for root in self.images.values():
-            if root.digest not in self.reach:
-                self.reach[root.digest] = await self.walker.reach(root, here)
-        tags = {name for name, root in self.images.items() if self._is_tag(name) and root.digest in here}
-        self.ledger.replace(tags | {str(digest) for digest in self._shared() & here})
+        for image in self.images.values():
+            if image.target.digest not in self.reach:
+                self.reach[image.target.digest] = await self.walker.reach(image.target, here)
+        self.ledger.replace([str(digest) for digest in self._shared() & here], self._tags(here))
         self.has_listed = True
         if self.is_return:
             log.info("containerd is back", socket=str(self.client.socket), images=len(self.images))
@@ -142,39 +148,37 @@ class _Session:
     async def _renew(self, name: str) -> None:
         """Bring one image up to date: asked for, walked, and looked after, with what it pointed at before."""
         before = self.images.pop(name, None)
-        touched = set(self.reach[before.digest]) if before else set()
+        touched = set(self.reach[before.target.digest]) if before else set()
         try:
-            root = (await self.client.image(name)).target
+            image = await self.client.image(name)
         except ContentNotFound:
             self.ledger.remove([name])
         else:
-            self.images[name] = root
-            self.reach[root.digest] = await self.walker.reach(root)
-            touched |= self.reach[root.digest]
-        if before and all(root.digest != before.digest for root in self.images.values()):
-            del self.reach[before.digest]
+            self.images[name] = image
+            self.reach[image.target.digest] = await self.walker.reach(image.target)
+            touched |= self.reach[image.target.digest]
+        if before and before.target.digest not in self._roots():
+            del self.reach[before.target.digest]
         await self._look_after(touched)
 
-    async def _look_after(self, digests: Collection[Digest]) -> None:
+    async def _look_after(self, digests: AbstractSet[Digest]) -> None:
         await self._refresh(digests)
         self.vigil.begin(digests, asyncio.get_running_loop().time())
 
-    async def _refresh(self, digests: Collection[Digest]) -> frozenset[Digest]:
+    async def _refresh(self, digests: AbstractSet[Digest]) -> frozenset[Digest]:
         """Tell which of the digests, and of the tags that point at them, are there and which are not."""
         present = await self.blobs.present(digests)
         # whose a blob is that no image holds yet, no filter can tell
         told = present & self._shared() if self.filters else present
-        named = {name: root.digest for name, root in self.images.items() if root.digest in digests}
-        tags = {name: digest for name, digest in named.items() if self._is_tag(name)}
         self.ledger.add(str(digest) for digest in told)
-        self.ledger.add(name for name, digest in tags.items() if digest in present)
-        self.ledger.remove(name for name, digest in tags.items() if digest not in present)
+        self.ledger.tag(self._tags(present))
+        self.ledger.remove(self._tags(digests - present))
         self.ledger.remove(str(digest) for digest in digests if digest not in told)
         return present
 
     async def _relist(self) -> None:
         """Find the images that changed without an event; only those are walked."""
-        now = {image.name: image.target for image in await self.client.images()}
+        now = {image.name: image for image in await self.client.images()}
         for name in now.keys() | self.images.keys():
             if now.get(name) != self.images.get(name):
                 await self._renew(name)
@@ -182,24 +186,34 @@ class _Session:
 
     def _held(self) -> frozenset[Digest]:
         """Return the content of all images, missing blobs too."""
-        return frozenset().union(*(self.reach[root.digest] for root in self.images.values()))
+        return frozenset().union(*(self.reach[root] for root in self._roots()))
+
+    def _roots(self) -> set[Digest]:
+        return {image.target.digest for image in self.images.values()}
 
     def _shared(self) -> frozenset[Digest]:
         """Return the content of the images that are not filtered; a nameless image is what its named twins are."""
         if not self.filters:
             return self._held()
         named = {name: repository for name in self.images if (repository := repository_of(name))}
-        twins = {self.images[name].digest for name in named}
-        roots = {self.images[name].digest for name in named if not self.filters.exclude(named[name])}
-        roots |= {root.digest for name, root in self.images.items() if name not in named and root.digest not in twins}
-        return frozenset().union(*(self.reach[root] for root in roots))
+        twins = {self.images[name].target.digest for name in named}
+        shown = {self.images[name].target.digest for name in named if not self.filters.exclude(named[name])}
+        return frozenset().union(*(self.reach[root] for root in shown | (self._roots() - twins)))
 
-    def _is_tag(self, name: str) -> bool:
-        """Say whether the name is that of a tag, and one that is told."""
-        try:
-            return Reference.parse(name).name == name and not self.filters.exclude(name)
-        except OCIError:
-            return False
+    def _tags(self, digests: AbstractSet[Digest]) -> dict[str, float]:
+        """Return the tags that are told and point at one of these, and when each was pulled."""
+        return {
+            name: image.updated
+            for name, image in self.images.items()
+            if image.target.digest in digests and _is_tag(name) and not self.filters.exclude(name)
+        }
+
+
+def _is_tag(name: str) -> bool:
+    try:
+        return Reference.parse(name).name == name
+    except OCIError:
+        return False
 
 
 def _first(group: BaseExceptionGroup[StoreUnavailable]) -> str:

@@ -10,11 +10,13 @@ import json
 import os
 import stat
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from spegel_py.errors import ConfigError, DigestInvalid, OCIError, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
+from spegel_py.store.base import Tag
 from spegel_py.store.files import open_below, open_folder
 
 MARKER = "oci-layout"
@@ -27,6 +29,9 @@ ALGORITHMS = ("sha256", "sha512")
 
 REF_NAME = "org.opencontainers.image.ref.name"
 """The annotation that holds a tag; here it is always a full reference, `registry/repository:tag`."""
+
+PULLED = "spegel-py.pulled"
+"""The annotation that says when a tag was pulled, in ISO 8601; what other tools write has none."""
 
 MAX_INDEX = 16 * 1024 * 1024
 """Longest index.json in bytes that is read: some 50,000 images."""
@@ -83,8 +88,10 @@ def identity(root: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def read_index(root: Path) -> dict[str, Digest]:
+def read_index(root: Path) -> dict[str, Tag]:
     """Return the tags of index.json; entries without a full reference are no tags.
+
+    A tag was pulled when its entry says so, else when the file was written last.
 
     Raises ContentNotFound where there is no such file, ValueError where it is not an index.
     """
@@ -94,7 +101,8 @@ def read_index(root: Path) -> dict[str, Digest]:
         entries = []
     if not isinstance(entries, list):
         raise ValueError(f"{INDEX} is not an image index")
-    return dict(tag for tag in map(_tag, entries) if tag)
+    written = (root / INDEX).lstat().st_mtime
+    return dict(tag for entry in entries if (tag := _tag(entry, written)))
 
 
 def scan(root: Path) -> Scan:
@@ -147,15 +155,21 @@ def _read(root: Path, name: str) -> bytes:
     return data
 
 
-def _tag(entry: object) -> tuple[str, Digest] | None:
+def _tag(entry: object, written: float) -> tuple[str, Tag] | None:
     if not isinstance(entry, dict):
         raise ValueError(f"an entry of {INDEX} is not an object")
     annotations = entry.get("annotations")
-    name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
-    if not isinstance(name, str):
+    if not isinstance(annotations, dict) or not isinstance(name := annotations.get(REF_NAME), str):
         return None
     try:
         reference, digest = Reference.parse(name), Digest.parse(str(entry.get("digest")))
     except OCIError:
         return None
-    return (name, digest) if reference.name == name else None
+    return (name, Tag(digest, _pulled(annotations.get(PULLED), written))) if reference.name == name else None
+
+
+def _pulled(text: object, written: float) -> float:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return written

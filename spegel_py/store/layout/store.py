@@ -12,7 +12,7 @@ import structlog
 
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Content, Descriptor
+from spegel_py.store.base import Content, Descriptor, Tag
 from spegel_py.store.files import FileContent, open_file
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.verify import Verdicts, Verifier
@@ -32,14 +32,14 @@ class LayoutStore:
     def __init__(self, *, root: Path, settle: float = SETTLE) -> None:
         self.root = root
         self.verifier = Verifier(Verdicts(settle=settle))
-        self._tags: Mapping[str, Digest] = {}
+        self._tags: Mapping[str, Tag] = {}
         self._index_read: folder.Signature | None = None
         self._index_was_bad = False
 
     def __repr__(self) -> str:
         return f"<LayoutStore {self.root} tags={len(self._tags)} {self.verifier.verdicts!r}>"
 
-    async def resolve(self, name: str) -> Digest:
+    async def resolve(self, name: str) -> Tag:
         tags = await self.tags()
         try:
             return tags[name]
@@ -59,7 +59,7 @@ class LayoutStore:
         finally:
             os.close(fd)
 
-    async def tags(self) -> Mapping[str, Digest]:
+    async def tags(self) -> Mapping[str, Tag]:
         """Return what index.json says, or said last while it cannot be read (somebody writes it in place)."""
         folder.identity(self.root)
         try:

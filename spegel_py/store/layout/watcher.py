@@ -21,7 +21,7 @@ from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.manifest import OCI_INDEX, Child
-from spegel_py.store.base import ContentEvent, Inventory
+from spegel_py.store.base import ContentEvent, Inventory, Tag
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.blob import PARTIAL
 from spegel_py.store.layout.store import LayoutStore
@@ -116,13 +116,17 @@ class _Session:
             scan, tags = await asyncio.to_thread(folder.scan, self.store.root), await self.store.tags()
             took = time.monotonic() - began
             keys, due = self._judge(scan)
-            keys |= {name for name, digest in tags.items() if str(digest) in keys or self._is_moving(name, digest)}
+            told = {
+                name: tag.pulled
+                for name, tag in tags.items()
+                if (str(tag.digest) in keys or self._is_moving(name, tag.digest)) and not self.filters.exclude(name)
+            }
             if self.filters:
                 keys -= await self._hidden(tags)
             if has_told:
-                self.ledger.become(keys)
+                self.ledger.become(keys, told)
             elif not self.queued or time.monotonic() - started > FIRST_INVENTORY:
-                self.ledger.replace(keys)
+                self.ledger.replace(keys, told)
                 has_told = True
             self._name_refused(scan.refused)
             await asyncio.sleep(max(PAUSE, 4 * took))
@@ -161,13 +165,11 @@ class _Session:
                 self.queued.discard(digest)
                 self.wake.set()
 
-    async def _hidden(self, tags: Mapping[str, Digest]) -> frozenset[str]:
-        """Return the tags that are filtered, and the digests of what only filtered images hold."""
-        shown = {digest for name, digest in tags.items() if not self.filters.exclude(name.rpartition(":")[0])}
-        shared = await self._reach(shown)
-        hidden = await self._reach(set(tags.values()) - shown) - shared
-        names = {name for name in tags if self.filters.exclude(name)}
-        return frozenset(names | {str(digest) for digest in hidden})
+    async def _hidden(self, tags: Mapping[str, Tag]) -> set[str]:
+        """Return the digests of what only filtered images hold."""
+        shown = {tag.digest for name, tag in tags.items() if not self.filters.exclude(name.rpartition(":")[0])}
+        hidden = {tag.digest for tag in tags.values()} - shown
+        return {str(digest) for digest in await self._reach(hidden) - await self._reach(shown)}
 
     async def _reach(self, roots: Collection[Digest]) -> frozenset[Digest]:
         # index.json may say anything of its entries: whether one is a manifest is seen by reading it

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_INDEX, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.store.layout.blob import BlobWriter, disk_errors, settle, settle_folder
-from spegel_py.store.layout.folder import BLOBS, INDEX, MARKER, REF_NAME, VERSION
+from spegel_py.store.layout.folder import BLOBS, INDEX, MARKER, PULLED, REF_NAME, VERSION
 
 LOCK = ".index.lock"
 """File whose lock is held while index.json is read, changed and renamed into place."""
@@ -106,7 +107,7 @@ class LayoutWriter:
             "mediaType": root.media_type,
             "digest": str(root.digest),
             "size": root.size,
-            "annotations": {REF_NAME: name},
+            "annotations": {REF_NAME: name, PULLED: datetime.now(UTC).isoformat(timespec="milliseconds")},
         }
         self._change_index(lambda entries: [*_without(entries, name), entry])
 

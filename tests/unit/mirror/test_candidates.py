@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from random import Random
 
 from spegel_py.errors import RouterUnavailable
 from spegel_py.mirror.candidates import Candidates
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.selector import WeightedSelector
-from spegel_py.routing.base import Peer
+from spegel_py.routing.base import NOTHING, Peer
 
 A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
 
@@ -22,13 +23,13 @@ class ScriptedRouter:
     def __init__(self) -> None:
         self.script: asyncio.Queue[Peer | Exception | None] = asyncio.Queue()
 
-    async def lookup(self, _key: str, *, limit: int) -> AsyncIterator[Peer]:
+    async def lookup(self, _key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
         while (step := await self.script.get()) is not None:
             if isinstance(step, Exception):
                 raise step
             yield step
 
-    async def advertise(self, _keys: Collection[str]) -> None: ...
+    async def advertise(self, _keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING) -> None: ...
     async def withdraw(self, _keys: Collection[str]) -> None: ...
     async def ready(self) -> bool:
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
+from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.store.memory import MemoryStore
@@ -229,3 +231,69 @@ async def test_a_node_without_a_mirror_is_a_plain_registry(start: NodeFactory) -
         assert node.samples("spegel_mirror_requests_total") == {("r.io", "hit"): 1}
         assert node.samples("spegel_served_bytes_total") == {("local",): len(SMALL)}
         assert node.samples("spegel_mirror_last_success_timestamp_seconds") == {}
+
+
+# Tags that may have moved
+
+
+async def ages(node: Node, headers: str = "") -> tuple[int, int | None]:
+    """Return status and Age of the answer to a HEAD of the tag."""
+    answer = await (await node.client()).ask("HEAD", TAG, *([headers] if headers else []))
+    age = answer.headers.get("age")
+    return answer.status, None if age is None else int(age)
+
+
+async def test_an_old_tag_is_answered_to_peers_only_with_its_age(start: NodeFactory) -> None:
+    """A client goes to the registry, which may know better; a peer decides for itself."""
+    async with start(freshness=Freshness(ttl=60)) as node:
+        digest = node.store.add(MANIFEST)
+        node.store.tag("r.io/app:v1", digest, pulled=time.time() - 61)
+        assert await ages(node) == (404, None)
+        status, age = await ages(node, "X-Spegel-Mirrored: true")
+        assert status == 200
+        assert age in (61, 62)
+        node.store.tag("r.io/app:v1", digest, pulled=time.time() - 10)
+        assert (await ages(node))[0] == 200
+
+
+async def test_a_peer_with_an_old_tag_is_not_believed(start: NodeFactory) -> None:
+    """Neither when it announced when it pulled the tag, nor when only its answer says so; the digest is relayed."""
+    async with start("a") as a, start("b", freshness=Freshness(ttl=60)) as b:
+        digest, name = a.store.add(MANIFEST), "r.io/app:v1"
+        old = time.time() - 3600
+        a.store.tag(name, digest, pulled=old)
+        router = a.network.join(a.peer)
+        for pulled in ({name: old}, {}):
+            await router.advertise([name, str(digest)], pulled=pulled)
+            assert await ages(b) == (404, None)
+        answer = await (await b.client()).ask("GET", TAG.replace("v1", str(digest)))
+        assert (answer.status, answer.body) == (200, MANIFEST)
+        a.store.tag(name, digest, pulled=time.time())
+        assert (await ages(b))[0] == 200
+
+
+async def test_a_tag_stays_as_old_as_it_was_at_the_peer(start: NodeFactory) -> None:
+    """What a node pulls after a peer's answer is no younger for it; after a 404 it is, for the registry was asked."""
+    freshness = Freshness(ttl=60)
+    async with start("a") as a, start("b", freshness=freshness) as b:
+        digest, name = a.store.add(MANIFEST), "r.io/app:v1"
+        a.store.tag(name, digest, pulled=time.time() - 40)
+        await a.network.join(a.peer).advertise([name])
+        assert (await ages(b))[1] in (40, 41)
+        b.store.add(MANIFEST)
+        b.store.tag(name, digest, pulled=time.time())
+        assert (await ages(b))[1] in (40, 41)
+        assert freshness.seen(name, time.time()) == pytest.approx(time.time() - 40, abs=2)
+        b.store.remove(name)
+        a.network.leave(a.peer)
+        assert await ages(b) == (404, None)
+        b.store.tag(name, digest, pulled=time.time())
+        assert (await ages(b))[1] in (0, 1)
+
+
+async def test_with_a_ttl_of_0_digests_alone_are_answered(start: NodeFactory) -> None:
+    """No tag, to nobody."""
+    async with start(freshness=Freshness(ttl=0)) as node:
+        digest = node.store.add(MANIFEST, "r.io/app:v1")
+        assert await ages(node) == await ages(node, "X-Spegel-Mirrored: true") == (404, None)
+        assert (await (await node.client()).ask("GET", TAG.replace("v1", str(digest)))).status == 200

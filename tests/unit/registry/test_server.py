@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from spegel_py.errors import ConfigError
-from spegel_py.registry.app import create_metrics_app
+from spegel_py.registry.app import State, create_metrics_app
 from spegel_py.registry.server import parse_address, serve
 from spegel_py.telemetry.metrics import MAX_REGISTRIES, Metrics
 from tests.unit.registry.conftest import Node, NodeFactory
@@ -19,7 +19,10 @@ from tests.unit.registry.raw import RawClient
 
 @pytest.fixture
 def app() -> web.Application:
-    return create_metrics_app(metrics=Metrics())
+    async def state() -> State:
+        return {"ready": True}
+
+    return create_metrics_app(metrics=Metrics(), state=state)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.routing.libp2p import frames
-from spegel_py.routing.libp2p.frames import Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
+from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
 
 KEYS = st.lists(st.binary(min_size=32, max_size=32), max_size=20).map(tuple)
 HOSTS = st.one_of(st.just(""), st.ip_addresses().map(str))
@@ -26,6 +26,9 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Refresh, count=st.integers(0, 2**32 - 1), checksum=st.integers(0, 2**64 - 1)),
     st.just(Goodbye()),
     st.just(Resync()),
+    st.builds(
+        Ages, ages=st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 2**32 - 1))).map(tuple)
+    ),
 )
 
 
@@ -95,3 +98,15 @@ def test_a_set_goes_out_in_parts_that_fit(count: int) -> None:
     assert [part.first for part in parts] == [True] + [False] * (len(parts) - 1)
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
     assert all(len(frames.encode(part)) <= frames.MAX_FRAME for part in parts)
+
+
+def test_a_hello_carries_the_clock_of_its_sender() -> None:
+    """The time is read back; a hello without one says nothing of it."""
+    assert decode_hello(time=1234.5).time == 1234.5
+    assert decode_hello(time=None).time is None
+
+
+def decode_hello(time: float | None) -> Hello:
+    frame = frames.decode(frames.encode(Hello(4.0, "", 5000, "x", time))[4:])
+    assert isinstance(frame, Hello)
+    return frame

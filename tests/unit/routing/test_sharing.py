@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import sharing
-from spegel_py.routing.libp2p.frames import Delta, Frame, Refresh, SetPart
+from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, Refresh, SetPart
 from spegel_py.routing.libp2p.keys import closest, name_hash, position, record_key
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, Share, tells_everything
@@ -37,6 +37,11 @@ class Listener:
                     self.table.add("A", keys)
                 case Delta(False, keys):
                     self.table.remove("A", keys)
+                case Ages(ages):
+                    self.table.aged("A", ages, now=0.0)
+
+    def offers(self, key: bytes, *, max_age: float) -> bool:
+        return bool(self.table.providers(key, now=0.5, max_age=max_age))
 
     def holds(self) -> set[bytes]:
         return {key for key in POOL if self.table.providers(key, now=1.0)}
@@ -68,31 +73,54 @@ def test_whatever_happens_the_peer_ends_with_what_it_should_hold(
             listener = Listener()
             share.restart()
         part = {"all": None, "lost": None, "none": set[bytes]()}.get(regime, {k for k in local.keys if k[0] % 2 == 0})
-        listener.hear(share.next_frames(local, part))
+        listener.hear(share.next_frames(local, part, now=0.0))
         assert listener.holds() == (local.keys if part is None else part)
         assert listener.agrees(share.refresh())
         assert listener.table.knows_all(now=1.0) == (part is None)
+
+
+def test_when_tags_were_pulled_is_told_once_and_again_when_they_are_pulled_anew() -> None:
+    """The age follows the key, in both regimes; a peer that lost track hears it again; other keys have none."""
+    local, share, listener = LocalKeys(), Share(), Listener()
+    local.add(POOL[:2])
+    assert local.age({POOL[0]: 100.0, POOL[5]: 1.0})
+    first = share.next_frames(local, None, now=130.0)
+    assert first[-1] == Ages(((POOL[0], 30),))
+    listener.hear(first)
+    assert listener.offers(POOL[0], max_age=31.0)
+    assert not listener.offers(POOL[0], max_age=29.0)
+    assert listener.offers(POOL[1], max_age=0.0), "nobody said how old it is"
+    assert share.next_frames(local, None, now=140.0) == []
+    assert local.age({POOL[0]: 135.0})
+    assert share.next_frames(local, None, now=140.0) == [Ages(((POOL[0], 5),))]
+    part = share.next_frames(local, {POOL[1]}, now=140.0)
+    assert not any(isinstance(frame, Ages) for frame in part)
+    assert share.next_frames(local, {POOL[0]}, now=141.0)[-1] == Ages(((POOL[0], 6),))
+    share.restart()
+    assert share.next_frames(local, {POOL[0]}, now=142.0)[-1] == Ages(((POOL[0], 7),))
+    local.remove([POOL[0]])
+    assert local.pulled == {}
 
 
 def test_a_change_goes_out_as_a_delta() -> None:
     """One new key among thousands costs one small frame, and nothing new costs nothing."""
     local, share = LocalKeys(), Share()
     local.add(name_hash(f"bulk {number}") for number in range(5000))
-    share.next_frames(local, None)
+    share.next_frames(local, None, now=0.0)
     local.add([POOL[0]])
-    assert share.next_frames(local, None) == [Delta(True, (POOL[0],))]
-    assert share.next_frames(local, None) == []
+    assert share.next_frames(local, None, now=0.0) == [Delta(True, (POOL[0],))]
+    assert share.next_frames(local, None, now=0.0) == []
 
 
 def test_a_peer_that_is_too_far_behind_gets_the_whole_set() -> None:
     """When the log of changes is shorter than the gap, the set is sent again."""
     local, share, listener = LocalKeys(), Share(), Listener()
-    listener.hear(share.next_frames(local, None))
+    listener.hear(share.next_frames(local, None, now=0.0))
     for _ in range(sharing.LOG_LENGTH):
         local.add([POOL[0]])
         local.remove([POOL[0]])
     local.add([POOL[1]])
-    frames = share.next_frames(local, None)
+    frames = share.next_frames(local, None, now=0.0)
     assert isinstance(frames[0], SetPart)
     listener.hear(frames)
     assert listener.holds() == {POOL[1]}

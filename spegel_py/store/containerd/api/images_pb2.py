@@ -22,27 +22,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+spegel_py/store/containerd/api/images.proto\x12\x1d\x63ontainerd.services.images.v1\">\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\"P\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\x06target\x18\x03 \x01(\x0b\x32).containerd.services.images.v1.Descriptor\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x10GetImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"$\n\x11ListImagesRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"J\n\x12ListImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.containerd.services.images.v1.Image2\xdd\x01\n\x06Images\x12\x66\n\x03Get\x12..containerd.services.images.v1.GetImageRequest\x1a/.containerd.services.images.v1.GetImageResponse\x12k\n\x04List\x12\x30.containerd.services.images.v1.ListImagesRequest\x1a\x31.containerd.services.images.v1.ListImagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+spegel_py/store/containerd/api/images.proto\x12\x1d\x63ontainerd.services.images.v1\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\x80\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x39\n\x06target\x18\x03 \x01(\x0b\x32).containerd.services.images.v1.Descriptor\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x10GetImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"$\n\x11ListImagesRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"J\n\x12ListImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.containerd.services.images.v1.Image2\xdd\x01\n\x06Images\x12\x66\n\x03Get\x12..containerd.services.images.v1.GetImageRequest\x1a/.containerd.services.images.v1.GetImageResponse\x12k\n\x04List\x12\x30.containerd.services.images.v1.ListImagesRequest\x1a\x31.containerd.services.images.v1.ListImagesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spegel_py.store.containerd.api.images_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIPTOR']._serialized_start=78
-  _globals['_DESCRIPTOR']._serialized_end=140
-  _globals['_IMAGE']._serialized_start=142
-  _globals['_IMAGE']._serialized_end=222
-  _globals['_GETIMAGEREQUEST']._serialized_start=224
-  _globals['_GETIMAGEREQUEST']._serialized_end=255
-  _globals['_GETIMAGERESPONSE']._serialized_start=257
-  _globals['_GETIMAGERESPONSE']._serialized_end=328
-  _globals['_LISTIMAGESREQUEST']._serialized_start=330
-  _globals['_LISTIMAGESREQUEST']._serialized_end=366
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=368
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=442
-  _globals['_IMAGES']._serialized_start=445
-  _globals['_IMAGES']._serialized_end=666
+  _globals['_DESCRIPTOR']._serialized_start=111
+  _globals['_DESCRIPTOR']._serialized_end=173
+  _globals['_IMAGE']._serialized_start=176
+  _globals['_IMAGE']._serialized_end=304
+  _globals['_GETIMAGEREQUEST']._serialized_start=306
+  _globals['_GETIMAGEREQUEST']._serialized_end=337
+  _globals['_GETIMAGERESPONSE']._serialized_start=339
+  _globals['_GETIMAGERESPONSE']._serialized_end=410
+  _globals['_LISTIMAGESREQUEST']._serialized_start=412
+  _globals['_LISTIMAGESREQUEST']._serialized_end=448
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=450
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=524
+  _globals['_IMAGES']._serialized_start=527
+  _globals['_IMAGES']._serialized_end=748
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,45 @@
+"""How old what we know of a tag is: when somebody last saw it at its registry, not when it was last passed on.
+
+A tag may move at its registry at any time. A node that pulled it from there knows it as of then; a node that had it
+from a peer, or from itself, knows it only as of when that peer saw it, though containerd writes a new time beside the
+image at every pull. Without this rule a tag that is pulled often enough from peers would stay young for ever.
+Pure: times are passed in, in Unix time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+LIMIT = 4096
+"""Tags remembered: those answered last. One that is forgotten counts from its pull, as after a restart."""
+
+
+class Freshness:
+    """For how long tags may be answered (`ttl`, in seconds; 0 is not at all), and as of when each is known."""
+
+    def __init__(self, *, ttl: float = math.inf) -> None:
+        self.ttl = ttl
+        self._seen: OrderedDict[str, float] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Freshness ttl={self.ttl:g} s, {len(self._seen)} tags>"
+
+    def seen(self, name: str, pulled: float) -> float:
+        """Return when a tag that was pulled here at that time was last seen at its registry."""
+        return min(pulled, self._seen.get(name, pulled))
+
+    def is_fresh(self, seen: float, now: float) -> bool:
+        """Say whether a tag that was seen then may be answered now."""
+        return bool(self.ttl) and now - seen <= self.ttl
+
+    def answered(self, name: str, seen: float) -> None:
+        """Note that the tag was answered as of that time: a pull that follows knows no better."""
+        self._seen[name] = seen
+        self._seen.move_to_end(name)
+        if len(self._seen) > LIMIT:
+            self._seen.popitem(last=False)
+
+    def missed(self, name: str) -> None:
+        """Note that the tag was not answered: a pull that follows goes to the registry."""
+        self._seen.pop(name, None)

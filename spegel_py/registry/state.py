@@ -1,0 +1,50 @@
+"""What a node says of itself at `/debug/state`: for people, for `spegel-py doctor`, and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable, Mapping
+
+import psutil
+
+from spegel_py import __version__
+from spegel_py.routing.base import Member
+
+_STARTED = time.monotonic()
+
+
+def describe(
+    *, node_id: str, not_ready: str | None, members: Iterable[Member], advertised: Collection[str]
+) -> Mapping[str, object]:
+    """Return the state as JSON; `not_ready` is the reason, None when the node is ready.
+
+    Times are seconds; `heard_seconds` and `skew_seconds` are null for peers that do not say (Spegel in Go). A positive
+    skew is a peer's clock ahead of ours.
+    """
+    tags = sum("/" in key for key in advertised)
+    return {
+        "version": __version__,
+        "id": node_id,
+        "uptime_seconds": round(time.monotonic() - _STARTED, 3),
+        "ready": not_ready is None,
+        "reason": not_ready,
+        "tasks": len(asyncio.all_tasks()),
+        "descriptors": psutil.Process().num_fds(),
+        "peers": [
+            {
+                "id": member.id,
+                "address": member.address,
+                "agent": member.agent,
+                "keys": member.keys,
+                "heard_seconds": _rounded(member.heard),
+                "skew_seconds": _rounded(member.skew),
+            }
+            for member in members
+        ],
+        "advertised": {"tags": tags, "digests": len(advertised) - tags},
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,48 @@
+"""As of when a tag is known."""
+
+from __future__ import annotations
+
+import math
+
+from spegel_py.mirror.freshness import LIMIT, Freshness
+
+NAME = "registry.example/app:1"
+
+
+def test_what_was_pulled_from_the_registry_is_known_as_of_the_pull() -> None:
+    """Without an answer of ours the pull went to the registry."""
+    assert Freshness().seen(NAME, 100.0) == 100.0
+
+
+def test_what_came_from_a_peer_is_no_younger_for_being_pulled_here() -> None:
+    """A pull after a peer's answer is known as of when the peer saw it, until the registry is asked again."""
+    freshness = Freshness()
+    freshness.answered(NAME, 50.0)
+    assert freshness.seen(NAME, 100.0) == 50.0
+    freshness.missed(NAME)
+    assert freshness.seen(NAME, 100.0) == 100.0
+
+
+def test_an_answer_makes_no_older_pull_younger() -> None:
+    """What was pulled before is known as of then."""
+    freshness = Freshness()
+    freshness.answered(NAME, 50.0)
+    assert freshness.seen(NAME, 20.0) == 20.0
+
+
+def test_the_time_to_live_is_kept() -> None:
+    """A tag is answered until it has run out; with 0 never; without a limit always; a clock set back harms nothing."""
+    assert Freshness(ttl=10).is_fresh(100.0, 110.0)
+    assert not Freshness(ttl=10).is_fresh(100.0, 110.1)
+    assert not Freshness(ttl=0).is_fresh(100.0, 100.0)
+    assert Freshness(ttl=math.inf).is_fresh(0.0, 1e12)
+    assert Freshness(ttl=10).is_fresh(100.0, 50.0)
+
+
+def test_memory_is_bounded() -> None:
+    """Only the tags answered last are remembered."""
+    freshness = Freshness()
+    for number in range(LIMIT + 1):
+        freshness.answered(str(number), 1.0)
+    assert freshness.seen("0", 5.0) == 5.0
+    assert freshness.seen("1", 5.0) == 1.0
