@@ -274,6 +274,8 @@ def test_registries_that_bypass_the_default_are_named() -> None:
     assert warned.level is Level.WARNING
     assert "docker.io" in warned.text
     assert "ghcr.io" not in warned.text
+    unset = (HostsFile(registry="_default"), HostsFile(registry="docker.io", is_asked=False))
+    assert only(check_hosts, hosts=unset).level is Level.ERROR
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_it() -> None:

@@ -22,8 +22,7 @@ from spegel_py.cli import main
 from spegel_py.errors import ConfigError
 from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
 from spegel_py.host.doctor.aside import aside
-from spegel_py.host.doctor.examination import judge
-from spegel_py.host.doctor.facts import Facts, HostsFile, NodeState, Pull, Unknown
+from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.registry.server import serve
@@ -365,12 +364,6 @@ async def test_what_work_aside_raises_is_raised() -> None:
     with pytest.raises(FileNotFoundError):
         await aside(lambda: Path("/nowhere").read_text())
     assert await aside(lambda: 3) == 3
-
-
-def test_facts_of_a_bypass_are_judged_with_the_default(subject: Subject) -> None:
-    """What is found beside the default is one warning, after what is said of the default."""
-    files = (HostsFile(registry="_default"), HostsFile(registry="ghcr.io", is_asked=False))
-    assert [one.level for one in judge(Facts(subject=subject, hosts=files))] == [Level.ERROR, Level.WARNING]
 
 
 # The command

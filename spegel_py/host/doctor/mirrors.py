@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, Mirror, Unknown
-from spegel_py.host.doctor.finding import Finding, error, ok, warning
+from spegel_py.host.doctor.finding import Finding, Level, error, ok, warning
 
 CHECK = "hosts.toml"
 
@@ -19,9 +19,10 @@ def check_hosts(facts: Facts) -> list[Finding]:
         case Unknown(reason, _):
             return [error(CHECK, reason, write)]
         case files:
-            bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
             found = [_finding(file, write) for file in files if file.is_asked]
-            return found + ([_bypassed(bypassed, write)] if bypassed else [])
+            bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
+            has_default = all(one.level is not Level.ERROR for one in found)  # else the same command mends both
+            return found + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
 
 
 def _finding(file: HostsFile, write: str) -> Finding:
