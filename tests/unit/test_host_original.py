@@ -1,0 +1,329 @@
+"""The original of `config_path`: what a run that was killed at any step leaves is never lost, and comes back whole."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spegel_py.errors import ConfigError, HostError
+from spegel_py.host.cleanup import clean_up
+from spegel_py.host.configuration import configure
+from spegel_py.host.disk import Disk, locked, read
+from spegel_py.host.original import change, restore
+from spegel_py.host.tree import Entry, Folder
+from tests.unit.host_trees import Steps, described, dies, make_rich, mirroring, quick
+
+Make = Callable[[Path], None]
+Work = Callable[[Disk], object]
+
+MIRRORING = mirroring("https://docker.io", "http://registry.example:5000", "https://quay.io", keeps_existing=True)
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+def empty(root: Path) -> None:
+    root.mkdir(parents=True)
+    os.utime(root, ns=(5, 5))
+
+
+def rich(root: Path) -> None:
+    root.mkdir(parents=True)
+    make_rich(root)
+
+
+MADE = pytest.mark.parametrize("make", [nothing, empty, rich], ids=["absent", "empty", "rich"])
+
+
+def works(root: Path) -> tuple[Work, Work]:
+    """Return configuration and cleanup; what is to be written is worked out once, and always from the same original."""
+    seen: list[tuple[Folder, Mapping[str, Entry]]] = []
+
+    def plan(before: Folder) -> Mapping[str, Entry]:
+        if not seen:
+            seen.append((before, MIRRORING.plan(before, root=root, outside=read)))
+        original, wanted = seen[0]
+        assert before.entries == original.entries
+        return wanted
+
+    return partial(change, root, plan), partial(restore, root)
+
+
+def fresh(folder: Path, make: Make) -> tuple[Path, dict[str, Any] | None]:
+    root = folder / "etc" / "containerd" / "certs.d"
+    make(root)
+    return root, described(folder)
+
+
+def steps(work: Work) -> int:
+    counter = Steps()
+    work(quick(counter))
+    return counter.count
+
+
+def is_whole(root: Path) -> None:
+    """Fail if containerd could meet a hosts.toml that is not whole."""
+    for file in root.glob("[!_]*/hosts.toml"):
+        assert tomllib.loads(file.read_text())["server"]
+
+
+def without_time(tree: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: (*about[:3], about[4]) for name, about in (tree or {}).items()}
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    """The folder whose whole content is compared: nothing may be left anywhere in it."""
+    os.utime(tmp_path, ns=(1, 1))
+    return tmp_path
+
+
+@MADE
+def test_what_was_there_comes_back_to_the_last_bit(seen: Path, make: Make) -> None:
+    """After both commands contents, names, modes, owners, times, links and empty folders are the original."""
+    root, before = fresh(seen, make)
+    configuration, cleanup = works(root)
+    configuration(quick())
+    assert (root / "docker.io" / "hosts.toml").read_text().count("[host.") >= 1
+    cleanup(quick())
+    assert inner(described(seen), root) == inner(before, root)
+
+
+def inner(tree: dict[str, Any] | None, root: Path) -> dict[str, Any]:
+    """Leave out the times of the folders above the root: what is made and removed in them changes those."""
+    above = {".", *(str(Path("etc", *parts)) for parts in ((), ("containerd",)))}
+    return {name: (*about[:3], about[4]) if name in above else about for name, about in (tree or {}).items()}
+
+
+@MADE
+def test_a_second_run_changes_nothing(seen: Path, make: Make) -> None:
+    """Configuration and cleanup, run again, make not one step and leave even the times alone."""
+    root, _ = fresh(seen, make)
+    for work in works(root):
+        work(quick())
+        after = described(seen)
+        assert steps(work) == 0
+        assert described(seen) == after
+
+
+@MADE
+def test_configuration_may_die_at_any_step(seen: Path, make: Make) -> None:
+    """Killed at each step and run again, configuration ends as without; cleanup then gives the original back."""
+    root, before = fresh(seen, make)
+    configuration, cleanup = works(root)
+    total = steps(configuration)
+    configured = without_time(described(seen))
+    cleanup(quick())
+    for number in range(total):
+        assert dies(configuration, number)
+        is_whole(root)
+        configuration(quick())
+        assert without_time(described(seen)) == configured, number
+        cleanup(quick())
+        assert inner(described(seen), root) == inner(before, root), number
+
+
+@MADE
+def test_cleanup_after_a_configuration_that_died_gives_the_original_back(seen: Path, make: Make) -> None:
+    """Whatever a killed configuration left, cleanup alone undoes."""
+    root, before = fresh(seen, make)
+    configuration, cleanup = works(root)
+    number = 0
+    while dies(configuration, number):
+        cleanup(quick())
+        assert inner(described(seen), root) == inner(before, root), number
+        number += 1
+    assert number > 5
+
+
+@MADE
+def test_cleanup_may_die_at_any_step(seen: Path, make: Make) -> None:
+    """Killed at each step and run again, cleanup gives the original back; so it does after configuration once more."""
+    root, before = fresh(seen, make)
+    configuration, cleanup = works(root)
+    configuration(quick())
+    number = 0
+    while dies(cleanup, number):
+        is_whole(root)
+        if number % 2:
+            configuration(quick())
+        cleanup(quick())
+        assert inner(described(seen), root) == inner(before, root), number
+        configuration(quick())
+        number += 1
+    assert number > 5
+
+
+@settings(max_examples=15, deadline=None)
+@given(runs=st.lists(st.tuples(st.booleans(), st.integers(0, 120)), max_size=6))
+def test_any_sequence_of_runs_that_died_is_undone(tmp_path_factory: pytest.TempPathFactory, runs: Any) -> None:
+    """After any runs of either command, each killed somewhere or not, one whole cleanup gives the original back."""
+    seen = tmp_path_factory.mktemp("runs")
+    root, before = fresh(seen, rich)
+    both = works(root)
+    for is_cleanup, number in runs:
+        dies(both[is_cleanup], number)
+    both[1](quick())
+    assert inner(described(seen), root) == inner(before, root)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_what_the_disk_refuses_is_said_and_loses_nothing(seen: Path, number: int) -> None:
+    """An error at any step is one HostError that names a path; the next run goes on, and cleanup gives all back."""
+    root, before = fresh(seen, rich)
+    configuration, cleanup = works(root)
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number))
+
+    for work in (configuration, cleanup):
+        total = steps(work)
+        cleanup(quick())
+        for step in range(0, total, 3):
+            if work is cleanup:
+                configuration(quick())
+            with pytest.raises(HostError, match=os.strerror(number)) as caught:
+                work(quick(Steps(step, refuse)))
+            assert str(seen) in str(caught.value)
+            cleanup(quick())
+            assert inner(described(seen), root) == inner(before, root), step
+        configuration(quick())
+
+
+class WithoutExchange(Disk):
+    """An old kernel, or one of the file systems that cannot do it."""
+
+    def _exchange(self, one: Path, other: Path) -> bool:
+        return False
+
+
+def test_a_file_system_that_cannot_exchange_is_served_too(seen: Path) -> None:
+    """Where two folders cannot swap names they are replaced in two steps, with the same end."""
+    root, before = fresh(seen, rich)
+    configuration, cleanup = works(root)
+    configuration(WithoutExchange())
+    is_whole(root)
+    assert (root / "docker.io" / "ca.crt").exists()
+    cleanup(WithoutExchange())
+    assert inner(described(seen), root) == inner(before, root)
+
+
+def test_a_plan_that_fails_changes_nothing(seen: Path) -> None:
+    """An existing hosts.toml that is not TOML stops configuration before its first step, with file and line."""
+    root, _ = fresh(seen, rich)
+    (root / "docker.io" / "hosts.toml").write_text('server = "x"\n[host."a"]\nb = = c\n')
+    before = described(seen)
+    with pytest.raises(ConfigError, match=r"docker\.io/hosts\.toml: line 3: it is not TOML"):
+        configure(root, MIRRORING, quick(Steps(0, lambda: pytest.fail("a step was made"))))
+    assert described(seen) == before
+
+
+def test_what_was_added_meanwhile_goes_with_cleanup(seen: Path) -> None:
+    """The backup is the original: what came between is removed, by the next configuration too, as Spegel does."""
+    root, before = fresh(seen, rich)
+    configuration, cleanup = works(root)
+    configuration(quick())
+    (root / "new.example").mkdir()
+    configuration(quick())
+    assert not (root / "new.example").exists()
+    (root / "_backup" / "ghcr.io" / "added.txt").write_text("by hand, into the backup")
+    cleanup(quick())
+    assert (root / "ghcr.io" / "added.txt").exists()
+    assert before
+
+
+def test_a_folder_that_was_made_stays_if_others_use_it(seen: Path) -> None:
+    """A folder that was not there before goes with cleanup only where nobody else has put something beside it."""
+    root, _ = fresh(seen, nothing)
+    configuration, cleanup = works(root)
+    configuration(quick())
+    (root.parent / "config.toml").write_text("version = 2")
+    cleanup(quick())
+    assert sorted(path.name for path in root.parent.iterdir()) == ["config.toml"]
+
+
+def test_a_backup_of_spegels_is_put_back(seen: Path) -> None:
+    """A node that Spegel configured is cleaned up: what lies in its _backup comes back, all else goes."""
+    root, before = fresh(seen, rich)
+    names = [path.name for path in root.iterdir()]
+    (root / "_backup").mkdir(mode=0o755)
+    for name in names:
+        (root / name).rename(root / "_backup" / name)
+    (root / "_default").mkdir()
+    (root / "_default" / "hosts.toml").write_text("[host.'http://127.0.0.1:30020']\n")
+    clean_up(root, quick())
+    after, expected = inner(described(seen), root), inner(before, root)
+    key = str(root.relative_to(seen))
+    assert after.pop(key)[:3] == expected.pop(key)[:3]  # Spegel does not keep this folder's own time
+    assert after == expected
+
+
+def test_without_a_backup_nothing_is_touched(seen: Path) -> None:
+    """Cleanup of a node that was never configured leaves everything."""
+    root, before = fresh(seen, rich)
+    assert steps(partial(clean_up, root)) == 0
+    assert described(seen) == before
+
+
+def test_a_link_for_config_path_is_followed(seen: Path) -> None:
+    """Where config_path is a link, the folder behind it is changed, and the link stays."""
+    root, before = fresh(seen, rich)
+    link = seen / "link"
+    link.symlink_to(root)
+    before = described(seen)
+    configure(link, MIRRORING, quick())
+    assert link.is_symlink()
+    assert (root / "_backup").is_dir()
+    clean_up(link, quick())
+    assert inner(described(seen), root) == inner(before, root)
+
+
+@pytest.mark.parametrize("is_link", [False, True], ids=["file", "link"])
+def test_a_backup_that_is_none_is_named(seen: Path, is_link: bool) -> None:
+    """A file or a link in the backup's place is not taken for one, and not overwritten."""
+    root, _ = fresh(seen, rich)
+    backup = root / "_backup"
+    backup.symlink_to("/") if is_link else backup.write_text("mine")
+    with pytest.raises(HostError, match="_backup is no folder"):
+        configure(root, MIRRORING, quick())
+
+
+def test_a_pipe_is_named(seen: Path) -> None:
+    """What cannot be copied is named before anything is changed."""
+    root, _ = fresh(seen, rich)
+    os.mkfifo(root / "docker.io" / "pipe")
+    before = described(seen)
+    with pytest.raises(HostError, match=r"docker\.io/pipe is neither a file nor a folder"):
+        configure(root, MIRRORING, quick())
+    assert described(seen) == before
+
+
+def test_a_file_for_config_path_is_named(seen: Path) -> None:
+    """A config_path that is a file is an error that names it."""
+    (seen / "file").write_text("")
+    with pytest.raises(HostError, match="file: Not a directory"):
+        configure(seen / "file", MIRRORING, quick())
+
+
+def test_two_at_once_wait_for_each_other(seen: Path) -> None:
+    """While another process changes the folder we wait, and say so after a deadline."""
+    root, _ = fresh(seen, rich)
+    fd = os.open(root, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(HostError, match="being changed by another"), locked(root, deadline=0.1):
+            pytest.fail("it was not locked")
+    finally:
+        os.close(fd)
+    configure(root, MIRRORING, quick())
