@@ -136,6 +136,11 @@ def test_the_version_that_tells_each_layer_needs_no_remark() -> None:
             id="unset in a file of version 2",
         ),
         pytest.param(
+            with_images("1.6.20", FileSettings(1, IMAGES), config_path=""),
+            *(Level.ERROR, "not set", "[plugins.cri.registry] config_path"),
+            id="unset in a file of version 1",
+        ),
+        pytest.param(
             with_images("1.7.35", config_path="", has_mirrors=True),
             *(Level.ERROR, "not set", "take registry.mirrors out"),
             id="mirrors instead",

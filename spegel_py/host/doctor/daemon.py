@@ -64,15 +64,9 @@ def check_discard(facts: Facts) -> list[Finding]:
         return []  # said of config_path already, for the same reason
     if not settings.discards_layers:
         return [ok(check, f"off (by {_source(facts)})")]
-    table = f'"{IMAGES}"' if _form(facts) >= 3 else f'"{CRI}".containerd'
-    return [
-        error(
-            check,
-            f"on (by {_source(facts)}): containerd drops layers once they are unpacked, so there are none to share",
-            f"in {facts.subject.containerd_config}: [plugins.{table}] {check} = false; then systemctl restart "
-            "containerd; images that are here get their layers back when they are removed and pulled again",
-        )
-    ]
+    text = f"on (by {_source(facts)}): containerd drops layers once they are unpacked, so there are none to share"
+    put = _put(facts, "" if _form(facts) >= 3 else ".containerd", f"{check} = false")
+    return [error(check, text, f"{put}; images that are here get layers back when they are removed and pulled again")]
 
 
 def image_settings(facts: Facts) -> ImageSettings | Unknown:
@@ -111,11 +105,7 @@ def _version_finding(text: str, socket: Path) -> Finding:
 def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Finding:
     check, wanted, searched = "config_path", facts.subject.certs, roots(settings)
     target = wanted or (searched[0] if searched else Path("/etc/containerd/certs.d"))
-    table = f'"{IMAGES}"' if _form(facts) >= 3 else f'"{CRI}"'
-    put = (
-        f'in {facts.subject.containerd_config}: [plugins.{table}.registry] config_path = "{target}"; '
-        "then systemctl restart containerd"
-    )
+    put = _put(facts, ".registry", f'config_path = "{target}"')
     if not searched:
         older = "; take registry.mirrors out, it excludes config_path" if settings.has_mirrors else ""
         return error(check, f"not set{by}: containerd asks no mirror", put + older)
@@ -137,6 +127,13 @@ def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Find
 def _source(facts: Facts) -> str:
     told = isinstance(facts.cri, CriStatus) and facts.cri.images is not None
     return "the running daemon" if told else f"{facts.subject.containerd_config}"
+
+
+def _put(facts: Facts, table: str, line: str) -> str:
+    """Return how to set something, in a table below the plugin that has the settings of images."""
+    form = _form(facts)
+    plugin = f'"{IMAGES}"' if form >= 3 else f'"{CRI}"' if form == 2 else "cri"
+    return f"in {facts.subject.containerd_config}: [plugins.{plugin}{table}] {line}; then systemctl restart containerd"
 
 
 def _form(facts: Facts) -> int:

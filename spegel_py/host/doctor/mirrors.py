@@ -30,7 +30,8 @@ def _finding(file: HostsFile, write: str) -> Finding:
     if file.path is None:
         return error(CHECK, f"none for {name}: containerd goes upstream at once", write)
     if file.problem:
-        return error(CHECK, f"{file.path} cannot be read, so pulls of {name} fail: {file.problem}", write)
+        text = f"{file.path} cannot be read: {file.problem}; where containerd cannot either, pulls of {name} fail"
+        return error(CHECK, text, write)
     ours = _ours(file)
     if ours is None:
         answers = ", ".join(f"{mirror.url} ({mirror.answer})" for mirror in file.mirrors) or "it names no host"
