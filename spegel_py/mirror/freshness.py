@@ -10,9 +10,18 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from dataclasses import dataclass
 
 LIMIT = 4096
 """Tags remembered: those answered last. One that is forgotten counts from its pull, as after a restart."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """As of when a tag was answered, and until when pulls go by that."""
+
+    seen: float
+    until: float = math.inf
 
 
 class Freshness:
@@ -20,14 +29,15 @@ class Freshness:
 
     def __init__(self, *, ttl: float = math.inf) -> None:
         self.ttl = ttl
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Freshness ttl={self.ttl:g} s, {len(self._seen)} tags>"
+        return f"<Freshness ttl={self.ttl:g} s, {len(self._answers)} tags>"
 
     def seen(self, name: str, pulled: float) -> float:
         """Return when a tag that was pulled here at that time was last seen at its registry."""
-        return min(pulled, self._seen.get(name, pulled))
+        answer = self._answers.get(name)
+        return min(pulled, answer.seen) if answer and pulled <= answer.until else pulled
 
     def is_fresh(self, seen: float, now: float) -> bool:
         """Say whether a tag that was seen then may be answered now."""
@@ -35,11 +45,12 @@ class Freshness:
 
     def answered(self, name: str, seen: float) -> None:
         """Note that the tag was answered as of that time: a pull that follows knows no better."""
-        self._seen[name] = seen
-        self._seen.move_to_end(name)
-        if len(self._seen) > LIMIT:
-            self._seen.popitem(last=False)
+        self._answers[name] = _Answer(seen)
+        self._answers.move_to_end(name)
+        if len(self._answers) > LIMIT:
+            self._answers.popitem(last=False)
 
-    def missed(self, name: str) -> None:
+    def missed(self, name: str, now: float) -> None:
         """Note that the tag was not answered: a pull that follows goes to the registry."""
-        self._seen.pop(name, None)
+        if answer := self._answers.get(name):
+            answer.until = min(answer.until, now)

@@ -131,7 +131,7 @@ class Pulls:
 
     async def _from_peers(self, request: web.Request, pull: PullRequest, mirror: Mirror) -> web.StreamResponse:
         if pull.name is not None:
-            self._freshness.missed(pull.name)  # until a peer answers
+            self._freshness.missed(pull.name, time.time())  # until a peer answers
         async with mirror.fetch(pull, max_age=self._freshness.ttl if pull.name else math.inf) as relay:
             head = relay.head
             self._note_seen(pull, None if pull.digest else time.time() - (head.age or 0))

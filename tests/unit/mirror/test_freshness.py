@@ -19,8 +19,11 @@ def test_what_came_from_a_peer_is_no_younger_for_being_pulled_here() -> None:
     freshness = Freshness()
     freshness.answered(NAME, 50.0)
     assert freshness.seen(NAME, 100.0) == 50.0
-    freshness.missed(NAME)
-    assert freshness.seen(NAME, 100.0) == 100.0
+    freshness.missed(NAME, 110.0)
+    freshness.missed(NAME, 130.0)
+    assert freshness.seen(NAME, 100.0) == 50.0, "the pull before went by the peer"
+    assert freshness.seen(NAME, 120.0) == 120.0
+    freshness.missed("another", 130.0)
 
 
 def test_an_answer_makes_no_older_pull_younger() -> None:

@@ -67,19 +67,25 @@ def start(network: MemoryNetwork) -> NodeFactory:
 
     @asynccontextmanager
     async def run(
-        name: str = "node", *, store: Any = None, reason: str | None = None, drain: float = 0.2, **options: Any
+        name: str = "node",
+        *,
+        store: Any = None,
+        reason: str | None = None,
+        drain: float = 0.2,
+        deadlines: Deadlines = QUICK,
+        **options: Any,
     ) -> AsyncIterator[Node]:
         async def ready() -> str | None:
             return reason
 
         store, metrics, me = store or MemoryStore(), Metrics(), Peer(name, "127.0.0.1", 1)
         with Sender(threads=2) as sender:
-            async with HTTPUpstream(deadlines=QUICK) as upstream:
+            async with HTTPUpstream(deadlines=deadlines) as upstream:
                 mirror = Mirror(
                     router=network.join(me),
                     upstream=upstream,
                     metrics=metrics,
-                    deadlines=QUICK,
+                    deadlines=deadlines,
                     scores=Scores(),
                     random=Random(1),
                 )

@@ -17,6 +17,7 @@ from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.store.memory import MemoryStore
+from spegel_py.transfer.base import Deadlines
 from tests.unit.mirror.peers import FakePeer
 from tests.unit.registry.conftest import Node, NodeFactory
 
@@ -210,16 +211,18 @@ async def test_a_client_that_leaves_stops_the_peer(pair: Pair) -> None:
     assert pair.b.samples("spegel_mirror_misses_total") == {("client_gone",): 1}
 
 
-async def test_many_clients_at_once(pair: Pair) -> None:
+async def test_many_clients_at_once(start: NodeFactory) -> None:
     """Twenty pulls at the same time through one node all get their bytes."""
-    digests = [await pair.hold(LARGE + bytes([number])) for number in range(4)]
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{pair.b.port}") as session:
+    patient = Deadlines(connect=10, first_byte=10, stall=10)  # everything shares one loop here
+    async with start("a") as a, start("b", deadlines=patient) as b:
+        digests = [await Pair(a, b).hold(LARGE + bytes([number])) for number in range(4)]
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{b.port}") as session:
 
-        async def pull(digest: Digest) -> Digest:
-            async with session.get(blob(digest)) as response:
-                return Digest.of(await response.read())
+            async def pull(digest: Digest) -> Digest:
+                async with session.get(blob(digest)) as response:
+                    return Digest.of(await response.read())
 
-        assert await asyncio.gather(*[pull(digest) for digest in digests * 5]) == digests * 5
+            assert await asyncio.gather(*[pull(digest) for digest in digests * 5]) == digests * 5
 
 
 async def test_a_node_without_a_mirror_is_a_plain_registry(start: NodeFactory) -> None:

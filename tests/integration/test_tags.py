@@ -1,0 +1,85 @@
+"""Tags that move at their registry, on containerd: they are answered for a while only, however often they are pulled."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.images import image
+from tests.integration.cluster import manifest_path, publish, start_cluster
+from tests.lab import Lab, Node
+from tests.processes import until
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+
+async def age(node: Node, reference: str) -> int | None:
+    """Return how old a node says a tag is; None if it does not answer it."""
+    answer = await node.get(manifest_path(reference), method="HEAD")
+    return int(answer.headers["age"]) if answer.status == 200 else None
+
+
+async def digest(node: Node, reference: str) -> str:
+    """Return what a tag points at in a node's containerd."""
+    listed = await node.daemon.ctr("images", "ls", f"name=={reference}")
+    return listed.splitlines()[1].split()[2]
+
+
+async def test_a_tag_that_moved_is_pulled_from_its_registry_once_it_has_run_out() -> None:
+    """Neither a peer nor the node itself answers the old target any more, by the registry's clock, not by pulls."""
+    old, new = image("old", is_runnable=True), image("new", is_runnable=True)
+    async with start_cluster(2, tag_ttl="8s") as lab:
+        holder, puller = lab.nodes
+        reference = lab.name("test/app:moving")
+        await publish(lab, reference, old, holder)
+        await until(lambda: _is_older(puller, reference, 2), deadline=10)
+        await puller.cri.pull(reference)  # from the holder
+        assert lab.registry.requests() == []
+        first = await age(puller, reference)
+        assert first is not None
+        assert first >= 2, "what came from a peer is as old as it was there"
+        await lab.registry.push(reference, new)
+        await puller.cri.pull(reference)  # from here: it still counts
+        assert await digest(puller, reference) == str(old.root.digest)
+        await until(lambda: _is_none(puller, reference), deadline=20)
+        await puller.cri.pull(reference)
+        assert await digest(puller, reference) == str(new.root.digest)
+        assert await age(puller, reference) in (0, 1)
+        await until(lambda: _is_younger(holder, reference, 8), deadline=5)  # from the puller, who knows better
+        await holder.cri.pull(reference)
+        assert await digest(holder, reference) == str(new.root.digest)
+
+
+async def test_with_a_ttl_of_0_only_digests_come_from_peers(lab: Lab) -> None:
+    """The tag is asked of its registry, everything else of the peer."""
+    app = image("digests", layers=2, size=300_000, is_runnable=True)
+    reference = lab.name("test/app:0")
+    holder, puller = lab.nodes
+    await lab.registry.push(reference, app)
+    await asyncio.gather(*(node.start_spegel(tag_ttl="0") for node in lab.nodes))
+    puller.write_hosts_toml(mirror=f"http://{puller.address}:5000")
+    await holder.cri.pull(reference)
+    manifest = manifest_path(app.root, "test/app")
+    await until(lambda: _is_found(puller, manifest), deadline=10)
+    lab.registry.forget()
+    await puller.cri.pull(reference)
+    assert {request.method for request in lab.registry.requests()} == {"HEAD"}
+    assert await age(holder, reference) is None
+
+
+async def _is_older(node: Node, reference: str, seconds: int) -> bool:
+    return (await age(node, reference) or 0) >= seconds
+
+
+async def _is_younger(node: Node, reference: str, seconds: int) -> bool:
+    found = await age(node, reference)
+    return found is not None and found < seconds
+
+
+async def _is_none(node: Node, reference: str) -> bool:
+    return await age(node, reference) is None
+
+
+async def _is_found(node: Node, path: str) -> bool:
+    return (await node.get(path, method="HEAD")).status == 200
