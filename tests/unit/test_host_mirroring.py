@@ -1,0 +1,139 @@
+"""What is planned for `config_path`: Spegel's folders, and with them what an operator's own files need."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spegel_py.errors import ConfigError
+from spegel_py.host.disk import read
+from spegel_py.host.tree import Entry, File, Folder, Link, at
+from tests.unit.host_trees import EXISTING, MIRROR, mirroring
+
+
+def planned(root: Path, *registries: str, keeps_existing: bool = True, **others: Any) -> Mapping[str, Entry]:
+    original = read(root)
+    assert isinstance(original, Folder)
+    which = mirroring(*registries, keeps_existing=keeps_existing, **others)
+    return which.plan(original, root=root, outside=read)
+
+
+def file(wanted: Mapping[str, Entry], path: str) -> str:
+    [first, *rest] = path.split("/")
+    entry = at(wanted[first], tuple(rest)) if isinstance(wanted[first], Folder) else wanted[first]  # type: ignore[arg-type]
+    assert isinstance(entry, File), entry
+    return entry.data.decode()
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_each_registry_has_a_folder(tmp_path: Path) -> None:
+    """Folders are named as images name the registries, with the server behind; nothing else is there."""
+    wanted = planned(tmp_path, "https://docker.io", "http://foo.bar:5000", "*")
+    assert sorted(wanted) == ["_default", "docker.io", "foo.bar:5000"]
+    assert tomllib.loads(file(wanted, "docker.io/hosts.toml"))["server"] == "https://registry-1.docker.io"
+    assert tomllib.loads(file(wanted, "foo.bar:5000/hosts.toml"))["server"] == "http://foo.bar:5000"
+    assert "server" not in tomllib.loads(file(wanted, "_default/hosts.toml"))
+
+
+def test_without_prepend_existing_nothing_is_kept(tmp_path: Path) -> None:
+    """What was there waits in the backup, and its names are told."""
+    write(tmp_path, **{"docker.io/hosts.toml": EXISTING, "docker.io/ca.crt": "", "ghcr.io/hosts.toml": "", "file": ""})
+    wanted = planned(tmp_path, "https://docker.io", keeps_existing=False)
+    assert {name: list(entry.entries) for name, entry in wanted.items() if isinstance(entry, Folder)} == {
+        "docker.io": ["hosts.toml"]
+    }
+    original = read(tmp_path)
+    assert isinstance(original, Folder)
+    assert mirroring(keeps_existing=False).set_aside(original, wanted) == ["docker.io", "ghcr.io"]
+    assert mirroring(keeps_existing=True).set_aside(original, wanted) == ["ghcr.io"]
+
+
+def test_a_secret_is_readable_by_the_owner_only(tmp_path: Path) -> None:
+    """A file with the mirror's password has mode 0600, any other 0644."""
+    for credentials, mode in ((("user", "secret"), 0o600), (None, 0o644)):
+        entry = at(planned(tmp_path, credentials=credentials)["_default"], ("hosts.toml",))  # type: ignore[arg-type]
+        assert isinstance(entry, File)
+        assert entry.meta.mode == mode
+
+
+def test_certificates_come_with_the_file_that_names_them(tmp_path: Path) -> None:
+    """All files of the registry's folder are kept, nested ones too."""
+    write(tmp_path, **{"docker.io/hosts.toml": EXISTING, "docker.io/ca.crt": "a", "docker.io/certs/second.crt": "b"})
+    wanted = planned(tmp_path, "https://docker.io")
+    assert file(wanted, "docker.io/ca.crt") == "a"
+    assert file(wanted, "docker.io/certs/second.crt") == "b"
+    assert next(iter(tomllib.loads(file(wanted, "docker.io/hosts.toml"))["host"])) == MIRROR
+
+
+@pytest.mark.parametrize("form", ["../certs/ca.pem", "{root}/certs/ca.pem"], ids=["relative", "absolute"])
+def test_certificates_beside_the_folder_stay_where_they_are(tmp_path: Path, form: str) -> None:
+    """A path that leads out of the registry's folder, but not out of config_path, leads to the same file afterwards."""
+    text = f'[host."https://m"]\nca = ["{form.format(root=tmp_path)}", "/etc/ssl/ca.pem"]\nclient = ["../certs/gone"]\n'
+    write(tmp_path, **{"docker.io/hosts.toml": text, "certs/ca.pem": "a", "certs/unused.pem": ""})
+    wanted = planned(tmp_path, "https://docker.io")
+    assert file(wanted, "certs/ca.pem") == "a"
+    assert sorted(wanted) == ["certs", "docker.io"]
+    assert at(wanted["certs"], ("unused.pem",)) is None  # type: ignore[arg-type]
+
+
+def test_the_folder_containerd_prefers_is_the_one_that_is_written(tmp_path: Path) -> None:
+    """Where an operator's folder is named host_port_ ours is too: containerd would not look at host:port beside it."""
+    write(tmp_path, **{"foo.bar_5000_/hosts.toml": 'server = "http://foo.bar:5000"\n[host]\n', "foo.bar:5000/a": ""})
+    wanted = planned(tmp_path, "http://foo.bar:5000")
+    assert list(wanted) == ["foo.bar_5000_"]
+    assert list(tomllib.loads(file(wanted, "foo.bar_5000_/hosts.toml"))["host"]) == [MIRROR]
+
+
+def test_links_are_followed_as_containerd_follows_them(tmp_path: Path) -> None:
+    """A registry that is a link to another's folder, or whose files are links, gets the files themselves."""
+    root, elsewhere = tmp_path / "certs.d", tmp_path / "shared"
+    write(elsewhere, **{"hosts.toml": EXISTING, "ca.crt": "outside"})
+    write(root, **{"ghcr.io/hosts.toml": EXISTING, "ghcr.io/ca.crt": "inside"})
+    (root / "quay.io").symlink_to("ghcr.io")
+    (root / "docker.io").symlink_to("../shared")
+    (root / "k8s.io").mkdir()
+    (root / "k8s.io" / "hosts.toml").symlink_to("../quay.io/hosts.toml")
+    (root / "k8s.io" / "nowhere").symlink_to("gone")
+    (root / "k8s.io" / "circle").symlink_to("circle")
+    wanted = planned(root, "https://quay.io", "https://docker.io", "https://k8s.io")
+    assert file(wanted, "quay.io/ca.crt") == "inside"
+    assert file(wanted, "docker.io/ca.crt") == "outside"
+    assert "mirror.example" in file(wanted, "k8s.io/hosts.toml")
+    for name in ("nowhere", "circle"):
+        assert isinstance(at(wanted["k8s.io"], (name,)), Link)  # type: ignore[arg-type]
+
+
+def test_dockers_certificates_count_without_a_file(tmp_path: Path) -> None:
+    """A folder of certificates alone means something to containerd until there is a hosts.toml: then that says it."""
+    write(tmp_path, **{"foo.bar/ca.crt": "a"})
+    wanted = planned(tmp_path, "https://foo.bar")
+    document = tomllib.loads(file(wanted, "foo.bar/hosts.toml"))
+    assert (document["server"], document["ca"]) == ("https://foo.bar", ["ca.crt"])
+    assert file(wanted, "foo.bar/ca.crt") == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [(b"a = 1\nb = = 2\n", "line 2: it is not TOML"), (b"a = 1\n\n# \xff\n", "line 3: it is not UTF-8")],
+    ids=["TOML", "UTF-8"],
+)
+def test_a_file_that_cannot_be_kept_is_named(tmp_path: Path, text: bytes, named: str) -> None:
+    """The error says which file, which line and what to do; of registries that are not asked for nothing is read."""
+    write(tmp_path, **{"docker.io/hosts.toml": ""})
+    (tmp_path / "docker.io" / "hosts.toml").write_bytes(text)
+    with pytest.raises(ConfigError, match=named) as caught:
+        planned(tmp_path, "https://docker.io")
+    assert f"{tmp_path}/docker.io/hosts.toml: " in str(caught.value)
+    assert "--prepend-existing" in str(caught.value)
+    assert list(planned(tmp_path, "https://ghcr.io")) == ["ghcr.io"]
