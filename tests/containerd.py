@@ -39,7 +39,11 @@ disabled_plugins = [{disabled}]
     config_path = "{folder}/certs.d"
 """
 
-_DISABLED = [f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")]
+# NRI listens on one socket for the whole machine, so that a second daemon of 2.x has no CRI
+_DISABLED = [
+    "io.containerd.nri.v1.nri",
+    *(f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")),
+]
 
 
 class Daemon:
