@@ -6,9 +6,8 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -156,13 +155,16 @@ async def has_moved(node: Node, count: int, *, deadline: float = 20.0) -> None:
     """Wait until so many bytes of a pull under way have come to a node's containerd."""
 
     async def moved() -> bool:
-        return sum(path.stat().st_size for path in _ingests(node)) >= count
+        return sum(_ingests(node)) >= count
 
     await until(moved, deadline=deadline)
 
 
-def _ingests(node: Node) -> list[Path]:
-    return list((node.daemon.content_path / "ingest").glob("*/data"))
+def _ingests(node: Node) -> Iterator[int]:
+    """Yield how long each blob is so far that is being pulled."""
+    for path in (node.daemon.content_path / "ingest").glob("*/data"):
+        with suppress(FileNotFoundError):  # it was complete just now
+            yield path.stat().st_size
 
 
 # What a node tells about itself
