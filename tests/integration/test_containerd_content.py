@@ -8,7 +8,7 @@ import pytest
 
 from spegel_py.oci import build
 from tests.images import image, random_layer
-from tests.integration.cluster import blob_path, heal, limited, manifest_path, registry_away, start_cluster
+from tests.integration.cluster import blob_path, found, heal, limited, registry_away, start_cluster
 from tests.integration.observer import keys, observing
 from tests.lab import start_lab, until
 
@@ -73,5 +73,4 @@ async def test_each_layer_is_told_as_it_is_complete() -> None:
                 await until(is_found, deadline=3.0)
             assert not pull.done()
         await pull
-        await until(is_found)
-        assert (await other.get(manifest_path(reference))).status == 200
+        await found(other, reference, app.blobs[1:])
