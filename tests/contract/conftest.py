@@ -9,11 +9,13 @@ import pytest
 
 from tests.contract.sources import ContainerdSource, LayoutSource, MemorySource, Source
 
+CONTAINERD = (pytest.mark.root, pytest.mark.containerd)
+
 SOURCES = [
     "memory",
     "layout",
-    pytest.param("containerd by path", marks=pytest.mark.root),
-    pytest.param("containerd by gRPC", marks=pytest.mark.root),
+    pytest.param("containerd by path", marks=CONTAINERD),
+    pytest.param("containerd by gRPC", marks=CONTAINERD),
 ]
 
 

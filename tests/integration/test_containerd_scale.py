@@ -22,7 +22,6 @@ from tests.lab import Lab, Node, start_lab, until
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.containerd,
     pytest.mark.timeout(240),  # the import alone takes containerd 15 s
     pytest.mark.asyncio(loop_scope="module"),
 ]

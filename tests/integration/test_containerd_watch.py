@@ -13,7 +13,7 @@ from tests.contract.test_watcher import Listener, keys, listening
 from tests.images import image
 from tests.lab import Lab, Node, start_lab
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 APP = image(layers=3, size=200_000, is_runnable=True)
 

@@ -27,7 +27,7 @@ from tests.integration.cluster import (
 from tests.lab import Lab, Node, until
 from tests.processes import Process
 
-pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.asyncio(loop_scope="module")]
 
 SIZE = 24_000_000
 """Bytes of the one layer: what kernels buffer (about 8 MB) is far from its end."""

@@ -14,7 +14,7 @@ from spegel_py.oci.build import Image
 from tests.images import image
 from tests.lab import Lab, start_lab
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 APP = image(layers=3, size=50_000, is_runnable=True)
 

@@ -27,7 +27,7 @@ from tests.integration.cluster import (
 from tests.lab import Lab, Node
 from tests.processes import run
 
-pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
