@@ -1,4 +1,4 @@
-"""Tags that move at their registry, on containerd: they are answered for a while only, however often they are pulled."""
+"""Tags that move at their registry, on containerd: they are answered for a while, however often they are pulled."""
 
 from __future__ import annotations
 
