@@ -14,7 +14,8 @@ from spegel_py import settings
 from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
-from spegel_py.host.disk import Disk, read
+from spegel_py.host.disk import Disk
+from spegel_py.host.files import read
 from spegel_py.host.mirroring import Mirroring
 from spegel_py.host.registries import parse_registries, parse_targets
 from spegel_py.host.tree import Entry, Folder
@@ -28,9 +29,9 @@ KEEP = "to keep it, name the registry in --mirrored-registries and give --prepen
 
 
 def config_path(given: Any) -> Path:
-    """A path that names a folder; none is no choice here."""
+    """A path that names a folder, links followed; none is no choice here."""
     if found := settings.path(given):
-        return found
+        return Path(os.path.realpath(found))
     raise ValueError("it is empty: name the folder of containerd's config_path")
 
 
@@ -93,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
 
 def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
     """Have `root` hold the mirrors' files, and keep the original; run again, nothing is changed."""
-    root = root.resolve()
 
     def plan(before: Folder) -> Mapping[str, Entry]:
         wanted = mirroring.plan(before, root=root, outside=read)

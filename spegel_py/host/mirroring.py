@@ -10,7 +10,7 @@ from spegel_py.errors import ConfigError
 from spegel_py.host import hosts_toml
 from spegel_py.host.existing import HOSTS, Existing, Tree
 from spegel_py.host.registries import Registry
-from spegel_py.host.tree import Entry, File, Folder, Meta, at, grafted
+from spegel_py.host.tree import Entry, File, Folder, Link, Meta, at, grafted
 
 PLAIN, SECRET = Meta(mode=0o644), Meta(mode=0o600)
 FOLDER = Meta(mode=0o755)
@@ -45,9 +45,9 @@ class Mirroring:
         return wanted.entries
 
     def set_aside(self, original: Folder, wanted: Mapping[str, Entry]) -> list[str]:
-        """Return the folders that containerd heeded and whose settings are not in the plan."""
-        folders = [name for name, entry in original.entries.items() if not isinstance(entry, File)]
-        return [name for name in folders if not (self.keeps_existing and _has_hosts(wanted, name))]
+        """Return the names of what containerd heeded and whose settings are not in the plan."""
+        heeded = [name for name, entry in original.entries.items() if _is_heeded(entry)]
+        return [name for name in heeded if not (self.keeps_existing and _has_hosts(wanted, name))]
 
     def _folder(self, registry: Registry, existing: Existing | None, root: Path) -> Folder:
         others = existing.others if existing else Folder({}, FOLDER)
@@ -64,6 +64,12 @@ class Mirroring:
         except ValueError as error:
             path = root / existing.name / HOSTS
             raise ConfigError(f"{path}: {error}; correct it, or run this without --prepend-existing") from error
+
+
+def _is_heeded(entry: Entry) -> bool:
+    if isinstance(entry, Folder):
+        return any(name == HOSTS or name.endswith((".crt", ".cert")) for name in entry.entries)
+    return isinstance(entry, Link)
 
 
 def _has_hosts(wanted: Mapping[str, Entry], name: str) -> bool:

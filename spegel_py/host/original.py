@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from spegel_py.errors import HostError
-from spegel_py.host.disk import Disk, locked, names, read, reported
+from spegel_py.host.disk import Disk
+from spegel_py.host.files import locked, names, read, reported
 from spegel_py.host.tree import Entry, File, Folder, Meta, matches
 
 BACKUP = "_backup"
@@ -32,9 +33,9 @@ Plan = Callable[[Folder], Mapping[str, Entry]]
 def change(root: Path, plan: Plan, disk: Disk) -> list[str]:
     """Have a folder hold what the plan says and nothing else, the original kept as backup; return the names changed.
 
-    If the plan raises, nothing has been changed. Raises HostError; then, or after a crash, it can be run again.
+    The path is absolute and without links. If the plan raises, nothing has been changed. Raises HostError; then, or
+    after a crash, it can be run again.
     """
-    root = root.resolve()
     with reported("change", root):
         _make(root, disk)
         with locked(root):
@@ -50,7 +51,6 @@ def restore(root: Path, disk: Disk) -> bool:
 
     Without a backup nothing but remains of a crash is removed. Raises HostError; then it can be run again.
     """
-    root = root.resolve()
     with reported("restore", root):
         _clear_asides(root, disk)
         if not root.is_dir():
@@ -131,9 +131,9 @@ def _unmake(root: Path, disk: Disk) -> None:
     if names(root) != [MADE]:
         disk.remove(root / MADE)
         return
-    text = (root / MADE).read_text().strip()
+    text = (root / MADE).read_text(errors="replace").strip()
     top = root
-    for _ in range(int(text) - 1 if text.isdigit() else 0):
+    for _ in range(int(text) - 1 if text.isdecimal() else 0):
         if names(top.parent) != [top.name]:
             break
         top = top.parent

@@ -100,6 +100,20 @@ def test_without_a_probe_cleanup_puts_back_and_ends(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_for_config_path_is_followed(tmp_path: Path) -> None:
+    """Where config_path is a link, the folder behind it is changed, and the link stays; a circle is named."""
+    (tmp_path / "behind").mkdir()
+    link, circle = tmp_path / "link", tmp_path / "circle"
+    link.symlink_to("behind")
+    circle.symlink_to("circle")
+    assert main(["configuration", PATH, str(link), "--mirror-targets", "http://a"]) == 0
+    assert sorted(path.name for path in (tmp_path / "behind").iterdir()) == ["_backup", "_default"]
+    assert main(["cleanup", PATH, str(link), "--addr", ""]) == 0
+    assert link.is_symlink()
+    assert list(link.iterdir()) == []
+    assert main(["configuration", PATH, str(circle), "--mirror-targets", "http://a"]) == 1
+
+
 async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
     """The probe answers once all is put back; SIGTERM ends it with status 0, and a second node's wait saw it."""
     root, port = tmp_path / "certs.d", free_port()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spegel_py.errors import ConfigError
-from spegel_py.host.disk import read
+from spegel_py.host.files import read
 from spegel_py.host.tree import Entry, File, Folder, Link, at
 from tests.unit.host_trees import EXISTING, MIRROR, mirroring
 

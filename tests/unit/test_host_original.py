@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from spegel_py.errors import ConfigError, HostError
 from spegel_py.host.cleanup import clean_up
 from spegel_py.host.configuration import configure
-from spegel_py.host.disk import Disk, locked, read
+from spegel_py.host.disk import Disk
+from spegel_py.host.files import locked, read
 from spegel_py.host.original import change, restore
 from spegel_py.host.tree import Entry, Folder
 from tests.unit.host_trees import Steps, described, dies, make_rich, mirroring, quick
@@ -276,19 +277,6 @@ def test_without_a_backup_nothing_is_touched(seen: Path) -> None:
     assert described(seen) == before
 
 
-def test_a_link_for_config_path_is_followed(seen: Path) -> None:
-    """Where config_path is a link, the folder behind it is changed, and the link stays."""
-    root, before = fresh(seen, rich)
-    link = seen / "link"
-    link.symlink_to(root)
-    before = described(seen)
-    configure(link, MIRRORING, quick())
-    assert link.is_symlink()
-    assert (root / "_backup").is_dir()
-    clean_up(link, quick())
-    assert inner(described(seen), root) == inner(before, root)
-
-
 @pytest.mark.parametrize("is_link", [False, True], ids=["file", "link"])
 def test_a_backup_that_is_none_is_named(seen: Path, is_link: bool) -> None:
     """A file or a link in the backup's place is not taken for one, and not overwritten."""
@@ -327,3 +315,17 @@ def test_two_at_once_wait_for_each_other(seen: Path) -> None:
     finally:
         os.close(fd)
     configure(root, MIRRORING, quick())
+
+
+def test_a_file_system_without_locks_is_served_too(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where folders cannot be locked, as on NFS, we do without; any other refusal is an error."""
+    root, _ = fresh(seen, rich)
+    refusals = [OSError(errno.EBADF, "Bad file descriptor"), OSError(errno.EIO, "Input/output error")]
+
+    def refuse(*_: object) -> None:
+        raise refusals.pop(0)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    configure(root, MIRRORING, quick())
+    with pytest.raises(HostError, match=r"cannot change .*: Input/output error"):
+        configure(root, MIRRORING, quick())

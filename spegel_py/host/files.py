@@ -1,0 +1,97 @@
+"""Looking at files, and keeping others of ours away from them meanwhile.
+
+Everything here blocks. What the operating system refuses becomes a HostError that says what, where and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spegel_py.errors import HostError
+from spegel_py.host.tree import Entry, File, Folder, Link, Meta
+
+LOCK_DEADLINE = 10.0
+"""Seconds for another process to finish what it changes, which takes it milliseconds."""
+
+_CANNOT_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems say that lock no folder, such as NFS: there we do without."""
+
+_ADVICE = {
+    errno.EROFS: "it is mounted read-only: mount it writable",
+    errno.EACCES: "run this as root, or as the owner of that folder",
+    errno.EPERM: "run this as root, or as the owner of that folder",
+    errno.ENOSPC: "the disk is full: free some space and run this again, nothing is lost",
+    errno.EDQUOT: "the quota is used up: free some space and run this again, nothing is lost",
+}
+
+
+def read(path: Path) -> Entry | None:
+    """Return what is at a path, links not followed; None where nothing is."""
+    with reported("read", path):
+        try:
+            found = path.lstat()
+            meta = Meta(
+                mode=stat.S_IMODE(found.st_mode), owner=(found.st_uid, found.st_gid), mtime_ns=found.st_mtime_ns
+            )
+            if stat.S_ISLNK(found.st_mode):
+                return Link(str(path.readlink()), Meta(owner=meta.owner, mtime_ns=meta.mtime_ns))
+            if stat.S_ISREG(found.st_mode):
+                return File(path.read_bytes(), meta)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    if not stat.S_ISDIR(found.st_mode):
+        raise HostError(f"{path} is neither a file nor a folder nor a link: move it away and run this again")
+    return Folder({name: entry for name in names(path) if (entry := read(path / name)) is not None}, meta)
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    with reported("read", folder):
+        return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def locked(folder: Path, *, deadline: float = LOCK_DEADLINE) -> Iterator[None]:
+    """Keep other processes of ours away from a folder; raises HostError after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    with reported("lock", folder):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not _locks(fd):
+            if time.monotonic() > end:
+                raise HostError(f"{folder} is being changed by another spegel-py: run this again when it has ended")
+            time.sleep(0.05)
+        with reported("lock", folder):
+            if os.fstat(fd).st_ino != folder.stat().st_ino:  # a clean-up removed what we waited for
+                raise HostError(f"{folder} was replaced by another process: run this again")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locks(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+    return True
+
+
+@contextmanager
+def reported(what: str, path: Path) -> Iterator[None]:
+    """Let what the operating system refuses be a HostError."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "look at that file system and run this again")
+        raise HostError(f"cannot {what} {path}: {error.strerror or error}; {advice}") from error
