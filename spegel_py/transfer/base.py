@@ -1,13 +1,13 @@
 """The ports through which bytes flow: an Upstream opens content at a peer, a Sink takes it for a client.
 
 Bodies are handed over whole (`send`), not piece by piece, so that an implementation may let the kernel move
-them.
+them: into the socket that a Sink lends.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,6 +90,20 @@ class PeerAnswer:
     age: int | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class Loan:
+    """A client's socket while it is lent: whoever moves bytes into it counts them in `moved` at once.
+
+    It does not block, and is not to be closed: `writable` waits for it. The client may take nothing for `patience`
+    seconds. Transfers of one `owner`, the client's address, share one turn among those that wait for a thread.
+    """
+
+    fd: int
+    patience: float
+    owner: str
+    moved: int = 0
+
+
 class Sink(Protocol):
     """The body of one answer to a client, being sent."""
 
@@ -101,6 +115,12 @@ class Sink(Protocol):
     async def write(self, data: bytes) -> None:
         """Send a piece, waiting while the client reads slowly. Raises ClientGone."""
         ...
+
+    def lend(self) -> AbstractAsyncContextManager[Loan | None]:
+        """Lend the client's socket, with everything sent that was written before; until it is given back nothing
+        may be written here. None where bytes can only be written: over TLS, or where each is to be looked at.
+        Raises ClientGone."""
+        return nullcontext()
 
 
 class UpstreamResponse(Protocol):

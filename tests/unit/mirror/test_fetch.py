@@ -25,7 +25,7 @@ from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.telemetry.metrics import Metrics
-from spegel_py.transfer.base import ClientGone, Deadlines
+from spegel_py.transfer.base import ClientGone, Deadlines, Sink
 from spegel_py.transfer.client import HTTPUpstream
 from tests.unit.mirror.peers import FakePeer
 
@@ -36,7 +36,7 @@ QUICK = Deadlines(connect=0.2, first_byte=0.15, stall=0.15, rate_window=0.3, res
 ME = Peer("me", "127.0.0.1", 1)
 
 
-class MemorySink:
+class MemorySink(Sink):
     """Takes bytes into memory; leaves after `limit` of them."""
 
     def __init__(self, limit: int | None = None) -> None:
