@@ -117,14 +117,16 @@ class Node:
         self.cri = Cri(socket=self.daemon.socket)
         self._bootstrap = bootstrap
         self.spegel: Process | None = None
+        self.under: Sequence[str] = ()
+        """Put before spegel-py's command, to run it with fewer rights."""
 
     def __repr__(self) -> str:
         return f"<Node {self.address}>"
 
-    async def start_spegel(self, *, under: Sequence[str] = (), **flags: str | None) -> Process:
+    async def start_spegel(self, **flags: str | None) -> Process:
         """Start spegel-py and wait until it is live; `flags` change its flags, as in log_level="DEBUG".
 
-        A flag that is None is left out. `under` is put before the command. Its log is `node.spegel.output`.
+        A flag that is None is left out. Its log is `node.spegel.output`.
         """
         given = self.flags() | flags
         options = [
@@ -134,7 +136,7 @@ class Node:
             for text in (f"--{name.replace('_', '-')}", value)
         ]
         self.spegel = Process(
-            command=[*self.namespace.prefix, *under, sys.executable, "-m", "spegel_py", "registry", *options],
+            command=[*self.namespace.prefix, *self.under, sys.executable, "-m", "spegel_py", "registry", *options],
             log=self.folder / "spegel.log",
             environment={"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)},
         )

@@ -25,7 +25,8 @@ async def test_a_node_without_any_capability_shares_its_images(lab: Lab) -> None
     holder, puller = lab.nodes
     for node in lab.nodes:
         identity = node.folder.parent / f"identity-{node.address}"
-        await node.start_spegel(under=(*READ_ONLY, str(node.folder), *POWERLESS), data_dir=str(identity))
+        node.under = (*READ_ONLY, str(node.folder), *POWERLESS)
+        await node.start_spegel(data_dir=str(identity))
         node.write_hosts_toml(mirror=f"http://{node.address}:5000")
     await joined(holder, puller)
     await publish(lab, reference, app, holder)
