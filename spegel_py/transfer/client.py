@@ -1,136 +1,142 @@
-"""The Upstream port over aiohttp's client: kept connections, every wait bounded, every error translated."""
+"""The Upstream port over HTTP/1.1 on sockets of its own, so that the kernel can move what comes out of them.
+
+An HTTP client library would read the body itself, or think it unfinished when somebody else has read it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
-from spegel_py.errors import PeerRefused, PeerStalled, PeerUnreachable
+from spegel_py.errors import PeerStalled, PeerUnreachable
 from spegel_py.oci.distribution import MIRRORED_HEADER
 from spegel_py.routing.base import Peer
 from spegel_py.transfer.answer import check
-from spegel_py.transfer.base import Deadlines, PeerAnswer, PeerRequest, Sink
-from spegel_py.transfer.pace import Pace
+from spegel_py.transfer.base import Deadlines, PeerRequest
+from spegel_py.transfer.connections import Pool, dial
+from spegel_py.transfer.exchange import Exchange, Head
+from spegel_py.transfer.moves import can_splice
+from spegel_py.transfer.response import HTTPResponse
+from spegel_py.transfer.splicer import Splicer
 
-MAX_CONNECTIONS = 1024
-"""Connections to all peers together; beyond it a request waits for a free one within its connect deadline."""
-
-KEEPALIVE = 15.0
-"""Seconds an idle connection is kept; the layers of one pull follow each other within that, and a peer's
-registry keeps its side for longer, so that ours is the side which closes."""
+FIRST = 64 * 1024
+"""Bytes read at once while a head is waited for: most manifests come with it, in one system call."""
 
 
 class HTTPUpstream:
     """Asks peers over HTTP/1.1. An async context manager; use it inside the event loop that it will serve.
 
     `authorization` is the whole value of the header that peers' registries ask for, None where they do not.
+    `is_copying` keeps the kernel from moving bodies, as where it cannot; for tests and measurements.
     """
 
-    def __init__(self, *, deadlines: Deadlines, authorization: str | None = None) -> None:
+    def __init__(self, *, deadlines: Deadlines, authorization: str | None = None, is_copying: bool = False) -> None:
         self._deadlines = deadlines
         self._authorization = authorization
-        self._session: aiohttp.ClientSession | None = None
+        self._splicer = None if is_copying or not can_splice() else Splicer()
+        self._pool: Pool | None = None
+
+    def __repr__(self) -> str:
+        return f"<HTTPUpstream {self._pool!r} {self._splicer!r}>"
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE),
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._deadlines.connect, sock_connect=self._deadlines.connect
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            read_bufsize=256 * 1024,
-        )
+        self._pool = Pool()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._splicer is not None:
+            self._splicer.close()
 
     @asynccontextmanager
     async def open(self, peer: Peer, request: PeerRequest) -> AsyncIterator[HTTPResponse]:
-        if self._session is None:
-            raise PeerUnreachable("the client of peers is closed")
-        url = URL(f"http://{peer.authority}{request.target}", encoded=True)
-        headers = self._headers(request)
-        with _translated():
-            async with asyncio.timeout(self._deadlines.connect + self._deadlines.first_byte):
-                response = await self._session.request(
-                    "HEAD" if request.head else "GET", url, headers=headers, allow_redirects=False
-                )
         try:
-            yield HTTPResponse(response, check(request, response.status, response.headers), self._deadlines)
+            async with asyncio.timeout(self._deadlines.connect + self._deadlines.first_byte):
+                sock, response = await self._ask(peer, request)
+        except TimeoutError as error:
+            raise PeerStalled("no answer came within the deadline") from error
+        try:
+            response.answer = check(request, response.head.status, response.head.headers)
+            yield response
         finally:
-            response.release()  # back into the pool if the body was read to its end, else closed
+            if response.is_over and self._pool is not None:
+                self._pool.keep(peer, sock)
+            else:
+                sock.close()
 
-    def _headers(self, request: PeerRequest) -> CIMultiDict[str]:
-        headers = CIMultiDict({MIRRORED_HEADER: "true", "Accept-Encoding": "identity", "User-Agent": "spegel-py"})
-        for line in request.accept:
-            headers.add("Accept", line)
+    async def _ask(self, peer: Peer, request: PeerRequest) -> tuple[socket.socket, HTTPResponse]:
+        """Return the answer's head and the connection it came on: a kept one, or a new one if that has ended."""
+        if self._pool is None:
+            raise PeerUnreachable("the client of peers is closed")
+        if (kept := self._pool.take(peer)) is not None:
+            try:
+                return kept, await self._talk(kept, peer, request)
+            except _HungUp:
+                pass  # while it was idle, or just now: asked once more on a new one
+        try:
+            async with asyncio.timeout(self._deadlines.connect):
+                sock = await dial(peer)
+        except TimeoutError as error:
+            raise PeerUnreachable("no connection within the deadline") from error
+        except OSError as error:
+            raise PeerUnreachable(f"no connection to the peer: {error}"[:200]) from error
+        return sock, await self._talk(sock, peer, request)
+
+    async def _talk(self, sock: socket.socket, peer: Peer, request: PeerRequest) -> HTTPResponse:
+        """Send the request and wait for the head of the answer. Raises PeerError."""
+        exchange = Exchange(
+            method="HEAD" if request.head else "GET", target=request.target, headers=self._headers(peer, request)
+        )
+        try:
+            head = await self._head(sock, exchange)
+        except BaseException:
+            sock.close()
+            raise
+        return HTTPResponse(sock=sock, exchange=exchange, head=head, deadlines=self._deadlines, splicer=self._splicer)
+
+    async def _head(self, sock: socket.socket, exchange: Exchange) -> Head:
+        loop = asyncio.get_running_loop()
+        received = 0
+        try:
+            async with asyncio.timeout(self._deadlines.first_byte):
+                await loop.sock_sendall(sock, exchange.request)
+                while data := await loop.sock_recv(sock, FIRST):
+                    received += len(data)
+                    if (head := exchange.receive(data)) is not None:
+                        return head
+        except TimeoutError as error:
+            raise PeerStalled("no answer came within the deadline") from error
+        except OSError as error:
+            raise _broken(received, str(error.strerror or error)) from error
+        raise _broken(received, "it hung up")
+
+    def _headers(self, peer: Peer, request: PeerRequest) -> list[tuple[str, str]]:
+        headers = [
+            ("Host", peer.authority),
+            (MIRRORED_HEADER, "true"),
+            ("Accept-Encoding", "identity"),
+            ("User-Agent", "spegel-py"),
+            *(("Accept", line) for line in request.accept),
+        ]
         if request.range is not None:
-            headers["Range"] = str(request.range)
+            headers.append(("Range", str(request.range)))
         if self._authorization is not None:
-            headers["Authorization"] = self._authorization
+            headers.append(("Authorization", self._authorization))
         return headers
 
 
-class HTTPResponse:
-    """The UpstreamResponse port over aiohttp's response."""
-
-    def __init__(self, response: aiohttp.ClientResponse, answer: PeerAnswer, deadlines: Deadlines) -> None:
-        self._response = response
-        self._deadlines = deadlines
-        self._pace = Pace(min_rate=deadlines.min_rate, window=deadlines.rate_window)
-        self.answer = answer
-
-    def __repr__(self) -> str:
-        return f"<HTTPResponse {self._response.status} {self.answer}>"
-
-    async def read(self) -> bytes:
-        body = bytearray()
-        while piece := await self._next():
-            body += piece
-        return bytes(body)
-
-    async def send(self, sink: Sink) -> None:
-        while piece := await self._next():
-            await sink.write(piece)
-
-    async def _next(self) -> bytes:
-        """Return what came in, empty at the end; the parser raises if that is short of the Content-Length."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        with _translated():
-            async with asyncio.timeout(self._deadlines.stall):
-                piece = await self._response.content.readany()
-        if self._pace.is_too_slow(len(piece), loop.time() - began) and piece:
-            raise PeerStalled("the peer sends below the minimum rate")
-        return piece
+class _HungUp(PeerUnreachable):
+    """The peer ended the connection before the first byte of an answer: a kept one may have been too old."""
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise PeerUnreachable("no connection within the deadline") from error
-    except TimeoutError as error:
-        raise PeerStalled("nothing came within the deadline") from error
-    except aiohttp.ClientResponseError as error:
-        raise PeerRefused(f"the peer's answer is not HTTP: {error.message[:160]}", status=error.status) from error
-    except aiohttp.ClientPayloadError as error:
-        raise PeerUnreachable("the peer broke off in the middle of the body") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise PeerUnreachable(f"no connection to the peer: {error}"[:200]) from error
+def _broken(received: int, reason: str) -> PeerUnreachable:
+    kind = PeerUnreachable if received else _HungUp
+    return kind(f"the connection broke before there was an answer: {reason}")

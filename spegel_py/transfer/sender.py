@@ -8,28 +8,46 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from spegel_py.errors import StoreUnavailable
 from spegel_py.store.base import Content
-from spegel_py.transfer.base import Sink
+from spegel_py.transfer.base import Loan, Sink
+from spegel_py.transfer.bucket import TokenBucket
+from spegel_py.transfer.moves import Sendfile, Side, Unable
+from spegel_py.transfer.threads import Threads, in_thread
+from spegel_py.transfer.waiting import writable
 
 THREADS = 8
-"""Threads that read files: they wait for disks, not for the CPU, and a disk is busy with fewer."""
+"""Threads that send files: they wait for disks, not for the CPU, and a disk is busy with fewer."""
+
+READERS = 4
+"""Threads of their own for what is read: a manifest that is not in the page cache must not wait behind layers."""
 
 PIECE = 512 * 1024
 """Bytes read at once: a thread hop costs ~30 µs, so this keeps it below 0.1 CPU-seconds per GB."""
 
 INLINE = 256 * 1024
-"""Up to this many bytes are read on the event loop: cheaper than a hop, as they come from the page cache."""
+"""Up to this many bytes are read on the event loop if they are in the page cache: cheaper than a hop."""
 
 
 class Sender:
-    """Sends ranges of opened content; owns its threads. A context manager that waits for them at its end."""
+    """Sends ranges of opened content; owns its threads. A context manager that waits for them at its end.
 
-    def __init__(self, *, threads: int = THREADS) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="sender")
+    `max_upload_rate` is for how many bytes a second all that is sent to peers may take, 0 for any. `is_copying` keeps
+    the kernel from sending files by itself, for tests and measurements.
+    """
+
+    def __init__(self, *, threads: int = THREADS, max_upload_rate: int = 0, is_copying: bool = False) -> None:
+        self._threads = Threads(count=threads, name="send")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        self._bucket = TokenBucket(rate=max_upload_rate) if max_upload_rate else None
+        self._is_copying = is_copying
+
+    def __repr__(self) -> str:
+        return f"<Sender {self._threads!r} {self._bucket!r}>"
 
     def __enter__(self) -> Self:
         return self
@@ -37,30 +55,66 @@ class Sender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown()
+        self._threads.close()
+        self._readers.shutdown()
 
-    async def send(self, content: Content, start: int, length: int, sink: Sink) -> None:
-        """Send `length` bytes from `start` on. Raises StoreUnavailable if the source breaks; ClientGone."""
+    async def send(self, content: Content, start: int, length: int, sink: Sink, *, to_peer: bool = False) -> None:
+        """Send `length` bytes from `start` on. What goes to a peer counts against the rate; small content does not
+        wait for it. Raises StoreUnavailable if the source breaks; ClientGone."""
+        bucket = self._bucket if to_peer else None
         if content.fd is None:
             async for piece in content.read(start, length):
                 await sink.write(piece)
+                await _pay(bucket, len(piece), length)
             return
         end = start + length
+        if length > INLINE and not self._is_copying:
+            async with sink.lend() as loan:
+                if loan is not None:
+                    start += await self._sendfile(content.fd, start, length, loan, bucket)
         while start < end:
-            size = min(PIECE, end - start)
-            inline = length <= INLINE
-            piece = _read(content.fd, size, start) if inline else await self._in_thread(content.fd, size, start)
+            piece = await self._read(content.fd, min(PIECE, end - start), start)
             await sink.write(piece)
+            await _pay(bucket, len(piece), length)
             start += len(piece)
 
-    async def _in_thread(self, fd: int, length: int, start: int) -> bytes:
-        """Read a piece; if cancelled, wait for the thread first: the caller closes the descriptor next."""
-        reading = asyncio.get_running_loop().run_in_executor(self._pool, _read, fd, length, start)
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            await asyncio.wait([reading])
-            raise
+    async def _sendfile(self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None) -> int:
+        """Have the kernel send; return how many bytes it could: all, or none."""
+        most = bucket.piece if bucket is not None else None
+        move = Sendfile(fd=fd, start=start, loan=loan, length=length, most=most)
+        while move.left:
+            before = loan.moved
+            try:
+                side = await self._threads.run(move)
+            except Unable:
+                return loan.moved
+            await _pay(bucket, loan.moved - before, length)
+            if side is Side.CLIENT:
+                await writable(loan)
+        return loan.moved
+
+    async def _read(self, fd: int, length: int, start: int) -> bytes:
+        if length <= INLINE and (piece := _read_cached(fd, length, start)):
+            return piece
+        return await in_thread(self._readers, partial(_read, fd, length, start))
+
+
+async def _pay(bucket: TokenBucket | None, count: int, length: int) -> None:
+    """Note what was sent of a body of `length` bytes, and wait as the limit wants."""
+    if bucket is not None:
+        pause = bucket.pay(count, asyncio.get_running_loop().time())
+        if length > INLINE:
+            await asyncio.sleep(pause)
+
+
+def _read_cached(fd: int, length: int, start: int) -> bytes:
+    """Return the beginning of this that is in the page cache; nothing where a disk would have to be waited for."""
+    buffer = bytearray(length)
+    try:
+        count = os.preadv(fd, [buffer], start, os.RWF_NOWAIT)
+    except OSError:  # not there, or a file system that cannot tell
+        return b""
+    return bytes(buffer[:count])
 
 
 def _read(fd: int, length: int, start: int) -> bytes:

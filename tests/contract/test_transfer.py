@@ -11,7 +11,7 @@ from spegel_py.errors import PeerError, PeerRefused, PeerStalled, PeerUnreachabl
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
-from spegel_py.transfer.base import ClientGone, Deadlines, PeerRequest, Upstream
+from spegel_py.transfer.base import ClientGone, Deadlines, PeerRequest, Sink, Upstream
 from spegel_py.transfer.client import HTTPUpstream
 from tests.unit.mirror.peers import FakePeer
 
@@ -20,7 +20,7 @@ DIGEST = Digest.of(DATA)
 QUICK = Deadlines(connect=0.2, first_byte=0.1, stall=0.1, rate_window=0.2)
 
 
-class MemorySink:
+class MemorySink(Sink):
     """Takes bytes into memory, up to `limit` of them."""
 
     def __init__(self, limit: int | None = None) -> None:

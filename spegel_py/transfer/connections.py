@@ -1,0 +1,117 @@
+"""Connections to peers: made to the first address that answers, and kept for a while for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohappyeyeballs import AddrInfoType, start_connection
+
+from spegel_py.routing.base import Peer
+
+KEEPALIVE = 15.0
+"""Seconds an idle connection is kept; the layers of one pull follow each other within that, and a peer's
+registry keeps its side for 75 s, so that ours is the side which closes."""
+
+PER_PEER = 8
+"""Idle connections kept to one peer: a runtime asks for 3 layers at a time, and several may pull at once."""
+
+KEPT = 256
+"""Idle connections kept to all peers together, so that many peers do not use up the descriptors."""
+
+STAGGER = 0.1
+"""Seconds after which the next address of a name is tried too: the least that RFC 8305 (section 5) allows, as peers
+are near."""
+
+
+async def dial(peer: Peer) -> socket.socket:
+    """Return a new connection that does not block, with small packets sent at once. Raises OSError."""
+    sock = await start_connection(await _addresses(peer), happy_eyeballs_delay=STAGGER)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+async def _addresses(peer: Peer) -> Sequence[AddrInfoType]:
+    try:
+        return socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:  # a name, so this may take a while
+        return await asyncio.get_running_loop().getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    sock: socket.socket
+    since: float
+
+
+class Pool:
+    """Keeps idle connections, by peer; used inside one event loop, which closes them when their time is over."""
+
+    def __init__(self, *, keepalive: float = KEEPALIVE) -> None:
+        self._keepalive = keepalive
+        self._idle: OrderedDict[Peer, deque[_Idle]] = OrderedDict()  # whose was kept last stands last
+        self._count = 0
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Pool of {self._count} connections to {len(self._idle)} peers>"
+
+    def __len__(self) -> int:
+        return self._count
+
+    def take(self, peer: Peer) -> socket.socket | None:
+        """Return the connection to the peer that was used last, unless it has ended meanwhile; None without one."""
+        while peer in self._idle:
+            sock = self._pop(peer, newest=True)
+            if not _has_input(sock):
+                return sock
+            sock.close()
+        return None
+
+    def keep(self, peer: Peer, sock: socket.socket) -> None:
+        """Keep a connection on which nothing is under way; the longest idle ones give way."""
+        loop = asyncio.get_running_loop()
+        self._idle.setdefault(peer, deque()).append(_Idle(sock, loop.time()))
+        self._idle.move_to_end(peer)
+        self._count += 1
+        if len(self._idle[peer]) > PER_PEER:
+            self._pop(peer).close()
+        elif self._count > KEPT:
+            self._pop(next(iter(self._idle))).close()
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(self._keepalive, self._sweep)
+
+    def close(self) -> None:
+        """Close all of them."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        while self._idle:
+            self._pop(next(iter(self._idle))).close()
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.time() - self._keepalive
+        for peer in list(self._idle):
+            while peer in self._idle and self._idle[peer][0].since <= over:
+                self._pop(peer).close()
+        oldest = min((idle[0].since for idle in self._idle.values()), default=None)
+        self._sweeping = None if oldest is None else loop.call_at(oldest + self._keepalive, self._sweep)
+
+    def _pop(self, peer: Peer, *, newest: bool = False) -> socket.socket:
+        queue = self._idle[peer]
+        idle = queue.pop() if newest else queue.popleft()
+        if not queue:
+            del self._idle[peer]
+        self._count -= 1
+        return idle.sock
+
+
+def _has_input(sock: socket.socket) -> bool:
+    """Say whether there is something to read though nothing was asked: an end, an error, or bytes beyond a body."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,116 @@
+"""A peer's answer under way: its body read, copied, or left to the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+from spegel_py.errors import PeerRefused, PeerUnreachable
+from spegel_py.transfer.base import Deadlines, PeerAnswer, Sink
+from spegel_py.transfer.exchange import Exchange, Head
+from spegel_py.transfer.splicer import Splicer
+from spegel_py.transfer.watch import Watch
+
+PIECE = 256 * 1024
+"""Bytes read at once where they are copied."""
+
+INLINE = 256 * 1024
+"""Bodies up to this many bytes are copied on the event loop: that costs less than a pipe and a thread."""
+
+
+class HTTPResponse:
+    """The UpstreamResponse port over a socket. Without a `splicer` bodies are copied.
+
+    The socket is its opener's: to be used again if `is_over` says so, else to be closed.
+    """
+
+    answer: PeerAnswer
+
+    def __init__(
+        self,
+        *,
+        sock: socket.socket,
+        exchange: Exchange,
+        head: Head,
+        deadlines: Deadlines,
+        splicer: Splicer | None,
+    ) -> None:
+        self._sock = sock
+        self._exchange = exchange
+        self.head = head
+        self._splicer = splicer
+        self._watch = Watch(deadlines=deadlines)
+        self._rest = head.rest
+        self._unread = 0 if head.length is None else head.length - len(head.rest)
+
+    def __repr__(self) -> str:
+        return f"<HTTPResponse {self.head.status} unread={self._unread}>"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the body was received to its end, nothing follows it, and the connection may be used again."""
+        return self.head.is_kept and self._unread == 0
+
+    async def read(self) -> bytes:
+        body = bytearray()
+        async for piece in self._pieces():
+            body += piece
+        return bytes(body)
+
+    async def send(self, sink: Sink) -> None:
+        if self._splicer is not None and self._unread > INLINE:
+            await sink.write(self._take_rest())  # before the socket is lent, which keeps the order
+            async with sink.lend() as loan:
+                if loan is not None:
+                    await self._splicer.splice(self._sock, self._unread, loan, self._watch)
+                    self._unread -= loan.moved
+        async for piece in self._pieces():
+            await sink.write(piece)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """Yield what is still to come of the body."""
+        if self.head.length is None:
+            async for piece in self._chunks():
+                yield piece
+            return
+        if rest := self._take_rest():
+            yield rest
+        while self._unread > 0:
+            piece = await self._receive(min(PIECE, self._unread))
+            self._unread -= len(piece)
+            yield piece
+            await asyncio.sleep(0)  # a fast peer must not keep the loop to itself
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body without its chunks' frames; it must be as long as the answer says."""
+        missing = self.answer.length
+        body, is_last = self._exchange.decode(b"")
+        while True:
+            missing -= len(body)
+            if missing < 0 or (is_last and missing):
+                raise PeerRefused("the body is not as long as the peer said", status=self.head.status)
+            if body:
+                yield body
+            if is_last:
+                return
+            body, is_last = self._exchange.decode(await self._receive(PIECE))
+
+    async def _receive(self, size: int) -> bytes:
+        while True:
+            try:
+                piece = self._sock.recv(size)
+            except BlockingIOError:
+                await self._watch.wait(self._sock)
+                continue
+            except OSError as error:
+                raise PeerUnreachable(f"the peer broke off: {error.strerror}") from error
+            if not piece:
+                raise PeerUnreachable("the peer broke off in the middle of the body")
+            self._watch.note(len(piece))
+            return piece
+
+    def _take_rest(self) -> bytes:
+        """Return what came with the head, once; what lies beyond the body is left out."""
+        rest, self._rest = self._rest, b""
+        return rest[: self.head.length]
