@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerRefused, PeerStalled
-from spegel_py.mirror.scores import SHUN_BROKEN, SHUN_WRONG, Outcome, Result, Scores
+from spegel_py.mirror.hedge import Latencies
+from spegel_py.mirror.scores import SHUN_BROKEN, SHUN_BUSY, SHUN_WRONG, Outcome, Result, Scores
 from spegel_py.mirror.selector import PeerSelector
 from spegel_py.routing.base import Peer
 from spegel_py.telemetry.metrics import Metrics
-from spegel_py.transfer.base import PeerRequest, Upstream, UpstreamResponse
+from spegel_py.transfer.base import PeerAnswer, PeerRequest, Upstream, UpstreamResponse
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
-    """One request to a peer; `offset` is the byte of the content it starts at, `bytes` what was passed on of it."""
+    """What is asked of one peer; `offset` is the byte of the content it starts at, `bytes` what was passed on of it.
+
+    A `hedge` was asked because another peer was slow.
+    """
 
     peer: Peer
     offset: int
     began: float
+    hedge: bool = False
     first_byte: float | None = None
     bytes: int = 0
     ended: float | None = None
     result: Result | None = None
+    context: AsyncExitStack = field(default_factory=AsyncExitStack, repr=False)
+    response: UpstreamResponse = field(init=False, repr=False)  # once the peer has answered
+
+    @property
+    def answer(self) -> PeerAnswer:
+        """The head of the answer."""
+        return self.response.answer
 
     def as_log(self) -> dict[str, object]:
         """Return the entry of the `attempts` field of `relay finished` and `relay missed`."""
@@ -39,11 +51,12 @@ class Attempt:
             "bytes": self.bytes,
             "ms": round(((self.ended or self.began) - self.began) * 1000, 1),
             "outcome": self.result.value if self.result else None,
+            "hedge": self.hedge,
         }
 
 
 class Attempts:
-    """Makes one request after the other, and keeps what became of them."""
+    """Makes requests, several at a time where that is wanted, and keeps what became of them."""
 
     def __init__(
         self,
@@ -52,6 +65,7 @@ class Attempts:
         upstream: Upstream,
         selector: PeerSelector,
         scores: Scores,
+        latencies: Latencies,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -59,40 +73,44 @@ class Attempts:
         self._upstream = upstream
         self._selector = selector
         self._scores = scores
+        self._latencies = latencies
         self._metrics = metrics
         self._clock = clock
-        self._stack = AsyncExitStack()
         self.made: list[Attempt] = []
 
     def __repr__(self) -> str:
         return f"<Attempts at {self._key}: {self.made}>"
 
-    async def start(self, peer: Peer, request: PeerRequest, *, offset: int = 0) -> UpstreamResponse:
-        """Ask a picked peer; the one before must have been settled. Raises PeerError, recorded already."""
-        attempt = Attempt(peer, offset, self._clock())
+    def begin(self, peer: Peer, *, offset: int = 0, hedge: bool = False) -> Attempt:
+        """Begin with a picked peer; every attempt is to be ended with `succeed`, `fail` or `abandon`."""
+        attempt = Attempt(peer, offset, self._clock(), hedge)
         self.made.append(attempt)
-        try:
-            response = await self._stack.enter_async_context(self._upstream.open(peer, request))
-        except PeerError as error:
-            await self.fail(error)
-            raise
-        attempt.first_byte = self._clock() - attempt.began
-        return response
+        if hedge:
+            self._metrics.hedged()
+        return attempt
 
-    async def ask_again(self, request: PeerRequest) -> UpstreamResponse:
-        """Put another request to the peer that is being asked, as part of the same attempt. Raises
-        PeerError, which is still to be recorded with `fail`."""
-        await self._stack.aclose()
-        return await self._stack.enter_async_context(self._upstream.open(self.made[-1].peer, request))
+    async def ask(self, attempt: Attempt, request: PeerRequest) -> UpstreamResponse:
+        """Put a request to the peer, in place of the one before. Raises PeerError, which is not recorded yet."""
+        await attempt.context.aclose()
+        attempt.response = await attempt.context.enter_async_context(self._upstream.open(attempt.peer, request))
+        if attempt.first_byte is None:
+            attempt.first_byte = self._clock() - attempt.began
+            self._latencies.observe(attempt.first_byte)
+        return attempt.response
 
-    async def succeed(self, count: int = 0) -> None:
-        """End the attempt under way: all was there, `count` bytes were passed on."""
-        await self._settle(Result.OK, count)
+    async def succeed(self, attempt: Attempt) -> None:
+        """End an attempt: all was there."""
+        await self._settle(attempt, Result.OK)
 
-    async def fail(self, error: PeerError, count: int = 0) -> None:
-        """End the attempt under way: the peer failed after `count` bytes were passed on."""
-        attempt, result = self.made[-1], _result(error)
-        await self._settle(result, count)
+    async def abandon(self, attempt: Attempt) -> None:
+        """End an attempt through nobody's fault, unless it has ended already."""
+        if attempt.result is None:
+            await self._settle(attempt, Result.ABANDONED)
+
+    async def fail(self, attempt: Attempt, error: PeerError) -> None:
+        """End an attempt: the peer failed, after `attempt.bytes` were passed on."""
+        result = _result(error)
+        await self._settle(attempt, result)
         log.info(
             "peer failed",
             key=self._key,
@@ -100,29 +118,55 @@ class Attempts:
             addr=attempt.peer.authority,
             error=str(error),
             outcome=result.value,
-            offset=attempt.offset + count,
+            offset=attempt.offset + attempt.bytes,
         )
-        if result is Result.MISMATCH or count:
-            pause = SHUN_WRONG if result is Result.MISMATCH else SHUN_BROKEN
-            self._scores.shun(self._key, attempt.peer, until=self._clock() + pause)
+        if (pause := _pause(result, attempt.bytes)) is not None:
+            self._shun(attempt.peer, pause)
 
-    async def abandon(self, count: int = 0) -> None:
-        """End the attempt under way, if there is one, through nobody's fault."""
-        if self.made and self.made[-1].result is None:
-            await self._settle(Result.ABANDONED, count)
+    def accuse(self, suspects: Sequence[Attempt]) -> None:
+        """Note that the content these gave was wrong: a single peer goes into quarantine.
 
-    async def _settle(self, result: Result, count: int) -> None:
-        attempt = self.made[-1]
-        attempt.result, attempt.bytes, attempt.ended = result, count, self._clock()
-        self._selector.record(attempt.peer, Outcome(result, attempt.first_byte), attempt.ended)
+        Of several nobody knows which it was; none is asked for this content again.
+        """
+        now = self._clock()
+        for suspect in suspects:
+            is_guilty = len({each.peer for each in suspects}) == 1
+            seconds = self._scores.quarantine.add(suspect.peer.id, now) if is_guilty else None
+            self._shun(suspect.peer, SHUN_WRONG)
+            log.warning(
+                "peer sent wrong bytes",
+                key=self._key,
+                peer=suspect.peer.id,
+                addr=suspect.peer.authority,
+                suspects=len(suspects),
+                quarantine_seconds=seconds,
+            )
+
+    async def close(self) -> None:
+        """Abandon all that has not ended."""
+        for attempt in self.made:
+            await self.abandon(attempt)
+
+    def _shun(self, peer: Peer, seconds: float) -> None:
+        self._scores.shun(self._key, peer, until=self._clock() + seconds)
+
+    async def _settle(self, attempt: Attempt, result: Result) -> None:
+        attempt.result, attempt.ended = result, self._clock()
+        silence = 0.0
+        if result is Result.ABANDONED and attempt.first_byte is None:
+            silence = attempt.ended - attempt.began
+            self._latencies.observe_unanswered(silence)
+        self._selector.record(attempt.peer, Outcome(result, attempt.first_byte, silence), attempt.ended)
         self._metrics.attempted(result.value)
-        await self._stack.aclose()
+        await attempt.context.aclose()
 
 
 def _result(error: PeerError) -> Result:
     match error:
         case PeerRefused(status=404):
             return Result.NOT_FOUND
+        case PeerRefused(status=503):
+            return Result.BUSY
         case PeerRefused():
             return Result.REFUSED
         case PeerStalled():
@@ -131,3 +175,12 @@ def _result(error: PeerError) -> Result:
             return Result.MISMATCH
         case _:
             return Result.UNREACHABLE
+
+
+def _pause(result: Result, passed_on: int) -> float | None:
+    """Return for how many seconds a peer that failed like this is not asked for the same content."""
+    if result is Result.MISMATCH:
+        return SHUN_WRONG
+    if result is Result.BUSY:
+        return SHUN_BUSY
+    return SHUN_BROKEN if passed_on else None

@@ -1,4 +1,4 @@
-"""The peers of one lookup as they come in: the lookup runs on while the first of them is already being asked."""
+"""The peers of one lookup as they come in: the lookup runs on while the first of them are already being asked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Candidates:
     """An async context manager around a lookup of `key`; `found` is called with the seconds to its first
     peer.
 
-    `wait` is for how many seconds `next` waits for a further peer at most, `max_age` how many seconds ago a peer may
+    `wait` is for how many seconds a further peer is waited for at most, `max_age` how many seconds ago a peer may
     have pulled a tag.
     """
 
@@ -60,17 +60,29 @@ class Candidates:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def next(self) -> Peer | None:
-        """Return whom to ask next; None at once when the lookup has ended with nobody left, else after the wait."""
+    def take(self) -> Peer | None:
+        """Return whom to ask next, None while nobody is known."""
+        return self._selector.pick(self._clock())
+
+    def has_more(self) -> bool:
+        """Say whether `take` would return a peer."""
+        return self._selector.has_more(self._clock())
+
+    async def news(self) -> None:
+        """Wait until there is somebody to take, or the lookup ends; for ever after that."""
+        self._news.clear()
+        if not self.has_more():
+            await self._news.wait()
+
+    async def wait(self) -> bool:
+        """Wait for a further peer; False when the lookup has ended with nobody left, or after the wait."""
         try:
             async with asyncio.timeout(self._wait):
-                while (peer := self._selector.pick(self._clock())) is None and not self._ended:
-                    self._news.clear()
-                    await self._news.wait()
-                return peer
+                while not self.has_more() and not self._ended:
+                    await self.news()
         except TimeoutError:
             await asyncio.sleep(0)  # a busy loop may not have handed over what came in time
-            return self._selector.pick(self._clock())
+        return self.has_more()
 
     async def _look_up(self) -> None:
         began, first = self._clock(), True

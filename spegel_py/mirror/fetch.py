@@ -1,4 +1,4 @@
-"""The mirror: looks up who has it, asks one by weighted random choice, relays, and gives up in time."""
+"""The mirror: looks up who has it, asks by weighted random choice, relays, and gives up in time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from random import Random
 
 from spegel_py.mirror.attempts import Attempts
 from spegel_py.mirror.candidates import Candidates
+from spegel_py.mirror.hedge import Latencies, Schedule
+from spegel_py.mirror.opening import Opening
+from spegel_py.mirror.race import Check, Race
 from spegel_py.mirror.relay import Relay
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.mirror.verify import Verify
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.routing.base import Router
 from spegel_py.telemetry.metrics import Metrics
-from spegel_py.transfer.base import Deadlines, Upstream
+from spegel_py.transfer.base import Deadlines, PeerRequest, Upstream
 
 PEERS = 8
 """Peers asked for one pull at most: the deadlines leave no time for more, and a crowd of dead records is one fault."""
@@ -39,6 +43,7 @@ class Mirror:
         scores: Scores,
         random: Random,
         peers: int = PEERS,
+        verify: Verify = Verify.OFF,
         router_name: str = "libp2p",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -47,8 +52,10 @@ class Mirror:
         self._metrics = metrics
         self._deadlines = deadlines
         self._scores = scores
+        self._latencies = Latencies()
         self._random = random
         self._peers = peers
+        self._verify = verify
         self._router_name = router_name
         self._clock = clock
 
@@ -70,23 +77,43 @@ class Mirror:
             upstream=self._upstream,
             selector=selector,
             scores=self._scores,
+            latencies=self._latencies,
             metrics=self._metrics,
             clock=self._clock,
         )
         candidates = Candidates(
             router=self._router,
             key=pull.key,
-            limit=self._peers,
+            limit=self._peers + self._scores.quarantine.count(self._clock()),
             selector=selector,
             wait=self._deadlines.resolve,
             clock=self._clock,
             found=partial(self._metrics.resolved, self._router_name),
             max_age=max_age,
         )
+
+        def race(request: PeerRequest, check: Check, offset: int) -> Race:
+            return Race(
+                request=request,
+                check=check,
+                offset=offset,
+                schedule=Schedule(delays=self._latencies.delays()),
+                candidates=candidates,
+                attempts=attempts,
+                clock=self._clock,
+            )
+
         is_quick = pull.head or pull.kind is Kind.MANIFEST
         budget = self._deadlines.manifest if is_quick else self._deadlines.blob
         async with candidates:
-            relay = Relay(pull=pull, candidates=candidates, attempts=attempts, max_age=max_age)
+            relay = Relay(
+                pull=pull,
+                opening=Opening(pull=pull, race=race, attempts=attempts, max_age=max_age),
+                race=race,
+                attempts=attempts,
+                metrics=self._metrics,
+                verifies=self._verify.wants(self._random),
+            )
             try:
                 if not await relay.open(within=budget):
                     raise pull.kind.unknown(f"no peer could give {pull.key}", detail={"attempts": len(attempts.made)})

@@ -2,10 +2,11 @@
 
 A peer's weight in the random choice is
 
-    w = 1 / max(latency, 1 ms)  ×  1 / (1 + in flight)  ×  4 ^ -failures
+    w = 1 / max(latency, 1 ms)  ×  1 / (1 + in flight + load)  ×  4 ^ -failures
 
 where latency is the moving average of its time to first byte, so that latency × (1 + in flight) is about
-what a further request would wait; and failures are those of late, each halved every 30 s and by every
+what a further request would wait; load is what others ask of it, as far as it said so: 4 for every time it
+was busy (503), halved every 5 s; and failures are those of late, each halved every 30 s and by every
 success. So a peer twice as fast gets twice the requests, and one that failed three times in a row 1/64 of
 its share: still a chance, since nobody else tells that it is well again.
 """
@@ -17,6 +18,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 
+from spegel_py.mirror.quarantine import Quarantine
 from spegel_py.routing.base import Peer
 
 PRIOR_LATENCY = 0.005
@@ -31,12 +33,22 @@ SMOOTHING = 0.3
 HALF_LIFE = 30.0
 """Seconds in which a failure loses half its weight: a restarted node is back in use within a minute or two."""
 
+BUSY_LOAD = 4.0
+"""Requests of others that are assumed at a peer which says that it is busy."""
+
+BUSY_HALF_LIFE = 5.0
+"""Seconds in which half of that load is assumed to be done: a layer of 100 MB takes about as long."""
+
+SHUN_BUSY = 2.0
+"""Seconds for which a busy peer is not asked again for the same content: with nobody else left the runtime goes
+upstream rather than round in circles."""
+
 SHUN_BROKEN = 30.0
 """Seconds for which a peer is not asked again for content it broke off in the middle: the runtime resumes at
 this mirror within milliseconds, and with nobody else left it must get its 404 then, and go upstream."""
 
 SHUN_WRONG = 600.0
-"""Seconds for which a peer is not asked again for content of which it sent wrong bytes: its copy is damaged."""
+"""Seconds for which a peer is not asked again for content of which it may have sent wrong bytes, or said it would."""
 
 
 class Result(Enum):
@@ -48,7 +60,8 @@ class Result(Enum):
     UNREACHABLE = "unreachable"
     STALLED = "stalled"
     MISMATCH = "mismatch"
-    ABANDONED = "abandoned"  # our client left, or time was up: no fault
+    BUSY = "busy"  # 503: it serves as many as it will, no fault
+    ABANDONED = "abandoned"  # another was quicker, our client left, or time was up: no fault
 
     @property
     def is_failure(self) -> bool:
@@ -58,49 +71,65 @@ class Result(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one request: its result and the seconds to the first byte, None if there was none."""
+    """The end of one request: its result and the seconds to the first byte, None if there was none.
+
+    `silence` is of one that was abandoned: for how many seconds it had not answered.
+    """
 
     result: Result
     first_byte: float | None = None
+    silence: float = 0.0
 
 
 @dataclass(slots=True)
 class Score:
-    """What is known about one peer; `failures` as of `at`."""
+    """What is known about one peer; `failures` and `load` as of `at`."""
 
     latency: float = PRIOR_LATENCY
     in_flight: int = 0
     failures: float = 0.0
+    load: float = 0.0
     at: float = 0.0
 
     def failures_at(self, now: float) -> float:
         """Return the failures, decayed until `now`."""
         return self.failures * math.pow(0.5, max(0.0, now - self.at) / HALF_LIFE)
 
+    def load_at(self, now: float) -> float:
+        """Return the load by others, decayed until `now`."""
+        return self.load * math.pow(0.5, max(0.0, now - self.at) / BUSY_HALF_LIFE)
+
     def weight(self, now: float) -> float:
         """Return the formula above."""
-        return math.pow(0.25, self.failures_at(now)) / (max(self.latency, FLOOR_LATENCY) * (1 + self.in_flight))
+        waiting = 1 + self.in_flight + self.load_at(now)
+        return math.pow(0.25, self.failures_at(now)) / (max(self.latency, FLOOR_LATENCY) * waiting)
 
     def learn(self, outcome: Outcome, now: float) -> None:
         """Take in the end of a request."""
         self.in_flight = max(0, self.in_flight - 1)
-        if outcome.first_byte is not None:
-            self.latency += SMOOTHING * (outcome.first_byte - self.latency)
-        failures = self.failures_at(now)
+        seen = outcome.first_byte
+        if seen is None and outcome.silence > self.latency:  # it would have taken longer still
+            seen = outcome.silence
+        if seen is not None:
+            self.latency += SMOOTHING * (seen - self.latency)
+        failures, load = self.failures_at(now), self.load_at(now)
         if outcome.result.is_failure:
             failures += 1
         elif outcome.result is Result.OK:
             failures /= 2
-        self.failures, self.at = failures, now
+        elif outcome.result is Result.BUSY:
+            load += BUSY_LOAD
+        self.failures, self.load, self.at = failures, load, now
 
 
 class Scores:
-    """Scores of the `limit` peers used last, and for a while who is not to be asked for which content."""
+    """Scores of the `limit` peers used last, and for a while who is not to be asked, for which content or at all."""
 
     def __init__(self, *, limit: int = 1024) -> None:
         self._limit = limit
         self._scores: OrderedDict[Peer, Score] = OrderedDict()
         self._shunned: OrderedDict[tuple[str, Peer], float] = OrderedDict()
+        self.quarantine = Quarantine()
 
     def __repr__(self) -> str:
         return f"<Scores of {len(self._scores)} peers, {len(self._shunned)} shunned>"
@@ -130,5 +159,5 @@ class Scores:
             self._shunned.popitem(last=False)
 
     def is_shunned(self, key: str, peer: Peer, now: float) -> bool:
-        """Say whether `peer` is not to be asked for this key now."""
-        return self._shunned.get((key, peer), now) > now
+        """Say whether `peer` is not to be asked for this key, or for anything, now."""
+        return self._shunned.get((key, peer), now) > now or self.quarantine.holds(peer.id, now)

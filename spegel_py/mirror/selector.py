@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Protocol
 
-from spegel_py.mirror.scores import Outcome, Scores
+from spegel_py.mirror.scores import Outcome, Result, Scores
 from spegel_py.routing.base import Peer
 
 
@@ -17,7 +17,12 @@ class PeerSelector(Protocol):
         ...
 
     def pick(self, now: float) -> Peer | None:
-        """Return who to ask next, each peer once; None while there is nobody. Its outcome must be recorded."""
+        """Return who to ask next, None while there is nobody. Its outcome must be recorded; a peer that was
+        abandoned may be picked again, any other is picked once."""
+        ...
+
+    def has_more(self, now: float) -> bool:
+        """Say whether `pick` would return a peer."""
         ...
 
     def record(self, peer: Peer, outcome: Outcome, now: float) -> None:
@@ -26,7 +31,7 @@ class PeerSelector(Protocol):
 
 
 class WeightedSelector:
-    """Picks at random, in proportion to the peers' weights (see scores), without replacement."""
+    """Picks at random, in proportion to the peers' weights (see scores)."""
 
     def __init__(self, *, key: str, scores: Scores, random: Random) -> None:
         self._key = key
@@ -44,7 +49,7 @@ class WeightedSelector:
             self._waiting.append(peer)
 
     def pick(self, now: float) -> Peer | None:
-        choice = [peer for peer in self._waiting if not self._scores.is_shunned(self._key, peer, now)]
+        choice = self._choice(now)
         if not choice:
             return None
         weights = [self._scores.of(peer).weight(now) for peer in choice]
@@ -53,5 +58,13 @@ class WeightedSelector:
         self._scores.begin(peer)
         return peer
 
+    def has_more(self, now: float) -> bool:
+        return bool(self._choice(now))
+
     def record(self, peer: Peer, outcome: Outcome, now: float) -> None:
         self._scores.end(peer, outcome, now)
+        if outcome.result is Result.ABANDONED:
+            self._waiting.append(peer)
+
+    def _choice(self, now: float) -> list[Peer]:
+        return [peer for peer in self._waiting if not self._scores.is_shunned(self._key, peer, now)]

@@ -84,6 +84,20 @@ class Metrics:
         self._attempts = Counter(
             "spegel_peer_attempts", "Requests made to peers, by outcome.", ["outcome"], registry=registry
         )
+        self._hedges = Counter(
+            "spegel_mirror_hedges",
+            "Further peers asked only because the others were slow.",
+            registry=registry,
+        )
+        self._resumes = Counter(
+            "spegel_mirror_resumes", "Bodies that went on from another peer where one broke.", registry=registry
+        )
+        self._verified = Counter(
+            "spegel_verified_blobs",
+            "Blobs too large to be held whose bytes were hashed, relayed ones (peer) and our own (local): ok or wrong.",
+            ["source", "outcome"],
+            registry=registry,
+        )
         self._dropped_frames = Counter(
             "spegel_announce_frames_dropped",
             "Announcements of peers that were not taken, by reason.",
@@ -127,6 +141,18 @@ class Metrics:
     def attempted(self, outcome: str) -> None:
         """Count one request to a peer; `outcome` is the value of a mirror.scores.Result."""
         self._attempts.labels(outcome).inc()
+
+    def hedged(self) -> None:
+        """Count a peer that was asked because another one is slow."""
+        self._hedges.inc()
+
+    def resumed(self) -> None:
+        """Count a body that goes on from another peer."""
+        self._resumes.inc()
+
+    def verified(self, source: Source, *, is_right: bool) -> None:
+        """Count a large blob that was hashed."""
+        self._verified.labels(source, "ok" if is_right else "wrong").inc()
 
     def dropped_frames(self, reason: str, count: int = 1) -> None:
         """Count announcements not taken; `reason` must be one of a few."""

@@ -47,14 +47,20 @@ def candidates(router: ScriptedRouter, *, wait: float, found: list[float] | None
     )
 
 
+async def next_of(found: Candidates) -> Peer | None:
+    """Return who is to be asked next, after the wait for one."""
+    await found.wait()
+    return found.take()
+
+
 async def test_peers_are_given_while_the_lookup_goes_on() -> None:
     """The first peer is given before the second is found."""
     router = ScriptedRouter()
     router.script.put_nowait(A)
     async with candidates(router, wait=5) as found:
-        assert await found.next() == A
+        assert await next_of(found) == A
         router.script.put_nowait(B)
-        assert await found.next() == B
+        assert await next_of(found) == B
 
 
 async def test_an_ended_lookup_is_not_waited_for() -> None:
@@ -62,17 +68,17 @@ async def test_an_ended_lookup_is_not_waited_for() -> None:
     router = ScriptedRouter()
     router.script.put_nowait(None)
     async with asyncio.timeout(1), candidates(router, wait=60) as found:
-        assert await found.next() is None
-        assert await found.next() is None
+        assert await next_of(found) is None
+        assert await next_of(found) is None
 
 
 async def test_a_lookup_that_does_not_end_is_waited_for_briefly() -> None:
     """When nobody comes within the wait, there is nobody; who comes later may be asked later."""
     router = ScriptedRouter()
     async with candidates(router, wait=0.02) as found:
-        assert await found.next() is None
+        assert await next_of(found) is None
         router.script.put_nowait(A)
-        assert await found.next() == A
+        assert await next_of(found) == A
 
 
 async def test_a_failing_router_is_an_empty_one() -> None:
@@ -80,7 +86,7 @@ async def test_a_failing_router_is_an_empty_one() -> None:
     router = ScriptedRouter()
     router.script.put_nowait(RouterUnavailable("gone"))
     async with asyncio.timeout(1), candidates(router, wait=60) as found:
-        assert await found.next() is None
+        assert await next_of(found) is None
 
 
 async def test_the_time_to_the_first_peer_is_told_once() -> None:
@@ -89,7 +95,7 @@ async def test_the_time_to_the_first_peer_is_told_once() -> None:
     for step in (A, B, None):
         router.script.put_nowait(step)
     async with candidates(router, wait=5, found=told) as found:
-        assert {await found.next(), await found.next()} == {A, B}
+        assert {await next_of(found), await next_of(found)} == {A, B}
     assert len(told) == 1
     assert told[0] >= 0
 
@@ -108,4 +114,19 @@ async def test_a_peer_that_came_while_the_loop_was_busy_is_not_lost() -> None:
     async with candidates(router, wait=0.06) as found:
         loop.call_later(0.01, time.sleep, 0.2)
         loop.call_later(0.03, router.script.put_nowait, A)
-        assert await found.next() == A
+        assert await next_of(found) == A
+
+
+async def test_news_of_a_peer_that_came_before_it_was_waited_for_is_not_lost() -> None:
+    """Whoever waits for news while there is a peer to take goes on at once, and when one comes."""
+    router = ScriptedRouter()
+    async with candidates(router, wait=5) as found, asyncio.timeout(5):
+        router.script.put_nowait(A)
+        assert await found.wait()
+        await found.news()
+        assert found.take() == A
+        waiting = asyncio.create_task(found.news())
+        await asyncio.sleep(0)
+        router.script.put_nowait(B)
+        await waiting
+        assert found.take() == B

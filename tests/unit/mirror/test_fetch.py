@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown, ManifestUnknown, RangeInvalid
 from spegel_py.mirror.fetch import Mirror
-from spegel_py.mirror.relay import VERIFIED, RelayHead
+from spegel_py.mirror.opening import WHOLE, RelayHead
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
@@ -29,7 +29,7 @@ from spegel_py.transfer.base import ClientGone, Deadlines, Sink
 from spegel_py.transfer.client import HTTPUpstream
 from tests.unit.mirror.peers import FakePeer
 
-LARGE = bytes(range(251)) * (VERIFIED // 251 + 1000)
+LARGE = bytes(range(251)) * (WHOLE // 251 + 1000)
 SMALL = b"small" * 1000
 MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
 QUICK = Deadlines(connect=0.2, first_byte=0.15, stall=0.15, rate_window=0.3, resolve=0.05, manifest=1.0, blob=2.0)
@@ -159,7 +159,7 @@ async def test_nobody_is_an_immediate_unknown(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("bad", "outcome"),
     [
-        pytest.param(FakePeer(silent=True), "stalled", id="never answers"),
+        pytest.param(FakePeer(silent=True), "abandoned", id="never answers"),
         pytest.param(FakePeer(raw=b""), "unreachable", id="hangs up"),
         pytest.param(FakePeer(raw=b"garbage\r\n\r\n"), "refused", id="not http"),
         pytest.param(FakePeer(status=404), "not_found", id="404"),
@@ -390,7 +390,7 @@ async def test_the_log_tells_where_the_bytes_came_from(lab: Lab) -> None:
     assert started["addr"] == lab.peers[0].authority
     assert (finished["digest"], finished["total"], finished["outcome"]) == (digest, len(LARGE), "complete")
     first, second = finished["attempts"]
-    assert set(first) == {"peer", "addr", "offset", "bytes", "ms", "outcome"}
+    assert set(first) == {"peer", "addr", "offset", "bytes", "ms", "outcome", "hedge"}
     assert (first["peer"], first["outcome"], second["peer"], second["outcome"]) == (
         "peer0",
         "unreachable",

@@ -1,0 +1,109 @@
+"""When further peers are asked: a schedule and the times it goes by."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.mirror.hedge import AT_FIRST, ENOUGH, GAP, RECENT, Latencies, Schedule
+
+
+def seen(*seconds: float) -> Latencies:
+    latencies = Latencies()
+    for each in seconds:
+        latencies.observe(each)
+    return latencies
+
+
+def test_until_enough_is_known_a_peer_is_asked_each_50_ms() -> None:
+    """A few answers say nothing about the slowest tenth."""
+    assert seen(*[1.0] * (ENOUGH - 1)).delays() == pytest.approx([AT_FIRST, 2 * AT_FIRST, 3 * AT_FIRST])
+
+
+def test_the_delays_are_percentiles() -> None:
+    """Of times from 1 to 100 ms the delays are 80, 85 and 90 ms, in whatever order they came."""
+    assert seen(*[number / 1000 for number in reversed(range(1, 101))]).delays() == pytest.approx([0.08, 0.085, 0.09])
+
+
+def test_equal_times_do_not_ask_everybody_at_once() -> None:
+    """Delays are some milliseconds apart, and never below that, however quick all peers are."""
+    assert seen(*[0.0001] * 100).delays() == pytest.approx([GAP, 2 * GAP, 3 * GAP])
+
+
+def test_old_times_are_forgotten() -> None:
+    """A cluster that has become quick is hedged quickly again."""
+    assert seen(*[1.0] * RECENT, *[0.02] * RECENT).delays()[0] == pytest.approx(0.02)
+
+
+def test_silence_counts_where_it_is_longer_than_most_answers_take() -> None:
+    """A peer that lost a race before most would have answered says nothing; one that lost later was slow."""
+    latencies = seen(*[0.02] * ENOUGH)
+    for _ in range(ENOUGH):
+        latencies.observe_unanswered(0.01)
+    assert latencies.delays()[0] == pytest.approx(0.02)
+    for _ in range(ENOUGH):
+        latencies.observe_unanswered(0.3)
+    assert latencies.delays()[0] == pytest.approx(0.3)
+
+
+def test_hedges_that_win_do_not_make_more_of_them() -> None:
+    """Where every fifth request is slow and its hedge wins, it stays every fifth."""
+    latencies, hedged = Latencies(), 0
+    for number in range(2000):
+        delay = latencies.delays()[0]
+        if (takes := 0.5 if number % 5 == 0 else 0.010 + number % 7 / 1000) > delay:
+            hedged += 1
+            latencies.observe_unanswered(delay + 0.010)
+            latencies.observe(0.010)
+        else:
+            latencies.observe(takes)
+    assert hedged / 2000 < 0.3
+
+
+def test_a_slow_first_peer_is_hedged_at_each_delay() -> None:
+    """The first is asked at once, three more at their times after it, and then nobody."""
+    schedule = Schedule(delays=[1, 2, 3])
+    assert schedule.due() == -math.inf
+    assert not schedule.asked(10.0)
+    for at in (11.0, 12.0, 13.0):
+        assert schedule.due() == at
+        assert schedule.asked(at)
+    assert schedule.due() == math.inf
+
+
+def test_a_failure_starts_the_next_at_once() -> None:
+    """The peer that replaces a failed one is no hedge, and leaves the times of hedges as they were."""
+    schedule = Schedule(delays=[1, 2])
+    schedule.asked(10.0)
+    assert schedule.asked(11.0)
+    schedule.failed()
+    assert schedule.due() == -math.inf
+    assert not schedule.asked(11.5)
+    assert schedule.due() == 12.0
+
+
+def test_when_all_have_failed_the_next_gets_its_time() -> None:
+    """A peer asked after failures is not hedged sooner than the first one would have been."""
+    schedule = Schedule(delays=[1, 2])
+    schedule.asked(10.0)
+    schedule.failed()
+    schedule.asked(10.9)
+    assert schedule.due() == 11.9
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_never_more_than_four_are_under_way(events: list[bool]) -> None:
+    """Whatever fails when, there is one more under way than there are delays at most."""
+    schedule, under_way, now = Schedule(delays=[1, 2, 3]), 0, 0.0
+    for is_failure in events:
+        now += 0.7
+        if is_failure and under_way:
+            schedule.failed()
+            under_way -= 1
+        while schedule.due() <= now:
+            schedule.asked(now)
+            under_way += 1
+        assert 1 <= under_way <= 4
