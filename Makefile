@@ -1,6 +1,7 @@
 # Every target sets up what it needs; see README.md.
 PYTHON ?= python3
 BIN := .venv/bin
+VERSIONS ?= 1.7.35 2.4.2
 export PYTHON
 
 .PHONY: demo test test-versions check bench format protos clean
@@ -13,9 +14,12 @@ test: ## all tests; those on real daemons need root
 	.ci/setup test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-versions: ## the tests that touch containerd, on each of these versions instead of the installed one
+test-versions: ## the tests that touch containerd, on each of VERSIONS instead of the installed one, all at once
 	.ci/setup test
-	.ci/versions 1.7.35 2.4.2
+	$(MAKE) --jobs --output-sync=target $(VERSIONS:%=test-containerd-%)
+
+test-containerd-%:
+	.ci/test-containerd $*
 
 check: ## linters, types, layers
 	.ci/setup test
