@@ -129,6 +129,11 @@ class UpstreamResponse(Protocol):
     @property
     def answer(self) -> PeerAnswer: ...
 
+    @property
+    def waited(self) -> float:
+        """For how many seconds of the body so far the peer was waited for, rather than the client."""
+        ...
+
     async def read(self) -> bytes:
         """Return the whole body, which is to be small. Raises PeerError."""
         ...

@@ -52,6 +52,10 @@ class HTTPResponse:
         """Whether the body was received to its end, nothing follows it, and the connection may be used again."""
         return self.head.is_kept and self._unread == 0
 
+    @property
+    def waited(self) -> float:
+        return self._watch.total
+
     async def read(self) -> bytes:
         body = bytearray()
         async for piece in self._pieces():

@@ -18,6 +18,8 @@ class Watch:
         self._stall = deadlines.stall
         self._pace = Pace(min_rate=deadlines.min_rate, window=deadlines.rate_window)
         self._waited = 0.0
+        self.total = 0.0
+        """Seconds of waiting that were noted, in all."""
 
     def __repr__(self) -> str:
         return f"<Watch {self._pace!r}>"
@@ -35,5 +37,6 @@ class Watch:
     def note(self, count: int, waited: float = 0.0) -> None:
         """Note what came after the last wait, and another `waited` seconds. Raises PeerStalled for a trickle."""
         waited, self._waited = self._waited + waited, 0.0
+        self.total += waited
         if self._pace.is_too_slow(count, waited):
             raise PeerStalled("the peer sends below the minimum rate")
