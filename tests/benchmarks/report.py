@@ -32,8 +32,12 @@ class Outcome:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the table of all figures."""
-    rows = [_HEAD, *(row for outcome in outcomes for row in _rows(outcome))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return aligned([_HEAD, *(row for outcome in outcomes for row in _rows(outcome))])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of these rows, the head first, whose columns line up."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
