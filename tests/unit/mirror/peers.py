@@ -26,6 +26,8 @@ class FakePeer:
     digest: Digest | None = None
     status: int | None = None  # answer this instead
     silent: bool = False  # accept, and never answer
+    delay: float = 0.0  # seconds before each answer
+    rate: int | None = None  # bytes per second of a body
     ignores_range: bool = False
     extra_size: int = 0  # lie about the whole size by this much
     chunked: bool = False
@@ -81,6 +83,7 @@ class FakePeer:
             writer.write(self.raw)
             await writer.drain()
             return False
+        await asyncio.sleep(self.delay)
         answer, body = self._head(fields)
         writer.write(answer)
         if line.startswith("HEAD"):
@@ -110,6 +113,9 @@ class FakePeer:
         if self.chunked:
             writer.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
             return True
+        if self.rate is not None:
+            await self._slowly(body, self.rate, writer)
+            return True
         if self.cut_at is None or self.cut_at >= len(body):
             writer.write(body)
             await writer.drain()
@@ -120,6 +126,13 @@ class FakePeer:
         self.on_body()
         await self._end(body[self.cut_at :], reader, writer)
         return False
+
+    async def _slowly(self, body: bytes, rate: int, writer: asyncio.StreamWriter) -> None:
+        step = max(1, rate // 50)
+        for at in range(0, len(body), step):
+            writer.write(body[at : at + step])
+            await writer.drain()
+            await asyncio.sleep(0.02)
 
     async def _end(self, rest: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.ending == "rst":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spegel_py.mirror.scores import HALF_LIFE, PRIOR_LATENCY, Outcome, Result, Score, Scores
+from spegel_py.mirror.scores import BUSY_HALF_LIFE, HALF_LIFE, PRIOR_LATENCY, Outcome, Result, Score, Scores
 from spegel_py.routing.base import Peer
 
 A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
@@ -48,6 +48,23 @@ def test_a_success_halves_what_failures_cost() -> None:
     assert score.failures_at(0) == 1
 
 
+def test_a_busy_peer_counts_as_loaded_for_a_while() -> None:
+    """Each 503 stands for four requests of others, half of which are over after five seconds."""
+    score = Score(latency=0.01)
+    score.learn(Outcome(Result.BUSY), 100)
+    assert score.weight(100) == pytest.approx(20)
+    assert score.weight(100 + BUSY_HALF_LIFE) == pytest.approx(100 / 3)
+
+
+def test_silence_is_a_latency_of_at_least_that() -> None:
+    """A peer that was left while it was silent is as slow as that; one that was left early is not known to be."""
+    score = Score(latency=0.010)
+    score.learn(Outcome(Result.ABANDONED, silence=0.110), 0)
+    assert score.latency == pytest.approx(0.040)
+    score.learn(Outcome(Result.ABANDONED, silence=0.001), 0)
+    assert score.latency == pytest.approx(0.040)
+
+
 @pytest.mark.parametrize("result", [Result.NOT_FOUND, Result.ABANDONED])
 def test_what_is_no_fault_costs_nothing(result: Result) -> None:
     """A stale record, or a client of ours that left, does not speak against the peer."""
@@ -89,3 +106,12 @@ def test_a_shunned_peer_is_shunned_for_one_key_and_a_time() -> None:
     for key in ("l", "m"):
         scores.shun(key, A, until=10)
     assert not scores.is_shunned("k", A, 9)
+
+
+def test_a_peer_in_quarantine_is_shunned_for_every_key() -> None:
+    """Who sent wrong bytes is asked for nothing, at whatever address."""
+    scores = Scores()
+    scores.quarantine.add(A.id, 0.0)
+    assert scores.is_shunned("k", A, 1)
+    assert scores.is_shunned("other", Peer("a", "10.0.0.9", 5000), 1)
+    assert not scores.is_shunned("k", B, 1)

@@ -103,3 +103,14 @@ def test_the_choice_depends_on_the_given_randomness_only() -> None:
 
     assert order(3) == order(3)
     assert len({tuple(order(seed)) for seed in range(20)}) > 1
+
+
+def test_a_peer_that_was_abandoned_may_be_picked_again() -> None:
+    """Nothing is known against it: it only was not needed."""
+    selector = WeightedSelector(key="k", scores=Scores(), random=Random(1))
+    selector.offer(A)
+    for result, may in ((Result.ABANDONED, True), (Result.NOT_FOUND, False)):
+        assert selector.pick(0.0) == A
+        assert not selector.has_more(0.0)
+        selector.record(A, Outcome(result), 0.0)
+        assert selector.has_more(0.0) is may
