@@ -13,8 +13,8 @@ from spegel_py.transfer.base import PeerAnswer, PeerRequest
 def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> PeerAnswer:
     """Return the answer with this status and these headers (looked up by their usual names), or refuse it.
 
-    Refused with PeerRefused: other statuses; an encoded or chunked body, whose length nobody knows; a 200 to
-    a range, and a 206 whose Content-Range is not exactly what was asked; a size other than the one known; with
+    Refused with PeerRefused: other statuses; an encoded body; a chunked one whose length nobody knows; a 200 to a
+    range, and a 206 whose Content-Range is not exactly what was asked; a size other than the one known; with
     status 404, as if it were not there, what is older than asked for.
     Raises DigestMismatch where the peer says it is about to send other content.
     """
@@ -51,7 +51,7 @@ def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Di
 def _extent(request: PeerRequest, status: int, headers: Mapping[str, str]) -> tuple[int | None, int, int]:
     """Return start, length and size of what the answer holds."""
     if request.range is None:
-        size = _length(status, headers)
+        size = _length(status, headers, known=request.size)
         if status != 200:
             raise PeerRefused(f"the peer answered {status} where no range was asked", status=status)
         return 0, size, size
@@ -60,7 +60,7 @@ def _extent(request: PeerRequest, status: int, headers: Mapping[str, str]) -> tu
         raise PeerRefused("the peer did not answer with the range that was asked", status=status)
     if _resolved(request.range, said.size) != (said.start, said.length):
         raise PeerRefused(f"the peer answered with another range: {said}", status=status)
-    if said.start is not None and _length(status, headers) != said.length:
+    if said.start is not None and _length(status, headers, known=said.length) != said.length:
         raise PeerRefused("the peer's Content-Length is not its Content-Range's", status=status)
     return said.start, said.length, said.size
 
@@ -78,8 +78,12 @@ def _resolved(asked: ByteRange, size: int) -> tuple[int | None, int]:
         return None, 0
 
 
-def _length(status: int, headers: Mapping[str, str]) -> int:
+def _length(status: int, headers: Mapping[str, str], *, known: int | None) -> int:
+    """Return the length of the body; of a chunked one, which does not say it, what is known of it."""
     text = headers.get("Content-Length", "")
-    if not (text.isascii() and text.isdigit()) or "Transfer-Encoding" in headers:
+    is_chunked = "Transfer-Encoding" in headers
+    if is_chunked and not text and known is not None:
+        return known
+    if is_chunked or not (text.isascii() and text.isdigit()):
         raise PeerRefused("the peer did not say how long the body is", status=status)
     return int(text)

@@ -1,11 +1,13 @@
-"""The `source` fixture: one contract, run on every store."""
+"""The `source` fixture: one contract, run on every store. And the event loops that tests may ask for."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.contract.sources import ContainerdSource, LayoutSource, MemorySource, Source
 
@@ -34,3 +36,11 @@ async def make_source(kind: str, folder: Path) -> Source:
     if kind == "layout":
         return LayoutSource(folder)
     return await ContainerdSource.start(is_mounted=kind == "containerd by path")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on asyncio's loop, and what asks for it on uvloop's too: a node runs on that."""
+    marker = item.get_closest_marker("asyncio")
+    if marker is None or "loop_factories" not in marker.kwargs:
+        return {"asyncio": asyncio.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -1,0 +1,85 @@
+"""Sinks whose client is in the test: bytes in memory, and a real connection whose other end reads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from spegel_py.transfer.base import ClientGone, Loan, Sink
+
+
+class MemorySink(Sink):
+    """Takes bytes into memory, and lends nothing; leaves after `limit` of them."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.taken = bytearray()
+        self._limit = limit
+
+    @property
+    def sent(self) -> int:
+        return len(self.taken)
+
+    async def write(self, data: bytes) -> None:
+        if self._limit is not None and self.sent + len(data) > self._limit:
+            raise ClientGone("enough")
+        self.taken += data
+
+    async def close(self) -> None:
+        """Nothing is on its way."""
+
+
+class SocketSink(Sink):
+    """A connection over loopback, which can be lent. Its client reads all, or leaves after `limit` bytes."""
+
+    def __init__(self, sock: socket.socket, client: socket.socket, limit: int | None) -> None:
+        self.taken = bytearray()
+        self._sock = sock
+        self._written = 0
+        self._loans: list[Loan] = []
+        self._reading = asyncio.ensure_future(self._read(client, limit))
+
+    @classmethod
+    def connect(cls, limit: int | None = None) -> SocketSink:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            client = socket.create_connection(server.getsockname())
+            sock, _ = server.accept()
+        for each in (sock, client):
+            each.setblocking(False)
+        return cls(sock, client, limit)
+
+    @property
+    def sent(self) -> int:
+        return self._written + sum(loan.moved for loan in self._loans)
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._sock, data)
+        except ConnectionError as error:
+            raise ClientGone("the client left") from error
+        self._written += len(data)
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Loan | None]:
+        loan = Loan(fd=os.dup(self._sock.fileno()), patience=5.0, owner="client")
+        self._loans.append(loan)
+        try:
+            yield loan
+        finally:
+            os.close(loan.fd)
+
+    async def close(self) -> None:
+        """End the connection; `taken` is all that its client got then."""
+        self._sock.close()
+        await self._reading
+
+    async def _read(self, client: socket.socket, limit: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        with client:
+            while limit is None or len(self.taken) < limit:
+                piece = await loop.sock_recv(client, 65536)
+                if not piece:
+                    return
+                self.taken += piece
