@@ -18,6 +18,20 @@ from spegel_py.telemetry.logging import LOGGING, LogFormat
 
 CONTENT_PATH = Path("/var/lib/containerd/io.containerd.content.v1.content")
 
+
+def _text_or_off(given: Any) -> str:
+    """Text; YAML reads `off` as false."""
+    return "off" if given is False else settings.text(given)
+
+
+def _parallel(given: Any) -> str | int:
+    written = _text_or_off(given)
+    try:
+        return written if written in ("auto", "off") else settings.integer(2, 16)(written)
+    except ValueError:
+        raise ValueError(f"{given!r} should be auto, off or a number from 2 to 16") from None
+
+
 REGISTRY = (
     *LOGGING,
     Setting("registry_addr", settings.address, ":5000", "address of the registry that containerd and peers ask"),
@@ -68,6 +82,32 @@ REGISTRY = (
     ),
     Setting("mirror_resolve_retries", settings.integer(1, 64), 8, "peers tried for one request at most"),
     Setting(
+        "mirror_parallel",
+        _parallel,
+        "auto",
+        "peers that a large blob is fetched from at the same time: a number from 2 to 16, auto for up to 4 where a "
+        "single one sends less than 20 MB/s, or off",
+    ),
+    Setting(
+        "verify_blobs",
+        _text_or_off,
+        "off",
+        "which blobs above 4 MiB are hashed, in passing when they come from a peer, once when they were sent from here",
+        choices=("off", "sample", "all"),
+    ),
+    Setting(
+        "max_transfers_per_peer",
+        settings.integer(0, 10_000),
+        16,
+        "blobs sent to one other node at a time, which gets what is beyond that elsewhere; 0: no limit",
+    ),
+    Setting(
+        "max_transfers",
+        settings.integer(0, 100_000),
+        128,
+        "blobs sent to all other nodes at a time: each then still gets 1 MB/s of a link of 1 Gbit/s; 0: no limit",
+    ),
+    Setting(
         "announce_interval",
         settings.seconds(0.5, 600),
         4.0,
@@ -110,6 +150,10 @@ class Config:
     tag_ttl: float
     mirror_resolve_timeout: float
     mirror_resolve_retries: int
+    mirror_parallel: str | int
+    verify_blobs: str
+    max_transfers_per_peer: int
+    max_transfers: int
     announce_interval: float
     mesh_limit: int
     replication: int

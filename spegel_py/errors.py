@@ -6,7 +6,7 @@
     ├ OCIError(status, code, message, detail)      what a client of the registry is told, as the spec's JSON
     │   ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416 · RequestInvalid 400 · ManifestInvalid 400
     │   ├ ManifestUnknown 404 · BlobUnknown 404 · NotFound 404
-    │   └ Unauthorized 401 · Denied 403 · Unsupported 405
+    │   └ Unauthorized 401 · Denied 403 · Unsupported 405 · Busy 503
     ├ StoreError                                   this node's own content
     │   ├ ContentNotFound                          it is not here
     │   └ StoreUnavailable                         the daemon or the disk behind the store is away
@@ -126,6 +126,13 @@ class Unsupported(OCIError):
 
     status = 405
     code = "UNSUPPORTED"
+
+
+class Busy(OCIError):
+    """There is no room for a further transfer; told to other nodes only, which then ask another one."""
+
+    status = 503
+    code = "UNAVAILABLE"
 
 
 class StoreError(SpegelError):

@@ -22,8 +22,10 @@ from spegel_py.host import doctor
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.verify import Verify
 from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
+from spegel_py.registry.limits import Limits
 from spegel_py.registry.server import parse_address, serve
 from spegel_py.registry.state import describe
 from spegel_py.routing.advertiser import Advertiser
@@ -88,6 +90,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             scores=Scores(),
             random=random.Random(),
             peers=config.mirror_resolve_retries,
+            verify=Verify(config.verify_blobs),
         )
         freshness = Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(
@@ -104,6 +107,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             ready=lambda: _not_ready(router),
             filters=config.filters,
             freshness=freshness,
+            limits=Limits(per_peer=config.max_transfers_per_peer, overall=config.max_transfers, metrics=metrics),
             credentials=auth,
         )
 

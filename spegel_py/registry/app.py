@@ -14,6 +14,7 @@ from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
 from spegel_py.registry.auth import Credentials
 from spegel_py.registry.handlers import Pulls
+from spegel_py.registry.limits import Limits
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
 from spegel_py.store.base import Store
 from spegel_py.telemetry.metrics import Metrics
@@ -35,6 +36,7 @@ def create_app(
     ready: Ready,
     filters: Filters = EVERYTHING,
     freshness: Freshness | None = None,
+    limits: Limits | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
 ) -> web.Application:
@@ -49,6 +51,7 @@ def create_app(
         metrics=metrics,
         filters=filters,
         freshness=freshness or Freshness(),
+        limits=limits or Limits(per_peer=0, overall=0, metrics=metrics),
         client_timeout=client_timeout,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 
 import structlog
 from aiohttp import web
@@ -20,9 +20,10 @@ from spegel_py.errors import (
 )
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
-from spegel_py.oci.distribution import METHODS, PullRequest, is_base
+from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.registry import responses
+from spegel_py.registry.limits import Limits
 from spegel_py.registry.local import Found, Local
 from spegel_py.registry.responses import Entity
 from spegel_py.store.base import Content, Store
@@ -41,7 +42,7 @@ class Pulls:
     """Answers everything below `/v2/`. `client_timeout` is for how many seconds a client may not read.
 
     A pull that `filters` exclude is answered with 404, here and for peers. Of tags `freshness` says for how long they
-    are answered; a peer is told how old they are, and decides for itself.
+    are answered; a peer is told how old they are, and decides for itself. `limits` admit peers' transfers.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Pulls:
         metrics: Metrics,
         filters: Filters,
         freshness: Freshness,
+        limits: Limits,
         client_timeout: float,
     ) -> None:
         self._store = store
@@ -62,6 +64,7 @@ class Pulls:
         self._metrics = metrics
         self._filters = filters
         self._freshness = freshness
+        self._limits = limits
         self._client_timeout = client_timeout
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -127,7 +130,14 @@ class Pulls:
                 return False
             return True
 
-        return await self._send(request, pull, entity, "local", send)
+        with self._admitted(request, pull):
+            return await self._send(request, pull, entity, "local", send)
+
+    def _admitted(self, request: web.Request, pull: PullRequest) -> AbstractContextManager[None]:
+        """Count a transfer to another node while it lasts; manifests are no transfers. Raises Busy on entering."""
+        if pull.mirrored and pull.kind is Kind.BLOB and not pull.head:
+            return self._limits.admit(request.remote or "")
+        return nullcontext()
 
     async def _from_peers(self, request: web.Request, pull: PullRequest, mirror: Mirror) -> web.StreamResponse:
         if pull.name is not None:
@@ -185,7 +195,7 @@ class Pulls:
             log.info("client gone", key=pull.key, sent=sink.sent, error=str(error))
         finally:
             self._metrics.sent(source, sink.sent)
-            request["sent"] = sink.sent
+            request[responses.SENT] = sink.sent
             if miss is None:
                 self._count_hit(pull, source)
             else:

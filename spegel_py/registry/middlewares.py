@@ -55,7 +55,7 @@ def measure(metrics: Metrics) -> Middleware:
             size = 0 if request.method == "HEAD" else (response.content_length or 0)
             return response
         finally:
-            size = request.get("sent", size)  # of a body that may have ended short
+            size = request.get(responses.SENT, size)  # of a body that may have ended short
             seconds = time.monotonic() - began
             metrics.answered(handler=name, method=request.method, code=status, seconds=seconds, size=size)
             log.debug(

@@ -13,6 +13,9 @@ from spegel_py.oci.range import ContentRange
 
 SERVER = "spegel-py"
 API_VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
+SENT = web.RequestKey("sent", int)
+"""Notes at a request how many bytes of the body were sent, which may be fewer than its answer said."""
+
 PEER_HEADER = "X-Spegel-Peer"
 """The id of the peer that the bytes of a relayed answer came from (the first one, where others went on)."""
 

@@ -98,6 +98,13 @@ class Metrics:
             ["source", "outcome"],
             registry=registry,
         )
+        self.transfers = Gauge("spegel_peer_transfers", "Blobs being sent to other nodes now.", registry=registry)
+        self._refused = Counter(
+            "spegel_peer_transfers_refused",
+            "Blobs that other nodes were told to get elsewhere (503), by the limit that was reached: peer or overall.",
+            ["limit"],
+            registry=registry,
+        )
         self._dropped_frames = Counter(
             "spegel_announce_frames_dropped",
             "Announcements of peers that were not taken, by reason.",
@@ -153,6 +160,10 @@ class Metrics:
     def verified(self, source: Source, *, is_right: bool) -> None:
         """Count a large blob that was hashed."""
         self._verified.labels(source, "ok" if is_right else "wrong").inc()
+
+    def refused(self, limit: Literal["peer", "overall"]) -> None:
+        """Count a transfer to another node that was refused."""
+        self._refused.labels(limit).inc()
 
     def dropped_frames(self, reason: str, count: int = 1) -> None:
         """Count announcements not taken; `reason` must be one of a few."""

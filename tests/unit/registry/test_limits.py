@@ -1,0 +1,99 @@
+"""Transfers to other nodes beyond the limits: refused so that they ask elsewhere, while clients are always served."""
+
+from __future__ import annotations
+
+import pytest
+
+from spegel_py.errors import Busy
+from spegel_py.registry.limits import Limits
+from spegel_py.telemetry.metrics import Metrics
+from tests.unit.registry.conftest import Node, NodeFactory
+from tests.unit.registry.raw import RawClient
+
+LARGE = bytes(range(251)) * 160_000  # more than kernels buffer
+SMALL = b"small" * 100
+MIRRORED = "X-Spegel-Mirrored: true"
+
+
+def limits(**given: int) -> Limits:
+    return Limits(**({"per_peer": 0, "overall": 0} | given), metrics=Metrics())
+
+
+def test_one_address_gets_no_more_than_its_share() -> None:
+    """Beyond its limit one peer is refused while another is admitted, until one of its transfers has ended."""
+    some = limits(per_peer=2)
+    with some.admit("a"):
+        with some.admit("a"):
+            with pytest.raises(Busy), some.admit("a"):
+                pass
+            with some.admit("b"):
+                pass
+        with some.admit("a"):
+            pass
+
+
+def test_all_together_get_no_more_than_there_is() -> None:
+    """Beyond the limit over all, a peer is refused however little it has; what was refused counts for nothing."""
+    some = limits(overall=1)
+    for _ in range(2):
+        with some.admit("a"), pytest.raises(Busy), some.admit("b"):
+            pass
+
+
+def test_nothing_is_remembered_of_who_has_left() -> None:
+    """Addresses do not add up."""
+    some = limits(per_peer=1)
+    for number in range(10):
+        with some.admit(str(number)):
+            pass
+    assert repr(some) == "<Limits 0 transfers to 0 peers>"
+
+
+async def begin(node: Node, target: str, *lines: str) -> RawClient:
+    """Have a client ask for something that it does not read yet."""
+    client = await node.client()
+    client.writer.write("\r\n".join([f"GET {target} HTTP/1.1", "Host: x", *lines, "", ""]).encode())
+    await client.reader.readexactly(1000)
+    return client
+
+
+async def test_a_peer_beyond_its_limit_is_told_to_go_elsewhere(start: NodeFactory) -> None:
+    """503 with the spec's JSON, at once; what is no transfer is answered, and clients are never refused."""
+    async with start(limits=limits(per_peer=1)) as node:
+        large, small = (f"/v2/app/blobs/{node.store.add(data)}?ns=r.io" for data in (LARGE, SMALL))
+        busy = await begin(node, large, MIRRORED)
+        client = await node.client()
+        refused = await client.ask("GET", small, MIRRORED)
+        assert (refused.status, refused.error["code"]) == (503, "UNAVAILABLE")
+        assert (await client.ask("HEAD", small, MIRRORED)).status == 200
+        assert (await client.ask("GET", small)).body == SMALL
+        missing = await client.ask("GET", small[:-12] + "0000" + small[-8:], MIRRORED)
+        assert missing.status == 404
+        busy.writer.transport.abort()
+        while (await client.ask("GET", small, MIRRORED)).status != 200:
+            pass
+
+
+async def test_a_busy_peer_is_no_miss_for_the_client(start: NodeFactory) -> None:
+    """Where the one peer is busy the client is told that nobody has it, and goes upstream."""
+    async with start("a", limits=limits(overall=1)) as a, start("b") as b:
+        digest = a.store.add(SMALL)
+        await a.network.join(a.peer).advertise([str(digest)])
+        await begin(a, f"/v2/app/blobs/{a.store.add(LARGE)}?ns=r.io", MIRRORED)
+        answer = await (await b.client()).ask("GET", f"/v2/app/blobs/{digest}?ns=r.io")
+        assert (answer.status, answer.error["code"]) == (404, "BLOB_UNKNOWN")
+        assert b.samples("spegel_peer_attempts_total") == {("busy",): 1}
+
+
+async def test_transfers_and_refusals_are_counted(start: NodeFactory) -> None:
+    """The gauge shows what is under way, the counter which limit was reached."""
+    async with start() as node:
+        some = Limits(per_peer=1, overall=2, metrics=node.metrics)
+        with some.admit("a"), some.admit("b"):
+            assert node.samples("spegel_peer_transfers") == {(): 2}
+            with pytest.raises(Busy), some.admit("c"):
+                pass
+        with some.admit("a"), pytest.raises(Busy), some.admit("a"):
+            pass
+        assert node.samples("spegel_peer_transfers") == {}
+        assert node.samples("spegel_peer_transfers_refused_total") == {("overall",): 1, ("peer",): 1}
