@@ -4,7 +4,7 @@ BIN := .venv/bin
 VERSIONS ?= 1.7.35 2.4.2
 export PYTHON
 
-.PHONY: demo test test-versions check bench format protos clean
+.PHONY: demo test test-versions check bench bench-dataplane format protos clean
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull
 	.ci/setup run
@@ -32,6 +32,10 @@ check: ## linters, types, layers
 bench: ## measure what the README states
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-dataplane: ## blobs beside Spegel (SPEGEL_BIN), Go, nginx and aiohttp, those of them that are here
+	.ci/setup test
+	$(BIN)/python -m tests.benchmarks.dataplane $(ARGS)
 
 format: ## rewrite to the house's format
 	.ci/setup test
