@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -22,6 +23,7 @@ from spegel_py.host import doctor
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.spread import Spreading
 from spegel_py.mirror.verify import Verify
 from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
@@ -82,15 +84,17 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         upstream = await stack.enter_async_context(
             HTTPUpstream(deadlines=deadlines, authorization=auth.header if auth else None)
         )
+        scores = Scores()
         mirror = Mirror(
             router=router,
             upstream=upstream,
             metrics=metrics,
             deadlines=deadlines,
-            scores=Scores(),
+            scores=scores,
             random=random.Random(),
             peers=config.mirror_resolve_retries,
             verify=Verify(config.verify_blobs),
+            spreading=_spreading(config),
         )
         freshness = Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(
@@ -120,7 +124,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             )
 
         metrics.watch(
-            connected_peers=lambda: float(len(router.connected())), records_held=lambda: float(router.records())
+            connected_peers=lambda: float(len(router.connected())),
+            records_held=lambda: float(router.records()),
+            quarantined_peers=lambda: float(scores.quarantine.count(time.monotonic())),
         )
         await _serve(stack, "--registry-addr", app, config.registry_addr)
         await _serve(stack, "--metrics-addr", create_metrics_app(metrics=metrics, state=state), config.metrics_addr)
@@ -134,6 +140,16 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             yield router
             advertising.cancel()
             advising.cancel()
+
+
+def _spreading(config: Config) -> Spreading | None:
+    match config.mirror_parallel:
+        case "off":
+            return None
+        case int(peers):
+            return Spreading(peers=peers, at_once=True)
+        case _:
+            return Spreading()
 
 
 async def _advise(config: Config) -> None:

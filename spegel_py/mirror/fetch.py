@@ -9,19 +9,20 @@ from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
 
+from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempts
 from spegel_py.mirror.candidates import Candidates
-from spegel_py.mirror.hedge import Latencies, Schedule
+from spegel_py.mirror.hedge import Latencies
 from spegel_py.mirror.opening import Opening
-from spegel_py.mirror.race import Check, Race
 from spegel_py.mirror.relay import Relay
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.mirror.spread import Spreading
 from spegel_py.mirror.verify import Verify
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.routing.base import Router
 from spegel_py.telemetry.metrics import Metrics
-from spegel_py.transfer.base import Deadlines, PeerRequest, Upstream
+from spegel_py.transfer.base import Deadlines, Upstream
 
 PEERS = 8
 """Peers asked for one pull at most: the deadlines leave no time for more, and a crowd of dead records is one fault."""
@@ -30,7 +31,7 @@ PEERS = 8
 class Mirror:
     """Fetches from peers what this node does not hold, at most `peers` of them for one pull.
 
-    `router_name` is a label of the metrics.
+    Bodies are fetched from one peer at a time without a `spreading`. `router_name` is a label of the metrics.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Mirror:
         random: Random,
         peers: int = PEERS,
         verify: Verify = Verify.OFF,
+        spreading: Spreading | None = None,
         router_name: str = "libp2p",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -56,6 +58,7 @@ class Mirror:
         self._random = random
         self._peers = peers
         self._verify = verify
+        self._spreading = spreading
         self._router_name = router_name
         self._clock = clock
 
@@ -91,28 +94,17 @@ class Mirror:
             found=partial(self._metrics.resolved, self._router_name),
             max_age=max_age,
         )
-
-        def race(request: PeerRequest, check: Check, offset: int) -> Race:
-            return Race(
-                request=request,
-                check=check,
-                offset=offset,
-                schedule=Schedule(delays=self._latencies.delays()),
-                candidates=candidates,
-                attempts=attempts,
-                clock=self._clock,
-            )
-
+        asking = Asking(candidates=candidates, attempts=attempts, latencies=self._latencies, clock=self._clock)
         is_quick = pull.head or pull.kind is Kind.MANIFEST
         budget = self._deadlines.manifest if is_quick else self._deadlines.blob
         async with candidates:
             relay = Relay(
                 pull=pull,
-                opening=Opening(pull=pull, race=race, attempts=attempts, max_age=max_age),
-                race=race,
-                attempts=attempts,
+                opening=Opening(pull=pull, asking=asking, max_age=max_age),
+                asking=asking,
                 metrics=self._metrics,
                 verifies=self._verify.wants(self._random),
+                spreading=self._spreading,
             )
             try:
                 if not await relay.open(within=budget):

@@ -4,12 +4,11 @@ hears of it."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerRefused
-from spegel_py.mirror.attempts import Attempt, Attempts
-from spegel_py.mirror.race import Race
+from spegel_py.mirror.asking import Asking
+from spegel_py.mirror.attempts import Attempt
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
@@ -20,9 +19,6 @@ from spegel_py.transfer.base import PeerAnswer, PeerRequest
 WHOLE = 4 * 1024 * 1024
 """Blobs up to this many bytes, and all manifests, are verified before their first byte is sent: it takes
 about 3 ms and saves the pull, which wrong bytes end."""
-
-NewRace = Callable[..., Race]
-"""Makes a race of a `request`, a `check` of the answers and the `offset` at which they start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +49,10 @@ class Opened:
 class Opening:
     """Asks peers for what a client pulls."""
 
-    def __init__(self, *, pull: PullRequest, race: NewRace, attempts: Attempts, max_age: float = math.inf) -> None:
+    def __init__(self, *, pull: PullRequest, asking: Asking, max_age: float = math.inf) -> None:
         self._pull = pull
-        self._race = race
-        self._attempts = attempts
+        self._asking = asking
+        self._attempts = asking.attempts
         self._max_age = max_age
 
     def __repr__(self) -> str:
@@ -78,7 +74,7 @@ class Opening:
     async def find(self) -> Opened | None:
         """Return the first usable answer, None if no peer has one. Raises RangeInvalid if the content is too short."""
         part = self._pull.range if self._pull.kind is Kind.BLOB else None  # a manifest is fetched whole, and cut here
-        while (attempt := await self._race(request=self.request(part), check=self._head, offset=0).run()) is not None:
+        while (attempt := await self._asking.race(self.request(part), check=self._head)) is not None:
             try:
                 return await self._take(attempt)
             except PeerError as error:

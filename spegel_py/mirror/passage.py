@@ -1,17 +1,19 @@
-"""Passing one body on from peers to a client: where one breaks, another goes on at the very next byte."""
+"""Passing one body on from peers to a client: where one breaks, another goes on at the very next byte; where one is
+slow, several share the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from spegel_py.errors import DigestMismatch, PeerError
-from spegel_py.mirror.attempts import Attempt, Attempts
+from spegel_py.mirror import patience
+from spegel_py.mirror.asking import Asking
+from spegel_py.mirror.attempts import Attempt
+from spegel_py.mirror.spread import WORTH, Spreading
 from spegel_py.oci.range import ByteRange
-from spegel_py.transfer.base import Sink
-
-Go = Callable[[ByteRange | None], Awaitable[Attempt | None]]
-"""Asks peers for exactly these bytes (None for the whole content); None if nobody has an answer."""
+from spegel_py.transfer.base import PeerRequest, Sink
+from spegel_py.transfer.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +24,40 @@ class Extent:
     length: int
     size: int
 
+    @property
+    def last(self) -> int:
+        return self.start + self.length - 1
+
     def after(self, sent: int) -> ByteRange | None:
         """Return what is still missing after `sent` bytes; None where that is the whole content."""
-        first, last = self.start + sent, self.start + self.length - 1
-        return None if first == 0 and last == self.size - 1 else ByteRange(first, last)
+        is_whole = self.length - sent == self.size
+        return None if is_whole else ByteRange(self.start + sent, self.last)
 
 
 class Passage:
-    """Passes `extent` on, beginning with an attempt whose answer is there; `resume` finds who goes on."""
+    """Passes `extent` on, beginning with an attempt whose answer is there.
 
-    def __init__(self, *, extent: Extent, attempts: Attempts, resume: Go) -> None:
+    `request` gives the request for a part of the content (None for all of it). `continued` is told of each attempt
+    that goes on where one broke, `spread` of the byte from which on several peers are asked. They are not without a
+    `spreading`.
+    """
+
+    def __init__(
+        self,
+        *,
+        extent: Extent,
+        asking: Asking,
+        request: Callable[[ByteRange | None], PeerRequest],
+        continued: Callable[[Attempt], None],
+        spread: Callable[[int], None],
+        spreading: Spreading | None,
+    ) -> None:
         self._extent = extent
-        self._attempts = attempts
-        self._resume = resume
+        self._asking = asking
+        self._request = request
+        self._continued = continued
+        self._spread = spread
+        self._spreading = spreading
 
     def __repr__(self) -> str:
         return f"<Passage of {self._extent}>"
@@ -42,22 +65,58 @@ class Passage:
     async def run(self, attempt: Attempt, sink: Sink) -> None:
         """Send until all was sent or no peer is left, as `sink.sent` then says. Raises ClientGone."""
         going: Attempt | None = attempt
-        while going is not None:
-            await self._leg(going, sink)
-            is_done = sink.sent >= self._extent.length
-            going = None if is_done else await self._resume(self._extent.after(sink.sent))
+        try:
+            while going is not None:
+                if not await self._leg(going, sink) and self._spreading is not None:
+                    await self._several(self._spreading, sink)
+                going = await self._next(sink)
+        except DigestMismatch:  # known with the last byte
+            self._asking.attempts.accuse([each for each in self._asking.attempts.made if each.bytes])
 
-    async def _leg(self, attempt: Attempt, sink: Sink) -> None:
-        """Pass on what one peer sends, to its end or to where it breaks."""
-        start = sink.sent
+    async def _leg(self, attempt: Attempt, sink: Sink) -> bool:
+        """Pass on what one peer sends, to its end or to where it breaks; False if it was left because it is slow.
+
+        Raises DigestMismatch if the sink found that the content is wrong.
+        """
+        start, attempts = sink.sent, self._asking.attempts
         try:
             try:
-                await attempt.response.send(sink)
+                is_over = await self._send(attempt, sink)
             finally:
                 attempt.bytes = sink.sent - start
         except PeerError as error:
-            await self._attempts.fail(attempt, error)
+            await attempts.fail(attempt, error)
             if isinstance(error, DigestMismatch):
-                self._attempts.accuse([each for each in self._attempts.made if each.bytes])
-        else:
-            await self._attempts.succeed(attempt)
+                raise
+            return True
+        await (attempts.succeed(attempt) if is_over else attempts.abandon(attempt))
+        return is_over
+
+    async def _send(self, attempt: Attempt, sink: Sink) -> bool:
+        spreading = self._spreading
+        if spreading is None:
+            await attempt.response.send(sink)
+            return True
+
+        def may_spread() -> bool:
+            return self._extent.length - sink.sent >= WORTH and self._asking.can_go_on
+
+        if spreading.at_once and may_spread():
+            return False
+        pace = Pace(min_rate=spreading.min_rate, window=spreading.window)
+        return await patience.send(attempt.response, sink, pace=pace, may_stop=may_spread)
+
+    async def _several(self, spreading: Spreading, sink: Sink) -> None:
+        """Pass on what several peers send, the slow one among them, until all was sent or none is left."""
+        first = self._extent.start + sink.sent
+        self._spread(first)
+        await self._asking.spread(first, self._extent.last, sink, peers=spreading.peers, request=self._request)
+
+    async def _next(self, sink: Sink) -> Attempt | None:
+        """Return an attempt that gives exactly what is still missing; None if nothing is, or nobody has it."""
+        if sink.sent >= self._extent.length:
+            return None
+        request, offset = self._request(self._extent.after(sink.sent)), self._extent.start + sink.sent
+        if (attempt := await self._asking.race(request, offset=offset)) is not None:
+            self._continued(attempt)
+        return attempt

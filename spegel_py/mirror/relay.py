@@ -2,7 +2,8 @@
 breaks.
 
 Log events, which tools read: `relay started` (digest, name, kind, method, peer, addr, offset), `relay
-continued` (the same, from another peer), `peer failed` (key, peer, addr, error, outcome, offset), and at the
+continued` (the same, from another peer), `relay spread` (digest, name, kind, method, offset; from several at
+once from there on), `peer failed` (key, peer, addr, error, outcome, offset), and at the
 end `relay finished` (digest, name, kind, method, total, outcome, attempts) or, where no peer gave a first
 byte, `relay missed` (the same without total). `attempts` is a list of {peer, addr, offset, bytes, ms,
 outcome, hedge}, in the order in which they began.
@@ -11,16 +12,18 @@ outcome, hedge}, in the order in which they began.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import structlog
 
 from spegel_py.errors import RangeInvalid
-from spegel_py.mirror.attempts import Attempt, Attempts
-from spegel_py.mirror.opening import NewRace, Opened, Opening, RelayHead
+from spegel_py.mirror.asking import Asking
+from spegel_py.mirror.attempts import Attempt
+from spegel_py.mirror.opening import Opened, Opening, RelayHead
 from spegel_py.mirror.passage import Extent, Passage
+from spegel_py.mirror.spread import Spreading
 from spegel_py.mirror.verify import VerifyingSink
 from spegel_py.oci.distribution import PullRequest
-from spegel_py.oci.range import ByteRange
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Sink
 
@@ -40,17 +43,17 @@ class Relay:
         *,
         pull: PullRequest,
         opening: Opening,
-        race: NewRace,
-        attempts: Attempts,
+        asking: Asking,
         metrics: Metrics,
         verifies: bool = False,
+        spreading: Spreading | None = None,
     ) -> None:
         self._pull = pull
         self._opening = opening
-        self._race = race
-        self._attempts = attempts
+        self._asking = asking
         self._metrics = metrics
         self._verifies = verifies
+        self._spreading = spreading
         self._is_open = False
         self._sink: Sink | None = None
         self._outcome = "client_gone"  # until something else is known
@@ -98,8 +101,8 @@ class Relay:
 
     async def close(self) -> None:
         """Hang up on peers that are still sending, and log how it went."""
-        await self._attempts.close()
-        attempts = [attempt.as_log() for attempt in self._attempts.made]
+        await self._asking.attempts.close()
+        attempts = [attempt.as_log() for attempt in self._asking.attempts.made]
         if self._is_open:
             self._log("relay finished", total=self._sent, outcome=self._outcome, attempts=attempts)
         else:
@@ -110,17 +113,23 @@ class Relay:
         extent = Extent(head.start, head.length, head.size)
         if self._verifies and head.length == head.size:
             sink = VerifyingSink(sink, digest=head.digest, size=head.size, verified=self._verified)
-        await Passage(extent=extent, attempts=self._attempts, resume=self._resume).run(first, sink)
+        passage = Passage(
+            extent=extent,
+            asking=self._asking,
+            request=partial(self._opening.request, size=head.size),
+            spreading=self._spreading,
+            continued=self._continued,
+            spread=self._spread,
+        )
+        await passage.run(first, sink)
 
-    async def _resume(self, missing: ByteRange | None) -> Attempt | None:
-        """Return an attempt that gives exactly what is still missing, None if there is none."""
-        offset = (missing.first or 0) if missing else 0
-        request = self._opening.request(missing, size=self.head.size)
-        attempt = await self._race(request=request, check=lambda *_: None, offset=offset).run()
-        if attempt is not None:
-            self._metrics.resumed()
-            self._log("relay continued", peer=attempt.peer.id, addr=attempt.peer.authority, offset=offset)
-        return attempt
+    def _continued(self, attempt: Attempt) -> None:
+        self._metrics.resumed()
+        self._log("relay continued", peer=attempt.peer.id, addr=attempt.peer.authority, offset=attempt.offset)
+
+    def _spread(self, offset: int) -> None:
+        self._metrics.spread()
+        self._log("relay spread", offset=offset)
 
     def _verified(self, is_right: bool) -> None:
         self._metrics.verified("peer", is_right=is_right)

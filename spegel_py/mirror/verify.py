@@ -54,6 +54,8 @@ class VerifyingSink(Sink):
 
     async def write(self, data: bytes) -> None:
         """Pass a piece on. Raises DigestMismatch with the last one if the content is wrong, ClientGone."""
+        if not data:
+            return
         self._hasher.update(data)
         free = max(0, self._size - HELD - self._taken)
         self._taken += len(data)

@@ -124,7 +124,7 @@ class Pulls:
 
         async def send(sink: Sink) -> bool:
             try:
-                await self._sender.send(content, start, length, sink)
+                await self._sender.send(content, start, length, sink, to_peer=pull.mirrored)
             except StoreUnavailable as error:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
                 return False

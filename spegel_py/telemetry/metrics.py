@@ -92,6 +92,9 @@ class Metrics:
         self._resumes = Counter(
             "spegel_mirror_resumes", "Bodies that went on from another peer where one broke.", registry=registry
         )
+        self._spreads = Counter(
+            "spegel_mirror_spreads", "Bodies that were fetched from several peers at once.", registry=registry
+        )
         self._verified = Counter(
             "spegel_verified_blobs",
             "Blobs too large to be held whose bytes were hashed, relayed ones (peer) and our own (local): ok or wrong.",
@@ -112,6 +115,9 @@ class Metrics:
             registry=registry,
         )
         self._peers = Gauge("spegel_connected_peers", "Peers connected now.", registry=registry)
+        self._quarantined = Gauge(
+            "spegel_quarantined_peers", "Peers that sent wrong bytes, and are asked for nothing now.", registry=registry
+        )
         self._records = Gauge(
             "spegel_records_held", "Records of who holds what that this node holds now.", registry=registry
         )
@@ -157,6 +163,10 @@ class Metrics:
         """Count a body that goes on from another peer."""
         self._resumes.inc()
 
+    def spread(self) -> None:
+        """Count a body that is fetched from several peers at once from now on."""
+        self._spreads.inc()
+
     def verified(self, source: Source, *, is_right: bool) -> None:
         """Count a large blob that was hashed."""
         self._verified.labels(source, "ok" if is_right else "wrong").inc()
@@ -193,10 +203,17 @@ class Metrics:
         finally:
             gauge.dec()
 
-    def watch(self, *, connected_peers: Callable[[], float], records_held: Callable[[], float]) -> None:
+    def watch(
+        self,
+        *,
+        connected_peers: Callable[[], float],
+        records_held: Callable[[], float],
+        quarantined_peers: Callable[[], float],
+    ) -> None:
         """Ask these callables at every scrape, on the event loop: they must neither block nor raise."""
         self._peers.set_function(connected_peers)
         self._records.set_function(records_held)
+        self._quarantined.set_function(quarantined_peers)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type: OpenMetrics or Prometheus text, by Accept."""

@@ -1,0 +1,115 @@
+"""Blobs that are verified on their way, and what becomes of peers that send wrong ones."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from spegel_py.errors import BlobUnknown, DigestMismatch
+from spegel_py.mirror.verify import HELD, SAMPLE, Verify, VerifyingSink
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.range import ByteRange
+from tests.unit.mirror.lab import LARGE, SMALL, Lab, MemorySink, blob, start_lab
+from tests.unit.mirror.peers import FakePeer
+
+WRONG = LARGE[:-1] + b"!"
+VERIFIED = "spegel_verified_blobs_total"
+
+
+def verifying(data: bytes) -> tuple[VerifyingSink, MemorySink]:
+    sink = MemorySink()
+    return VerifyingSink(sink, digest=Digest.of(data), size=len(data), verified=lambda is_right: None), sink
+
+
+@given(st.lists(st.integers(1, HELD), min_size=1, max_size=4), st.integers(1, 3 * HELD))
+async def test_the_end_is_held_back_until_all_was_seen(pieces: list[int], extra: int) -> None:
+    """However the bytes come, at most 1 MiB is held, and the last byte passes only when all are right."""
+    data = bytes(sum(pieces)) + b"e" * extra
+    verifier, sink = verifying(data)
+    at = 0
+    for length in [*pieces, extra]:
+        assert sink.sent == min(at, max(0, len(data) - HELD))
+        assert verifier.sent == at
+        await verifier.write(data[at : at + length])
+        at += length
+    assert bytes(sink.taken) == data
+
+
+async def test_the_end_of_wrong_content_does_not_pass() -> None:
+    """With the last byte the sink says that the content is wrong, and keeps what it held."""
+    verifier, sink = verifying(LARGE)
+    with pytest.raises(DigestMismatch):
+        await verifier.write(WRONG)
+    assert sink.sent == len(LARGE) - HELD
+
+
+def test_a_sample_is_one_in_sixteen() -> None:
+    """`sample` verifies some, `all` every one, `off` none."""
+    random = Random(5)
+    assert abs(sum(Verify.SAMPLE.wants(random) for _ in range(16_000)) - 16_000 / SAMPLE) < 150
+    assert Verify.ALL.wants(random)
+    assert not Verify.OFF.wants(random)
+
+
+async def test_a_right_blob_is_whole() -> None:
+    """What is verified on its way arrives as before, and is counted."""
+    async with start_lab(verify=Verify.ALL) as lab:
+        await lab.serve(FakePeer(LARGE))
+        _, body, complete = await lab.pull(blob(LARGE))
+        assert complete
+        assert body == LARGE
+        assert lab.count(VERIFIED, source="peer", outcome="ok") == 1
+
+
+async def test_a_wrong_blob_ends_short_and_its_peer_is_left_out() -> None:
+    """The last MiB is not sent; the peer is named, and asked for nothing more, be it something else."""
+    async with start_lab(verify=Verify.ALL) as lab:
+        liar = FakePeer(WRONG)
+        await lab.serve(liar)
+        with capture_logs() as logs:
+            _, body, complete = await lab.pull(blob(LARGE))
+        assert not complete
+        assert body == LARGE[:-HELD]
+        [event] = [entry for entry in logs if entry["event"] == "peer sent wrong bytes"]
+        assert (event["peer"], event["addr"]) == ("peer0", lab.peers[0].authority)
+        assert event["quarantine_seconds"] == 600
+        assert lab.count(VERIFIED, source="peer", outcome="wrong") == 1
+        assert lab.attempts() == {"mismatch": 1}
+        for other in (LARGE, SMALL):
+            with pytest.raises(BlobUnknown):
+                await lab.pull(blob(other))
+        assert len(liar.requests) == 1
+
+
+async def test_others_serve_while_one_is_in_quarantine(lab: Lab) -> None:
+    """A peer that sent a wrong small blob is left out of pulls of everything, and others are asked."""
+    liar, good = FakePeer(b"x" * len(SMALL)), FakePeer(SMALL)
+    await lab.serve(liar, good)
+    await lab.pull(blob(SMALL))
+    good.data = LARGE
+    _, body, _ = await lab.pull(blob(LARGE))
+    assert body == LARGE
+    assert len(liar.requests) == 1
+
+
+async def test_what_went_on_elsewhere_is_verified_as_a_whole() -> None:
+    """A body of two peers is right if both were; its end is held back over the change."""
+    async with start_lab(verify=Verify.ALL) as lab:
+        await lab.serve(FakePeer(LARGE, cut_at=len(LARGE) - HELD // 2), FakePeer(LARGE))
+        _, body, complete = await lab.pull(blob(LARGE))
+        assert complete
+        assert body == LARGE
+
+
+async def test_a_part_cannot_be_verified() -> None:
+    """A range is passed on as it is: its digest is nobody's."""
+    async with start_lab(verify=Verify.ALL) as lab:
+        await lab.serve(FakePeer(LARGE))
+        _, body, complete = await lab.pull(blob(LARGE, ByteRange(5, None)))
+        assert complete
+        assert body == LARGE[5:]
+        assert lab.count(VERIFIED, source="peer", outcome="ok") == 0
