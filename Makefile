@@ -4,7 +4,7 @@ BIN := .venv/bin
 VERSIONS ?= 1.7.35 2.4.2
 export PYTHON
 
-.PHONY: demo test test-versions check bench bench-dataplane format protos clean
+.PHONY: demo test test-versions check bench bench-dataplane chaos format protos clean
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull
 	.ci/setup run
@@ -36,6 +36,10 @@ bench: ## measure what the README states
 bench-dataplane: ## blobs beside Spegel (SPEGEL_BIN), Go, nginx and aiohttp, those of them that are here
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks.dataplane $(ARGS)
+
+chaos: ## break things in the middle of real pulls, and say what became of those; needs root
+	.ci/setup test
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 format: ## rewrite to the house's format
 	.ci/setup test

@@ -1,0 +1,110 @@
+"""Links and connections that break, slow down or lose everything: a node's, and the registry's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from tests.chaos.scene import Scene
+from tests.integration.cluster import metric
+from tests.lab import Node
+from tests.namespaces import Namespace
+from tests.processes import run, until
+
+
+@asynccontextmanager
+async def server_unplugged(scene: Scene) -> AsyncIterator[None]:
+    """Pull the cable of the node that serves."""
+    node = await scene.server()
+    await node.namespace.plug(is_in=False)
+    try:
+        yield
+    finally:
+        await node.namespace.plug(is_in=True)
+
+
+@asynccontextmanager
+async def server_cut_off(scene: Scene) -> AsyncIterator[None]:
+    """Drop every packet to and from the node that serves, as a broken switch does."""
+    async with _filtered([await scene.server()], "drop"):
+        yield
+
+
+@asynccontextmanager
+async def server_reset(scene: Scene) -> AsyncIterator[None]:
+    """Reset every connection to the registry port of the node that serves."""
+    node = await scene.server()
+    await run(*node.namespace.prefix, "ss", "-K", "-tn", "sport = :5000")
+    yield
+
+
+@asynccontextmanager
+async def server_trickling(scene: Scene) -> AsyncIterator[None]:
+    """Let the node that serves send 16 kB a second."""
+    async with _throttled((await scene.server()).namespace, "128kbit"):
+        yield
+
+
+@asynccontextmanager
+async def routers_cut_off(scene: Scene) -> AsyncIterator[None]:
+    """Drop what goes to and from the pullers' router ports and their peers'."""
+    async with _filtered(scene.pullers, "tcp dport 5001 drop", "tcp sport 5001 drop"):
+        yield
+
+
+@asynccontextmanager
+async def nobody_known(scene: Scene) -> AsyncIterator[None]:
+    """Cut the routers off, and wait until the pullers know nobody any more."""
+    async with routers_cut_off(scene):
+
+        async def alone() -> bool:
+            return not any([await metric(node, "spegel_records_held") for node in scene.pullers])
+
+        await until(alone, deadline=30.0, pause=0.2)
+        yield
+
+
+# The registry
+
+
+@asynccontextmanager
+async def registry_down(scene: Scene) -> AsyncIterator[None]:
+    """Stop the registry."""
+    await scene.field.lab.registry.stop()
+    try:
+        yield
+    finally:
+        await scene.field.lab.registry.start()
+
+
+@asynccontextmanager
+async def registry_slow(scene: Scene) -> AsyncIterator[None]:
+    """Let the registry send 125 kB a second: the image would take minutes."""
+    async with _throttled(scene.field.lab.registry.namespace, "1mbit"):
+        yield
+
+
+@asynccontextmanager
+async def _filtered(nodes: Sequence[Node], *rules: str) -> AsyncIterator[None]:
+    """Apply these rules of nft to what comes to the nodes and what leaves them."""
+    body = "\n".join(rules)
+    chains = "\n".join(
+        f"chain {hook} {{\ntype filter hook {hook} priority 0\n{body}\n}}" for hook in ("input", "output")
+    )
+    async with AsyncExitStack() as stack:
+        for node in nodes:
+            nft = (*node.namespace.prefix, "nft")
+            await run(*nft, f"table ip chaos {{\n{chains}\n}}")
+            stack.push_async_callback(run, *nft, "delete table ip chaos")
+        yield
+
+
+@asynccontextmanager
+async def _throttled(namespace: Namespace, rate: str) -> AsyncIterator[None]:
+    """Limit what leaves a machine."""
+    tc = ("tc", "-n", namespace.name, "qdisc")
+    await run(*tc, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "16kbit", "latency", "400ms")
+    try:
+        yield
+    finally:
+        await run(*tc, "del", "dev", "eth0", "root")

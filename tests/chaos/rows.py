@@ -1,0 +1,102 @@
+"""The rows of the suite: what breaks, when, and why a row may end otherwise than well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tests.chaos import content, links, processes
+from tests.chaos.content import Disks
+from tests.chaos.misbehaving import SLOW, WHOLE, peer
+from tests.chaos.scene import Fault
+
+
+class Expected(Enum):
+    """How the pulls of a row end."""
+
+    SUCCEED = "every pull succeeds at its first try, in time"
+    RETRIED = "every pull succeeds, by a further try of the runtime's at the latest"
+    FAIL = "every pull fails, in time, and leaves no wrong content"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One kind of fault; `before` is broken from the start of the pull on, `during` breaks in the middle of it."""
+
+    name: str
+    before: tuple[Fault, ...] = ()
+    during: tuple[Fault, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Flags of all nodes."""
+    expected: Expected = Expected.SUCCEED
+    why: str = ""
+    """Why nothing better is expected."""
+    is_short: bool = True
+    """Whether the short form has it."""
+
+    @property
+    def tries(self) -> int:
+        """Return how often a pull is tried, as a kubelet does it."""
+        return TRIES if self.expected is Expected.RETRIED else 1
+
+
+TRIES = 3
+"""One that the fault ends, one that may meet a containerd that is not quite there yet, and the good one."""
+
+_DISKS = Disks()
+
+MODES = ("off", "sample", "all")
+"""Of --verify-blobs, which is about large layers only."""
+
+_UNVERIFIED = "nobody but containerd verifies a large layer, and wrong bytes end its pull"
+_PASSED_ON = "verified in passing: wrong bytes are with containerd already when they are noticed, and end its pull"
+
+ROWS = (
+    Row(name="peer killed", during=(processes.server_killed,)),
+    Row(name="all peers killed", during=(processes.all_killed,), is_short=False),
+    Row(name="peer stopped", during=(processes.server_stopped,)),
+    Row(name="peer's link down", during=(links.server_unplugged,)),
+    Row(name="peer's packets dropped", during=(links.server_cut_off,), is_short=False),
+    Row(name="peer's connections reset", during=(links.server_reset,)),
+    Row(name="peer trickles", during=(links.server_trickling,)),
+    Row(name="peer's containerd restarted", during=(processes.server_s_containerd_restarted,), is_short=False),
+    *(
+        Row(
+            name=f"small layers wrong, verify {mode}",
+            before=(content.small_spoiled,),
+            flags={"verify_blobs": mode},
+            is_short=mode == "off",
+        )
+        for mode in MODES
+    ),
+    *(
+        Row(
+            name=f"large layer wrong, verify {mode}",
+            before=(content.large_spoiled,),
+            flags={"verify_blobs": mode},
+            expected=Expected.FAIL,
+            why=_PASSED_ON if mode == "all" else _UNVERIFIED,
+            is_short=mode == "off",
+        )
+        for mode in MODES
+    ),
+    Row(name="peer's files cut off", during=(content.server_truncated,)),
+    Row(name="peer's files deleted", during=(content.server_emptied,), is_short=False),
+    Row(name="two peers' disks fail", before=(_DISKS.mounted,), during=(_DISKS.failing,)),
+    Row(name="peer slow to answer", before=(peer(SLOW),)),
+    Row(name="peer answers 200 to a range", before=(peer(WHOLE),), during=(processes.honest_server_killed,)),
+    Row(name="own node killed", during=(processes.own_killed,)),
+    Row(name="own node ended", during=(processes.own_ended,)),
+    Row(
+        name="own containerd restarted",
+        during=(processes.own_containerd_restarted,),
+        expected=Expected.RETRIED,
+        why="who asked containerd lost the answer with it, and asks again",
+    ),
+    Row(name="routers cut off", during=(links.routers_cut_off,), is_short=False),
+    Row(name="nobody known", before=(links.nobody_known,), is_short=False),
+    Row(name="registry down", before=(links.registry_down,), is_short=False),
+    Row(name="registry slow", before=(links.registry_slow,), is_short=False),
+    Row(name="registry slow, peer killed", before=(links.registry_slow,), during=(processes.server_killed,)),
+)

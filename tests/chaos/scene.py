@@ -1,0 +1,149 @@
+"""One round: some pullers pull at once while a fault strikes, and what became of each pull."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+
+import grpc.aio
+
+from tests.chaos.field import Field, Traffic
+from tests.integration.cluster import metric
+from tests.lab import Node
+from tests.processes import until
+
+DEADLINE = 60.0
+"""Seconds after which a pull counts as hung."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """One pull by a containerd; bytes by where they came from are None where the count died with a node."""
+
+    seconds: float
+    """From the beginning of the first try to the end of the last."""
+    succeeded: bool
+    errors: tuple[str, ...] = ()
+    """Why tries failed, in order."""
+    is_right: bool = False
+    """Every blob of the image lies in the content store, and its file has its digest."""
+    local: int | None = None
+    peer: int | None = None
+    registry: int = 0
+
+
+class Scene:
+    """What a fault may look at and touch."""
+
+    def __init__(self, *, field: Field, pullers: Sequence[Node], start: Traffic) -> None:
+        self.field = field
+        self.pullers = pullers
+        self._start = start
+
+    async def server(self, among: Sequence[Node] | None = None) -> Node:
+        """Return the seed that has sent the most since the round began."""
+        sent = (await self.field.traffic()).sent
+
+        def count(node: Node) -> int:
+            return sent[node.namespace.port] - self._start.sent[node.namespace.port]
+
+        return max(among or self.field.seeds, key=count)
+
+    async def moved(self, count: int, pulls: Sequence[asyncio.Task[Pull]]) -> None:
+        """Wait until so many bytes have come to the pullers, while all of them pull."""
+
+        async def have() -> bool:
+            if over := [pull.result() for pull in pulls if pull.done()]:
+                raise AssertionError(f"over before the fault: {over}")
+            received = (await self.field.traffic()).received
+            ports = [node.namespace.port for node in self.pullers]
+            return sum(received[port] - self._start.received[port] for port in ports) >= count
+
+        await until(have, deadline=DEADLINE)
+
+
+Fault = Callable[[Scene], AbstractAsyncContextManager[None]]
+"""Breaks something when entered, and mends it at the end, save processes that ended: those are started again."""
+
+
+async def play(
+    field: Field,
+    pullers: Sequence[Node],
+    *,
+    before: Sequence[Fault] = (),
+    during: Sequence[Fault] = (),
+    share: float = 0.0,
+    tries: int = 1,
+) -> list[Pull]:
+    """Pull on fresh nodes, with `before` broken already and `during` breaking when a `share` of the bytes has come.
+
+    A pull that fails is tried again, up to so many `tries`. Raises AssertionError where one was over before `during`.
+    """
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(field.slow_links(pullers))
+        scene = Scene(field=field, pullers=pullers, start=await field.traffic())
+        for fault in before:
+            await stack.enter_async_context(fault(scene))
+        pulls = [asyncio.create_task(_pull(field, node, tries)) for node in pullers]
+        stack.callback(lambda: [pull.cancel() for pull in pulls])
+        if during:
+            await scene.moved(int(share * field.size * len(pullers)), pulls)
+        for fault in during:
+            await stack.enter_async_context(fault(scene))
+        return await asyncio.gather(*pulls)
+
+
+async def _pull(field: Field, node: Node, tries: int) -> Pull:
+    began = time.monotonic()
+    errors: list[str] = []
+    succeeded = False
+    while not succeeded and len(errors) < tries and (left := began + DEADLINE - time.monotonic()) > 0:
+        if errors:
+            await until(lambda: _answers(node), deadline=left, pause=0.1)
+        try:
+            await node.cri.pull(field.reference, deadline=left)
+            succeeded = True
+        except grpc.aio.AioRpcError as failure:
+            errors.append(f"{failure.code().name}: {failure.details()}")
+    seconds = time.monotonic() - began
+    return Pull(
+        seconds=seconds,
+        succeeded=succeeded,
+        errors=tuple(errors),
+        is_right=await asyncio.to_thread(_is_right, field, node),
+        local=await _served(node, "local"),
+        peer=await _served(node, "peer"),
+        registry=sum(one.size for one in field.lab.registry.requests("GET") if one.client.startswith(node.address)),
+    )
+
+
+async def _answers(node: Node) -> bool:
+    """Say whether a containerd, which may have died under the pull, is there again."""
+    try:
+        await node.cri.images()
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+def _is_right(field: Field, node: Node) -> bool:
+    for blob in field.image.blobs:
+        try:
+            with node.daemon.path(blob.digest).open("rb") as file:
+                if hashlib.file_digest(file, blob.digest.algorithm).hexdigest() != blob.digest.hex:
+                    return False
+        except FileNotFoundError:
+            return False
+    return True
+
+
+async def _served(node: Node, source: str) -> int | None:
+    try:
+        return int(await metric(node, "spegel_served_bytes_total", source=source))
+    except (OSError, http.client.HTTPException):
+        return None
