@@ -165,11 +165,12 @@ async def test_a_client_cannot_grow_the_metrics(start: NodeFactory) -> None:
 def test_gauges_are_asked_when_they_are_read() -> None:
     """Peers and records are read from their owners at every scrape."""
     metrics, peers = Metrics(), [1, 2, 3]
-    metrics.watch(connected_peers=lambda: len(peers), records_held=lambda: 7)
+    metrics.watch(connected_peers=lambda: len(peers), records_held=lambda: 7, quarantined_peers=lambda: 2)
     assert metrics.registry.get_sample_value("spegel_connected_peers") == 3
     peers.clear()
     assert metrics.registry.get_sample_value("spegel_connected_peers") == 0
     assert metrics.registry.get_sample_value("spegel_records_held") == 7
+    assert metrics.registry.get_sample_value("spegel_quarantined_peers") == 2
 
 
 def test_metrics_of_two_nodes_are_apart() -> None:
