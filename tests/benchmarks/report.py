@@ -46,7 +46,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return a page: the conditions, the table, and how busy the machine was."""
-    lines = [f"- {name}: {_flat(value)}" for name, value in conditions.items()]
+    lines = [f"- {name}: {flat(value)}" for name, value in conditions.items()]
     return "\n".join(["# Benchmarks", "", *lines, "", table(outcomes), "", *noise(outcomes), ""])
 
 
@@ -57,7 +57,7 @@ def noise(outcomes: Sequence[Outcome]) -> list[str]:
 
 def as_json(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return everything as one JSON object; a value that was not measured is null."""
-    benchmarks = [_finite(asdict(outcome)) for outcome in outcomes]
+    benchmarks = [finite(asdict(outcome)) for outcome in outcomes]
     for entry, outcome in zip(benchmarks, outcomes, strict=True):
         for figure, source in zip(entry["figures"], outcome.figures, strict=True):
             figure["verdict"] = source.verdict
@@ -94,15 +94,17 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if value >= 100 else f"{value:.3g}"
 
 
-def _flat(value: Any) -> str:
+def flat(value: Any) -> str:
+    """Return a condition as one line."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {each}" for name, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return the same with null for each number that JSON cannot hold."""
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: finite(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

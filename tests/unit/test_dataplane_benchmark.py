@@ -12,7 +12,7 @@ import pytest
 from tests.benchmarks.dataplane import page, plot
 from tests.benchmarks.dataplane.conditions import spegel_version
 from tests.benchmarks.dataplane.plan import FirstByte, Manifests, Reading, Source, Streams, cells, turns
-from tests.benchmarks.dataplane.summary import Row, Sample, rows
+from tests.benchmarks.dataplane.summary import Row, Sample, failures, rows
 from tests.benchmarks.dataplane.tree import parse_peak
 
 FOUR = Streams("relayed", 4, "copying")
@@ -88,13 +88,17 @@ def test_without_spegel_nothing_is_wanted_against_it() -> None:
     assert row.verdict == ""
 
 
-def test_a_measurement_without_a_byte_fails() -> None:
-    """Where we sent nothing there is no cost for each byte, and what is wanted of it is failed."""
+def test_a_measurement_that_failed_is_no_figure() -> None:
+    """One failed round leaves a candidate without a figure, and us without what is wanted; the page names it."""
     samples = [
-        Sample(0, FOUR, "spegel-py", {"cpu": math.nan, "rate": 0.0, "peak": 1.0, "refused": 9}),
-        streams(0, "Spegel", cpu=1.0),
+        streams(0, "spegel-py", cpu=0.1),
+        Sample(1, FOUR, "spegel-py", {}, "TimeoutError: 8 s"),
+        *(streams(number, "Spegel", cpu=1.0) for number in range(2)),
     ]
-    assert one(rows(samples), "CPU-s/GB").verdict == "fail"
+    row = one(rows(samples), "CPU-s/GB")
+    assert math.isnan(row.values["spegel-py"])
+    assert (row.values["Spegel"], row.verdict) == (1.0, "fail")
+    assert failures(samples) == ["relayed, 4 copying clients, spegel-py, round 2: TimeoutError: 8 s"]
 
 
 def test_of_memory_the_most_counts() -> None:

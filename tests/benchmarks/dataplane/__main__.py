@@ -17,13 +17,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.dataplane import candidates, commands, page, plot, slow_disk, summary
+from tests.benchmarks.dataplane import candidates, commands, page, plot, slow_disk
 from tests.benchmarks.dataplane.candidates import Candidate
 from tests.benchmarks.dataplane.conditions import conditions
 from tests.benchmarks.dataplane.content import Content, make, write_layout
 from tests.benchmarks.dataplane.measure import Bench
-from tests.benchmarks.dataplane.plan import FULL, QUICK, Scale, cells, turns
-from tests.benchmarks.dataplane.summary import Sample
+from tests.benchmarks.dataplane.plan import FULL, QUICK, Cell, Scale, cells, turns
+from tests.benchmarks.dataplane.summary import Sample, failures, named, rows
 from tests.benchmarks.machine import Meter
 from tests.containerd import Daemon
 
@@ -41,16 +41,16 @@ def main(arguments: Sequence[str]) -> int:
         given, samples = asyncio.run(_run(names, arguments, QUICK if options.quick else FULL))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
-    rows = summary.rows(samples)
-    text = page.markdown(given, names, rows)
+    found = rows(samples)
+    text = page.markdown(given, names, found)
     if options.markdown:
         options.markdown.write_text(text)
     if options.json:
-        options.json.write_text(page.as_json(given, rows, samples))
+        options.json.write_text(page.as_json(given, found, samples))
     if options.svg:
-        options.svg.write_text(plot.svg(names, rows, plot.caption(given)))
+        options.svg.write_text(plot.svg(names, found, plot.caption(given)))
     print(text)
-    return 1 if options.strict and any(row.verdict == "fail" for row in rows) else 0
+    return 1 if options.strict and any(row.verdict == "fail" for row in found) else 0
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -78,10 +78,20 @@ async def _run(names: Sequence[str], arguments: Sequence[str], scale: Scale) -> 
         async with _started(names, Path(folder), scale) as (bench, found):
             samples = []
             for number, cell, candidate in turns(found, planned, scale.rounds):
-                print(f"round {number + 1}: {cell} {candidate.name}", file=sys.stderr, flush=True)
-                samples.append(Sample(number, cell, candidate.name, await bench.measure(cell, candidate)))
+                print(f"round {number + 1}: {named(cell)}: {candidate.name}", file=sys.stderr, flush=True)
+                samples.append(await _sample(bench, number, cell, candidate))
         seconds, others = meter.read()
-    return given | {"run": f"{seconds:.0f} s, in which others used {others:.2f} cores"}, samples
+    given["run"] = f"{seconds:.0f} s, in which others used {others:.2f} cores"
+    given["failed"] = "; ".join(failures(samples)) or "nothing"
+    return given, samples
+
+
+async def _sample(bench: Bench, number: int, cell: Cell, candidate: Candidate) -> Sample:
+    try:
+        return Sample(number, cell, candidate.name, await bench.measure(cell, candidate))
+    except Exception as failure:  # one measurement must not take an hour's others with it
+        error = " ".join(f"{type(failure).__name__}: {failure}".split())
+        return Sample(number, cell, candidate.name, {}, error[-300:])
 
 
 @asynccontextmanager

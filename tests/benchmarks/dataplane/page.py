@@ -10,30 +10,29 @@ from typing import Any
 
 from tests.benchmarks.dataplane.plan import OURS, REFERENCE
 from tests.benchmarks.dataplane.summary import Row, Sample
+from tests.benchmarks.report import aligned, finite, flat
 
 
 def table(names: Sequence[str], rows: Sequence[Row]) -> str:
     """Return the table, which is Markdown and lines up in a terminal too."""
     head = ["measured", "unit", *names, f"{OURS} / {REFERENCE}", "wanted", "verdict"]
-    lines = [head, *(_line(names, row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    return "\n".join([text[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *text[1:]])
+    return aligned([head, *(_line(names, row) for row in rows)])
 
 
 def markdown(conditions: Mapping[str, Any], names: Sequence[str], rows: Sequence[Row]) -> str:
     """Return the page: under which conditions, and the table."""
-    lines = [f"- {name}: {value}" for name, value in conditions.items()]
+    lines = [f"- {name}: {flat(value)}" for name, value in conditions.items()]
     return "\n".join(["# Data plane", "", *lines, "", table(names, rows), ""])
 
 
 def as_json(conditions: Mapping[str, Any], rows: Sequence[Row], samples: Sequence[Sample]) -> str:
     """Return everything, every sample included, as one JSON object; a value that is not known is null."""
-    shown = [asdict(row) | {"verdict": row.verdict, "ratio": _finite(row.ratio)} for row in rows]
-    everything = {"conditions": conditions, "rows": shown, "samples": [asdict(sample) for sample in samples]}
-    return json.dumps(everything, indent=1, allow_nan=False) + "\n"
+    everything = {
+        "conditions": conditions,
+        "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
+        "samples": [asdict(sample) for sample in samples],
+    }
+    return json.dumps(finite(everything), indent=1, allow_nan=False) + "\n"
 
 
 def _line(names: Sequence[str], row: Row) -> list[str]:
@@ -47,7 +46,3 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "–"
     return f"{value:.1f}" if value >= 10 else f"{value:.3f}" if value < 1 else f"{value:.2f}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -51,7 +51,7 @@ def caption(conditions: Mapping[str, Any]) -> str:
 
 def _groups(rows: Sequence[Row], source: Source) -> dict[str, Mapping[str, float]]:
     return {
-        f"{row.cell.clients} × {row.cell.reading}": row.values
+        f"{row.cell.clients} × {row.cell.reading}": {name: value for name, value in row.values.items() if value > 0}  # none is NaN
         for row in rows
         if isinstance(row.cell, Streams) and row.cell.source == source and row.unit == CPU
     }

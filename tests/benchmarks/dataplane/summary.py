@@ -25,12 +25,13 @@ _REFUSED = "answers other than 200"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one measurement gave, by name of the value."""
+    """What one measurement gave, by name of the value; nothing where it failed."""
 
     round: int
     cell: Cell
     candidate: str
     values: Mapping[str, float]
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +55,8 @@ class Row:
         """`pass`, `fail`, or nothing where nothing is wanted; what was not measured fails."""
         if self.wanted is None:
             return ""
-        return (
-            "pass" if (self.ratio if self.is_relative else self.values.get(OURS, math.nan)) <= self.wanted else "fail"
-        )
+        judged = self.ratio if self.is_relative else self.values.get(OURS, math.nan)
+        return "pass" if judged <= self.wanted else "fail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,23 @@ def rows(samples: Sequence[Sample]) -> list[Row]:
     for cell in dict.fromkeys(sample.cell for sample in samples):
         of_cell = [sample for sample in samples if sample.cell == cell]
         found += [_row(cell, shown, of_cell) for shown in _shown(cell)]
-    return [row for row in found if row.unit != _REFUSED or any(row.values.values())]
+    return [row for row in found if row.unit != _REFUSED or any(value > 0 for value in row.values.values())]
+
+
+def failures(samples: Sequence[Sample]) -> list[str]:
+    """Return a line for each measurement that failed."""
+    return [f"{named(one.cell)}, {one.candidate}, round {one.round + 1}: {one.error}" for one in samples if one.error]
+
+
+def named(cell: Cell) -> str:
+    """Return a cell's name as it stands in the table."""
+    match cell:
+        case Streams(source=source, clients=clients, reading=reading):
+            return f"{source}, {clients} {reading} client{'s' if clients > 1 else ''}"
+        case Manifests(source=source, is_slow=is_slow):
+            return f"manifest beside {STREAMS} {source} blobs{' from a slow disk' if is_slow else ''}"
+        case FirstByte(source=source):
+            return f"first byte of a {source} blob"
 
 
 def _shown(cell: Cell) -> Iterator[_Shown]:
@@ -98,29 +114,24 @@ def _shown(cell: Cell) -> Iterator[_Shown]:
 def _row(cell: Cell, shown: _Shown, samples: Sequence[Sample]) -> Row:
     by: dict[str, list[float]] = {}
     for sample in samples:
-        by.setdefault(sample.candidate, []).append(sample.values[shown.value])
+        by.setdefault(sample.candidate, []).append(sample.values.get(shown.value, math.nan))
     return Row(
-        name=f"{_named(cell)}{shown.suffix}",
+        name=f"{named(cell)}{shown.suffix}",
         unit=shown.unit,
         cell=cell,
-        values={name: shown.combine(values) for name, values in by.items()},
+        values={name: _known(shown.combine, values) for name, values in by.items()},
         ratio=_ratio(by.get(OURS, []), by.get(REFERENCE, [])),
         wanted=None if shown.is_relative and REFERENCE not in by else shown.wanted,
         is_relative=shown.is_relative,
     )
 
 
+def _known(combine: Callable[[Sequence[float]], float], values: Sequence[float]) -> float:
+    """Combine values; NaN where one is not known, since the others do not stand for it."""
+    return math.nan if any(map(math.isnan, values)) else combine(values)
+
+
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return the median of the ratios within each round, so that what else the machine did cancels out; NaN of none."""
     ratios = [our / their if their else math.nan for our, their in zip(ours, theirs, strict=False)]
-    return statistics.median(ratios) if ratios and not any(map(math.isnan, ratios)) else math.nan
-
-
-def _named(cell: Cell) -> str:
-    match cell:
-        case Streams(source=source, clients=clients, reading=reading):
-            return f"{source}, {clients} {reading} client{'s' if clients > 1 else ''}"
-        case Manifests(source=source, is_slow=is_slow):
-            return f"manifest beside {STREAMS} {source} blobs{' from a slow disk' if is_slow else ''}"
-        case FirstByte(source=source):
-            return f"first byte of a {source} blob"
+    return _known(statistics.median, ratios) if ratios else math.nan
