@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -51,7 +52,9 @@ def caption(conditions: Mapping[str, Any]) -> str:
 
 def _groups(rows: Sequence[Row], source: Source) -> dict[str, Mapping[str, float]]:
     return {
-        f"{row.cell.clients} × {row.cell.reading}": {name: value for name, value in row.values.items() if value > 0}  # none is NaN
+        f"{row.cell.clients} × {row.cell.reading}": {
+            name: value for name, value in row.values.items() if math.isfinite(value)
+        }
         for row in rows
         if isinstance(row.cell, Streams) and row.cell.source == source and row.unit == CPU
     }
