@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tests.benchmarks.dataplane.plan import OURS, REFERENCE
-from tests.benchmarks.dataplane.summary import Row, Sample
+from tests.benchmarks.dataplane.summary import Row, Sample, named
 from tests.benchmarks.report import aligned, finite, flat
 
 
@@ -30,7 +30,7 @@ def as_json(conditions: Mapping[str, Any], rows: Sequence[Row], samples: Sequenc
     everything = {
         "conditions": conditions,
         "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
-        "samples": [asdict(sample) for sample in samples],
+        "samples": [asdict(sample) | {"name": named(sample.cell)} for sample in samples],
     }
     return json.dumps(finite(everything), indent=1, allow_nan=False) + "\n"
 

@@ -10,7 +10,7 @@ from typing import Any
 from tests.benchmarks.dataplane.plan import SOURCES, Source, Streams
 from tests.benchmarks.dataplane.summary import CPU, Row
 
-_COLOURS = ("#0b6e4f", "#00add8", "#7f7fd5", "#9a9a9a", "#e0a030", "#c0504d")
+_COLOURS = ("#0b6e4f", "#00add8", "#7f7fd5", "#9a9a9a", "#e0a030")
 _BAR, _GAP, _HEIGHT, _LEFT, _TOP = 16, 22, 200, 56, 74
 _STYLE = "font-family:sans-serif;font-size:11px;fill:#333"
 
@@ -39,15 +39,8 @@ def svg(names: Sequence[str], rows: Sequence[Row], caption: str) -> str:
 
 def caption(conditions: Mapping[str, Any]) -> str:
     """Return the line above the drawing: where and when."""
-    return ", ".join(
-        [
-            f"{conditions['cores']} cores ({conditions['cpu']})",
-            f"kernel {conditions['kernel']}",
-            f"spegel-py {conditions['spegel-py']}",
-            f"Spegel {conditions['Spegel']}",
-            str(conditions["time"]),
-        ]
-    )
+    machine = f"{conditions['cores']} cores ({conditions['cpu']}), kernel {conditions['kernel']}"
+    return f"{machine}, spegel-py {conditions['spegel-py']}, {conditions['time']}"
 
 
 def _groups(rows: Sequence[Row], source: Source) -> dict[str, Mapping[str, float]]:
