@@ -1,0 +1,133 @@
+"""Connections kept, and made to whichever address answers."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+from aiohappyeyeballs import AddrInfoType
+
+from spegel_py.routing.base import Peer
+from spegel_py.transfer import connections
+from spegel_py.transfer.connections import KEPT, PER_PEER, Pool, dial
+from tests.processes import until
+
+
+class Host:
+    """A peer that accepts connections, and keeps its side of each."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._server = self._stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=KEPT))
+        self.peer = Peer("a", *self._server.getsockname())
+
+    def connect(self) -> tuple[socket.socket, socket.socket]:
+        """Return both sides of a new connection, ours first."""
+        ours = self._stack.enter_context(socket.create_connection((self.peer.host, self.peer.port)))
+        theirs, _ = self._server.accept()
+        return ours, self._stack.enter_context(theirs)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with closing(Host()) as made:
+        yield made
+
+
+async def test_the_connection_used_last_is_taken_first(host: Host) -> None:
+    """So that those which are not needed run out."""
+    with closing(Pool()) as pool:
+        (one, _), (other, _) = host.connect(), host.connect()
+        pool.keep(host.peer, one)
+        pool.keep(host.peer, other)
+        assert pool.take(host.peer) is other
+        assert pool.take(host.peer) is one
+        assert pool.take(host.peer) is None
+
+
+@pytest.mark.parametrize("what", ["its end", "a byte"])
+async def test_a_connection_on_which_something_came_is_closed(host: Host, what: str) -> None:
+    """Nothing was asked, so it is an end, or bytes that belong to no answer."""
+    with closing(Pool()) as pool:
+        (one, _), (other, theirs) = host.connect(), host.connect()
+        pool.keep(host.peer, one)
+        pool.keep(host.peer, other)
+        theirs.sendall(b"x") if what == "a byte" else theirs.close()
+        arrived = select.poll()
+        arrived.register(other, select.POLLIN)
+        assert arrived.poll(5000)
+        assert pool.take(host.peer) is one
+        assert other.fileno() == -1
+
+
+async def test_idle_connections_are_closed_after_a_while(host: Host) -> None:
+    """By themselves, without another request."""
+    with closing(Pool(keepalive=0.05)) as pool:
+        sockets = [host.connect()[0] for _ in range(3)]
+        for each in sockets:
+            pool.keep(host.peer, each)
+            await asyncio.sleep(0.02)
+
+        async def all_closed() -> bool:
+            return all(each.fileno() == -1 for each in sockets)
+
+        await until(all_closed)
+        assert len(pool) == 0
+
+
+async def test_there_is_a_limit_for_each_peer_and_for_all(host: Host) -> None:
+    """The longest idle ones give way."""
+    with closing(Pool()) as pool:
+        sockets = [host.connect()[0] for _ in range(PER_PEER + 1)]
+        for each in sockets:
+            pool.keep(host.peer, each)
+        assert [each.fileno() == -1 for each in sockets] == [True] + [False] * PER_PEER
+        for number in range(KEPT):
+            pool.keep(Peer(str(number), host.peer.host, host.peer.port), host.connect()[0])
+        assert len(pool) == KEPT
+        assert pool.take(host.peer) is None
+
+
+async def test_a_closed_pool_has_closed_all(host: Host) -> None:
+    """Nothing is left open at the end."""
+    pool, (ours, _) = Pool(), host.connect()
+    pool.keep(host.peer, ours)
+    pool.close()
+    assert ours.fileno() == -1
+
+
+async def test_an_address_that_does_not_answer_holds_up_little(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a name's addresses the next is tried soon after the first, not after its time-out (RFC 8305)."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        for _ in range(2):  # a full backlog drops a SYN, as a dead host does
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+
+        async def addresses(_peer: Peer) -> list[AddrInfoType]:
+            wheres = [full.getsockname(), (host.peer.host, host.peer.port)]
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where) for where in wheres]
+
+        monkeypatch.setattr(connections, "_addresses", addresses)
+        async with asyncio.timeout(0.9):  # a SYN is sent again after 1 s
+            sock = await dial(Peer("a", "some.name", 1))
+        with sock:
+            assert sock.getpeername() == (host.peer.host, host.peer.port)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert not sock.getblocking()
+
+
+async def test_a_v6_literal_is_an_address() -> None:
+    """With or without a name service."""
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
+        await dial(Peer("a", "::1", server.getsockname()[1])) as sock,
+    ):
+        assert sock.family is socket.AF_INET6

@@ -1,0 +1,201 @@
+"""What a thread does in one slice, on real sockets and files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from spegel_py.errors import PeerUnreachable, StoreUnavailable
+from spegel_py.transfer import moves
+from spegel_py.transfer.base import ClientGone, Loan
+from spegel_py.transfer.moves import Sendfile, Side, Splice, Unable, can_splice
+from spegel_py.transfer.pipes import Pipe
+
+DATA = os.urandom(1 << 20) * 3
+
+
+class Wire:
+    """A connection over loopback: `near` does not block, `far` does."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.far = socket.create_connection(server.getsockname())
+            self.near, _ = server.accept()
+        self.near.setblocking(False)
+
+    def reset(self) -> None:
+        """Have the far side end with an RST."""
+        self.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.far.close()
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+
+@pytest.fixture
+def client() -> Iterator[Wire]:
+    with closing(Wire()) as wire:
+        yield wire
+
+
+@pytest.fixture
+def peer() -> Iterator[Wire]:
+    with closing(Wire()) as wire:
+        yield wire
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    with closing(Pipe()) as made:
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "data").write_bytes(DATA)
+    fd = os.open(tmp_path / "data", os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def loan(client: Wire) -> Loan:
+    return Loan(fd=client.near.fileno(), patience=1, owner="x")
+
+
+def read(wire: Wire, count: int) -> bytes:
+    got = bytearray()
+    while len(got) < count:
+        got += wire.far.recv(count - len(got))
+    return bytes(got)
+
+
+def test_a_slice_ends_with_the_side_that_is_not_ready(client: Wire, peer: Wire, pipe: Pipe, file: int) -> None:
+    """Bytes are moved as far as both sides allow; what was moved is counted at once."""
+    lent = loan(client)
+    move = Splice(peer=peer.near.fileno(), pipe=pipe, loan=lent, length=20)
+    peer.far.sendall(b"0123456789")
+    assert move.run() is Side.SOURCE
+    assert (move.left, lent.moved, move.received, pipe.held) == (10, 10, 10, 0)
+    assert move.waited >= moves.PATIENCE
+    peer.far.sendall(b"0123456789abc")
+    assert move.run() is None
+    assert (move.left, read(client, 20)) == (0, b"0123456789" * 2)
+    assert peer.near.recv(10) == b"abc"  # nothing beyond the body is taken
+
+    full = Sendfile(fd=file, start=0, loan=loan(client), length=len(DATA))
+    client.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    client.far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    assert full.run() is Side.CLIENT
+    assert 0 < full.left < len(DATA)
+
+
+def test_no_more_is_moved_in_a_slice_than_is_allowed(client: Wire, file: int) -> None:
+    """Where a rate limits it, a slice ends exactly after so many bytes."""
+    lent = loan(client)
+    move = Sendfile(fd=file, start=7, loan=lent, length=250, most=100)
+    seen = []
+    while move.left:
+        assert move.run() is None
+        seen.append(lent.moved)
+    assert seen == [100, 200, 250]
+    assert read(client, 250) == DATA[7:257]
+
+
+def test_a_thread_that_is_stopped_ends_before_its_next_call(
+    client: Wire, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to stop in the middle of its slice, a thread moves no more."""
+    lent = loan(client)
+    move = Sendfile(fd=file, start=0, loan=lent, length=len(DATA))
+
+    def first(*given: int) -> int:
+        move.stop()
+        return sendfile(*given)
+
+    sendfile = os.sendfile
+    monkeypatch.setattr(os, "sendfile", first)
+    assert move.run() is None
+    assert 0 < lent.moved < len(DATA)
+    before = lent.moved
+    assert move.run() is None
+    assert lent.moved == before
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["fin", "rst"])
+def test_a_peer_that_breaks_off(client: Wire, peer: Wire, pipe: Pipe, is_reset: bool) -> None:
+    """The end or a reset of the peer is its error; with a FIN all that it sent has been passed on."""
+    lent = loan(client)
+    move = Splice(peer=peer.near.fileno(), pipe=pipe, loan=lent, length=100)
+    peer.far.sendall(b"0123456789")
+    peer.reset() if is_reset else peer.far.close()
+    with pytest.raises(PeerUnreachable):
+        move.run()
+    assert pipe.held == 0
+    assert is_reset or lent.moved == 10
+
+
+def test_a_client_that_left(client: Wire, peer: Wire, pipe: Pipe, file: int) -> None:
+    """The client's end is not taken for the peer's or the disk's; the pipe still holds what nobody took."""
+    client.reset()
+    arrived = select.poll()
+    arrived.register(client.near, select.POLLIN)
+    assert arrived.poll(5000)
+    peer.far.sendall(b"0123456789")
+    with pytest.raises(ClientGone):
+        Splice(peer=peer.near.fileno(), pipe=pipe, loan=loan(client), length=100).run()
+    assert pipe.held == 10
+    with pytest.raises(ClientGone):
+        Sendfile(fd=file, start=0, loan=loan(client), length=len(DATA)).run()
+
+
+def test_a_file_that_ends_early(client: Wire, file: int) -> None:
+    """A file shorter than it should be is the store's error, once all that is there was sent."""
+    move = Sendfile(fd=file, start=len(DATA) - 10, loan=loan(client), length=20)
+    with pytest.raises(StoreUnavailable):
+        move.run()
+    assert read(client, 10) == DATA[-10:]
+
+
+def test_a_disk_that_fails_is_the_stores_error(client: Wire, file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EIO is no word of the client's."""
+
+    def broken(*_: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "sendfile", broken)
+    with pytest.raises(StoreUnavailable):
+        Sendfile(fd=file, start=0, loan=loan(client), length=10).run()
+
+
+def test_a_file_the_kernel_cannot_send(client: Wire) -> None:
+    """What sendfile does not take is told apart, before the first byte: it is copied then."""
+    fd = os.open("/proc/self/mem", os.O_RDONLY)
+    try:
+        with pytest.raises(Unable):
+            Sendfile(fd=fd, start=0, loan=loan(client), length=10).run()
+    finally:
+        os.close(fd)
+
+
+def test_this_kernel_splices() -> None:
+    """On Linux outside sandboxes the kernel's way is taken."""
+    assert can_splice()
+
+
+def test_a_kernel_that_does_not_splice_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that refuses splice is found out before a body depends on it."""
+
+    def refused(*_: int, **__: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "splice", refused)
+    assert not can_splice.__wrapped__()
