@@ -108,6 +108,12 @@ REGISTRY = (
         "blobs sent to all other nodes at a time: each then still gets 1 MB/s of a link of 1 Gbit/s; 0: no limit",
     ),
     Setting(
+        "max_upload_rate",
+        settings.integer(0, 10**12),
+        0,
+        "bytes per second sent to all other nodes together, content above 256 KiB waits for it; 0: no limit",
+    ),
+    Setting(
         "announce_interval",
         settings.seconds(0.5, 600),
         4.0,
@@ -154,6 +160,7 @@ class Config:
     verify_blobs: str
     max_transfers_per_peer: int
     max_transfers: int
+    max_upload_rate: int
     announce_interval: float
     mesh_limit: int
     replication: int

@@ -105,7 +105,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         )
         app = create_app(
             store=store,
-            sender=stack.enter_context(Sender()),
+            sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
             mirror=mirror,
             metrics=metrics,
             ready=lambda: _not_ready(router),
