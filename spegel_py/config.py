@@ -111,7 +111,8 @@ REGISTRY = (
         "max_upload_rate",
         settings.integer(0, 10**12),
         0,
-        "bytes per second sent to all other nodes together, content above 256 KiB waits for it; 0: no limit",
+        "bytes per second sent to all other nodes together; content up to 256 KiB does not wait for it, and a transfer "
+        "that gets less than 32 KiB/s is given up by its peer; 0: no limit",
     ),
     Setting(
         "announce_interval",
