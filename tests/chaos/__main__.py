@@ -24,7 +24,7 @@ from tests.chaos.report import Outcome
 from tests.chaos.rows import ROWS, Row
 from tests.chaos.scene import Pull, play
 
-STALE = 60.0
+STALE = 120.0
 """Seconds after which an undisturbed pull is timed anew: the machine may be busier than it was."""
 
 

@@ -64,7 +64,7 @@ class Scene:
             ports = [node.namespace.port for node in self.pullers]
             return sum(received[port] - self._start.received[port] for port in ports) >= count
 
-        await until(have, deadline=DEADLINE)
+        await until(have, deadline=DEADLINE, pause=0.05)
 
 
 Fault = Callable[[Scene], AbstractAsyncContextManager[None]]
