@@ -9,13 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from spegel_py.oci.build import Blob
-from tests.chaos.scene import Scene
+from tests.chaos.scene import NotPossible, Scene
 from tests.lab import Node
 from tests.processes import CommandFailed, run
-
-
-class NotPossible(Exception):
-    """This machine cannot break that."""
 
 
 @asynccontextmanager

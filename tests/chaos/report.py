@@ -25,6 +25,7 @@ _HEAD = (
     "max s",
     "undisturbed s",
     "failed tries",
+    "peers failed",
     "MB local",
     "MB peers",
     "MB registry",
@@ -55,14 +56,16 @@ class Outcome:
         found = [self.error] if self.error else []
         if any(pull.seconds >= DEADLINE for pull in self.pulls):
             found.append("a pull hung")
+        if any(pull.content == "wrong" for pull in self.pulls):
+            found.append("wrong content")
         if self.expected is Expected.FAIL:
             return found + (["a pull succeeded"] if any(pull.succeeded for pull in self.pulls) else [])
         if any(not pull.succeeded for pull in self.pulls):
             found.append("a pull failed")
         elif self.expected is Expected.SUCCEED and any(pull.errors for pull in self.pulls):
             found.append("a pull was tried again")
-        if any(pull.succeeded and not pull.is_right for pull in self.pulls):
-            found.append("wrong content")
+        if any(pull.succeeded and pull.content == "incomplete" for pull in self.pulls):
+            found.append("incomplete content")
         late = [pull.seconds - calm for pull, calm in zip(self.pulls, self.undisturbed, strict=True)]
         if max(late, default=0.0) > ALLOWANCE:
             found.append(f"{max(late):.1f} s late")
@@ -100,11 +103,12 @@ def _line(outcome: Outcome) -> tuple[str, ...]:
         str(outcome.at_once),
         str(len(pulls)),
         str(sum(pull.succeeded for pull in pulls)),
-        str(sum(pull.is_right for pull in pulls)),
+        str(sum(pull.content == "right" for pull in pulls)),
         f"{statistics.median(seconds):.1f}" if seconds else "",
         f"{max(seconds):.1f}" if seconds else "",
         f"{statistics.median(outcome.undisturbed):.1f}" if outcome.undisturbed else "",
         str(sum(len(pull.errors) for pull in pulls)),
+        str(sum(pull.failures or 0 for pull in pulls)),
         _megabytes(pull.local for pull in pulls),
         _megabytes(pull.peer for pull in pulls),
         _megabytes(pull.registry for pull in pulls),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 import grpc.aio
 
@@ -20,18 +21,29 @@ from tests.processes import until
 DEADLINE = 60.0
 """Seconds after which a pull counts as hung."""
 
+FAILURES = ("unreachable", "stalled", "refused", "mismatch")
+"""Outcomes of requests to peers that speak against the peer."""
+
+Content = Literal["right", "incomplete", "wrong"]
+"""Whether each blob of the image lies in the content store, and whether each that does has its digest."""
+
+
+class NotPossible(Exception):
+    """This machine cannot break that."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pull:
-    """One pull by a containerd; bytes by where they came from are None where the count died with a node."""
+    """One pull by a containerd; what its node counts, bytes by where they came from among it, is None where it died."""
 
     seconds: float
     """From the beginning of the first try to the end of the last."""
     succeeded: bool
     errors: tuple[str, ...] = ()
     """Why tries failed, in order."""
-    is_right: bool = False
-    """Every blob of the image lies in the content store, and its file has its digest."""
+    content: Content = "incomplete"
+    failures: int | None = None
+    """Requests to peers that failed: they broke, stalled, refused or sent wrong bytes."""
     local: int | None = None
     peer: int | None = None
     registry: int = 0
@@ -111,14 +123,18 @@ async def _pull(field: Field, node: Node, tries: int) -> Pull:
         except grpc.aio.AioRpcError as failure:
             errors.append(f"{failure.code().name}: {failure.details()}")
     seconds = time.monotonic() - began
+    counted = await _counted(node)
     return Pull(
         seconds=seconds,
         succeeded=succeeded,
         errors=tuple(errors),
-        is_right=await asyncio.to_thread(_is_right, field, node),
-        local=await _served(node, "local"),
-        peer=await _served(node, "peer"),
-        registry=sum(one.size for one in field.lab.registry.requests("GET") if one.client.startswith(node.address)),
+        content=await asyncio.to_thread(_content, field, node),
+        failures=counted.get("failures"),
+        local=counted.get("local"),
+        peer=counted.get("peer"),
+        registry=sum(
+            one.size for one in field.lab.registry.requests("GET") if one.client.startswith(f"{node.address}:")
+        ),
     )
 
 
@@ -131,19 +147,24 @@ async def _answers(node: Node) -> bool:
     return True
 
 
-def _is_right(field: Field, node: Node) -> bool:
+def _content(field: Field, node: Node) -> Content:
+    found: Content = "right"
     for blob in field.image.blobs:
         try:
             with node.daemon.path(blob.digest).open("rb") as file:
                 if hashlib.file_digest(file, blob.digest.algorithm).hexdigest() != blob.digest.hex:
-                    return False
+                    return "wrong"
         except FileNotFoundError:
-            return False
-    return True
+            found = "incomplete"
+    return found
 
 
-async def _served(node: Node, source: str) -> int | None:
+async def _counted(node: Node) -> dict[str, int]:
+    """Return what a node has counted since it started; nothing if it has ended."""
+    served, attempts = "spegel_served_bytes_total", "spegel_peer_attempts_total"
     try:
-        return int(await metric(node, "spegel_served_bytes_total", source=source))
+        counts = {source: await metric(node, served, source=source) for source in ("local", "peer")}
+        failures = [await metric(node, attempts, outcome=outcome) for outcome in FAILURES]
     except (OSError, http.client.HTTPException):
-        return None
+        return {}
+    return {name: int(count) for name, count in (counts | {"failures": sum(failures)}).items()}

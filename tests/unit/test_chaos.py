@@ -9,11 +9,12 @@ from tests.chaos.report import ALLOWANCE, Outcome, markdown
 from tests.chaos.rows import Expected
 from tests.chaos.scene import DEADLINE, Pull
 
-GOOD = Pull(seconds=3.0, succeeded=True, is_right=True)
+GOOD = Pull(seconds=3.0, succeeded=True, content="right")
 LOST = Pull(seconds=1.0, succeeded=False, errors=("unexpected commit digest",))
-AGAIN = Pull(seconds=4.0, succeeded=True, errors=("UNAVAILABLE",), is_right=True)
-WRONG = Pull(seconds=3.0, succeeded=True)
-LATE = Pull(seconds=3.1 + ALLOWANCE, succeeded=True, is_right=True)
+AGAIN = Pull(seconds=4.0, succeeded=True, errors=("UNAVAILABLE",), content="right")
+WRONG = Pull(seconds=3.0, succeeded=False, errors=("cut",), content="wrong")
+PART = Pull(seconds=3.0, succeeded=True)
+LATE = Pull(seconds=3.1 + ALLOWANCE, succeeded=True, content="right")
 HUNG = Pull(seconds=DEADLINE, succeeded=False, errors=("DEADLINE_EXCEEDED",))
 
 
@@ -34,7 +35,8 @@ def outcome(*pulls: Pull, expected: Expected = Expected.SUCCEED, error: str = ""
     [
         pytest.param(outcome(GOOD, GOOD), [], id="all is well"),
         pytest.param(outcome(GOOD, LOST), ["a pull failed"], id="one failed"),
-        pytest.param(outcome(WRONG), ["wrong content"], id="wrong content"),
+        pytest.param(outcome(PART), ["incomplete content"], id="incomplete"),
+        pytest.param(outcome(WRONG, expected=Expected.FAIL), ["wrong content"], id="failed, and left wrong content"),
         pytest.param(outcome(LATE, GOOD), ["5.1 s late"], id="late"),
         pytest.param(outcome(HUNG), ["a pull hung", "a pull failed", "57.0 s late"], id="hung"),
         pytest.param(outcome(AGAIN), ["a pull was tried again"], id="tried again"),
