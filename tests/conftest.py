@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +16,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(skip)
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    """The folder whose whole content is compared: nothing may be left anywhere in it."""
+    os.utime(tmp_path, ns=(1, 1))
+    return tmp_path

@@ -27,7 +27,7 @@ from tests.integration.cluster import joined, metric, publish, registry_away
 from tests.lab import REGISTRY, Lab, Node, start_lab
 from tests.processes import CommandFailed, Process, run
 from tests.routers import free_port
-from tests.unit.host_trees import EXISTING, described, make_rich, mirroring, quick
+from tests.host_trees import EXISTING, described, make_rich, mirroring, quick
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.host import hosts_toml
-from tests.unit.host_trees import EXISTING, MIRROR
+from tests.host_trees import EXISTING, MIRROR
 
 SERVER = "https://registry-1.docker.io"
 OURS = hosts_toml.blocks([MIRROR], can_resolve=True)

@@ -12,7 +12,7 @@ import pytest
 from spegel_py.errors import ConfigError
 from spegel_py.host.files import read
 from spegel_py.host.tree import Entry, File, Folder, Link, at
-from tests.unit.host_trees import EXISTING, MIRROR, mirroring
+from tests.host_trees import EXISTING, MIRROR, mirroring
 
 
 def planned(root: Path, *registries: str, keeps_existing: bool = True, **others: Any) -> Mapping[str, Entry]:

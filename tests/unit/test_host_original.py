@@ -5,89 +5,31 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import tomllib
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from spegel_py.errors import ConfigError, HostError
 from spegel_py.host.cleanup import clean_up
 from spegel_py.host.configuration import configure
 from spegel_py.host.disk import Disk
-from spegel_py.host.files import locked, read
-from spegel_py.host.original import change, restore
-from spegel_py.host.tree import Entry, Folder
-from tests.unit.host_trees import Steps, described, dies, make_rich, mirroring, quick
-
-Make = Callable[[Path], None]
-Work = Callable[[Disk], object]
-
-MIRRORING = mirroring("https://docker.io", "http://registry.example:5000", "https://quay.io", keeps_existing=True)
-
-
-def nothing(root: Path) -> None:
-    pass
-
-
-def empty(root: Path) -> None:
-    root.mkdir(parents=True)
-    os.utime(root, ns=(5, 5))
-
-
-def rich(root: Path) -> None:
-    root.mkdir(parents=True)
-    make_rich(root)
-
-
-MADE = pytest.mark.parametrize("make", [nothing, empty, rich], ids=["absent", "empty", "rich"])
-
-
-def works(root: Path) -> tuple[Work, Work]:
-    """Return configuration and cleanup; what is to be written is worked out once, and always from the same original."""
-    seen: list[tuple[Folder, Mapping[str, Entry]]] = []
-
-    def plan(before: Folder) -> Mapping[str, Entry]:
-        if not seen:
-            seen.append((before, MIRRORING.plan(before, root=root, outside=read)))
-        original, wanted = seen[0]
-        assert before.entries == original.entries
-        return wanted
-
-    return partial(change, root, plan), partial(restore, root)
-
-
-def fresh(folder: Path, make: Make) -> tuple[Path, dict[str, Any] | None]:
-    root = folder / "etc" / "containerd" / "certs.d"
-    make(root)
-    return root, described(folder)
-
-
-def steps(work: Work) -> int:
-    counter = Steps()
-    work(quick(counter))
-    return counter.count
-
-
-def is_whole(root: Path) -> None:
-    """Fail if containerd could meet a hosts.toml that is not whole."""
-    for file in root.glob("[!_]*/hosts.toml"):
-        assert tomllib.loads(file.read_text())["server"]
-
-
-def without_time(tree: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: (*about[:3], about[4]) for name, about in (tree or {}).items()}
-
-
-@pytest.fixture
-def seen(tmp_path: Path) -> Path:
-    """The folder whose whole content is compared: nothing may be left anywhere in it."""
-    os.utime(tmp_path, ns=(1, 1))
-    return tmp_path
+from spegel_py.host.files import locked
+from tests.host_trees import (
+    MADE,
+    MIRRORING,
+    Make,
+    Steps,
+    described,
+    fresh,
+    inner,
+    is_whole,
+    nothing,
+    quick,
+    rich,
+    steps,
+    works,
+)
 
 
 @MADE
@@ -101,12 +43,6 @@ def test_what_was_there_comes_back_to_the_last_bit(seen: Path, make: Make) -> No
     assert inner(described(seen), root) == inner(before, root)
 
 
-def inner(tree: dict[str, Any] | None, root: Path) -> dict[str, Any]:
-    """Leave out the times of the folders above the root: what is made and removed in them changes those."""
-    above = {".", *(str(Path("etc", *parts)) for parts in ((), ("containerd",)))}
-    return {name: (*about[:3], about[4]) if name in above else about for name, about in (tree or {}).items()}
-
-
 @MADE
 def test_a_second_run_changes_nothing(seen: Path, make: Make) -> None:
     """Configuration and cleanup, run again, make not one step and leave even the times alone."""
@@ -116,67 +52,6 @@ def test_a_second_run_changes_nothing(seen: Path, make: Make) -> None:
         after = described(seen)
         assert steps(work) == 0
         assert described(seen) == after
-
-
-@MADE
-def test_configuration_may_die_at_any_step(seen: Path, make: Make) -> None:
-    """Killed at each step and run again, configuration ends as without; cleanup then gives the original back."""
-    root, before = fresh(seen, make)
-    configuration, cleanup = works(root)
-    total = steps(configuration)
-    configured = without_time(described(seen))
-    cleanup(quick())
-    for number in range(total):
-        assert dies(configuration, number)
-        is_whole(root)
-        configuration(quick())
-        assert without_time(described(seen)) == configured, number
-        cleanup(quick())
-        assert inner(described(seen), root) == inner(before, root), number
-
-
-@MADE
-def test_cleanup_after_a_configuration_that_died_gives_the_original_back(seen: Path, make: Make) -> None:
-    """Whatever a killed configuration left, cleanup alone undoes."""
-    root, before = fresh(seen, make)
-    configuration, cleanup = works(root)
-    number = 0
-    while dies(configuration, number):
-        cleanup(quick())
-        assert inner(described(seen), root) == inner(before, root), number
-        number += 1
-    assert number > 5
-
-
-@MADE
-def test_cleanup_may_die_at_any_step(seen: Path, make: Make) -> None:
-    """Killed at each step and run again, cleanup gives the original back; so it does after configuration once more."""
-    root, before = fresh(seen, make)
-    configuration, cleanup = works(root)
-    configuration(quick())
-    number = 0
-    while dies(cleanup, number):
-        is_whole(root)
-        if number % 2:
-            configuration(quick())
-        cleanup(quick())
-        assert inner(described(seen), root) == inner(before, root), number
-        configuration(quick())
-        number += 1
-    assert number > 5
-
-
-@settings(max_examples=15, deadline=None)
-@given(runs=st.lists(st.tuples(st.booleans(), st.integers(0, 120)), max_size=6))
-def test_any_sequence_of_runs_that_died_is_undone(tmp_path_factory: pytest.TempPathFactory, runs: Any) -> None:
-    """After any runs of either command, each killed somewhere or not, one whole cleanup gives the original back."""
-    seen = tmp_path_factory.mktemp("runs")
-    root, before = fresh(seen, rich)
-    both = works(root)
-    for is_cleanup, number in runs:
-        dies(both[is_cleanup], number)
-    both[1](quick())
-    assert inner(described(seen), root) == inner(before, root)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import tomllib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from spegel_py.host.disk import Disk, OnStep
+from spegel_py.host.files import read
 from spegel_py.host.mirroring import Mirroring
+from spegel_py.host.original import change, restore
 from spegel_py.host.registries import parse_registries, parse_targets
+from spegel_py.host.tree import Entry, Folder
 
 MIRROR = "http://127.0.0.1:5000"
 EXISTING = """\
@@ -30,6 +38,9 @@ server = "https://registry-1.docker.io" # upstream
     ["client.cert", "client.key"],
   ]
 """
+
+Make = Callable[[Path], None]
+Work = Callable[[Disk], object]
 
 MOMENT = 1_600_000_000_123_456_789
 
@@ -123,3 +134,67 @@ def dies(work: Callable[[Disk], object], number: int) -> bool:
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+# Both commands on such trees
+
+MIRRORING = mirroring("https://docker.io", "http://registry.example:5000", "https://quay.io", keeps_existing=True)
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+def empty(root: Path) -> None:
+    root.mkdir(parents=True)
+    os.utime(root, ns=(5, 5))
+
+
+def rich(root: Path) -> None:
+    root.mkdir(parents=True)
+    make_rich(root)
+
+
+MADE = pytest.mark.parametrize("make", [nothing, empty, rich], ids=["absent", "empty", "rich"])
+
+
+def works(root: Path) -> tuple[Work, Work]:
+    """Return configuration and cleanup; what is to be written is worked out once, and always from the same original."""
+    seen: list[tuple[Folder, Mapping[str, Entry]]] = []
+
+    def plan(before: Folder) -> Mapping[str, Entry]:
+        if not seen:
+            seen.append((before, MIRRORING.plan(before, root=root, outside=read)))
+        original, wanted = seen[0]
+        assert before.entries == original.entries
+        return wanted
+
+    return partial(change, root, plan), partial(restore, root)
+
+
+def fresh(folder: Path, make: Make) -> tuple[Path, dict[str, Any] | None]:
+    root = folder / "etc" / "containerd" / "certs.d"
+    make(root)
+    return root, described(folder)
+
+
+def steps(work: Work) -> int:
+    counter = Steps()
+    work(quick(counter))
+    return counter.count
+
+
+def is_whole(root: Path) -> None:
+    """Fail if containerd could meet a hosts.toml that is not whole."""
+    for file in root.glob("[!_]*/hosts.toml"):
+        assert tomllib.loads(file.read_text())["server"]
+
+
+def without_time(tree: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: (*about[:3], about[4]) for name, about in (tree or {}).items()}
+
+
+def inner(tree: dict[str, Any] | None, root: Path) -> dict[str, Any]:
+    """Leave out the times of the folders above the root: what is made and removed in them changes those."""
+    above = {".", *(str(Path("etc", *parts)) for parts in ((), ("containerd",)))}
+    return {name: (*about[:3], about[4]) if name in above else about for name, about in (tree or {}).items()}
