@@ -76,12 +76,16 @@ async def _run(names: Sequence[str], arguments: Sequence[str], scale: Scale) -> 
         planned = cells(scale.clients, with_slow_disk=not obstacle)
         meter = Meter()
         async with _started(names, Path(folder), scale) as (bench, found):
-            samples = []
-            for number, cell, candidate in turns(found, planned, scale.rounds):
-                print(f"round {number + 1}: {named(cell)}: {candidate.name}", file=sys.stderr, flush=True)
-                samples.append(await _sample(bench, number, cell, candidate))
+            samples: list[Sample] = []
+            given["run"] = "whole"
+            try:
+                for number, cell, candidate in turns(found, planned, scale.rounds):
+                    print(f"round {number + 1}: {named(cell)}: {candidate.name}", file=sys.stderr, flush=True)
+                    samples.append(await _sample(bench, number, cell, candidate))
+            except asyncio.CancelledError:  # a long run that is ended early has still measured something
+                given["run"] = f"ended in round {number + 1}"
         seconds, others = meter.read()
-    given["run"] = f"{seconds:.0f} s, in which others used {others:.2f} cores"
+    given["run"] += f", {seconds:.0f} s, in which others used {others:.2f} cores"
     given["failed"] = "; ".join(failures(samples)) or "nothing"
     return given, samples
 

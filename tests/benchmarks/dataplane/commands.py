@@ -33,6 +33,7 @@ http {{
   access_log off;
   sendfile on;
   tcp_nopush on;
+  keepalive_requests 1000000;
   default_type application/octet-stream;
   client_body_temp_path body;
   fastcgi_temp_path fastcgi;

@@ -49,7 +49,7 @@ FULL = Scale(
     rounds=3,
     requests=3,
     first_bytes=50,
-    longest=8.0,
+    longest=5.0,
     disk_rate=100 * 10**6,
 )
 QUICK = Scale(
