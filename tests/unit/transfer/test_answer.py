@@ -42,6 +42,15 @@ def test_the_range_that_was_asked_is_used(asked: ByteRange, said: str, start: in
     assert (answer.start, answer.length, answer.size) == (start, length, 10)
 
 
+def test_a_chunked_answer_is_used_where_its_length_is_known() -> None:
+    """From its range, or from the size that was asked for; it must not say two lengths."""
+    chunked = {"Transfer-Encoding": "chunked"}
+    assert check(PART, 206, chunked | {"Content-Range": "bytes 4-9/10"}).length == 6
+    assert check(PeerRequest(target="/x", size=10), 200, chunked).length == 10
+    with pytest.raises(PeerRefused):
+        check(PART, 206, chunked | part())
+
+
 def test_a_range_outside_the_content_is_an_answer() -> None:
     """A 416 with the size says that no bytes follow, and how long the content is."""
     answer = check(PeerRequest(target="/x", range=ByteRange(20, None)), 416, {"Content-Range": "bytes */10"})
