@@ -91,8 +91,9 @@ REGISTRY = (
     Setting(
         "verify_blobs",
         _text_or_off,
-        "off",
-        "which blobs above 4 MiB are hashed, in passing when they come from a peer, once when they were sent from here",
+        "sample",
+        "which blobs above 4 MiB are hashed, in passing from a peer and once after they were sent from here: sample is "
+        "one in 32 and what a runtime asks for again, off is none",
         choices=("off", "sample", "all"),
     ),
     Setting(

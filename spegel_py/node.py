@@ -45,6 +45,7 @@ from spegel_py.routing.libp2p.service import Settings
 from spegel_py.store.base import Store, Watcher
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher, check_content_path, check_socket
 from spegel_py.store.layout import LayoutStore, LayoutWatcher, check_layout
+from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
@@ -77,7 +78,13 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     metrics = Metrics()
     credentials = read_credentials()
     async with AsyncExitStack() as stack:
+        rng, verify = random.Random(), Verify(config.verify_blobs)
         store, watcher = await _store(config, stack)
+        scrubbed = ScrubbedStore(
+            store=store,
+            wants=lambda: config.oci_layout is None and verify.wants(rng),  # a layout's store hashes first
+            verified=lambda is_right: metrics.verified("local", is_right=is_right),
+        )
         router = _router(config, metrics)
         auth = Credentials(username=credentials[0], password=credentials[1]) if credentials else None
         deadlines = Deadlines(resolve=config.mirror_resolve_timeout)
@@ -91,20 +98,20 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             metrics=metrics,
             deadlines=deadlines,
             scores=scores,
-            random=random.Random(),
+            random=rng,
             peers=config.mirror_resolve_retries,
-            verify=Verify(config.verify_blobs),
+            verify=verify,
             spreading=_spreading(config),
         )
         freshness = Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(
-            watcher=watcher,
+            watcher=ScrubbedWatcher(watcher=watcher, store=scrubbed),
             router=router,
             changed=metrics.advertised,
             seen=freshness.seen if config.tag_ttl else None,
         )
         app = create_app(
-            store=store,
+            store=scrubbed,
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
             mirror=mirror,
             metrics=metrics,
@@ -136,10 +143,11 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
             log.info("node up", version=__version__, registry=config.registry_addr, store=repr(store))
+            scrubbing = group.create_task(scrubbed.run(), name="scrub")
             advising = group.create_task(_advise(config), name="doctor")
             yield router
-            advertising.cancel()
-            advising.cancel()
+            for task in (advertising, scrubbing, advising):
+                task.cancel()
 
 
 def _spreading(config: Config) -> Spreading | None:

@@ -18,7 +18,7 @@ from spegel_py.mirror.relay import Relay
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.selector import WeightedSelector
 from spegel_py.mirror.spread import Spreading
-from spegel_py.mirror.verify import Verify
+from spegel_py.mirror.verify import Verification, Verify
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.routing.base import Router
 from spegel_py.telemetry.metrics import Metrics
@@ -57,7 +57,7 @@ class Mirror:
         self._latencies = Latencies()
         self._random = random
         self._peers = peers
-        self._verify = verify
+        self._verification = Verification(verify=verify, random=random, clock=clock)
         self._spreading = spreading
         self._router_name = router_name
         self._clock = clock
@@ -103,7 +103,7 @@ class Mirror:
                 opening=Opening(pull=pull, asking=asking, max_age=max_age),
                 asking=asking,
                 metrics=self._metrics,
-                verifies=self._verify.wants(self._random),
+                verification=self._verification,
                 spreading=self._spreading,
             )
             try:

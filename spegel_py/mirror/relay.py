@@ -22,7 +22,7 @@ from spegel_py.mirror.attempts import Attempt
 from spegel_py.mirror.opening import Opened, Opening, RelayHead
 from spegel_py.mirror.passage import Extent, Passage
 from spegel_py.mirror.spread import Spreading
-from spegel_py.mirror.verify import VerifyingSink
+from spegel_py.mirror.verify import Verification, VerifyingSink
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Sink
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 class Relay:
     """The answer of peers to one request. Mirror.fetch opens and closes it; `head` is known once it is open.
 
-    A large blob is verified on its way if `verifies`, and if it is asked for from its first byte to its last.
+    A large blob is verified on its way if `verification` wants it, and it is asked for from its first byte to its last.
     """
 
     _opened: Opened
@@ -45,14 +45,14 @@ class Relay:
         opening: Opening,
         asking: Asking,
         metrics: Metrics,
-        verifies: bool = False,
+        verification: Verification,
         spreading: Spreading | None = None,
     ) -> None:
         self._pull = pull
         self._opening = opening
         self._asking = asking
         self._metrics = metrics
-        self._verifies = verifies
+        self._verification = verification
         self._spreading = spreading
         self._is_open = False
         self._sink: Sink | None = None
@@ -111,7 +111,8 @@ class Relay:
     async def _pass_on(self, first: Attempt, sink: Sink) -> None:
         head = self.head
         extent = Extent(head.start, head.length, head.size)
-        if self._verifies and head.length == head.size:
+        is_whole = head.length == head.size
+        if is_whole and self._verification.wants(head.digest):
             sink = VerifyingSink(sink, digest=head.digest, size=head.size, verified=self._verified)
         passage = Passage(
             extent=extent,
@@ -122,6 +123,8 @@ class Relay:
             spread=self._spread,
         )
         await passage.run(first, sink)
+        if is_whole and self._sent == head.size:
+            self._verification.passed_on(head.digest)
 
     def _continued(self, attempt: Attempt) -> None:
         self._metrics.resumed()

@@ -101,6 +101,8 @@ class Pulls:
                 found = await self._local.find(pull)
                 if self._is_too_old(pull, found):
                     return None
+                if pull.head:
+                    return self._answer_head(pull, self._entity(pull, found, found.size), "local")
                 content = await stack.enter_async_context(self._store.open(found.digest))
             except ContentNotFound:
                 return None
@@ -112,19 +114,11 @@ class Pulls:
     async def _send_content(
         self, request: web.Request, pull: PullRequest, found: Found, content: Content
     ) -> web.StreamResponse:
-        start, length = pull.range.resolve(content.size) if pull.range else (0, content.size)
-        entity = Entity(
-            media_type=found.media_type,
-            digest=found.digest,
-            size=content.size,
-            start=start,
-            length=length,
-            age=self._note_seen(pull, self._seen(pull, found)),
-        )
+        entity = self._entity(pull, found, content.size)
 
         async def send(sink: Sink) -> bool:
             try:
-                await self._sender.send(content, start, length, sink, to_peer=pull.mirrored)
+                await self._sender.send(content, entity.start, entity.length, sink, to_peer=pull.mirrored)
             except StoreUnavailable as error:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
                 return False
@@ -133,9 +127,21 @@ class Pulls:
         with self._admitted(request, pull):
             return await self._send(request, pull, entity, "local", send)
 
+    def _entity(self, pull: PullRequest, found: Found, size: int) -> Entity:
+        """Return what a client is told of content that is here, and note as of when it was told a tag."""
+        start, length = pull.range.resolve(size) if pull.range else (0, size)
+        return Entity(
+            media_type=found.media_type,
+            digest=found.digest,
+            size=size,
+            start=start,
+            length=length,
+            age=self._note_seen(pull, self._seen(pull, found)),
+        )
+
     def _admitted(self, request: web.Request, pull: PullRequest) -> AbstractContextManager[None]:
         """Count a transfer to another node while it lasts; manifests are no transfers. Raises Busy on entering."""
-        if pull.mirrored and pull.kind is Kind.BLOB and not pull.head:
+        if pull.mirrored and pull.kind is Kind.BLOB:
             return self._limits.admit(request.remote or "")
         return nullcontext()
 
@@ -154,6 +160,8 @@ class Pulls:
                 peer=head.peer.id,
                 age=head.age,
             )
+            if pull.head:
+                return self._answer_head(pull, entity, "peer")
             return await self._send(request, pull, entity, "peer", relay.send)
 
     def _seen(self, pull: PullRequest, found: Found) -> float | None:
@@ -178,14 +186,15 @@ class Pulls:
             self._freshness.answered(pull.name, seen)
         return time.time() - seen
 
+    def _answer_head(self, pull: PullRequest, entity: Entity, source: Source) -> web.StreamResponse:
+        self._count_hit(pull, source)
+        return responses.content(pull, entity)
+
     async def _send(
         self, request: web.Request, pull: PullRequest, entity: Entity, source: Source, send: Send
     ) -> web.StreamResponse:
         """Send head and body, and count them; after a body that ends short the connection is closed."""
         response = responses.content(pull, entity)
-        if pull.head:
-            self._count_hit(pull, source)
-            return response
         await response.prepare(request)
         sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
         miss: Miss | None = "client_gone"  # also if this task is cancelled, as it is when the client leaves

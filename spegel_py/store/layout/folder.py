@@ -17,7 +17,7 @@ from spegel_py.errors import ConfigError, DigestInvalid, OCIError, StoreError, S
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.store.base import Tag
-from spegel_py.store.files import open_below, open_folder
+from spegel_py.store.files import Signature, open_below, open_folder
 
 MARKER = "oci-layout"
 """The file that makes a folder a layout; while it is missing the folder is away (an unmounted disk)."""
@@ -35,22 +35,6 @@ PULLED = "spegel-py.pulled"
 
 MAX_INDEX = 16 * 1024 * 1024
 """Longest index.json in bytes that is read: some 50,000 images."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What changes whenever a file's content does; ctime is there because mtime can be set back."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Signature:
-        """Return the signature of a stat result."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import structlog
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Tag
-from spegel_py.store.files import FileContent, open_file
+from spegel_py.store.files import FileContent, Signature, open_file
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.verify import Verdicts, Verifier
 
@@ -33,7 +33,7 @@ class LayoutStore:
         self.root = root
         self.verifier = Verifier(Verdicts(settle=settle))
         self._tags: Mapping[str, Tag] = {}
-        self._index_read: folder.Signature | None = None
+        self._index_read: Signature | None = None
         self._index_was_bad = False
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class LayoutStore:
         """Return what index.json says, or said last while it cannot be read (somebody writes it in place)."""
         folder.identity(self.root)
         try:
-            signature = folder.Signature.of((self.root / folder.INDEX).lstat())
+            signature = Signature.of((self.root / folder.INDEX).lstat())
             if signature != self._index_read:
                 self._tags = await asyncio.to_thread(folder.read_index, self.root)
                 self._index_read = signature

@@ -101,9 +101,8 @@ async def start_lab(*, deadlines: Deadlines = QUICK, **options: Any) -> AsyncIte
             metrics=metrics,
             deadlines=deadlines,
             scores=scores,
-            random=Random(1),
             router_name="memory",
-            **options,
+            **{"random": Random(1)} | options,
         )
         yield Lab(network, mirror, metrics, scores, stack)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown, DigestMismatch
-from spegel_py.mirror.verify import HELD, SAMPLE, Verify, VerifyingSink
+from spegel_py.mirror.verify import AGAIN, HELD, REMEMBERED, SAMPLE, Verification, Verify, VerifyingSink
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
 from tests.unit.mirror.lab import LARGE, SMALL, Lab, MemorySink, blob, start_lab
@@ -18,6 +18,13 @@ from tests.unit.mirror.peers import FakePeer
 
 WRONG = LARGE[:-1] + b"!"
 VERIFIED = "spegel_verified_blobs_total"
+
+
+class Never(Random):
+    """Leaves everything out of a sample."""
+
+    def randrange(self, *_: object) -> int:
+        return 1
 
 
 def verifying(data: bytes) -> tuple[VerifyingSink, MemorySink]:
@@ -47,12 +54,41 @@ async def test_the_end_of_wrong_content_does_not_pass() -> None:
     assert sink.sent == len(LARGE) - HELD
 
 
-def test_a_sample_is_one_in_sixteen() -> None:
+def test_a_sample_is_one_in_thirty_two() -> None:
     """`sample` verifies some, `all` every one, `off` none."""
     random = Random(5)
     assert abs(sum(Verify.SAMPLE.wants(random) for _ in range(16_000)) - 16_000 / SAMPLE) < 150
     assert Verify.ALL.wants(random)
     assert not Verify.OFF.wants(random)
+
+
+def test_what_is_asked_for_again_is_suspicious() -> None:
+    """A blob that was passed on is verified with the sample if it is asked for again soon: a runtime threw it away."""
+    now = 0.0
+    verification = Verification(verify=Verify.SAMPLE, random=Never(), clock=lambda: now)
+    digest = Digest.of(LARGE)
+    assert not verification.wants(digest)
+    verification.passed_on(digest)
+    assert verification.wants(digest)
+    assert not verification.wants(Digest.of(SMALL))
+    now = AGAIN
+    assert not verification.wants(digest)
+    for number in range(REMEMBERED):
+        verification.passed_on(Digest.of(str(number).encode()))
+    verification.passed_on(digest)
+    assert verification.wants(digest)
+
+
+async def test_the_second_pull_of_a_wrong_blob_finds_its_peer_out() -> None:
+    """Even where the sample left the blob out at first: the third pull goes elsewhere."""
+    async with start_lab(verify=Verify.SAMPLE, random=Never()) as lab:
+        await lab.serve(FakePeer(WRONG))
+        assert (await lab.pull(blob(LARGE)))[1:] == (WRONG, True)
+        _, body, complete = await lab.pull(blob(LARGE))
+        assert not complete
+        assert len(body) < len(LARGE)
+        with pytest.raises(BlobUnknown):
+            await lab.pull(blob(LARGE))
 
 
 async def test_a_right_blob_is_whole() -> None:
