@@ -19,11 +19,10 @@ from spegel_py.transfer.answer import check
 from spegel_py.transfer.base import Deadlines, PeerRequest
 from spegel_py.transfer.connections import Pool, dial
 from spegel_py.transfer.exchange import Exchange, Head
-from spegel_py.transfer.moves import can_splice
 from spegel_py.transfer.response import HTTPResponse
-from spegel_py.transfer.splicer import Splicer
+from spegel_py.transfer.splicer import Splicer, can_splice
 
-FIRST = 64 * 1024
+FIRST = 16 * 1024
 """Bytes read at once while a head is waited for: most manifests come with it, in one system call."""
 
 

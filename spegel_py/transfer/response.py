@@ -64,7 +64,8 @@ class HTTPResponse:
 
     async def send(self, sink: Sink) -> None:
         if self._splicer is not None and self._unread > INLINE:
-            await sink.write(self._take_rest())  # before the socket is lent, which keeps the order
+            if rest := self._take_rest():
+                await sink.write(rest)  # before the socket is lent, which keeps the order
             async with sink.lend() as loan:
                 if loan is not None:
                     await self._splicer.splice(self._sock, self._unread, loan, self._watch)

@@ -16,7 +16,8 @@ from spegel_py.errors import StoreUnavailable
 from spegel_py.store.base import Content
 from spegel_py.transfer.base import Loan, Sink
 from spegel_py.transfer.bucket import TokenBucket
-from spegel_py.transfer.moves import Sendfile, Side, Unable
+from spegel_py.transfer.moves import Side
+from spegel_py.transfer.sendfile import Sendfile, Unable
 from spegel_py.transfer.threads import Threads, in_thread
 from spegel_py.transfer.waiting import writable
 
@@ -72,14 +73,15 @@ class Sender:
             async with sink.lend() as loan:
                 if loan is not None:
                     start += await self._sendfile(content.fd, start, length, loan, bucket)
+        most = PIECE if bucket is None else min(PIECE, bucket.piece)
         while start < end:
-            piece = await self._read(content.fd, min(PIECE, end - start), start)
+            piece = await self._read(content.fd, min(most, end - start), start)
             await sink.write(piece)
             await _pay(bucket, len(piece), length)
             start += len(piece)
 
     async def _sendfile(self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None) -> int:
-        """Have the kernel send; return how many bytes it could: all, or none."""
+        """Have the kernel send; return how many bytes it could."""
         most = bucket.piece if bucket is not None else None
         move = Sendfile(fd=fd, start=start, loan=loan, length=length, most=most)
         while move.left:

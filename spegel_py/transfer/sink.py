@@ -67,6 +67,8 @@ class ResponseSink(Sink):
 
     async def _flush(self, transport: asyncio.Transport) -> None:
         """Wait until the kernel has all that was written: what is sent past the transport must not overtake it."""
+        if not transport.get_write_buffer_size():
+            return
         transport.set_write_buffer_limits(high=0)  # has drain() wait until nothing is left
         try:
             async with self._patience():

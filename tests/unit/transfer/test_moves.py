@@ -16,8 +16,10 @@ import pytest
 from spegel_py.errors import PeerUnreachable, StoreUnavailable
 from spegel_py.transfer import moves
 from spegel_py.transfer.base import ClientGone, Loan
-from spegel_py.transfer.moves import Sendfile, Side, Splice, Unable, can_splice
+from spegel_py.transfer.moves import Side
 from spegel_py.transfer.pipes import Pipe
+from spegel_py.transfer.sendfile import Sendfile, Unable
+from spegel_py.transfer.splicer import Splice, can_splice
 
 DATA = os.urandom(1 << 20) * 3
 
