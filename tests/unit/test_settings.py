@@ -194,3 +194,29 @@ def test_credentials_come_from_two_files(tmp_path: Path) -> None:
         read_credentials(tmp_path)
     (tmp_path / "password").write_text("secret\n")
     assert read_credentials(tmp_path) == ("user", "secret")
+
+
+@pytest.mark.parametrize(
+    ("written", "parallel"), [("auto", "auto"), ("off", "off"), ("2", 2), ("16", 16)], ids=["auto", "off", "2", "16"]
+)
+def test_parallel_is_a_word_or_a_number(tmp_path: Path, written: str, parallel: str | int) -> None:
+    """As a flag and in the file, where YAML takes `off` for false."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"mirror_parallel: {written}\n")
+    assert load(flags={"mirror_parallel": written}).mirror_parallel == load(file=file).mirror_parallel == parallel
+
+
+@pytest.mark.parametrize("wrong", ["1", "17", "many", "true"])
+def test_other_parallels_are_named(wrong: str) -> None:
+    """One peer is `off`; a crowd helps nobody."""
+    with pytest.raises(ConfigError, match=r"--mirror-parallel: .* should be auto, off or a number from 2 to 16"):
+        load(flags={"mirror_parallel": wrong})
+
+
+def test_verification_can_be_off_in_the_file(tmp_path: Path) -> None:
+    """YAML takes `off` for false; what is none of the three words is named."""
+    file = tmp_path / "config.yaml"
+    file.write_text("verify_blobs: off\n")
+    assert load(file=file).verify_blobs == "off"
+    with pytest.raises(ConfigError, match=r"--verify-blobs: 'some' is not one of off, sample, all"):
+        load(flags={"verify_blobs": "some"})
