@@ -128,18 +128,16 @@ class Attempts:
 
         Of several nobody knows which it was; none is asked for this content again.
         """
-        now = self._clock()
-        for suspect in suspects:
-            is_guilty = len({each.peer for each in suspects}) == 1
-            seconds = self._scores.quarantine.add(suspect.peer.id, now) if is_guilty else None
-            self._shun(suspect.peer, SHUN_WRONG)
+        peers = {suspect.peer for suspect in suspects}
+        for peer in peers:
+            self._shun(peer, SHUN_WRONG)
             log.warning(
                 "peer sent wrong bytes",
                 key=self._key,
-                peer=suspect.peer.id,
-                addr=suspect.peer.authority,
-                suspects=len(suspects),
-                quarantine_seconds=seconds,
+                peer=peer.id,
+                addr=peer.authority,
+                suspects=len(peers),
+                quarantine_seconds=self._scores.quarantine.add(peer.id, self._clock()) if len(peers) == 1 else None,
             )
 
     async def close(self) -> None:

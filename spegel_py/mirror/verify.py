@@ -19,7 +19,6 @@ SAMPLE = 32
 """One larger blob in so many is verified with `sample`: a body that is hashed costs seven times the CPU of one that the
 kernel moves, so this is a fifth more on average."""
 
-
 AGAIN = 600.0
 """Seconds within which a blob that is asked for again is suspicious: kubelet tries again after 10 s to 5 min."""
 
