@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -65,6 +66,8 @@ async def _damaged(
         for node in nodes:
             for blob in blobs:
                 node.daemon.path(blob.digest).write_bytes(blob.data)
+            assert node.spegel
+            await node.spegel.end(signal.SIGKILL)  # it remembers what it found damaged
 
 
 # Disks
@@ -107,3 +110,5 @@ async def _mounted(node: Node, image: Path) -> AsyncIterator[None]:
         yield
     finally:
         await run("umount", "--lazy", str(blobs))
+        assert node.spegel
+        await node.spegel.end(signal.SIGKILL)  # it may remember that its content could not be read

@@ -115,12 +115,11 @@ class Field:
         return parse_traffic(await inside(switch, Path("/proc/thread-self/net/dev").read_text))
 
     async def _are_told(self) -> bool:
-        told = [
-            await metric(seed, "spegel_advertised_image_tags") + await metric(seed, "spegel_advertised_content_digests")
-            for seed in self.seeds
-        ]
+        """Say whether the seeds advertise the whole image, and the pullers hold what is advertised."""
+        digests = [await metric(seed, "spegel_advertised_content_digests") for seed in self.seeds]
+        tags = [await metric(seed, "spegel_advertised_image_tags") for seed in self.seeds]
         held = [await metric(puller, "spegel_records_held") for puller in self.pullers]
-        return all(told) and set(held) == {sum(told)}
+        return set(digests) == {len(self.image.blobs)} and all(tags) and set(held) == {sum(digests) + sum(tags)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,15 +78,16 @@ class Outcome:
             return f"left out: {self.left_out}"
         if self.missed:
             return f"MISSED: {', '.join(self.missed)}"
-        return "ok" if self.expected is Expected.SUCCEED else f"as expected: {self.expected.value} ({self.why})"
+        return "ok" if self.expected is Expected.SUCCEED else "as expected"
 
 
 def markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Return a page: the conditions, the table, and why pulls failed."""
+    """Return a page: the conditions, the table, what else than success was expected and why, and why pulls failed."""
     lines = [f"- {name}: {value}" for name, value in conditions.items()]
     errors = sorted({f"- {one.row}: {error}" for one in outcomes for pull in one.pulls for error in pull.errors})
+    reasons = {f"- {one.row}: {one.expected.value}; {one.why}" for one in outcomes if one.why}
     table = aligned([_HEAD, *map(_line, outcomes)])
-    return "\n".join(["# Chaos", "", *lines, "", table, "", *errors, ""])
+    return "\n".join(["# Chaos", "", *lines, "", table, "", *sorted(reasons), "", *errors, ""])
 
 
 def as_json(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
