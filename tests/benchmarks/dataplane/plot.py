@@ -38,9 +38,9 @@ def svg(names: Sequence[str], rows: Sequence[Row], caption: str) -> str:
 
 
 def caption(conditions: Mapping[str, Any]) -> str:
-    """Return the line above the drawing: where and when."""
-    machine = f"{conditions['cores']} cores ({conditions['cpu']}), kernel {conditions['kernel']}"
-    return f"{machine}, spegel-py {conditions['spegel-py']}, {conditions['time']}"
+    """Return the line above the drawing: what, where and when, and how quiet it was there."""
+    what = f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, kernel {conditions['kernel']}"
+    return f"{what}, {str(conditions['time'])[:10]}; {conditions['run']}"
 
 
 def _groups(rows: Sequence[Row], source: Source) -> dict[str, Mapping[str, float]]:
