@@ -8,9 +8,10 @@ import traceback
 from pathlib import Path
 
 from tests.chaos.field import Field
+from tests.chaos.pulls import DEADLINE, Pull
 from tests.chaos.report import ALLOWANCE, Outcome
 from tests.chaos.rows import Row
-from tests.chaos.scene import DEADLINE, NotPossible, Pull, play
+from tests.chaos.scene import NotPossible, play
 from tests.lab import Node
 
 STALE = 120.0

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.benchmarks.report import aligned
+from tests.chaos.pulls import DEADLINE, Pull
 from tests.chaos.rows import Expected
-from tests.chaos.scene import DEADLINE, Pull
 
 ALLOWANCE = 5.0
 """Seconds that a fault may cost a pull at most."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.field import parse_traffic
+from tests.chaos.pulls import DEADLINE, Pull
 from tests.chaos.report import ALLOWANCE, Outcome, markdown
 from tests.chaos.rows import Expected
-from tests.chaos.scene import DEADLINE, Pull
 
 GOOD = Pull(seconds=3.0, succeeded=True, content="right")
 LOST = Pull(seconds=1.0, succeeded=False, errors=("unexpected commit digest",))
