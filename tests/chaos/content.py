@@ -31,7 +31,11 @@ async def large_spoiled(scene: Scene) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def server_truncated(scene: Scene) -> AsyncIterator[None]:
-    """Cut off the second half of every layer at the node that serves, while it reads them."""
+    """Cut off the second half of every layer at the node that serves, while it reads them.
+
+    The kernel zeroes the rest of what was one piece of its page cache, even where sendfile has queued it already: then
+    zeros arrive, followed by the right bytes of another peer.
+    """
     async with _damaged(scene, [await scene.server()], scene.field.layers, _truncate):
         yield
 
