@@ -204,8 +204,7 @@ async def test_a_seed_that_restarts_is_found_again() -> None:
         again = Node(port=seed.port, key=seed.key)
         async with again.router.running():
             await until(lambda: len(again.router.connected()) == 2, timeout=10.0)
-            connections = [len(node.router.connected()) for node in others]
-            assert connections == [2, 2]
+            await until(lambda: [len(node.router.connected()) for node in others] == [2, 2])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

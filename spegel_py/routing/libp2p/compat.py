@@ -150,6 +150,9 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
     except Exception as error:  # py-libp2p raises a dozen kinds here, some of them bare
         await _close(raw)
         raise PeerUnreachable(f"cannot connect to {address}: {error!r}") from error
+    except BaseException:  # cancelled: nobody else knows of this socket yet
+        await _close(raw)
+        raise
 
 
 def _check_identity(peer_id: ID, *, expected: ID | None, own: ID) -> None:

@@ -196,6 +196,27 @@ def test_a_dial_learns_the_id_and_both_ends_know_the_address(address: str) -> No
     on_trio(test)
 
 
+def test_a_dial_that_is_cancelled_leaves_no_socket() -> None:
+    """A node that ends in the middle of a handshake hangs up on the other side at once."""
+
+    async def test() -> None:
+        host = ours()
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+        async with running(host), listener, trio.open_nursery() as nursery:
+            target = compat.multiaddr("127.0.0.1", port)
+            nursery.start_soon(lambda: compat.dial(host, target, expected=None, timeout=20))
+            stream = await listener.accept()
+            assert await stream.receive_some()  # the handshake has begun
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True), trio.fail_after(5):
+                while await stream.receive_some():
+                    pass
+                await stream.aclose()
+
+    on_trio(test)
+
+
 def test_a_dial_refuses_somebody_else_itself_and_nobody() -> None:
     """Another id than expected, this node itself, and a closed port are PeerUnreachable with the reason."""
 
