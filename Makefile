@@ -4,15 +4,15 @@ BIN := .venv/bin
 VERSIONS ?= 1.7.35 2.4.2
 export PYTHON
 
-.PHONY: demo test test-versions check bench bench-dataplane chaos format protos clean
+.PHONY: demo test test-versions check bench bench-dataplane bench-flash chaos crowd drill docs pictures format protos clean
 
-demo: ## three nodes on this machine, one image, one node killed in mid-pull
+demo: ## three nodes on this machine, one image, one node killed in mid-pull, and an image that none has
 	.ci/setup run
 	$(BIN)/spegel-py demo $(ARGS)
 
-test: ## all tests; those on real daemons need root
+test: ## all tests, two files at a time, since most of them wait; those on real daemons need root
 	.ci/setup test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-versions: ## the tests that touch containerd, on each of VERSIONS instead of the installed one, all at once
 	.ci/setup test
@@ -27,7 +27,7 @@ check: ## linters, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck .ci/*
+	shellcheck .ci/* deploy/kind/*.sh
 
 bench: ## measure what the README states
 	.ci/setup test
@@ -37,9 +37,29 @@ bench-dataplane: ## blobs beside Spegel (SPEGEL_BIN), Go, nginx and aiohttp, tho
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks.dataplane $(ARGS)
 
+bench-flash: ## crowds of nodes pull an image that nobody has; needs root
+	.ci/setup test
+	$(BIN)/python -m tests.benchmarks.flash $(ARGS)
+
 chaos: ## break things in the middle of real pulls, and say what became of those; needs root
 	.ci/setup test
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+crowd: ## break what nodes share while they pull it, in every way there is; needs root
+	.ci/setup test
+	$(BIN)/python -m tests.crowd $(ARGS)
+
+drill: ## break a cluster of six nodes in every way there is, and hold how it heals against the objectives; needs root
+	.ci/setup test
+	$(BIN)/python -m tests.drill $(ARGS)
+
+docs: ## write the pages that are made from the program
+	.ci/setup test
+	$(BIN)/python -m tests.docs.configuration
+
+pictures: ## draw the dashboard from a run of four nodes; needs a Prometheus (PROMETHEUS_BIN)
+	.ci/setup test
+	$(BIN)/python -m tests.docs.pictures
 
 format: ## rewrite to the house's format
 	.ci/setup test

@@ -126,6 +126,32 @@ def _doctor(options: argparse.Namespace) -> int:
     return command.run(subject, is_json=options.json)
 
 
+def _load_alerts() -> tuple[Add, Run]:
+    from spegel_py.inspection import alerts as asked
+    from spegel_py.inspection.node import add_address_flags
+    from spegel_py.supervision import command as kept
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.epilog = "With --data-dir what is kept there, closed alerts too; else a running node's open ones."
+        kept.add_arguments(parser)
+        add_address_flags(parser)
+
+    def run(options: argparse.Namespace) -> int:
+        return kept.run(options) if options.node is None and kept.folder_of(options) else asked.run(options)
+
+    return add, run
+
+
+def _load_completion() -> tuple[Add, Run]:
+    from spegel_py import completion
+
+    def run(options: argparse.Namespace) -> int:
+        print(completion.script(_parser([command.name for command in COMMANDS]), options.shell))
+        return 0
+
+    return completion.add_arguments, run
+
+
 def _first(group: BaseExceptionGroup[SpegelError]) -> SpegelError:
     for error in group.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
@@ -143,6 +169,9 @@ def _load_module(name: str) -> Callable[[], tuple[Add, Run]]:
 def _load_version() -> tuple[Add, Run]:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--format", choices=("text", "json"), default="text")
+        parser.add_argument(
+            "--json", action="store_const", const="json", dest="format", help="the same as --format json"
+        )
 
     def run(options: argparse.Namespace) -> int:
         print(json.dumps({"version": __version__}) if options.format == "json" else __version__)
@@ -154,6 +183,29 @@ def _load_version() -> tuple[Add, Run]:
 COMMANDS = (
     Command("registry", "run a node: the registry mirror that containerd is pointed at", _load_registry),
     Command("doctor", "say whether this node will work, and what to do if not", _load_doctor),
+    Command(
+        "why",
+        "say why pulls were answered by a peer, from here, or left to the registry",
+        _load_module("spegel_py.inspection.why"),
+    ),
+    Command("status", "show how a running node is", _load_module("spegel_py.inspection.status")),
+    Command("peers", "show the peers of a running node", _load_module("spegel_py.inspection.peers")),
+    Command(
+        "images",
+        "show the images that a node has, and on how many peers",
+        _load_module("spegel_py.inspection.holdings"),
+    ),
+    Command(
+        "measure",
+        "have a node pull an image to nowhere, and say how fast and from whom",
+        _load_module("spegel_py.inspection.measuring"),
+    ),
+    Command("resolve", "show who has an image or a digest", _load_module("spegel_py.inspection.resolve")),
+    Command(
+        "alerts",
+        "show what is or was wrong with a node, and what it did about it",
+        _load_alerts,
+    ),
     Command(
         "pull", "pull an image through a mirror into an image-layout folder", _load_module("spegel_py.pull.command")
     ),
@@ -169,5 +221,6 @@ COMMANDS = (
     Command(
         "cleanup-wait", "wait until the clean-up of every node has ended", _load_module("spegel_py.host.cleanup_wait")
     ),
+    Command("completion", "print what lets a shell complete commands, flags and values", _load_completion),
     Command("version", "print the version", _load_version),
 )

@@ -24,6 +24,14 @@ def _text_or_off(given: Any) -> str:
     return "off" if given is False else settings.text(given)
 
 
+def _duration_or_off(given: Any) -> float | None:
+    written = _text_or_off(given)
+    try:
+        return None if written == "off" else settings.duration(written)
+    except ValueError:
+        raise ValueError(f"{given!r} should be off or a duration such as 30s") from None
+
+
 def _parallel(given: Any) -> str | int:
     written = _text_or_off(given)
     try:
@@ -38,7 +46,10 @@ REGISTRY = (
     Setting("router_addr", settings.address, ":5001", "address of the libp2p router"),
     Setting("metrics_addr", settings.address, ":9090", "address of the metrics page"),
     Setting(
-        "data_dir", settings.path, None, "folder for the identity (private.key); without one it changes with each start"
+        "data_dir",
+        settings.path,
+        None,
+        "folder for the identity (private.key), alerts and audit; without one the identity changes with each start",
     ),
     Setting("containerd_sock", settings.path, Path("/run/containerd/containerd.sock"), "containerd's socket"),
     Setting("containerd_namespace", settings.text, "k8s.io", "containerd namespace whose images are shared"),
@@ -89,6 +100,19 @@ REGISTRY = (
         "single one sends less than 20 MB/s, or off",
     ),
     Setting(
+        "share_in_flight",
+        settings.boolean,
+        True,
+        "take what is still being pulled from the node that pulls it, so that one fetches a new image for all",
+    ),
+    Setting(
+        "share_in_flight_slots",
+        settings.integer(0, 10_000),
+        32,
+        "blobs given to other nodes at a time while they are still being pulled here, beside --max-transfers; who is "
+        "refused takes it from another node; 0: no limit",
+    ),
+    Setting(
         "verify_blobs",
         _text_or_off,
         "sample",
@@ -116,6 +140,34 @@ REGISTRY = (
         "that gets less than 32 KiB/s is given up by its peer; 0: no limit",
     ),
     Setting(
+        "health_interval", settings.seconds(0.5, 600), 10.0, "time between two checks of a peer, by asking its registry"
+    ),
+    Setting(
+        "health_timeout",
+        settings.seconds(0.1, 60),
+        3.0,
+        "longest a check of a peer may take; below health-interval",
+    ),
+    Setting("health_passes", settings.integer(1, 100), 2, "checks in a row that make an unhealthy peer healthy"),
+    Setting(
+        "health_fails",
+        settings.integer(1, 100),
+        3,
+        "checks in a row that make a peer unhealthy: it is asked for nothing while others have the content",
+    ),
+    Setting(
+        "health_passive_fails",
+        settings.integer(1, 100),
+        3,
+        "requests without an answer, within health-passive-fail-timeout, that make a peer unhealthy for as long",
+    ),
+    Setting(
+        "health_passive_fail_timeout",
+        settings.seconds(1, 86400),
+        300.0,
+        "for how long a peer is unhealthy whose requests failed; one that succeeds ends it at once",
+    ),
+    Setting(
         "announce_interval",
         settings.seconds(0.5, 600),
         4.0,
@@ -128,7 +180,37 @@ REGISTRY = (
         "cluster size up to which every node tells every other all it holds; above, a key goes to its closest peers",
     ),
     Setting("replication", settings.integer(1, 100), 20, "closest peers that are told a key above the mesh limit"),
-    Setting("debug_web_enabled", settings.boolean, True, "accepted for Spegel's sake; there is no debug page yet"),
+    Setting(
+        "warn_when_isolated_for",
+        settings.seconds(10, 86400),
+        60.0,
+        "time without any peer, counted from the start, after which the log warns, once",
+    ),
+    Setting(
+        "critical_when_isolated_for",
+        settings.seconds(10, 7 * 86400),
+        300.0,
+        "time without any peer after which the log says so again, as critical",
+    ),
+    Setting(
+        "ready_when_alone",
+        _duration_or_off,
+        30.0,
+        "time after which a node that no peer was lost to, as in a cluster of one, is ready without one; off: never",
+    ),
+    Setting(
+        "tracing_endpoint",
+        settings.traces_url,
+        None,
+        "URL of a collector that spans are sent to over OTLP/HTTP, as in http://collector:4318; needs the extra "
+        "`tracing` to be installed",
+    ),
+    Setting(
+        "debug_web_enabled",
+        settings.boolean,
+        True,
+        "serve the status page, /debug/web/ at metrics-addr, and let people measure pulls through this node there",
+    ),
 )
 
 
@@ -159,13 +241,25 @@ class Config:
     mirror_resolve_timeout: float
     mirror_resolve_retries: int
     mirror_parallel: str | int
+    share_in_flight: bool
+    share_in_flight_slots: int
     verify_blobs: str
     max_transfers_per_peer: int
     max_transfers: int
     max_upload_rate: int
+    health_interval: float
+    health_timeout: float
+    health_passes: int
+    health_fails: int
+    health_passive_fails: int
+    health_passive_fail_timeout: float
     announce_interval: float
     mesh_limit: int
     replication: int
+    warn_when_isolated_for: float
+    critical_when_isolated_for: float
+    ready_when_alone: float | None
+    tracing_endpoint: str | None
     debug_web_enabled: bool
 
     @classmethod
@@ -182,6 +276,16 @@ class Config:
             raise ConfigError("--bootstrap-kind dns needs --dns-bootstrap-domain")
         if self.bootstrap_kind == "http" and not (self.bootstrap_url or self.http_bootstrap_addr):
             raise ConfigError("--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be asked")
+        if self.health_timeout >= self.health_interval:
+            raise ConfigError(
+                f"--health-timeout {self.health_timeout:g}s must be below --health-interval {self.health_interval:g}s; "
+                "a check has to end before the next one begins"
+            )
+        if self.critical_when_isolated_for <= self.warn_when_isolated_for:
+            raise ConfigError(
+                f"--critical-when-isolated-for: {self.critical_when_isolated_for:g}s must be longer than "
+                f"--warn-when-isolated-for ({self.warn_when_isolated_for:g}s)"
+            )
         for setting, value in (("registry-addr", self.registry_addr), ("router-addr", self.router_addr)):
             if value.endswith(":0"):
                 raise ConfigError(f"--{setting}: port 0 cannot be told to peers; give a fixed port")

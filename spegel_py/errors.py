@@ -3,10 +3,11 @@
     SpegelError
     ├ ConfigError                                  what the operator gave us is wrong: one line, exit status 2
     ├ HostError                                    this machine refused a change of its files
+    ├ NodeError                                    a running node does not tell a person what was asked
     ├ OCIError(status, code, message, detail)      what a client of the registry is told, as the spec's JSON
     │   ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416 · RequestInvalid 400 · ManifestInvalid 400
     │   ├ ManifestUnknown 404 · BlobUnknown 404 · NotFound 404
-    │   └ Unauthorized 401 · Denied 403 · Unsupported 405 · Busy 503
+    │   └ Unauthorized 401 · Denied 403 · Unsupported 405 · Occupied 409 · Busy 503
     ├ StoreError                                   this node's own content
     │   ├ ContentNotFound                          it is not here
     │   └ StoreUnavailable                         the daemon or the disk behind the store is away
@@ -37,6 +38,10 @@ class ConfigError(SpegelError):
 
 class HostError(SpegelError):
     """A file or folder of this machine could not be read or changed; the text says which, why and what to do."""
+
+
+class NodeError(SpegelError):
+    """A node could not be asked, or has nothing to tell; the text says which, why and what to do."""
 
 
 class OCIError(SpegelError):
@@ -128,6 +133,13 @@ class Unsupported(OCIError):
     code = "UNSUPPORTED"
 
 
+class Occupied(OCIError):
+    """Something of which there can be one at a time is under way; no client of the registry is told so."""
+
+    status = 409
+    code = "UNSUPPORTED"
+
+
 class Busy(OCIError):
     """There is no room for a further transfer; told to other nodes only, which then ask another one."""
 
@@ -173,6 +185,10 @@ class PeerRefused(PeerError):
 
 class PeerStalled(PeerError):
     """The peer did not send within its deadline."""
+
+
+class PeerLoops(PeerError):
+    """The peer takes the content from here, so that neither would get on."""
 
 
 class DigestMismatch(PeerError):

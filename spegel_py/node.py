@@ -10,48 +10,55 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from spegel_py import __version__
+from spegel_py import __version__, parts
 from spegel_py.config import Config
 from spegel_py.credentials import read_credentials
-from spegel_py.errors import ConfigError, StoreUnavailable
-from spegel_py.host import doctor
+from spegel_py.errors import ConfigError
+from spegel_py.flight.flights import Flights
+from spegel_py.health.health import Health
+from spegel_py.health.monitor import Monitor
+from spegel_py.inspection.holders import Holders
+from spegel_py.inspection.images import Images
+from spegel_py.inspection.measurer import Measurer
+from spegel_py.inspection.routes import inspection_routes
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.scores import Scores
-from spegel_py.mirror.spread import Spreading
 from spegel_py.mirror.verify import Verify
 from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
+from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.limits import Limits
-from spegel_py.registry.server import parse_address, serve
+from spegel_py.registry.server import DRAIN, serve
 from spegel_py.registry.state import describe
+from spegel_py.registry.underway import Underway
+from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import (
-    Bootstrap,
-    DnsBootstrap,
-    HttpBootstrap,
-    NoBootstrap,
-    StaticBootstrap,
     id_app,
 )
-from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.routing.libp2p.service import Settings
-from spegel_py.store.base import Store, Watcher
-from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher, check_content_path, check_socket
-from spegel_py.store.layout import LayoutStore, LayoutWatcher, check_layout
+from spegel_py.store.containerd import (
+    ContainerdWatcher,
+)
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
+from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
+from spegel_py.web.routes import StatusPage
+from spegel_py.web.sources import Sources
 
 log = structlog.get_logger(__name__)
+
+ASIDE_DRAIN = 1.0
+"""Seconds that answers on the metrics port get at the end: nobody's pull depends on them."""
 
 
 async def run(config: Config) -> None:
@@ -79,19 +86,39 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     credentials = read_credentials()
     async with AsyncExitStack() as stack:
         rng, verify = random.Random(), Verify(config.verify_blobs)
-        store, watcher = await _store(config, stack)
+        store, watcher = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
             store=store,
             wants=lambda: config.oci_layout is None and verify.wants(rng),  # a layout's store hashes first
             verified=lambda is_right: metrics.verified("local", is_right=is_right),
         )
-        router = _router(config, metrics)
+        router = parts.make_router(config, metrics)
+        tracer = await parts.make_tracer(config, stack, instance=router.id)
         auth = Credentials(username=credentials[0], password=credentials[1]) if credentials else None
         deadlines = Deadlines(resolve=config.mirror_resolve_timeout)
         upstream = await stack.enter_async_context(
             HTTPUpstream(deadlines=deadlines, authorization=auth.header if auth else None)
         )
-        scores = Scores()
+        health = Health(
+            rules=parts.make_rules(config, deadlines),
+            interval=config.health_interval,
+            metrics=metrics.health,
+            random=rng,
+            left=router.left,
+        )
+        scores = Scores(health=health)
+        monitor = Monitor(
+            health=health,
+            upstream=await stack.enter_async_context(parts.make_checks(config, auth)),
+            members=router.members,
+            metrics=metrics.health,
+            timeout=config.health_timeout,
+        )
+        ingests = parts.make_ingests(config)
+        flights = None
+        if config.share_in_flight:
+            flights = Flights(courier=router.courier, ingests=ingests, store=scrubbed, led=metrics.flight.led)
+            metrics.flight.watch(flights.counts)
         mirror = Mirror(
             router=router,
             upstream=upstream,
@@ -101,7 +128,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             random=rng,
             peers=config.mirror_resolve_retries,
             verify=verify,
-            spreading=_spreading(config),
+            spreading=parts.make_spreading(config),
+            sources=flights,
         )
         freshness = Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(
@@ -110,131 +138,104 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             changed=metrics.advertised,
             seen=freshness.seen if config.tag_ttl else None,
         )
+        supervisor = parts.make_supervisor(config, router, watcher, health, metrics)
+        ledger = Ledger(metrics=metrics, tracer=tracer)
+        sender = stack.enter_context(Sender(max_upload_rate=config.max_upload_rate))
+        limits = Limits(
+            per_peer=config.max_transfers_per_peer,
+            overall=config.max_transfers,
+            growing=config.share_in_flight_slots,
+            metrics=metrics,
+        )
         app = create_app(
             store=scrubbed,
-            sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
+            sender=sender,
             mirror=mirror,
             metrics=metrics,
-            ready=lambda: _not_ready(router),
+            ready=supervisor.readiness,
+            live=supervisor.liveness,
             filters=config.filters,
             freshness=freshness,
-            limits=Limits(per_peer=config.max_transfers_per_peer, overall=config.max_transfers, metrics=metrics),
+            limits=limits,
+            ledger=ledger,
             credentials=auth,
+            underway=Underway(ingests=ingests, size_of=mirror.size_of, source_of=flights.source_of)
+            if flights and ingests
+            else None,
         )
 
         async def state() -> Mapping[str, object]:
             return describe(
                 node_id=router.id,
-                not_ready=await _not_ready(router),
+                not_ready=supervisor.not_ready(),
                 members=router.members(),
                 advertised=advertiser.told,
+                supervision=supervisor.describe(),
+                health=health.state,
+                pulls=metrics.summary(),
+                in_flight=flights.describe() if flights else None,
             )
 
+        whereabouts = Whereabouts(store=scrubbed, router=router, health=health.state)
+        images = Images(
+            store=scrubbed,
+            holders=Holders(router=router),
+            tags=lambda: advertiser.tags,
+            held=lambda: advertiser.told,
+        )
+        measurer = Measurer(mirror=parts.own_mirror(config, auth))
+        routes = [
+            *debug_routes(ledger=ledger, whereabouts=whereabouts),
+            *inspection_routes(images=images, measurer=measurer if config.debug_web_enabled else None),
+        ]
+        metrics.health.watch(health.counts)
         metrics.watch(
-            connected_peers=lambda: float(len(router.connected())),
+            connected_peers=router.connected,
             records_held=lambda: float(router.records()),
             quarantined_peers=lambda: float(scores.quarantine.count(time.monotonic())),
+            queues={
+                "advertise": lambda: float(advertiser.to_tell),
+                "send": lambda: float(sender.load),
+                "relay": lambda: float(upstream.load),
+            },
+            images_by_digest=watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple,
         )
+        metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
         await _serve(stack, "--registry-addr", app, config.registry_addr)
-        await _serve(stack, "--metrics-addr", create_metrics_app(metrics=metrics, state=state), config.metrics_addr)
+        aside = create_metrics_app(metrics=metrics, state=state, routes=routes)
+        if config.debug_web_enabled:
+            sources = Sources(
+                state=state,
+                history=supervisor.history,
+                giving=lambda: limits.under_way,
+                sent=lambda: metrics.sent_bytes,
+                ledger=ledger,
+                images=images,
+                measurer=measurer,
+                in_flight=flights.look if flights else None,
+            )
+            StatusPage(sources=sources).install(aside)
+        await _serve(stack, "--metrics-addr", aside, config.metrics_addr, drain=ASIDE_DRAIN)
+        await stack.enter_async_context(measurer.running())  # ended before its transfer is waited for
         if config.http_bootstrap_addr:
             await _serve(stack, "--http-bootstrap-addr", id_app(router.addresses), config.http_bootstrap_addr)
         await stack.enter_async_context(router.running())
+        if flights:
+            await stack.enter_async_context(flights.running())
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
             log.info("node up", version=__version__, registry=config.registry_addr, store=repr(store))
             scrubbing = group.create_task(scrubbed.run(), name="scrub")
-            advising = group.create_task(_advise(config), name="doctor")
+            advising = group.create_task(parts.advise(config), name="doctor")
+            checking = group.create_task(monitor.run(), name="health")
+            supervising = group.create_task(supervisor.run(), name="supervisor")
             yield router
-            for task in (advertising, scrubbing, advising):
+            for task in (advertising, scrubbing, advising, checking, supervising):
                 task.cancel()
 
 
-def _spreading(config: Config) -> Spreading | None:
-    match config.mirror_parallel:
-        case "off":
-            return None
-        case int(peers):
-            return Spreading(peers=peers, at_once=True)
-        case _:
-            return Spreading()
-
-
-async def _advise(config: Config) -> None:
-    """Say once what on this machine keeps the node from being of use."""
-    if config.oci_layout is not None:
-        return
-    await doctor.warn(
-        doctor.Subject(
-            socket=config.containerd_sock,
-            namespace=config.containerd_namespace,
-            content_path=config.containerd_content_path,
-            registry=doctor.local_url(config.registry_addr),
-            metrics=doctor.local_url(config.metrics_addr),
-            registries=config.mirrored_registries,
-        )
-    )
-
-
-async def _not_ready(router: Libp2pRouter) -> str | None:
-    return None if await router.ready() else "no peer is connected"
-
-
-async def _serve(stack: AsyncExitStack, flag: str, app: object, address: str) -> None:
+async def _serve(stack: AsyncExitStack, flag: str, app: object, address: str, *, drain: float = DRAIN) -> None:
     try:
-        await stack.enter_async_context(serve(app, address))  # type: ignore[arg-type]
+        await stack.enter_async_context(serve(app, address, drain=drain))  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(f"{flag}: {error}") from error
-
-
-async def _store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher]:
-    if config.oci_layout is not None:
-        check_layout(config.oci_layout)
-        layout = LayoutStore(root=config.oci_layout)
-        return layout, LayoutWatcher(store=layout, filters=config.filters)
-    _warn_unless(lambda: check_socket(config.containerd_sock))
-    _warn_unless(lambda: check_content_path(config.containerd_content_path))
-    client = await stack.enter_async_context(
-        Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
-    )
-    store = ContainerdStore(client=client, content_path=config.containerd_content_path)
-    return store, ContainerdWatcher(store=store, filters=config.filters)
-
-
-def _warn_unless(check: Callable[[], None]) -> None:
-    """Say what is not there yet: it may come, and what needs none of it works meanwhile."""
-    try:
-        check()
-    except StoreUnavailable as error:
-        log.warning("containerd is not there yet", error=str(error))
-
-
-def _router(config: Config, metrics: Metrics) -> Libp2pRouter:
-    host, port = parse_address(config.router_addr)
-    registry_host, registry_port = parse_address(config.registry_addr)
-    return Libp2pRouter(
-        settings=Settings(
-            key=load_or_create(config.data_dir),
-            host=host,
-            port=port,
-            registry_host="" if registry_host in ("0.0.0.0", "::") else registry_host,  # noqa: S104 - compared
-            registry_port=registry_port,
-            interval=config.announce_interval,
-            mesh_limit=config.mesh_limit,
-            replication=config.replication,
-            agent=f"spegel-py/{__version__}",
-        ),
-        bootstrap=_bootstrap(config, port),
-        dropped=metrics.dropped_frames,
-    )
-
-
-def _bootstrap(config: Config, port: int) -> Bootstrap:
-    match config.bootstrap_kind:
-        case "dns":
-            return DnsBootstrap(config.dns_bootstrap_domain, router_port=port, rng=random.Random())
-        case "http" if config.bootstrap_url:
-            return HttpBootstrap(config.bootstrap_url, router_port=port, cert_dir=config.http_bootstrap_cert_dir)
-        case "static" if config.static_bootstrap_peers:
-            return StaticBootstrap(config.static_bootstrap_peers, router_port=port)
-    return NoBootstrap()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -59,11 +60,18 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
     for setting in settings:
         text = f"{setting.help} (default: {_shown(setting.default)}; env {setting.variable})".replace("%", "%%")
         if setting.many:
-            parser.add_argument(setting.flag, dest=setting.name, nargs="*", action="extend", help=text, metavar="VALUE")
+            action = parser.add_argument(
+                setting.flag, dest=setting.name, nargs="*", action="extend", help=text, metavar="VALUE"
+            )
         elif setting.parse is boolean:
-            parser.add_argument(setting.flag, dest=setting.name, nargs="?", const="true", help=text, metavar="BOOL")
+            action = parser.add_argument(
+                setting.flag, dest=setting.name, nargs="?", const="true", help=text, metavar="BOOL"
+            )
         else:
-            parser.add_argument(setting.flag, dest=setting.name, help=text, metavar="VALUE")
+            action = parser.add_argument(setting.flag, dest=setting.name, help=text, metavar="VALUE")
+        # for completion; as choices of argparse's they would be checked here, and not in the other places
+        action.offers = ("true", "false") if setting.parse is boolean else setting.choices  # type: ignore[attr-defined]
+        action.is_path = setting.parse is path  # type: ignore[attr-defined]
 
 
 def resolve(
@@ -241,3 +249,25 @@ def address(given: Any) -> str:
     if not valid:
         raise ValueError(f"{written!r} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000")
     return written
+
+
+def traces_url(given: Any) -> str | None:
+    """A URL that spans are sent to, empty for none; a collector's own address gets the path that OTLP has for them."""
+    written = text(given)
+    if not written:
+        return None
+    parts = urlsplit(written)
+    try:
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ValueError(f"{written!r} should be a URL such as http://collector:4318")
+    return written if parts.path not in ("", "/") else f"{written.rstrip('/')}/v1/traces"
+
+
+def local_url(address: str) -> str:
+    """Return the URL under which this machine reaches what listens on `host:port` or `:port`."""
+    host, _, port = address.rpartition(":")
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared
+    return f"http://{here.get(host, host)}:{port}"

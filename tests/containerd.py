@@ -37,6 +37,11 @@ disabled_plugins = [{disabled}]
       runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "{folder}/certs.d"
+# containerd 2.1 and later fetch a layer in parts of so many bytes at a time, others ignore it
+[plugins."io.containerd.cri.v1.images"]
+  concurrent_layer_fetch_buffer = {part}
+[plugins."io.containerd.transfer.v1.local"]
+  concurrent_layer_fetch_buffer = {part}
 """
 
 # NRI listens on one socket for the whole machine, so that a second daemon of 2.x has no CRI
@@ -49,11 +54,18 @@ _DISABLED = [
 class Daemon:
     """One containerd. `prefix` is put before every command, to run it in a network namespace.
 
-    Where it `discards_layers`, a pull through the CRI leaves only manifest and config, as some clouds set it.
+    Where it `discards_layers`, a pull through the CRI leaves only manifest and config, as some clouds set it. It asks
+    for layers in parts of `part` bytes, if that is not 0 and its version can.
     """
 
     def __init__(
-        self, *, folder: Path, has_cri: bool = True, discards_layers: bool = False, prefix: Sequence[str] = ()
+        self,
+        *,
+        folder: Path,
+        has_cri: bool = True,
+        discards_layers: bool = False,
+        part: int = 0,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.socket = folder / "c.sock"
@@ -68,6 +80,7 @@ class Daemon:
                 socket=self.socket,
                 disabled=", ".join(f'"{name}"' for name in disabled),
                 discards=str(discards_layers).lower(),
+                part=part,
             )
         )
         self.process = Process(

@@ -109,16 +109,20 @@ class Registry:
 class Node:
     """One machine: its containerd, and spegel-py beside it once it is started."""
 
-    def __init__(self, *, folder: Path, namespace: Namespace, bootstrap: str, discards_layers: bool = False) -> None:
+    def __init__(
+        self, *, folder: Path, namespace: Namespace, bootstrap: str, discards_layers: bool = False, part: int = 0
+    ) -> None:
         self.folder = folder
         self.namespace = namespace
         self.address = namespace.address
-        self.daemon = Daemon(folder=folder, prefix=namespace.prefix, discards_layers=discards_layers)
+        self.daemon = Daemon(folder=folder, prefix=namespace.prefix, discards_layers=discards_layers, part=part)
         self.cri = Cri(socket=self.daemon.socket)
         self._bootstrap = bootstrap
         self.spegel: Process | None = None
         self.under: Sequence[str] = ()
         """Put before spegel-py's command, to run it with fewer rights."""
+        self.program = "spegel_py"
+        """The module that is run: another one may lay hands on the node in it."""
 
     def __repr__(self) -> str:
         return f"<Node {self.address}>"
@@ -136,7 +140,7 @@ class Node:
             for text in (f"--{name.replace('_', '-')}", value)
         ]
         self.spegel = Process(
-            command=[*self.namespace.prefix, *self.under, sys.executable, "-m", "spegel_py", "registry", *options],
+            command=[*self.namespace.prefix, *self.under, sys.executable, "-m", self.program, "registry", *options],
             log=self.folder / "spegel.log",
             environment={"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)},
         )
@@ -156,6 +160,13 @@ class Node:
             "data_dir": str(self.folder / "data"),
             "log_format": "json",
         }
+
+    async def answers(self, path: str) -> bool:
+        """Say whether what listens at the registry port answers a path with 200; nobody may."""
+        try:
+            return (await self.get(path)).status == 200
+        except OSError:
+            return False
 
     def write_hosts_toml(self, *, mirror: str | None, registry: str = REGISTRY, server: str | None = None) -> None:
         """Let containerd ask `mirror` (a URL; None for no mirror) before `server`, by default the registry itself."""
@@ -198,7 +209,9 @@ class Lab:
 
 
 @asynccontextmanager
-async def start_lab(*, nodes: int = 2, discards_layers: bool = False, parent: Path | None = None) -> AsyncIterator[Lab]:
+async def start_lab(
+    *, nodes: int = 2, discards_layers: bool = False, part: int = 0, parent: Path | None = None
+) -> AsyncIterator[Lab]:
     """Start a registry and this many nodes, containerd running on each; everything is ended and removed at the end.
 
     containerd pulls from the registry directly until `write_hosts_toml` says otherwise. All files are below `parent`,
@@ -217,6 +230,7 @@ async def start_lab(*, nodes: int = 2, discards_layers: bool = False, parent: Pa
                 namespace=machines[name],
                 bootstrap=names["n1"],
                 discards_layers=discards_layers,
+                part=part,
             )
             for name in names
         ]

@@ -51,6 +51,16 @@ class Namespace:
         tc = ("tc", "-n", self.switch, "qdisc", "replace", "dev", self.port, "root")
         await run(*tc, "tbf", "rate", rate, "burst", "64kbit", "latency", "400ms")
 
+    @asynccontextmanager
+    async def throttled(self, rate: str, *, burst: str) -> AsyncIterator[None]:
+        """Limit what is sent from here to everybody together, e.g. to `100mbit`, while the block lasts."""
+        tc = ("tc", "-n", self.name, "qdisc")
+        await run(*tc, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", burst, "latency", "400ms")
+        try:
+            yield
+        finally:
+            await run(*tc, "del", "dev", "eth0", "root")
+
 
 @asynccontextmanager
 async def network(addresses: dict[str, str]) -> AsyncIterator[dict[str, Namespace]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -49,9 +51,13 @@ class Process:
             raise AssertionError(f"{self._command} did not get ready:\n{self.output[-4000:]}") from error
 
     def send(self, number: int) -> None:
-        """Send it a signal, if it runs."""
-        if self.pid is not None:
-            os.kill(self.pid, number)
+        """Send it a signal, if it runs; one that stops it has done so when this returns."""
+        if (pid := self.pid) is None:
+            return
+        os.kill(pid, number)
+        end = time.monotonic() + 5.0
+        while number == signal.SIGSTOP and not _is_stopped(pid) and time.monotonic() < end:
+            time.sleep(0.001)
 
     async def end(self, number: int = signal.SIGTERM, *, deadline: float = 10.0) -> None:
         """Send it a signal and wait until it has ended; killed if it takes longer than `deadline` seconds."""
@@ -66,6 +72,22 @@ class Process:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Say whether every thread of a process stands still, which takes each of them a moment."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread that has just ended
+            states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return all(state == "T" for state in states)
+
+
+def end_in_good_order() -> None:
+    """Have SIGTERM cancel the running task: what it started ends with it only if it ends in good order."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 async def run(*command: str, environment: Mapping[str, str] | None = None, deadline: float = 60.0) -> str:

@@ -31,6 +31,7 @@ class Node:
         interval: float = 4.0,
         mesh_limit: int = 128,
         replication: int = 20,
+        shares: bool = False,
     ) -> None:
         self.port = port or free_port(host)
         self.registry_port = self.port  # never listened on: told to peers only
@@ -48,6 +49,7 @@ class Node:
                 mesh_limit=mesh_limit,
                 replication=replication,
                 agent="test",
+                shares=shares,
             ),
             bootstrap=StaticBootstrap(bootstrap, router_port=self.port),
             dropped=lambda reason: self.dropped.update([reason]),

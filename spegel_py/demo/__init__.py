@@ -1,1 +1,1 @@
-"""A cluster on this machine that anybody can start: real nodes, a real pull, and one of them killed in its middle."""
+"""A cluster on this machine that anybody can start: real nodes and pulls, one of them killed, an image new to all."""

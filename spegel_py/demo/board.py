@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree as Drawing
 
 from spegel_py.demo.content import shown
+from spegel_py.demo.tree import UPSTREAM, Tree
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.pull import Event, Fetched, Finished, Interrupted, Opened
@@ -40,7 +43,9 @@ class Board:
         self._is_silent = is_silent
         self._blobs: tuple[Child, ...] = ()
         self._cells: dict[tuple[str, Digest], Cell] = {}
+        self.tree = Tree()
         self._nodes: list[str] = []
+        self._pulling: tuple[str, ...] = ()
         self._dead: set[str] = set()
 
     def __repr__(self) -> str:
@@ -61,8 +66,8 @@ class Board:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def expect(self, nodes: Sequence[str], blobs: Sequence[Child], *, holders: Sequence[str] = ()) -> None:
-        """Show these nodes too, which are to get the blobs; the holders have them."""
-        self._blobs = tuple(blobs)
+        """Show these nodes too, which are to get the blobs; the holders have them. Of others nothing is shown on."""
+        self._blobs, self._pulling, self.tree = tuple(blobs), tuple(nodes), Tree()
         for node in (*holders, *nodes):
             if node not in self._nodes:
                 self._nodes.append(node)
@@ -91,27 +96,54 @@ class Board:
         if source and not cell.source.endswith(source):
             cell.source = f"{cell.source} → {source}" if cell.source and cell.offset else source
 
+    def takes(self, node: str, digest: Digest, source: str) -> None:
+        """Note in the blob's tree whom a node takes it from.
+
+        Elsewhere than on a terminal the tree is told once all nodes are in it, and again when it changes.
+        """
+        blob = next((blob for blob in self._blobs if blob.digest == digest), None)
+        if blob is None or not self.tree.place(digest, node, source):
+            return
+        if not self._console.is_terminal and self.tree.reaches(digest, self._pulling):
+            self.say(f"  {short(digest)} {shown(blob.size)}: {self.tree.line(digest)}")
+
     def killed(self, node: str) -> None:
         """Show that a node is no more."""
         self._dead.add(node)
 
     def render(self) -> Group:
-        """Return the table as it stands."""
+        """Return the table as it stands, and below it the blobs' trees as far as they have grown."""
+        trees = [self._drawn(blob) for blob in self._blobs if self.tree.sources(blob.digest)]
+        return Group(self._table(), *([Columns(trees, padding=(0, 3))] if trees else []))
+
+    def _table(self) -> Table:
+        nodes = [node for node in self._nodes if any((node, blob.digest) in self._cells for blob in self._blobs)]
         table = Table(expand=False, header_style="bold")
         table.add_column("layer")
         table.add_column("size", justify="right")
-        for node in self._nodes:
+        for node in nodes:
             table.add_column(Text(f"{node} ✗ killed", "bold red") if node in self._dead else self._name(node))
         for blob in self._blobs:
-            cells = (self._show(self._cell(node, blob.digest), blob) for node in self._nodes)
+            cells = (self._show(self._cell(node, blob.digest), blob) for node in nodes)
             table.add_row(short(blob.digest), shown(blob.size), *cells)
-        return Group(table)
+        return table
+
+    def _drawn(self, blob: Child) -> Drawing:
+        top = Drawing(Text(f"{short(blob.digest)} {UPSTREAM}"), guide_style="dim")
+        self._grow(top, blob, UPSTREAM)
+        return top
+
+    def _grow(self, drawing: Drawing, blob: Child, source: str) -> None:
+        for node in self.tree.below(blob.digest, source):
+            cell = self._cell(node, blob.digest)
+            how_far = " ✓" if cell.is_done else f" {_share(cell, blob):.0%}"
+            self._grow(drawing.add(self._name(node).append(how_far, "not bold default")), blob, node)
 
     def _cell(self, node: str, digest: Digest) -> Cell:
         return self._cells.setdefault((node, digest), Cell())
 
     def _show(self, cell: Cell, blob: Child) -> Text:
-        share = cell.offset / blob.size if blob.size else float(cell.is_done)
+        share = _share(cell, blob)
         full = round(share * WIDTH)
         text = Text("█" * full, "green" if cell.is_done else "yellow")
         text.append("░" * (WIDTH - full), "dim")
@@ -126,3 +158,7 @@ class Board:
 
     def _color(self, node: str) -> str:
         return _COLORS[self._nodes.index(node) % len(_COLORS)] if node in self._nodes else "white"
+
+
+def _share(cell: Cell, blob: Child) -> float:
+    return cell.offset / blob.size if blob.size else float(cell.is_done)

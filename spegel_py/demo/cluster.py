@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
+from spegel_py.demo.content import Content
 from spegel_py.demo.journal import peer_ids
 from spegel_py.demo.node import Node, PortTaken
 from spegel_py.pull.blobs import in_thread
@@ -21,22 +22,26 @@ STARTS = 3
 ANSWER = 2.0
 """Seconds for a node to answer a probe."""
 
+Fill = Callable[[LayoutWriter], Content]
+"""Puts an image into a node's layout. Blocks. Raises ConfigError for an image that is no use."""
+
 
 class Cluster:
     """Nodes on this machine, the first of which the others find each other through."""
 
     def __init__(self, *, folder: Path, session: aiohttp.ClientSession) -> None:
         self._folder = folder
-        self._session = session
+        self.session = session
         self.nodes: list[Node] = []
 
     def __repr__(self) -> str:
         return f"<Cluster {self.nodes}>"
 
-    async def prepare(self, count: int) -> list[Node]:
-        """Return so many more nodes, with empty layouts, that are not started yet."""
+    async def prepare(self, count: int, *, name: str = "node {}") -> list[Node]:
+        """Return so many more nodes, with empty layouts, not started yet; each has its number in its `name`."""
         begin = len(self.nodes) + 1
-        added = [Node(name=f"node {n}", folder=self._folder / f"node{n}") for n in range(begin, begin + count)]
+        names = [name.format(number) for number in range(begin, begin + count)]
+        added = [Node(name=each, folder=self._folder / each.replace(" ", "")) for each in names]
         self.nodes += added
         await in_thread(_make_layouts, added)
         return added
@@ -47,7 +52,7 @@ class Cluster:
             for node in nodes:
                 node.start(bootstrap=self.nodes[0].ports.router)
             try:
-                return await together(*(node.ready(self._session) for node in nodes))
+                return await together(*(node.ready(self.session) for node in nodes))
             except PortTaken:  # the others were told the first one's port: all start anew
                 if not left:
                     raise
@@ -56,10 +61,25 @@ class Cluster:
                     node.move()
         return None
 
+    async def start_with(self, fill: Fill) -> Content:
+        """Start all nodes while the image is being put into the first one's layout; return the image."""
+        found: list[Content] = []
+
+        async def put() -> None:
+            found.append(await in_thread(fill, LayoutWriter(root=self.nodes[0].layout, is_durable=False)))
+
+        await together(put(), self.start(self.nodes))
+        return found[0]
+
+    @property
+    def running(self) -> list[Node]:
+        """The nodes that run."""
+        return [node for node in self.nodes if node.pid is not None]
+
     async def joined(self, nodes: Iterable[Node], *, records: int) -> None:
         """Wait until these know all the other nodes that run, and so many records of theirs. Raises DemoFailed."""
-        peers = sum(node.pid is not None for node in self.nodes) - 1
-        await together(*(node.joined(self._session, peers=peers, records=records) for node in nodes))
+        peers = len(self.running) - 1
+        await together(*(node.joined(self.session, peers=peers, records=records) for node in nodes))
 
     def name_of(self, address: str) -> str:
         """Return the name of the node whose registry listens there."""

@@ -1,4 +1,5 @@
-"""`spegel-py demo`: a cluster on this machine, a pull, and a node killed in its middle; no root, no containerd."""
+"""`spegel-py demo`: a cluster on this machine, a pull, a node killed in its middle, and a new image for all at once; no
+root, no containerd."""
 
 from __future__ import annotations
 
@@ -19,8 +20,10 @@ from rich.console import Console
 
 from spegel_py.demo import content, source
 from spegel_py.demo.board import Board
-from spegel_py.demo.report import Outcome, as_json, as_table, problems
-from spegel_py.demo.scenario import Fill, play
+from spegel_py.demo.cluster import Fill
+from spegel_py.demo.outcome import Outcome, problems
+from spegel_py.demo.report import as_json, as_table
+from spegel_py.demo.scenario import play
 from spegel_py.errors import ConfigError, SpegelError
 from spegel_py.store.layout import LayoutWriter
 
@@ -43,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `demo`."""
     parser.add_argument("--nodes", type=int, default=3, metavar="N", help="nodes, before one more joins (default: 3)")
     parser.add_argument(
-        "--image", type=Path, metavar="PATH", help="OCI layout or archive to share (default: one is made)"
+        "--image",
+        type=Path,
+        metavar="PATH",
+        help="OCI layout or archive to share; that of phase 3 is always made (default: one is made)",
     )
     parser.add_argument(
         "--size", type=int, default=96, metavar="MB", help="size of the image that is made (default: 96)"

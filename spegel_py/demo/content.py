@@ -16,6 +16,9 @@ MB = 1_000_000
 NAME = "demo.local/spegel-py/demo:latest"
 """What the image is called; no such registry exists, so nothing can come from anywhere but the nodes."""
 
+FRESH_NAME = "demo.local/spegel-py/fresh:latest"
+"""What the image is called that no node has at first, but a registry of the demonstration."""
+
 CUT_SIZE = 12 * MB
 """Least size in bytes of the largest layer. Layers up to 4 MiB are verified before their first byte is sent, so nobody
 can be killed in their middle; and of larger ones up to 6 MB were seen to be on their way already when the sender died,
@@ -81,14 +84,14 @@ def layer_sizes(size: int, layers: int) -> list[int]:
     return [size - sum(rest), *rest]
 
 
-def make(writer: LayoutWriter, *, size: int, layers: int, seed: str = "demo") -> Content:
-    """Write an image of about `size` bytes into a layout, under NAME. Blocks, for two seconds for 100 MB."""
+def make(writer: LayoutWriter, *, size: int, layers: int, seed: str = "demo", name: str = NAME) -> Content:
+    """Write an image of about `size` bytes into a layout, under `name`. Blocks, for two seconds for 100 MB."""
     made = build.image([_layer(seed, number, each) for number, each in enumerate(layer_sizes(size, layers))])
     for blob in reversed(made.blobs):
         writer.put(blob.data)
     root = Child(made.root.digest, len(made.root.data), made.media_type)
-    writer.tag(NAME, root)
-    return Content(name=NAME, platform=None, manifests=(root,), blobs=children(made.root.data))
+    writer.tag(name, root)
+    return Content(name=name, platform=None, manifests=(root,), blobs=children(made.root.data))
 
 
 def _layer(seed: str, number: int, size: int) -> build.Layer:

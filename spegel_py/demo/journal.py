@@ -63,6 +63,20 @@ def sources(events: Iterable[Event]) -> list[tuple[str, str]]:
     ]
 
 
+def links(events: Iterable[Event]) -> list[tuple[str, str | None]]:
+    """Return (digest, peer id) each time that it was said whom the node takes content from, in order; None is upstream.
+
+    That is what its steward says at first, and who gives it then, or goes on where another one broke off.
+    """
+    found: list[tuple[str, str | None]] = []
+    for event in events:
+        if event["event"] == "in flight":
+            found.append((event["digest"], event["parent"]))
+        elif event["event"] in ("relay started", "relay continued") and event["digest"]:
+            found.append((event["digest"], event["peer"]))
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takeover:
     """A body that one peer began and another finished, within one answer to the client."""

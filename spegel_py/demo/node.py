@@ -82,6 +82,11 @@ class Node:
         return f"http://{self.address}"
 
     @property
+    def metrics(self) -> str:
+        """The URL of its meters."""
+        return f"http://127.0.0.1:{self.ports.metrics}/metrics"
+
+    @property
     def pid(self) -> int | None:
         """Its process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
@@ -120,7 +125,7 @@ class Node:
         """Wait until it is connected to so many others and knows so many records of who holds what."""
 
         async def is_joined() -> bool:
-            values = await probe.metrics(session, f"http://127.0.0.1:{self.ports.metrics}/metrics")
+            values = await probe.metrics(session, self.metrics)
             return values.get("spegel_connected_peers", 0) >= peers and values.get("spegel_records_held", 0) >= records
 
         await self.until(lambda: probe.answers(session, self.mirror + "/readyz"), "found no other node", deadline=START)
@@ -175,6 +180,7 @@ class Node:
             "metrics-addr": f"127.0.0.1:{self.ports.metrics}",
             "bootstrap-kind": "static",
             "static-bootstrap-peers": f"/ip4/127.0.0.1/tcp/{bootstrap}",
+            "share-in-flight": "true",
             "data-dir": str(self.folder / "data"),
             "log-format": "json",
             "log-level": "INFO",

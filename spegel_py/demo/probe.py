@@ -15,6 +15,16 @@ async def metrics(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
     return parse(await _get(session, url) or "")
 
 
+async def served(session: aiohttp.ClientSession, url: str) -> float:
+    """Return how many body bytes a node has sent, by its own meter; 0 while it does not answer."""
+    return total(await _get(session, url) or "", "spegel_served_bytes_total")
+
+
+def total(text: str, name: str) -> float:
+    """Return the sum of a Prometheus page's meter over all its labels."""
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+
+
 def parse(text: str) -> dict[str, float]:
     """Return the values of a Prometheus page that are named `spegel_…` and have no labels."""
     lines = (line for line in text.splitlines() if line.startswith("spegel_") and "{" not in line)

@@ -12,8 +12,9 @@ from spegel_py.demo.board import Board
 from spegel_py.demo.cluster import Cluster
 from spegel_py.demo.content import Content
 from spegel_py.demo.node import DemoFailed, Node
+from spegel_py.demo.outcome import Kill, NodeResult
 from spegel_py.demo.pace import Pace
-from spegel_py.demo.report import Kill, NodeResult
+from spegel_py.demo.tree import UPSTREAM
 from spegel_py.errors import OCIError, PeerError, SpegelError
 from spegel_py.pull import Event, Fetched, Interrupted, Opened, PullReport, pull
 from spegel_py.pull.plan import rotated
@@ -30,6 +31,8 @@ class Stage:
     cluster: Cluster
     content: Content
     board: Board
+    upstream: str | None = None
+    """The URL of the registry that has the image; None where nothing may come from there."""
 
     @property
     def keys(self) -> int:
@@ -45,6 +48,7 @@ class Puller:
         self._node = node
         self._pace = Pace(rate=rate)
         self._by_id = stage.cluster.by_id()
+        self._logged = len(node.events())
         self._resumed = 0
 
     def __repr__(self) -> str:
@@ -57,6 +61,7 @@ class Puller:
             report = await pull(
                 self._stage.content.name,
                 mirror=self._node.mirror,
+                upstream=self._stage.upstream,
                 writer=LayoutWriter(root=self._node.layout, is_durable=False),
                 platform=self._stage.content.platform,
                 on_progress=self.hear,
@@ -68,8 +73,9 @@ class Puller:
 
     async def hear(self, event: Event) -> None:
         """Show what happens, and hold the pull to its rate."""
-        source = self._by_id.get(event.peer or "") if isinstance(event, Opened | Fetched) else None
-        self._stage.board.hear(self._node.name, event, source.name if source else None)
+        self._stage.board.hear(self._node.name, event, self._source(event))
+        if isinstance(event, Opened) and event.is_upstream:
+            self._stage.board.takes(self._node.name, event.blob.digest, UPSTREAM)
         if isinstance(event, Interrupted):
             self._resumed += 1
         if isinstance(event, Fetched) and (delay := self._pace.delay(event.count, time.monotonic())):
@@ -78,11 +84,13 @@ class Puller:
     async def _success(self, report: PullReport) -> NodeResult:
         """Return the result once the log accounts for every byte, or after LOGGED seconds as it is then."""
         with suppress(DemoFailed):
-            await self._node.until(lambda: self._has_logged(report.fetched), "logged too little", deadline=LOGGED)
-        events = self._node.events()
+            mirrored = report.fetched - report.upstream
+            await self._node.until(lambda: self._has_logged(mirrored), "logged too little", deadline=LOGGED)
+        events = self._events()
         return NodeResult(
             node=self._node.name,
             from_peers=self._from_peers(events),
+            from_upstream=report.upstream,
             fetched=report.fetched,
             upstream_requests=journal.misses(events),
             resumed=self._resumed,
@@ -91,10 +99,10 @@ class Puller:
         )
 
     async def _has_logged(self, count: int) -> bool:
-        return sum(journal.received(self._node.events()).values()) >= count
+        return sum(journal.received(self._events()).values()) >= count
 
     def _failure(self, error: SpegelError, seconds: float) -> NodeResult:
-        events = self._node.events()
+        events = self._events()
         is_upstreams = isinstance(error, OCIError | PeerError)  # what makes containerd ask the next host
         return NodeResult(
             node=self._node.name,
@@ -104,6 +112,19 @@ class Puller:
             seconds=seconds,
             error=str(error),
         )
+
+    def _events(self) -> list[journal.Event]:
+        """Return what the node has logged since this pull began."""
+        return self._node.events()[self._logged :]
+
+    def _source(self, event: Event) -> str | None:
+        """Return the name of where an event's bytes come from."""
+        if not isinstance(event, Opened | Fetched):
+            return None
+        if event.is_upstream:
+            return UPSTREAM
+        node = self._by_id.get(event.peer or "")
+        return node.name if node else None
 
     def _from_peers(self, events: list[journal.Event]) -> dict[str, int]:
         name_of = self._stage.cluster.name_of

@@ -1,31 +1,24 @@
-"""The demonstration itself: everybody pulls at once; then one more joins, and a node is killed while it serves it."""
+"""The demonstration itself: everybody pulls at once; then one more joins, and a node is killed while it serves it; then
+an image comes that nobody has."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from spegel_py.demo import journal
+from spegel_py.demo.arrival import arrive
 from spegel_py.demo.board import Board
-from spegel_py.demo.cluster import Cluster, cluster, together
-from spegel_py.demo.content import MB, Content, shown
+from spegel_py.demo.cluster import Fill, cluster
+from spegel_py.demo.content import MB, shown
 from spegel_py.demo.node import Node
+from spegel_py.demo.outcome import Kill, NodeResult, Outcome
 from spegel_py.demo.puller import Killer, Puller, Stage
-from spegel_py.demo.report import Kill, NodeResult, Outcome
-from spegel_py.oci.digest import Digest
+from spegel_py.demo.watch import watched
 from spegel_py.oci.manifest import Child
 from spegel_py.pull.blobs import in_thread
-from spegel_py.store.layout import LayoutWriter
-
-LOOK = 0.1
-"""Seconds between two looks at the logs for who sends what."""
-
-Fill = Callable[[LayoutWriter], Content]
-"""Puts the image into the first node's layout. Blocks. Raises ConfigError for an image that is no use."""
 
 
 async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Board) -> Outcome:
@@ -37,7 +30,7 @@ async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Boar
     async with cluster(folder) as made:
         board.say(f"Starting {nodes} nodes; the image is put into node 1 only.")
         first, *others = await made.prepare(nodes)
-        content = await _start(made, fill)
+        content = await made.start_with(fill)
         if len(content.tags) > 1:
             board.say(f"Of {len(content.tags)} images the first is shared: {', '.join(content.tags)}")
         stage = Stage(cluster=made, content=content, board=board)
@@ -49,7 +42,12 @@ async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Boar
             if not any(result.error for result in results):
                 result, kill = await _one_more(stage)
                 results.append(result)
-        right = await _right(stage)
+        expected = _expected(stage, made.nodes)
+        arrival = None
+        if not any(result.error for result in results):
+            arrival, arrived = await arrive(made, folder=folder, board=board)
+            expected += _expected(arrived, made.running)
+        right = await _right(expected, board)
     return Outcome(
         image=content.name,
         digest=str(content.manifests[0].digest),
@@ -59,21 +57,11 @@ async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Boar
         results=tuple(results),
         joiner=made.nodes[-1].name if len(results) == nodes else None,
         kill=kill,
+        arrival=arrival,
         reverified=sum(right),
         expected=len(right),
         seconds=time.monotonic() - began,
     )
-
-
-async def _start(made: Cluster, fill: Fill) -> Content:
-    """Start all nodes while the image is being put into the first one's layout; return the image."""
-    found: list[Content] = []
-
-    async def put() -> None:
-        found.append(await in_thread(fill, LayoutWriter(root=made.nodes[0].layout, is_durable=False)))
-
-    await together(put(), made.start(made.nodes))
-    return found[0]
 
 
 async def _everybody(stage: Stage, nodes: Sequence[Node], rate: float) -> list[NodeResult]:
@@ -82,7 +70,7 @@ async def _everybody(stage: Stage, nodes: Sequence[Node], rate: float) -> list[N
     stage.board.say(f"Phase 1: {names} pull {shown(stage.content.size)} at the same time.")
     stage.board.expect([node.name for node in nodes], stage.content.blobs, holders=[stage.cluster.nodes[0].name])
     step = len(stage.content.blobs) / len(nodes)
-    async with _watched(stage, nodes):
+    async with watched(stage, nodes):
         pulls = (Puller(stage=stage, node=node, rate=rate * MB).run(round(at * step)) for at, node in enumerate(nodes))
         return list(await asyncio.gather(*pulls))
 
@@ -96,34 +84,20 @@ async def _one_more(stage: Stage) -> tuple[NodeResult, Kill | None]:
     stage.board.expect([joiner.name], stage.content.blobs)
     await stage.cluster.joined([joiner], records=holders * stage.keys)
     killer = Killer(stage=stage, node=joiner)
-    async with _watched(stage, [joiner]):
+    async with watched(stage, [joiner]):
         result = await killer.run()
     return result, killer.kill()
 
 
-@asynccontextmanager
-async def _watched(stage: Stage, nodes: Sequence[Node]) -> AsyncIterator[None]:
-    """Show from the nodes' logs who sends what, while the block lasts."""
-
-    async def look() -> None:
-        while True:
-            for node in nodes:
-                for digest, address in journal.sources(node.tail.read()):
-                    stage.board.comes_from(node.name, Digest.parse(digest), stage.cluster.name_of(address))
-            await asyncio.sleep(LOOK)
-
-    task = asyncio.create_task(look(), name="log watch")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+def _expected(stage: Stage, nodes: Sequence[Node]) -> list[tuple[Path, Child]]:
+    """Return what should be in the layouts of these nodes by now."""
+    return [(node.layout, child) for node in nodes for child in stage.content.all]
 
 
-async def _right(stage: Stage) -> list[bool]:
+async def _right(expected: Sequence[tuple[Path, Child]], board: Board) -> list[bool]:
     """Hash everything in all layouts again, and say of each thing that should be there whether it is right."""
-    expected = [(node.layout, child) for node in stage.cluster.nodes for child in stage.content.all]
-    stage.board.say(f"Hashing all {len(expected)} blobs and manifests of {len(stage.cluster.nodes)} layouts again.")
+    layouts = len({layout for layout, _ in expected})
+    board.say(f"Hashing all {len(expected)} blobs and manifests of {layouts} layouts again.")
     return list(await asyncio.gather(*(in_thread(_is_right, layout, child) for layout, child in expected)))
 
 

@@ -32,6 +32,10 @@ class Asking:
         """Whether somebody is known who could be asked."""
         return self._candidates.has_more()
 
+    def look_again(self) -> None:
+        """Have it looked up whether somebody else has got the content meanwhile."""
+        self._candidates.refresh()
+
     async def race(self, request: PeerRequest, *, check: Check = lambda *_: None, offset: int = 0) -> Attempt | None:
         """Return the first usable answer, whose body starts at the byte `offset` of the content; see Race."""
         return await Race(

@@ -4,36 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import structlog
 
-from spegel_py.errors import DigestMismatch, PeerError, PeerRefused, PeerStalled
+from spegel_py.errors import DigestMismatch, PeerError, PeerLoops, PeerRefused, PeerStalled
 from spegel_py.mirror.hedge import Latencies
 from spegel_py.mirror.scores import SHUN_BROKEN, SHUN_BUSY, SHUN_WRONG, Outcome, Result, Scores
 from spegel_py.mirror.selector import PeerSelector
 from spegel_py.routing.base import Peer
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.tracing import NO_SPAN, Span, of_attempt
 from spegel_py.transfer.base import PeerAnswer, PeerRequest, Upstream, UpstreamResponse
 
 log = structlog.get_logger(__name__)
+
+
+LARGE = 1024 * 1024
+"""Bytes of a body that say how fast its peer is; smaller ones come with the head or soon after."""
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
     """What is asked of one peer; `offset` is the byte of the content it starts at, `bytes` what was passed on of it.
 
-    A `hedge` was asked because another peer was slow.
+    `waited` is for how many seconds the peer was waited for in the bodies that have ended. A `hedge` was asked because
+    another peer was slow, a peer `in_flight` because it is getting the content itself. The peer's own work is a child
+    of `span`.
     """
 
     peer: Peer
     offset: int
     began: float
     hedge: bool = False
+    span: Span = field(default=NO_SPAN, repr=False)
+    in_flight: bool = False
     first_byte: float | None = None
     bytes: int = 0
+    waited: float = 0.0
     ended: float | None = None
     result: Result | None = None
+    is_open: bool = False
     context: AsyncExitStack = field(default_factory=AsyncExitStack, repr=False)
     response: UpstreamResponse = field(init=False, repr=False)  # once the peer has answered
 
@@ -41,6 +53,18 @@ class Attempt:
     def answer(self) -> PeerAnswer:
         """The head of the answer."""
         return self.response.answer
+
+    @property
+    def pace(self) -> float | None:
+        """The seconds for which the peer was waited for with each MiB that it gave; None of a small body."""
+        return self.waited * LARGE / self.bytes if self.bytes >= LARGE else None
+
+    async def leave(self) -> None:
+        """End the answer under way, if there is one."""
+        if self.is_open:
+            self.waited += self.response.waited
+            self.is_open = False
+        await self.context.aclose()
 
     def as_log(self) -> dict[str, object]:
         """Return the entry of the `attempts` field of `relay finished` and `relay missed`."""
@@ -52,11 +76,29 @@ class Attempt:
             "ms": round(((self.ended or self.began) - self.began) * 1000, 1),
             "outcome": self.result.value if self.result else None,
             "hedge": self.hedge,
+            "in_flight": self.in_flight,
         }
 
 
+class InFlight(Protocol):
+    """Knows the peers that are getting the content themselves."""
+
+    def stall(self, peer: Peer) -> float | None:
+        """Return for how many seconds such a peer may be silent; None of any other."""
+        ...
+
+    def check(self, answer: PeerAnswer) -> None:
+        """Look at such a peer's answer. Raises PeerLoops if it takes the content from here."""
+        ...
+
+
 class Attempts:
-    """Makes requests, several at a time where that is wanted, and keeps what became of them."""
+    """Makes requests, several at a time where that is wanted, and keeps what became of them.
+
+    What a peer takes to answer that waits for the content itself, as `in_flight` knows, says nothing of peers at large.
+    """
+
+    in_flight: InFlight | None
 
     def __init__(
         self,
@@ -68,6 +110,7 @@ class Attempts:
         latencies: Latencies,
         metrics: Metrics,
         clock: Callable[[], float],
+        span: Span = NO_SPAN,
     ) -> None:
         self._key = key
         self._upstream = upstream
@@ -76,14 +119,23 @@ class Attempts:
         self._latencies = latencies
         self._metrics = metrics
         self._clock = clock
+        self.in_flight = None
+        self._span = span
         self.made: list[Attempt] = []
 
     def __repr__(self) -> str:
         return f"<Attempts at {self._key}: {self.made}>"
 
     def begin(self, peer: Peer, *, offset: int = 0, hedge: bool = False) -> Attempt:
-        """Begin with a picked peer; every attempt is to be ended with `succeed`, `fail` or `abandon`."""
-        attempt = Attempt(peer, offset, self._clock(), hedge)
+        """Begin with a picked peer; every attempt is to be ended with `succeed`, `fail`, `leave` or `abandon`."""
+        attempt = Attempt(
+            peer,
+            offset,
+            self._clock(),
+            hedge,
+            self._span.child("ask peer"),
+            in_flight=self._stall(peer) is not None,
+        )
         self.made.append(attempt)
         if hedge:
             self._metrics.hedged()
@@ -91,16 +143,27 @@ class Attempts:
 
     async def ask(self, attempt: Attempt, request: PeerRequest) -> UpstreamResponse:
         """Put a request to the peer, in place of the one before. Raises PeerError, which is not recorded yet."""
-        await attempt.context.aclose()
+        await attempt.leave()
+        stall = self._stall(attempt.peer)
+        if attempt.span.headers or stall is not None:
+            request = replace(request, stall=stall, trace=attempt.span.headers)
         attempt.response = await attempt.context.enter_async_context(self._upstream.open(attempt.peer, request))
+        attempt.is_open = True
+        if self.in_flight is not None and stall is not None:
+            self.in_flight.check(attempt.response.answer)
         if attempt.first_byte is None:
             attempt.first_byte = self._clock() - attempt.began
-            self._latencies.observe(attempt.first_byte)
+            if stall is None:
+                self._latencies.observe(attempt.first_byte)
         return attempt.response
 
     async def succeed(self, attempt: Attempt) -> None:
         """End an attempt: all was there."""
         await self._settle(attempt, Result.OK)
+
+    async def leave(self, attempt: Attempt) -> None:
+        """End an attempt in the middle of its body: the peer is slow, and another is to go on."""
+        await self._settle(attempt, Result.SLOW)
 
     async def abandon(self, attempt: Attempt) -> None:
         """End an attempt through nobody's fault, unless it has ended already."""
@@ -140,10 +203,19 @@ class Attempts:
                 quarantine_seconds=self._scores.quarantine.add(peer.id, self._clock()) if len(peers) == 1 else None,
             )
 
+    async def succeed_all(self) -> None:
+        """End what has given bytes and has not ended: all was there."""
+        for attempt in self.made:
+            if attempt.result is None and attempt.bytes:
+                await self.succeed(attempt)
+
     async def close(self) -> None:
         """Abandon all that has not ended."""
         for attempt in self.made:
             await self.abandon(attempt)
+
+    def _stall(self, peer: Peer) -> float | None:
+        return self.in_flight.stall(peer) if self.in_flight is not None else None
 
     def _shun(self, peer: Peer, seconds: float) -> None:
         self._scores.shun(self._key, peer, until=self._clock() + seconds)
@@ -153,10 +225,21 @@ class Attempts:
         silence = 0.0
         if result is Result.ABANDONED and attempt.first_byte is None:
             silence = attempt.ended - attempt.began
-            self._latencies.observe_unanswered(silence)
-        self._selector.record(attempt.peer, Outcome(result, attempt.first_byte, silence), attempt.ended)
-        self._metrics.attempted(result.value)
-        await attempt.context.aclose()
+            if not attempt.in_flight:
+                self._latencies.observe_unanswered(silence)
+        await attempt.leave()
+        if attempt.in_flight:
+            self._metrics.flight.took(attempt.bytes)
+        self._selector.record(attempt.peer, Outcome(result, attempt.first_byte, silence, attempt.pace), attempt.ended)
+        self._metrics.attempted(
+            result.value,
+            peer_id=attempt.peer.id,
+            address=attempt.peer.authority,
+            first_byte=attempt.first_byte,
+            count=attempt.bytes,
+        )
+        if attempt.span.is_on:
+            attempt.span.end(of_attempt(attempt.as_log()), failure=result.value if result.is_failure else "")
 
 
 def _result(error: PeerError) -> Result:
@@ -171,6 +254,8 @@ def _result(error: PeerError) -> Result:
             return Result.STALLED
         case DigestMismatch():
             return Result.MISMATCH
+        case PeerLoops():
+            return Result.LOOPS
         case _:
             return Result.UNREACHABLE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -13,8 +13,12 @@ import structlog
 from spegel_py.errors import RoutingError
 from spegel_py.mirror.selector import PeerSelector
 from spegel_py.routing.base import Peer, Router
+from spegel_py.telemetry.decisions import Lookup
 
 log = structlog.get_logger(__name__)
+
+AGE = 1.0
+"""Seconds after which a look-up is worth making again: a layer takes about as long."""
 
 
 class Candidates:
@@ -22,7 +26,8 @@ class Candidates:
     peer.
 
     `wait` is for how many seconds a further peer is waited for at most, `max_age` how many seconds ago a peer may
-    have pulled a tag.
+    have pulled a tag. Where nobody is left, `further` may find one more, and then says so; from the second time on that
+    follows another look-up, since somebody may have got the content meanwhile.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class Candidates:
         clock: Callable[[], float],
         found: Callable[[float], None],
         max_age: float = math.inf,
+        further: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._router = router
         self._key = key
@@ -45,12 +51,18 @@ class Candidates:
         self._clock = clock
         self._found = found
         self._max_age = max_age
+        self._further = further
         self._news = asyncio.Event()
         self._ended = False
+        self._peers: set[Peer] = set()
+        self._has_gone_further = False
+        self._first: float | None = None
+        self._error: str | None = None
+        self._began = -math.inf
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._look_up(), name=f"lookup {self._key}")
+        self._begin()
         return self
 
     async def __aexit__(
@@ -59,6 +71,11 @@ class Candidates:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    @property
+    def lookup(self) -> Lookup:
+        """What the lookup has given so far."""
+        return Lookup(found=len(self._peers), first=self._first, ended=self._ended, error=self._error)
 
     def take(self) -> Peer | None:
         """Return whom to ask next, None while nobody is known."""
@@ -75,26 +92,53 @@ class Candidates:
             await self._news.wait()
 
     async def wait(self) -> bool:
-        """Wait for a further peer; False when the lookup has ended with nobody left, or after the wait."""
+        """Wait for a further peer; False when the lookup has ended with nobody left, or after the wait, and `further`
+        found nobody."""
         try:
             async with asyncio.timeout(self._wait):
                 while not self.has_more() and not self._ended:
                     await self.news()
         except TimeoutError:
             await asyncio.sleep(0)  # a busy loop may not have handed over what came in time
-        return self.has_more()
+        if self.has_more() or self._further is None:
+            return self.has_more()
+        if self._has_gone_further:
+            self.refresh()
+            await self.found_all(self._wait)
+        self._has_gone_further = True
+        return self.has_more() or await self._further()
+
+    async def found_all(self, within: float) -> int:
+        """Return how many peers have it, as far as that is known in so many seconds."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=within)
+        return len(self._peers)
+
+    def refresh(self) -> None:
+        """Begin to look up once more, unless one of a moment ago, or still under way, will do."""
+        if self._ended and self._clock() - self._began >= AGE:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._began, self._ended = self._clock(), False
+        self._task = asyncio.create_task(self._look_up(), name=f"lookup {self._key}")
 
     async def _look_up(self) -> None:
-        began, first = self._clock(), True
+        began = self._began
         try:
             async for peer in self._router.lookup(self._key, limit=self._limit, max_age=self._max_age):
+                if len(self._peers | {peer}) > self._limit:
+                    break
                 self._selector.offer(peer)
                 self._news.set()
-                if first:
-                    first = False
-                    self._found(self._clock() - began)
+                self._peers.add(peer)
+                if self._first is None:
+                    self._first = self._clock() - began
+                    self._found(self._first)
         except RoutingError as error:
+            self._error = str(error)
             log.warning("lookup failed", key=self._key, error=str(error))
         finally:
             self._ended = True
+            self._selector.complete()
             self._news.set()

@@ -4,11 +4,17 @@ hears of it."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerRefused
 from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempt
+from spegel_py.mirror.passage import Extent, Passage
+from spegel_py.mirror.patience import Patience
+from spegel_py.mirror.sizes import Sizes
+from spegel_py.mirror.verify import Buffer, VerifyingSink
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
@@ -19,6 +25,10 @@ from spegel_py.transfer.base import PeerAnswer, PeerRequest
 WHOLE = 4 * 1024 * 1024
 """Blobs up to this many bytes, and all manifests, are verified before their first byte is sent: it takes
 about 3 ms and saves the pull, which wrong bytes end."""
+
+SMALL = Patience(min_rate=1024 * 1024, window=1.0)
+"""For a blob that is verified first: its client sees nothing until it is here, so a slow peer is left after a second
+for the next one, which goes on at the same byte."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +57,21 @@ class Opened:
 
 
 class Opening:
-    """Asks peers for what a client pulls."""
+    """Asks peers for what a client pulls. `continued` is told of each attempt that goes on where one broke."""
 
-    def __init__(self, *, pull: PullRequest, asking: Asking, max_age: float = math.inf) -> None:
+    def __init__(
+        self,
+        *,
+        pull: PullRequest,
+        asking: Asking,
+        sizes: Sizes,
+        continued: Callable[[Attempt], None] = lambda _: None,
+        max_age: float = math.inf,
+    ) -> None:
         self._pull = pull
         self._asking = asking
+        self._sizes = sizes
+        self._continued = continued
         self._attempts = asking.attempts
         self._max_age = max_age
 
@@ -74,35 +94,57 @@ class Opening:
     async def find(self) -> Opened | None:
         """Return the first usable answer, None if no peer has one. Raises RangeInvalid if the content is too short."""
         part = self._pull.range if self._pull.kind is Kind.BLOB else None  # a manifest is fetched whole, and cut here
-        while (attempt := await self._asking.race(self.request(part), check=self._head)) is not None:
-            try:
-                return await self._take(attempt)
-            except PeerError as error:
-                await self._attempts.fail(attempt, error)
+        request = self.request(part, self._sizes.of(self._pull.digest))
+        while (attempt := await self._asking.race(request, check=self._head)) is not None:
+            if (opened := await self._take(attempt)) is not None:
+                return opened
         return None
 
-    async def _take(self, attempt: Attempt) -> Opened:
-        """Return a usable answer, after its body was verified where that comes first. Raises PeerError."""
-        head, opened = self._head(attempt.answer, attempt.peer), None
+    async def _take(self, attempt: Attempt) -> Opened | None:
+        """Return a usable answer, after its body was verified where that comes first; None if its peer failed."""
+        head = self._head(attempt.answer, attempt.peer)
         if self._pull.head:
-            opened = Opened(head)
-        elif self._pull.kind is Kind.MANIFEST or head.size <= WHOLE:
-            opened = await self._verified(attempt, head)
-            attempt.bytes = opened.head.length
-        if opened is not None:
             await self._attempts.succeed(attempt)
-            return opened
-        attempt.offset = head.start
-        return Opened(head, attempt=attempt)
+            return Opened(head)
+        if self._pull.kind is Kind.BLOB and head.size > WHOLE:
+            attempt.offset = head.start
+            return Opened(head, attempt=attempt)
+        try:
+            if attempt.answer.length < attempt.answer.size:
+                await self._attempts.ask(attempt, self.request(None, head.size))
+            is_blob = self._pull.kind is Kind.BLOB
+            body = await (self._small(attempt, head) if is_blob else self._manifest(attempt, head))
+        except PeerError as error:
+            await self._attempts.fail(attempt, error)
+            return None
+        return self._cut(head, body) if body is not None else None
 
-    async def _verified(self, attempt: Attempt, head: RelayHead) -> Opened:
-        """Read all of the content, check it, and keep of it what was asked for."""
-        if attempt.answer.length < attempt.answer.size:
-            await self._attempts.ask(attempt, self.request(None))
+    async def _manifest(self, attempt: Attempt, head: RelayHead) -> bytes:
+        """Return a manifest, verified. Raises PeerError."""
         body = await attempt.response.read()
         if len(body) != head.size or not head.digest.matches(body):
             self._attempts.accuse([attempt])
             raise DigestMismatch(f"the bytes are not those of {head.digest}")
+        attempt.bytes = len(body)
+        await self._attempts.succeed(attempt)
+        self._sizes.learn(body)
+        return body
+
+    async def _small(self, attempt: Attempt, head: RelayHead) -> bytes | None:
+        """Return a blob, verified, from this peer or in parts from several; None if none of them gave it."""
+        body = Buffer()
+        attempt.offset = 0
+        await Passage(
+            extent=Extent(0, head.size, head.size),
+            asking=self._asking,
+            request=partial(self.request, size=head.size),
+            continued=self._continued,
+            patience=SMALL,
+        ).run(attempt, VerifyingSink(body, digest=head.digest, size=head.size))
+        return body.data if body.sent == head.size else None
+
+    def _cut(self, head: RelayHead, body: bytes) -> Opened:
+        """Return what was asked for of the whole content."""
         start, length = self._pull.range.resolve(head.size) if self._pull.range else (0, head.size)
         media_type = detect(body) if self._pull.kind is Kind.MANIFEST else None
         head = replace(head, media_type=media_type or head.media_type, start=start, length=length)

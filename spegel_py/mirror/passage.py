@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from spegel_py.errors import DigestMismatch, PeerError
-from spegel_py.mirror import patience
 from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempt
+from spegel_py.mirror.patience import Patience, send
 from spegel_py.mirror.spread import WORTH, Spreading
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import PeerRequest, Sink
-from spegel_py.transfer.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Passage:
 
     `request` gives the request for a part of the content (None for all of it). `continued` is told of each attempt
     that goes on where one broke, `spread` of the byte from which on several peers are asked. They are not without a
-    `spreading`.
+    `spreading`; then a peer that `patience` finds too slow is left for the next one, or with neither for none.
     """
 
     def __init__(
@@ -49,8 +48,10 @@ class Passage:
         asking: Asking,
         request: Callable[[ByteRange | None], PeerRequest],
         continued: Callable[[Attempt], None],
-        spread: Callable[[int], None],
-        spreading: Spreading | None,
+        spread: Callable[[int], None] = lambda _: None,
+        spreading: Spreading | None = None,
+        patience: Patience | None = None,
+        is_slow: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._extent = extent
         self._asking = asking
@@ -58,6 +59,8 @@ class Passage:
         self._continued = continued
         self._spread = spread
         self._spreading = spreading
+        self._patience = spreading.patience if spreading is not None else patience
+        self._is_slow = is_slow
 
     def __repr__(self) -> str:
         return f"<Passage of {self._extent}>"
@@ -89,22 +92,30 @@ class Passage:
             if isinstance(error, DigestMismatch):
                 raise
             return True
-        await (attempts.succeed(attempt) if is_over else attempts.abandon(attempt))
+        if is_over:
+            await attempts.succeed(attempt)
+        elif self._spreading is not None:
+            await attempts.abandon(attempt)  # it takes part again
+        else:
+            await attempts.leave(attempt)
         return is_over
 
     async def _send(self, attempt: Attempt, sink: Sink) -> bool:
-        spreading = self._spreading
-        if spreading is None:
+        if self._spreading is not None and self._spreading.at_once and self._may_leave(sink):
+            return False
+        if self._patience is None:
             await attempt.response.send(sink)
             return True
+        return await send(attempt.response, sink, patience=self._patience, may_stop=lambda: self._may_leave(sink))
 
-        def may_spread() -> bool:
-            return self._extent.length - sink.sent >= WORTH and self._asking.can_go_on
-
-        if spreading.at_once and may_spread():
+    def _may_leave(self, sink: Sink) -> bool:
+        """Say whether others can go on, with enough that is worth it; where nobody can, somebody may in a moment."""
+        if self._spreading is not None and self._extent.length - sink.sent < WORTH:
             return False
-        pace = Pace(min_rate=spreading.min_rate, window=spreading.window)
-        return await patience.send(attempt.response, sink, pace=pace, may_stop=may_spread)
+        if self._asking.can_go_on:
+            return True
+        self._asking.look_again()
+        return self._is_slow(sink.sent)
 
     async def _several(self, spreading: Spreading, sink: Sink) -> None:
         """Pass on what several peers send, the slow one among them, until all was sent or none is left."""

@@ -5,26 +5,42 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-from spegel_py.transfer.base import Loan, Sink, UpstreamResponse
+from spegel_py.errors import PeerStalled
+from spegel_py.transfer.base import MIN_RATE, Loan, Sink, UpstreamResponse
 from spegel_py.transfer.pace import Pace
 
 INTERVAL = 0.25
 """Seconds between two looks at how a body is doing."""
 
 
-async def send(response: UpstreamResponse, sink: Sink, *, pace: Pace, may_stop: Callable[[], bool]) -> bool:
-    """Pass the body on to its end; False where it was left because `pace` found the peer too slow and it may stop.
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """A peer is left that sends less than `min_rate` bytes per second over `window` seconds of waiting for it.
 
-    `sink.sent` says how far it came. Raises what `response.send` raises.
+    One that trickles, below `hopeless`, has failed; any other may be asked again.
     """
-    watched, watch = _Watched(sink), _Watch(response, pace, may_stop)
+
+    min_rate: int
+    window: float
+    hopeless: int = MIN_RATE
+
+
+async def send(response: UpstreamResponse, sink: Sink, *, patience: Patience, may_stop: Callable[[], bool]) -> bool:
+    """Pass the body on to its end; False where it was left because the peer is too slow and it may stop.
+
+    `sink.sent` says how far it came. Raises what `response.send` raises, and PeerStalled for a trickle.
+    """
+    watched, watch = _Watched(sink), _Watch(response, patience, may_stop)
     watching = asyncio.create_task(watch.run(watched, _this_task()), name="watch a body")
     try:
         await response.send(watched)
     except asyncio.CancelledError:
         if not watch.has_stopped or _this_task().uncancel():
             raise
+        if watch.is_hopeless:
+            raise PeerStalled("the peer trickles") from None
         return False
     finally:
         watching.cancel()
@@ -34,20 +50,22 @@ async def send(response: UpstreamResponse, sink: Sink, *, pace: Pace, may_stop: 
 class _Watch:
     """Cancels the task that sends, at a moment when every byte taken is known to have been sent."""
 
-    def __init__(self, response: UpstreamResponse, pace: Pace, may_stop: Callable[[], bool]) -> None:
+    def __init__(self, response: UpstreamResponse, patience: Patience, may_stop: Callable[[], bool]) -> None:
         self._response = response
-        self._pace = pace
+        self._pace = Pace(min_rate=patience.min_rate, window=patience.window)
+        self._trickle = Pace(min_rate=patience.hopeless, window=patience.window)
         self._may_stop = may_stop
-        self.has_stopped = False
+        self.has_stopped = self.is_hopeless = False
 
     async def run(self, sink: _Watched, sending: asyncio.Task[object]) -> None:
         sent, waited = sink.sent, self._response.waited
         while not self.has_stopped:
             await asyncio.sleep(INTERVAL)
-            is_slow = self._pace.is_too_slow(sink.sent - sent, self._response.waited - waited)
+            count, seconds = sink.sent - sent, self._response.waited - waited
+            is_slow, is_hopeless = self._pace.is_too_slow(count, seconds), self._trickle.is_too_slow(count, seconds)
             sent, waited = sink.sent, self._response.waited
             if is_slow and self._may_stop() and not sink.is_writing:
-                self.has_stopped = True
+                self.has_stopped, self.is_hopeless = True, is_hopeless
                 sending.cancel()
 
 

@@ -6,21 +6,25 @@ continued` (the same, from another peer), `relay spread` (digest, name, kind, me
 once from there on), `peer failed` (key, peer, addr, error, outcome, offset), and at the
 end `relay finished` (digest, name, kind, method, total, outcome, attempts) or, where no peer gave a first
 byte, `relay missed` (the same without total). `attempts` is a list of {peer, addr, offset, bytes, ms,
-outcome, hedge}, in the order in which they began.
+outcome, hedge, in_flight}, in the order in which they began.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
+from typing import Any
 
 import structlog
 
 from spegel_py.errors import RangeInvalid
 from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempt
+from spegel_py.mirror.following import Following
 from spegel_py.mirror.opening import Opened, Opening, RelayHead
 from spegel_py.mirror.passage import Extent, Passage
+from spegel_py.mirror.sizes import Sizes
 from spegel_py.mirror.spread import Spreading
 from spegel_py.mirror.verify import Verification, VerifyingSink
 from spegel_py.oci.distribution import PullRequest
@@ -42,14 +46,17 @@ class Relay:
         self,
         *,
         pull: PullRequest,
-        opening: Opening,
         asking: Asking,
         metrics: Metrics,
         verification: Verification,
+        sizes: Sizes,
         spreading: Spreading | None = None,
+        max_age: float = math.inf,
+        following: Following | None = None,
     ) -> None:
         self._pull = pull
-        self._opening = opening
+        self._following = following
+        self._opening = Opening(pull=pull, asking=asking, sizes=sizes, continued=self._continued, max_age=max_age)
         self._asking = asking
         self._metrics = metrics
         self._verification = verification
@@ -64,6 +71,11 @@ class Relay:
     @property
     def head(self) -> RelayHead:
         return self._opened.head
+
+    @property
+    def attempts(self) -> list[dict[str, object]]:
+        """What was asked of peers so far, in the order in which it began."""
+        return [attempt.as_log() for attempt in self._asking.attempts.made]
 
     async def open(self, *, within: float) -> bool:
         """Find a peer that answers; False if there is none in that many seconds.
@@ -101,12 +113,15 @@ class Relay:
 
     async def close(self) -> None:
         """Hang up on peers that are still sending, and log how it went."""
-        await self._asking.attempts.close()
-        attempts = [attempt.as_log() for attempt in self._asking.attempts.made]
+        attempts = self._asking.attempts
+        if self._is_open and self._sink is not None and self._sent == self.head.length:
+            self._outcome = "complete"  # a client may leave with the last byte, before it is known that it has it
+            await attempts.succeed_all()
+        await attempts.close()
         if self._is_open:
-            self._log("relay finished", total=self._sent, outcome=self._outcome, attempts=attempts)
+            self._log("relay finished", total=self._sent, outcome=self._outcome, attempts=self.attempts)
         else:
-            self._log("relay missed", outcome=self._outcome, attempts=attempts)
+            self._log("relay missed", outcome=self._outcome, attempts=self.attempts)
 
     async def _pass_on(self, first: Attempt, sink: Sink) -> None:
         head = self.head
@@ -118,13 +133,19 @@ class Relay:
             extent=extent,
             asking=self._asking,
             request=partial(self._opening.request, size=head.size),
-            spreading=self._spreading,
             continued=self._continued,
             spread=self._spread,
+            **self._manner(first),
         )
         await passage.run(first, sink)
         if is_whole and self._sent == head.size:
             self._verification.passed_on(head.digest)
+
+    def _manner(self, first: Attempt) -> dict[str, Any]:
+        """Return how slow peers are dealt with: of what is in flight the steward decides."""
+        if self._following is not None and self._following.stall(first.peer) is not None:
+            return {"patience": self._following.patience, "is_slow": self._following.is_slow}
+        return {"spreading": self._spreading}
 
     def _continued(self, attempt: Attempt) -> None:
         self._metrics.resumed()

@@ -2,13 +2,15 @@
 
 A peer's weight in the random choice is
 
-    w = 1 / max(latency, 1 ms)  ×  1 / (1 + in flight + load)  ×  4 ^ -failures
+    w = 1 / max(latency, 1 ms)  ×  1 / (1 + in flight + load)  ×  4 ^ -failures  ×  health
 
 where latency is the moving average of its time to first byte, so that latency × (1 + in flight) is about
 what a further request would wait; load is what others ask of it, as far as it said so: 4 for every time it
 was busy (503), halved every 5 s; and failures are those of late, each halved every 30 s and by every
-success. So a peer twice as fast gets twice the requests, and one that failed three times in a row 1/64 of
-its share: still a chance, since nobody else tells that it is well again.
+success; so a peer twice as fast gets twice the requests. Health, from 0 to 1, is what checks, heartbeats and network
+errors say of the whole node (see health.condition): a peer where it is 0 is asked for nothing while any other has the
+content. Failures are what it leaves open: one whose registry passes every check may still give no, or wrong, answers,
+and keeps a small chance, since nothing else tells that it is well again.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 
+from spegel_py.health.health import Health
 from spegel_py.mirror.quarantine import Quarantine
 from spegel_py.routing.base import Peer
 
@@ -61,6 +64,8 @@ class Result(Enum):
     STALLED = "stalled"
     MISMATCH = "mismatch"
     BUSY = "busy"  # 503: it serves as many as it will, no fault
+    SLOW = "slow"  # another goes on where it was left, and it is not asked again for this pull: no fault
+    LOOPS = "loops"  # it takes the content from here itself: no fault
     ABANDONED = "abandoned"  # another was quicker, our client left, or time was up: no fault
 
     @property
@@ -68,17 +73,24 @@ class Result(Enum):
         """Whether it speaks against the peer."""
         return self in (Result.REFUSED, Result.UNREACHABLE, Result.STALLED, Result.MISMATCH)
 
+    @property
+    def is_network_error(self) -> bool:
+        """Whether the peer gave no answer, or not all of one."""
+        return self in (Result.UNREACHABLE, Result.STALLED)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of one request: its result and the seconds to the first byte, None if there was none.
 
-    `silence` is of one that was abandoned: for how many seconds it had not answered.
+    `silence` is of one that was abandoned: for how many seconds it had not answered. `pace` is for how many seconds
+    the peer was waited for with each MiB of the body, None where that was too short to tell.
     """
 
     result: Result
     first_byte: float | None = None
     silence: float = 0.0
+    pace: float | None = None
 
 
 @dataclass(slots=True)
@@ -123,10 +135,14 @@ class Score:
 
 
 class Scores:
-    """Scores of the `limit` peers used last, and for a while who is not to be asked, for which content or at all."""
+    """Scores of the `limit` peers used last, and for a while who is not to be asked, for which content or at all.
 
-    def __init__(self, *, limit: int = 1024) -> None:
+    Without a `health` everybody is held to be well.
+    """
+
+    def __init__(self, *, limit: int = 1024, health: Health | None = None) -> None:
         self._limit = limit
+        self._health = health
         self._scores: OrderedDict[Peer, Score] = OrderedDict()
         self._shunned: OrderedDict[tuple[str, Peer], float] = OrderedDict()
         self.quarantine = Quarantine()
@@ -137,6 +153,14 @@ class Scores:
     def of(self, peer: Peer) -> Score:
         """Return what is known about `peer`, a fresh score if nothing is; it is not remembered by looking."""
         return self._scores.get(peer) or Score()
+
+    def trust(self, peer: Peer, now: float) -> float:
+        """Return the peer's health, 0 to 1."""
+        return 1.0 if self._health is None else self._health.weigh(peer, now)
+
+    def left_out(self, now: float) -> int:
+        """Return how many peers are not to be asked now, for whatever content."""
+        return self.quarantine.count(now) + (0 if self._health is None else len(self._health.unhealthy))
 
     def begin(self, peer: Peer) -> None:
         """Note that a request to `peer` is under way."""
@@ -150,6 +174,14 @@ class Scores:
         """Note how a request to `peer` ended; every `begin` has one."""
         if (score := self._scores.get(peer)) is not None:
             score.learn(outcome, now)
+        if self._health is None:
+            return
+        if outcome.result is Result.OK:
+            self._health.answered(peer, now, first_byte=outcome.first_byte, pace=outcome.pace)
+        elif outcome.result.is_network_error:
+            self._health.failed(peer, outcome.result.value, now)
+        elif outcome.result is Result.ABANDONED and outcome.silence:
+            self._health.overtaken(peer, now)
 
     def shun(self, key: str, peer: Peer, *, until: float) -> None:
         """Do not ask `peer` for this key until then."""

@@ -16,6 +16,10 @@ class PeerSelector(Protocol):
         """Make a peer known that has the content; a peer offered twice is one peer."""
         ...
 
+    def complete(self) -> None:
+        """Note that no more peers will be offered."""
+        ...
+
     def pick(self, now: float) -> Peer | None:
         """Return who to ask next, None while there is nobody. Its outcome must be recorded; a peer that was
         abandoned may be picked again, any other is picked once."""
@@ -31,7 +35,11 @@ class PeerSelector(Protocol):
 
 
 class WeightedSelector:
-    """Picks at random, in proportion to the peers' weights (see scores)."""
+    """Picks at random, in proportion to the peers' weights (see scores).
+
+    Peers that are not trusted at all wait until all were offered, and are picked only if no other was: then everybody
+    may be well, and only the checks be wrong.
+    """
 
     def __init__(self, *, key: str, scores: Scores, random: Random) -> None:
         self._key = key
@@ -39,6 +47,7 @@ class WeightedSelector:
         self._random = random
         self._offered: set[Peer] = set()
         self._waiting: list[Peer] = []
+        self._is_complete = False
 
     def __repr__(self) -> str:
         return f"<WeightedSelector of {self._key}: {len(self._waiting)} of {len(self._offered)} peers left>"
@@ -48,12 +57,15 @@ class WeightedSelector:
             self._offered.add(peer)
             self._waiting.append(peer)
 
+    def complete(self) -> None:
+        self._is_complete = True
+
     def pick(self, now: float) -> Peer | None:
         choice = self._choice(now)
         if not choice:
             return None
-        weights = [self._scores.of(peer).weight(now) for peer in choice]
-        [peer] = self._random.choices(choice, weights)
+        weights = [self._scores.of(peer).weight(now) * trust for peer, trust in choice.items()]
+        [peer] = self._random.choices(list(choice), weights)
         self._waiting.remove(peer)
         self._scores.begin(peer)
         return peer
@@ -66,5 +78,10 @@ class WeightedSelector:
         if outcome.result is Result.ABANDONED:
             self._waiting.append(peer)
 
-    def _choice(self, now: float) -> list[Peer]:
-        return [peer for peer in self._waiting if not self._scores.is_shunned(self._key, peer, now)]
+    def _choice(self, now: float) -> dict[Peer, float]:
+        """Return who may be picked, each with its trust; with 1 where nobody is trusted."""
+        offered = [peer for peer in self._offered if not self._scores.is_shunned(self._key, peer, now)]
+        trusted = {peer: trust for peer in offered if (trust := self._scores.trust(peer, now)) > 0}
+        if not trusted and self._is_complete:
+            trusted = dict.fromkeys(offered, 1.0)
+        return {peer: trusted[peer] for peer in self._waiting if peer in trusted}

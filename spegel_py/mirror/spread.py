@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from spegel_py.errors import PeerError
 from spegel_py.mirror.attempts import Attempt, Attempts
 from spegel_py.mirror.candidates import Candidates
+from spegel_py.mirror.patience import Patience
 from spegel_py.mirror.ranges import PATIENCE, PIECE, Plan
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import PeerRequest, Sink
@@ -21,19 +22,17 @@ from spegel_py.transfer.base import PeerRequest, Sink
 WORTH = 8 * PIECE
 """Bytes that must be left: below it the first peer is done before others have begun."""
 
+SLOW = Patience(min_rate=20_000_000, window=2.0)
+"""20 MB/s is a layer of 100 MB in five seconds; a peer that has a link of 1 Gbit/s to itself gives six times it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spreading:
-    """When and over how many peers bodies are spread: at once, or where one sends less than `min_rate` bytes per
-    second over `window` seconds of waiting for it.
-
-    20 MB/s is a layer of 100 MB in five seconds; a peer that has a link of 1 Gbit/s to itself gives six times as much.
-    """
+    """When and over how many peers bodies are spread: at once, or where one is too slow for `patience`."""
 
     peers: int = 4
     at_once: bool = False
-    min_rate: int = 20_000_000
-    window: float = 2.0
+    patience: Patience = SLOW
 
 
 class Spread:

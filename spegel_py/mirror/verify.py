@@ -68,13 +68,32 @@ class Verification:
             self._passed_on.popitem(last=False)
 
 
+class Buffer(Sink):
+    """Keeps content that is small enough."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def __repr__(self) -> str:
+        return f"<Buffer of {len(self.data)} bytes>"
+
+    @property
+    def sent(self) -> int:
+        return len(self.data)
+
+    async def write(self, data: bytes) -> None:
+        self.data += data
+
+
 class VerifyingSink(Sink):
     """Hashes the whole content on its way to another sink, and holds its end back until it is known to be right.
 
     `sent` counts what is held too: it is where another peer would go on. `verified` is told the verdict.
     """
 
-    def __init__(self, sink: Sink, *, digest: Digest, size: int, verified: Callable[[bool], None]) -> None:
+    def __init__(
+        self, sink: Sink, *, digest: Digest, size: int, verified: Callable[[bool], None] = lambda _: None
+    ) -> None:
         self._sink = sink
         self._verified = verified
         self._digest = digest

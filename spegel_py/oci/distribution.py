@@ -7,7 +7,7 @@ PullRequest or an OCIError comes out. What is not valid never gets past this mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -30,6 +30,13 @@ from spegel_py.oci.reference import check_registry, check_repository, check_tag
 
 MIRRORED_HEADER = "X-Spegel-Mirrored"
 """A peer sets it to `true`: answer from local content only; a request makes one hop at most (as Spegel)."""
+
+IN_FLIGHT_HEADER = "X-Spegel-In-Flight"
+"""A peer that was sent here by a steward sets it to `true`: answer also from what is still being pulled here. Others
+are not, since two that wait for each other's first byte would wait for ever."""
+
+SOURCE_HEADER = "X-Spegel-Source"
+"""The id of the peer that this node takes the content from, at the head of content that still grows here."""
 
 METHODS = ("GET", "HEAD")
 
@@ -61,6 +68,7 @@ class PullRequest:
     range: ByteRange | None = None
     accept: tuple[str, ...] = ()
     mirrored: bool = False
+    in_flight: bool = False
 
     @property
     def digest(self) -> Digest | None:
@@ -111,8 +119,13 @@ class PullRequest:
             reference=_reference(kind, last, registry),
             range=None if head else _range(fields),
             accept=tuple(fields.get("accept", ())),
-            mirrored=fields.get(MIRRORED_HEADER.lower(), [""])[-1].strip().lower() == "true",
+            mirrored=_is_true(fields, MIRRORED_HEADER),
+            in_flight=_is_true(fields, IN_FLIGHT_HEADER),
         )
+
+
+def _is_true(fields: Mapping[str, Sequence[str]], header: str) -> bool:
+    return fields.get(header.lower(), [""])[-1].strip().lower() == "true"
 
 
 def origin_form(target: str) -> str:

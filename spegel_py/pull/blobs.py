@@ -10,8 +10,9 @@ from typing import ParamSpec, TypeVar
 from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.pull.client import Body, MirrorClient
+from spegel_py.pull.client import Body
 from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgress, Opened
+from spegel_py.pull.hosts import Hosts
 from spegel_py.pull.resume import Patience
 from spegel_py.store.layout import BlobWriter, LayoutWriter
 
@@ -22,16 +23,30 @@ _CHUNK = 1024 * 1024
 
 
 class BlobFetcher:
-    """Fetches blobs into one layout; `fetched` counts the bytes that came over the network, by peer."""
+    """Fetches blobs into one layout, and counts the bytes that came over the network: through the mirror by peer, and
+    from `upstream`."""
 
-    def __init__(self, *, client: MirrorClient, writer: LayoutWriter, on_progress: OnProgress | None) -> None:
-        self._client = client
+    def __init__(self, *, hosts: Hosts, writer: LayoutWriter, on_progress: OnProgress | None) -> None:
+        self._hosts = hosts
         self._writer = writer
         self._on_progress = on_progress
-        self.fetched: dict[str | None, int] = {}
+        self.mirrored: dict[str | None, int] = {}
+        self.upstream = 0
 
     def __repr__(self) -> str:
-        return f"<BlobFetcher {self._client!r} {sum(self.fetched.values())} bytes>"
+        return f"<BlobFetcher {self._hosts!r} {self.fetched} bytes>"
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came over the network."""
+        return self.upstream + sum(self.mirrored.values())
+
+    def count(self, count: int, peer: str | None, *, is_upstream: bool) -> None:
+        """Note that so many bytes came."""
+        if is_upstream:
+            self.upstream += count
+        else:
+            self.mirrored[peer] = self.mirrored.get(peer, 0) + count
 
     async def fetch(self, blob: Child) -> None:
         """Have the blob in the layout, verified; what is there already is hashed and kept if it is right.
@@ -40,11 +55,11 @@ class BlobFetcher:
         """
         if await in_thread(_is_right, self._writer, blob):
             return await self.tell(Finished(blob, was_here=True))
-        part = await in_thread(self._writer.begin, blob.digest)
+        part = await in_thread(self._writer.begin, blob.digest, blob.size)
         try:
-            before = sum(self.fetched.values())
+            before = self.fetched
             await self._complete(blob, part)
-            await self.tell(Finished(blob, was_here=sum(self.fetched.values()) == before))
+            await self.tell(Finished(blob, was_here=self.fetched == before))
         finally:
             await in_thread(part.close)
         return None
@@ -72,10 +87,10 @@ class BlobFetcher:
     async def _attempt(self, blob: Child, part: BlobWriter) -> None:
         if part.offset > blob.size:
             await in_thread(part.restart)
-        async with self._client.blob(blob, part.offset) as body:
+        async with self._hosts.blob(blob, part.offset) as body:
             if body.start != part.offset:
                 await in_thread(part.restart)
-            await self.tell(Opened(blob, part.offset, body.peer))
+            await self.tell(Opened(blob, part.offset, body.peer, body.is_upstream))
             await self._take(blob, part, body)
 
     async def _take(self, blob: Child, part: BlobWriter, body: Body) -> None:
@@ -84,8 +99,8 @@ class BlobFetcher:
                 await in_thread(part.restart)
                 raise DigestMismatch(f"more than the {blob.size} bytes of {blob.digest} came")
             await in_thread(part.write, piece)
-            self.fetched[body.peer] = self.fetched.get(body.peer, 0) + len(piece)
-            await self.tell(Fetched(blob, part.offset, len(piece), body.peer))
+            self.count(len(piece), body.peer, is_upstream=body.is_upstream)
+            await self.tell(Fetched(blob, part.offset, len(piece), body.peer, body.is_upstream))
         if part.offset < blob.size:
             raise PeerUnreachable(f"{blob.digest} ended at byte {part.offset} of {blob.size}")
 

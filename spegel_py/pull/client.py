@@ -1,4 +1,5 @@
-"""The mirror as a client sees it: thin I/O over aiohttp, every wait bounded, every failure one clear error.
+"""A mirror, or the registry behind it, as a client sees it: thin I/O over aiohttp, every wait bounded, every failure
+one clear error.
 
 The requests are those that containerd makes, in its words: `Accept` on one line, `ns` percent-encoded, `bytes=N-`.
 """
@@ -30,6 +31,7 @@ from spegel_py.oci.manifest import (
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import resume
 from spegel_py.pull.failures import check_status, in_time, parse_mirror, translated
+from spegel_py.pull.token import Challenge, fetch_token
 
 ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"))
 """What is accepted for a tag, as containerd sends it."""
@@ -62,17 +64,23 @@ class Manifest:
     child: Child
     data: bytes
     peer: str | None
+    is_upstream: bool = False
 
 
 class MirrorClient:
-    """Asks a mirror for the content of one repository. An async context manager.
+    """Asks a mirror for the content of one repository, or a registry (`is_upstream`), which may redirect and want a
+    token. An async context manager.
 
     Its methods raise ManifestUnknown or BlobUnknown where the mirror says that nobody has it, and PeerError for
     whatever else is wrong with the mirror or its answers.
     """
 
-    def __init__(self, *, mirror: str, reference: Reference, deadlines: Deadlines | None = None) -> None:
-        self._url, self._authorization = parse_mirror(mirror)
+    def __init__(
+        self, *, mirror: str, reference: Reference, deadlines: Deadlines | None = None, is_upstream: bool = False
+    ) -> None:
+        self._url, self._authorization = parse_mirror(mirror, is_upstream=is_upstream)
+        self._token: str | None = None
+        self._is_upstream = is_upstream
         self._reference = reference
         self._deadlines = deadlines or Deadlines()
         self._session: aiohttp.ClientSession | None = None
@@ -99,12 +107,14 @@ class MirrorClient:
             await self._session.close()
             self._session = None
 
-    async def resolve(self, tag: str) -> Digest | Manifest:
-        """Return what a tag points at: its digest by HEAD, or where the mirror does not say, the whole by GET."""
+    async def resolve(self, tag: str) -> Child | Manifest:
+        """Return what a tag points at: by HEAD, with the size said there (else -1), or where the mirror does not say,
+        the whole by GET."""
         request = self._request(Kind.MANIFEST, tag)
         try:
             async with self._answer(replace(request, head=True), accept=ACCEPT) as response:
-                return Digest.parse(response.headers["Docker-Content-Digest"])
+                digest = Digest.parse(response.headers["Docker-Content-Digest"])
+                return Child(digest, response.content_length or -1, "")
         except (PeerRefused, DigestInvalid, KeyError):
             return await self._get_manifest(request, ACCEPT)
 
@@ -129,7 +139,8 @@ class MirrorClient:
                 raise PeerRefused(f"{self._url} gave no use of {blob.digest}: {step}", status=response.status)
             yield Body(
                 start=0 if step is resume.Step.RESTART else offset,
-                peer=response.headers.get(PEER_HEADER),
+                peer=None if self._is_upstream else response.headers.get(PEER_HEADER),
+                is_upstream=self._is_upstream,
                 response=response,
                 stall=self._deadlines.stall,
                 where=self._url,
@@ -146,44 +157,66 @@ class MirrorClient:
         async with late, self._answer(request, accept=accept) as response:
             with translated(self._url):
                 data = await _read(response)
-            peer, media_type = response.headers.get(PEER_HEADER), detect(data)
+            peer, media_type = None if self._is_upstream else response.headers.get(PEER_HEADER), detect(data)
             digest = _named(request, response.headers.get("Docker-Content-Digest", ""), data)
         if not digest.matches(data):
             raise DigestMismatch(f"{self._url} sent {len(data)} bytes that are not {digest}")
         if media_type is None:
             raise ManifestInvalid(f"{request.key} is no image manifest or index")
-        return Manifest(child=Child(digest, len(data), media_type), data=data, peer=peer)
+        child = Child(digest, len(data), media_type)
+        return Manifest(child=child, data=data, peer=peer, is_upstream=self._is_upstream)
 
     @asynccontextmanager
     async def _answer(self, request: PullRequest, *, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise PeerUnreachable("the client of the mirror is closed")
-        headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "spegel-py"}
-        if request.range is not None:
-            headers["Range"] = str(request.range)
-        if self._authorization is not None:
-            headers["Authorization"] = self._authorization
-        url = URL(f"{self._url}{request.target}", encoded=True)
         with translated(self._url):
             async with asyncio.timeout(self._deadlines.connect + self._deadlines.head):
-                response = await self._session.request(
-                    "HEAD" if request.head else "GET", url, headers=headers, allow_redirects=False
-                )
+                response = await self._ask(self._session, request, accept)
+                if self._is_upstream and await self._got_token(self._session, response):
+                    response = await self._ask(self._session, request, accept)
         try:
-            check_status(request, response.status, self._url)
+            check_status(request, response.status, self._url, is_upstream=self._is_upstream)
             yield response
         finally:
             response.release()  # back into the pool if the body was read to its end, else closed
+
+    async def _ask(self, session: aiohttp.ClientSession, request: PullRequest, accept: str) -> aiohttp.ClientResponse:
+        headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "spegel-py"}
+        if request.range is not None:
+            headers["Range"] = str(request.range)
+        if authorization := self._token or self._authorization:
+            headers["Authorization"] = authorization
+        url, method = URL(f"{self._url}{request.target}", encoded=True), "HEAD" if request.head else "GET"
+        return await session.request(method, url, headers=headers, allow_redirects=self._is_upstream)
+
+    async def _got_token(self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse) -> bool:
+        """Get the token that an answer says is wanted, or a new one; False if none is."""
+        header, is_secure = response.headers.get("WWW-Authenticate", ""), self._url.startswith("https:")
+        challenge = Challenge.parse(header, is_secure=is_secure) if response.status == 401 else None
+        if challenge is None:
+            return False
+        response.release()
+        self._token = f"Bearer {await fetch_token(session, challenge, self._authorization)}"
+        return True
 
 
 class Body:
     """The bytes of a blob as they come in, from `start` on, from `peer` first."""
 
     def __init__(
-        self, *, start: int, peer: str | None, response: aiohttp.ClientResponse, stall: float, where: str
+        self,
+        *,
+        start: int,
+        peer: str | None,
+        is_upstream: bool,
+        response: aiohttp.ClientResponse,
+        stall: float,
+        where: str,
     ) -> None:
         self.start = start
         self.peer = peer
+        self.is_upstream = is_upstream
         self._response = response
         self._stall = stall
         self._where = where

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `pull`."""
     parser.add_argument("reference", metavar="REF", help="full reference: registry/repository:tag or @digest")
     parser.add_argument("--mirror", required=True, metavar="URL", help="the mirror, such as http://127.0.0.1:5000")
+    parser.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="registry for what the mirror does not give, such as https://registry.example or https://user:password@…",
+    )
     parser.add_argument("--into", required=True, type=Path, metavar="LAYOUT", help="OCI image layout; made if missing")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="platform to pull (default: this machine's)")
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(_pull(args, reference))
     except SpegelError as error:
-        return _fail(f"{error}{advice(error)}", 2 if isinstance(error, ConfigError) else 1)
+        return _fail(f"{error}{advice(error, upstream=args.upstream)}", 2 if isinstance(error, ConfigError) else 1)
     except (KeyboardInterrupt, asyncio.CancelledError):
         kept = "what is there is kept, and the same command goes on with it"
         return _fail(f"stopped; {kept} in {args.into}", INTERRUPTED)
@@ -81,21 +86,31 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
         is_silent = args.json or args.quiet
         hear = None if is_silent else stack.enter_context(shown(Console(stderr=True)))
         return await pull(
-            reference, mirror=args.mirror, writer=writer, platform=platform, parallel=args.parallel, on_progress=hear
+            reference,
+            mirror=args.mirror,
+            upstream=args.upstream,
+            writer=writer,
+            platform=platform,
+            parallel=args.parallel,
+            on_progress=hear,
         )
 
 
-def advice(error: SpegelError) -> str:
+def advice(error: SpegelError, *, upstream: str | None = None) -> str:
     """Return what to do about an error, to follow its text; empty where the text says it."""
     match error:
+        case ManifestUnknown() | BlobUnknown() if upstream is not None:
+            return "; is the name right, and --upstream its registry?"
         case ManifestUnknown() | BlobUnknown():
-            return "; pull it from its own registry once on any node, or wait until a node that has it is back"
+            return "; pull it from its own registry with --upstream URL, or wait until a node that has it is back"
         case DigestMismatch():
             return "; run it again, and if it stays, look for `peer failed` in the mirror's log: a copy is damaged"
         case PeerRefused(status=401 | 403):
-            return "; give them as --mirror http://user:password@host:port"
-        case PeerRefused():
+            return f"; give them as --{'mirror' if upstream is None else 'upstream'} http://user:password@host:port"
+        case PeerRefused() if upstream is None:
             return "; is --mirror the address of a registry mirror, with the right http:// or https://?"
+        case PeerError() if upstream is not None:
+            return "; are mirror and registry running, and --mirror and --upstream right? What is there is kept"
         case PeerError():
             return "; is the mirror running, and --mirror its address? What is there is kept: run it again"
         case StoreError() if "full" not in str(error):
@@ -112,9 +127,11 @@ def as_json(report: PullReport) -> dict[str, object]:
 def summary(reference: Reference, report: PullReport, into: Path) -> str:
     """Return the one line that ends a pull that went well."""
     rate = report.fetched / max(report.seconds, 0.001) / 1e6
+    upstream = f", {report.upstream / 1e6:.1f} MB from upstream" if report.upstream else ""
     return (
         f"{reference} is in {into}: {report.digest}, {report.verified} digests verified, "
-        f"{report.fetched / 1e6:.1f} of {report.bytes / 1e6:.1f} MB fetched in {report.seconds:.1f} s ({rate:.0f} MB/s)"
+        f"{report.fetched / 1e6:.1f} of {report.bytes / 1e6:.1f} MB fetched in {report.seconds:.1f} s "
+        f"({rate:.0f} MB/s){upstream}"
     )
 
 

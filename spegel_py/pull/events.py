@@ -24,6 +24,8 @@ class Opened:
     blob: Child
     offset: int
     peer: str | None
+    is_upstream: bool = False
+    """Whether they come from the registry behind the mirror."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Fetched:
     offset: int
     count: int
     peer: str | None
+    is_upstream: bool = False
 
 
 @dataclass(frozen=True, slots=True)

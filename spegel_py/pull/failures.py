@@ -17,7 +17,7 @@ from spegel_py.errors import ConfigError, PeerRefused, PeerStalled, PeerUnreacha
 from spegel_py.oci.distribution import PullRequest
 
 
-def parse_mirror(text: str) -> tuple[str, str | None]:
+def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | None]:
     """Return a mirror's `scheme://host:port`, and the Authorization header if it names a user. Raises ConfigError."""
     try:
         url = URL(text)
@@ -25,7 +25,9 @@ def parse_mirror(text: str) -> tuple[str, str | None]:
     except ValueError:
         url, host = URL(), None
     if url.scheme not in ("http", "https") or not host or url.path != "/" or url.query_string or url.fragment:
-        raise ConfigError(f"{_hide(text)[:160]!r} is not a mirror's address; write it as http://127.0.0.1:5000")
+        whose = "upstream's" if is_upstream else "a mirror's"
+        example = "https://registry.example" if is_upstream else "http://127.0.0.1:5000"
+        raise ConfigError(f"{_hide(text)[:160]!r} is not {whose} address; write it as {example}")
     pair = f"{url.user}:{url.password or ''}".encode()
     return str(url.origin()), f"Basic {base64.b64encode(pair).decode()}" if url.user else None
 
@@ -35,8 +37,10 @@ def _hide(text: str) -> str:
     return f"…@{rest}" if separator else text
 
 
-def check_status(request: PullRequest, status: int, where: str) -> None:
+def check_status(request: PullRequest, status: int, where: str, *, is_upstream: bool = False) -> None:
     """Raise what an answer's status means: ManifestUnknown, BlobUnknown or PeerRefused, unless there is content."""
+    if status == 404 and is_upstream:
+        raise request.kind.unknown(f"the mirror did not give {request.key}, and {where} does not have it")
     if status == 404:
         raise request.kind.unknown(f"nobody in the cluster has {request.key} (asked {where})")
     if status == 401:

@@ -48,8 +48,10 @@ def short(digest: Digest) -> str:
     return digest.hex[:12]
 
 
-def source(peer: str | None) -> str:
+def source(peer: str | None, *, is_upstream: bool = False) -> str:
     """Return the words for where bytes come from; a mirror names no peer for what it has itself."""
+    if is_upstream:
+        return "from upstream"
     return f"from …{peer[-PEER_LENGTH:]}" if peer else "from the mirror"
 
 
@@ -68,10 +70,11 @@ class _Bars:
                     self._tasks[blob] = self._progress.add_task(
                         short(blob.digest), total=blob.size, start=False, source="waiting"
                     )
-            case Opened(blob, offset, peer):
+            case Opened(blob, offset, peer, is_upstream):
                 self._progress.start_task(self._tasks[blob])
-                self._progress.update(self._tasks[blob], completed=offset, source=escape(source(peer)))
-            case Fetched(blob, offset, _, _):
+                where = source(peer, is_upstream=is_upstream)
+                self._progress.update(self._tasks[blob], completed=offset, source=escape(where))
+            case Fetched(blob, offset):
                 self._progress.update(self._tasks[blob], completed=offset)
             case Interrupted(blob, offset, error):
                 self._progress.update(self._tasks[blob], completed=offset, source=escape(f"again: {error[:60]}"))
@@ -86,21 +89,21 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._peers: dict[Child, str | None] = {}
+        self._sources: dict[Child, str] = {}
 
     def hear(self, event: Event) -> None:
         match event:
             case Planned(root, _, blobs):
                 size = sum(blob.size for blob in blobs)
                 self._line(f"{root.digest}: {len(blobs)} blobs, {size} bytes")
-            case Opened(blob, offset, peer):
-                self._peers[blob] = peer
+            case Opened(blob, offset, peer, is_upstream):
+                self._sources[blob] = source(peer, is_upstream=is_upstream)
                 if offset:
                     self._line(f"{short(blob.digest)}: going on at byte {offset} of {blob.size}")
             case Interrupted(blob, offset, error):
                 self._line(f"{short(blob.digest)}: broke off at byte {offset} of {blob.size}: {error}")
             case Finished(blob, was_here):
-                how = "was here" if was_here else source(self._peers.get(blob))
+                how = "was here" if was_here else self._sources.get(blob, source(None))
                 self._line(f"{short(blob.digest)}: {blob.size} bytes, {how}, verified")
             case Fetched():
                 pass

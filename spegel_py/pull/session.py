@@ -14,8 +14,9 @@ from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import plan
 from spegel_py.pull.blobs import BlobFetcher, in_thread
-from spegel_py.pull.client import Deadlines, Manifest, MirrorClient
+from spegel_py.pull.client import Deadlines, Manifest
 from spegel_py.pull.events import OnProgress, Planned
+from spegel_py.pull.hosts import Hosts, connected
 from spegel_py.pull.plan import Platform
 from spegel_py.pull.resume import Patience
 from spegel_py.store.layout import LayoutWriter
@@ -42,7 +43,9 @@ class PullReport:
     fetched: int
     """Bytes that came over the network, those that came twice included."""
     peers: dict[str, int] = field(default_factory=dict)
-    """Of these, how many by the id of the peer that the answer named; the empty name where it named none."""
+    """Of these, how many by the id of the peer that the mirror named; the empty name where it named none."""
+    upstream: int = 0
+    """Of these, how many from upstream, past the mirror."""
     seconds: float
     verified: int
     """Digests verified: of blobs and manifests."""
@@ -54,6 +57,7 @@ async def pull(
     mirror: str,
     writer: LayoutWriter,
     platform: Platform | None,
+    upstream: str | None = None,
     parallel: int = PARALLEL,
     on_progress: OnProgress | None = None,
     deadlines: Deadlines | None = None,
@@ -61,52 +65,61 @@ async def pull(
 ) -> PullReport:
     """Pull an image through a mirror (`http://host:port`) into a layout; all platforms where `platform` is None.
 
-    Nothing is tagged before all is there and verified. What a pull that fails or is cancelled has got stays, and the
-    next one goes on with it. `order` may put the blobs into another order than the manifests'.
+    What the mirror does not give is asked of `upstream`, a registry, if that is given. Nothing is tagged before all is
+    there and verified. What a pull that fails or is cancelled has got stays, and the next one goes on with it. `order`
+    may put the blobs into another order than the manifests'.
 
     Raises ConfigError for a wrong argument, ManifestUnknown or BlobUnknown where nobody has it, ManifestInvalid,
-    PeerError where the mirror fails, StoreUnavailable where the disk does.
+    PeerError where mirror and upstream fail, StoreUnavailable where the disk does.
     """
     began = time.monotonic()
     name = Reference.parse(reference) if isinstance(reference, str) else reference
-    async with MirrorClient(mirror=mirror, reference=name, deadlines=deadlines) as client:
-        fetcher = BlobFetcher(client=client, writer=writer, on_progress=on_progress)
-        manifests = await _Walk(client, fetcher, platform).run(name)
+    async with connected(mirror=mirror, upstream=upstream, reference=name, deadlines=deadlines) as hosts:
+        fetcher = BlobFetcher(hosts=hosts, writer=writer, on_progress=on_progress)
+        manifests = await _Walk(hosts, writer, fetcher, platform).run(name)
         root = manifests[0].child
         blobs = plan.blobs(one.data for one in manifests if one.child.media_type not in INDEXES)
         await fetcher.tell(Planned(root, tuple(one.child for one in manifests), blobs))
         await _fetch_all(fetcher, order(blobs), parallel)
-        for one in reversed(manifests):  # children before parents: a reader never finds a manifest without its content
-            await in_thread(writer.put, one.data, one.child.digest.algorithm)
         if name.name is not None:
             await in_thread(writer.tag, name.name, root)
     return PullReport(
         digest=root.digest,
         blobs=len(blobs),
         bytes=sum(blob.size for blob in blobs) + sum(one.child.size for one in manifests),
-        fetched=sum(fetcher.fetched.values()),
-        peers={peer or "": count for peer, count in fetcher.fetched.items()},
+        fetched=fetcher.fetched,
+        peers={peer or "": count for peer, count in fetcher.mirrored.items()},
+        upstream=fetcher.upstream,
         seconds=time.monotonic() - began,
         verified=len(blobs) + len(manifests),
     )
 
 
 class _Walk:
-    """From the root to every manifest that is meant."""
+    """From the root to every manifest that is meant; each is written at once, as containerd does.
 
-    def __init__(self, client: MirrorClient, fetcher: BlobFetcher, platform: Platform | None) -> None:
-        self._client = client
+    So a node that shares what it is getting can give it to others. No tag leads to it before all that it names is
+    there.
+    """
+
+    def __init__(self, hosts: Hosts, writer: LayoutWriter, fetcher: BlobFetcher, platform: Platform | None) -> None:
+        self._hosts = hosts
+        self._writer = writer
         self._fetcher = fetcher
         self._platform = platform
         self._found: dict[Digest, Manifest] = {}
 
     async def run(self, name: Reference) -> list[Manifest]:
-        found = name.digest or await self._resolve(name.tag or "")
-        root = found if isinstance(found, Manifest) else await self._get(Child(found, -1, ""))
-        if isinstance(found, Manifest):
-            self._keep(root)
+        root = await self._get(Child(name.digest, -1, "")) if name.digest else await self._follow(name.tag or "")
         await self._descend(root, 0)
         return list(self._found.values())
+
+    async def _follow(self, tag: str) -> Manifest:
+        found = await self._patiently(lambda: self._hosts.resolve(tag))
+        if isinstance(found, Child):
+            return await self._get(Child(found.digest, -1, ""), total=found.size)  # a HEAD's length is only a hint
+        await in_thread(self._writer.put, found.data, found.child.digest.algorithm)
+        return self._keep(found)
 
     async def _descend(self, manifest: Manifest, depth: int) -> None:
         if manifest.child.media_type not in INDEXES:
@@ -119,18 +132,22 @@ class _Walk:
             if child.digest not in self._found:
                 await self._descend(await self._get(child), depth + 1)
 
-    async def _resolve(self, tag: str) -> Digest | Manifest:
-        return await self._patiently(lambda: self._client.resolve(tag))
-
-    async def _get(self, child: Child) -> Manifest:
-        got = await self._patiently(lambda: self._client.manifest(child.digest, child.media_type))
-        if child.size not in (-1, got.child.size):
-            raise DigestMismatch(f"{child.digest} has {got.child.size} bytes, its index says {child.size}")
+    async def _get(self, child: Child, total: int = -1) -> Manifest:
+        """Get a manifest; its file is begun before it is asked for: who is sent to this node by then, waits for it."""
+        size = max(total, child.size)
+        part = await in_thread(self._writer.begin, child.digest, size if size > 0 else None)
+        try:
+            got = await self._patiently(lambda: self._hosts.manifest(child))
+            if child.size not in (-1, got.child.size):
+                raise DigestMismatch(f"{child.digest} has {got.child.size} bytes, its index says {child.size}")
+            await in_thread(part.put, got.data)
+        finally:
+            await in_thread(part.close)
         return self._keep(got)
 
     def _keep(self, got: Manifest) -> Manifest:
         self._found[got.child.digest] = got
-        self._fetcher.fetched[got.peer] = self._fetcher.fetched.get(got.peer, 0) + got.child.size
+        self._fetcher.count(got.child.size, got.peer, is_upstream=got.is_upstream)
         return got
 
     async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:

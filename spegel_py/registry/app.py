@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from aiohttp import web
 
@@ -16,15 +16,21 @@ from spegel_py.registry.auth import Credentials
 from spegel_py.registry.handlers import Pulls
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
+from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Store
+from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.sender import Sender
 
 State = Mapping[str, object]
 """What a node says of itself, as JSON."""
 
-Ready = Callable[[], Awaitable[str | None]]
-"""Says why this node is not ready to serve as a mirror; None when it is."""
+Probe = Callable[[], State]
+"""Answers a probe as JSON; `reasons` says why it fails, and is empty where it does not."""
+
+
+def _alive() -> State:
+    return {"live": True, "reasons": []}
 
 
 def create_app(
@@ -33,17 +39,23 @@ def create_app(
     sender: Sender,
     mirror: Mirror | None,
     metrics: Metrics,
-    ready: Ready,
+    ready: Probe,
+    live: Probe = _alive,
     filters: Filters = EVERYTHING,
     freshness: Freshness | None = None,
     limits: Limits | None = None,
+    ledger: Ledger | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
+    underway: Underway | None = None,
 ) -> web.Application:
     """Return the registry. Without a mirror it answers from its own content only; without credentials, everybody.
+    Peers get what is `underway` only if that is given.
 
-    `client_timeout` is for how many seconds a client may not read before it is dropped.
+    `ready` and `live` answer the probes. `client_timeout` is for how many seconds a client may not read before it is
+    dropped.
     """
+    probes = {"/readyz": ready, "/livez": live}
     pulls = Pulls(
         store=store,
         sender=sender,
@@ -52,19 +64,21 @@ def create_app(
         filters=filters,
         freshness=freshness or Freshness(),
         limits=limits or Limits(per_peer=0, overall=0, metrics=metrics),
+        ledger=ledger or Ledger(metrics=metrics),
         client_timeout=client_timeout,
+        underway=underway,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:
         path = origin_form(request.raw_path).partition("?")[0]
         if path == "/v2" or path.startswith("/v2/"):
             return await pulls.handle(request)
-        if path not in ("/livez", "/readyz"):
+        if path not in probes:
             raise NotFound(f"no such endpoint: {path[:160]!r}")
         if request.method not in METHODS:
             raise Unsupported(f"only {' and '.join(METHODS)} are served here")
-        reason = await ready() if path == "/readyz" else None
-        return web.Response(text=(reason or "ok") + "\n", status=500 if reason else 200)
+        answer = probes[path]()
+        return web.json_response(answer, status=500 if answer["reasons"] else 200)
 
     before = [authenticate(credentials)] if credentials else []
     app = web.Application(middlewares=[close_gently, *before, measure(metrics), oci_errors])
@@ -74,8 +88,10 @@ def create_app(
     return app
 
 
-def create_metrics_app(*, metrics: Metrics, state: Callable[[], Awaitable[State]]) -> web.Application:
-    """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` for people and `doctor`."""
+def create_metrics_app(
+    *, metrics: Metrics, state: Callable[[], Awaitable[State]], routes: Iterable[web.RouteDef] = ()
+) -> web.Application:
+    """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` and further `routes` for people."""
 
     async def show(request: web.Request) -> web.Response:
         body, content_type = metrics.render(request.headers.get("Accept", ""))
@@ -87,6 +103,7 @@ def create_metrics_app(*, metrics: Metrics, state: Callable[[], Awaitable[State]
     app = web.Application(middlewares=[oci_errors])
     app.router.add_get("/metrics", show)
     app.router.add_get("/debug/state", show_state)
+    app.router.add_routes(routes)
     app.on_response_prepare.append(_add_headers)
     return app
 

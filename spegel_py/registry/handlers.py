@@ -6,18 +6,12 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from dataclasses import replace
 
 import structlog
 from aiohttp import web
 
-from spegel_py.errors import (
-    ContentNotFound,
-    OCIError,
-    RangeInvalid,
-    RequestInvalid,
-    StoreUnavailable,
-    Unsupported,
-)
+from spegel_py.errors import ContentNotFound, OCIError, RequestInvalid, StoreUnavailable, Unsupported
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
@@ -26,23 +20,28 @@ from spegel_py.registry import responses
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.local import Found, Local
 from spegel_py.registry.responses import Entity
+from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Content, Store
-from spegel_py.telemetry.metrics import Metrics, Miss, Source
+from spegel_py.telemetry.decisions import Inquiry, Source
+from spegel_py.telemetry.ledger import Ledger
+from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import ClientGone, Sink
 from spegel_py.transfer.sender import Sender
 from spegel_py.transfer.sink import ResponseSink
 
 log = structlog.get_logger(__name__)
 
-Send = Callable[[Sink], Awaitable[bool]]
-"""Sends a body; False if it had to end short."""
+Send = Callable[[Sink], Awaitable[object]]
+"""Sends a body, which may have to end short: the sink tells."""
 
 
 class Pulls:
     """Answers everything below `/v2/`. `client_timeout` is for how many seconds a client may not read.
 
     A pull that `filters` exclude is answered with 404, here and for peers. Of tags `freshness` says for how long they
-    are answered; a peer is told how old they are, and decides for itself. `limits` admit peers' transfers.
+    are answered; a peer is told how old they are, and decides for itself. `limits` admit peers' transfers. In `ledger`
+    it is noted of each client's pull how it went, and counted from there. Peers that a steward sent here are answered
+    with what is `underway` too, if that is given.
     """
 
     def __init__(
@@ -55,7 +54,9 @@ class Pulls:
         filters: Filters,
         freshness: Freshness,
         limits: Limits,
+        ledger: Ledger,
         client_timeout: float,
+        underway: Underway | None = None,
     ) -> None:
         self._store = store
         self._local = Local(store=store)
@@ -65,7 +66,9 @@ class Pulls:
         self._filters = filters
         self._freshness = freshness
         self._limits = limits
+        self._ledger = ledger
         self._client_timeout = client_timeout
+        self._underway = underway
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request below `/v2`. Raises OCIError."""
@@ -76,56 +79,85 @@ class Pulls:
         if is_base(request.raw_path):
             return web.json_response({})
         pull = PullRequest.parse(method=request.method, target=request.raw_path, headers=request.headers.items())
-        try:
-            return await self._answer(request, pull)
-        except OCIError as error:
-            self._count_miss(pull, _reason(error))
-            raise
+        with self._ledger.inquiry(pull, request.headers) as inquiry:
+            response = await self._answer(request, pull, inquiry)
+            inquiry.status = response.status
+            return response
 
-    async def _answer(self, request: web.Request, pull: PullRequest) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, pull: PullRequest, inquiry: Inquiry) -> web.StreamResponse:
         if self._filters.exclude(pull.label):
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         if pull.name and not self._freshness.ttl:
             raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
-        response = await self._from_here(request, pull)
+        response = await self._from_here(request, pull, inquiry)
+        if response is None and pull.mirrored and pull.in_flight and self._underway is not None:
+            response = await self._while_it_grows(request, pull, self._underway, inquiry)
         if response is not None:
             return response
         if pull.mirrored or self._mirror is None:
             raise pull.kind.unknown(f"{pull.key} is not here", detail={"attempts": 0})
-        return await self._from_peers(request, pull, self._mirror)
+        return await self._from_peers(request, pull, self._mirror, inquiry)
 
-    async def _from_here(self, request: web.Request, pull: PullRequest) -> web.StreamResponse | None:
+    async def _from_here(self, request: web.Request, pull: PullRequest, inquiry: Inquiry) -> web.StreamResponse | None:
         """Answer from this node's own content; None where it is not here, or the store is away."""
         async with AsyncExitStack() as stack:
             try:
                 found = await self._local.find(pull)
-                if self._is_too_old(pull, found):
+                if self._is_too_old(pull, found, inquiry):
                     return None
+                inquiry.local = "held"
                 if pull.head:
-                    return self._answer_head(pull, self._entity(pull, found, found.size), "local")
+                    return self._answer_head(pull, self._entity(pull, found, found.size), "local", inquiry)
                 content = await stack.enter_async_context(self._store.open(found.digest))
+            except OCIError:  # it is here, but not as what it is asked for
+                inquiry.local = "held"
+                raise
             except ContentNotFound:
+                inquiry.local = "absent"
                 return None
             except StoreUnavailable as error:
+                inquiry.local = "away"
                 log.warning("store away", key=pull.key, error=str(error))
                 return None
-            return await self._send_content(request, pull, found, content)
+            return await self._send_content(request, pull, found, content, inquiry)
 
     async def _send_content(
-        self, request: web.Request, pull: PullRequest, found: Found, content: Content
+        self, request: web.Request, pull: PullRequest, found: Found, content: Content, inquiry: Inquiry
     ) -> web.StreamResponse:
         entity = self._entity(pull, found, content.size)
 
-        async def send(sink: Sink) -> bool:
+        async def send(sink: Sink) -> None:
             try:
                 await self._sender.send(content, entity.start, entity.length, sink, to_peer=pull.mirrored)
             except StoreUnavailable as error:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
-                return False
-            return True
 
         with self._admitted(request, pull):
-            return await self._send(request, pull, entity, "local", send)
+            return await self._send(request, pull, entity, "local", send, inquiry)
+
+    async def _while_it_grows(
+        self, request: web.Request, pull: PullRequest, underway: Underway, inquiry: Inquiry
+    ) -> web.StreamResponse | None:
+        """Answer a peer with what this node's runtime is fetching; None if it is not, or has just fetched it."""
+        async with AsyncExitStack() as stack:
+            try:
+                found, ingest = await stack.enter_async_context(underway.find(pull))
+            except ContentNotFound:  # it may have been committed since the store was asked
+                return await self._from_here(request, pull, inquiry)
+            except StoreUnavailable as error:
+                log.debug("cannot follow what is written", key=pull.key, error=str(error))
+                return None
+            inquiry.local = "growing"
+            entity = replace(self._entity(pull, found, found.size), source=underway.source_of(found.digest))
+
+            async def send(sink: Sink) -> None:
+                try:
+                    await self._sender.send_growing(ingest, entity.start, entity.length, sink)
+                except StoreUnavailable as error:
+                    log.info("growing content broke off", digest=str(found.digest), error=str(error))
+
+            with self._admitted(request, pull, grows=True):
+                return await self._send(request, pull, entity, "local", send, inquiry)
 
     def _entity(self, pull: PullRequest, found: Found, size: int) -> Entity:
         """Return what a client is told of content that is here, and note as of when it was told a tag."""
@@ -139,16 +171,21 @@ class Pulls:
             age=self._note_seen(pull, self._seen(pull, found)),
         )
 
-    def _admitted(self, request: web.Request, pull: PullRequest) -> AbstractContextManager[None]:
+    def _admitted(
+        self, request: web.Request, pull: PullRequest, *, grows: bool = False
+    ) -> AbstractContextManager[None]:
         """Count a transfer to another node while it lasts; manifests are no transfers. Raises Busy on entering."""
         if pull.mirrored and pull.kind is Kind.BLOB:
-            return self._limits.admit(request.remote or "")
+            return self._limits.admit(request.remote or "", grows=grows)
         return nullcontext()
 
-    async def _from_peers(self, request: web.Request, pull: PullRequest, mirror: Mirror) -> web.StreamResponse:
+    async def _from_peers(
+        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry
+    ) -> web.StreamResponse:
         if pull.name is not None:
             self._freshness.missed(pull.name, time.time())  # until a peer answers
-        async with mirror.fetch(pull, max_age=self._freshness.ttl if pull.name else math.inf) as relay:
+        max_age = self._freshness.ttl if pull.name else math.inf
+        async with mirror.fetch(pull, max_age=max_age, inquiry=inquiry) as relay:
             head = relay.head
             self._note_seen(pull, None if pull.digest else time.time() - (head.age or 0))
             entity = Entity(
@@ -161,8 +198,9 @@ class Pulls:
                 age=head.age,
             )
             if pull.head:
-                return self._answer_head(pull, entity, "peer")
-            return await self._send(request, pull, entity, "peer", relay.send)
+                return self._answer_head(pull, entity, "peer", inquiry)
+            inquiry.peer = head.peer.id
+            return await self._send(request, pull, entity, "peer", relay.send, inquiry)
 
     def _seen(self, pull: PullRequest, found: Found) -> float | None:
         """Return when the tag that is pulled was last seen at its registry; None for a digest."""
@@ -170,11 +208,12 @@ class Pulls:
             return None
         return self._freshness.seen(pull.name, found.pulled)
 
-    def _is_too_old(self, pull: PullRequest, found: Found) -> bool:
+    def _is_too_old(self, pull: PullRequest, found: Found, inquiry: Inquiry) -> bool:
         """Say whether a tag's own copy is not to be answered to a client: its registry may know better."""
         seen, now = self._seen(pull, found), time.time()
         if seen is None or pull.mirrored or self._freshness.is_fresh(seen, now):
             return False
+        inquiry.local, inquiry.age = "too_old", now - seen
         log.info("tag too old", name=pull.name, seconds=round(now - seen))
         return True
 
@@ -186,48 +225,34 @@ class Pulls:
             self._freshness.answered(pull.name, seen)
         return time.time() - seen
 
-    def _answer_head(self, pull: PullRequest, entity: Entity, source: Source) -> web.StreamResponse:
-        self._count_hit(pull, source)
+    def _answer_head(self, pull: PullRequest, entity: Entity, source: Source, inquiry: Inquiry) -> web.StreamResponse:
+        inquiry.source, inquiry.digest = source, entity.digest
         return responses.content(pull, entity)
 
     async def _send(
-        self, request: web.Request, pull: PullRequest, entity: Entity, source: Source, send: Send
+        self,
+        request: web.Request,
+        pull: PullRequest,
+        entity: Entity,
+        source: Source,
+        send: Send,
+        inquiry: Inquiry,
     ) -> web.StreamResponse:
-        """Send head and body, and count them; after a body that ends short the connection is closed."""
+        """Send head and body, and note what was sent; after a body that ends short the connection is closed."""
+        inquiry.source, inquiry.digest, inquiry.length = source, entity.digest, entity.length
         response = responses.content(pull, entity)
         await response.prepare(request)
+        inquiry.status = response.status  # known from here on, whatever becomes of the body
         sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
-        miss: Miss | None = "client_gone"  # also if this task is cancelled, as it is when the client leaves
+        inquiry.progress = lambda: sink.sent
         try:
-            miss = None if await send(sink) else "cut"
+            await send(sink)
         except ClientGone as error:
+            inquiry.left = True
             log.info("client gone", key=pull.key, sent=sink.sent, error=str(error))
         finally:
             self._metrics.sent(source, sink.sent)
-            request[responses.SENT] = sink.sent
-            if miss is None:
-                self._count_hit(pull, source)
-            else:
-                self._count_miss(pull, miss)
+            request[responses.SENT] = inquiry.sent = sink.sent
+            if not inquiry.is_complete:  # a client that leaves with the last byte has it all
                 response.force_close()
         return response
-
-    def _count_hit(self, pull: PullRequest, source: Source) -> None:
-        if not pull.mirrored:  # a peer's pulls are counted where its client is
-            self._metrics.hit(pull.registry, source, at=time.time())
-
-    def _count_miss(self, pull: PullRequest, reason: Miss) -> None:
-        if not pull.mirrored:
-            self._metrics.miss(pull.registry, reason)
-
-
-def _reason(error: OCIError) -> Miss:
-    match error:
-        case RangeInvalid():
-            return "invalid"
-        case OCIError(detail={"filtered": True}):
-            return "filtered"
-        case OCIError(detail={"attempts": int(attempts)}) if attempts > 0:
-            return "failed"
-        case _:
-            return "not_found"

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from spegel_py.errors import OCIError
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import PullRequest, render
+from spegel_py.oci.distribution import SOURCE_HEADER, PullRequest, render
 from spegel_py.oci.range import ContentRange
 
 SERVER = "spegel-py"
@@ -24,7 +24,8 @@ PEER_HEADER = "X-Spegel-Peer"
 class Entity:
     """What an answer holds: `length` bytes from `start` on, of content of `size` bytes.
 
-    `peer` is for a relayed one; `age` for a tag: how many seconds ago it was seen at its registry, if that is known.
+    `peer` is for a relayed one; `age` for a tag: how many seconds ago it was seen at its registry, if that is known;
+    `source` for what still grows: the id of the peer that this node takes it from, if it does.
     """
 
     media_type: str
@@ -34,6 +35,7 @@ class Entity:
     length: int
     peer: str | None = None
     age: float | None = None
+    source: str | None = None
 
 
 def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
@@ -56,6 +58,8 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
         headers["Age"] = str(max(0, round(entity.age)))
     if entity.peer is not None:
         headers[PEER_HEADER] = entity.peer
+    if entity.source is not None:
+        headers[SOURCE_HEADER] = entity.source
     return web.StreamResponse(status=206 if pull.range is not None else 200, headers=headers)
 
 

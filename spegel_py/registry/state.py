@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import psutil
 
 from spegel_py import __version__
+from spegel_py.health.events import State
 from spegel_py.routing.base import Member
 
 _STARTED = time.monotonic()
 
 
 def describe(
-    *, node_id: str, not_ready: str | None, members: Iterable[Member], advertised: Collection[str]
+    *,
+    node_id: str,
+    not_ready: str | None,
+    members: Iterable[Member],
+    advertised: Collection[str],
+    supervision: Mapping[str, object],
+    health: Callable[[str], State],
+    pulls: Mapping[str, object],
+    in_flight: Sequence[Mapping[str, object]] | None,
 ) -> Mapping[str, object]:
-    """Return the state as JSON; `not_ready` is the reason, None when the node is ready.
+    """Return the state as JSON; `not_ready` is the reason, None when the node is ready. `supervision`,
+    `pulls` and `in_flight` are taken over; `health` says how the peer of an id is.
 
     Times are seconds; `heard_seconds` and `skew_seconds` are null for peers that do not say (Spegel in Go). A positive
-    skew is a peer's clock ahead of ours.
+    skew is a peer's clock ahead of ours. `in_flight` is null where nothing is shared in flight.
     """
     tags = sum("/" in key for key in advertised)
     return {
@@ -39,10 +49,14 @@ def describe(
                 "keys": member.keys,
                 "heard_seconds": _rounded(member.heard),
                 "skew_seconds": _rounded(member.skew),
+                "health": health(member.id).value,
             }
             for member in members
         ],
         "advertised": {"tags": tags, "digests": len(advertised) - tags},
+        "pulls": pulls,
+        "in_flight": in_flight,
+        "supervision": supervision,
     }
 
 

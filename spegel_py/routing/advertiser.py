@@ -7,7 +7,7 @@ difference, a batch at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import structlog
 
@@ -42,15 +42,26 @@ class Advertiser:
         self._seen = seen
         self._held: dict[str, float | None] = {}  # with when it was last seen at its registry, of a tag
         self._told: dict[str, float | None] = {}
+        self._tags: dict[str, float] = {}  # with when each was pulled, told or not
         self._dirty = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Advertiser {len(self._told)} keys told, {len(self._held.items() ^ self._told.items())} to tell>"
+        return f"<Advertiser {len(self._told)} keys told, {self.to_tell} to tell>"
 
     @property
     def told(self) -> Collection[str]:
         """The keys that are advertised now."""
         return self._told.keys()
+
+    @property
+    def to_tell(self) -> int:
+        """How many keys peers are still to be told of, that came, went or were renewed."""
+        return len(dict(self._held.items() ^ self._told.items()))
+
+    @property
+    def tags(self) -> Mapping[str, float]:
+        """The tags of what is held and shared, with when each was pulled; also where tags are not told."""
+        return self._tags
 
     async def run(self) -> None:
         """Follow the watcher until cancelled."""
@@ -63,18 +74,21 @@ class Advertiser:
     def _take(self, change: Inventory | ContentEvent) -> None:
         match change:
             case Inventory(keys, pulled):
-                self._held = {}
+                self._held, self._tags = {}, {}
                 for key in keys:
                     self._hold(key, pulled.get(key))
             case ContentEvent(Change.REMOVED, key):
                 self._held.pop(key, None)
+                self._tags.pop(key, None)
             case ContentEvent(_, key, pulled_at):
                 self._hold(key, pulled_at)
 
     def _hold(self, key: str, pulled: float | None) -> None:
         if pulled is None:
             self._held[key] = None
-        elif self._seen is not None:
+            return
+        self._tags[key] = pulled
+        if self._seen is not None:
             self._held[key] = self._seen(key, pulled)
 
     async def _tell(self) -> None:

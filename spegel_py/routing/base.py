@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -31,7 +31,8 @@ class Peer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """What a node knows of a peer it is connected with: the keys it holds, and for peers that announce (the others
-    speak standard Kademlia only) when it was heard from, in seconds ago, and by how many seconds its clock is ahead.
+    speak standard Kademlia only) when it was heard from, in seconds ago, by how many seconds its clock is ahead, and
+    within how many it will be heard from again. `peer` is where its registry is, None while it has not said so.
     """
 
     id: str
@@ -40,6 +41,20 @@ class Member:
     keys: int
     heard: float | None
     skew: float | None
+    peer: Peer | None = None
+    interval: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """How a router's other side fares: which of its lives this is, counted from 1, whether it is up, and since when it
+    is or is not; and when the last death was and what of (times are monotonic)."""
+
+    number: int
+    is_up: bool
+    since: float
+    died: float | None = None
+    cause: str = ""
 
 
 class Router(Protocol):
@@ -69,4 +84,37 @@ class Router(Protocol):
 
     async def ready(self) -> bool:
         """Say whether at least one peer is connected."""
+        ...
+
+
+MAX_WORDS = 1024
+"""Bytes of a question that a Courier carries, at most."""
+
+MAX_ANSWER = 8 * 1024
+"""Bytes of an answer, at most."""
+
+Answerer = Callable[[str, bytes], bytes]
+"""Answers a question of the peer with this id, which its connection has authenticated. It is called in any thread, and
+may not wait; it raises ValueError for what is no question."""
+
+
+class Courier(Protocol):
+    """Carries short questions, and their answers, between the nodes that share what they are pulling."""
+
+    @property
+    def id(self) -> str:
+        """This node's own peer id."""
+        ...
+
+    def partners(self) -> Mapping[str, Peer]:
+        """Return the connected peers that take part, by id; this node is not among them."""
+        ...
+
+    def answer_with(self, answerer: Answerer) -> None:
+        """Have partners' questions answered from now on; until then they are refused."""
+        ...
+
+    async def ask(self, peer_id: str, question: bytes, *, timeout: float) -> bytes:
+        """Return a peer's answer. Raises PeerStalled after `timeout` seconds, PeerRefused where it does not answer such
+        a question, or with more than MAX_ANSWER, PeerUnreachable."""
         ...

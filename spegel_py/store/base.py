@@ -49,6 +49,49 @@ class Content(Protocol):
         ...
 
 
+class Ingest(Protocol):
+    """Content that is being written here, from its first byte on; nothing that is there changes any more.
+
+    Its bytes are read from `fd` with pread, or sent from there by the kernel; it stays readable when its writer is
+    done, or has given up. It may be what a writer left behind long ago, which nobody can see: a wait needs a deadline.
+    """
+
+    @property
+    def fd(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """How many bytes are there now."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """How many there will be; None where the writer does not say."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all bytes are there: they need not be right yet."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known that nobody writes any more."""
+        ...
+
+    async def grown(self, beyond: int) -> None:
+        """Return once there are more than `beyond` bytes, or nobody writes any more."""
+        ...
+
+
+class Ingests(Protocol):
+    """What is being written here, and is not content yet."""
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
+        """Open what becomes this content; entering raises ContentNotFound where nothing does."""
+        ...
+
+
 class Store(Protocol):
     """What this node holds. Every method raises StoreUnavailable when the thing behind it is away."""
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from spegel_py.errors import ContentNotFound, StoreUnavailable
+
+T = TypeVar("T")
 
 PIECE = 1024 * 1024
 """Longest piece that `read` yields, in bytes (the port's limit)."""
@@ -57,11 +60,21 @@ class FileContent:
 
 async def open_file(root: Path, *parts: str) -> int:
     """Do what `open_below` does in a thread; a descriptor that nobody waits for any more is closed."""
-    opening = asyncio.ensure_future(asyncio.to_thread(open_below, root, *parts))
+    return await opened(lambda: open_below(root, *parts), os.close)
+
+
+async def opened(make: Callable[[], T], close: Callable[[T], None]) -> T:
+    """Return what `make` opens, in a thread; what nobody waits for any more is closed."""
+    opening = asyncio.ensure_future(asyncio.to_thread(make))
+
+    def close_unused(unused: asyncio.Future[T]) -> None:
+        if not unused.cancelled() and unused.exception() is None:
+            close(unused.result())
+
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(_close_unused)
+        opening.add_done_callback(close_unused)
         raise
 
 
@@ -100,8 +113,3 @@ def open_folder(root: Path, *parts: str) -> int:
             os.close(folder)
         folder = inner
     return folder
-
-
-def _close_unused(opening: asyncio.Future[int]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())

@@ -1,16 +1,18 @@
-"""A store in memory and its watcher, for tests."""
+"""A store in memory, its watcher and its ingests, for tests."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inventory, Tag
+from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Ingest, Inventory, Tag
+from spegel_py.store.growing import Growing
 
 PIECE = 1024 * 1024
 """Longest piece that `read` yields, in bytes (the port's limit)."""
@@ -145,3 +147,52 @@ class MemoryWatcher:
                 yield await queue.get()
         finally:
             self._store.unsubscribe(queue)
+
+
+class MemoryIngests:
+    """The Ingests port over files in memory, which tests write to."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Digest, _Part] = {}
+
+    def begin(self, digest: Digest, *, total: int | None = None) -> None:
+        """Let somebody write this content."""
+        self._parts[digest] = _Part(os.memfd_create("ingest"), total)
+
+    def write(self, digest: Digest, data: bytes) -> None:
+        """Add bytes to it."""
+        os.write(self._parts[digest].fd, data)
+        self._parts[digest].tell(is_over=False)
+
+    def end(self, digest: Digest) -> None:
+        """Let its writer be done, or give up: it is found no more, and whoever has it open keeps what is there."""
+        part = self._parts.pop(digest)
+        part.tell(is_over=True)
+        os.close(part.fd)
+
+    def readers(self, digest: Digest) -> list[Growing]:
+        """Return who has it open now."""
+        return self._parts[digest].readers
+
+    @asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[Ingest]:
+        if (part := self._parts.get(digest)) is None:
+            raise ContentNotFound(f"{digest} is not being pulled")
+        reader = Growing(fd=os.dup(part.fd), total=part.total)
+        part.readers.append(reader)
+        try:
+            yield reader
+        finally:
+            part.readers.remove(reader)
+            os.close(reader.fd)
+
+
+@dataclass(slots=True)
+class _Part:
+    fd: int
+    total: int | None
+    readers: list[Growing] = field(default_factory=list)
+
+    def tell(self, *, is_over: bool) -> None:
+        for reader in self.readers:
+            reader.tell(is_over)

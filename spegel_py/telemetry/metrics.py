@@ -6,23 +6,24 @@ Every label has few values: a registry is named only when it was valid, and at m
 from __future__ import annotations
 
 from collections import Counter as TagCounter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from spegel_py.telemetry.decisions import Decision, Miss, Source
+from spegel_py.telemetry.flight import FlightMetrics
+from spegel_py.telemetry.health import HealthMetrics
+from spegel_py.telemetry.peers import PeerMetrics
+from spegel_py.telemetry.routing import RoutingMetrics
+
+Limit = Literal["peer", "overall", "in_flight"]
+"""What a transfer to another node was refused for."""
+
 MAX_REGISTRIES = 100
 """Registries that get a label of their own; a client can invent more, and they are counted as `other`."""
-
-Source = Literal["local", "peer"]
-"""Where the bytes of an answer came from."""
-
-Miss = Literal["not_found", "failed", "cut", "client_gone", "invalid", "filtered"]
-"""Why a pull was no hit: nobody has it; peers had it but all failed; the body ended short; the client left
-before its end; the request was refused as malformed or unsatisfiable; a filter keeps it from being
-mirrored."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _BYTES = tuple(10.0**power for power in range(2, 11))
@@ -36,6 +37,14 @@ class Metrics:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._registries: set[str] = set()
+        self.pulls: TagCounter[str] = TagCounter()
+        """What came of clients' pulls: hit, and the reasons of misses."""
+        self.answers: TagCounter[str] = TagCounter()
+        """Clients' pulls by where they were answered from in full: local, peer, or none."""
+        self.client_bytes: TagCounter[str] = TagCounter()
+        """Body bytes that clients were sent, and did not ask the registry for, by where they came from."""
+        self.sent_bytes = 0
+        """Body bytes sent, to clients and to peers."""
 
         self._requests = Counter(
             "spegel_mirror_requests",
@@ -46,6 +55,20 @@ class Metrics:
         self._misses = Counter(
             "spegel_mirror_misses", "Pulls that were no hit, by reason.", ["reason"], registry=registry
         )
+        self._answers = Counter(
+            "spegel_mirror_answers",
+            "Pulls by this node's clients, by where they were answered from in full: local, peer, or none.",
+            ["source"],
+            registry=registry,
+        )
+        self._client_bytes = Counter(
+            "spegel_mirror_bytes",
+            "Body bytes sent to this node's clients, which did not come from upstream, by source: local or peer.",
+            ["source"],
+            registry=registry,
+        )
+        for reason in get_args(Miss):
+            self._misses.labels(reason)  # as 0, so that Prometheus sees the first of each as an increase
         self._last_success = Gauge(
             "spegel_mirror_last_success_timestamp_seconds",
             "When a pull was last answered in full from a peer, Unix time.",
@@ -104,14 +127,9 @@ class Metrics:
         self.transfers = Gauge("spegel_peer_transfers", "Blobs being sent to other nodes now.", registry=registry)
         self._refused = Counter(
             "spegel_peer_transfers_refused",
-            "Blobs that other nodes were told to get elsewhere (503), by the limit that was reached: peer or overall.",
+            "Blobs that other nodes were told to get elsewhere (503), by the limit that was reached: peer, overall or "
+            "in_flight.",
             ["limit"],
-            registry=registry,
-        )
-        self._dropped_frames = Counter(
-            "spegel_announce_frames_dropped",
-            "Announcements of peers that were not taken, by reason.",
-            ["reason"],
             registry=registry,
         )
         self._peers = Gauge("spegel_connected_peers", "Peers connected now.", registry=registry)
@@ -121,6 +139,27 @@ class Metrics:
         self._records = Gauge(
             "spegel_records_held", "Records of who holds what that this node holds now.", registry=registry
         )
+
+        self._queues = Gauge(
+            "spegel_queue_length",
+            "Work taken up and not finished: keys to be told (advertise), bodies that are moved from files (send) and "
+            "from peers (relay).",
+            ["queue"],
+            registry=registry,
+        )
+        self._image_digests = Gauge(
+            "spegel_advertised_image_digests",
+            "Names of images advertised that have a digest in place of a tag.",
+            ["registry"],
+            registry=registry,
+        )
+        self._connected: Callable[[], Collection[str]] = tuple
+        self._by_digest: Callable[[], Collection[str]] = tuple
+
+        self.health = HealthMetrics(registry)
+        self.peers = PeerMetrics(registry)
+        self.routing = RoutingMetrics(registry)
+        self.flight = FlightMetrics(registry)
 
     def label(self, registry: str | None) -> str:
         """Return the label value for a valid registry: itself, `none`, or `other` beyond MAX_REGISTRIES."""
@@ -132,28 +171,45 @@ class Metrics:
             self._registries.add(registry)
         return registry
 
-    def hit(self, registry: str | None, source: Source, *, at: float) -> None:
-        """Count a pull that was answered in full; `at` is Unix time."""
-        self._requests.labels(self.label(registry), "hit").inc()
+    def decided(self, decision: Decision, *, at: float) -> None:
+        """Count a client's pull that is over; `at` is Unix time."""
+        source = (decision.source or "none") if decision.is_hit else "none"
+        self.pulls[decision.reason or "hit"] += 1
+        self.answers[source] += 1
+        self._requests.labels(self.label(decision.registry), "hit" if decision.is_hit else "miss").inc()
+        self._answers.labels(source).inc()
+        if decision.reason is not None:
+            self._misses.labels(decision.reason).inc()
+        if decision.source is not None:
+            self.client_bytes[decision.source] += decision.sent
+            self._client_bytes.labels(decision.source).inc(decision.sent)
         if source == "peer":
             self._last_success.set(at)
 
-    def miss(self, registry: str | None, reason: Miss) -> None:
-        """Count a pull that was not answered in full."""
-        self._requests.labels(self.label(registry), "miss").inc()
-        self._misses.labels(reason).inc()
+    def summary(self) -> dict[str, object]:
+        """Return what became of clients' pulls since the start; `hit_rate` is of all of them, null before the first."""
+        total = self.answers.total()
+        return {
+            "total": total,
+            "hit_rate": round((total - self.answers["none"]) / total, 4) if total else None,
+            "answers": {source: self.answers[source] for source in ("local", "peer", "none")},
+            "bytes": {source: self.client_bytes[source] for source in ("local", "peer")},
+            "misses": {reason: count for reason, count in self.pulls.items() if reason != "hit"},
+        }
 
     def sent(self, source: Source, count: int) -> None:
-        """Count body bytes sent to a client."""
+        """Count body bytes sent, to clients and to peers."""
+        self.sent_bytes += count
         self._bytes.labels(source).inc(count)
 
     def resolved(self, router: str, seconds: float) -> None:
         """Count a lookup that found its first peer."""
         self._resolve.labels(router).observe(seconds)
 
-    def attempted(self, outcome: str) -> None:
-        """Count one request to a peer; `outcome` is the value of a mirror.scores.Result."""
+    def attempted(self, outcome: str, *, peer_id: str, address: str, first_byte: float | None, count: int) -> None:
+        """Count one request to a peer; `outcome` is the value of a mirror.scores.Result, the rest as PeerMetrics."""
         self._attempts.labels(outcome).inc()
+        self.peers.attempted(peer_id=peer_id, address=address, outcome=outcome, first_byte=first_byte, count=count)
 
     def hedged(self) -> None:
         """Count a peer that was asked because another one is slow."""
@@ -171,13 +227,9 @@ class Metrics:
         """Count a large blob that was hashed."""
         self._verified.labels(source, "ok" if is_right else "wrong").inc()
 
-    def refused(self, limit: Literal["peer", "overall"]) -> None:
+    def refused(self, limit: Limit) -> None:
         """Count a transfer to another node that was refused."""
         self._refused.labels(limit).inc()
-
-    def dropped_frames(self, reason: str, count: int = 1) -> None:
-        """Count announcements not taken; `reason` must be one of a few."""
-        self._dropped_frames.labels(reason).inc(count)
 
     def advertised(self, keys: Collection[str]) -> None:
         """Show what is advertised now: tags by registry, content by its digest (which belongs to no registry)."""
@@ -206,16 +258,28 @@ class Metrics:
     def watch(
         self,
         *,
-        connected_peers: Callable[[], float],
+        connected_peers: Callable[[], Collection[str]],
         records_held: Callable[[], float],
         quarantined_peers: Callable[[], float],
+        queues: Mapping[str, Callable[[], float]],
+        images_by_digest: Callable[[], Collection[str]],
     ) -> None:
-        """Ask these callables at every scrape, on the event loop: they must neither block nor raise."""
-        self._peers.set_function(connected_peers)
+        """Ask these callables at every scrape, on the event loop: they must neither block nor raise.
+
+        Given are the ids of the peers, and the names of images that have a digest in place of a tag.
+        """
+        self._connected, self._by_digest = connected_peers, images_by_digest
+        self._peers.set_function(lambda: float(len(connected_peers())))
         self._records.set_function(records_held)
         self._quarantined.set_function(quarantined_peers)
+        for queue, length in queues.items():
+            self._queues.labels(queue).set_function(length)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition and its content type: OpenMetrics or Prometheus text, by Accept."""
+        self.peers.forget(but=self._connected())
+        self._image_digests.clear()
+        for registry, count in TagCounter(self.label(name.partition("/")[0]) for name in self._by_digest()).items():
+            self._image_digests.labels(registry).set(count)
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type

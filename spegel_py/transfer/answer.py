@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from spegel_py.errors import DigestInvalid, DigestMismatch, PeerRefused, RangeInvalid
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import SOURCE_HEADER
 from spegel_py.oci.range import ByteRange, ContentRange
 from spegel_py.transfer.base import PeerAnswer, PeerRequest
 
@@ -30,7 +31,13 @@ def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Peer
     if age is not None and age > request.max_age:
         raise PeerRefused(f"the peer knows the tag as of {age} s ago", status=404)
     return PeerAnswer(
-        media_type=headers.get("Content-Type"), digest=digest, size=size, start=start, length=length, age=age
+        media_type=headers.get("Content-Type"),
+        digest=digest,
+        size=size,
+        start=start,
+        length=length,
+        age=age,
+        source=headers.get(SOURCE_HEADER),
     )
 
 

@@ -7,8 +7,9 @@ them: into the socket that a Sink lends.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from spegel_py.errors import SpegelError
@@ -19,6 +20,10 @@ from spegel_py.routing.base import Peer
 
 class ClientGone(SpegelError):
     """The client left, or stopped reading for longer than its deadline: nobody else's fault."""
+
+
+MIN_RATE = 32 * 1024
+"""Bytes per second that a peer must reach while it is waited for: below it, upstream is the better source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +46,8 @@ class Deadlines:
     """Without a single byte in mid-body: longer than TCP's first retransmissions (0.2 + 0.4 + 0.8 s), so
     that a lossy link is not a dead one."""
 
-    min_rate: int = 32 * 1024
-    """Bytes per second that a peer must reach while it is waited for; below it, upstream is the better
-    source. It is what the stall deadline does not see: a peer that trickles."""
+    min_rate: int = MIN_RATE
+    """What the stall deadline does not see: a peer that trickles."""
 
     rate_window: float = 5.0
     """Seconds of waiting over which `min_rate` is measured; a pause shorter than `stall` fits into it."""
@@ -62,7 +66,9 @@ class Deadlines:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRequest:
     """What is asked of a peer; an answer with another `digest` or `size` than those given is refused, and one that
-    says that it is older than `max_age` seconds.
+    says that it is older than `max_age` seconds. `stall` is of a peer that waits for the content itself: for how many
+    seconds it may be silent, before its answer and in mid-body. `trace` are the headers that make the peer's span a
+    child of ours.
     """
 
     target: str
@@ -72,6 +78,8 @@ class PeerRequest:
     digest: Digest | None = None
     size: int | None = None
     max_age: float = math.inf
+    stall: float | None = None
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +88,7 @@ class PeerAnswer:
 
     A range that lies outside the content is an answer too: `start` is None then, and no bytes follow. `age` is how
     many seconds ago the peer, or who told it, saw the tag at its registry; None where it does not say (Spegel in Go).
+    `source` is the id of the peer that it takes the content from itself, while it does.
     """
 
     media_type: str | None
@@ -88,19 +97,18 @@ class PeerAnswer:
     start: int | None
     length: int
     age: int | None = None
+    source: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Loan:
     """A client's socket while it is lent: whoever moves bytes into it counts them in `moved` at once.
 
-    It does not block, and is not to be closed: `writable` waits for it. The client may take nothing for `patience`
-    seconds. Transfers of one `owner`, the client's address, share one turn among those that wait for a thread.
+    It does not block, and is not to be closed. The client may take nothing for `patience` seconds.
     """
 
     fd: int
     patience: float
-    owner: str
     moved: int = 0
 
 

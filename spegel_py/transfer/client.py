@@ -9,11 +9,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from spegel_py.errors import PeerStalled, PeerUnreachable
-from spegel_py.oci.distribution import MIRRORED_HEADER
+from spegel_py.oci.distribution import IN_FLIGHT_HEADER, MIRRORED_HEADER
 from spegel_py.routing.base import Peer
 from spegel_py.transfer.answer import check
 from spegel_py.transfer.base import Deadlines, PeerRequest
@@ -55,10 +56,15 @@ class HTTPUpstream:
         if self._splicer is not None:
             self._splicer.close()
 
+    @property
+    def load(self) -> int:
+        """How many bodies of peers the kernel is moving."""
+        return 0 if self._splicer is None else self._splicer.load
+
     @asynccontextmanager
     async def open(self, peer: Peer, request: PeerRequest) -> AsyncIterator[HTTPResponse]:
         try:
-            async with asyncio.timeout(self._deadlines.connect + self._deadlines.first_byte):
+            async with asyncio.timeout(self._deadlines.connect + self._first_byte(request)):
                 sock, response = await self._ask(peer, request)
         except TimeoutError as error:
             raise PeerStalled("no answer came within the deadline") from error
@@ -95,17 +101,21 @@ class HTTPUpstream:
             method="HEAD" if request.head else "GET", target=request.target, headers=self._headers(peer, request)
         )
         try:
-            head = await self._head(sock, exchange)
+            head = await self._head(sock, exchange, self._first_byte(request))
         except BaseException:
             sock.close()
             raise
-        return HTTPResponse(sock=sock, exchange=exchange, head=head, deadlines=self._deadlines, splicer=self._splicer)
+        deadlines = self._deadlines if request.stall is None else replace(self._deadlines, stall=request.stall)
+        return HTTPResponse(sock=sock, exchange=exchange, head=head, deadlines=deadlines, splicer=self._splicer)
 
-    async def _head(self, sock: socket.socket, exchange: Exchange) -> Head:
+    def _first_byte(self, request: PeerRequest) -> float:
+        return self._deadlines.first_byte if request.stall is None else request.stall
+
+    async def _head(self, sock: socket.socket, exchange: Exchange, within: float) -> Head:
         loop = asyncio.get_running_loop()
         received = 0
         try:
-            async with asyncio.timeout(self._deadlines.first_byte):
+            async with asyncio.timeout(within):
                 await loop.sock_sendall(sock, exchange.request)
                 while data := await loop.sock_recv(sock, FIRST):
                     received += len(data)
@@ -124,7 +134,10 @@ class HTTPUpstream:
             ("Accept-Encoding", "identity"),
             ("User-Agent", "spegel-py"),
             *(("Accept", line) for line in request.accept),
+            *request.trace.items(),
         ]
+        if request.stall is not None:
+            headers.append((IN_FLIGHT_HEADER, "true"))
         if request.range is not None:
             headers.append(("Range", str(request.range)))
         if self._authorization is not None:

@@ -1,24 +1,16 @@
-"""Bytes moved by the kernel, as a thread does it: for a slice of time, then the event loop decides what is next.
+"""Bytes moved by the kernel into a client's socket, a piece at a time and without ever waiting; pure of threads.
 
-A thread never waits for long: what is not ready within PATIENCE is waited for on the event loop, where a stalled
-peer or a slow client costs no thread, and a cancellation is seen at once.
+Whoever steps a Move (the Mover's thread) waits for the side that was not ready, and writes down since when: the event
+loop reads that to tell who keeps the other waiting.
 """
 
 from __future__ import annotations
 
-import select
-import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from enum import Enum, auto
 
-from spegel_py.transfer.base import Loan
-
-SLICE = 0.05
-"""Seconds for which one transfer keeps a thread: a hop costs 0.1 ms, and others wait for no longer than this."""
-
-PATIENCE = 0.005
-"""Seconds that a thread waits for a side: longer than the gaps of a busy connection, and short enough that a client
-which leaves meanwhile is noticed in less than 10 ms."""
+from spegel_py.transfer.base import ClientGone, Loan
 
 
 class Side(Enum):
@@ -26,54 +18,67 @@ class Side(Enum):
 
     SOURCE = auto()
     CLIENT = auto()
+    DISK = auto()  # the next step would wait for a disk: it is to be made in a thread that may
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The waits of a move, written as a whole: `source` seconds for its source so far, and the one going on.
+
+    `side` is None while nothing is waited for; times are monotonic seconds.
+    """
+
+    source: float = 0.0
+    side: Side | None = None
+    since: float = 0.0
+
+    def source_at(self, now: float) -> float:
+        """Return the seconds for which the source was waited for until now."""
+        return self.source + (max(0.0, now - self.since) if self.side is Side.SOURCE else 0.0)
+
+    def began(self, side: Side, now: float) -> Waits:
+        """Return this with a wait that begins."""
+        return Waits(self.source, side, now)
+
+    def ended(self, now: float) -> Waits:
+        """Return this with its wait over."""
+        return Waits(self.source_at(now))
 
 
 class Move(ABC):
-    """`left` bytes on their way from a descriptor to a client, at most `most` of them in one slice. One thread at a
-    time may run it.
+    """`left` bytes on their way to a client; `received` came from their source, whose descriptor is `source`: None
+    where it cannot be waited for, being a file.
 
-    `received` bytes came in the last slice, which waited `waited` seconds for their source.
+    One thread at a time steps it; others may read `received`, `waits` and what the loan counts.
     """
 
-    def __init__(self, *, source: int, loan: Loan, length: int, most: int | None = None) -> None:
+    def __init__(self, *, source: int | None, loan: Loan, length: int) -> None:
+        self.source = source
         self.loan = loan
         self.left = length
         self.received = 0
-        self.waited = 0.0
-        self._source = source
-        self._most = length if most is None else most
-        self._is_stopped = False
+        self.waits = Waits()
 
-    def stop(self) -> None:
-        """Have the thread end within PATIENCE, or as soon as its disk answers."""
-        self._is_stopped = True
-
-    def run(self) -> Side | None:
-        """Move bytes until all are moved, the slice is over, or a side is not ready; return that side.
-
-        Raises ClientGone, and what the source raises; whatever came from it has been passed on then.
-        """
-        self.received, self.waited = 0, 0.0
-        until, enough = time.monotonic() + SLICE, max(0, self.left - self._most)
-        while self.left > enough and not self._is_stopped and time.monotonic() < until:
-            side = self._step(self.left - enough)
-            if side is not None and not self._is_ready(side):
-                return side
-        return None
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.left} bytes left, {self.waits}>"
 
     @abstractmethod
-    def _step(self, most: int) -> Side | None:
-        """Move some bytes; return the side that was not ready."""
+    def step(self, *, may_block: bool = False) -> Side | None:
+        """Move some bytes; return the side that was not ready, None if neither was in the way.
 
-    def _is_ready(self, side: Side) -> bool:
-        waiting, began = select.poll(), time.monotonic()
-        if side is Side.CLIENT:
-            waiting.register(self.loan.fd, select.POLLOUT)
-            return bool(waiting.poll(PATIENCE * 1000))
-        waiting.register(self._source, select.POLLIN)
-        is_ready = bool(waiting.poll(PATIENCE * 1000))
-        self.waited += time.monotonic() - began
-        return is_ready
+        Waits for nothing but a disk, and only if it `may_block`. Raises ClientGone, and what the source raises;
+        whatever came from it has been passed on then.
+        """
+
+    def look(self, now: float) -> float:
+        """Judge the waits; return after how many seconds to look again. Raises ClientGone."""
+        waits = self.waits
+        if waits.side is not Side.CLIENT:
+            return self.loan.patience
+        left = waits.since + self.loan.patience - now
+        if left <= 0:
+            raise ClientGone("the client stopped reading")
+        return left
 
     def _moved(self, count: int) -> None:
         self.left -= count

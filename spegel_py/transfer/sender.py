@@ -13,16 +13,16 @@ from types import TracebackType
 from typing import Self
 
 from spegel_py.errors import StoreUnavailable
-from spegel_py.store.base import Content
+from spegel_py.store.base import Content, Ingest
+from spegel_py.store.files import FileContent
 from spegel_py.transfer.base import Loan, Sink
 from spegel_py.transfer.bucket import TokenBucket
-from spegel_py.transfer.moves import Side
+from spegel_py.transfer.mover import Mover
 from spegel_py.transfer.sendfile import Sendfile, Unable
-from spegel_py.transfer.threads import Threads, in_thread
-from spegel_py.transfer.waiting import writable
+from spegel_py.transfer.threads import in_thread
 
 THREADS = 8
-"""Threads that send files: they wait for disks, not for the CPU, and a disk is busy with fewer."""
+"""Threads that send what is not in the page cache: they wait for disks, and a disk is busy with fewer."""
 
 READERS = 4
 """Threads of their own for what is read: a manifest that is not in the page cache must not wait behind layers."""
@@ -42,13 +42,13 @@ class Sender:
     """
 
     def __init__(self, *, threads: int = THREADS, max_upload_rate: int = 0, is_copying: bool = False) -> None:
-        self._threads = Threads(count=threads, name="send")
+        self._mover = Mover(name="send", disk_threads=threads)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._bucket = TokenBucket(rate=max_upload_rate) if max_upload_rate else None
         self._is_copying = is_copying
 
     def __repr__(self) -> str:
-        return f"<Sender {self._threads!r} {self._bucket!r}>"
+        return f"<Sender {self._mover!r} {self._bucket!r}>"
 
     def __enter__(self) -> Self:
         return self
@@ -56,8 +56,13 @@ class Sender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._threads.close()
+        self._mover.close()
         self._readers.shutdown()
+
+    @property
+    def load(self) -> int:
+        """How many bodies the kernel is sending."""
+        return self._mover.load
 
     async def send(self, content: Content, start: int, length: int, sink: Sink, *, to_peer: bool = False) -> None:
         """Send `length` bytes from `start` on. What goes to a peer counts against the rate; small content does not
@@ -80,19 +85,29 @@ class Sender:
             await _pay(bucket, len(piece), length)
             start += len(piece)
 
+    async def send_growing(self, ingest: Ingest, start: int, length: int, sink: Sink) -> None:
+        """Send what a peer asked for of content that is being written, each part as soon as it is there. Raises
+        StoreUnavailable if the writer stops short of it; ClientGone."""
+        at, end = start, start + length
+        while at < end:
+            await ingest.grown(at)
+            there = min(end, ingest.size)
+            if there <= at:
+                raise StoreUnavailable(f"who writes it stopped at byte {at}")
+            await self.send(FileContent(ingest.fd, there), at, there - at, sink, to_peer=True)
+            at = there
+
     async def _sendfile(self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None) -> int:
         """Have the kernel send; return how many bytes it could."""
-        most = bucket.piece if bucket is not None else None
-        move = Sendfile(fd=fd, start=start, loan=loan, length=length, most=most)
-        while move.left:
-            before = loan.moved
+        while loan.moved < length:
+            left = length - loan.moved
+            most = left if bucket is None else min(left, bucket.piece)
+            move = Sendfile(fd=fd, start=start + loan.moved, loan=loan, length=most)
             try:
-                side = await self._threads.run(move)
+                await self._mover.run(move, look=move.look)
             except Unable:
-                return loan.moved
-            await _pay(bucket, loan.moved - before, length)
-            if side is Side.CLIENT:
-                await writable(loan)
+                break
+            await _pay(bucket, most, length)
         return loan.moved
 
     async def _read(self, fd: int, length: int, start: int) -> bytes:

@@ -44,7 +44,7 @@ class ResponseSink(Sink):
         if fd is None:
             yield None
             return
-        loan = Loan(fd=fd, patience=self._timeout, owner=self._request.remote or "")
+        loan = Loan(fd=fd, patience=self._timeout)
         self._loans.append(loan)
         try:
             yield loan

@@ -1,33 +1,33 @@
-"""Bodies of peers moved into clients' sockets by the kernel: threads move, the event loop waits and judges the pace."""
+"""Bodies of peers moved into clients' sockets by the kernel; the event loop judges the pace."""
 
 from __future__ import annotations
 
 import os
 import socket
-from functools import cache
+from functools import cache, partial
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.transfer.base import ClientGone, Loan
+from spegel_py.transfer.mover import Mover
 from spegel_py.transfer.moves import Move, Side
 from spegel_py.transfer.pipes import SIZE, Pipe, Pipes
-from spegel_py.transfer.threads import Threads
-from spegel_py.transfer.waiting import writable
 from spegel_py.transfer.watch import Watch
-
-THREADS = 4
-"""Threads that move bytes between sockets: they wait for nobody, so a few keep all processors busy, and the event loop
-has fewer of them to compete with."""
 
 
 class Splicer:
-    """Owns the threads and the pipes; `close` ends both."""
+    """Owns a mover and the pipes; `close` ends both."""
 
-    def __init__(self, *, threads: int = THREADS) -> None:
-        self._threads = Threads(count=threads, name="splice")
+    def __init__(self) -> None:
+        self._mover = Mover(name="splice")
         self._pipes = Pipes()
 
     def __repr__(self) -> str:
-        return f"<Splicer {self._threads!r} {self._pipes!r}>"
+        return f"<Splicer {self._mover!r} {self._pipes!r}>"
+
+    @property
+    def load(self) -> int:
+        """How many bodies are being moved."""
+        return self._mover.load
 
     async def splice(self, peer: socket.socket, length: int, loan: Loan, watch: Watch) -> None:
         """Move `length` bytes and no more; none where there is no pipe to be had.
@@ -38,18 +38,17 @@ class Splicer:
             if pipe is None:
                 return
             move = Splice(peer=peer.fileno(), pipe=pipe, loan=loan, length=length)
-            while move.left:
-                side = await self._threads.run(move)
-                watch.note(move.received, move.waited)
-                if side is Side.SOURCE:
-                    await watch.wait(peer)
-                elif side is Side.CLIENT:
-                    await writable(loan)
+            with watch.following(move):
+                await self._mover.run(move, look=partial(_look, move, watch))
 
     def close(self) -> None:
-        """Wait for what is under way, and let no more in."""
-        self._threads.close()
+        """End what is under way, and let no more in."""
+        self._mover.close()
         self._pipes.close()
+
+
+def _look(move: Move, watch: Watch, now: float) -> float:
+    return min(move.look(now), watch.look(now))
 
 
 class Splice(Move):
@@ -57,10 +56,11 @@ class Splice(Move):
 
     def __init__(self, *, peer: int, pipe: Pipe, loan: Loan, length: int) -> None:
         super().__init__(source=peer, loan=loan, length=length)
+        self._peer = peer
         self._pipe = pipe
 
-    def _step(self, most: int) -> Side | None:
-        if not self._pipe.held and not self._fill(most):
+    def step(self, *, may_block: bool = False) -> Side | None:
+        if not self._pipe.held and not self._fill():
             return Side.SOURCE
         try:
             count = os.splice(self._pipe.reader, self.loan.fd, self._pipe.held, flags=os.SPLICE_F_NONBLOCK)
@@ -72,9 +72,9 @@ class Splice(Move):
         self._moved(count)
         return None
 
-    def _fill(self, most: int) -> bool:
+    def _fill(self) -> bool:
         try:
-            count = os.splice(self._source, self._pipe.writer, min(SIZE, most), flags=os.SPLICE_F_NONBLOCK)
+            count = os.splice(self._peer, self._pipe.writer, min(SIZE, self.left), flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
             return False
         except OSError as error:

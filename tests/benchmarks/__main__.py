@@ -1,6 +1,6 @@
 """Measures spegel-py on this machine and prints one table: `python -m tests.benchmarks`.
 
-One benchmark needs root and containerd.
+One benchmark needs root and containerd, one Chromium.
 The figures depend on the machine and on what else it does; both are written down with them. A missed target is shown,
 and is no failure unless --strict is given.
 """
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import idle, lookup, loss, manifests, memory, report, spread, throughput
+from tests.benchmarks import failover, idle, lookup, loss, manifests, memory, report, spread, throughput, web
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.machine import Meter, conditions
 from tests.benchmarks.report import Outcome
+from tests.processes import end_in_good_order
 
 BENCHMARKS: dict[str, Callable[..., Awaitable[list[Figure]]]] = {
     "lookup": lookup.measure,
@@ -28,6 +28,8 @@ BENCHMARKS: dict[str, Callable[..., Awaitable[list[Figure]]]] = {
     "memory": memory.measure,
     "idle": idle.measure,
     "throughput": throughput.measure,
+    "failover": failover.measure,
+    "web": web.measure,
 }
 
 
@@ -57,10 +59,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 async def _run(names: Sequence[str], *, is_quick: bool) -> tuple[dict[str, Any], list[Outcome]]:
-    task = asyncio.current_task()
-    assert task is not None
-    # the processes of a benchmark end with it only if it ends in good order
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    end_in_good_order()
     given = conditions() | {"size": "quick" if is_quick else "full"}
     outcomes = []
     for name in names:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from tests.chaos.field import FULL, SHORT, start_field
 from tests.chaos.player import Player
 from tests.chaos.report import Outcome
 from tests.chaos.rows import ROWS, Row
+from tests.processes import end_in_good_order
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,10 +56,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 async def _run(rows: Sequence[Row], options: argparse.Namespace) -> list[Outcome]:
-    task = asyncio.current_task()
-    assert task is not None
-    # what was started ends with it only if it ends in good order
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    end_in_good_order()
     async with start_field(SHORT if options.short else FULL) as field:
         player = Player(field=field, random=random.Random(options.seed), logs=options.logs)
         outcomes = []

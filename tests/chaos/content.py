@@ -30,6 +30,13 @@ async def large_spoiled(scene: Scene) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def large_truncated(scene: Scene) -> AsyncIterator[None]:
+    """Cut off the second half of the large layer, as a power cut may, at all seeds but one."""
+    async with _damaged(scene, scene.field.seeds[:-1], scene.field.large, _truncate):
+        yield
+
+
+@asynccontextmanager
 async def server_truncated(scene: Scene) -> AsyncIterator[None]:
     """Cut off the second half of every layer at the node that serves, while it reads them.
 
@@ -116,3 +123,14 @@ async def _mounted(node: Node, image: Path) -> AsyncIterator[None]:
         await run("umount", "--lazy", str(blobs))
         assert node.spegel
         await node.spegel.end(signal.SIGKILL)  # it may remember that its content could not be read
+
+
+@asynccontextmanager
+async def small_disk(folder: Path, *, size: str) -> AsyncIterator[Path]:
+    """Mount a disk of this size, as in 256k; it is left behind where a process still looks at it."""
+    folder.mkdir(parents=True)
+    await run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
+    try:
+        yield folder
+    finally:
+        await run("umount", "-l", str(folder))

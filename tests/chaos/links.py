@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tests.chaos.scene import NotPossible, Scene
 from tests.integration.cluster import metric
 from tests.lab import Node
-from tests.namespaces import Namespace
 from tests.processes import run, until
 
 
@@ -26,7 +25,7 @@ async def server_unplugged(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def server_cut_off(scene: Scene) -> AsyncIterator[None]:
     """Drop every packet to and from the node that serves, as a broken switch does."""
-    async with _filtered([await scene.server()], "drop"):
+    async with filtered([await scene.server()], "drop"):
         yield
 
 
@@ -42,14 +41,14 @@ async def server_reset(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def server_trickling(scene: Scene) -> AsyncIterator[None]:
     """Let the node that serves send 16 kB a second."""
-    async with _throttled((await scene.server()).namespace, "128kbit"):
+    async with (await scene.server()).namespace.throttled("128kbit", burst="16kbit"):
         yield
 
 
 @asynccontextmanager
 async def routers_cut_off(scene: Scene) -> AsyncIterator[None]:
     """Drop what goes to and from the pullers' router ports and their peers'."""
-    async with _filtered(scene.pullers, "tcp dport 5001 drop", "tcp sport 5001 drop"):
+    async with filtered(scene.pullers, "tcp dport 5001 drop", "tcp sport 5001 drop"):
         yield
 
 
@@ -81,12 +80,12 @@ async def registry_down(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def registry_slow(scene: Scene) -> AsyncIterator[None]:
     """Let the registry send 125 kB a second: the image would take minutes."""
-    async with _throttled(scene.field.lab.registry.namespace, "1mbit"):
+    async with scene.field.lab.registry.namespace.throttled("1mbit", burst="16kbit"):
         yield
 
 
 @asynccontextmanager
-async def _filtered(nodes: Sequence[Node], *rules: str) -> AsyncIterator[None]:
+async def filtered(nodes: Sequence[Node], *rules: str) -> AsyncIterator[None]:
     """Apply these rules of nft to what comes to the nodes and what leaves them."""
     body = "\n".join(rules)
     chains = "\n".join(
@@ -101,11 +100,10 @@ async def _filtered(nodes: Sequence[Node], *rules: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _throttled(namespace: Namespace, rate: str) -> AsyncIterator[None]:
-    """Limit what leaves a machine."""
-    tc = ("tc", "-n", namespace.name, "qdisc")
-    await run(*tc, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "16kbit", "latency", "400ms")
-    try:
+async def halved(left: Collection[Node], right: Collection[Node]) -> AsyncIterator[None]:
+    """Drop every packet between two groups of nodes while the block lasts."""
+    async with AsyncExitStack() as stack:
+        for here, there in ((left, right), (right, left)):
+            away = ", ".join(node.address for node in there)
+            await stack.enter_async_context(filtered(list(here), f"ip saddr {{ {away} }} drop"))
         yield
-    finally:
-        await run(*tc, "del", "dev", "eth0", "root")

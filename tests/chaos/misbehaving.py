@@ -17,10 +17,14 @@ import spegel_py
 from tests.chaos.scene import Scene
 from tests.processes import Process, run
 
-SLOW, WHOLE = "slow", "whole"
-"""The ways: no byte for a minute; the whole content, with 200, where a range was asked."""
+SLOW, WHOLE, SHORT, LONG = "slow", "whole", "short", "long"
+"""The ways: no byte for a minute; the whole content, with 200, where a range was asked; bodies of layers that say that
+they are, and are, half as long; that say so and are longer by some bytes."""
 
 _PORT = 5999
+_LENGTH = re.compile(rb"(?i)Content-Length: (\d+)")
+_CONFIG = 100_000
+"""Bytes that no config and every layer has."""
 
 
 def peer(way: str) -> Callable[[Scene], AbstractAsyncContextManager[None]]:
@@ -74,10 +78,19 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wa
     upstream, asking = await asyncio.open_connection("127.0.0.1", 5000)
     asking.write(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     head = await upstream.readuntil(b"\r\n\r\n")
+    size = int(found[1]) if (found := _LENGTH.search(head)) else 0
+    said = size
+    if way in (SHORT, LONG) and b"/blobs/" in request.partition(b"\r\n")[0] and size > _CONFIG:
+        said = size // 2 if way == SHORT else size + 100
+        head = _LENGTH.sub(b"Content-Length: %d" % said, head)
     writer.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-    while not upstream.at_eof():
-        writer.write(await upstream.read(65536))
+    left = said
+    while left > 0 and not upstream.at_eof():
+        piece = (await upstream.read(65536))[:left]
+        left -= len(piece)
+        writer.write(piece)
         await writer.drain()
+    writer.write(bytes(left))
     asking.close()
 
 

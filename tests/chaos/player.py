@@ -78,9 +78,17 @@ class Player:
         pullers, share = self._field.pullers[:at_once], self._random.uniform(0.1, 0.6)
         await self._field.refresh(pullers, row.flags)
         starts = [len(_log(node)) for node in pullers]
-        pulls = await play(self._field, pullers, before=row.before, during=row.during, share=share, tries=row.tries)
+        pulls = await play(
+            self._field,
+            pullers,
+            before=row.before,
+            during=row.during,
+            share=share,
+            tries=row.tries,
+            reasons=row.misses,
+        )
         for node, pull, start in zip(pullers, pulls, starts, strict=True):
-            if self._logs and (pull.errors or pull.seconds > calm + ALLOWANCE):
+            if self._logs and (pull.errors or pull.complaints or pull.seconds > calm + ALLOWANCE):
                 self._logs.mkdir(parents=True, exist_ok=True)
                 file = self._logs / f"{row.name}, {at_once} at once, {node.address}.log"
                 file.write_text(f"{pull}\nfault after {share:.0%} of the bytes\n{_log(node)[start:]}")

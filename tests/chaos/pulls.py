@@ -6,12 +6,15 @@ import asyncio
 import hashlib
 import http.client
 import time
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import grpc.aio
 
 from tests.chaos.field import Field
+from tests.chaos.misses import decisions_of, judge
 from tests.integration.cluster import metric
 from tests.lab import Node
 from tests.processes import until
@@ -41,10 +44,15 @@ class Pull:
     local: int | None = None
     peer: int | None = None
     registry: int = 0
+    misses: tuple[tuple[str, int], ...] = ()
+    """Requests that no peer answered in full, by the reason on record."""
+    complaints: tuple[str, ...] = ()
+    """Misses without a record, or with a reason that cannot be right."""
 
 
-async def pull(field: Field, node: Node, tries: int) -> Pull:
-    """Pull, and where that fails try again, `tries` times in all."""
+async def pull(field: Field, node: Node, tries: int, *, reasons: Collection[str] = ()) -> Pull:
+    """Pull, and where that fails try again, `tries` times in all; `reasons` are those that misses may have."""
+    log_from = len(node.spegel.output) if node.spegel else 0
     errors: list[str] = []
     longest, succeeded = 0.0, False
     while not succeeded and len(errors) < tries:
@@ -58,6 +66,9 @@ async def pull(field: Field, node: Node, tries: int) -> Pull:
             errors.append(f"{failure.code().name}: {failure.details()}")
         longest = max(longest, time.monotonic() - began)
     counted = await _counted(node)
+    fetched = [one for one in field.lab.registry.requests("GET") if one.client == node.address]
+    decisions, was_away = await decisions_of(node, log_from=log_from)
+    misses = Counter(str(one["reason"]) for one in decisions if one["verdict"] == "miss")
     return Pull(
         seconds=longest,
         succeeded=succeeded,
@@ -66,7 +77,9 @@ async def pull(field: Field, node: Node, tries: int) -> Pull:
         failures=counted.get("failures"),
         local=counted.get("local"),
         peer=counted.get("peer"),
-        registry=sum(one.size for one in field.lab.registry.requests("GET") if one.client == node.address),
+        registry=sum(one.size for one in fetched),
+        misses=tuple(sorted(misses.items())),
+        complaints=tuple(judge(decisions, allowed=reasons, fetched=[one.path for one in fetched], was_away=was_away)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -29,6 +30,7 @@ _HEAD = (
     "MB local",
     "MB peers",
     "MB registry",
+    "misses",
     "verdict",
 )
 
@@ -58,6 +60,8 @@ class Outcome:
             found.append("a pull hung")
         if any(pull.content == "wrong" for pull in self.pulls):
             found.append("wrong content")
+        if any(pull.complaints for pull in self.pulls):
+            found.append("a miss has no or a wrong reason")
         if self.expected is Expected.FAIL:
             return found + (["a pull succeeded"] if any(pull.succeeded for pull in self.pulls) else [])
         if any(not pull.succeeded for pull in self.pulls):
@@ -82,12 +86,14 @@ class Outcome:
 
 
 def markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """Return a page: the conditions, the table, what else than success was expected and why, and why pulls failed."""
+    """Return a page: the conditions, the table, what else than success was expected and why, why pulls failed, and what
+    is wrong with the reasons of misses."""
     lines = [f"- {name}: {value}" for name, value in conditions.items()]
     errors = sorted({f"- {one.row}: {error}" for one in outcomes for pull in one.pulls for error in pull.errors})
+    wrong = sorted({f"- {one.row}: {text}" for one in outcomes for pull in one.pulls for text in pull.complaints})
     reasons = {f"- {one.row}: {one.expected.value}; {one.why}" for one in outcomes if one.why}
     table = aligned([_HEAD, *map(_line, outcomes)])
-    return "\n".join(["# Chaos", "", *lines, "", table, "", *sorted(reasons), "", *errors, ""])
+    return "\n".join(["# Chaos", "", *lines, "", table, "", *sorted(reasons), "", *errors, "", *wrong, ""])
 
 
 def as_json(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
@@ -113,8 +119,17 @@ def _line(outcome: Outcome) -> tuple[str, ...]:
         _megabytes(pull.local for pull in pulls),
         _megabytes(pull.peer for pull in pulls),
         _megabytes(pull.registry for pull in pulls),
+        _reasons(pulls),
         outcome.verdict,
     )
+
+
+def _reasons(pulls: Iterable[Pull]) -> str:
+    """Return how many misses had which reason."""
+    counts: Counter[str] = Counter()
+    for pull in pulls:
+        counts.update(dict(pull.misses))
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
 def _megabytes(counts: Iterable[int | None]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from tests.chaos.field import Field, Traffic
@@ -58,17 +58,20 @@ async def play(
     during: Sequence[Fault] = (),
     share: float = 0.0,
     tries: int = 1,
+    reasons: Collection[str] = (),
 ) -> list[Pull]:
     """Pull on fresh nodes, with `before` broken already and `during` breaking when a `share` of the bytes has come.
 
-    A pull that fails is tried again, up to so many `tries`. Raises AssertionError where one was over before `during`.
+    A pull that fails is tried again, up to so many `tries`. `reasons` are those that a miss may have.
+
+    Raises AssertionError where one was over before `during`.
     """
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(field.slow_links(pullers))
         scene = Scene(field=field, pullers=pullers, start=await field.traffic())
         for fault in before:
             await stack.enter_async_context(fault(scene))
-        pulls = [asyncio.create_task(pull(field, node, tries)) for node in pullers]
+        pulls = [asyncio.create_task(pull(field, node, tries, reasons=reasons)) for node in pullers]
         stack.callback(lambda: [task.cancel() for task in pulls])
         if during:
             await scene.moved(int(share * field.size * len(pullers)), pulls)

@@ -63,7 +63,7 @@ class SocketSink(Sink):
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Loan | None]:
-        loan = Loan(fd=os.dup(self._sock.fileno()), patience=5.0, owner="client")
+        loan = Loan(fd=os.dup(self._sock.fileno()), patience=5.0)
         self._loans.append(loan)
         try:
             yield loan

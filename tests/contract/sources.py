@@ -135,7 +135,7 @@ class ContainerdSource:
         await self.daemon.load({name: image})
 
     async def remove(self, name: str, image: Image) -> None:
-        await self.daemon.ctr("images", "rm", name)
+        await self.daemon.ctr("images", "rm", "--sync", name)  # else its collector comes when it sees fit
 
     async def untag(self, name: str) -> None:
         await self.daemon.ctr("images", "rm", name)  # another image that holds the content keeps it

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from watchfiles.main import FileChange
 
 from spegel_py.oci.build import Image
 from spegel_py.store.base import Change, ContentEvent, Inventory, Watcher
-from tests.contract.sources import Source
+from spegel_py.store.layout import watcher as layout_watcher
+from tests.contract.sources import LayoutSource, Source
 from tests.images import image
 
 NAME = "registry.example/team/app:1"
@@ -153,6 +158,24 @@ async def test_a_source_that_is_away_at_first_is_waited_for(source: Source) -> N
         await asyncio.sleep(0.2)
         assert listener.events == []
         await source.come_back()
+        await listener.until(lambda: listener.keys == keys(NAME, image()))
+
+
+async def test_what_comes_before_the_kernel_watches_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layout's changes between the first listing and the start of the watch are found once that is there."""
+    watching = asyncio.Event()
+
+    async def late(_: Path) -> AsyncGenerator[set[FileChange], None]:
+        await watching.wait()
+        yield set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(layout_watcher, "_changes", late)
+    source = LayoutSource(tmp_path)
+    async with listening(source.watcher) as listener:
+        await listener.until(lambda: listener.inventories == 1)
+        await source.add(NAME, image())
+        watching.set()
         await listener.until(lambda: listener.keys == keys(NAME, image()))
 
 

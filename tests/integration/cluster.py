@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -32,9 +32,13 @@ async def heal(lab: Lab, **flags: str | None) -> None:
     """Start what does not run, plug in what is unplugged, and wait until everybody knows everybody."""
     if lab.registry.process.pid is None:
         await lab.registry.start()
-    seeds = ",".join(f"/ip4/{node.address}/tcp/5001" for node in lab.nodes)  # as a DNS name of all would give
-    await asyncio.gather(*(_heal(node, {"static_bootstrap_peers": seeds, **flags}) for node in lab.nodes))
+    await asyncio.gather(*(_heal(node, {"static_bootstrap_peers": everybody(lab), **flags}) for node in lab.nodes))
     await joined(*lab.nodes)
+
+
+def everybody(lab: Lab) -> str:
+    """Return the bootstrap peers that name all nodes, as a DNS name of all would."""
+    return ",".join(f"/ip4/{node.address}/tcp/5001" for node in lab.nodes)
 
 
 async def _heal(node: Node, flags: dict[str, str | None]) -> None:
@@ -108,6 +112,12 @@ def blob_path(blob: Blob, repository: str = "test/app") -> str:
     return manifest_path(blob, repository).replace("/manifests/", "/blobs/")
 
 
+async def state(node: Node, *, timeout: float = 10.0) -> Mapping[str, Any]:
+    """Return what a node says of itself at `/debug/state`."""
+    told: Mapping[str, Any] = json.loads((await node.get("/debug/state", port=9090, timeout=timeout)).body)
+    return told
+
+
 async def finds(node: Node, path: str) -> bool:
     """Say whether a node has something, or somebody it knows has."""
     return (await node.get(path, method="HEAD")).status == 200
@@ -149,6 +159,17 @@ async def publish(lab: Lab, reference: str, image: Image, *holders: Node, is_doc
     below = image.blobs[2 if is_docker else 1 :] if image.architecture else ()  # of an index, one platform is pulled
     await asyncio.gather(*(found(node, reference, below) for node in lab.nodes if node not in holders))
     lab.registry.forget()
+
+
+async def told(node: Node, *holders: Node, deadline: float = 10.0) -> None:
+    """Wait until a node holds records of all that these advertise; nobody else may hold anything."""
+
+    async def is_told() -> bool:
+        names = ("spegel_advertised_content_digests", "spegel_advertised_image_tags")
+        wanted = [await metric(holder, name) for holder in holders for name in names]
+        return await metric(node, "spegel_records_held") == sum(wanted)
+
+    await until(is_told, deadline=deadline)
 
 
 async def has_moved(node: Node, count: int, *, deadline: float = 20.0) -> None:

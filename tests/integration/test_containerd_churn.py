@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import grpc.aio
 import psutil
@@ -17,7 +15,7 @@ import pytest
 from spegel_py.oci import build
 from spegel_py.oci.build import Image
 from tests.images import random_layer
-from tests.integration.cluster import start_cluster
+from tests.integration.cluster import start_cluster, state
 from tests.integration.observer import Observer, keys, observing
 from tests.lab import Node, until
 
@@ -52,10 +50,6 @@ class Usage:
             and self.threads <= before.threads + SPARE
             and self.tasks <= before.tasks + SPARE
         )
-
-
-async def state(node: Node) -> Any:
-    return json.loads((await node.get("/debug/state", port=9090)).body)
 
 
 async def usage(node: Node) -> Usage:

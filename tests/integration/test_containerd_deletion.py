@@ -45,7 +45,7 @@ async def remove_with_ctr(node: Node, reference: str) -> None:
     """Remove every name, as `ctr` knows nothing of images with several."""
     listed = (await node.daemon.ctr("images", "ls")).splitlines()
     [digest] = [line.split()[2] for line in listed if line.startswith(f"{reference} ")]
-    await node.daemon.ctr("images", "rm", *(line.split()[0] for line in listed if digest in line))
+    await node.daemon.ctr("images", "rm", "--sync", *(line.split()[0] for line in listed if digest in line))
 
 
 async def collected(node: Node, app: Image) -> float:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 import spegel_py
 from spegel_py.demo import node
 from spegel_py.demo.cluster import cluster
+from spegel_py.demo.line import PIECE, Line
 from spegel_py.demo.node import DemoFailed
 from tests import images
 from tests.processes import until
@@ -87,8 +89,25 @@ async def test_everything_is_right(tmp_path: Path) -> None:
     assert kill["continued_from"] not in (None, kill["node"], "node 4")
     assert 0 <= kill["gap_ms"] < 3000
     assert found["joiner"] == "node 4"
-    assert found["reverified"] == found["expected"] == 4 * (found["image"]["blobs"] + 1)
+    check_arrival(found["arrival"], {f"node {n}" for n in range(1, 5)} - {kill["node"]})
+    per_node = [found["image"]["blobs"] + 1] * 4 + [found["arrival"]["image"]["blobs"] + 1] * 3
+    assert found["reverified"] == found["expected"] == sum(per_node)
     assert list((tmp_path / "nodes").iterdir()) == []
+
+
+def check_arrival(found: dict[str, Any], nodes: set[str]) -> None:
+    """All nodes got the new image, which upstream sent about once, no faster than its line; others gave the rest."""
+    size = found["image"]["bytes"]
+    assert {each["node"] for each in found["nodes"]} == nodes
+    assert all(each["error"] is None and each["fetched"] >= size for each in found["nodes"])
+    assert size <= found["upstream_bytes"] < 1.5 * size
+    assert sum(each["from_upstream"] for each in found["nodes"]) <= found["upstream_bytes"]
+    assert max(each["seconds"] for each in found["nodes"]) > 0.9 * size / MB / found["line_rate_mb_s"]
+    assert len(found["tree"]) == found["image"]["blobs"]
+    for sources in found["tree"].values():
+        assert set(sources) == nodes
+        assert "upstream" in sources.values()
+        assert nodes & set(sources.values())
 
 
 async def test_an_image_of_ones_own_and_keep(tmp_path: Path) -> None:
@@ -100,25 +119,32 @@ async def test_an_image_of_ones_own_and_keep(tmp_path: Path) -> None:
     assert name in out
     assert "All was right." in out
     assert "was killed while sending layer" in out
+    assert " MB: upstream → node" in out
+    assert "× the image for 2 nodes" in out
     [folder] = (tmp_path / "nodes").iterdir()
-    assert {each.name for each in folder.iterdir()} == {"node1", "node2", "node3"}
+    assert {each.name for each in folder.iterdir()} == {"node1", "node2", "node3", "upstream"}
     assert all(name in (folder / each / "layout" / "index.json").read_text() for each in ("node1", "node2", "node3"))
 
 
 @pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)],
-    ids=["SIGINT", "SIGTERM", "SIGKILL"],
+    ("number", "status", "rate", "at", "count"),
+    [
+        pytest.param(signal.SIGTERM, 130, "1", b"Phase 1", 3, id="SIGTERM"),
+        pytest.param(signal.SIGKILL, -9, "1", b"Phase 1", 3, id="SIGKILL"),
+        pytest.param(signal.SIGINT, 130, "0", b"over a line", 4, id="SIGINT while upstream sends"),
+    ],
 )
-async def test_no_process_is_left(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    """However the demonstration ends, SIGKILL included, its nodes end too; its folder goes if it can remove it."""
-    async with demo(tmp_path / "nodes", "--size", "24", "--rate", "1") as process:
+async def test_no_process_is_left(
+    tmp_path: Path, number: signal.Signals, status: int, rate: str, at: bytes, count: int
+) -> None:
+    """However and when the demonstration ends, SIGKILL included, its nodes end too; its folder goes if it can."""
+    async with demo(tmp_path / "nodes", "--size", "24", "--rate", rate) as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
-            while b"Phase 1" not in await process.stdout.readline():
+            while at not in await process.stdout.readline():
                 assert process.returncode is None
         nodes = children(process.pid)
-        assert len(nodes) == 3
+        assert len(nodes) == count
         process.send_signal(number)
         async with asyncio.timeout(20):
             await process.wait()
@@ -160,6 +186,29 @@ async def test_an_image_without_a_large_layer(tmp_path: Path) -> None:
     status, _, err = await ran(tmp_path / "nodes", "--image", str(tmp_path / "small"), "--json")
     assert status == 2
     assert "the largest layer of registry.example/app:1 has" in err
+
+
+async def test_a_slow_line() -> None:
+    """A line passes on all that is said at either end, a hang-up too; when it is taken away its calls are cut off."""
+    said = os.urandom(3 * PIECE)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(5) + said)
+        await reader.read()
+        writer.close()
+
+    far = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with asyncio.timeout(20), far:
+        async with Line(port=far.sockets[0].getsockname()[1], rate=50 * MB).open() as url:
+            near = [await asyncio.open_connection("127.0.0.1", URL(url).port) for _ in range(2)]
+            for reader, writer in near:
+                writer.write(b"hello")
+                assert await reader.readexactly(5 + len(said)) == b"hello" + said
+            near[0][1].write_eof()
+            assert await near[0][0].read() == b""
+        assert await near[1][0].read() == b""
+        for _, writer in near:
+            writer.close()
 
 
 async def test_a_port_that_is_taken_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from spegel_py.errors import (
     BlobUnknown,
@@ -48,8 +49,8 @@ QUICK = Deadlines(connect=2.0, head=0.5, stall=0.3)
 SIZE = 300_000
 
 
-async def _ready() -> str | None:
-    return None
+def _ready() -> dict[str, object]:
+    return {"ready": True, "reasons": []}
 
 
 @asynccontextmanager
@@ -74,10 +75,12 @@ class Mirror:
     seen: list[tuple[str, str, str | None, str]] = field(default_factory=list)
     tag_header: bool = True
     head_status: int = 200
+    manifest_fault: Fault | None = None
+    guards: list[Middleware] = field(default_factory=list)
 
     @asynccontextmanager
     async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-        app = web.Application()
+        app = web.Application(middlewares=self.guards)
         app.router.add_route("*", "/{tail:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -105,6 +108,8 @@ class Mirror:
         data = by_digest.get(reference)
         if data is None:
             return web.Response(status=404)
+        if reference == str(self.image.root.digest) and self.manifest_fault is not None:
+            return await self.manifest_fault(request, data)
         if reference == str(self.image.blobs[-1].digest) and self.faults:
             return await self.faults.pop(0)(request, data)
         return part_of(request, data)
@@ -212,8 +217,13 @@ def check_complete(root: Path, image: build.Image) -> None:
     assert not [path for path in (root / "blobs").glob(".partial/*") if path.stat().st_size]
 
 
-def parts(root: Path) -> list[Path]:
-    return [path for path in (root / "blobs" / ".partial").glob("*") if path.stat().st_size]
+def parts(root: Path) -> list[int]:
+    """Return the bytes of each part that has some; one may be finished, and gone, while it is looked at."""
+    sizes: list[int] = []
+    for path in (root / "blobs" / ".partial").glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return [size for size in sizes if size]
 
 
 # From the real registry
@@ -443,7 +453,7 @@ async def test_a_pull_that_was_cancelled_is_resumed(tmp_path: Path) -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert [path.stat().st_size for path in parts(tmp_path)] == [50_000]
+        assert 50_000 in parts(tmp_path)  # beside that of the config, if it was not there yet
         await pulled(url, tmp_path)
     assert mirror.ranges[-1] == "bytes=50000-"
     check_complete(tmp_path, mirror.image)
@@ -612,11 +622,144 @@ async def test_ctrl_c_keeps_what_is_there(tmp_path: Path) -> None:
     async with mirror.running() as url:
         process = await _start(url, tmp_path)
         async with asyncio.timeout(20):
-            while not any(path.stat().st_size == 50_000 for path in parts(tmp_path)):
+            while 50_000 not in parts(tmp_path):
                 await asyncio.sleep(0.02)
             process.send_signal(signal.SIGINT)
             _, err = await process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in err
     assert err.splitlines()[-1].startswith(b"spegel-py: stopped; what is there is kept")
-    assert [path.stat().st_size for path in parts(tmp_path)] == [50_000]
+    assert 50_000 in parts(tmp_path)  # beside that of the config, if it was not on the disk yet
+
+
+# Upstream, for what the mirror does not give
+
+
+def pulling(mirror: str, upstream: str, root: Path, events: list[Event]) -> Awaitable[PullReport]:
+    writer = LayoutWriter.create(root=root, is_durable=False)
+    return pull(
+        NAME,
+        mirror=mirror,
+        upstream=upstream,
+        writer=writer,
+        platform=AMD64,
+        on_progress=events.append,
+        deadlines=QUICK,
+    )
+
+
+async def test_what_the_mirror_has_not_comes_from_upstream(tmp_path: Path) -> None:
+    """The mirror is asked first for each thing, upstream for what it has not, and again where a body breaks off."""
+    image, events = one_layer(), list[Event]()
+    images.write_layout(tmp_path / "there", {"registry.example/other:1": one_layer(1)})
+    upstream = Mirror(image, [ending_after(50_000)])
+    async with registry(tmp_path / "there") as mirror, upstream.running() as url:
+        report = await pulling(mirror, url, tmp_path / "here", events)
+    check_complete(tmp_path / "here", image)
+    assert tags(tmp_path / "here") == {NAME: str(image.root.digest)}
+    assert report.upstream == report.fetched == report.bytes
+    assert report.peers == {}
+    assert upstream.ranges == [None, "bytes=50000-"]
+    assert all(event.is_upstream for event in events if isinstance(event, Opened | Fetched))
+
+
+async def test_the_mirror_is_asked_first(tmp_path: Path) -> None:
+    """Upstream is asked for nothing that the mirror gives, and goes on where the mirror broke off and gives no more."""
+    image, events = one_layer(), list[Event]()
+    mirror, upstream = Mirror(image), Mirror(image)
+    async with mirror.running() as url, upstream.running() as behind:
+        report = await pulling(url, behind, tmp_path / "one", events)
+        assert (upstream.seen, report.upstream) == ([], 0)
+        mirror.faults = [ending_after(50_000), answering(lambda request, data: web.Response(status=404))]
+        report = await pulling(url, behind, tmp_path / "two", events)
+    check_complete(tmp_path / "two", image)
+    assert mirror.ranges[1:] == [None, "bytes=50000-"]
+    assert upstream.ranges == ["bytes=50000-"]
+    assert report.upstream == len(image.blobs[-1].data) - 50_000
+
+
+async def test_upstream_may_redirect_and_the_mirror_be_away(tmp_path: Path) -> None:
+    """Registries send to their storage, with the range; a mirror that does not run costs nothing but its bytes."""
+    storage, events = Mirror(one_layer()), list[Event]()
+    async with storage.running() as where:
+        elsewhere = answering(
+            lambda request, data: web.Response(status=307, headers={"Location": where + request.path})
+        )
+        upstream = Mirror(storage.image, [elsewhere, ending_after(0), elsewhere])
+        storage.faults = [ending_after(50_000)]
+        async with upstream.running() as url:
+            report = await pulling("http://127.0.0.1:1", url, tmp_path, events)
+    check_complete(tmp_path, storage.image)
+    assert storage.ranges == [None, "bytes=50000-"]
+    assert report.upstream == report.bytes
+
+
+async def test_a_token_is_got_where_upstream_wants_one(tmp_path: Path) -> None:
+    """Like public registries do, for a repository at a time; the password goes to who gives tokens, and one that is
+    over is got anew."""
+    upstream, asked = Mirror(one_layer()), list[tuple[str, str | None]]()
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path == "/token":
+            asked.append((request.query_string, request.headers.get("Authorization")))
+            return web.json_response({"token": f"t{len(asked)}"})
+        is_blob, valid = "/blobs/" in request.path, f"Bearer t{len(asked)}"
+        if request.headers.get("Authorization") != valid or (is_blob and len(asked) < 2):
+            realm = f'Bearer realm="{request.url.origin()}/token",service="s",scope="repository:team/app:pull"'
+            return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        return await handler(request)
+
+    upstream.guards = [guard]
+    async with Mirror(one_layer(1), tag_header=False).running() as mirror, upstream.running() as url:
+        behind = url.replace("http://", "http://me:secret@")
+        writer = LayoutWriter.create(root=tmp_path, is_durable=False)
+        report = await pull(
+            f"registry.example:5000/team/app@{upstream.image.root.digest}",
+            mirror=mirror,
+            upstream=behind,
+            writer=writer,
+            platform=AMD64,
+            parallel=1,
+            deadlines=QUICK,
+        )
+    check_complete(tmp_path, upstream.image)
+    assert report.upstream == report.bytes
+    assert asked == [("service=s&scope=repository:team/app:pull", "Basic bWU6c2VjcmV0")] * 2
+
+
+async def test_who_gives_no_token_is_named(tmp_path: Path) -> None:
+    """Where a registry's own source of tokens does not answer, that is what the error names."""
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/token"'}
+    unauthorized = answering(lambda request, data: web.Response(status=401, headers=challenge))
+    missing = answering(lambda request, data: web.Response(status=404))
+    mirror, upstream = Mirror(one_layer(), [missing] * 9), Mirror(one_layer(), [unauthorized] * 9)
+    async with mirror.running() as beside, upstream.running() as url:
+        with pytest.raises(PeerUnreachable, match=r"no connection to http://127\.0\.0\.1:1/token"):
+            await pulling(beside, url, tmp_path, [])
+
+
+async def test_neither_has_it(tmp_path: Path) -> None:
+    """Where upstream has not got it either, the error names upstream, and nothing is left of what was begun."""
+    missing = answering(lambda request, data: web.Response(status=404))
+    mirror, upstream = Mirror(one_layer(), [missing]), Mirror(one_layer(), [missing])
+    async with mirror.running() as beside, upstream.running() as url:
+        with pytest.raises(BlobUnknown, match=f"the mirror did not give sha256:.*, and {url} does not have it"):
+            await pulling(beside, url, tmp_path, [])
+    assert list((tmp_path / "blobs" / ".partial").iterdir()) == []
+    assert tags(tmp_path) == {}
+
+
+async def test_a_manifest_is_being_written_before_it_is_asked_for(tmp_path: Path) -> None:
+    """Its part says how long it will be while the mirror is asked, so a node can promise it to others."""
+    image, found = one_layer(), list[str]()
+
+    async def look(request: web.Request, data: bytes) -> web.StreamResponse:
+        folder = tmp_path / "blobs" / ".partial"
+        found.extend(path.read_text() for path in folder.glob(f"*{image.root.digest.hex}.total"))
+        return web.Response(body=data)
+
+    mirror = Mirror(image, manifest_fault=look)
+    async with mirror.running() as url:
+        await pulled(url, tmp_path)
+    assert found == [str(len(image.root.data))]

@@ -8,7 +8,6 @@ import pytest
 
 from tests.images import image
 from tests.integration.cluster import events, metric, publish, registry_away, start_cluster
-from tests.processes import run
 
 pytestmark = pytest.mark.root
 
@@ -24,9 +23,7 @@ async def test_slow_holders_share_a_layer() -> None:
         reference, app = lab.name("test/app:shared"), image("shared", layers=1, size=SIZE)
         await publish(lab, reference, app, *holders)
         for holder in holders:
-            shape = ("tc", "-n", holder.namespace.name, "qdisc")
-            await run(*shape, "add", "dev", "eth0", "root", "tbf", "rate", RATE, "burst", "64kbit", "latency", "400ms")
-            stack.push_async_callback(run, *shape, "del", "dev", "eth0", "root")
+            await stack.enter_async_context(holder.namespace.throttled(RATE, burst="64kbit"))
         async with registry_away(lab):
             await puller.cri.pull(reference)
         [end] = events(puller, "relay finished", digest=str(app.blobs[-1].digest), method="GET")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import struct
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,65 @@ async def test_a_goodbye_is_heard_at_once() -> None:
 
 async def _held(node: Node, key: str, expected: set[int]) -> bool:
     return await ports(node.router, key) == expected
+
+
+async def test_a_goodbye_is_told_from_a_loss() -> None:
+    """Of a peer that is gone it is known whether it left in good order."""
+    async with processes.cluster(1, mesh_limit=128) as [victim], AsyncExitStack() as stack:
+        watcher = Node(bootstrap=[f"/ip4/127.0.0.1/tcp/{victim.port}"])
+        await stack.enter_async_context(watcher.router.running())
+        leaver = Node(bootstrap=[watcher.multiaddr])
+        async with leaver.router.running():
+            await until(lambda: len(watcher.router.connected()) == 2)
+            [lost] = set(watcher.router.connected()) - {leaver.router.id}
+        await until(lambda: watcher.router.connected() == [lost], timeout=5.0)
+        victim.signal(signal.SIGKILL)
+        await until(lambda: not watcher.router.connected(), timeout=5.0)
+        assert (watcher.router.left(leaver.router.id), watcher.router.left(lost)) == (True, False)
+
+
+async def test_an_announcement_carries_its_interval() -> None:
+    """A peer knows how often another will be heard from, and hears from it that often."""
+    async with cluster(2, interval=0.5) as nodes:
+        await until(lambda: [member.interval for member in nodes[0].router.members()] == [0.5])
+        for _ in range(40):
+            [member] = nodes[0].router.members()
+            assert member.heard is not None
+            assert member.heard < 1.0
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0], ids=["ahead", "back"])
+async def test_a_clock_that_jumps_ends_no_record(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    """Lives are monotonic: when the wall clock jumps by a day nobody is lost, and nobody is kept."""
+    async with cluster(2, interval=0.5) as nodes:
+        await nodes[0].router.advertise(KEYS[:1])
+        await until(lambda: _found_one(nodes[1]))
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + jump)
+        for _ in range(40):
+            assert await _found_one(nodes[1])
+            await asyncio.sleep(0.05)
+        await nodes[0].router.crash()
+        await until(lambda: not nodes[1].router.connected(), timeout=2.0)
+
+
+async def _found_one(node: Node) -> bool:
+    return len(await found(node.router, KEYS[0])) == 1
+
+
+async def test_a_hello_that_was_lost_is_said_again() -> None:
+    """Whoever was let go just after it had said hello, over a line that stands, is heard from again soon.
+
+    So it is when a process goes on that stood still: it takes in what has waited, and then finds everybody silent.
+    """
+    async with cluster(2, interval=0.5) as nodes:
+        await nodes[0].router.advertise(KEYS[:1])
+        await until(lambda: _found_one(nodes[1]))
+        nodes[1].router._table.peer_disconnected(nodes[0].router.id)
+        nodes[1].router._table.peer_connected(nodes[0].router.id)
+        assert [member.heard for member in nodes[1].router.members()] == [None]
+        await until(lambda: [member.heard is not None for member in nodes[1].router.members()] == [True], timeout=2.0)
 
 
 async def test_a_dead_trio_side_is_started_again() -> None:

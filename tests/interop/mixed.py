@@ -33,8 +33,8 @@ class Mixed:
             if node.spegel is None or node.spegel.pid is None:
                 await node.start_spegel()
         if self.spegel.pid is None:
-            self.spegel = _spegel(self.theirs, await _peer_id(self.ours[0]))
-            await self.spegel.start(partial(_answers, self.theirs, "/livez"))
+            self.spegel = spegel_process(self.theirs, await _peer_id(self.ours[0]))
+            await self.spegel.start(partial(self.theirs.answers, "/livez"))
         await until(self._all_know_all, deadline=60, pause=0.1)
 
     async def have_theirs_tell_all(self) -> None:
@@ -51,7 +51,7 @@ class Mixed:
 
     async def _all_know_all(self) -> bool:
         counts = [await metric(node, "spegel_connected_peers") for node in self.ours]
-        return all(count == len(self.ours) for count in counts) and await _answers(self.theirs, "/readyz")
+        return all(count == len(self.ours) for count in counts) and await self.theirs.answers("/readyz")
 
 
 @asynccontextmanager
@@ -61,7 +61,7 @@ async def start_mixed(ours: int) -> AsyncIterator[Mixed]:
         *mine, theirs = lab.nodes
         for node in lab.nodes:
             node.write_hosts_toml(mirror="http://127.0.0.1:5000")
-        mixed = Mixed(lab, mine, theirs, _spegel(theirs, ""))
+        mixed = Mixed(lab, mine, theirs, spegel_process(theirs, ""))
         try:
             await mixed.heal()
             yield mixed
@@ -75,7 +75,7 @@ async def offered(node: Node, *paths: str, deadline: float = 30.0) -> None:
         await until(partial(finds, node, path), deadline=deadline, pause=0.1)
 
 
-def _spegel(node: Node, peer: str) -> Process:
+def spegel_process(node: Node, peer: str) -> Process:
     """Return Spegel with the flags our own node gets, which is a test of the flags too; it needs the peer's id."""
     flags = node.flags()
     flags["static_bootstrap_peers"] = f"{flags['static_bootstrap_peers']}/p2p/{peer}"
@@ -95,10 +95,3 @@ async def _peer_id(node: Node) -> str:
 
     await until(is_there, deadline=30)
     return find() or ""
-
-
-async def _answers(node: Node, path: str) -> bool:
-    try:
-        return (await node.get(path)).status == 200
-    except OSError:
-        return False

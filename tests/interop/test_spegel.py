@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import pytest_asyncio
 
 from spegel_py.oci.build import Image
 from tests.images import image
-from tests.integration.cluster import blob_path, gone, manifest_path, registry_away
+from tests.integration.cluster import blob_path, gone, manifest_path, metric, registry_away
 from tests.integration.test_faults import SIZE, pulling
 from tests.interop.mixed import SPEGEL, Mixed, offered, start_mixed
 from tests.lab import Node, until
+from tests.processes import CommandFailed, run
 
 pytestmark = [
     pytest.mark.root,
@@ -67,6 +69,8 @@ async def test_each_pulls_from_the_other(mixed: Mixed, holder: str, by: str) -> 
     reference = f"{mixed.lab.name('test/app')}@{app.root.digest}" if by == "digest" else tag
     source, puller = pair(mixed, holder=holder)
     await publish(mixed, tag, app, source, puller)
+    if source is mixed.theirs:
+        assert await metric(puller, "spegel_dht_records", kind="provided") > 0
     async with registry_away(mixed.lab):
         await puller.cri.pull(reference)
 
@@ -151,6 +155,20 @@ async def test_a_pull_survives_the_death_of_its_own_mirror(mixed: Mixed, holder:
     await publish(mixed, reference, app, source, puller)
     async with pulling(puller, reference):
         await mixed.kill(puller)
+
+
+async def test_a_go_node_is_known_for_what_it_is(mixed: Mixed) -> None:
+    """It is counted as one that speaks Kademlia only, and a command that asks it says what answers there."""
+    [one, _] = mixed.ours
+
+    async def is_counted() -> bool:
+        speaking = [await metric(one, "spegel_dht_peers", protocol=name) for name in ("announce", "kademlia")]
+        return speaking == [1, 1]
+
+    await until(is_counted, deadline=30)
+    asking = (*one.namespace.prefix, sys.executable, "-m", "spegel_py", "status", "--node")
+    with pytest.raises(CommandFailed, match=r"that is Spegel \(Go\)"):
+        await run(*asking, f"{mixed.theirs.address}:9090")
 
 
 async def test_the_binary_is_there() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.field import parse_traffic
+from tests.chaos.misses import judge
 from tests.chaos.pulls import DEADLINE, Pull
 from tests.chaos.report import ALLOWANCE, Outcome, markdown
 from tests.chaos.rows import Expected
@@ -15,6 +16,7 @@ AGAIN = Pull(seconds=4.0, succeeded=True, errors=("UNAVAILABLE",), content="righ
 WRONG = Pull(seconds=3.0, succeeded=False, errors=("cut",), content="wrong")
 PART = Pull(seconds=3.0, succeeded=True)
 LATE = Pull(seconds=3.1 + ALLOWANCE, succeeded=True, content="right")
+UNEXPLAINED = Pull(seconds=3.0, succeeded=True, content="right", complaints=("no miss explains /v2/a/blobs/x",))
 HUNG = Pull(seconds=DEADLINE, succeeded=False, errors=("DEADLINE_EXCEEDED",))
 
 
@@ -38,6 +40,7 @@ def outcome(*pulls: Pull, expected: Expected = Expected.SUCCEED, error: str = ""
         pytest.param(outcome(PART), ["incomplete content"], id="incomplete"),
         pytest.param(outcome(WRONG, expected=Expected.FAIL), ["wrong content"], id="failed, and left wrong content"),
         pytest.param(outcome(LATE, GOOD), ["5.1 s late"], id="late"),
+        pytest.param(outcome(UNEXPLAINED), ["a miss has no or a wrong reason"], id="unexplained"),
         pytest.param(outcome(HUNG), ["a pull hung", "a pull failed", "57.0 s late"], id="hung"),
         pytest.param(outcome(AGAIN), ["a pull was tried again"], id="tried again"),
         pytest.param(outcome(AGAIN, expected=Expected.RETRIED), [], id="tried again, as expected"),
@@ -68,3 +71,64 @@ def test_traffic_is_read_from_the_switch_s_side() -> None:
     traffic = parse_traffic(counters)
     assert traffic.sent == {"p-n1": 100}
     assert traffic.received == {"p-n1": 200}
+
+
+# Misses
+
+
+def decision(reason: str | None, **fields: object) -> dict[str, object]:
+    """Return a record as `/debug/decisions` has it: by default a 404 without anybody asked."""
+    return {
+        "verdict": "miss" if reason else "hit",
+        "reason": reason,
+        "text": "why",
+        "key": "sha256:aa",
+        "digest": None,
+        "status": 404,
+        "local": "absent",
+        "source": None,
+        "peers_found": 0,
+        "attempts": [],
+        "bytes": {"local": 0, "peer": 0},
+        "length": 0,
+    } | fields
+
+
+STALLED = [{"addr": "10.0.0.1:5000", "outcome": "stalled"}]
+CUT = {"status": 200, "source": "peer", "length": 9, "bytes": {"local": 0, "peer": 4}, "attempts": STALLED}
+WHOLE = CUT | {"bytes": {"local": 0, "peer": 9}}
+
+
+@pytest.mark.parametrize(
+    ("record", "is_right"),
+    [
+        pytest.param(decision("not_found"), True, id="nobody"),
+        pytest.param(decision("not_found", peers_found=2), False, id="nobody, though somebody was found"),
+        pytest.param(decision("shunned", peers_found=2), True, id="shunned"),
+        pytest.param(decision("shunned"), False, id="shunned, though nobody was found"),
+        pytest.param(decision("failed", peers_found=1, attempts=STALLED), True, id="failed"),
+        pytest.param(decision("failed", peers_found=1), False, id="failed, though nobody was asked"),
+        pytest.param(decision("cut", **CUT), True, id="cut"),
+        pytest.param(decision("cut", **WHOLE), False, id="cut, though all was sent"),
+        pytest.param(decision("client_gone", **CUT), True, id="gone"),
+        pytest.param(decision("client_gone", **WHOLE), False, id="gone, though it had all"),
+        pytest.param(decision("store_away", local="away"), True, id="away"),
+        pytest.param(decision("store_away"), False, id="away, though it answered"),
+    ],
+)
+def test_a_reason_has_to_fit_its_record(record: dict[str, object], is_right: bool) -> None:
+    """A reason that the fault makes possible is still wrong where the record shows something else."""
+    reason = str(record["reason"])
+    wrong = judge([record], allowed=[reason], fetched=[], was_away=False)
+    assert wrong == ([] if is_right else [f"{reason} does not fit its record: why"])
+    assert judge([record], allowed=[], fetched=[], was_away=False) == [f"{reason} is no reason here: why"]
+
+
+def test_what_came_from_the_registry_needs_a_miss() -> None:
+    """By digest or by tag; a node that was not there has nothing to explain."""
+    hit, miss = decision(None), decision("not_found", key="r.io/a:1", digest="sha256:bb")
+    paths = ["/v2/a/manifests/1?ns=r.io", "/v2/a/manifests/sha256:bb"]
+    assert judge([hit, miss], allowed=["not_found"], fetched=paths, was_away=False) == []
+    unseen = "/v2/a/blobs/sha256:aa"
+    assert judge([hit, miss], allowed=["not_found"], fetched=[unseen], was_away=False) == [f"no miss explains {unseen}"]
+    assert judge([hit], allowed=[], fetched=[unseen], was_away=True) == []

@@ -39,7 +39,8 @@ def layout(root: Path) -> Path:
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """`version` prints text or JSON."""
     assert run("version", capsys=capsys) == (0, f"{__version__}\n", "")
-    assert json.loads(run("version", "--format", "json", capsys=capsys)[1]) == {"version": __version__}
+    for flags in (("--format", "json"), ("--json",)):
+        assert json.loads(run("version", *flags, capsys=capsys)[1]) == {"version": __version__}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,9 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["registry", "--registry-filters", "("], "--registry-filters: '(' is not a regular expression"),
         (["registry", "--config", "/nowhere.yaml"], "--config: /nowhere.yaml"),
         (["registry", "--oci-layout", "/nowhere"], "/nowhere"),
+        (["registry", "--warn-when-isolated-for", "5s"], "--warn-when-isolated-for: '5s'"),
+        (["alerts", "--data-dir", "/nowhere"], "--data-dir: there is no folder /nowhere"),
+        (["alerts", "--node", "http://"], "--node: 'http://' is no URL of a node"),
         (["registry", "--log-level", "LOUD"], "--log-level: 'LOUD' is not one of"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

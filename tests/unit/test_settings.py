@@ -66,6 +66,10 @@ def test_nested_keys_are_the_flat_ones(tmp_path: Path) -> None:
         ("registry_addr: {port: 1}", "registry_addr: .*should be text"),
         ("announce_interval: soon", "announce_interval: 'soon' should be a duration"),
         ("announce_interval: 100ms", "announce_interval: .*between 0.5s and 600s"),
+        ("health: {passive: {fail: 3}}", "unknown key health.passive.fail; did you mean health_passive_fails?"),
+        ("health: {intervall: 5s}", "unknown key health.intervall; did you mean health_interval?"),
+        ("health: {fails: 0}", "health_fails: 0 should be a whole number from 1 to 100"),
+        ("health: {passive: {fail_timeout: 5}}", "health_passive_fail_timeout: 5 should be a duration"),
         ("mesh_limit: many", "mesh_limit: 'many' should be a whole number"),
         ("bootstrap_kind: mdns", "bootstrap_kind: 'mdns' is not one of dns, http, static"),
         ("registry_filters: ['(']", "registry_filters: .*is not a regular expression"),
@@ -107,6 +111,32 @@ def test_a_port_that_cannot_be_told_to_peers_is_refused() -> None:
     """Port 0 would be another one at each start."""
     with pytest.raises(ConfigError, match="--router-addr"):
         load(flags={"router_addr": ":0"})
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"warn_when_isolated_for": "9s"}, "--warn-when-isolated-for: '9s' should lie between 10s and"),
+        ({"warn_when_isolated_for": "soon"}, "--warn-when-isolated-for: 'soon' should be a duration"),
+        ({"critical_when_isolated_for": "1m"}, r"--critical-when-isolated-for: 60s must be longer than .*\(60s\)"),
+        ({"warn_when_isolated_for": "10m"}, "--critical-when-isolated-for: 300s must be longer"),
+        ({"ready_when_alone": "never"}, "--ready-when-alone: 'never' should be off or a duration"),
+    ],
+    ids=["too short", "no duration", "both the same", "after critical", "not off"],
+)
+def test_wrong_times_of_isolation_are_named(flags: dict[str, Any], named: str) -> None:
+    """Levels of isolation that cannot be, and what is no grace period, are errors that name the flag."""
+    with pytest.raises(ConfigError, match=named):
+        load(flags=flags)
+
+
+def test_readiness_without_peers_can_be_turned_off(tmp_path: Path) -> None:
+    """`off` means never, written in YAML too, where it is false; 0 means at once."""
+    file = tmp_path / "config.yaml"
+    file.write_text("ready_when_alone: off")
+    assert load(file=file).ready_when_alone is None
+    assert load(flags={"ready_when_alone": "off"}).ready_when_alone is None
+    assert load(flags={"ready_when_alone": "0"}).ready_when_alone == 0.0
 
 
 @pytest.mark.parametrize(
@@ -220,3 +250,43 @@ def test_verification_can_be_off_in_the_file(tmp_path: Path) -> None:
     assert load(file=file).verify_blobs == "off"
     with pytest.raises(ConfigError, match=r"--verify-blobs: 'some' is not one of off, sample, all"):
         load(flags={"verify_blobs": "some"})
+
+
+def test_health_is_set_as_kraken_writes_it(tmp_path: Path) -> None:
+    """The nested keys of Kraken's YAML, and their defaults, which are Kraken's too."""
+    file = tmp_path / "config.yaml"
+    file.write_text("health: {interval: 5s, timeout: 1s, passes: 1, fails: 2, passive: {fails: 4, fail_timeout: 1m}}\n")
+
+    def health(config: Config) -> tuple[float, ...]:
+        checks = (config.health_interval, config.health_timeout, config.health_passes, config.health_fails)
+        return (*checks, config.health_passive_fails, config.health_passive_fail_timeout)
+
+    assert health(load()) == (10.0, 3.0, 2, 3, 3, 300.0)
+    assert health(load(file=file)) == (5.0, 1.0, 1, 2, 4, 60.0)
+
+
+def test_a_check_must_end_before_the_next() -> None:
+    """A timeout as long as the interval is refused, and both flags are named."""
+    with pytest.raises(ConfigError, match=r"--health-timeout 3s must be below --health-interval 3s"):
+        load(flags={"health_interval": "3s"})
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("", None),
+        ("http://collector:4318", "http://collector:4318/v1/traces"),
+        ("https://collector/", "https://collector/v1/traces"),
+        ("http://[fd00::1]:4318/otlp/v1/traces", "http://[fd00::1]:4318/otlp/v1/traces"),
+    ],
+)
+def test_a_collector_is_given_by_its_address(written: str, url: str | None) -> None:
+    """The path is OTLP's where none is given."""
+    assert settings.traces_url(written) == url
+
+
+@pytest.mark.parametrize("written", ["collector:4318", "grpc://collector", "http://", "http://collector:port"])
+def test_what_is_no_url_of_a_collector_is_named(written: str) -> None:
+    """With an example of one that is."""
+    with pytest.raises(ValueError, match="should be a URL such as http://collector:4318"):
+        settings.traces_url(written)

@@ -1,7 +1,8 @@
 """`spegel-py doctor`: whether this node will work, and what to do if not. Facts are gathered, then judged."""
 
 from spegel_py.host.doctor.examination import examine, warn
-from spegel_py.host.doctor.facts import Subject, local_url
+from spegel_py.host.doctor.facts import Subject
 from spegel_py.host.doctor.finding import Finding, Level
+from spegel_py.settings import local_url
 
 __all__ = ["Finding", "Level", "Subject", "examine", "local_url", "warn"]

@@ -36,13 +36,6 @@ class Subject:
     """The Authorization header that the registry wants."""
 
 
-def local_url(address: str) -> str:
-    """Return the URL under which this machine reaches what listens on `host:port` or `:port`."""
-    host, _, port = address.rpartition(":")
-    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared
-    return f"http://{here.get(host, host)}:{port}"
-
-
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Why something could not be seen, and what would help, where that is known."""

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import trio
 from libp2p.abc import INetStream
@@ -24,14 +24,17 @@ from libp2p.peer.id import ID
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat, frames
 from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
-from spegel_py.routing.libp2p.kademlia import CountingReader
 from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Share
+from spegel_py.routing.libp2p.streams import CountingReader
 
 PROTOCOL = TProtocol(frames.PROTOCOL)
 WRITE_TIMEOUT = 10.0
 """Seconds for writing one frame: a peer that does not read for so long is left to the liveness rules."""
 _HEAD = 4
+
+Carried = Callable[[Literal["sent", "received"], str, int], None]
+"""Is told of every frame: which way it went, its kind and its bytes. It is called on the Trio thread."""
 
 
 class Situation(Protocol):
@@ -61,17 +64,20 @@ class Receiver:
         address_of: Callable[[ID], str | None],
         dropped: Callable[[str], None],
         left: Callable[[ID], None],
+        carried: Carried,
     ) -> None:
         self._table = table
         self._clock = clock
         self._address_of = address_of
         self._dropped = dropped
         self._left = left
+        self._carried = carried
 
     async def handle(self, stream: INetStream) -> None:
         """Hear one stream to its end. Malformed frames are counted and end this stream only."""
         peer = stream.muxed_conn.peer_id
         if self._address_of(peer) is None:  # the connection went away under the stream
+            await stream.reset()
             return
         self._table.peer_connected(str(peer))
         reader = CountingReader(stream)
@@ -79,7 +85,7 @@ class Receiver:
         try:
             while True:
                 with trio.fail_after(timeout):
-                    frame = await _read_frame(reader)
+                    frame = await _read_frame(reader, self._carried)
                 reader.count = 0
                 if isinstance(frame, Hello):
                     # A silent peer is hidden after two intervals and given up by its node; this only frees the task.
@@ -104,7 +110,7 @@ class Receiver:
                 self._record(name, frame, now)
             case Refresh(count, check):
                 if not self._table.in_step(name, count=count, check=check):
-                    await stream.write(frames.encode(Resync()))
+                    await _write(stream, Resync(), self._carried)
             case Goodbye():
                 self._left(peer)
                 return
@@ -137,6 +143,7 @@ class Receiver:
             now=self._clock(),
             agent=hello.agent,
             skew=None if hello.time is None else hello.time - time.time(),
+            shares=hello.shares,
         )
 
     def _count_over(self, over: int) -> None:
@@ -147,12 +154,14 @@ class Receiver:
 class Link:
     """Keeps one peer up to date about what is held here."""
 
-    def __init__(self, *, host: BasicHost, peer: ID, local: LocalKeys, situation: Situation) -> None:
+    def __init__(self, *, host: BasicHost, peer: ID, local: LocalKeys, situation: Situation, carried: Carried) -> None:
         self._host = host
         self._peer = peer
         self._local = local
         self._situation = situation
+        self._carried = carried
         self._share = Share()
+        self._told: Hello | None = None
         self._waiting = trio.CancelScope()
 
     async def run(self) -> None:
@@ -168,20 +177,20 @@ class Link:
             raise
 
     async def _tell(self, stream: INetStream) -> None:
-        hello: Hello | None = None
         spoken = -math.inf
         while True:
             news = self._situation.news
             frames_due: list[Frame] = []
-            if hello != self._situation.hello:
-                hello = self._situation.hello
+            hello = self._situation.hello
+            if hello != self._told:
+                self._told = hello
                 frames_due = [replace(hello, time=time.time())]
             part = self._situation.part_for(self._peer)
             frames_due += self._share.next_frames(self._local, part, time.monotonic())
             if not frames_due and trio.current_time() >= spoken + hello.interval:
                 frames_due = [self._share.refresh()]
             for frame in frames_due:
-                await _write(stream, frame)
+                await _write(stream, frame, self._carried)
                 spoken = trio.current_time()
             # News that are none for this peer must not put the refresh off: others would take us for dead.
             with trio.move_on_at(spoken + hello.interval) as self._waiting:
@@ -190,17 +199,18 @@ class Link:
     async def _hear(self, stream: INetStream) -> None:
         reader = CountingReader(stream)
         while True:
-            frame = await _read_frame(reader)
+            frame = await _read_frame(reader, self._carried)
             if not isinstance(frame, Resync):
                 raise FrameError("only a resync comes back")
             self._share.restart()
+            self._told = None  # a peer that let go of this node in between has forgotten its hello too
             self._waiting.cancel()
 
 
-async def say_goodbye(host: BasicHost, peer: ID) -> None:
+async def say_goodbye(host: BasicHost, peer: ID, carried: Carried) -> None:
     """Tell one peer that this node leaves; whatever fails is left to the peer's own liveness rules."""
     stream = await host.new_stream(peer, [PROTOCOL])
-    await stream.write(frames.encode(Goodbye()))
+    await _write(stream, Goodbye(), carried)
     await stream.close()
 
 
@@ -212,11 +222,15 @@ def _names_nobody(host: str, seen: str) -> bool:
     return address.is_unspecified or (address.is_loopback and not ipaddress.ip_address(seen).is_loopback)
 
 
-async def _write(stream: INetStream, frame: Frame) -> None:
+async def _write(stream: INetStream, frame: Frame, carried: Carried) -> None:
+    data = frames.encode(frame)
     with trio.fail_after(WRITE_TIMEOUT):
-        await stream.write(frames.encode(frame))
+        await stream.write(data)
+    carried("sent", frames.name(frame), len(data))
 
 
-async def _read_frame(reader: CountingReader) -> Frame:
+async def _read_frame(reader: CountingReader, carried: Carried) -> Frame:
     length = frames.frame_length(await reader.read_exactly(_HEAD))
-    return frames.decode(await reader.read_exactly(length))
+    frame = frames.decode(await reader.read_exactly(length))
+    carried("received", frames.name(frame), _HEAD + length)
+    return frame

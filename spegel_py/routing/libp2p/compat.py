@@ -13,11 +13,16 @@ module gives to the rest is a host that is safe to run for months, and one way t
     takes one address and an id that may be unknown, in which case the handshake tells it.
  5.* A listener sets SO_REUSEPORT, so that two nodes share a port silently: `check_port_free` looks first.
  6.* Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
- 7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them.
+ 7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them; one that it has let go of in
+    the middle of a handshake or a loss is closed with the last reference to it.
  8.* It does not know the remote address of an IPv6 connection: `_remember_remote` notes it.
  9. A write that is cancelled half-way leaves the connection's cipher out of step, which breaks all its streams: what
-    may be cancelled asks through tasks of its own (kademlia.KademliaClient).
-10. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
+    may be cancelled asks through tasks of its own (streams.Exchanges).
+10. A thread cannot be ended, and the sockets of one that hangs would go on accepting: `_MeshSwarm` keeps a list of
+    them, and `shut_sockets` shuts them from outside.
+11. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` keeps them for DEBUG.
+12.* Disconnecting a peer forgets a connection that came while the old ones were being closed: it stands, and nobody
+    knows of it. `hang_up` closes those that it is given, and no others.
 """
 
 from __future__ import annotations
@@ -26,6 +31,9 @@ import inspect
 import ipaddress
 import logging
 import socket
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 import psutil
@@ -74,9 +82,16 @@ class _MeshSwarm(Swarm):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.auto_connector = _NoAutoConnector(swarm=self)
+        self.raws: weakref.WeakSet[RawConnection] = weakref.WeakSet()
+
+    def track(self, raw: RawConnection) -> None:
+        """Know of a connection, and close its socket when py-libp2p has lost sight of it (trap 7)."""
+        self.raws.add(raw)
+        weakref.finalize(raw, cast("Any", raw).stream.stream.socket._sock.close).atexit = False
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
         raw = RawConnection(read_write_closer, False)
+        self.track(raw)
         _remember_remote(raw)
         try:
             muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
@@ -128,11 +143,12 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
     With `expected`, a peer of another id is refused. Raises PeerUnreachable saying why; `timeout` in seconds covers
     connecting, securing and multiplexing together.
     """
-    swarm = cast("Swarm", host.get_network())
+    swarm = cast("_MeshSwarm", host.get_network())
     raw: RawConnection | None = None
     try:
         with trio.fail_after(timeout):
             raw = cast("RawConnection", await TCP().dial(address))
+            swarm.track(raw)
             _remember_remote(raw)
             # The handshake authenticates the other side in any case; None only skips the comparison.
             secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
@@ -178,12 +194,40 @@ def _remember_remote(raw: RawConnection) -> None:
     stream._cached_remote_address = (str(host), int(port))
 
 
+async def hang_up(connections: Iterable[INetConn]) -> None:
+    """Close these connections within two seconds, whatever else happens; what a peer has connected since stands."""
+    with shielded(2):
+        for connection in connections:
+            await connection.close()
+
+
 async def hang_up_all(host: BasicHost) -> None:
     """Close every connection: a swarm that is only stopped leaves its dialled sockets to the garbage collector."""
     with shielded(2):
         async with trio.open_nursery() as nursery:
             for peer in host.get_connected_peers():
                 nursery.start_soon(host.disconnect, peer)
+
+
+def shut_sockets(host: BasicHost) -> None:
+    """Shut all sockets of a host whose thread does not answer (trap 10): it accepts nobody, and peers see the end.
+
+    The descriptors stay open, so that their numbers do not come to mean something else to a thread that wakes up.
+    """
+    network = cast("Any", host.get_network())
+    _shut([each.socket for listener in network.listeners.values() for each in listener.listeners])
+    shut_connections(host)
+
+
+def shut_connections(host: BasicHost) -> None:
+    """Shut the sockets of all connections: peers see their end, whatever the swarm knows of them (trap 7)."""
+    _shut([cast("Any", raw).stream.stream.socket for raw in list(cast("Any", host.get_network()).raws)])
+
+
+def _shut(sockets: Iterable[Any]) -> None:
+    for one in sockets:
+        with suppress(OSError):  # closed already
+            one.shutdown(socket.SHUT_RDWR)
 
 
 def remote_ip(connection: INetConn) -> str | None:

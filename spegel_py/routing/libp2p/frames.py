@@ -3,7 +3,7 @@
 A frame is a length (u32, big endian, of what follows), a kind (u8) and a body:
 
     HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the sender's clock,
-             Unix time); unknown members are ignored
+             Unix time), shares (it takes part in sharing what is being pulled); unknown members are ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set, in parts
     ADD      32-byte keys that came
     REMOVE   32-byte keys that went
@@ -61,6 +61,7 @@ class Hello:
     port: int
     agent: str = ""
     time: float | None = field(default=None, compare=False)
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,16 @@ class Ages:
 Frame = Hello | SetPart | Delta | Refresh | Goodbye | Resync | Ages
 
 
+_NAMES = {Hello: "hello", SetPart: "set", Refresh: "refresh", Goodbye: "goodbye", Resync: "resync", Ages: "ages"}
+
+
+def name(frame: Frame) -> str:
+    """Return the kind of a frame in a word, as metrics call it."""
+    if isinstance(frame, Delta):
+        return "add" if frame.added else "remove"
+    return _NAMES[type(frame)]
+
+
 def encode(frame: Frame) -> bytes:
     """Return the frame's bytes, length included."""
     kind, body = _encode(frame)
@@ -117,9 +128,9 @@ def encode(frame: Frame) -> bytes:
 
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
-        case Hello(interval, host, port, agent, time):
+        case Hello(interval, host, port, agent, time, shares):
             authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            members = {"interval": interval, "registry": authority, "agent": agent, "time": time}
+            members = {"interval": interval, "registry": authority, "agent": agent, "time": time, "shares": shares}
             return _HELLO, json.dumps(members).encode()
         case SetPart(keys, first, last, complete):
             flags = _FIRST * first | _LAST * last | _COMPLETE * complete
@@ -200,7 +211,7 @@ def _decode_hello(body: bytes) -> Hello:
         host, _, port = registry.rpartition(":")
         host = str(ipaddress.ip_address(host.strip("[]"))) if host else ""
         time = None if fields.get("time") is None else float(fields["time"])
-        hello = Hello(interval, host, int(port), agent[:64], time)
+        hello = Hello(interval, host, int(port), agent[:64], time, fields.get("shares") is True)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FrameError(f"a malformed hello: {error}") from error
     if not MIN_INTERVAL <= hello.interval <= MAX_INTERVAL:

@@ -12,7 +12,7 @@ return it like any other, and one that knows nothing of it (Spegel) is unharmed.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,15 +23,15 @@ from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
-from libp2p.network.stream.exceptions import StreamEOF, StreamError
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
-from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
+from spegel_py.routing.libp2p.streams import CountingReader, Exchanges, translated
 
 PROTOCOL = TProtocol("/spegel/kad/1.0.0")
 CLOSEST = 20
@@ -42,8 +42,6 @@ IDLE_TIMEOUT = 60.0
 """Seconds a peer may keep a stream open without asking (go-libp2p's own bound)."""
 REQUEST_TIMEOUT = 2.0
 """Seconds for one question: a live peer answers in 4 ms, a stopped one never."""
-KEEP_STREAM = 30.0
-"""Seconds for which a stream is kept for the next question; both sides' idle bound is 60 s."""
 ADD_TIMEOUT = 60.0
 """Seconds for a whole batch of ADD_PROVIDERs to one peer; 10,000 keys take a few."""
 
@@ -136,23 +134,17 @@ class KademliaClient:
 
     def __init__(self, host: BasicHost) -> None:
         self._host = host
-        self._idle: dict[ID, list[tuple[float, INetStream]]] = {}
-        self._nursery: trio.Nursery | None = None
+        self._exchanges: Exchanges[Message] = Exchanges(host, PROTOCOL, timeout=REQUEST_TIMEOUT)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[KademliaClient]:
         """Answer callers while the block lasts; questions under way are given up at its end."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                yield self
-            finally:
-                self._nursery = None
-                nursery.cancel_scope.cancel()
+        async with self._exchanges.running():
+            yield self
 
     def forget(self, peer: ID) -> None:
         """Drop the streams kept to a peer that is gone."""
-        self._idle.pop(peer, None)
+        self._exchanges.forget(peer)
 
     async def find_node(self, peer: ID, target: bytes) -> list[Contact]:
         """Return the peers that `peer` knows closest to a raw key."""
@@ -170,123 +162,41 @@ class KademliaClient:
         All go over one stream. The end is certain once the peer closes its side after we closed ours: it has read
         everything then (go-libp2p answers nothing to an ADD_PROVIDER, py-libp2p an echo that is read and ignored).
         """
-
-        async def send(stream: INetStream) -> None:
-            entry = Message.Peer(id=self._host.get_id().to_bytes(), addrs=[a.to_bytes() for a in addresses])
-            batch = bytearray()
-            for key in keys:
-                batch += _frame(Message(type=Message.ADD_PROVIDER, key=record_key(key), providerPeers=[entry]))
-                if len(batch) > 32768:
-                    await stream.write(bytes(batch))
-                    batch.clear()
-            await stream.write(bytes(batch))
-            await cast("Any", stream).close_write()
-            await _read_to_end(stream)
-
-        await self._with_stream(peer, send, timeout=ADD_TIMEOUT)
-
-    async def _ask(self, peer: ID, question: Message) -> Message:
-        """Ask, in a task of the client's own: the caller may be cancelled at any time, the exchange must not be.
-
-        A write that is cancelled half-way leaves the connection's cipher out of step, and breaks all its streams.
-        """
-        if self._nursery is None:
-            raise PeerUnreachable("this node's libp2p side is not running")
-        answers: list[Message] = []
-        failures: list[BaseException] = []
-        done = trio.Event()
-
-        async def run() -> None:
-            try:
-                answers.append(await self._exchange(peer, question))
-            except* Exception as group:  # noqa: BLE001 - py-libp2p raises many kinds; the caller gets one
-                failures.append(group)
-            finally:
-                done.set()
-
-        self._nursery.start_soon(run)
-        await done.wait()
-        if not answers:
-            raise PeerUnreachable(f"{peer} did not answer: {failures}")
-        return answers[0]
-
-    async def _exchange(self, peer: ID, question: Message) -> Message:
-        async def ask(stream: INetStream) -> Message:
-            await _send(stream, question)
-            answer = Message()
-            raw = await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE)
-            answer.ParseFromString(raw)
-            self._idle.setdefault(peer, []).append((trio.current_time(), stream))
-            return answer
-
-        if kept := self._kept_stream(peer):
-            try:
-                with trio.fail_after(REQUEST_TIMEOUT):
-                    return await ask(kept)
-            except BaseException as error:
-                with compat.shielded(1):
-                    await kept.reset()
-                if not isinstance(error, StreamError):  # the peer closed it meanwhile: once more on a fresh one
-                    raise _translated(error, peer) from error
-        return cast("Message", await self._with_stream(peer, ask, keep=True, timeout=REQUEST_TIMEOUT))
-
-    def _kept_stream(self, peer: ID) -> INetStream | None:
-        """Return a stream left open by an earlier question: it saves the negotiation, two thirds of the cost."""
-        kept = self._idle.pop(peer, [])
-        fresh = [(since, s) for since, s in kept if trio.current_time() - since < KEEP_STREAM]
-        if not fresh:
-            return None
-        if fresh[:-1]:
-            self._idle[peer] = fresh[:-1]
-        return fresh[-1][1]
-
-    async def _with_stream(
-        self, peer: ID, use: Callable[[INetStream], Awaitable[object]], *, timeout: float, keep: bool = False
-    ) -> object:
         stream: INetStream | None = None
         try:
-            with trio.fail_after(timeout):
+            with trio.fail_after(ADD_TIMEOUT):
                 stream = await self._host.new_stream(peer, [PROTOCOL])
-                result = await use(stream)
-                if not keep:
-                    await stream.close()
+                await self._send_providers(stream, keys, addresses)
+                await stream.close()
                 stream = None
-                return result
         except Exception as error:
-            raise _translated(error, peer) from error
+            raise translated(error, peer) from error
         finally:
             if stream is not None:
                 with compat.shielded(1):
                     await stream.reset()
 
+    async def _send_providers(self, stream: INetStream, keys: Iterable[bytes], addresses: Sequence[Multiaddr]) -> None:
+        entry = Message.Peer(id=self._host.get_id().to_bytes(), addrs=[a.to_bytes() for a in addresses])
+        batch = bytearray()
+        for key in keys:
+            batch += _frame(Message(type=Message.ADD_PROVIDER, key=record_key(key), providerPeers=[entry]))
+            if len(batch) > 32768:
+                await stream.write(bytes(batch))
+                batch.clear()
+        await stream.write(bytes(batch))
+        await cast("Any", stream).close_write()
+        await _read_to_end(stream)
 
-class CountingReader:
-    """A stream's reading side that counts bytes, to tell a stream that ended from one that broke off in a message."""
+    async def _ask(self, peer: ID, question: Message) -> Message:
+        async def ask(stream: INetStream) -> Message:
+            await _send(stream, question)
+            answer = Message()
+            raw = await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE)
+            answer.ParseFromString(raw)
+            return answer
 
-    def __init__(self, stream: INetStream) -> None:
-        self._stream = stream
-        self.count = 0
-
-    async def read(self, n: int | None = None) -> bytes:
-        data = await self._stream.read(n)
-        self.count += len(data)
-        return data
-
-    async def read_exactly(self, n: int) -> bytes:
-        """Return exactly `n` bytes; StreamError when the stream ends before."""
-        buffer = bytearray()
-        while len(buffer) < n:
-            data = await self.read(n - len(buffer))
-            if not data:
-                raise StreamEOF
-            buffer += data
-        return bytes(buffer)
-
-
-def _translated(error: BaseException, peer: ID) -> BaseException:
-    if isinstance(error, trio.TooSlowError):
-        return PeerUnreachable(f"{peer} did not answer in time")
-    return PeerUnreachable(f"{peer} did not answer: {error!r}") if isinstance(error, Exception) else error
+        return await self._exchanges.ask(peer, ask)
 
 
 def own_addresses(host: BasicHost) -> tuple[Multiaddr, ...]:

@@ -1,7 +1,7 @@
 """The members: connecting to every node there is, telling each what is held here, letting go of the silent ones.
 
-One task tends each connected peer: it keeps the announce link up, or, for a node that speaks only standard Kademlia
-(Spegel in Go), sends provider records and pings it. Members are found by asking for those near random places.
+One task tends each connected peer: it keeps the announce link up, or the standard one. Members are found by asking for
+those near random places.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 import trio
@@ -21,36 +22,29 @@ from libp2p.host.ping import PingService
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
-from spegel_py.routing.libp2p.announce import Link, say_goodbye
+from spegel_py.routing.libp2p.announce import Carried, Link, say_goodbye
+from spegel_py.routing.libp2p.dialling import Dialler
 from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, strip_peer
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, tells_everything
+from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, next_interval, tells_everything
+from spegel_py.routing.libp2p.standard import StandardLink
 from spegel_py.routing.libp2p.thread import TaskStatus
 
 log = structlog.get_logger(__name__)
 
-DIAL_TIMEOUT = 3.0
-"""Seconds for one dial with its handshakes: 11 ms when idle, but a node that starts up on a busy core needs longer."""
-MAX_DIALS = 8
-"""Dials at once: each costs about 20 ms of CPU at either end."""
 DISCOVERY_INTERVAL = 60.0
 """Seconds between two looks for unknown members, each 15 ms of CPU; who joins is met at once, so this only mends."""
-WATCH_INTERVAL = 0.5
-"""Seconds between two looks for peers that fell silent."""
-REFRESHES_PER_SECOND = 20
-"""Refreshes sent per second at most: above interval × this many peers the interval grows with the cluster."""
+LEAST_PASS = 0.25
+"""Seconds between two looks for peers that fell silent at least; at most it is the shortest interval in force."""
 REDIAL_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds between attempts to reach a lost peer again; then it is left to discovery and bootstrap."""
+SOUGHT = 4
+"""Lost peers dialled in one look for them: each of them leads to all others, and a dial into nowhere takes 3 s."""
 LINK_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before telling a peer again after a failure; each new connection starts over."""
-STANDARD_PING_INTERVAL, STANDARD_PING_TIMEOUT = 4.0, 4.0
-"""Seconds: a peer without the announce protocol is pinged, so that a stopped one is let go within 8 s."""
-STANDARD_REPROVIDE = 600.0
-"""Seconds between full rounds of provider records; standard nodes keep them for 19 minutes and more."""
 MAX_KNOWN = 10_000
 """Addresses of peers remembered, connected or not."""
 REMEMBERED_DEPARTED = 256
@@ -71,9 +65,11 @@ class Mesh:
         registry_host: str,
         registry_port: int,
         agent: str,
+        shares: bool,
         limit: int,
         replication: int,
         provider_addresses: Callable[[], list[Multiaddr]],
+        carried: Carried,
         rng: random.Random,
     ) -> None:
         self._host = host
@@ -84,17 +80,16 @@ class Mesh:
         self._limit = limit
         self._plan = Plan(replication=replication)
         self._provider_addresses = provider_addresses
+        self._carried = carried
         self._rng = rng
-        self._hello = Hello(interval, registry_host, registry_port, agent)
+        self._hello = Hello(interval, registry_host, registry_port, agent, shares=shares)
         self._everything = limit > 0
         self._news = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._tasks: dict[ID, trio.CancelScope] = {}
         self._known: dict[ID, tuple[Multiaddr, ...]] = {}
-        self._dialling: set[str] = set()
-        self._dials = trio.CapacityLimiter(MAX_DIALS)
-        self._own_addresses: set[str] = set()
-        self._dialled: dict[str, ID] = {}
+        self._lost: set[ID] = set()
+        self._dialler = Dialler(host=host, connected=self._tasks, contact=self.contact)
         self._ping = PingService(host)
         self._leaving = False
 
@@ -141,7 +136,7 @@ class Mesh:
 
     async def _goodbye(self, peer: ID) -> None:
         with tolerating("goodbye failed", peer):
-            await say_goodbye(self._host, peer)
+            await say_goodbye(self._host, peer, self._carried)
 
     # Who is connected
 
@@ -168,9 +163,10 @@ class Mesh:
 
     def arrived(self, peer: ID) -> None:
         """Take up a peer that connected."""
-        if self._nursery is None or peer in self._tasks:
+        if self._nursery is None or peer in self._tasks or self._leaving:
             return
         self._tasks[peer] = trio.CancelScope()
+        self._lost.discard(peer)
         self._table.peer_connected(str(peer))
         log.info("peer connected", peer=str(peer), address=self.address_of(peer), peers=len(self._tasks))
         self._members_changed()
@@ -183,14 +179,17 @@ class Mesh:
         self.contact(peer)  # remember its addresses
         self._drop(peer, why=why)
         if not self._leaving:
-            self._nursery.start_soon(self._reach_again, peer)
+            self._lost.add(peer)
+            self._nursery.start_soon(self._reach_again, peer, self._host.get_network().get_connections(peer))
 
     def left(self, peer: ID) -> None:
         """Let go of a peer that said goodbye."""
         self._known.pop(peer, None)
+        self._lost.discard(peer)
+        self._table.peer_left(str(peer))
         self._drop(peer, why="goodbye")
         if self._nursery is not None:
-            self._nursery.start_soon(self._hang_up, peer)
+            self._nursery.start_soon(self._hang_up, peer, self._host.get_network().get_connections(peer))
 
     def _drop(self, peer: ID, *, why: str) -> None:
         """Offer nothing that the peer announced any more, and stop tending it."""
@@ -209,8 +208,8 @@ class Mesh:
         if everything != self._everything:
             log.info("announcing to all" if everything else "announcing to the closest", nodes=nodes)
         self._everything = everything
-        interval = max(self._base_interval, round(len(self._tasks) / REFRESHES_PER_SECOND, 1))
-        self._hello = Hello(interval, self._hello.host, self._hello.port, self._hello.agent)
+        interval = next_interval(self._hello.interval, base=self._base_interval, peers=len(self._tasks))
+        self._hello = replace(self._hello, interval=interval)
         self.tell_news()
 
     # Tending one peer
@@ -224,11 +223,23 @@ class Mesh:
     async def _keep_told(self, peer: ID) -> None:
         """Tell a peer what is held here by the best way it speaks, again after every failure, ever less often."""
         for delay in itertools.chain(LINK_DELAYS, itertools.repeat(LINK_DELAYS[-1])):
+            if self._leaving:  # a hello after the goodbye would take it back
+                return
             with tolerating("telling a peer failed", peer):
                 if self._speaks_announce(peer) is False:
-                    await self._keep_told_by_records(peer)
+                    standard = StandardLink(
+                        peer=peer,
+                        kademlia=self._kademlia,
+                        ping=self._ping,
+                        part=lambda: self._plan.part_for(peer.to_bytes(), self._local),
+                        situation=self,
+                        provider_addresses=self._provider_addresses,
+                        lost=lambda why: self.lost(peer, why=why),
+                    )
+                    await standard.run()
                 else:
-                    await Link(host=self._host, peer=peer, local=self._local, situation=self).run()
+                    link = Link(host=self._host, peer=peer, local=self._local, situation=self, carried=self._carried)
+                    await link.run()
             await trio.sleep(delay)
 
     def _speaks_announce(self, peer: ID) -> bool | None:
@@ -239,37 +250,9 @@ class Mesh:
             return None
         return (ANNOUNCE in protocols) if protocols else None
 
-    async def _keep_told_by_records(self, peer: ID) -> None:
-        """Serve a peer without the announce protocol: provider records now and whenever keys come, and pings."""
-        log.info("peer speaks standard kademlia only", peer=str(peer))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_pinging, peer)
-            told: set[bytes] = set()
-            renew = trio.current_time() + STANDARD_REPROVIDE
-            while True:
-                news = self._news
-                part = self._plan.part_for(peer.to_bytes(), self._local)
-                if trio.current_time() >= renew:
-                    told.clear()
-                    renew = trio.current_time() + STANDARD_REPROVIDE
-                if missing := part - told:
-                    await self._kademlia.add_providers(peer, missing, self._provider_addresses())
-                told = set(part)
-                with trio.move_on_at(renew):
-                    await news.wait()
-
-    async def _keep_pinging(self, peer: ID) -> None:
-        while True:
-            await trio.sleep(STANDARD_PING_INTERVAL)
-            try:
-                with trio.fail_after(STANDARD_PING_TIMEOUT):
-                    await self._ping.ping(peer)
-            except Exception as error:  # noqa: BLE001 - any failure means the same
-                self.lost(peer, why=f"no pong: {error!r}")
-
-    async def _hang_up(self, peer: ID) -> None:
-        with tolerating("hanging up failed", peer), compat.shielded(2):
-            await self._host.disconnect(peer)
+    async def _hang_up(self, peer: ID, connections: Sequence[INetConn]) -> None:
+        with tolerating("hanging up failed", peer):
+            await compat.hang_up(connections)
 
     # Finding members
 
@@ -281,34 +264,18 @@ class Mesh:
                     nursery.start_soon(self.reach, contact.addresses, contact.id)
 
     async def reach(self, addresses: Iterable[Multiaddr], expected: ID | None) -> bool:
-        """Try the addresses in turn; `expected` is the peer's id where it is known. Says whether one was connected.
+        """Try the addresses in turn; `expected` is the peer's id where it is known. Says whether one was connected."""
+        return not self._leaving and await self._dialler.reach(addresses, expected)
 
-        Addresses of peers that are connected, of this node itself, and those being dialled are passed over.
-        """
-        for address in addresses:
-            text = str(strip_peer(address))
-            if text in self._own_addresses or text in self._dialling or self._is_connected(text, expected):
-                continue
-            self._dialling.add(text)
-            try:
-                async with self._dials:
-                    found = await compat.dial(self._host, Multiaddr(text), expected=expected, timeout=DIAL_TIMEOUT)
-                    self._dialled[text] = found
-                    return True
-            except PeerUnreachable as error:
-                if "this node itself" in str(error):
-                    self._own_addresses.add(text)
-                log.debug("dial failed", address=text, error=str(error))
-            finally:
-                self._dialling.discard(text)
-        return False
+    def is_own(self, address: str) -> bool:
+        """Say whether an address was dialled and is this node's own."""
+        return self._dialler.is_own(address)
 
-    def _is_connected(self, text: str, expected: ID | None) -> bool:
-        if expected is not None:
-            return expected in self._tasks
-        if self._dialled.get(text) in self._tasks:
-            return True
-        return any(text == str(address) for peer in self._tasks for address in self.contact(peer).addresses)
+    async def seek(self) -> None:
+        """Dial SOUGHT of the lost peers, chosen at random; returns when all were tried."""
+        lost = [peer for peer in self._lost if peer in self._known]
+        chosen = self._rng.sample(lost, min(SOUGHT, len(lost)))
+        await self.meet(Contact(peer, self._known[peer]) for peer in chosen)
 
     async def _explore(self, peer: ID) -> None:
         """Ask a peer for those near this node and near a random place, and connect to them."""
@@ -326,23 +293,32 @@ class Mesh:
                 await self._explore(self._rng.choice(list(self._tasks)))
 
     async def _watch(self) -> None:
-        """Let go of peers that stopped refreshing though their connection stands (a stopped or starved process)."""
+        """Let go of peers that stopped refreshing though their connection stands (a stopped or starved process).
+
+        A pass comes when the next announcement may have run out, and at least once in the shortest interval in force.
+        """
         while True:
-            await trio.sleep(WATCH_INTERVAL)
+            await trio.sleep(self._until_next_pass(time.monotonic()))
             now = time.monotonic()
             for name in self._table.silent(now):
                 self.lost(ID.from_base58(name), why="silent")
             self._table.expire(now)
 
-    async def _reach_again(self, peer: ID) -> None:
-        await self._hang_up(peer)
+    def _until_next_pass(self, now: float) -> float:
+        longest = min(self._base_interval, self._table.shortest_interval())
+        return max(LEAST_PASS, min(longest, self._table.next_end() - now))
+
+    async def _reach_again(self, peer: ID, connections: Sequence[INetConn]) -> None:
+        await self._hang_up(peer, connections)
         for delay in REDIAL_DELAYS:
             await trio.sleep(delay * self._rng.uniform(0.7, 1.3))
             if peer in self._tasks or peer not in self._known:
                 return
             with tolerating("reaching a peer again failed", peer):
                 await self.reach(self._known[peer], peer)
-        self._known.pop(peer, None)
+        if peer not in self._tasks:
+            self._known.pop(peer, None)
+            self._lost.discard(peer)
 
 
 @contextmanager

@@ -21,6 +21,9 @@ from spegel_py.routing.base import Member, Peer
 MAX_KEYS_PER_PEER = 250_000
 """Most keys one peer may announce. 500 large images are about 10,000; at 100 bytes a key the bound is 25 MB."""
 
+MAX_GOODBYES = 1024
+"""Peers remembered that said goodbye, so that none of them counts as lost."""
+
 TTL_FACTOR = 2
 """An announcement lives for this many of its sender's intervals (Dragonfly2's rule: 2 × the announced interval)."""
 
@@ -39,6 +42,7 @@ class _Member:
     pulled: dict[bytes, float] = field(default_factory=dict)
     agent: str = ""
     skew: float | None = None
+    shares: bool = False
     provided: dict[bytes, float] = field(default_factory=dict)
     provided_at: Peer | None = None
 
@@ -69,6 +73,7 @@ class RecordTable:
 
     def __init__(self, *, rng: random.Random) -> None:
         self._members: dict[str, _Member] = {}
+        self._goodbyes: dict[str, None] = {}  # in the order in which they came
         self._lock = threading.Lock()
         self._rng = rng
 
@@ -90,7 +95,7 @@ class RecordTable:
     def knows_all(self, now: float) -> bool:
         """Say whether every connected peer's whole set is held, so that a key nobody has here nobody has."""
         with self._lock:
-            return all(member.current(now) for member in self._members.values() if member.connected)
+            return all(self._members[peer_id].current(now) for peer_id in self._present())
 
     def is_partial(self) -> bool:
         """Say whether some connected peer tells only those closest to a key: others may know of further holders."""
@@ -108,15 +113,34 @@ class RecordTable:
             member = self._members.get(peer_id)
             return member is not None and not member.connected
 
+    def left(self, peer_id: str) -> bool:
+        """Say whether a peer that is not connected any more has said goodbye."""
+        with self._lock:
+            return peer_id in self._goodbyes
+
     def address(self, peer_id: str) -> Peer | None:
         """Return where a connected announcing peer's registry is."""
         with self._lock:
             member = self._members.get(peer_id)
             return member.peer if member is not None and member.connected else None
 
+    def partners(self, now: float) -> dict[str, Peer]:
+        """Return the connected peers that share what they are pulling, by id."""
+        with self._lock:
+            return {
+                peer_id: member.peer
+                for peer_id, member in self._members.items()
+                if member.connected and member.shares and member.peer is not None and member.expires > now
+            }
+
+    def goodbyes(self) -> frozenset[str]:
+        """Return the peers that left in good order and are not back, the latest MAX_GOODBYES of them."""
+        with self._lock:
+            return frozenset(self._goodbyes)
+
     def connected(self) -> list[str]:
         with self._lock:
-            return [peer_id for peer_id, member in self._members.items() if member.connected]
+            return self._present()
 
     def members(self, now: float) -> list[Member]:
         """Return what is known of every connected peer."""
@@ -125,19 +149,46 @@ class RecordTable:
                 Member(
                     id=peer_id,
                     address=(at.authority if (at := member.peer or member.provided_at) else ""),
+                    peer=member.peer or member.provided_at,
+                    interval=member.interval if member.announces else None,
                     agent=member.agent,
                     keys=len(member.keys) + len(member.provided),
                     heard=member.heard_ago(now),
                     skew=member.skew,
                 )
-                for peer_id, member in self._members.items()
-                if member.connected
+                for peer_id in self._present()
+                for member in [self._members[peer_id]]
             ]
 
     def size(self) -> int:
         """Return the number of records held."""
         with self._lock:
             return sum(len(member.keys) + len(member.provided) for member in self._members.values())
+
+    def records(self) -> dict[str, int]:
+        """Return the number of records held, by how they came: announced, or provided one by one."""
+        with self._lock:
+            members = self._members.values()
+            return {
+                "announced": sum(len(member.keys) for member in members),
+                "provided": sum(len(member.provided) for member in members),
+            }
+
+    def protocols(self) -> dict[str, int]:
+        """Return the number of connected peers by what they speak: announce, or kademlia only."""
+        with self._lock:
+            announce = [member.announces for member in self._members.values() if member.connected]
+            return {"announce": announce.count(True), "kademlia": announce.count(False)}
+
+    def shortest_interval(self) -> float:
+        """Return the shortest interval that a connected peer has announced; infinite if none has."""
+        with self._lock:
+            return min((m.interval for m in self._members.values() if m.connected), default=math.inf)
+
+    def next_end(self) -> float:
+        """Return when the first connected peer's announcements run out; infinite if none do."""
+        with self._lock:
+            return min((m.expires for m in self._members.values() if m.connected), default=math.inf)
 
     def silent(self, now: float) -> list[str]:
         """Return the connected peers whose announcements have run out: they stopped talking but kept the line open."""
@@ -156,20 +207,39 @@ class RecordTable:
             provided = self._members.get(peer_id, _Member())
             self._members[peer_id] = _Member(provided=provided.provided, provided_at=provided.provided_at)
 
+    def peer_left(self, peer_id: str) -> None:
+        """Note that a peer said goodbye: it is not lost, until it says hello again.
+
+        A connection alone takes no goodbye back: somebody may reach the peer while it is still leaving.
+        """
+        with self._lock:
+            self._goodbyes[peer_id] = None
+            if len(self._goodbyes) > MAX_GOODBYES:
+                del self._goodbyes[next(iter(self._goodbyes))]
+
     # Announcements (only of a connected peer: a frame may still arrive after the line was given up)
 
     def hello(
-        self, peer_id: str, peer: Peer, *, interval: float, now: float, agent: str = "", skew: float | None = None
+        self,
+        peer_id: str,
+        peer: Peer,
+        *,
+        interval: float,
+        now: float,
+        agent: str = "",
+        skew: float | None = None,
+        shares: bool = False,
     ) -> None:
         """Note where an announcing peer's registry is and how often it will be heard from (seconds).
 
-        `skew` is by how many seconds its clock is ahead of ours.
+        `skew` is by how many seconds its clock is ahead of ours; it `shares` what it is pulling.
         """
         with self._lock:
             if member := self._connected(peer_id):
                 member.announces, member.peer, member.interval = True, peer, interval
                 member.expires = now + TTL_FACTOR * interval
-                member.agent, member.skew = agent, skew
+                member.agent, member.skew, member.shares = agent, skew, shares
+                self._goodbyes.pop(peer_id, None)
 
     def heard(self, peer_id: str, now: float) -> None:
         """Renew an announcing peer's set: it spoke."""
@@ -256,6 +326,10 @@ class RecordTable:
     def clear(self) -> None:
         with self._lock:
             self._members.clear()
+
+    def _present(self) -> list[str]:
+        """Return the connected peers, but for those that are leaving: somebody may have reached one once more."""
+        return [i for i, member in self._members.items() if member.connected and i not in self._goodbyes]
 
     def _connected(self, peer_id: str) -> _Member | None:
         member = self._members.get(peer_id)

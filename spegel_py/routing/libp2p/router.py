@@ -10,15 +10,20 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import structlog
+import trio
 
 from spegel_py.errors import RouterUnavailable
-from spegel_py.routing.base import NOTHING, Member, Peer
+from spegel_py.routing.base import NOTHING, Life, Member, Peer
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.bootstrap import Bootstrap
+from spegel_py.routing.libp2p.announce import Carried
+from spegel_py.routing.libp2p.bootstrap import Bootstrap, Target
+from spegel_py.routing.libp2p.courier import Libp2pCourier
+from spegel_py.routing.libp2p.joining import Joining
 from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.service import Service, Settings
@@ -31,8 +36,6 @@ RESTART_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before starting the Trio side again, by the number of its deaths in a row; the last one repeats."""
 STEADY_AFTER = 60.0
 """Seconds of life after which a death counts as the first again."""
-BOOTSTRAP_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds between bootstrap attempts while nobody is connected; the last one repeats, each ± 30 %."""
 STOP_TIMEOUT = 4.0
 """Seconds for goodbyes and closing at the end."""
 
@@ -46,16 +49,28 @@ class Libp2pRouter:
         settings: Settings,
         bootstrap: Bootstrap,
         dropped: Callable[[str], None] = lambda reason: None,
+        carried: Carried = lambda direction, frame, size: None,
         rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
-        self._bootstrap = bootstrap
         self._dropped = dropped
+        self._carried = carried
         self._rng = rng or random.Random()
         self._table = RecordTable(rng=self._rng)
         self._keys: dict[bytes, float | None] = {}  # with when it was pulled, of a tag, on the monotonic clock
         self._thread: TrioThread | None = None
         self._service: Service | None = None
+        self._given_up = asyncio.Event()
+        self._life = Life(number=0, is_up=False, since=time.monotonic())
+        self._life_changed = asyncio.Event()
+        self.courier = Libp2pCourier(id=self.id, table=lambda: self._table, ask=self._ask)
+        self._joining = Joining(
+            bootstrap=bootstrap,
+            is_connected=lambda: bool(self._table.connected()),
+            reach=self._reach,
+            seek=self._seek,
+            rng=self._rng,
+        )
 
     def __repr__(self) -> str:
         return f"<Libp2pRouter {'up' if self._thread else 'down'}, {len(self._keys)} keys, {self._table!r}>"
@@ -73,7 +88,7 @@ class Libp2pRouter:
         async with AsyncExitStack() as stack:
             tasks = [
                 asyncio.create_task(self._supervise(thread), name="libp2p supervisor"),
-                asyncio.create_task(self._keep_bootstrapping(), name="libp2p bootstrap"),
+                asyncio.create_task(self._joining.run(), name="libp2p joining"),
             ]
             stack.push_async_callback(self._close, tasks)
             yield self
@@ -122,18 +137,73 @@ class Libp2pRouter:
         """Return what is known of each peer connected now."""
         return self._table.members(time.monotonic())
 
+    def left(self, peer_id: str) -> bool:
+        """Say whether a peer that is not connected any more has said goodbye."""
+        return self._table.left(peer_id)
+
     def records(self) -> int:
         """Return the number of records held of other peers."""
         return self._table.size()
+
+    def records_by_kind(self) -> Mapping[str, int]:
+        """Return that number by how the records came."""
+        return self._table.records()
+
+    def protocols(self) -> Mapping[str, int]:
+        """Return the number of peers connected now by what they speak."""
+        return self._table.protocols()
 
     def addresses(self) -> list[str]:
         """Return this node's own multiaddrs with its peer id; empty while the Trio side is down."""
         return self._service.addresses() if self._service is not None else []
 
+    # For supervision
+
+    @property
+    def life(self) -> Life:
+        """How the Trio side fares."""
+        return self._life
+
+    @property
+    def expects_peers(self) -> bool:
+        """Whether there ought to be other nodes, as far as the bootstrap says."""
+        return self._joining.expects_peers
+
+    def goodbyes(self) -> frozenset[str]:
+        """Return the peer ids that left with a goodbye lately and are not back."""
+        return self._table.goodbyes()
+
+    async def ping(self) -> None:
+        """Return when the Trio side has answered; RouterUnavailable if it is down, never if it hangs."""
+        if self._thread is None:
+            raise RouterUnavailable("the libp2p side is not running")
+        await self._thread.call(trio.lowlevel.checkpoint)
+
+    async def rejoin(self) -> None:
+        """Look for peers now, lost ones too."""
+        await self._joining.now()
+
+    async def restart(self) -> None:
+        """Return when a new life is up: the present one, which may hang, is left behind with its sockets shut."""
+        number = self._life.number
+        if self._life.is_up:
+            self._given_up.set()
+        await self.revived(after=number)
+
+    async def revived(self, *, after: int = 0) -> None:
+        """Return when a life later than number `after` is up."""
+        while not (self._life.is_up and self._life.number > after):
+            await self._life_changed.wait()
+
     async def crash(self) -> None:
         """Kill the Trio side, as a fault in it would: for tests of what follows."""
         if self._thread is not None:
             await self._tell(self._thread.crash)
+
+    async def hang(self, stuck: Callable[[], object]) -> None:
+        """Run a function that blocks on the Trio side, as a fault in it would: for tests of what follows."""
+        if self._thread is not None:
+            await self._tell(self._thread.hang, stuck)
 
     # Inside
 
@@ -168,23 +238,39 @@ class Libp2pRouter:
         local = LocalKeys()
         local.add(self._keys)
         local.age(_times(self._keys))
-        self._table.clear()
-        service = Service(settings=self._settings, table=self._table, local=local, dropped=self._dropped, rng=self._rng)
+        # a table of its own for each life: one that was left behind may wake up, and must not write into this one's
+        self._table = RecordTable(rng=self._rng)
+        service = Service(
+            settings=self._settings,
+            table=self._table,
+            local=local,
+            dropped=self._dropped,
+            rng=self._rng,
+            answer=self.courier.answer,
+            carried=self._carried,
+        )
         thread = TrioThread(service.run)
         await thread.start()
         self._service, self._thread = service, thread
+        self._begin(replace(self._life, number=self._life.number + 1, is_up=True, since=time.monotonic()))
         if missed := {key: at for key, at in self._keys.items() if key not in local.keys}:
             await self._tell(service.advertise, missed.keys(), _times(missed))
         log.info("libp2p up", addresses=service.addresses())
         return thread
 
+    def _begin(self, life: Life) -> None:
+        changed, self._life, self._life_changed = self._life_changed, life, asyncio.Event()
+        changed.set()
+
     async def _supervise(self, thread: TrioThread) -> None:
         deaths = 0
         while True:
             born = time.monotonic()
-            death = await thread.ended()
+            death = await self._end_of(thread)
             self._service = self._thread = None
             self._table.clear()
+            died = time.monotonic()
+            self._begin(replace(self._life, is_up=False, since=died, died=died, cause=repr(death)))
             deaths = 1 if time.monotonic() - born > STEADY_AFTER else deaths + 1
             log.error("libp2p side died; serving local content only until it is up again", error=repr(death))
             while True:
@@ -197,35 +283,37 @@ class Libp2pRouter:
                     deaths += 1
                     log.debug("libp2p side did not start", error=repr(error))
 
-    async def _keep_bootstrapping(self) -> None:
-        attempt = 0
-        while True:
-            if await self._bootstrap_once():
-                attempt, delay = 0, self._bootstrap.interval
-            else:
-                delay = BOOTSTRAP_DELAYS[min(attempt, len(BOOTSTRAP_DELAYS) - 1)]
-                attempt += 1
-            await self._isolated_or(delay * self._rng.uniform(0.7, 1.3))
+    async def _end_of(self, thread: TrioThread) -> BaseException | None:
+        """Return what a life died of; one that was given up is left behind, since a thread cannot be ended."""
+        self._given_up.clear()
+        end, given_up = asyncio.ensure_future(thread.ended()), asyncio.ensure_future(self._given_up.wait())
+        try:
+            await asyncio.wait((end, given_up), return_when=asyncio.FIRST_COMPLETED)
+            if end.done():
+                return end.result()
+        finally:
+            end.cancel()
+            given_up.cancel()
+        thread.abandon()
+        if self._service is not None:
+            self._service.shut()
+        return RouterUnavailable("it did not answer")
 
-    async def _isolated_or(self, delay: float) -> None:
-        """Wait for `delay` seconds; shorter if the last peer goes meanwhile."""
-        had_peers = bool(self._table.connected())
-        end = time.monotonic() + delay
-        while (left := end - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, 1.0))
-            if had_peers and not self._table.connected():
-                return
-
-    async def _bootstrap_once(self) -> bool:
-        """Try the bootstrap targets; say whether any peer is connected afterwards."""
-        targets = await self._bootstrap.find()
+    async def _ask(self, peer: str, question: bytes) -> bytes:
         service, thread = self._service, self._thread
-        if service is not None and thread is not None and targets:
-            try:
-                await thread.call(service.bootstrap, targets)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt must come
-                log.debug("bootstrap attempt failed", error=repr(error))
-        return bool(self._table.connected())
+        if service is None or thread is None:
+            raise RouterUnavailable("the libp2p side is not running")
+        return await thread.call(service.ask, peer, question)
+
+    async def _reach(self, targets: Sequence[Target]) -> int:
+        service, thread = self._service, self._thread
+        if service is None or thread is None:
+            raise RouterUnavailable("the libp2p side is not running")
+        return await thread.call(service.bootstrap, targets)
+
+    async def _seek(self) -> None:
+        if self._service is not None:
+            await self._tell(self._service.seek)
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:

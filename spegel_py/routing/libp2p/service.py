@@ -13,13 +13,14 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import RouterUnavailable
-from spegel_py.routing.base import Peer
-from spegel_py.routing.libp2p import announce, compat, kademlia
+from spegel_py.routing.base import Answerer, Peer
+from spegel_py.routing.libp2p import announce, compat, kademlia, questions
 from spegel_py.routing.libp2p.bootstrap import Target
 from spegel_py.routing.libp2p.hop import hop
-from spegel_py.routing.libp2p.kademlia import Answers, Contact, KademliaClient, KademliaServer
+from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, KademliaServer
 from spegel_py.routing.libp2p.keys import closest, position, record_key
 from spegel_py.routing.libp2p.mesh import Mesh
+from spegel_py.routing.libp2p.questions import Answers, Questions
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys
 from spegel_py.routing.libp2p.thread import TaskStatus
@@ -28,8 +29,8 @@ STANDARD_TTL = 19 * 60.0
 """Seconds a standard provider record lives here: Spegel's own validity (15 min + 2 × 2 min)."""
 MAX_ASKED = 6
 """Peers asked in one lookup at most, when the closest are slow or fail."""
-GOODBYE_TIMEOUT = 1.0
-"""Seconds for telling all peers goodbye at the end."""
+GOODBYE_TIMEOUT = 2.0
+"""Seconds for telling all peers goodbye at the end: milliseconds when idle, but a busy node must not seem lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ class Settings:
     mesh_limit: int
     replication: int
     agent: str
+    shares: bool = False
+    """Whether this node takes part in sharing what is being pulled."""
 
 
 class Service:
@@ -57,7 +60,9 @@ class Service:
         table: RecordTable,
         local: LocalKeys,
         dropped: Callable[[str], None],
+        carried: announce.Carried,
         rng: random.Random,
+        answer: Answerer,
     ) -> None:
         self._settings = settings
         self._table = table
@@ -74,26 +79,37 @@ class Service:
             registry_host=settings.registry_host,
             registry_port=settings.registry_port,
             agent=settings.agent,
+            shares=settings.shares,
             limit=settings.mesh_limit,
             replication=settings.replication,
             provider_addresses=self._provider_addresses,
+            carried=carried,
             rng=rng,
         )
-        server = KademliaServer(self._host, Answers(self._providers, self._closest, self._provide, dropped))
+        server = KademliaServer(self._host, kademlia.Answers(self._providers, self._closest, self._provide, dropped))
         receiver = announce.Receiver(
             table=table,
             clock=time.monotonic,
             address_of=self._mesh.address_of,
             dropped=dropped,
             left=self._mesh.left,
+            carried=carried,
         )
         self._host.set_stream_handler(kademlia.PROTOCOL, server.handle)
         self._host.set_stream_handler(announce.PROTOCOL, receiver.handle)
+        self._questions = Questions(self._host)
+        if settings.shares:
+            self._host.set_stream_handler(questions.PROTOCOL, Answers(answer, dropped).handle)
 
     async def run(self, stop: trio.Event, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and tend peers until `stop` is set, then say goodbye."""
         listen = compat.listen_addresses(self._settings.host, self._settings.port)
-        async with self._host.run(listen), self._kademlia.running(), trio.open_nursery() as nursery:
+        async with (
+            self._host.run(listen),
+            self._kademlia.running(),
+            self._questions.running(),
+            trio.open_nursery() as nursery,
+        ):
             if len(self._host.get_network().listeners) < len(listen):
                 raise RouterUnavailable(f"cannot listen on {', '.join(map(str, listen))}")
             await nursery.start(self._mesh.run)
@@ -102,7 +118,10 @@ class Service:
                 await stop.wait()
                 await self._mesh.say_goodbye(timeout=GOODBYE_TIMEOUT)
             finally:
-                await compat.hang_up_all(self._host)
+                try:
+                    await compat.hang_up_all(self._host)
+                finally:  # one that is left open looks alive to its peer, which may say goodbye into it
+                    compat.shut_connections(self._host)
             nursery.cancel_scope.cancel()
 
     # What the asyncio side calls
@@ -118,12 +137,21 @@ class Service:
             self._mesh.tell_news()
 
     async def bootstrap(self, targets: Sequence[Target]) -> int:
-        """Connect to the targets that are not connected yet; returns the number of peers connected now."""
+        """Connect to the targets that are not connected yet; returns how many of them are not this node itself."""
         async with trio.open_nursery() as nursery:
             for target in targets:
                 expected = ID.from_base58(target.peer) if target.peer else None
                 nursery.start_soon(self._mesh.reach, [Multiaddr(target.address)], expected)
-        return len(self._mesh.peers())
+        own = str(self._host.get_id())
+        return sum(target.peer != own and not self._mesh.is_own(target.address) for target in targets)
+
+    async def seek(self) -> None:
+        """Dial a few of the peers that were lost."""
+        await self._mesh.seek()
+
+    def shut(self) -> None:
+        """Shut the sockets from another thread, of a life that does not answer and is left behind."""
+        compat.shut_sockets(self._host)
 
     async def hop(self, key: bytes, found: Callable[[Peer], None], limit: int, known: set[str]) -> None:
         """Ask the peers closest to a key for its providers; call `found` with each that is not known, up to `limit`."""
@@ -140,6 +168,10 @@ class Service:
             return await self._kademlia.get_providers(peer, key)
 
         await hop(self._nearest(record_key(key), MAX_ASKED), ask, take)
+
+    async def ask(self, peer: str, question: bytes) -> bytes:
+        """Return a peer's answer to a question of those that share what they are pulling."""
+        return await self._questions.ask(ID.from_base58(peer), question)
 
     def addresses(self) -> list[str]:
         """Return the addresses this node announces, with its id."""

@@ -16,6 +16,10 @@ from spegel_py.routing.libp2p.records import checksum
 
 LOG_LENGTH = 512
 """Changes remembered for deltas: a peer that is further behind gets the whole set again."""
+REFRESHES_PER_SECOND = 20
+"""Refreshes sent per second at most: above interval × this many peers the interval grows with the cluster."""
+ROOM = 1.25
+"""How much longer than needed a grown interval is, so that the next peers change nothing."""
 HYSTERESIS = 0.9
 """A large cluster is small again only below this part of the limit: one node's coming and going flips nothing."""
 
@@ -139,6 +143,17 @@ def _bounded(added: bool, keys: tuple[bytes, ...]) -> list[Frame]:
 def tells_everything(before: bool, *, nodes: int, limit: int) -> bool:
     """Say whether a cluster of `nodes` (this one included) is small enough to tell every peer every key."""
     return nodes <= (limit if before else limit * HYSTERESIS)
+
+
+def next_interval(before: float, *, base: float, peers: int) -> float:
+    """Return the seconds between refreshes for so many peers: `base`, or more where that many refreshes were too many.
+
+    It moves in steps, with room for a quarter more peers, since every peer must be told of each change.
+    """
+    least = max(base, peers / REFRESHES_PER_SECOND)
+    if least == base:
+        return base
+    return before if least <= before <= least * ROOM**2 else round(least * ROOM, 1)
 
 
 class Plan:

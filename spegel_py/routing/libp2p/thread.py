@@ -1,7 +1,8 @@
 """The one bridge between asyncio and Trio: a Trio event loop in a thread of its own.
 
 py-libp2p runs on Trio only, aiohttp on asyncio only. A thread keeps the DHT's CPU off the HTTP loop's latency and a
-crash of one side away from the other. A call across takes 50-75 µs; cancellation and exceptions cross.
+crash of one side away from the other; cancellation and exceptions cross. No call waits for the other side to take it
+up: anyio's portal does, and would stop the HTTP side while the Trio side hangs.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
-from anyio.from_thread import BlockingPortal
 
 from spegel_py.errors import RouterUnavailable
 
@@ -30,9 +32,10 @@ class TrioThread:
     def __init__(self, main: Main) -> None:
         self._main = main
         self._loop = asyncio.get_running_loop()
-        self._portal: BlockingPortal | None = None
-        self._stop: trio.Event | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stop = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._replies: set[asyncio.Future[Any]] = set()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="libp2p", daemon=True)
@@ -48,14 +51,22 @@ class TrioThread:
 
     async def call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run an async function on the Trio side and return its result; RouterUnavailable if that side is down."""
-        portal = self._portal
-        if portal is None:
+        token, scope = self._token, trio.CancelScope()
+        if token is None:
             raise RouterUnavailable("the libp2p side is not running")
+        reply: asyncio.Future[T] = self._loop.create_future()
+        self._replies.add(reply)
         try:
-            future = portal.start_task_soon(function, *args)
-        except RuntimeError as error:  # the portal is closing
-            raise RouterUnavailable("the libp2p side is not running") from error
-        return await asyncio.wrap_future(future)
+            token.run_sync_soon(self._take_up, partial(self._answer, reply, scope, function, args), reply)
+            return await reply
+        except trio.RunFinishedError:
+            raise RouterUnavailable("the libp2p side is not running") from None
+        except asyncio.CancelledError:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(scope.cancel)
+            raise
+        finally:
+            self._replies.discard(reply)
 
     async def ended(self) -> BaseException | None:
         """Wait for the end; returns what it died of, or None after an orderly stop."""
@@ -66,19 +77,35 @@ class TrioThread:
         if self._nursery is not None:
             self._nursery.start_soon(_fail)
 
+    async def hang(self, stuck: Callable[[], object]) -> None:
+        """Block this life with a function, as a fault on the Trio side would (called on the Trio side, by tests)."""
+        if self._nursery is not None:
+            self._nursery.start_soon(_block, stuck)
+
+    def abandon(self) -> None:
+        """Leave this life behind: it takes no calls any more, and ends if it ever wakes up."""
+        self._ask_to_stop()
+        self._token = None
+        self._refuse_all()
+
     async def stop(self, *, timeout: float) -> None:
         """End in good order; after `timeout` seconds the thread is left behind (it is a daemon)."""
-        portal, stop = self._portal, self._stop
-        if portal is not None and stop is not None:
-            try:
-                portal.start_task_soon(_set, stop)
-            except RuntimeError:
-                return
-        try:
+        self._ask_to_stop()
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._ended)
-        except TimeoutError:
-            return
+
+    def _ask_to_stop(self) -> None:
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._stop.set)
+
+    def _refuse_all(self) -> None:
+        for reply in self._replies:
+            if not reply.done():
+                reply.set_exception(RouterUnavailable("the libp2p side has ended"))
+
+    # On the Trio side
 
     def _run(self) -> None:
         death: BaseException | None = None
@@ -86,25 +113,54 @@ class TrioThread:
             trio.run(self._serve)
         except BaseException as error:  # noqa: BLE001 - a thread's end: everything is handed to the other side
             death = error
-        self._portal = None
-        try:
-            self._loop.call_soon_threadsafe(self._end, death)
-        except RuntimeError:
-            return  # the asyncio side is gone already: nobody is left to tell
+        self._token = None
+        self._tell(self._end, death)
 
     async def _serve(self) -> None:
-        self._stop = trio.Event()
-        async with BlockingPortal() as portal, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await nursery.start(self._main_started, self._stop)
-            self._portal = portal
-            self._loop.call_soon_threadsafe(self._up)
+            await nursery.start(self._main_started)
+            self._token = trio.lowlevel.current_trio_token()
+            self._tell(self._up)
 
-    async def _main_started(self, stop: trio.Event, task_status: TaskStatus) -> None:
+    async def _main_started(self, task_status: TaskStatus) -> None:
         try:
-            await self._main(stop, task_status)
+            await self._main(self._stop, task_status)
         finally:
-            self._portal = None
+            self._token = None
+            if self._nursery is not None:
+                self._nursery.cancel_scope.cancel()
+
+    def _take_up(self, answer: Callable[[], Awaitable[None]], reply: asyncio.Future[Any]) -> None:
+        try:
+            if self._nursery is not None:
+                self._nursery.start_soon(answer)
+        except RuntimeError:  # it is ending
+            self._tell(_settle, reply, None, RouterUnavailable("the libp2p side has ended"))
+
+    async def _answer(
+        self,
+        reply: asyncio.Future[T],
+        scope: trio.CancelScope,
+        function: Callable[..., Awaitable[T]],
+        args: tuple[object, ...],
+    ) -> None:
+        result, failure = None, None
+        try:
+            with scope:
+                result = await function(*args)
+        except trio.Cancelled:
+            self._tell(_settle, reply, None, RouterUnavailable("the libp2p side has ended"))
+            raise
+        except Exception as error:  # noqa: BLE001 - it is raised where the call was made
+            failure = error
+        self._tell(_settle, reply, result, failure)
+
+    def _tell(self, function: Callable[..., None], *args: object) -> None:
+        with suppress(RuntimeError):  # the asyncio side is gone already: nobody is left to tell
+            self._loop.call_soon_threadsafe(function, *args)
+
+    # On the asyncio side again
 
     def _up(self) -> None:
         if not self._started.done():
@@ -113,12 +169,22 @@ class TrioThread:
     def _end(self, death: BaseException | None) -> None:
         if not self._started.done():
             self._started.set_exception(death or RouterUnavailable("the libp2p side ended at once"))
+        self._refuse_all()
         if not self._ended.done():
             self._ended.set_result(death)
 
 
-async def _set(event: trio.Event) -> None:
-    event.set()
+def _settle(reply: asyncio.Future[T], result: T, failure: Exception | None) -> None:
+    if reply.done():  # nobody waits any more
+        return
+    if failure is not None:
+        reply.set_exception(failure)
+    else:
+        reply.set_result(result)
+
+
+async def _block(stuck: Callable[[], object]) -> None:
+    stuck()
 
 
 async def _fail() -> None:

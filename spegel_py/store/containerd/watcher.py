@@ -7,7 +7,8 @@ and every gap ends with a new list.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class ContainerdWatcher:
     def __init__(self, *, store: ContainerdStore, filters: Filters = EVERYTHING) -> None:
         self._store = store
         self._filters = filters
+        self._away: float | None = None
+        self._retry = asyncio.Event()
+        self._is_back = asyncio.Event()
+        self._session: _Session | None = None
 
     def __repr__(self) -> str:
         return f"<ContainerdWatcher {self._store!r}>"
@@ -60,20 +65,49 @@ class ContainerdWatcher:
     def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
         return pumped(self._run)
 
+    def away(self) -> float | None:
+        """Return since when the daemon has been away (monotonic seconds), None while it is followed."""
+        return self._away
+
+    def images_by_digest(self) -> list[str]:
+        """Return the names `registry/repository@digest` of the images that are told."""
+        session = self._session
+        return [] if session is None else session.images_by_digest()
+
+    async def reconnect(self) -> None:
+        """Try the daemon now, and return when it is followed again."""
+        self._retry.set()
+        if self._away is not None:
+            await self._is_back.wait()
+
     async def _run(self, emit: Emit) -> None:
-        pause, is_away = RETRY_FIRST, False
+        pause = RETRY_FIRST
         while True:
-            session = _Session(self._store.client, self._store.blobs, Ledger(emit), self._filters, is_return=is_away)
+            self._session = session = _Session(
+                self._store.client,
+                self._store.blobs,
+                Ledger(emit),
+                self._filters,
+                is_return=self._away is not None,
+                listed=self._follows,
+            )
             try:
                 await session.run()
             except* StoreUnavailable as group:
-                if session.has_listed:
-                    pause, is_away = RETRY_FIRST, False
-                if not is_away:
+                pause = RETRY_FIRST if session.has_listed else pause
+                if self._away is None:
                     log.warning("containerd is away", socket=str(session.client.socket), error=_first(group))
-                is_away = True
-            await asyncio.sleep(pause)
+                    self._away = time.monotonic()
+                    self._is_back.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._retry.wait()
+            self._retry.clear()
             pause = min(pause * 2, RETRY_LAST)
+
+    def _follows(self) -> None:
+        self._away = None
+        self._is_back.set()
 
 
 @dataclass(slots=True)
@@ -85,6 +119,7 @@ class _Session:
     ledger: Ledger
     filters: Filters
     is_return: bool
+    listed: Callable[[], None] = lambda: None
     has_listed: bool = False
     images: dict[str, NamedImage] = field(default_factory=dict)
     reach: dict[Digest, frozenset[Digest]] = field(default_factory=dict)
@@ -118,6 +153,7 @@ class _Session:
                 self.reach[image.target.digest] = await self.walker.reach(image.target, here)
         self.ledger.replace([str(digest) for digest in self._shared() & here], self._tags(here))
         self.has_listed = True
+        self.listed()
         if self.is_return:
             log.info("containerd is back", socket=str(self.client.socket), images=len(self.images))
 
@@ -200,6 +236,11 @@ class _Session:
         shown = {self.images[name].target.digest for name in named if not self.filters.exclude(named[name])}
         return frozenset().union(*(self.reach[root] for root in shown | (self._roots() - twins)))
 
+    def images_by_digest(self) -> list[str]:
+        """Return the names with a digest in place of a tag that no filter excludes."""
+        named = [(name, repository_of(name)) for name in self.images if _is_by_digest(name)]
+        return [name for name, repository in named if repository and not self.filters.exclude(repository)]
+
     def _tags(self, digests: AbstractSet[Digest]) -> dict[str, float]:
         """Return the tags that are told and point at one of these, and when each was pulled."""
         return {
@@ -214,6 +255,14 @@ def _is_tag(name: str) -> bool:
         return Reference.parse(name).name == name
     except OCIError:
         return False
+
+
+def _is_by_digest(name: str) -> bool:
+    try:
+        reference = Reference.parse(name)
+    except OCIError:
+        return False
+    return reference.digest is not None and reference.name is None
 
 
 def _first(group: BaseExceptionGroup[StoreUnavailable]) -> str:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,9 @@ from spegel_py.oci.digest import Digest
 PARTIAL = ".partial"
 """Folder under `blobs` for what is not complete; it is no algorithm, so readers pass it by."""
 
+TOTAL = ".total"
+"""Ending of the file beside a part that says how many bytes it is to have, for those who read it while it grows."""
+
 _CHUNK = 1024 * 1024
 
 
@@ -28,21 +31,24 @@ class BlobWriter:
     """One blob being written. What was written stays for the next attempt unless it proves wrong.
 
     While one process writes a blob, another that begins the same one writes a copy of its own, from byte 0
-    and not to be resumed: whoever commits last wins, with the same bytes.
+    and not to be resumed: whoever commits last wins, with the same bytes. `total` is for those who read it meanwhile.
     """
 
-    def __init__(self, *, folder: Path, digest: Digest, is_durable: bool) -> None:
+    def __init__(self, *, folder: Path, digest: Digest, is_durable: bool, total: int | None = None) -> None:
         self._folder = folder
         self._digest = digest
         self._is_durable = is_durable
         self._hasher = digest.hasher()
+        self._is_committed = False
         self.offset = 0
         """Bytes that are there already: the next `write` goes here."""
         parts = folder / PARTIAL
         with disk_errors(folder):
             parts.mkdir(parents=True, exist_ok=True)
-            self._path, self._fd, self._is_shared = _begin(parts / f"{digest.algorithm}-{digest.hex}")
+            self._path, self._fd, self._is_shared = _begin(parts / part_name(digest))
             try:
+                if total is not None and self._is_shared:
+                    _total_of(self._path).write_text(str(total))
                 self._hash_what_is_there()
             except OSError:
                 os.close(self._fd)
@@ -75,6 +81,13 @@ class BlobWriter:
             os.ftruncate(self._fd, 0)
         self._hasher, self.offset = self._digest.hasher(), 0
 
+    def put(self, data: bytes) -> None:
+        """Write and commit a blob that is at hand in memory; raises what these do."""
+        if self.offset:
+            self.restart()
+        self.write(data)
+        self.commit()
+
     def commit(self) -> None:
         """Verify the whole blob and let it appear under its name.
 
@@ -93,13 +106,15 @@ class BlobWriter:
             self._path.rename(target)
             if self._is_durable:
                 settle_folder(target.parent)
-        self._is_shared = True  # renamed: nothing of it is left to clean up
+        self._is_committed = True  # renamed: nothing of it is left to clean up
 
     def close(self) -> None:
         """Let go of the part; twice is no matter."""
         if self._fd < 0:
             return
-        if not self._is_shared:
+        with suppress(OSError):  # a disk that takes nothing any more
+            _total_of(self._path).unlink(missing_ok=True)  # nobody writes now, so nobody reads meanwhile
+        if not self._is_committed and not (self._is_shared and self.offset):  # nothing that could be gone on with
             self._path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
@@ -108,6 +123,15 @@ class BlobWriter:
         while piece := os.pread(self._fd, _CHUNK, self.offset):
             self._hasher.update(piece)
             self.offset += len(piece)
+
+
+def part_name(digest: Digest) -> str:
+    """Return the name of the file that a blob is written to first."""
+    return f"{digest.algorithm}-{digest.hex}"
+
+
+def _total_of(part: Path) -> Path:
+    return part.with_name(part.name + TOTAL)
 
 
 def settle(fd: int) -> None:

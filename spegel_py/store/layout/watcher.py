@@ -187,13 +187,14 @@ class _Session:
 
     async def _hear(self) -> None:
         root = self.store.root
-        known = folder.identity(root)
+        known, is_heard = folder.identity(root), False
         try:
             async with aclosing(_changes(root)) as batches:
                 async for changes in batches:
                     self._check_same(known)
-                    if changes:
+                    if changes or not is_heard:  # what came after the first listing and before the watch is not told
                         self.wake.set()
+                    is_heard = True
         except OSError as error:
             self._check_same(known)
             log.warning("no inotify watch, listing by the clock", root=str(root), error=str(error), seconds=POLL)

@@ -80,18 +80,18 @@ class LayoutWriter:
         except OSError:
             return False
 
-    def begin(self, digest: Digest) -> BlobWriter:
-        """Return a writer, a context manager, that goes on with the blob where an earlier one stopped."""
-        return BlobWriter(folder=self.root / BLOBS, digest=digest, is_durable=self.is_durable)
+    def begin(self, digest: Digest, total: int | None = None) -> BlobWriter:
+        """Return a writer, a context manager, that goes on with the blob where an earlier one stopped.
+
+        With `total`, the bytes that it will have, nodes may give peers what is there of it before it is complete.
+        """
+        return BlobWriter(folder=self.root / BLOBS, digest=digest, is_durable=self.is_durable, total=total)
 
     def put(self, data: bytes, algorithm: str = "sha256") -> Digest:
         """Add a blob that is at hand in memory."""
         digest = Digest.of(data, algorithm)
         with self.begin(digest) as blob:
-            if blob.offset:
-                blob.restart()
-            blob.write(data)
-            blob.commit()
+            blob.put(data)
         return digest
 
     def remove(self, digest: Digest) -> None:

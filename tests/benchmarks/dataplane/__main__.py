@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +25,7 @@ from tests.benchmarks.dataplane.plan import FULL, QUICK, Cell, Scale, cells, tur
 from tests.benchmarks.dataplane.summary import Sample, failures, named, rows
 from tests.benchmarks.machine import Meter
 from tests.containerd import Daemon
+from tests.processes import end_in_good_order
 
 _INSIDE = "BENCH_NETWORK_NAMESPACE"
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         os.execvpe("unshare", ["unshare", "--net", *again], os.environ | {_INSIDE: "1"})
     names = [name for name in options.only or commands.HOSTS if name not in commands.missing()]
     try:
-        given, samples = asyncio.run(_run(names, arguments, QUICK if options.quick else FULL))
+        given, samples = asyncio.run(_run(names, arguments, QUICK if options.quick else FULL, options.match))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     found = rows(samples)
@@ -57,6 +57,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.dataplane", description="Compare data planes.")
     parser.add_argument("--quick", action="store_true", help="one round of little: under a minute, for a smoke test")
     parser.add_argument("--only", action="append", choices=commands.HOSTS, metavar="NAME", help="run it; repeatable")
+    parser.add_argument("--match", default="", metavar="TEXT", help="measure only what has this in its name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the CPU seconds per GB")
@@ -64,16 +65,15 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def _run(names: Sequence[str], arguments: Sequence[str], scale: Scale) -> tuple[dict[str, Any], list[Sample]]:
-    task = asyncio.current_task()
-    assert task is not None
-    # the servers end with it only if it ends in good order
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+async def _run(
+    names: Sequence[str], arguments: Sequence[str], scale: Scale, match: str
+) -> tuple[dict[str, Any], list[Sample]]:
+    end_in_good_order()
     await commands.prepare_network()
     with tempfile.TemporaryDirectory(prefix="bench-dataplane-") as folder:
         obstacle = slow_disk.obstacle(Path(folder))
         given = conditions(arguments, scale, obstacle)
-        planned = cells(scale.clients, with_slow_disk=not obstacle)
+        planned = [cell for cell in cells(scale.clients, with_slow_disk=not obstacle) if match in named(cell)]
         meter = Meter()
         async with _started(names, Path(folder), scale) as (bench, found):
             samples: list[Sample] = []

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.dataplane.peer import REGISTRY_PORT, ROUTER_PORT
-from tests.benchmarks.dataplane.plan import OURS, REFERENCE
+from tests.benchmarks.dataplane.plan import OURS, REFERENCE, VERIFIED, VERIFYING
 from tests.containerd import Daemon
 from tests.processes import run
 
@@ -20,7 +20,8 @@ SPEGEL = os.environ.get("SPEGEL_BIN", "")
 """Spegel's binary; without one its column, and what is wanted against it, is left out."""
 
 PEER = "10.77.0.1"
-HOSTS = {OURS: "10.77.0.2", REFERENCE: "10.77.0.3", "Go": "10.77.0.4", "nginx": "10.77.0.5", "aiohttp": "10.77.0.6"}
+NAMES = (OURS, REFERENCE, "Go", "nginx", "aiohttp", VERIFYING)
+HOSTS = {name: f"10.77.0.{number}" for number, name in enumerate(NAMES, start=2)}
 """The candidates by name."""
 
 _NGINX = """\
@@ -92,8 +93,10 @@ async def command(name: str, folder: Path, daemon: Daemon, peer_id: str) -> list
         case "aiohttp":
             return _module("aiohttp_server", host, str(REGISTRY_PORT), str(blobs), f"http://{peer}")
         case _:
-            program = [sys.executable, "-m", "spegel_py"] if name == OURS else [SPEGEL]
-            return [*program, "registry", *_flags(host, folder, daemon, peer_id)]
+            program = [SPEGEL, "registry"]
+            if name in VERIFIED:
+                program = [sys.executable, "-m", "spegel_py", "registry", "--verify-blobs", VERIFIED[name]]
+            return [*program, *_flags(host, folder, daemon, peer_id)]
 
 
 def _flags(host: str, folder: Path, daemon: Daemon, peer_id: str) -> list[str]:

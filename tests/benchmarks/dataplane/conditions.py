@@ -28,6 +28,7 @@ def conditions(arguments: Sequence[str], scale: Scale, obstacle: str) -> dict[st
         "relayed from": f"one plain sendfile server on {PEER}, the same for all; the nodes find it in their DHT",
         "clients": "processes beside the servers, over loopback; zero-copy: recv with MSG_TRUNC, copying: recv_into",
         "CPU": "user and system time of the server's processes; of relays the relay's alone",
+        "verifying": "a spegel-py with --verify-blobs all, the other has it off; by default one blob in 32 is verified",
         "slow disk": obstacle or f"{scale.disk_rate / 1e6:.0f} MB/s by the block I/O controller, cold page cache",
         "left out": ", ".join(left_out) or "nothing",
     }

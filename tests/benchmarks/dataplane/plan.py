@@ -11,7 +11,10 @@ T = TypeVar("T")
 Source = Literal["local", "relayed"]
 Reading = Literal["zero-copy", "copying"]
 
-OURS, REFERENCE = "spegel-py", "Spegel"
+OURS, VERIFYING, REFERENCE = "spegel-py", "verifying", "Spegel"
+VERIFIED = {OURS: "off", VERIFYING: "all"}
+"""Our nodes by what of large blobs they verify. The default, `sample`, is one blob in 32 and any that is asked for
+again: clients of a benchmark ask for nothing else."""
 SOURCES: tuple[Source, ...] = ("local", "relayed")
 READINGS: tuple[Reading, ...] = ("zero-copy", "copying")
 STREAMS = 8

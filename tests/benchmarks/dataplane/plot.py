@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from tests.benchmarks.dataplane.plan import SOURCES, Source, Streams
 from tests.benchmarks.dataplane.summary import CPU, Row
+from tests.benchmarks.svg import bar, drawing, text
 
-_COLOURS = ("#0b6e4f", "#00add8", "#7f7fd5", "#9a9a9a", "#e0a030")
+_COLOURS = ("#0b6e4f", "#00add8", "#7f7fd5", "#9a9a9a", "#e0a030", "#8fc7ae")
 _BAR, _GAP, _HEIGHT, _LEFT, _TOP = 16, 22, 200, 56, 74
-_STYLE = "font-family:sans-serif;font-size:11px;fill:#333"
+_LABEL = 80
+"""What the label below a group takes, however few bars stand above it."""
 
 
 def svg(names: Sequence[str], rows: Sequence[Row], caption: str) -> str:
     """Return the drawing: a panel of groups for local blobs, and one for relayed ones."""
     groups = {source: _groups(rows, source) for source in SOURCES}
-    group = _BAR * len(names) + _GAP
-    width = _LEFT + group * max(map(len, groups.values())) + 10
+    width = _LEFT + (_bar_width(names) * len(names) + _GAP) * max(map(len, groups.values())) + 10
     panel = _HEIGHT + 84
     parts = [_legend(names)]
     for number, (source, bars) in enumerate(groups.items()):
         parts += _panel(f"{source} blobs: CPU seconds per GB", names, bars, _TOP + number * panel, width)
     height = _TOP + panel * len(groups)
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" style="{_STYLE}">',
-            f'<rect width="{width}" height="{height}" fill="#fff"/>',
-            _text(8, 18, caption),
-            *parts,
-            "</svg>",
-            "",
-        ]
-    )
+    return drawing(width, height, [text(8, 18, caption), *parts])
 
 
 def caption(conditions: Mapping[str, Any]) -> str:
@@ -56,30 +47,27 @@ def _groups(rows: Sequence[Row], source: Source) -> dict[str, Mapping[str, float
 def _legend(names: Sequence[str]) -> str:
     parts = []
     for number, name in enumerate(names):
-        parts += [_bar(8 + 90 * number, 30, 11, 11, _COLOURS[number]), _text(24 + 90 * number, 40, name)]
+        parts += [bar(8 + 90 * number, 30, 11, 11, _COLOURS[number]), text(24 + 90 * number, 40, name)]
     return "\n".join(parts)
+
+
+def _bar_width(names: Sequence[str]) -> float:
+    return max(_BAR, _LABEL / max(1, len(names)))
 
 
 def _panel(
     title: str, names: Sequence[str], groups: Mapping[str, Mapping[str, float]], top: float, width: float
 ) -> list[str]:
     most = max((value for values in groups.values() for value in values.values()), default=1.0)
-    parts = [_text(8, top - 10, title)]
+    parts = [text(8, top - 10, title)]
     for share in (0.0, 0.5, 1.0):
         y = top + _HEIGHT * (1 - share)
-        parts += [f'<path d="M{_LEFT} {y:.1f}H{width - 10}" stroke="#ddd"/>', _text(8, y + 4, f"{most * share:.3f}")]
+        parts += [f'<path d="M{_LEFT} {y:.1f}H{width - 10}" stroke="#ddd"/>', text(8, y + 4, f"{most * share:.3f}")]
+    thick = _bar_width(names)
     for number, (label, values) in enumerate(groups.items()):
-        left = _LEFT + number * (_BAR * len(names) + _GAP) + _GAP / 2
-        parts.append(_text(left, top + _HEIGHT + 16, label))
+        left = _LEFT + number * (thick * len(names) + _GAP) + _GAP / 2
+        parts.append(text(left, top + _HEIGHT + 16, label))
         for place, name in enumerate(names):
             height = _HEIGHT * values.get(name, 0.0) / most
-            parts.append(_bar(left + place * _BAR, top + _HEIGHT - height, _BAR - 2, height, _COLOURS[place]))
+            parts.append(bar(left + place * thick, top + _HEIGHT - height, thick - 2, height, _COLOURS[place]))
     return parts
-
-
-def _bar(x: float, y: float, width: float, height: float, colour: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width}" height="{height:.1f}" fill="{colour}"/>'
-
-
-def _text(x: float, y: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'

@@ -45,6 +45,8 @@ def test_the_made_image(tmp_path: Path) -> None:
     assert 2 * MB <= made.size < 2.1 * MB
     assert NAME in (tmp_path / "index.json").read_text()
     assert content.make(writer, size=2 * MB, layers=3) == made
+    other = content.make(writer, size=2 * MB, layers=3, seed="fresh", name=content.FRESH_NAME)
+    assert not {child.digest for child in other.all} & {child.digest for child in made.all}
     with pytest.raises(ConfigError, match="needs 12000000"):
         made.check()
 
@@ -77,6 +79,12 @@ def test_metrics_page() -> None:
     """Meters without labels are read; the rest is passed by."""
     page = '# HELP x\nspegel_records_held 27.0\nspegel_x{a="b"} 1.0\nprocess_open_fds 3.0\n'
     assert probe.parse(page) == {"spegel_records_held": 27.0}
+
+
+def test_a_meter_over_all_its_labels() -> None:
+    """What was sent is counted from wherever it came, and no other meter with it."""
+    page = 'spegel_x_total{source="local"} 3.0\nspegel_x_total{source="peer"} 4.0\nspegel_x_total_y{a="b"} 9.0\n'
+    assert probe.total(page, "spegel_x_total") == 7.0
 
 
 # An image that somebody brings

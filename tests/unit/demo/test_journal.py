@@ -81,6 +81,17 @@ def test_sources_in_order() -> None:
     assert journal.sources([manifest, started, continued(B, 40)]) == [(LAYER, A), (LAYER, B)]
 
 
+def test_links_in_order() -> None:
+    """Whom a node takes something from is told by its steward, by the relay's start, and when another goes on."""
+    leads: dict[str, Any] = {"event": "in flight", "digest": LAYER, "role": "lead", "parent": None}
+    follows = leads | {"role": "follow", "parent": "12D3KooWB"}
+    started: dict[str, Any] = {"event": "relay started", "digest": LAYER, "kind": "blob", "peer": "12D3KooWA"}
+    by_tag = started | {"digest": None, "kind": "manifest"}
+    went_on = started | {"event": "relay continued", "peer": "12D3KooWC"}
+    events = [leads, by_tag, follows, started, went_on, finished(), {"event": "flight ended", "digest": LAYER}]
+    assert journal.links(events) == [(LAYER, peer) for peer in (None, "12D3KooWB", "12D3KooWA", "12D3KooWC")]
+
+
 def test_a_takeover_is_found() -> None:
     """The byte where the dead peer's share ends, who went on, and when, come from the mirror's own log."""
     events = [continued(B, 40), finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 60))]

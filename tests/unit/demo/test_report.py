@@ -9,11 +9,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from spegel_py.demo.board import Board
-from spegel_py.demo.report import Kill, NodeResult, Outcome, as_json, as_table, problems
-from spegel_py.oci.digest import Digest
-from spegel_py.oci.manifest import Child
-from spegel_py.pull import Event, Fetched, Finished, Opened
+from spegel_py.demo.outcome import Arrival, Kill, NodeResult, Outcome, problems
+from spegel_py.demo.report import as_json, as_table
 
 NODE = NodeResult(node="node 2", from_peers={"node 1": 60, "node 3": 40}, fetched=100, seconds=2.0, verified=8)
 KILL = Kill(
@@ -28,6 +25,20 @@ KILL = Kill(
     gap_ms=3.5,
     failover_ms=20.0,
 )
+LAYER = "sha256:" + "c" * 64
+ARRIVAL = Arrival(
+    image="demo.local/fresh:1",
+    digest="sha256:" + "d" * 64,
+    bytes=10_000_000,
+    blobs=1,
+    line_rate=10.0,
+    upstream_bytes=10_001_000,
+    results=(
+        replace(NODE, from_peers={}, from_upstream=10_000_000, fetched=10_000_000, upstream_requests=3),
+        replace(NODE, node="node 3", from_peers={"node 2": 10_000_000}, fetched=10_000_000, upstream_requests=1),
+    ),
+    tree={LAYER: {"node 2": "upstream", "node 3": "node 2"}},
+)
 RIGHT = Outcome(
     image="demo.local/app:1",
     digest="sha256:" + "b" * 64,
@@ -37,6 +48,7 @@ RIGHT = Outcome(
     results=(NODE, replace(NODE, node="node 4")),
     joiner="node 4",
     kill=KILL,
+    arrival=ARRIVAL,
     reverified=32,
     expected=32,
     seconds=9.0,
@@ -59,6 +71,12 @@ def test_nothing_is_wrong() -> None:
         pytest.param(replace(RIGHT, kill=replace(KILL, at_byte=None)), "did not hit the middle", id="too late"),
         pytest.param(replace(RIGHT, kill=replace(KILL, at_byte=0)), "did not hit the middle", id="too early"),
         pytest.param(replace(RIGHT, kill=replace(KILL, same_response=False)), "same response", id="client saw it"),
+        pytest.param(replace(RIGHT, arrival=None), "nobody pulled the image that no node had", id="no arrival"),
+        pytest.param(
+            replace(RIGHT, arrival=replace(ARRIVAL, results=(replace(NODE, error="it broke off"),))),
+            "node 2: it broke off",
+            id="failed in phase 3",
+        ),
     ],
 )
 def test_every_fault_is_named(outcome: Outcome, said: str) -> None:
@@ -78,44 +96,37 @@ def test_json_holds_everything() -> None:
     assert found["upstream_requests"] == 0
 
 
+def test_what_upstream_sent_is_said_and_no_problem() -> None:
+    """The report counts how many times upstream sent the image, and what it would be without sharing; more than once is
+    said, and nothing is wrong for it."""
+    assert "upstream sent 1.00 × the image for 2 nodes, at 10 MB/s" in table(RIGHT)
+    assert "would have taken 2.0 s" in table(RIGHT)
+    assert "upstream: 10.0 MB" in table(RIGHT)
+    twice = replace(RIGHT, arrival=replace(ARRIVAL, upstream_bytes=20_000_000))
+    assert problems(twice) == []
+    assert "upstream sent 2.00 × the image for 2 nodes (some of it more than once" in table(twice)
+
+
+def test_json_holds_the_arrival() -> None:
+    """What programs get of the new image is its count, its nodes and who had which blob from whom."""
+    found = json.loads(json.dumps(as_json(RIGHT)))["arrival"]
+    assert (found["upstream_bytes"], found["copies"]) == (10_001_000, 1.0)
+    assert [each["from_upstream"] for each in found["nodes"]] == [10_000_000, 0]
+    assert found["tree"] == {LAYER: {"node 2": "upstream", "node 3": "node 2"}}
+    assert as_json(replace(RIGHT, arrival=None))["arrival"] is None
+
+
+def table(outcome: Outcome) -> str:
+    out = io.StringIO()
+    Console(file=out, width=400).print(as_table(outcome))
+    return out.getvalue()
+
+
 def test_table_says_who_was_killed() -> None:
     """The table has a row a node; below it stand the kill, its byte and the gap, and what was wrong."""
-    out = io.StringIO()
-    Console(file=out, width=140).print(as_table(replace(RIGHT, reverified=31)))
-    text = out.getvalue()
+    text = table(replace(RIGHT, reverified=31))
     assert "node 4 (joined late)" in text
     assert "node 1 (pid 4711) was killed" in text
     assert "40 of 100" in text
     assert "3.5 ms" in text
     assert "WRONG: 1 of 32" in text
-
-
-BLOB = Child(Digest.of(b"layer"), 1_000_000, "")
-PULLED: list[Event] = [Opened(BLOB, 0, "x"), Fetched(BLOB, 500_000, 500_000, "x"), Finished(BLOB, was_here=False)]
-
-
-def test_board_names_the_source_and_who_took_over() -> None:
-    """A cell shows how far a node is and from whom; after a failure, who went on."""
-    out = io.StringIO()
-    board = Board(console=Console(file=out, width=120))
-    board.expect(["node 2"], [BLOB], holders=["node 1"])
-    for event in PULLED[:2]:
-        board.hear("node 2", event, "node 1")
-    board.comes_from("node 2", BLOB.digest, "node 1")
-    board.comes_from("node 2", BLOB.digest, "node 3")
-    board.killed("node 1")
-    Console(file=out, width=120).print(board.render())
-    assert "████░░░░  50% ← node 1 → node 3" in out.getvalue()
-    assert "node 1 ✗ killed" in out.getvalue()
-
-
-@pytest.mark.parametrize("is_silent", [False, True])
-def test_board_writes_lines_without_a_terminal(is_silent: bool) -> None:
-    """Without a terminal a finished blob is a line; with --json there is nothing at all."""
-    out = io.StringIO()
-    board = Board(console=Console(file=out, width=120), is_silent=is_silent)
-    board.expect(["node 2"], [BLOB])
-    with board.live():
-        for event in PULLED:
-            board.hear("node 2", event, "node 1")
-    assert out.getvalue() == ("" if is_silent else f"  node 2: {BLOB.digest.hex[:12]} 1.0 MB from node 1, verified\n")

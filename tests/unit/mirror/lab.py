@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from spegel_py.health.health import Health
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.opening import WHOLE, RelayHead
 from spegel_py.mirror.scores import Scores
@@ -26,7 +27,7 @@ from tests.unit.mirror.peers import FakePeer
 LARGE = bytes(range(251)) * (WHOLE // 251 + 1000)
 SMALL = b"small" * 1000
 MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
-QUICK = Deadlines(connect=0.2, first_byte=0.15, stall=0.15, rate_window=0.3, resolve=0.05, manifest=1.0, blob=2.0)
+QUICK = Deadlines(connect=0.3, first_byte=0.3, stall=0.3, rate_window=0.3, resolve=0.05, manifest=2.0, blob=4.0)
 ME = Peer("me", "127.0.0.1", 1)
 
 
@@ -90,9 +91,11 @@ class Lab:
 
 
 @asynccontextmanager
-async def start_lab(*, deadlines: Deadlines = QUICK, **options: Any) -> AsyncIterator[Lab]:
+async def start_lab(
+    *, deadlines: Deadlines = QUICK, health: Health | None = None, **options: Any
+) -> AsyncIterator[Lab]:
     """Run a mirror that knows no peers yet; `options` go to it."""
-    network, metrics, scores = MemoryNetwork(), Metrics(), Scores()
+    network, metrics, scores = MemoryNetwork(), Metrics(), Scores(health=health)
     router = network.join(ME)
     async with AsyncExitStack() as stack, HTTPUpstream(deadlines=deadlines) as upstream:
         mirror = Mirror(

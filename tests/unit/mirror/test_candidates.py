@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from random import Random
 
 from spegel_py.errors import RouterUnavailable
@@ -35,15 +35,23 @@ class ScriptedRouter:
         return True
 
 
-def candidates(router: ScriptedRouter, *, wait: float, found: list[float] | None = None) -> Candidates:
+def candidates(
+    router: ScriptedRouter,
+    *,
+    wait: float,
+    found: list[float] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    further: Callable[[], Awaitable[bool]] | None = None,
+) -> Candidates:
     return Candidates(
         router=router,
         key="k",
         limit=3,
         selector=WeightedSelector(key="k", scores=Scores(), random=Random(1)),
         wait=wait,
-        clock=time.monotonic,
+        clock=clock,
         found=(found if found is not None else []).append,
+        further=further,
     )
 
 
@@ -130,3 +138,37 @@ async def test_news_of_a_peer_that_came_before_it_was_waited_for_is_not_lost() -
         router.script.put_nowait(B)
         await waiting
         assert found.take() == B
+
+
+async def test_who_came_meanwhile_is_found_before_one_goes_further_again() -> None:
+    """The first time nobody was found just now; later somebody may hold what was still on its way then."""
+    router, now, further = ScriptedRouter(), [0.0], []
+
+    async def go_further() -> bool:
+        further.append(now[0])
+        return False
+
+    router.script.put_nowait(None)
+    async with candidates(router, wait=1.0, clock=lambda: now[0], further=go_further) as found:
+        assert await next_of(found) is None
+        now[0] += 60
+        router.script.put_nowait(A)
+        router.script.put_nowait(None)
+        assert await next_of(found) == A
+        assert found.lookup.found == 1
+    assert further == [0.0]
+
+
+async def test_looking_again_offers_no_more_than_the_limit() -> None:
+    """A pull tries so many peers, whenever they are found; a look-up of just now is not repeated."""
+    router, now = ScriptedRouter(), [0.0]
+    for step in (A, B, None, A, Peer("c", "10.0.0.3", 1), Peer("d", "10.0.0.4", 1), None):
+        router.script.put_nowait(step)
+    async with candidates(router, wait=1.0, clock=lambda: now[0]) as found:
+        assert await found.found_all(1.0) == 2
+        found.refresh()
+        assert await found.found_all(1.0) == 2
+        now[0] += 60
+        found.refresh()
+        assert await found.found_all(1.0) == 3
+        assert {await next_of(found) for _ in range(4)} == {A, B, Peer("c", "10.0.0.3", 1), None}

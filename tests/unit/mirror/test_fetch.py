@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown, ManifestUnknown, RangeInvalid
+from spegel_py.mirror.patience import Patience
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
-from spegel_py.oci.manifest import OCI_MANIFEST
+from spegel_py.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import ClientGone
 from tests.unit.mirror.lab import LARGE, MANIFEST, QUICK, SMALL, Lab, MemorySink, blob, manifest, manifest_peer
@@ -235,6 +237,21 @@ async def test_a_manifest_has_a_deadline_over_all_peers(lab: Lab) -> None:
     assert time.monotonic() - began < QUICK.manifest + 0.3
 
 
+async def test_a_client_that_leaves_with_the_last_byte_has_had_all_of_the_peer(lab: Lab) -> None:
+    """It hangs up as soon as it has everything, which is heard of before the sending is over."""
+
+    class Hasty(MemorySink):
+        async def write(self, data: bytes) -> None:
+            await super().write(data)
+            if self.sent == len(LARGE):
+                raise ClientGone("it has all")
+
+    await lab.serve(FakePeer(LARGE))
+    with pytest.raises(ClientGone):
+        await lab.pull(blob(LARGE), Hasty())
+    assert lab.attempts() == {"ok": 1}
+
+
 async def test_a_client_that_leaves_stops_the_peer_at_once(lab: Lab) -> None:
     """When the client is gone the peer is hung up on, and it is not the peer's failure."""
     fake = FakePeer(LARGE, cut_at=2_000_000, ending="stall")
@@ -273,7 +290,7 @@ async def test_the_log_tells_where_the_bytes_came_from(lab: Lab) -> None:
     assert started["addr"] == lab.peers[0].authority
     assert (finished["digest"], finished["total"], finished["outcome"]) == (digest, len(LARGE), "complete")
     first, second = finished["attempts"]
-    assert set(first) == {"peer", "addr", "offset", "bytes", "ms", "outcome", "hedge"}
+    assert set(first) == {"peer", "addr", "offset", "bytes", "ms", "outcome", "hedge", "in_flight"}
     assert (first["peer"], first["outcome"], second["peer"], second["outcome"]) == (
         "peer0",
         "unreachable",
@@ -292,3 +309,64 @@ async def test_a_miss_is_logged_with_what_was_tried(lab: Lab) -> None:
     [missed] = [entry for entry in logs if entry["event"] == "relay missed"]
     assert (missed["name"], missed["outcome"]) == ("r.io/app:v1", "missed")
     assert [attempt["outcome"] for attempt in missed["attempts"]] == ["refused"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "outcome"), [(16 * 1024, "stalled"), (512 * 1024, "slow")], ids=["a trickle", "just slow"]
+)
+async def test_a_small_blob_that_comes_slowly_goes_on_at_the_next_peer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, rate: int, outcome: str
+) -> None:
+    """Its client sees nothing until it was verified: so a slow peer is left early, and what it gave is kept."""
+    monkeypatch.setattr("spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2))
+    data = SMALL * 100
+    slow, quick = FakePeer(data, rate=rate), FakePeer(data)
+    await lab.serve(slow, quick)
+    _, body, complete = await lab.pull(blob(data))
+    assert (complete, body == data) == (True, True)
+    assert lab.attempts() == {outcome: 1, "ok": 1}
+    [(_, fields)] = quick.requests
+    [[asked]] = [fields["range"]]
+    assert 0 < int(asked.removeprefix("bytes=").split("-")[0]) < len(data)
+
+
+async def test_a_slow_peer_is_not_left_where_it_is_the_only_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow body is better than none."""
+    monkeypatch.setattr("spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.1))
+    data = SMALL * 20
+    await lab.serve(FakePeer(data, rate=200_000))
+    _, body, complete = await lab.pull(blob(data))
+    assert (complete, body == data) == (True, True)
+    assert lab.attempts() == {"ok": 1}
+
+
+async def test_wrong_parts_of_a_small_blob_are_found_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put together from two peers it is verified as a whole: then a third gives all of it."""
+    monkeypatch.setattr("spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2))
+    data = SMALL * 100
+    await lab.serve(FakePeer(data, rate=200_000), FakePeer(bytes(len(data))), FakePeer(data))
+    _, body, complete = await lab.pull(blob(data))
+    assert (complete, body == data) == (True, True)
+    assert lab.count("spegel_peer_attempts_total", outcome="mismatch") == 1
+
+
+@pytest.mark.parametrize("difference", [-1000, 1000], ids=["too short", "too long"])
+async def test_a_peer_whose_length_is_not_the_manifest_s_is_refused(lab: Lab, difference: int) -> None:
+    """A length that is wrong would end the runtime's pull: the manifest that was passed on before says it."""
+    document = describing(LARGE)
+    wrong = LARGE[:difference] if difference < 0 else LARGE + bytes(difference)
+    await lab.serve(FakePeer(document, media_type=OCI_MANIFEST))
+    await lab.pull(manifest(Digest.of(document)))
+    lab.peers.clear()
+    await lab.serve(FakePeer(wrong), FakePeer(LARGE))
+    head, body, complete = await lab.pull(blob(LARGE))
+    assert (complete, body == LARGE, head.size) == (True, True, len(LARGE))
+    assert lab.count("spegel_peer_attempts_total", outcome="refused") == 1
+
+
+def describing(data: bytes) -> bytes:
+    """Return a manifest with one layer."""
+    layer = {"mediaType": OCI_LAYER, "digest": str(Digest.of(data)), "size": len(data)}
+    config = {"mediaType": OCI_CONFIG, "digest": str(Digest.of(SMALL)), "size": len(SMALL)}
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]}
+    return json.dumps(document).encode()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.mirror.scores import Outcome, Result, Scores
 from spegel_py.mirror.selector import WeightedSelector
 from spegel_py.routing.base import Peer
+from tests.unit.health.book import Book
 
 A, B, C = (Peer(name, f"10.0.0.{number}", 5000) for number, name in enumerate("abc"))
 
@@ -114,3 +116,98 @@ def test_a_peer_that_was_abandoned_may_be_picked_again() -> None:
         assert not selector.has_more(0.0)
         selector.record(A, Outcome(result), 0.0)
         assert selector.has_more(0.0) is may
+
+
+@pytest.fixture
+def book() -> Book:
+    return Book()
+
+
+def offering(scores: Scores, *peers: Peer, complete: bool = True) -> WeightedSelector:
+    selector = WeightedSelector(key="k", scores=scores, random=Random(1))
+    for peer in peers:
+        selector.offer(peer)
+    if complete:
+        selector.complete()
+    return selector
+
+
+def test_an_unhealthy_peer_gets_nothing_while_another_has_it(book: Book) -> None:
+    """Neither first nor, while the other is asked and after it has answered, as a hedge."""
+    scores = Scores(health=book)
+    for now in range(3):
+        book.checked(A, "refused", 0.1, float(now))
+    for result in (Result.OK, Result.NOT_FOUND, Result.BUSY):
+        selector = offering(scores, A, B)
+        assert selector.pick(3.0) == B
+        assert not selector.has_more(3.0)
+        selector.record(B, Outcome(result), 3.0)
+        assert selector.pick(3.0) is None
+
+
+def test_with_nobody_healthy_everybody_is_offered(book: Book) -> None:
+    """Fail open: where no holder is trusted each is picked once, as if all were well."""
+    for now in range(3):
+        for peer in (A, B):
+            book.checked(peer, "refused", 0.1, float(now))
+    selector = offering(Scores(health=book), A, B)
+    assert {selector.pick(3.0), selector.pick(3.0)} == {A, B}
+    assert selector.pick(3.0) is None
+
+
+def test_an_unhealthy_peer_waits_until_all_were_offered(book: Book) -> None:
+    """Who is found first is not picked before it is known that nobody healthier will be."""
+    for now in range(3):
+        book.checked(A, "refused", 0.1, float(now))
+    selector = offering(Scores(health=book), A, complete=False)
+    assert selector.pick(3.0) is None
+    selector.offer(B)
+    assert selector.pick(3.0) == B
+    lonely = offering(Scores(health=book), A, complete=False)
+    assert not lonely.has_more(3.0)
+    lonely.complete()
+    assert lonely.pick(3.0) == A
+
+
+def test_what_failed_for_one_blob_is_not_tried_for_the_next(book: Book) -> None:
+    """A network error in one pull keeps all others from the peer; an answer, whatever it says, does not."""
+    scores = Scores(health=book)
+    for result, picked in ((Result.NOT_FOUND, {A, B}), (Result.REFUSED, {A, B}), (Result.STALLED, {B})):
+        scores.begin(A)
+        scores.end(A, Outcome(result), 0.0)
+        seen = set()
+        for seed in range(200):
+            selector = WeightedSelector(key="other", scores=scores, random=Random(seed))
+            selector.offer(A)
+            selector.offer(B)
+            seen.add(peer := selector.pick(0.0))
+            assert peer is not None
+            selector.record(peer, Outcome(Result.ABANDONED), 0.0)
+        assert seen == picked
+
+
+def test_with_the_last_healthy_peer_failing_the_others_are_tried(book: Book) -> None:
+    """When the only trusted holder breaks, the pull does not end for fear of the others."""
+    scores = Scores(health=book)
+    for now in range(3):
+        book.checked(A, "refused", 0.1, float(now))
+    selector = offering(scores, A, B)
+    assert selector.pick(3.0) == B
+    selector.record(B, Outcome(Result.UNREACHABLE), 3.0)
+    assert selector.pick(3.0) == A
+
+
+def test_a_suspected_peer_gets_less(book: Book) -> None:
+    """A peer with one failed check gets two thirds of its share."""
+    scores = Scores(health=book)
+    book.checked(C, "refused", 0.1, 0.0)
+    assert abs(shares(scores)["c"] - 1 / 4) < 0.02
+
+
+def test_unhealthy_holders_take_no_place_among_those_looked_up(book: Book) -> None:
+    """As many more are looked up as are unhealthy or in quarantine."""
+    scores = Scores(health=book)
+    for now in range(3):
+        book.checked(A, "refused", 0.1, float(now))
+    scores.quarantine.add(B.id, 3.0)
+    assert scores.left_out(3.0) == 2

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.mirror.opening import WHOLE
+from spegel_py.mirror.patience import Patience
 from spegel_py.mirror.spread import WORTH, Spreading
 from spegel_py.mirror.verify import Verify
 from spegel_py.oci.range import ByteRange
@@ -20,7 +21,7 @@ from tests.unit.mirror.peers import FakePeer
 DATA = bytes(range(251)) * 50_000  # 12.5 MB
 SPREADS = "spegel_mirror_spreads_total"
 AT_ONCE = Spreading(peers=3, at_once=True)
-WHERE_SLOW = Spreading(peers=3, min_rate=50_000_000, window=0.2)
+WHERE_SLOW = Spreading(peers=3, patience=Patience(min_rate=50_000_000, window=0.2))
 SLOW = 2_000_000
 """Bytes per second of a peer that takes 6 s for it alone."""
 
@@ -48,7 +49,7 @@ def ranges(fake: FakePeer) -> list[tuple[int, int]]:
 )
 async def test_several_peers_share_a_body(spread: Lab, asked: ByteRange | None, start: int, length: int) -> None:
     """Each gives a part, the client gets them in order, and the log says who gave how much."""
-    fakes = [FakePeer(DATA) for _ in range(3)]
+    fakes = [FakePeer(DATA, delay=0.01) for _ in range(3)]  # so that nobody is done before all have begun
     await spread.serve(*fakes)
     with capture_logs() as logs:
         _, body, complete = await spread.pull(blob(DATA, asked))
@@ -150,7 +151,7 @@ class SlowSink(MemorySink):
 
 async def test_a_slow_client_spreads_nothing() -> None:
     """What counts is the time spent waiting for the peer."""
-    async with start_lab(spreading=Spreading(peers=3, min_rate=50_000_000, window=1.0)) as lab:
+    async with start_lab(spreading=Spreading(peers=3, patience=Patience(min_rate=50_000_000, window=1.0))) as lab:
         other = FakePeer(DATA)
         await lab.serve(FakePeer(DATA), other)
         _, body, _ = await lab.pull(blob(DATA), SlowSink())

@@ -53,6 +53,11 @@ def run(*arguments: str) -> int:
         (["r.example/app:1", "--mirror", "ftp://127.0.0.1"], "not a mirror's address"),
         (["r.example/app:1", "--mirror", "http://u:secret@h/x"], "…@h/x"),
         (["r.example/app:1", "--mirror", "http://h:99999"], "not a mirror's address"),
+        (
+            ["r.example/app:1", "--mirror", "http://h", "--upstream", "r.example"],
+            "'r.example' is not upstream's address",
+        ),
+        (["r.example/app:1", "--mirror", "http://h", "--upstream", "http://u:secret@h/x"], "…@h/x"),
         (["r.example/app:1", "--mirror", "http://127.0.0.1:1", "--platform", "linux"], "not a platform"),
         (["r.example/app:1", "--mirror", "http://127.0.0.1:1", "--parallel", "0"], "--parallel"),
     ],
@@ -91,6 +96,21 @@ def test_every_failure_says_what_to_do(error: SpegelError, said: str) -> None:
     assert said in command.advice(error)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BlobUnknown("nobody"), "--upstream its registry"),
+        (PeerRefused("no", status=401), "--upstream http://user:password"),
+        (PeerRefused("no", status=500), "are mirror and registry running"),
+        (PeerUnreachable("no"), "are mirror and registry running"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, SpegelError) else "",
+)
+def test_with_upstream_failures_speak_of_it(error: SpegelError, said: str) -> None:
+    """Where a registry was named, that it did not give it either is what is to be looked at."""
+    assert said in command.advice(error, upstream="https://registry.example")
+
+
 def test_a_mirrors_credentials_are_taken_from_its_address() -> None:
     """User and password of the URL are sent, and are no part of the address that is shown."""
     where, auth = parse_mirror("https://me:secret@mirror.example:8443/")
@@ -109,6 +129,15 @@ def test_lines_without_a_terminal() -> None:
     assert "broke off at byte 400 of 1000: [/broke] off" in lines[1]
     assert "going on at byte 400" in lines[2]
     assert lines[3].endswith("1000 bytes, from the mirror, verified")
+
+
+def test_upstream_is_named() -> None:
+    """What comes past the mirror is said to."""
+    out = io.StringIO()
+    with shown(Console(file=out, width=40)) as hear:
+        for event in (EVENTS[0], Opened(BLOB, 0, None, is_upstream=True), EVENTS[-1]):
+            hear(event)
+    assert out.getvalue().splitlines()[1].endswith("1000 bytes, from upstream, verified")
 
 
 def test_bars_on_a_terminal() -> None:

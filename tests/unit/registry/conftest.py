@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ from spegel_py.registry.server import serve
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory import MemoryStore
+from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
 from tests.unit.registry.raw import RawClient
 
-QUICK = Deadlines(connect=0.3, first_byte=0.3, stall=0.3, resolve=0.05, manifest=1.0, blob=2.0)
+QUICK = Deadlines(connect=0.5, first_byte=0.5, stall=0.5, resolve=0.05, manifest=2.0, blob=4.0)
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Node:
     store: Any
     metrics: Metrics
     network: MemoryNetwork
+    ledger: Ledger
     clients: list[RawClient] = field(default_factory=list)
 
     async def client(self) -> RawClient:
@@ -42,6 +45,13 @@ class Node:
         client = await RawClient.connect(self.port)
         self.clients.append(client)
         return client
+
+    async def counted(self, name: str) -> dict[tuple[str, ...], float]:
+        """Return `samples` once all requests are over: a client has its last byte before that is counted."""
+        async with asyncio.timeout(10):
+            while self.samples("http_requests_inflight"):
+                await asyncio.sleep(0.01)
+        return self.samples(name)
 
     def samples(self, name: str) -> dict[tuple[str, ...], float]:
         """Return the values of a metric that are not zero, by their label values."""
@@ -73,25 +83,29 @@ def start(network: MemoryNetwork) -> NodeFactory:
         reason: str | None = None,
         drain: float = 0.2,
         deadlines: Deadlines = QUICK,
+        router: Any = None,
         **options: Any,
     ) -> AsyncIterator[Node]:
-        async def ready() -> str | None:
-            return reason
+        def ready() -> dict[str, object]:
+            return {"ready": reason is None, "reasons": [reason] if reason else []}
 
         store, metrics, me = store or MemoryStore(), Metrics(), Peer(name, "127.0.0.1", 1)
         with Sender(threads=2) as sender:
             async with HTTPUpstream(deadlines=deadlines) as upstream:
                 mirror = Mirror(
-                    router=network.join(me),
+                    router=router or network.join(me),
                     upstream=upstream,
                     metrics=metrics,
                     deadlines=deadlines,
                     scores=Scores(),
                     random=Random(1),
                 )
-                app = create_app(store=store, sender=sender, mirror=mirror, metrics=metrics, ready=ready, **options)
+                ledger = Ledger(metrics=metrics)
+                app = create_app(
+                    store=store, sender=sender, mirror=mirror, metrics=metrics, ready=ready, ledger=ledger, **options
+                )
                 async with serve(app, "127.0.0.1:0", drain=drain) as port:
-                    node = Node(Peer(name, "127.0.0.1", port), port, store, metrics, network)
+                    node = Node(Peer(name, "127.0.0.1", port), port, store, metrics, network, ledger)
                     try:
                         yield node
                     finally:

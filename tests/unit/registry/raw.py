@@ -24,6 +24,12 @@ class Answer:
         assert isinstance(entry, dict)
         return entry
 
+    @property
+    def json(self) -> Any:
+        """The body of a good answer, as JSON."""
+        assert self.status == 200
+        return json.loads(self.body)
+
 
 class RawClient:
     """A connection to a port of this machine."""

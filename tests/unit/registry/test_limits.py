@@ -40,12 +40,26 @@ def test_all_together_get_no_more_than_there_is() -> None:
             pass
 
 
+def test_what_still_grows_has_slots_of_its_own() -> None:
+    """It takes no room from what is whole, nor that from it."""
+    some = limits(per_peer=1, overall=1, growing=2)
+    with some.admit("a", grows=True), some.admit("a", grows=True):
+        assert some.under_way == {"a": 2}
+        with pytest.raises(Busy, match="still being pulled"), some.admit("b", grows=True):
+            pass
+        with some.admit("b"), pytest.raises(Busy, match="to peers"), some.admit("c"):
+            pass
+    with some.admit("a", grows=True):
+        pass
+    assert some.under_way == {}
+
+
 def test_nothing_is_remembered_of_who_has_left() -> None:
-    """Addresses do not add up."""
+    """Addresses do not add up; while they are there, it is known how many transfers go to each."""
     some = limits(per_peer=1)
     for number in range(10):
         with some.admit(str(number)):
-            pass
+            assert some.under_way == {str(number): 1}
     assert repr(some) == "<Limits 0 transfers to 0 peers>"
 
 
@@ -82,7 +96,7 @@ async def test_a_busy_peer_is_no_miss_for_the_client(start: NodeFactory) -> None
         await begin(a, f"/v2/app/blobs/{a.store.add(LARGE)}?ns=r.io", MIRRORED)
         answer = await (await b.client()).ask("GET", f"/v2/app/blobs/{digest}?ns=r.io")
         assert (answer.status, answer.error["code"]) == (404, "BLOB_UNKNOWN")
-        assert b.samples("spegel_peer_attempts_total") == {("busy",): 1}
+        assert await b.counted("spegel_peer_attempts_total") == {("busy",): 1}
 
 
 async def test_transfers_and_refusals_are_counted(start: NodeFactory) -> None:
@@ -95,5 +109,5 @@ async def test_transfers_and_refusals_are_counted(start: NodeFactory) -> None:
                 pass
         with some.admit("a"), pytest.raises(Busy), some.admit("a"):
             pass
-        assert node.samples("spegel_peer_transfers") == {}
-        assert node.samples("spegel_peer_transfers_refused_total") == {("overall",): 1, ("peer",): 1}
+        assert await node.counted("spegel_peer_transfers") == {}
+        assert await node.counted("spegel_peer_transfers_refused_total") == {("overall",): 1, ("peer",): 1}

@@ -60,19 +60,23 @@ async def test_a_blob_is_relayed(pair: Pair, data: bytes) -> None:
     assert answer.headers["x-spegel-peer"] == "a"
     assert answer.headers["docker-content-digest"] == str(digest)
     assert pair.b.store.keys == frozenset()
-    assert pair.b.samples("spegel_mirror_requests_total") == {("r.io", "hit"): 1}
-    assert pair.b.samples("spegel_served_bytes_total") == {("peer",): len(data)}
-    assert pair.b.samples("spegel_peer_attempts_total") == {("ok",): 1}
-    assert pair.b.samples("spegel_mirror_last_success_timestamp_seconds")
-    assert pair.b.samples("spegel_resolve_duration_seconds_count") == {("libp2p",): 1}
+    assert await pair.b.counted("spegel_mirror_requests_total") == {("r.io", "hit"): 1}
+    assert await pair.b.counted("spegel_served_bytes_total") == {("peer",): len(data)}
+    assert await pair.b.counted("spegel_peer_attempts_total") == {("ok",): 1}
+    giver = pair.a.peer.authority
+    assert await pair.b.counted("spegel_peer_requests_total") == {(giver, "ok"): 1}
+    assert await pair.b.counted("spegel_peer_received_bytes_total") == {(giver,): len(data)}
+    assert await pair.b.counted("spegel_peer_first_byte_seconds_count") == {(giver,): 1}
+    assert await pair.b.counted("spegel_mirror_last_success_timestamp_seconds")
+    assert await pair.b.counted("spegel_resolve_duration_seconds_count") == {("libp2p",): 1}
 
 
 async def test_a_peers_request_is_counted_at_its_own_node(pair: Pair) -> None:
     """A counts the bytes it sent, but neither a hit nor a miss: it was not its client that pulled."""
     digest = await pair.hold(SMALL)
     await (await pair.b.client()).ask("GET", blob(digest))
-    assert pair.a.samples("spegel_served_bytes_total") == {("local",): len(SMALL)}
-    assert pair.a.samples("spegel_mirror_requests_total") == {}
+    assert await pair.a.counted("spegel_served_bytes_total") == {("local",): len(SMALL)}
+    assert await pair.a.counted("spegel_mirror_requests_total") == {}
 
 
 async def test_an_image_is_pulled_as_containerd_does(pair: Pair) -> None:
@@ -118,7 +122,7 @@ async def test_a_mirrored_request_goes_no_further(pair: Pair) -> None:
     digest = await pair.hold(SMALL)
     answer = await (await pair.b.client()).ask("GET", blob(digest), "X-Spegel-Mirrored: true")
     assert answer.status == 404
-    assert pair.b.samples("spegel_peer_attempts_total") == {}
+    assert await pair.b.counted("spegel_peer_attempts_total") == {}
 
 
 async def test_a_store_that_is_away_is_helped_out_by_peers(pair: Pair) -> None:
@@ -134,8 +138,8 @@ async def test_a_stale_record_is_a_404_with_its_attempt(pair: Pair) -> None:
     pair.a.store.remove(digest)
     answer = await (await pair.b.client()).ask("GET", blob(digest))
     assert (answer.status, answer.error["detail"]) == (404, {"attempts": 1})
-    assert pair.b.samples("spegel_mirror_misses_total") == {("failed",): 1}
-    assert pair.b.samples("spegel_peer_attempts_total") == {("not_found",): 1}
+    assert await pair.b.counted("spegel_mirror_misses_total") == {("failed",): 1}
+    assert await pair.b.counted("spegel_peer_attempts_total") == {("not_found",): 1}
 
 
 async def test_credentials_are_passed_to_nobody_who_did_not_set_them(pair: Pair) -> None:
@@ -161,8 +165,8 @@ async def test_a_relay_that_cannot_go_on_ends_with_a_fin(pair: Pair) -> None:
     assert answer.headers["content-length"] == str(len(LARGE))
     assert 0 < len(answer.body) <= 5_000_000
     assert LARGE.startswith(answer.body)
-    assert pair.b.samples("spegel_mirror_requests_total") == {("r.io", "miss"): 1}
-    assert pair.b.samples("spegel_mirror_misses_total") == {("cut",): 1}
+    assert await pair.b.counted("spegel_mirror_requests_total") == {("r.io", "miss"): 1}
+    assert await pair.b.counted("spegel_mirror_misses_total") == {("cut",): 1}
 
 
 async def test_a_cut_relay_is_no_reset_even_if_the_client_goes_on_sending(pair: Pair) -> None:
@@ -211,8 +215,8 @@ async def test_a_client_that_leaves_stops_the_peer(pair: Pair) -> None:
         await client.reader.readexactly(1000)
         client.close()
         await asyncio.wait_for(fake.hung_up.wait(), 0.25)
-    assert pair.b.samples("spegel_peer_attempts_total") == {("abandoned",): 1}
-    assert pair.b.samples("spegel_mirror_misses_total") == {("client_gone",): 1}
+    assert await pair.b.counted("spegel_peer_attempts_total") == {("abandoned",): 1}
+    assert await pair.b.counted("spegel_mirror_misses_total") == {("client_gone",): 1}
 
 
 async def test_many_clients_at_once(start: NodeFactory) -> None:
@@ -235,9 +239,9 @@ async def test_a_node_without_a_mirror_is_a_plain_registry(start: NodeFactory) -
     digest = store.add(SMALL)
     async with start(store=store) as node:
         assert (await (await node.client()).ask("GET", blob(digest))).body == SMALL
-        assert node.samples("spegel_mirror_requests_total") == {("r.io", "hit"): 1}
-        assert node.samples("spegel_served_bytes_total") == {("local",): len(SMALL)}
-        assert node.samples("spegel_mirror_last_success_timestamp_seconds") == {}
+        assert await node.counted("spegel_mirror_requests_total") == {("r.io", "hit"): 1}
+        assert await node.counted("spegel_served_bytes_total") == {("local",): len(SMALL)}
+        assert await node.counted("spegel_mirror_last_success_timestamp_seconds") == {}
 
 
 # Tags that may have moved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 
 import pytest
 
@@ -145,16 +146,29 @@ async def test_http_1_0_is_served(node: Node) -> None:
 
 
 async def test_the_probes(start: NodeFactory) -> None:
-    """`/livez` is 200; `/readyz` is 200 when ready, else 500 with the reason."""
+    """`/livez` is 200; `/readyz` is 200 when ready, else 500 with the reasons as JSON; HEAD is told the same."""
     async with start() as node:
         client = await node.client()
         assert (await client.ask("GET", "/livez")).status == 200
-        assert (await client.ask("HEAD", "/readyz")).status == 200
+        answer = await client.ask("HEAD", "/readyz")
+        assert (answer.status, answer.body) == (200, b"")
     async with start(reason="no peer is connected") as node:
         client = await node.client()
         assert (await client.ask("GET", "/livez")).status == 200
         answer = await client.ask("GET", "/readyz")
-        assert (answer.status, answer.body) == (500, b"no peer is connected\n")
+        assert answer.status == 500
+        assert json.loads(answer.body) == {"ready": False, "reasons": ["no peer is connected"]}
+        assert (await client.ask("HEAD", "/readyz")).status == 500
+
+
+async def test_a_node_that_a_restart_would_help_is_not_alive(start: NodeFactory) -> None:
+    """`/livez` is 500 with the reasons when supervision says so."""
+    async with start(live=lambda: {"live": False, "reasons": ["router-hung"]}) as node:
+        client = await node.client()
+        answer = await client.ask("GET", "/livez")
+        assert (answer.status, json.loads(answer.body)["reasons"]) == (500, ["router-hung"])
+        assert (await client.ask("HEAD", "/livez")).status == 500
+        assert (await client.ask("GET", "/readyz")).status == 200
 
 
 async def test_a_failing_handler_is_a_500_in_oci_form(start: NodeFactory) -> None:

@@ -116,6 +116,13 @@ async def test_a_silent_connection_does_not_hold_up_the_end(node: Node) -> None:
     await node.client()
 
 
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+"""What Prometheus 3 says that it accepts."""
+
+
 async def test_the_metrics_page(app: web.Application) -> None:
     """`/metrics` is OpenMetrics for those who accept it, and Prometheus text for the others; elsewhere 404."""
     async with serve(app, "127.0.0.1:0") as port:
@@ -124,7 +131,7 @@ async def test_the_metrics_page(app: web.Application) -> None:
         assert text.headers["content-type"].startswith("text/plain")
         assert b"spegel_mirror_last_success_timestamp_seconds" in text.body
         assert b"process_open_fds" in text.body
-        openmetrics = await client.ask("GET", "/metrics", "Accept: application/openmetrics-text")
+        openmetrics = await client.ask("GET", "/metrics", f"Accept: {PROMETHEUS}")
         assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
         assert openmetrics.body.endswith(b"# EOF\n")
         assert (await client.ask("GET", "/debug")).error["code"] == "UNSUPPORTED"
@@ -139,7 +146,7 @@ async def test_http_metrics_have_few_labels(start: NodeFactory) -> None:
         for target in ("/v2/", "/livez", "/v2/a/manifests/x?ns=r.io", "/v2/a/blobs/x", "/zzz", "/v2/a/b/c"):
             await client.ask("GET", target)
         await client.ask("DELETE", "/v2/")
-        assert node.samples("http_request_duration_seconds_count") == {
+        assert await node.counted("http_request_duration_seconds_count") == {
             ("v2", "GET", "200"): 1,
             ("livez", "GET", "200"): 1,
             ("manifests", "GET", "404"): 1,
@@ -147,7 +154,7 @@ async def test_http_metrics_have_few_labels(start: NodeFactory) -> None:
             ("other", "GET", "404"): 2,
             ("v2", "other", "405"): 1,
         }
-        assert node.samples("http_requests_inflight") == {}
+        assert await node.counted("http_requests_inflight") == {}
 
 
 async def test_a_client_cannot_grow_the_metrics(start: NodeFactory) -> None:
@@ -157,26 +164,40 @@ async def test_a_client_cannot_grow_the_metrics(start: NodeFactory) -> None:
         for number in range(MAX_REGISTRIES + 5):
             await client.ask("HEAD", f"/v2/a/manifests/x?ns=r{number}.io")
         await client.ask("HEAD", "/v2/a/manifests/x?ns=%00")
-        counted = node.samples("spegel_mirror_requests_total")
+        counted = await node.counted("spegel_mirror_requests_total")
         assert len(counted) == MAX_REGISTRIES + 1
         assert counted["other", "miss"] == 5
 
 
 def test_gauges_are_asked_when_they_are_read() -> None:
-    """Peers and records are read from their owners at every scrape."""
-    metrics, peers = Metrics(), [1, 2, 3]
-    metrics.watch(connected_peers=lambda: len(peers), records_held=lambda: 7, quarantined_peers=lambda: 2)
-    assert metrics.registry.get_sample_value("spegel_connected_peers") == 3
+    """Peers, records, queues and images are read from their owners at every scrape."""
+    metrics, peers, images = Metrics(), ["a", "b", "c"], ["r.io/app@sha256:1", "r.io/app@sha256:2", "s.io/app@sha256:1"]
+    metrics.watch(
+        connected_peers=lambda: peers,
+        records_held=lambda: 7,
+        quarantined_peers=lambda: 2,
+        queues={"advertise": lambda: 5},
+        images_by_digest=lambda: images,
+    )
+    metrics.routing.watch(records=lambda: {"announced": 4, "provided": 3}, peers=lambda: {"announce": len(peers)})
+    value = metrics.registry.get_sample_value
+    assert value("spegel_connected_peers") == value("spegel_dht_peers", {"protocol": "announce"}) == 3
     peers.clear()
-    assert metrics.registry.get_sample_value("spegel_connected_peers") == 0
-    assert metrics.registry.get_sample_value("spegel_records_held") == 7
-    assert metrics.registry.get_sample_value("spegel_quarantined_peers") == 2
+    assert value("spegel_connected_peers") == value("spegel_dht_peers", {"protocol": "announce"}) == 0
+    assert value("spegel_records_held") == 7
+    assert value("spegel_quarantined_peers") == 2
+    assert value("spegel_queue_length", {"queue": "advertise"}) == 5
+    assert [value("spegel_dht_records", {"kind": kind}) for kind in ("announced", "provided")] == [4, 3]
+    metrics.render("")
+    assert value("spegel_advertised_image_digests", {"registry": "r.io"}) == 2
+    del images[:2]
+    assert b'spegel_advertised_image_digests{registry="r.io"}' not in metrics.render("")[0]
 
 
 def test_metrics_of_two_nodes_are_apart() -> None:
     """Each Metrics has a registry of its own: two nodes in one process do not mix."""
     one, other = Metrics(), Metrics()
-    one.dropped_frames("stale", 2)
+    one.routing.dropped("stale", 2)
     name = "spegel_announce_frames_dropped_total"
     assert one.registry.get_sample_value(name, {"reason": "stale"}) == 2
     assert other.registry.get_sample_value(name, {"reason": "stale"}) is None

@@ -5,6 +5,7 @@ The second half shows that the host of `compat` does not fall into them.
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +19,7 @@ from libp2p import new_host
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
@@ -132,6 +134,39 @@ def test_stock_stream_does_not_know_an_ipv6_remote() -> None:
     on_trio(test)
 
 
+def test_stock_disconnect_forgets_a_connection_that_came_meanwhile() -> None:
+    """Trap 12: a peer that connects while its old connection is being closed is connected, and nobody knows."""
+
+    async def test() -> None:
+        async with _connecting_while_closing(ours()) as (host, peer):
+            await host.disconnect(peer)
+            assert host.get_network().get_connections(peer) == []
+
+    on_trio(test)
+
+
+@asynccontextmanager
+async def _connecting_while_closing(host: BasicHost) -> AsyncIterator[tuple[BasicHost, ID]]:
+    """Run a host with a peer that connects anew as soon as its first connection is closed."""
+    guest = ours()
+    async with running(host) as address, running(guest):
+        await compat.dial(guest, address, expected=None, timeout=5)
+        peer = guest.get_id()
+        await until(lambda: bool(host.get_network().get_connections(peer)))
+        [old] = host.get_network().get_connections(peer)
+        close = old.close
+
+        async def close_and_be_called() -> None:
+            old.close = close  # type: ignore[method-assign]
+            await close()
+            await until(lambda: not guest.get_connected_peers())
+            await compat.dial(guest, address, expected=None, timeout=5)
+            await until(lambda: old not in host.get_network().get_connections(peer) != [])
+
+        old.close = close_and_be_called  # type: ignore[method-assign]
+        yield host, peer
+
+
 async def _listener() -> trio.SocketListener:
     return (await trio.open_tcp_listeners(0, host="::1"))[0]
 
@@ -156,6 +191,17 @@ def test_our_host_gives_inbound_slots_back() -> None:
             for _ in range(3):
                 await _come_and_go(address, until_seen=host)
             await until(lambda: host.get_network()._inbound_limiter.borrowed_tokens == 0)
+
+    on_trio(test)
+
+
+def test_hanging_up_leaves_a_connection_that_came_meanwhile() -> None:
+    """What a peer connects while its old connections are being closed is known, and stands."""
+
+    async def test() -> None:
+        async with _connecting_while_closing(ours()) as (host, peer):
+            await compat.hang_up(host.get_network().get_connections(peer))
+            assert len(host.get_network().get_connections(peer)) == 1
 
     on_trio(test)
 
@@ -273,3 +319,18 @@ def test_the_self_test_passes_here_and_names_what_is_missing(monkeypatch: pytest
     monkeypatch.delattr(Swarm, "add_conn")
     with pytest.raises(RouterUnavailable, match=r"Swarm\.add_conn"):
         compat.self_test()
+
+
+def test_a_socket_that_nobody_knows_of_any_more_is_closed() -> None:
+    """What py-libp2p lets go of without closing it is closed with the last reference, and not left to the collector."""
+    swarm: Any = compat.build_host(Ed25519PrivateKey.generate(), announce=[]).get_network()
+    ours, theirs = socket.socketpair()
+
+    async def lose() -> None:
+        swarm.track(RawConnection(TrioTCPStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours))), True))
+
+    trio.run(lose)
+    gc.collect()
+    with theirs:
+        assert (ours.fileno(), theirs.recv(1)) == (-1, b"")
+    assert not list(swarm.raws)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import trio
 import trio.testing
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
-from spegel_py.routing.libp2p.mesh import tolerating
+from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.kademlia import KademliaClient
+from spegel_py.routing.libp2p.mesh import Mesh, tolerating
+from spegel_py.routing.libp2p.records import RecordTable
+from spegel_py.routing.libp2p.sharing import LocalKeys
 
 PEER = ID(b"\x00\x01x")
 
@@ -49,3 +56,35 @@ def test_an_interrupt_is_not_tolerated() -> None:
     """What is no Exception goes on."""
     with pytest.raises(BaseExceptionGroup), tolerating("it broke", PEER):
         raise BaseExceptionGroup("", [KeyboardInterrupt(), ValueError()])
+
+
+def test_a_node_that_is_leaving_tells_nobody_anew() -> None:
+    """Once it says goodbye, a peer that it cannot tell any more is left alone: a hello would take the goodbye back."""
+
+    async def main() -> None:
+        mesh = _mesh()
+        with trio.fail_after(5):
+            await mesh.say_goodbye(timeout=1)
+            await mesh._keep_told(PEER)
+
+    trio.run(main)
+
+
+def _mesh() -> Mesh:
+    host = compat.build_host(Ed25519PrivateKey.generate(), announce=[])
+    return Mesh(
+        host=host,
+        table=RecordTable(rng=random.Random(1)),
+        local=LocalKeys(),
+        kademlia=KademliaClient(host),
+        interval=4.0,
+        registry_host="",
+        registry_port=5000,
+        agent="test",
+        shares=False,
+        limit=128,
+        replication=20,
+        provider_addresses=list,
+        carried=lambda direction, frame, size: None,
+        rng=random.Random(1),
+    )

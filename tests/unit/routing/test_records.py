@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -154,3 +155,70 @@ def test_peers_come_in_random_order() -> None:
     peers = [Peer(str(number), "10.0.0.1", 5000 + number) for number in range(5)]
     table = table_with(*peers)
     assert {table.providers(KEY, now=1.0)[0] for _ in range(200)} == set(peers)
+
+
+def test_a_member_is_told_with_its_interval_and_its_registry() -> None:
+    """Of a peer that announces it is known how often, and since when it was not heard; of a standard one neither."""
+    table = table_with(A, interval=5.0)
+    table.peer_connected("B")
+    table.provide("B", KEY, B, expires=100.0)
+    one, other = table.members(now=3.0)
+    assert (one.peer, one.interval, one.heard) == (A, 5.0, 3.0)
+    assert (other.peer, other.interval, other.heard) == (B, None, None)
+
+
+def test_the_next_pass_is_due_when_the_first_announcement_runs_out() -> None:
+    """The shortest interval in force, and the first end of one, are those of connected peers."""
+    table = RecordTable(rng=random.Random(1))
+    assert (table.shortest_interval(), table.next_end()) == (math.inf, math.inf)
+    for peer, interval, now in ((A, 5.0, 10.0), (B, 3.0, 0.0)):
+        table.peer_connected(peer.id)
+        table.hello(peer.id, peer, interval=interval, now=now)
+    assert (table.shortest_interval(), table.next_end()) == (3.0, 6.0)
+    table.peer_disconnected("B")
+    assert (table.shortest_interval(), table.next_end()) == (5.0, 20.0)
+
+
+def test_a_goodbye_is_remembered_until_the_peer_is_back() -> None:
+    """Who said goodbye is told apart from who was lost."""
+    table = table_with(A, B)
+    table.peer_left("A")
+    table.peer_disconnected("A")
+    table.peer_disconnected("B")
+    assert (table.left("A"), table.left("B"), table.left("stranger")) == (True, False, False)
+    table.peer_connected("A")
+    table.hello("A", Peer("A", "10.0.0.1", 5000), interval=4.0, now=0.0)
+    table.peer_disconnected("A")
+    assert not table.left("A")
+
+
+def test_a_goodbye_is_taken_back_by_a_hello_alone() -> None:
+    """Whoever reaches a peer that is leaving, and loses it again, still knows that it left in good order."""
+    table = RecordTable(rng=random.Random(1))
+    table.peer_left("a")
+    table.peer_connected("a")
+    table.peer_disconnected("a")
+    assert table.goodbyes() == {"a"}
+    table.peer_connected("a")
+    assert table.connected() == []  # nor does it count, to be checked and missed
+    assert table.members(0.0) == []
+    assert table.knows_all(0.0)
+    table.hello("a", Peer("a", "10.0.0.1", 5000), interval=4.0, now=0.0)
+    assert table.goodbyes() == frozenset()
+    assert table.connected() == ["a"]
+
+
+def test_records_and_peers_are_counted_by_how_they_came() -> None:
+    """Announced and provided records apart, and connected peers by what they speak; who left counts for neither."""
+    table = table_with(A, keys=(KEY, OTHER))
+    table.peer_connected(B.id)
+    table.provide(B.id, KEY, B, expires=9.0)
+    assert (table.records(), table.protocols()) == (
+        {"announced": 2, "provided": 1},
+        {"announce": 1, "kademlia": 1},
+    )
+    table.peer_disconnected(A.id)
+    assert (table.records(), table.protocols()) == (
+        {"announced": 0, "provided": 1},
+        {"announce": 0, "kademlia": 1},
+    )

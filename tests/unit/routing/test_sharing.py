@@ -13,7 +13,14 @@ from spegel_py.routing.libp2p import sharing
 from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, Refresh, SetPart
 from spegel_py.routing.libp2p.keys import closest, name_hash, position, record_key
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, Share, tells_everything
+from spegel_py.routing.libp2p.sharing import (
+    REFRESHES_PER_SECOND,
+    LocalKeys,
+    Plan,
+    Share,
+    next_interval,
+    tells_everything,
+)
 
 POOL = [name_hash(str(number)) for number in range(12)]
 
@@ -163,3 +170,27 @@ def test_with_few_peers_everybody_is_close() -> None:
     local.add(POOL)
     plan.members([b"a", b"b"])
     assert set(plan.part_for(b"a", local)) == set(POOL)
+
+
+@given(st.lists(st.integers(0, 20_000), max_size=50), st.floats(0.5, 60))
+def test_refreshes_are_bounded_whatever_the_cluster(sizes: list[int], base: float) -> None:
+    """However a cluster grows and shrinks, a node sends 20 refreshes a second at most, and none later than it must."""
+    interval = base
+    for peers in sizes:
+        interval = next_interval(interval, base=base, peers=peers)
+        assert peers / interval <= REFRESHES_PER_SECOND * 1.01
+        assert base <= interval <= max(base, 1.6 * peers / REFRESHES_PER_SECOND + 0.1)
+
+
+def test_the_interval_is_the_configured_one_in_a_small_cluster() -> None:
+    """Up to 80 peers it is the 4 s that were configured, and is so again after the cluster has shrunk."""
+    assert next_interval(4.0, base=4.0, peers=80) == 4.0
+    assert next_interval(60.0, base=4.0, peers=80) == 4.0
+
+
+def test_the_interval_changes_seldom_while_a_cluster_grows() -> None:
+    """From 2 to 1,000 nodes every peer is told of a new interval a dozen times, not hundreds of times."""
+    intervals = [4.0]
+    for peers in range(1, 1000):
+        intervals.append(next_interval(intervals[-1], base=4.0, peers=peers))
+    assert len(set(intervals)) <= 15

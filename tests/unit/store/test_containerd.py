@@ -70,15 +70,18 @@ async def test_an_image_of_one_platform_lists_what_is_there(daemon: Daemon, stor
 
 @pytest.mark.root
 async def test_names_with_a_digest_are_no_tags_but_their_content_counts(daemon: Daemon, store: ContainerdStore) -> None:
-    """CRI makes three names for one pull; only the tag is a key."""
+    """CRI makes three names for one pull; only the tag is a key, and the name with a digest is counted."""
     one = image()
     await daemon.load({NAME: one})
     await daemon.ctr("images", "tag", NAME, f"registry.example/team/app@{one.root.digest}")
     await daemon.ctr("images", "tag", NAME, str(one.blobs[1].digest))
     await daemon.ctr("images", "rm", NAME)
-    async with listening(ContainerdWatcher(store=store)) as listener:
+    watcher = ContainerdWatcher(store=store)
+    assert watcher.images_by_digest() == []
+    async with listening(watcher) as listener:
         await listener.until(lambda: bool(listener.events))
         assert listener.keys == {str(blob.digest) for blob in one.blobs}
+        assert watcher.images_by_digest() == [f"registry.example/team/app@{one.root.digest}"]
 
 
 @pytest.mark.root
@@ -102,7 +105,7 @@ async def test_collected_content_is_told_within_two_seconds(daemon: Daemon, stor
     async with listening(ContainerdWatcher(store=store)) as listener:
         await listener.until(lambda: listener.keys == keys(NAME, one))
         blob = daemon.content_path / "blobs" / "sha256" / one.root.digest.hex
-        await daemon.ctr("images", "rm", NAME)
+        await daemon.ctr("images", "rm", "--sync", NAME)
         async with asyncio.timeout(10):
             while blob.exists():
                 await asyncio.sleep(0.005)

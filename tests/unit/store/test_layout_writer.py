@@ -107,7 +107,11 @@ def test_a_tag_is_added_moved_and_removed(writer: LayoutWriter) -> None:
     assert json.loads(index.read_text()) == {"schemaVersion": 2, "manifests": [other], "annotations": {"mine": "1"}}
 
 
-@pytest.mark.parametrize("name", ["app:1", f"registry.example/app:1@{DIGEST}", f"registry.example/app@{DIGEST}"])
+@pytest.mark.parametrize(
+    "name",
+    ["app:1", f"registry.example/app:1@{DIGEST}", f"registry.example/app@{DIGEST}"],
+    ids=["short", "tag and digest", "digest"],
+)
 def test_only_full_names_are_tagged(writer: LayoutWriter, name: str) -> None:
     """What could not be looked up under its name is not written."""
     with pytest.raises(NameInvalid):

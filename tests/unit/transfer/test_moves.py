@@ -1,4 +1,4 @@
-"""What a thread does in one slice, on real sockets and files."""
+"""What a step does, on real sockets and files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from spegel_py.errors import PeerUnreachable, StoreUnavailable
-from spegel_py.transfer import moves
 from spegel_py.transfer.base import ClientGone, Loan
-from spegel_py.transfer.moves import Side
+from spegel_py.transfer.moves import Move, Side, Waits
 from spegel_py.transfer.pipes import Pipe
 from spegel_py.transfer.sendfile import Sendfile, Unable
 from spegel_py.transfer.splicer import Splice, can_splice
@@ -70,7 +69,15 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 def loan(client: Wire) -> Loan:
-    return Loan(fd=client.near.fileno(), patience=1, owner="x")
+    return Loan(fd=client.near.fileno(), patience=1)
+
+
+def run(move: Move) -> Side | None:
+    """Step until a side is not ready, or all is moved."""
+    while move.left:
+        if (side := move.step()) is not None:
+            return side
+    return None
 
 
 def read(wire: Wire, count: int) -> bytes:
@@ -80,56 +87,59 @@ def read(wire: Wire, count: int) -> bytes:
     return bytes(got)
 
 
-def test_a_slice_ends_with_the_side_that_is_not_ready(client: Wire, peer: Wire, pipe: Pipe, file: int) -> None:
+def test_it_ends_with_the_side_that_is_not_ready(client: Wire, peer: Wire, pipe: Pipe, file: int) -> None:
     """Bytes are moved as far as both sides allow; what was moved is counted at once."""
     lent = loan(client)
     move = Splice(peer=peer.near.fileno(), pipe=pipe, loan=lent, length=20)
     peer.far.sendall(b"0123456789")
-    assert move.run() is Side.SOURCE
+    assert run(move) is Side.SOURCE
     assert (move.left, lent.moved, move.received, pipe.held) == (10, 10, 10, 0)
-    assert move.waited >= moves.PATIENCE
     peer.far.sendall(b"0123456789abc")
-    assert move.run() is None
+    assert run(move) is None
     assert (move.left, read(client, 20)) == (0, b"0123456789" * 2)
     assert peer.near.recv(10) == b"abc"  # nothing beyond the body is taken
 
     full = Sendfile(fd=file, start=0, loan=loan(client), length=len(DATA))
     client.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     client.far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    assert full.run() is Side.CLIENT
+    assert run(full) is Side.CLIENT
     assert 0 < full.left < len(DATA)
 
 
-def test_no_more_is_moved_in_a_slice_than_is_allowed(client: Wire, file: int) -> None:
-    """Where a rate limits it, a slice ends exactly after so many bytes."""
+def test_a_file_that_is_not_in_the_page_cache_is_left_to_a_thread_for_disks(
+    client: Wire, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent by a step that would wait for a disk, unless it may."""
+
+    def not_there(*_: object) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", not_there)
     lent = loan(client)
-    move = Sendfile(fd=file, start=7, loan=lent, length=250, most=100)
-    seen = []
-    while move.left:
-        assert move.run() is None
-        seen.append(lent.moved)
-    assert seen == [100, 200, 250]
+    move = Sendfile(fd=file, start=7, loan=lent, length=250)
+    assert move.step() is Side.DISK
+    assert lent.moved == 0
+    assert move.step(may_block=True) is None
     assert read(client, 250) == DATA[7:257]
 
 
-def test_a_thread_that_is_stopped_ends_before_its_next_call(
-    client: Wire, file: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Told to stop in the middle of its slice, a thread moves no more."""
-    lent = loan(client)
-    move = Sendfile(fd=file, start=0, loan=lent, length=len(DATA))
+def test_the_wait_for_a_source_is_counted_and_no_other() -> None:
+    """Waits add up, the one going on included; a client's are no fault of the source."""
+    waits = Waits().began(Side.SOURCE, 10.0)
+    assert waits.source_at(12.5) == 2.5
+    waits = waits.ended(13.0).began(Side.CLIENT, 14.0)
+    assert waits.source_at(100.0) == 3.0
+    assert waits.ended(100.0).began(Side.SOURCE, 101.0).source_at(102.0) == 4.0
 
-    def first(*given: int) -> int:
-        move.stop()
-        return sendfile(*given)
 
-    sendfile = os.sendfile
-    monkeypatch.setattr(os, "sendfile", first)
-    assert move.run() is None
-    assert 0 < lent.moved < len(DATA)
-    before = lent.moved
-    assert move.run() is None
-    assert lent.moved == before
+def test_a_client_that_takes_nothing_for_too_long_is_given_up(client: Wire, file: int) -> None:
+    """Its patience counts from the last byte that it took."""
+    move = Sendfile(fd=file, start=0, loan=loan(client), length=10)
+    assert move.look(100.0) == 1.0
+    move.waits = Waits().began(Side.CLIENT, 100.0)
+    assert move.look(100.75) == 0.25
+    with pytest.raises(ClientGone):
+        move.look(101.0)
 
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["fin", "rst"])
@@ -140,7 +150,7 @@ def test_a_peer_that_breaks_off(client: Wire, peer: Wire, pipe: Pipe, is_reset: 
     peer.far.sendall(b"0123456789")
     peer.reset() if is_reset else peer.far.close()
     with pytest.raises(PeerUnreachable):
-        move.run()
+        run(move)
     assert pipe.held == 0
     assert is_reset or lent.moved == 10
 
@@ -153,17 +163,17 @@ def test_a_client_that_left(client: Wire, peer: Wire, pipe: Pipe, file: int) -> 
     assert arrived.poll(5000)
     peer.far.sendall(b"0123456789")
     with pytest.raises(ClientGone):
-        Splice(peer=peer.near.fileno(), pipe=pipe, loan=loan(client), length=100).run()
+        run(Splice(peer=peer.near.fileno(), pipe=pipe, loan=loan(client), length=100))
     assert pipe.held == 10
     with pytest.raises(ClientGone):
-        Sendfile(fd=file, start=0, loan=loan(client), length=len(DATA)).run()
+        run(Sendfile(fd=file, start=0, loan=loan(client), length=len(DATA)))
 
 
 def test_a_file_that_ends_early(client: Wire, file: int) -> None:
     """A file shorter than it should be is the store's error, once all that is there was sent."""
     move = Sendfile(fd=file, start=len(DATA) - 10, loan=loan(client), length=20)
     with pytest.raises(StoreUnavailable):
-        move.run()
+        run(move)
     assert read(client, 10) == DATA[-10:]
 
 
@@ -175,7 +185,7 @@ def test_a_disk_that_fails_is_the_stores_error(client: Wire, file: int, monkeypa
 
     monkeypatch.setattr(os, "sendfile", broken)
     with pytest.raises(StoreUnavailable):
-        Sendfile(fd=file, start=0, loan=loan(client), length=10).run()
+        run(Sendfile(fd=file, start=0, loan=loan(client), length=10))
 
 
 def test_a_file_the_kernel_cannot_send(client: Wire) -> None:
@@ -183,7 +193,7 @@ def test_a_file_the_kernel_cannot_send(client: Wire) -> None:
     fd = os.open("/proc/self/mem", os.O_RDONLY)
     try:
         with pytest.raises(Unable):
-            Sendfile(fd=fd, start=0, loan=loan(client), length=10).run()
+            Sendfile(fd=fd, start=0, loan=loan(client), length=10).step(may_block=True)
     finally:
         os.close(fd)
 

@@ -1,0 +1,156 @@
+{{/* Names. A release called like the chart, or like nameOverride, is not named twice. */}}
+{{- define "spegel-py.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "spegel-py.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "spegel-py.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- define "spegel-py.serviceAccount" -}}
+{{- default (include "spegel-py.fullname" .) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{/* What selects pods: as in Spegel's chart, so that with its name a release of it can be upgraded to this one. */}}
+{{- define "spegel-py.selector" -}}
+app.kubernetes.io/name: {{ include "spegel-py.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "spegel-py.labels" -}}
+{{ include "spegel-py.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "spegel-py.metadata" -}}
+name: {{ default (include "spegel-py.fullname" .top) .name }}{{ with .suffix }}-{{ . }}{{ end }}
+namespace: {{ include "spegel-py.namespace" .top }}
+labels:
+  {{- with .component }}
+  app.kubernetes.io/component: {{ . }}
+  {{- end }}
+  {{- include "spegel-py.labels" .top | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Values that were copied from Spegel's defaults and cannot be meant here: its image, and a Go process's memory. */}}
+{{- define "spegel-py.image" -}}
+{{- $image := .Values.image -}}
+{{- if eq $image.repository "ghcr.io/spegel-org/spegel" -}}
+{{ .Chart.Name }}:{{ .Chart.AppVersion }}
+{{- else if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ default .Chart.AppVersion $image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "spegel-py.resources" -}}
+{{- $given := default dict .Values.resources -}}
+{{- $memory := list (dig "requests" "memory" "" $given) (dig "limits" "memory" "" $given) -}}
+{{- if eq (toJson $memory) (toJson (list "128Mi" "128Mi")) -}}
+{{- $given = mergeOverwrite (deepCopy $given) (dict "requests" (dict "memory" "160Mi") "limits" (dict "memory" "384Mi")) -}}
+{{- end -}}
+{{- toYaml $given -}}
+{{- end -}}
+
+{{/* The mirrors that containerd asks, in this order. */}}
+{{- define "spegel-py.targets" -}}
+{{- $registry := .Values.service.registry -}}
+{{- $targets := list -}}
+{{- if not $registry.usePreferSameNodeTrafficDistribution -}}
+{{- $targets = append $targets (printf "http://%s:%d" (default "$(NODE_IP)" $registry.hostIP) (int $registry.hostPort)) -}}
+{{- end -}}
+{{- if $registry.nodePort -}}
+{{- $targets = append $targets (printf "http://$(NODE_IP):%d" (int $registry.nodePort)) -}}
+{{- end -}}
+{{- range concat $targets .Values.spegel.additionalMirrorTargets }}
+- {{ printf "--mirror-targets=%s" . | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "spegel-py.registries" -}}
+{{- range .Values.spegel.mirroredRegistries }}
+- {{ printf "--mirrored-registries=%s" . | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* Settings whose flag is named like their value, and that are left to the program where that is null. */}}
+{{- define "spegel-py.settings" -}}
+{{- $names := list "logFormat" "tagTtl" "mirrorResolveRetries" "mirrorResolveTimeout" "mirrorParallel" "shareInFlight" "shareInFlightSlots" "verifyBlobs" -}}
+{{- $names = concat $names (list "maxTransfersPerPeer" "maxTransfers" "maxUploadRate") -}}
+{{- $names = concat $names (list "healthInterval" "healthTimeout" "healthPasses" "healthFails") -}}
+{{- $names = concat $names (list "healthPassiveFails" "healthPassiveFailTimeout") -}}
+{{- $names = concat $names (list "announceInterval" "meshLimit" "replication") -}}
+{{- $names = concat $names (list "warnWhenIsolatedFor" "criticalWhenIsolatedFor" "readyWhenAlone" "tracingEndpoint") -}}
+{{- $values := .Values.spegel -}}
+{{- range $names -}}
+{{- $value := get $values . -}}
+{{- if not (kindIs "invalid" $value) }}
+- {{ printf "--%s=%s" (kebabcase .) (include "spegel-py.text" $value) | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Text as the program reads it: whole numbers without an exponent, and off for false, which YAML makes of it. */}}
+{{- define "spegel-py.text" -}}
+{{- if kindIs "float64" . -}}{{ int64 . }}{{- else if kindIs "bool" . -}}{{ ternary "on" "off" . }}{{- else -}}{{ . }}{{- end -}}
+{{- end -}}
+
+{{/* The parts that all pods have in common. */}}
+{{- define "spegel-py.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "spegel-py.container" -}}
+image: {{ include "spegel-py.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.securityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "spegel-py.resources" . }}
+resources:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "spegel-py.hook" -}}
+helm.sh/hook: post-delete
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-weight: {{ . | quote }}
+{{- end -}}

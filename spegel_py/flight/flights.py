@@ -1,0 +1,300 @@
+"""This node's part in sharing what is being pulled: it asks stewards on behalf of its runtime, tells them how far it
+is, and is a steward itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from spegel_py.errors import ContentNotFound, PeerError, StoreError
+from spegel_py.flight.messages import (
+    Ask,
+    Follow,
+    Lead,
+    Look,
+    MessageError,
+    Note,
+    Noted,
+    Question,
+    Reply,
+    Role,
+    Wait,
+    Why,
+    decode_question,
+    decode_reply,
+    encode,
+)
+from spegel_py.flight.part import Part
+from spegel_py.flight.rendezvous import stewards
+from spegel_py.flight.rules import Rules
+from spegel_py.flight.shape import Sight, sight
+from spegel_py.flight.steward import Steward
+from spegel_py.oci.digest import Digest
+from spegel_py.routing.base import Courier, Peer
+from spegel_py.store.base import Ingests, Store
+
+log = structlog.get_logger(__name__)
+
+LOOK = 0.2
+"""Seconds between two looks at who takes part: when somebody comes or goes, another steward may have to be told."""
+
+TRIES = 8
+"""Sources that are tried for one question: those that are not connected here are no use."""
+
+SEEN = 6
+"""Digests whose trees are looked at together, the oldest: a runtime fetches three layers of an image at a time."""
+
+LEAST_WAIT = 0.02
+"""Seconds between two questions at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whom to take content from, and after how many silent seconds to ask for another."""
+
+    peer: Peer
+    stall: float
+
+
+class Flights:
+    """What this node does with each digest that is in flight.
+
+    Without `ingests` nobody can take from here what its runtime gets, so that it never leads either. `led` is told
+    whenever this node is to lead, and why: first, or what was wrong with its source.
+    """
+
+    def __init__(
+        self,
+        *,
+        courier: Courier,
+        ingests: Ingests | None,
+        store: Store,
+        rules: Rules | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        led: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._courier = courier
+        self._ingests = ingests
+        self._store = store
+        self.rules = rules or Rules()
+        self._clock = clock
+        self._led = led
+        self._steward = Steward(own=courier.id, now=clock(), rules=self.rules)
+        self._lock = threading.Lock()  # questions come in any thread
+        self._parts: dict[Digest, Part] = {}
+        self._deaf: dict[str, float] = {}  # stewards that did not answer, until when they are asked last
+        self._tasks: asyncio.TaskGroup | None = None
+
+    def __repr__(self) -> str:
+        return f"<Flights of {len(self._parts)} digests, {self._steward!r}>"
+
+    @property
+    def id(self) -> str:
+        """This node's own peer id."""
+        return self._courier.id
+
+    @property
+    def parts(self) -> dict[Digest, Part]:
+        """What this node does now, for people to look at."""
+        return dict(self._parts)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return with how many digests this node has each role."""
+        return Counter(part.role.value for part in self._parts.values())
+
+    def describe(self) -> Sequence[Mapping[str, object]]:
+        """Return this node's parts as they are shown at `/debug/state`; nobody is asked."""
+        return [part.as_json() for part in self._parts.values()]
+
+    async def look(self) -> Sequence[Sight]:
+        """Return who takes each digest of this node's parts from whom, as the stewards tell within `Rules.look`."""
+        return await asyncio.gather(*(self._see(part) for part in list(self._parts.values())[:SEEN]))
+
+    async def _see(self, part: Part) -> Sight:
+        first, *_ = self._stewards(part.digest, self.rules.asked)
+        reply = await self._ask_one(first, Look(part.digest), within=self.rules.look)  # the deadline: none is held deaf
+        return sight(part, self._courier.id, reply)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Flights]:
+        """Take part while the block lasts; the stewards are told at its end that this node is gone."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._courier.answer_with(self._answer)
+            looking = tasks.create_task(self._look_around(), name="who takes part")
+            try:
+                yield self
+            finally:
+                self._tasks = None
+                looking.cancel()
+                for part in list(self._parts.values()):
+                    part.leave()
+
+    async def find(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        bad: str | None = None,
+        why: Why | None = None,
+        within: float | None = None,
+    ) -> Source | None:
+        """Return whom to take the content from, of which the runtime has `offset` bytes; None if it is to go upstream.
+
+        `bad` is the source it had, and `why` it wants another. It takes `within` seconds at most, by default as long as
+        a runtime is left in silence.
+        """
+        if self.leads(digest):
+            return None  # what resumes after a promotion must not be sent back
+        end = self._clock() + (self.rules.silence if within is None else within)
+        serves = await self._serves(digest)
+        for _ in range(TRIES):
+            ask = Ask(digest, offset, serves, bad=bad, why=why)
+            match answer := await self._wait_for_answer(ask, end):
+                case Follow(parent):
+                    if (peer := self._courier.partners().get(parent)) is not None:
+                        if serves:
+                            self._take_part(digest, Role.FOLLOW, answer.renew, parent)
+                        return Source(peer, self.rules.stall_at(answer.depth))
+                    bad, why = parent, Why.DEAD
+                case Lead(renew):
+                    self._led(why.value if why else "first")
+                    self._take_part(digest, Role.LEAD, renew)
+                    return None
+                case _:
+                    return None
+        return None
+
+    async def line_up(self, digest: Digest, *, offset: int, held: int) -> Source | None:
+        """Return whom of a crowd to take content from that `held` peers have; None where it is to be one of those.
+
+        They are at hand: a steward that does not answer at once is not waited for.
+        """
+        [steward] = self._stewards(digest, 1)
+        if steward in self._deaf or self.leads(digest) or not await self._serves(digest):
+            return None
+        ask = Ask(digest, offset, held=held)
+        match await self._ask_one(steward, ask, within=self.rules.at_once):
+            case Follow(parent, _, renew) if (peer := self._courier.partners().get(parent)) is not None:
+                self._take_part(digest, Role.FOLLOW, renew, parent)
+                return Source(peer, self.rules.stall_lined_up)
+            case Lead(renew):
+                self._take_part(digest, Role.LEAD, renew)
+        return None
+
+    async def _serves(self, digest: Digest) -> bool:
+        """Say whether others can take the content from here while it comes in: a runtime begins to write it before it
+        asks, another client (curl, skopeo) writes elsewhere."""
+        if self._ingests is None:
+            return False
+        try:
+            async with self._ingests.open(digest):
+                return True
+        except (ContentNotFound, StoreError):
+            return False
+
+    async def _wait_for_answer(self, ask: Ask, end: float) -> Reply | None:
+        """Ask until the answer is not to wait; None where that would take too long, or nobody answers."""
+        while isinstance(answer := await self._ask(ask), Wait):
+            pause = max(LEAST_WAIT, answer.seconds)
+            if self._clock() + pause >= end:
+                return None
+            await asyncio.sleep(pause)
+            ask = Ask(ask.digest, ask.offset, ask.serves)  # a complaint is made once
+        return answer
+
+    def source_of(self, digest: Digest) -> str | None:
+        """Return the id of the peer that this node takes the content from now, None if from none."""
+        part = self._parts.get(digest)
+        return part.parent if part is not None else None
+
+    def leads(self, digest: Digest) -> bool:
+        """Say whether this node's runtime is to fetch the content upstream."""
+        part = self._parts.get(digest)
+        return part is not None and part.role is Role.LEAD
+
+    # Speaking with stewards
+
+    async def _ask(self, question: Question) -> Reply | None:
+        """Return the answer of the first steward that gives one; None if none does."""
+        for name in self._stewards(question.digest, self.rules.asked):
+            if (reply := await self._ask_one(name, question)) is not None:
+                return reply
+        return None
+
+    async def tell(self, note: Note) -> float:
+        """Tell the steward what this node does; return within how many seconds it wants to hear again."""
+        reply = await self._ask(note)
+        return reply.renew if isinstance(reply, Noted) else self.rules.renew
+
+    def _stewards(self, digest: Digest, count: int) -> list[str]:
+        """Return whom to ask about a digest, in this order: who did not answer of late comes last."""
+        now = self._clock()
+        self._deaf = {name: until for name, until in self._deaf.items() if until > now}
+        names = stewards(digest, {self._courier.id, *self._courier.partners()}, count)
+        return sorted(names, key=lambda name: name in self._deaf)
+
+    async def _ask_one(self, name: str, question: Question, *, within: float | None = None) -> Reply | None:
+        if name == self._courier.id:
+            return self._decide(name, question)
+        timeout = within or self.rules.answer_within(len(self._courier.partners()))
+        try:
+            return decode_reply(await self._courier.ask(name, encode(question), timeout=timeout))
+        except (PeerError, MessageError) as error:
+            log.debug("steward does not answer", peer=name, digest=str(question.digest), error=str(error))
+            if within is None:
+                self._deaf[name] = self._clock() + self.rules.deaf
+            return None
+
+    # As a steward
+
+    def _answer(self, name: str, raw: bytes) -> bytes:
+        return encode(self._decide(name, decode_question(raw)))
+
+    def _decide(self, name: str, question: Question) -> Reply:
+        with self._lock:
+            now = self._clock()
+            self._steward.set_members(self._courier.partners().keys(), now)
+            return self._steward.answer(name, question, now)
+
+    async def _look_around(self) -> None:
+        """Have all that is done here told at once whenever somebody comes or goes: another may be the steward now."""
+        members: frozenset[str] = frozenset()
+        while True:
+            if (now := frozenset(self._courier.partners())) != members:
+                members = now
+                with self._lock:
+                    self._steward.set_members(members, self._clock())
+                for part in self._parts.values():
+                    part.hurry()
+            await asyncio.sleep(LOOK)
+
+    # Taking part
+
+    def _take_part(self, digest: Digest, role: Role, renew: float, parent: str | None = None) -> None:
+        """Do this with the digest from now on, and say so until it is over, the first time within `renew` seconds."""
+        if (part := self._parts.get(digest)) is not None:
+            if part.change(role, renew, parent):
+                log.info("in flight", digest=str(digest), role=role.value, parent=parent)
+            return
+        if self._tasks is None or self._ingests is None:  # this node ends; it has nothing to tell of
+            return
+        part = self._parts[digest] = Part(digest=digest, role=role, renew=renew, parent=parent)
+        log.info("in flight", digest=str(digest), role=role.value, parent=parent)
+        self._tasks.create_task(self._play(part, self._ingests), name=f"in flight {digest}")
+
+    async def _play(self, part: Part, ingests: Ingests) -> None:
+        try:
+            ended = await part.play(tell=self.tell, ingests=ingests, store=self._store)
+            log.info("flight ended", digest=str(part.digest), role=part.role.value, ended=ended.value)
+        except Exception:  # a bug must not end the node
+            log.exception("flight lost", digest=str(part.digest))
+        finally:
+            del self._parts[part.digest]

@@ -1,0 +1,131 @@
+"""One node's part in one flight: it says what it does with the digest, again and again, until its runtime has it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from spegel_py.errors import ContentNotFound, StoreError
+from spegel_py.flight.messages import Note, Role
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import Ingest, Ingests, Store
+
+APPEARS = 2.0
+"""Seconds within which a runtime begins to write after it asked; containerd begins before it asks."""
+
+COMMITTED = 2.0
+"""Seconds within which what a runtime has written whole is found in its store: 11 ms, once 1.1 s was seen."""
+
+LOOK = 0.02
+"""Seconds between two looks for either."""
+
+Tell = Callable[[Note], Awaitable[float]]
+"""Tells the stewards, and returns within how many seconds they want to hear again."""
+
+
+class Part:
+    """What this node does with a digest; `parent` is of one that follows. The steward knows it, since that said so, and
+    wants to hear of it within `renew` seconds."""
+
+    def __init__(self, *, digest: Digest, role: Role, renew: float, parent: str | None) -> None:
+        self.digest = digest
+        self.role = role
+        self.parent = parent
+        self.offset = 0
+        self.total: int | None = None
+        """Bytes of the content, once that is known."""
+        self._renew = renew
+        self._is_leaving = False
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Part in {self.digest}: {self.role.value} {self.parent or ''}>"
+
+    def as_json(self) -> dict[str, object]:
+        """Return the part as it is shown at `/debug/state`; `offset` is what the stewards were told last."""
+        return {"digest": str(self.digest), "role": self.role.value, "parent": self.parent, "offset": self.offset}
+
+    def change(self, role: Role, renew: float, parent: str | None) -> bool:
+        """Do this from now on, as the steward has just said; say whether it is something else."""
+        before, self._renew = (self.role, self.parent), renew
+        self.role, self.parent = role, parent
+        return (role, parent) != before
+
+    def hurry(self) -> None:
+        """Tell at once: there may be another steward."""
+        self._changed.set()
+
+    def leave(self) -> None:
+        """Take part no more."""
+        self._is_leaving = True
+        self._changed.set()
+
+    async def play(self, *, tell: Tell, ingests: Ingests, store: Store) -> Role:
+        """Tell until the runtime has the content, or gave up; returns what the stewards were told last."""
+        async with AsyncExitStack() as stack:
+            ingest = await self._find(stack, ingests, store)
+            within = 0.0
+            if ingest is not None:
+                self.total = ingest.total
+                await self._tell_while_it_grows(ingest, tell)
+                # one that is known to have stopped short is told of at once: others wait for its bytes
+                within = COMMITTED if ingest.total is None or ingest.is_complete else 0.0
+            is_here = not self._is_leaving and await self._is_here(store, within)
+        last = Role.HOLD if is_here else Role.GONE
+        await tell(Note(self.digest, last, self.offset))
+        return last
+
+    async def _find(self, stack: AsyncExitStack, ingests: Ingests, store: Store) -> Ingest | None:
+        """Open what the runtime writes; None if it does not begin, or has it already."""
+        end = asyncio.get_running_loop().time() + APPEARS
+        while not self._is_leaving:
+            try:
+                return await stack.enter_async_context(ingests.open(self.digest))
+            except ContentNotFound:
+                if asyncio.get_running_loop().time() >= end or await self._is_here(store, 0.0):
+                    return None
+            except StoreError:  # not mounted, or away: nobody can see how far it is
+                return None
+            await asyncio.sleep(LOOK)
+        return None
+
+    async def _tell_while_it_grows(self, ingest: Ingest, tell: Tell) -> None:
+        over = asyncio.create_task(_is_over(ingest), name=f"end of {self.digest}")
+        try:
+            while True:
+                self._changed.clear()
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait({over, changed}, timeout=self._renew, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if over.done() or self._is_leaving:
+                    break
+                self.offset = ingest.size
+                self._renew = await tell(self._note())
+        finally:
+            over.cancel()
+            await asyncio.wait({over})
+        self.offset = ingest.size
+
+    def _note(self) -> Note:
+        return Note(self.digest, self.role, self.offset, self.parent if self.role is Role.FOLLOW else None)
+
+    async def _is_here(self, store: Store, within: float) -> bool:
+        """Say whether the content is in the store, or comes there within so many seconds."""
+        end = asyncio.get_running_loop().time() + within
+        while True:
+            try:
+                self.offset = (await store.stat(self.digest)).size
+            except ContentNotFound:
+                if asyncio.get_running_loop().time() >= end:
+                    return False
+            except StoreError:
+                return False
+            else:
+                return True
+            await asyncio.sleep(LOOK)
+
+
+async def _is_over(ingest: Ingest) -> None:
+    while not ingest.is_over:
+        await ingest.grown(ingest.size)

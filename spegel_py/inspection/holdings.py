@@ -1,0 +1,55 @@
+"""`spegel-py images`: the images that a node holds and shares, and on how many of its peers each of them is."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from spegel_py.errors import NodeError
+from spegel_py.inspection.node import Node, add_node_flags, at_most
+from spegel_py.inspection.page import moment, print_json, print_line, print_table, size
+
+SHOWN = 100
+"""Images shown, in the order of their names."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `images`."""
+    parser.add_argument("part", nargs="?", default="", metavar="PART", help="only those with this in their names")
+    parser.add_argument("--limit", type=at_most(1000), default=SHOWN, help=f"images shown at most (default: {SHOWN})")
+    add_node_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the images; returns the exit status. Raises NodeError, also where the node's store does not answer."""
+    node = Node.of(options)
+    listing = node.ask("/debug/images", part=options.part, limit=options.limit)
+    if options.json:
+        print_json(listing)
+        return 1 if listing["error"] else 0
+    if listing["error"]:
+        raise NodeError(f"{node.url} cannot list its images: {listing['error']}")
+    if not listing["images"]:
+        print_line(f"{node.url} holds {listing['held']} images, none of them with {options.part!r} in its name")
+        return 0
+    print_table(
+        ("image", "size", "blobs", "peers", "pulled", "digest"),
+        [_row(image) for image in listing["images"]],
+        wraps="digest",
+    )
+    if len(listing["images"]) < listing["total"]:
+        print_line(f"{len(listing['images'])} of {listing['total']}: --limit shows more")
+    return 0
+
+
+def _row(image: Mapping[str, Any]) -> tuple[str, ...]:
+    missing = f", {image['missing']} missing" if image["missing"] else ""
+    return (
+        image["name"],
+        size(image["size"]),
+        f"{image['blobs']}{missing}",
+        "-" if image["peers"] is None else str(len(image["peers"])),
+        moment(image["pulled"])[:-4],
+        image["digest"],
+    )

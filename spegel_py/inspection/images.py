@@ -1,0 +1,171 @@
+"""Which images this node holds, and on how many peers each of them is: for `/debug/images` and the status page.
+
+A listing works for the images that it shows, never for all that there are; and what a manifest says is remembered,
+since it cannot change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+from spegel_py.errors import ContentNotFound, ManifestInvalid, StoreUnavailable
+from spegel_py.inspection.holders import Holders
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import MANIFESTS, MAX_MANIFEST, OCI_INDEX, Child, children
+from spegel_py.routing.base import Peer
+from spegel_py.store.base import Store
+
+SHOWN, MOST = 100, 1000
+"""Images in a listing that is not limited otherwise, and at most."""
+
+CALLS = 16
+"""Images looked at at the same time: a store has no more hands."""
+
+REMEMBERED = 2048
+"""Manifests whose content is remembered, in about 5 MB: those of the images looked at last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One tag that is held and shared: `blobs` of its content are here, with `size` bytes together, `missing` are not.
+
+    Manifests count as blobs. Of an index only the platforms that are here count. `peers` have its manifest too; None
+    where that could not be found out in time. `pulled` is Unix time.
+    """
+
+    name: str
+    digest: Digest
+    size: int
+    blobs: int
+    missing: int
+    pulled: float
+    peers: tuple[Peer, ...] | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the image as it is shown at `/debug/images`."""
+        peers = self.peers
+        return {
+            "name": self.name,
+            "digest": str(self.digest),
+            "size": self.size,
+            "blobs": self.blobs,
+            "missing": self.missing,
+            "pulled": round(self.pulled, 3),
+            "peers": None if peers is None else [{"id": peer.id, "address": peer.authority} for peer in peers],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The images from `offset` on, in the order of their names; `total` match, `held` there are in all.
+
+    `error` is why none could be looked at.
+    """
+
+    images: tuple[Image, ...]
+    total: int
+    held: int
+    offset: int
+    error: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the listing as it is shown at `/debug/images`."""
+        return {
+            "images": [image.as_json() for image in self.images],
+            "total": self.total,
+            "held": self.held,
+            "offset": self.offset,
+            "error": self.error,
+        }
+
+
+class Images:
+    """Lists the `tags` that a node shares, with when each was pulled; `held` are the keys of all that is here."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        holders: Holders,
+        tags: Callable[[], Mapping[str, float]],
+        held: Callable[[], Collection[str]],
+    ) -> None:
+        self._store = store
+        self._holders = holders
+        self._tags = tags
+        self._held = held
+        self._children: OrderedDict[Digest, tuple[Child, ...]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Images {len(self._tags())} tags, {len(self._children)} manifests known>"
+
+    async def list(self, *, part: str = "", offset: int = 0, limit: int = SHOWN) -> Listing:
+        """Return the images whose name has `part` in it; one that goes meanwhile is left out."""
+        tags, slots = self._tags(), asyncio.Semaphore(CALLS)
+        names = sorted(name for name in tags if part in name)
+
+        async def look(name: str, pulled: float) -> Image | None:
+            async with slots:
+                return await self._look(name, pulled)
+
+        shown = names[offset : offset + limit]
+        try:
+            looked = await asyncio.gather(*(look(name, tags[name]) for name in shown))
+        except StoreUnavailable as error:
+            return Listing(images=(), total=len(names), held=len(tags), offset=offset, error=str(error))
+        found = [image for image in looked if image is not None]
+        peers = await self._holders.of({image.digest for image in found})
+        images = tuple(replace(image, peers=peers.get(image.digest)) for image in found)
+        return Listing(images=images, total=len(names), held=len(tags), offset=offset)
+
+    async def _look(self, name: str, pulled: float) -> Image | None:
+        try:
+            digest = (await self._store.resolve(name)).digest
+            size = (await self._store.stat(digest)).size
+        except ContentNotFound:
+            return None
+        content = await self._content(Child(digest, size, OCI_INDEX))
+        held = self._held()
+        here = [child for child in content if str(child.digest) in held or child.digest == digest]
+        return Image(
+            name=name,
+            digest=digest,
+            size=sum(child.size for child in here),
+            blobs=len(here),
+            missing=len(content) - len(here),
+            pulled=pulled,
+        )
+
+    async def _content(self, root: Child) -> frozenset[Child]:
+        """Return what an image is made of, but for platforms that are not here: their manifests are not."""
+        reached, level = {root}, [root]
+        while level:
+            below: set[Child] = set()
+            for parent in level:
+                below.update(await self._below(parent))
+            level = [child for child in below if child.media_type in MANIFESTS and child not in reached]
+            reached |= below
+        return frozenset(reached)
+
+    async def _below(self, parent: Child) -> tuple[Child, ...]:
+        """Return what a manifest names and is worth a look; nothing of one that is not here, or is none."""
+        known = self._children.get(parent.digest)
+        if known is None:
+            try:
+                known = children(await self._read(parent.digest))
+            except (ContentNotFound, ManifestInvalid):
+                return ()
+            self._children[parent.digest] = known
+            if len(self._children) > REMEMBERED:
+                self._children.popitem(last=False)
+        held = self._held()
+        return tuple(child for child in known if child.media_type not in MANIFESTS or str(child.digest) in held)
+
+    async def _read(self, digest: Digest) -> bytes:
+        async with self._store.open(digest) as content:
+            if content.size > MAX_MANIFEST:
+                raise ManifestInvalid(f"{digest} is no manifest")
+            return b"".join([piece async for piece in content.read(0, content.size)])

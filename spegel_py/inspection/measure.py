@@ -1,0 +1,152 @@
+"""Measuring: an image is pulled through the node's own mirror, as a runtime would, and its bytes are thrown away.
+
+It says how long that takes, and of each manifest and blob where it came from: from here, from a peer, or from nobody,
+so that a runtime would have gone to the registry. Manifests are verified, blobs only by their length, since hashing
+them would measure this processor. A measurement goes on after what is missing or fails, so that it shows all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from spegel_py.errors import BlobUnknown, ConfigError, ManifestUnknown, SpegelError
+from spegel_py.inspection.measurement import Measurement, Part
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
+from spegel_py.oci.reference import Reference
+from spegel_py.pull import Platform, plan
+from spegel_py.pull.client import Deadlines, Manifest, MirrorClient
+from spegel_py.pull.session import DEPTH, PARALLEL
+
+INTERVAL = 0.25
+"""Seconds between two looks at how far a measurement has come."""
+
+
+async def measure(
+    reference: Reference,
+    *,
+    mirror: str,
+    platform: Platform | None = None,
+    parallel: int = PARALLEL,
+    deadlines: Deadlines | None = None,
+    interval: float = INTERVAL,
+) -> AsyncGenerator[Measurement, None]:
+    """Yield the same measurement again and again while it grows, every `interval` seconds, and once when it is over.
+
+    `mirror` is the URL of the registry that is measured; of an index the manifests for `platform` are pulled, this
+    machine's if it is None. Whatever goes wrong with the pull is told by the measurement. Close it to end it.
+    """
+    measurement = Measurement(reference=str(reference), at=time.time())
+    began = time.monotonic()
+    pull = _Pull(measurement, platform or Platform.here())
+    async with MirrorClient(mirror=mirror, reference=reference, deadlines=deadlines) as client:
+        running = asyncio.create_task(pull.run(reference, client, parallel), name="measure")
+        try:
+            while not running.done():
+                measurement.seconds = time.monotonic() - began
+                yield measurement
+                await asyncio.wait([running], timeout=interval)
+            running.result()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    yield measurement
+
+
+class _Pull:
+    """From the root to all that is below it, noted in a measurement."""
+
+    def __init__(self, measurement: Measurement, platform: Platform) -> None:
+        self._measurement = measurement
+        self._platform = platform
+        self._manifests: list[Manifest] = []
+
+    async def run(self, reference: Reference, client: MirrorClient, parallel: int) -> None:
+        began = time.monotonic()
+        try:
+            await self._walk(reference, client)
+            blobs = plan.blobs(one.data for one in self._manifests if one.child.media_type not in INDEXES)
+            parts = [self._part("blob", blob) for blob in blobs]
+            waiting = iter(zip(parts, blobs, strict=True))
+
+            async def work() -> None:
+                for part, blob in waiting:
+                    await _fetch(client, part, blob)
+
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(parallel):
+                    tasks.create_task(work())
+        except ConfigError as error:  # what there is to choose from is a matter for `pull`
+            self._measurement.error = str(error).partition(";")[0]
+        except SpegelError as error:
+            self._measurement.error = str(error)
+        finally:
+            self._measurement.seconds = time.monotonic() - began
+            self._measurement.is_over = True
+
+    async def _walk(self, reference: Reference, client: MirrorClient) -> None:
+        digest = reference.digest or await self._resolve(client, reference.tag or "")
+        if digest is not None:
+            await self._descend(client, Child(digest, 0, ""), 0)
+
+    async def _resolve(self, client: MirrorClient, tag: str) -> Digest | None:
+        """Return what a tag points at; None where nobody says, which is a part of its own then."""
+        part = Part(kind="manifest", digest=None)
+        with _noted(part):
+            found = await client.resolve(tag)
+            return found.child.digest if isinstance(found, Manifest) else found.digest
+        self._measurement.parts.append(part)
+        return None
+
+    async def _descend(self, client: MirrorClient, child: Child, depth: int) -> None:
+        part = self._part("manifest", child)
+        with _noted(part):
+            manifest = await client.manifest(child.digest, child.media_type)
+            part.size = part.moved = manifest.child.size
+            _answered(part, manifest.peer)
+            self._manifests.append(manifest)
+        if part.error or part.source == "none" or manifest.child.media_type not in INDEXES or depth >= DEPTH:
+            return
+        for below in plan.select(manifest.data, self._platform):
+            if not below.media_type or below.media_type in MANIFESTS:
+                await self._descend(client, below, depth + 1)
+
+    def _part(self, kind: Literal["manifest", "blob"], child: Child) -> Part:
+        part = Part(kind=kind, digest=str(child.digest), size=child.size)
+        self._measurement.parts.append(part)
+        return part
+
+
+async def _fetch(client: MirrorClient, part: Part, blob: Child) -> None:
+    began = time.monotonic()
+    with _noted(part):
+        async with client.blob(blob, 0) as body:
+            part.first_byte = time.monotonic() - began
+            _answered(part, body.peer)
+            while piece := await body.next():
+                part.moved += len(piece)
+        if part.moved != part.size:
+            part.error = f"it ended after {part.moved} of {part.size} bytes"
+
+
+@contextmanager
+def _noted(part: Part) -> Iterator[None]:
+    """Note how long the block took, and what went wrong in it."""
+    began = time.monotonic()
+    try:
+        yield
+    except (ManifestUnknown, BlobUnknown):
+        part.source = "none"
+    except SpegelError as error:
+        part.error = str(error)
+    finally:
+        part.seconds = time.monotonic() - began
+
+
+def _answered(part: Part, peer: str | None) -> None:
+    """Note where an answer came from: a mirror names no peer for what it has itself."""
+    part.source, part.peer = ("peer", peer) if peer else ("local", None)

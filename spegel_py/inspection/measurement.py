@@ -1,0 +1,92 @@
+"""What a measured pull came to: of each manifest and blob where it came from, and how long it took. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+Source = Literal["local", "peer", "none"]
+"""Where something came from: from this node, from a peer, or from nobody."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """One manifest or blob of the image. `digest` is None for a tag that nobody has.
+
+    `source` is None until there was an answer; `first_byte` and `seconds` count from when it was asked for. `peer` is
+    the id of the one whose bytes came first.
+    """
+
+    kind: Literal["manifest", "blob"]
+    digest: str | None
+    size: int = 0
+    moved: int = 0
+    source: Source | None = None
+    peer: str | None = None
+    first_byte: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "kind": self.kind,
+            "digest": self.digest,
+            "size": self.size,
+            "bytes": self.moved,
+            "source": self.source,
+            "peer": self.peer,
+            "first_byte_ms": _ms(self.first_byte),
+            "ms": _ms(self.seconds),
+            "error": self.error,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Measurement:
+    """A measurement, under way until `is_over`; `at` is Unix time. `error` is what ended it before its time."""
+
+    reference: str
+    at: float
+    parts: list[Part] = field(default_factory=list)
+    seconds: float = 0.0
+    is_over: bool = False
+    error: str | None = None
+
+    @property
+    def bytes(self) -> Counter[str]:
+        """How many bytes came from where."""
+        total: Counter[str] = Counter()
+        for part in self.parts:
+            total[part.source or "none"] += part.moved
+        return total
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is known to belong to the image so far."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def missing(self) -> int:
+        """How many parts a runtime would get from the registry: nobody has them, or they broke off."""
+        return sum(part.source == "none" or part.error is not None for part in self.parts)
+
+    def as_json(self) -> dict[str, object]:
+        """Return all of it as `/debug/measure` tells it."""
+        moved = self.bytes
+        return {
+            "reference": self.reference,
+            "at": round(self.at, 3),
+            "over": self.is_over,
+            "error": self.error,
+            "seconds": round(self.seconds, 4),
+            "bytes": moved.total(),
+            "size": self.size,
+            "sources": {"local": moved["local"], "peer": moved["peer"]},
+            "missing": self.missing,
+            "parts": [part.as_json() for part in self.parts],
+        }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

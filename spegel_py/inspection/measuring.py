@@ -1,0 +1,76 @@
+"""`spegel-py measure`: how fast an image comes through a node's mirror, and from whom; its bytes are thrown away."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from spegel_py.errors import NodeError
+from spegel_py.inspection.node import Node, add_node_flags
+from spegel_py.inspection.page import print_json, print_line, print_table, size
+
+Measurement = Mapping[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `measure`."""
+    parser.epilog = "Exit status: 0 if all of it came without the registry, 1 if not, or no node answers."
+    parser.add_argument("image", metavar="REF", help="as in registry.example/app:1")
+    add_node_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Have the node measure, and print what came of it; returns the exit status. Raises NodeError."""
+    node, measurement = Node.of(options), None
+    with Console(stderr=True).status(f"measuring {options.image}") as status:
+        for measurement in node.follow("/debug/measure", image=options.image):
+            status.update(f"{options.image}: {size(measurement['bytes'])} of {size(measurement['size'])}")
+    if measurement is None or not measurement["over"]:
+        raise NodeError(f"{node.url} went away while it measured")
+    if options.json:
+        print_json(measurement)
+    else:
+        _print(measurement)
+    return 1 if measurement["error"] or measurement["missing"] else 0
+
+
+def _print(measurement: Measurement) -> None:
+    if measurement["parts"]:
+        print_table(
+            ("part", "digest", "size", "from", "first byte", "took", ""),
+            [_row(part) for part in measurement["parts"]],
+            wraps="",
+        )
+    print_line(", ".join(_sums(measurement)))
+    if measurement["error"]:
+        print_line(f"it ended before its time: {measurement['error']}", style="yellow")
+
+
+def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
+    where = {"local": "this node", "peer": f"peer …{(part['peer'] or '')[-6:]}", "none": "nobody", None: "-"}
+    return (
+        part["kind"],
+        (part["digest"] or "-")[:19],
+        size(part["size"]),
+        where[part["source"]],
+        _ms(part["first_byte_ms"]),
+        _ms(part["ms"]),
+        part["error"] or "",
+    )
+
+
+def _sums(measurement: Measurement) -> Iterator[str]:
+    seconds, sources = measurement["seconds"], measurement["sources"]
+    speed = f" ({size(measurement['bytes'] / seconds)}/s)" if seconds else ""
+    yield f"{size(measurement['bytes'])} in {seconds:.2f} s{speed}"
+    yield f"{size(sources['peer'])} from peers"
+    yield f"{size(sources['local'])} from this node"
+    if measurement["missing"]:
+        yield f"{measurement['missing']} parts a runtime would get from the registry"
+
+
+def _ms(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.1f} ms"

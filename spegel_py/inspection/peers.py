@@ -1,0 +1,41 @@
+"""`spegel-py peers`: the nodes that a node is connected with, and how it finds them to be."""
+
+from __future__ import annotations
+
+import argparse
+
+from spegel_py.inspection.node import Node, add_node_flags
+from spegel_py.inspection.page import print_json, print_line, print_table, span
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the flags of `peers`."""
+    add_node_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the peers, by their addresses; returns the exit status. Raises NodeError."""
+    node = Node.of(options)
+    peers = sorted(node.ask("/debug/state")["peers"], key=lambda peer: str(peer["address"]))
+    if options.json:
+        print_json({"peers": peers})
+    elif not peers:
+        print_line(f"{node.url} has no peers: right for a single node; else spegel-py doctor says what to look at")
+    else:
+        print_table(
+            ("address", "health", "heard", "clock", "keys", "agent", "id"),
+            [
+                (
+                    peer["address"],
+                    peer["health"],
+                    "-" if peer["heard_seconds"] is None else f"{span(peer['heard_seconds'])} ago",
+                    "-" if peer["skew_seconds"] is None else f"{peer['skew_seconds']:+.3f} s",
+                    str(peer["keys"]),
+                    peer["agent"],
+                    peer["id"],
+                )
+                for peer in peers
+            ],
+            wraps="id",
+        )
+    return 0

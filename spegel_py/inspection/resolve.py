@@ -1,0 +1,43 @@
+"""`spegel-py resolve`: who has an image, a manifest or a layer now, and how long it took to find out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from spegel_py.inspection.node import Node, add_node_flags
+from spegel_py.inspection.page import print_json, print_line, print_table
+
+_HERE = {"held": "yes", "absent": "no", "away": "not known: the node's store does not answer"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `resolve`."""
+    parser.epilog = "Exit status: 0 if anybody has it, 1 if nobody has, or no node answers."
+    parser.add_argument("what", metavar="REF|DIGEST", help="as in registry.example/app:1 or sha256:…")
+    add_node_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print who has it; returns the exit status. Raises NodeError, also for what is neither reference nor digest."""
+    answer = Node.of(options).ask("/debug/resolve", key=options.what)
+    if options.json:
+        print_json(answer)
+    else:
+        _print(answer)
+    return 0 if answer["peers"] or answer["local"] == "held" else 1
+
+
+def _print(answer: Mapping[str, Any]) -> None:
+    digest = f", {answer['digest']}" if answer["digest"] not in (None, answer["key"]) else ""
+    print_line(answer["key"])
+    print_line(f"on this node: {_HERE[answer['local']]}{digest}")
+    end = "" if answer["ended"] else f", and the lookup {answer['error'] or 'had not ended by then'}"
+    print_line(f"on peers: {len(answer['peers'])}, in {answer['ms']:.1f} ms{end}")
+    if answer["peers"]:
+        print_table(
+            ("peer", "health", "found after", "id"),
+            [(peer["address"], peer["health"], f"{peer['ms']:.1f} ms", peer["id"]) for peer in answer["peers"]],
+            wraps="id",
+        )

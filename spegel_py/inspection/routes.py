@@ -1,0 +1,73 @@
+"""What `images` and `measure` ask of a running node, as JSON on its metrics port."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from aiohttp import web
+
+from spegel_py.errors import Denied, RequestInvalid
+from spegel_py.inspection.guard import check_origin
+from spegel_py.inspection.images import MOST, SHOWN, Images
+from spegel_py.inspection.measurement import Measurement
+from spegel_py.inspection.measurer import Measurer
+
+LINES = "application/x-ndjson"
+
+
+def inspection_routes(*, images: Images, measurer: Measurer | None) -> list[web.RouteDef]:
+    """Return `GET /debug/images?part=&offset=&limit=`, and `POST /debug/measure?image=`.
+
+    The latter answers when the measurement is over; where `Accept` says application/x-ndjson with a line for each
+    look at how far it has come, the last of which has `over` true. Who leaves before ends it. Without a `measurer`
+    nobody may measure.
+    """
+
+    async def show_images(request: web.Request) -> web.Response:
+        query = request.query
+        offset = _number(query.get("offset"), 0, "offset", 0, 10**9)
+        limit = _number(query.get("limit"), SHOWN, "limit", 1, MOST)
+        listing = await images.list(part=query.get("part", ""), offset=offset, limit=limit)
+        return web.json_response(listing.as_json())
+
+    async def measure(request: web.Request) -> web.StreamResponse:
+        if measurer is None:
+            raise Denied("measuring is switched off on this node, by --debug-web-enabled=false")
+        check_origin(request.headers)
+        image = request.query.get("image")
+        if not image:
+            raise RequestInvalid("?image= must say what is measured: a reference, as in registry.example/app:1")
+        async with aclosing(measurer.follow(image)) as steps:
+            measurement = await anext(steps)  # what is refused is refused here
+            if LINES in request.headers.get("Accept", ""):
+                return await _stream(request, measurement, steps)
+            async for _ in steps:
+                pass
+            return web.json_response(measurement.as_json())
+
+    return [web.get("/debug/images", show_images), web.post("/debug/measure", measure)]
+
+
+async def _stream(
+    request: web.Request, measurement: Measurement, steps: AsyncIterator[Measurement]
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
+    await response.prepare(request)
+    await response.write(_line(measurement))
+    async for _ in steps:
+        await response.write(_line(measurement))
+    return response
+
+
+def _line(measurement: Measurement) -> bytes:
+    return json.dumps(measurement.as_json(), separators=(",", ":")).encode() + b"\n"
+
+
+def _number(text: str | None, default: int, name: str, low: int, high: int) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise RequestInvalid(f"?{name}= should be a whole number from {low} to {high}, not {text[:20]!r}")
+    return int(text)

@@ -1,0 +1,55 @@
+"""`spegel-py status`: how a node is, and what it does for this machine's pulls."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from spegel_py.inspection.node import Node, add_node_flags
+from spegel_py.inspection.page import print_json, print_table, size, span
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the flags of `status`."""
+    parser.epilog = "Exit status: 0 if the node is ready, 1 if it is not, or does not answer."
+    add_node_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the node's state; returns the exit status. Raises NodeError."""
+    node = Node.of(options)
+    state = node.ask("/debug/state")
+    if options.json:
+        print_json(state)
+    else:
+        print_table(("node", node.url), list(_rows(state)), wraps=node.url)
+    return 0 if state["ready"] else 1
+
+
+def _rows(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    pulls, advertised = state["pulls"], state["advertised"]
+    yield "version", f"{state['version']}, up {span(state['uptime_seconds'])}"
+    yield "id", state["id"]
+    yield "ready", "yes" if state["ready"] else f"no: {state['reason']}"
+    yield "peers", _counts(Counter(peer["health"] for peer in state["peers"])) or "none"
+    yield "advertises", f"{advertised['tags']} tags, {advertised['digests']} digests"
+    yield "pulls", f"{pulls['total']}, {_rate(pulls['hit_rate'])}"
+    yield "answered from", _counts(pulls["answers"])
+    yield "bytes from", ", ".join(f"{source} {size(count)}" for source, count in pulls["bytes"].items())
+    yield "misses", _counts(pulls["misses"]) or "none"
+    if (parts := state.get("in_flight")) is not None:  # null without --share-in-flight, not there in older nodes
+        roles = Counter(part["role"] for part in parts)
+        yield "in flight", f"{len(parts)} ({roles['lead']} lead, {roles['follow']} follow)" if parts else "0"
+    for alert in state["supervision"]["alerts"]:
+        parts = (alert["tier"], alert["condition"], alert["subject"], alert["detail"])
+        yield "alert", " ".join(str(part) for part in parts if part)
+
+
+def _rate(rate: float | None) -> str:
+    return "no client has asked yet" if rate is None else f"{rate:.1%} answered without the registry"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

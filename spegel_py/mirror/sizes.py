@@ -1,0 +1,37 @@
+"""How long content is, as the manifests say that were passed on: a peer that says otherwise is refused before a client
+hears of it, since a length that is too small ends a runtime's pull."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import suppress
+
+from spegel_py.errors import ManifestInvalid
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import children
+
+REMEMBERED = 16_384
+"""Contents whose size is remembered: those of the last few hundred images, in about 3 MB."""
+
+
+class Sizes:
+    """Sizes in bytes by digest. Manifests are to be verified before they are learned from."""
+
+    def __init__(self) -> None:
+        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Sizes of {len(self._sizes)} contents>"
+
+    def of(self, digest: Digest | None) -> int | None:
+        """Return the size of content, None if no manifest has named it."""
+        return self._sizes.get(digest) if digest is not None else None
+
+    def learn(self, manifest: bytes) -> None:
+        """Take in what a manifest's bytes say; what is none, or names the same digest twice, says little."""
+        with suppress(ManifestInvalid):
+            for child in children(manifest):
+                self._sizes[child.digest] = child.size
+                self._sizes.move_to_end(child.digest)
+        while len(self._sizes) > REMEMBERED:
+            self._sizes.popitem(last=False)

@@ -1,0 +1,204 @@
+"""The parts of a node that its settings alone decide about, each made by one function."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import AsyncExitStack, suppress
+
+from yarl import URL
+
+from spegel_py import __version__
+from spegel_py.config import Config
+from spegel_py.errors import ConfigError, StoreUnavailable
+from spegel_py.health.condition import Rules
+from spegel_py.health.health import Health
+from spegel_py.host import doctor
+from spegel_py.mirror.spread import Spreading
+from spegel_py.registry.auth import Credentials
+from spegel_py.registry.server import parse_address
+from spegel_py.routing.libp2p.bootstrap import (
+    Bootstrap,
+    DnsBootstrap,
+    HttpBootstrap,
+    NoBootstrap,
+    StaticBootstrap,
+)
+from spegel_py.routing.libp2p.identity import load_or_create
+from spegel_py.routing.libp2p.router import Libp2pRouter
+from spegel_py.routing.libp2p.service import Settings
+from spegel_py.settings import local_url
+from spegel_py.store.base import Ingests, Store, Watcher
+from spegel_py.store.containerd import (
+    Client,
+    ContainerdIngests,
+    ContainerdStore,
+    ContainerdWatcher,
+    check_content_path,
+    check_socket,
+)
+from spegel_py.store.layout import LayoutIngests, LayoutStore, LayoutWatcher, check_layout
+from spegel_py.supervision.repairs import Hands
+from spegel_py.supervision.senses import Senses
+from spegel_py.supervision.supervisor import Patience, Supervisor
+from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.tracing import NO_TRACER, Tracer
+from spegel_py.transfer.base import Deadlines
+from spegel_py.transfer.client import HTTPUpstream
+
+
+def own_mirror(config: Config, auth: Credentials | None) -> str:
+    """Return the URL of this node's own registry, with the user and password that it wants."""
+    url = URL(local_url(config.registry_addr))
+    return str(url.with_user(auth.username).with_password(auth.password) if auth else url)
+
+
+def make_spreading(config: Config) -> Spreading | None:
+    match config.mirror_parallel:
+        case "off":
+            return None
+        case int(peers):
+            return Spreading(peers=peers, at_once=True)
+        case _:
+            return Spreading()
+
+
+def make_rules(config: Config, deadlines: Deadlines) -> Rules:
+    return Rules(
+        passes=config.health_passes,
+        fails=config.health_fails,
+        timeout=config.health_timeout,
+        passive_fails=config.health_passive_fails,
+        passive_fail_timeout=config.health_passive_fail_timeout,
+        first_byte=deadlines.first_byte,
+    )
+
+
+def make_checks(config: Config, auth: Credentials | None) -> HTTPUpstream:
+    """Return what checks ask peers through: connections of their own, kept from one check to the next."""
+    deadlines = Deadlines(connect=config.health_timeout, first_byte=config.health_timeout)
+    return HTTPUpstream(deadlines=deadlines, authorization=auth.header if auth else None, is_copying=True)
+
+
+async def make_tracer(config: Config, stack: AsyncExitStack, *, instance: str) -> Tracer:
+    """Return what makes spans, until the end of the stack; nothing does without an endpoint. Raises ConfigError."""
+    if config.tracing_endpoint is None:
+        return NO_TRACER
+    try:
+        from spegel_py.telemetry import otlp
+    except ImportError as error:
+        raise ConfigError(
+            f"--tracing-endpoint needs OpenTelemetry, which is not installed ({error}): "
+            "pip install 'spegel-py[tracing]'"
+        ) from error
+    tracing = otlp.tracing(endpoint=config.tracing_endpoint, version=__version__, instance=instance)
+    return await stack.enter_async_context(tracing)
+
+
+async def advise(config: Config) -> None:
+    """Say once what on this machine keeps the node from being of use."""
+    if config.oci_layout is not None:
+        return
+    await doctor.warn(
+        doctor.Subject(
+            socket=config.containerd_sock,
+            namespace=config.containerd_namespace,
+            content_path=config.containerd_content_path,
+            registry=doctor.local_url(config.registry_addr),
+            metrics=doctor.local_url(config.metrics_addr),
+            registries=config.mirrored_registries,
+        )
+    )
+
+
+def make_supervisor(
+    config: Config, router: Libp2pRouter, watcher: Watcher, health: Health, metrics: Metrics
+) -> Supervisor:
+    containerd = watcher if isinstance(watcher, ContainerdWatcher) else None
+    folders = (config.data_dir, config.oci_layout or config.containerd_content_path)
+    return Supervisor(
+        folder=config.data_dir,
+        senses=Senses(
+            connected=router.connected,
+            goodbyes=router.goodbyes,
+            expects_peers=lambda: router.expects_peers,
+            life=lambda: router.life,
+            ping=router.ping,
+            containerd_away=containerd.away if containerd else lambda: None,
+            pulls=lambda: metrics.pulls,
+            unhealthy=lambda: health.reasons(time.monotonic()),
+            predicted=health.predictions.open,
+            folders=[folder for folder in folders if folder is not None],
+        ),
+        hands=Hands(
+            rejoin=router.rejoin,
+            await_router=router.revived,
+            restart_router=router.restart,
+            reconnect_containerd=containerd.reconnect if containerd else None,
+        ),
+        patience=Patience(
+            warn=config.warn_when_isolated_for,
+            critical=config.critical_when_isolated_for,
+            ready_when_alone=config.ready_when_alone,
+        ),
+        registry=metrics.registry,
+        rng=random.Random(),
+    )
+
+
+async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher]:
+    if config.oci_layout is not None:
+        check_layout(config.oci_layout)
+        layout = LayoutStore(root=config.oci_layout)
+        return layout, LayoutWatcher(store=layout, filters=config.filters)
+    with suppress(StoreUnavailable):  # it may come, and the doctor's advice says what is not there yet
+        check_socket(config.containerd_sock)
+    with suppress(StoreUnavailable):
+        check_content_path(config.containerd_content_path)
+    client = await stack.enter_async_context(
+        Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
+    )
+    store = ContainerdStore(client=client, content_path=config.containerd_content_path)
+    return store, ContainerdWatcher(store=store, filters=config.filters)
+
+
+def make_ingests(config: Config) -> Ingests | None:
+    """Return what is being written here, None where that cannot be seen."""
+    if config.oci_layout is not None:
+        return LayoutIngests(root=config.oci_layout)
+    if config.containerd_content_path is not None:
+        return ContainerdIngests(content_path=config.containerd_content_path)
+    return None
+
+
+def make_router(config: Config, metrics: Metrics) -> Libp2pRouter:
+    host, port = parse_address(config.router_addr)
+    registry_host, registry_port = parse_address(config.registry_addr)
+    return Libp2pRouter(
+        settings=Settings(
+            key=load_or_create(config.data_dir),
+            host=host,
+            port=port,
+            registry_host="" if registry_host in ("0.0.0.0", "::") else registry_host,  # noqa: S104 - compared
+            registry_port=registry_port,
+            interval=config.announce_interval,
+            mesh_limit=config.mesh_limit,
+            replication=config.replication,
+            agent=f"spegel-py/{__version__}",
+            shares=config.share_in_flight,
+        ),
+        bootstrap=make_bootstrap(config, port),
+        dropped=metrics.routing.dropped,
+        carried=metrics.routing.carried,
+    )
+
+
+def make_bootstrap(config: Config, port: int) -> Bootstrap:
+    match config.bootstrap_kind:
+        case "dns":
+            return DnsBootstrap(config.dns_bootstrap_domain, router_port=port, rng=random.Random())
+        case "http" if config.bootstrap_url:
+            return HttpBootstrap(config.bootstrap_url, router_port=port, cert_dir=config.http_bootstrap_cert_dir)
+        case "static" if config.static_bootstrap_peers:
+            return StaticBootstrap(config.static_bootstrap_peers, router_port=port)
+    return NoBootstrap()

@@ -1,0 +1,39 @@
+"""What people ask a running node on its metrics port: why pulls went where they went, and who has something."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from spegel_py.errors import RequestInvalid
+from spegel_py.registry.whereabouts import Whereabouts
+from spegel_py.telemetry.decisions import Query
+from spegel_py.telemetry.ledger import LIMIT, Ledger
+
+SHOWN = 100
+"""Records in an answer that are not limited otherwise."""
+
+
+def debug_routes(*, ledger: Ledger, whereabouts: Whereabouts) -> list[web.RouteDef]:
+    """Return `/debug/decisions?key=&limit=` (newest first; a digest, a reference or a part of one), and
+    `/debug/resolve?key=` (a digest or a reference)."""
+
+    async def decisions(request: web.Request) -> web.Response:
+        key, limit = request.query.get("key"), _limit(request.query.get("limit"))
+        found = ledger.find(Query.parse(key) if key else None, limit=limit)
+        return web.json_response({"decisions": found, "kept": ledger.kept, "bytes": ledger.bytes})
+
+    async def resolve(request: web.Request) -> web.Response:
+        key = request.query.get("key")
+        if not key:
+            raise RequestInvalid("?key= must say what is looked for: a digest or a reference")
+        return web.json_response(await whereabouts.resolve(key))
+
+    return [web.get("/debug/decisions", decisions), web.get("/debug/resolve", resolve)]
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return SHOWN
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LIMIT):
+        raise RequestInvalid(f"?limit= should be a whole number from 1 to {LIMIT}, not {text[:20]!r}")
+    return int(text)

@@ -1,0 +1,93 @@
+"""Who has it now, asked as a pull asks, but with nothing fetched: for people who look into a pull."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from spegel_py.errors import ContentNotFound, RoutingError, StoreUnavailable
+from spegel_py.health.events import State
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.reference import Reference
+from spegel_py.routing.base import Router
+from spegel_py.store.base import Store
+
+WITHIN = 3.0
+"""Seconds that a lookup may take; a pull waits less, so what is found late is worth to be seen."""
+
+PEERS = 100
+"""Peers named at most."""
+
+
+class Whereabouts:
+    """Asks the `store` and the `router`; `health` says how the peer of an id is."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        router: Router,
+        health: Callable[[str], State],
+        within: float = WITHIN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._health = health
+        self._within = within
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Whereabouts by {self._router!r}>"
+
+    async def resolve(self, text: str) -> dict[str, object]:
+        """Return as JSON who has a digest or a reference; of a reference with both, the digest counts.
+
+        `ms` of a peer is when it was found, counted from the start; `ended` is false where the lookup was cut off.
+        Raises NameInvalid and DigestInvalid.
+        """
+        key = _key(text)
+        local, digest = await self._here(key)
+        began, peers, ended, error = self._clock(), [], False, None
+        try:
+            async with asyncio.timeout(self._within):
+                async for peer in self._router.lookup(key, limit=PEERS):
+                    ms = self._since(began)
+                    peers.append(
+                        {"id": peer.id, "address": peer.authority, "health": self._health(peer.id).value, "ms": ms}
+                    )
+                ended = True
+        except TimeoutError:
+            pass  # what was found so far is told, with `ended` false
+        except RoutingError as failure:
+            error = str(failure)
+        return {
+            "key": key,
+            "local": local,
+            "digest": digest,
+            "peers": peers,
+            "ended": ended,
+            "error": error,
+            "ms": self._since(began),
+        }
+
+    async def _here(self, key: str) -> tuple[str, str | None]:
+        """Return whether it is `held` here, `absent`, or the store `away`; and its digest, where that is known."""
+        try:
+            digest = (await self._store.resolve(key)).digest if "/" in key else Digest.parse(key)
+            return "held", str((await self._store.stat(digest)).digest)
+        except ContentNotFound:
+            return "absent", None
+        except StoreUnavailable:
+            return "away", None
+
+    def _since(self, began: float) -> float:
+        return round((self._clock() - began) * 1000, 1)
+
+
+def _key(text: str) -> str:
+    if "/" not in text:
+        return str(Digest.parse(text))
+    reference = Reference.parse(text)
+    return str(reference.digest or reference.name)

@@ -1,0 +1,39 @@
+"""What is being written into a layout folder right now: its parts, by `pull`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+
+from spegel_py.errors import ContentNotFound, StoreError
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import Ingest
+from spegel_py.store.files import open_below
+from spegel_py.store.growing import Found, as_total, following, read_short
+from spegel_py.store.inotify import Inotify
+from spegel_py.store.layout.blob import PARTIAL, TOTAL, part_name
+from spegel_py.store.layout.folder import BLOBS
+
+
+class LayoutIngests:
+    """The Ingests port over the parts in a layout folder."""
+
+    def __init__(self, *, root: Path) -> None:
+        self._root = root
+        self._inotify = Inotify()
+
+    def __repr__(self) -> str:
+        return f"<LayoutIngests {self._root} {self._inotify!r}>"
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
+        return following(partial(self._find, digest), self._inotify)
+
+    def _find(self, digest: Digest) -> Found:
+        name = part_name(digest)
+        try:
+            fd = open_below(self._root, BLOBS, PARTIAL, name)
+        except StoreError as error:
+            raise ContentNotFound(f"{digest} is not being pulled") from error
+        total = as_total(read_short(self._root, BLOBS, PARTIAL, name + TOTAL))
+        return Found(fd, self._root / BLOBS / PARTIAL / name, total)

@@ -1,0 +1,198 @@
+"""The page's parts, made at most once a second however many look, and only when somebody does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from spegel_py.inspection.images import Listing
+from spegel_py.telemetry.decisions import Inquiry, Query
+from spegel_py.web import plots, records, trees, views
+from spegel_py.web.records import Row
+from spegel_py.web.rendering import load, render
+from spegel_py.web.sources import Sources
+from spegel_py.web.trees import Tree
+
+PERIOD = 1.0
+"""Seconds for which the parts are as good as new ones."""
+
+WIDTH, BINS = 10.0, 60
+"""Seconds of a bar in the plots, and how many there are: the last ten minutes."""
+
+IMAGES, DECISIONS, HISTORY = 20, 12, 20
+"""Images, decisions and earlier alerts on the page; all of the first two have pages of their own."""
+
+LISTED = 50
+"""Images on a page of theirs."""
+
+FOUND = 100
+"""Decisions that a search shows."""
+
+BEGIN = "begin.html"
+"""The template of all that stands above a page's content."""
+
+SECTIONS = tuple(
+    (f"#{name}", name.replace("-", " ").capitalize())
+    for name in ("peers", "traffic", "pulls", "in-flight", "alerts", "images", "decisions", "measure")
+)
+"""Links to the parts of the page that have a heading."""
+
+PARTS = ("node", "figures", "peers", "traffic", "pulls", "in-flight", "alerts", "images", "decisions", "measure")
+"""The parts that are replaced while somebody looks, each a template of that name."""
+
+
+class Page:
+    """Asks the `sources` and renders. `clock` is monotonic, `now` Unix time, both in seconds."""
+
+    def __init__(
+        self,
+        *,
+        sources: Sources,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._sources = sources
+        self._clock = clock
+        self._now = now
+        self._lock = asyncio.Lock()
+        self._parts: Mapping[str, str] = {}
+        self._made = -PERIOD
+        self._rows: Sequence[Row] = ()
+        self._seen = -1
+        self._is_loaded = False
+
+    def __repr__(self) -> str:
+        return f"<Page of {len(self._rows)} records>"
+
+    async def parts(self) -> Mapping[str, str]:
+        """Return the HTML of each part by its name; the same object for all who ask within PERIOD."""
+        async with self._lock:
+            await self._load()
+            if self._clock() - self._made >= PERIOD or not self._parts:
+                self._parts = await self._make()
+                self._made = self._clock()
+            return self._parts
+
+    def forget(self) -> None:
+        """Keep nothing, since nobody looks any more."""
+        self._parts, self._rows, self._seen = {}, (), -1
+
+    async def pieces(self, *, reference: str = "", error: str = "") -> AsyncIterator[str]:
+        """Yield the page, its head first, which a browser can paint while the rest is made.
+
+        `error` says what was wrong with the `reference` that was to be measured.
+        """
+        await asyncio.to_thread(load, BEGIN)
+        yield render(BEGIN, title="status", is_live=True, links=SECTIONS)
+        yield render("page.html", parts=await self.parts(), reference=reference, error=error)
+
+    async def whole(self, *, reference: str = "", error: str = "") -> str:
+        """Return all of the page."""
+        return "".join([piece async for piece in self.pieces(reference=reference, error=error)])
+
+    async def decisions(self, key: str) -> str:
+        """Return the page of the decisions that match, as `/debug/decisions` finds them."""
+        await self._load()
+        ledger, query = self._sources.ledger, Query.parse(key) if key else None
+        found = ledger.find(query, limit=FOUND)
+        return render(
+            "search.html",
+            title="decisions",
+            is_live=False,
+            links=(("./", "Status"), ("images", "Images")),
+            key=key,
+            found=found,
+            most=FOUND,
+            kept=ledger.kept,
+        )
+
+    async def images(self, part: str, number: int) -> str:
+        """Return a page of the images that have `part` in their names; pages are counted from 1."""
+        await self._load()
+        listing = await self._sources.images.list(part=part, offset=(number - 1) * LISTED, limit=LISTED)
+        return render(
+            "images-page.html",
+            title="images",
+            is_live=False,
+            links=(("./", "Status"), ("decisions", "Decisions")),
+            part=part,
+            listing=listing,
+            peers=len((await self._sources.state())["peers"]),
+            number=number,
+            pages=max(1, -(-listing.total // LISTED)),
+        )
+
+    async def _load(self) -> None:
+        if not self._is_loaded:
+            await asyncio.to_thread(load)
+            self._is_loaded = True
+
+    async def _make(self) -> Mapping[str, str]:
+        sources, now = self._sources, self._now()
+        state = await sources.state()
+        listing, drawn = await asyncio.gather(sources.images.list(limit=IMAGES), self._trees(state))
+        values = {**self._values(state, listing, now), "trees": drawn, "middle": trees.middle, "now": now}
+        return {name: render(f"{name}.html", **values) for name in PARTS}
+
+    async def _trees(self, state: Mapping[str, Any]) -> Sequence[Tree] | None:
+        """Return the trees of what is in flight here; None where nothing is shared so."""
+        if self._sources.in_flight is None:
+            return None
+        addresses = {peer["id"]: peer["address"] for peer in state["peers"]}
+        sights = await self._sources.in_flight()
+        return [trees.tree(sight, own=state["id"], addresses=addresses) for sight in sights]
+
+    def _values(self, state: Mapping[str, Any], listing: Listing, now: float) -> dict[str, Any]:
+        sources = self._sources
+        rows, under_way = self._read(), sources.ledger.under_way
+        peers = views.peers(
+            state["peers"],
+            own=state["id"],
+            traffic=records.by_peer(rows),
+            giving=views.addresses(sources.giving()),
+        )
+        bins = records.series([*rows, *_so_far(under_way, now)], now=now, width=WIDTH, count=BINS)
+        pulls, names = state["pulls"], {peer.id: peer.address for peer in peers}
+        return {
+            "state": state,
+            "listing": listing,
+            "peers": peers,
+            "names": names,
+            "given": max(0, sources.sent() - sum(pulls["bytes"].values())),
+            "pulls": views.pulls(under_way, addresses=names, now=now),
+            "throughput": plots.throughput(bins, width=WIDTH),
+            "hit_rates": plots.hit_rates(bins),
+            "total": views.total(bins),
+            "minutes": views.minutes(bins, each=int(60 / WIDTH)),
+            "reaches": self._reach(now),
+            "decisions": sources.ledger.find(None, limit=DECISIONS),
+            "kept": sources.ledger.kept,
+            "history": {name: entries[:HISTORY] for name, entries in sources.history().items()},
+            "measurement": sources.measurer.latest,
+        }
+
+    def _read(self) -> Sequence[Row]:
+        """Return the records' rows, read anew only where there are new ones."""
+        ledger = self._sources.ledger
+        if self._seen != ledger.added:
+            self._rows = [Row.of(record) for record in ledger.find(None, limit=ledger.kept)]
+            self._seen = ledger.added
+        return self._rows
+
+    def _reach(self, now: float) -> float | None:
+        """Return since when all requests are recorded, where that is less than the plots show."""
+        ledger = self._sources.ledger
+        if ledger.added == ledger.kept or not self._rows or self._rows[-1].at < now - WIDTH * BINS:
+            return None
+        return self._rows[-1].at
+
+
+def _so_far(under_way: Sequence[Inquiry], now: float) -> list[Row]:
+    """Return rows of the clients' requests under way that have an answer."""
+    return [
+        Row(one.at, max(0.0, now - one.at), one.source, one.source, one.progress())
+        for one in under_way
+        if one.source is not None and not one.pull.mirrored
+    ]

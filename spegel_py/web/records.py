@@ -1,0 +1,116 @@
+"""What the decision records say of the last minutes: who gave how much, how fast, and how often nobody did. Pure.
+
+The plots are made from the records that are kept anyway, and from the requests under way, so that they reach back
+before anybody looked, and cost nothing while nobody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Source = Literal["local", "peer", "none"]
+SOURCES: tuple[Source, ...] = ("local", "peer", "none")
+"""Where an answer came from in full; none is one that a runtime had to go to the registry for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one peer gave of an answer; `failed` says that it did not give what it was asked for."""
+
+    peer: str
+    bytes: int
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """As much of a decision as plots need. `bytes` came from `origin`, also where the answer ended short."""
+
+    at: float
+    seconds: float
+    source: Source
+    origin: Literal["local", "peer"]
+    bytes: int
+    pieces: tuple[Piece, ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Row:
+        """Return the row of a decision as `Decision.as_json` gives it."""
+        return cls(
+            at=record["at"],
+            seconds=record["ms"] / 1000,
+            source=record["source"] if record["verdict"] == "hit" else "none",
+            origin="local" if record["source"] == "local" else "peer",
+            bytes=sum(record["bytes"].values()),
+            pieces=tuple(_piece(each) for each in record["attempts"]),
+        )
+
+
+def _piece(attempt: Mapping[str, Any]) -> Piece:
+    harmless = ("ok", "not_found", "busy", "slow", "abandoned", "None")
+    return Piece(attempt["peer"], attempt["bytes"] or 0, str(attempt["outcome"]) not in harmless)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What came of asking one peer."""
+
+    asked: int = 0
+    failed: int = 0
+    bytes: int = 0
+
+
+def by_peer(rows: Iterable[Row]) -> Mapping[str, Traffic]:
+    """Return what each peer gave, by its id."""
+    found: dict[str, Traffic] = {}
+    for row in rows:
+        for piece in row.pieces:
+            traffic = found.setdefault(piece.peer, Traffic())
+            traffic.asked += 1
+            traffic.failed += piece.failed
+            traffic.bytes += piece.bytes
+    return found
+
+
+@dataclass(slots=True)
+class Bin:
+    """A stretch of time: bytes that came in it, and requests that began in it, by source."""
+
+    begin: float
+    bytes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SOURCES[:2], 0.0))
+    requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of requests that needed no registry; None without any."""
+        total = sum(self.requests.values())
+        return None if not total else 1 - self.requests["none"] / total
+
+
+def series(rows: Iterable[Row], *, now: float, width: float, count: int) -> Sequence[Bin]:
+    """Return `count` bins of `width` seconds, the last of which holds `now`; their edges do not move with it.
+
+    A body's bytes are spread evenly over the time that its request took.
+    """
+    last = now // width * width
+    bins = [Bin(last - (count - 1 - number) * width) for number in range(count)]
+    first = bins[0].begin
+    for row in rows:
+        number = int((row.at - first) // width)
+        if 0 <= number < count:
+            bins[number].requests[row.source] += 1
+        _spread(bins, row, first, width)
+    return bins
+
+
+def _spread(bins: Sequence[Bin], row: Row, first: float, width: float) -> None:
+    if not row.bytes or row.at + row.seconds < first:
+        return
+    end = row.at + max(row.seconds, 1e-3)
+    low, high = int((row.at - first) // width), int((end - first) // width)
+    for number in range(max(0, low), min(len(bins) - 1, high) + 1):
+        begin = bins[number].begin
+        overlap = min(end, begin + width) - max(row.at, begin)
+        bins[number].bytes[row.origin] += row.bytes * max(0.0, overlap) / (end - row.at)

@@ -1,0 +1,102 @@
+"""Templates become HTML here. Jinja is loaded with the first look at the page: it costs memory, and few nodes are
+looked at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from spegel_py.inspection.words import size, span
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_FILES = files("spegel_py.web")
+
+STATIC: Mapping[str, str] = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+"""The files beside the pages, with their types."""
+
+
+def load(*names: str) -> None:
+    """Load Jinja and these templates, or all of them, which takes a tenth of a second: for a thread."""
+    environment = _environment()
+    for name in names or environment.list_templates():
+        environment.get_template(name)
+
+
+def render(template: str, **values: object) -> str:
+    """Return a template filled with these values, each of which is escaped."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def static(name: str) -> bytes:
+    """Return the content of a file of STATIC."""
+    return _FILES.joinpath("static", name).read_bytes()
+
+
+@cache
+def version(name: str) -> str:
+    """Return what is added to a file's address so that a browser keeps it until it changes."""
+    return hashlib.sha256(static(name)).hexdigest()[:12]
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("spegel_py.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {
+        "size": size,
+        "span": span,
+        "rate": lambda count: f"{size(count)}/s",
+        "share": lambda part: f"{part:.1%}" if part < 1 else "100%",
+        "count": lambda number: f"{number:,}",
+        "plural": plural,
+        "clock": clock,
+        "iso": iso,
+        "stamp": stamp,
+        "short": short,
+    }
+    made.globals |= {"version": version}
+    return made
+
+
+def clock(seconds: float) -> str:
+    """Return a Unix time as the time of day in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+
+
+def stamp(seconds: float) -> str:
+    """Return a Unix time as date and time in UTC, to the minute."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def iso(seconds: float) -> str:
+    """Return a Unix time for the attribute of a `time` element."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def short(digest: str) -> str:
+    """Return as much of a digest as tells it from others on a screen."""
+    return digest.partition(":")[2][:12] or digest
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 peer` and `2 peers`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

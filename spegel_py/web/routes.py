@@ -1,0 +1,111 @@
+"""The addresses of the status page on the metrics port, and what every answer of it forbids a browser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from spegel_py.errors import DigestInvalid, NameInvalid, NotFound, Occupied, RequestInvalid
+from spegel_py.inspection.guard import check_origin
+from spegel_py.web.page import Page
+from spegel_py.web.rendering import STATIC, static
+from spegel_py.web.sources import Sources
+from spegel_py.web.viewers import Viewers
+
+ROOT = "/debug/web"
+
+LONGEST = 512
+"""Characters of a reference or of what is searched for."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",  # not no-referrer: a form would then be sent with the origin null
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""Nothing from elsewhere, nothing inline, in no frame: names of images and peers are strangers' text."""
+
+
+class StatusPage:
+    """The page of one node; `now` is Unix time in seconds."""
+
+    def __init__(self, *, sources: Sources, now: Callable[[], float] = time.time) -> None:
+        self._measurer = sources.measurer
+        self._page = Page(sources=sources, now=now)
+        self.viewers = Viewers(page=self._page)
+
+    def __repr__(self) -> str:
+        return f"<StatusPage {self.viewers!r}>"
+
+    def install(self, app: web.Application) -> None:
+        """Add the page to the application of the metrics port, with whose shutdown it closes."""
+        app.router.add_routes(
+            [
+                web.get(ROOT, self._move),
+                web.get(f"{ROOT}/", self._show, allow_head=False),
+                web.get(f"{ROOT}/decisions", self._show_decisions),
+                web.get(f"{ROOT}/images", self._show_images),
+                web.get(f"{ROOT}/events", self._stream, allow_head=False),
+                web.post(f"{ROOT}/measure", self._measure),
+                web.get(f"{ROOT}/measure", self._move_back),
+                web.get(f"{ROOT}/{{name}}", self._send_static),
+            ]
+        )
+        app.on_shutdown.append(self.viewers.close)
+
+    async def _move(self, request: web.Request) -> web.Response:
+        raise web.HTTPPermanentRedirect("web/")  # relative, since a proxy may have another path for it
+
+    async def _move_back(self, request: web.Request) -> web.Response:
+        """Show the page to who reloads, or comes back to, what a form led to."""
+        raise web.HTTPSeeOther("./#measure")
+
+    async def _show(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/html; charset=utf-8"})
+        await response.prepare(request)
+        async for piece in self._page.pieces():
+            await response.write(piece.encode())
+        return response
+
+    async def _show_decisions(self, request: web.Request) -> web.Response:
+        return _html(await self._page.decisions(_text(request, "key")))
+
+    async def _show_images(self, request: web.Request) -> web.Response:
+        number = request.query.get("page", "1")
+        if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 10**6):
+            raise RequestInvalid(f"?page= should be a whole number from 1, not {number[:20]!r}")
+        return _html(await self._page.images(_text(request, "part"), int(number)))
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        return await self.viewers.follow(request, HEADERS)
+
+    async def _measure(self, request: web.Request) -> web.Response:
+        check_origin(request.headers)
+        reference = str((await request.post()).get("image", ""))[:LONGEST]
+        try:
+            self._measurer.start(reference)
+        except (NameInvalid, DigestInvalid, Occupied) as error:
+            return _html(await self._page.whole(reference=reference, error=error.message), status=error.status)
+        raise web.HTTPSeeOther("./#measure")
+
+    async def _send_static(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in STATIC:
+            raise NotFound(f"no such endpoint: {request.path[:160]!r}")
+        kept = {"Cache-Control": "public, max-age=31536000, immutable"} if "v" in request.query else {}
+        return web.Response(body=static(name), content_type=STATIC[name], charset="utf-8", headers={**HEADERS, **kept})
+
+
+def _text(request: web.Request, name: str) -> str:
+    return request.query.get(name, "").strip()[:LONGEST]
+
+
+def _html(text: str, *, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)

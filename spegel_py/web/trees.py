@@ -1,0 +1,134 @@
+"""The tree of each digest that is in flight, as rows of a list with a picture at their side. Pure.
+
+Most trees are chains, which stay in one column however long they are. Where one branches, the largest branch goes on in
+the column of the node above, below the others, which have the next one: so there are few columns, also on a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from spegel_py.flight.messages import Role
+from spegel_py.flight.shape import Sight
+
+STEP = 18
+"""Between two columns, in pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One node. Lines lead down the columns `through` its row, from the column `above` to its own one, and from there
+    on if it has nodes `below`. `share` is of the whole content, None where that is not known."""
+
+    id: str
+    name: str
+    role: str | None
+    is_own: bool
+    source: str | None
+    offset: int
+    share: float | None
+    column: int
+    through: tuple[int, ...]
+    above: int | None
+    below: bool
+
+    @property
+    def x(self) -> int:
+        return middle(self.column)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """One digest: the rows that are drawn, and how many nodes are left out; `total` bytes, None where not known."""
+
+    digest: str
+    total: int | None
+    role: str
+    rows: tuple[Row, ...]
+    more: int
+    is_told: bool
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+        return STEP * (1 + max(row.column for row in self.rows))
+
+    @property
+    def has_own(self) -> bool:
+        """Whether this node is among the rows."""
+        return any(row.is_own for row in self.rows)
+
+
+def middle(column: int) -> int:
+    """Return where a column is, in pixels."""
+    return STEP * column + STEP // 2
+
+
+def tree(sight: Sight, *, own: str, addresses: Mapping[str, str]) -> Tree:
+    """Return the tree of a digest; `addresses` are peers' by their ids."""
+    return Tree(
+        digest=str(sight.digest),
+        total=sight.total,
+        role=sight.role.value,
+        rows=tuple(_rows(sight, own, addresses)),
+        more=sight.shape.more,
+        is_told=sight.is_told,
+    )
+
+
+def _rows(sight: Sight, own: str, addresses: Mapping[str, str]) -> Iterator[Row]:
+    places = sight.shape.places
+    names = ["this node" if place.node == own else addresses.get(place.node) or _short(place.node) for place in places]
+    whole = sight.total or max((place.offset for place in places if place.role is Role.HOLD), default=0)
+    for line in _lines([place.parent for place in places]):
+        place = places[line.number]
+        yield Row(
+            id=place.node,
+            name=names[line.number],
+            role=None if place.role is None else place.role.value,
+            is_own=place.node == own,
+            source=None if place.parent is None else names[place.parent],
+            offset=place.offset,
+            share=min(1.0, place.offset / whole) if whole else None,
+            column=line.column,
+            through=line.through,
+            above=line.above,
+            below=line.below,
+        )
+
+
+def _short(node: str) -> str:
+    """Return the end of a peer's id, which differs between nodes, where its beginning does not."""
+    return f"…{node[-8:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    number: int
+    column: int
+    through: tuple[int, ...]
+    above: int | None
+    below: bool
+
+
+def _lines(parents: Sequence[int | None]) -> Iterator[_Line]:
+    """Yield the numbers of places from top to bottom, with their lines; parents come before those below them."""
+    below: list[list[int]] = [[] for _ in parents]
+    sizes = [1] * len(parents)
+    for number in reversed(range(len(parents))):
+        if (parent := parents[number]) is not None:
+            below[parent].insert(0, number)
+            sizes[parent] += sizes[number]
+
+    def walk(number: int, column: int, through: tuple[int, ...], above: int | None) -> Iterator[_Line]:
+        yield _Line(number, column, through, above, bool(below[number]))
+        branches = sorted(below[number], key=sizes.__getitem__)
+        for branch in branches[:-1]:
+            yield from walk(branch, column + 1, (*through, column), column)
+        for largest in branches[-1:]:
+            yield from walk(largest, column, through, column)
+
+    for number, parent in enumerate(parents):
+        if parent is None:
+            yield from walk(number, 0, (), None)

@@ -1,0 +1,90 @@
+"""What is made up for the stage: requests, attempts, alerts, parts of images and trees, as the program writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spegel_py.flight.messages import Place, Role, Shape
+from spegel_py.flight.shape import Sight
+from spegel_py.inspection.measurement import Part
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import PullRequest
+from spegel_py.routing.base import Peer
+
+
+def descriptor(seed: str, media_type: str, size: int) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": str(Digest.of(seed.encode())), "size": size}
+
+
+def request(name: str, content: str, *, mirrored: bool = False) -> PullRequest:
+    registry, _, rest = name.partition("/")
+    repository = rest.partition(":")[0]
+    return PullRequest.parse(
+        method="GET",
+        target=f"/v2/{repository}/blobs/{Digest.of(content.encode())}?ns={registry}",
+        headers=[("X-Spegel-Mirrored", "true")] if mirrored else [],
+    )
+
+
+def attempt(peer: Peer, count: int, ms: float, outcome: str = "ok") -> dict[str, object]:
+    return {
+        "peer": peer.id,
+        "addr": peer.authority,
+        "offset": 0,
+        "bytes": count,
+        "ms": round(ms, 1),
+        "outcome": outcome,
+        "hedge": False,
+    }
+
+
+def alert(
+    number: int, tier: str, condition: str, subject: str, detail: str, opened: float, recovery: float | None
+) -> dict[str, Any]:
+    return {
+        "id": f"ALERT-20251124-{number:03}",
+        "tier": tier,
+        "condition": condition,
+        "subject": subject,
+        "source": "supervision",
+        "detail": detail,
+        "opened": opened,
+        "detection_seconds": 1.2,
+        "closed": None if recovery is None else opened + recovery,
+        "recovery_seconds": recovery,
+        "escalated": False,
+        "flaps": 0,
+    }
+
+
+def part(kind: Any, size: int, source: Any, peer: str | None, seconds: float) -> Part:
+    return Part(
+        kind=kind,
+        digest=str(Digest.of(f"{kind} {size}".encode())),
+        size=size,
+        moved=0 if source == "none" else size,
+        source=source,
+        peer=peer,
+        first_byte=0.0021,
+        seconds=seconds,
+    )
+
+
+def shape(names: Sequence[str], parents: Sequence[int | None], *, far: int) -> Shape:
+    """Return a tree whose first node leads and has `far` bytes, and whose others follow, each a little behind."""
+    return Shape(
+        tuple(
+            Place(name, parent, Role.LEAD if parent is None else Role.FOLLOW, max(0, far - 3_000_000 * number))
+            for number, (name, parent) in enumerate(zip(names, parents, strict=True))
+        )
+    )
+
+
+def sight(content: str, total: int | None, role: Role, shape: Shape, *, is_told: bool = True) -> Sight:
+    return Sight(digest=Digest.of(content.encode()), total=total, role=role, shape=shape, is_told=is_told)
+
+
+def parts(sights: Sequence[Sight]) -> list[dict[str, object]]:
+    """Return what `/debug/state` tells of a node's parts, as far as the page reads it."""
+    return [{"digest": str(each.digest), "role": each.role.value} for each in sights]

@@ -1,0 +1,140 @@
+"""What is being pulled into the stores that the contract of ingests is run on, and the hands that write it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Protocol, Self
+
+from spegel_py.errors import ContentNotFound
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import Ingests
+from spegel_py.store.containerd import ContainerdIngests
+from spegel_py.store.layout import BlobWriter, LayoutIngests
+from spegel_py.store.memory import MemoryIngests
+from tests import images
+from tests.containerd import NAMESPACE, Daemon
+from tests.processes import until
+
+
+class Pulling(Protocol):
+    """Ingests, and a hand that writes them."""
+
+    ingests: Ingests
+
+    async def begin(self, digest: Digest, total: int) -> None: ...
+    async def write(self, digest: Digest, data: bytes) -> None:
+        """Add bytes, a whole MiB or the end."""
+
+    async def commit(self, digest: Digest) -> None:
+        """Let it be content."""
+
+    async def fail(self, digest: Digest) -> None:
+        """Let its writer die."""
+
+    async def close(self) -> None: ...
+
+
+class MemoryPulling:
+    """MemoryIngests."""
+
+    def __init__(self) -> None:
+        self.memory = MemoryIngests()
+        self.ingests: Ingests = self.memory
+
+    async def begin(self, digest: Digest, total: int) -> None:
+        self.memory.begin(digest, total=total)
+
+    async def write(self, digest: Digest, data: bytes) -> None:
+        self.memory.write(digest, data)
+
+    async def commit(self, digest: Digest) -> None:
+        self.memory.end(digest)
+
+    async def fail(self, digest: Digest) -> None:
+        self.memory.end(digest)
+
+    async def close(self) -> None:
+        pass
+
+
+class LayoutPulling:
+    """LayoutIngests, and a LayoutWriter as `pull` has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.writer = images.write_layout(folder / "layout", {})
+        self.parts: dict[Digest, BlobWriter] = {}
+        self.ingests: Ingests = LayoutIngests(root=folder / "layout")
+
+    async def begin(self, digest: Digest, total: int) -> None:
+        self.parts[digest] = self.writer.begin(digest, total)
+
+    async def write(self, digest: Digest, data: bytes) -> None:
+        self.parts[digest].write(data)
+
+    async def commit(self, digest: Digest) -> None:
+        part = self.parts.pop(digest)
+        part.commit()
+        part.close()
+
+    async def fail(self, digest: Digest) -> None:
+        self.parts.pop(digest).close()
+
+    async def close(self) -> None:
+        for part in self.parts.values():
+            part.close()
+
+
+class ContainerdPulling:
+    """ContainerdIngests of a real daemon, and `ctr` that streams into it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.ingests: Ingests = ContainerdIngests(content_path=daemon.content_path)
+        self._writers: dict[Digest, asyncio.subprocess.Process] = {}
+
+    @classmethod
+    async def start(cls) -> Self:
+        daemon = Daemon(folder=Path(tempfile.mkdtemp(prefix="spegel-")), has_cri=False)
+        await daemon.start()
+        return cls(daemon)
+
+    async def begin(self, digest: Digest, total: int) -> None:
+        self._writers[digest] = await asyncio.create_subprocess_exec(
+            *("ctr", "-a", str(self.daemon.socket), "-n", NAMESPACE, "content", "ingest"),
+            *("--expected-size", str(total), "--expected-digest", str(digest), f"layer-{digest}"),
+            stdin=asyncio.subprocess.PIPE,
+        )
+
+        async def is_there() -> bool:
+            try:
+                async with self.ingests.open(digest):
+                    return True
+            except ContentNotFound:
+                return False
+
+        await until(is_there)
+
+    async def write(self, digest: Digest, data: bytes) -> None:
+        stdin = self._writers[digest].stdin
+        assert stdin is not None
+        stdin.write(data)
+        await stdin.drain()
+
+    async def commit(self, digest: Digest) -> None:
+        writer = self._writers.pop(digest)
+        await writer.communicate(b"")  # with nothing to say 3.11 would not close it
+        assert writer.returncode == 0
+
+    async def fail(self, digest: Digest) -> None:
+        writer = self._writers.pop(digest)
+        writer.kill()
+        await writer.wait()
+
+    async def close(self) -> None:
+        for digest in list(self._writers):
+            await self.fail(digest)
+        await self.daemon.stop()
+        shutil.rmtree(self.daemon.folder)

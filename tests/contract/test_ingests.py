@@ -1,0 +1,107 @@
+"""What every Ingests promises, on the real daemon too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from spegel_py.errors import ContentNotFound
+from spegel_py.oci.digest import Digest
+from tests.contract.conftest import CONTAINERD
+from tests.contract.pulling import ContainerdPulling, LayoutPulling, MemoryPulling, Pulling
+
+MIB = 1024 * 1024
+DATA = bytes(range(256)) * (3 * MIB // 256)
+DIGEST = Digest.of(DATA)
+DEADLINE = 10.0
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.fixture(params=["memory", "layout", pytest.param("containerd", marks=CONTAINERD)])
+async def pulling(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pulling]:
+    """One into which nothing is pulled yet."""
+    made: Pulling
+    match request.param:
+        case "memory":
+            made = MemoryPulling()
+        case "layout":
+            made = LayoutPulling(tmp_path)
+        case _:
+            made = await ContainerdPulling.start()
+    yield made
+    await made.close()
+
+
+async def test_what_nobody_pulls_is_not_found(pulling: Pulling) -> None:
+    """Also where nothing was ever pulled, and while something else is."""
+    other = Digest.of(b"other")
+    with pytest.raises(ContentNotFound):
+        async with pulling.ingests.open(DIGEST):
+            pass
+    await pulling.begin(other, 5)
+    with pytest.raises(ContentNotFound):
+        async with pulling.ingests.open(DIGEST):
+            pass
+
+
+async def test_what_is_pulled_is_read_as_it_grows(pulling: Pulling) -> None:
+    """The length is known from the beginning, each byte can be read once it counts, and after the commit too."""
+    await pulling.begin(DIGEST, len(DATA))
+    async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
+        assert (ingest.total, ingest.size, ingest.is_over) == (len(DATA), 0, False)
+        for number in range(3):
+            waiting = asyncio.create_task(ingest.grown(number * MIB))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            await pulling.write(DIGEST, DATA[number * MIB : (number + 1) * MIB])
+            await waiting
+            assert os.pread(ingest.fd, MIB, number * MIB)[:256] == DATA[:256]
+        while not ingest.is_complete:
+            await ingest.grown(ingest.size)
+        await pulling.commit(DIGEST)
+        await ingest.grown(len(DATA))
+        assert ingest.is_over
+        assert os.pread(ingest.fd, len(DATA), 0) == DATA
+
+
+async def test_a_writer_that_dies_is_seen_at_once(pulling: Pulling) -> None:
+    """Whoever waits for more hears that none will come, and keeps what is there."""
+    await pulling.begin(DIGEST, len(DATA))
+    async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
+        await pulling.write(DIGEST, DATA[:MIB])
+        await ingest.grown(MIB - 1)
+        waiting = asyncio.create_task(ingest.grown(MIB))
+        await asyncio.sleep(0)
+        await pulling.fail(DIGEST)
+        await waiting
+        assert (ingest.is_over, ingest.is_complete, ingest.size) == (True, False, MIB)
+
+
+async def test_many_read_the_same_at_the_same_time(pulling: Pulling) -> None:
+    """All are woken, whoever came first; one that leaves takes nothing from the others."""
+    await pulling.begin(DIGEST, len(DATA))
+    async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as first:
+        async with pulling.ingests.open(DIGEST) as second:
+            both = asyncio.gather(first.grown(0), second.grown(0))
+            await asyncio.sleep(0)
+            await pulling.write(DIGEST, DATA[:MIB])
+            await both
+        await pulling.write(DIGEST, DATA[MIB : 2 * MIB])
+        await first.grown(2 * MIB - 1)
+
+
+async def test_no_descriptor_is_left(pulling: Pulling) -> None:
+    """After the last reader has left, this process has as many open as before."""
+    await pulling.begin(DIGEST, len(DATA))
+    before = descriptors()
+    for _ in range(3):
+        async with pulling.ingests.open(DIGEST), pulling.ingests.open(DIGEST):
+            pass
+    assert descriptors() == before

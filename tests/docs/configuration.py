@@ -1,0 +1,94 @@
+"""The page of all settings, made from the program's own table: `python -m tests.docs.configuration` writes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spegel_py.config import REGISTRY
+from spegel_py.settings import Setting, boolean, path, text, texts
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+_VALUES = PAGE.parents[1] / "deploy" / "helm" / "spegel-py" / "values.yaml"
+
+_CHART = {
+    "registry_addr": "service.registry.port",
+    "router_addr": "service.router.port",
+    "metrics_addr": "service.metrics.port",
+    "data_dir": "spegel.persistence",
+}
+"""Values of the chart that are not called as their setting."""
+
+_HEAD = """\
+# Configuration
+
+<!-- Made by `make docs` from the program's own table of settings: change the help text there. -->
+
+Every setting of `spegel-py registry` is a flag, an environment variable and a key of the YAML file that `--config`
+names. A flag wins over the environment, the environment over the file, the file over the default. A file may be
+nested: `health: {interval: 10s}` is `health_interval`. Durations are written as Go does (`20ms`, `5s`, `1m30s`).
+Where a setting takes several values, a flag takes them as separate arguments, a variable and a file with commas, but
+for regular expressions, of which a variable has one and a file a list. What is unknown or malformed ends the start
+with one line that names it, and exit status 2.
+
+The last column is the key of the [chart's values](../deploy/README.md#values), where there is one.
+
+The password of the registry is no setting: it is read from the files `username` and `password` under
+`/etc/secrets/basic-auth`, where they are there. Tracing is set up further by OpenTelemetry's own variables:
+`OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say how much is sampled (all, or what the caller's `traceparent`
+says), `OTEL_RESOURCE_ATTRIBUTES` adds what else is to be known of a node, `OTEL_EXPORTER_OTLP_HEADERS` what the
+collector wants to be sent.
+
+| flag | variable | key | default | chart |
+|---|---|---|---|---|
+"""
+
+
+def render() -> str:
+    """Return the page."""
+    values = yaml.safe_load(_VALUES.read_text())["spegel"]
+    rows = "".join(f"{_row(setting, values)}\n" for setting in REGISTRY)
+    return f"{_HEAD}{rows}\n## What they mean\n\n{''.join(_meanings())}"
+
+
+def _row(setting: Setting, values: dict[str, Any]) -> str:
+    cells = (f"[`{setting.flag}`](#{setting.flag[2:]})", f"`{setting.variable}`", f"`{setting.name}`")
+    return f"| {' | '.join((*cells, shown(setting), _chart(setting, values)))} |"
+
+
+def _chart(setting: Setting, values: dict[str, Any]) -> str:
+    camel = re.sub(r"_(.)", lambda found: found[1].upper(), setting.name)
+    key = _CHART.get(setting.name) or (f"spegel.{camel}" if camel in values else "")
+    return f"`{key}`" if key else "–"
+
+
+def _meanings() -> Iterator[str]:
+    for setting in REGISTRY:
+        yield f"### {setting.flag[2:]}\n\n{setting.help[0].upper()}{setting.help[1:]}.\n"
+        if setting.choices:
+            yield f"One of {', '.join(f'`{choice}`' for choice in setting.choices)}.\n"
+        if setting.many:
+            yield "Takes several.\n"
+        yield "\n"
+
+
+def shown(setting: Setting) -> str:
+    """Return a default as somebody would write it: a duration with its unit, nothing as none."""
+    default = setting.default
+    if default in (None, "", ()):
+        return "none"
+    if setting.parse in (text, texts, path, boolean) or not isinstance(default, float):
+        return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    for length, unit in ((3600, "h"), (60, "m"), (1, "s")):
+        if default and default % length == 0:
+            return f"`{default // length:.0f}{unit}`"
+    return f"`{default * 1000:.0f}ms`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render())

@@ -1,0 +1,83 @@
+"""The pages for operators: made ones are up to date, links lead somewhere, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from spegel_py.cli import COMMANDS
+from spegel_py.config import REGISTRY
+from tests.deploy.test_monitoring import EXPORTED, stem
+from tests.docs import configuration
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", *sorted((ROOT / "deploy").rglob("*.md"))]
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """`make docs` was run after a setting was changed."""
+    assert configuration.PAGE.read_text() == configuration.render()
+
+
+def test_defaults_on_the_page_are_the_program_s() -> None:
+    """A default is written so that it can be given as the flag."""
+    for setting in REGISTRY:
+        shown = configuration.shown(setting)
+        if shown != "none":
+            assert setting.parse(shown.strip("`")) == setting.default, setting.flag
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as they are made on code hosting sites."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a file that is there, and to a heading that it has."""
+    for link in _LINK.findall(page.read_text()):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_on_a_page_are_the_program_s(page: Path) -> None:
+    """`spegel-py NAME` names a command that there is."""
+    commands = r"(?:^|/|\(| -- )spegel-py ([a-z][a-z-]+)(?![\w./-])"
+    named = {name for code in _code(page.read_text()) for name in re.findall(commands, code, re.MULTILINE)}
+    assert named <= {command.name for command in COMMANDS}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_metrics_on_a_page_are_exported(page: Path) -> None:
+    """A metric that is named can be asked for."""
+    named = set(re.findall(r"\b(spegel_[a-z_]+)", "\n".join(_code(page.read_text())))) - {"spegel_py"}
+    assert named <= EXPORTED.keys() | {stem(name) for name in EXPORTED}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_events_on_a_page_are_logged(page: Path) -> None:
+    """A log line that is shown is one of the program's."""
+    code = "".join(path.read_text() for path in (ROOT / "spegel_py").rglob("*.py"))
+    for event in re.findall(r'"event": "([^"]+)"', page.read_text()):
+        assert f'"{event}"' in code, event
+
+
+def _code(text: str) -> list[str]:
+    """Return what stands in a page as code."""
+    return [*re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL), *re.findall(r"`([^`\n]+)`", text)]
+
+
+def test_every_page_is_linked_from_the_main_page() -> None:
+    """Nothing is written that nobody finds."""
+    linked = set(_LINK.findall((ROOT / "README.md").read_text()))
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= linked

@@ -1,0 +1,195 @@
+"""Nodes in one process that share what their runtimes pull: real registries and stewards over memory ports.
+
+A runtime is played by `Runtime`: it writes its ingest as containerd does, from its own mirror while that answers, else
+from upstream, and resumes where a body ended short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from spegel_py.flight.flights import Flights
+from spegel_py.flight.rules import Rules
+from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.scores import Scores
+from spegel_py.oci.digest import Digest
+from spegel_py.registry.app import create_app
+from spegel_py.registry.server import serve
+from spegel_py.registry.underway import Underway
+from spegel_py.routing.base import Peer
+from spegel_py.routing.memory import MemoryNetwork, MemoryRouter
+from spegel_py.store.memory import MemoryIngests, MemoryStore
+from spegel_py.telemetry.metrics import Metrics
+from spegel_py.transfer.base import Deadlines
+from spegel_py.transfer.client import HTTPUpstream
+from spegel_py.transfer.sender import Sender
+from tests.routers import free_port
+
+TALKATIVE = Rules(lead_renew=0.05, renew=0.05, backoff=0.1, grace=0.05)
+"""As ever, but that nodes speak more often, and wait less for each other: no deadline is shorter, so that nobody seems
+dead on a busy machine."""
+
+HASTY = replace(TALKATIVE, lead_stall=0.5, stall=0.3, stall_each=0.02)
+"""For a test in which somebody stalls."""
+
+PIECE = 64 * 1024
+
+
+class Upstream:
+    """The registry: gives `data` a piece at a time, as the test lets it, to whoever asks; counts what it gave."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.digest = Digest.of(data)
+        self.open = 0  # bytes that may be given
+        self.refuses: set[str] = set()
+        self.asked: list[tuple[str, int]] = []
+        self.given = 0
+        self._changed = asyncio.Event()
+
+    def allow(self, count: int | None = None) -> None:
+        """Let the first `count` bytes be given, all without one."""
+        self.open = len(self.data) if count is None else count
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def read(self, name: str, start: int) -> AsyncIterator[bytes]:
+        """Yield what there is from `start` on. Raises ConnectionError for a node that it `refuses`."""
+        self.asked.append((name, start))
+        if name in self.refuses:
+            raise ConnectionError("403")
+        while start < len(self.data):
+            changed = self._changed
+            if start >= self.open:
+                await changed.wait()
+                continue
+            piece = self.data[start : min(start + PIECE, self.open)]
+            self.given += len(piece)
+            start += len(piece)
+            yield piece
+            await asyncio.sleep(0)
+
+
+@dataclass
+class Node:
+    """One node, its runtime's hands, and what the runtime was answered."""
+
+    peer: Peer
+    flights: Flights
+    ingests: MemoryIngests
+    store: MemoryStore
+    upstream: Upstream
+    metrics: Metrics
+    network: MemoryNetwork
+    router: MemoryRouter
+    stack: AsyncExitStack
+    got: bytearray = field(default_factory=bytearray)
+    answers: list[int] = field(default_factory=list)
+
+    async def pull(self) -> bool:
+        """Pull as containerd does; True once the content is here, False if upstream refused."""
+        digest = self.upstream.digest
+        self.got.clear()
+        self.ingests.begin(digest, total=len(self.upstream.data))
+        try:
+            while len(self.got) < len(self.upstream.data):
+                before = len(self.got)
+                await self._from_mirror(digest)
+                if len(self.got) == before:
+                    await self._from_upstream(digest)
+        except ConnectionError:
+            self.ingests.end(digest)
+            return False
+        assert digest.matches(self.got)
+        self.store.add(bytes(self.got))
+        self.ingests.end(digest)
+        await self.router.advertise([str(digest)])
+        return True
+
+    async def _from_mirror(self, digest: Digest) -> None:
+        reader, writer = await asyncio.open_connection(self.peer.host, self.peer.port)
+        try:
+            resume = f"Range: bytes={len(self.got)}-\r\n" if self.got else ""
+            writer.write(f"GET /v2/app/blobs/{digest}?ns=r.io HTTP/1.1\r\nHost: x\r\n{resume}\r\n".encode())
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.answers.append(int(head.split()[1]))
+            if self.answers[-1] not in (200, 206):
+                return
+            length = re.search(r"content-length: (\d+)", head.lower())
+            assert length is not None
+            end = len(self.got) + int(length[1])
+            assert end == len(self.upstream.data)
+            while len(self.got) < end and (piece := await reader.read(PIECE)):
+                self._take(digest, piece)
+        finally:
+            writer.close()
+
+    async def _from_upstream(self, digest: Digest) -> None:
+        async for piece in self.upstream.read(self.peer.id, len(self.got)):
+            self._take(digest, piece)
+
+    def _take(self, digest: Digest, piece: bytes) -> None:
+        self.got += piece
+        self.ingests.write(digest, piece)
+
+    async def hold(self, *contents: bytes) -> None:
+        """Have contents as if they had been pulled long ago."""
+        for content in contents:
+            self.store.add(content)
+        await self.router.advertise([str(Digest.of(content)) for content in contents])
+
+    async def read_manifest(self, digest: Digest) -> bytes:
+        """Ask the mirror for a manifest, as a runtime does before its layers."""
+        reader, writer = await asyncio.open_connection(self.peer.host, self.peer.port)
+        try:
+            writer.write(f"GET /v2/app/manifests/{digest}?ns=r.io HTTP/1.1\r\nConnection: close\r\n".encode())
+            writer.write(b"Host: x\r\n\r\n")
+            return (await reader.read()).partition(b"\r\n\r\n")[2]
+        finally:
+            writer.close()
+
+    def served(self) -> float:
+        """Return how many bytes were sent from here, to the runtime and to peers."""
+        return self.count("spegel_served_bytes_total", source="local")
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return the value of a metric."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def die(self) -> None:
+        """End the node at once; its runtime may go on."""
+        self.network.leave(self.peer)
+        await self.stack.aclose()
+
+
+@asynccontextmanager
+async def start_node(
+    name: str, network: MemoryNetwork, upstream: Upstream, *, rules: Rules = TALKATIVE
+) -> AsyncIterator[Node]:
+    """Run a node of this name."""
+    async with AsyncExitStack() as stack:
+        store, ingests, metrics = MemoryStore(), MemoryIngests(), Metrics()
+        deadlines = Deadlines(connect=0.3, first_byte=0.5, stall=0.5, resolve=0.02, manifest=1.0, blob=2.0)
+        me = Peer(name, "127.0.0.1", free_port())
+        router, courier = network.join(me), network.courier(me)
+        flights = Flights(courier=courier, ingests=ingests, store=store, rules=rules, led=metrics.flight.led)
+        metrics.flight.watch(flights.counts)
+        sender = stack.enter_context(Sender(threads=1))
+        client = await stack.enter_async_context(HTTPUpstream(deadlines=deadlines))
+        mirror = Mirror(
+            router=router, upstream=client, metrics=metrics, deadlines=deadlines, scores=Scores(),
+            random=Random(1), sources=flights,
+        )  # fmt: skip
+        underway = Underway(ingests=ingests, size_of=mirror.size_of, source_of=flights.source_of)
+        app = create_app(
+            store=store, sender=sender, mirror=mirror, metrics=metrics,
+            ready=lambda: {"ready": True, "reasons": []}, underway=underway,
+        )  # fmt: skip
+        await stack.enter_async_context(serve(app, me.authority, drain=0.05))
+        await stack.enter_async_context(flights.running())
+        yield Node(me, flights, ingests, store, upstream, metrics, network, router, stack)

@@ -1,0 +1,371 @@
+"""The steward's decisions about one digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.flight.book import Book
+from spegel_py.flight.messages import Alone, Answer, Ask, Follow, Lead, Note, Role, Wait, Why
+from spegel_py.flight.rules import Rules
+from spegel_py.oci.digest import Digest
+
+DIGEST = Digest.of(b"layer")
+RULES = Rules()
+MIB = 1024 * 1024
+
+
+@dataclass
+class Talk:
+    """A book, the time, and who leads: whose progress is told every second, as it is."""
+
+    book: Book = field(default_factory=lambda: Book(rules=RULES))
+    now: float = 100.0
+
+    def ask(self, name: str, offset: int = 0, *, serves: bool = True) -> Answer:
+        return self.book.ask(name, Ask(DIGEST, offset, serves), self.now)
+
+    def complain(self, name: str, bad: str, why: Why, offset: int = 0) -> Answer:
+        return self.book.ask(name, Ask(DIGEST, offset, bad=bad, why=why), self.now)
+
+    def note(self, name: str, role: Role, offset: int = 0, parent: str | None = None) -> float:
+        return self.book.note(name, Note(DIGEST, role, offset, parent), self.now)
+
+    def parent(self, answer: Answer) -> str:
+        assert isinstance(answer, Follow)
+        return answer.parent
+
+
+@pytest.fixture
+def talk() -> Talk:
+    return Talk()
+
+
+@pytest.fixture
+def chain() -> Talk:
+    """A leads and has 10 MiB; B takes it from A, C from B."""
+    talk = Talk()
+    for name in "ABC":
+        talk.ask(name)
+    talk.now += 1
+    talk.note("A", Role.LEAD, 10 * MIB)
+    return talk
+
+
+def test_the_first_leads_and_the_others_follow_in_a_chain(talk: Talk) -> None:
+    """Whoever asks for what nobody has goes upstream; each of the next takes it from the one before."""
+    assert [talk.ask(name) for name in "ABCD"] == [
+        Lead(RULES.lead_renew),
+        Follow("A", 1, RULES.renew),
+        Follow("B", 2, RULES.renew),
+        Follow("C", 3, RULES.renew),
+    ]
+
+
+def test_whoever_has_it_all_feeds_first(chain: Talk) -> None:
+    """A node that holds the content is as good as its source, and free."""
+    chain.note("C", Role.HOLD, 20 * MIB)
+    assert chain.ask("D") == Follow("C", 1, RULES.renew)
+
+
+def test_in_a_large_cluster_each_speaks_less_often(talk: Talk) -> None:
+    """The interval grows with the followers, so that their steward is not kept busy; a leader's does not."""
+    answers = [talk.ask(f"n{number}") for number in range(200)]
+    assert isinstance(answers[-1], Follow)
+    assert answers[-1].renew == pytest.approx(10.0)
+    assert talk.note("n0", Role.LEAD, 1) == RULES.lead_renew
+
+
+def test_when_the_leader_goes_the_first_that_asks_leads(chain: Talk) -> None:
+    """The one that was fed by it is sent upstream from where it is; those below it stay there."""
+    chain.book.lost("A")
+    chain.now += 1
+    assert chain.complain("B", "A", Why.DEAD, 4 * MIB) == Lead(RULES.lead_renew)
+    assert chain.book.parents() == {"C": "B"}
+    assert chain.parent(chain.ask("D")) == "C"
+
+
+def test_a_newcomer_yields_to_those_that_have_more(chain: Talk) -> None:
+    """Who has nothing yet is not sent upstream while those that were half done have not asked; but it waits once."""
+    chain.note("B", Role.FOLLOW, 9 * MIB, parent="A")
+    chain.book.lost("A")
+    chain.now += 1
+    assert chain.ask("D") == Wait(RULES.notice)
+    assert isinstance(chain.complain("B", "A", Why.DEAD, 9 * MIB), Lead)
+    chain.book.lost("B")
+    chain.note("C", Role.FOLLOW, 8 * MIB, parent="B")
+    chain.now += RULES.notice
+    assert isinstance(chain.ask("D"), Lead)
+
+
+def test_of_those_that_wait_the_one_with_most_goes_upstream() -> None:
+    """A book that was opened a moment ago knows only who asked; who has least may be first when the wait is over."""
+    talk = Talk(Book(rules=RULES, settled=101.0))
+    assert talk.ask("A") == Wait(1.0)
+    assert talk.ask("B", 50 * MIB) == Wait(1.0)
+    talk.now = 101.0
+    assert talk.ask("A") == Wait(RULES.notice)
+    assert isinstance(talk.ask("B", 50 * MIB), Lead)
+    assert talk.parent(talk.ask("A")) == "B"
+
+
+def test_when_one_in_the_middle_goes_the_next_takes_its_place(chain: Talk) -> None:
+    """Who was fed by it finds another source, and nobody is sent upstream."""
+    chain.book.lost("B")
+    assert chain.parent(chain.complain("C", "B", Why.DEAD)) == "A"
+
+
+def test_what_was_fetched_and_deleted_is_fetched_again_without_a_pause(talk: Talk) -> None:
+    """Upstream gives it: only where nobody gets a byte is it spared."""
+    for name in "ABCDEF":
+        assert isinstance(talk.ask(name), Lead)
+        talk.now += 0.05
+        talk.note(name, Role.HOLD, 1000)
+        talk.now += 0.05
+        assert talk.parent(talk.ask("X")) == name
+        assert isinstance(talk.complain("X", name, Why.REFUSED), Lead)
+        talk.note("X", Role.HOLD, 1000)
+        talk.book.lost("X")
+
+
+def test_a_leader_that_says_that_it_failed_is_followed_by_another_after_a_pause(talk: Talk) -> None:
+    """An upstream that refuses is asked by one node at a time, less and less often, until somebody gets a byte."""
+    talk.ask("A")
+    pauses = []
+    for number in range(5):
+        talk.note("A", Role.GONE)
+        answer = talk.ask("A")
+        assert isinstance(answer, Wait), number
+        pauses.append(answer.seconds)
+        talk.now += answer.seconds
+        assert isinstance(talk.ask("A"), Lead)
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 8.0]
+    talk.now += 1
+    talk.note("A", Role.LEAD, 1)
+    talk.note("A", Role.GONE)
+    talk.now += 8
+    assert isinstance(talk.ask("A"), Lead)
+    assert talk.ask("B") == Follow("A", 1, RULES.renew)
+
+
+def test_only_one_of_many_that_lost_their_leader_goes_upstream(talk: Talk) -> None:
+    """Of 20 that were fed by one, the first leads, and the others are sent to it and each other."""
+    for number in range(20):
+        talk.ask(f"n{number}")
+    talk.now += 2
+    talk.book.lost("n0")
+    answers = [talk.complain(f"n{number}", "n0", Why.DEAD) for number in range(1, 20)]
+    assert [type(answer) for answer in answers] == [Lead] + 18 * [Follow]
+
+
+def test_a_leader_that_falls_silent_is_given_up(chain: Talk) -> None:
+    """Without a word for as long as its lease, nobody is sent to it."""
+    chain.now += RULES.lead_lease
+    assert isinstance(chain.ask("D"), Lead)
+
+
+def test_a_leader_that_gets_nothing_gives_way_until_it_does(chain: Talk) -> None:
+    """One that stalls while others wait is no source; with its next byte it is one again."""
+    for _ in range(6):
+        chain.now += 1
+        chain.note("A", Role.LEAD, 10 * MIB)
+    assert isinstance(chain.ask("D"), Lead)
+    assert chain.book.leaders() == ["D"]
+    chain.note("A", Role.LEAD, 11 * MIB)
+    assert set(chain.book.leaders()) == {"A", "D"}
+
+
+def test_a_leader_that_others_complain_of_must_speak(chain: Talk) -> None:
+    """One complaint sends only its sender elsewhere; for the others it decides whether the leader speaks."""
+    chain.now += 0.5
+    assert isinstance(chain.complain("B", "A", Why.DEAD), Lead)  # it cannot reach it, whatever the others can
+    assert chain.book.leaders() == ["A", "B"]
+    chain.note("A", Role.LEAD, 12 * MIB)
+    chain.now += RULES.notice
+    assert chain.parent(chain.ask("D")) == "A"
+    chain.complain("D", "A", Why.SHORT)
+    chain.now += RULES.notice
+    chain.book.expire(chain.now)
+    assert chain.book.leaders() == ["B"]
+
+
+def test_who_could_not_reach_a_source_is_not_sent_there_again(chain: Talk) -> None:
+    """For a while, also when it complains of another one."""
+    chain.note("C", Role.HOLD, 20 * MIB)
+    chain.note("D", Role.HOLD, 20 * MIB)
+    assert chain.parent(chain.ask("E")) == "C"
+    assert chain.parent(chain.complain("E", "C", Why.DEAD)) == "D"
+    assert chain.parent(chain.complain("E", "D", Why.DEAD)) in {"A", "B"}
+
+
+def test_a_holder_that_has_it_no_more_is_forgotten(chain: Talk) -> None:
+    """It was collected meanwhile."""
+    chain.note("H", Role.HOLD, 20 * MIB)
+    chain.complain("C", "H", Why.REFUSED)
+    assert chain.parent(chain.ask("D")) != "H"
+
+
+def test_who_stalls_with_its_source_stays(chain: Talk) -> None:
+    """While the leader has nothing more either, another source would not have it; once it has, the fault is nearer."""
+    assert chain.complain("B", "A", Why.STALL, 10 * MIB) == Follow("A", 1, RULES.renew)
+    assert chain.complain("C", "B", Why.STALL, 10 * MIB) == Follow("B", 2, RULES.renew)
+    assert chain.parent(chain.complain("C", "B", Why.STALL, 9 * MIB)) == "A"
+
+
+def test_a_slow_source_is_left_only_if_it_could_give_more(chain: Talk) -> None:
+    """One that has hardly more than it gave waits for its own; one that has is left for long."""
+    assert chain.parent(chain.complain("B", "A", Why.SLOW, 7 * MIB)) == "A"
+    assert isinstance(chain.complain("B", "A", Why.SLOW, 5 * MIB), Lead)
+    for second in range(round(2 * RULES.shun)):
+        chain.now += 1
+        chain.note("A", Role.LEAD, (20 + second) * MIB)
+        chain.note("B", Role.LEAD, (6 + second) * MIB)
+    assert isinstance(chain.ask("B", 30 * MIB), Lead)
+
+
+def test_a_busy_source_is_left_alone_for_a_while(chain: Talk) -> None:
+    """Nobody is sent to one that has no slot left, and nobody upstream for it: a slot comes free."""
+    only = Talk()
+    only.ask("A")
+    assert only.parent(only.ask("B")) == "A"
+    assert only.complain("B", "A", Why.BUSY) == Wait(RULES.busy)
+    only.now += 1
+    only.note("A", Role.LEAD, MIB)
+    assert only.ask("B") == Wait(RULES.busy - 1)
+    only.now += 1
+    assert only.parent(only.ask("B")) == "A"
+
+
+def test_a_leaf_takes_and_gives_nothing(talk: Talk) -> None:
+    """A node that cannot serve what it gets never leads for others, nor feeds them."""
+    assert talk.ask("leaf", serves=False) == Alone()
+    talk.ask("A")
+    assert talk.parent(talk.ask("leaf", serves=False)) == "A"
+    assert talk.parent(talk.ask("B")) == "A"
+    assert talk.parent(talk.ask("C")) == "B"
+
+
+def test_each_holder_feeds_a_chain_of_its_own(talk: Talk) -> None:
+    """As many are sent to the holders they know as there are; all others follow these, at once and in chains."""
+    answers = [talk.book.ask(name, Ask(DIGEST, held=2), talk.now) for name in "ABCDE"]
+    assert [type(answer) for answer in answers] == [Lead, Lead, Follow, Follow, Follow]
+    assert talk.book.parents() == {"C": "A", "D": "B", "E": "C"}
+    talk.note("H", Role.HOLD, 20 * MIB)
+    assert isinstance(talk.book.ask("F", Ask(DIGEST, held=3), talk.now), Lead)
+    assert talk.parent(talk.book.ask("G", Ask(DIGEST, held=3), talk.now)) == "F"
+    assert talk.book.ask("leaf", Ask(DIGEST, serves=False, held=9), talk.now) == Alone()
+
+
+def test_a_book_that_is_new_waits_for_what_is_in_flight() -> None:
+    """Until it is settled nobody is sent upstream; who is told of meanwhile is a source at once."""
+    talk = Talk(Book(rules=RULES, settled=100.5))
+    assert talk.ask("B") == Wait(0.5)
+    talk.note("C", Role.FOLLOW, MIB, parent="A")
+    assert talk.ask("B") == Wait(0.5)
+    talk.note("A", Role.LEAD, 2 * MIB)
+    assert talk.parent(talk.ask("B")) == "C"
+
+
+def test_a_ring_that_others_made_feeds_nobody(talk: Talk) -> None:
+    """Two that say that they follow each other have no source, and one of them leads when it asks."""
+    talk.note("A", Role.FOLLOW, MIB, parent="B")
+    talk.note("B", Role.FOLLOW, MIB, parent="A")
+    assert isinstance(talk.ask("C"), Lead)
+    assert talk.parent(talk.complain("A", "B", Why.STALL, MIB)) == "C"
+
+
+NAMES = st.sampled_from("ABCDEF")
+OFFSETS = st.integers(0, 12).map(lambda mib: mib * MIB)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), NAMES, OFFSETS, st.booleans()),
+        st.tuples(st.just("complain"), NAMES, OFFSETS, NAMES, st.sampled_from(Why)),
+        st.tuples(st.just("note"), NAMES, OFFSETS, st.sampled_from(Role), NAMES),
+        st.tuples(st.just("lost"), NAMES),
+        st.tuples(st.just("pass"), st.sampled_from([0.1, 1.0, 1.6, 4.5, 7.0, 30.0])),
+    ),
+    max_size=50,
+)
+
+
+def take(talk: Talk, step: tuple[object, ...]) -> Answer | None:
+    """Make one step; return the answer to an ask."""
+    match step:
+        case ("ask", str(name), int(offset), bool(serves)):
+            return talk.ask(name, offset, serves=serves)
+        case ("complain", str(name), int(offset), str(bad), Why() as why):
+            return talk.complain(name, bad, why, offset)
+        case ("note", str(name), int(offset), Role() as role, str(parent)):
+            talk.note(name, role, offset, parent if role is Role.FOLLOW else None)
+        case ("lost", str(name)):
+            talk.book.lost(name)
+        case ("pass", float(seconds)):
+            talk.now += seconds
+    return None
+
+
+def has_ring(parents: dict[str, str]) -> bool:
+    for start in parents:
+        at, steps = start, 0
+        while at in parents:
+            at, steps = parents[at], steps + 1
+            if steps > len(parents):
+                return True
+    return False
+
+
+@given(STEPS)
+def test_whatever_nodes_say_nobody_is_sent_in_a_ring(steps: list[tuple[object, ...]]) -> None:
+    """Every ask is answered: with a source whose chain leads somewhere, a pause within bounds, or upstream."""
+    talk = Talk()
+    for step in steps:
+        answer = take(talk, step)
+        parents = talk.book.parents()
+        assert not has_ring(parents)
+        match answer:
+            case Follow(parent, depth):
+                assert parent != step[1]
+                assert parents[str(step[1])] == parent
+                assert 1 <= depth <= 16
+            case Wait(seconds):
+                assert 0 < seconds <= max(RULES.backoff_most, RULES.busy)
+            case Lead():
+                assert step[1] in talk.book.leaders()
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from([0.1, 0.5, 1.0])), max_size=60))
+def test_while_a_leader_gets_on_nobody_else_is_sent_upstream(steps: list[tuple[str, float]]) -> None:
+    """Whoever asks, and however often, is sent to the leader's chain, as long as nobody complains."""
+    talk = Talk()
+    talk.ask("leader")
+    said = talk.now
+    for number, (name, seconds) in enumerate(steps):
+        talk.now += seconds
+        if talk.now - said >= 1:
+            said = talk.now
+            talk.note("leader", Role.LEAD, number + 1)
+        assert isinstance(talk.ask(name), Follow)
+    assert talk.book.leaders() == ["leader"]
+
+
+@given(STEPS)
+def test_a_second_is_sent_upstream_only_if_it_was_failed_by_the_first(steps: list[tuple[object, ...]]) -> None:
+    """While a leader speaks and gets on, only who complained of a source gets to lead, and not two within a second."""
+    talk = Talk()
+    talk.ask("leader")
+    granted, complained, size = [talk.now], set[str](), 0
+    for step in steps:
+        if step[0] in ("lost", "note", "pass") and step != ("pass", 0.1):
+            continue
+        size += 1
+        talk.now += 0.1
+        talk.note("leader", Role.LEAD, size)
+        if step[0] == "complain":
+            complained.add(str(step[1]))
+        if isinstance(take(talk, step), Lead):
+            assert str(step[1]) in complained
+            assert talk.now - granted[-1] >= RULES.backoff
+            granted.append(talk.now)

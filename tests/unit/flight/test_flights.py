@@ -1,0 +1,316 @@
+"""Nodes that share what their runtimes pull: what each runtime gets, and how often upstream is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
+
+from spegel_py.flight.messages import MessageError, Role, Why
+from spegel_py.flight.rendezvous import stewards
+from spegel_py.flight.rules import Rules
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import OCI_MANIFEST
+from spegel_py.routing.memory import MemoryNetwork
+from spegel_py.telemetry.flight import REASONS
+from tests.routers import until
+from tests.unit.flight.net import HASTY, TALKATIVE, Node, Upstream, start_node
+
+LARGE = bytes(range(251)) * 40_000
+"""More than is verified before it is passed on, so that it goes on as it comes, and enough to line up for."""
+
+MANIFEST = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": "application/octet-stream", "digest": str(Digest.of(b"{}")), "size": 2},
+        "layers": [{"mediaType": "application/octet-stream", "digest": str(Digest.of(LARGE)), "size": len(LARGE)}],
+    }
+).encode()
+
+HALF = len(LARGE) // 2
+DEADLINE = 30.0
+
+Nodes = Callable[..., Awaitable[list[Node]]]
+
+
+@pytest.fixture
+def upstream() -> Upstream:
+    return Upstream(LARGE)
+
+
+@pytest.fixture
+async def nodes(upstream: Upstream) -> AsyncIterator[Nodes]:
+    """Start so many, which all know each other."""
+    network = MemoryNetwork()
+    async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
+
+        async def start(count: int, rules: Rules = TALKATIVE) -> list[Node]:
+            nodes = [start_node(f"n{number}", network, upstream, rules=rules) for number in range(count)]
+            return [await stack.enter_async_context(node) for node in nodes]
+
+        yield start
+
+
+def ordered(nodes: list[Node], digest: Digest) -> list[Node]:
+    """The nodes with the digest's steward last: it pulls too, but its death is a matter of its own."""
+    [first] = stewards(digest, [node.peer.id for node in nodes], 1)
+    return sorted(nodes, key=lambda node: node.peer.id == first)
+
+
+async def started(node: Node) -> asyncio.Task[bool]:
+    """Let a node pull, and wait until it has its place."""
+    pull = asyncio.create_task(node.pull(), name=f"pull {node.peer.id}")
+    await until(lambda: node.upstream.digest in node.flights.parts)
+    return pull
+
+
+async def reached(node: Node, count: int) -> None:
+    """Wait until a runtime has so many bytes."""
+    await until(lambda: len(node.got) >= count)
+
+
+async def test_a_crowd_fetches_once(nodes: Nodes, upstream: Upstream) -> None:
+    """Of four that pull at the same time one goes upstream, and each byte comes from there once."""
+    crowd = await nodes(4)
+    pulls = [await started(node) for node in crowd]
+    upstream.allow()
+    assert await asyncio.gather(*pulls) == [True] * 4
+    assert len(upstream.asked) == 1
+    assert upstream.given == len(LARGE)
+    assert sorted(node.answers[0] for node in crowd) == [200, 200, 200, 404]
+
+
+async def test_each_gets_bytes_while_they_come_from_upstream(nodes: Nodes, upstream: Upstream) -> None:
+    """Before upstream has given more than a half, the last of the chain has that half."""
+    crowd = await nodes(3)
+    pulls = [await started(node) for node in crowd]
+    upstream.allow(HALF)
+    for node in crowd:
+        await reached(node, HALF)
+    assert not any(pull.done() for pull in pulls)
+    upstream.allow()
+    assert all(await asyncio.gather(*pulls))
+
+
+async def test_who_is_sent_upstream_after_the_leader_died_goes_on_at_its_byte(nodes: Nodes, upstream: Upstream) -> None:
+    """Its body ends short, its resumed request gets 404, and upstream gives the rest; the others notice nothing."""
+    leader, *others = ordered(await nodes(4), upstream.digest)
+    fetch = await started(leader)
+    pulls = [await started(node) for node in others]
+    upstream.allow(HALF)
+    for node in others:
+        await reached(node, HALF)
+    await leader.die()
+    fetch.cancel()
+    upstream.allow()
+    assert await asyncio.gather(*pulls) == [True] * 3
+    [(_, zero), (promoted, offset)] = upstream.asked
+    assert (zero, offset) == (0, HALF)
+    for node in others:
+        assert node.answers == ([200, 404] if node.peer.id == promoted else [200])
+
+
+async def test_when_one_in_the_middle_dies_nobody_goes_upstream(nodes: Nodes, upstream: Upstream) -> None:
+    """Who took it from that one gets the rest from another, within the same answer."""
+    first, middle, last, steward = ordered(await nodes(4), upstream.digest)
+    pulls = {node.peer.id: await started(node) for node in (first, middle, last, steward)}
+    upstream.allow(HALF)
+    for node in (middle, last, steward):
+        await reached(node, HALF)
+    await middle.die()
+    pulls.pop(middle.peer.id).cancel()
+    upstream.allow()
+    assert await asyncio.gather(*pulls.values()) == [True] * 3
+    assert len(upstream.asked) == 1
+    assert last.answers == steward.answers == [200]
+
+
+async def test_when_upstream_refuses_the_leader_another_one_leads(nodes: Nodes, upstream: Upstream) -> None:
+    """Who waited for the first byte was promised nothing: it gets a 404, goes upstream itself, and feeds the others."""
+    leader, *others = await nodes(3)
+    upstream.refuses.add(leader.peer.id)
+    fetch = asyncio.create_task(leader.pull())
+    await until(lambda: len(upstream.asked) == 1)
+    pulls = [await started(node) for node in others]
+    assert await fetch is False
+    upstream.allow()
+    assert await asyncio.gather(*pulls) == [True] * 2
+    assert len(upstream.asked) == 2
+    assert upstream.given == len(LARGE)
+
+
+async def test_the_death_of_the_steward_costs_nothing(nodes: Nodes, upstream: Upstream) -> None:
+    """The next one knows what is in flight: who comes then takes it from those that have some."""
+    *others, steward = ordered(await nodes(4), upstream.digest)
+    pulls = [await started(node) for node in others[:2]]
+    upstream.allow(HALF)
+    await reached(others[1], HALF)
+    await steward.die()
+    pulls.append(await started(others[2]))
+    upstream.allow()
+    assert await asyncio.gather(*pulls) == [True] * 3
+    assert len(upstream.asked) == 1
+
+
+async def test_a_leader_that_stalls_gives_way(nodes: Nodes, upstream: Upstream) -> None:
+    """While one waits for upstream for ever, another one fetches the rest, and all but the first have it."""
+    leader, *others = ordered(await nodes(3, HASTY), upstream.digest)
+    fetch = await started(leader)
+    pulls = [await started(node) for node in others]
+    upstream.allow(HALF)
+    for node in others:
+        await reached(node, HALF)
+    await until(lambda: len(upstream.asked) > 1)
+    assert not fetch.done()
+    upstream.allow()
+    assert await asyncio.gather(*pulls, fetch) == [True] * 3
+
+
+async def test_nothing_is_left_when_all_is_over(nodes: Nodes, upstream: Upstream) -> None:
+    """No node does anything with the digest any more, and no file of it is open."""
+    crowd = await nodes(3)
+    pulls = [await started(node) for node in crowd]
+    upstream.allow()
+    await asyncio.gather(*pulls)
+    await until(lambda: not any(node.flights.parts for node in crowd))
+
+
+async def test_alone_a_node_asks_nobody(nodes: Nodes, upstream: Upstream) -> None:
+    """Its runtime goes upstream at once."""
+    [only] = await nodes(1)
+    upstream.allow()
+    assert await only.pull()
+    assert only.answers == [404]
+
+
+async def crowd_and_holder(nodes: Nodes) -> tuple[list[Node], Node]:
+    """Start four nodes of which one holds the content, and which all know how long that is; the holder comes last."""
+    holder, *crowd = await nodes(4)
+    await holder.hold(LARGE, MANIFEST)
+    for node in crowd:
+        assert await node.read_manifest(Digest.of(MANIFEST)) == MANIFEST
+    return crowd, holder
+
+
+async def test_a_crowd_that_finds_one_holder_lines_up(nodes: Nodes, upstream: Upstream) -> None:
+    """One takes the content from it, the next from that one, and so on: the holder sends it once."""
+    crowd, holder = await crowd_and_holder(nodes)
+    assert all(await asyncio.gather(*(node.pull() for node in crowd)))
+    assert upstream.asked == []
+    assert len(LARGE) <= holder.served() < 1.5 * len(LARGE)
+    assert [node.answers for node in crowd] == [[200]] * 3
+
+
+async def test_who_cannot_be_lined_up_behind_is_passed_over(nodes: Nodes, upstream: Upstream) -> None:
+    """One that was to take it from the holder, and never did, has nothing to give: the holder has."""
+    (idle, node, _), holder = await crowd_and_holder(nodes)
+    idle.ingests.begin(upstream.digest, total=len(LARGE))
+    assert await idle.flights.line_up(upstream.digest, offset=0, held=1) is None
+    assert idle.flights.leads(upstream.digest)
+    assert await node.pull()
+    assert upstream.asked == []
+    assert holder.served() >= len(LARGE)
+
+
+async def test_a_silent_steward_keeps_nobody_from_those_that_hold_it(nodes: Nodes, upstream: Upstream) -> None:
+    """Its answer is not waited for where others can give the content."""
+    crowd, holder = await crowd_and_holder(nodes)
+    *others, steward = ordered([*crowd, holder], upstream.digest)
+    node = next(each for each in others if each is not holder)
+    node.network.silent.add(steward.peer.id)
+    assert await asyncio.wait_for(node.pull(), node.flights.rules.answer)
+    assert upstream.asked == []
+    assert not node.flights.parts
+
+
+async def test_who_asks_without_writing_is_no_source(nodes: Nodes, upstream: Upstream) -> None:
+    """A client that is no runtime of this node is answered at once, and leads nobody; it may take what is in flight."""
+    runtime, other = ordered(await nodes(2), upstream.digest)
+    assert await other.flights.find(upstream.digest) is None
+    assert not other.flights.parts
+    pull = await started(runtime)
+    source = await other.flights.find(upstream.digest)
+    assert source is not None
+    assert source.peer == runtime.peer
+    assert not other.flights.parts
+    upstream.allow()
+    assert await pull
+
+
+async def test_roles_reasons_and_bytes_are_counted(nodes: Nodes, upstream: Upstream) -> None:
+    """What each node does now, why it led, and what it did not have to get from upstream; a node alone counts too."""
+    leader, follower = ordered(await nodes(2), upstream.digest)
+    pulls = [await started(leader), await started(follower)]
+    assert leader.count("spegel_in_flight_digests", role="lead") == 1
+    assert follower.count("spegel_in_flight_digests", role="follow") == 1
+    upstream.allow(HALF)
+    await reached(follower, HALF)
+    await leader.die()
+    pulls[0].cancel()
+    upstream.allow()
+    assert await pulls[1]
+    assert leader.count("spegel_in_flight_leads_total", reason="first") == 1
+    failed = [follower.count("spegel_in_flight_leads_total", reason=reason) for reason in ("dead", "short")]
+    assert sum(failed) == 1
+    assert follower.count("spegel_in_flight_bytes_total") == HALF
+
+
+def test_every_reason_to_lead_has_a_label() -> None:
+    """The metric's reasons are those that a node can have."""
+    assert set(REASONS) == {"first"} | {why.value for why in Why}
+
+
+async def test_everybody_sees_the_tree_while_it_is_in_flight(nodes: Nodes, upstream: Upstream) -> None:
+    """All of it, whoever keeps the book, with the length and how far each is; afterwards there is nothing to see."""
+    leader, *others = crowd = ordered(await nodes(4), upstream.digest)
+    pulls = [await started(node) for node in crowd]
+    upstream.allow(HALF)
+
+    async def all_have_half() -> bool:
+        [seen] = await leader.flights.look()
+        return [place.offset for place in seen.shape.places] == [HALF] * 4
+
+    await until(all_have_half)
+    expected = [(leader.peer.id, None)] + [(node.peer.id, number) for number, node in enumerate(others)]
+    for node in crowd:
+        [seen] = await node.flights.look()
+        assert [(place.node, place.parent) for place in seen.shape.places] == expected
+        assert (seen.digest, seen.total, seen.is_told) == (upstream.digest, len(LARGE), True)
+        assert seen.role is (Role.LEAD if node is leader else Role.FOLLOW)
+    [told] = others[0].flights.describe()
+    assert told == {"digest": str(upstream.digest), "role": "follow", "parent": leader.peer.id, "offset": HALF}
+    upstream.allow()
+    assert all(await asyncio.gather(*pulls))
+    await until(lambda: not any(node.flights.parts for node in crowd))
+    assert not await leader.flights.look()
+    assert not leader.flights.describe()
+
+
+async def test_a_steward_that_cannot_tell_the_tree_is_asked_for_sources_all_the_same(
+    nodes: Nodes, upstream: Upstream
+) -> None:
+    """An older one refuses the question, one that hangs says nothing: that costs the picture, and no pull."""
+    leader, follower, steward = ordered(await nodes(3, replace(TALKATIVE, look=0.05)), upstream.digest)
+    pulls = [await started(leader), await started(follower)]
+    answer = steward.network.answerers[steward.peer]
+
+    def older(name: str, question: bytes) -> bytes:
+        if b'"look"' in question:
+            raise MessageError("no question of this protocol")
+        return answer(name, question)
+
+    steward.network.answerers[steward.peer] = older
+    [seen] = await follower.flights.look()
+    assert follower.flights._deaf == {}
+    steward.network.silence(steward.peer)
+    assert await follower.flights.look() == [seen]
+    steward.network.silence(steward.peer, on=False)
+    assert [place.node for place in seen.shape.places] == [leader.peer.id, follower.peer.id]
+    assert not seen.is_told
+    upstream.allow()
+    assert all(await asyncio.gather(*pulls))

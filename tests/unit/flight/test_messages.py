@@ -1,0 +1,224 @@
+"""The messages of a flight: what is written is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.flight import messages
+from spegel_py.flight.messages import (
+    Alone,
+    Ask,
+    Follow,
+    Lead,
+    Look,
+    MessageError,
+    Note,
+    Noted,
+    Place,
+    Question,
+    Reply,
+    Role,
+    Shape,
+    Wait,
+    Why,
+    decode_question,
+    decode_reply,
+    encode,
+)
+from spegel_py.oci.digest import Digest
+from spegel_py.routing.base import MAX_ANSWER
+
+DIGEST = Digest.of(b"layer")
+DIGESTS = st.builds(Digest.of, st.binary(max_size=4), st.sampled_from(["sha256", "sha512"]))
+PEERS = st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZ", min_size=1, max_size=messages.MAX_ID)
+OFFSETS = st.integers(0, messages.MAX_OFFSET)
+SECONDS = st.floats(0, messages.MAX_SECONDS)
+QUESTIONS: st.SearchStrategy[Question] = st.one_of(
+    st.builds(Ask, DIGESTS, OFFSETS, st.booleans(), st.integers(0, messages.MAX_HELD)),
+    st.builds(Ask, DIGESTS, OFFSETS, st.booleans(), st.integers(0, messages.MAX_HELD), PEERS, st.sampled_from(Why)),
+    st.builds(Note, DIGESTS, st.sampled_from([Role.LEAD, Role.HOLD, Role.GONE]), OFFSETS),
+    st.builds(Note, DIGESTS, st.just(Role.FOLLOW), OFFSETS, PEERS),
+    st.builds(Look, DIGESTS),
+)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """Forests of any form, each place below an earlier one or none."""
+    places = [
+        Place(
+            draw(PEERS),
+            draw(st.none() | st.integers(0, number - 1)) if number else None,
+            draw(st.none() | st.sampled_from(Role)),
+            draw(OFFSETS),
+        )
+        for number in range(draw(st.integers(0, messages.MAX_PLACES)))
+    ]
+    return Shape(tuple(places), draw(OFFSETS))
+
+
+REPLIES: st.SearchStrategy[Reply] = st.one_of(
+    st.builds(Lead, SECONDS),
+    st.builds(Follow, PEERS, st.integers(0, messages.MAX_DEPTH), SECONDS),
+    st.builds(Wait, SECONDS),
+    st.just(Alone()),
+    st.builds(Noted, SECONDS),
+    shapes(),
+)
+
+
+@given(QUESTIONS)
+def test_a_question_is_read_back_as_it_was_written(question: Question) -> None:
+    """Encoding and decoding are inverse, and within the bound."""
+    raw = encode(question)
+    assert decode_question(raw) == question
+    assert len(raw) <= messages.MAX_QUESTION
+
+
+@given(REPLIES)
+def test_a_reply_is_read_back_as_it_was_written(reply: Reply) -> None:
+    """Encoding and decoding are inverse, and within the bound."""
+    raw = encode(reply)
+    assert decode_reply(raw) == reply
+    assert len(raw) <= messages.MAX_REPLY
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_a_message_error_and_nothing_else(raw: bytes) -> None:
+    """Any bytes either are a message or raise MessageError."""
+    for decode in (decode_question, decode_reply):
+        try:
+            decode(raw)
+        except MessageError:
+            continue
+
+
+VALUES: st.SearchStrategy[object] = st.sampled_from(
+    [None, True, 0, -1, 1 << 63, 0.5, float("nan"), "", "x", "../x", "lead", "dead", str(DIGEST), [], {}, [["x"]], [{}]]
+)
+NAMES = st.sampled_from(
+    [
+        "digest",
+        "offset",
+        "serves",
+        "held",
+        "bad",
+        "why",
+        "role",
+        "parent",
+        "depth",
+        "renew",
+        "seconds",
+        "places",
+        "more",
+    ]
+)
+
+
+@given(
+    st.sampled_from(["ask", "note", "look", "lead", "follow", "wait", "noted", "shape", "", None]),
+    st.dictionaries(NAMES, VALUES, max_size=6),
+)
+def test_members_of_any_kind_are_checked(kind: str, fields: dict[str, object]) -> None:
+    """What is read back is of this protocol, whatever the members are; else it is a MessageError."""
+    raw = json.dumps({"kind": kind, **fields}).encode()
+    for decode in (decode_question, decode_reply):
+        try:
+            message: Question | Reply = decode(raw)
+        except MessageError:
+            continue
+        assert decode(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"kind": "ask"},
+        {"kind": "ask", "digest": "sha256:x", "offset": 0, "serves": True, "held": 0},
+        {"kind": "ask", "digest": str(DIGEST), "offset": -1, "serves": True, "held": 0},
+        {"kind": "ask", "digest": str(DIGEST), "offset": True, "serves": True, "held": 0},
+        {"kind": "ask", "digest": str(DIGEST), "offset": 1 << 63, "serves": True, "held": 0},
+        {"kind": "ask", "digest": str(DIGEST), "offset": 0, "serves": 1, "held": 0},
+        {"kind": "ask", "digest": str(DIGEST), "offset": 0, "serves": True, "held": True},
+        {"kind": "ask", "digest": str(DIGEST), "offset": 0, "serves": True},
+        {"kind": "ask", "digest": str(DIGEST), "offset": 0, "serves": True, "held": 0, "bad": "p"},
+        {
+            "kind": "ask",
+            "digest": str(DIGEST),
+            "offset": 0,
+            "serves": True,
+            "held": 0,
+            "bad": "../p",
+            "why": "dead",
+        },
+        {"kind": "ask", "digest": str(DIGEST), "offset": 0, "serves": True, "held": 0, "bad": "p", "why": "ugly"},
+        {"kind": "note", "digest": str(DIGEST), "offset": 0, "role": "follow"},
+        {"kind": "note", "digest": str(DIGEST), "offset": 0, "role": "lead", "parent": "p"},
+        {"kind": "note", "digest": str(DIGEST), "offset": 0, "role": ["lead"]},
+    ],
+)
+def test_a_malformed_question_is_refused(fields: dict[str, object]) -> None:
+    """Each member that is missing, of another type or out of bounds is a MessageError."""
+    with pytest.raises(MessageError):
+        decode_question(json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"kind": "wait", "seconds": NaN}',
+        b'{"kind": "wait", "seconds": 1e9}',
+        b'{"kind": "wait", "seconds": "1"}',
+        b'{"kind": "follow", "parent": "p", "depth": 65, "renew": 1}',
+        b'{"kind": "follow", "parent": "", "depth": 1, "renew": 1}',
+        b'{"kind": "ask"}',
+        b"[]",
+        b"[" * 1000,
+        b'{"kind": "alone", "x": "' + b"x" * messages.MAX_REPLY + b'"}',
+    ],
+)
+def test_a_malformed_reply_is_refused(raw: bytes) -> None:
+    """What a steward may not answer is a MessageError."""
+    with pytest.raises(MessageError):
+        decode_reply(raw)
+
+
+def test_the_longest_shape_is_within_the_bound() -> None:
+    """As many nodes as there may be, with the longest ids and numbers."""
+    places = tuple(
+        Place("p" * messages.MAX_ID, number - 1 if number else None, Role.FOLLOW, messages.MAX_OFFSET)
+        for number in range(messages.MAX_PLACES)
+    )
+    raw = encode(Shape(places, messages.MAX_OFFSET))
+    assert len(raw) <= messages.MAX_REPLY <= MAX_ANSWER
+    assert decode_reply(raw) == Shape(places, messages.MAX_OFFSET)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        "x",
+        ["p"],
+        [{"node": "p", "offset": -1}],
+        [{"node": "../p", "offset": 0}],
+        [{"node": "p", "offset": 0, "parent": 0}],
+        [{"node": "p", "offset": 0}, {"node": "q", "offset": 0, "parent": 1}],
+        [{"node": "p", "offset": 0, "role": "king"}],
+        [{"node": "p", "offset": 0}] * (messages.MAX_PLACES + 1),
+    ],
+)
+def test_a_malformed_shape_is_refused(places: object) -> None:
+    """No place is above itself, so that a shape is a forest whatever a peer says."""
+    with pytest.raises(MessageError):
+        decode_reply(json.dumps({"kind": "shape", "places": places, "more": 0}).encode())
+
+
+def test_a_later_version_may_say_more() -> None:
+    """Members that are not known are ignored."""
+    raw = json.dumps({"kind": "wait", "seconds": 2, "later": {"x": 1}}).encode()
+    assert decode_reply(raw) == Wait(2.0)

@@ -1,0 +1,147 @@
+"""Who is checked when: bounded, fair, and not in waves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spegel_py.health.agenda import BUDGET, INTEREST, OTHERS, Agenda
+from spegel_py.routing.base import Peer
+from tests.benchmarks.liveness import simulate
+
+INTERVAL, TICK = 10.0, 0.25
+
+
+def peers(count: int) -> list[Peer]:
+    return [Peer(f"p{number:04}", "10.0.0.1", 5000 + number) for number in range(count)]
+
+
+def agenda(seed: int = 1) -> Agenda:
+    return Agenda(interval=INTERVAL, random=Random(seed))
+
+
+def checks(one: Agenda, seconds: float, *, start: float = 0.0) -> Iterator[tuple[float, Peer]]:
+    """Yield every check with its time."""
+    for tick in range(int(seconds / TICK)):
+        now = start + tick * TICK
+        for peer in one.due(now, BUDGET):
+            yield now, peer
+
+
+@pytest.mark.parametrize("count", [1, 9, BUDGET])
+def test_each_peer_of_a_small_cluster_is_checked_every_interval(count: int) -> None:
+    """Up to the budget all members are checked, each at most 1.1 intervals and a tick after its last check."""
+    one = agenda()
+    one.members(peers(count), 0.0)
+    times: dict[Peer, list[float]] = {}
+    for now, peer in checks(one, 300):
+        times.setdefault(peer, [0.0]).append(now)
+    assert times.keys() == set(peers(count))
+    gaps = [late - early for each in times.values() for early, late in pairwise(each)]
+    assert max(gaps) <= 1.1 * INTERVAL + TICK
+    assert min(late - early for each in times.values() for early, late in pairwise(each[1:])) >= 0.9 * INTERVAL
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(), st.sampled_from([50, 200, 1000]), st.integers(0, 100))
+def test_the_budget_holds_whatever_the_cluster(seed: int, count: int, asked: int) -> None:
+    """Ten intervals see no more checks than the budget and its jitter allow, and the busiest peers are in."""
+    one, everybody = agenda(seed), peers(count)
+    one.members(everybody, 0.0)
+    for peer in everybody[:asked]:
+        one.matters(peer, 0.0)
+    made = Counter(peer for _, peer in checks(one, 100))
+    assert made.total() <= BUDGET * 10 / 0.9 + BUDGET
+    kept = everybody[max(0, min(asked, count) - (BUDGET - OTHERS)) : min(asked, count)]
+    assert all(made[peer] >= 8 for peer in kept)
+
+
+def test_everybody_has_their_turn() -> None:
+    """In a cluster of 200, 20 of which are asked all the time, each of the others is checked within three minutes."""
+    one, everybody = agenda(), peers(200)
+    one.members(everybody, 0.0)
+    seen = set()
+    for tick in range(int(180 / TICK)):
+        for peer in everybody[:20]:
+            one.matters(peer, tick * TICK)
+        seen.update(one.due(tick * TICK, BUDGET))
+    assert seen == set(everybody)
+
+
+def test_checks_do_not_come_in_waves() -> None:
+    """A thousand nodes that start at the same moment ask one peer evenly: no second sees three times its share."""
+    [peer] = peers(1)
+    seconds: Counter[int] = Counter()
+    for seed in range(1000):
+        one = agenda(seed)
+        one.members([peer], 0.0)
+        seconds.update(int(now) for now, _ in checks(one, 60))
+    share = sum(seconds.values()) / 60
+    assert max(seconds.values()) < 1.5 * share
+
+
+def test_an_urgent_check_is_due_at_once_and_once() -> None:
+    """A peer that failed a request is checked now, even one that is no member; one that is busy waits its turn."""
+    one = agenda()
+    [peer] = peers(1)
+    one.hurry(peer, 5.0)
+    one.hurry(peer, 6.0)
+    assert one.due(5.0, BUDGET, {peer.id}) == []
+    assert one.due(5.0, 0) == []
+    assert one.due(5.0, BUDGET) == [peer]
+    assert one.due(6.0, BUDGET) == []
+
+
+def test_a_check_may_be_hurried_for_later() -> None:
+    """The earlier of two times counts."""
+    one = agenda()
+    [peer] = peers(1)
+    one.hurry(peer, 0.0, after=0.5)
+    one.hurry(peer, 0.0, after=9.0)
+    assert one.due(0.25, BUDGET) == []
+    assert one.due(0.5, BUDGET) == [peer]
+
+
+def test_who_is_watched_comes_first() -> None:
+    """A peer that does not answer is checked in every interval, however many others there are to ask."""
+    one, everybody = agenda(), peers(500)
+    one.members(everybody, 0.0)
+    one.watch(everybody[0], on=True)
+    for peer in everybody[100:200]:
+        one.matters(peer, 0.0)
+    assert Counter(peer for _, peer in checks(one, 100))[everybody[0]] >= 9
+
+
+def test_interest_fades() -> None:
+    """A peer that is no member and was offered five minutes ago is checked no more."""
+    one = agenda()
+    [peer] = peers(1)
+    one.matters(peer, 0.0)
+    times = [now for now, _ in checks(one, 2 * INTEREST)]
+    assert INTEREST - 2 * INTERVAL <= times[-1] <= INTEREST + 2 * INTERVAL
+
+
+def test_who_is_forgotten_is_not_checked() -> None:
+    """A peer that left is asked for nothing more, urgent or planned."""
+    one = agenda()
+    [peer] = peers(1)
+    one.members([peer], 0.0)
+    one.matters(peer, 0.0)
+    one.watch(peer, on=True)
+    assert one.due(0.0, BUDGET) == []
+    one.hurry(peer, 0.0)
+    one.forget(peer.id)
+    assert list(checks(one, 60)) == []
+
+
+def test_what_liveness_costs_is_bounded_whatever_the_cluster() -> None:
+    """With real frames and the real agenda a node sends below 2 kB/s at 10 nodes, and no more at 1,000 than at 500."""
+    assert simulate(10).total < 2000
+    large, larger = simulate(500), simulate(1000)
+    assert larger.total <= 1.1 * large.total < 6000

@@ -1,0 +1,324 @@
+"""The health book: what goes in as checks, requests and heartbeats comes out as factors and events."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spegel_py.health import health as module
+from spegel_py.health.condition import BAD, DOUBT
+from spegel_py.health.events import Kind, State
+from spegel_py.routing.base import Peer
+from tests.unit.health.book import A, B, Book, C, member
+
+
+def beat(book: Book, seconds: int, *peers: Peer, start: float = 0.0) -> None:
+    """Let these peers be heard from every four seconds, looked at twice a second."""
+    for tick in range(seconds * 2):
+        now = start + tick / 2
+        book.observe([member(peer, heard=(now - start) % 4) for peer in peers], now)
+
+
+def test_nothing_known_is_healthy() -> None:
+    """A peer nobody knows anything about has all its weight."""
+    assert Book().weigh(A, 0.0) == 1
+    assert Book().state("a") is State.HEALTHY
+
+
+def test_one_failed_request_ends_the_trust_until_a_check_passes() -> None:
+    """What failed for one blob is not asked for the next, until its registry has answered."""
+    book = Book()
+    book.failed(A, "unreachable", 0.0)
+    assert book.weigh(A, 0.0) == 0
+    assert book.weigh(B, 0.0) == 1
+    assert book.agenda.due(0.0, 10) == [A]
+    book.checked(A, None, 0.01, 0.1)
+    assert book.weigh(A, 0.1) == 1
+    assert book.kinds == [Kind.SUSPECTED, Kind.HEALTHY]
+    assert "unreachable" in book.events[0].reason
+
+
+def test_a_success_ends_a_doubt_and_so_does_time() -> None:
+    """Without any check a real success restores trust, and half a minute."""
+    book = Book()
+    book.failed(A, "stalled", 0.0)
+    book.answered(A, 1.0)
+    assert book.weigh(A, 1.0) == 1
+    book.failed(A, "stalled", 2.0)
+    assert book.weigh(A, 2.0 + DOUBT) == 1
+
+
+def test_who_is_overtaken_is_in_doubt_until_it_answers() -> None:
+    """A peer that was silent while another answered is not asked before it passed a check; nothing is told of it."""
+    book = Book()
+    book.overtaken(A, 0.0)
+    assert book.weigh(A, 0.0) == 0
+    assert book.agenda.due(0.0, 10) == [A]
+    book.checked(A, None, 0.01, 0.1)
+    assert book.weigh(A, 0.1) == 1
+    book.overtaken(A, 0.5)
+    assert book.weigh(A, 0.5) == 1  # it has just proved that it lives
+    assert book.events == []
+
+
+def test_who_is_overtaken_and_fails_its_check_is_suspected() -> None:
+    """A black hole beside quick peers is out from the first pull on, and told when the check has failed."""
+    book = Book()
+    book.overtaken(A, 0.0)
+    book.checked(A, "no answer", 2.0, 2.0)
+    assert book.weigh(A, 2.0) == 0
+    assert book.kinds == [Kind.SUSPECTED]
+    assert "no answer" in book.events[0].reason
+
+
+def test_a_suspicion_is_not_ended_by_being_overtaken() -> None:
+    """A silent peer that is overtaken too stays suspected, and gets nothing."""
+    book = Book()
+    beat(book, 40, A, B)
+    for now in (42.5, 43.0):
+        book.observe([member(A, heard=now - 36.0), member(B)], now)
+    assert book.state("a") is State.SUSPECTED
+    book.overtaken(A, 43.1)
+    book.review(43.1)
+    assert (book.state("a"), book.weigh(A, 43.1)) == (State.SUSPECTED, 0)
+    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED]
+
+
+def test_three_failed_requests_outlast_passing_checks() -> None:
+    """The passive filter holds for five minutes though the checks pass; one success ends it at once."""
+    book = Book()
+    for now in (0.0, 1.0, 2.0):
+        book.failed(A, "stalled", now)
+        book.checked(A, None, 0.01, now + 0.5)
+    assert book.weigh(A, 3.0) == 0
+    assert book.state("a") is State.UNHEALTHY
+    book.answered(A, 4.0)
+    assert (book.weigh(A, 4.0), book.state("a")) == (1, State.HEALTHY)
+    for now in (10.0, 11.0, 12.0):
+        book.failed(A, "stalled", now)
+    book.checked(A, None, 0.01, 12.5)
+    book.review(311.9)
+    assert book.state("a") is State.UNHEALTHY
+    book.review(312.0)
+    assert book.state("a") is State.HEALTHY
+
+
+def test_failed_checks_take_the_weight_step_by_step() -> None:
+    """Each failed check takes a third; two that pass bring all of it back. Each turn is told once."""
+    book = Book()
+    factors = []
+    for now, failure in enumerate(["refused", "refused", "refused", "refused", None, None]):
+        book.checked(A, failure, 0.1, float(now))
+        factors.append(book.weigh(A, float(now)))
+    assert factors == pytest.approx([2 / 3, 1 / 3, 0, 0, 0, 1])
+    assert book.kinds == [Kind.UNHEALTHY, Kind.MISSED, Kind.HEALTHY]
+    assert "refused" in book.events[0].reason
+    assert book.count("spegel_health_transitions_total", state="unhealthy") == 1
+
+
+def test_what_speaks_against_a_peer_is_looked_into_at_once() -> None:
+    """A first failure, and a first pass of an unhealthy peer, are followed by the next check within a second."""
+    book = Book()
+    for now, failure in ((0.0, "refused"), (10.0, "refused")):
+        book.checked(A, failure, 0.1, now)
+        assert book.agenda.due(now + module.AGAIN, 10) == [A]
+        assert book.is_pressing(A, now)
+    book.checked(A, "refused", 0.1, 20.0)
+    book.checked(A, None, 0.1, 30.0)
+    assert book.agenda.due(30.0 + module.AGAIN, 10) == [A]
+
+
+def test_silence_takes_the_weight_gradually_and_is_told_before_the_end() -> None:
+    """A peer that falls silent loses weight from the sixth second on, is suspected and foretold, then lost."""
+    book = Book()
+    beat(book, 40, A, B)
+    spoke = 36.0
+    factors = []
+    for tick in range(9):
+        now = 40.0 + tick / 2
+        book.observe([member(A, heard=now - spoke), member(B, heard=0.0)], now)
+        factors.append(book.weigh(A, now))
+    assert factors[0] == 1
+    assert factors == sorted(factors, reverse=True)
+    assert 0 < factors[-1] < 0.2
+    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED]
+    book.observe([member(B)], 44.5)
+    assert book.agenda.due(44.5, 10)[0] == A
+    book.checked(A, "no answer", 2.0, 46.5)
+    assert book.kinds[2:] == [Kind.LOST, Kind.FORETOLD]
+    assert book.events[3].lead == pytest.approx(4.0, abs=0.5)
+    assert book.count("spegel_health_predictions_total", outcome="true") == 1
+    assert book.count("spegel_health_prediction_lead_seconds_count") == 1
+
+
+def test_silence_that_ends_is_a_false_alarm() -> None:
+    """A peer that speaks again is healthy at once, and the prediction is counted as false in the end."""
+    book = Book()
+    beat(book, 40, A, B)
+    for tick in range(7):
+        now = 40.0 + tick / 2
+        book.observe([member(A, heard=now - 36.0), member(B)], now)
+    assert book.state("a") is State.SUSPECTED
+    beat(book, 40, A, B, start=43.5)
+    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED, Kind.HEALTHY, Kind.FALSE_ALARM]
+    assert book.weigh(A, 83.0) == 1
+
+
+def test_when_all_are_silent_it_is_this_node() -> None:
+    """Where nobody at all is heard, nobody is suspected: this node's own ear is the one thing they share."""
+    book = Book()
+    beat(book, 40, A, B, C)
+    for tick in range(9):
+        now = 40.0 + tick / 2
+        book.observe([member(peer, heard=now - 36.0) for peer in (A, B, C)], now)
+    assert book.events == []
+    assert book.weigh(A, 44.0) == 1
+
+
+def test_our_own_pause_suspects_nobody() -> None:
+    """After half a minute in which this node stood still, peers have the time of an interval to be heard again."""
+    book = Book()
+    beat(book, 40, A, B)
+    book.excuse(30.0)
+    book.observe([member(A, heard=34.0), member(B, heard=0.1)], 70.0)
+    assert book.events == []
+
+
+def test_a_goodbye_is_no_failure() -> None:
+    """Who leaves in good order is forgotten without a word, and not checked."""
+    book = Book()
+    book.observe([member(A), member(B)], 0.0)
+    book.goodbyes.add("a")
+    book.observe([member(B)], 1.0)
+    assert book.events == []
+    assert A not in book.agenda.due(1.0, 10)
+
+
+@pytest.mark.parametrize("is_observed", [True, False])
+def test_what_was_under_way_at_a_goodbye_says_nothing(*, is_observed: bool) -> None:
+    """Checks and requests that end, refused, after the goodbye neither begin a suspicion nor call for a check."""
+    book = Book()
+    book.observe([member(A), member(B)], 0.0)
+    book.goodbyes.add("a")
+    if is_observed:
+        book.observe([member(B)], 1.0)
+    book.failed(A, "unreachable", 1.0)
+    book.overtaken(A, 1.0)
+    for now in range(1, 10):
+        book.checked(A, "refused", 0.1, float(now))
+    assert book.events == []
+    assert book.state("a") is State.HEALTHY
+    assert A not in book.agenda.due(1.0, 10)
+    book.goodbyes.clear()
+    book.observe([member(A), member(B)], 11.0)
+    book.checked(A, None, 0.1, 12.0)
+    assert book.weigh(A, 12.0) == 1
+
+
+def test_a_lost_peer_is_checked_at_once() -> None:
+    """A connection that breaks starts a check; whether the registry still answers is told, and is no failure then."""
+    book = Book()
+    book.observe([member(A), member(B)], 0.0)
+    book.observe([member(B)], 1.0)
+    assert book.agenda.due(1.0, 10)[0] == A
+    book.checked(A, None, 0.01, 1.1)
+    assert book.kinds == [Kind.LOST]
+    assert "still answers" in book.events[0].reason
+
+
+def test_a_peer_that_comes_back_starts_afresh() -> None:
+    """What was known before it left counts no more, of checks and of requests."""
+    book = Book()
+    book.observe([member(A), member(B)], 0.0)
+    for now in (1.0, 2.0, 3.0):
+        book.failed(A, "unreachable", now)
+        book.checked(A, "refused", 0.1, now)
+    assert book.weigh(A, 3.0) == 0
+    book.observe([member(B)], 4.0)
+    book.observe([member(A), member(B)], 5.0)
+    assert book.weigh(A, 5.0) == 1
+    assert book.state("a") is State.HEALTHY
+    book.checked(A, "refused", 0.1, 6.0)
+    assert book.state("a") is State.HEALTHY
+
+
+def test_a_peer_that_is_not_told_apart_by_its_address() -> None:
+    """Health goes by the peer's id: another address of it is as unhealthy."""
+    book = Book()
+    for now in range(3):
+        book.checked(A, "refused", 0.1, float(now))
+    assert book.weigh(Peer("a", "10.9.9.9", 1), 3.0) == 0
+
+
+def test_a_cost_out_of_the_usual_takes_most_of_the_weight() -> None:
+    """Dragonfly's rule: a peer whose last first byte took thirty times as long gets a quarter, until it is well."""
+    book = Book()
+    for now in range(5):
+        book.answered(A, float(now), first_byte=0.03)
+    book.answered(A, 5.0, first_byte=0.9)
+    assert book.weigh(A, 5.0) == BAD
+    book.answered(A, 6.0, first_byte=0.03)
+    assert book.weigh(A, 6.0) == 1
+
+
+def test_a_failure_that_is_coming_takes_the_weight_ahead_of_it() -> None:
+    """A peer whose checks keep doubling is foretold and loses weight before any check fails; the failure is counted."""
+    book = Book()
+    now, seconds = 0.0, 0.03
+    while seconds < 3.0:
+        book.checked(A, None, seconds, now)
+        seconds *= 1.0 if now < 300 else 1.5
+        now += 10.0
+    factor = book.weigh(A, now)
+    assert 0 < factor < 0.5
+    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED]
+    for later in range(3):
+        book.checked(A, "no answer", 3.0, now + later)
+    assert book.kinds[2:] == [Kind.UNHEALTHY, Kind.FORETOLD]
+    lead = book.events[-1].lead
+    assert lead is not None
+    assert lead >= 10
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["pass", "fail", "ok", "broke", "seen", "gone"]), st.floats(0, 5)), max_size=60)
+)
+def test_the_factor_is_a_share_and_states_agree_with_it(steps: list[tuple[str, float]]) -> None:
+    """Whatever happens, the factor lies in [0, 1], is 0 for an unhealthy peer, and every turn is a different state."""
+    book, now = Book(), 0.0
+    for what, wait in steps:
+        now += wait
+        match what:
+            case "pass":
+                book.checked(A, None, 0.01, now)
+            case "fail":
+                book.checked(A, "refused", 0.01, now)
+            case "ok":
+                book.answered(A, now, first_byte=0.01)
+            case "broke":
+                book.failed(A, "stalled", now)
+            case "seen":
+                book.observe([member(A)], now)
+            case "gone":
+                book.observe([], now)
+        book.review(now)
+        factor = book.weigh(A, now)
+        assert 0 <= factor <= 1
+        if book.state("a") is State.UNHEALTHY:
+            assert factor == 0
+    turns = [kind for kind in book.kinds if kind in (Kind.SUSPECTED, Kind.UNHEALTHY, Kind.HEALTHY)]
+    if "gone" not in dict(steps):
+        assert all(one is not other for one, other in pairwise(turns))
+
+
+def test_only_the_last_peers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Churn costs no memory."""
+    monkeypatch.setattr(module, "LIMIT", 2)
+    book = Book()
+    for peer in (A, B, C):
+        book.checked(peer, "refused", 0.1, 0.0)
+    assert sum(book.counts().values()) == 2
+    assert book.weigh(A, 0.0) == 1

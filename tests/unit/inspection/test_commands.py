@@ -1,0 +1,354 @@
+"""`why`, `status`, `peers` and `resolve` as a person meets them, asked of a metrics page over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing, suppress
+from typing import Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from spegel_py.cli import main
+from spegel_py.config import REGISTRY
+from spegel_py.errors import BlobUnknown
+from spegel_py.health.events import State
+from spegel_py.inspection.node import SETTINGS
+from spegel_py.inspection.page import size, span
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import PullRequest
+from spegel_py.registry.app import create_metrics_app
+from spegel_py.registry.debug import debug_routes
+from spegel_py.registry.server import serve
+from spegel_py.registry.state import describe
+from spegel_py.registry.whereabouts import Whereabouts
+from spegel_py.routing.base import Member, Peer
+from spegel_py.routing.memory import MemoryNetwork
+from spegel_py.store.memory import MemoryStore
+from spegel_py.telemetry.decisions import Lookup
+from spegel_py.telemetry.ledger import Ledger
+from spegel_py.telemetry.metrics import Metrics
+
+DIGEST = Digest.of(b"layer")
+ALERT = {
+    "id": "ALERT-20251125-001",
+    "tier": "P1",
+    "condition": "containerd-away",
+    "subject": "",
+    "detail": "no socket",
+    "opened": 1_764_028_800.0,
+    "detection_seconds": 1.5,
+    "escalated": False,
+}
+ACTION = {"alert": ALERT["id"], "action": "reconnect containerd", "outcome": "done"}
+MEMBER = Member(id="12D3Koo-c", address="[fd00::3]:5001", agent="spegel-py/1", keys=7, heard=1.5, skew=0.25)
+
+Command = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+class Metered:
+    """What a node would have behind its metrics page."""
+
+    def __init__(self) -> None:
+        self.metrics, self.store, self.network = Metrics(), MemoryStore(), MemoryNetwork()
+        self.ledger = Ledger(metrics=self.metrics, clock=lambda: 1.0)
+        self.members: list[Member] = []
+        self.alerts: list[dict[str, object]] = []
+        self.not_ready: str | None = None
+        self.in_flight: list[dict[str, object]] | None = None
+
+    def app(self) -> web.Application:
+        router = self.network.join(Peer("me", "127.0.0.1", 1))
+        whereabouts = Whereabouts(store=self.store, router=router, health=lambda _: State.SUSPECTED)
+        routes = debug_routes(ledger=self.ledger, whereabouts=whereabouts)
+        return create_metrics_app(metrics=self.metrics, state=self.state, routes=routes)
+
+    async def state(self) -> Any:
+        return describe(
+            node_id="12D3Koo-me",
+            not_ready=self.not_ready,
+            members=self.members,
+            advertised=["r.io/app:v1", str(DIGEST)],
+            supervision={"alerts": self.alerts, "actions": [ACTION]},
+            health=lambda _: State.SUSPECTED,
+            pulls=self.metrics.summary(),
+            in_flight=self.in_flight,
+        )
+
+
+@pytest.fixture
+def node() -> Metered:
+    return Metered()
+
+
+@pytest.fixture
+async def command(node: Metered, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Command]:
+    """Return what runs a command against the node, and gives its status, output and complaint."""
+    async with serve(node.app(), "127.0.0.1:0") as port:
+
+        async def run(*arguments: str) -> tuple[int, str, str]:
+            status = await asyncio.to_thread(main, [*arguments, "--node", f"127.0.0.1:{port}"])
+            out, err = capsys.readouterr()
+            return status, out, err
+
+        yield run
+
+
+def pull(last: str) -> PullRequest:
+    return PullRequest.parse(method="GET", target=f"/v2/app/{last}?ns=r.io")
+
+
+def record(ledger: Ledger) -> None:
+    """Leave a miss and a hit behind."""
+    with capture_logs(), suppress(BlobUnknown), ledger.inquiry(pull("manifests/v1")) as inquiry:
+        inquiry.local, inquiry.lookup = "absent", Lookup()
+        raise BlobUnknown("no peer could give it")
+    with capture_logs(), ledger.inquiry(pull(f"blobs/{DIGEST}")) as inquiry:
+        inquiry.local, inquiry.lookup = "absent", Lookup(found=1, first=0.001)
+        inquiry.source, inquiry.length, inquiry.sent, inquiry.status = "peer", 5, 5, 200
+        inquiry.attempts = [
+            {"peer": "c", "addr": "[::1]:5000", "offset": 0, "bytes": 5, "ms": 2.5, "outcome": "ok", "hedge": True}
+        ]
+
+
+async def test_why_says_the_reason_and_who_was_asked(node: Metered, command: Command) -> None:
+    """A few lines for each request, the latest last, with each peer that was asked."""
+    record(node.ledger)
+    status, out, _ = await command("why")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert status == 0
+    assert lines[0].endswith("GET r.io/app:v1")
+    assert lines[1:3] == [
+        "miss, not_found: nobody has it: neither this node nor any peer it knows of",
+        "status 404, 0.0 ms, 0 B of 0 B, here absent, peers found 0",
+    ]
+    assert lines[3].endswith(f"GET r.io/app@{DIGEST}")
+    assert lines[4:6] == [
+        "hit, peer: from [::1]:5000",
+        "status 200, 0.0 ms, 5 B of 5 B, here absent, peers found 1, the first after 1.0 ms",
+    ]
+    assert lines[7:] == ["[::1]:5000 ok 2.5 ms 0 5 B since others were slow"]
+
+
+@pytest.mark.parametrize("what", [str(DIGEST), f"r.io/app@{DIGEST}", str(DIGEST)[:20]])
+async def test_why_is_asked_of_one_thing(node: Metered, command: Command, what: str) -> None:
+    """Of a digest, a reference, or a part of one; as JSON it is what the node has recorded."""
+    record(node.ledger)
+    status, out, _ = await command("why", what, "--json")
+    assert (status, json.loads(out)["decisions"]) == (0, node.ledger.find(None, limit=1))
+
+
+async def test_why_of_nothing_recorded_says_so(node: Metered, command: Command) -> None:
+    """On a node that nobody has asked, and on one that was asked for other things; status 1."""
+    status, out, err = await command("why", "r.io/app:v9")
+    assert (status, out) == (1, "")
+    assert "has recorded nothing: no client has asked it since it started (see spegel-py doctor)" in err
+    record(node.ledger)
+    status, out, err = await command("why", "r.io/app:v9")
+    assert (status, out) == (1, "")
+    assert "has recorded nothing of r.io/app:v9: no client has asked it for that among its last 2 requests" in err
+    status, out, err = await command("why", "r.io/app:v9", "--json")
+    assert (status, json.loads(out)["decisions"], err) == (1, [], "")
+
+
+async def test_status_shows_what_the_node_is_good_for(node: Metered, command: Command) -> None:
+    """Peers by health, hit rate, answers and bytes by source, misses by reason, open alerts."""
+    record(node.ledger)
+    node.members, node.alerts = [MEMBER], [ALERT]
+    status, out, _ = await command("status")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert status == 0
+    for line in (
+        "ready yes",
+        "peers suspected 1",
+        "advertises 1 tags, 1 digests",
+        "pulls 2, 50.0% answered without the registry",
+        "answered from local 0, peer 1, none 1",
+        "bytes from local 0 B, peer 5 B",
+        "misses not_found 1",
+        "alert P1 containerd-away no socket",
+    ):
+        assert line in lines
+
+
+async def test_status_counts_what_is_in_flight(node: Metered, command: Command) -> None:
+    """By what the node does with it; where that is switched off it says nothing of it."""
+    assert "in flight" not in (await command("status"))[1]
+    for roles, line in ((["follow", "lead", "follow"], "in flight 3 (1 lead, 2 follow)"), ([], "in flight 0")):
+        node.in_flight = [{"digest": str(DIGEST), "role": role, "parent": None, "offset": 5} for role in roles]
+        _, out, _ = await command("status")
+        assert line in [" ".join(row.split()) for row in out.splitlines()]
+
+
+async def test_status_of_a_node_that_is_not_ready_is_1(node: Metered, command: Command) -> None:
+    """It says why; a node that nobody has asked has no hit rate."""
+    node.not_ready = "no peer yet"
+    status, out, _ = await command("status")
+    assert status == 1
+    assert "no: no peer yet" in out
+    assert "0, no client has asked yet" in out
+    status, out, _ = await command("status", "--json")
+    assert (status, json.loads(out)["pulls"]["hit_rate"]) == (1, None)
+
+
+async def test_peers_are_shown_with_their_health(node: Metered, command: Command) -> None:
+    """One line each; none is said to be none."""
+    status, out, _ = await command("peers")
+    assert status == 0
+    assert "has no peers: right for a single node" in out
+    node.members = [MEMBER]
+    _, out, _ = await command("peers")
+    line = " ".join(out.splitlines()[-1].split())
+    assert line == "[fd00::3]:5001 suspected 1.5 s ago +0.250 s 7 spegel-py/1 12D3Koo-c"
+    _, out, _ = await command("peers", "--json")
+    assert [peer["health"] for peer in json.loads(out)["peers"]] == ["suspected"]
+
+
+async def test_open_alerts_are_asked_of_the_node(node: Metered, command: Command) -> None:
+    """Without a data directory: what is wrong now, and what was done about it."""
+    status, out, _ = await command("alerts")
+    assert (status, "has no open alert" in out) == (0, True)
+    node.alerts = [ALERT]
+    _, out, _ = await command("alerts")
+    line = " ".join(out.splitlines()[-1].split())
+    assert line == (
+        "ALERT-20251125-001 P1 containerd-away 2025-11-25 00:00:00.000 1.5 s open reconnect containerd: done"
+    )
+    _, out, _ = await command("alerts", "--json")
+    assert json.loads(out) == {"alerts": [ALERT], "actions": [ACTION]}
+
+
+async def test_resolve_says_who_has_it(node: Metered, command: Command) -> None:
+    """This node, its peers with the time it took to find them; nobody is status 1."""
+    digest = node.store.add(b"{}", "r.io/app:v1")
+    await node.network.join(Peer("c", "fd00::3", 5000)).advertise(["r.io/app:v1"])
+    status, out, _ = await command("resolve", "r.io/app:v1")
+    assert status == 0
+    assert f"on this node: yes, {digest}" in out
+    assert "on peers: 1, in " in out
+    assert "[fd00::3]:5000" in out.splitlines()[-1]
+    status, out, _ = await command("resolve", str(DIGEST))
+    assert status == 1
+    assert "on this node: no\non peers: 0, in " in out
+    status, out, _ = await command("resolve", "r.io/app:v1", "--json")
+    assert (status, json.loads(out)["key"]) == (0, "r.io/app:v1")
+
+
+async def test_what_cannot_be_resolved_is_explained(command: Command) -> None:
+    """A short name is no reference."""
+    status, out, err = await command("resolve", "nginx/x:1")
+    assert (status, out) == (1, "")
+    assert err.endswith("a reference starts with its registry, as in registry.example/app:1: 'nginx/x:1'\n")
+
+
+@pytest.mark.parametrize("name", ["why", "status", "peers", "resolve", "alerts", "images", "measure"])
+def test_no_node_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says where was asked, why nobody answers, and what to do; status 1."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
+        port = closed.getsockname()[1]
+    arguments = [name, *(["r.io/app:v1"] if name in ("resolve", "measure") else []), "--metrics-addr", f":{port}"]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == (
+        f"spegel-py: no node answers at http://127.0.0.1:{port} (Connection refused): start spegel-py registry, or say "
+        "with --metrics-addr or --node where its metrics address is\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(404, "no"), (200, "<html>"), (200, "[]"), (500, "{}")], ids=["404", "html", "list", "500"]
+)
+async def test_another_program_is_not_taken_for_a_node(
+    status: int, body: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What answers there is no node's metrics page: the line says what it may be."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=body)
+
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", answer)
+    async with serve(app, "127.0.0.1:0") as port:
+        assert await asyncio.to_thread(main, ["status", "--node", f"http://127.0.0.1:{port}/"]) == 1
+    assert f"http://127.0.0.1:{port}/debug/state answers {status} and no state of a node" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("server", "page", "told"),
+    [
+        ("spegel-py", None, "that is another of its addresses; give its metrics address (:9090 by default)"),
+        ("", 'go_info{version="go1.24"} 1', "that is Spegel (Go), which tells its metrics only"),
+    ],
+    ids=["the registry", "Spegel"],
+)
+async def test_a_neighbour_of_a_node_is_known(
+    server: str, page: str | None, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node's registry, and the metrics page of Spegel in Go."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if page and request.path == "/metrics":
+            return web.Response(text=page)
+        return web.Response(status=404, headers={"Server": server})
+
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", answer)
+    async with serve(app, "127.0.0.1:0") as port:
+        assert await asyncio.to_thread(main, ["why", "--node", f"127.0.0.1:{port}"]) == 1
+    assert told in capsys.readouterr().err
+
+
+async def test_a_router_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    """What speaks no HTTP may be the node's router."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x13/multistream/1.0.0\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as greeter:
+        port = greeter.sockets[0].getsockname()[1]
+        assert await asyncio.to_thread(main, ["status", "--node", f"127.0.0.1:{port}"]) == 1
+    assert "speaks no HTTP, as a node's router address does not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--node", "ftp://x"], "--node: 'ftp://x' is no URL of a node: write http://10.0.0.1:9090"),
+        (["--node", "http://x:port"], "--node: 'http://x:port' is no URL of a node: write http://10.0.0.1:9090"),
+        (["--node", ""], "--node: '' is no URL of a node: write http://10.0.0.1:9090"),
+        (["--metrics-addr", "x"], "--metrics-addr: 'x' should be an address such as :5000"),
+        (["--limit", "0"], "argument --limit: '0' should be a whole number from 1 to 1000"),
+    ],
+)
+def test_bad_flags_are_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They name the flag and what should be there; status 2."""
+    assert main(["why", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_the_metrics_address_is_the_nodes_by_default() -> None:
+    """A node and its commands agree without a flag."""
+    [own] = SETTINGS
+    [nodes] = [one for one in REGISTRY if one.name == own.name]
+    assert (own.default, own.parse) == (nodes.default, nodes.parse)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e15, "3000.0 TB")]
+)
+def test_sizes_are_read_by_people(count: float, text: str) -> None:
+    """In the unit that suits them."""
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (5.25, "5.2 s"), (90, "1.5 min"), (5400, "1.5 h")])
+def test_spans_are_read_by_people(seconds: float | None, text: str) -> None:
+    """In the unit that suits them."""
+    assert span(seconds) == text

@@ -1,0 +1,119 @@
+"""Whom a pull asks while its steward names sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from spegel_py.flight.flights import Source
+from spegel_py.flight.messages import Why
+from spegel_py.flight.rules import Rules
+from spegel_py.mirror.following import FollowingSelector
+from spegel_py.mirror.scores import Outcome, Result, Scores
+from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.oci.digest import Digest
+from spegel_py.routing.base import Peer
+from tests.unit.mirror.lab import LARGE, ME, MemorySink, blob, start_lab
+from tests.unit.mirror.peers import FakePeer
+
+HOLDER, SOURCE = Peer("holder", "10.0.0.1", 5000), Peer("source", "10.0.0.2", 5000)
+
+
+def selector() -> tuple[FollowingSelector, Scores]:
+    scores = Scores()
+    made = FollowingSelector(WeightedSelector(key="k", scores=scores, random=Random(1)))
+    made.offer(HOLDER)
+    made.complete()
+    return made, scores
+
+
+def test_a_named_source_is_asked_first_and_alone() -> None:
+    """Those that hold the content are asked once it has ended."""
+    made, _ = selector()
+    made.name(SOURCE)
+    assert made.has_more(0.0)
+    assert made.pick(0.0) == SOURCE
+    assert not made.has_more(0.0)
+    assert made.pick(0.0) is None
+    made.record(SOURCE, Outcome(Result.STALLED), 1.0)
+    assert made.pick(1.0) == HOLDER
+
+
+def test_a_source_may_be_named_while_another_gives() -> None:
+    """That is how one that is slow is left for a better one."""
+    made, _ = selector()
+    made.name(SOURCE)
+    made.pick(0.0)
+    better = Peer("better", "10.0.0.3", 5000)
+    made.name(better)
+    assert made.is_named
+    assert made.pick(0.0) == better
+    assert not made.is_named
+
+
+def test_what_a_named_source_does_is_nobodys_score() -> None:
+    """It waits for others: a failure of one in a chain says nothing of the rest; of a peer that was picked it does."""
+    made, scores = selector()
+    made.name(SOURCE)
+    made.pick(0.0)
+    made.record(SOURCE, Outcome(Result.STALLED), 1.0)
+    assert scores.of(SOURCE).failures == 0
+    picked = made.pick(1.0)
+    assert picked == HOLDER
+    made.record(HOLDER, Outcome(Result.STALLED), 1.0)
+    assert scores.of(HOLDER).failures == 1
+
+
+def test_a_holder_that_was_named_before_counts_again_when_it_is_picked() -> None:
+    """A name holds for one request."""
+    made, scores = selector()
+    made.name(HOLDER)
+    made.pick(0.0)
+    made.record(HOLDER, Outcome(Result.STALLED), 0.0)
+    assert made.pick(1.0) == HOLDER
+    made.record(HOLDER, Outcome(Result.STALLED), 1.0)
+    assert scores.of(HOLDER).failures == 1
+
+
+@dataclass
+class ScriptedSources:
+    """Names these sources one after the other, and keeps the complaints."""
+
+    named: list[Source]
+    rules: Rules = field(default_factory=Rules)
+    id: str = ME.id
+    complaints: list[tuple[str | None, Why | None]] = field(default_factory=list)
+
+    async def find(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        bad: str | None = None,
+        why: Why | None = None,
+        within: float | None = None,
+    ) -> Source | None:
+        self.complaints.append((bad, why))
+        return self.named.pop(0) if self.named else None
+
+    async def line_up(self, digest: Digest, *, offset: int, held: int) -> Source | None:
+        return None
+
+    def leads(self, digest: Digest) -> bool:
+        return False
+
+
+async def test_a_source_that_takes_it_from_here_is_left_at_once() -> None:
+    """The steward is told that it is a ring, and the next source that it names gives the content."""
+    ring, source = (
+        FakePeer(LARGE, headers={"X-Spegel-Source": ME.id}),
+        FakePeer(LARGE, headers={"X-Spegel-Source": "x"}),
+    )
+    async with ring.serve("ring") as first, source.serve("source") as second:
+        sources = ScriptedSources([Source(first, 3.0), Source(second, 3.0)])
+        async with start_lab(sources=sources) as lab, lab.mirror.fetch(blob(LARGE)) as relay:
+            sink = MemorySink()
+            assert await relay.send(sink)
+    assert bytes(sink.taken) == LARGE
+    assert lab.attempts() == {"loops": 1, "ok": 1}
+    assert sources.complaints == [(None, None), ("ring", Why.LOOP)]

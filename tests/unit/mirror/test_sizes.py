@@ -1,0 +1,38 @@
+"""Sizes that manifests name."""
+
+from __future__ import annotations
+
+import pytest
+
+from spegel_py.mirror import sizes
+from spegel_py.mirror.sizes import Sizes
+from spegel_py.oci.digest import Digest
+from tests.unit.mirror.test_fetch import describing
+
+DATA = [bytes([number]) * (number + 1) for number in range(4)]
+
+
+def test_what_a_manifest_names_is_known() -> None:
+    """Layers and the config, and nothing else."""
+    known = Sizes()
+    known.learn(describing(DATA[3]))
+    assert known.of(Digest.of(DATA[3])) == 4
+    assert known.of(Digest.of(DATA[2])) is None
+    assert known.of(None) is None
+
+
+def test_what_is_no_manifest_says_nothing() -> None:
+    """A document of another kind is passed over."""
+    known = Sizes()
+    known.learn(b"{}")
+    assert repr(known) == "<Sizes of 0 contents>"
+
+
+def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not grow for ever."""
+    monkeypatch.setattr(sizes, "REMEMBERED", 3)
+    known = Sizes()
+    for data in DATA:
+        known.learn(describing(data))
+    assert known.of(Digest.of(DATA[0])) is None
+    assert [known.of(Digest.of(data)) for data in DATA[2:]] == [3, 4]

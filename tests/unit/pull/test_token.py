@@ -1,0 +1,56 @@
+"""What a registry asks for when it wants a token."""
+
+from __future__ import annotations
+
+import pytest
+
+from spegel_py.pull.token import Challenge, _token
+
+HUB = 'Bearer realm="https://auth.example/token?a=b",service="registry.example",scope="repository:library/app:pull"'
+
+
+def test_a_challenge_is_an_address() -> None:
+    """Who gives the token is asked for exactly what the registry named."""
+    challenge = Challenge.parse(HUB, is_secure=True)
+    assert challenge is not None
+    assert challenge.url.host == "auth.example"
+    assert dict(challenge.url.query) == {
+        "a": "b",
+        "service": "registry.example",
+        "scope": "repository:library/app:pull",
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "is_secure"),
+    [
+        ("", False),
+        ('Basic realm="https://auth.example"', False),
+        ("Bearer", False),
+        ('Bearer service="x"', False),
+        ('Bearer realm="/token"', False),
+        ('Bearer realm="ftp://auth.example"', False),
+        ('Bearer realm="http://auth.example:99999"', False),
+        ('Bearer realm="http://auth.example"', True),
+    ],
+)
+def test_what_is_not_to_be_asked(header: str, is_secure: bool) -> None:
+    """Without an address, or with one to which credentials would go in the clear, there is nothing to ask for."""
+    assert Challenge.parse(header, is_secure=is_secure) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "token"),
+    [
+        (b'{"token": "abc"}', "abc"),
+        (b'{"access_token": "abc"}', "abc"),
+        (b'{"token": ""}', None),
+        (b'{"token": 7}', None),
+        (b'{"token": "a\\nb"}', None),
+        (b"[]", None),
+        (b"<html>", None),
+    ],
+)
+def test_tokens(data: bytes, token: str | None) -> None:
+    """Both of the names in use are read; what cannot be sent in a header is no token."""
+    assert _token(data) == token

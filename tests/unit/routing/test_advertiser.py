@@ -1,0 +1,37 @@
+"""Which tags the advertiser knows, told or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from structlog.testing import capture_logs
+
+from spegel_py.routing.advertiser import Advertiser
+from spegel_py.routing.base import Peer
+from spegel_py.routing.memory import MemoryNetwork
+from spegel_py.store.memory import MemoryStore, MemoryWatcher
+from tests.routers import until
+
+
+@pytest.mark.parametrize("seen", [None, lambda _name, pulled: pulled], ids=["digests only", "tags too"])
+async def test_tags_are_known_also_where_they_are_not_told(seen: Callable[[str, float], float] | None) -> None:
+    """With when they were pulled; they come and go with what is held."""
+    store, router = MemoryStore(), MemoryNetwork().join(Peer("me", "10.0.0.1", 5000))
+    digest = store.add(b"manifest")
+    store.tag("r.io/app:1", digest, pulled=5.0)
+    advertiser = Advertiser(watcher=MemoryWatcher(store=store), router=router, changed=lambda keys: None, seen=seen)
+    with capture_logs():
+        running = asyncio.create_task(advertiser.run())
+        try:
+            await until(lambda: dict(advertiser.tags) == {"r.io/app:1": 5.0})
+            store.tag("r.io/app:1", digest, pulled=7.0)
+            store.tag("r.io/app:2", digest, pulled=6.0)
+            await until(lambda: dict(advertiser.tags) == {"r.io/app:1": 7.0, "r.io/app:2": 6.0})
+            store.remove("r.io/app:1")
+            await until(lambda: dict(advertiser.tags) == {"r.io/app:2": 6.0})
+            await until(lambda: set(advertiser.told) == {str(digest), *(["r.io/app:2"] if seen else [])})
+        finally:
+            running.cancel()
+            await asyncio.wait([running])

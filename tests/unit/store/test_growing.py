@@ -1,0 +1,118 @@
+"""Files that grow: what is seen of them where the kernel tells, and where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from spegel_py.errors import ContentNotFound
+from spegel_py.oci.digest import Digest
+from spegel_py.store import growing, inotify
+from spegel_py.store.containerd import ContainerdIngests
+from spegel_py.store.inotify import Inotify
+
+DIGEST = Digest.of(b"layer")
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def ingest(root: Path, name: str, ref: str, *, data: bytes = b"", total: str | None = "10") -> Path:
+    """Lay out an ingest as containerd does; return its data file."""
+    folder = root / "ingest" / name
+    folder.mkdir(parents=True)
+    (folder / "ref").write_text(ref)
+    (folder / "data").write_bytes(data)
+    if total is not None:
+        (folder / "total").write_text(total)
+    return folder / "data"
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        f"k8s.io/1/layer-{DIGEST}",
+        f"k8s.io/12/manifest-{DIGEST}",
+        f"default/3/config-{DIGEST}",
+        f"default/3/index-{DIGEST}",
+        f"k8s.io/1/registry.example/app@{DIGEST}",
+    ],
+)
+async def test_an_ingest_is_known_by_its_ref(tmp_path: Path, ref: str) -> None:
+    """The digest at its end counts, whatever stands before."""
+    ingest(tmp_path, "other", f"k8s.io/1/layer-{Digest.of(b'other')}")
+    ingest(tmp_path, "one", ref, data=b"1234")
+    async with ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+        assert (found.size, found.total) == (4, 10)
+
+
+@pytest.mark.parametrize("ref", [f"k8s.io/1/layer-{DIGEST}-attempt", f"k8s.io/1/x{DIGEST}", str(DIGEST)[:-1], ""])
+async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
+    """What does not end in the digest, after a separator, is something else."""
+    ingest(tmp_path, "one", ref)
+    with pytest.raises(ContentNotFound):
+        async with ContainerdIngests(content_path=tmp_path).open(DIGEST):
+            pass
+
+
+@pytest.mark.parametrize("total", [None, "", "0", "-1", "many"])
+async def test_a_length_that_is_not_said_is_not_known(tmp_path: Path, total: str | None) -> None:
+    """Then nobody can be told how long the body is."""
+    ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}", total=total)
+    async with ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+        assert found.total is None
+        assert not found.is_complete
+
+
+async def test_of_two_ingests_the_one_that_grew_last_is_taken(tmp_path: Path) -> None:
+    """Another namespace may pull the same, and an earlier pull may have left one behind."""
+    old = ingest(tmp_path, "old", f"k8s.io/1/layer-{DIGEST}", data=b"123456")
+    ingest(tmp_path, "new", f"k8s.io/2/layer-{DIGEST}", data=b"12")
+    os.utime(old, (1, 1))
+    before = descriptors()
+    async with ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+        assert found.size == 2
+    assert descriptors() == before
+
+
+async def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Whoever can write there must not make this node read other files."""
+    data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
+    data.unlink()
+    data.symlink_to("/etc/passwd")
+    with pytest.raises(ContentNotFound):
+        async with ContainerdIngests(content_path=tmp_path).open(DIGEST):
+            pass
+
+
+async def test_without_inotify_files_are_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel has no watch left, growth and a commit are seen all the same."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(28, "no watch left")
+
+    monkeypatch.setattr(inotify, "_check", refuse)
+    monkeypatch.setattr(growing, "POLL", 0.001)
+    data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
+    async with asyncio.timeout(10), ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+        waiting = asyncio.create_task(found.grown(0))
+        await asyncio.sleep(0)
+        data.write_bytes(b"x" * 10)
+        await waiting
+        data.rename(tmp_path / "blob")
+        await found.grown(10)
+        assert found.is_over
+
+
+async def test_lost_events_wake_everybody(tmp_path: Path) -> None:
+    """After an overflow of the kernel's queue nobody sleeps on."""
+    data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}", data=b"x")
+    told: list[bool] = []
+    watcher = Inotify()
+    with data.open("rb") as file, watcher.watching(file.fileno(), told.append):
+        watcher._tell(-1, 0x4000)
+    assert told == [False]

@@ -1,0 +1,233 @@
+"""The page as it is rendered: whole with nothing and with much, strangers' text escaped, made once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+import pytest
+from structlog.testing import capture_logs
+
+from spegel_py.flight.messages import Place, Role, Shape
+from spegel_py.health.events import State
+from spegel_py.inspection.measurement import Measurement
+from spegel_py.web.page import PARTS, PERIOD, Page
+from spegel_py.web.rendering import short
+from tests.browser import props
+from tests.browser.stage import NOW, Stage
+
+VOID = {"meta", "link", "img", "input", "br"}
+FOREIGN = {"circle", "line", "path", "rect"}
+
+
+class Outline(HTMLParser):
+    """Checks that every element ends, and keeps texts and what is numbered among the attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID | FOREIGN, tag
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+def page_of(stage: Stage) -> Page:
+    page = stage.page()
+    return page._page
+
+
+@pytest.fixture
+def busy() -> Stage:
+    stage = Stage(images=60)
+    stage.live_through(minutes=3)
+    stage.worry()
+    stage.measured()
+    return stage
+
+
+async def test_a_node_with_nothing_has_a_whole_page() -> None:
+    """Without peers, images and requests it says so, in HTML whose elements all end."""
+    outline = Outline(await page_of(Stage(peers=0, images=0)).whole())
+    assert outline.open == []
+    for text in (
+        "This node has no peers: right for a single node.",
+        "This node shares no image yet.",
+        "No client has asked this node for anything since it started.",
+        "Nothing is being pulled through this node now.",
+        "Nothing is wrong that this node knows of.",
+    ):
+        assert text in outline.text
+
+
+async def test_a_busy_node_shows_all_of_it(busy: Stage) -> None:
+    """Peers with health, alerts, images with whereabouts, decisions, and what was measured; each id once."""
+    with busy.pulling():
+        outline = Outline(await page_of(busy).whole())
+    assert outline.open == []
+    assert len(outline.ids) == len(set(outline.ids))
+    assert {f"part-{name}" for name in PARTS} <= set(outline.ids)
+    for peer in busy.peers:
+        assert peer.authority in outline.text
+    for text in ("✕ unhealthy", "? suspected", "peer-lost", "The first 20 of 60 images", "1 part left to the registry"):
+        assert text in outline.text
+    assert "72.4 MB of 118.0 MB" in outline.text
+    assert f"from {busy.peers[1].authority}" in outline.text
+    assert "from here, to a peer" in outline.text
+
+
+async def test_what_is_in_flight_is_drawn(busy: Stage) -> None:
+    """Each digest with its nodes by their addresses, this one marked, who takes it from whom, and how far each is."""
+    busy.share()
+    assert busy.sights
+    led, followed = busy.sights
+    outline = Outline(await page_of(busy).whole())
+    assert outline.open == []
+    names = {place.node: peer.authority for place in led.shape.places for peer in busy.peers if peer.id == place.node}
+    for name in names.values():
+        assert name in outline.text
+    assert f"{short(str(led.digest))} 118.0 MB, fetched by this node" in outline.text
+    assert "this node fetches it 73.2 MB" in outline.text
+    assert "And 3 nodes that are not drawn." in outline.text
+    assert f"this node from {busy.peers[7].authority} 9.6 MB" in outline.text
+    assert f"{short(str(followed.digest))} 31.5 MB, taken from another node" in outline.text
+
+
+async def test_where_the_steward_does_not_tell_it_is_said(busy: Stage) -> None:
+    """What this node knows itself is shown: also that it is one of those that are left out."""
+    giver = busy.peers[0]
+    places = (Place(giver.id, None, None, 0), Place(busy.id, 0, Role.FOLLOW, 5_000_000))
+    alone = props.sight("x", None, Role.FOLLOW, Shape(places), is_told=False)
+    many = props.sight("y", 100, Role.FOLLOW, Shape((Place(giver.id, None, Role.LEAD, 50),), 40))
+    busy.sights = [alone, many]
+    text = Outline(await page_of(busy).whole()).text
+    assert "of unknown length, taken from another node" in text
+    assert f"{giver.authority} not known here how far this node from {giver.authority} 5.0 MB" in text
+    assert "this is what this node knows itself" in text
+    assert "And 40 nodes that are not drawn, this one among them." in text
+
+
+async def test_without_sharing_it_is_said_how_to_switch_it_on(busy: Stage) -> None:
+    """And with it that nothing is in flight."""
+    assert "--share-in-flight true" in Outline(await page_of(busy).whole()).text
+    busy.sights = []
+    text = Outline(await page_of(busy).whole()).text
+    assert "Nothing that this node pulls is shared now." in text
+    assert "--share-in-flight" not in text
+
+
+async def test_stewards_are_asked_once_a_period_and_only_for_who_looks(busy: Stage) -> None:
+    """However many look within it; a page that is not made asks nobody."""
+    busy.share()
+    now = [100.0]
+    page = Page(sources=busy.sources(), clock=lambda: now[0], now=lambda: busy.wall)
+    assert busy.looks == 0
+    for _ in range(3):
+        await page.parts()
+    assert busy.looks == 1
+    now[0] += PERIOD
+    await page.parts()
+    assert busy.looks == 2
+
+
+async def test_what_strangers_write_is_text(busy: Stage) -> None:
+    """Agents, references that were searched for or to be measured, and details of alerts come from elsewhere."""
+    evil = '"><script>alert(1)</script>'
+    busy.alerts[0] |= {"detail": evil, "subject": evil}
+    busy.measurer.latest = Measurement(reference=evil, at=NOW)
+    page = page_of(busy)
+    for html in (
+        await page.whole(reference=evil, error=evil),
+        await page.decisions(evil),
+        await page.images(evil, 1),
+    ):
+        assert "<script>alert" not in html
+        assert "&lt;script&gt;alert(1)" in html
+
+
+async def test_nothing_is_inline_and_nothing_is_from_elsewhere(busy: Stage) -> None:
+    """No style, no handler, no address with a host: the policy would forbid it, and it would not work air-gapped."""
+    page = page_of(busy)
+    for html in (await page.whole(), await page.decisions("web"), await page.images("web", 1)):
+        outline = Outline(html)
+        names = {name for name, _ in outline.attributes}
+        assert not {name for name in names if name == "style" or name.startswith("on")}
+        targets = [value for name, value in outline.attributes if name in ("href", "src", "action") and value]
+        assert targets
+        assert not [target for target in targets if ":" in target or target.startswith("/")]
+
+
+async def test_decisions_are_searched(busy: Stage) -> None:
+    """By a part of a reference; what is not there is said, with how many requests were looked through."""
+    page = page_of(busy)
+    found = Outline(await page.decisions("registry.example/web")).text
+    assert "registry.example/web" in found
+    assert "registry.example/mail" not in found
+    missing = Outline(await page.decisions("registry.example/nothing")).text
+    assert f"among its last {busy.ledger.kept} requests" in missing
+
+
+async def test_images_are_searched_and_paged(busy: Stage) -> None:
+    """Fifty on a page, and a page behind the last one is empty, not wrong."""
+    page = page_of(busy)
+    assert "1 to 50 of 60 images" in Outline(await page.images("", 1)).text
+    assert "51 to 60 of 60 images" in Outline(await page.images("", 2)).text
+    assert "No image here has nothing in its name." in Outline(await page.images("nothing", 1)).text
+    assert Outline(await page.images("", 3)).open == []
+
+
+async def test_a_store_that_is_away_is_said(busy: Stage) -> None:
+    """The rest of the page is there."""
+    busy.store.leave()
+    text = Outline(await page_of(busy).whole()).text
+    assert "The store does not answer: the memory store is away" in text
+    assert busy.peers[0].authority in text
+
+
+async def test_the_parts_are_made_once_a_period_for_all(busy: Stage) -> None:
+    """Within it all who look get the same; after it a new look is taken."""
+    now = [100.0]
+    page = Page(sources=busy.sources(), clock=lambda: now[0], now=lambda: busy.wall)
+    first = await page.parts()
+    busy.health[busy.peers[0].id] = State.UNHEALTHY
+    now[0] += PERIOD / 2
+    assert await page.parts() is first
+    now[0] += PERIOD / 2
+    second = await page.parts()
+    assert second["peers"] != first["peers"]
+    assert second["measure"] == first["measure"]
+
+
+async def test_where_records_were_dropped_it_is_said_since_when_all_are_kept(busy: Stage) -> None:
+    """The plots then show too little before that."""
+    assert "All requests are recorded since" not in await page_of(busy).whole()
+    busy.ledger._limit = 20
+    busy.live_through(minutes=0.2)
+    assert "All requests are recorded since" in Outline(await page_of(busy).whole()).text
