@@ -26,8 +26,8 @@ class Candidates:
     peer.
 
     `wait` is for how many seconds a further peer is waited for at most, `max_age` how many seconds ago a peer may
-    have pulled a tag. Where nobody is left, `further` may find one more, and then says so; from the second time on that
-    follows another look-up, since somebody may have got the content meanwhile.
+    have pulled a tag. Where nobody is left, it is looked up once more, since somebody may have got the content
+    meanwhile; then `further` may find one more, and says so.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class Candidates:
         self._news = asyncio.Event()
         self._ended = False
         self._peers: set[Peer] = set()
-        self._has_gone_further = False
         self._first: float | None = None
         self._error: str | None = None
         self._began = -math.inf
@@ -92,21 +91,16 @@ class Candidates:
             await self._news.wait()
 
     async def wait(self) -> bool:
-        """Wait for a further peer; False when the lookup has ended with nobody left, or after the wait, and `further`
-        found nobody."""
+        """Wait for a further peer; False when nobody is left, nor found in the wait, nor by `further`."""
         try:
             async with asyncio.timeout(self._wait):
                 while not self.has_more() and not self._ended:
                     await self.news()
         except TimeoutError:
             await asyncio.sleep(0)  # a busy loop may not have handed over what came in time
-        if self.has_more() or self._further is None:
-            return self.has_more()
-        if self._has_gone_further:
-            self.refresh()
+        if not self.has_more() and self.refresh():
             await self.found_all(self._wait)
-        self._has_gone_further = True
-        return self.has_more() or await self._further()
+        return self.has_more() or (self._further is not None and await self._further())
 
     async def found_all(self, within: float) -> int:
         """Return how many peers have it, as far as that is known in so many seconds."""
@@ -114,10 +108,12 @@ class Candidates:
             await asyncio.wait({self._task}, timeout=within)
         return len(self._peers)
 
-    def refresh(self) -> None:
-        """Begin to look up once more, unless one of a moment ago, or still under way, will do."""
-        if self._ended and self._clock() - self._began >= AGE:
+    def refresh(self) -> bool:
+        """Begin to look up once more; False where one of a moment ago, or still under way, will do."""
+        is_due = self._ended and self._clock() - self._began >= AGE
+        if is_due:
             self._begin()
+        return is_due
 
     def _begin(self) -> None:
         self._began, self._ended = self._clock(), False

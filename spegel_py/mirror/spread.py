@@ -78,13 +78,15 @@ class Spread:
             await self._dismiss()
 
     def _hire(self) -> None:
-        """Put peers to work, in place of those that failed too."""
+        """Put peers to work, in place of those that failed too; where they are too few, somebody may come."""
         for worker in [worker for worker in self._workers if worker.done()]:
             del self._workers[worker]
             worker.result()  # a peer's failure is recorded; anything else is a bug
         while len(self._workers) < self._peers and (peer := self._candidates.take()) is not None:
             attempt = self._attempts.begin(peer, offset=self._first)
             self._workers[asyncio.create_task(self._work(attempt), name=f"ranges of {peer}")] = attempt
+        if len(self._workers) < self._peers:
+            self._candidates.refresh()
 
     async def _work(self, attempt: Attempt) -> None:
         """Get one piece after the other from a peer, until it fails."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -153,12 +154,25 @@ async def timed(node: Node, path: str, method: str = "GET") -> tuple[Response, f
 
 
 async def publish(lab: Lab, reference: str, image: Image, *holders: Node, is_docker: bool = False) -> None:
-    """Push an image, pull it on the holders, and wait until all other nodes find it."""
+    """Push an image, pull it on the holders, and wait until all other nodes find it at each of these."""
     await lab.registry.push(reference, image, is_docker=is_docker)
     await asyncio.gather(*(node.cri.pull(reference) for node in holders))
     below = image.blobs[2 if is_docker else 1 :] if image.architecture else ()  # of an index, one platform is pulled
-    await asyncio.gather(*(found(node, reference, below) for node in lab.nodes if node not in holders))
+    keys = [reference, *(str(blob.digest) for blob in below)]
+    await asyncio.gather(*(found_at(node, keys, *holders) for node in lab.nodes if node not in holders))
     lab.registry.forget()
+
+
+async def found_at(node: Node, keys: Iterable[str], *holders: Node, deadline: float = 10.0) -> None:
+    """Wait until a node knows of each of these references and digests that all of the holders, and nobody else, have
+    it."""
+    for key in keys:
+
+        async def is_known(key: str = key) -> bool:
+            answer = json.loads((await node.get(f"/debug/resolve?key={quote(key)}", port=9090)).body)
+            return len(answer["peers"]) == len(holders)
+
+        await until(is_known, deadline=deadline)
 
 
 async def told(node: Node, *holders: Node, deadline: float = 10.0) -> None:

@@ -172,3 +172,15 @@ async def test_looking_again_offers_no_more_than_the_limit() -> None:
         found.refresh()
         assert await found.found_all(1.0) == 3
         assert {await next_of(found) for _ in range(4)} == {A, B, Peer("c", "10.0.0.3", 1), None}
+
+
+async def test_who_came_while_a_body_was_under_way_is_found_when_it_breaks() -> None:
+    """The look-up was made when the pull began; a while later somebody else may hold it, and nobody need say so."""
+    router, now = ScriptedRouter(), [0.0]
+    for step in (A, None, A, B, None):
+        router.script.put_nowait(step)
+    async with candidates(router, wait=1.0, clock=lambda: now[0]) as found:
+        assert await next_of(found) == A
+        assert await found.found_all(1.0) == 1
+        now[0] += 60
+        assert await next_of(found) == B

@@ -15,6 +15,7 @@ from spegel_py.mirror.spread import WORTH, Spreading
 from spegel_py.mirror.verify import Verify
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import ClientGone
+from tests.processes import until
 from tests.unit.mirror.lab import Lab, MemorySink, blob, start_lab
 from tests.unit.mirror.peers import FakePeer
 
@@ -128,6 +129,23 @@ async def test_a_slow_peer_is_helped_out_by_others() -> None:
         first = next(entry for entry in logs if entry["event"] == "relay finished")["attempts"][0]
         assert 0 < first["bytes"] == event["offset"] < len(DATA)
         assert lab.scores.of(lab.peers[0]).failures == 0
+
+
+async def test_who_came_meanwhile_helps_out_too() -> None:
+    """A holder that was not known yet when the pull began gives its part of what is spread."""
+    async with start_lab(spreading=WHERE_SLOW) as lab:
+        await lab.serve(*[FakePeer(DATA, rate=SLOW) for _ in range(2)], late := FakePeer(DATA))
+        pull, newcomer = blob(DATA), lab.peers.pop()
+        pulling = asyncio.create_task(lab.pull(pull))
+
+        async def is_spread() -> bool:
+            return lab.count(SPREADS) == 1
+
+        await until(is_spread)
+        await lab.network.join(newcomer).advertise([pull.key])
+        _, body, _ = await pulling
+        assert body == DATA
+        assert ranges(late)
 
 
 async def test_a_slow_peer_without_others_goes_on() -> None:
