@@ -91,7 +91,7 @@ class Part:
         return None
 
     async def _tell_while_it_grows(self, ingest: Ingest, tell: Tell) -> None:
-        over = asyncio.create_task(_is_over(ingest), name=f"end of {self.digest}")
+        over = asyncio.create_task(ingest.over(), name=f"end of {self.digest}")
         try:
             while True:
                 self._changed.clear()
@@ -124,8 +124,3 @@ class Part:
             else:
                 return True
             await asyncio.sleep(LOOK)
-
-
-async def _is_over(ingest: Ingest) -> None:
-    while not ingest.is_over:
-        await ingest.grown(ingest.size)

@@ -83,6 +83,10 @@ class Ingest(Protocol):
         """Return once there are more than `beyond` bytes, or nobody writes any more."""
         ...
 
+    async def over(self) -> None:
+        """Return once nobody writes any more."""
+        ...
+
 
 class Ingests(Protocol):
     """What is being written here, and is not content yet."""

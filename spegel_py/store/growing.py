@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ class Growing:
         self.is_over = False
         self._is_here = is_here
         self._look = POLL
-        self._changed = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], int] = {}
 
     def __repr__(self) -> str:
         return f"<Growing {self.size} of {self.total} bytes{', over' if self.is_over else ''}>"
@@ -98,22 +99,26 @@ class Growing:
         return self.total is not None and self.size >= self.total
 
     async def grown(self, beyond: int) -> None:
-        while True:
-            changed = self._changed  # before the look, so that no change falls between the two
-            if self.is_over or self.size > beyond:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._look):
-                    await changed.wait()
-                continue
-            if not self._is_here():
+        while not self.is_over and self.size <= beyond:
+            changed = asyncio.get_running_loop().create_future()
+            self._waiting[changed] = beyond
+            try:
+                await asyncio.wait([changed], timeout=self._look)
+            finally:
+                del self._waiting[changed]
+            if not changed.done() and not self._is_here():
                 self.is_over = True
 
+    async def over(self) -> None:
+        await self.grown(sys.maxsize)
+
     def tell(self, is_over: bool) -> None:
-        """Wake whoever waits; with True nobody writes any more."""
+        """Wake who waits for what is there now; with True nobody writes any more, and all are woken."""
         self.is_over = self.is_over or is_over
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        size = self.size
+        for changed, beyond in self._waiting.items():
+            if (self.is_over or size > beyond) and not changed.done():
+                changed.set_result(None)
 
     @contextmanager
     def watched_by(self, inotify: Inotify) -> Iterator[Growing]:
