@@ -26,7 +26,7 @@ from spegel_py.routing.libp2p import compat, frames
 from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
 from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Share
-from spegel_py.routing.libp2p.streams import CountingReader
+from spegel_py.routing.libp2p.streams import MessageReader
 
 PROTOCOL = TProtocol(frames.PROTOCOL)
 WRITE_TIMEOUT = 10.0
@@ -80,13 +80,13 @@ class Receiver:
             await stream.reset()
             return
         self._table.peer_connected(str(peer))
-        reader = CountingReader(stream)
+        reader = MessageReader(stream)
         timeout = frames.MAX_INTERVAL
         try:
             while True:
                 with trio.fail_after(timeout):
                     frame = await _read_frame(reader, self._carried)
-                reader.count = 0
+                reader.begin()
                 if isinstance(frame, Hello):
                     # A silent peer is hidden after two intervals and given up by its node; this only frees the task.
                     timeout = 10 * TTL_FACTOR * frame.interval
@@ -97,7 +97,7 @@ class Receiver:
             self._dropped(error.reason)
             await stream.reset()
         except StreamError:
-            if reader.count:
+            if reader.is_within:
                 self._dropped("half-frame")
             await stream.close()
 
@@ -197,7 +197,7 @@ class Link:
                 await news.wait()
 
     async def _hear(self, stream: INetStream) -> None:
-        reader = CountingReader(stream)
+        reader = MessageReader(stream)
         while True:
             frame = await _read_frame(reader, self._carried)
             if not isinstance(frame, Resync):
@@ -229,7 +229,7 @@ async def _write(stream: INetStream, frame: Frame, carried: Carried) -> None:
     carried("sent", frames.name(frame), len(data))
 
 
-async def _read_frame(reader: CountingReader, carried: Carried) -> Frame:
+async def _read_frame(reader: MessageReader, carried: Carried) -> Frame:
     length = frames.frame_length(await reader.read_exactly(_HEAD))
     frame = frames.decode(await reader.read_exactly(length))
     carried("received", frames.name(frame), _HEAD + length)

@@ -31,7 +31,7 @@ from multiaddr import Multiaddr
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
-from spegel_py.routing.libp2p.streams import CountingReader, Exchanges, translated
+from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, translated
 
 PROTOCOL = TProtocol("/spegel/kad/1.0.0")
 CLOSEST = 20
@@ -78,10 +78,10 @@ class KademliaServer:
     async def handle(self, stream: INetStream) -> None:
         """Answer every message of one stream; anything malformed is counted and resets this stream only."""
         sender = stream.muxed_conn.peer_id
-        reader = CountingReader(stream)
+        reader = MessageReader(stream)
         try:
             while True:
-                reader.count = 0
+                reader.begin()
                 with trio.fail_after(IDLE_TIMEOUT):
                     raw = await read_varint_prefixed_bytes_limited(cast("Any", reader), MAX_MESSAGE)
                 message = Message()
@@ -92,7 +92,7 @@ class KademliaServer:
         except trio.TooSlowError:
             await stream.reset()
         except StreamError:
-            if reader.count:
+            if reader.is_within:
                 self._answers.dropped("half-frame")
             await stream.close()
         except Exception as error:  # noqa: BLE001 - whatever a stranger sends must not end this node

@@ -20,7 +20,7 @@ from libp2p.peer.id import ID
 
 from spegel_py.errors import PeerRefused
 from spegel_py.routing.base import MAX_ANSWER, MAX_WORDS, Answerer
-from spegel_py.routing.libp2p.streams import CountingReader, Exchanges
+from spegel_py.routing.libp2p.streams import Exchanges, MessageReader
 
 PROTOCOL = TProtocol("/spegel-py/flight/1.0.0")
 TIMEOUT = 2.0
@@ -42,10 +42,10 @@ class Answers:
 
     async def handle(self, stream: INetStream) -> None:
         """Answer every question of one stream; what is too long or breaks off ends this stream only."""
-        peer, reader = str(stream.muxed_conn.peer_id), CountingReader(stream)
+        peer, reader = str(stream.muxed_conn.peer_id), MessageReader(stream)
         try:
             while True:
-                reader.count = 0
+                reader.begin()
                 with trio.fail_after(IDLE_TIMEOUT):
                     question = await _receive(reader, MAX_WORDS)
                 with trio.fail_after(TIMEOUT):
@@ -56,7 +56,7 @@ class Answers:
             self._dropped("oversized-frame")
             await stream.reset()
         except StreamError:
-            if reader.count:
+            if reader.is_within:
                 self._dropped("half-frame")
             await stream.close()
 
@@ -85,7 +85,7 @@ class Questions:
 
         async def ask(stream: INetStream) -> bytes:
             await stream.write(_frame(question))
-            return await _receive(CountingReader(stream), MAX_ANSWER)
+            return await _receive(MessageReader(stream), MAX_ANSWER)
 
         if not (answer := await self._exchanges.ask(peer, ask)):
             raise PeerRefused(f"{peer} does not answer this", status=400)
@@ -96,7 +96,7 @@ def _frame(message: bytes) -> bytes:
     return _LENGTH.pack(len(message)) + message
 
 
-async def _receive(reader: CountingReader, most: int) -> bytes:
+async def _receive(reader: MessageReader, most: int) -> bytes:
     (length,) = _LENGTH.unpack(await reader.read_exactly(_LENGTH.size))
     if length > most:
         raise PeerRefused(f"a message of {length} bytes", status=400)

@@ -16,6 +16,8 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p import new_host
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig
@@ -145,6 +147,48 @@ def test_stock_disconnect_forgets_a_connection_that_came_meanwhile() -> None:
     on_trio(test)
 
 
+def test_stock_stream_answers_each_read_with_a_frame() -> None:
+    """Trap 13: what is read of a short message is given back to the sender at once."""
+
+    async def test() -> None:
+        async with _stream() as (sender, receiver, sent_back):
+            for count in range(1, 4):
+                await sender.write(b"message")
+                assert await receiver.read(64) == b"message"
+                await until(lambda count=count: len(sent_back) == count)  # type: ignore[misc]
+
+    on_trio(test)
+
+
+@asynccontextmanager
+async def _stream() -> AsyncIterator[tuple[Any, Any, list[bytes]]]:
+    """Open a stream from one host to another; yields both its ends, and the frames that the receiver's sends back."""
+    one, two, taken = ours(), ours(), trio.open_memory_channel[Any](1)
+    protocol, done = TProtocol("/test"), trio.Event()
+
+    async def take(stream: INetStream) -> None:
+        taken[0].send_nowait(stream)
+        await done.wait()
+
+    async with running(one) as address, running(two):
+        one.set_stream_handler(protocol, take)
+        await compat.dial(two, address, expected=one.get_id(), timeout=5)
+        sender: Any = await two.new_stream(one.get_id(), [protocol])
+        await sender.write(b"first")
+        receiver = await taken[1].receive()
+        assert await receiver.read(5) == b"first"
+        connection, frames = receiver.muxed_stream.conn, list[bytes]()
+        write = connection._write_frame
+
+        async def count(data: bytes) -> None:
+            frames.append(data)
+            await write(data)
+
+        connection._write_frame = count
+        yield sender, receiver, frames
+        done.set()
+
+
 @asynccontextmanager
 async def _connecting_while_closing(host: BasicHost) -> AsyncIterator[tuple[BasicHost, ID]]:
     """Run a host with a peer that connects anew as soon as its first connection is closed."""
@@ -202,6 +246,30 @@ def test_hanging_up_leaves_a_connection_that_came_meanwhile() -> None:
         async with _connecting_while_closing(ours()) as (host, peer):
             await compat.hang_up(host.get_network().get_connections(peer))
             assert len(host.get_network().get_connections(peer)) == 1
+
+    on_trio(test)
+
+
+def test_a_window_is_given_back_in_bulk() -> None:
+    """Short messages cost no frame, and what is many times as long as the window comes through."""
+
+    async def test() -> None:
+        async with _stream() as (sender, receiver, sent_back):
+            window = receiver.muxed_stream.target_recv_window
+            data = bytes(range(256)) * (3 * window // 256)
+            for _ in range(2):  # a second time changes nothing
+                compat.release_in_bulk(receiver)
+            for _ in range(100):
+                await sender.write(b"message")
+                assert await receiver.read(64) == b"message"
+            assert sent_back == []
+            got = bytearray()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(sender.write, data)
+                while len(got) < len(data):
+                    got += await receiver.read(16384)
+            assert got == data
+            assert 0 < len(sent_back) <= 6
 
     on_trio(test)
 
