@@ -11,8 +11,10 @@ import pytest
 
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
+from spegel_py.store import inotify
 from tests.contract.conftest import CONTAINERD
 from tests.contract.pulling import ContainerdPulling, LayoutPulling, MemoryPulling, Pulling
+from tests.processes import until
 
 MIB = 1024 * 1024
 DATA = bytes(range(256)) * (3 * MIB // 256)
@@ -97,11 +99,16 @@ async def test_many_read_the_same_at_the_same_time(pulling: Pulling) -> None:
         await first.grown(2 * MIB - 1)
 
 
-async def test_no_descriptor_is_left(pulling: Pulling) -> None:
-    """After the last reader has left, this process has as many open as before."""
+async def test_no_descriptor_is_left(pulling: Pulling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon after the last reader has left, this process has as many open as before."""
+    monkeypatch.setattr(inotify, "LINGER", 0.0)
     await pulling.begin(DIGEST, len(DATA))
     before = descriptors()
     for _ in range(3):
         async with pulling.ingests.open(DIGEST), pulling.ingests.open(DIGEST):
             pass
-    assert descriptors() == before
+
+    async def are_closed() -> bool:
+        return descriptors() == before
+
+    await until(are_closed)
