@@ -6,7 +6,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 from tests.benchmarks.flash import page, plot
-from tests.benchmarks.flash.outcome import Outcome, missed, ratio
+from tests.benchmarks.flash.outcome import Outcome, middle, missed, ratio
 from tests.benchmarks.flash.plan import ALONE, FIVE, FULL, NO_MIRROR, SHARING, TWENTY, Case
 
 CROWD = Case(8, FIVE)
@@ -44,6 +44,18 @@ def test_what_is_missed_is_named() -> None:
         "1 manifests were fetched more than once",
         f"makespan 2.22 times that of {ALONE}",
     ]
+
+
+def test_of_several_plays_the_middle_counts_and_every_failure() -> None:
+    """What went wrong in any of them is not lost in the middle one."""
+    plays = [
+        outcome(makespan=3.0, failed=("a",)),
+        outcome(makespan=9.0, upstream=120),
+        outcome(makespan=4.0, gets=2),
+    ]
+    found = middle(plays)
+    assert (found.makespan, found.failed, found.upstream) == (4.0, ("a",), 120)
+    assert [*found.manifests.values()] == [2]
 
 
 def test_small_layers_have_more_time_and_no_limit_is_held_against_no_mirror() -> None:

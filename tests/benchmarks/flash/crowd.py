@@ -38,6 +38,7 @@ async def play(lab: Lab, case: Case, candidate: str) -> Outcome:
     await lab.registry.push(reference, image)
     try:
         async with mirrors(candidate, nodes) as running:
+            await _warm_up(lab, nodes)
             crowd = nodes
             if case.held and candidate != ALONE:
                 crowd = await _without_holder(nodes, reference, is_mirrored=len(running) > 0)
@@ -51,6 +52,15 @@ async def play(lab: Lab, case: Case, candidate: str) -> Outcome:
                 return _outcome(lab, image, [*pulls], time.monotonic() - began, running.cpu() - before)
     finally:
         await asyncio.gather(*(node.cri.remove(reference) for node in nodes))
+
+
+async def _warm_up(lab: Lab, nodes: list[Node]) -> None:
+    """Have all pull a small image: the first pull of a process's life takes what later ones find there."""
+    seed = secrets.token_hex(8)
+    reference = lab.name(f"flash/warm:{seed}")
+    await lab.registry.push(reference, images.image(seed, layers=3, size=MEGABYTE))
+    await asyncio.gather(*(node.cri.pull(reference, deadline=_DEADLINE) for node in nodes))
+    await asyncio.gather(*(node.cri.remove(reference) for node in nodes))
 
 
 async def _without_holder(nodes: list[Node], reference: str, *, is_mirrored: bool) -> list[Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.benchmarks.flash.plan import SHARING, UPSTREAM_LIMIT, Case, makespan_limit
 
@@ -42,6 +42,17 @@ class Outcome:
 
 Round = Mapping[str, Outcome]
 """The candidates' outcomes of one case."""
+
+
+def middle(plays: Sequence[Outcome]) -> Outcome:
+    """Return the play with the middle makespan, the failures of all, and the most that the registry sent in any."""
+    found = sorted(plays, key=lambda play: play.makespan)[len(plays) // 2]
+    return replace(
+        found,
+        failed=tuple(error for play in plays for error in play.failed),
+        upstream=max(play.upstream for play in plays),
+        manifests=max((play.manifests for play in plays), key=lambda each: sum(each.values())),
+    )
 
 
 def ratio(case: Case, outcomes: Round) -> float | None:

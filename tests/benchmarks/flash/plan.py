@@ -28,7 +28,8 @@ class Case:
     """One crowd: so many nodes pull the image, each `stagger` seconds after the one before; where it is `held`, the
     first of them has it, and only the others pull.
 
-    `upstream` and `upload` are what the registry and each node can send, as tc says it; None is no limit.
+    `upstream` and `upload` are what the registry and each node can send, as tc says it; None is no limit. It is played
+    so many `times`: where nothing is limited the machine decides how long it takes, and no two plays are alike.
     """
 
     nodes: int
@@ -37,6 +38,7 @@ class Case:
     upload: str | None = None
     stagger: float = 0.0
     held: bool = False
+    times: int = 1
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ FULL = (
     Case(8, TWENTY),
     Case(8, FIVE, upload="200mbit"),
     Case(6, FIVE, stagger=1.5),
-    Case(8, FIVE, upstream=None),
+    Case(8, FIVE, upstream=None, times=5),
     Case(8, ONE, upload="200mbit", held=True),
 )
 QUICK = (Case(3, Shape(2, 10)),)

@@ -17,7 +17,7 @@ import pytest
 from spegel_py.errors import StoreUnavailable
 from spegel_py.store.files import FileContent
 from spegel_py.store.memory import MemoryContent
-from spegel_py.transfer.sender import INLINE, Sender
+from spegel_py.transfer.sender import AT_ONCE, INLINE, Sender
 from tests.contract.clients import MemorySink, SocketSink
 
 LARGE = os.urandom(1 << 20) * 4
@@ -116,6 +116,27 @@ async def test_small_content_does_not_wait_for_large(
             disk.set()
             results = await asyncio.gather(*stuck_ones, return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailable] * 3
+
+
+@pytest.mark.parametrize("size", [AT_ONCE, AT_ONCE + 1], ids=["one call", "more"])
+async def test_what_one_call_sends_is_sent_without_a_thread(
+    large: FileContent, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """As far as the socket takes it: the rest, and whatever is longer, is a thread's, which may wait for the client."""
+    threads: list[int] = []
+
+    def noted(*given: int) -> int:
+        threads.append(threading.get_ident())
+        return sendfile(*given)
+
+    sendfile = os.sendfile
+    monkeypatch.setattr(os, "sendfile", noted)
+    with Sender() as sender:
+        async with connected() as sink:
+            await sender.send(large, 0, size, sink)
+    assert sink.taken == LARGE[:size]
+    assert (threads[0] == threading.get_ident()) == (size <= AT_ONCE)
+    assert threading.get_ident() not in threads[1:]
 
 
 async def test_a_file_that_the_kernel_cannot_send_is_copied(
