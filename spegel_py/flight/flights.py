@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -38,7 +38,7 @@ from spegel_py.flight.shape import Sight, sight
 from spegel_py.flight.steward import Steward
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Courier, Peer
-from spegel_py.store.base import Ingests, Store
+from spegel_py.store.base import Ingest, Ingests, Store
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +61,18 @@ class Source:
 
     peer: Peer
     stall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What this node's runtime writes, open until `stack` ends, or whoever keeps it does."""
+
+    ingest: Ingest
+    stack: AsyncExitStack
+
+    def keep(self) -> AsyncExitStack:
+        """Have it stay open until what is returned ends."""
+        return self.stack.pop_all()
 
 
 class Flights:
@@ -154,22 +166,21 @@ class Flights:
         if self.leads(digest):
             return None  # what resumes after a promotion must not be sent back
         end = self._clock() + (self.rules.silence if within is None else within)
-        serves = await self._serves(digest)
-        for _ in range(TRIES):
-            ask = Ask(digest, offset, serves, bad=bad, why=why)
-            match answer := await self._wait_for_answer(ask, end):
-                case Follow(parent):
-                    if (peer := self._courier.partners().get(parent)) is not None:
-                        if serves:
-                            self._take_part(digest, Role.FOLLOW, answer.renew, parent)
-                        return Source(peer, self.rules.stall_at(answer.depth))
-                    bad, why = parent, Why.DEAD
-                case Lead(renew):
-                    self._led(why.value if why else "first")
-                    self._take_part(digest, Role.LEAD, renew)
-                    return None
-                case _:
-                    return None
+        async with self._written(digest) as writing:
+            for _ in range(TRIES):
+                ask = Ask(digest, offset, writing is not None, bad=bad, why=why)
+                match answer := await self._wait_for_answer(ask, end):
+                    case Follow(parent):
+                        if (peer := self._courier.partners().get(parent)) is not None:
+                            self._take_part(digest, writing, Role.FOLLOW, answer.renew, parent)
+                            return Source(peer, self.rules.stall_at(answer.depth))
+                        bad, why = parent, Why.DEAD
+                    case Lead(renew):
+                        self._led(why.value if why else "first")
+                        self._take_part(digest, writing, Role.LEAD, renew)
+                        return None
+                    case _:
+                        return None
         return None
 
     async def line_up(self, digest: Digest, *, offset: int, held: int) -> Source | None:
@@ -178,27 +189,32 @@ class Flights:
         They are at hand: a steward that does not answer at once is not waited for.
         """
         [steward] = self._stewards(digest, 1)
-        if steward in self._deaf or self.leads(digest) or not await self._serves(digest):
+        if steward in self._deaf or self.leads(digest):
             return None
-        ask = Ask(digest, offset, held=held)
-        match await self._ask_one(steward, ask, within=self.rules.at_once):
-            case Follow(parent, _, renew) if (peer := self._courier.partners().get(parent)) is not None:
-                self._take_part(digest, Role.FOLLOW, renew, parent)
-                return Source(peer, self.rules.stall_lined_up)
-            case Lead(renew):
-                self._take_part(digest, Role.LEAD, renew)
+        async with self._written(digest) as writing:
+            if writing is None:
+                return None
+            ask = Ask(digest, offset, held=held)
+            match await self._ask_one(steward, ask, within=self.rules.at_once):
+                case Follow(parent, _, renew) if (peer := self._courier.partners().get(parent)) is not None:
+                    self._take_part(digest, writing, Role.FOLLOW, renew, parent)
+                    return Source(peer, self.rules.stall_lined_up)
+                case Lead(renew):
+                    self._take_part(digest, writing, Role.LEAD, renew)
         return None
 
-    async def _serves(self, digest: Digest) -> bool:
-        """Say whether others can take the content from here while it comes in: a runtime begins to write it before it
-        asks, another client (curl, skopeo) writes elsewhere."""
-        if self._ingests is None:
-            return False
-        try:
-            async with self._ingests.open(digest):
-                return True
-        except (ContentNotFound, StoreError):
-            return False
+    @asynccontextmanager
+    async def _written(self, digest: Digest) -> AsyncIterator[Writing | None]:
+        """Give what the runtime writes, open; None where others cannot take it from here while it comes in.
+
+        A runtime begins to write before it asks; another client (curl, skopeo) writes elsewhere.
+        """
+        async with AsyncExitStack() as stack:
+            writing = None
+            if self._ingests is not None:
+                with suppress(ContentNotFound, StoreError):
+                    writing = Writing(await stack.enter_async_context(self._ingests.open(digest)), stack)
+            yield writing
 
     async def _wait_for_answer(self, ask: Ask, end: float) -> Reply | None:
         """Ask until the answer is not to wait; None where that would take too long, or nobody answers."""
@@ -278,21 +294,25 @@ class Flights:
 
     # Taking part
 
-    def _take_part(self, digest: Digest, role: Role, renew: float, parent: str | None = None) -> None:
+    def _take_part(
+        self, digest: Digest, writing: Writing | None, role: Role, renew: float, parent: str | None = None
+    ) -> None:
         """Do this with the digest from now on, and say so until it is over, the first time within `renew` seconds."""
         if (part := self._parts.get(digest)) is not None:
             if part.change(role, renew, parent):
                 log.info("in flight", digest=str(digest), role=role.value, parent=parent)
             return
-        if self._tasks is None or self._ingests is None:  # this node ends; it has nothing to tell of
+        if self._tasks is None or writing is None:  # this node ends, or has nothing to tell of
             return
-        part = self._parts[digest] = Part(digest=digest, role=role, renew=renew, parent=parent)
+        part = Part(digest=digest, ingest=writing.ingest, role=role, renew=renew, parent=parent)
+        self._parts[digest] = part
         log.info("in flight", digest=str(digest), role=role.value, parent=parent)
-        self._tasks.create_task(self._play(part, self._ingests), name=f"in flight {digest}")
+        self._tasks.create_task(self._play(part, writing.keep()), name=f"in flight {digest}")
 
-    async def _play(self, part: Part, ingests: Ingests) -> None:
+    async def _play(self, part: Part, kept: AsyncExitStack) -> None:
         try:
-            ended = await part.play(tell=self.tell, ingests=ingests, store=self._store)
+            async with kept:
+                ended = await part.play(tell=self.tell, store=self._store)
             log.info("flight ended", digest=str(part.digest), role=part.role.value, ended=ended.value)
         except Exception:  # a bug must not end the node
             log.exception("flight lost", digest=str(part.digest))

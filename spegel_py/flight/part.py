@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 
 from spegel_py.errors import ContentNotFound, StoreError
 from spegel_py.flight.messages import Note, Role
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Ingest, Ingests, Store
-
-APPEARS = 2.0
-"""Seconds within which a runtime begins to write after it asked; containerd begins before it asks."""
+from spegel_py.store.base import Ingest, Store
 
 COMMITTED = 2.0
 """Seconds within which what a runtime has written whole is found in its store: 11 ms, once 1.1 s was seen."""
 
 LOOK = 0.02
-"""Seconds between two looks for either."""
+"""Seconds between two looks for it."""
 
 Tell = Callable[[Note], Awaitable[float]]
 """Tells the stewards, and returns within how many seconds they want to hear again."""
 
 
 class Part:
-    """What this node does with a digest; `parent` is of one that follows. The steward knows it, since that said so, and
-    wants to hear of it within `renew` seconds."""
+    """What this node does with a digest, which its runtime writes to `ingest`; `parent` is of one that follows. The
+    steward knows it, since that said so, and wants to hear of it within `renew` seconds."""
 
-    def __init__(self, *, digest: Digest, role: Role, renew: float, parent: str | None) -> None:
+    def __init__(self, *, digest: Digest, ingest: Ingest, role: Role, renew: float, parent: str | None) -> None:
         self.digest = digest
+        self._ingest = ingest
         self.role = role
         self.parent = parent
         self.offset = 0
-        self.total: int | None = None
-        """Bytes of the content, once that is known."""
+        self.total = ingest.total
+        """Bytes of the content, where that is known."""
         self._renew = renew
         self._is_leaving = False
         self._changed = asyncio.Event()
@@ -61,36 +58,19 @@ class Part:
         self._is_leaving = True
         self._changed.set()
 
-    async def play(self, *, tell: Tell, ingests: Ingests, store: Store) -> Role:
+    async def play(self, *, tell: Tell, store: Store) -> Role:
         """Tell until the runtime has the content, or gave up; returns what the stewards were told last."""
-        async with AsyncExitStack() as stack:
-            ingest = await self._find(stack, ingests, store)
-            within = 0.0
-            if ingest is not None:
-                self.total = ingest.total
-                await self._tell_while_it_grows(ingest, tell)
-                # one that is known to have stopped short is told of at once: others wait for its bytes
-                within = COMMITTED if ingest.total is None or ingest.is_complete else 0.0
-            is_here = not self._is_leaving and await self._is_here(store, within)
+        ingest = self._ingest
+        await self._tell_while_it_grows(tell)
+        # one that is known to have stopped short is told of at once: others wait for its bytes
+        within = COMMITTED if ingest.total is None or ingest.is_complete else 0.0
+        is_here = not self._is_leaving and await self._is_here(store, within)
         last = Role.HOLD if is_here else Role.GONE
         await tell(Note(self.digest, last, self.offset))
         return last
 
-    async def _find(self, stack: AsyncExitStack, ingests: Ingests, store: Store) -> Ingest | None:
-        """Open what the runtime writes; None if it does not begin, or has it already."""
-        end = asyncio.get_running_loop().time() + APPEARS
-        while not self._is_leaving:
-            try:
-                return await stack.enter_async_context(ingests.open(self.digest))
-            except ContentNotFound:
-                if asyncio.get_running_loop().time() >= end or await self._is_here(store, 0.0):
-                    return None
-            except StoreError:  # not mounted, or away: nobody can see how far it is
-                return None
-            await asyncio.sleep(LOOK)
-        return None
-
-    async def _tell_while_it_grows(self, ingest: Ingest, tell: Tell) -> None:
+    async def _tell_while_it_grows(self, tell: Tell) -> None:
+        ingest = self._ingest
         over = asyncio.create_task(ingest.over(), name=f"end of {self.digest}")
         try:
             while True:

@@ -11,6 +11,7 @@ from spegel_py.flight.shape import draw, sight
 from spegel_py.flight.steward import Steward
 from spegel_py.flight.tree import Tree
 from spegel_py.oci.digest import Digest
+from spegel_py.store.growing import Growing
 from tests.unit.flight.test_tree import grown
 
 DIGEST = Digest.of(b"layer")
@@ -22,8 +23,8 @@ def told(tree: Tree, **holders: Role) -> dict[str, tuple[Role | None, int]]:
 
 
 def part(role: Role, parent: str | None = None) -> Part:
-    made = Part(digest=DIGEST, role=role, renew=1.0, parent=parent)
-    made.offset, made.total = 7, 10
+    made = Part(digest=DIGEST, ingest=Growing(fd=-1, total=10), role=role, renew=1.0, parent=parent)
+    made.offset = 7
     return made
 
 
