@@ -1,8 +1,8 @@
 """What nodes say to the steward of a digest, and what it answers: pure values and their bytes.
 
-A message is a JSON object of bounded length with its kind in `kind`; members that are not known are ignored, so that a
-later version may say more, and a kind that is not known is refused. The version is in the name of the protocol that
-carries them. Who speaks is never in it: it is the peer that the connection authenticated.
+A message is a JSON object, no longer than what a Courier carries, with its kind in `kind`; members that are not known
+are ignored, so that a later version may say more, and a kind that is not known is refused. The version is in the name
+of the protocol that carries them. Who speaks is never in it: it is the peer that the connection authenticated.
 
     ask     digest, offset, serves, held,        "my runtime asks me for it: whom do I take it from?"
             bad?, why?
@@ -26,12 +26,7 @@ from typing import Any, TypeVar
 
 from spegel_py.errors import DigestInvalid
 from spegel_py.oci.digest import Digest
-
-MAX_QUESTION = 1024
-"""Bytes of a question at most; the longest, an ask with a sha512 and a peer's id, has 300."""
-
-MAX_REPLY = 8 * 1024
-"""Bytes of a reply at most; a shape of MAX_PLACES has 4,000."""
+from spegel_py.routing.base import MAX_ANSWER, MAX_WORDS
 
 MAX_PLACES = 32
 """Nodes in a shape: two chains as long as they get, and as many as people can tell apart."""
@@ -183,7 +178,7 @@ def _plain(value: object) -> object:
 
 def decode_question(raw: bytes) -> Question:
     """Return the ask, note or look in these bytes. Raises MessageError."""
-    fields = _object(raw, MAX_QUESTION)
+    fields = _object(raw, MAX_WORDS)
     match fields.get("kind"):
         case "ask":
             bad, why = _optional_peer(fields, "bad"), _optional_enum(fields, "why", Why)
@@ -204,7 +199,7 @@ def decode_question(raw: bytes) -> Question:
 
 def decode_reply(raw: bytes) -> Reply:
     """Return the answer in these bytes. Raises MessageError."""
-    fields = _object(raw, MAX_REPLY)
+    fields = _object(raw, MAX_ANSWER)
     match fields.get("kind"):
         case "lead":
             return Lead(_seconds(fields, "renew"))

@@ -8,9 +8,10 @@ cost that keeps doubling is a straight line: what it would be later is read off 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from dataclasses import dataclass
+
+from spegel_py.health.deviation import mean_and_deviation
 
 STEP = 10.0
 """Seconds over which costs are averaged: one active check, or many requests, come in it."""
@@ -107,10 +108,10 @@ class Series:
     def _is_outlier(self, cost: float) -> bool:
         if len(self._costs) < 2:
             return False
-        mean = statistics.fmean(self._costs)
+        mean, deviation = mean_and_deviation(self._costs)
         if len(self._costs) < ENOUGH:
             return cost > TIMES_MEAN * mean
-        return cost > mean + DEVIATIONS * max(statistics.pstdev(self._costs), LEAST_DEVIATION * mean)
+        return cost > mean + DEVIATIONS * max(deviation, LEAST_DEVIATION * mean)
 
     def _close(self, now: float) -> None:
         """End the step under way if its time is over."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+
+from spegel_py.health.deviation import mean_and_deviation
 
 SAMPLES = 64
 """Delays remembered: a few minutes of heartbeats, so that a link that turns slow is believed."""
@@ -50,7 +51,7 @@ class Heartbeats:
         if self._last is not None and not self._excused:
             self._delays.append(min(max(0.0, at - self._last - self._interval), self._interval))
         self._last, self._interval, self._excused = at, interval, 0.0
-        late, spread = _mean_and_deviation(self._delays)
+        late, spread = mean_and_deviation(self._delays)
         self._mean = interval + late
         self._spread = max(spread, LEAST_SPREAD, LEAST_SHARE * interval)
 
@@ -69,14 +70,6 @@ class Heartbeats:
     def left(self, now: float, *, intervals: int = 2) -> float:
         """Return for how many more seconds the peer may be silent before it counts as gone."""
         return math.inf if self._last is None else max(0.0, self._last + intervals * self._interval - now)
-
-
-def _mean_and_deviation(delays: Collection[float]) -> tuple[float, float]:
-    """Return both, 0 of none; `statistics` computes them exactly, which takes 20 times as long for every heartbeat."""
-    if not delays:
-        return 0.0, 0.0
-    mean = sum(delays) / len(delays)
-    return mean, math.sqrt(sum((delay - mean) ** 2 for delay in delays) / len(delays))
 
 
 def factor(phi: float) -> float:

@@ -13,6 +13,7 @@ from spegel_py.inspection.guard import check_origin
 from spegel_py.inspection.images import MOST, SHOWN, Images
 from spegel_py.inspection.measurement import Measurement
 from spegel_py.inspection.measurer import Measurer
+from spegel_py.query import whole_number
 
 LINES = "application/x-ndjson"
 
@@ -27,8 +28,8 @@ def inspection_routes(*, images: Images, measurer: Measurer | None) -> list[web.
 
     async def show_images(request: web.Request) -> web.Response:
         query = request.query
-        offset = _number(query.get("offset"), 0, "offset", 0, 10**9)
-        limit = _number(query.get("limit"), SHOWN, "limit", 1, MOST)
+        offset = whole_number(query.get("offset"), "offset", default=0, low=0, high=10**9)
+        limit = whole_number(query.get("limit"), "limit", default=SHOWN, low=1, high=MOST)
         listing = await images.list(part=query.get("part", ""), offset=offset, limit=limit)
         return web.json_response(listing.as_json())
 
@@ -63,11 +64,3 @@ async def _stream(
 
 def _line(measurement: Measurement) -> bytes:
     return json.dumps(measurement.as_json(), separators=(",", ":")).encode() + b"\n"
-
-
-def _number(text: str | None, default: int, name: str, low: int, high: int) -> int:
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-        raise RequestInvalid(f"?{name}= should be a whole number from {low} to {high}, not {text[:20]!r}")
-    return int(text)

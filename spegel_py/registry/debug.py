@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from spegel_py.errors import RequestInvalid
+from spegel_py.query import whole_number
 from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.telemetry.decisions import Query
 from spegel_py.telemetry.ledger import LIMIT, Ledger
@@ -18,7 +19,8 @@ def debug_routes(*, ledger: Ledger, whereabouts: Whereabouts) -> list[web.RouteD
     `/debug/resolve?key=` (a digest or a reference)."""
 
     async def decisions(request: web.Request) -> web.Response:
-        key, limit = request.query.get("key"), _limit(request.query.get("limit"))
+        key = request.query.get("key")
+        limit = whole_number(request.query.get("limit"), "limit", default=SHOWN, low=1, high=LIMIT)
         found = ledger.find(Query.parse(key) if key else None, limit=limit)
         return web.json_response({"decisions": found, "kept": ledger.kept, "bytes": ledger.bytes})
 
@@ -29,11 +31,3 @@ def debug_routes(*, ledger: Ledger, whereabouts: Whereabouts) -> list[web.RouteD
         return web.json_response(await whereabouts.resolve(key))
 
     return [web.get("/debug/decisions", decisions), web.get("/debug/resolve", resolve)]
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return SHOWN
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= LIMIT):
-        raise RequestInvalid(f"?limit= should be a whole number from 1 to {LIMIT}, not {text[:20]!r}")
-    return int(text)

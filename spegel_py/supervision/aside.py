@@ -6,9 +6,11 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
+
+from spegel_py.aside import work_for
 
 T = TypeVar("T")
 _Job = Callable[[], None]
@@ -33,28 +35,9 @@ class Aside:
     async def run(self, function: Callable[[], T]) -> T:
         """Return what the function returns; cancelling this leaves it to its fate."""
         future: asyncio.Future[T] = self._loop.create_future()
-
-        def job() -> None:
-            result, failure = None, None
-            try:
-                result = function()
-            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-                failure = error
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(_settle, future, result, failure)
-
-        self._jobs.put(job)
+        self._jobs.put(partial(work_for, future, function))
         return await future
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-
-
-def _settle(future: asyncio.Future[T], result: T | None, failure: Exception | None) -> None:
-    if future.done():
-        return
-    if failure is not None:
-        future.set_exception(failure)
-    else:
-        future.set_result(result)  # type: ignore[arg-type]  # it is a T where there is no failure

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from spegel_py.telemetry.counts import show
 
 ROLES = ("lead", "follow")
 """What a node does with a digest that is in flight."""
@@ -46,9 +47,4 @@ class FlightMetrics:
 
     def watch(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Ask how many digests are in each role at every scrape; it must neither block nor raise."""
-        for role in ROLES:
-            self._digests.labels(role).set_function(partial(_count, counts, role))
-
-
-def _count(counts: Callable[[], Mapping[str, int]], role: str) -> float:
-    return float(counts().get(role, 0))
+        show(self._digests, ROLES, counts)

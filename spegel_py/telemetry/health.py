@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from spegel_py.telemetry.counts import show
 
 STATES = ("healthy", "suspected", "unhealthy")
 """How a peer can be."""
@@ -58,9 +59,4 @@ class HealthMetrics:
 
     def watch(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Ask how many peers are in each state at every scrape; it must neither block nor raise."""
-        for state in STATES:
-            self._peers.labels(state).set_function(partial(_count, counts, state))
-
-
-def _count(counts: Callable[[], Mapping[str, int]], state: str) -> float:
-    return float(counts().get(state, 0))
+        show(self._peers, STATES, counts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from spegel_py.telemetry.counts import show
 
 Direction = Literal["sent", "received"]
 
@@ -53,11 +54,5 @@ class RoutingMetrics:
 
     def watch(self, *, records: Callable[[], Mapping[str, int]], peers: Callable[[], Mapping[str, int]]) -> None:
         """Ask these at every scrape, by RECORDS and PROTOCOLS: they must neither block nor raise."""
-        for kind in RECORDS:
-            self._records.labels(kind).set_function(partial(_count, records, kind))
-        for protocol in PROTOCOLS:
-            self._peers.labels(protocol).set_function(partial(_count, peers, protocol))
-
-
-def _count(counts: Callable[[], Mapping[str, int]], name: str) -> float:
-    return float(counts().get(name, 0))
+        show(self._records, RECORDS, records)
+        show(self._peers, PROTOCOLS, peers)

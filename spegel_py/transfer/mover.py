@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from spegel_py.aside import settle
 from spegel_py.errors import StoreUnavailable
 from spegel_py.transfer.base import ClientGone
 from spegel_py.transfer.moves import Move, Side
@@ -241,7 +242,7 @@ class _Thread:
             del self._by_descriptor[descriptor]
             self._epoll.unregister(descriptor)  # whose closing would not do it: the connection has another
         with suppress(RuntimeError):  # the loop was closed: nobody waits
-            trip.loop.call_soon_threadsafe(_finish, trip.finished, error)
+            trip.loop.call_soon_threadsafe(settle, trip.finished, None, error)
 
     def _step_at_disk(self, trip: _Trip) -> None:
         error: Exception | None = None
@@ -257,12 +258,3 @@ class _Thread:
             self._end(trip, error)
         else:  # a side that was not ready at the disk may be now, and its edge gone by: the next step finds out
             self._ready.append(trip)
-
-
-def _finish(finished: asyncio.Future[None], error: Exception | None) -> None:
-    if finished.done():
-        return
-    if error is None:
-        finished.set_result(None)
-    else:
-        finished.set_exception(error)

@@ -15,6 +15,8 @@ from email.message import Message
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from spegel_py.aside import work_for
+
 T = TypeVar("T")
 
 MAX_BODY = 8 * 1024 * 1024
@@ -32,27 +34,8 @@ class Answer:
 
 async def aside(work: Callable[[], T]) -> T:
     """Return what `work` returns or raise what it raises, from a thread of its own; cancelling abandons it."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, failure: Exception | None) -> None:
-        if future.done():
-            return
-        if failure is not None:
-            future.set_exception(failure)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # it is a T where there is no failure
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=run, name="doctor", daemon=True).start()
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    threading.Thread(target=work_for, args=(future, work), name="doctor", daemon=True).start()
     return await future
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from spegel_py.aside import settle
 from spegel_py.errors import RouterUnavailable
 
 START_TIMEOUT = 15.0
@@ -136,7 +137,7 @@ class TrioThread:
             if self._nursery is not None:
                 self._nursery.start_soon(answer)
         except RuntimeError:  # it is ending
-            self._tell(_settle, reply, None, RouterUnavailable("the libp2p side has ended"))
+            self._tell(settle, reply, None, RouterUnavailable("the libp2p side has ended"))
 
     async def _answer(
         self,
@@ -150,11 +151,11 @@ class TrioThread:
             with scope:
                 result = await function(*args)
         except trio.Cancelled:
-            self._tell(_settle, reply, None, RouterUnavailable("the libp2p side has ended"))
+            self._tell(settle, reply, None, RouterUnavailable("the libp2p side has ended"))
             raise
         except Exception as error:  # noqa: BLE001 - it is raised where the call was made
             failure = error
-        self._tell(_settle, reply, result, failure)
+        self._tell(settle, reply, result, failure)
 
     def _tell(self, function: Callable[..., None], *args: object) -> None:
         with suppress(RuntimeError):  # the asyncio side is gone already: nobody is left to tell
@@ -172,15 +173,6 @@ class TrioThread:
         self._refuse_all()
         if not self._ended.done():
             self._ended.set_result(death)
-
-
-def _settle(reply: asyncio.Future[T], result: T, failure: Exception | None) -> None:
-    if reply.done():  # nobody waits any more
-        return
-    if failure is not None:
-        reply.set_exception(failure)
-    else:
-        reply.set_result(result)
 
 
 async def _block(stuck: Callable[[], object]) -> None:
