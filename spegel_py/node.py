@@ -39,13 +39,9 @@ from spegel_py.registry.state import describe
 from spegel_py.registry.underway import Underway
 from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.advertiser import Advertiser
-from spegel_py.routing.libp2p.bootstrap import (
-    id_app,
-)
+from spegel_py.routing.libp2p.bootstrap import id_app
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.store.containerd import (
-    ContainerdWatcher,
-)
+from spegel_py.store.containerd import ContainerdWatcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics

@@ -104,8 +104,8 @@ async def advise(config: Config) -> None:
             socket=config.containerd_sock,
             namespace=config.containerd_namespace,
             content_path=config.containerd_content_path,
-            registry=doctor.local_url(config.registry_addr),
-            metrics=doctor.local_url(config.metrics_addr),
+            registry=local_url(config.registry_addr),
+            metrics=local_url(config.metrics_addr),
             registries=config.mirrored_registries,
         )
     )

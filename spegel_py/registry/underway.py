@@ -77,7 +77,6 @@ async def _grown(digest: Digest, ingest: Ingest, least: int) -> None:
     """Return once so many bytes are there. Raises ContentNotFound where they do not come."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
-            while ingest.size < least and not ingest.is_over:
-                await ingest.grown(ingest.size)
+            await ingest.grown(least - 1)
     if ingest.size < least:
         raise ContentNotFound(f"{digest} does not grow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 KNOWN_FOR = 600.0
@@ -51,8 +52,4 @@ class Census:
         """Return when so many had gone that it is a partition, None if it is none."""
         needed = max(MIN_LOST, SHARE * len(self._seen))
         times = list(self.lost().values())
-        return times[_up(needed) - 1] if len(times) >= needed else None
-
-
-def _up(number: float) -> int:
-    return -int(-number // 1)
+        return times[math.ceil(needed) - 1] if len(times) >= needed else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,9 +75,3 @@ def missed(case: Case, outcomes: Round) -> list[str]:
     if limit and measured and not measured <= limit[1]:
         found.append(f"makespan {measured:.2f} times that of {limit[0]}")
     return found
-
-
-def mean_copies(rounds: Sequence[Round], candidate: str) -> float:
-    """Return how often the registry sent an image on average; NaN if the candidate took no part."""
-    found = [each[candidate].copies for each in rounds if candidate in each]
-    return statistics.fmean(found) if found else math.nan
