@@ -89,14 +89,22 @@ class Pulls:
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         if pull.name and not self._freshness.ttl:
             raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
-        response = await self._from_here(request, pull, inquiry)
-        if response is None and pull.mirrored and pull.in_flight and self._underway is not None:
-            response = await self._while_it_grows(request, pull, self._underway, inquiry)
-        if response is not None:
+        if (response := await self._from_this_node(request, pull, inquiry)) is not None:
             return response
         if pull.mirrored or self._mirror is None:
             raise pull.kind.unknown(f"{pull.key} is not here", detail={"attempts": 0})
         return await self._from_peers(request, pull, self._mirror, inquiry)
+
+    async def _from_this_node(
+        self, request: web.Request, pull: PullRequest, inquiry: Inquiry
+    ) -> web.StreamResponse | None:
+        """Answer from what is here, and a peer that was sent here from what comes in; None where it is neither."""
+        underway = self._underway if pull.mirrored and pull.in_flight else None
+        if underway is None or not underway.has(pull):
+            response = await self._from_here(request, pull, inquiry)
+            if response is not None or underway is None:
+                return response
+        return await self._while_it_grows(request, pull, underway, inquiry)
 
     async def _from_here(self, request: web.Request, pull: PullRequest, inquiry: Inquiry) -> web.StreamResponse | None:
         """Answer from this node's own content; None where it is not here, or the store is away."""

@@ -40,6 +40,10 @@ class Underway:
     def __repr__(self) -> str:
         return f"<Underway {self._ingests!r}>"
 
+    def has(self, pull: PullRequest) -> bool:
+        """Say whether what is asked for is known to grow here, so that it is not in the store yet."""
+        return pull.digest is not None and self._ingests.has_open(pull.digest)
+
     @asynccontextmanager
     async def find(self, pull: PullRequest) -> AsyncIterator[tuple[Found, Ingest]]:
         """Give what is asked for, opened while the block lasts.

@@ -95,6 +95,10 @@ class Ingests(Protocol):
         """Open what becomes this content; entering raises ContentNotFound where nothing does."""
         ...
 
+    def has_open(self, digest: Digest) -> bool:
+        """Say whether somebody here has it open while it grows: then it need not be looked for."""
+        ...
+
 
 class Store(Protocol):
     """What this node holds. Every method raises StoreUnavailable when the thing behind it is away."""

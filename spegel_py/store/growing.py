@@ -8,11 +8,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from spegel_py.errors import StoreError
+from spegel_py.oci.digest import Digest
 from spegel_py.store.files import open_below, opened
 from spegel_py.store.inotify import Inotify
 
@@ -44,16 +46,53 @@ class Found:
             return False
 
 
-@asynccontextmanager
-async def following(find: Callable[[], Found], inotify: Inotify) -> AsyncIterator[Growing]:
-    """Give what `find` finds, in a thread, as it grows; it raises what that raises."""
-    found = await opened(find, lambda unused: os.close(unused.fd))
-    try:
-        growing = Growing(fd=found.fd, total=found.total, is_here=found.is_here)
-        with growing.watched_by(inotify):
-            yield growing
-    finally:
-        os.close(found.fd)
+class Following:
+    """The files that are followed now, by what they become. `find` finds one, in a thread; whoever opens one that is
+    open already shares it: a node of whom many take a layer looks for it once."""
+
+    def __init__(self, find: Callable[[Digest], Found]) -> None:
+        self._find = find
+        self._inotify = Inotify()
+        self._followed: dict[Digest, _Followed] = {}
+
+    def __repr__(self) -> str:
+        return f"<Following {len(self._followed)} by {self._inotify!r}>"
+
+    def has(self, digest: Digest) -> bool:
+        """Say whether one is open that goes on growing."""
+        return digest in self._followed and self._followed[digest].growing.goes_on
+
+    @asynccontextmanager
+    async def open(self, digest: Digest) -> AsyncIterator[Growing]:
+        """Give the file as it grows; raises what `find` raises."""
+        followed = self._followed[digest] if self.has(digest) else await self._begin(digest)
+        followed.users += 1
+        try:
+            yield followed.growing
+        finally:
+            followed.users -= 1
+            if not followed.users:
+                followed.stack.close()
+                if self._followed.get(digest) is followed:
+                    del self._followed[digest]
+
+    async def _begin(self, digest: Digest) -> _Followed:
+        found = await opened(partial(self._find, digest), lambda unused: os.close(unused.fd))
+        with ExitStack() as stack:
+            stack.callback(os.close, found.fd)
+            growing = Growing(fd=found.fd, total=found.total, is_here=found.is_here)
+            stack.enter_context(growing.watched_by(self._inotify))
+            self._followed[digest] = _Followed(growing, stack.pop_all())
+        return self._followed[digest]
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A file that is open until `stack` ends, with how many use it."""
+
+    growing: Growing
+    stack: ExitStack
+    users: int = 0
 
 
 def read_short(root: Path, *parts: str) -> str:
@@ -84,7 +123,7 @@ class Growing:
         self.total = total
         self.is_over = False
         self._is_here = is_here
-        self._look = POLL
+        self._timer: asyncio.TimerHandle
         self._waiting: dict[asyncio.Future[None], int] = {}
 
     def __repr__(self) -> str:
@@ -98,16 +137,19 @@ class Growing:
     def is_complete(self) -> bool:
         return self.total is not None and self.size >= self.total
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether somebody writes it still, as far as can be seen, who said how long it will be."""
+        return not self.is_over and self.total is not None and self._is_here()
+
     async def grown(self, beyond: int) -> None:
         while not self.is_over and self.size <= beyond:
             changed = asyncio.get_running_loop().create_future()
             self._waiting[changed] = beyond
             try:
-                await asyncio.wait([changed], timeout=self._look)
+                await changed
             finally:
                 del self._waiting[changed]
-            if not changed.done() and not self._is_here():
-                self.is_over = True
 
     async def over(self) -> None:
         await self.grown(sys.maxsize)
@@ -124,10 +166,19 @@ class Growing:
     def watched_by(self, inotify: Inotify) -> Iterator[Growing]:
         """Have the kernel tell of changes while the block lasts; where it cannot the file is looked at by the clock."""
         with ExitStack() as stack:
+            look = LOOK
             try:
                 stack.enter_context(inotify.watching(self.fd, self.tell))
-                self._look = LOOK
             except OSError as error:
-                log.warning("no inotify watch, looking by the clock", error=str(error), seconds=POLL)
-            self.is_over = not self._is_here()  # it may have been closed before the watch began
-            yield self
+                look = POLL
+                log.warning("no inotify watch, looking by the clock", error=str(error), seconds=look)
+            self._look(look)  # it may have been closed before the watch began
+            try:
+                yield self
+            finally:
+                self._timer.cancel()
+
+    def _look(self, again: float) -> None:
+        """Look whatever was told, now and every so many seconds."""
+        self.tell(not self._is_here())
+        self._timer = asyncio.get_running_loop().call_later(again, self._look, again)

@@ -174,6 +174,9 @@ class MemoryIngests:
         """Return who has it open now."""
         return self._parts[digest].readers
 
+    def has_open(self, digest: Digest) -> bool:
+        return digest in self._parts and bool(self._parts[digest].readers)
+
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[Ingest]:
         if (part := self._parts.get(digest)) is None:

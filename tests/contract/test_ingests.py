@@ -99,6 +99,33 @@ async def test_many_read_the_same_at_the_same_time(pulling: Pulling) -> None:
         await first.grown(2 * MIB - 1)
 
 
+async def test_what_is_open_is_known_until_it_ends(pulling: Pulling) -> None:
+    """Whoever wants it too need not look elsewhere; what has ended is to be looked for in the store."""
+    await pulling.begin(DIGEST, len(DATA))
+    assert not pulling.ingests.has_open(DIGEST)
+    async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
+        assert pulling.ingests.has_open(DIGEST)
+        assert not pulling.ingests.has_open(Digest.of(b"other"))
+        await pulling.write(DIGEST, DATA)
+        await pulling.commit(DIGEST)
+        await ingest.over()
+        assert not pulling.ingests.has_open(DIGEST)
+
+
+async def test_who_begins_anew_is_found_though_the_last_one_is_still_read(pulling: Pulling) -> None:
+    """A reader of a writer that died must not hide the next writer from others."""
+    await pulling.begin(DIGEST, len(DATA))
+    async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as first:
+        await pulling.write(DIGEST, DATA[:MIB])
+        await pulling.fail(DIGEST)
+        await first.over()
+        await pulling.begin(DIGEST, len(DATA))
+        async with pulling.ingests.open(DIGEST) as second:
+            assert not second.is_over
+            await pulling.write(DIGEST, DATA)
+            await second.grown(len(DATA) - 1)
+
+
 async def test_no_descriptor_is_left(pulling: Pulling, monkeypatch: pytest.MonkeyPatch) -> None:
     """Soon after the last reader has left, this process has as many open as before."""
     monkeypatch.setattr(inotify, "LINGER", 0.0)

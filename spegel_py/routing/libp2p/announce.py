@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
@@ -31,6 +31,8 @@ from spegel_py.routing.libp2p.streams import MessageReader
 PROTOCOL = TProtocol(frames.PROTOCOL)
 WRITE_TIMEOUT = 10.0
 """Seconds for writing one frame: a peer that does not read for so long is left to the liveness rules."""
+TOGETHER = 16 * 1024
+"""Bytes of frames that are written at once: the parts of a large set leave others' frames their turn."""
 _HEAD = 4
 
 Carried = Callable[[Literal["sent", "received"], str, int], None]
@@ -110,7 +112,7 @@ class Receiver:
                 self._record(name, frame, now)
             case Refresh(count, check):
                 if not self._table.in_step(name, count=count, check=check):
-                    await _write(stream, Resync(), self._carried)
+                    await _write(stream, [Resync()], self._carried)
             case Goodbye():
                 self._left(peer)
                 return
@@ -189,8 +191,8 @@ class Link:
             frames_due += self._share.next_frames(self._local, part, time.monotonic())
             if not frames_due and trio.current_time() >= spoken + hello.interval:
                 frames_due = [self._share.refresh()]
-            for frame in frames_due:
-                await _write(stream, frame, self._carried)
+            if frames_due:
+                await _write(stream, frames_due, self._carried)
                 spoken = trio.current_time()
             # News that are none for this peer must not put the refresh off: others would take us for dead.
             with trio.move_on_at(spoken + hello.interval) as self._waiting:
@@ -210,7 +212,7 @@ class Link:
 async def say_goodbye(host: BasicHost, peer: ID, carried: Carried) -> None:
     """Tell one peer that this node leaves; whatever fails is left to the peer's own liveness rules."""
     stream = await host.new_stream(peer, [PROTOCOL])
-    await _write(stream, Goodbye(), carried)
+    await _write(stream, [Goodbye()], carried)
     await stream.close()
 
 
@@ -222,11 +224,15 @@ def _names_nobody(host: str, seen: str) -> bool:
     return address.is_unspecified or (address.is_loopback and not ipaddress.ip_address(seen).is_loopback)
 
 
-async def _write(stream: INetStream, frame: Frame, carried: Carried) -> None:
-    data = frames.encode(frame)
-    with trio.fail_after(WRITE_TIMEOUT):
-        await stream.write(data)
-    carried("sent", frames.name(frame), len(data))
+async def _write(stream: INetStream, due: Sequence[Frame], carried: Carried) -> None:
+    """Write frames: small ones together, since what they cost is the write."""
+    encoded = [frames.encode(frame) for frame in due]
+    together = b"".join(encoded)
+    for data in [together] if len(together) <= TOGETHER else encoded:
+        with trio.fail_after(WRITE_TIMEOUT):
+            await stream.write(data)
+    for frame, data in zip(due, encoded, strict=True):
+        carried("sent", frames.name(frame), len(data))
 
 
 async def _read_frame(reader: MessageReader, carried: Carried) -> Frame:

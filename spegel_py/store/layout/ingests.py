@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 
 from spegel_py.errors import ContentNotFound, StoreError
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Ingest
 from spegel_py.store.files import open_below
-from spegel_py.store.growing import Found, as_total, following, read_short
-from spegel_py.store.inotify import Inotify
+from spegel_py.store.growing import Following, Found, as_total, read_short
 from spegel_py.store.layout.blob import PARTIAL, TOTAL, part_name
 from spegel_py.store.layout.folder import BLOBS
 
@@ -21,13 +19,16 @@ class LayoutIngests:
 
     def __init__(self, *, root: Path) -> None:
         self._root = root
-        self._inotify = Inotify()
+        self._following = Following(self._find)
 
     def __repr__(self) -> str:
-        return f"<LayoutIngests {self._root} {self._inotify!r}>"
+        return f"<LayoutIngests {self._root} {self._following!r}>"
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
-        return following(partial(self._find, digest), self._inotify)
+        return self._following.open(digest)
+
+    def has_open(self, digest: Digest) -> bool:
+        return self._following.has(digest)
 
     def _find(self, digest: Digest) -> Found:
         name = part_name(digest)

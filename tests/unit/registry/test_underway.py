@@ -12,7 +12,7 @@ from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.registry.underway import Underway
-from spegel_py.store.base import Ingest
+from spegel_py.store.base import Descriptor, Ingest
 from spegel_py.store.memory import MemoryIngests, MemoryStore
 from tests.routers import until
 from tests.unit.registry.conftest import Node, NodeFactory
@@ -154,9 +154,28 @@ async def test_what_was_committed_in_between_is_found(start: NodeFactory) -> Non
     store = MemoryStore()
 
     class Committed:
+        def has_open(self, digest: Digest) -> bool:
+            return False
+
         def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
             store.add(LARGE)
             raise ContentNotFound("it has just been committed")
 
     async with start(store=store, underway=Underway(ingests=Committed(), size_of=SIZES.get)) as node:
+        assert (await (await node.client()).ask("GET", BLOB, FOLLOWING)).body == LARGE
+
+
+async def test_what_is_known_to_grow_is_not_looked_for_in_the_store(start: NodeFactory, ingests: MemoryIngests) -> None:
+    """A node of whom many take a layer asks its disk once, not for each of them."""
+
+    class Asked(MemoryStore):
+        async def stat(self, digest: Digest) -> Descriptor:
+            raise AssertionError("the store was asked")
+
+    ingests.begin(DIGEST, total=len(LARGE))
+    ingests.write(DIGEST, LARGE)
+    async with (
+        start(store=Asked(), underway=Underway(ingests=ingests, size_of=SIZES.get)) as node,
+        ingests.open(DIGEST),
+    ):
         assert (await (await node.client()).ask("GET", BLOB, FOLLOWING)).body == LARGE

@@ -81,6 +81,18 @@ async def test_of_two_ingests_the_one_that_grew_last_is_taken(tmp_path: Path) ->
     assert descriptors() == before + 1  # the kernel's, which is kept for a while
 
 
+async def test_it_is_looked_for_once_for_all_who_open_it(tmp_path: Path) -> None:
+    """A node of whom seven take a layer has one descriptor of it, until the last of them leaves."""
+    ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
+    ingests, before = ContainerdIngests(content_path=tmp_path), descriptors()
+    async with ingests.open(DIGEST) as first:
+        async with ingests.open(DIGEST) as second:
+            assert second is first
+            assert descriptors() == before + 2  # with the kernel's watch
+        assert first.size == 0
+    assert descriptors() == before + 1
+
+
 async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     """Whoever can write there must not make this node read other files."""
     data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")

@@ -1,0 +1,71 @@
+"""Files of the store: opened without a thread where the kernel has them in memory, and as safely."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from spegel_py.errors import ContentNotFound
+from spegel_py.store import files
+from spegel_py.store.files import open_file
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> Path:
+    """A file that was just written, below the root `tmp_path`."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "one").write_bytes(b"content")
+    return tmp_path / "blobs" / "one"
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def content(fd: int) -> bytes:
+    try:
+        return os.pread(fd, 100, 0)
+    finally:
+        os.close(fd)
+
+
+async def test_what_the_kernel_has_in_memory_needs_no_thread(
+    tmp_path: Path, blob: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waking one costs more than the opening; Linux 5.12 can tell."""
+
+    async def refuse(*_: object) -> None:
+        raise AssertionError("a thread was asked")
+
+    monkeypatch.setattr(asyncio, "to_thread", refuse)
+    assert content(await open_file(tmp_path, "blobs", "one")) == b"content"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EAGAIN])
+async def test_a_kernel_that_cannot_tell_has_a_thread_open_it(
+    tmp_path: Path, blob: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """An older one, one in a sandbox, and one that would have to ask the disk."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "openat2", refuse)
+    assert content(await open_file(tmp_path, "blobs", "one")) == b"content"
+
+
+async def test_neither_way_follows_a_link_or_opens_a_folder(tmp_path: Path, blob: Path) -> None:
+    """Whoever can write there must not make this node read other files."""
+    (tmp_path / "link").symlink_to(blob)
+    (tmp_path / "folder").symlink_to(blob.parent)
+    os.mkfifo(tmp_path / "fifo")
+    before = descriptors()
+    for parts in (("link",), ("folder", "one"), ("blobs",), ("fifo",), ("absent",)):
+        for _ in range(2):
+            with pytest.raises(ContentNotFound):
+                await open_file(tmp_path, *parts)
+    assert descriptors() == before
