@@ -42,9 +42,6 @@ from spegel_py.store.base import Ingest, Ingests, Store
 
 log = structlog.get_logger(__name__)
 
-LOOK = 0.2
-"""Seconds between two looks at who takes part: when somebody comes or goes, another steward may have to be told."""
-
 TRIES = 8
 """Sources that are tried for one question: those that are not connected here are no use."""
 
@@ -284,13 +281,14 @@ class Flights:
         """Have all that is done here told at once whenever somebody comes or goes: another may be the steward now."""
         members: frozenset[str] = frozenset()
         while True:
+            self._courier.changed.clear()
             if (now := frozenset(self._courier.partners())) != members:
                 members = now
                 with self._lock:
                     self._steward.set_members(members, self._clock())
                 for part in self._parts.values():
                     part.hurry()
-            await asyncio.sleep(LOOK)
+            await self._courier.changed.wait()
 
     # Taking part
 

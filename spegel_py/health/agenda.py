@@ -102,6 +102,10 @@ class Agenda:
                 self._next[peer.id] = now + self._interval * self._random.uniform(1 - JITTER, 1 + JITTER)
         return found
 
+    def next_at(self) -> float:
+        """Return when the next check is due."""
+        return min([self._plan_at, *self._next.values(), *(at for _, at in self._urgent.values())])
+
     def _known(self) -> dict[str, Peer]:
         return {name: peer for name, (peer, _) in self._interest.items()} | self._watched | self._members
 

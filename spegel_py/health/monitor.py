@@ -19,7 +19,7 @@ from spegel_py.telemetry.health import HealthMetrics
 from spegel_py.transfer.base import PeerRequest, Upstream
 
 TICK = 0.25
-"""Seconds between two looks at what is due; for what is urgent there is one at once."""
+"""Seconds between two looks at what is due, at least; for what is urgent there is one at once."""
 
 LATE = 0.5
 """Seconds by which this node's own loop may be late: beyond it, it stood still, and what it missed says nothing."""
@@ -81,10 +81,11 @@ class Monitor:
                 for peer in self._health.agenda.due(began, BUDGET - len(self._under_way), self._under_way):
                     self._under_way.add(peer.id)
                     group.create_task(self._check(peer), name=f"check of {peer}")
+                pause = min(SAMPLE, max(TICK, self._health.agenda.next_at() - began))
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(TICK):
+                    async with asyncio.timeout(pause):
                         await self._urgent.wait()
-                if (late := self._clock() - began - TICK) > LATE:
+                if (late := self._clock() - began - pause) > LATE:
                     self._health.excuse(late)
 
     def _look(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,11 @@ class Courier(Protocol):
 
     def partners(self) -> Mapping[str, Peer]:
         """Return the connected peers that take part, by id; this node is not among them."""
+        ...
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set whenever partners may have come or gone; whoever waits for it clears it."""
         ...
 
     def answer_with(self, answerer: Answerer) -> None:

@@ -18,6 +18,7 @@ class MemoryNetwork:
         self.members: dict[Peer, dict[str, float]] = {}
         self.answerers: dict[Peer, Answerer] = {}
         self.silent: set[str] = set()
+        self._couriers: list[MemoryCourier] = []
 
     def join(self, peer: Peer) -> MemoryRouter:
         """Return a router that speaks for `peer` in this network."""
@@ -27,16 +28,23 @@ class MemoryNetwork:
     def courier(self, peer: Peer) -> MemoryCourier:
         """Return a courier for a member, which takes part from now on."""
         self.answerers[peer] = _refuse
-        return MemoryCourier(self, peer)
+        self._couriers.append(MemoryCourier(self, peer))
+        self._changed()
+        return self._couriers[-1]
 
     def leave(self, peer: Peer) -> None:
         """Drop a member with all it advertised, as a death or a goodbye does."""
         self.members.pop(peer, None)
         self.answerers.pop(peer, None)
+        self._changed()
 
     def silence(self, peer: Peer, *, on: bool = True) -> None:
         """Let a member answer nobody, as one that hangs, or let it again."""
         (self.silent.add if on else self.silent.discard)(peer.id)
+
+    def _changed(self) -> None:
+        for courier in self._couriers:
+            courier.changed.set()
 
 
 class MemoryRouter:
@@ -72,6 +80,7 @@ class MemoryCourier:
     def __init__(self, network: MemoryNetwork, peer: Peer) -> None:
         self._network = network
         self._peer = peer
+        self.changed = asyncio.Event()
 
     @property
     def id(self) -> str:

@@ -25,6 +25,7 @@ class Libp2pCourier:
         self._table = table
         self._ask = ask
         self._answerer: Answerer | None = None
+        self.changed = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Libp2pCourier {self._id[-6:]}: {len(self.partners())} partners>"

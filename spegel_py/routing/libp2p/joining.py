@@ -93,7 +93,7 @@ class Joining:
         end = loop.time() + delay
         while (left := end - loop.time()) > 0:
             try:
-                async with asyncio.timeout(min(left, 1.0)):
+                async with asyncio.timeout(min(max(left, 0.01), 1.0)):  # a loop's clock is coarse
                     await self._nudge.wait()
             except TimeoutError:
                 if not had_peers or self._is_connected():

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from spegel_py.routing.base import Member, Peer
@@ -69,9 +69,13 @@ def checksum(keys: Iterable[bytes]) -> int:
 
 
 class RecordTable:
-    """The records of all peers. Peer ids are libp2p's base58 texts; keys are the 32-byte hashes of names."""
+    """The records of all peers. Peer ids are libp2p's base58 texts; keys are the 32-byte hashes of names.
 
-    def __init__(self, *, rng: random.Random) -> None:
+    `changed` is called, in any thread, when those that share what they are pulling may be others than before.
+    """
+
+    def __init__(self, *, rng: random.Random, changed: Callable[[], None] = lambda: None) -> None:
+        self._changed = changed
         self._members: dict[str, _Member] = {}
         self._goodbyes: dict[str, None] = {}  # in the order in which they came
         self._lock = threading.Lock()
@@ -206,6 +210,8 @@ class RecordTable:
         with self._lock:
             provided = self._members.get(peer_id, _Member())
             self._members[peer_id] = _Member(provided=provided.provided, provided_at=provided.provided_at)
+        if provided.shares:
+            self._changed()
 
     def peer_left(self, peer_id: str) -> None:
         """Note that a peer said goodbye: it is not lost, until it says hello again.
@@ -235,11 +241,15 @@ class RecordTable:
         `skew` is by how many seconds its clock is ahead of ours; it `shares` what it is pulling.
         """
         with self._lock:
-            if member := self._connected(peer_id):
-                member.announces, member.peer, member.interval = True, peer, interval
-                member.expires = now + TTL_FACTOR * interval
-                member.agent, member.skew, member.shares = agent, skew, shares
-                self._goodbyes.pop(peer_id, None)
+            if (member := self._connected(peer_id)) is None:
+                return
+            before = member.shares, member.peer
+            member.announces, member.peer, member.interval = True, peer, interval
+            member.expires = now + TTL_FACTOR * interval
+            member.agent, member.skew, member.shares = agent, skew, shares
+            self._goodbyes.pop(peer_id, None)
+        if before != (shares, peer):
+            self._changed()
 
     def heard(self, peer_id: str, now: float) -> None:
         """Renew an announcing peer's set: it spoke."""
@@ -326,6 +336,7 @@ class RecordTable:
     def clear(self) -> None:
         with self._lock:
             self._members.clear()
+        self._changed()
 
     def _present(self) -> list[str]:
         """Return the connected peers, but for those that are leaving: somebody may have reached one once more."""

@@ -11,8 +11,9 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import structlog
 import trio
@@ -235,11 +236,11 @@ class Libp2pRouter:
             log.debug("libp2p side is down; it will be told when it is up again")
 
     async def _start(self) -> TrioThread:
-        local = LocalKeys()
+        loop, local = asyncio.get_running_loop(), LocalKeys()
         local.add(self._keys)
         local.age(_times(self._keys))
         # a table of its own for each life: one that was left behind may wake up, and must not write into this one's
-        self._table = RecordTable(rng=self._rng)
+        self._table = RecordTable(rng=self._rng, changed=partial(_set_soon, self.courier.changed, loop))
         service = Service(
             settings=self._settings,
             table=self._table,
@@ -323,6 +324,11 @@ class Libp2pRouter:
             await self._thread.stop(timeout=STOP_TIMEOUT)
         self._service = self._thread = None
         self._table.clear()
+
+
+def _set_soon(event: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(event.set)
 
 
 def _times(keys: Mapping[bytes, float | None]) -> dict[bytes, float]:
