@@ -39,6 +39,7 @@ async def play(lab: Lab, case: Case, candidate: str) -> Outcome:
     try:
         async with mirrors(candidate, nodes) as running:
             await _warm_up(lab, nodes)
+            await running.at_rest()
             crowd = nodes
             if case.held and candidate != ALONE:
                 crowd = await _without_holder(nodes, reference, is_mirrored=len(running) > 0)

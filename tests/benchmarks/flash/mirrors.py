@@ -19,7 +19,9 @@ from tests.processes import Process
 MIRROR = "http://127.0.0.1:5000"
 _SHARES = {OFF: "false", SHARING: "true"}
 _CONNECTED = 60.0
-"""Seconds after which nodes must know each other."""
+"""Seconds after which nodes must know each other, and be at rest."""
+_QUIET = 0.02
+"""CPU seconds that each uses in a second of rest at most."""
 
 
 class Mirrors:
@@ -34,6 +36,18 @@ class Mirrors:
     def cpu(self) -> float:
         """Return the CPU seconds that they have used so far."""
         return sum(cpu_seconds(process.pid) for process in self._processes if process.pid)
+
+    async def at_rest(self) -> None:
+        """Return when they have done next to nothing for a second: what starting gave them to do is done."""
+        used = self.cpu()
+
+        async def is_quiet() -> bool:
+            nonlocal used
+            before, used = used, self.cpu()
+            return used - before <= _QUIET * len(self)
+
+        await asyncio.sleep(1)
+        await until(is_quiet, deadline=_CONNECTED, pause=1)
 
 
 @asynccontextmanager
