@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from spegel_py.errors import ContentNotFound, StoreUnavailable
-from spegel_py.store.openat2 import BENEATH, CACHED, NO_SYMLINKS, openat2
 
 T = TypeVar("T")
 
@@ -59,16 +58,6 @@ class FileContent:
             start += len(piece)
 
 
-async def open_file(root: Path, *parts: str) -> int:
-    """Do what `open_below` does: in a thread, unless the kernel has it in memory, as it has what was just written.
-
-    A descriptor that nobody waits for any more is closed.
-    """
-    if (fd := _open_cached(root, *parts)) is not None:
-        return fd
-    return await opened(lambda: open_below(root, *parts), os.close)
-
-
 async def opened(make: Callable[[], T], close: Callable[[T], None]) -> T:
     """Return what `make` opens, in a thread; what nobody waits for any more is closed."""
     opening = asyncio.ensure_future(asyncio.to_thread(make))
@@ -107,22 +96,6 @@ def open_below(root: Path, *parts: str) -> int:
         os.close(fd)
         raise ContentNotFound(f"{name} in {root} is not a regular file")
     return fd
-
-
-def _open_cached(root: Path, *parts: str) -> int | None:
-    """Return what `open_below` does; None where that may have to wait for a disk, or raises."""
-    try:
-        folder = openat2(root, os.O_PATH | os.O_DIRECTORY, CACHED)
-        try:
-            fd = openat2("/".join(parts), _FILE, CACHED | BENEATH | NO_SYMLINKS, folder=folder)
-        finally:
-            os.close(folder)
-    except OSError:
-        return None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return None
 
 
 def open_folder(root: Path, *parts: str) -> int:

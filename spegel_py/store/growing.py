@@ -13,10 +13,10 @@ from pathlib import Path
 
 import structlog
 
-from spegel_py.errors import StoreError
 from spegel_py.oci.digest import Digest
-from spegel_py.store.files import open_below, opened
+from spegel_py.store.files import opened
 from spegel_py.store.inotify import Inotify
+from spegel_py.store.reach import ANYHOW, AT_ONCE, Reach, Uncached
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +25,6 @@ LOOK = 0.5
 
 POLL = 0.05
 """Seconds between looks where the kernel gives no watch."""
-
-_SHORT = 4096
-"""Bytes that are read of the small files beside one that grows: containerd's have 100 at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +44,10 @@ class Found:
 
 
 class Following:
-    """The files that are followed now, by what they become. `find` finds one, in a thread; whoever opens one that is
-    open already shares it: a node of whom many take a layer looks for it once."""
+    """The files that are followed now, by what they become. `find` finds one, at once or in a thread; whoever opens one
+    that is open already shares it: a node of whom many take a layer looks for it once."""
 
-    def __init__(self, find: Callable[[Digest], Found]) -> None:
+    def __init__(self, find: Callable[[Digest, Reach], Found]) -> None:
         self._find = find
         self._inotify = Inotify()
         self._followed: dict[Digest, _Followed] = {}
@@ -77,7 +74,10 @@ class Following:
                     del self._followed[digest]
 
     async def _begin(self, digest: Digest) -> _Followed:
-        found = await opened(partial(self._find, digest), lambda unused: os.close(unused.fd))
+        try:
+            found = self._find(digest, AT_ONCE)
+        except Uncached:
+            found = await opened(partial(self._find, digest, ANYHOW), lambda unused: os.close(unused.fd))
         with ExitStack() as stack:
             stack.callback(os.close, found.fd)
             growing = Growing(fd=found.fd, total=found.total, is_here=found.is_here)
@@ -93,18 +93,6 @@ class _Followed:
     growing: Growing
     stack: ExitStack
     users: int = 0
-
-
-def read_short(root: Path, *parts: str) -> str:
-    """Return what a small file below `root` says; nothing where there is none."""
-    try:
-        fd = open_below(root, *parts)
-    except StoreError:
-        return ""
-    try:
-        return os.read(fd, _SHORT).decode(errors="replace").strip()
-    finally:
-        os.close(fd)
 
 
 def as_total(text: str) -> int | None:

@@ -18,7 +18,8 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.base import Content, Descriptor
 from spegel_py.store.containerd.client import Client
-from spegel_py.store.files import PIECE, FileContent, open_file
+from spegel_py.store.files import PIECE, FileContent
+from spegel_py.store.reach import open_file
 
 log = structlog.get_logger(__name__)
 

@@ -8,14 +8,15 @@ and `data` is renamed when it is committed, so a descriptor of it reads on. The 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from spegel_py.errors import ContentNotFound, StoreError
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Ingest
-from spegel_py.store.files import open_below
-from spegel_py.store.growing import Following, Found, as_total, read_short
+from spegel_py.store.growing import Following, Found, as_total
+from spegel_py.store.reach import Reach
 
 FOLDER = "ingest"
 
@@ -36,28 +37,25 @@ class ContainerdIngests:
     def has_open(self, digest: Digest) -> bool:
         return self._following.has(digest)
 
-    def _find(self, digest: Digest) -> Found:
-        """Return the ingest of a digest that was written to last."""
-        found = [one for folder in self._folders(digest) if (one := self._open(folder)) is not None]
-        found.sort(key=lambda one: os.fstat(one.fd).st_mtime_ns)
-        for other in found[:-1]:  # of another namespace, or left behind
-            os.close(other.fd)
-        if not found:
-            raise ContentNotFound(f"{digest} is not being pulled")
-        return found[-1]
+    def _find(self, digest: Digest, reach: Reach) -> Found:
+        """Return the ingest of a digest that was written to last: others are of another namespace, or left behind."""
+        with ExitStack() as opened:
+            found = [one for folder in self._folders(digest, reach) if (one := self._open(folder, reach, opened))]
+            if not found:
+                raise ContentNotFound(f"{digest} is not being pulled")
+            newest = max(found, key=lambda one: os.fstat(one.fd).st_mtime_ns)
+            return replace(newest, fd=os.dup(newest.fd))
 
-    def _folders(self, digest: Digest) -> list[str]:
-        try:
-            folders = os.listdir(self._root / FOLDER)  # noqa: PTH208 - names are what is wanted
-        except OSError:  # nothing was pulled yet
-            return []
+    def _folders(self, digest: Digest, reach: Reach) -> list[str]:
         ends = (f"-{digest}", f"@{digest}")
-        return [folder for folder in folders if read_short(self._root, FOLDER, folder, "ref").endswith(ends)]
+        folders = reach.names(self._root, FOLDER)  # none where nothing was pulled yet
+        return [folder for folder in folders if reach.read(self._root, FOLDER, folder, "ref").endswith(ends)]
 
-    def _open(self, folder: str) -> Found | None:
+    def _open(self, folder: str, reach: Reach, opened: ExitStack) -> Found | None:
+        total = as_total(reach.read(self._root, FOLDER, folder, "total"))
         try:
-            fd = open_below(self._root, FOLDER, folder, "data")
+            fd = reach.open(self._root, FOLDER, folder, "data")
         except StoreError:  # it has just ended
             return None
-        total = as_total(read_short(self._root, FOLDER, folder, "total"))
+        opened.callback(os.close, fd)
         return Found(fd, self._root / FOLDER / folder / "data", total)

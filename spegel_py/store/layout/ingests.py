@@ -8,10 +8,10 @@ from pathlib import Path
 from spegel_py.errors import ContentNotFound, StoreError
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Ingest
-from spegel_py.store.files import open_below
-from spegel_py.store.growing import Following, Found, as_total, read_short
+from spegel_py.store.growing import Following, Found, as_total
 from spegel_py.store.layout.blob import PARTIAL, TOTAL, part_name
 from spegel_py.store.layout.folder import BLOBS
+from spegel_py.store.reach import Reach
 
 
 class LayoutIngests:
@@ -30,11 +30,11 @@ class LayoutIngests:
     def has_open(self, digest: Digest) -> bool:
         return self._following.has(digest)
 
-    def _find(self, digest: Digest) -> Found:
+    def _find(self, digest: Digest, reach: Reach) -> Found:
         name = part_name(digest)
+        total = as_total(reach.read(self._root, BLOBS, PARTIAL, name + TOTAL))
         try:
-            fd = open_below(self._root, BLOBS, PARTIAL, name)
+            fd = reach.open(self._root, BLOBS, PARTIAL, name)
         except StoreError as error:
             raise ContentNotFound(f"{digest} is not being pulled") from error
-        total = as_total(read_short(self._root, BLOBS, PARTIAL, name + TOTAL))
         return Found(fd, self._root / BLOBS / PARTIAL / name, total)

@@ -13,9 +13,10 @@ import structlog
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Tag
-from spegel_py.store.files import FileContent, Signature, open_file
+from spegel_py.store.files import FileContent, Signature
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.verify import Verdicts, Verifier
+from spegel_py.store.reach import open_file
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""Files of the store: opened without a thread where the kernel has them in memory, and as safely."""
+"""Files that are reached at once where the kernel has them in memory, and as safely in a thread where it has not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spegel_py.errors import ContentNotFound
-from spegel_py.store import files
-from spegel_py.store.files import open_file
+from spegel_py.store import reach
+from spegel_py.store.reach import ANYHOW, AT_ONCE, Uncached, open_file
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def test_a_kernel_that_cannot_tell_has_a_thread_open_it(
     def refuse(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files, "openat2", refuse)
+    monkeypatch.setattr(reach, "openat2", refuse)
     assert content(await open_file(tmp_path, "blobs", "one")) == b"content"
 
 
@@ -69,3 +69,23 @@ async def test_neither_way_follows_a_link_or_opens_a_folder(tmp_path: Path, blob
             with pytest.raises(ContentNotFound):
                 await open_file(tmp_path, *parts)
     assert descriptors() == before
+
+
+def test_names_and_short_files_are_read_at_once(tmp_path: Path, blob: Path) -> None:
+    """Both ways give the same of what was just written."""
+    blob.write_text(" text\n")
+    for way in (AT_ONCE, ANYHOW):
+        assert way.read(tmp_path, "blobs", "one") == "text"
+        assert way.names(tmp_path, "blobs") == ["one"]
+
+
+def test_what_is_not_to_be_had_at_once_is_not_waited_for(tmp_path: Path, blob: Path) -> None:
+    """The names in a folder that has not changed for long may have to come from the disk; what is not there, too."""
+    os.utime(blob.parent, (1, 1))
+    with pytest.raises(Uncached):
+        AT_ONCE.names(tmp_path, "blobs")
+    with pytest.raises(Uncached):
+        AT_ONCE.read(tmp_path, "blobs", "absent")
+    assert ANYHOW.names(tmp_path, "blobs") == ["one"]
+    assert ANYHOW.read(tmp_path, "blobs", "absent") == ""
+    assert ANYHOW.names(tmp_path, "absent") == []
