@@ -93,32 +93,45 @@ class Sender:
         """Send what a peer asked for of content that is being written, each part as soon as it is there. Raises
         StoreUnavailable if the writer stops short of it; ClientGone."""
         at, end = start, start + length
+        if length > INLINE and not self._is_copying:
+            async with sink.lend() as loan:  # once for all parts: there may be hundreds
+                while loan is not None and at < end:
+                    there = await _there(ingest, at, end)
+                    at += await self._sendfile(ingest.fd, at, there - at, loan, self._bucket)
+                    if at < there:
+                        break
         while at < end:
-            await ingest.grown(at)
-            there = min(end, ingest.size)
-            if there <= at:
-                raise StoreUnavailable(f"who writes it stopped at byte {at}")
+            there = await _there(ingest, at, end)
             await self.send(FileContent(ingest.fd, there), at, there - at, sink, to_peer=True)
             at = there
 
     async def _sendfile(self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None) -> int:
         """Have the kernel send; return how many bytes it could."""
-        while loan.moved < length:
-            left = length - loan.moved
-            most = left if bucket is None else min(left, bucket.piece)
-            move = Sendfile(fd=fd, start=start + loan.moved, loan=loan, length=most)
+        before = loan.moved
+        while (sent := loan.moved - before) < length:
+            most = length - sent if bucket is None else min(length - sent, bucket.piece)
+            move = Sendfile(fd=fd, start=start + sent, loan=loan, length=most)
             try:
                 if not _is_sent_at_once(move):
                     await self._mover.run(move, look=move.look)
             except Unable:
                 break
             await _pay(bucket, most, length)
-        return loan.moved
+        return loan.moved - before
 
     async def _read(self, fd: int, length: int, start: int) -> bytes:
         if length <= INLINE and (piece := _read_cached(fd, length, start)):
             return piece
         return await in_thread(self._readers, partial(_read, fd, length, start))
+
+
+async def _there(ingest: Ingest, at: int, end: int) -> int:
+    """Return up to where there is something, once it is more than `at`. Raises StoreUnavailable where no more comes."""
+    await ingest.grown(at)
+    there = min(end, ingest.size)
+    if there <= at:
+        raise StoreUnavailable(f"who writes it stopped at byte {at}")
+    return there
 
 
 def _is_sent_at_once(move: Sendfile) -> bool:
