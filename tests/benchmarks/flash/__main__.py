@@ -2,7 +2,7 @@
 
 It needs root and containerd; Spegel (SPEGEL_BIN) is compared where it is there. Each crowd is played by every candidate
 in turn, with the same limits and an image of its own, so that ratios hold on a machine that does other things too; all
-have pulled a small image before, as nodes that have been running for a while.
+have pulled an image like it before, as nodes that have been running for a while.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from spegel_py.oci.build import Image
 from tests import images
 from tests.benchmarks.flash.mirrors import mirrors
 from tests.benchmarks.flash.outcome import Outcome
-from tests.benchmarks.flash.plan import ALONE, MEGABYTE, Case
+from tests.benchmarks.flash.plan import ALONE, MEGABYTE, Case, Shape
 from tests.integration.cluster import found
 from tests.lab import Lab, Node
 
@@ -32,13 +32,10 @@ _FOUND = 30.0
 async def play(lab: Lab, case: Case, candidate: str) -> Outcome:
     """Push a new image, let the crowd pull it, and take it away again."""
     nodes = lab.nodes[:1] if candidate == ALONE else lab.nodes[: case.nodes]
-    seed = secrets.token_hex(8)
-    image = await asyncio.to_thread(images.image, seed, layers=case.shape.layers, size=case.shape.megabytes * MEGABYTE)
-    reference = lab.name(f"flash/app:{seed}")
-    await lab.registry.push(reference, image)
+    reference, image = await _push(lab, case.shape)
     try:
         async with mirrors(candidate, nodes) as running:
-            await _warm_up(lab, nodes)
+            await _warm_up(lab, case.shape, nodes)
             await running.at_rest()
             crowd = nodes
             if case.held and candidate != ALONE:
@@ -55,11 +52,19 @@ async def play(lab: Lab, case: Case, candidate: str) -> Outcome:
         await asyncio.gather(*(node.cri.remove(reference) for node in nodes))
 
 
-async def _warm_up(lab: Lab, nodes: list[Node]) -> None:
-    """Have all pull a small image: the first pull of a process's life takes what later ones find there."""
+async def _push(lab: Lab, shape: Shape) -> tuple[str, Image]:
+    """Push an image that nobody has seen."""
     seed = secrets.token_hex(8)
-    reference = lab.name(f"flash/warm:{seed}")
-    await lab.registry.push(reference, images.image(seed, layers=3, size=MEGABYTE))
+    image = await asyncio.to_thread(images.image, seed, layers=shape.layers, size=shape.megabytes * MEGABYTE)
+    reference = lab.name(f"flash/app:{seed}")
+    await lab.registry.push(reference, image)
+    return reference, image
+
+
+async def _warm_up(lab: Lab, shape: Shape, nodes: list[Node]) -> None:
+    """Have all pull such an image without a limit: the first pull of a process's life takes what later ones find there,
+    and what was written and removed just before is in the kernel's memory for each candidate."""
+    reference, _ = await _push(lab, shape)
     await asyncio.gather(*(node.cri.pull(reference, deadline=_DEADLINE) for node in nodes))
     await asyncio.gather(*(node.cri.remove(reference) for node in nodes))
 
