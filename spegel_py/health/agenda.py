@@ -46,7 +46,7 @@ class Agenda:
         return f"<Agenda {len(self._next)} planned, {len(self._urgent)} urgent, of {len(self._members)} members>"
 
     def listen(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called whenever a check becomes urgent."""
+        """Have `wake` called whenever the next check may be due sooner than `next_at` said."""
         self._wake = wake
 
     def matters(self, peer: Peer, now: float) -> None:
@@ -66,8 +66,7 @@ class Agenda:
         """Check the peer soon, whoever it is, `after` so many seconds."""
         at = now + after
         self._urgent[peer.id] = (peer, min(at, self._urgent.get(peer.id, (peer, math.inf))[1]))
-        if not after:
-            self._wake()
+        self._wake()
 
     def watch(self, peer: Peer, *, on: bool) -> None:
         """Check this peer in each interval, before any other, or not any more: it does not answer."""

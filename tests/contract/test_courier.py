@@ -133,3 +133,15 @@ async def test_who_is_gone_is_no_partner_any_more(two: Two) -> None:
     await until(lambda: not first.partners())
     with pytest.raises(PeerUnreachable):
         await first.ask(name, b"?", timeout=5)
+
+
+async def test_whoever_waits_hears_that_partners_came_or_went(two: Two) -> None:
+    """Nobody has to look again and again: what is set is cleared by who looks, and set again by the next change."""
+    first, second = two.couriers
+    assert first.changed.is_set()
+    first.changed.clear()
+    await two.end()
+    async with asyncio.timeout(10):
+        while second.id in first.partners():
+            await first.changed.wait()
+            first.changed.clear()

@@ -108,6 +108,21 @@ def test_a_check_may_be_hurried_for_later() -> None:
     assert one.due(0.5, BUDGET) == [peer]
 
 
+def test_the_next_look_is_told() -> None:
+    """Nobody has to look before it: what is urgent, what is planned, and the next plan are all in it."""
+    one, woken = agenda(), []
+    one.members(peers(3), 0.0)
+    one.listen(lambda: woken.append(one.next_at()))
+    assert one.due(0.0, BUDGET) == []
+    while (now := one.next_at()) < 5 * INTERVAL:
+        before = one.next_at() - 0.001
+        assert one.due(before, BUDGET) == []
+        one.due(now, BUDGET)
+        assert one.next_at() > now
+    one.hurry(peers(1)[0], now, after=0.0)
+    assert woken == [now]
+
+
 def test_who_is_watched_comes_first() -> None:
     """A peer that does not answer is checked in every interval, however many others there are to ask."""
     one, everybody = agenda(), peers(500)

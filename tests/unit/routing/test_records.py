@@ -222,3 +222,20 @@ def test_records_and_peers_are_counted_by_how_they_came() -> None:
         {"announced": 0, "provided": 1},
         {"announce": 0, "kademlia": 1},
     )
+
+
+def test_a_change_of_who_shares_is_told() -> None:
+    """By a hello that says something else, and by the end of one that shared; by nobody who takes no part."""
+    told: list[set[str]] = []
+    table = RecordTable(rng=random.Random(1), changed=lambda: told.append(set(table.partners(now=1.0))))
+    for peer in (A, B):
+        table.peer_connected(peer.id)
+    table.hello(A.id, A, interval=5.0, now=0.0, shares=True)
+    table.hello(A.id, A, interval=7.0, now=0.0, shares=True)
+    assert told == [{"A"}]
+    table.hello(B.id, B, interval=5.0, now=0.0, shares=False)
+    told.clear()
+    table.peer_disconnected(B.id)
+    assert told == []
+    table.peer_disconnected(A.id)
+    assert told == [set()]
