@@ -12,6 +12,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from tests.benchmarks.flash import page, plot
@@ -71,8 +72,9 @@ async def _run(cases: Sequence[Case], names: Sequence[str], rounds: list[tuple[C
             outcomes: dict[str, Outcome] = {}
             rounds.append((case, outcomes))
             plays: dict[str, list[Outcome]] = {name: [] for name in names}
-            for _ in range(case.times):
-                for name in names:
+            for number in range(case.times):
+                # one that always came after the same other would have what that left to the file system
+                for name in Random(number).sample(names, len(names)) if number else names:
                     print(f"{case.name}: {name}", file=sys.stderr, flush=True)
                     plays[name].append(await play(lab, case, name))
                     outcomes[name] = middle(plays[name])
