@@ -7,11 +7,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 
 def pytest_configure() -> None:
-    """Have what tests start be interrupted by SIGINT: a shell that runs this in the background lets it be ignored."""
+    """Have what tests start be interrupted by SIGINT: a shell that runs this in the background lets it be ignored.
+
+    No example of a property is timed either: a busy machine is no fault of what is tested.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("untimed", settings.default, deadline=None)
+    settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
