@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from spegel_py.aside import work_for
 from tests.processes import run
 
 T = TypeVar("T")
@@ -89,27 +90,13 @@ async def network(addresses: dict[str, str]) -> AsyncIterator[dict[str, Namespac
 
 async def inside(namespace: str, function: Callable[[], T]) -> T:
     """Run a blocking function in a thread of its own that lives in the namespace; sockets it makes stay there."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # it is a T where there is no error
+    def work() -> T:
+        _enter(namespace)
+        return function()
 
-    def work() -> None:
-        result, failure = None, None
-        try:
-            _enter(namespace)
-            result = function()
-        except Exception as error:
-            failure = error
-        loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, name=f"in {namespace}", daemon=True).start()
+    threading.Thread(target=work_for, args=(future, work), name=f"in {namespace}", daemon=True).start()
     return await future
 
 

@@ -117,6 +117,11 @@ class CommandFailed(AssertionError):
     """A command did not succeed; the text holds its output."""
 
 
+def descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 async def until(
     condition: Callable[[], Awaitable[bool]],
     *,

@@ -14,9 +14,8 @@ from pathlib import Path
 import structlog
 
 from spegel_py.oci.digest import Digest
-from spegel_py.store.files import opened
 from spegel_py.store.inotify import Inotify
-from spegel_py.store.reach import ANYHOW, AT_ONCE, Reach, Uncached
+from spegel_py.store.reach import Reach, reached
 
 log = structlog.get_logger(__name__)
 
@@ -74,10 +73,7 @@ class Following:
                     del self._followed[digest]
 
     async def _begin(self, digest: Digest) -> _Followed:
-        try:
-            found = self._find(digest, AT_ONCE)
-        except Uncached:
-            found = await opened(partial(self._find, digest, ANYHOW), lambda unused: os.close(unused.fd))
+        found = await reached(partial(self._find, digest), lambda unused: os.close(unused.fd))
         with ExitStack() as stack:
             stack.callback(os.close, found.fd)
             growing = Growing(fd=found.fd, total=found.total, is_here=found.is_here)

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from spegel_py.errors import StoreError
 from spegel_py.store.files import open_below, opened
 from spegel_py.store.openat2 import BENEATH, CACHED, NO_SYMLINKS, openat2
+
+T = TypeVar("T")
 
 SHORT = 4096
 """Bytes that are read of a small file: containerd's have 100 at most."""
@@ -100,7 +103,12 @@ AT_ONCE = Reach(_open_at_once, _read_at_once, _names_at_once)
 
 async def open_file(root: Path, *parts: str) -> int:
     """Do what `open_below` does, at once or in a thread; a descriptor that nobody waits for any more is closed."""
+    return await reached(lambda reach: reach.open(root, *parts), os.close)
+
+
+async def reached(make: Callable[[Reach], T], close: Callable[[T], None]) -> T:
+    """Return what `make` opens, at once or in a thread; what nobody waits for any more is closed."""
     try:
-        return AT_ONCE.open(root, *parts)
+        return make(AT_ONCE)
     except Uncached:
-        return await opened(partial(ANYHOW.open, root, *parts), os.close)
+        return await opened(partial(make, ANYHOW), close)

@@ -14,7 +14,6 @@ from typing import Self
 
 from spegel_py.errors import StoreUnavailable
 from spegel_py.store.base import Content, Ingest
-from spegel_py.store.files import FileContent
 from spegel_py.transfer.base import Loan, Sink
 from spegel_py.transfer.bucket import TokenBucket
 from spegel_py.transfer.mover import Mover
@@ -82,12 +81,7 @@ class Sender:
             async with sink.lend() as loan:
                 if loan is not None:
                     start += await self._sendfile(content.fd, start, length, loan, bucket)
-        most = PIECE if bucket is None else min(PIECE, bucket.piece)
-        while start < end:
-            piece = await self._read(content.fd, min(most, end - start), start)
-            await sink.write(piece)
-            await _pay(bucket, len(piece), length)
-            start += len(piece)
+        await self._copy(content.fd, start, end, length, sink, bucket)
 
     async def send_growing(self, ingest: Ingest, start: int, length: int, sink: Sink) -> None:
         """Send what a peer asked for of content that is being written, each part as soon as it is there. Raises
@@ -102,8 +96,17 @@ class Sender:
                         break
         while at < end:
             there = await _there(ingest, at, end)
-            await self.send(FileContent(ingest.fd, there), at, there - at, sink, to_peer=True)
+            await self._copy(ingest.fd, at, there, there - at, sink, self._bucket)
             at = there
+
+    async def _copy(self, fd: int, start: int, end: int, length: int, sink: Sink, bucket: TokenBucket | None) -> None:
+        """Read and write what is left of a body of `length` bytes."""
+        most = PIECE if bucket is None else min(PIECE, bucket.piece)
+        while start < end:
+            piece = await self._read(fd, min(most, end - start), start)
+            await sink.write(piece)
+            await _pay(bucket, len(piece), length)
+            start += len(piece)
 
     async def _sendfile(self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None) -> int:
         """Have the kernel send; return how many bytes it could."""

@@ -14,16 +14,12 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store import inotify
 from tests.contract.conftest import CONTAINERD
 from tests.contract.pulling import ContainerdPulling, LayoutPulling, MemoryPulling, Pulling
-from tests.processes import until
+from tests.processes import descriptors, until
 
 MIB = 1024 * 1024
 DATA = bytes(range(256)) * (3 * MIB // 256)
 DIGEST = Digest.of(DATA)
 DEADLINE = 10.0
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @pytest.fixture(params=["memory", "layout", pytest.param("containerd", marks=CONTAINERD)])

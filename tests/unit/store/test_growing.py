@@ -14,13 +14,9 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store import growing, inotify
 from spegel_py.store.containerd import ContainerdIngests
 from spegel_py.store.inotify import Inotify
-from tests.processes import until
+from tests.processes import descriptors, until
 
 DIGEST = Digest.of(b"layer")
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def ingest(root: Path, name: str, ref: str, *, data: bytes = b"", total: str | None = "10") -> Path:

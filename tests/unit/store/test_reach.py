@@ -12,6 +12,7 @@ import pytest
 from spegel_py.errors import ContentNotFound
 from spegel_py.store import reach
 from spegel_py.store.reach import ANYHOW, AT_ONCE, Uncached, open_file
+from tests.processes import descriptors
 
 
 @pytest.fixture
@@ -20,10 +21,6 @@ def blob(tmp_path: Path) -> Path:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "one").write_bytes(b"content")
     return tmp_path / "blobs" / "one"
-
-
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def content(fd: int) -> bytes:
