@@ -26,7 +26,7 @@ from spegel_py.routing.libp2p import compat, frames
 from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
 from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Share
-from spegel_py.routing.libp2p.streams import MessageReader
+from spegel_py.routing.libp2p.streams import MessageReader, finish
 
 PROTOCOL = TProtocol(frames.PROTOCOL)
 WRITE_TIMEOUT = 10.0
@@ -210,10 +210,11 @@ class Link:
 
 
 async def say_goodbye(host: BasicHost, peer: ID, carried: Carried) -> None:
-    """Tell one peer that this node leaves; whatever fails is left to the peer's own liveness rules."""
+    """Tell one peer that this node leaves, and return once it has heard that: a connection that ends meanwhile takes
+    with it what was not read yet. Whatever fails is left to the peer's own liveness rules."""
     stream = await host.new_stream(peer, [PROTOCOL])
     await _write(stream, [Goodbye()], carried)
-    await stream.close()
+    await finish(stream)
 
 
 def _names_nobody(host: str, seen: str) -> bool:

@@ -31,7 +31,7 @@ from multiaddr import Multiaddr
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
-from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, translated
+from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, Stream, finish, translated
 
 PROTOCOL = TProtocol("/spegel/kad/1.0.0")
 CLOSEST = 20
@@ -185,14 +185,13 @@ class KademliaClient:
                 await stream.write(bytes(batch))
                 batch.clear()
         await stream.write(bytes(batch))
-        await cast("Any", stream).close_write()
-        await _read_to_end(stream)
+        await finish(stream)
 
     async def _ask(self, peer: ID, question: Message) -> Message:
-        async def ask(stream: INetStream) -> Message:
+        async def ask(stream: Stream) -> Message:
             await _send(stream, question)
             answer = Message()
-            raw = await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE)
+            raw = await read_varint_prefixed_bytes_limited(cast("Any", MessageReader(stream)), MAX_MESSAGE)
             answer.ParseFromString(raw)
             return answer
 
@@ -256,16 +255,8 @@ def _frame(message: Message) -> bytes:
     return bytes(varint.encode(len(raw))) + raw
 
 
-async def _send(stream: INetStream, message: Message) -> None:
+async def _send(stream: Stream, message: Message) -> None:
     await stream.write(_frame(message))
-
-
-async def _read_to_end(stream: INetStream) -> None:
-    try:
-        while await stream.read(65536):
-            pass
-    except StreamError:
-        return
 
 
 def _reason(error: Exception) -> str:

@@ -37,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 DISCOVERY_INTERVAL = 60.0
 """Seconds between two looks for unknown members, each 15 ms of CPU; who joins is met at once, so this only mends."""
+LOOK_AGAIN = 1.0
+"""Seconds after which a peer that knew nobody is asked again: by then it has heard the addresses of who joined with
+this node, which takes some milliseconds."""
 LEAST_PASS = 0.25
 """Seconds between two looks for peers that fell silent at least; at most it is the shortest interval in force."""
 REDIAL_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -278,13 +281,23 @@ class Mesh:
         await self.meet(Contact(peer, self._known[peer]) for peer in chosen)
 
     async def _explore(self, peer: ID) -> None:
-        """Ask a peer for those near this node and near a random place, and connect to them."""
+        """Connect to those that a peer knows; once more in a moment if it knows nobody: of who joins in the same moment
+        it has no addresses yet, and who is the first of them hears of no other."""
         with tolerating("exploring failed", peer):
-            for target in (self._host.get_id().to_bytes(), os.urandom(34)):
-                found = await self._kademlia.find_node(peer, target)
-                for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
-                    self._known.setdefault(contact.id, contact.addresses)
-                await self.meet(found)
+            if not await self._meet_through(peer):
+                await trio.sleep(LOOK_AGAIN)
+                await self._meet_through(peer)
+
+    async def _meet_through(self, peer: ID) -> bool:
+        """Ask a peer for those near this node and near a random place, and connect to them; say whether it knew any."""
+        own, knows_any = self._host.get_id(), False
+        for target in (own.to_bytes(), os.urandom(34)):
+            found = [contact for contact in await self._kademlia.find_node(peer, target) if contact.id != own]
+            for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
+                self._known.setdefault(contact.id, contact.addresses)
+            await self.meet(found)
+            knows_any = knows_any or bool(found)
+        return knows_any
 
     async def _discover(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 A message is a length (u16, big endian) and as many bytes, MAX_WORDS of a question at most and MAX_ANSWER of an answer;
 an answer of length 0 is a refusal. A stream carries one question after the other, and is kept for a while, since making
-one costs twice as much as asking. Who asks is the peer that the Noise handshake of the connection authenticated.
+one takes two more frames each way. Who asks is the peer that the Noise handshake of the connection authenticated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from libp2p.peer.id import ID
 
 from spegel_py.errors import PeerRefused
 from spegel_py.routing.base import MAX_ANSWER, MAX_WORDS, Answerer
-from spegel_py.routing.libp2p.streams import Exchanges, MessageReader
+from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, Stream
 
 PROTOCOL = TProtocol("/spegel-py/flight/1.0.0")
 TIMEOUT = 2.0
@@ -72,7 +72,7 @@ class Questions:
     """Asks peers."""
 
     def __init__(self, host: BasicHost) -> None:
-        self._exchanges: Exchanges[bytes] = Exchanges(host, PROTOCOL, timeout=TIMEOUT, most=KEPT)
+        self._exchanges: Exchanges[bytes] = Exchanges(host, PROTOCOL, timeout=TIMEOUT, most=KEPT, is_known=True)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Questions]:
@@ -83,7 +83,7 @@ class Questions:
     async def ask(self, peer: ID, question: bytes) -> bytes:
         """Return the answer. Raises PeerRefused, PeerUnreachable."""
 
-        async def ask(stream: INetStream) -> bytes:
+        async def ask(stream: Stream) -> bytes:
             await stream.write(_frame(question))
             return await _receive(MessageReader(stream), MAX_ANSWER)
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 import gc
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from libp2p import new_host
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.io.msgio import FixedSizeLenMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
-from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -28,42 +28,11 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.lock import Lock
 from tests.routers import free_port
+from tests.unit.routing.hosts import on_trio, ours, running, stock, until
 
 compat.silence()
-
-
-def on_trio(test: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with trio.fail_after(30):
-            await test()
-
-    trio.run(main)
-
-
-@asynccontextmanager
-async def running(host: Any, address: str = "127.0.0.1", port: int | None = None) -> AsyncIterator[Multiaddr]:
-    """Run a host; its connections are closed at the end."""
-    port = port or free_port(address)
-    async with host.run([compat.multiaddr(address, port)]):
-        try:
-            yield compat.multiaddr(address, port)
-        finally:
-            await compat.hang_up_all(host)
-
-
-def ours() -> BasicHost:
-    return compat.build_host(Ed25519PrivateKey.generate(), announce=[])
-
-
-def stock(**options: Any) -> Any:
-    quiet = ConnectionConfig(min_connections=0, low_watermark=0, auto_connect_interval=3600)
-    return new_host(connection_config=quiet, **options)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await trio.sleep(0.01)
 
 
 # The traps, on stock parts
@@ -152,12 +121,73 @@ def test_stock_stream_answers_each_read_with_a_frame() -> None:
 
     async def test() -> None:
         async with _stream() as (sender, receiver, sent_back):
+            del receiver.muxed_stream._auto_tune_and_send_window_update  # ours: the class has the stock one
             for count in range(1, 4):
                 await sender.write(b"message")
                 assert await receiver.read(64) == b"message"
                 await until(lambda count=count: len(sent_back) == count)  # type: ignore[misc]
 
     on_trio(test)
+
+
+def test_stock_connection_reads_twice_for_a_message() -> None:
+    """Trap 14: the length of a message is read by itself, though all of it is there; ours takes what is there."""
+
+    async def test() -> None:
+        assert await _reads_of_a_message(TrioTCPStream) == 2
+        assert await _reads_of_a_message(compat._ReadAhead) == 1
+
+    on_trio(test)
+
+
+def test_stock_locks_give_the_others_a_turn_each() -> None:
+    """Trap 15: an update of a window, of which nobody else knows, passes the locks of the stream, and lets everybody
+    else run first at each; ours goes on."""
+
+    async def test() -> None:
+        async with _stream() as (_, receiver, _sent_back):
+            muxed, turns = receiver.muxed_stream, [0]
+            assert isinstance(muxed.window_lock, Lock)
+            assert isinstance(muxed.conn.streams_lock, Lock)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_count_turns, turns)
+                await trio.sleep(0)
+                assert await _turns_of(Lock(), turns) == 0
+                assert await _turns_of(trio.Lock(), turns) > 0
+                nursery.cancel_scope.cancel()
+
+    on_trio(test)
+
+
+async def _reads_of_a_message(kind: type[TrioTCPStream]) -> int:
+    ours_end, theirs = trio.testing.memory_stream_pair()
+    reads, receive = 0, ours_end.receive_some
+
+    async def count(most: int | None = None) -> Any:
+        nonlocal reads
+        reads += 1
+        return await receive(most)
+
+    ours_end.receive_some = count  # type: ignore[assignment,method-assign]
+    await theirs.send_all(b"\x00\x07message")
+    reader = FixedSizeLenMsgReadWriter(kind(ours_end))  # type: ignore[arg-type]
+    reader.size_len_bytes = 2
+    assert await reader.read_msg() == b"message"
+    return reads
+
+
+async def _count_turns(turns: list[int]) -> None:
+    while True:
+        turns[0] += 1
+        await trio.sleep(0)
+
+
+async def _turns_of(lock: Any, turns: list[int]) -> int:
+    before = turns[0]
+    for _ in range(20):  # Trio plays at dice who goes first
+        async with lock:
+            pass
+    return turns[0] - before
 
 
 @asynccontextmanager
@@ -181,7 +211,8 @@ async def _stream() -> AsyncIterator[tuple[Any, Any, list[bytes]]]:
         write = connection._write_frame
 
         async def count(data: bytes) -> None:
-            frames.append(data)
+            if int.from_bytes(data[4:8]) == receiver.muxed_stream.stream_id:  # not of identify's
+                frames.append(data)
             await write(data)
 
         connection._write_frame = count
@@ -257,8 +288,6 @@ def test_a_window_is_given_back_in_bulk() -> None:
         async with _stream() as (sender, receiver, sent_back):
             window = receiver.muxed_stream.target_recv_window
             data = bytes(range(256)) * (3 * window // 256)
-            for _ in range(2):  # a second time changes nothing
-                compat.release_in_bulk(receiver)
             for _ in range(100):
                 await sender.write(b"message")
                 assert await receiver.read(64) == b"message"

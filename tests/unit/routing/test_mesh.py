@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 import trio
@@ -12,12 +13,12 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.kademlia import KademliaClient
-from spegel_py.routing.libp2p.mesh import Mesh, tolerating
+from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient
+from spegel_py.routing.libp2p.mesh import LOOK_AGAIN, Mesh, tolerating
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys
 
-PEER = ID(b"\x00\x01x")
+PEER, OTHER = ID(b"\x00\x01x"), ID(b"\x00\x01y")
 
 
 async def _breaks_when_cancelled() -> None:
@@ -68,6 +69,26 @@ def test_a_node_that_is_leaving_tells_nobody_anew() -> None:
             await mesh._keep_told(PEER)
 
     trio.run(main)
+
+
+@pytest.mark.parametrize(("empty", "asked"), [(0, 2), (2, 4)])
+def test_a_peer_that_knew_nobody_is_asked_once_more(monkeypatch: pytest.MonkeyPatch, empty: int, asked: int) -> None:
+    """Of those that joined through it in the same moment it had no addresses yet; each look is for two places."""
+    mesh, times, met = _mesh(), list[float](), set[ID]()
+
+    async def find_node(peer: ID, target: bytes) -> list[Contact]:
+        times.append(trio.current_time())
+        return [] if len(times) <= empty else [Contact(OTHER, ())]
+
+    async def meet(contacts: Iterable[Contact]) -> None:
+        met.update(contact.id for contact in contacts)
+
+    monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
+    monkeypatch.setattr(mesh, "meet", meet)
+    trio.run(mesh._explore, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert len(times) == asked
+    assert met == {OTHER}
+    assert times[-1] - times[0] == pytest.approx(LOOK_AGAIN if empty else 0)
 
 
 def _mesh() -> Mesh:
