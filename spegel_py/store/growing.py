@@ -19,7 +19,7 @@ from spegel_py.store.reach import Reach, reached
 
 log = structlog.get_logger(__name__)
 
-LOOK = 0.5
+LOOK = 2.0
 """Seconds after which a file is looked at though the kernel told nothing: an event may have been lost."""
 
 POLL = 0.05

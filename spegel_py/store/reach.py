@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from spegel_py.errors import StoreError
+from spegel_py.errors import ContentNotFound, StoreError
 from spegel_py.store.files import open_below, opened
 from spegel_py.store.openat2 import BENEATH, CACHED, NO_SYMLINKS, openat2
 
@@ -26,7 +26,7 @@ FRESH = 30.0
 
 
 class Uncached(Exception):
-    """It is not to be had at once: not in memory, not there, or the kernel cannot tell."""
+    """It is not to be had at once: it is not in memory whether it is there, or the kernel cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,19 @@ def _names(root: Path, *parts: str) -> list[str]:
 
 
 def _open_at_once(root: Path, *parts: str, flags: int = os.O_RDONLY | os.O_NONBLOCK) -> int:
+    name = "/".join(parts)
     try:
         folder = openat2(root, os.O_PATH | os.O_DIRECTORY, CACHED)
-        try:
-            fd = openat2("/".join(parts), flags, CACHED | BENEATH | NO_SYMLINKS, folder=folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise Uncached from error
+    try:
+        fd = openat2(name, flags, CACHED | BENEATH | NO_SYMLINKS, folder=folder)
+    except FileNotFoundError as error:  # that is in memory too, where it was looked for or removed of late
+        raise ContentNotFound(f"no file {name} in {root}") from error
+    except OSError as error:
+        raise Uncached from error
+    finally:
+        os.close(folder)
     is_right = stat.S_ISDIR if flags & os.O_DIRECTORY else stat.S_ISREG
     if not is_right(os.fstat(fd).st_mode):
         os.close(fd)
@@ -74,7 +79,10 @@ def _open_at_once(root: Path, *parts: str, flags: int = os.O_RDONLY | os.O_NONBL
 
 
 def _read_at_once(root: Path, *parts: str) -> str:
-    fd, buffer = _open_at_once(root, *parts), bytearray(SHORT)
+    try:
+        fd, buffer = _open_at_once(root, *parts), bytearray(SHORT)
+    except ContentNotFound:
+        return ""
     try:
         return _text(bytes(buffer[: os.preadv(fd, [buffer], 0, os.RWF_NOWAIT)]))
     except OSError as error:
@@ -84,7 +92,10 @@ def _read_at_once(root: Path, *parts: str) -> str:
 
 
 def _names_at_once(root: Path, *parts: str) -> list[str]:
-    fd = _open_at_once(root, *parts, flags=os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fd = _open_at_once(root, *parts, flags=os.O_RDONLY | os.O_DIRECTORY)
+    except ContentNotFound:
+        return []
     try:
         if not 0 <= time.time() - os.fstat(fd).st_mtime < FRESH:
             raise Uncached
@@ -106,8 +117,8 @@ async def open_file(root: Path, *parts: str) -> int:
     return await reached(lambda reach: reach.open(root, *parts), os.close)
 
 
-async def reached(make: Callable[[Reach], T], close: Callable[[T], None]) -> T:
-    """Return what `make` opens, at once or in a thread; what nobody waits for any more is closed."""
+async def reached(make: Callable[[Reach], T], close: Callable[[T], None] = lambda _: None) -> T:
+    """Return what `make` opens or finds, at once or in a thread; what nobody waits for any more is closed."""
     try:
         return make(AT_ONCE)
     except Uncached:

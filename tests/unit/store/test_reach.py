@@ -86,3 +86,13 @@ def test_what_is_not_to_be_had_at_once_is_not_waited_for(tmp_path: Path, blob: P
     assert ANYHOW.names(tmp_path, "blobs") == ["one"]
     assert ANYHOW.read(tmp_path, "blobs", "absent") == ""
     assert ANYHOW.names(tmp_path, "absent") == []
+
+
+def test_that_something_is_not_there_is_known_at_once_where_it_was_looked_for(tmp_path: Path, blob: Path) -> None:
+    """The kernel remembers what it did not find, and what was removed."""
+    blob.unlink()
+    assert ANYHOW.names(tmp_path, "absent") == []
+    with pytest.raises(ContentNotFound):
+        AT_ONCE.open(tmp_path, "blobs", "one")
+    assert AT_ONCE.read(tmp_path, "blobs", "one") == ""
+    assert AT_ONCE.names(tmp_path, "absent") == []
