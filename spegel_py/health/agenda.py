@@ -68,6 +68,12 @@ class Agenda:
         self._urgent[peer.id] = (peer, min(at, self._urgent.get(peer.id, (peer, math.inf))[1]))
         self._wake()
 
+    def proved(self, peer: Peer, now: float) -> None:
+        """Put the peer's next check off, unless it is watched: it has just answered a request, which shows more."""
+        if peer.id in self._next and peer.id not in self._watched:
+            self._checked[peer.id] = now
+            self._next[peer.id] = self._in_an_interval(now)
+
     def watch(self, peer: Peer, *, on: bool) -> None:
         """Check this peer in each interval, before any other, or not any more: it does not answer."""
         if on:
@@ -98,12 +104,15 @@ class Agenda:
             self._urgent.pop(peer.id, None)
             self._checked[peer.id] = now
             if peer.id in self._next:
-                self._next[peer.id] = now + self._interval * self._random.uniform(1 - JITTER, 1 + JITTER)
+                self._next[peer.id] = self._in_an_interval(now)
         return found
 
     def next_at(self) -> float:
         """Return when the next check is due."""
         return min([self._plan_at, *self._next.values(), *(at for _, at in self._urgent.values())])
+
+    def _in_an_interval(self, now: float) -> float:
+        return now + self._interval * self._random.uniform(1 - JITTER, 1 + JITTER)
 
     def _known(self) -> dict[str, Peer]:
         return {name: peer for name, (peer, _) in self._interest.items()} | self._watched | self._members

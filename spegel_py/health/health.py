@@ -79,6 +79,7 @@ class Health:
         """Take in a request that went well: seconds to the first byte, and of waiting for each MiB of the body."""
         condition = self._of(peer)
         condition.answered(now, first_byte=first_byte, pace=pace)
+        self.agenda.proved(peer, now)
         self._review(condition, now)
 
     def failed(self, peer: Peer, reason: str, now: float) -> None:

@@ -11,7 +11,7 @@ from spegel_py.errors import PeerStalled
 from spegel_py.transfer.base import MIN_RATE, Loan, Sink, UpstreamResponse
 from spegel_py.transfer.pace import Pace
 
-INTERVAL = 0.25
+INTERVAL = 0.5
 """Seconds between two looks at how a body is doing."""
 
 

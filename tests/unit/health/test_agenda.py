@@ -160,3 +160,19 @@ def test_what_liveness_costs_is_bounded_whatever_the_cluster() -> None:
     assert simulate(10).total < 2000
     large, larger = simulate(500), simulate(1000)
     assert larger.total <= 1.1 * large.total < 6000
+
+
+def test_who_has_just_answered_a_request_is_not_checked_for_an_interval() -> None:
+    """A request shows more than a check; who is watched, since something speaks against it, is checked all the same."""
+    one, (served, watched) = agenda(), peers(2)
+    one.members([served, watched], 0.0)
+    one.watch(watched, on=True)
+    assert {peer for _, peer in checks(one, INTERVAL)} == {served, watched}
+    made = Counter[Peer]()
+    for second in range(10, 40):
+        one.proved(served, second)
+        one.proved(watched, second)
+        made.update(one.due(second, BUDGET))
+    assert made[served] == 0
+    assert made[watched] >= 2
+    assert {peer for _, peer in checks(one, 1.2 * INTERVAL, start=40)} == {served, watched}
