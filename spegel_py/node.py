@@ -113,7 +113,13 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         ingests = parts.make_ingests(config)
         flights = None
         if config.share_in_flight:
-            flights = Flights(courier=router.courier, ingests=ingests, store=scrubbed, led=metrics.flight.led)
+            flights = Flights(
+                courier=router.courier,
+                ingests=ingests,
+                store=scrubbed,
+                led=metrics.flight.led,
+                advertised=lambda: advertiser.told,
+            )
             metrics.flight.watch(flights.counts)
         mirror = Mirror(
             router=router,

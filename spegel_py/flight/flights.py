@@ -7,7 +7,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -76,7 +76,8 @@ class Flights:
     """What this node does with each digest that is in flight.
 
     Without `ingests` nobody can take from here what its runtime gets, so that it never leads either. `led` is told
-    whenever this node is to lead, and why: first, or what was wrong with its source.
+    whenever this node is to lead, and why: first, or what was wrong with its source. What is `advertised`, peers find
+    without a steward.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Flights:
         rules: Rules | None = None,
         clock: Callable[[], float] = time.monotonic,
         led: Callable[[str], None] = lambda _: None,
+        advertised: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._courier = courier
         self._ingests = ingests
@@ -95,9 +97,11 @@ class Flights:
         self.rules = rules or Rules()
         self._clock = clock
         self._led = led
+        self._advertised = advertised
         self._steward = Steward(own=courier.id, now=clock(), rules=self.rules)
         self._lock = threading.Lock()  # questions come in any thread
         self._parts: dict[Digest, Part] = {}
+        self._untold: dict[Digest, asyncio.TimerHandle] = {}  # what came in, until its steward is told
         self._deaf: dict[str, float] = {}  # stewards that did not answer, until when they are asked last
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -145,6 +149,8 @@ class Flights:
                 looking.cancel()
                 for part in list(self._parts.values()):
                     part.leave()
+                while self._untold:
+                    self._untold.popitem()[1].cancel()
 
     async def find(
         self,
@@ -302,6 +308,8 @@ class Flights:
             return
         if self._tasks is None or writing is None:  # this node ends, or has nothing to tell of
             return
+        if (untold := self._untold.pop(digest, None)) is not None:
+            untold.cancel()
         part = Part(digest=digest, ingest=writing.ingest, role=role, renew=renew, parent=parent)
         self._parts[digest] = part
         log.info("in flight", digest=str(digest), role=role.value, parent=parent)
@@ -309,10 +317,30 @@ class Flights:
 
     async def _play(self, part: Part, kept: AsyncExitStack) -> None:
         try:
-            async with kept:
-                ended = await part.play(tell=self.tell, store=self._store)
-            log.info("flight ended", digest=str(part.digest), role=part.role.value, ended=ended.value)
+            try:
+                async with kept:
+                    last = await part.play(tell=self.tell, store=self._store)
+            finally:
+                del self._parts[part.digest]
+            log.info("flight ended", digest=str(part.digest), role=part.role.value, ended=last.role.value)
+            await self._say_last(part, last)
         except Exception:  # a bug must not end the node
             log.exception("flight lost", digest=str(part.digest))
-        finally:
-            del self._parts[part.digest]
+
+    async def _say_last(self, part: Part, last: Note) -> None:
+        """Tell the steward how it ended.
+
+        Of what came by way of others it has time until the steward would forget this node, which it sends others to
+        all the same, and need not be told what is advertised by then: so a crowd's words are half as many.
+        """
+        pause = part.lease(self.rules.leases) - self.rules.margin
+        if last.role is Role.HOLD and part.role is Role.FOLLOW and self._tasks is not None and pause > 0:
+            loop = asyncio.get_running_loop()
+            self._untold[part.digest] = loop.call_later(pause, self._tell_untold, last)
+        else:
+            await self.tell(last)
+
+    def _tell_untold(self, last: Note) -> None:
+        del self._untold[last.digest]
+        if self._tasks is not None and str(last.digest) not in self._advertised():
+            self._tasks.create_task(self.tell(last), name=f"has {last.digest}")

@@ -1,8 +1,10 @@
-"""One node's part in one flight: it says what it does with the digest, again and again, until its runtime has it."""
+"""One node's part in one flight: it says what it does with the digest, again and again, until its runtime has it or
+gave up."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from spegel_py.errors import ContentNotFound, StoreError
@@ -33,6 +35,7 @@ class Part:
         self.total = ingest.total
         """Bytes of the content, where that is known."""
         self._renew = renew
+        self._heard = time.monotonic()
         self._is_leaving = False
         self._changed = asyncio.Event()
 
@@ -46,6 +49,7 @@ class Part:
     def change(self, role: Role, renew: float, parent: str | None) -> bool:
         """Do this from now on, as the steward has just said; say whether it is something else."""
         before, self._renew = (self.role, self.parent), renew
+        self._heard = time.monotonic()
         self.role, self.parent = role, parent
         return (role, parent) != before
 
@@ -58,16 +62,18 @@ class Part:
         self._is_leaving = True
         self._changed.set()
 
-    async def play(self, *, tell: Tell, store: Store) -> Role:
-        """Tell until the runtime has the content, or gave up; returns what the stewards were told last."""
+    def lease(self, leases: int) -> float:
+        """Return for how many seconds the steward believes what it was told last, so many intervals in all."""
+        return self._heard + leases * self._renew - time.monotonic()
+
+    async def play(self, *, tell: Tell, store: Store) -> Note:
+        """Tell until the runtime has the content, or gave up; returns what the stewards are to be told last."""
         ingest = self._ingest
         await self._tell_while_it_grows(tell)
         # one that is known to have stopped short is told of at once: others wait for its bytes
         within = COMMITTED if ingest.total is None or ingest.is_complete else 0.0
         is_here = not self._is_leaving and await self._is_here(store, within)
-        last = Role.HOLD if is_here else Role.GONE
-        await tell(Note(self.digest, last, self.offset))
-        return last
+        return Note(self.digest, Role.HOLD if is_here else Role.GONE, self.offset)
 
     async def _tell_while_it_grows(self, tell: Tell) -> None:
         ingest = self._ingest
@@ -82,6 +88,7 @@ class Part:
                     break
                 self.offset = ingest.size
                 self._renew = await tell(self._note())
+                self._heard = time.monotonic()
         finally:
             over.cancel()
             await asyncio.wait({over})

@@ -196,11 +196,13 @@ class Simulation:
         return min(left, max(0.0, parent.have - node.have), self.scene.upload / parent.feeds * STEP)
 
     def _finish(self, node: _Node) -> None:
+        was_following = node.state is State.FOLLOWING
         self._unfollow(node)
         node.have, node.state = float(self.scene.size), State.DONE
         node.serial += 1
         self._holders.append(node)
-        self._tell(node, Role.HOLD)
+        if not was_following:  # else it is advertised before the steward would forget the node
+            self._tell(node, Role.HOLD)
 
     # Coming and going
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from spegel_py.flight.messages import MessageError, Role, Why
+from spegel_py.flight.messages import MessageError, Note, Role, Why
 from spegel_py.flight.rendezvous import stewards
 from spegel_py.flight.rules import Rules
 from spegel_py.oci.digest import Digest
@@ -178,6 +178,59 @@ async def test_nothing_is_left_when_all_is_over(nodes: Nodes, upstream: Upstream
     upstream.allow()
     await asyncio.gather(*pulls)
     await until(lambda: not any(node.flights.parts for node in crowd))
+
+
+UNHURRIED = replace(TALKATIVE, renew=0.4, margin=0.1)
+"""For a test of what followers tell at their end: 1.1 s after their last word at the latest."""
+
+
+async def last_words(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[Note]:
+    """Return a list to which is added what the node tells stewards from now on that it has, or has given up."""
+    words, tell = list[Note](), node.flights.tell
+
+    async def heard(note: Note) -> float:
+        if note.role in (Role.HOLD, Role.GONE):
+            words.append(note)
+        return await tell(note)
+
+    monkeypatch.setattr(node.flights, "tell", heard)
+    return words
+
+
+@pytest.mark.parametrize("is_advertised", [True, False])
+async def test_a_follower_tells_of_its_end_late_and_only_what_nobody_finds_otherwise(
+    nodes: Nodes, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, *, is_advertised: bool
+) -> None:
+    """Its steward sends others to it until then all the same; who fetched it upstream tells at once."""
+    leader, follower = ordered(await nodes(2, UNHURRIED), upstream.digest)
+    led, followed = await last_words(leader, monkeypatch), await last_words(follower, monkeypatch)
+    pulls = [await started(leader), await started(follower)]
+    upstream.allow()
+    assert all(await asyncio.gather(*pulls))
+    await until(lambda: not leader.flights.parts and not follower.flights.parts)
+    if not is_advertised:
+        await follower.router.withdraw([str(upstream.digest)])
+    assert [note.role for note in led] == [Role.HOLD]
+    assert followed == []
+    await asyncio.sleep(UNHURRIED.leases * UNHURRIED.renew)
+    assert [note.role for note in followed] == ([] if is_advertised else [Role.HOLD])
+
+
+async def test_a_follower_that_pulls_again_does_not_tell_that_it_has_it(
+    nodes: Nodes, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was to tell of is not so any more."""
+    leader, follower = ordered(await nodes(2, UNHURRIED), upstream.digest)
+    words = await last_words(follower, monkeypatch)
+    pulls = [await started(leader), await started(follower)]
+    upstream.allow()
+    assert all(await asyncio.gather(*pulls))
+    await until(lambda: not follower.flights.parts)
+    await follower.router.withdraw([str(upstream.digest)])
+    follower.ingests.begin(upstream.digest, total=len(LARGE))
+    assert await follower.flights.find(upstream.digest) is not None
+    await asyncio.sleep(UNHURRIED.leases * UNHURRIED.renew)
+    assert words == []
 
 
 async def test_alone_a_node_asks_nobody(nodes: Nodes, upstream: Upstream) -> None:
