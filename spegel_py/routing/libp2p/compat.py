@@ -28,6 +28,7 @@ module gives to the rest is a host that is safe to run for months, and one way t
 14.* A message is received in two reads, its length and the rest, each a system call: `_ReadAhead` takes what is there.
 15.* A message passes a dozen locks, each of which gives the event loop a turn though it is free, at 50 us and more: the
     swarm's connections and streams have locks that do not (lock.Lock).
+16.* A stream that proposes a protocol which is no UTF-8 ends the whole host: `_MeshSwarm` resets that stream.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from libp2p import create_yamux_muxer_option
 from libp2p.abc import IMuxedConn, INetConn, INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
-from libp2p.custom_types import TProtocol
+from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
@@ -121,6 +122,19 @@ class _MeshSwarm(Swarm):
         """Prepare a connection of either side, before it is used (trap 15)."""
         _be_brief(muxed_conn, "streams_lock", "_write_lock")
         return await super().add_conn(muxed_conn, direction)
+
+    def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
+        """Have streams of others handled, none of which may end this node (trap 16)."""
+
+        async def handle(stream: INetStream) -> None:
+            try:
+                await stream_handler(stream)
+            except UnicodeDecodeError as error:
+                logging.getLogger(__name__).debug("a stream proposed no protocol: %r", error)
+                with shielded(1):
+                    await stream.reset()
+
+        super().set_stream_handler(handle)
 
     async def notify_opened_stream(self, stream: INetStream) -> None:
         """Prepare a stream of either side, before its protocol is negotiated (traps 13 and 15)."""

@@ -9,7 +9,7 @@ import gc
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.io.msgio import FixedSizeLenMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
@@ -155,6 +156,33 @@ def test_stock_locks_give_the_others_a_turn_each() -> None:
                 assert await _turns_of(Lock(), turns) == 0
                 assert await _turns_of(trio.Lock(), turns) > 0
                 nursery.cancel_scope.cancel()
+
+    on_trio(test)
+
+
+async def _propose_junk(host: Any) -> bool:
+    """Propose to a host what is no protocol; say whether it lives on and still talks."""
+    guest, lives = ours(), True
+    try:
+        async with running(host) as address, running(guest):
+            await compat.dial(guest, address, expected=None, timeout=5)
+            stream = await guest.get_network().new_stream(host.get_id())
+            await stream.write(b"\x13/multistream/1.0.0\n\x05\xff\xff\xff\xff\n")
+            with suppress(StreamError):
+                while await stream.read(64):
+                    pass
+            await (await guest.new_stream(host.get_id(), [TProtocol("/ipfs/ping/1.0.0")])).close()
+    except* UnicodeDecodeError:
+        lives = False
+    return lives
+
+
+def test_stock_host_dies_of_a_proposal_that_is_no_text() -> None:
+    """Trap 16: whoever can connect can end it with a few bytes; ours resets the stream, and goes on."""
+
+    async def test() -> None:
+        assert not await _propose_junk(stock())
+        assert await _propose_junk(ours())
 
     on_trio(test)
 
