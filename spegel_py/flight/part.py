@@ -34,8 +34,7 @@ class Part:
         self.offset = 0
         self.total = ingest.total
         """Bytes of the content, where that is known."""
-        self._renew = renew
-        self._heard = time.monotonic()
+        self._hear(renew)
         self._is_leaving = False
         self._changed = asyncio.Event()
 
@@ -48,8 +47,8 @@ class Part:
 
     def change(self, role: Role, renew: float, parent: str | None) -> bool:
         """Do this from now on, as the steward has just said; say whether it is something else."""
-        before, self._renew = (self.role, self.parent), renew
-        self._heard = time.monotonic()
+        before = (self.role, self.parent)
+        self._hear(renew)
         self.role, self.parent = role, parent
         return (role, parent) != before
 
@@ -87,12 +86,14 @@ class Part:
                 if over.done() or self._is_leaving:
                     break
                 self.offset = ingest.size
-                self._renew = await tell(self._note())
-                self._heard = time.monotonic()
+                self._hear(await tell(self._note()))
         finally:
             over.cancel()
             await asyncio.wait({over})
         self.offset = ingest.size
+
+    def _hear(self, renew: float) -> None:
+        self._renew, self._heard = renew, time.monotonic()
 
     def _note(self) -> Note:
         return Note(self.digest, self.role, self.offset, self.parent if self.role is Role.FOLLOW else None)

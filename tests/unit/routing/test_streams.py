@@ -21,7 +21,7 @@ ECHO = TProtocol("/test/echo/1.0.0")
 
 
 @asynccontextmanager
-async def asking(protocol: TProtocol = ECHO) -> AsyncIterator[tuple[Any, ID]]:
+async def asking() -> AsyncIterator[tuple[Any, ID]]:
     """Run two connected hosts, of which the second echoes what is said in ECHO; yields the first, and whom it asks."""
     one, two = ours(), ours()
 
