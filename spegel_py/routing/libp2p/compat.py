@@ -24,8 +24,9 @@ module gives to the rest is a host that is safe to run for months, and one way t
 12.* Disconnecting a peer forgets a connection that came while the old ones were being closed: it stands, and nobody
     knows of it. `hang_up` closes those that it is given, and no others.
 13.* A stream gives back what was read with a frame for each read, of one byte too, which costs more than the message:
-    `_MeshSwarm` has each stream release in bulk.
-14.* A message is received in two reads, its length and the rest, each a system call: `_ReadAhead` takes what is there.
+    `ease.ease_stream` has each stream release in bulk.
+14.* A message is received in two reads, its length and the rest, each a system call: `ease.ReadAhead` takes what is
+    there.
 15.* A message passes a dozen locks, each of which gives the event loop a turn though it is free, at 50 us and more: the
     swarm's connections and streams have locks that do not (lock.Lock).
 16.* A stream that proposes a protocol which is no UTF-8 ends the whole host: `_MeshSwarm` resets that stream.
@@ -51,7 +52,6 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
-from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -68,12 +68,10 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
-from spegel_py.routing.libp2p.lock import Lock
+from spegel_py.routing.libp2p.ease import ReadAhead, ease_connection, ease_stream
 
 MAX_CONNECTIONS = 8192
 """Bound on libp2p connections: far above any cluster this is meant for, so that only descriptors are the limit."""
-READ_AHEAD = 16 * 1024
-"""Bytes that are read at once."""
 NEGOTIATION_TIMEOUT = 5.0
 """Seconds for a protocol negotiation; a healthy peer needs milliseconds, a starved one-core node may need seconds."""
 
@@ -88,22 +86,6 @@ class _NoAutoConnector(AutoConnector):
         """Connect nobody."""
 
 
-class _ReadAhead(TrioTCPStream):
-    """A connection that is read by one task, which gets all that is there at once (trap 14)."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        super().__init__(stream)
-        _be_brief(self, "read_lock", "write_lock")
-        self._ahead = memoryview(b"")
-
-    async def read(self, n: int | None = None) -> bytes:
-        """Return up to `n` bytes, some at least unless the connection has ended."""
-        if not self._ahead and n != 0:
-            self._ahead = memoryview(await super().read(READ_AHEAD))
-        data, self._ahead = self._ahead[:n], self._ahead[len(self._ahead) if n is None else n :]
-        return bytes(data)
-
-
 class _MeshSwarm(Swarm):
     """A swarm that dials only when told to, and whose inbound connections give back their slot (traps 2 and 3)."""
 
@@ -114,13 +96,13 @@ class _MeshSwarm(Swarm):
 
     def track(self, raw: RawConnection) -> None:
         """Know of a new connection, and close its socket when py-libp2p has lost sight of it (traps 7 and 14)."""
-        raw.stream = _ReadAhead(cast("Any", raw).stream.stream)
+        raw.stream = ReadAhead(cast("Any", raw).stream.stream)
         self.raws.add(raw)
         weakref.finalize(raw, cast("Any", raw).stream.stream.socket._sock.close).atexit = False
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         """Prepare a connection of either side, before it is used (trap 15)."""
-        _be_brief(muxed_conn, "streams_lock", "_write_lock")
+        ease_connection(muxed_conn)
         return await super().add_conn(muxed_conn, direction)
 
     def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
@@ -138,11 +120,7 @@ class _MeshSwarm(Swarm):
 
     async def notify_opened_stream(self, stream: INetStream) -> None:
         """Prepare a stream of either side, before its protocol is negotiated (traps 13 and 15)."""
-        muxed = cast("Any", stream).muxed_stream
-        _be_brief(stream, "_state_lock")
-        _be_brief(muxed, "window_lock", "close_lock")
-        _be_brief(muxed.rw_lock, "_readers_lock", "_writer_lock")
-        _release_in_bulk(muxed)
+        ease_stream(stream)
         await super().notify_opened_stream(stream)
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
@@ -284,26 +262,6 @@ def _shut(sockets: Iterable[Any]) -> None:
     for one in sockets:
         with suppress(OSError):  # closed already
             one.shutdown(socket.SHUT_RDWR)
-
-
-def _be_brief(owner: object, *locks: str) -> None:
-    """Have these locks of an object, which nobody holds yet, give no turn to others when they are free (trap 15)."""
-    for name in locks:
-        if not isinstance(getattr(owner, name), trio.Lock | trio.Semaphore):
-            raise TypeError(f"{owner}.{name} is no lock")
-        setattr(owner, name, Lock())
-
-
-def _release_in_bulk(muxed: Any) -> None:
-    """Give the sender of a stream back what was read once that is half of its window (trap 13)."""
-    stock = muxed._auto_tune_and_send_window_update
-
-    async def release(*, bytes_read: int = 0) -> None:
-        buffered = len(muxed.conn.stream_buffers.get(muxed.stream_id, b""))
-        if muxed.target_recv_window - muxed.recv_window - buffered >= muxed._grow_threshold():
-            await stock(bytes_read=bytes_read)
-
-    muxed._auto_tune_and_send_window_update = release
 
 
 def remote_ip(connection: INetConn) -> str | None:

@@ -29,6 +29,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.ease import ReadAhead
 from spegel_py.routing.libp2p.lock import Lock
 from tests.routers import free_port
 from tests.unit.routing.hosts import on_trio, ours, running, stock, until
@@ -136,7 +137,7 @@ def test_stock_connection_reads_twice_for_a_message() -> None:
 
     async def test() -> None:
         assert await _reads_of_a_message(TrioTCPStream) == 2
-        assert await _reads_of_a_message(compat._ReadAhead) == 1
+        assert await _reads_of_a_message(ReadAhead) == 1
 
     on_trio(test)
 
