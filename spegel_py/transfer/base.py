@@ -7,7 +7,8 @@ them: into the socket that a Sink lends.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -104,12 +105,15 @@ class PeerAnswer:
 class Loan:
     """A client's socket while it is lent: whoever moves bytes into it counts them in `moved` at once.
 
-    It does not block, and is not to be closed. The client may take nothing for `patience` seconds.
+    It does not block, and is not to be closed. The client may take nothing for `patience` seconds. Where there is a
+    `tap` it is given all that is moved, in order, in whatever thread that is; `most` bytes may be moved.
     """
 
     fd: int
     patience: float
     moved: int = 0
+    tap: Callable[[memoryview], object] | None = None
+    most: int = sys.maxsize
 
 
 class Sink(Protocol):
@@ -126,8 +130,7 @@ class Sink(Protocol):
 
     def lend(self) -> AbstractAsyncContextManager[Loan | None]:
         """Lend the client's socket, with everything sent that was written before; until it is given back nothing
-        may be written here. None where bytes can only be written: over TLS, or where each is to be looked at.
-        Raises ClientGone."""
+        may be written here. None where bytes can only be written, as over TLS. Raises ClientGone."""
         return nullcontext()
 
 

@@ -68,7 +68,7 @@ class HTTPResponse:
                 await sink.write(rest)  # before the socket is lent, which keeps the order
             async with sink.lend() as loan:
                 if loan is not None:
-                    await self._splicer.splice(self._sock, self._unread, loan, self._watch)
+                    await self._splicer.splice(self._sock, min(self._unread, loan.most), loan, self._watch)
                     self._unread -= loan.moved
         async for piece in self._pieces():
             await sink.write(piece)

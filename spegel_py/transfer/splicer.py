@@ -1,9 +1,11 @@
-"""Bodies of peers moved into clients' sockets by the kernel; the event loop judges the pace."""
+"""Bodies of peers moved into clients' sockets, by the kernel where nobody has to see them; the event loop judges the
+pace."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from functools import cache, partial
 
 from spegel_py.errors import PeerUnreachable
@@ -12,6 +14,9 @@ from spegel_py.transfer.mover import Mover
 from spegel_py.transfer.moves import Move, Side
 from spegel_py.transfer.pipes import SIZE, Pipe, Pipes
 from spegel_py.transfer.watch import Watch
+
+COPIED = 256 * 1024
+"""Bytes taken at once where they are copied: what stays in a processor's cache until it was looked at."""
 
 
 class Splicer:
@@ -34,12 +39,16 @@ class Splicer:
 
         Raises PeerUnreachable, PeerStalled and ClientGone.
         """
+        if loan.tap is not None:
+            await self._run(Copy(peer=peer.fileno(), tap=loan.tap, loan=loan, length=length), watch)
+            return
         with self._pipes.borrow() as pipe:
-            if pipe is None:
-                return
-            move = Splice(peer=peer.fileno(), pipe=pipe, loan=loan, length=length)
-            with watch.following(move):
-                await self._mover.run(move, look=partial(_look, move, watch))
+            if pipe is not None:
+                await self._run(Splice(peer=peer.fileno(), pipe=pipe, loan=loan, length=length), watch)
+
+    async def _run(self, move: Move, watch: Watch) -> None:
+        with watch.following(move):
+            await self._mover.run(move, look=partial(_look, move, watch))
 
     def close(self) -> None:
         """End what is under way, and let no more in."""
@@ -82,6 +91,45 @@ class Splice(Move):
         if not count:
             raise PeerUnreachable("the peer broke off in the middle of the body")
         self._pipe.held = count
+        self.received += count
+        return True
+
+
+class Copy(Move):
+    """Bytes of a peer's socket, through a buffer that is emptied before more is taken: `tap` sees each once it has been
+    passed on. Raises PeerUnreachable."""
+
+    def __init__(self, *, peer: int, tap: Callable[[memoryview], object], loan: Loan, length: int) -> None:
+        super().__init__(source=peer, loan=loan, length=length)
+        self._peer = peer
+        self._tap = tap
+        self._buffer = memoryview(bytearray(min(COPIED, length)))
+        self._held = self._buffer[:0]
+
+    def step(self, *, may_block: bool = False) -> Side | None:
+        if not self._held and not self._fill():
+            return Side.SOURCE
+        try:
+            count = os.write(self.loan.fd, self._held)
+        except BlockingIOError:
+            return Side.CLIENT
+        except OSError as error:
+            raise ClientGone("the client left") from error
+        self._tap(self._held[:count])
+        self._held = self._held[count:]
+        self._moved(count)
+        return None
+
+    def _fill(self) -> bool:
+        try:
+            count = os.readv(self._peer, [self._buffer[: self.left]])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise PeerUnreachable(f"the peer broke off: {error.strerror}") from error
+        if not count:
+            raise PeerUnreachable("the peer broke off in the middle of the body")
+        self._held = self._buffer[:count]
         self.received += count
         return True
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
 
 from spegel_py.transfer.base import ClientGone, Loan, Sink
 
@@ -42,7 +43,7 @@ class SocketSink(Sink):
         self._reading = asyncio.ensure_future(self._read(client, limit))
 
     @classmethod
-    def connect(cls, limit: int | None = None) -> SocketSink:
+    def connect(cls, limit: int | None = None) -> Self:
         with socket.create_server(("127.0.0.1", 0)) as server:
             client = socket.create_connection(server.getsockname())
             sock, _ = server.accept()
@@ -83,3 +84,27 @@ class SocketSink(Sink):
                 if not piece:
                     return
                 self.taken += piece
+
+
+class SeenSink(SocketSink):
+    """A connection of which each byte is `seen` that passes; half a megabyte by a loan at most, the rest is written."""
+
+    def __init__(self, sock: socket.socket, client: socket.socket, limit: int | None) -> None:
+        super().__init__(sock, client, limit)
+        self.seen = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        self.seen += data
+        await super().write(data)
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Loan | None]:
+        async with super().lend() as loan:
+            assert loan is not None
+            loan.tap, loan.most = self.seen.extend, 500_000
+            yield loan
+            assert loan.moved <= loan.most
+
+    async def close(self) -> None:
+        await super().close()
+        assert self.seen == self.taken

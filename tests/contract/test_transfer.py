@@ -16,7 +16,7 @@ from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
 from spegel_py.transfer.base import ClientGone, Deadlines, PeerRequest, Upstream, UpstreamResponse
 from spegel_py.transfer.client import HTTPUpstream
-from tests.contract.clients import MemorySink, SocketSink
+from tests.contract.clients import MemorySink, SeenSink, SocketSink
 from tests.unit.mirror.peers import FakePeer
 
 DATA = bytes(range(256)) * 4096
@@ -52,6 +52,7 @@ class Way:
 
 WAYS = {
     "by the kernel": Way(is_copying=False, sink=SocketSink.connect),
+    "seen on its way": Way(is_copying=False, sink=SeenSink.connect),
     "copied": Way(is_copying=True, sink=SocketSink.connect),
     "without a socket": Way(is_copying=False, sink=MemorySink),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from random import Random
 
 import pytest
@@ -13,6 +14,9 @@ from spegel_py.errors import BlobUnknown, DigestMismatch
 from spegel_py.mirror.verify import AGAIN, HELD, REMEMBERED, SAMPLE, Verification, Verify, VerifyingSink
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
+from spegel_py.transfer.base import Deadlines, PeerRequest, Sink
+from spegel_py.transfer.client import HTTPUpstream
+from tests.contract.clients import SocketSink
 from tests.unit.mirror.lab import LARGE, SMALL, Lab, MemorySink, blob, start_lab
 from tests.unit.mirror.peers import FakePeer
 
@@ -52,6 +56,42 @@ async def test_the_end_of_wrong_content_does_not_pass() -> None:
     with pytest.raises(DigestMismatch):
         await verifier.write(WRONG)
     assert sink.sent == len(LARGE) - HELD
+
+
+@pytest.mark.parametrize("sent", [LARGE, WRONG], ids=["right", "wrong"])
+async def test_a_thread_hashes_what_a_lent_socket_takes(sent: bytes) -> None:
+    """All but the end of what a peer sends passes by the event loop; of wrong content the end does not pass."""
+    client, written = SocketSink.connect(), 0
+    verdicts: list[bool] = []
+    verifier = VerifyingSink(client, digest=Digest.of(LARGE), size=len(LARGE), verified=verdicts.append)
+
+    class Counted(Sink):
+        """Counts what is written."""
+
+        @property
+        def sent(self) -> int:
+            return verifier.sent
+
+        async def write(self, data: bytes) -> None:
+            nonlocal written
+            written += len(data)
+            await verifier.write(data)
+
+        lend = verifier.lend
+
+    request = PeerRequest(target="/v2/app/blobs/x", size=len(LARGE))
+    async with (
+        FakePeer(sent).serve("a") as peer,
+        HTTPUpstream(deadlines=Deadlines()) as upstream,
+        upstream.open(peer, request) as response,
+    ):
+        with nullcontext() if sent == LARGE else pytest.raises(DigestMismatch):
+            await response.send(Counted())
+    await client.close()
+    assert verdicts == [sent == LARGE]
+    assert verifier.sent == len(LARGE)
+    assert client.taken == (LARGE if sent == LARGE else LARGE[:-HELD])
+    assert HELD <= written < HELD + 64 * 1024  # and what came with the head
 
 
 def test_a_sample_is_one_in_thirty_two() -> None:

@@ -18,7 +18,7 @@ from spegel_py.errors import StoreUnavailable
 from spegel_py.store.files import FileContent
 from spegel_py.store.memory import MemoryContent
 from spegel_py.transfer.sender import AT_ONCE, INLINE, Sender
-from tests.contract.clients import MemorySink, SocketSink
+from tests.contract.clients import MemorySink, SeenSink, SocketSink
 
 LARGE = os.urandom(1 << 20) * 4
 SMALL = os.urandom(1000)
@@ -88,6 +88,15 @@ async def test_what_is_not_is_read_in_a_thread(
     ticking.cancel()
     assert sink.taken == SMALL
     assert ticks > 5
+
+
+async def test_a_client_that_has_to_see_the_bytes_is_written_to(large: FileContent) -> None:
+    """The kernel, which sends a file's bytes unseen, is left out."""
+    sink = SeenSink.connect()
+    with Sender() as sender:
+        await sender.send(large, 0, len(LARGE), sink)
+    await sink.close()
+    assert sink.seen == LARGE
 
 
 async def test_small_content_does_not_wait_for_large(
