@@ -59,7 +59,7 @@ FULL = (
     Case(8, TWENTY),
     Case(8, FIVE, upload="200mbit"),
     Case(6, FIVE, stagger=1.5),
-    Case(8, FIVE, upstream=None, times=7),
+    Case(8, FIVE, upstream=None, times=15),
     Case(8, ONE, upload="200mbit", held=True),
 )
 QUICK = (Case(3, Shape(2, 10)),)
