@@ -19,6 +19,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p import announce, compat, frames, kademlia
+from spegel_py.routing.libp2p.addresses import listen_addresses, multiaddr
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.keys import name_hash, record_key
 from tests.benchmarks import routers as processes
@@ -293,8 +294,8 @@ def _as_stranger(address: str, talk: Any) -> Any:
 
     async def main() -> Any:
         port = processes.free_port()
-        host = compat.build_host(load_or_create(None), announce=[compat.multiaddr("127.0.0.1", port)])
-        async with host.run(compat.listen_addresses("127.0.0.1", port)):
+        host = compat.build_host(load_or_create(None), announce=[multiaddr("127.0.0.1", port)])
+        async with host.run(listen_addresses("127.0.0.1", port)):
             peer = await compat.dial(host, Multiaddr(address), expected=None, timeout=5)
             try:
                 return await talk(host, peer)
@@ -366,7 +367,7 @@ async def test_a_record_for_somebody_else_is_refused() -> None:
             message = Message(type=Message.ADD_PROVIDER, key=record_key(name_hash("k")))
             entry = message.providerPeers.add()
             entry.id = other.to_bytes()
-            entry.addrs.append(compat.multiaddr("127.0.0.1", 1).to_bytes())
+            entry.addrs.append(multiaddr("127.0.0.1", 1).to_bytes())
             stream = await host.new_stream(peer, [kademlia.PROTOCOL])
             raw = message.SerializeToString()
             await stream.write(bytes([len(raw)]) + raw)

@@ -24,7 +24,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.addresses import multiaddr
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ class DnsBootstrap:
     async def find(self) -> Sequence[Target]:
         hosts = await _resolve(self._domain, self._away)
         chosen = self._rng.sample(hosts, min(len(hosts), DNS_LIMIT))
-        return [Target(str(compat.multiaddr(host, self._router_port))) for host in chosen]
+        return [Target(str(multiaddr(host, self._router_port))) for host in chosen]
 
 
 class HttpBootstrap:
@@ -184,7 +184,7 @@ async def _targets(address: Multiaddr | str, router_port: int, away: _OnceLog) -
     port = int(rest[1]) if rest[:1] == ["tcp"] else router_port
     peer = rest[rest.index("p2p") + 1] if "p2p" in rest else None
     hosts = [host] if kind in ("ip4", "ip6") else await _resolve(host, away)
-    return [Target(str(compat.multiaddr(each, port)), peer) for each in hosts]
+    return [Target(str(multiaddr(each, port)), peer) for each in hosts]
 
 
 async def _resolve(name: str, away: _OnceLog) -> list[str]:

@@ -11,8 +11,8 @@ module gives to the rest is a host that is safe to run for months, and one way t
     connection in a node's life is the last one accepted: `_MeshSwarm` lets go when the connection closes.
  4. `dial_peer` needs the peer's id, tries one TCP address only, retries, and remembers failures for 60 s: `dial` here
     takes one address and an id that may be unknown, in which case the handshake tells it.
- 5.* A listener sets SO_REUSEPORT, so that two nodes share a port silently: `check_port_free` looks first.
- 6.* Listening on 0.0.0.0 announces 0.0.0.0: `announced_addresses` lists the interfaces' addresses instead.
+ 5.* A listener sets SO_REUSEPORT, so that two nodes share a port silently: `addresses.check_port_free` looks first.
+ 6.* Listening on 0.0.0.0 announces 0.0.0.0: `addresses.announced_addresses` lists those of the interfaces instead.
  7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them; one that it has let go of in
     the middle of a handshake or a loss is closed with the last reference to it.
  8.* It does not know the remote address of an IPv6 connection: `_remember_remote` notes it.
@@ -43,7 +43,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, cast
 
-import psutil
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p import create_yamux_muxer_option
@@ -67,7 +66,7 @@ from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
+from spegel_py.errors import PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p.ease import ReadAhead, ease_connection, ease_stream
 
 MAX_CONNECTIONS = 8192
@@ -95,8 +94,9 @@ class _MeshSwarm(Swarm):
         self.raws: weakref.WeakSet[RawConnection] = weakref.WeakSet()
 
     def track(self, raw: RawConnection) -> None:
-        """Know of a new connection, and close its socket when py-libp2p has lost sight of it (traps 7 and 14)."""
+        """Know of a new connection, and close its socket when py-libp2p has lost sight of it (traps 7, 8 and 14)."""
         raw.stream = ReadAhead(cast("Any", raw).stream.stream)
+        _remember_remote(raw)
         self.raws.add(raw)
         weakref.finalize(raw, cast("Any", raw).stream.stream.socket._sock.close).atexit = False
 
@@ -126,7 +126,6 @@ class _MeshSwarm(Swarm):
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
         raw = RawConnection(read_write_closer, False)
         self.track(raw)
-        _remember_remote(raw)
         try:
             muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
             for connection in self.get_connections(muxed.peer_id):
@@ -183,7 +182,6 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
         with trio.fail_after(timeout):
             raw = cast("RawConnection", await TCP().dial(address))
             swarm.track(raw)
-            _remember_remote(raw)
             # The handshake authenticates the other side in any case; None only skips the comparison.
             secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
             peer_id = secured.get_remote_peer()
@@ -276,53 +274,9 @@ def _plain(host: str) -> str:
     return str(mapped or address)
 
 
-def announced_addresses(host: str, port: int) -> list[Multiaddr]:
-    """Return the addresses to announce when listening on `host` ("" or a wildcard: all) and `port`.
-
-    On a wildcard these are the addresses of the interfaces that are up, loopback and link-local ones only if there is
-    nothing else.
-    """
-    if host and not ipaddress.ip_address(host).is_unspecified:
-        return [multiaddr(host, port)]
-    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-    found = [
-        ipaddress.ip_address(entry.address.partition("%")[0])
-        for name, entries in psutil.net_if_addrs().items()
-        if name in up
-        for entry in entries
-        if entry.family in (socket.AF_INET, socket.AF_INET6)
-    ]
-    if host and ipaddress.ip_address(host).version == 4:
-        found = [address for address in found if address.version == 4]
-    public = [address for address in found if not address.is_loopback and not address.is_link_local]
-    return [multiaddr(str(address), port) for address in public or [a for a in found if a.is_loopback]]
-
-
-def listen_addresses(host: str, port: int) -> list[Multiaddr]:
-    """Return the addresses to listen on: the one given, or both wildcards for an empty host."""
-    hosts = [host] if host else (["0.0.0.0", "::"] if socket.has_ipv6 else ["0.0.0.0"])  # noqa: S104 - asked for
-    return [multiaddr(each, port) for each in hosts]
-
-
-def multiaddr(host: str, port: int) -> Multiaddr:
-    """Return `/ip4|ip6/<host>/tcp/<port>`."""
-    return Multiaddr(f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}")
-
-
 def shielded(seconds: float) -> trio.CancelScope:
     """Return a scope for closing things: it lasts through a cancellation from outside, but not for ever."""
     return trio.CancelScope(deadline=trio.current_time() + seconds, shield=True)
-
-
-def check_port_free(host: str, port: int, *, flag: str) -> None:
-    """Raise ConfigError if the port cannot be bound; a plain bind, since SO_REUSEPORT would hide another node."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host or "0.0.0.0", port))  # noqa: S104 - asked for
-        except OSError as error:
-            raise ConfigError(f"{flag}: cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def silence() -> None:

@@ -21,6 +21,7 @@ import trio
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import NOTHING, Life, Member, Peer
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.addresses import check_port_free
 from spegel_py.routing.libp2p.announce import Carried
 from spegel_py.routing.libp2p.bootstrap import Bootstrap, Target
 from spegel_py.routing.libp2p.courier import Libp2pCourier
@@ -84,7 +85,7 @@ class Libp2pRouter:
         """
         compat.silence()
         compat.self_test()
-        compat.check_port_free(self._settings.host, self._settings.port, flag="--router-addr")
+        check_port_free(self._settings.host, self._settings.port, flag="--router-addr")
         thread = await self._start()
         async with AsyncExitStack() as stack:
             tasks = [

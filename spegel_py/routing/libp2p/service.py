@@ -15,6 +15,7 @@ from multiaddr import Multiaddr
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Answerer, Peer
 from spegel_py.routing.libp2p import announce, compat, kademlia, questions
+from spegel_py.routing.libp2p.addresses import announced_addresses, listen_addresses
 from spegel_py.routing.libp2p.bootstrap import Target
 from spegel_py.routing.libp2p.hop import hop
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, KademliaServer
@@ -67,8 +68,8 @@ class Service:
         self._settings = settings
         self._table = table
         self._local = local
-        addresses = compat.announced_addresses(settings.host, settings.port)
-        self._host = compat.build_host(settings.key, announce=addresses)
+        announced = announced_addresses(settings.host, settings.port)
+        self._host = compat.build_host(settings.key, announce=announced)
         self._kademlia = KademliaClient(self._host)
         self._mesh = Mesh(
             host=self._host,
@@ -103,7 +104,7 @@ class Service:
 
     async def run(self, stop: trio.Event, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and tend peers until `stop` is set, then say goodbye."""
-        listen = compat.listen_addresses(self._settings.host, self._settings.port)
+        listen = listen_addresses(self._settings.host, self._settings.port)
         async with (
             self._host.run(listen),
             self._kademlia.running(),

@@ -14,6 +14,7 @@ from libp2p.network.config import ConnectionConfig
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.addresses import multiaddr
 from tests.routers import free_port
 
 
@@ -29,9 +30,9 @@ def on_trio(test: Callable[[], Awaitable[None]]) -> None:
 async def running(host: Any, address: str = "127.0.0.1", port: int | None = None) -> AsyncIterator[Multiaddr]:
     """Run a host; its connections are closed at the end."""
     port = port or free_port(address)
-    async with host.run([compat.multiaddr(address, port)]):
+    async with host.run([multiaddr(address, port)]):
         try:
-            yield compat.multiaddr(address, port)
+            yield multiaddr(address, port)
         finally:
             await compat.hang_up_all(host)
 

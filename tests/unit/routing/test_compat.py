@@ -29,6 +29,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.addresses import announced_addresses, check_port_free, multiaddr
 from spegel_py.routing.libp2p.ease import ReadAhead
 from spegel_py.routing.libp2p.lock import Lock
 from tests.routers import free_port
@@ -376,7 +377,7 @@ def test_a_dial_that_is_cancelled_leaves_no_socket() -> None:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listener.socket.getsockname()[1]
         async with running(host), listener, trio.open_nursery() as nursery:
-            target = compat.multiaddr("127.0.0.1", port)
+            target = multiaddr("127.0.0.1", port)
             nursery.start_soon(lambda: compat.dial(host, target, expected=None, timeout=20))
             stream = await listener.accept()
             assert await stream.receive_some()  # the handshake has begun
@@ -400,7 +401,7 @@ def test_a_dial_refuses_somebody_else_itself_and_nobody() -> None:
             with pytest.raises(PeerUnreachable, match="this node itself"):
                 await compat.dial(two, own, expected=None, timeout=5)
             with pytest.raises(PeerUnreachable, match="cannot connect"):
-                await compat.dial(two, compat.multiaddr("127.0.0.1", free_port()), expected=None, timeout=5)
+                await compat.dial(two, multiaddr("127.0.0.1", free_port()), expected=None, timeout=5)
             assert two.get_connected_peers() == []
 
     on_trio(test)
@@ -414,9 +415,7 @@ def test_a_dial_to_somebody_silent_ends() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             async with running(host):
                 with pytest.raises(PeerUnreachable, match=r"within 0\.2 s"):
-                    await compat.dial(
-                        host, compat.multiaddr("127.0.0.1", silent.getsockname()[1]), expected=None, timeout=0.2
-                    )
+                    await compat.dial(host, multiaddr("127.0.0.1", silent.getsockname()[1]), expected=None, timeout=0.2)
 
     on_trio(test)
 
@@ -428,12 +427,12 @@ def test_a_taken_port_is_noticed() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ConfigError, match="--router-addr"):
-            compat.check_port_free("127.0.0.1", taken.getsockname()[1], flag="--router-addr")
+            check_port_free("127.0.0.1", taken.getsockname()[1], flag="--router-addr")
 
 
 def test_a_wildcard_announces_addresses_that_can_be_dialled() -> None:
     """Listening everywhere announces no wildcard, and loopback only where there is nothing else."""
-    hosts = [ipaddress.ip_address(str(each).split("/")[2]) for each in compat.announced_addresses("", 5001)]
+    hosts = [ipaddress.ip_address(str(each).split("/")[2]) for each in announced_addresses("", 5001)]
     assert hosts
     assert not any(host.is_unspecified for host in hosts)
     assert all(host.is_loopback for host in hosts) or not any(host.is_loopback for host in hosts)
@@ -450,7 +449,9 @@ def test_the_self_test_passes_here_and_names_what_is_missing(monkeypatch: pytest
 def test_a_socket_that_nobody_knows_of_any_more_is_closed() -> None:
     """What py-libp2p lets go of without closing it is closed with the last reference, and not left to the collector."""
     swarm: Any = compat.build_host(Ed25519PrivateKey.generate(), announce=[]).get_network()
-    ours, theirs = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
 
     async def lose() -> None:
         swarm.track(RawConnection(TrioTCPStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours))), True))
