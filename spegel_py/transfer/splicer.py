@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -60,78 +61,96 @@ def _look(move: Move, watch: Watch, now: float) -> float:
     return min(move.look(now), watch.look(now))
 
 
-class Splice(Move):
-    """Bytes of a peer's socket, through a pipe that is emptied before more is taken. Raises PeerUnreachable."""
+class _Passed(Move):
+    """Bytes of a peer's socket, through something that is emptied before more is taken. Raises PeerUnreachable."""
 
-    def __init__(self, *, peer: int, pipe: Pipe, loan: Loan, length: int) -> None:
+    def __init__(self, *, peer: int, loan: Loan, length: int) -> None:
         super().__init__(source=peer, loan=loan, length=length)
         self._peer = peer
-        self._pipe = pipe
+
+    @property
+    @abstractmethod
+    def _is_empty(self) -> bool:
+        """Whether all that was taken was given."""
+
+    @abstractmethod
+    def _take(self) -> int:
+        """Take bytes of the peer, none at its end, and return how many. Raises OSError."""
+
+    @abstractmethod
+    def _give(self) -> int:
+        """Give the client some of what was taken, and return how many bytes. Raises OSError."""
 
     def step(self, *, may_block: bool = False) -> Side | None:
-        if not self._pipe.held and not self._fill():
+        if self._is_empty and not self._fill():
             return Side.SOURCE
         try:
-            count = os.splice(self._pipe.reader, self.loan.fd, self._pipe.held, flags=os.SPLICE_F_NONBLOCK)
+            count = self._give()
         except BlockingIOError:
             return Side.CLIENT
         except OSError as error:
             raise ClientGone("the client left") from error
-        self._pipe.held -= count
         self._moved(count)
         return None
 
     def _fill(self) -> bool:
         try:
-            count = os.splice(self._peer, self._pipe.writer, min(SIZE, self.left), flags=os.SPLICE_F_NONBLOCK)
+            count = self._take()
         except BlockingIOError:
             return False
         except OSError as error:
             raise PeerUnreachable(f"the peer broke off: {error.strerror}") from error
         if not count:
             raise PeerUnreachable("the peer broke off in the middle of the body")
-        self._pipe.held = count
         self.received += count
         return True
 
 
-class Copy(Move):
-    """Bytes of a peer's socket, through a buffer that is emptied before more is taken: `tap` sees each once it has been
-    passed on. Raises PeerUnreachable."""
+class Splice(_Passed):
+    """Through a pipe, by the kernel alone."""
+
+    def __init__(self, *, peer: int, pipe: Pipe, loan: Loan, length: int) -> None:
+        super().__init__(peer=peer, loan=loan, length=length)
+        self._pipe = pipe
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._pipe.held
+
+    def _take(self) -> int:
+        most = min(SIZE, self.left)
+        self._pipe.held = os.splice(self._peer, self._pipe.writer, most, flags=os.SPLICE_F_NONBLOCK)
+        return self._pipe.held
+
+    def _give(self) -> int:
+        count = os.splice(self._pipe.reader, self.loan.fd, self._pipe.held, flags=os.SPLICE_F_NONBLOCK)
+        self._pipe.held -= count
+        return count
+
+
+class Copy(_Passed):
+    """Through a buffer: `tap` sees each byte once it has been passed on."""
 
     def __init__(self, *, peer: int, tap: Callable[[memoryview], object], loan: Loan, length: int) -> None:
-        super().__init__(source=peer, loan=loan, length=length)
-        self._peer = peer
+        super().__init__(peer=peer, loan=loan, length=length)
         self._tap = tap
         self._buffer = memoryview(bytearray(min(COPIED, length)))
         self._held = self._buffer[:0]
 
-    def step(self, *, may_block: bool = False) -> Side | None:
-        if not self._held and not self._fill():
-            return Side.SOURCE
-        try:
-            count = os.write(self.loan.fd, self._held)
-        except BlockingIOError:
-            return Side.CLIENT
-        except OSError as error:
-            raise ClientGone("the client left") from error
+    @property
+    def _is_empty(self) -> bool:
+        return not self._held
+
+    def _take(self) -> int:
+        count = os.readv(self._peer, [self._buffer[: self.left]])
+        self._held = self._buffer[:count]
+        return count
+
+    def _give(self) -> int:
+        count = os.write(self.loan.fd, self._held)
         self._tap(self._held[:count])
         self._held = self._held[count:]
-        self._moved(count)
-        return None
-
-    def _fill(self) -> bool:
-        try:
-            count = os.readv(self._peer, [self._buffer[: self.left]])
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise PeerUnreachable(f"the peer broke off: {error.strerror}") from error
-        if not count:
-            raise PeerUnreachable("the peer broke off in the middle of the body")
-        self._held = self._buffer[:count]
-        self.received += count
-        return True
+        return count
 
 
 @cache
