@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from spegel_py import settings
 from spegel_py.errors import ConfigError
+from spegel_py.node_name import NODE_NAME
 from spegel_py.oci.filters import Filters
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import LOGGING, LogFormat
@@ -45,6 +46,7 @@ REGISTRY = (
     Setting("registry_addr", settings.address, ":5000", "address of the registry that containerd and peers ask"),
     Setting("router_addr", settings.address, ":5001", "address of the libp2p router"),
     Setting("metrics_addr", settings.address, ":9090", "address of the metrics page"),
+    NODE_NAME,
     Setting(
         "data_dir",
         settings.path,
@@ -223,6 +225,7 @@ class Config:
     registry_addr: str
     router_addr: str
     metrics_addr: str
+    node_name: str
     data_dir: Path | None
     containerd_sock: Path
     containerd_namespace: str

@@ -30,6 +30,7 @@ from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.verify import Verify
+from spegel_py.node_name import node_name
 from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
 from spegel_py.registry.debug import debug_routes
@@ -161,6 +162,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             limits=limits,
             ledger=ledger,
             credentials=auth,
+            node=node_name(config.node_name),
             underway=Underway(ingests=ingests, size_of=mirror.size_of, source_of=flights.source_of)
             if flights and ingests
             else None,

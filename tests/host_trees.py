@@ -49,6 +49,7 @@ def mirroring(*registries: str, keeps_existing: bool = False, **others: object) 
     return Mirroring(
         registries=parse_registries(registries),
         targets=parse_targets([MIRROR]),
+        node="node-1",
         keeps_existing=keeps_existing,
         **others,  # type: ignore[arg-type]  # named as the fields are
     )

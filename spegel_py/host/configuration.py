@@ -19,6 +19,7 @@ from spegel_py.host.files import read
 from spegel_py.host.mirroring import Mirroring
 from spegel_py.host.registries import parse_registries, parse_targets
 from spegel_py.host.tree import Entry, Folder
+from spegel_py.node_name import NODE_NAME, node_name
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
@@ -59,6 +60,7 @@ SETTINGS = (
         "mirrors to ask, in this order, such as http://127.0.0.1:5000",
         many=True,
     ),
+    NODE_NAME,
     Setting("resolve_tags", settings.boolean, True, "have tags resolved by the mirror too; if not, only digests are"),
     Setting(
         "prepend_existing",
@@ -84,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     mirroring = Mirroring(
         registries=values["mirrored_registries"] or parse_registries(()),
         targets=values["mirror_targets"],
+        node=node_name(values["node_name"]),
         resolves_tags=values["resolve_tags"],
         keeps_existing=values["prepend_existing"],
         credentials=read_credentials(),

@@ -1,6 +1,6 @@
 """The hosts.toml that sends containerd to mirrors first, alone or before what a file already says.
 
-Alone it is byte for byte the file Spegel writes: a node that goes from one to the other sees no change.
+It is the file that Spegel writes, and a header in each mirror's table that names this node.
 """
 
 from __future__ import annotations
@@ -13,17 +13,24 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from spegel_py.oci.distribution import NODE_HEADER
+
 DIAL_TIMEOUT = "200ms"
 """A mirror runs on this node: a connection takes no time, or will not come about. containerd heeds it from 2.1 on."""
 
 
-def blocks(targets: Sequence[str], *, can_resolve: bool, credentials: tuple[str, str] | None = None) -> str:
-    """Return the `[host]` tables of mirrors. Without `can_resolve` tags go upstream, and only digests to a mirror."""
+def blocks(targets: Sequence[str], *, can_resolve: bool, node: str, credentials: tuple[str, str] | None = None) -> str:
+    """Return the `[host]` tables of mirrors, in each of them the name of this node as a header.
+
+    Without `can_resolve` containerd asks mirrors for digests only, and upstream for tags.
+    """
     capabilities = "['pull', 'resolve']" if can_resolve else "['pull']"
-    header = f"Authorization = '{_basic(*credentials)}'" if credentials else ""
+    headers = f"{NODE_HEADER} = '{node}'"
+    if credentials:
+        headers = f"Authorization = '{_basic(*credentials)}'\n{headers}"
     return "\n\n".join(
-        f"[host.'{target}']\ncapabilities = {capabilities}\ndial_timeout = '{DIAL_TIMEOUT}'"
-        + (f"\n[host.'{target}'.header]\n{header}" if header else "")
+        f"[host.'{target}']\ncapabilities = {capabilities}\ndial_timeout = '{DIAL_TIMEOUT}'\n"
+        f"[host.'{target}'.header]\n{headers}"
         for target in targets
     )
 

@@ -18,10 +18,14 @@ FOLDER = Meta(mode=0o755)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirroring:
-    """Which registries are mirrored, where, and how. `targets` are the mirrors' URLs, the first one asked first."""
+    """Which registries are mirrored, where, and how.
+
+    `targets` are the mirrors' URLs, the first one asked first; each is told that the runtime of `node` asks.
+    """
 
     registries: tuple[Registry, ...]
     targets: tuple[str, ...]
+    node: str
     resolves_tags: bool = True
     keeps_existing: bool = False
     credentials: tuple[str, str] | None = None
@@ -56,7 +60,9 @@ class Mirroring:
         return Folder({**others.entries, HOSTS: file}, others.meta)
 
     def _text(self, registry: Registry, existing: Existing | None, root: Path) -> str:
-        mirrors = hosts_toml.blocks(self.targets, can_resolve=self.resolves_tags, credentials=self.credentials)
+        mirrors = hosts_toml.blocks(
+            self.targets, can_resolve=self.resolves_tags, node=self.node, credentials=self.credentials
+        )
         if not existing or not existing.text.strip():
             return hosts_toml.render(registry.server, mirrors)
         try:

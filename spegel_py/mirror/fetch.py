@@ -75,11 +75,17 @@ class Mirror:
 
     @asynccontextmanager
     async def fetch(
-        self, pull: PullRequest, *, max_age: float = math.inf, inquiry: Inquiry | None = None
+        self,
+        pull: PullRequest,
+        *,
+        max_age: float = math.inf,
+        inquiry: Inquiry | None = None,
+        follows: bool = True,
     ) -> AsyncIterator[Relay]:
         """Give an open relay of the content, which the caller sends; leaving the context ends it.
 
-        `max_age` is how many seconds ago a tag may have been seen at its registry. In `inquiry` it is noted at the end
+        `max_age` is how many seconds ago a tag may have been seen at its registry. Without `follows` only peers that
+        hold the whole content are asked, never those that are still pulling it. In `inquiry` it is noted at the end
         how many peers were found, and which were asked; each that is asked has a span below its own.
 
         Raises ManifestUnknown or BlobUnknown, with the number of peers tried as `attempts` in its detail,
@@ -97,7 +103,7 @@ class Mirror:
             clock=self._clock,
             span=inquiry.span if inquiry is not None else NO_SPAN,
         )
-        following = self._follow(pull, selector, attempts)
+        following = self._follow(pull, selector, attempts) if follows else None
         candidates = Candidates(
             router=self._router,
             key=pull.key,

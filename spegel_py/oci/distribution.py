@@ -38,6 +38,9 @@ are not, since two that wait for each other's first byte would wait for ever."""
 SOURCE_HEADER = "X-Spegel-Source"
 """The id of the peer that this node takes the content from, at the head of content that still grows here."""
 
+NODE_HEADER = "X-Spegel-Node"
+"""The name of the node whose runtime asks. `configuration` has runtimes send it to every mirror in hosts.toml."""
+
 METHODS = ("GET", "HEAD")
 
 
@@ -57,7 +60,8 @@ class Kind(Enum):
 class PullRequest:
     """A valid request; `reference` is a tag's text only for a manifest whose registry is known.
 
-    `registry` is what `?ns=` names; None for a digest asked without one (skopeo, dockerd).
+    `registry` is what `?ns=` names; None for a digest asked without one (skopeo, dockerd). `node` names the node whose
+    runtime asks; None where the client does not say it.
     """
 
     head: bool
@@ -69,6 +73,7 @@ class PullRequest:
     accept: tuple[str, ...] = ()
     mirrored: bool = False
     in_flight: bool = False
+    node: str | None = None
 
     @property
     def digest(self) -> Digest | None:
@@ -121,11 +126,16 @@ class PullRequest:
             accept=tuple(fields.get("accept", ())),
             mirrored=_is_true(fields, MIRRORED_HEADER),
             in_flight=_is_true(fields, IN_FLIGHT_HEADER),
+            node=_last(fields, NODE_HEADER) or None,
         )
 
 
 def _is_true(fields: Mapping[str, Sequence[str]], header: str) -> bool:
-    return fields.get(header.lower(), [""])[-1].strip().lower() == "true"
+    return _last(fields, header).lower() == "true"
+
+
+def _last(fields: Mapping[str, Sequence[str]], header: str) -> str:
+    return fields.get(header.lower(), [""])[-1].strip()
 
 
 def origin_form(target: str) -> str:

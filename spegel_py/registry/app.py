@@ -47,10 +47,11 @@ def create_app(
     ledger: Ledger | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
+    node: str = "",
     underway: Underway | None = None,
 ) -> web.Application:
     """Return the registry. Without a mirror it answers from its own content only; without credentials, everybody.
-    Peers get what is `underway` only if that is given.
+    Peers get what is `underway` only if that is given. `node` is the name that this node's runtime gives as its own.
 
     `ready` and `live` answer the probes. `client_timeout` is for how many seconds a client may not read before it is
     dropped.
@@ -66,6 +67,7 @@ def create_app(
         limits=limits or Limits(per_peer=0, overall=0, metrics=metrics),
         ledger=ledger or Ledger(metrics=metrics),
         client_timeout=client_timeout,
+        node=node,
         underway=underway,
     )
 

@@ -41,7 +41,8 @@ class Pulls:
     A pull that `filters` exclude is answered with 404, here and for peers. Of tags `freshness` says for how long they
     are answered; a peer is told how old they are, and decides for itself. `limits` admit peers' transfers. In `ledger`
     it is noted of each client's pull how it went, and counted from there. Peers that a steward sent here are answered
-    with what is `underway` too, if that is given.
+    with what is `underway` too, if that is given. This node's own runtime, which gives the name `node` as its own, is
+    also sent content that other nodes are still pulling.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Pulls:
         limits: Limits,
         ledger: Ledger,
         client_timeout: float,
+        node: str = "",
         underway: Underway | None = None,
     ) -> None:
         self._store = store
@@ -68,6 +70,7 @@ class Pulls:
         self._limits = limits
         self._ledger = ledger
         self._client_timeout = client_timeout
+        self._node = node
         self._underway = underway
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -193,7 +196,8 @@ class Pulls:
         if pull.name is not None:
             self._freshness.missed(pull.name, time.time())  # until a peer answers
         max_age = self._freshness.ttl if pull.name else math.inf
-        async with mirror.fetch(pull, max_age=max_age, inquiry=inquiry) as relay:
+        follows = self._is_own_runtime(request, pull)
+        async with mirror.fetch(pull, max_age=max_age, inquiry=inquiry, follows=follows) as relay:
             head = relay.head
             self._note_seen(pull, None if pull.digest else time.time() - (head.age or 0))
             entity = Entity(
@@ -209,6 +213,20 @@ class Pulls:
                 return self._answer_head(pull, entity, "peer", inquiry)
             inquiry.peer = head.peer.id
             return await self._send(request, pull, entity, "peer", relay.send, inquiry)
+
+    def _is_own_runtime(self, request: web.Request, pull: PullRequest) -> bool:
+        """Return True if the client is known to be this node's own runtime.
+
+        The runtime of another node may be the one whose download the others wait for. A registry that made it wait for
+        that same download would stop the pull of the whole cluster until a deadline passes. So a client that gives no
+        name counts as the own runtime only if it connects from an address of this very host.
+        """
+        if pull.node is not None:
+            return pull.node == self._node
+        if (transport := request.transport) is None:
+            return False
+        client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        return bool(client and own and client[0] == own[0])
 
     def _seen(self, pull: PullRequest, found: Found) -> float | None:
         """Return when the tag that is pulled was last seen at its registry; None for a digest."""

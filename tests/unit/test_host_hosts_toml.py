@@ -1,4 +1,4 @@
-"""The hosts.toml of a mirror: Spegel's to the byte where it stands alone, and before what an operator wrote."""
+"""The hosts.toml of a mirror: Spegel's with this node's name where it stands alone, else before what is there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spegel_py.host import hosts_toml
 from tests.host_trees import EXISTING, MIRROR
 
 SERVER = "https://registry-1.docker.io"
-OURS = hosts_toml.blocks([MIRROR], can_resolve=True)
+OURS = hosts_toml.blocks([MIRROR], can_resolve=True, node="node-1")
 
 
 def prepended(existing: str, *, server: str | None = SERVER) -> dict[str, Any]:
@@ -22,28 +22,33 @@ def prepended(existing: str, *, server: str | None = SERVER) -> dict[str, Any]:
     return tomllib.loads(hosts_toml.prepend(existing, server, OURS, [MIRROR]))
 
 
-def test_alone_it_is_spegels_file() -> None:
-    """Mirrors in their order, and the server before them."""
-    mirrors = hosts_toml.blocks(["http://10.0.0.1:30020", "http://10.0.0.1:30021"], can_resolve=True)
+def test_alone_it_is_spegels_file_with_this_nodes_name() -> None:
+    """Mirrors in their order, and the server before them; every mirror is told which node's runtime asks."""
+    targets = ["http://10.0.0.1:30020", "http://10.0.0.1:30021"]
+    mirrors = hosts_toml.blocks(targets, can_resolve=True, node="node-1")
     assert hosts_toml.render(SERVER, mirrors) == (
         "server = 'https://registry-1.docker.io'\n\n"
-        "[host.'http://10.0.0.1:30020']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n\n"
-        "[host.'http://10.0.0.1:30021']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'"
+        "[host.'http://10.0.0.1:30020']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n"
+        "[host.'http://10.0.0.1:30020'.header]\nX-Spegel-Node = 'node-1'\n\n"
+        "[host.'http://10.0.0.1:30021']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n"
+        "[host.'http://10.0.0.1:30021'.header]\nX-Spegel-Node = 'node-1'"
     )
 
 
 def test_for_all_registries_there_is_no_server() -> None:
     """In `_default` containerd goes on at the registry it was asked for; without tags only digests are asked."""
-    assert hosts_toml.render(None, hosts_toml.blocks([MIRROR], can_resolve=False)) == (
-        "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull']\ndial_timeout = '200ms'"
+    assert hosts_toml.render(None, hosts_toml.blocks([MIRROR], can_resolve=False, node="node-1")) == (
+        "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull']\ndial_timeout = '200ms'\n"
+        "[host.'http://127.0.0.1:5000'.header]\nX-Spegel-Node = 'node-1'"
     )
 
 
 def test_credentials_are_a_header_of_every_mirror() -> None:
     """The basic-auth secret is sent to each mirror, and to nobody else."""
-    mirrors = hosts_toml.blocks(["http://a:1", "http://b:1"], can_resolve=True, credentials=("hello", "world"))
+    targets = ["http://a:1", "http://b:1"]
+    mirrors = hosts_toml.blocks(targets, can_resolve=True, node="node-1", credentials=("hello", "world"))
     document = tomllib.loads(hosts_toml.render(SERVER, mirrors))
-    header = {"Authorization": "Basic aGVsbG86d29ybGQ="}
+    header = {"Authorization": "Basic aGVsbG86d29ybGQ=", "X-Spegel-Node": "node-1"}
     assert [host["header"] for host in document["host"].values()] == [header, header]
     assert "header" not in document
 
@@ -80,7 +85,11 @@ def test_a_mirror_that_is_there_is_there_once(existing: str) -> None:
     """A table for the same mirror gives way to ours: twice is no TOML, and containerd would heed none of it."""
     hosts = prepended(existing)["host"]
     assert list(hosts) == [MIRROR, "http://a"]
-    assert hosts[MIRROR] == {"capabilities": ["pull", "resolve"], "dial_timeout": "200ms"}
+    assert hosts[MIRROR] == {
+        "capabilities": ["pull", "resolve"],
+        "dial_timeout": "200ms",
+        "header": {"X-Spegel-Node": "node-1"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""The name by which a node's registry recognises the requests of its own container runtime.
+
+`configuration` writes the name into hosts.toml, as a header that the runtime sends to every mirror it asks. So a
+registry that is reached through a second target, a node port or a load balancer knows another node's runtime.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+from spegel_py import settings
+from spegel_py.settings import Setting
+
+MACHINE_ID = Path("/etc/machine-id")
+"""A text that differs between machines, also between those that have the same host name; containers have none."""
+
+_VALID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+
+
+def _name(given: Any) -> str:
+    """A name that can stand in an HTTP header; empty for the default."""
+    written = settings.text(given)
+    if written and not _VALID.fullmatch(written):
+        raise ValueError(f"{written!r} should be a node's name: letters, digits, dots, dashes and underscores")
+    return written
+
+
+NODE_NAME = Setting(
+    "node_name",
+    _name,
+    "",
+    "this node's name, the same for `registry` and `configuration`, and different on each node; by default made of the "
+    "host's name and its machine-id",
+)
+
+
+def node_name(given: str) -> str:
+    """Return the name that was given, or one made of this host's name and its machine-id."""
+    if given:
+        return given
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:240].strip(".-") or "node"
+    try:
+        machine = MACHINE_ID.read_text().strip()[:8]
+    except (OSError, UnicodeDecodeError):
+        machine = ""
+    return f"{host}-{machine}" if machine.isalnum() and machine.isascii() else host
