@@ -1,14 +1,19 @@
-"""`spegel-py cleanup`: put containerd's `config_path` back as it was, then say so on a probe until told to end."""
+"""`spegel-py cleanup`: put containerd's `config_path` back as it was, then say so on a probe until told to end.
+
+As long as the probe is served the folder is kept as it was: where a release is uninstalled, a Pod that happens to start
+meanwhile may configure its node again.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,9 @@ from spegel_py.telemetry.logging import LOGGING
 
 log = structlog.get_logger(__name__)
 
+LOOK = 0.5
+"""Seconds between two looks whether the folder was configured again."""
+
 
 def _address(given: Any) -> str:
     """An address to listen on, or empty for none."""
@@ -36,6 +44,12 @@ SETTINGS = (
     *LOGGING,
     CONFIG_PATH,
     Setting("addr", _address, None, "address of the readiness probe, such as :8080; '' to end once all is put back"),
+    Setting(
+        "linger",
+        settings.seconds(0, 3600),
+        0.0,
+        "time after SIGTERM for which the probe is still served, and what is configured again is put back",
+    ),
 )
 
 
@@ -50,11 +64,11 @@ def run(args: argparse.Namespace) -> int:
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     if values["addr"] is None:
         raise ConfigError("--addr (or ADDR) is missing: give :8080 to serve a readiness probe, or '' to serve none")
-    asyncio.run(_clean_up(values["containerd_registry_config_path"], values["addr"]))
+    asyncio.run(_clean_up(values["containerd_registry_config_path"], values["addr"], linger=values["linger"]))
     return 0
 
 
-async def _clean_up(root: Path, address: str) -> None:
+async def _clean_up(root: Path, address: str, *, linger: float) -> None:
     is_ended = asyncio.Event()
     # set before the work begins: the first process of a container gets no signal that it has no handler for
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_ended.set)
@@ -62,7 +76,23 @@ async def _clean_up(root: Path, address: str) -> None:
     if not address:
         return
     async with serve_probe(address):
-        await is_ended.wait()
+        await _keep_clean(root, is_ended, linger=linger)
+
+
+async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> None:
+    """Put the folder back whenever it is configured again, until `linger` seconds after the end is asked for."""
+    loop = asyncio.get_running_loop()
+    end = math.inf
+    while loop.time() < end:
+        if end == math.inf and is_ended.is_set():
+            end = loop.time() + linger
+        if await asyncio.to_thread((root / original.BACKUP).is_dir):
+            await asyncio.to_thread(clean_up, root, Disk())
+        if end == math.inf:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(is_ended.wait(), LOOK)
+        else:
+            await asyncio.sleep(min(LOOK, max(0.0, end - loop.time())))
 
 
 def clean_up(root: Path, disk: Disk) -> None:

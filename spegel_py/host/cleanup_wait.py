@@ -1,9 +1,14 @@
-"""`spegel-py cleanup-wait`: end once the clean-up of every node has answered its probe several times in a row."""
+"""`spegel-py cleanup-wait`: end once the clean-up of every node is done.
+
+With `--probe-endpoint`, as Spegel does it, every node that has an address in the name service is asked. A node that is
+away has none, and is not missed. With `--daemonset` Kubernetes is asked, which knows all nodes that there should be.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -16,7 +21,8 @@ import aiohttp
 import structlog
 
 from spegel_py import settings
-from spegel_py.errors import ConfigError
+from spegel_py.errors import ConfigError, HostError
+from spegel_py.host.cluster import ClusterError, DaemonSet, connected
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
@@ -47,8 +53,23 @@ def _endpoint(given: Any) -> Endpoint:
     return bare, int(port)
 
 
+def _daemonset(given: Any) -> tuple[str, str]:
+    """namespace/name."""
+    namespace, slash, name = settings.text(given).partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise ValueError(f"{given!r} should be a namespace and a name, such as spegel/spegel-py-cleanup")
+    return namespace, name
+
+
 SETTINGS = (
     *LOGGING,
+    Setting("daemonset", _daemonset, None, "namespace/name of the DaemonSet that cleans up, to be asked of Kubernetes"),
+    Setting(
+        "give_up",
+        settings.seconds(0, 86400),
+        120.0,
+        "time without any progress of the DaemonSet after which it fails with the names of the nodes; 0: never",
+    ),
     Setting("probe_endpoint", _endpoint, None, "host:port of the probes; every address of the host is asked"),
     Setting("threshold", settings.integer(1, 1_000_000), 3, "rounds in a row in which every address must answer"),
     Setting("period", settings.seconds(0.001, 3600), 2.0, "time from one round to the next"),
@@ -57,29 +78,71 @@ SETTINGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `cleanup-wait`."""
-    parser.epilog = "It waits for as long as it takes; whoever starts it sets the limit."
+    parser.epilog = "With --probe-endpoint it waits for as long as it takes; whoever starts it sets the limit."
     settings.add_flags(parser, SETTINGS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Wait; returns 0, or 130 when ended before by a signal. Raises ConfigError."""
+    """Wait; returns 0, or 130 when ended before by a signal. Raises ConfigError, HostError."""
     values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
     logging.configure(level=values["log_level"], log_format=values["log_format"])
-    if values["probe_endpoint"] is None:
+    endpoint, daemonset = values["probe_endpoint"], values["daemonset"]
+    if endpoint is None and daemonset is None:
         raise ConfigError("--probe-endpoint (or PROBE_ENDPOINT) is missing: give the host:port that cleanup serves")
+    if endpoint is not None and daemonset is not None:
+        raise ConfigError("--probe-endpoint and --daemonset are two ways to the same: leave one out")
     try:
-        asyncio.run(_wait(values["probe_endpoint"], threshold=values["threshold"], period=values["period"]))
+        if daemonset is not None:
+            asyncio.run(_wait_for_daemonset(daemonset, period=values["period"], give_up=values["give_up"]))
+        else:
+            asyncio.run(_wait(endpoint, threshold=values["threshold"], period=values["period"]))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("spegel-py: stopped before every node was clean\n")
         return INTERRUPTED
     return 0
 
 
+async def _wait_for_daemonset(daemonset: tuple[str, str], *, period: float, give_up: float) -> None:
+    _end_on_sigterm()
+    async with connected(*daemonset) as found:
+        await wait_for_daemonset(found, period=period, give_up=give_up or math.inf)
+
+
+async def wait_for_daemonset(daemonset: DaemonSet, *, period: float, give_up: float) -> None:
+    """Return once the Pod of every node is ready.
+
+    Raises HostError, with the names of the nodes that are not done, after `give_up` seconds in which nothing changed.
+    """
+    clock = asyncio.get_running_loop().time
+    state, since = "", clock()
+    while True:
+        try:
+            coverage = await daemonset.coverage()
+            is_complete, now = coverage.is_complete, str(coverage)
+        except ClusterError as error:
+            is_complete, now = False, str(error)
+        if now != state:
+            state, since = now, clock()
+            log.info("cleaning up", state=state)
+        if is_complete:
+            return
+        if clock() - since >= give_up:
+            raise HostError(
+                f"{state}; nothing has changed for {give_up:g} s: bring these nodes back, or delete them from the "
+                "cluster, and uninstall again"
+            )
+        await asyncio.sleep(period)
+
+
 async def _wait(endpoint: Endpoint, *, threshold: int, period: float) -> None:
+    _end_on_sigterm()
+    await wait(endpoint, threshold=threshold, period=period)
+
+
+def _end_on_sigterm() -> None:
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await wait(endpoint, threshold=threshold, period=period)
 
 
 async def wait(endpoint: Endpoint, *, threshold: int, period: float) -> None:

@@ -26,6 +26,7 @@ APIS = ("monitoring.coreos.com/v1", "grafana.integreatly.org/v1beta1", "autoscal
 """What operators bring; Kubernetes' own schemas know none of them."""
 
 NODE_IP = "192.0.2.7"
+NODE_NAME = "worker-7"
 
 Manifest = Mapping[str, Any]
 Values = Mapping[str, Any]
@@ -135,7 +136,7 @@ def named(manifests: Sequence[Manifest], name: str) -> Manifest:
 
 def arguments(container: Manifest) -> list[str]:
     """Return a container's arguments as the kubelet passes them."""
-    return [each.replace("$(NODE_IP)", NODE_IP) for each in container["args"]]
+    return [each.replace("$(NODE_IP)", NODE_IP).replace("$(NODE_NAME)", NODE_NAME) for each in container["args"]]
 
 
 def parsed(container: Manifest) -> dict[str, Any]:

@@ -56,7 +56,7 @@ ALTERNATIVES = {
 """Values that would hide others in the file with every option, or that must be there: what they are compared with."""
 
 
-OPAQUE = {("nodeSelector",), ("securityContext",), ("resources",), ("verticalPodAutoscaler", "updatePolicy")}
+OPAQUE = {("nodeSelector",), ("cleanup", "nodeSelector"), ("securityContext",), ("resources",), ("verticalPodAutoscaler", "updatePolicy")}
 """Values that are Kubernetes' own, as a whole."""
 
 
@@ -172,14 +172,54 @@ def test_a_mistake_is_named(helm: Helm, values: Values, complaint: str) -> None:
 
 
 def test_containers_have_no_more_rights_than_they_need(helm: Helm) -> None:
-    """No capability, no way to get any, nothing to write to but what is mounted, no token of the cluster's."""
+    """No capability, no way to get any, nothing to write to but what is mounted.
+
+    A token of the cluster's is only in the Pod that waits for the clean-up, and that may only look.
+    """
     for spec, container in containers(helm.template({})):
         context = container["securityContext"]
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
         assert (context.get("seccompProfile") or spec["securityContext"]["seccompProfile"])["type"] == "RuntimeDefault"
-        assert spec["automountServiceAccountToken"] is False
+        assert spec["automountServiceAccountToken"] is (container["name"] == "cleanup-wait")
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+
+
+def test_a_node_needs_nothing_that_only_its_first_pull_makes(helm: Helm) -> None:
+    """containerd 1.7 makes its folder of content with the first pull, which may be that of the Pod's own image."""
+    spec = pod(find(helm.template({}), "DaemonSet", "mirror-spegel-py"))
+    kinds = {volume["name"]: volume["hostPath"]["type"] for volume in spec["volumes"]}
+    assert kinds.pop("containerd-sock") == "Directory"
+    assert set(kinds.values()) == {"DirectoryOrCreate"}
+
+
+def test_a_hung_process_is_replaced_soon(helm: Helm) -> None:
+    """Within 15 s of its last answer it is killed, though each answer may take seconds on a machine that is busy."""
+    (registry,) = pod(find(helm.template({}), "DaemonSet", "mirror-spegel-py"))["containers"]
+    probe = registry["livenessProbe"]
+    silent = probe["failureThreshold"] * probe["timeoutSeconds"]
+    assert probe["periodSeconds"] <= probe["timeoutSeconds"]  # so one probe follows the other
+    assert silent >= 9
+    assert probe["periodSeconds"] + silent + probe["terminationGracePeriodSeconds"] <= 15
+
+
+def test_the_clean_up_reaches_nodes_that_the_release_has_left(helm: Helm) -> None:
+    """Neither the selector nor the tolerations of the release keep it from a node of Linux."""
+    values = {"nodeSelector": {"example.org/pool": "images"}, "tolerations": []}
+    spec = pod(find(helm.template(values), "DaemonSet", "mirror-spegel-py-cleanup"))
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert "affinity" not in spec
+
+
+@pytest.mark.parametrize(("version", "is_field"), [("1.30", False), ("1.31", True)])
+def test_the_node_port_prefers_the_same_zone(helm: Helm, version: str, is_field: bool) -> None:
+    """By a field where Kubernetes has one, since the annotation before it makes clusters without zones warn."""
+    service = find(helm.template({}, version=version), "Service", "mirror-spegel-py-registry")
+    annotation = service["metadata"].get("annotations", {}).get("service.kubernetes.io/topology-mode")
+    assert (service["spec"].get("trafficDistribution"), annotation) == (
+        ("PreferClose", None) if is_field else (None, "auto")
+    )
 
 
 def test_the_registry_can_write_its_data_alone(helm: Helm) -> None:
@@ -209,7 +249,7 @@ def test_spegels_name_makes_its_release_one_of_ours(helm: Helm) -> None:
         "app.kubernetes.io/name": "spegel",
     }
     services = {each["metadata"]["name"] for each in manifests if each["kind"] == "Service"}
-    assert services == {"spegel", "spegel-bootstrap", "spegel-registry", "spegel-cleanup"}
+    assert services == {"spegel", "spegel-bootstrap", "spegel-registry"}
 
 
 def test_what_is_copied_from_spegels_defaults_and_cannot_be_meant_is_left_out(helm: Helm) -> None:

@@ -13,7 +13,21 @@ import pytest
 from spegel_py import cli
 from spegel_py.config import REGISTRY
 from spegel_py.host.cleanup import serve_probe
-from tests.deploy.chart import CHART, NODE_IP, ROOT, Helm, Manifest, Values, arguments, containers, find, named, parsed
+from tests.deploy.chart import (
+    CHART,
+    NODE_IP,
+    NODE_NAME,
+    ROOT,
+    Helm,
+    Manifest,
+    Values,
+    arguments,
+    containers,
+    find,
+    named,
+    parsed,
+    pod,
+)
 from tests.deploy.test_chart import ALL, SETS
 
 pytestmark = pytest.mark.timeout(900)  # the first of them builds Helm
@@ -56,6 +70,7 @@ def test_what_the_values_say_arrives(helm: Helm) -> None:
         "https://cache.example",
     )
     assert (configuration["resolve_tags"], configuration["prepend_existing"]) == (False, True)
+    assert registry["node_name"] == configuration["node_name"] == NODE_NAME
 
 
 def test_every_setting_of_the_program_can_be_set(helm: Helm) -> None:
@@ -76,7 +91,7 @@ def test_every_variable_is_used(helm: Helm, values: Values) -> None:
     for _, container in containers(helm.template(values)):
         used = set(re.findall(r"\$\((\w+)\)", " ".join(container["args"])))
         assert used <= {each["name"] for each in container.get("env", [])}
-        assert {each["name"] for each in container.get("env", [])} <= {"NODE_IP"}
+        assert {each["name"] for each in container.get("env", [])} <= {"NODE_IP", "NODE_NAME"}
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
@@ -150,14 +165,25 @@ def test_the_bootstrap_service_is_the_name_that_nodes_ask(helm: Helm, values: Va
 
 
 async def test_the_clean_up_waits_for_what_it_serves(helm: Helm) -> None:
-    """The name asked is the headless Service of the pods that clean up, and these answer the probe's path."""
+    """The DaemonSet asked for is the one that cleans up, the account may see it, and its Pods answer their probe."""
     manifests = helm.template(ALL)
-    host, port = parsed(named(manifests, "cleanup-wait"))["probe_endpoint"]
-    service = find(manifests, "Service", host.split(".")[0])
+    namespace, name = parsed(named(manifests, "cleanup-wait"))["daemonset"]
+    daemonset = find(manifests, "DaemonSet", name)
+    assert daemonset["metadata"]["namespace"] == namespace
+    assert pod(find(manifests, "Pod", f"{name}-wait"))["serviceAccountName"] == name
+    assert find(manifests, "ServiceAccount", name)["metadata"]["namespace"] == namespace
+    (subject,) = find(manifests, "RoleBinding", name)["subjects"]
+    assert (subject["name"], subject["namespace"]) == (name, namespace)
+    assert find(manifests, "RoleBinding", name)["roleRef"]["name"] == find(manifests, "Role", name)["metadata"]["name"]
+    rules = find(manifests, "Role", name)["rules"]
+    assert [(rule["resources"], rule["verbs"], rule.get("resourceNames")) for rule in rules] == [
+        (["daemonsets"], ["get"], [name]),
+        (["pods"], ["list"], None),
+    ]
     cleanup = named(manifests, "cleanup")
-    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
-    assert [port] == [each["containerPort"] for each in cleanup["ports"]]
+    port = cleanup["ports"][0]["containerPort"]
     assert parsed(cleanup)["addr"] == f":{port}"
+    assert parsed(cleanup)["linger"] < pod(daemonset)["terminationGracePeriodSeconds"]
     configuration = named(manifests, "configuration")
     assert (
         parsed(cleanup)["containerd_registry_config_path"] == (parsed(configuration)["containerd_registry_config_path"])

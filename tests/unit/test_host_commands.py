@@ -53,6 +53,9 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         (["cleanup-wait", "--probe-endpoint", "host"], "--probe-endpoint: 'host' should be a host and a port"),
         (["cleanup-wait", "--probe-endpoint", "::1:80"], "--probe-endpoint: '::1:80' should be"),
         (["cleanup-wait", "--probe-endpoint", "a:1", "--threshold", "0"], "--threshold: '0'"),
+        (["cleanup-wait", "--daemonset", "a"], "--daemonset: 'a' should be a namespace and a name"),
+        (["cleanup-wait", "--daemonset", "a/b", "--probe-endpoint", "a:1"], "--probe-endpoint and --daemonset are two ways to"),
+        (["cleanup-wait", "--daemonset", "a/b"], "--daemonset: no account of Kubernetes in"),
         (["cleanup-wait", "--probe-endpoint", "a:1", "--period", "2"], "--period: '2' should be a duration"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -130,6 +133,33 @@ async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["data.txt"]
     assert [await status(port, *ask) for ask in (("GET", "/"), ("POST", "/readyz"), ("POST", "/"))] == [200, 200, 404]
     await asyncio.wait_for(wait(("localhost", port), threshold=3, period=0.01), 20)
+    assert await ended_by_sigterm(running) == 0
+
+
+async def test_cleanup_puts_back_what_is_configured_again(tmp_path: Path) -> None:
+    """A Pod that starts while the release is uninstalled configures its node again: as long as the probe is served,
+    and for a while after SIGTERM, that does not last."""
+    root, port = tmp_path / "certs.d", free_port()
+    root.mkdir()
+    (root / "hello.txt").write_text("hello")
+    running = process(tmp_path, "cleanup", PATH, str(root), "--addr", f":{port}", "--linger", "2s")
+
+    async def answers() -> bool:
+        return await status(port, "GET", "/readyz") == 200
+
+    async def is_as_before() -> bool:
+        return [path.name for path in root.iterdir()] == ["hello.txt"]
+
+    def configure() -> None:
+        assert main(["configuration", PATH, str(root), "--mirror-targets", "http://a"]) == 0
+
+    await running.start(answers)
+    await asyncio.to_thread(configure)
+    await until(is_as_before)
+    running.send(signal.SIGTERM)
+    await asyncio.to_thread(configure)
+    await until(is_as_before)
+    assert running.pid is not None
     assert await ended_by_sigterm(running) == 0
 
 

@@ -114,14 +114,19 @@ annotations:
 {{- if kindIs "float64" . -}}{{ int64 . }}{{- else if kindIs "bool" . -}}{{ ternary "on" "off" . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
-{{/* The parts that all pods have in common. */}}
-{{- define "spegel-py.pod" -}}
+{{/* The parts that the Pods of both DaemonSets have in common. */}}
+{{- define "spegel-py.podBasics" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* The same for Pods that run where the values say. */}}
+{{- define "spegel-py.pod" -}}
+{{ include "spegel-py.podBasics" . }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
@@ -149,8 +154,17 @@ resources:
 {{- end }}
 {{- end -}}
 
+{{/* The name by which a node's registry recognises the requests of its own containerd. */}}
+{{- define "spegel-py.nodeName" -}}
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+{{- end -}}
+
 {{- define "spegel-py.hook" -}}
-helm.sh/hook: post-delete
+helm.sh/hook: pre-delete
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-output-log-policy: hook-failed
 helm.sh/hook-weight: {{ . | quote }}
 {{- end -}}
