@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from spegel_py import __version__, settings
-from spegel_py.errors import ConfigError, SpegelError
+from spegel_py.errors import ConfigError, HostError, SpegelError
 from spegel_py.settings import Parser
 
 YOUNG = 5000
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parser(given).parse_args(given)
-        return int(options.run(options))
+        return _flushed(int(options.run(options)))
     except ConfigError as error:
         return _fail(error, 2)
     except SpegelError as error:
@@ -45,8 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _flushed(status: int) -> int:
+    """Return the exit status of a command whose output is written: a full disk is an error, a closed pipe the end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # what could not be written stays in a buffer that Python would try to write once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        return _fail(HostError(f"the output cannot be written: {error.strerror}"), 1)
+    return status
+
+
 def _fail(error: Exception, status: int) -> int:
-    print(f"spegel-py: {' '.join(str(error).split())}", file=sys.stderr)
+    from spegel_py.telemetry.logging import Stderr
+
+    Stderr().write(f"spegel-py: {' '.join(str(error).split())}\n")
     return status
 
 

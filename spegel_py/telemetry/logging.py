@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 from contextlib import suppress
 from typing import Literal, TextIO, cast
@@ -27,20 +29,33 @@ LOGGING = (
 )
 
 
-class _Stderr:
+class Stderr:
     """The process's stderr as it is at each write; a line that cannot be written is lost, and nothing else is.
 
-    A log on a full disk, or a pipe whose reader has gone, must not break a pull.
+    A log on a full disk, or a pipe whose reader has gone, must not break a pull. Nor may it change the exit status:
+    Python keeps what it could not write in a buffer, tries once more at the end, and then ends with status 120. So the
+    text goes to the descriptor itself, past that buffer.
     """
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
-            sys.stderr.write(text)
+            _write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
+        """Do nothing: no text waits here."""
+
+
+def _write(text: str) -> None:
+    """Write a text to stderr. Raises OSError, and ValueError where stderr is closed."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except io.UnsupportedOperation:  # a test has put an object of its own there
+        sys.stderr.write(text)
+        return
+    data = text.encode(errors="backslashreplace")
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def configure(*, level: str, log_format: LogFormat) -> None:
@@ -51,6 +66,7 @@ def configure(*, level: str, log_format: LogFormat) -> None:
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    stderr = cast("TextIO", Stderr())
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -59,7 +75,7 @@ def configure(*, level: str, log_format: LogFormat) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
+        logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.ERROR, stream=stderr, format="%(levelname)s %(name)s %(message)s")

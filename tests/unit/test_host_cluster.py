@@ -114,7 +114,11 @@ async def test_the_pods_of_the_daemonset_are_asked_for() -> None:
             ],
             "0 of 1 nodes are done; not done: n1 (ErrImagePull: not found)",
         ),
-        (1, [pod("n1", is_ready=False) | {"spec": {}}], f"0 of 1 nodes are done; not done: {cluster.UNKNOWN_NODE} (its"),
+        (
+            1,
+            [pod("n1", is_ready=False) | {"spec": {}}],
+            f"0 of 1 nodes are done; not done: {cluster.UNKNOWN_NODE} (its",
+        ),
         (1, [pod("n1"), pod("n1", is_ready=False) | {"metadata": {"deletionTimestamp": "now"}}], "1 of 1 nodes are"),
     ],
 )
@@ -130,7 +134,7 @@ async def test_an_api_server_that_refuses_or_is_away_is_an_error() -> None:
     api = Api()
     async with api.served() as daemonset:
         api.status = 403
-        with pytest.raises(ClusterError, match="daemonsets/cleanup answered 403: .*no such thing"):
+        with pytest.raises(ClusterError, match=r"daemonsets/cleanup answered 403: .*no such thing"):
             await daemonset.coverage()
         api.status, api.generation = 200, 0
         with pytest.raises(ClusterError, match="has not been looked at by Kubernetes yet"):
@@ -169,7 +173,7 @@ async def test_it_gives_up_with_the_names_of_the_nodes() -> None:
 
 async def test_outside_of_a_pod_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The account is missing, or the environment that leads to the API server."""
-    with pytest.raises(ConfigError, match="no account of Kubernetes in .*; run it as a Pod"):
+    with pytest.raises(ConfigError, match=r"no account of Kubernetes in .*; run it as a Pod"):
         async with cluster.connected("spegel", "cleanup", account=tmp_path):
             raise AssertionError
     (tmp_path / "token").write_text("secret\n")

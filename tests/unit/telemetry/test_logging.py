@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,11 +37,36 @@ def test_an_event_is_one_json_object_with_its_fields() -> None:
     assert "timestamp" in entry
 
 
-def test_a_log_on_a_full_disk_harms_nothing() -> None:
-    """When a line cannot be written the program goes on."""
+@pytest.mark.parametrize("is_buffered", [True, False])
+@pytest.mark.parametrize("library", ["structlog", "logging"])
+def test_a_log_on_a_full_disk_harms_nothing(is_buffered: bool, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a line cannot be written the program goes on, and ends well, whatever Python does with its buffers."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    if not is_buffered:
+        monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    program = PROGRAM.replace('log.debug("too fine")', "import logging as other; other.error('of a library')")
     with Path("/dev/full").open("wb") as full:
-        done = run(stderr=full)
+        done = run(stderr=full, program=PROGRAM if library == "structlog" else program)
     assert (done.returncode, done.stdout) == (0, b"went on")
+
+
+def test_an_output_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is named in one line, with status 1; a reader that has gone is the end, without a word."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    command = [sys.executable, "-m", "spegel_py", "version"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (
+            1,
+            b"spegel-py: the output cannot be written: No space left on device\n",
+        )
+        wrong = subprocess.run([*command, "--wrong"], stderr=full, timeout=60, check=False)
+        assert wrong.returncode == 2
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("closed", [True, False])
