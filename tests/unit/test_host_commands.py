@@ -54,7 +54,10 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         (["cleanup-wait", "--probe-endpoint", "::1:80"], "--probe-endpoint: '::1:80' should be"),
         (["cleanup-wait", "--probe-endpoint", "a:1", "--threshold", "0"], "--threshold: '0'"),
         (["cleanup-wait", "--daemonset", "a"], "--daemonset: 'a' should be a namespace and a name"),
-        (["cleanup-wait", "--daemonset", "a/b", "--probe-endpoint", "a:1"], "--probe-endpoint and --daemonset are two ways to"),
+        (
+            ["cleanup-wait", "--daemonset", "a/b", "--probe-endpoint", "a:1"],
+            "--probe-endpoint and --daemonset are two ways to",
+        ),
         (["cleanup-wait", "--daemonset", "a/b"], "--daemonset: no account of Kubernetes in"),
         (["cleanup-wait", "--probe-endpoint", "a:1", "--period", "2"], "--period: '2' should be a duration"),
     ],
