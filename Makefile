@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VERSIONS ?= 1.7.35 2.4.2
+PYTHONS ?= 3.12 3.13
 export PYTHON
 
-.PHONY: demo test test-versions check bench bench-dataplane bench-flash chaos crowd drill docs pictures format protos clean
+.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash chaos crowd drill docs pictures format protos clean
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull, and an image that none has
 	.ci/setup run
@@ -21,13 +22,24 @@ test-versions: ## the tests that touch containerd, on each of VERSIONS instead o
 test-containerd-%:
 	.ci/test-containerd $*
 
+test-pythons: ## the unit and contract tests on each of PYTHONS
+	set -e; for version in $(PYTHONS); do .ci/test-python $$version; done
+
+test-kubernetes: ## the chart on a real Kubernetes with three nodes, built with Go; needs root
+	.ci/setup test
+	$(BIN)/python -m pytest tests/kubernetes $(ARGS)
+
+demo-kubernetes: ## the demonstration on a real Kubernetes with three nodes, built with Go; needs root
+	.ci/setup test
+	$(BIN)/python -m tests.kubernetes.demo
+
 check: ## linters, types, layers
 	.ci/setup test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck .ci/* deploy/kind/*.sh
+	shellcheck .ci/* deploy/*/*.sh tests/kubernetes/*.sh
 
 bench: ## measure what the README states
 	.ci/setup test

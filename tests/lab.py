@@ -60,12 +60,12 @@ class Response:
 class Registry:
     """A docker-registry, which notes every request."""
 
-    def __init__(self, *, folder: Path, namespace: Namespace) -> None:
+    def __init__(self, *, folder: Path, namespace: Namespace, address: str = REGISTRY) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.namespace = namespace
         config = folder / "config.yml"
-        config.write_text(_REGISTRY_CONFIG.format(folder=folder, address=REGISTRY))
+        config.write_text(_REGISTRY_CONFIG.format(folder=folder, address=address))
         self.process = Process(
             command=[*namespace.prefix, "docker-registry", "serve", str(config)], log=folder / "registry.log"
         )
@@ -84,13 +84,17 @@ class Registry:
         """Push an image under its full reference, as Docker schema 2 if asked for; no request of it is noted."""
         with tempfile.TemporaryDirectory() as folder:
             await asyncio.to_thread(images.write_layout, Path(folder) / "layout", {reference: image})
-            await run(
-                *self.namespace.prefix,
-                *("skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false"),
-                *(("--format", "v2s2") if is_docker else ()),
-                f"oci:{folder}/layout:{reference}",
-                f"docker://{reference}",
-            )
+            await self.push_layout(reference, Path(folder) / "layout", is_docker=is_docker)
+
+    async def push_layout(self, reference: str, layout: Path, *, is_docker: bool = False) -> None:
+        """Push the only image of an OCI layout folder as `push` does."""
+        await run(
+            *self.namespace.prefix,
+            *("skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false"),
+            *(("--format", "v2s2") if is_docker else ()),
+            f"oci:{layout}",
+            f"docker://{reference}",
+        )
         self.forget()
 
     def forget(self) -> None:

@@ -1,15 +1,19 @@
 #!/bin/sh
-# Shows spegel-py on a cluster of three in Docker: an image is pulled on one worker, its registry is cut off, and the other worker
-# pulls it all the same. Then everything is taken down.
+# Shows spegel-py on a cluster of three in Docker, by the steps of deploy/demo/steps.sh: an image is pulled on one worker, its registry
+# is cut off, and the other worker pulls it all the same. Then everything is taken down.
 #   deploy/kind/demo.sh [--image REFERENCE] [--keep]
 set -eu
 cd "$(dirname "$0")/../.."
 
 cluster=spegel-py
-namespace=spegel
 ours=localhost/spegel-py:demo
 image=docker.io/library/alpine:3.20
 keep=
+
+# How steps.sh takes the registry away from a node: its name leads nowhere there, so that it is refused at once.
+if [ "${1:-}" = cut-off ]; then
+    exec docker exec "$3" sh -c "echo '127.0.0.1 $2' >>/etc/hosts"
+fi
 
 usage() {
     echo "usage: deploy/kind/demo.sh [--image REFERENCE] [--keep]"
@@ -49,11 +53,6 @@ for program in docker kind kubectl helm; do
 done
 
 step() { printf '\n== %s\n' "$1"; }
-on() { # on NODE COMMAND...
-    node=$1
-    shift
-    docker exec "$node" "$@"
-}
 finish() {
     status=$?
     trap - EXIT INT TERM
@@ -76,35 +75,9 @@ trap 'exit 143' TERM
 kind create cluster --config deploy/kind/kind.yaml --wait 180s
 kind load docker-image "$ours" --name "$cluster"
 
-step "installing the chart"
-helm --kube-context "kind-$cluster" upgrade --install spegel-py deploy/helm/spegel-py \
-    --namespace "$namespace" --create-namespace \
-    --set image.repository="${ours%:*}" --set image.tag="${ours##*:}" --set image.pullPolicy=Never \
-    --wait --timeout 180s
-
-first=$cluster-worker
-second=$cluster-worker2
-
-step "pulling $image on $first, from its registry"
-on "$first" crictl pull "$image"
-
-step "cutting $second off from $registry"
-# a name that leads nowhere: the second worker, and nobody else, is refused at once
-on "$second" sh -c "echo '127.0.0.1 $registry' >>/etc/hosts"
-
-step "pulling $image on $second, from $first"
-began=$(date +%s)
-tries=0
-until on "$second" crictl pull "$image"; do # what was pulled a moment ago may not be told yet
-    tries=$((tries + 1))
-    [ "$tries" -lt 10 ] || fail "$second could not pull $image without its registry"
-    sleep 1
-done
-ended=$(date +%s)
-
-step "result"
-echo "$second pulled $image in $((ended - began)) s without its registry"
-pod=$(kubectl --context "kind-$cluster" --namespace "$namespace" get pods --output name \
-    --selector app.kubernetes.io/component=spegel --field-selector "spec.nodeName=$second")
-kubectl --context "kind-$cluster" get --raw \
-    "/api/v1/namespaces/$namespace/pods/${pod#pod/}:9090/proxy/metrics" | grep '^spegel_served_bytes_total{source="peer"}'
+KUBECTL="kubectl --context kind-$cluster"
+HELM="helm --kube-context kind-$cluster"
+VALUES="--set image.repository=${ours%:*} --set image.tag=${ours##*:} --set image.pullPolicy=Never"
+CUT_OFF="deploy/kind/demo.sh cut-off $registry"
+export KUBECTL HELM VALUES CUT_OFF
+deploy/demo/steps.sh "$image" "$cluster-worker" "$cluster-worker2"
