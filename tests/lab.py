@@ -16,6 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 import spegel_py
 from spegel_py.oci.build import Image
 from tests import images
@@ -33,6 +35,11 @@ log: {{level: info, accesslog: {{disabled: false}}}}
 storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
 http: {{addr: '{address}'}}
 """
+
+_PRIVATE = "auth: {{htpasswd: {{realm: private, path: {folder}/users}}}}\n"
+
+_USERS = {"somebody": ("s3cret", "$2b$12$TQg3p5YBK2MdmQ5ztHFZDOmg3yfS0e2l0qrAI8k0c5Z8uQcR/8UZy")}
+"""Users of a private registry with their passwords, plain and as bcrypt hashes."""
 
 _ACCESS = re.compile(r'^(\S+) - \S* \[[^\]]*\] "(\w+) (\S+) HTTP/[\d.]+" (\d+) (\d+)', re.MULTILINE)
 
@@ -60,12 +67,19 @@ class Response:
 class Registry:
     """A docker-registry, which notes every request."""
 
-    def __init__(self, *, folder: Path, namespace: Namespace, address: str = REGISTRY) -> None:
+    def __init__(
+        self, *, folder: Path, namespace: Namespace, address: str = REGISTRY, is_private: bool = False
+    ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.namespace = namespace
+        self.address = address
+        self.user, (self.password, hashed) = next(iter(_USERS.items()))
+        """The only user of a private registry; another registry lets everybody in."""
+        self.is_private = is_private
+        (folder / "users").write_text(f"{self.user}:{hashed}\n")
         config = folder / "config.yml"
-        config.write_text(_REGISTRY_CONFIG.format(folder=folder, address=address))
+        config.write_text((_REGISTRY_CONFIG + (_PRIVATE if is_private else "")).format(folder=folder, address=address))
         self.process = Process(
             command=[*namespace.prefix, "docker-registry", "serve", str(config)], log=folder / "registry.log"
         )
@@ -73,7 +87,7 @@ class Registry:
 
     async def start(self) -> None:
         """Start it, with what it held before."""
-        await self.process.start(lambda: _answers(self.namespace, 5000, "/v2/"))
+        await self.process.start(lambda: _answers(self.namespace, int(self.address.rpartition(":")[2]), "/"))
         self.forget()
 
     async def stop(self) -> None:
@@ -92,6 +106,7 @@ class Registry:
             *self.namespace.prefix,
             *("skopeo", "--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false"),
             *(("--format", "v2s2") if is_docker else ()),
+            *(("--dest-creds", f"{self.user}:{self.password}") if self.is_private else ()),
             f"oci:{layout}",
             f"docker://{reference}",
         )
@@ -197,7 +212,17 @@ class Node:
         timeout: float = 10.0,
     ) -> Response:
         """Ask something over HTTP from this node, of itself unless `host` is given."""
-        return await _fetch(self.namespace, host or self.address, port, path, method, headers or {}, timeout)
+        return await fetch(self.namespace, host or self.address, port, path, method, headers or {}, timeout)
+
+
+def total(metrics: str, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples that have these labels, in Prometheus' text format."""
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,14 +278,15 @@ async def _end(node: Node) -> None:
 
 async def _answers(namespace: Namespace, port: int, path: str) -> bool:
     try:
-        return (await _fetch(namespace, namespace.address, port, path, "GET", {}, 2.0)).status == 200
+        return (await fetch(namespace, namespace.address, port, path, "GET", {}, 2.0)).status == 200
     except (OSError, http.client.HTTPException):
         return False
 
 
-async def _fetch(
+async def fetch(
     namespace: Namespace, host: str, port: int, path: str, method: str, headers: dict[str, str], timeout: float
 ) -> Response:
+    """Ask something over HTTP from a machine, and return the answer whole. Raises OSError."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     connection.sock = await namespace.connect(host, port, timeout=timeout)
 
@@ -276,4 +302,4 @@ async def _fetch(
     return await asyncio.to_thread(ask)
 
 
-__all__ = ["REGISTRY", "Lab", "Node", "Registry", "Request", "Response", "start_lab", "until"]
+__all__ = ["REGISTRY", "Lab", "Node", "Registry", "Request", "Response", "fetch", "start_lab", "total", "until"]

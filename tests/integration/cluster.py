@@ -11,10 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from spegel_py.oci.build import Blob, Image
-from tests.lab import REGISTRY, Lab, Node, Response, start_lab, until
+from tests.lab import REGISTRY, Lab, Node, Response, start_lab, total, until
 from tests.processes import Process, run
 
 PROMPT = 0.3
@@ -207,13 +205,7 @@ def _ingests(node: Node) -> Iterator[int]:
 
 async def metric(node: Node, name: str, **labels: str) -> float:
     """Return the sum of a metric's samples that have these labels."""
-    text = (await node.get("/metrics", port=9090)).body.decode()
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
+    return total((await node.get("/metrics", port=9090)).body.decode(), name, **labels)
 
 
 def events(node: Node, event: str, **fields: object) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from tests.kubernetes.built import Built, build
 from tests.kubernetes.cgroups import Cgroup
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.node import Node
-from tests.lab import Registry
+from tests.lab import Registry, total
 from tests.namespaces import Namespace, network
 from tests.processes import CommandFailed, run, until
 
@@ -215,6 +215,12 @@ class Cluster:
         pod = await self.spegel_pod(node)
         where = (f"--namespace={NAMESPACE}", "exec", pod, "--container=registry", "--")
         return await self.kubectl(*where, *command, deadline=deadline)
+
+    async def metric(self, node: Node, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that have these labels, as spegel-py's pod on a node exports them."""
+        pod = await self.spegel_pod(node)
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9090/proxy/metrics"
+        return total(await self.kubectl("get", "--raw", path), name, **labels)
 
     async def until_ready(self, *nodes: Node, deadline: float = READY_DEADLINE) -> None:
         """Wait until these nodes are Ready, or all nodes if none is named.

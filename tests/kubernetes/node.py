@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -169,6 +172,11 @@ class Node:
         clean = "ip link del cni0 2>/dev/null || true; nft flush ruleset"
         await run(*self.namespace.prefix, "sh", "-ec", clean)
 
+    async def forget(self) -> None:
+        """Empty the node's disks, while it is off: what starts then is a new machine with the same configuration."""
+        for name in ("containerd", "kubelet", "cni", "spegel"):
+            await asyncio.to_thread(shutil.rmtree, self.folder / "var" / "lib" / name)
+
     async def run(self, *command: str, deadline: float = 60.0) -> str:
         """Run a command on the node to its end and return its output, which a failure holds."""
         return await run("nsenter", f"--target={self.first_process}", *_SHARES, "--", *command, deadline=deadline)
@@ -192,6 +200,12 @@ class Node:
         await self.kill_containerd(signal.SIGTERM)
         await self.start_containerd()
 
+    async def set_config_path(self, folders: str) -> None:
+        """Have containerd look for hosts.toml files in these folders, and restart it; "" is as if nothing was set."""
+        config = self.folder / "etc" / "containerd" / "config.toml"
+        config.write_text(re.sub(r'config_path = ".*"', f'config_path = "{folders}"', config.read_text()))
+        await self.restart_containerd()
+
     async def unplug(self) -> None:
         """Pull the network cable."""
         await self.namespace.plug(is_in=False)
@@ -204,10 +218,12 @@ class Node:
         """Run `ctr` in the namespace of Kubernetes and return its output."""
         return await self.run("ctr", "--namespace", "k8s.io", *arguments, deadline=deadline)
 
-    async def ctr_pull(self, reference: str, *, deadline: float = 120.0) -> float:
-        """Pull an image through the mirrors of certs.d, and return the seconds it took."""
+    async def ctr_pull(
+        self, reference: str, *, hosts: str = "/etc/containerd/certs.d", deadline: float = 120.0
+    ) -> float:
+        """Pull an image through the mirrors of a folder of hosts.toml files, and return the seconds it took."""
         began = time.monotonic()
-        await self.ctr("images", "pull", "--hosts-dir", "/etc/containerd/certs.d", reference, deadline=deadline)
+        await self.ctr("images", "pull", "--hosts-dir", hosts, reference, deadline=deadline)
         return time.monotonic() - began
 
     async def forget_image(self, reference: str) -> None:
