@@ -11,12 +11,16 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+import structlog
+
 from spegel_py.errors import PeerError, PeerRefused
 from spegel_py.health.agenda import BUDGET
 from spegel_py.health.health import Health
 from spegel_py.routing.base import Member, Peer
 from spegel_py.telemetry.health import HealthMetrics
 from spegel_py.transfer.base import PeerRequest, Upstream
+
+log = structlog.get_logger(__name__)
 
 TICK = 0.25
 """Seconds between two looks at what is due, at least; for what is urgent there is one at once."""
@@ -64,6 +68,7 @@ class Monitor:
         self._timeout = timeout
         self._clock = clock
         self._under_way: set[str] = set()
+        self._faults: set[type[Exception]] = set()  # kinds of them that were logged
         self._sample_at = 0.0
         self._urgent = asyncio.Event()
 
@@ -100,6 +105,11 @@ class Monitor:
         timeout = min(self._timeout, QUICK) if self._health.is_pressing(peer, began) else self._timeout
         try:
             failure = await self._ask_twice(peer, timeout)
+        except Exception as error:  # nothing that a peer says or answers may end the node
+            if type(error) not in self._faults:
+                self._faults.add(type(error))
+                log.exception("check ended in a fault of this node", peer=str(peer))
+            failure = f"it cannot be checked: {error!r:.200}"
         finally:
             self._under_way.discard(peer.id)
         now = self._clock()

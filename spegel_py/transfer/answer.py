@@ -74,8 +74,12 @@ def _extent(request: PeerRequest, status: int, headers: Mapping[str, str]) -> tu
 
 def _age(headers: Mapping[str, str]) -> int | None:
     """Return the Age of the answer in seconds (RFC 9111, 5.1); what is no number says nothing."""
-    text = headers.get("Age", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    return _number(headers.get("Age", ""))
+
+
+def _number(text: str) -> int | None:
+    """Return a header's whole number of at most 19 digits, which any size and age has; None for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
 
 
 def _resolved(asked: ByteRange, size: int) -> tuple[int | None, int]:
@@ -91,6 +95,7 @@ def _length(status: int, headers: Mapping[str, str], *, known: int | None) -> in
     is_chunked = "Transfer-Encoding" in headers
     if is_chunked and not text and known is not None:
         return known
-    if is_chunked or not (text.isascii() and text.isdigit()):
+    length = None if is_chunked else _number(text)
+    if length is None:
         raise PeerRefused("the peer did not say how long the body is", status=status)
-    return int(text)
+    return length

@@ -40,6 +40,8 @@ async def _addresses(peer: Peer) -> Sequence[AddrInfoType]:
         return socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:  # a name, so this may take a while
         return await asyncio.get_running_loop().getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+    except ValueError as error:  # a text that can be no host, such as one with a lone surrogate
+        raise OSError(f"{peer.host!r:.80} is no host: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,10 @@ module gives to the rest is a host that is safe to run for months, and one way t
     there.
 15.* A message passes a dozen locks, each of which gives the event loop a turn though it is free, at 50 us and more: the
     swarm's connections and streams have locks that do not (lock.Lock).
-16.* A stream that proposes a protocol which is no UTF-8 ends the whole host: `_MeshSwarm` resets that stream.
+16.* A stream that proposes a protocol which is no UTF-8 ends the whole host, and so does whatever a handler raises:
+    `_MeshSwarm` resets that stream, and logs a fault of this node once.
+17.* A peer may send more than the window of a stream, without an end, and open any number of streams: what nobody reads
+    is kept. `bounds` has the connection closed.
 """
 
 from __future__ import annotations
@@ -39,10 +42,11 @@ import ipaddress
 import logging
 import socket
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, cast
 
+import structlog
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p import create_yamux_muxer_option
@@ -67,7 +71,10 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable, RouterUnavailable
+from spegel_py.routing.libp2p.bounds import bound_connection
 from spegel_py.routing.libp2p.ease import ReadAhead, ease_connection, ease_stream
+
+log = structlog.get_logger(__name__)
 
 MAX_CONNECTIONS = 8192
 """Bound on libp2p connections: far above any cluster this is meant for, so that only descriptors are the limit."""
@@ -92,6 +99,17 @@ class _MeshSwarm(Swarm):
         super().__init__(*args, **options)
         self.auto_connector = _NoAutoConnector(swarm=self)
         self.raws: weakref.WeakSet[RawConnection] = weakref.WeakSet()
+        self.failed: Callable[[Exception], None] = lambda _: None
+        """Is told whatever a stream's handler raises."""
+        self._faults: set[type[Exception]] = set()  # kinds of them that were logged
+
+    def _failed(self, error: Exception) -> None:
+        """Tell of a stream that ended in an error, and log it once if it is a fault of this node."""
+        self.failed(error)
+        if isinstance(error, UnicodeDecodeError) or type(error) in self._faults:
+            return
+        self._faults.add(type(error))
+        log.error("stream ended in a fault of this node", error=repr(error)[:500], exc_info=error)
 
     def track(self, raw: RawConnection) -> None:
         """Know of a new connection, and close its socket when py-libp2p has lost sight of it (traps 7, 8 and 14)."""
@@ -101,8 +119,9 @@ class _MeshSwarm(Swarm):
         weakref.finalize(raw, cast("Any", raw).stream.stream.socket._sock.close).atexit = False
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
-        """Prepare a connection of either side, before it is used (trap 15)."""
+        """Prepare a connection of either side, before it is used (traps 15 and 17)."""
         ease_connection(muxed_conn)
+        bound_connection(muxed_conn)
         return await super().add_conn(muxed_conn, direction)
 
     def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
@@ -111,8 +130,8 @@ class _MeshSwarm(Swarm):
         async def handle(stream: INetStream) -> None:
             try:
                 await stream_handler(stream)
-            except UnicodeDecodeError as error:
-                logging.getLogger(__name__).debug("a stream proposed no protocol: %r", error)
+            except Exception as error:  # noqa: BLE001 - whatever a peer sends costs that peer its stream, and no more
+                self._failed(error)
                 with shielded(1):
                     await stream.reset()
 
@@ -142,8 +161,13 @@ def peer_id(key: Ed25519PrivateKey) -> ID:
     return ID.from_pubkey(create_new_key_pair(key.private_bytes_raw()).public_key)
 
 
-def build_host(key: Ed25519PrivateKey, *, announce: list[Multiaddr]) -> BasicHost:
-    """Return a host with this identity that offers Noise and yamux over TCP and announces these addresses."""
+def build_host(
+    key: Ed25519PrivateKey, *, announce: list[Multiaddr], failed: Callable[[Exception], None] = lambda _: None
+) -> BasicHost:
+    """Return a host with this identity that offers Noise and yamux over TCP and announces these addresses.
+
+    `failed` is told whatever ends a stream of others, but for its own end.
+    """
     pair, own_id = create_new_key_pair(key.private_bytes_raw()), peer_id(key)
     noise = NoiseTransport(pair, noise_privkey=create_noise_key_pair().private_key)
     upgrader = TransportUpgrader(
@@ -167,6 +191,7 @@ def build_host(key: Ed25519PrivateKey, *, announce: list[Multiaddr]) -> BasicHos
     swarm = _MeshSwarm(
         own_id, store, upgrader, [TCP()], retry_config=RetryConfig(max_retries=0), connection_config=config
     )
+    swarm.failed = failed
     return BasicHost(swarm, announce_addrs=announce, disable_identify_address_discovery=True)
 
 

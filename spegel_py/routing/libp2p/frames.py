@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ KEYS_PER_FRAME = 8192
 """Keys in one part of a set: 256 KiB, small enough that others' frames get their turn."""
 MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
 """Bounds of an announced interval in seconds: below, a peer could not keep up; above, its death would show too late."""
+MAX_AGENT = 64
+"""Characters of a peer's agent that are kept."""
 
 _LENGTH = struct.Struct(">I")
 _REFRESH = struct.Struct(">IQ")
@@ -203,19 +206,43 @@ def _decode_set(body: bytes) -> SetPart:
 def _decode_hello(body: bytes) -> Hello:
     try:
         fields = json.loads(body)
-        interval, registry, agent = (
-            float(fields["interval"]),
-            str(fields["registry"]),
-            str(fields.get("agent", "")),
+        host, _, port = str(fields["registry"]).rpartition(":")
+        hello = Hello(
+            interval=_finite(fields["interval"]),
+            host=_address(host.strip("[]")) if host else "",
+            port=int(port),
+            agent=_printable(str(fields.get("agent", ""))),
+            time=None if fields.get("time") is None else _finite(fields["time"]),
+            shares=fields.get("shares") is True,
         )
-        host, _, port = registry.rpartition(":")
-        host = str(ipaddress.ip_address(host.strip("[]"))) if host else ""
-        time = None if fields.get("time") is None else float(fields["time"])
-        hello = Hello(interval, host, int(port), agent[:64], time, fields.get("shares") is True)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FrameError(f"a malformed hello: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise FrameError(f"a malformed hello: {error}"[:200]) from error
     if not MIN_INTERVAL <= hello.interval <= MAX_INTERVAL:
         raise FrameError(f"an interval of {hello.interval} s")
     if not 1 <= hello.port <= 65535:
         raise FrameError(f"a registry port {hello.port}")
     return hello
+
+
+def _finite(value: object) -> float:
+    """Return a number that can be reckoned with. Raises ValueError, OverflowError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a number is wanted")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no number to reckon with")
+    return number
+
+
+def _address(text: str) -> str:
+    """Return an IP address, or nothing for one with a zone, which has a meaning on its own host only.
+
+    Raises ValueError.
+    """
+    address = ipaddress.ip_address(text)
+    return "" if getattr(address, "scope_id", None) is not None else str(address)
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text as it can be shown anywhere: printable ASCII, and not much of it."""
+    return "".join(each if " " <= each <= "~" else "?" for each in text[:MAX_AGENT])

@@ -69,7 +69,7 @@ class Service:
         self._table = table
         self._local = local
         announced = announced_addresses(settings.host, settings.port)
-        self._host = compat.build_host(settings.key, announce=announced)
+        self._host = compat.build_host(settings.key, announce=announced, failed=lambda _: dropped("failed-stream"))
         self._kademlia = KademliaClient(self._host)
         self._mesh = Mesh(
             host=self._host,

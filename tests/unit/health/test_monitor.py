@@ -10,6 +10,7 @@ from random import Random
 from typing import cast
 
 import pytest
+import structlog
 
 from spegel_py.errors import PeerRefused, PeerUnreachable
 from spegel_py.health.events import Kind, State
@@ -235,6 +236,25 @@ def test_a_large_cluster_is_within_the_budget() -> None:
             assert max(Counter(int(at) for at in asked).values()) <= 16
 
     virtual.run(main())
+
+
+def test_a_fault_while_a_peer_is_checked_fails_that_peer_alone() -> None:
+    """Whatever the client raises, others are checked on; the fault is logged once."""
+
+    def answer(peer: Peer) -> str:
+        if peer == A:
+            raise UnicodeError("label empty or too long")
+        return "ok"
+
+    async def main() -> None:
+        async with watching(answer, [A, B]) as watch:
+            await asyncio.sleep(60)
+            assert watch.book.count("spegel_health_checks_total", outcome="failed") >= 3
+            assert len([peer for _, peer in watch.upstream.asked if peer == B]) >= 3
+
+    with structlog.testing.capture_logs() as logs:
+        virtual.run(main())
+    assert [line["event"] for line in logs].count("check ended in a fault of this node") == 1
 
 
 @pytest.mark.parametrize(

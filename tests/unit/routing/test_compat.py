@@ -8,9 +8,10 @@ from __future__ import annotations
 import gc
 import ipaddress
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -30,6 +31,7 @@ from multiaddr import Multiaddr
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.addresses import announced_addresses, check_port_free, multiaddr
+from spegel_py.routing.libp2p.bounds import MAX_STREAMS
 from spegel_py.routing.libp2p.ease import ReadAhead
 from spegel_py.routing.libp2p.lock import Lock
 from tests.routers import free_port
@@ -185,6 +187,101 @@ def test_stock_host_dies_of_a_proposal_that_is_no_text() -> None:
     async def test() -> None:
         assert not await _propose_junk(stock())
         assert await _propose_junk(ours())
+
+    on_trio(test)
+
+
+def test_stock_handler_ends_the_host() -> None:
+    """Trap 16: what a handler raises ends everything; ours resets the stream, tells of it, and goes on."""
+
+    async def test(host: Any, failures: list[Exception]) -> bool:
+        guest, protocol, lives = ours(), TProtocol("/test"), True
+
+        async def fail(_: INetStream) -> None:
+            raise OverflowError("int too large to convert to float")
+
+        try:
+            async with running(host) as address, running(guest):
+                host.set_stream_handler(protocol, fail)
+                await compat.dial(guest, address, expected=None, timeout=5)
+                stream = await guest.new_stream(host.get_id(), [protocol])
+                with suppress(StreamError):
+                    await stream.write(b"something")
+                    await stream.read(1)
+                await until(lambda: failures != [])
+                await (await guest.new_stream(host.get_id(), [TProtocol("/ipfs/ping/1.0.0")])).close()
+        except* (OverflowError, trio.TooSlowError):
+            lives = False
+        return lives
+
+    async def both() -> None:
+        failures: list[Exception] = []
+        assert not await test(stock(), [ValueError()])
+        host = ours()
+        cast("Any", host.get_network()).failed = failures.append
+        assert await test(host, failures)
+        assert [type(each) for each in failures] == [OverflowError]
+
+    on_trio(both)
+
+
+async def _overrun(host: Any) -> tuple[bool, int]:
+    """Have a peer send 4 MiB on a stream that nobody reads, whose window is 256 KiB.
+
+    Return True if the connection stands after that, and how many bytes it holds.
+    """
+    guest, protocol, done = ours(), TProtocol("/test"), trio.Event()
+
+    async def ignore(_: INetStream) -> None:
+        await done.wait()
+
+    async with running(host) as address, running(guest):
+        host.set_stream_handler(protocol, ignore)
+        await compat.dial(guest, address, expected=None, timeout=5)
+        sender: Any = await guest.new_stream(host.get_id(), [protocol])
+        [connection] = host.get_network().get_connections(guest.get_id())
+        muxed = connection.muxed_conn
+        part = bytes(64 * 1024)
+        header = struct.pack(">BBHII", 0, 0, 0, sender.muxed_stream.stream_id, len(part))
+
+        def held() -> int:
+            return sum(map(len, muxed.stream_buffers.values()))
+
+        with suppress(Exception):
+            for _ in range(64):
+                await sender.muxed_stream.conn._write_frame(header + part)
+        await until(lambda: muxed.is_closed or held() >= 64 * len(part))
+        found = not muxed.is_closed, held()
+        done.set()
+        return found
+
+
+def test_stock_stream_takes_more_than_its_window() -> None:
+    """Trap 17: a peer fills the memory with what nobody reads; ours closes the connection."""
+
+    async def test() -> None:
+        assert await _overrun(stock()) == (True, 4 << 20)
+        stands, held = await _overrun(ours())
+        assert not stands
+        assert held <= 512 * 1024
+
+    on_trio(test)
+
+
+def test_a_peer_that_opens_any_number_of_streams_is_hung_up_on() -> None:
+    """Our own peers need a handful; each stream that nobody reads may hold its window."""
+
+    async def test() -> None:
+        host, guest = ours(), ours()
+        async with running(host) as address, running(guest):
+            await compat.dial(guest, address, expected=None, timeout=5)
+            await until(lambda: bool(host.get_network().get_connections(guest.get_id())))
+            [connection] = host.get_network().get_connections(guest.get_id())
+            [back] = cast("Any", guest.get_network().get_connections(host.get_id()))
+            for number in range(2 * MAX_STREAMS):  # a window update with the flag that opens a stream
+                with suppress(Exception):
+                    await back.muxed_conn._write_frame(struct.pack(">BBHII", 0, 1, 1, 1001 + 2 * number, 0))
+            await until(lambda: cast("Any", connection).muxed_conn.is_closed)
 
     on_trio(test)
 

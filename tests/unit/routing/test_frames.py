@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import math
 import struct
 
 import pytest
@@ -19,7 +22,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         interval=st.floats(frames.MIN_INTERVAL, frames.MAX_INTERVAL),
         host=HOSTS,
         port=st.integers(1, 65535),
-        agent=st.text(max_size=64),
+        agent=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=64),
     ),
     st.builds(SetPart, keys=KEYS, first=st.booleans(), last=st.booleans(), complete=st.booleans()),
     st.builds(Delta, added=st.booleans(), keys=KEYS),
@@ -65,6 +68,15 @@ def test_garbage_is_a_frame_error_and_nothing_else(raw: bytes) -> None:
         b'{"interval": 4, "registry": ":0"}',
         b'{"interval": 4, "registry": ":99999"}',
         b'{"interval": 4, "registry": "evil.example:80"}',
+        b'{"interval": 1' + b"0" * 400 + b', "registry": ":5000"}',
+        b'{"interval": 1' + b"0" * 5000 + b', "registry": ":5000"}',
+        b'{"interval": true, "registry": ":5000"}',
+        b'{"interval": "4", "registry": ":5000"}',
+        b'{"interval": 4, "registry": ":5000", "time": NaN}',
+        b'{"interval": 4, "registry": ":5000", "time": 1e999}',
+        b'{"interval": 4, "registry": ":5000", "time": 1' + b"0" * 400 + b"}",
+        b'{"interval": 4, "registry": ":' + b"9" * 5000 + b'"}',
+        b'{"interval": 4, "registry": "[::1%]:5000"}',
         b"[" * 20000,
         b"\xff\xfe",
     ],
@@ -73,6 +85,52 @@ def test_a_malformed_hello_is_refused(body: bytes) -> None:
     """A hello that is no JSON, lacks a field, or names what is no IP, port or sensible interval is a FrameError."""
     with pytest.raises(FrameError):
         frames.decode(b"\x01" + body)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["interval", "registry", "agent", "time", "shares"]),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.floats()
+            | st.integers()
+            | st.text()
+            | st.integers().map(lambda n: 10 ** (n % 500)),
+            lambda inner: st.lists(inner, max_size=2),
+        ),
+    ).map(lambda fields: json.dumps({"interval": 4, "registry": ":5000"} | fields).encode())
+    | st.binary()
+)
+def test_any_hello_is_read_or_refused(body: bytes) -> None:
+    """Whatever a stranger sends is a hello that can be shown and reckoned with, or a FrameError, and nothing else."""
+    try:
+        hello = frames.decode(b"\x01" + body)
+    except FrameError:
+        return
+    assert isinstance(hello, Hello)
+    assert hello.agent.isascii()
+    assert hello.agent.isprintable()
+    assert len(hello.agent) <= frames.MAX_AGENT
+    assert hello.time is None or math.isfinite(hello.time)
+    assert hello.host == "" or ipaddress.ip_address(hello.host)
+
+
+def test_an_agent_is_kept_as_it_can_be_shown() -> None:
+    """A stranger may send control sequences for a terminal, and books; plain letters are kept, and a few of them."""
+    body = json.dumps({"interval": 4, "registry": ":5000", "agent": "\x1b]0;x\x07 \ud800" + "a" * 1000}).encode()
+    hello = frames.decode(b"\x01" + body)
+    assert isinstance(hello, Hello)
+    assert hello.agent == "?]0;x? ?" + "a" * (frames.MAX_AGENT - 8)
+
+
+@pytest.mark.parametrize("zone", ["eth0", "a" * 64, "a..b", "\x00", "\ud800", "b" * 100_000])
+def test_a_zone_means_nothing_on_another_host(zone: str) -> None:
+    """A peer that names such an address is asked at the one that it connected from."""
+    body = json.dumps({"interval": 4, "registry": f"[fe80::1%{zone}]:5000"}).encode()
+    hello = frames.decode(b"\x01" + body)
+    assert isinstance(hello, Hello)
+    assert (hello.host, hello.port) == ("", 5000)
 
 
 def test_a_hello_may_carry_more_than_is_known() -> None:

@@ -97,3 +97,13 @@ def test_a_digest_that_is_none_is_refused() -> None:
     """A Docker-Content-Digest that cannot be read is not passed on."""
     with pytest.raises(PeerRefused):
         check(WHOLE, 200, {"Content-Length": "1", "Docker-Content-Digest": "x"})
+
+
+@pytest.mark.parametrize("digits", [20, 5000])
+def test_numbers_without_end_are_no_numbers(digits: int) -> None:
+    """A peer's header of thousands of digits says nothing, or refuses the answer; it raises nothing else."""
+    number = "9" * digits
+    assert check(WHOLE, 200, {"Content-Length": "10", "Age": number}).age is None
+    for headers in ({"Content-Length": number}, part(said=f"bytes 4-9/{number}"), part(said=f"bytes 4-{number}/10")):
+        with pytest.raises(PeerRefused):
+            check(PART if "Content-Range" in headers else WHOLE, 206 if "Content-Range" in headers else 200, headers)

@@ -131,3 +131,11 @@ async def test_a_v6_literal_is_an_address() -> None:
         await dial(Peer("a", "::1", server.getsockname()[1])) as sock,
     ):
         assert sock.family is socket.AF_INET6
+
+
+@pytest.mark.parametrize("host", ["fe80::1%" + "a" * 64, "fe80::1%a..b", "a\x00b", "\ud800", "a" * 64 + ".example", ""])
+async def test_a_text_that_is_no_host_is_an_oserror(host: str) -> None:
+    """Whatever a peer calls itself, connecting to it fails as it fails for a host that is away."""
+    with pytest.raises(OSError):  # noqa: PT011 - of any kind
+        async with asyncio.timeout(20):
+            (await dial(Peer("a", host, 1))).close()
