@@ -21,4 +21,7 @@ def check_origin(headers: Mapping[str, str]) -> None:
 
 def _is_own(origin: str, host: str) -> bool:
     """Say whether an origin is the host that was asked; a proxy may have ended TLS, so the scheme says nothing."""
-    return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+    try:
+        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # no URL
+        return False

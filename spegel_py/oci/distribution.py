@@ -21,7 +21,6 @@ from spegel_py.errors import (
     OCIError,
     RangeInvalid,
     RequestInvalid,
-    Unauthorized,
     Unsupported,
 )
 from spegel_py.oci.digest import Digest
@@ -123,7 +122,7 @@ class PullRequest:
             repository=check_repository(repository),
             reference=_reference(kind, last, registry),
             range=None if head else _range(fields),
-            accept=tuple(fields.get("accept", ())),
+            accept=tuple(line for line in fields.get("accept", ()) if line.isascii() and line.isprintable()),
             mirrored=_is_true(fields, MIRRORED_HEADER),
             in_flight=_is_true(fields, IN_FLIGHT_HEADER),
             node=_last(fields, NODE_HEADER) or None,
@@ -223,9 +222,12 @@ def render(error: OCIError) -> RenderedError:
 
 
 def _headers_of(error: OCIError) -> dict[str, str]:
+    """Return the headers of an error.
+
+    A 401 has no challenge, though RFC 9110, 11.6.1, wants one: containerd answers a challenge with the credentials that
+    its user has for the upstream registry, in clear text. Without one it goes on to the next host, as with Spegel.
+    """
     match error:
-        case Unauthorized():
-            return {"WWW-Authenticate": 'Basic realm="spegel-py", charset="UTF-8"'}
         case Unsupported():
             return {"Allow": ", ".join(METHODS)}
         case RangeInvalid(detail={"size": int(size)}):

@@ -18,6 +18,10 @@ BACKLOG = 1024
 KEEPALIVE = 75.0
 """Seconds an idle connection is kept, and seconds for a head to come in; longer than our own client keeps one."""
 
+MAX_LINE, MAX_HEADERS, MAX_FIELD = 4096, 64, 4096
+"""Bytes of a request line, header fields, and bytes of one of them: runtimes send a line of 500 bytes and ten fields. A
+head that is never finished is kept until its time is over, and there may be many of them."""
+
 LINGERING = 2.0
 """Seconds in which a body that was refused may still come in, so that the connection stays usable."""
 
@@ -61,6 +65,9 @@ async def serve(app: web.Application, address: str, *, drain: float = DRAIN) -> 
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE,
         lingering_time=LINGERING,
+        max_line_size=MAX_LINE,
+        max_headers=MAX_HEADERS,
+        max_field_size=MAX_FIELD,
         shutdown_timeout=drain / 2,  # aiohttp spends it twice: waiting for handlers, then for their tasks
     )
     try:

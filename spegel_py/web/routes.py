@@ -9,6 +9,7 @@ from aiohttp import web
 
 from spegel_py.errors import DigestInvalid, NameInvalid, NotFound, Occupied, RequestInvalid
 from spegel_py.inspection.guard import check_origin
+from spegel_py.query import whole_number
 from spegel_py.web.page import Page
 from spegel_py.web.rendering import STATIC, static
 from spegel_py.web.sources import Sources
@@ -78,17 +79,19 @@ class StatusPage:
         return _html(await self._page.decisions(_text(request, "key")))
 
     async def _show_images(self, request: web.Request) -> web.Response:
-        number = request.query.get("page", "1")
-        if not (number.isascii() and number.isdigit() and 1 <= int(number) <= 10**6):
-            raise RequestInvalid(f"?page= should be a whole number from 1, not {number[:20]!r}")
-        return _html(await self._page.images(_text(request, "part"), int(number)))
+        number = whole_number(request.query.get("page"), "page", default=1, low=1, high=10**6)
+        return _html(await self._page.images(_text(request, "part"), number))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         return await self.viewers.follow(request, HEADERS)
 
     async def _measure(self, request: web.Request) -> web.Response:
         check_origin(request.headers)
-        reference = str((await request.post()).get("image", ""))[:LONGEST]
+        try:
+            form = await request.post()
+        except ValueError as error:
+            raise RequestInvalid(f"not a form: {error}"[:200]) from error
+        reference = str(form.get("image", ""))[:LONGEST]
         try:
             self._measurer.start(reference)
         except (NameInvalid, DigestInvalid, Occupied) as error:

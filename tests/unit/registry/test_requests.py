@@ -105,6 +105,11 @@ async def test_a_body_is_not_invited(node: Node) -> None:
             400,
             id="smuggling",
         ),
+        pytest.param(b"GET /v2/" + b"a" * 4100 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, id="target over the bound"),
+        pytest.param(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 4100 + b"\r\n\r\n", 431, id="field over the bound"
+        ),
+        pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 64 + b"\r\n", 431, id="one field too many"),
         pytest.param(b"GET /v2/" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, id="long target"),
         pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431, id="long field"),
         pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100_000 + b"\r\n", 431, id="header flood"),
@@ -201,13 +206,16 @@ def basic(text: str) -> str:
     ],
 )
 async def test_credentials_are_asked_for(start: NodeFactory, lines: tuple[str, ...], status: int) -> None:
-    """With credentials set, only their bearer gets in; the others are told how to."""
+    """With credentials set, only their bearer gets in.
+
+    Nobody is challenged: containerd would answer with the password that its user has for the upstream registry.
+    """
     async with start(credentials=SECRET) as node:
         client = await node.client()
         answer = await client.ask("GET", "/v2/", *lines)
         assert answer.status == status
         if status == 401:
-            assert answer.headers["www-authenticate"].startswith('Basic realm="spegel-py"')
+            assert "www-authenticate" not in answer.headers
             assert answer.error["code"] == "UNAUTHORIZED"
         assert (await client.ask("GET", "/livez")).status == 200
 
