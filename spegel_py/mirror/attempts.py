@@ -172,7 +172,7 @@ class Attempts:
 
     async def fail(self, attempt: Attempt, error: PeerError) -> None:
         """End an attempt: the peer failed, after `attempt.bytes` were passed on."""
-        result = _result(error)
+        result, had_promised = _result(error), attempt.is_open
         await self._settle(attempt, result)
         log.info(
             "peer failed",
@@ -183,7 +183,8 @@ class Attempts:
             outcome=result.value,
             offset=attempt.offset + attempt.bytes,
         )
-        if (pause := _pause(result, attempt.bytes)) is not None:
+        broke_off = bool(attempt.bytes) or (had_promised and result.is_network_error)
+        if (pause := _pause(result, broke_off=broke_off)) is not None:
             self._shun(attempt.peer, pause)
 
     def accuse(self, suspects: Sequence[Attempt]) -> None:
@@ -260,10 +261,14 @@ def _result(error: PeerError) -> Result:
             return Result.UNREACHABLE
 
 
-def _pause(result: Result, passed_on: int) -> float | None:
-    """Return for how many seconds a peer that failed like this is not asked for the same content."""
+def _pause(result: Result, *, broke_off: bool) -> float | None:
+    """Return for how many seconds a peer that failed like this is not asked for the same content.
+
+    A peer that `broke_off` had promised the content: the runtime was told so, and asks again at this mirror. It must
+    then be sent upstream, also where not one byte has come.
+    """
     if result is Result.MISMATCH:
         return SHUN_WRONG
     if result is Result.BUSY:
         return SHUN_BUSY
-    return SHUN_BROKEN if passed_on else None
+    return SHUN_BROKEN if broke_off else None

@@ -11,6 +11,7 @@ from random import Random
 
 from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempts
+from spegel_py.mirror.budget import Budget
 from spegel_py.mirror.candidates import Candidates
 from spegel_py.mirror.following import Following, FollowingSelector, Sources
 from spegel_py.mirror.hedge import Latencies
@@ -65,6 +66,7 @@ class Mirror:
         self._peers = peers
         self._verification = Verification(verify=verify, random=random, clock=clock)
         self._sizes = Sizes()
+        self._budget = Budget()
         self._spreading = spreading
         self._sources = sources
         self._router_name = router_name
@@ -130,6 +132,7 @@ class Mirror:
                 metrics=self._metrics,
                 verification=self._verification,
                 sizes=self._sizes,
+                budget=self._budget,
                 spreading=self._spreading,
                 max_age=max_age,
                 following=following,

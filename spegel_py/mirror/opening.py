@@ -11,6 +11,7 @@ from functools import partial
 from spegel_py.errors import DigestMismatch, PeerError, PeerRefused
 from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempt
+from spegel_py.mirror.budget import Budget
 from spegel_py.mirror.passage import Extent, Passage
 from spegel_py.mirror.patience import Patience
 from spegel_py.mirror.sizes import Sizes
@@ -65,12 +66,15 @@ class Opening:
         pull: PullRequest,
         asking: Asking,
         sizes: Sizes,
+        budget: Budget,
         continued: Callable[[Attempt], None] = lambda _: None,
         max_age: float = math.inf,
     ) -> None:
         self._pull = pull
         self._asking = asking
         self._sizes = sizes
+        self._budget = budget
+        self._held = 0  # bytes of the budget that this pull has taken
         self._continued = continued
         self._attempts = asking.attempts
         self._max_age = max_age
@@ -100,13 +104,18 @@ class Opening:
                 return opened
         return None
 
+    def release(self) -> None:
+        """Give back the memory that the body took, once it is sent."""
+        self._budget.give_back(self._held)
+        self._held = 0
+
     async def _take(self, attempt: Attempt) -> Opened | None:
         """Return a usable answer, after its body was verified where that comes first; None if its peer failed."""
         head = self._head(attempt.answer, attempt.peer)
         if self._pull.head:
             await self._attempts.succeed(attempt)
             return Opened(head)
-        if self._pull.kind is Kind.BLOB and head.size > WHOLE:
+        if not await self._may_hold(head):
             attempt.offset = head.start
             return Opened(head, attempt=attempt)
         try:
@@ -118,6 +127,19 @@ class Opening:
             await self._attempts.fail(attempt, error)
             return None
         return self._cut(head, body) if body is not None else None
+
+    async def _may_hold(self, head: RelayHead) -> bool:
+        """Return True if the body is to be verified before its first byte is sent.
+
+        A small blob for which there is no memory now is verified on its way, as large ones are; a manifest waits.
+        """
+        self.release()
+        if self._pull.kind is Kind.MANIFEST:
+            await self._budget.take(head.size)
+        elif head.size > WHOLE or not self._budget.try_take(head.size):
+            return False
+        self._held = head.size
+        return True
 
     async def _manifest(self, attempt: Attempt, head: RelayHead) -> bytes:
         """Return a manifest, verified. Raises PeerError."""
@@ -141,7 +163,7 @@ class Opening:
             continued=self._continued,
             patience=SMALL,
         ).run(attempt, VerifyingSink(body, digest=head.digest, size=head.size))
-        return body.data if body.sent == head.size else None
+        return bytes(body.data) if body.sent == head.size else None
 
     def _cut(self, head: RelayHead, body: bytes) -> Opened:
         """Return what was asked for of the whole content."""

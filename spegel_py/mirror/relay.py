@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,12 +22,13 @@ import structlog
 from spegel_py.errors import RangeInvalid
 from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempt
+from spegel_py.mirror.budget import Budget
 from spegel_py.mirror.following import Following
-from spegel_py.mirror.opening import Opened, Opening, RelayHead
+from spegel_py.mirror.opening import WHOLE, Opened, Opening, RelayHead
 from spegel_py.mirror.passage import Extent, Passage
 from spegel_py.mirror.sizes import Sizes
 from spegel_py.mirror.spread import Spreading
-from spegel_py.mirror.verify import Verification, VerifyingSink
+from spegel_py.mirror.verify import HELD, HELD_OF_SMALL, Verification, VerifyingSink
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Sink
@@ -50,13 +52,16 @@ class Relay:
         metrics: Metrics,
         verification: Verification,
         sizes: Sizes,
+        budget: Budget,
         spreading: Spreading | None = None,
         max_age: float = math.inf,
         following: Following | None = None,
     ) -> None:
         self._pull = pull
         self._following = following
-        self._opening = Opening(pull=pull, asking=asking, sizes=sizes, continued=self._continued, max_age=max_age)
+        self._opening = Opening(
+            pull=pull, asking=asking, sizes=sizes, budget=budget, continued=self._continued, max_age=max_age
+        )
         self._asking = asking
         self._metrics = metrics
         self._verification = verification
@@ -105,6 +110,7 @@ class Relay:
         self._sink = sink
         if self._opened.body is not None:
             await sink.write(self._opened.body)
+            self._forget_body()
         elif self._opened.attempt is not None:
             await self._pass_on(self._opened.attempt, sink)
         complete = self._sent == self.head.length
@@ -118,17 +124,26 @@ class Relay:
             self._outcome = "complete"  # a client may leave with the last byte, before it is known that it has it
             await attempts.succeed_all()
         await attempts.close()
+        self._forget_body()
         if self._is_open:
             self._log("relay finished", total=self._sent, outcome=self._outcome, attempts=self.attempts)
         else:
             self._log("relay missed", outcome=self._outcome, attempts=self.attempts)
 
+    def _forget_body(self) -> None:
+        """Let go of the body, and of the memory that it took: this object may stay until a garbage collection."""
+        if self._is_open:
+            self._opened = replace(self._opened, body=None)
+        self._opening.release()
+
     async def _pass_on(self, first: Attempt, sink: Sink) -> None:
         head = self.head
         extent = Extent(head.start, head.length, head.size)
         is_whole = head.length == head.size
-        if is_whole and self._verification.wants(head.digest):
-            sink = VerifyingSink(sink, digest=head.digest, size=head.size, verified=self._verified)
+        is_small = head.size <= WHOLE  # and there was no memory to hold it
+        if is_whole and (is_small or self._verification.wants(head.digest)):
+            held = HELD_OF_SMALL if is_small else HELD
+            sink = VerifyingSink(sink, digest=head.digest, size=head.size, held=held, verified=self._verified)
         passage = Passage(
             extent=extent,
             asking=self._asking,

@@ -16,6 +16,9 @@ from spegel_py.transfer.base import Loan, Sink
 HELD = 1024 * 1024
 """Bytes of the end of a larger blob that are held back until all of it was hashed."""
 
+HELD_OF_SMALL = 16 * 1024
+"""The same of a small blob for which there is no memory to hold all of it: many of those may pass at the same time."""
+
 SAMPLE = 32
 """One larger blob in so many is verified with `sample`: a body that is hashed costs four to five times the CPU
 of one that the kernel moves, so this is a tenth more on average."""
@@ -73,7 +76,7 @@ class Buffer(Sink):
     """Keeps content that is small enough."""
 
     def __init__(self) -> None:
-        self.data = b""
+        self.data = bytearray()
 
     def __repr__(self) -> str:
         return f"<Buffer of {len(self.data)} bytes>"
@@ -93,13 +96,20 @@ class VerifyingSink(Sink):
     """
 
     def __init__(
-        self, sink: Sink, *, digest: Digest, size: int, verified: Callable[[bool], None] = lambda _: None
+        self,
+        sink: Sink,
+        *,
+        digest: Digest,
+        size: int,
+        held: int = HELD,
+        verified: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._sink = sink
         self._verified = verified
         self._digest = digest
         self._hasher = digest.hasher()
         self._size = size
+        self._hold = held
         self._taken = 0
         self._loan: Loan | None = None
         self._held = bytearray()
@@ -114,7 +124,7 @@ class VerifyingSink(Sink):
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Loan | None]:
         """Lend the other sink's socket for all but the end; who moves the bytes has them hashed."""
-        most = self._size - HELD - self._taken
+        most = self._size - self._hold - self._taken
         if most <= 0:
             yield None
             return
@@ -133,7 +143,7 @@ class VerifyingSink(Sink):
         if not data:
             return
         self._hasher.update(data)
-        free = max(0, self._size - HELD - self._taken)
+        free = max(0, self._size - self._hold - self._taken)
         self._taken += len(data)
         self._held += data[free:]
         if free:
@@ -143,4 +153,5 @@ class VerifyingSink(Sink):
             self._verified(is_right)
             if not is_right:
                 raise DigestMismatch(f"the bytes are not those of {self._digest}")
-            await self._sink.write(bytes(self._held))
+            end, self._held = bytes(self._held), bytearray()
+            await self._sink.write(end)
