@@ -22,31 +22,32 @@ fail() {
     echo "steps.sh: $1" >&2
     exit 1
 }
-kubectl() { $KUBECTL "$@"; }
+# Its own name: as "kubectl" it would call itself where KUBECTL is "kubectl --context …".
+kube() { $KUBECTL "$@"; }
 
 pull() { # pull NODE: run a Pod with the image on it
-    sed -e "s|POD|demo-$1|; s|NODE|$1|; s|IMAGE|$image|" deploy/demo/pod.yaml | kubectl apply --filename - >/dev/null
-    kubectl wait --for=condition=Ready "pod/demo-$1" --timeout=120s >/dev/null || {
-        kubectl get events --field-selector "involvedObject.name=demo-$1" >&2
+    sed -e "s|POD|demo-$1|; s|NODE|$1|; s|IMAGE|$image|" deploy/demo/pod.yaml | kube apply --filename - >/dev/null
+    kube wait --for=condition=Ready "pod/demo-$1" --timeout=120s >/dev/null || {
+        kube get events --field-selector "involvedObject.name=demo-$1" >&2
         fail "the Pod on $1 does not run"
     }
     echo "a Pod of $image runs on $1"
 }
 from_peers() { # from_peers NODE: bytes that the node's registry got from other nodes
-    pod=$(kubectl --namespace "$namespace" get pods --output name \
+    pod=$(kube --namespace "$namespace" get pods --output name \
         --selector app.kubernetes.io/component=spegel --field-selector "spec.nodeName=$1")
-    kubectl get --raw "/api/v1/namespaces/$namespace/pods/${pod#pod/}:9090/proxy/metrics" |
+    kube get --raw "/api/v1/namespaces/$namespace/pods/${pod#pod/}:9090/proxy/metrics" |
         awk '$1 == "spegel_served_bytes_total{source=\"peer\"}" { printf "%d", $2 }'
 }
 took() { # took NODE: how long the kubelet says that the pull took
-    kubectl get events --field-selector "involvedObject.name=demo-$1,reason=Pulled" \
+    kube get events --field-selector "involvedObject.name=demo-$1,reason=Pulled" \
         --output 'jsonpath={.items[0].message}' | sed -n 's/.* in \([0-9.ms]*\) .*/\1/p'
 }
 
 step "installing the chart"
 # shellcheck disable=SC2086 # lists of words
 $HELM upgrade --install "$release" deploy/helm/spegel-py --namespace "$namespace" --create-namespace $VALUES --timeout 180s
-kubectl --namespace "$namespace" rollout status "daemonset/$release" --timeout=180s
+kube --namespace "$namespace" rollout status "daemonset/$release" --timeout=180s
 
 step "pulling $image on $first, from its registry"
 pull "$first"
@@ -71,4 +72,4 @@ for node in "$first" "$@"; do
     printf '%-24s %-12s %10s %16s\n' "$node" "$where" "$(took "$node")" "${bytes:-0}"
     [ "$node" = "$first" ] || [ "${bytes:-0}" -gt 0 ] || fail "$node got nothing from other nodes"
 done
-kubectl delete pods --selector app=spegel-py-demo --namespace default --wait=false >/dev/null
+kube delete pods --selector app=spegel-py-demo --namespace default --wait=false >/dev/null

@@ -1,7 +1,7 @@
 """`spegel-py cleanup`: put containerd's `config_path` back as it was, then say so on a probe until told to end.
 
-As long as the probe is served the folder is kept as it was: where a release is uninstalled, a Pod that happens to start
-meanwhile may configure its node again.
+As long as the probe is served, the folder is locked: a Pod of the release that starts before the release is deleted
+cannot configure its node again. The folder is put back, too, if something that heeds no lock has changed it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from spegel_py.errors import ConfigError
 from spegel_py.host import original
 from spegel_py.host.configuration import CONFIG_PATH
 from spegel_py.host.disk import Disk
+from spegel_py.host.files import locked
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
@@ -33,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 LOOK = 0.5
 """Seconds between two looks whether the folder was configured again."""
+
+LOCK_DEADLINE = 60.0
+"""Seconds to wait for the lock: the clean-up of an earlier attempt to uninstall may linger."""
 
 
 def _address(given: Any) -> str:
@@ -48,7 +52,7 @@ SETTINGS = (
         "linger",
         settings.seconds(0, 3600),
         0.0,
-        "time after SIGTERM for which the probe is still served, and what is configured again is put back",
+        "time after SIGTERM for which the folder stays locked, so that nothing configures it again",
     ),
 )
 
@@ -72,22 +76,26 @@ async def _clean_up(root: Path, address: str, *, linger: float) -> None:
     is_ended = asyncio.Event()
     # set before the work begins: the first process of a container gets no signal that it has no handler for
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_ended.set)
-    await asyncio.to_thread(clean_up, root, Disk())
     if not address:
+        await asyncio.to_thread(clean_up, root, Disk())
         return
-    async with serve_probe(address):
-        await _keep_clean(root, is_ended, linger=linger)
+    with ExitStack() as lock:
+        if await asyncio.to_thread(root.is_dir):
+            await asyncio.to_thread(lock.enter_context, locked(root, deadline=LOCK_DEADLINE))
+        await asyncio.to_thread(clean_up, root, Disk(), is_locked=True)
+        async with serve_probe(address):
+            await _keep_clean(root, is_ended, linger=linger)
 
 
 async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> None:
-    """Put the folder back whenever it is configured again, until `linger` seconds after the end is asked for."""
+    """Put a locked folder back whenever it has changed, until `linger` seconds after the end is asked for."""
     loop = asyncio.get_running_loop()
     end = math.inf
     while loop.time() < end:
         if end == math.inf and is_ended.is_set():
             end = loop.time() + linger
         if await asyncio.to_thread((root / original.BACKUP).is_dir):
-            await asyncio.to_thread(clean_up, root, Disk())
+            await asyncio.to_thread(clean_up, root, Disk(), is_locked=True)
         if end == math.inf:
             with suppress(TimeoutError):
                 await asyncio.wait_for(is_ended.wait(), LOOK)
@@ -95,9 +103,9 @@ async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> 
             await asyncio.sleep(min(LOOK, max(0.0, end - loop.time())))
 
 
-def clean_up(root: Path, disk: Disk) -> None:
-    """Have `root` hold the original again; run again, nothing is changed."""
-    if original.restore(root, disk):
+def clean_up(root: Path, disk: Disk, *, is_locked: bool = False) -> None:
+    """Have `root`, which the caller may have locked, hold the original again; run again, nothing is changed."""
+    if original.restore(root, disk, is_locked=is_locked):
         log.info("containerd's configuration is put back", path=str(root))
     else:
         log.info("nothing to put back: there is no backup", path=str(root / original.BACKUP))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,12 @@ SETTINGS = (
         False,
         "keep what is set up for these registries, after the mirror; if not, it is set aside until cleanup",
     ),
+    Setting(
+        "containerd_sock",
+        settings.path,
+        None,
+        "containerd's socket, to fail if containerd says that it does not read the folder; none: it is not asked",
+    ),
 )
 
 
@@ -79,6 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the files; returns 0. Raises ConfigError, HostError."""
+    if os.getpid() == 1:
+        # The first process of a container gets no signal that it has no handler for. A Pod that is deleted while this
+        # waits for a clean-up would configure its node after it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     if not values["mirror_targets"]:
@@ -91,7 +104,12 @@ def run(args: argparse.Namespace) -> int:
         keeps_existing=values["prepend_existing"],
         credentials=read_credentials(),
     )
-    configure(values["containerd_registry_config_path"], mirroring, Disk())
+    root = values["containerd_registry_config_path"]
+    if values["containerd_sock"]:
+        from spegel_py.host.searched import check_searched  # loads gRPC, which takes longer than all of the rest
+
+        asyncio.run(check_searched(values["containerd_sock"], root))
+    configure(root, mirroring, Disk())
     return 0
 
 

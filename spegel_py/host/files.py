@@ -58,15 +58,18 @@ def names(folder: Path) -> list[str]:
 
 
 @contextmanager
-def locked(folder: Path, *, deadline: float = LOCK_DEADLINE) -> Iterator[None]:
-    """Keep other processes of ours away from a folder; raises HostError after `deadline` seconds."""
-    end = time.monotonic() + deadline
+def locked(folder: Path, *, deadline: float | None = None) -> Iterator[None]:
+    """Keep other processes of ours away from a folder; raises HostError after LOCK_DEADLINE or `deadline` seconds."""
+    end = time.monotonic() + (LOCK_DEADLINE if deadline is None else deadline)
     with reported("lock", folder):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while not _locks(fd):
             if time.monotonic() > end:
-                raise HostError(f"{folder} is being changed by another spegel-py: run this again when it has ended")
+                raise HostError(
+                    f"{folder} is being changed by another spegel-py, or kept clean while a release is uninstalled: "
+                    "run this again when that has ended"
+                )
             time.sleep(0.05)
         with reported("lock", folder):
             if os.fstat(fd).st_ino != folder.stat().st_ino:  # a clean-up removed what we waited for

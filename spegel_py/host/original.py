@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from spegel_py.errors import HostError
@@ -46,16 +47,21 @@ def change(root: Path, plan: Plan, disk: Disk) -> list[str]:
             return _settle(root, entries, disk)
 
 
-def restore(root: Path, disk: Disk) -> bool:
+def restore(root: Path, disk: Disk, *, is_locked: bool = False) -> bool:
     """Have a folder hold the original again, or go away if it was not there; return whether there was a backup.
 
     Without a backup nothing but remains of a crash is removed. Raises HostError; then it can be run again.
+
+    Args:
+        root: The folder.
+        disk: The steps.
+        is_locked: True if the caller holds the folder's lock.
     """
     with reported("restore", root):
         _clear_asides(root, disk)
         if not root.is_dir():
             return False
-        with locked(root):
+        with nullcontext() if is_locked else locked(root):
             return _restore(root, disk)
 
 

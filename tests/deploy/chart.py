@@ -112,8 +112,8 @@ def find(manifests: Sequence[Manifest], kind: str, name: str) -> Manifest:
 
 
 def pod(manifest: Manifest) -> Manifest:
-    """Return a Pod's or a DaemonSet's pod spec."""
-    spec = manifest["spec"] if manifest["kind"] == "Pod" else manifest["spec"]["template"]["spec"]
+    """Return the pod spec of a DaemonSet or a Job."""
+    spec = manifest["spec"]["template"]["spec"]
     assert isinstance(spec, dict)
     return spec
 
@@ -121,7 +121,7 @@ def pod(manifest: Manifest) -> Manifest:
 def containers(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
     """Yield all containers of the program with their pod specs; those of the values file are named `extra`."""
     for manifest in manifests:
-        if manifest["kind"] in ("DaemonSet", "Pod"):
+        if manifest["kind"] in ("DaemonSet", "Job"):
             spec = pod(manifest)
             for container in [*spec.get("initContainers", []), *spec["containers"]]:
                 if container["name"] != "extra":

@@ -56,7 +56,13 @@ ALTERNATIVES = {
 """Values that would hide others in the file with every option, or that must be there: what they are compared with."""
 
 
-OPAQUE = {("nodeSelector",), ("cleanup", "nodeSelector"), ("securityContext",), ("resources",), ("verticalPodAutoscaler", "updatePolicy")}
+OPAQUE = {
+    ("nodeSelector",),
+    ("cleanup", "nodeSelector"),
+    ("securityContext",),
+    ("resources",),
+    ("verticalPodAutoscaler", "updatePolicy"),
+}
 """Values that are Kubernetes' own, as a whole."""
 
 
@@ -172,13 +178,16 @@ def test_a_mistake_is_named(helm: Helm, values: Values, complaint: str) -> None:
 
 
 def test_containers_have_no_more_rights_than_they_need(helm: Helm) -> None:
-    """No capability, no way to get any, nothing to write to but what is mounted.
+    """No way to get any, nothing to write to but what is mounted, and no capability.
 
-    A token of the cluster's is only in the Pod that waits for the clean-up, and that may only look.
+    Only the steps on containerd's folder have those that root needs for the files of other users. A token of the
+    cluster's is only in the Pod that waits for the clean-up, and that may only look.
     """
     for spec, container in containers(helm.template({})):
         context = container["securityContext"]
-        assert context["capabilities"] == {"drop": ["ALL"]}
+        changes_files = container["name"] in ("configuration", "cleanup")
+        added = {"add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"]} if changes_files else {}
+        assert context["capabilities"] == {"drop": ["ALL"]} | added
         assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
         assert (context.get("seccompProfile") or spec["securityContext"]["seccompProfile"])["type"] == "RuntimeDefault"
         assert spec["automountServiceAccountToken"] is (container["name"] == "cleanup-wait")
@@ -210,6 +219,36 @@ def test_the_clean_up_reaches_nodes_that_the_release_has_left(helm: Helm) -> Non
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
     assert spec["tolerations"] == [{"operator": "Exists"}]
     assert "affinity" not in spec
+
+
+def test_the_last_line_of_a_failed_program_is_in_the_pods_status(helm: Helm) -> None:
+    """So `kubectl describe pod` says what to mend."""
+    for _, container in containers(helm.template({})):
+        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_the_clean_up_begins_first_and_ends_last(helm: Helm) -> None:
+    """Helm deletes hooks in the reverse order, and each node stays locked until the release is deleted."""
+    weights = {
+        each["kind"]: int(each["metadata"]["annotations"]["helm.sh/hook-weight"])
+        for each in helm.template({})
+        if "helm.sh/hook" in each["metadata"].get("annotations", {})
+    }
+    assert min(weights, key=lambda kind: weights[kind]) == "DaemonSet"
+    assert max(weights, key=lambda kind: weights[kind]) == "Job"
+    assert list(weights.values()).count(weights["DaemonSet"]) == list(weights.values()).count(weights["Job"]) == 1
+
+
+def test_one_node_without_power_does_not_keep_helm_from_naming_it(helm: Helm) -> None:
+    """Two Pods wait, on different nodes, and the first that fails ends the Job."""
+    job = find(helm.template({}), "Job", "mirror-spegel-py-cleanup-wait")["spec"]
+    assert (job["parallelism"], job["backoffLimit"]) == (2, 0)
+    assert "completions" not in job  # else Kubernetes would start one Pod after the other
+    (spread,) = job["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"  # a cluster of one node has to do
+    assert spread["labelSelector"]["matchLabels"].items() <= job["template"]["metadata"]["labels"].items()
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] == 0
 
 
 @pytest.mark.parametrize(("version", "is_field"), [("1.30", False), ("1.31", True)])

@@ -170,7 +170,7 @@ async def test_the_clean_up_waits_for_what_it_serves(helm: Helm) -> None:
     namespace, name = parsed(named(manifests, "cleanup-wait"))["daemonset"]
     daemonset = find(manifests, "DaemonSet", name)
     assert daemonset["metadata"]["namespace"] == namespace
-    assert pod(find(manifests, "Pod", f"{name}-wait"))["serviceAccountName"] == name
+    assert pod(find(manifests, "Job", f"{name}-wait"))["serviceAccountName"] == name
     assert find(manifests, "ServiceAccount", name)["metadata"]["namespace"] == namespace
     (subject,) = find(manifests, "RoleBinding", name)["subjects"]
     assert (subject["name"], subject["namespace"]) == (name, namespace)

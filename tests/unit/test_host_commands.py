@@ -139,9 +139,14 @@ async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
     assert await ended_by_sigterm(running) == 0
 
 
-async def test_cleanup_puts_back_what_is_configured_again(tmp_path: Path) -> None:
-    """A Pod that starts while the release is uninstalled configures its node again: as long as the probe is served,
-    and for a while after SIGTERM, that does not last."""
+async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the probe is served, and for `--linger` after SIGTERM, `configuration` fails and says why.
+
+    The folder is put back if Spegel, which heeds no lock, has configured it. At last the folder is free.
+    """
+    monkeypatch.setattr("spegel_py.host.files.LOCK_DEADLINE", 0.1)
     root, port = tmp_path / "certs.d", free_port()
     root.mkdir()
     (root / "hello.txt").write_text("hello")
@@ -153,17 +158,22 @@ async def test_cleanup_puts_back_what_is_configured_again(tmp_path: Path) -> Non
     async def is_as_before() -> bool:
         return [path.name for path in root.iterdir()] == ["hello.txt"]
 
-    def configure() -> None:
-        assert main(["configuration", PATH, str(root), "--mirror-targets", "http://a"]) == 0
+    async def configure() -> int:
+        return await asyncio.to_thread(main, ["configuration", PATH, str(root), "--mirror-targets", "http://a"])
 
     await running.start(answers)
-    await asyncio.to_thread(configure)
+    assert await configure() == 1
+    assert "kept clean while a release is uninstalled" in capsys.readouterr().err
+    (root / "docker.io").mkdir()
+    (root / "_backup").mkdir()
+    (root / "hello.txt").rename(root / "_backup" / "hello.txt")
     await until(is_as_before)
     running.send(signal.SIGTERM)
-    await asyncio.to_thread(configure)
-    await until(is_as_before)
+    assert await configure() == 1
+    assert await is_as_before()
     assert running.pid is not None
     assert await ended_by_sigterm(running) == 0
+    assert await configure() == 0
 
 
 def test_a_probe_port_in_use_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

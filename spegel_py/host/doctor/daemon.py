@@ -56,6 +56,16 @@ def check_config_path(facts: Facts) -> list[Finding]:
     return [_config_path_finding(facts, settings, f" (by {_source(facts)})")]
 
 
+def ignored_folder(facts: Facts) -> Finding | None:
+    """Return the error if the running containerd itself says that it does not search the folder; else None.
+
+    A list of folders that has the wanted one passes: the daemon does not tell whether it takes lists (see below).
+    """
+    if not isinstance(facts.cri, CriStatus) or facts.cri.images is None:
+        return None
+    return _ignored(facts, facts.cri.images, "")
+
+
 def check_discard(facts: Facts) -> list[Finding]:
     """containerd keeps the layers that it unpacked."""
     check = "discard_unpacked_layers"
@@ -104,14 +114,9 @@ def _version_finding(text: str, socket: Path) -> Finding:
 
 def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Finding:
     check, wanted, searched = "config_path", facts.subject.certs, roots(settings)
-    target = wanted or (searched[0] if searched else Path("/etc/containerd/certs.d"))
-    put = _put(facts, ".registry", f'config_path = "{target}"')
-    if not searched:
-        older = "; take registry.mirrors out, it excludes config_path" if settings.has_mirrors else ""
-        return error(check, f"not set{by}: containerd asks no mirror", put + older)
-    if wanted is not None and wanted not in searched:
-        text = f"{settings.config_path}{by}, but hosts.toml files are written to {wanted}"
-        return error(check, text, f"{put}; or give --containerd-registry-config-path {searched[0]}")
+    if ignored := _ignored(facts, settings, by):
+        return ignored
+    put = _put_config_path(facts, wanted or searched[0])
     if len(searched) > 1 and not settings.pulls_locally and (_number(facts.version) or (0, 0)) >= TELLS_LAYERS:
         text = (
             f"{settings.config_path}{by}: containerd {_shown(facts.version)} takes this list for one folder and asks "
@@ -122,6 +127,24 @@ def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Find
         text = f"{settings.config_path}{by}: what lies in {searched[0]} goes before {wanted}"
         return warning(check, text, put)
     return ok(check, f"{settings.config_path}{by}")
+
+
+def _ignored(facts: Facts, settings: ImageSettings, by: str) -> Finding | None:
+    """Return an error if containerd searches no folder, or none of those that it searches is the wanted one."""
+    check, wanted, searched = "config_path", facts.subject.certs, roots(settings)
+    if not searched:
+        older = "; take registry.mirrors out, it excludes config_path" if settings.has_mirrors else ""
+        put = _put_config_path(facts, wanted or Path("/etc/containerd/certs.d"))
+        return error(check, f"not set{by}: containerd asks no mirror", put + older)
+    if wanted is not None and wanted not in searched:
+        text = f"{settings.config_path}{by}, but hosts.toml files are written to {wanted}"
+        other = f"--containerd-registry-config-path {searched[0]} (in the chart spegel.containerdRegistryConfigPath)"
+        return error(check, text, f"{_put_config_path(facts, wanted)}; or give {other}")
+    return None
+
+
+def _put_config_path(facts: Facts, folder: Path) -> str:
+    return _put(facts, ".registry", f'config_path = "{folder}"')
 
 
 def _source(facts: Facts) -> str:

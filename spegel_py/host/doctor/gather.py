@@ -50,6 +50,13 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
     return replace(facts, hosts=None if from_inside and isinstance(hosts, Unknown) else hosts)
 
 
+async def gather_told(subject: Subject) -> Facts:
+    """Return the facts that containerd itself tells over its socket: its version, and how it pulls."""
+    async with Client(socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE) as client:
+        version, cri = await asyncio.gather(_fact(lambda: _version(subject, client)), _fact(lambda: cri_status(client)))
+    return Facts(subject=subject, version=version, cri=cri)
+
+
 async def _fact(look: Callable[[], Awaitable[T]]) -> T | Unknown:
     try:
         async with asyncio.timeout(DEADLINE):

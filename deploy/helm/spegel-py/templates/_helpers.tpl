@@ -141,9 +141,15 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{- define "spegel-py.container" -}}
+{{- define "spegel-py.program" -}}
 image: {{ include "spegel-py.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+# The line with which the program ends on an error is then in `kubectl describe pod`, too.
+terminationMessagePolicy: FallbackToLogsOnError
+{{- end -}}
+
+{{- define "spegel-py.container" -}}
+{{ include "spegel-py.program" . }}
 {{- with .Values.securityContext }}
 securityContext:
   {{- toYaml . | nindent 2 }}
@@ -152,6 +158,14 @@ securityContext:
 resources:
   {{- . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* The same with the rights to read, change and put back files in containerd's folder that belong to others than root. */}}
+{{- define "spegel-py.containerForFiles" -}}
+{{- $context := deepCopy (default dict .Values.securityContext) -}}
+{{- $added := concat (dig "capabilities" "add" list $context) (list "CHOWN" "DAC_OVERRIDE" "FOWNER" "FSETID") | uniq -}}
+{{- $context = mergeOverwrite $context (dict "capabilities" (dict "add" $added)) -}}
+{{ include "spegel-py.container" (dict "Chart" .Chart "Values" (mergeOverwrite (deepCopy .Values) (dict "securityContext" $context))) }}
 {{- end -}}
 
 {{/* The name by which a node's registry recognises the requests of its own containerd. */}}
