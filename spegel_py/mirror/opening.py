@@ -83,11 +83,15 @@ class Opening:
         return f"<Opening of {self._pull.key}>"
 
     def request(self, part: ByteRange | None, size: int | None = None) -> PeerRequest:
-        """Return what a peer is asked for a part of the content (None for all of it), whose size may be known."""
+        """Return what a peer is asked for a part of the content (None for all of it), whose size may be known.
+
+        A HEAD of a manifest is answered from the verified manifest, so a peer is asked for all of it: a wrong length or
+        type, or the digest of a tag that nobody has, would end a runtime's pull though its registry is well.
+        """
         pull = self._pull
         return PeerRequest(
             target=pull.target,
-            head=pull.head,
+            head=pull.head and pull.kind is Kind.BLOB,
             accept=pull.accept,
             range=part,
             digest=pull.digest,
@@ -112,7 +116,7 @@ class Opening:
     async def _take(self, attempt: Attempt) -> Opened | None:
         """Return a usable answer, after its body was verified where that comes first; None if its peer failed."""
         head = self._head(attempt.answer, attempt.peer)
-        if self._pull.head:
+        if self._pull.head and self._pull.kind is Kind.BLOB:
             await self._attempts.succeed(attempt)
             return Opened(head)
         if not await self._may_hold(head):
@@ -170,7 +174,7 @@ class Opening:
         start, length = self._pull.range.resolve(head.size) if self._pull.range else (0, head.size)
         media_type = detect(body) if self._pull.kind is Kind.MANIFEST else None
         head = replace(head, media_type=media_type or head.media_type, start=start, length=length)
-        return Opened(head, body[start : start + length])
+        return Opened(head, None if self._pull.head else body[start : start + length])
 
     def _head(self, answer: PeerAnswer, peer: Peer) -> RelayHead:
         """Return what the client is to be told. Raises PeerError to refuse the answer, RangeInvalid."""

@@ -203,14 +203,43 @@ async def test_a_range_of_a_manifest_is_cut_here(lab: Lab) -> None:
     assert "range" not in fake.requests[0][1]
 
 
-async def test_a_head_is_answered_by_a_head(lab: Lab) -> None:
-    """A HEAD costs the peer a HEAD, and tells type, size and digest."""
+@pytest.mark.parametrize("reference", ["v1", Digest.of(MANIFEST)], ids=["tag", "digest"])
+async def test_a_head_is_answered_from_the_verified_manifest(lab: Lab, reference: Digest | str) -> None:
+    """A HEAD costs the peer the manifest, and tells type, size and digest of that."""
     fake = manifest_peer()
     await lab.serve(fake)
-    head, body, _ = await lab.pull(manifest("v1", head=True))
+    head, body, _ = await lab.pull(manifest(reference, head=True))
     assert (head.media_type, head.size, head.digest) == (OCI_MANIFEST, len(MANIFEST), Digest.of(MANIFEST))
     assert body == b""
-    assert fake.requests[0][0].startswith("HEAD /v2/app/manifests/v1?ns=r.io ")
+    assert fake.requests[0][0].startswith(f"GET /v2/app/manifests/{reference}?ns=r.io ")
+    assert lab.mirror._budget.held == 0
+
+
+@pytest.mark.parametrize("reference", ["v1", Digest.of(MANIFEST)], ids=["tag", "digest"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "1"},
+        {"Content-Length": str(len(MANIFEST) + 1)},
+        {"Docker-Content-Digest": f"sha256:{'ab' * 32}"},
+        {"Content-Type": "text/evil"},
+    ],
+    ids=["too short", "too long", "a digest that nobody has", "another type"],
+)
+async def test_a_peer_that_lies_in_its_head_fails_no_pull(
+    lab: Lab, reference: Digest | str, headers: dict[str, str]
+) -> None:
+    """The next peer is asked, or what the bytes are is told, whatever the first one says of them."""
+    said = {
+        "Content-Length": str(len(MANIFEST)),
+        "Content-Type": OCI_MANIFEST,
+        "Docker-Content-Digest": str(Digest.of(MANIFEST)),
+    } | headers
+    head = "".join(f"{name}: {value}\r\n" for name, value in said.items())
+    liar = FakePeer(raw=f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + MANIFEST)
+    await lab.serve(liar, manifest_peer())
+    told, _, _ = await lab.pull(manifest(reference, head=True))
+    assert (told.media_type, told.size, told.digest) == (OCI_MANIFEST, len(MANIFEST), Digest.of(MANIFEST))
 
 
 @pytest.mark.parametrize(
