@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import structlog
 
@@ -37,7 +38,7 @@ from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.registry.state import describe
-from spegel_py.registry.underway import Underway
+from spegel_py.registry.underway import Underway, expected_size
 from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import id_app
@@ -133,6 +134,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             verify=verify,
             spreading=parts.make_spreading(config),
             sources=flights,
+            expected=None if ingests is None else partial(expected_size, ingests),
         )
         freshness = Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from random import Random
@@ -37,7 +37,8 @@ class Mirror:
     """Fetches from peers what this node does not hold, at most `peers` of them for one pull.
 
     Bodies are fetched from one peer at a time without a `spreading`. What no peer holds is taken from those that are
-    getting it, if there are `sources` to say who does. `router_name` is a label of the metrics.
+    getting it, if there are `sources` to say who does. `router_name` is a label of the metrics. `expected` says how
+    many bytes of a blob this node's runtime expects, None where it does not pull it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Mirror:
         spreading: Spreading | None = None,
         sources: Sources | None = None,
         router_name: str = "libp2p",
+        expected: Callable[[Digest], Awaitable[int | None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router
@@ -70,6 +72,7 @@ class Mirror:
         self._spreading = spreading
         self._sources = sources
         self._router_name = router_name
+        self._expected = expected
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -131,6 +134,7 @@ class Mirror:
                 asking=asking,
                 metrics=self._metrics,
                 verification=self._verification,
+                size=await self._size(pull),
                 sizes=self._sizes,
                 budget=self._budget,
                 spreading=self._spreading,
@@ -145,6 +149,13 @@ class Mirror:
                 await relay.close()
                 if inquiry is not None:
                     inquiry.lookup, inquiry.attempts = candidates.lookup, relay.attempts
+
+    async def _size(self, pull: PullRequest) -> int | None:
+        """Return how many bytes the content has to have; None where nobody has said it."""
+        if pull.digest is None or pull.kind is Kind.MANIFEST:
+            return None
+        said = await self._expected(pull.digest) if self._expected is not None else None
+        return said if said is not None else self._sizes.of(pull.digest)
 
     def size_of(self, digest: Digest) -> int | None:
         """Return how long content is, by the manifests that were passed on; None if none has named it."""

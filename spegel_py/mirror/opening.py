@@ -58,13 +58,18 @@ class Opened:
 
 
 class Opening:
-    """Asks peers for what a client pulls. `continued` is told of each attempt that goes on where one broke."""
+    """Asks peers for what a client pulls.
+
+    `size` is how many bytes it has to have, None where that is not known. `sizes` learns from manifests. `continued` is
+    told of each attempt that goes on where one broke.
+    """
 
     def __init__(
         self,
         *,
         pull: PullRequest,
         asking: Asking,
+        size: int | None,
         sizes: Sizes,
         budget: Budget,
         continued: Callable[[Attempt], None] = lambda _: None,
@@ -72,6 +77,7 @@ class Opening:
     ) -> None:
         self._pull = pull
         self._asking = asking
+        self._size = size
         self._sizes = sizes
         self._budget = budget
         self._held = 0  # bytes of the budget that this pull has taken
@@ -102,7 +108,7 @@ class Opening:
     async def find(self) -> Opened | None:
         """Return the first usable answer, None if no peer has one. Raises RangeInvalid if the content is too short."""
         part = self._pull.range if self._pull.kind is Kind.BLOB else None  # a manifest is fetched whole, and cut here
-        request = self.request(part, self._sizes.of(self._pull.digest))
+        request = self.request(part, self._size)
         while (attempt := await self._asking.race(request, check=self._head)) is not None:
             if (opened := await self._take(attempt)) is not None:
                 return opened

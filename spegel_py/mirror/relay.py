@@ -51,6 +51,7 @@ class Relay:
         asking: Asking,
         metrics: Metrics,
         verification: Verification,
+        size: int | None,
         sizes: Sizes,
         budget: Budget,
         spreading: Spreading | None = None,
@@ -60,7 +61,7 @@ class Relay:
         self._pull = pull
         self._following = following
         self._opening = Opening(
-            pull=pull, asking=asking, sizes=sizes, budget=budget, continued=self._continued, max_age=max_age
+            pull=pull, asking=asking, size=size, sizes=sizes, budget=budget, continued=self._continued, max_age=max_age
         )
         self._asking = asking
         self._metrics = metrics

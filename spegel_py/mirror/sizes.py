@@ -1,5 +1,9 @@
-"""How long content is, as the manifests say that were passed on: a peer that says otherwise is refused before a client
-hears of it, since a length that is too small ends a runtime's pull."""
+"""How long content is: a peer that says otherwise is refused before a client hears of it, since a wrong length ends a
+runtime's pull, or fills its disk.
+
+The node's own runtime says how many bytes it expects. For other clients the manifests that were passed on say it. Such
+a manifest may be anybody's, so two that differ say nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +22,21 @@ class Sizes:
     """Sizes in bytes by digest. Manifests are to be verified before they are learned from."""
 
     def __init__(self) -> None:
-        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+        self._sizes: OrderedDict[Digest, int | None] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Sizes of {len(self._sizes)} contents>"
 
     def of(self, digest: Digest | None) -> int | None:
-        """Return the size of content, None if no manifest has named it."""
+        """Return the size of content, None if no manifest has named it, or two have named different ones."""
         return self._sizes.get(digest) if digest is not None else None
 
     def learn(self, manifest: bytes) -> None:
         """Take in what a manifest's bytes say; what is none, or names the same digest twice, says little."""
         with suppress(ManifestInvalid):
             for child in children(manifest):
-                self._sizes[child.digest] = child.size
+                is_agreed = self._sizes.get(child.digest, child.size) == child.size
+                self._sizes[child.digest] = child.size if is_agreed else None
                 self._sizes.move_to_end(child.digest)
         while len(self._sizes) > REMEMBERED:
             self._sizes.popitem(last=False)

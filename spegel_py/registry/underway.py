@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from spegel_py.errors import ContentNotFound
+from spegel_py.errors import ContentNotFound, StoreError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
@@ -63,6 +63,15 @@ class Underway:
                 start, _ = pull.range.resolve(size) if pull.range else (0, size)
                 await _grown(pull.digest, ingest, start + 1)
             yield Found(pull.digest, size, media_type), ingest
+
+
+async def expected_size(ingests: Ingests, digest: Digest) -> int | None:
+    """Return how many bytes this node's runtime expects of content that it pulls; None where it does not say it."""
+    try:
+        async with ingests.open(digest) as ingest:
+            return ingest.total
+    except (ContentNotFound, StoreError):
+        return None
 
 
 async def _manifest_type(digest: Digest, ingest: Ingest, size: int) -> str:

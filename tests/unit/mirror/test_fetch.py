@@ -17,7 +17,18 @@ from spegel_py.oci.distribution import PullRequest
 from spegel_py.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import ClientGone
-from tests.unit.mirror.lab import LARGE, MANIFEST, QUICK, SMALL, Lab, MemorySink, blob, manifest, manifest_peer
+from tests.unit.mirror.lab import (
+    LARGE,
+    MANIFEST,
+    QUICK,
+    SMALL,
+    Lab,
+    MemorySink,
+    blob,
+    manifest,
+    manifest_peer,
+    start_lab,
+)
 from tests.unit.mirror.peers import FakePeer
 
 
@@ -391,6 +402,21 @@ async def test_a_peer_whose_length_is_not_the_manifest_s_is_refused(lab: Lab, di
     head, body, complete = await lab.pull(blob(LARGE))
     assert (complete, body == LARGE, head.size) == (True, True, len(LARGE))
     assert lab.count("spegel_peer_attempts_total", outcome="refused") == 1
+
+
+@pytest.mark.parametrize("said", [len(LARGE) - 1, 10**15], ids=["a byte less", "without an end"])
+async def test_what_the_runtime_expects_counts(said: int) -> None:
+    """A peer that promises another length is refused, whatever a manifest that was passed on says of it."""
+
+    async def expected(digest: Digest) -> int | None:
+        return len(LARGE) if digest == Digest.of(LARGE) else None
+
+    async with start_lab(expected=expected) as lab:
+        lab.mirror._sizes.learn(describing(LARGE).replace(f'"size": {len(LARGE)}'.encode(), f'"size": {said}'.encode()))
+        await lab.serve(FakePeer(LARGE, extra_size=said - len(LARGE)), FakePeer(LARGE))
+        _, body, complete = await lab.pull(blob(LARGE))
+        assert (complete, body == LARGE) == (True, True)
+        assert lab.count("spegel_peer_attempts_total", outcome="refused") == 1
 
 
 def describing(data: bytes) -> bytes:

@@ -36,3 +36,14 @@ def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         known.learn(describing(data))
     assert known.of(Digest.of(DATA[0])) is None
     assert [known.of(Digest.of(data)) for data in DATA[2:]] == [3, 4]
+
+
+def test_manifests_that_differ_say_nothing() -> None:
+    """Anybody can have a manifest passed on that names the content of others, with a size of his own."""
+    known, digest = Sizes(), Digest.of(DATA[3])
+    known.learn(describing(DATA[3]).replace(b'"size": 4', b'"size": 5'))
+    assert known.of(digest) == 5
+    known.learn(describing(DATA[3]))
+    assert known.of(digest) is None
+    known.learn(describing(DATA[3]))
+    assert known.of(digest) is None
