@@ -117,8 +117,8 @@ def _read(file: Path, known: set[str]) -> dict[str, Any]:
         data = yaml.safe_load(file.read_text())
     except OSError as error:
         raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes or numbers that are none
+        raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())[:300]}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -75,6 +75,8 @@ def test_nested_keys_are_the_flat_ones(tmp_path: Path) -> None:
         ("registry_filters: ['(']", "registry_filters: .*is not a regular expression"),
         ("- a list", "holds no mapping"),
         ("a: b: c", "is not YAML"),
+        ("mesh_limit: " + "9" * 5000, "is not YAML"),
+        ("[" * 20_000, "is not YAML"),
         ("containerd_sock: /x\ncontainerd: {sock: /y}", "containerd.sock is given twice"),
     ],
 )

@@ -199,11 +199,15 @@ class Link:
                 await news.wait()
 
     async def _hear(self, stream: INetStream) -> None:
-        reader = MessageReader(stream)
+        reader, heard = MessageReader(stream), -math.inf
         while True:
             frame = await _read_frame(reader, self._carried)
             if not isinstance(frame, Resync):
                 raise FrameError("only a resync comes back")
+            # A peer asks at a refresh, so once in an interval; five bytes more often would cost a whole set each time.
+            if (now := trio.current_time()) < heard + self._situation.hello.interval / 2:
+                continue
+            heard = now
             self._share.restart()
             self._told = None  # a peer that let go of this node in between has forgotten its hello too
             self._waiting.cancel()

@@ -36,6 +36,8 @@ from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, Stream, f
 PROTOCOL = TProtocol("/spegel/kad/1.0.0")
 CLOSEST = 20
 """Peers named in an answer: Kademlia's k."""
+MAX_ADDRESSES = 8
+"""Addresses of a peer that are looked at: a host has one or two for each of IPv4 and IPv6."""
 MAX_MESSAGE = 1 << 20
 """Largest message in bytes; twenty peers with all their addresses take under 20 KiB."""
 IDLE_TIMEOUT = 60.0
@@ -122,7 +124,7 @@ class KademliaServer:
         key = from_record_key(message.key)
         if key is None:
             raise ValueError("bad-key")
-        for entry in message.providerPeers:
+        for entry in message.providerPeers[:CLOSEST]:
             if entry.id != sender.to_bytes():
                 self._answers.dropped("foreign-record")
             elif not self._answers.provide(sender, key, _addresses(entry.addrs)):
@@ -147,9 +149,9 @@ class KademliaClient:
         self._exchanges.forget(peer)
 
     async def find_node(self, peer: ID, target: bytes) -> list[Contact]:
-        """Return the peers that `peer` knows closest to a raw key."""
+        """Return the peers that `peer` knows closest to a raw key, at most as many as an answer may hold."""
         answer = await self._ask(peer, Message(type=Message.FIND_NODE, key=target))
-        return [contact for entry in answer.closerPeers if (contact := _contact(entry))]
+        return [contact for entry in answer.closerPeers[:CLOSEST] if (contact := _contact(entry))]
 
     async def get_providers(self, peer: ID, key: bytes) -> list[Contact]:
         """Return the providers that `peer` knows of a key's hash."""
@@ -230,9 +232,10 @@ def _contact(entry: Any) -> Contact | None:
     return Contact(ID(entry.id), tuple(_addresses(entry.addrs)))
 
 
-def _addresses(raw: Iterable[bytes]) -> list[Multiaddr]:
+def _addresses(raw: Sequence[bytes]) -> list[Multiaddr]:
+    """Return the first addresses, those that can be read; the others cost a stranger's message its effect."""
     found = []
-    for each in raw:
+    for each in raw[:MAX_ADDRESSES]:
         try:
             address = Multiaddr(each)
             str(address)  # py-multiaddr parses lazily

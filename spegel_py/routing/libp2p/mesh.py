@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import structlog
@@ -25,7 +25,7 @@ from multiaddr import Multiaddr
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
 from spegel_py.routing.libp2p.announce import Carried, Link, say_goodbye
-from spegel_py.routing.libp2p.dialling import Dialler
+from spegel_py.routing.libp2p.dialling import MAX_DIALS, Dialler
 from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, strip_peer
 from spegel_py.routing.libp2p.records import RecordTable
@@ -92,6 +92,8 @@ class Mesh:
         self._tasks: dict[ID, trio.CancelScope] = {}
         self._known: dict[ID, tuple[Multiaddr, ...]] = {}
         self._lost: set[ID] = set()
+        # Peers that another peer names may not exist. The other half of the dials is for bootstrap and lost peers.
+        self._hearsay = trio.CapacityLimiter(MAX_DIALS // 2)
         self._dialler = Dialler(host=host, connected=self._tasks, contact=self.contact)
         self._ping = PingService(host)
         self._leaving = False
@@ -259,12 +261,20 @@ class Mesh:
 
     # Finding members
 
-    async def meet(self, contacts: Iterable[Contact]) -> None:
-        """Connect to those of the contacts that are not connected yet; returns when all were tried."""
+    async def meet(self, contacts: Iterable[Contact], *, within: trio.CapacityLimiter | None = None) -> None:
+        """Connect to those of the contacts that are not connected yet; returns when all were tried.
+
+        `within` limits how many of them are tried at a time.
+        """
+
+        async def reach(contact: Contact) -> None:
+            async with within or nullcontext():
+                await self.reach(contact.addresses, contact.id)
+
         async with trio.open_nursery() as nursery:
             for contact in contacts:
                 if contact.id != self._host.get_id() and contact.id not in self._tasks:
-                    nursery.start_soon(self.reach, contact.addresses, contact.id)
+                    nursery.start_soon(reach, contact)
 
     async def reach(self, addresses: Iterable[Multiaddr], expected: ID | None) -> bool:
         """Try the addresses in turn; `expected` is the peer's id where it is known. Says whether one was connected."""
@@ -295,7 +305,7 @@ class Mesh:
             found = [contact for contact in await self._kademlia.find_node(peer, target) if contact.id != own]
             for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
                 self._known.setdefault(contact.id, contact.addresses)
-            await self.meet(found)
+            await self.meet(found, within=self._hearsay)
             knows_any = knows_any or bool(found)
         return knows_any
 

@@ -13,6 +13,7 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.dialling import MAX_DIALS
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient
 from spegel_py.routing.libp2p.mesh import LOOK_AGAIN, Mesh, tolerating
 from spegel_py.routing.libp2p.records import RecordTable
@@ -80,7 +81,7 @@ def test_a_peer_that_knew_nobody_is_asked_once_more(monkeypatch: pytest.MonkeyPa
         times.append(trio.current_time())
         return [] if len(times) <= empty else [Contact(OTHER, ())]
 
-    async def meet(contacts: Iterable[Contact]) -> None:
+    async def meet(contacts: Iterable[Contact], *, within: trio.CapacityLimiter) -> None:
         met.update(contact.id for contact in contacts)
 
     monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
@@ -89,6 +90,26 @@ def test_a_peer_that_knew_nobody_is_asked_once_more(monkeypatch: pytest.MonkeyPa
     assert len(times) == asked
     assert met == {OTHER}
     assert times[-1] - times[0] == pytest.approx(LOOK_AGAIN if empty else 0)
+
+
+def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may not exist, and each that does not answer holds a dial for three seconds; bootstrap peers need some."""
+    mesh, under_way, most = _mesh(), [0], [0]
+
+    async def find_node(peer: ID, target: bytes) -> list[Contact]:
+        return [Contact(ID(bytes([number] * 34)), ()) for number in range(20)]
+
+    async def reach(addresses: object, expected: ID | None) -> bool:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        await trio.sleep(3)
+        under_way[0] -= 1
+        return False
+
+    monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
+    monkeypatch.setattr(mesh, "reach", reach)
+    trio.run(mesh._meet_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert 0 < most[0] <= MAX_DIALS // 2
 
 
 def _mesh() -> Mesh:
