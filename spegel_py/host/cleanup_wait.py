@@ -111,24 +111,30 @@ async def _wait_for_daemonset(daemonset: tuple[str, str], *, period: float, give
 async def wait_for_daemonset(daemonset: DaemonSet, *, period: float, give_up: float) -> None:
     """Return once the Pod of every node is ready.
 
-    Raises HostError, with the names of the nodes that are not done, after `give_up` seconds in which nothing changed.
+    The reason why a node is not done may change all the time, and is no progress.
+
+    Raises:
+        HostError: for `give_up` seconds no further node was done. It names those that are not.
     """
     clock = asyncio.get_running_loop().time
+    done: frozenset[str] = frozenset()
     state, since = "", clock()
     while True:
         try:
             coverage = await daemonset.coverage()
-            is_complete, now = coverage.is_complete, str(coverage)
+            is_complete, now, ready = coverage.is_complete, str(coverage), coverage.ready
         except ClusterError as error:
-            is_complete, now = False, str(error)
+            is_complete, now, ready = False, str(error), frozenset()
         if now != state:
-            state, since = now, clock()
+            state = now
             log.info("cleaning up", state=state)
         if is_complete:
             return
+        if not ready <= done:
+            done, since = done | ready, clock()
         if clock() - since >= give_up:
             raise HostError(
-                f"{state}; nothing has changed for {give_up:g} s: bring these nodes back, or delete them from the "
+                f"{state}; no further node was done for {give_up:g} s: bring these nodes back, or delete them from the "
                 "cluster, and uninstall again"
             )
         await asyncio.sleep(period)

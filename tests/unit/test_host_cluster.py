@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -163,12 +164,33 @@ async def test_it_waits_until_all_nodes_are_done() -> None:
 
 
 async def test_it_gives_up_with_the_names_of_the_nodes() -> None:
-    """Only when nothing has changed for so long: a node that is done counts as progress."""
+    """Only when no further node was done for so long; a reason that changes all the time is no progress."""
     api = Api()
     api.pods = [pod("n1"), pod("n2", is_ready=False)]
+    reasons = itertools.cycle(["ErrImagePull", "ImagePullBackOff"])
+
+    async def change() -> None:
+        while True:
+            api.pods[1] = pod("n2", is_ready=False, phase=next(reasons))
+            await asyncio.sleep(0.005)
+
+    changing = asyncio.create_task(change())
     async with api.served() as daemonset:
-        with pytest.raises(HostError, match=r"not done: n2 \(its Pod is Pending\); nothing has changed for 0.05 s"):
-            await asyncio.wait_for(wait_for_daemonset(daemonset, period=0.01, give_up=0.05), 10)
+        with pytest.raises(HostError, match=r"not done: n2 \(its Pod is .*\); no further node was done for 0.3 s"):
+            await asyncio.wait_for(wait_for_daemonset(daemonset, period=0.01, give_up=0.3), 10)
+    changing.cancel()
+
+
+async def test_each_node_that_is_done_gives_the_others_more_time() -> None:
+    """A large cluster may take longer in all than a node may take."""
+    api = Api()
+    api.wanted = 12
+    async with api.served() as daemonset:
+        waiting = asyncio.create_task(wait_for_daemonset(daemonset, period=0.01, give_up=2))
+        for number in range(12):
+            api.pods.append(pod(f"n{number}"))
+            await asyncio.sleep(0.2)
+        await asyncio.wait_for(waiting, 10)
 
 
 async def test_outside_of_a_pod_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
