@@ -27,7 +27,7 @@ test-pythons: ## the unit and contract tests on each of PYTHONS
 
 test-kubernetes: ## the chart on a real Kubernetes with three nodes, built with Go; needs root
 	.ci/setup test
-	$(BIN)/python -m pytest tests/kubernetes $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/kubernetes $(ARGS)
 
 demo-kubernetes: ## the demonstration on a real Kubernetes with three nodes, built with Go; needs root
 	.ci/setup test

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tests import images
 from tests.kubernetes.cluster import NAMESPACE, RELEASE, Cluster
 from tests.kubernetes.node import Node
-from tests.processes import CommandFailed
+from tests.processes import CommandFailed, until
 
 
 @dataclass(slots=True)
@@ -21,6 +21,11 @@ class Pulls:
     reference: str
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    async def begin(self) -> None:
+        """Pull once, as soon as the others have told of the image."""
+        await self.node.forget_image(self.reference)
+        await pulled(self.node, self.reference)
 
     async def go_on(self) -> None:
         """Pull, remove and pull again, until cancelled."""
@@ -41,17 +46,33 @@ async def pulling(cluster: Cluster) -> AsyncIterator[list[Pulls]]:
         await asyncio.gather(*(other.ctr_pull(reference) for other in cluster.nodes))
         pulls.append(Pulls(node, reference))
     await cluster.registry.stop()
-    tasks = [asyncio.create_task(each.go_on()) for each in pulls]
     try:
-        yield pulls
+        await asyncio.gather(*(each.begin() for each in pulls))
+        tasks = [asyncio.create_task(each.go_on()) for each in pulls]
+        try:
+            yield pulls
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
         await cluster.registry.start()
         for each in pulls:
             slowest = max(each.seconds, default=0.0)
             print(f"{each.node!r}: {len(each.seconds)} pulls, at most {slowest:.1f} s, failed: {each.failures[:5]}")
+
+
+async def pulled(node: Node, reference: str, *, deadline: float = 30.0) -> None:
+    """Pull until it succeeds, as a kubelet does: the others may not have heard of a new image yet."""
+
+    async def succeeds() -> bool:
+        try:
+            await node.ctr_pull(reference)
+        except AssertionError:
+            return False
+        return True
+
+    await until(succeeds, deadline=deadline, pause=0.2)
 
 
 async def restart(cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests import images
 from tests.kubernetes.cluster import NAMESPACE, Cluster
 from tests.kubernetes.node import Node
+from tests.kubernetes.rolling import pulled
 from tests.processes import until
 
 pytestmark = [
@@ -36,19 +37,6 @@ async def held_by(cluster: Cluster, name: str, *holders: Node) -> AsyncIterator[
         yield reference
     finally:
         await cluster.registry.start()
-
-
-async def pulled(node: Node, reference: str, *, deadline: float = 30.0) -> None:
-    """Pull until it succeeds, as a kubelet does."""
-
-    async def succeeds() -> bool:
-        try:
-            await node.ctr_pull(reference)
-        except AssertionError:
-            return False
-        return True
-
-    await until(succeeds, deadline=deadline, pause=0.2)
 
 
 async def restarts(cluster: Cluster, node: Node) -> int:

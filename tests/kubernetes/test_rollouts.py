@@ -6,7 +6,7 @@ import pytest
 
 from tests import images
 from tests.kubernetes.cluster import NAMESPACE, RELEASE, Cluster
-from tests.kubernetes.rolling import pulling, restart
+from tests.kubernetes.rolling import pulled, pulling, restart
 from tests.lab import fetch
 
 pytestmark = [
@@ -59,7 +59,7 @@ async def test_a_closed_registry_serves_its_own_node(cluster: Cluster) -> None:
     await cluster.registry.stop()
     try:
         for node in others:
-            await node.ctr_pull(reference)
+            await pulled(node, reference)
             (file,) = node.certs.glob("10.97.0.2*/hosts.toml")
             assert file.stat().st_mode & 0o777 == 0o600
             assert "30021" not in file.read_text()
@@ -81,6 +81,6 @@ async def test_a_node_without_a_pod_pulls_through_the_node_port(cluster: Cluster
     await chosen[0].ctr_pull(reference)
     await cluster.registry.stop()
     try:
-        await left.ctr_pull(reference)
+        await pulled(left, reference)
     finally:
         await cluster.registry.start()
