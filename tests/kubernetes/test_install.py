@@ -17,7 +17,7 @@ from tests.kubernetes import addresses
 from tests.kubernetes.cluster import NAMESPACE, Cluster
 from tests.kubernetes.node import Node
 from tests.lab import Registry
-from tests.processes import CommandFailed
+from tests.processes import CommandFailed, until
 
 pytestmark = [
     pytest.mark.kubernetes,
@@ -69,7 +69,7 @@ async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(clust
     seconds = await cluster.run_pod("first", first, tag)
     print(f"{first.name}: {seconds:.1f} s from the registry")
     assert seconds < FIRST_PULL
-    assert fetched(cluster) == Counter(str(blob.digest) for blob in APP.blobs[1:])
+    await until_fetched(cluster, Counter(str(blob.digest) for blob in APP.blobs[1:]))
     await cluster.registry.stop()
     try:
         for node in others:
@@ -97,7 +97,7 @@ async def test_no_nodes_first_pull_waits_for_itself(cluster: Cluster) -> None:
         seconds = await node.ctr_pull(reference)
         print(f"{node!r}: first pull {seconds:.2f} s")
         assert seconds < FIRST_PULL
-        assert fetched(cluster) == Counter(str(blob.digest) for blob in app.blobs[1:])
+        await until_fetched(cluster, Counter(str(blob.digest) for blob in app.blobs[1:]))
     for node in cluster.nodes:
         assert await cluster.metric(node, "spegel_peer_attempts_total", outcome="stalled") == 0
 
@@ -201,6 +201,18 @@ async def writes(cluster: Cluster, node: Node, folder: str) -> bool:
             return False
         raise
     return True
+
+
+async def until_fetched(cluster: Cluster, wanted: Counter[str]) -> None:
+    """Wait until the registry's log says that it sent these blobs, each so often; the lines come after the bytes."""
+
+    async def is_written() -> bool:
+        return fetched(cluster) == wanted
+
+    try:
+        await until(is_written, deadline=5.0)
+    except TimeoutError:
+        assert fetched(cluster) == wanted
 
 
 def fetched(cluster: Cluster) -> Counter[str]:
