@@ -18,6 +18,7 @@ from spegel_py.health.agenda import BUDGET
 from spegel_py.health.health import Health
 from spegel_py.routing.base import Member, Peer
 from spegel_py.telemetry.health import HealthMetrics
+from spegel_py.telemetry.logging import Faults
 from spegel_py.transfer.base import PeerRequest, Upstream
 
 log = structlog.get_logger(__name__)
@@ -68,7 +69,7 @@ class Monitor:
         self._timeout = timeout
         self._clock = clock
         self._under_way: set[str] = set()
-        self._faults: set[type[Exception]] = set()  # kinds of them that were logged
+        self._faults = Faults(log)
         self._sample_at = 0.0
         self._urgent = asyncio.Event()
 
@@ -105,10 +106,8 @@ class Monitor:
         timeout = min(self._timeout, QUICK) if self._health.is_pressing(peer, began) else self._timeout
         try:
             failure = await self._ask_twice(peer, timeout)
-        except Exception as error:  # nothing that a peer says or answers may end the node
-            if type(error) not in self._faults:
-                self._faults.add(type(error))
-                log.exception("check ended in a fault of this node", peer=str(peer))
+        except Exception as error:  # noqa: BLE001 - nothing that a peer answers may end the node
+            self._faults.tell("check ended in a fault of this node", error, peer=str(peer))
             failure = f"it cannot be checked: {error!r:.200}"
         finally:
             self._under_way.discard(peer.id)

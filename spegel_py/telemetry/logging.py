@@ -58,6 +58,20 @@ def _write(text: str) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+class Faults:
+    """Logs faults of this node that a stranger can cause again and again: each kind of error once."""
+
+    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+        self._log = log
+        self._told: set[type[Exception]] = set()
+
+    def tell(self, event: str, error: Exception, **fields: object) -> None:
+        """Log an error with its traceback, unless one of its kind was logged before."""
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            self._log.error(event, error=repr(error)[:500], exc_info=error, **fields)
+
+
 def configure(*, level: str, log_format: LogFormat) -> None:
     """Set up structlog for the process, and keep third-party loggers to warnings on the same stream."""
     number = logging.getLevelNamesMapping()[level.upper()]

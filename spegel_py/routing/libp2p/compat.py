@@ -73,6 +73,7 @@ from multiaddr import Multiaddr
 from spegel_py.errors import PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p.bounds import bound_connection
 from spegel_py.routing.libp2p.ease import ReadAhead, ease_connection, ease_stream
+from spegel_py.telemetry.logging import Faults
 
 log = structlog.get_logger(__name__)
 
@@ -101,15 +102,13 @@ class _MeshSwarm(Swarm):
         self.raws: weakref.WeakSet[RawConnection] = weakref.WeakSet()
         self.failed: Callable[[Exception], None] = lambda _: None
         """Is told whatever a stream's handler raises."""
-        self._faults: set[type[Exception]] = set()  # kinds of them that were logged
+        self._faults = Faults(log)
 
     def _failed(self, error: Exception) -> None:
         """Tell of a stream that ended in an error, and log it once if it is a fault of this node."""
         self.failed(error)
-        if isinstance(error, UnicodeDecodeError) or type(error) in self._faults:
-            return
-        self._faults.add(type(error))
-        log.error("stream ended in a fault of this node", error=repr(error)[:500], exc_info=error)
+        if not isinstance(error, UnicodeDecodeError):
+            self._faults.tell("stream ended in a fault of this node", error)
 
     def track(self, raw: RawConnection) -> None:
         """Know of a new connection, and close its socket when py-libp2p has lost sight of it (traps 7, 8 and 14)."""
