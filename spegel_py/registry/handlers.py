@@ -265,9 +265,9 @@ class Pulls:
         inquiry: Inquiry,
     ) -> web.StreamResponse:
         """Send head and body, and note what was sent; after a body that ends short the connection is closed."""
-        inquiry.source, inquiry.digest, inquiry.length = source, entity.digest, entity.length
         response = responses.content(pull, entity)
-        await response.prepare(request)
+        await response.prepare(request)  # raises where the client is gone: then nothing was answered
+        inquiry.source, inquiry.digest, inquiry.length = source, entity.digest, entity.length
         inquiry.status = response.status  # known from here on, whatever becomes of the body
         sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
         inquiry.progress = lambda: sink.sent

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from spegel_py.health.events import State
 from spegel_py.mirror.freshness import Freshness
@@ -140,6 +141,21 @@ async def test_a_client_that_leaves_before_an_answer(start: NodeFactory) -> None
         client.close()
         cause, record = await reason(node)
         assert (cause, record["status"], record["source"]) == ("client_gone", None, None)
+
+
+async def test_a_client_that_is_gone_when_its_answer_begins(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection ended after the content was found: no head was sent, so the record names no source."""
+
+    async def break_off(response: web.StreamResponse, request: web.BaseRequest) -> None:
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    node.store.add(SMALL)
+    monkeypatch.setattr(web.StreamResponse, "prepare", break_off)
+    client = await leaving(node, DIGEST)
+    assert await client.reader.read() == b""
+    [record] = node.ledger.find(None, limit=9)
+    assert (record["reason"], record["status"], record["source"]) == ("client_gone", None, None)
+    assert record["text"] == "the client left before there was an answer"
 
 
 async def leaving(node: Node, digest: Digest) -> RawClient:
