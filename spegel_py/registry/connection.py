@@ -36,8 +36,8 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Return the answer to a request that could not be parsed (4xx), or whose handler failed (a bug, 500)."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer is under way; all that can be done is to hang up") from exc
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionResetError):
+            raise ConnectionError("an answer has begun, or the client is gone: hang up") from exc
         if status >= 500:
             log.error("request failed", remote=request.remote, exc_info=exc)
             response = responses.error(OCIError("internal error"))
