@@ -90,9 +90,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             wants=lambda: config.oci_layout is None and verify.wants(rng),  # a layout's store hashes first
             verified=lambda is_right: metrics.verified("local", is_right=is_right),
         )
-        router = parts.make_router(config, metrics)
-        tracer = await parts.make_tracer(config, stack, instance=router.id)
         auth = Credentials(username=credentials[0], password=credentials[1]) if credentials else None
+        router = parts.make_router(config, metrics, auth)
+        tracer = await parts.make_tracer(config, stack, instance=router.id)
         deadlines = Deadlines(resolve=config.mirror_resolve_timeout)
         upstream = await stack.enter_async_context(
             HTTPUpstream(deadlines=deadlines, authorization=auth.header if auth else None)

@@ -171,7 +171,7 @@ def make_ingests(config: Config) -> Ingests | None:
     return None
 
 
-def make_router(config: Config, metrics: Metrics) -> Libp2pRouter:
+def make_router(config: Config, metrics: Metrics, auth: Credentials | None) -> Libp2pRouter:
     host, port = parse_address(config.router_addr)
     registry_host, registry_port = parse_address(config.registry_addr)
     return Libp2pRouter(
@@ -186,6 +186,7 @@ def make_router(config: Config, metrics: Metrics) -> Libp2pRouter:
             replication=config.replication,
             agent=f"spegel-py/{__version__}",
             shares=config.share_in_flight,
+            password=auth.pair if auth else b"",
         ),
         bootstrap=make_bootstrap(config, port),
         dropped=metrics.routing.dropped,

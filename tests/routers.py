@@ -32,6 +32,7 @@ class Node:
         mesh_limit: int = 128,
         replication: int = 20,
         shares: bool = False,
+        password: bytes = b"",
     ) -> None:
         self.port = port or free_port(host)
         self.registry_port = self.port  # never listened on: told to peers only
@@ -50,6 +51,7 @@ class Node:
                 replication=replication,
                 agent="test",
                 shares=shares,
+                password=password,
             ),
             bootstrap=StaticBootstrap(bootstrap, router_port=self.port),
             dropped=lambda reason: self.dropped.update([reason]),

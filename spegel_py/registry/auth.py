@@ -18,7 +18,7 @@ class Credentials:
     @property
     def header(self) -> str:
         """The value of the Authorization header that carries them."""
-        return "Basic " + base64.b64encode(self._pair()).decode()
+        return "Basic " + base64.b64encode(self.pair).decode()
 
     def accept(self, header: str) -> bool:
         """Say whether an Authorization header carries them; takes equally long for any wrong password."""
@@ -27,7 +27,9 @@ class Credentials:
             given = base64.b64decode(value.strip(), validate=True)
         except (binascii.Error, ValueError):
             given = b""
-        return hmac.compare_digest(given, self._pair()) and scheme.lower() == "basic"
+        return hmac.compare_digest(given, self.pair) and scheme.lower() == "basic"
 
-    def _pair(self) -> bytes:
+    @property
+    def pair(self) -> bytes:
+        """`username:password` as bytes."""
         return f"{self.username}:{self.password}".encode()

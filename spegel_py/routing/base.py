@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
@@ -14,11 +14,15 @@ NOTHING: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, order=True)
 class Peer:
-    """Another node: its libp2p peer id (base58) and the host (an IP literal) and port of its registry."""
+    """Another node: its libp2p peer id (base58) and the host (an IP literal) and port of its registry.
+
+    `knows_password` is True for a peer that proved that it knows the cluster's password.
+    """
 
     id: str
     host: str
     port: int
+    knows_password: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.authority}({self.id[-6:]})"

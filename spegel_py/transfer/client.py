@@ -30,7 +30,8 @@ FIRST = 16 * 1024
 class HTTPUpstream:
     """Asks peers over HTTP/1.1. An async context manager; use it inside the event loop that it will serve.
 
-    `authorization` is the whole value of the header that peers' registries ask for, None where they do not.
+    `authorization` is the whole value of the header that peers' registries ask for, None where they do not. It is
+    sent to peers that proved that they know the password, and to no others.
     `is_copying` keeps the kernel from moving bodies, as where it cannot; for tests and measurements.
     """
 
@@ -140,7 +141,7 @@ class HTTPUpstream:
             headers.append((IN_FLIGHT_HEADER, "true"))
         if request.range is not None:
             headers.append(("Range", str(request.range)))
-        if self._authorization is not None:
+        if self._authorization is not None and peer.knows_password:
             headers.append(("Authorization", self._authorization))
         return headers
 

@@ -408,3 +408,38 @@ async def test_a_standard_peer_is_served_and_believed() -> None:
         assert await task == 500
         await until(lambda: not nodes[0].router.connected())
         assert await found(nodes[0].router, "mine 299") == []
+
+
+async def test_a_peer_is_asked_where_it_is_not_where_it_says() -> None:
+    """A registry's address that the peer's identity does not answer at is never asked: it may be anybody's."""
+    victim = Node()
+    async with victim.router.running():
+        liar = Node(registry_host="127.0.0.3", bootstrap=[victim.multiaddr])
+        moved = Node(host="127.0.0.2", registry_host="", bootstrap=[victim.multiaddr])
+        async with liar.router.running(), moved.router.running():
+            await liar.router.advertise(KEYS[:1])
+            await moved.router.advertise(KEYS[1:2])
+
+            async def where(key: str) -> list[str]:
+                return [peer.host for peer in await found(victim.router, key)]
+
+            async def is_at(key: str, host: str) -> bool:
+                return await where(key) == [host]
+
+            # It connects from 127.0.0.1, as from a router that rewrites addresses, and listens on another address.
+            await until(lambda: is_at(KEYS[1], "127.0.0.2"))
+            await until(lambda: is_at(KEYS[0], "127.0.0.1"))
+
+
+async def test_a_password_is_for_peers_that_know_it() -> None:
+    """Who says hello proves nothing; who knows the password does, and standard peers of it are not told either."""
+    async with cluster(2, password=b"node:secret") as [a, b]:
+        stranger = Node(bootstrap=[a.multiaddr], password=b"node:other")
+        async with stranger.router.running():
+            for node in (b, stranger):
+                await node.router.advertise(KEYS[:1])
+            await until(lambda: _holders(a, {b.port: True, stranger.port: False}))
+
+
+async def _holders(node: Node, expected: dict[int, bool]) -> bool:
+    return {peer.port: peer.knows_password for peer in await found(node.router, KEYS[0])} == expected

@@ -7,7 +7,6 @@ stays lost.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -24,6 +23,7 @@ from libp2p.peer.id import ID
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat, frames
 from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
+from spegel_py.routing.libp2p.location import names_nobody
 from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Share
 from spegel_py.routing.libp2p.streams import MessageReader, finish
@@ -49,6 +49,10 @@ class Situation(Protocol):
         """The keys the peer should hold, None for all."""
         ...
 
+    def proof_for(self, peer: ID) -> str:
+        """The proof for this peer that the node knows the cluster's password, empty without one."""
+        ...
+
     @property
     def news(self) -> trio.Event:
         """Set (and replaced by a fresh one) when there may be something new to tell."""
@@ -56,7 +60,11 @@ class Situation(Protocol):
 
 
 class Receiver:
-    """Hears peers' announcements into the record table."""
+    """Hears peers' announcements into the record table.
+
+    `address_of` gives the IP address at which a connected peer is known to be; `claims` is told of another one that
+    the peer names itself. `knows_password` checks a peer's proof.
+    """
 
     def __init__(
         self,
@@ -64,6 +72,8 @@ class Receiver:
         table: RecordTable,
         clock: Callable[[], float],
         address_of: Callable[[ID], str | None],
+        claims: Callable[[ID, str], None],
+        knows_password: Callable[[ID, str], bool],
         dropped: Callable[[str], None],
         left: Callable[[ID], None],
         carried: Carried,
@@ -71,6 +81,8 @@ class Receiver:
         self._table = table
         self._clock = clock
         self._address_of = address_of
+        self._claims = claims
+        self._knows_password = knows_password
         self._dropped = dropped
         self._left = left
         self._carried = carried
@@ -134,19 +146,20 @@ class Receiver:
                 self._table.aged(name, ages, now)
 
     def _hello(self, peer: ID, hello: Hello) -> None:
-        seen = self._address_of(peer)
-        if seen is None:  # the connection went away under the frame
+        at = self._address_of(peer)
+        if at is None:  # the connection went away under the frame
             return
-        reachable = seen if _names_nobody(hello.host, seen) else hello.host
         self._table.hello(
             str(peer),
-            Peer(str(peer), reachable, hello.port),
+            Peer(str(peer), at, hello.port, knows_password=self._knows_password(peer, hello.proof)),
             interval=hello.interval,
             now=self._clock(),
             agent=hello.agent,
             skew=None if hello.time is None else hello.time - time.time(),
             shares=hello.shares,
         )
+        if hello.host != at and not names_nobody(hello.host, at):
+            self._claims(peer, hello.host)
 
     def _count_over(self, over: int) -> None:
         if over:
@@ -186,7 +199,7 @@ class Link:
             hello = self._situation.hello
             if hello != self._told:
                 self._told = hello
-                frames_due = [replace(hello, time=time.time())]
+                frames_due = [replace(hello, time=time.time(), proof=self._situation.proof_for(self._peer))]
             part = self._situation.part_for(self._peer)
             frames_due += self._share.next_frames(self._local, part, time.monotonic())
             if not frames_due and trio.current_time() >= spoken + hello.interval:
@@ -219,14 +232,6 @@ async def say_goodbye(host: BasicHost, peer: ID, carried: Carried) -> None:
     stream = await host.new_stream(peer, [PROTOCOL])
     await _write(stream, [Goodbye()], carried)
     await finish(stream)
-
-
-def _names_nobody(host: str, seen: str) -> bool:
-    """Say whether a host a peer announced is no address of it from here: a wildcard, or loopback from afar."""
-    if not host:
-        return True
-    address = ipaddress.ip_address(host)
-    return address.is_unspecified or (address.is_loopback and not ipaddress.ip_address(seen).is_loopback)
 
 
 async def _write(stream: INetStream, due: Sequence[Frame], carried: Carried) -> None:

@@ -33,6 +33,8 @@ module gives to the rest is a host that is safe to run for months, and one way t
     `_MeshSwarm` resets that stream, and logs a fault of this node once.
 17.* A peer may send more than the window of a stream, without an end, and open any number of streams: what nobody reads
     is kept. `bounds` has the connection closed.
+18. Anybody may hold any number of connections, each of them a peer: `bounds.Addresses` counts them by address, and the
+    swarm closes those that are too many before their handshake.
 """
 
 from __future__ import annotations
@@ -42,15 +44,15 @@ import ipaddress
 import logging
 import socket
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import structlog
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p import create_yamux_muxer_option
-from libp2p.abc import IMuxedConn, INetConn, INetStream
+from libp2p.abc import IMuxedConn, INetConn, INetStream, ISecureConn
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import StreamHandlerFn, TProtocol
@@ -71,7 +73,12 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable, RouterUnavailable
-from spegel_py.routing.libp2p.bounds import bound_connection
+from spegel_py.routing.libp2p.bounds import (
+    MAX_CONNECTIONS_PER_ADDRESS,
+    AddressBook,
+    PeerExceedsBound,
+    bound_connection,
+)
 from spegel_py.routing.libp2p.ease import ReadAhead, ease_connection, ease_stream
 from spegel_py.telemetry.logging import Faults
 
@@ -102,6 +109,9 @@ class _MeshSwarm(Swarm):
         self.raws: weakref.WeakSet[RawConnection] = weakref.WeakSet()
         self.failed: Callable[[Exception], None] = lambda _: None
         """Is told whatever a stream's handler raises."""
+        self.refused: Callable[[], None] = lambda: None
+        """Is told of each connection from an address that holds too many."""
+        self._addresses = AddressBook(MAX_CONNECTIONS_PER_ADDRESS)
         self._faults = Faults(log)
 
     def _failed(self, error: Exception) -> None:
@@ -144,11 +154,17 @@ class _MeshSwarm(Swarm):
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
         raw = RawConnection(read_write_closer, False)
         self.track(raw)
+        address = raw.get_remote_address()
         try:
-            muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
-            for connection in self.get_connections(muxed.peer_id):
-                if cast("Any", connection).muxed_conn is muxed:
-                    await cast("Any", connection).event_closed.wait()
+            with self._addresses.one_more(_plain(str(address[0])) if address else ""):
+                muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
+                for connection in self.get_connections(muxed.peer_id):
+                    if cast("Any", connection).muxed_conn is muxed:
+                        await cast("Any", connection).event_closed.wait()
+        except PeerExceedsBound:
+            self.refused()
+            with shielded(1):
+                await raw.close()
         except Exception as error:  # noqa: BLE001 - a broken handshake of a stranger must not end the listener
             logging.getLogger(__name__).debug("inbound connection failed: %r", error)
             with shielded(1):
@@ -161,11 +177,16 @@ def peer_id(key: Ed25519PrivateKey) -> ID:
 
 
 def build_host(
-    key: Ed25519PrivateKey, *, announce: list[Multiaddr], failed: Callable[[Exception], None] = lambda _: None
+    key: Ed25519PrivateKey,
+    *,
+    announce: list[Multiaddr],
+    failed: Callable[[Exception], None] = lambda _: None,
+    refused: Callable[[], None] = lambda: None,
 ) -> BasicHost:
     """Return a host with this identity that offers Noise and yamux over TCP and announces these addresses.
 
-    `failed` is told whatever ends a stream of others, but for its own end.
+    `failed` is told whatever ends a stream of others, but for its own end, and `refused` of each connection that is
+    refused because its address holds too many.
     """
     pair, own_id = create_new_key_pair(key.private_bytes_raw()), peer_id(key)
     noise = NoiseTransport(pair, noise_privkey=create_noise_key_pair().private_key)
@@ -190,7 +211,7 @@ def build_host(
     swarm = _MeshSwarm(
         own_id, store, upgrader, [TCP()], retry_config=RetryConfig(max_retries=0), connection_config=config
     )
-    swarm.failed = failed
+    swarm.failed, swarm.refused = failed, refused
     return BasicHost(swarm, announce_addrs=announce, disable_identify_address_discovery=True)
 
 
@@ -201,6 +222,33 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
     connecting, securing and multiplexing together.
     """
     swarm = cast("_MeshSwarm", host.get_network())
+    async with _secured(swarm, address, expected=expected, timeout=timeout) as secured:
+        peer_id = secured.get_remote_peer()
+        muxed = await swarm.upgrader.upgrade_connection(secured, peer_id)
+        await swarm.add_conn(muxed, direction="outbound")
+        return peer_id
+
+
+async def prove(host: BasicHost, address: Multiaddr, *, expected: ID, timeout: float) -> None:
+    """Return if the peer `expected` answers at one address, as its Noise handshake proves; the connection is closed.
+
+    Raises PeerUnreachable saying why; `timeout` in seconds covers connecting and the handshake.
+    """
+    swarm = cast("_MeshSwarm", host.get_network())
+    async with _secured(swarm, address, expected=expected, timeout=timeout) as secured:
+        with shielded(1):
+            await secured.close()
+
+
+@asynccontextmanager
+async def _secured(
+    swarm: _MeshSwarm, address: Multiaddr, *, expected: ID | None, timeout: float
+) -> AsyncIterator[ISecureConn]:
+    """Give a connection to an address once the handshake has told who answers; it stands after the block.
+
+    `timeout` holds for the block too. Whatever goes wrong closes the connection, and is a PeerUnreachable unless it
+    is a cancellation.
+    """
     raw: RawConnection | None = None
     try:
         with trio.fail_after(timeout):
@@ -208,11 +256,8 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
             swarm.track(raw)
             # The handshake authenticates the other side in any case; None only skips the comparison.
             secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
-            peer_id = secured.get_remote_peer()
-            _check_identity(peer_id, expected=expected, own=host.get_id())
-            muxed = await swarm.upgrader.upgrade_connection(secured, peer_id)
-            await swarm.add_conn(muxed, direction="outbound")
-            return peer_id
+            _check_identity(secured.get_remote_peer(), expected=expected, own=swarm.get_peer_id())
+            yield secured
     except trio.TooSlowError:
         await _close(raw)
         raise PeerUnreachable(f"no answer from {address} within {timeout} s") from None
@@ -286,8 +331,8 @@ def _shut(sockets: Iterable[Any]) -> None:
             one.shutdown(socket.SHUT_RDWR)
 
 
-def remote_ip(connection: INetConn) -> str | None:
-    """Return the IP literal at the other end of a connection."""
+def remote_ip(connection: INetConn | INetStream) -> str | None:
+    """Return the IP literal at the other end of a connection, or of the one that a stream is part of."""
     remote = cast("Any", connection).muxed_conn.get_remote_address()
     return None if remote is None else _plain(str(remote[0]))
 

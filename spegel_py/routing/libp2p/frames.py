@@ -3,7 +3,8 @@
 A frame is a length (u32, big endian, of what follows), a kind (u8) and a body:
 
     HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the sender's clock,
-             Unix time), shares (it takes part in sharing what is being pulled); unknown members are ignored
+             Unix time), shares (it takes part in sharing what is being pulled), proof (that it knows the cluster's
+             password: see `password`); unknown members are ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set, in parts
     ADD      32-byte keys that came
     REMOVE   32-byte keys that went
@@ -56,7 +57,8 @@ class FrameError(ValueError):
 class Hello:
     """How often the sender will be heard from (seconds), and where its registry is (empty host: as it connected).
 
-    `time` is the sender's clock when it was sent, in Unix time, if it says so.
+    `time` is the sender's clock when it was sent, in Unix time, if it says so. `proof` is in base64, empty if the
+    sender has no password.
     """
 
     interval: float
@@ -65,6 +67,7 @@ class Hello:
     agent: str = ""
     time: float | None = field(default=None, compare=False)
     shares: bool = False
+    proof: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +134,10 @@ def encode(frame: Frame) -> bytes:
 
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
-        case Hello(interval, host, port, agent, time, shares):
+        case Hello(interval, host, port, agent, time, shares, proof):
             authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             members = {"interval": interval, "registry": authority, "agent": agent, "time": time, "shares": shares}
-            return _HELLO, json.dumps(members).encode()
+            return _HELLO, json.dumps(members | ({"proof": proof} if proof else {})).encode()
         case SetPart(keys, first, last, complete):
             flags = _FIRST * first | _LAST * last | _COMPLETE * complete
             return _SET, bytes([flags]) + b"".join(keys)
@@ -214,6 +217,7 @@ def _decode_hello(body: bytes) -> Hello:
             agent=_printable(str(fields.get("agent", ""))),
             time=None if fields.get("time") is None else _finite(fields["time"]),
             shares=fields.get("shares") is True,
+            proof=_printable(str(fields.get("proof", ""))),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise FrameError(f"a malformed hello: {error}"[:200]) from error

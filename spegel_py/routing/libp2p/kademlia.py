@@ -30,6 +30,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.bounds import MessageBudget, place
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
 from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, Stream, finish, translated
 
@@ -40,6 +41,8 @@ MAX_ADDRESSES = 8
 """Addresses of a peer that are looked at: a host has one or two for each of IPv4 and IPv6."""
 MAX_MESSAGE = 1 << 20
 """Largest message in bytes; twenty peers with all their addresses take under 20 KiB."""
+ANSWER_COST = 5
+"""Messages that count for one that is answered: 20 peers with their addresses are looked up and written."""
 IDLE_TIMEOUT = 60.0
 """Seconds a peer may keep a stream open without asking (go-libp2p's own bound)."""
 REQUEST_TIMEOUT = 2.0
@@ -76,10 +79,12 @@ class KademliaServer:
     def __init__(self, host: BasicHost, answers: Answers) -> None:
         self._host = host
         self._answers = answers
+        self._budget = MessageBudget()
 
     async def handle(self, stream: INetStream) -> None:
         """Answer every message of one stream; anything malformed is counted and resets this stream only."""
         sender = stream.muxed_conn.peer_id
+        at = place(compat.remote_ip(stream) or "", str(sender))
         reader = MessageReader(stream)
         try:
             while True:
@@ -88,6 +93,7 @@ class KademliaServer:
                     raw = await read_varint_prefixed_bytes_limited(cast("Any", reader), MAX_MESSAGE)
                 message = Message()
                 message.ParseFromString(raw)
+                await self._budget.spend(at, 1 if message.type == Message.ADD_PROVIDER else ANSWER_COST)
                 answer = self._answer(message, sender)
                 if answer is not None:
                     await _send(stream, answer)
@@ -215,15 +221,18 @@ def registry_address(peer: Peer) -> Multiaddr:
     return Multiaddr(f"/ip{ipaddress.ip_address(peer.host).version}/{peer.host}/tcp/{peer.port}/http")
 
 
-def provider_peer(contact: Contact, *, default_port: int) -> Peer | None:
-    """Return where a provider's registry is: its `/http` address, else its first address with the port we use too."""
-    texts = [str(address).split("/") for address in contact.addresses]
-    usable = [parts for parts in texts if len(parts) > 4 and parts[1] in ("ip4", "ip6") and parts[3] == "tcp"]
-    for parts in usable:
-        if parts[-1] == "http":
-            return Peer(str(contact.id), parts[2], int(parts[4]))
-    routable = [parts for parts in usable if not ipaddress.ip_address(parts[2]).is_loopback] or usable
-    return Peer(str(contact.id), routable[0][2], default_port) if routable else None
+def registry_port(addresses: Iterable[Multiaddr], *, default: int) -> int:
+    """Return the port of a provider's registry: that of its `/http` address, else `default`, the one used here.
+
+    The host in that address is not believed: see `location`.
+    """
+    return next((int(str(address).split("/")[4]) for address in addresses if is_registry(address)), default)
+
+
+def is_registry(address: Multiaddr) -> bool:
+    """Return True for the address of a registry, False for one at which libp2p is spoken."""
+    parts = str(address).split("/")
+    return len(parts) > 4 and parts[1] in ("ip4", "ip6") and parts[3] == "tcp" and parts[-1] == "http"
 
 
 def _contact(entry: Any) -> Contact | None:

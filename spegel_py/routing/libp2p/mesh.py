@@ -10,9 +10,10 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import structlog
 import trio
@@ -25,9 +26,12 @@ from multiaddr import Multiaddr
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
 from spegel_py.routing.libp2p.announce import Carried, Link, say_goodbye
-from spegel_py.routing.libp2p.dialling import MAX_DIALS, Dialler
+from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS, is_full, place
+from spegel_py.routing.libp2p.dialling import DIAL_TIMEOUT, MAX_DIALS, Dialler
 from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, strip_peer
+from spegel_py.routing.libp2p.location import Locations, without_nobodies
+from spegel_py.routing.libp2p.password import PasswordProof
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, next_interval, tells_everything
 from spegel_py.routing.libp2p.standard import StandardLink
@@ -50,6 +54,8 @@ LINK_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before telling a peer again after a failure; each new connection starts over."""
 MAX_KNOWN = 10_000
 """Addresses of peers remembered, connected or not."""
+UNKNOWN = "0.0.0.0"  # noqa: S104 - nobody's
+"""Stands for the address of a peer that is not connected any more."""
 REMEMBERED_DEPARTED = 256
 """Departed peers remembered, so that a stale hint of another node does not bring them back."""
 
@@ -72,7 +78,9 @@ class Mesh:
         limit: int,
         replication: int,
         provider_addresses: Callable[[], list[Multiaddr]],
+        password: PasswordProof,
         carried: Carried,
+        dropped: Callable[[str], None],
         rng: random.Random,
     ) -> None:
         self._host = host
@@ -83,7 +91,9 @@ class Mesh:
         self._limit = limit
         self._plan = Plan(replication=replication)
         self._provider_addresses = provider_addresses
+        self._password = password
         self._carried = carried
+        self._dropped = dropped
         self._rng = rng
         self._hello = Hello(interval, registry_host, registry_port, agent, shares=shares)
         self._everything = limit > 0
@@ -92,8 +102,12 @@ class Mesh:
         self._tasks: dict[ID, trio.CancelScope] = {}
         self._known: dict[ID, tuple[Multiaddr, ...]] = {}
         self._lost: set[ID] = set()
+        self._connected_at: dict[ID, str] = {}  # from which address each peer came, for the bounds
+        self._locations = Locations(
+            connected_from=self._connected_from, contact=self.contact, prove=self._prove, found=self._located
+        )
         # Peers that another peer names may not exist. The other half of the dials is for bootstrap and lost peers.
-        self._hearsay = trio.CapacityLimiter(MAX_DIALS // 2)
+        self.hearsay = trio.CapacityLimiter(MAX_DIALS // 2)
         self._dialler = Dialler(host=host, connected=self._tasks, contact=self.contact)
         self._ping = PingService(host)
         self._leaving = False
@@ -118,6 +132,13 @@ class Mesh:
         """Wake every link: the local keys or the members changed."""
         self._news.set()
         self._news = trio.Event()
+
+    def proof_for(self, peer: ID) -> str:
+        return self._password.make(by=self._host.get_id(), to=peer)
+
+    def knows_password(self, peer: ID, proof: str) -> bool:
+        """Return True if a peer's proof shows that it knows the password of this node."""
+        return self._password.is_right(proof, by=peer, to=self._host.get_id())
 
     # Lifetime
 
@@ -150,7 +171,15 @@ class Mesh:
         return list(self._tasks)
 
     def address_of(self, peer: ID) -> str | None:
-        """Return the IP of a connected peer as seen from here."""
+        """Return the IP address at which a connected peer can be asked: see `location`."""
+        return self._locations.of(peer)
+
+    def claims(self, peer: ID, host: str) -> None:
+        """Look whether a connected peer answers at an IP address that it gives as its registry's."""
+        if self._nursery is not None and peer in self._tasks:
+            self._nursery.start_soon(self._locate, peer, partial(self._locations.claim, peer, host))
+
+    def _connected_from(self, peer: ID) -> str | None:
         for connection in self._host.get_network().get_connections(peer):
             if ip := compat.remote_ip(connection):
                 return ip
@@ -170,7 +199,12 @@ class Mesh:
         """Take up a peer that connected."""
         if self._nursery is None or peer in self._tasks or self._leaving:
             return
-        self._tasks[peer] = trio.CancelScope()
+        address = self._connected_from(peer) or ""
+        if is_full(list(self._connected_at.values()).count(address), address, limit=MAX_PEERS_PER_ADDRESS):
+            self._dropped("too-many-peers")
+            self._nursery.start_soon(self._hang_up, peer, self._host.get_network().get_connections(peer))
+            return
+        self._tasks[peer], self._connected_at[peer] = trio.CancelScope(), address
         self._lost.discard(peer)
         self._table.peer_connected(str(peer))
         log.info("peer connected", peer=str(peer), address=self.address_of(peer), peers=len(self._tasks))
@@ -201,6 +235,8 @@ class Mesh:
         self._table.peer_disconnected(str(peer))
         self._table.forget_departed(REMEMBERED_DEPARTED)
         self._kademlia.forget(peer)
+        self._locations.forget(peer)
+        self._connected_at.pop(peer, None)
         if scope := self._tasks.pop(peer, None):
             log.info("peer gone", peer=str(peer), why=why, peers=len(self._tasks))
             self._members_changed()
@@ -208,7 +244,9 @@ class Mesh:
 
     def _members_changed(self) -> None:
         self._plan.members([peer.to_bytes() for peer in self._tasks])
-        nodes = len(self._tasks) + 1
+        # Peers at one address count once: one machine cannot make a cluster look so large that its nodes do not tell
+        # each other everything.
+        nodes = len({place(address, str(peer)) for peer, address in self._connected_at.items()}) + 1
         everything = tells_everything(self._everything, nodes=nodes, limit=self._limit)
         if everything != self._everything:
             log.info("announcing to all" if everything else "announcing to the closest", nodes=nodes)
@@ -223,7 +261,19 @@ class Mesh:
         with scope, tolerating("tending a peer failed", peer):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._explore, peer)
+                nursery.start_soon(self._locate, peer, partial(self._locations.find, peer))
                 await self._keep_told(peer)
+
+    async def _locate(self, peer: ID, look: Callable[[], Awaitable[None]]) -> None:
+        with tolerating("locating a peer failed", peer):
+            await look()
+
+    async def _prove(self, address: Multiaddr, peer: ID) -> None:
+        async with self.hearsay:
+            await compat.prove(self._host, address, expected=peer, timeout=DIAL_TIMEOUT)
+
+    def _located(self, peer: ID, host: str) -> None:
+        self._table.locate(str(peer), host)
 
     async def _keep_told(self, peer: ID) -> None:
         """Tell a peer what is held here by the best way it speaks, again after every failure, ever less often."""
@@ -280,6 +330,10 @@ class Mesh:
         """Try the addresses in turn; `expected` is the peer's id where it is known. Says whether one was connected."""
         return not self._leaving and await self._dialler.reach(addresses, expected)
 
+    def dialable(self, contact: Contact, *, named_by: ID) -> Contact:
+        """Return a contact that a peer named, without the addresses that must not be dialled on another one's word."""
+        return without_nobodies(contact, self._connected_at.get(named_by, UNKNOWN))
+
     def is_own(self, address: str) -> bool:
         """Say whether an address was dialled and is this node's own."""
         return self._dialler.is_own(address)
@@ -302,10 +356,11 @@ class Mesh:
         """Ask a peer for those near this node and near a random place, and connect to them; say whether it knew any."""
         own, knows_any = self._host.get_id(), False
         for target in (own.to_bytes(), os.urandom(34)):
-            found = [contact for contact in await self._kademlia.find_node(peer, target) if contact.id != own]
+            named = await self._kademlia.find_node(peer, target)
+            found = [self.dialable(contact, named_by=peer) for contact in named if contact.id != own]
             for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
                 self._known.setdefault(contact.id, contact.addresses)
-            await self.meet(found, within=self._hearsay)
+            await self.meet(found, within=self.hearsay)
             knows_any = knows_any or bool(found)
         return knows_any
 

@@ -10,16 +10,24 @@ The table is read from the asyncio thread and written from the Trio thread; one 
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spegel_py.routing.base import Member, Peer
 
-MAX_KEYS_PER_PEER = 250_000
-"""Most keys one peer may announce. 500 large images are about 10,000; at 100 bytes a key the bound is 25 MB."""
+MAX_KEYS_PER_PEER = 100_000
+"""Keys one peer may announce, or provide one by one. 500 large images are about 10,000 keys."""
+
+MAX_TAGS_PER_PEER = 20_000
+"""Tags of one peer of which it is kept when the peer pulled them."""
+
+MAX_RECORDS = 1_000_000
+"""Records of all peers together, those of sets that are still being sent included. At 110 bytes each they take 110 MB,
+which keeps a node below the chart's limit of 384 MiB, whatever its peers announce."""
 
 MAX_GOODBYES = 1024
 """Peers remembered that said goodbye, so that none of them counts as lost."""
@@ -45,6 +53,13 @@ class _Member:
     shares: bool = False
     provided: dict[bytes, float] = field(default_factory=dict)
     provided_at: Peer | None = None
+    is_cut: bool = False
+    """The peer announced more than is kept of it: to ask for its set again would be in vain."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of records held of the peer."""
+        return len(self.keys) + len(self.staged or ()) + len(self.pulled) + len(self.provided)
 
     def holder(self, key: bytes, now: float, max_age: float) -> Peer | None:
         if not self.connected:
@@ -57,7 +72,7 @@ class _Member:
         return now - (self.expires - TTL_FACTOR * self.interval) if self.announces else None
 
     def current(self, now: float) -> bool:
-        return self.announces and self.complete and self.expires > now
+        return self.announces and self.complete and not self.is_cut and self.expires > now
 
 
 def checksum(keys: Iterable[bytes]) -> int:
@@ -104,7 +119,7 @@ class RecordTable:
     def is_partial(self) -> bool:
         """Say whether some connected peer tells only those closest to a key: others may know of further holders."""
         with self._lock:
-            return any(m.connected and m.announces and not m.complete for m in self._members.values())
+            return any(m.connected and m.announces and (m.is_cut or not m.complete) for m in self._members.values())
 
     def is_connected(self, peer_id: str) -> bool:
         with self._lock:
@@ -251,6 +266,17 @@ class RecordTable:
         if before != (shares, peer):
             self._changed()
 
+    def locate(self, peer_id: str, host: str) -> None:
+        """Note at which IP address a connected peer's registry is."""
+        with self._lock:
+            if (member := self._connected(peer_id)) is None:
+                return
+            before = member.peer
+            member.peer = None if before is None else replace(before, host=host)
+            member.provided_at = None if member.provided_at is None else replace(member.provided_at, host=host)
+        if member.peer != before:
+            self._changed()
+
     def heard(self, peer_id: str, now: float) -> None:
         """Renew an announcing peer's set: it spoke."""
         with self._lock:
@@ -263,8 +289,8 @@ class RecordTable:
             if not (member := self._connected(peer_id)):
                 return 0
             if first or member.staged is None:
-                member.staged = set()
-            return _add(member.staged, keys)
+                member.staged, member.is_cut = set(), False
+            return self._add(member, member.staged, keys)
 
     def commit(self, peer_id: str, *, complete: bool) -> None:
         """Put the collected set in place of the old one. `complete`: it is all the peer holds, not the part for us."""
@@ -279,7 +305,7 @@ class RecordTable:
             if not (member := self._connected(peer_id)):
                 return 0
             fresh = [key for key in dict.fromkeys(keys) if key not in member.keys]
-            over = _add(member.keys, fresh)
+            over = self._add(member, member.keys, fresh)
             member.checksum ^= checksum(fresh[: len(fresh) - over])
             return over
 
@@ -299,13 +325,19 @@ class RecordTable:
         """Note how many seconds ago an announcing peer pulled those of its keys that are tags."""
         with self._lock:
             if member := self._connected(peer_id):
-                member.pulled.update((key, now - age) for key, age in ages if key in member.keys)
+                room = min(self._room(member), MAX_TAGS_PER_PEER - len(member.pulled))
+                known = ((key, now - age) for key, age in ages if key in member.keys)
+                member.pulled.update(itertools.islice(known, max(0, room)))
 
     def in_step(self, peer_id: str, *, count: int, check: int) -> bool:
-        """Say whether what is held of the peer equals what it says it has told."""
+        """Return True if the records held of the peer are what it says it has told, or as many of them as are kept."""
         with self._lock:
             member = self._connected(peer_id)
-            return member is not None and member.announces and len(member.keys) == count and member.checksum == check
+            if member is None or not member.announces:
+                return False
+            if member.is_cut and (count > MAX_KEYS_PER_PEER or self._room(member) < count):
+                return True
+            return len(member.keys) == count and member.checksum == check
 
     # Standard provider records
 
@@ -313,7 +345,8 @@ class RecordTable:
         """Keep one provider record of a peer; False if the peer has too many."""
         with self._lock:
             member = self._members.setdefault(peer_id, _Member())
-            if key not in member.provided and len(member.provided) >= MAX_KEYS_PER_PEER:
+            is_full = len(member.provided) >= MAX_KEYS_PER_PEER or self._room(member) <= 0
+            if key not in member.provided and is_full:
                 return False
             member.provided[key] = expires
             member.provided_at = peer
@@ -329,7 +362,7 @@ class RecordTable:
     def forget_departed(self, keep: int) -> None:
         """Forget the oldest departed peers beyond `keep`, so that churn costs no memory."""
         with self._lock:
-            gone = [i for i, member in self._members.items() if not member.connected and not member.provided]
+            gone = [i for i, member in self._members.items() if not member.connected]
             for peer_id in gone[: max(0, len(gone) - keep)]:
                 del self._members[peer_id]
 
@@ -342,16 +375,31 @@ class RecordTable:
         """Return the connected peers, but for those that are leaving: somebody may have reached one once more."""
         return [i for i, member in self._members.items() if member.connected and i not in self._goodbyes]
 
+    def _room(self, member: _Member) -> int:
+        """Return how many more records may be held of a peer.
+
+        Case 1: there is room for all that it may have. Case 2: the peers together hold as many as may be: then each may
+        still have its part of one half of them, so that those who announce too much do not shut out the others.
+        """
+        left = MAX_RECORDS - sum(each.size for each in self._members.values())
+        part = MAX_RECORDS // 2 // max(1, len(self._members)) - member.size
+        return max(left, part)
+
+    def _add(self, member: _Member, target: set[bytes], keys: Iterable[bytes]) -> int:
+        """Add keys to one of a peer's sets, as many as there is room for, and return how many were left out."""
+        room = min(MAX_KEYS_PER_PEER - len(target), self._room(member))
+        over = 0
+        for key in keys:
+            if key in target:
+                continue
+            if room > 0:
+                target.add(key)
+                room -= 1
+            else:
+                over += 1
+        member.is_cut = member.is_cut or over > 0
+        return over
+
     def _connected(self, peer_id: str) -> _Member | None:
         member = self._members.get(peer_id)
         return member if member is not None and member.connected else None
-
-
-def _add(target: set[bytes], keys: Iterable[bytes]) -> int:
-    over = 0
-    for key in keys:
-        if len(target) < MAX_KEYS_PER_PEER:
-            target.add(key)
-        else:
-            over += 1
-    return over

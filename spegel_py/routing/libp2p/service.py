@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +21,7 @@ from spegel_py.routing.libp2p.hop import hop
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, KademliaServer
 from spegel_py.routing.libp2p.keys import closest, position, record_key
 from spegel_py.routing.libp2p.mesh import Mesh
+from spegel_py.routing.libp2p.password import PasswordProof
 from spegel_py.routing.libp2p.questions import Answers, Questions
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys
@@ -30,6 +31,8 @@ STANDARD_TTL = 19 * 60.0
 """Seconds a standard provider record lives here: Spegel's own validity (15 min + 2 × 2 min)."""
 MAX_ASKED = 6
 """Peers asked in one lookup at most, when the closest are slow or fail."""
+MAX_MET = 4
+"""Providers that are not connected, and are dialled in one lookup: members are connected, so these have just joined."""
 GOODBYE_TIMEOUT = 2.0
 """Seconds for telling all peers goodbye at the end: milliseconds when idle, but a busy node must not seem lost."""
 
@@ -49,6 +52,8 @@ class Settings:
     agent: str
     shares: bool = False
     """Whether this node takes part in sharing what is being pulled."""
+    password: bytes = field(default=b"", repr=False)
+    """`user:password` that all registries of the cluster ask for; empty where they do not."""
 
 
 class Service:
@@ -69,7 +74,12 @@ class Service:
         self._table = table
         self._local = local
         announced = announced_addresses(settings.host, settings.port)
-        self._host = compat.build_host(settings.key, announce=announced, failed=lambda _: dropped("failed-stream"))
+        self._host = compat.build_host(
+            settings.key,
+            announce=announced,
+            failed=lambda _: dropped("failed-stream"),
+            refused=lambda: dropped("too-many-connections"),
+        )
         self._kademlia = KademliaClient(self._host)
         self._mesh = Mesh(
             host=self._host,
@@ -84,7 +94,9 @@ class Service:
             limit=settings.mesh_limit,
             replication=settings.replication,
             provider_addresses=self._provider_addresses,
+            password=PasswordProof(settings.password),
             carried=carried,
+            dropped=dropped,
             rng=rng,
         )
         server = KademliaServer(self._host, kademlia.Answers(self._providers, self._closest, self._provide, dropped))
@@ -92,6 +104,8 @@ class Service:
             table=table,
             clock=time.monotonic,
             address_of=self._mesh.address_of,
+            claims=self._mesh.claims,
+            knows_password=self._mesh.knows_password,
             dropped=dropped,
             left=self._mesh.left,
             carried=carried,
@@ -156,19 +170,37 @@ class Service:
 
     async def hop(self, key: bytes, found: Callable[[Peer], None], limit: int, known: set[str]) -> None:
         """Ask the peers closest to a key for its providers; call `found` with each that is not known, up to `limit`."""
-        seen = {str(self._host.get_id()), *known}
+        own = str(self._host.get_id())
+        seen, taken = {own, *known}, {own, *known}
 
-        def take(contact: Contact) -> bool:
-            peer = self._usable(contact)
-            if peer is not None and peer.id not in seen and len(seen) <= limit:
-                seen.add(peer.id)
+        def take(peer: Peer | None) -> bool:
+            if peer is not None and peer.id not in taken and len(taken) <= limit:
+                taken.add(peer.id)
                 found(peer)
-            return len(seen) > limit
+            return len(taken) > limit
+
+        async def meet(contact: Contact) -> None:
+            """Offer a provider that is not connected once it is: until then its address is another one's word."""
+            dialled = [address for address in contact.addresses if not kademlia.is_registry(address)]
+            await self._mesh.meet([Contact(contact.id, tuple(dialled))], within=self._mesh.hearsay)
+            take(self._usable(contact))
 
         async def ask(peer: ID) -> list[Contact]:
-            return await self._kademlia.get_providers(peer, key)
+            named = await self._kademlia.get_providers(peer, key)
+            return [self._mesh.dialable(contact, named_by=peer) for contact in named]
 
-        await hop(self._nearest(record_key(key), MAX_ASKED), ask, take)
+        async with trio.open_nursery() as nursery:
+
+            def consider(contact: Contact) -> bool:
+                if (name := str(contact.id)) not in seen:
+                    seen.add(name)
+                    if not self._table.is_connected(name) and len(seen) <= MAX_MET + len(known):
+                        nursery.start_soon(meet, contact)
+                return take(self._usable(contact))
+
+            await hop(self._nearest(record_key(key), MAX_ASKED), ask, consider)
+            if len(taken) > limit:
+                nursery.cancel_scope.cancel()
 
     async def ask(self, peer: str, question: bytes) -> bytes:
         """Return a peer's answer to a question of those that share what they are pulling."""
@@ -181,10 +213,11 @@ class Service:
     # What others ask
 
     def _usable(self, contact: Contact) -> Peer | None:
+        """Return where a provider that a peer named can be asked; None if it is not connected."""
         name = str(contact.id)
-        if self._table.departed(name):
+        if not self._table.is_connected(name):
             return None
-        return self._table.address(name) or kademlia.provider_peer(contact, default_port=self._settings.registry_port)
+        return self._table.address(name) or self._at(contact.id, contact.addresses)
 
     def _providers(self, key: bytes) -> list[Contact]:
         found = [self._with_registry(peer) for peer in self._table.providers(key, time.monotonic())[: kademlia.CLOSEST]]
@@ -211,13 +244,13 @@ class Service:
         return [ID(peer) for peer in closest(position(raw), places, count)]
 
     def _provide(self, sender: ID, key: bytes, addresses: Sequence[Multiaddr]) -> bool:
-        peer = kademlia.provider_peer(
-            Contact(sender, tuple(addresses)), default_port=self._settings.registry_port
-        ) or self._as_connected(sender)
+        peer = self._at(sender, addresses)
         if peer is None:
             return False
         return self._table.provide(str(sender), key, peer, expires=time.monotonic() + STANDARD_TTL)
 
-    def _as_connected(self, peer: ID) -> Peer | None:
-        ip = self._mesh.address_of(peer)
-        return Peer(str(peer), ip, self._settings.registry_port) if ip else None
+    def _at(self, peer: ID, addresses: Sequence[Multiaddr]) -> Peer | None:
+        """Return where a connected peer's registry is; of the addresses that are named for it, the port counts."""
+        host = self._mesh.address_of(peer)
+        port = kademlia.registry_port(addresses, default=self._settings.registry_port)
+        return Peer(str(peer), host, port) if host else None

@@ -16,6 +16,7 @@ from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.dialling import MAX_DIALS
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient
 from spegel_py.routing.libp2p.mesh import LOOK_AGAIN, Mesh, tolerating
+from spegel_py.routing.libp2p.password import PasswordProof
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys
 
@@ -127,6 +128,8 @@ def _mesh() -> Mesh:
         limit=128,
         replication=20,
         provider_addresses=list,
+        password=PasswordProof(),
         carried=lambda direction, frame, size: None,
+        dropped=lambda reason: None,
         rng=random.Random(1),
     )

@@ -140,11 +140,54 @@ def test_one_peer_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [table.provide("B", key, B, expires=9.0) for key in keys[:3]] == [True, True, False]
 
 
+def told(table: RecordTable, peer: Peer, count: int) -> int:
+    """Have a new peer announce a set of so many keys, and return how many of them were left out."""
+    table.peer_connected(peer.id)
+    table.hello(peer.id, peer, interval=5.0, now=0.0)
+    over = table.stage(peer.id, [name_hash(f"{peer.id}{number}") for number in range(count)], first=True)
+    table.commit(peer.id, complete=True)
+    return over
+
+
+def test_all_peers_together_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come when all is taken still have their part, which others cannot take."""
+    monkeypatch.setattr(records, "MAX_RECORDS", 100)
+    table = RecordTable(rng=random.Random(1))
+    assert (told(table, A, 60), told(table, B, 60)) == (0, 20)
+    honest = Peer("honest", "10.0.0.3", 5000)
+    assert told(table, honest, 10) == 0
+    assert told(table, Peer("D", "10.0.0.4", 5000), 100) == 100 - 100 // 2 // 4
+    assert table.size() == 60 + 40 + 10 + 12
+
+
+def test_a_set_that_was_cut_is_not_asked_for_again_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it taken for whole; once there is room for it, it is asked for."""
+    monkeypatch.setattr(records, "MAX_RECORDS", 100)
+    table = RecordTable(rng=random.Random(1))
+    told(table, A, 60)
+    told(table, B, 60)
+    assert table.in_step("B", count=60, check=1)
+    assert (table.knows_all(1.0), table.is_partial()) == (False, True)
+    table.peer_disconnected("A")
+    assert not table.in_step("B", count=60, check=1)
+
+
+def test_ages_of_tags_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer may give each key an age, though few of them are tags."""
+    monkeypatch.setattr(records, "MAX_TAGS_PER_PEER", 2)
+    table = table_with(A, keys=())
+    keys = [name_hash(str(number)) for number in range(5)]
+    table.add("A", keys)
+    table.aged("A", [(key, 50) for key in keys], now=1.0)
+    assert sum(not table.providers(key, now=1.0, max_age=10.0) for key in keys) == 2
+
+
 def test_departed_peers_are_forgotten_in_the_end() -> None:
     """Churn costs no memory: of departed peers only the newest few are remembered."""
     table = RecordTable(rng=random.Random(1))
     for number in range(10):
         table.peer_connected(str(number))
+        table.provide(str(number), KEY, A, expires=99.0)
         table.peer_disconnected(str(number))
     table.forget_departed(3)
     assert [name for name in map(str, range(10)) if table.departed(name)] == ["7", "8", "9"]

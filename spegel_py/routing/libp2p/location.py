@@ -1,0 +1,140 @@
+"""At which IP address each connected peer can be asked: never at one that only the peer's own words name.
+
+A peer says where its registry is, and whoever reaches the router's port can be a peer. If its words were
+believed, it could have this node send requests to any address of the network (server-side request forgery).
+So an address counts only if the peer's identity answered there:
+
+    1. The address from which the peer is connected, as the Noise handshake of that connection proves.
+    2. An address that the peer claims and that this node has dialled: the handshake there gave the same identity.
+
+The second one is for nodes behind a router that rewrites source addresses (SNAT): they are connected from the
+router's address, at which nobody answers for them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+import trio
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from spegel_py.errors import PeerUnreachable
+from spegel_py.routing.libp2p.addresses import multiaddr
+from spegel_py.routing.libp2p.kademlia import Contact
+
+log = structlog.get_logger(__name__)
+
+IDENTIFY_TIMEOUT = 5.0
+"""Seconds for a new peer's identify message, which takes milliseconds: it lists the addresses it claims."""
+IDENTIFY_POLL = 0.1
+"""Seconds between two looks for that message, of which py-libp2p tells nobody."""
+MAX_DIALS = 8
+"""Claimed addresses that are dialled for one peer: a machine has some for its containers besides its own."""
+
+Prove = Callable[[Multiaddr, ID], Awaitable[None]]
+"""Dial an address and return if this peer's identity answers there; raises PeerUnreachable."""
+
+
+class Locations:
+    """The proven address of each connected peer.
+
+    Args:
+        connected_from: returns the IP address from which a peer is connected, None once it is not.
+        contact: returns a peer with the multiaddrs that its identify message lists.
+        prove: dials one address; it bounds how many are dialled at a time.
+        found: is called with a peer and the address that was proven for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        connected_from: Callable[[ID], str | None],
+        contact: Callable[[ID], Contact],
+        prove: Prove,
+        found: Callable[[ID, str], None],
+    ) -> None:
+        self._connected_from = connected_from
+        self._contact = contact
+        self._prove = prove
+        self._found = found
+        self._proven: dict[ID, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Locations {len(self._proven)} proven by a dial>"
+
+    def of(self, peer: ID) -> str | None:
+        """Return the IP address at which a peer can be asked, None if it is not connected."""
+        return self._proven.get(peer) or self._connected_from(peer)
+
+    def forget(self, peer: ID) -> None:
+        """Drop the address of a peer that is not connected any more: the next time it may be elsewhere."""
+        self._proven.pop(peer, None)
+
+    async def find(self, peer: ID) -> None:
+        """Dial a new peer's own addresses if it is connected from another one than those."""
+        addresses, seen = (await self._identified(peer)).addresses, self._connected_from(peer)
+        claims = {host: address for address in addresses if (host := _host(address))}
+        if seen is not None and seen not in claims:
+            await self._try(peer, [claims[host] for host in claims if not names_nobody(host, seen)])
+
+    async def claim(self, peer: ID, host: str) -> None:
+        """Dial an IP address that a peer gives as its registry's, unless it is known already."""
+        if host not in (self._connected_from(peer), self._proven.get(peer)):
+            addresses = (await self._identified(peer)).addresses
+            ports = dict.fromkeys(port for address in addresses if (port := _port(address)))
+            await self._try(peer, [multiaddr(host, port) for port in ports])
+
+    async def _identified(self, peer: ID) -> Contact:
+        with trio.move_on_after(IDENTIFY_TIMEOUT):
+            while not self._contact(peer).addresses:  # noqa: ASYNC110 - nothing tells when it has come
+                await trio.sleep(IDENTIFY_POLL)
+        return self._contact(peer)
+
+    async def _try(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
+        """Dial the addresses in turn: the first at which the peer answers is where it is."""
+        for address in addresses[:MAX_DIALS]:
+            try:
+                await self._prove(address, peer)
+            except PeerUnreachable as error:
+                log.debug("address of a peer not proven", peer=str(peer), address=str(address), error=str(error))
+                continue
+            host = _host(address) or ""
+            if self._connected_from(peer) is not None:
+                self._proven[peer] = host
+                log.info("peer found at its own address", peer=str(peer), address=host)
+                self._found(peer, host)
+            return
+
+
+def names_nobody(host: str, seen: str) -> bool:
+    """Return True if a host that a peer connected from `seen` gives as its own is no address of it from here.
+
+    That is so for an empty one, a wildcard, a multicast or link-local address, and for loopback from afar.
+    """
+    if not host:
+        return True
+    address = ipaddress.ip_address(host)
+    is_here = ipaddress.ip_address(seen).is_loopback
+    return (
+        address.is_unspecified or address.is_multicast or address.is_link_local or (address.is_loopback and not is_here)
+    )
+
+
+def without_nobodies(contact: Contact, seen: str) -> Contact:
+    """Return a contact that a peer connected from `seen` named, without addresses that are nobody's from here."""
+    usable = [address for address in contact.addresses if (host := _host(address)) and not names_nobody(host, seen)]
+    return Contact(contact.id, tuple(usable))
+
+
+def _host(address: Multiaddr) -> str | None:
+    """Return the IP address of a multiaddr of TCP, None for others."""
+    parts = str(address).split("/")
+    return parts[2] if len(parts) > 4 and parts[1] in ("ip4", "ip6") and parts[3] == "tcp" else None
+
+
+def _port(address: Multiaddr) -> int | None:
+    """Return the port of a multiaddr of TCP at an IP address, None for others."""
+    return int(str(address).split("/")[4]) if _host(address) else None
