@@ -128,6 +128,7 @@ def make_supervisor(
             pulls=lambda: metrics.pulls,
             unhealthy=lambda: health.reasons(time.monotonic()),
             predicted=health.predictions.open,
+            twins=router.twins,
             folders=[folder for folder in folders if folder is not None],
         ),
         hands=Hands(

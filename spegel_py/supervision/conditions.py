@@ -8,6 +8,7 @@
 | partitioned | P1 | a third or more of the peers known lately, and two at least, went without a goodbye |
 | router-down | P1 | the libp2p side has died |
 | router-hung | P1 | the libp2p side does not answer |
+| identity-shared | P1 | two nodes have one identity: each hides what the other holds |
 | containerd-away | P1 | containerd does not answer: what is pulled now is not shared |
 | disk-full | P2 | a disk that this node needs is full; pulls go on |
 | data-dir-read-only | P2 | nothing can be written below the data directory; pulls go on |
@@ -63,6 +64,7 @@ ISOLATED = Condition(name="isolated", tier=Tier.P1, patience=10.0)  # a start fi
 PARTITIONED = Condition(name="partitioned", tier=Tier.P1, patience=2.0)
 ROUTER_DOWN = Condition(name="router-down", tier=Tier.P1)
 ROUTER_HUNG = Condition(name="router-hung", tier=Tier.P1)
+IDENTITY_SHARED = Condition(name="identity-shared", tier=Tier.P1)
 CONTAINERD_AWAY = Condition(name="containerd-away", tier=Tier.P1)
 DISK_FULL = Condition(name="disk-full", tier=Tier.P2)
 DATA_DIR_READ_ONLY = Condition(name="data-dir-read-only", tier=Tier.P2)
@@ -80,6 +82,7 @@ CONDITIONS: Mapping[str, Condition] = {
         PARTITIONED,
         ROUTER_DOWN,
         ROUTER_HUNG,
+        IDENTITY_SHARED,
         CONTAINERD_AWAY,
         DISK_FULL,
         DATA_DIR_READ_ONLY,

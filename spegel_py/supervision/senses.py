@@ -37,8 +37,8 @@ class Senses:
     `connected`, `goodbyes`: who is there, and who left in good order. `expects_peers`: whether there ought to be
     somebody. `life`, `ping`: of the libp2p side; a ping returns when it has answered. `containerd_away`: since when
     the daemon is away (None: it is there, or is not used). `pulls`: answers to clients by outcome, as counters.
-    `unhealthy`, `predicted`: peers that fail their checks, or are about to, each with the reason. `folders`: those on
-    disks that must not be full.
+    `unhealthy`, `predicted`: peers that fail their checks, or are about to, each with the reason. `twins`: nodes that
+    share an identity, each with a sentence that says where. `folders`: those on disks that must not be full.
     """
 
     connected: Callable[[], Collection[str]]
@@ -50,6 +50,7 @@ class Senses:
     pulls: Callable[[], Mapping[str, int]] = dict
     unhealthy: Callable[[], Mapping[str, str]] = _nobody
     predicted: Callable[[], Mapping[str, str]] = _nobody
+    twins: Callable[[], Mapping[str, str]] = _nobody
     folders: Collection[Path] = field(default_factory=tuple)
 
 
@@ -85,6 +86,7 @@ class Watch:
             *self._of_disks(faults),
             *self._judged(conditions.PEER_UNHEALTHY, self._senses.unhealthy()),
             *self._judged(conditions.PEER_PREDICTED, self._senses.predicted()),
+            *self._judged(conditions.IDENTITY_SHARED, self._senses.twins(), source="router"),
         ]
         return self._dated(seen, now)
 
@@ -124,9 +126,9 @@ class Watch:
     def _of_disks(self, faults: Collection[Fault]) -> list[Observation]:
         return [_seen(each.condition, "disk", subject=str(each.folder), detail=each.detail) for each in faults]
 
-    def _judged(self, condition: Condition, peers: Mapping[str, str]) -> list[Observation]:
+    def _judged(self, condition: Condition, peers: Mapping[str, str], *, source: str = "health") -> list[Observation]:
         chosen = sorted(peers.items())[:MAX_SUBJECTS]
-        return [_seen(condition, "health", subject=peer, detail=why) for peer, why in chosen]
+        return [_seen(condition, source, subject=peer, detail=why) for peer, why in chosen]
 
     def _dated(self, seen: list[Observation], now: float) -> list[Observation]:
         """Date those of which it is not known since when they are so: since they were first seen."""

@@ -18,7 +18,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p import announce, compat, frames, kademlia
+from spegel_py.routing.libp2p import announce, compat, frames, kademlia, mesh
 from spegel_py.routing.libp2p.addresses import listen_addresses, multiaddr
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.keys import name_hash, record_key
@@ -294,7 +294,7 @@ def _as_stranger(address: str, talk: Any) -> Any:
 
     async def main() -> Any:
         port = processes.free_port()
-        host = compat.build_host(load_or_create(None), announce=[multiaddr("127.0.0.1", port)])
+        host = compat.build_host(load_or_create(None), announce=lambda: [multiaddr("127.0.0.1", port)])
         async with host.run(listen_addresses("127.0.0.1", port)):
             peer = await compat.dial(host, Multiaddr(address), expected=None, timeout=5)
             try:
@@ -363,7 +363,7 @@ async def test_a_record_for_somebody_else_is_refused() -> None:
     async with cluster(1) as nodes:
 
         async def talk(host: Any, peer: ID) -> list[Any]:
-            other = compat.build_host(load_or_create(None), announce=[]).get_id()
+            other = compat.build_host(load_or_create(None), announce=list).get_id()
             message = Message(type=Message.ADD_PROVIDER, key=record_key(name_hash("k")))
             entry = message.providerPeers.add()
             entry.id = other.to_bytes()
@@ -443,3 +443,22 @@ async def test_a_password_is_for_peers_that_know_it() -> None:
 
 async def _holders(node: Node, expected: dict[int, bool]) -> bool:
     return {peer.port: peer.knows_password for peer in await found(node.router, KEYS[0])} == expected
+
+
+async def test_nodes_with_one_identity_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the one that dials the other, and by a third that both are connected with; a restarted node is no twin."""
+    monkeypatch.setattr(mesh, "PATIENCE", 1.0)
+    third = Node()
+    first = Node(bootstrap=[third.multiaddr])
+    twin = Node(key=first.key, bootstrap=[first.multiaddr, third.multiaddr])
+    async with third.router.running():
+        async with first.router.running():
+            await until(lambda: third.router.connected() == [first.router.id])
+            assert third.router.twins() == {}
+            async with twin.router.running():
+                await until(lambda: list(twin.router.twins()) == [first.multiaddr])
+                await until(lambda: list(third.router.twins()) == [first.router.id])
+        alone = Node(key=first.key, bootstrap=[third.multiaddr])
+        async with alone.router.running():
+            await until(lambda: bool(alone.router.connected()))
+            assert alone.router.twins() == {}

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import socket
+import time
+from collections.abc import Callable
 
 import psutil
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
+
+LOOK_AGAIN = 5.0
+"""Seconds after which the interfaces are looked at anew: it takes about a millisecond."""
+
+
+class OwnAddresses:
+    """What a node tells others of its addresses, as its interfaces are now: a node may start before its network."""
+
+    def __init__(self, host: str, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._host = host
+        self._port = port
+        self._clock = clock
+        self._seen: list[Multiaddr] = []
+        self._until = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<OwnAddresses {[str(each) for each in self._seen]}>"
+
+    def __call__(self) -> list[Multiaddr]:
+        """Return the addresses to announce."""
+        if (now := self._clock()) >= self._until:
+            self._seen, self._until = announced_addresses(self._host, self._port), now + LOOK_AGAIN
+        return list(self._seen)
 
 
 def announced_addresses(host: str, port: int) -> list[Multiaddr]:
@@ -34,9 +60,19 @@ def announced_addresses(host: str, port: int) -> list[Multiaddr]:
 
 
 def listen_addresses(host: str, port: int) -> list[Multiaddr]:
-    """Return the addresses to listen on: the one given, or both wildcards for an empty host."""
-    hosts = [host] if host else (["0.0.0.0", "::"] if socket.has_ipv6 else ["0.0.0.0"])  # noqa: S104 - asked for
+    """Return the addresses to listen on: the one given, or for an empty host the wildcards of IPv4 and, where there is
+    IPv6, of IPv6."""
+    hosts = [host] if host else (["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"])  # noqa: S104 - asked for
     return [multiaddr(each, port) for each in hosts]
+
+
+def has_ipv6() -> bool:
+    """Return True if this machine's kernel has IPv6: `ipv6.disable=1` leaves no sockets of it."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def multiaddr(host: str, port: int) -> Multiaddr:

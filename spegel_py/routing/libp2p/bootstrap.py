@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import structlog
@@ -95,12 +95,15 @@ class DnsBootstrap:
 
 
 class HttpBootstrap:
-    """Another node's `/id`: a JSON list of {"ID", "Addrs"}, as Spegel serves it."""
+    """Another node's `/id`: a JSON object {"ID", "Addrs"}, as Spegel serves it, or a list of such objects.
+
+    Of a URL without a path `/id` is asked for, as Spegel does with `--http-bootstrap-peer`.
+    """
 
     interval = 30.0  # one request to one server from each node
 
     def __init__(self, url: str, *, router_port: int, cert_dir: Path | None = None) -> None:
-        self._url = check_url(url, flag="--http-bootstrap-url")
+        self._url = with_path(check_url(url, flag="--http-bootstrap-peer"))
         self._router_port = router_port
         self._tls = _tls(cert_dir) if cert_dir is not None else None
         self._away = _OnceLog()
@@ -113,7 +116,8 @@ class HttpBootstrap:
                 session.get(self._url, ssl=self._tls or True) as response,
             ):
                 response.raise_for_status()
-                entries = json.loads(await _read(response))
+                answer = json.loads(await _read(response))
+            entries = [answer] if isinstance(answer, dict) else answer
             addresses = [_with_peer(address, entry.get("ID")) for entry in entries for address in entry["Addrs"]]
         except (aiohttp.ClientError, OSError, ValueError, TypeError, LookupError, AttributeError, ConfigError) as error:
             self._away.failed("bootstrap url does not answer", url=self._url, error=repr(error))
@@ -137,8 +141,8 @@ def id_app(addresses: Callable[[], list[str]]) -> web.Application:
     async def get_id(request: web.Request) -> web.Response:
         parts = [address.partition("/p2p/") for address in addresses()]
         if not parts:
-            return web.json_response([], status=503)
-        return web.json_response([{"ID": parts[0][2], "Addrs": [address for address, _, _ in parts]}])
+            return web.json_response({"error": "no address is known yet"}, status=503)
+        return web.json_response({"ID": parts[0][2], "Addrs": [address for address, _, _ in parts]})
 
     app = web.Application()
     app.router.add_get("/id", get_id)
@@ -176,6 +180,12 @@ def check_url(text: str, *, flag: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{flag}: {text!r} is not an http or https URL")
     return text
+
+
+def with_path(url: str) -> str:
+    """Return a URL with the path `/id` where it has none."""
+    parts = urlsplit(url)
+    return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/id"))
 
 
 async def _targets(address: Multiaddr | str, router_port: int, away: _OnceLog) -> list[Target]:

@@ -12,7 +12,7 @@ module gives to the rest is a host that is safe to run for months, and one way t
  4. `dial_peer` needs the peer's id, tries one TCP address only, retries, and remembers failures for 60 s: `dial` here
     takes one address and an id that may be unknown, in which case the handshake tells it.
  5.* A listener sets SO_REUSEPORT, so that two nodes share a port silently: `addresses.check_port_free` looks first.
- 6.* Listening on 0.0.0.0 announces 0.0.0.0: `addresses.announced_addresses` lists those of the interfaces instead.
+ 6.* Listening on 0.0.0.0 announces 0.0.0.0: `addresses.OwnAddresses` lists those of the interfaces instead.
  7. A swarm that is stopped leaves the sockets it dialled open: `hang_up_all` closes them; one that it has let go of in
     the middle of a handshake or a loss is closed with the last reference to it.
  8.* It does not know the remote address of an IPv6 connection: `_remember_remote` notes it.
@@ -111,6 +111,8 @@ class _MeshSwarm(Swarm):
         """Is told whatever a stream's handler raises."""
         self.refused: Callable[[], None] = lambda: None
         """Is told of each connection from an address that holds too many."""
+        self.noise_key = b""
+        """The public key by which others know this process."""
         self._addresses = AddressBook(MAX_CONNECTIONS_PER_ADDRESS)
         self._faults = Faults(log)
 
@@ -179,17 +181,19 @@ def peer_id(key: Ed25519PrivateKey) -> ID:
 def build_host(
     key: Ed25519PrivateKey,
     *,
-    announce: list[Multiaddr],
+    announce: Callable[[], list[Multiaddr]],
     failed: Callable[[Exception], None] = lambda _: None,
     refused: Callable[[], None] = lambda: None,
 ) -> BasicHost:
-    """Return a host with this identity that offers Noise and yamux over TCP and announces these addresses.
+    """Return a host with this identity that offers Noise and yamux over TCP.
 
+    `announce` returns the addresses that are told to others, each time that they are told.
     `failed` is told whatever ends a stream of others, but for its own end, and `refused` of each connection that is
     refused because its address holds too many.
     """
     pair, own_id = create_new_key_pair(key.private_bytes_raw()), peer_id(key)
-    noise = NoiseTransport(pair, noise_privkey=create_noise_key_pair().private_key)
+    noise_pair = create_noise_key_pair()
+    noise = NoiseTransport(pair, noise_privkey=noise_pair.private_key)
     upgrader = TransportUpgrader(
         secure_transports_by_protocol={TProtocol(NOISE): noise},
         muxer_transports_by_protocol={
@@ -211,8 +215,8 @@ def build_host(
     swarm = _MeshSwarm(
         own_id, store, upgrader, [TCP()], retry_config=RetryConfig(max_retries=0), connection_config=config
     )
-    swarm.failed, swarm.refused = failed, refused
-    return BasicHost(swarm, announce_addrs=announce, disable_identify_address_discovery=True)
+    swarm.failed, swarm.refused, swarm.noise_key = failed, refused, noise_pair.public_key.to_bytes()
+    return BasicHost(swarm, addrs_factory=lambda _: announce(), disable_identify_address_discovery=True)
 
 
 async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, timeout: float) -> ID:
@@ -256,7 +260,7 @@ async def _secured(
             swarm.track(raw)
             # The handshake authenticates the other side in any case; None only skips the comparison.
             secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
-            _check_identity(secured.get_remote_peer(), expected=expected, own=swarm.get_peer_id())
+            _check_identity(secured, expected=expected, swarm=swarm)
             yield secured
     except trio.TooSlowError:
         await _close(raw)
@@ -272,9 +276,30 @@ async def _secured(
         raise
 
 
-def _check_identity(peer_id: ID, *, expected: ID | None, own: ID) -> None:
-    if peer_id == own:
-        raise PeerUnreachable("that is this node itself")
+class ThisNode(PeerUnreachable):
+    """The address is this node's own."""
+
+
+class SameIdentity(PeerUnreachable):
+    """Another process answers with the identity of this node."""
+
+
+def process_key(connection: INetConn) -> bytes:
+    """Return the key of the process at the other end of a connection: a restarted node has another one."""
+    return _noise_key(cast("Any", connection).muxed_conn.secured_conn)
+
+
+def _noise_key(secured: ISecureConn) -> bytes:
+    return cast("bytes", cast("Any", secured).remote_permanent_pubkey.to_bytes())
+
+
+def _check_identity(secured: ISecureConn, *, expected: ID | None, swarm: _MeshSwarm) -> None:
+    """Raise PeerUnreachable if the other side is this node, its twin, or another one than expected."""
+    peer_id = secured.get_remote_peer()
+    if peer_id == swarm.get_peer_id():
+        if _noise_key(secured) == swarm.noise_key:
+            raise ThisNode("that is this node itself")
+        raise SameIdentity("another node has the identity of this one")
     if expected is not None and peer_id != expected:
         raise PeerUnreachable(f"expected {expected}, found {peer_id}")
 

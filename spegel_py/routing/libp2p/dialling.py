@@ -23,12 +23,26 @@ MAX_DIALS = 8
 
 
 class Dialler:
-    """`connected` are the peers at any time, `contact` says at what addresses one of them can be dialled."""
+    """Dials for the mesh.
 
-    def __init__(self, *, host: BasicHost, connected: Collection[ID], contact: Callable[[ID], Contact]) -> None:
+    Args:
+        connected: the peers that are connected, at any time.
+        contact: returns the addresses at which a peer can be dialled.
+        twin: is called with an address at which another process has the identity of this node.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: BasicHost,
+        connected: Collection[ID],
+        contact: Callable[[ID], Contact],
+        twin: Callable[[str], None],
+    ) -> None:
         self._host = host
         self._connected = connected
         self._contact = contact
+        self._twin = twin
         self._dials = trio.CapacityLimiter(MAX_DIALS)
         self._dialling: set[str] = set()
         self._dialled: dict[str, ID] = {}
@@ -52,9 +66,11 @@ class Dialler:
                     found = await compat.dial(self._host, Multiaddr(text), expected=expected, timeout=DIAL_TIMEOUT)
                     self._dialled[text] = found
                     return True
+            except compat.ThisNode:
+                self._own_addresses.add(text)
+            except compat.SameIdentity:
+                self._twin(text)
             except PeerUnreachable as error:
-                if "this node itself" in str(error):
-                    self._own_addresses.add(text)
                 log.debug("dial failed", address=text, error=str(error))
             finally:
                 self._dialling.discard(text)

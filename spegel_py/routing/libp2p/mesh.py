@@ -36,6 +36,7 @@ from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, next_interval, tells_everything
 from spegel_py.routing.libp2p.standard import StandardLink
 from spegel_py.routing.libp2p.thread import TaskStatus
+from spegel_py.routing.libp2p.twins import PATIENCE, REMEMBERED, Twins
 
 log = structlog.get_logger(__name__)
 
@@ -103,12 +104,14 @@ class Mesh:
         self._known: dict[ID, tuple[Multiaddr, ...]] = {}
         self._lost: set[ID] = set()
         self._connected_at: dict[ID, str] = {}  # from which address each peer came, for the bounds
+        self._compared: set[ID] = set()
         self._locations = Locations(
             connected_from=self._connected_from, contact=self.contact, prove=self._prove, found=self._located
         )
         # Peers that another peer names may not exist. The other half of the dials is for bootstrap and lost peers.
         self.hearsay = trio.CapacityLimiter(MAX_DIALS // 2)
-        self._dialler = Dialler(host=host, connected=self._tasks, contact=self.contact)
+        self._dialler = Dialler(host=host, connected=self._tasks, contact=self.contact, twin=self._met_twin)
+        self.twins = Twins(time.monotonic)
         self._ping = PingService(host)
         self._leaving = False
 
@@ -210,6 +213,31 @@ class Mesh:
         log.info("peer connected", peer=str(peer), address=self.address_of(peer), peers=len(self._tasks))
         self._members_changed()
         self._nursery.start_soon(self._tend, peer, self._tasks[peer])
+
+    def arrived_again(self, peer: ID) -> None:
+        """Look whether a peer that has several connections is several processes."""
+        if self._nursery is None or peer in self._compared or len(self._processes(peer)) < 2:
+            return
+        self._compared.add(peer)
+        self._nursery.start_soon(self._compare, peer)
+
+    async def _compare(self, peer: ID) -> None:
+        """Remember a peer that stays connected as several processes, for as long as it does."""
+        try:
+            await trio.sleep(PATIENCE)
+            while len(processes := self._processes(peer)) > 1:
+                self.twins.met(str(peer), f"it is connected from {' and from '.join(sorted(processes.values()))}")
+                await trio.sleep(REMEMBERED / 3)
+        finally:
+            self._compared.discard(peer)
+
+    def _processes(self, peer: ID) -> dict[bytes, str]:
+        """Return the processes as which a peer is connected, each with the address that it is connected from."""
+        connections = self._host.get_network().get_connections(peer)
+        return {compat.process_key(each): compat.remote_ip(each) or "" for each in connections}
+
+    def _met_twin(self, address: str) -> None:
+        self.twins.met(address, f"{address} answers with the identity of this node")
 
     def lost(self, peer: ID, *, why: str) -> None:
         """Let go of a peer that did not say goodbye, and try to reach it again for a while."""
@@ -420,6 +448,7 @@ class _Notifee(INotifee):
 
     async def connected(self, network: INetwork, conn: INetConn) -> None:
         self._mesh.arrived(conn.muxed_conn.peer_id)
+        self._mesh.arrived_again(conn.muxed_conn.peer_id)
 
     async def disconnected(self, network: INetwork, conn: INetConn) -> None:
         peer = conn.muxed_conn.peer_id

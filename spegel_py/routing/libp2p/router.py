@@ -161,6 +161,10 @@ class Libp2pRouter:
 
     # For supervision
 
+    def twins(self) -> Mapping[str, str]:
+        """Return the nodes that share an identity, by address or peer id, each with a sentence that says where."""
+        return self._service.twins() if self._service is not None else {}
+
     @property
     def life(self) -> Life:
         """How the Trio side fares."""

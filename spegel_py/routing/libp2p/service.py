@@ -15,7 +15,7 @@ from multiaddr import Multiaddr
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Answerer, Peer
 from spegel_py.routing.libp2p import announce, compat, kademlia, questions
-from spegel_py.routing.libp2p.addresses import announced_addresses, listen_addresses
+from spegel_py.routing.libp2p.addresses import OwnAddresses, listen_addresses
 from spegel_py.routing.libp2p.bootstrap import Target
 from spegel_py.routing.libp2p.hop import hop
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, KademliaServer
@@ -73,10 +73,9 @@ class Service:
         self._settings = settings
         self._table = table
         self._local = local
-        announced = announced_addresses(settings.host, settings.port)
         self._host = compat.build_host(
             settings.key,
-            announce=announced,
+            announce=OwnAddresses(settings.host, settings.port),
             failed=lambda _: dropped("failed-stream"),
             refused=lambda: dropped("too-many-connections"),
         )
@@ -205,6 +204,10 @@ class Service:
     async def ask(self, peer: str, question: bytes) -> bytes:
         """Return a peer's answer to a question of those that share what they are pulling."""
         return await self._questions.ask(ID.from_base58(peer), question)
+
+    def twins(self) -> Mapping[str, str]:
+        """Return the nodes that share an identity, each with a sentence: see `twins`."""
+        return self._mesh.twins.current()
 
     def addresses(self) -> list[str]:
         """Return the addresses this node announces, with its id."""

@@ -38,7 +38,7 @@ async def running(host: Any, address: str = "127.0.0.1", port: int | None = None
 
 
 def ours() -> BasicHost:
-    return compat.build_host(Ed25519PrivateKey.generate(), announce=[])
+    return compat.build_host(Ed25519PrivateKey.generate(), announce=list)
 
 
 def stock(**options: Any) -> Any:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestClient, TestServer
 
 from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p.bootstrap import (
@@ -82,13 +82,21 @@ async def test_http_reads_what_id_serves() -> None:
     """One node's `/id` is another node's first peer, id and all."""
     server = TestServer(id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}", f"/ip6/fd00::1/tcp/5001/p2p/{PEER}"]))
     async with server:
-        found = await HttpBootstrap(str(server.make_url("/id")), router_port=1).find()
-    assert found == [Target("/ip4/10.0.0.1/tcp/5001", PEER), Target("/ip6/fd00::1/tcp/5001", PEER)]
+        for path in ("/id", "/", ""):  # Spegel is given a URL without the path
+            found = await HttpBootstrap(str(server.make_url("/")).rstrip("/") + path, router_port=1).find()
+            assert found == [Target("/ip4/10.0.0.1/tcp/5001", PEER), Target("/ip6/fd00::1/tcp/5001", PEER)]
+
+
+async def test_id_is_served_as_spegel_reads_it() -> None:
+    """One object with the id and the addresses, not a list of them."""
+    async with TestClient(TestServer(id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}"]))) as client:
+        answer = await client.get("/id")
+        assert await answer.json() == {"ID": PEER, "Addrs": ["/ip4/10.0.0.1/tcp/5001"]}
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b"[1]", b'[{"ID": "x", "Addrs": ["/ip4/1.2.3.4/tcp/1"]}]', b'[{"Addrs": 5}]', b"<html>"],
+    [b"", b"{}", b"5", b"[1]", b'[{"ID": "x", "Addrs": ["/ip4/1.2.3.4/tcp/1"]}]', b'[{"Addrs": 5}]', b"<html>"],
 )
 async def test_a_strange_answer_finds_nobody(body: bytes) -> None:
     """An `/id` that answers garbage is no error and no peer."""

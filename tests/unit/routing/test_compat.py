@@ -5,14 +5,17 @@ The second half shows that the host of `compat` does not fall into them.
 
 from __future__ import annotations
 
+import errno
 import gc
 import ipaddress
 import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import pytest
 import trio
 import trio.testing
@@ -30,7 +33,14 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.addresses import announced_addresses, check_port_free, multiaddr
+from spegel_py.routing.libp2p.addresses import (
+    LOOK_AGAIN,
+    OwnAddresses,
+    announced_addresses,
+    check_port_free,
+    listen_addresses,
+    multiaddr,
+)
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS
 from spegel_py.routing.libp2p.ease import ReadAhead
 from spegel_py.routing.libp2p.lock import Lock
@@ -535,6 +545,35 @@ def test_a_wildcard_announces_addresses_that_can_be_dialled() -> None:
     assert all(host.is_loopback for host in hosts) or not any(host.is_loopback for host in hosts)
 
 
+def test_addresses_that_come_later_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that started before its network tells its address to whom it meets once it has one."""
+    now, has_network = [0.0], [False]
+
+    def interfaces() -> dict[str, list[object]]:
+        hosts = ["127.0.0.1", *(["10.0.0.1"] if has_network[0] else [])]
+        return {"eth0": [SimpleNamespace(family=socket.AF_INET, address=host) for host in hosts]}
+
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: {"eth0": SimpleNamespace(isup=True)})
+    monkeypatch.setattr(psutil, "net_if_addrs", interfaces)
+    own = OwnAddresses("", 5001, clock=lambda: now[0])
+    assert [str(each) for each in own()] == ["/ip4/127.0.0.1/tcp/5001"]
+    has_network[0], now[0] = True, LOOK_AGAIN
+    assert [str(each) for each in own()] == ["/ip4/10.0.0.1/tcp/5001"]
+
+
+def test_without_ipv6_a_node_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that was started with ipv6.disable=1 has no sockets of it."""
+    real = socket.socket
+
+    def no_ipv6(family: int = -1, *args: int, **options: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *args, **options)
+
+    monkeypatch.setattr(socket, "socket", no_ipv6)
+    assert [str(each) for each in listen_addresses("", 5001)] == ["/ip4/0.0.0.0/tcp/5001"]
+
+
 def test_the_self_test_passes_here_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """With this version all is as needed; a private part that is gone is named."""
     compat.self_test()
@@ -545,7 +584,7 @@ def test_the_self_test_passes_here_and_names_what_is_missing(monkeypatch: pytest
 
 def test_a_socket_that_nobody_knows_of_any_more_is_closed() -> None:
     """What py-libp2p lets go of without closing it is closed with the last reference, and not left to the collector."""
-    swarm: Any = compat.build_host(Ed25519PrivateKey.generate(), announce=[]).get_network()
+    swarm: Any = compat.build_host(Ed25519PrivateKey.generate(), announce=list).get_network()
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()

@@ -114,7 +114,7 @@ def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.Monk
 
 
 def _mesh() -> Mesh:
-    host = compat.build_host(Ed25519PrivateKey.generate(), announce=[])
+    host = compat.build_host(Ed25519PrivateKey.generate(), announce=list)
     return Mesh(
         host=host,
         table=RecordTable(rng=random.Random(1)),

@@ -158,6 +158,7 @@ class Seen:
         self.life = Life(number=1, is_up=True, since=0.0)
         self.away: float | None = None
         self.unhealthy: dict[str, str] = {}
+        self.twins: dict[str, str] = {}
         self.census = Census()
         self.watch = Watch(
             senses=Senses(
@@ -168,6 +169,7 @@ class Seen:
                 ping=_pong,
                 containerd_away=lambda: self.away,
                 unhealthy=lambda: self.unhealthy,
+                twins=lambda: self.twins,
             ),
             isolation=Isolation(warn=60, critical=300, now=0.0),
             census=self.census,
@@ -215,6 +217,15 @@ def test_a_hung_side_that_is_restarted_is_one_condition() -> None:
     seen.life = Life(number=2, is_up=True, since=2.5, died=1.5)
     assert named(seen.look(3.0, hung_since=0.5)) == [("router-hung", "", 0.5)]
     assert named(seen.look(4.0)) == []
+
+
+def test_nodes_that_share_an_identity_are_an_alert() -> None:
+    """It says where the other one is."""
+    seen = Seen()
+    seen.twins = {"/ip4/10.0.0.2/tcp/5001": "it answers with the identity of this node"}
+    [one] = seen.look(1.0)
+    assert (one.condition.name, one.subject, one.source) == ("identity-shared", *seen.twins, "router")
+    assert one.detail == "it answers with the identity of this node"
 
 
 def test_what_has_no_beginning_counts_from_when_it_was_first_seen() -> None:
