@@ -11,10 +11,11 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -231,6 +232,8 @@ class Lab:
 
     registry: Registry
     nodes: list[Node]
+    guests: dict[str, Namespace]
+    """Further machines, on which nothing runs."""
 
     def name(self, repository_and_tag: str) -> str:
         """Return the full reference of e.g. `test/app:1` in the lab's registry."""
@@ -239,10 +242,16 @@ class Lab:
 
 @asynccontextmanager
 async def start_lab(
-    *, nodes: int = 2, discards_layers: bool = False, part: int = 0, parent: Path | None = None
+    *,
+    nodes: int = 2,
+    discards_layers: bool = False,
+    part: int = 0,
+    parent: Path | None = None,
+    guests: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Lab]:
     """Start a registry and this many nodes, containerd running on each; everything is ended and removed at the end.
 
+    `guests` are the names and addresses of further machines.
     containerd pulls from the registry directly until `write_hosts_toml` says otherwise. All files are below `parent`,
     or where temporary files belong.
     """
@@ -250,7 +259,8 @@ async def start_lab(
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="lab-", dir=parent))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        machines = await stack.enter_async_context(network({"reg": REGISTRY.partition(":")[0]} | names))
+        addresses = {"reg": REGISTRY.partition(":")[0]} | names | dict(guests)
+        machines = await stack.enter_async_context(network(addresses))
         registry = Registry(folder=folder / "reg", namespace=machines["reg"])
         stack.push_async_callback(registry.stop)
         cluster = [
@@ -267,7 +277,7 @@ async def start_lab(
             stack.push_async_callback(_end, node)
             node.write_hosts_toml(mirror=None)
         await asyncio.gather(registry.start(), *(node.daemon.start() for node in cluster))
-        yield Lab(registry, cluster)
+        yield Lab(registry, cluster, {name: machines[name] for name in guests})
 
 
 async def _end(node: Node) -> None:

@@ -20,6 +20,9 @@ from tests.processes import until
 
 SEEDS, PULLERS = 3, 2
 
+ROGUE = "10.99.1.66"
+"""The address of a machine that is none of the cluster."""
+
 VERIFIED = 4 * 1024 * 1024
 """Bytes up to which a node verifies a blob before it passes on the first byte."""
 
@@ -143,7 +146,7 @@ def parse_traffic(text: str) -> Traffic:
 @asynccontextmanager
 async def start_field(load: Load) -> AsyncIterator[Field]:
     """Start the lab, with spegel-py on every node, and the image at the registry and the seeds."""
-    async with start_lab(nodes=SEEDS + PULLERS) as lab:
+    async with start_lab(nodes=SEEDS + PULLERS, guests={"rogue": ROGUE}) as lab:
         field = Field(lab=lab, load=load)
         await field.seed()
         yield field

@@ -73,7 +73,7 @@ async def pull(field: Field, node: Node, tries: int, *, reasons: Collection[str]
         seconds=longest,
         succeeded=succeeded,
         errors=tuple(errors),
-        content=await asyncio.to_thread(_content, field, node),
+        content=await asyncio.to_thread(content_of, field, node),
         failures=counted.get("failures"),
         local=counted.get("local"),
         peer=counted.get("peer"),
@@ -95,7 +95,8 @@ async def _is_ready(node: Node, error: str) -> bool:
     return "commit digest" not in error or not list((node.daemon.content_path / "ingest").glob("*/data"))
 
 
-def _content(field: Field, node: Node) -> Content:
+def content_of(field: Field, node: Node) -> Content:
+    """Return what lies in a node's content store of the image; it reads all of it."""
     found: Content = "right"
     for blob in field.image.blobs:
         try:
