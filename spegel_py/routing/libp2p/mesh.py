@@ -104,6 +104,7 @@ class Mesh:
         self._known: dict[ID, tuple[Multiaddr, ...]] = {}
         self._lost: set[ID] = set()
         self._connected_at: dict[ID, str] = {}  # from which address each peer came, for the bounds
+        self._refused: set[ID] = set()  # until their connections are closed
         self._compared: set[ID] = set()
         self._locations = Locations(
             connected_from=self._connected_from, contact=self.contact, prove=self._prove, found=self._located
@@ -174,8 +175,8 @@ class Mesh:
         return list(self._tasks)
 
     def address_of(self, peer: ID) -> str | None:
-        """Return the IP address at which a connected peer can be asked: see `location`."""
-        return self._locations.of(peer)
+        """Return the IP address at which a connected peer can be asked (see `location`), None for a refused one."""
+        return None if peer in self._refused else self._locations.of(peer)
 
     def claims(self, peer: ID, host: str) -> None:
         """Look whether a connected peer answers at an IP address that it gives as its registry's."""
@@ -205,11 +206,13 @@ class Mesh:
         address = self._connected_from(peer) or ""
         if is_full(list(self._connected_at.values()).count(address), address, limit=MAX_PEERS_PER_ADDRESS):
             self._dropped("too-many-peers")
+            self._refused.add(peer)
+            self._table.peer_disconnected(str(peer))  # it may have spoken already
             self._nursery.start_soon(self._hang_up, peer, self._host.get_network().get_connections(peer))
             return
         self._tasks[peer], self._connected_at[peer] = trio.CancelScope(), address
         self._lost.discard(peer)
-        self._table.peer_connected(str(peer))
+        self._table.peer_connected(str(peer), place=place(address, str(peer)))
         log.info("peer connected", peer=str(peer), address=self.address_of(peer), peers=len(self._tasks))
         self._members_changed()
         self._nursery.start_soon(self._tend, peer, self._tasks[peer])
@@ -241,6 +244,7 @@ class Mesh:
 
     def lost(self, peer: ID, *, why: str) -> None:
         """Let go of a peer that did not say goodbye, and try to reach it again for a while."""
+        self._refused.discard(peer)
         if self._nursery is None or peer not in self._tasks:
             return
         self.contact(peer)  # remember its addresses

@@ -19,11 +19,14 @@ from dataclasses import dataclass, field, replace
 
 from spegel_py.routing.base import Member, Peer
 
-MAX_KEYS_PER_PEER = 100_000
+MAX_KEYS_PER_PEER = 50_000
 """Keys one peer may announce, or provide one by one. 500 large images are about 10,000 keys."""
 
-MAX_TAGS_PER_PEER = 20_000
+MAX_TAGS_PER_PEER = 10_000
 """Tags of one peer of which it is kept when the peer pulled them."""
+
+MAX_RECORDS_PER_PLACE = 2 * MAX_KEYS_PER_PEER
+"""Records of all peers at one address: one peer's set and, while it is sent anew, the next one. They take 15 MB."""
 
 MAX_RECORDS = 1_000_000
 """Records of all peers together, those of sets that are still being sent included. At 110 bytes each they take 110 MB,
@@ -39,6 +42,7 @@ TTL_FACTOR = 2
 @dataclass(slots=True)
 class _Member:
     connected: bool = False
+    place: str = ""
     peer: Peer | None = None
     announces: bool = False
     complete: bool = False
@@ -216,15 +220,19 @@ class RecordTable:
 
     # Connections
 
-    def peer_connected(self, peer_id: str) -> None:
+    def peer_connected(self, peer_id: str, *, place: str = "") -> None:
+        """Note that a peer is connected; peers at one `place` share a bound (by default each has its own)."""
         with self._lock:
-            self._members.setdefault(peer_id, _Member()).connected = True
+            member = self._members.setdefault(peer_id, _Member())
+            member.connected, member.place = True, place or member.place or peer_id
 
     def peer_disconnected(self, peer_id: str) -> None:
         """Hide all the peer has told; its announced set is dropped, since it sends it anew when it is back."""
         with self._lock:
             provided = self._members.get(peer_id, _Member())
-            self._members[peer_id] = _Member(provided=provided.provided, provided_at=provided.provided_at)
+            self._members[peer_id] = _Member(
+                place=provided.place, provided=provided.provided, provided_at=provided.provided_at
+            )
         if provided.shares:
             self._changed()
 
@@ -378,12 +386,15 @@ class RecordTable:
     def _room(self, member: _Member) -> int:
         """Return how many more records may be held of a peer.
 
-        Case 1: there is room for all that it may have. Case 2: the peers together hold as many as may be: then each may
-        still have its part of one half of them, so that those who announce too much do not shut out the others.
+        Case 1: there is room for all that the peers at its place may have. Case 2: all peers together hold as many as
+        may be: then each may still have its part of one half of them, so that those who announce too much do not shut
+        out the others.
         """
-        left = MAX_RECORDS - sum(each.size for each in self._members.values())
-        part = MAX_RECORDS // 2 // max(1, len(self._members)) - member.size
-        return max(left, part)
+        members = self._members.values()
+        left = MAX_RECORDS - sum(each.size for each in members)
+        part = MAX_RECORDS // 2 // max(1, len(members)) - member.size
+        at_place = MAX_RECORDS_PER_PLACE - sum(each.size for each in members if each.place == member.place)
+        return min(max(left, part), at_place)
 
     def _add(self, member: _Member, target: set[bytes], keys: Iterable[bytes]) -> int:
         """Add keys to one of a peer's sets, as many as there is room for, and return how many were left out."""

@@ -13,6 +13,7 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS
 from spegel_py.routing.libp2p.dialling import MAX_DIALS
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient
 from spegel_py.routing.libp2p.mesh import LOOK_AGAIN, Mesh, tolerating
@@ -133,3 +134,29 @@ def _mesh() -> Mesh:
         dropped=lambda reason: None,
         rng=random.Random(1),
     )
+
+
+def test_an_address_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many peers at one address some are refused, and what a refused one says is not heard."""
+    mesh = _mesh()
+    dropped: list[str] = []
+    mesh._dropped = dropped.append
+    monkeypatch.setattr(mesh, "_connected_from", lambda peer: "10.0.0.1")
+    peers = [ID(bytes([number] * 34)) for number in range(MAX_PEERS_PER_ADDRESS + 1)]
+
+    async def arrive() -> None:
+        async with trio.open_nursery() as nursery:
+            mesh._nursery = nursery
+            monkeypatch.setattr(mesh, "_tend", lambda peer, scope: trio.sleep(0))
+            for peer in peers:
+                mesh._table.peer_connected(str(peer))  # as where its first stream is quicker than the notice of it
+                mesh.arrived(peer)
+            nursery.cancel_scope.cancel()
+
+    trio.run(arrive)
+    assert mesh.peers() == peers[:-1]
+    assert dropped == ["too-many-peers"]
+    assert mesh.address_of(peers[-1]) is None
+    assert not mesh._table.is_connected(str(peers[-1]))
+    mesh.lost(peers[-1], why="connection closed")
+    assert mesh.address_of(peers[-1]) == "10.0.0.1"

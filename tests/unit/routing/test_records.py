@@ -140,9 +140,9 @@ def test_one_peer_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [table.provide("B", key, B, expires=9.0) for key in keys[:3]] == [True, True, False]
 
 
-def told(table: RecordTable, peer: Peer, count: int) -> int:
+def told(table: RecordTable, peer: Peer, count: int, *, place: str = "") -> int:
     """Have a new peer announce a set of so many keys, and return how many of them were left out."""
-    table.peer_connected(peer.id)
+    table.peer_connected(peer.id, place=place)
     table.hello(peer.id, peer, interval=5.0, now=0.0)
     over = table.stage(peer.id, [name_hash(f"{peer.id}{number}") for number in range(count)], first=True)
     table.commit(peer.id, complete=True)
@@ -158,6 +158,14 @@ def test_all_peers_together_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPat
     assert told(table, honest, 10) == 0
     assert told(table, Peer("D", "10.0.0.4", 5000), 100) == 100 - 100 // 2 // 4
     assert table.size() == 60 + 40 + 10 + 12
+
+
+def test_peers_at_one_address_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with many identities holds no more than one; others are not concerned."""
+    monkeypatch.setattr(records, "MAX_RECORDS_PER_PLACE", 10)
+    table = RecordTable(rng=random.Random(1))
+    assert (told(table, A, 6, place="10.0.0.1"), told(table, B, 6, place="10.0.0.1")) == (0, 2)
+    assert told(table, Peer("honest", "10.0.0.3", 5000), 9) == 0
 
 
 def test_a_set_that_was_cut_is_not_asked_for_again_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
