@@ -107,7 +107,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         scores = Scores(health=health)
         monitor = Monitor(
             health=health,
-            upstream=await stack.enter_async_context(parts.make_checks(config, auth)),
+            upstream=await stack.enter_async_context(parts.make_checks(config)),
             members=router.members,
             metrics=metrics.health,
             timeout=config.health_timeout,

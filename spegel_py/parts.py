@@ -74,10 +74,13 @@ def make_rules(config: Config, deadlines: Deadlines) -> Rules:
     )
 
 
-def make_checks(config: Config, auth: Credentials | None) -> HTTPUpstream:
-    """Return what checks ask peers through: connections of their own, kept from one check to the next."""
+def make_checks(config: Config) -> HTTPUpstream:
+    """Return what checks ask peers through: connections of their own, kept from one check to the next.
+
+    A check needs no password: probes are answered without one.
+    """
     deadlines = Deadlines(connect=config.health_timeout, first_byte=config.health_timeout)
-    return HTTPUpstream(deadlines=deadlines, authorization=auth.header if auth else None, is_copying=True)
+    return HTTPUpstream(deadlines=deadlines, is_copying=True)
 
 
 async def make_tracer(config: Config, stack: AsyncExitStack, *, instance: str) -> Tracer:

@@ -5,10 +5,12 @@ A peer's factor, which its weight in the random choice is multiplied by, is
     0                                             while it is unhealthy, or in doubt
     the least of: checks, silence, trend, cost    otherwise
 
-Unhealthy is who failed checks (trend) or requests (passive). In doubt is who failed one request, until it passes a
-check: what failed for one blob is not tried for the next. A peer that was overtaken before it had answered is in doubt
-too, unless it has just proved that it lives: a black hole beside quick peers shows in nothing else. Checks that failed
-in a row, growing silence, a failure that is foreseeable and a cost far out of the usual each take a part.
+A peer is unhealthy after failed checks (trend) or failed requests (passive). It is in doubt after one failed request,
+until it passes a check, so that what failed for one blob is not tried for the next. A peer that promised a body and
+stalled stays in doubt for DOUBT seconds whatever its checks say: small answers pass where large ones do not (a wrong
+MTU, a full disk). A peer that was overtaken before it had answered is in doubt too, unless it has just proved that it
+lives: a black hole beside quick peers shows in nothing else. Checks that failed in a row, growing silence, a failure
+that is foreseeable and a cost far out of the usual each take a part.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from spegel_py.health.trend import Thresholds, Trend
 from spegel_py.routing.base import Peer
 
 DOUBT = 30.0
-"""Seconds after which a doubt ends though no check was made: the checks have no hands free, or the node has none."""
+"""Seconds after which a doubt ends without a check: all checks are busy, or none may end it."""
 
 PROOF = 1.0
 """Seconds for which an answer proves that a peer lives: one that is only slow is then checked once a second at most."""
@@ -71,6 +73,7 @@ class Condition:
         self.is_lost = False
         self._doubt_until = -math.inf
         self._doubt = ""
+        self._is_body_in_doubt = False
         self._proof = -math.inf
         self._failed_check = ""
 
@@ -81,7 +84,9 @@ class Condition:
         """Take in a check that took so long; `failure` says why it did not pass."""
         self.trend.record(passed=failure is None)
         if failure is None:
-            self._prove(now)
+            self._proof = now
+            if not self._is_body_in_doubt:
+                self._doubt_until = -math.inf
             self.forecast.checked(seconds, now)
         else:
             self._failed_check = failure
@@ -89,12 +94,13 @@ class Condition:
 
     def answered(self, now: float, *, first_byte: float | None, pace: float | None) -> None:
         """Take in a request that was answered in full."""
-        self._prove(now)
+        self._doubt_until, self._proof, self._is_body_in_doubt = -math.inf, now, False
         self.failures.succeeded()
         self.forecast.answered(now, first_byte=first_byte, pace=pace)
 
-    def failed(self, reason: str, now: float) -> None:
-        """Take in a request that found nobody, or broke, or stalled."""
+    def failed(self, reason: str, now: float, *, is_body: bool = False) -> None:
+        """Take in a request that found nobody, or broke, or stalled; `is_body`: after the peer had promised a body."""
+        self._is_body_in_doubt = is_body
         self._doubt, self._doubt_until = f"a request failed: {reason}", now + DOUBT
         self.failures.failed(now)
         self.forecast.failed(now)
@@ -103,7 +109,7 @@ class Condition:
         """Take in that others were quicker before the peer had answered; say whether it is to be checked for that."""
         if now - self._proof < PROOF or now < self._doubt_until:
             return False
-        self._doubt, self._doubt_until = "", now + DOUBT
+        self._doubt, self._doubt_until, self._is_body_in_doubt = "", now + DOUBT, False
         return True
 
     def is_pressing(self, now: float) -> bool:
@@ -136,9 +142,6 @@ class Condition:
         if self.heartbeats.phi(now) >= suspicion.SUSPECT:
             return Outlook(self.heartbeats.left(now), "it is silent for too long")
         return None
-
-    def _prove(self, now: float) -> None:
-        self._doubt_until, self._proof = -math.inf, now
 
 
 def _of_outlook(outlook: Outlook | None) -> float:

@@ -82,12 +82,12 @@ class Health:
         self.agenda.proved(peer, now)
         self._review(condition, now)
 
-    def failed(self, peer: Peer, reason: str, now: float) -> None:
-        """Take in a network error of a request; the peer is checked at once."""
+    def failed(self, peer: Peer, reason: str, now: float, *, is_body: bool = False) -> None:
+        """Take in a network error of a request, `is_body` of its body; the peer is checked at once."""
         if self._has_left(peer):
             return
         condition = self._of(peer)
-        condition.failed(reason, now)
+        condition.failed(reason, now, is_body=is_body)
         self.agenda.hurry(peer, now)
         self._review(condition, now)
 

@@ -179,7 +179,8 @@ class Scores:
         if outcome.result is Result.OK:
             self._health.answered(peer, now, first_byte=outcome.first_byte, pace=outcome.pace)
         elif outcome.result.is_network_error:
-            self._health.failed(peer, outcome.result.value, now)
+            is_body = outcome.result is Result.STALLED and outcome.first_byte is not None
+            self._health.failed(peer, outcome.result.value, now, is_body=is_body)
         elif outcome.result is Result.ABANDONED and outcome.silence:
             self._health.overtaken(peer, now)
 

@@ -101,10 +101,11 @@ async def besiege(field: Field, *, tours: int, seconds: float, only: Sequence[st
     await rogue.start(lambda: _begun(rogue))
     try:
         while rogue.pid is not None:
-            attack = _current(rogue)
-            watched.memory = 0
-            turns.setdefault(attack, []).append(await watched.pull())
-            memory[attack] = max(memory.get(attack, 0), watched.memory)
+            begins, watched.memory = _current(rogue), 0
+            pull = await watched.pull()
+            for attack in dict.fromkeys([begins, _current(rogue)]):  # a pull may last from one attack into the next
+                turns.setdefault(attack, []).append(pull)
+                memory[attack] = max(memory.get(attack, 0), watched.memory)
     finally:
         await rogue.end()
     complaints = [f"the rogue itself failed at {name}: {why}" for name, why in _failures(rogue)]

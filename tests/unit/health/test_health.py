@@ -51,6 +51,20 @@ def test_a_success_ends_a_doubt_and_so_does_time() -> None:
     assert book.weigh(A, 2.0 + DOUBT) == 1
 
 
+@pytest.mark.parametrize("comes_whole", [True, False])
+def test_a_stalled_body_is_no_matter_for_a_check(comes_whole: bool) -> None:
+    """Small answers pass where large ones do not: only a body that comes whole ends that doubt, or time."""
+    book = Book()
+    book.failed(A, "stalled", 0.0, is_body=True)
+    book.checked(A, None, 0.01, 1.0)
+    assert book.weigh(A, 1.0) == 0
+    if comes_whole:
+        book.answered(A, 2.0)
+    book.checked(A, None, 0.01, 3.0)
+    assert book.weigh(A, 3.0) == (1 if comes_whole else 0)
+    assert book.weigh(A, DOUBT) == 1
+
+
 def test_who_is_overtaken_is_in_doubt_until_it_answers() -> None:
     """A peer that was silent while another answered is not asked before it passed a check; nothing is told of it."""
     book = Book()

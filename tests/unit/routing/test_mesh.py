@@ -142,6 +142,7 @@ def test_an_address_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[str] = []
     mesh._dropped = dropped.append
     monkeypatch.setattr(mesh, "_connected_from", lambda peer: "10.0.0.1")
+    monkeypatch.setattr(mesh._locations, "_connected_from", mesh._connected_from)
     peers = [ID(bytes([number] * 34)) for number in range(MAX_PEERS_PER_ADDRESS + 1)]
 
     async def arrive() -> None:
