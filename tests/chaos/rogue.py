@@ -170,13 +170,16 @@ def _process(field: Field, *, tours: int, seconds: float, only: Sequence[str]) -
     world = {
         "address": machine.address,
         "targets": [node.address for node in field.lab.nodes],
-        "sizes": {str(blob.digest): len(blob.data) for blob in field.image.blobs},
+        "content": str(folder / "rogue"),
         "manifest": str(field.image.blobs[0].digest),
         "registry": REGISTRY.partition(":")[0],
         "tours": tours,
         "seconds": seconds,
         "only": list(only),
     }
+    (folder / "rogue").mkdir()
+    for blob in field.image.blobs:
+        (folder / "rogue" / blob.digest.hex).write_bytes(blob.data)
     (folder / "rogue.json").write_text(json.dumps(world))
     return Process(
         command=[*machine.prefix, sys.executable, "-m", "tests.rogue", str(folder / "rogue.json")],

@@ -33,7 +33,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end)
     compat.silence()
     logging.disable(logging.CRITICAL)
-    world = World(http=RogueRegistry(given["address"], 5000, given["sizes"]), **given)
+    content = {f"sha256:{file.name}": file.read_bytes() for file in Path(given.pop("content")).iterdir()}
+    sizes = {digest: len(data) for digest, data in content.items()}
+    world = World(http=RogueRegistry(given["address"], 5000, content), sizes=sizes, **given)
     for _ in range(tours):
         for name in only:
             _say(attack=name)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 SMALL = 4 * 1024 * 1024
@@ -16,11 +16,12 @@ SMALL = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request: its method, the digest or tag it ends in, and what is known of that content."""
+    """One request: its method and path, and the content it is for, as far as the rogue has it."""
 
     method: str
     path: str
     size: int
+    data: bytes = field(default=b"", repr=False)
 
     @property
     def is_manifest(self) -> bool:
@@ -61,6 +62,11 @@ def _drip(data: bytes, count: int, pause: float) -> Iterable[bytes]:
         time.sleep(pause)
 
 
+def _silence() -> Iterable[bytes]:
+    time.sleep(30)
+    yield b""
+
+
 def _endless(piece: bytes, times: int = 200_000) -> Iterable[bytes]:
     for _ in range(times):
         yield piece
@@ -80,13 +86,13 @@ WAYS: Mapping[str, Way] = {
         asked, described(asked, Docker_Content_Digest="sha256:" + "ab" * 32), _wrong(asked)
     ),
     "wrong bytes": lambda asked: _body(asked, described(asked), _wrong(asked)),
-    "no byte of the body": lambda asked: _body(asked, described(asked), _drip(b" ", 1, 30)),
-    "40 kB a second": lambda asked: _body(asked, described(asked), _drip(b"\0" * asked.size, 4_000, 0.1)),
+    "no byte of the body": lambda asked: _body(asked, described(asked), _silence()),
+    "40 kB a second": lambda asked: _body(asked, described(asked), _drip(asked.data, 4_000, 0.1)),
     "a length of 10^15": lambda asked: _body(
         asked, described(asked, Content_Length=10**15), _endless(b"\0" * 65536) if asked.size > SMALL else [b""]
     ),
     "a length of 10^18, and an end": lambda asked: _body(asked, described(asked, Content_Length=10**18), [b"x" * 9]),
-    "no answer": lambda asked: _drip(b"", 1, 0) if asked.size < 0 else _drip(b" ", 1, 30),
+    "no answer": lambda asked: _silence(),
     "a head without an end": lambda asked: [b"HTTP/1.1 200 OK\r\nX: ", *_endless(b"x" * 65536, 200)],
     "a head byte by byte": lambda asked: _drip(described(asked), 1, 0.1),
     "a thousand interim answers": lambda asked: _endless(
@@ -125,13 +131,13 @@ CHECKS: Mapping[str, bytes] = {
 class RogueRegistry:
     """Answers at an address until it is closed: health checks by `check`, everything else by `way`.
 
-    `sizes` are the bytes of the content that it says it has, by digest; what it is asked for is in `asked`. Content in
-    `own` is answered rightly, for what the rogue makes itself.
+    `content` is what it says it has, by digest; what it is asked for is in `asked`. Content in `own` is answered
+    rightly, for what the rogue makes itself.
     """
 
-    def __init__(self, address: str, port: int, sizes: Mapping[str, int]) -> None:
+    def __init__(self, address: str, port: int, content: Mapping[str, bytes]) -> None:
         self._listener = socket.create_server((address, port), backlog=128)
-        self._sizes = sizes
+        self._content = content
         self.way: Way | None = None
         self.check = CHECKS["well"]
         self.own: dict[str, bytes] = {}
@@ -162,8 +168,9 @@ class RogueRegistry:
     def _answer(self, method: str, path: str) -> Iterable[bytes]:
         if path.startswith("/livez"):
             return [self.check]
-        asked = Asked(method, path, self._sizes.get(path.partition("?")[0].rpartition("/")[2], 500))
+        data = self._content.get(path.partition("?")[0].rpartition("/")[2], b"")
+        asked = Asked(method, path, len(data) or 500, data)
         self.asked.append(f"{method} {path}")
-        if (data := self.own.get(asked.reference)) is not None:
-            return [described(asked, Content_Length=len(data)), *([] if method == "HEAD" else [data])]
+        if (made := self.own.get(asked.reference)) is not None:
+            return [described(asked, Content_Length=len(made)), *([] if method == "HEAD" else [made])]
         return [head(404, Content_Length=0)] if self.way is None else self.way(asked)
