@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 from spegel_py import settings
 from spegel_py.errors import ConfigError
 from spegel_py.node_name import NODE_NAME
-from spegel_py.oci.filters import Filters
+from spegel_py.oci.filters import Filters, Pattern
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import LOGGING, LogFormat
 
@@ -78,7 +77,7 @@ REGISTRY = (
         "registry_filters",
         settings.patterns,
         (),
-        "regular expressions over registry/repository[:tag]; what one is found in is not mirrored",
+        "Go regular expressions (RE2) over registry/repository[:tag]; a match is not mirrored",
         many=True,
     ),
     Setting(
@@ -239,7 +238,7 @@ class Config:
     http_bootstrap_peer: str
     http_bootstrap_cert_dir: Path | None
     mirrored_registries: tuple[str, ...]
-    registry_filters: tuple[re.Pattern[str], ...]
+    registry_filters: tuple[Pattern, ...]
     tag_ttl: float
     mirror_resolve_timeout: float
     mirror_resolve_retries: int

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from typing import Protocol
 
 from spegel_py.errors import OCIError
 from spegel_py.oci.reference import Reference, is_host
+
+
+class Pattern(Protocol):
+    """A compiled regular expression, whichever library compiled it."""
+
+    @property
+    def pattern(self) -> str: ...
+    def search(self, text: str, /) -> object | None: ...
 
 
 class Filters:
@@ -16,7 +24,7 @@ class Filters:
     without a registry (a digest that was asked for without `ns`) belongs to any.
     """
 
-    def __init__(self, *, patterns: Iterable[re.Pattern[str]] = (), registries: Iterable[str] = ()) -> None:
+    def __init__(self, *, patterns: Iterable[Pattern] = (), registries: Iterable[str] = ()) -> None:
         self._patterns = tuple(patterns)
         self._registries = frozenset(registries)
 
