@@ -8,7 +8,7 @@ from aiohttp import web
 
 from spegel_py.errors import OCIError
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import SOURCE_HEADER, PullRequest, render
+from spegel_py.oci.distribution import NAMESPACE_HEADER, SOURCE_HEADER, PullRequest, render
 from spegel_py.oci.range import ContentRange
 
 SERVER = "spegel-py"
@@ -51,7 +51,7 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
         "Accept-Ranges": "bytes",
     }
     if pull.registry is not None:
-        headers["OCI-Namespace"] = pull.registry
+        headers[NAMESPACE_HEADER] = pull.namespace or pull.registry
     if pull.range is not None:
         headers["Content-Range"] = str(ContentRange(entity.start, entity.length, entity.size))
     if entity.age is not None:

@@ -206,6 +206,28 @@ def test_only_the_registries_listed_are_mirrored(name: str, is_filtered: bool) -
     assert config.filters.exclude(name) == is_filtered
 
 
+@pytest.mark.parametrize(
+    "given",
+    [["*"], ["_default"], ["https://docker.io", "*"], ["https://*", "ghcr.io"]],
+)
+def test_a_wildcard_mirrors_all_registries(given: list[str]) -> None:
+    """As with Spegel, also beside names of registries."""
+    config = load(flags={"mirrored_registries": given})
+    assert config.registries == ()
+    assert not config.filters.exclude("quay.io/app:1")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["https://REG.example", "reg.example:443", "https://reg.example./"],
+)
+def test_a_mirrored_registry_may_be_spelled_in_any_way(given: str) -> None:
+    """It is the registry of the names that containerd has."""
+    config = load(flags={"mirrored_registries": [given]})
+    assert not config.filters.exclude("reg.example/app:1")
+    assert config.filters.exclude("other.example/app:1")
+
+
 def test_filters_add_to_the_list_of_registries() -> None:
     """Both kinds of filter hold at once."""
     config = load(flags={"mirrored_registries": ["docker.io"], "registry_filters": [":latest$"]})
