@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from urllib.parse import quote, unquote
@@ -24,7 +24,7 @@ from spegel_py.errors import (
     Unsupported,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.range import ByteRange, ContentRange
+from spegel_py.oci.range import ByteRange, ContentRange, Span, spans
 from spegel_py.oci.reference import canonical_registry, check_registry, check_repository, check_tag
 
 MIRRORED_HEADER = "X-Spegel-Mirrored"
@@ -68,6 +68,7 @@ class PullRequest:
     `registry` is what `?ns=` or OCI-Namespace names, in its canonical spelling. It is None for a
     digest asked without one (skopeo, dockerd). `namespace` is the client's own spelling where that
     is another one. `node` names the node whose runtime asks; None where the client does not say it.
+    `ranges` are several ranges of a blob, where `range` is None; of a manifest they are ignored.
     """
 
     head: bool
@@ -81,6 +82,7 @@ class PullRequest:
     in_flight: bool = False
     node: str | None = None
     namespace: str | None = None
+    ranges: tuple[ByteRange, ...] = ()
 
     @property
     def digest(self) -> Digest | None:
@@ -113,6 +115,26 @@ class PullRequest:
         ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
         return f"/v2/{self.repository}/{self.kind.value}/{self.reference}{ns}"
 
+    @property
+    def asked_range(self) -> str | None:
+        """The range or ranges of the content that are asked for, as a header's value."""
+        asked = self.ranges or ([self.range] if self.range else [])
+        specs = [str(one).removeprefix("bytes=") for one in asked]
+        return f"bytes={','.join(specs)}" if specs else None
+
+    def within(self, size: int) -> PullRequest:
+        """Return the request for content of `size` bytes.
+
+        It has several ranges only if they lie apart in that content. Raises RangeInvalid if all of
+        several ranges lie outside the content.
+        """
+        if not self.ranges:
+            return self
+        found = tuple(map(_range_of, spans(self.ranges, size)))
+        if len(found) > 1:
+            return replace(self, ranges=found)
+        return replace(self, range=found[0], ranges=())
+
     @classmethod
     def parse(cls, *, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> PullRequest:
         """Return the request for `target`, the raw request target (still percent-encoded, with its query).
@@ -129,18 +151,20 @@ class PullRequest:
         namespace = _namespace(query) or _last(fields, NAMESPACE_HEADER)
         registry = canonical_registry(check_registry(namespace)) if namespace else None
         head = method == "HEAD"
+        ranges = () if head else _ranges(fields)
         return cls(
             head=head,
             kind=kind,
             registry=registry,
             repository=check_repository(repository),
             reference=_reference(kind, last, registry),
-            range=None if head else _range(fields),
+            range=ranges[0] if len(ranges) == 1 else None,
             accept=tuple(line for line in fields.get("accept", ()) if line.isascii() and line.isprintable()),
             mirrored=_is_true(fields, MIRRORED_HEADER),
             in_flight=_is_true(fields, IN_FLIGHT_HEADER),
             node=_last(fields, NODE_HEADER) or None,
             namespace=namespace if namespace and namespace != registry else None,
+            ranges=ranges if len(ranges) > 1 and kind is Kind.BLOB else (),
         )
 
 
@@ -217,10 +241,18 @@ def _fields(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return fields
 
 
-def _range(fields: Mapping[str, list[str]]) -> ByteRange | None:
-    """Return the range asked for; ignored with If-Range: no validator is given out that could match it."""
+def _ranges(fields: Mapping[str, list[str]]) -> tuple[ByteRange, ...]:
+    """Return the ranges asked for.
+
+    They are ignored with If-Range: no validator is given out that could match it.
+    """
     lines = fields.get("range", [])
-    return ByteRange.parse(lines[0]) if len(lines) == 1 and "if-range" not in fields else None
+    return ByteRange.parse_all(lines[0]) if len(lines) == 1 and "if-range" not in fields else ()
+
+
+def _range_of(span: Span) -> ByteRange:
+    start, length = span
+    return ByteRange(start, start + length - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,20 @@ def test_a_range_counts_for_get_only_and_without_conditions() -> None:
         parse(BLOB, Range="bytes=x")
 
 
+def test_several_ranges_are_several_only_where_they_do_not_touch() -> None:
+    """One that remains is a single range; a manifest is never sent in parts."""
+    several = parse(BLOB, Range="bytes=0-9,1000-1009")
+    assert (several.range, several.asked_range) == (None, "bytes=0-9,1000-1009")
+    assert several.within(2000).ranges == (ByteRange(0, 9), ByteRange(1000, 1009))
+    assert several.within(500).range == ByteRange(0, 9)
+    assert several.within(500).ranges == ()
+    with pytest.raises(RangeInvalid):
+        parse(BLOB, Range="bytes=10-11,20-21").within(5)
+    assert parse(BLOB, Range="bytes=5-9,10-19").range == ByteRange(5, 19)
+    manifest = parse(f"/v2/app/manifests/{DIGEST}", Range="bytes=0-9,1000-1009")
+    assert (manifest.range, manifest.ranges, manifest.asked_range) == (None, (), None)
+
+
 def test_errors_are_rendered_as_the_spec_says() -> None:
     """An error is JSON with code, message and, where there is one, detail."""
     rendered = render(BlobUnknown("nobody has it", detail={"attempts": 2}))
