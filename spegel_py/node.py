@@ -196,6 +196,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             *debug_routes(ledger=ledger, whereabouts=whereabouts),
             *inspection_routes(images=images, measurer=measurer if config.debug_web_enabled else None),
         ]
+        by_digest = watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple
         metrics.health.watch(health.counts)
         metrics.watch(
             connected_peers=router.connected,
@@ -206,7 +207,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 "send": lambda: float(sender.load),
                 "relay": lambda: float(upstream.load),
             },
-            images_by_digest=watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple,
+            images=lambda: [*advertiser.tags, *by_digest()],
         )
         metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
         await _serve(stack, "--registry-addr", app, config.registry_addr)
