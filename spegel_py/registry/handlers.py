@@ -295,7 +295,7 @@ class Pulls:
         if seen is None or pull.mirrored or self._freshness.is_fresh(seen, now):
             return False
         inquiry.local, inquiry.age = "too_old", now - seen
-        log.info("tag too old", name=pull.name, seconds=round(now - seen))
+        log.debug("tag too old", name=pull.name, seconds=round(now - seen))
         return True
 
     def _note_seen(self, pull: PullRequest, seen: float | None) -> float | None:
