@@ -141,7 +141,7 @@ def _doctor(options: argparse.Namespace) -> int:
         certs=own["containerd_registry_config_path"],
         registry=local_url(config.registry_addr),
         metrics=local_url(config.metrics_addr),
-        registries=config.mirrored_registries,
+        registries=config.registries,
         filters=config.filters,
         is_in_pod="KUBERNETES_SERVICE_HOST" in environment,
         authorization=Credentials(username=credentials[0], password=credentials[1]).header if credentials else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 from spegel_py import settings
 from spegel_py.errors import ConfigError
 from spegel_py.node_name import NODE_NAME
-from spegel_py.oci.filters import Filters
+from spegel_py.oci.filters import WILDCARDS, Filters, Pattern
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import LOGGING, LogFormat
 
@@ -73,12 +72,18 @@ REGISTRY = (
     Setting("http_bootstrap_url", settings.text, "", "URL of another node's /id"),
     Setting("http_bootstrap_peer", settings.text, "", "older name of http-bootstrap-url"),
     Setting("http_bootstrap_cert_dir", settings.path, None, "folder with ca.crt, tls.crt and tls.key for that URL"),
-    Setting("mirrored_registries", settings.texts, (), "registries that are mirrored; none means all", many=True),
+    Setting(
+        "mirrored_registries",
+        settings.texts,
+        (),
+        "registries that are mirrored; _default, * or none means all",
+        many=True,
+    ),
     Setting(
         "registry_filters",
         settings.patterns,
         (),
-        "regular expressions over registry/repository[:tag]; what one is found in is not mirrored",
+        "Go regular expressions (RE2) over registry/repository[:tag]; a match is not mirrored",
         many=True,
     ),
     Setting(
@@ -239,7 +244,7 @@ class Config:
     http_bootstrap_peer: str
     http_bootstrap_cert_dir: Path | None
     mirrored_registries: tuple[str, ...]
-    registry_filters: tuple[re.Pattern[str], ...]
+    registry_filters: tuple[Pattern, ...]
     tag_ttl: float
     mirror_resolve_timeout: float
     mirror_resolve_retries: int
@@ -298,10 +303,19 @@ class Config:
         return self.http_bootstrap_url or self.http_bootstrap_peer
 
     @property
+    def registries(self) -> tuple[str, ...]:
+        """The registries that are mirrored, as they are given; none means all."""
+        given = self.mirrored_registries
+        return () if any(_host(each) in WILDCARDS for each in given) else given
+
+    @property
     def filters(self) -> Filters:
         """What is not mirrored. Registries may be given as URLs, as Spegel wants them."""
-        hosts = (urlsplit(each).netloc if "://" in each else each for each in self.mirrored_registries)
-        return Filters(patterns=self.registry_filters, registries=hosts)
+        return Filters(patterns=self.registry_filters, registries=map(_host, self.registries))
+
+
+def _host(registry: str) -> str:
+    return urlsplit(registry).netloc if "://" in registry else registry.rstrip("/")
 
 
 def from_environment() -> Mapping[str, str]:

@@ -71,7 +71,7 @@ class DigestInvalid(OCIError):
 
 
 class RequestInvalid(OCIError):
-    """The request is malformed in another way, e.g. a tag without `ns` or a body where none belongs."""
+    """The request is malformed in another way, e.g. two different `ns`, or a body for a GET."""
 
     status = 400
     code = "UNSUPPORTED"

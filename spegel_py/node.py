@@ -45,6 +45,7 @@ from spegel_py.routing.libp2p.bootstrap import id_app
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.containerd import ContainerdWatcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
+from spegel_py.store.spelled import SpelledStore
 from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
@@ -152,8 +153,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             growing=config.share_in_flight_slots,
             metrics=metrics,
         )
+        spelled = SpelledStore(store=scrubbed, spellings=advertiser.spellings)
         app = create_app(
-            store=scrubbed,
+            store=spelled,
             sender=sender,
             mirror=mirror,
             metrics=metrics,
@@ -182,7 +184,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 in_flight=flights.describe() if flights else None,
             )
 
-        whereabouts = Whereabouts(store=scrubbed, router=router, health=health.state)
+        whereabouts = Whereabouts(store=spelled, router=router, health=health.state)
         images = Images(
             store=scrubbed,
             holders=Holders(router=router),
@@ -194,6 +196,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             *debug_routes(ledger=ledger, whereabouts=whereabouts),
             *inspection_routes(images=images, measurer=measurer if config.debug_web_enabled else None),
         ]
+        by_digest = watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple
         metrics.health.watch(health.counts)
         metrics.watch(
             connected_peers=router.connected,
@@ -204,7 +207,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 "send": lambda: float(sender.load),
                 "relay": lambda: float(upstream.load),
             },
-            images_by_digest=watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple,
+            images=lambda: [*advertiser.tags, *by_digest()],
         )
         metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
         await _serve(stack, "--registry-addr", app, config.registry_addr)

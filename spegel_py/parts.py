@@ -109,7 +109,7 @@ async def advise(config: Config) -> None:
             content_path=config.containerd_content_path,
             registry=local_url(config.registry_addr),
             metrics=local_url(config.metrics_addr),
-            registries=config.mirrored_registries,
+            registries=config.registries,
         )
     )
 

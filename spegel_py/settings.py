@@ -7,11 +7,14 @@ Every setting has one name; its flag is `--name`, its environment variable `NAME
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -19,12 +22,14 @@ from urllib.parse import urlsplit
 import yaml
 
 from spegel_py.errors import ConfigError
+from spegel_py.oci.filters import Pattern
 
 Parse = Callable[[Any], Any]
 """Returns a setting's value from text (flag, environment) or a YAML value; ValueError saying what it should be."""
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_OPEN_COUNT, _REST_OF_COUNT = re.compile(r"\{[0-9]*$"), re.compile(r"^[0-9]*\}")
 _TRUE, _FALSE = ("true", "1", "t", "yes", "on"), ("false", "0", "f", "no", "off")
 
 
@@ -96,20 +101,35 @@ def _value(
     if (given := flags.get(setting.name)) is not None:
         return _parsed(setting, given, f"{setting.flag}")
     if given := environment.get(setting.variable):
-        return _parsed(setting, given, f"environment variable {setting.variable}")
+        return _parsed(setting, given, f"environment variable {setting.variable}", is_variable=True)
     if (given := keys.get(setting.name)) is not None:
         return _parsed(setting, given, f"{file}: {setting.name}")
     return setting.default
 
 
-def _parsed(setting: Setting, given: Any, where: str) -> Any:
+def _parsed(setting: Setting, given: Any, where: str, *, is_variable: bool = False) -> Any:
     try:
-        value = setting.parse(given)
+        value = setting.parse(_values(given) if setting.many and is_variable else given)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {error}") from error
     if setting.choices and value not in setting.choices:
         raise ConfigError(f"{where}: {given!r} is not one of {', '.join(setting.choices)}")
     return value
+
+
+def _values(variable: str) -> list[str]:
+    """Return the values of a variable that holds several, separated by commas or line breaks.
+
+    It is read as a CSV file is; Spegel reads its lists in the same way. A value that has a comma
+    itself stands in double quotes.
+    """
+    try:
+        lines = io.StringIO(variable, newline="")
+        rows = list(csv.reader(lines, strict=True, skipinitialspace=True))
+    except csv.Error as error:
+        fault = f"{variable!r} should be values with commas between them: {error}"
+        raise ValueError(fault) from error
+    return [value.strip() for row in rows for value in row if value.strip()]
 
 
 def _read(file: Path, known: set[str]) -> dict[str, Any]:
@@ -224,16 +244,33 @@ def texts(given: Any) -> tuple[str, ...]:
     return tuple(part.strip() for item in items for part in text(item).split(",") if part.strip())
 
 
-def patterns(given: Any) -> tuple[re.Pattern[str], ...]:
-    """Regular expressions: separate arguments, or a YAML list; a comma is part of the expression."""
-    items = given if isinstance(given, list) else [given]
-    found = []
-    for item in items:
-        try:
-            found.append(re.compile(text(item)))
-        except re.error as error:
-            raise ValueError(f"{item!r} is not a regular expression: {error}") from error
-    return tuple(found)
+def patterns(given: Any) -> tuple[Pattern, ...]:
+    """Regular expressions in Go's syntax: separate arguments, or a YAML list.
+
+    A comma is part of the expression. Spegel's filters are expressions of Go, whose syntax and
+    meaning are RE2's. Both match in linear time.
+    """
+    items = [text(item) for item in (given if isinstance(given, list) else [given])]
+    for item, following in pairwise(items):
+        if _OPEN_COUNT.search(item) and _REST_OF_COUNT.search(following):
+            halves = f"{item!r} and {following!r}"
+            raise ValueError(f"{halves} look like one expression: put it in double quotes")
+    return tuple(_pattern(item) for item in items)
+
+
+def _pattern(written: str) -> Pattern:
+    import re2  # 1 MB of memory, which only a node that has filters pays
+
+    options = re2.Options()
+    options.log_errors = False  # on standard error, past the log
+    options.never_capture = True  # the text of a group is not wanted, and finding it takes longer
+    try:
+        found: Pattern = re2.compile(written, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        cause = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else str(error)
+        fault = f"{written!r} is not a regular expression of Go (RE2): {cause}"
+        raise ValueError(fault) from error
+    return found
 
 
 def address(given: Any) -> str:

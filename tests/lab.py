@@ -148,7 +148,7 @@ class Node:
         return f"<Node {self.address}>"
 
     async def start_spegel(self, **flags: str | None) -> Process:
-        """Start spegel-py and wait until it is live; `flags` change its flags, as in log_level="DEBUG".
+        """Start spegel-py and wait until it is live; `flags` change its flags, as in log_level="WARNING".
 
         A flag that is None is left out. Its log is `node.spegel.output`.
         """
@@ -179,6 +179,7 @@ class Node:
             "static_bootstrap_peers": f"/ip4/{self._bootstrap}/tcp/5001",
             "data_dir": str(self.folder / "data"),
             "log_format": "json",
+            "log_level": "DEBUG",
         }
 
     async def answers(self, path: str) -> bool:

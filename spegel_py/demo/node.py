@@ -183,7 +183,7 @@ class Node:
             "share-in-flight": "true",
             "data-dir": str(self.folder / "data"),
             "log-format": "json",
-            "log-level": "INFO",
+            "log-level": "DEBUG",
         }
         return ["registry", *(text for name, value in options.items() for text in (f"--{name}", value))]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from spegel_py.demo.content import Content
 from spegel_py.errors import ConfigError, ContentNotFound, ManifestInvalid, OCIError, SpegelError
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, children, detect
+from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, all_children, detect
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import plan
 from spegel_py.pull.plan import Platform
@@ -44,9 +44,11 @@ class Chosen:
 
 def choose(index: bytes) -> Chosen:
     """Return the first image of an index.json. Raises ManifestInvalid."""
+    found = all_children(index)
+    entries = json.loads(index).get("manifests") or []
     named = [
         (_name(entry), child)
-        for child, entry in zip(children(index), json.loads(index).get("manifests") or [], strict=True)
+        for child, entry in zip(found, entries, strict=True)
         if child.media_type in MANIFESTS or not child.media_type
     ]
     if not named:

@@ -304,7 +304,7 @@ class Flights:
         """Do this with the digest from now on, and say so until it is over, the first time within `renew` seconds."""
         if (part := self._parts.get(digest)) is not None:
             if part.change(role, renew, parent):
-                log.info("in flight", digest=str(digest), role=role.value, parent=parent)
+                log.debug("in flight", digest=str(digest), role=role.value, parent=parent)
             return
         if self._tasks is None or writing is None:  # this node ends, or has nothing to tell of
             return
@@ -312,7 +312,7 @@ class Flights:
             untold.cancel()
         part = Part(digest=digest, ingest=writing.ingest, role=role, renew=renew, parent=parent)
         self._parts[digest] = part
-        log.info("in flight", digest=str(digest), role=role.value, parent=parent)
+        log.debug("in flight", digest=str(digest), role=role.value, parent=parent)
         self._tasks.create_task(self._play(part, writing.keep()), name=f"in flight {digest}")
 
     async def _play(self, part: Part, kept: AsyncExitStack) -> None:
@@ -322,7 +322,7 @@ class Flights:
                     last = await part.play(tell=self.tell, store=self._store)
             finally:
                 del self._parts[part.digest]
-            log.info("flight ended", digest=str(part.digest), role=part.role.value, ended=last.role.value)
+            log.debug("flight ended", digest=str(part.digest), role=part.role.value, ended=last.role.value)
             await self._say_last(part, last)
         except Exception:  # a bug must not end the node
             log.exception("flight lost", digest=str(part.digest))

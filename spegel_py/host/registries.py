@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-WILDCARDS = ("_default", "*")
+from spegel_py.oci.filters import WILDCARDS
+
 DEFAULT = "_default"
 """containerd's folder for every registry that has none of its own."""
 
@@ -30,7 +31,7 @@ class Registry:
 
 def parse_registries(texts: Sequence[str]) -> tuple[Registry, ...]:
     """Return the registries to mirror; none given means all. Raises ValueError."""
-    found = tuple(dict.fromkeys(_registry(text) for text in texts or WILDCARDS[:1]))
+    found = tuple(dict.fromkeys(_registry(text) for text in texts or (DEFAULT,)))
     hosts = [registry.host for registry in found]
     if twice := {host for host in hosts if hosts.count(host) > 1}:
         raise ValueError(f"{min(twice)} is given with http and with https: leave one out")

@@ -12,6 +12,8 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from spegel_py.oci.reference import canonical_name
+
 LIMIT = 4096
 """Tags remembered: those answered last. One that is forgotten counts from its pull, as after a restart."""
 
@@ -25,7 +27,10 @@ class _Answer:
 
 
 class Freshness:
-    """For how long tags may be answered (`ttl`, in seconds; 0 is not at all), and as of when each is known."""
+    """For how long tags may be answered, and as of when each is known.
+
+    `ttl` is in seconds; 0 is not at all. A tag's name may spell its registry in any way.
+    """
 
     def __init__(self, *, ttl: float = math.inf) -> None:
         self.ttl = ttl
@@ -36,7 +41,7 @@ class Freshness:
 
     def seen(self, name: str, pulled: float) -> float:
         """Return when a tag that was pulled here at that time was last seen at its registry."""
-        answer = self._answers.get(name)
+        answer = self._answers.get(canonical_name(name))
         return min(pulled, answer.seen) if answer and pulled <= answer.until else pulled
 
     def is_fresh(self, seen: float, now: float) -> bool:
@@ -45,12 +50,13 @@ class Freshness:
 
     def answered(self, name: str, seen: float) -> None:
         """Note that the tag was answered as of that time: a pull that follows knows no better."""
-        self._answers[name] = _Answer(seen)
-        self._answers.move_to_end(name)
+        key = canonical_name(name)
+        self._answers[key] = _Answer(seen)
+        self._answers.move_to_end(key)
         if len(self._answers) > LIMIT:
             self._answers.popitem(last=False)
 
     def missed(self, name: str, now: float) -> None:
         """Note that the tag was not answered: a pull that follows goes to the registry."""
-        if answer := self._answers.get(name):
+        if answer := self._answers.get(canonical_name(name)):
             answer.until = min(answer.until, now)

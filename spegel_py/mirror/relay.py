@@ -1,12 +1,13 @@
 """One pull through peers: the first that answers gives the head, the body goes on at the next where one
 breaks.
 
-Log events, which tools read: `relay started` (digest, name, kind, method, peer, addr, offset), `relay
-continued` (the same, from another peer), `relay spread` (digest, name, kind, method, offset; from several at
-once from there on), `peer failed` (key, peer, addr, error, outcome, offset), and at the
-end `relay finished` (digest, name, kind, method, total, outcome, attempts) or, where no peer gave a first
-byte, `relay missed` (the same without total). `attempts` is a list of {peer, addr, offset, bytes, ms,
-outcome, hedge, in_flight}, in the order in which they began.
+Log events, which tools read. At DEBUG, since `pull decided` tells the outcome: `relay started`
+(digest, name, kind, method, peer, addr, offset), `relay continued` (the same, from another peer),
+`relay spread` (digest, name, kind, method, offset; from several at once from there on), and at the
+end `relay finished` (digest, name, kind, method, total, outcome, attempts) or, where no peer gave a
+first byte, `relay missed` (the same without total). At INFO: `peer failed` (key, peer, addr, error,
+outcome, offset). `attempts` is a list of {peer, addr, offset, bytes, ms, outcome, hedge, in_flight},
+in the order in which they began.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ class Relay:
     def _log(self, event: str, **fields: object) -> None:
         pull = self._pull
         digest = self.head.digest if self._is_open else pull.digest
-        log.info(
+        log.debug(
             event,
             digest=str(digest) if digest else None,
             name=pull.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from urllib.parse import quote, unquote
@@ -24,8 +24,8 @@ from spegel_py.errors import (
     Unsupported,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.range import ByteRange, ContentRange
-from spegel_py.oci.reference import check_registry, check_repository, check_tag
+from spegel_py.oci.range import ByteRange, ContentRange, Span, spans
+from spegel_py.oci.reference import canonical_registry, check_registry, check_repository, check_tag
 
 MIRRORED_HEADER = "X-Spegel-Mirrored"
 """A peer sets it to `true`: answer from local content only; a request makes one hop at most (as Spegel)."""
@@ -39,6 +39,12 @@ SOURCE_HEADER = "X-Spegel-Source"
 
 NODE_HEADER = "X-Spegel-Node"
 """The name of the node whose runtime asks. `configuration` has runtimes send it to every mirror in hosts.toml."""
+
+NAMESPACE_HEADER = "OCI-Namespace"
+"""Names the registry where the query has no `ns` (distribution spec, "Registry Proxying").
+
+An answer has it too.
+"""
 
 METHODS = ("GET", "HEAD")
 
@@ -59,8 +65,10 @@ class Kind(Enum):
 class PullRequest:
     """A valid request; `reference` is a tag's text only for a manifest whose registry is known.
 
-    `registry` is what `?ns=` names; None for a digest asked without one (skopeo, dockerd). `node` names the node whose
-    runtime asks; None where the client does not say it.
+    `registry` is what `?ns=` or OCI-Namespace names, in its canonical spelling. It is None for a
+    digest asked without one (skopeo, dockerd). `namespace` is the client's own spelling where that
+    is another one. `node` names the node whose runtime asks; None where the client does not say it.
+    `ranges` are several ranges of a blob, where `range` is None; of a manifest they are ignored.
     """
 
     head: bool
@@ -73,6 +81,8 @@ class PullRequest:
     mirrored: bool = False
     in_flight: bool = False
     node: str | None = None
+    namespace: str | None = None
+    ranges: tuple[ByteRange, ...] = ()
 
     @property
     def digest(self) -> Digest | None:
@@ -91,8 +101,13 @@ class PullRequest:
 
     @property
     def label(self) -> str:
-        """What filters look at: `registry/repository`, with `:tag` where there is one."""
-        return self.name or "/".join(part for part in (self.registry, self.repository) if part)
+        """What filters look at, in the client's spelling.
+
+        It is `registry/repository`, with `:tag` where there is one.
+        """
+        registry = self.namespace or self.registry
+        tag = "" if self.digest else f":{self.reference}"
+        return f"{registry}/{self.repository}{tag}" if registry else self.repository
 
     @property
     def target(self) -> str:
@@ -100,32 +115,56 @@ class PullRequest:
         ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
         return f"/v2/{self.repository}/{self.kind.value}/{self.reference}{ns}"
 
+    @property
+    def asked_range(self) -> str | None:
+        """The range or ranges of the content that are asked for, as a header's value."""
+        asked = self.ranges or ([self.range] if self.range else [])
+        specs = [str(one).removeprefix("bytes=") for one in asked]
+        return f"bytes={','.join(specs)}" if specs else None
+
+    def within(self, size: int) -> PullRequest:
+        """Return the request for content of `size` bytes.
+
+        It has several ranges only if they lie apart in that content. Raises RangeInvalid if all of
+        several ranges lie outside the content.
+        """
+        if not self.ranges:
+            return self
+        found = tuple(map(_range_of, spans(self.ranges, size)))
+        if len(found) > 1:
+            return replace(self, ranges=found)
+        return replace(self, range=found[0], ranges=())
+
     @classmethod
     def parse(cls, *, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> PullRequest:
         """Return the request for `target`, the raw request target (still percent-encoded, with its query).
 
-        Raises Unsupported for another method, NotFound where the path is no endpoint, NameInvalid and
-        DigestInvalid for a malformed path, RequestInvalid for a tag without `ns`, RangeInvalid for a
-        malformed byte range.
+        Raises Unsupported for another method, NotFound where the path is no endpoint, NameInvalid
+        and DigestInvalid for a malformed path, ManifestUnknown for a tag without a registry,
+        RequestInvalid for two different registries, RangeInvalid for a malformed byte range.
         """
         if method not in METHODS:
             raise Unsupported(f"only {' and '.join(METHODS)} are served here, not {method[:16]!r}")
         path, _, query = origin_form(target).partition("?")
         repository, kind, last = _split(path)
-        registry = _registry(query)
         fields = _fields(headers)
+        namespace = _namespace(query) or _last(fields, NAMESPACE_HEADER)
+        registry = canonical_registry(check_registry(namespace)) if namespace else None
         head = method == "HEAD"
+        ranges = () if head else _ranges(fields)
         return cls(
             head=head,
             kind=kind,
             registry=registry,
             repository=check_repository(repository),
             reference=_reference(kind, last, registry),
-            range=None if head else _range(fields),
+            range=ranges[0] if len(ranges) == 1 else None,
             accept=tuple(line for line in fields.get("accept", ()) if line.isascii() and line.isprintable()),
             mirrored=_is_true(fields, MIRRORED_HEADER),
             in_flight=_is_true(fields, IN_FLIGHT_HEADER),
             node=_last(fields, NODE_HEADER) or None,
+            namespace=namespace if namespace and namespace != registry else None,
+            ranges=ranges if len(ranges) > 1 and kind is Kind.BLOB else (),
         )
 
 
@@ -172,21 +211,25 @@ def _segment(raw: str) -> str:
     return text
 
 
-def _registry(query: str) -> str | None:
-    """Return the registry of `?ns=`, percent-decoded once; None without one. Other parameters are ignored."""
+def _namespace(query: str) -> str:
+    """Return the registry of `?ns=`, percent-decoded once; empty without one.
+
+    Other parameters are ignored.
+    """
     pairs = (pair.partition("=") for pair in query.split("&"))
-    values = {value for name, _, value in pairs if name == "ns"}
+    values = {value for name, _, value in pairs if name == "ns" and value}
     if len(values) > 1:
         raise RequestInvalid("the parameter ns is given twice")
-    return check_registry(unquote(values.pop())) if values else None
+    return unquote(values.pop()) if values else ""
 
 
 def _reference(kind: Kind, text: str, registry: str | None) -> Digest | str:
     if kind is Kind.BLOB or ":" in text:
         return Digest.parse(text)
     tag = check_tag(text)
-    if registry is None:
-        raise RequestInvalid(f"the tag {tag!r} needs its registry: add ?ns=<registry> to the request")
+    if registry is None:  # a 404, after which clients go on to the registry
+        advice = "add ?ns=<registry> to the request"
+        raise ManifestUnknown(f"the tag {tag!r} needs its registry: {advice}")
     return tag
 
 
@@ -198,10 +241,18 @@ def _fields(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return fields
 
 
-def _range(fields: Mapping[str, list[str]]) -> ByteRange | None:
-    """Return the range asked for; ignored with If-Range: no validator is given out that could match it."""
+def _ranges(fields: Mapping[str, list[str]]) -> tuple[ByteRange, ...]:
+    """Return the ranges asked for.
+
+    They are ignored with If-Range: no validator is given out that could match it.
+    """
     lines = fields.get("range", [])
-    return ByteRange.parse(lines[0]) if len(lines) == 1 and "if-range" not in fields else None
+    return ByteRange.parse_all(lines[0]) if len(lines) == 1 and "if-range" not in fields else ()
+
+
+def _range_of(span: Span) -> ByteRange:
+    start, length = span
+    return ByteRange(start, start + length - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from typing import Protocol
 
 from spegel_py.errors import OCIError
-from spegel_py.oci.reference import Reference, is_host
+from spegel_py.oci.reference import Reference, canonical_name, canonical_registry, is_host
+
+WILDCARDS = ("_default", "*")
+"""What stands for all registries among those that are mirrored."""
+
+
+class Pattern(Protocol):
+    """A compiled regular expression, whichever library compiled it."""
+
+    @property
+    def pattern(self) -> str: ...
+    def search(self, text: str, /) -> object | None: ...
 
 
 class Filters:
     """What is left out: labels in which one of `patterns` is found, and those of other registries than `registries`.
 
-    A label is `registry/repository`, with `:tag` where there is one. No registries means all of them; a label
-    without a registry (a digest that was asked for without `ns`) belongs to any.
+    A label is `registry/repository`, with `:tag` where there is one. No registries means all of
+    them, and so does a wildcard among them. A label without a registry (a digest that was asked for
+    without `ns`) belongs to any. A registry may be spelled in any way: a pattern is looked for in
+    the label as it is spelled, and in its canonical spelling.
     """
 
-    def __init__(self, *, patterns: Iterable[re.Pattern[str]] = (), registries: Iterable[str] = ()) -> None:
+    def __init__(self, *, patterns: Iterable[Pattern] = (), registries: Iterable[str] = ()) -> None:
         self._patterns = tuple(patterns)
-        self._registries = frozenset(registries)
+        found = frozenset(registries)
+        is_all = not found.isdisjoint(WILDCARDS)
+        self._registries = frozenset() if is_all else frozenset(map(canonical_registry, found))
 
     def __repr__(self) -> str:
         return f"<Filters {[one.pattern for one in self._patterns]} registries={sorted(self._registries) or 'all'}>"
@@ -28,10 +43,14 @@ class Filters:
 
     def exclude(self, label: str) -> bool:
         """Say whether what has this label is not mirrored."""
-        registry, slash, _ = label.partition("/")
+        if not self:
+            return False
+        canonical = canonical_name(label)
+        registry, slash, _ = canonical.partition("/")
         if self._registries and slash and is_host(registry) and registry not in self._registries:
             return True
-        return any(pattern.search(label) for pattern in self._patterns)
+        labels = (label,) if canonical == label else (label, canonical)
+        return any(pattern.search(each) for pattern in self._patterns for each in labels)
 
 
 EVERYTHING = Filters()

@@ -3,11 +3,16 @@
 The bytes come from strangers (a layout folder, another peer), so every field is checked before it is used,
 and unknown fields are let pass. A document that could be read both as an index and as an image manifest is
 refused: two readers must never see two different images in the same bytes (CVE-2021-41190).
+
+Whether a client takes a manifest is the client's own decision, so this reader is lenient.
+Registries and runtimes take manifests without `schemaVersion`, with an empty `mediaType`, and with
+null for an empty list.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from spegel_py.errors import DigestInvalid, ManifestInvalid
@@ -58,16 +63,28 @@ def detect(data: bytes) -> str | None:
 
 
 def children(data: bytes) -> tuple[Child, ...]:
-    """Return what a manifest names: an index's manifests, or an image's config and then its layers, in order.
+    """Return the content that a manifest names and that can be shared, in the manifest's order.
 
-    Left out: `subject`, which points up and not down, and layers that must not be redistributed (foreign
-    layers, which lie at their own URLs). Raises ManifestInvalid.
+    That is an index's manifests, or an image's config and then its layers. Left out are `subject`,
+    which points up and not down, and layers that must not be redistributed (foreign layers, which
+    lie at their own URLs). A descriptor that cannot be used is left out alone, and its neighbours
+    stay. A size that is missing or malformed is never taken for 0. Raises ManifestInvalid.
     """
     document = _document(data)
-    if _media_type(document) in INDEXES:
-        return tuple(_child(entry) for entry in _entries(document, "manifests"))
-    layers = (_child(entry) for entry in _entries(document, "layers"))
-    return (_child(document.get("config")), *(layer for layer in layers if not _is_foreign(layer)))
+    media_type = _media_type(document)
+    found = (_usable(entry) for entry in _entries(document, media_type))
+    return _shared((child for child in found if child is not None), media_type)
+
+
+def all_children(data: bytes) -> tuple[Child, ...]:
+    """Return the same as `children` for a reader that needs the whole image.
+
+    Raises ManifestInvalid also where a descriptor cannot be used, or an image has no config: the
+    rest would be taken for the whole image.
+    """
+    document = _document(data)
+    media_type = _media_type(document)
+    return _shared(_all(document, media_type), media_type)
 
 
 def _document(data: bytes) -> dict[str, object]:
@@ -83,20 +100,35 @@ def _document(data: bytes) -> dict[str, object]:
 
 
 def _media_type(document: dict[str, object]) -> str:
-    if document.get("schemaVersion") != 2:
+    version, named = document.get("schemaVersion"), document.get("mediaType")
+    if version not in (None, 2):
         raise ManifestInvalid("a manifest has schemaVersion 2")
-    shape, named = _shape(document), document.get("mediaType")
-    if named is None:
+    if named in (None, ""):
+        shape = _shape(document, None)
+        if version is None and not _all(document, shape):  # a config has a `config` of its own
+            raise ManifestInvalid("nothing in the document says that it is a manifest")
         return shape
     if not isinstance(named, str) or named not in MANIFESTS:
         raise ManifestInvalid(f"not the media type of a manifest: {str(named)[:160]!r}")
-    if (named in INDEXES) != (shape in INDEXES):
+    if (named in INDEXES) != (_shape(document, named) in INDEXES):
         raise ManifestInvalid(f"a manifest that says {named} but does not look like one")
     return named
 
 
-def _shape(document: dict[str, object]) -> str:
-    is_index, is_image = "manifests" in document, "layers" in document or "config" in document
+def _shape(document: dict[str, object], named: str | None) -> str:
+    """Return the media type that a manifest's fields stand for. Raises ManifestInvalid.
+
+    Case 1: one kind has content. Null or an empty list beside it is no content of the other kind.
+    Case 2: no field has content, as in an index of nothing: the kind whose fields are there.
+    Case 3: the empty fields of both kinds are there: the kind that the manifest names.
+    """
+    is_index = _has_content(document, "manifests")
+    is_image = _has_content(document, "config") or _has_content(document, "layers")
+    if not is_index and not is_image:
+        is_index = "manifests" in document
+        is_image = "config" in document or "layers" in document
+        if is_index and is_image and named is not None:
+            is_index, is_image = named in INDEXES, named not in INDEXES
     if is_index == is_image:
         raise ManifestInvalid("a manifest has either manifests, or a config and layers")
     if is_index:
@@ -106,19 +138,48 @@ def _shape(document: dict[str, object]) -> str:
     return DOCKER_MANIFEST if is_docker else OCI_MANIFEST
 
 
-def _entries(document: dict[str, object], field: str) -> list[object]:
+def _has_content(document: dict[str, object], field: str) -> bool:
+    value = document.get(field)
+    return value is not None and value != []
+
+
+def _entries(document: dict[str, object], media_type: str) -> list[object]:
+    """Return the descriptors of a manifest, unchecked; a list that is none counts as empty."""
+    if media_type in INDEXES:
+        return _list(document, "manifests")
+    return [document.get("config"), *_list(document, "layers")]
+
+
+def _all(document: dict[str, object], media_type: str) -> list[Child]:
+    """Return all descriptors of a manifest. Raises ManifestInvalid where one cannot be used."""
+    for field in ("manifests",) if media_type in INDEXES else ("layers",):
+        if not isinstance(document.get(field, []), list | None):
+            raise ManifestInvalid(f"{field} of a manifest is a list")
+    return [_child(entry) for entry in _entries(document, media_type)]
+
+
+def _list(document: dict[str, object], field: str) -> list[object]:
     entries = document.get(field)
-    if entries is None:  # Go writes an empty list as null
-        return []
-    if not isinstance(entries, list):
-        raise ManifestInvalid(f"{field} of a manifest is a list")
-    return entries
+    return entries if isinstance(entries, list) else []  # Go writes an empty list as null
+
+
+def _shared(found: Iterable[Child], media_type: str) -> tuple[Child, ...]:
+    """Return what may be redistributed of a manifest's content."""
+    return tuple(child for child in found if media_type in INDEXES or not _is_foreign(child))
+
+
+def _usable(entry: object) -> Child | None:
+    try:
+        return _child(entry)
+    except ManifestInvalid:
+        return None
 
 
 def _child(entry: object) -> Child:
     if not isinstance(entry, dict):
         raise ManifestInvalid("a descriptor in a manifest is a JSON object")
-    digest, size, media_type = entry.get("digest"), entry.get("size"), entry.get("mediaType", "")
+    digest, size = entry.get("digest"), entry.get("size")
+    media_type = "" if entry.get("mediaType") is None else entry["mediaType"]
     if not isinstance(digest, str) or not isinstance(media_type, str):
         raise ManifestInvalid("a descriptor in a manifest has a digest and a media type as strings")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from spegel_py.errors import RangeInvalid
 
-_SPEC = re.compile(r"(?P<first>[0-9]{1,19})?-(?P<last>[0-9]{1,19})?")
+Span = tuple[int, int]
+"""Some bytes of content: the first, and how many."""
+
+MAX_BYTES = (1 << 63) - 1
+"""Bytes of the longest content: sizes are signed 64-bit numbers for registries and runtimes."""
+
+MAX_PARTS = 16
+"""Parts of one answer: each of them may be a request to a peer."""
+
+_SPEC = re.compile(r"(?P<first>[0-9]+)?-(?P<last>[0-9]+)?")
 _CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})|\*)/(?P<size>[0-9]{1,19})")
 
 
@@ -33,23 +44,42 @@ class ByteRange:
 
     @classmethod
     def parse(cls, text: str) -> ByteRange | None:
-        """Return the range of a Range header's value, or None where the whole content is to be sent.
+        """Return the range of a Range header's value; None for several, and for everything.
 
-        Ignored, as the RFC allows: other units, several ranges (no client of a registry sends them, and
-        multipart answers are what proxies get wrong), and `bytes=0-`, which is the whole content: containerd
-        2.1 probes with it and then pulls in one stream only if it is answered with a plain 200.
-        Raises RangeInvalid for a `bytes` range that is not one, as Go's file server does.
+        Raises RangeInvalid.
+        """
+        found = cls.parse_all(text)
+        return found[0] if len(found) == 1 else None
+
+    @classmethod
+    def parse_all(cls, text: str) -> tuple[ByteRange, ...]:
+        """Return the ranges of a Range header's value, in order; none for the whole content.
+
+        Ranges that overlap or touch are one. Ignored, as the RFC allows, are other units, and
+        `bytes=0-`, which is the whole content: containerd 2.1 probes with it and then pulls in one
+        stream only if it is answered with a plain 200. Raises RangeInvalid for a `bytes` range that
+        is not one, as Go's file server does.
         """
         unit, equals, specs = text.partition("=")
-        if not equals or unit.strip().lower() != "bytes" or "," in specs:
-            return None
-        match = _SPEC.fullmatch(specs.strip())
+        if not equals or unit.strip().lower() != "bytes":
+            return ()
+        given = [spec.strip() for spec in specs.split(",")]
+        found = [cls._of(spec, text) for spec in given if spec or len(given) == 1]
+        if not found:
+            raise RangeInvalid(f"not a byte range: {text[:80]!r}")
+        merged = _merged(found)
+        return () if EVERYTHING in merged else merged
+
+    @classmethod
+    def _of(cls, spec: str, text: str) -> ByteRange:
+        match = _SPEC.fullmatch(spec)
         if match is None:
             raise RangeInvalid(f"not a byte range: {text[:80]!r}")
-        first, last = (None if end is None else int(end) for end in match.group("first", "last"))
+        ends = match.group("first", "last")
+        first, last = (None if end is None else _number(end) for end in ends)
         if (first is None and last is None) or (first is not None and last is not None and last < first):
             raise RangeInvalid(f"not a byte range: {text[:80]!r}")
-        return None if first == 0 and last is None else cls(first, last)
+        return cls(first, last)
 
     def resolve(self, size: int) -> tuple[int, int]:
         """Return (start, length) within content of `size` bytes, cut at its end, or raise RangeInvalid."""
@@ -62,6 +92,52 @@ class ByteRange:
         if length <= 0:
             raise unsatisfiable(size)
         return start, length
+
+
+EVERYTHING = ByteRange(0, None)
+"""The whole content, as a range."""
+
+
+def spans(ranges: Iterable[ByteRange], size: int) -> tuple[Span, ...]:
+    """Return the bytes that several ranges mean of content of `size` bytes, in order.
+
+    Ranges outside the content are left out, and those that touch are one. Of more than MAX_PARTS
+    the smallest gaps are sent too, as the RFC allows. Raises RangeInvalid if all lie outside.
+    """
+    found = []
+    for each in ranges:
+        with suppress(RangeInvalid):
+            start, length = each.resolve(size)
+            found.append(ByteRange(start, start + length - 1))
+    parts = [(one.first or 0, (one.last or 0) + 1) for one in _merged(found)]
+    if not parts:
+        raise unsatisfiable(size)
+    while len(parts) > MAX_PARTS:
+        at = min(range(1, len(parts)), key=lambda each: parts[each][0] - parts[each - 1][1])
+        parts[at - 1 : at + 1] = [(parts[at - 1][0], parts[at][1])]
+    return tuple((start, end - start) for start, end in parts)
+
+
+def _merged(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
+    """Return the ranges with a start in order, those that touch as one; then the longest suffix."""
+    found: list[ByteRange] = []
+    given = list(ranges)
+    with_start = [one for one in given if one.first is not None]
+    for each in sorted(with_start, key=lambda one: one.first or 0):
+        before = found[-1] if found else None
+        if before is None or (before.last is not None and (each.first or 0) > before.last + 1):
+            found.append(each)
+        elif before.last is not None:
+            last = None if each.last is None else max(before.last, each.last)
+            found[-1] = ByteRange(before.first, last)
+    suffix = max((one.last or 0 for one in given if one.first is None), default=None)
+    return tuple(found) if suffix is None else (*found, ByteRange(None, suffix))
+
+
+def _number(digits: str) -> int:
+    """Return a number of bytes; one that no content has counts as the largest that there is."""
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) < len(str(MAX_BYTES)) else MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,10 @@
 
 A tag's full name `registry/repository:tag` is what is looked up and advertised, exactly as Spegel does, so the
 same text is found from every node.
+
+One registry has several spellings: host names know no case, 443 is the port of https, a trailing
+dot is the root of the DNS, and docker.io has aliases. Its canonical spelling stands for all of them
+in keys.
 """
 
 from __future__ import annotations
@@ -17,10 +21,13 @@ MAX_NAME = 255
 
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
-_REGISTRY = re.compile(
-    r"(?:\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)"
-    r"(?::[0-9]{1,5})?"
-)
+_LABEL = r"[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?"
+_REGISTRY = re.compile(rf"(?:\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::[0-9]{{1,5}})?")
+
+DOCKER_HUB = "docker.io"
+_ALIASES = {"index.docker.io": DOCKER_HUB, "registry-1.docker.io": DOCKER_HUB}
+_LOOPBACK = ("127.", "[::1]")
+"""Beginnings of hosts that containerd asks without TLS: 443 is not their default port."""
 
 
 def check_repository(text: str) -> str:
@@ -38,10 +45,40 @@ def check_tag(text: str) -> str:
 
 
 def check_registry(text: str) -> str:
-    """Return `text` if it is a registry's `host[:port]` (name, IPv4, or IPv6 in brackets), else raise NameInvalid."""
+    """Return `text` if it is a registry's `host[:port]`, else raise NameInvalid.
+
+    The host is a name, an IPv4 address, or an IPv6 address in brackets. A name may have underscores
+    and a trailing dot, as containerd takes them.
+    """
     if len(text) > MAX_NAME or not _REGISTRY.fullmatch(text):
         raise NameInvalid(f"not a registry's host[:port]: {text[:160]!r}")
     return text
+
+
+def canonical_registry(text: str) -> str:
+    """Return the spelling of a registry that stands for all its spellings. Any text is let pass.
+
+    A spelling that would not look like a registry any more, such as `name` for `name:443`, is not
+    shortened.
+    """
+    bracket = text.rfind("]")
+    host, colon, port = text[bracket + 1 :].partition(":")
+    host = (text[: bracket + 1] + host).lower()
+    if is_host(f"{host.removesuffix('.')}{colon}{port}"):
+        host = host.removesuffix(".")
+    host = _ALIASES.get(host, host)
+    if port == "443" and host != "localhost" and is_host(host) and not host.startswith(_LOOPBACK):
+        return host
+    return f"{host}{colon}{port}"
+
+
+def canonical_name(name: str) -> str:
+    """Return a tag's full name with its registry in the canonical spelling: the key of the tag.
+
+    Any other text without a slash, such as a digest, is returned as it is.
+    """
+    registry, slash, rest = name.partition("/")
+    return f"{canonical_registry(registry)}/{rest}" if slash and is_host(registry) else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +97,13 @@ class Reference:
 
     @property
     def name(self) -> str | None:
-        """The tag's full name, `registry/repository:tag`: the key it is advertised under; None without a tag."""
+        """The tag's full name as it is written, `registry/repository:tag`; None without a tag."""
         return f"{self.registry}/{self.repository}:{self.tag}" if self.tag else None
+
+    @property
+    def key(self) -> str | None:
+        """The key that the tag is looked up under; None without a tag."""
+        return canonical_name(self.name) if self.name else None
 
     @classmethod
     def parse(cls, text: str) -> Reference:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from spegel_py.errors import ConfigError, ManifestInvalid
-from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child, children
+from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child, all_children
 
 _ALIASES = {
     "x86_64": ("amd64", ""),
@@ -99,14 +99,14 @@ def select(index: bytes, platform: Platform | None) -> tuple[Child, ...]:
 
 def platforms(index: bytes) -> list[tuple[Child, Platform | None]]:
     """Return an index's entries, each with the platform it names, None where it names none. Raises ManifestInvalid."""
-    found = children(index)  # checks every field that is used but the platform
+    found = all_children(index)  # checks every field that is used but the platform
     entries = json.loads(index).get("manifests") or []
     return [(child, _platform(entry.get("platform"))) for child, entry in zip(found, entries, strict=True)]
 
 
 def blobs(manifests: Iterable[bytes]) -> tuple[Child, ...]:
     """Return the configs and layers of these image manifests in order, each digest once. Raises ManifestInvalid."""
-    return unique(child for data in manifests for child in children(data))
+    return unique(child for data in manifests for child in all_children(data))
 
 
 def unique(found: Iterable[Child]) -> tuple[Child, ...]:

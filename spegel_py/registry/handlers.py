@@ -14,11 +14,13 @@ from aiohttp import web
 from spegel_py.errors import ContentNotFound, OCIError, RequestInvalid, StoreUnavailable, Unsupported
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.opening import WHOLE
 from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.registry import responses
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.local import Found, Local
+from spegel_py.registry.multipart import Multipart, PartsSink
 from spegel_py.registry.responses import Entity
 from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Content, Store
@@ -102,7 +104,8 @@ class Pulls:
         self, request: web.Request, pull: PullRequest, inquiry: Inquiry
     ) -> web.StreamResponse | None:
         """Answer from what is here, and a peer that was sent here from what comes in; None where it is neither."""
-        underway = self._underway if pull.mirrored and pull.in_flight else None
+        is_sent_here = pull.mirrored and pull.in_flight and not pull.ranges
+        underway = self._underway if is_sent_here else None
         if underway is None or not underway.has(pull):
             response = await self._from_here(request, pull, inquiry)
             if response is not None or underway is None:
@@ -130,6 +133,7 @@ class Pulls:
                 inquiry.local = "away"
                 log.warning("store away", key=pull.key, error=str(error))
                 return None
+            pull = pull.within(content.size)
             return await self._send_content(request, pull, found, content, inquiry)
 
     async def _send_content(
@@ -139,7 +143,9 @@ class Pulls:
 
         async def send(sink: Sink) -> None:
             try:
-                await self._sender.send(content, entity.start, entity.length, sink, to_peer=pull.mirrored)
+                for span in entity.spans:
+                    parts = entity.sink(sink, span)
+                    await self._sender.send(content, *span, parts, to_peer=pull.mirrored)
             except StoreUnavailable as error:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
 
@@ -173,13 +179,15 @@ class Pulls:
     def _entity(self, pull: PullRequest, found: Found, size: int) -> Entity:
         """Return what a client is told of content that is here, and note as of when it was told a tag."""
         start, length = pull.range.resolve(size) if pull.range else (0, size)
+        multipart = _multipart(pull, found.media_type, size)
         return Entity(
             media_type=found.media_type,
             digest=found.digest,
             size=size,
             start=start,
-            length=length,
+            length=multipart.length if multipart else length,
             age=self._note_seen(pull, self._seen(pull, found)),
+            multipart=multipart,
         )
 
     def _admitted(
@@ -196,6 +204,8 @@ class Pulls:
         if pull.name is not None:
             self._freshness.missed(pull.name, time.time())  # until a peer answers
         max_age = self._freshness.ttl if pull.name else math.inf
+        if pull.ranges:
+            return await self._parts_from_peers(request, pull, mirror, inquiry)
         follows = self._is_own_runtime(request, pull)
         async with mirror.fetch(pull, max_age=max_age, inquiry=inquiry, follows=follows) as relay:
             head = relay.head
@@ -213,6 +223,51 @@ class Pulls:
                 return self._answer_head(pull, entity, "peer", inquiry)
             inquiry.peer = head.peer.id
             return await self._send(request, pull, entity, "peer", relay.send, inquiry)
+
+    async def _parts_from_peers(
+        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry
+    ) -> web.StreamResponse:
+        """Answer several ranges of a blob.
+
+        Its size is asked for first, since the ranges depend on it. Then each range is a fetch of
+        its own; small content is fetched once, since it is verified as a whole.
+        """
+        whole = replace(pull, ranges=())
+        async with mirror.fetch(replace(whole, head=True), inquiry=inquiry, follows=False) as relay:
+            head = relay.head
+        pull = pull.within(head.size)
+        if (multipart := _multipart(pull, head.media_type, head.size)) is None:
+            return await self._from_peers(request, pull, mirror, inquiry)
+        entity = Entity(
+            media_type=head.media_type,
+            digest=head.digest,
+            size=head.size,
+            start=0,
+            length=multipart.length,
+            peer=head.peer.id,
+            multipart=multipart,
+        )
+        fetches = [whole]
+        if head.size > WHOLE:
+            fetches = [replace(whole, range=each) for each in pull.ranges]
+
+        async def send(sink: Sink) -> None:
+            made = inquiry.attempts
+            for each in fetches:
+                try:
+                    async with mirror.fetch(each, inquiry=inquiry, follows=False) as part:
+                        parts = PartsSink(sink, multipart=multipart, start=part.head.start)
+                        is_whole = await part.send(parts)
+                except OCIError as error:  # after the head nothing but a short body can be sent
+                    log.debug("no peer has the next part", key=pull.key, error=error.message)
+                    is_whole = False
+                finally:
+                    made = inquiry.attempts = [*made, *inquiry.attempts]
+                if not is_whole:
+                    break
+
+        inquiry.peer = head.peer.id
+        return await self._send(request, pull, entity, "peer", send, inquiry)
 
     def _is_own_runtime(self, request: web.Request, pull: PullRequest) -> bool:
         """Return True if the client is known to be this node's own runtime.
@@ -240,7 +295,7 @@ class Pulls:
         if seen is None or pull.mirrored or self._freshness.is_fresh(seen, now):
             return False
         inquiry.local, inquiry.age = "too_old", now - seen
-        log.info("tag too old", name=pull.name, seconds=round(now - seen))
+        log.debug("tag too old", name=pull.name, seconds=round(now - seen))
         return True
 
     def _note_seen(self, pull: PullRequest, seen: float | None) -> float | None:
@@ -282,3 +337,9 @@ class Pulls:
             if not inquiry.is_complete:  # a client that leaves with the last byte has it all
                 response.force_close()
         return response
+
+
+def _multipart(pull: PullRequest, media_type: str, size: int) -> Multipart | None:
+    """Return the body of an answer to several ranges within the content; None for others."""
+    found = [each.resolve(size) for each in pull.ranges]
+    return Multipart(media_type, size, found) if found else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from spegel_py.errors import OCIError
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import SOURCE_HEADER, PullRequest, render
-from spegel_py.oci.range import ContentRange
+from spegel_py.oci.distribution import NAMESPACE_HEADER, SOURCE_HEADER, PullRequest, render
+from spegel_py.oci.range import ContentRange, Span
+from spegel_py.registry.multipart import Multipart, PartsSink
+from spegel_py.transfer.base import Sink
 
 SERVER = "spegel-py"
 API_VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
@@ -26,6 +29,7 @@ class Entity:
 
     `peer` is for a relayed one; `age` for a tag: how many seconds ago it was seen at its registry, if that is known;
     `source` for what still grows: the id of the peer that this node takes it from, if it does.
+    An answer of several parts is `multipart`, and `length` counts all of its body.
     """
 
     media_type: str
@@ -36,6 +40,18 @@ class Entity:
     peer: str | None = None
     age: float | None = None
     source: str | None = None
+    multipart: Multipart | None = None
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """The bytes of the content that are sent, in order."""
+        return self.multipart.spans if self.multipart else ((self.start, self.length),)
+
+    def sink(self, sink: Sink, span: Span) -> Sink:
+        """Return where the content's bytes of a span are written to, to arrive at `sink`."""
+        if self.multipart is None:
+            return sink
+        return PartsSink(sink, multipart=self.multipart, start=span[0])
 
 
 def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
@@ -45,13 +61,13 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
     does not know says so better than a 406, which no client expects here.
     """
     headers = {
-        "Content-Type": entity.media_type,
+        "Content-Type": entity.multipart.content_type if entity.multipart else entity.media_type,
         "Content-Length": str(entity.length),
         "Docker-Content-Digest": str(entity.digest),
         "Accept-Ranges": "bytes",
     }
     if pull.registry is not None:
-        headers["OCI-Namespace"] = pull.registry
+        headers[NAMESPACE_HEADER] = pull.namespace or pull.registry
     if pull.range is not None:
         headers["Content-Range"] = str(ContentRange(entity.start, entity.length, entity.size))
     if entity.age is not None:
@@ -60,7 +76,8 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
         headers[PEER_HEADER] = entity.peer
     if entity.source is not None:
         headers[SOURCE_HEADER] = entity.source
-    return web.StreamResponse(status=206 if pull.range is not None else 200, headers=headers)
+    is_partial = pull.range is not None or entity.multipart is not None
+    return web.StreamResponse(status=206 if is_partial else 200, headers=headers)
 
 
 def error(cause: OCIError, *, status: int | None = None) -> web.Response:

@@ -90,4 +90,4 @@ def _key(text: str) -> str:
     if "/" not in text:
         return str(Digest.parse(text))
     reference = Reference.parse(text)
-    return str(reference.digest or reference.name)
+    return str(reference.digest or reference.key)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import structlog
 
+from spegel_py.oci.reference import canonical_name
 from spegel_py.routing.base import Router
 from spegel_py.store.base import Change, ContentEvent, Inventory, Watcher
 
@@ -25,7 +26,8 @@ class Advertiser:
     """Keeps the router in step with one watcher.
 
     `seen` says when a tag that was pulled at that time was last seen at its registry; tags are not told at all
-    without it.
+    without it. A tag whose registry has another canonical spelling is told under both names, since
+    Spegel's nodes look up the name that the image has.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Advertiser:
         self._held: dict[str, float | None] = {}  # with when it was last seen at its registry, of a tag
         self._told: dict[str, float | None] = {}
         self._tags: dict[str, float] = {}  # with when each was pulled, told or not
+        self._spellings: dict[str, set[str]] = {}  # tags by canonical name, where that is another
         self._dirty = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -56,12 +59,16 @@ class Advertiser:
     @property
     def to_tell(self) -> int:
         """How many keys peers are still to be told of, that came, went or were renewed."""
-        return len(dict(self._held.items() ^ self._told.items()))
+        return len(dict(self._to_be_told().items() ^ self._told.items()))
 
     @property
     def tags(self) -> Mapping[str, float]:
         """The tags of what is held and shared, with when each was pulled; also where tags are not told."""
         return self._tags
+
+    def spellings(self, name: str) -> Collection[str]:
+        """Return the tags that are held under other spellings of this canonical name."""
+        return self._spellings.get(name, ())
 
     async def run(self) -> None:
         """Follow the watcher until cancelled."""
@@ -74,12 +81,13 @@ class Advertiser:
     def _take(self, change: Inventory | ContentEvent) -> None:
         match change:
             case Inventory(keys, pulled):
-                self._held, self._tags = {}, {}
+                self._held, self._tags, self._spellings = {}, {}, {}
                 for key in keys:
                     self._hold(key, pulled.get(key))
             case ContentEvent(Change.REMOVED, key):
                 self._held.pop(key, None)
                 self._tags.pop(key, None)
+                self._forget_spelling(key)
             case ContentEvent(_, key, pulled_at):
                 self._hold(key, pulled_at)
 
@@ -88,15 +96,33 @@ class Advertiser:
             self._held[key] = None
             return
         self._tags[key] = pulled
+        if (canonical := canonical_name(key)) != key:
+            self._spellings.setdefault(canonical, set()).add(key)
         if self._seen is not None:
             self._held[key] = self._seen(key, pulled)
+
+    def _forget_spelling(self, key: str) -> None:
+        canonical = canonical_name(key)
+        if names := self._spellings.get(canonical):
+            names.discard(key)
+            if not names:
+                del self._spellings[canonical]
+
+    def _to_be_told(self) -> dict[str, float | None]:
+        """Return what is held, tags under their canonical names too."""
+        told = dict(self._held)
+        for canonical, names in self._spellings.items():
+            seen = [when for name in names if (when := self._held.get(name)) is not None]
+            if seen and canonical not in told:
+                told[canonical] = max(seen)
+        return told
 
     async def _tell(self) -> None:
         while True:
             await self._dirty.wait()
             await asyncio.sleep(PACE)
             self._dirty.clear()
-            held = dict(self._held)
+            held, own = self._to_be_told(), frozenset(self._held)
             went, news = self._told.keys() - held.keys(), dict(held.items() - self._told.items())
             came = news.keys() - self._told.keys()
             if went:
@@ -106,7 +132,7 @@ class Advertiser:
                 await self._router.advertise(news.keys(), pulled=pulled)
             self._told = held
             if came or went:
-                self._changed(frozenset(held))
+                self._changed(own)
                 log.info("advertised", added=len(came), withdrawn=len(went), total=len(held))
 
 

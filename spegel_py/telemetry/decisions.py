@@ -163,7 +163,7 @@ class Query:
             reference = Reference.parse(text)
         except (NameInvalid, DigestInvalid):
             return cls(text, False)
-        return cls(str(reference.digest or reference.name), True)
+        return cls(str(reference.digest or reference.key), True)
 
     def matches(self, *, key: str, digest: str | None, reference: str) -> bool:
         """Say whether a record is meant."""
@@ -174,4 +174,7 @@ class Query:
 
 def reference_of(pull: PullRequest) -> str:
     """Return the full reference that was asked for, by which all parts of an image are found."""
-    return pull.name or f"{pull.label}@{pull.reference}"
+    if pull.name is not None:
+        return pull.name
+    registry = f"{pull.registry}/" if pull.registry else ""
+    return f"{registry}{pull.repository}@{pull.reference}"

@@ -149,12 +149,12 @@ class Metrics:
         )
         self._image_digests = Gauge(
             "spegel_advertised_image_digests",
-            "Names of images advertised that have a digest in place of a tag.",
+            "Images advertised, by a tag or by a digest in place of one.",
             ["registry"],
             registry=registry,
         )
         self._connected: Callable[[], Collection[str]] = tuple
-        self._by_digest: Callable[[], Collection[str]] = tuple
+        self._images: Callable[[], Collection[str]] = tuple
 
         self.health = HealthMetrics(registry)
         self.peers = PeerMetrics(registry)
@@ -262,13 +262,13 @@ class Metrics:
         records_held: Callable[[], float],
         quarantined_peers: Callable[[], float],
         queues: Mapping[str, Callable[[], float]],
-        images_by_digest: Callable[[], Collection[str]],
+        images: Callable[[], Collection[str]],
     ) -> None:
         """Ask these callables at every scrape, on the event loop: they must neither block nor raise.
 
-        Given are the ids of the peers, and the names of images that have a digest in place of a tag.
+        Given are the ids of the peers, and the names of all images that are advertised.
         """
-        self._connected, self._by_digest = connected_peers, images_by_digest
+        self._connected, self._images = connected_peers, images
         self._peers.set_function(lambda: float(len(connected_peers())))
         self._records.set_function(records_held)
         self._quarantined.set_function(quarantined_peers)
@@ -279,7 +279,8 @@ class Metrics:
         """Return the exposition and its content type: OpenMetrics or Prometheus text, by Accept."""
         self.peers.forget(but=self._connected())
         self._image_digests.clear()
-        for registry, count in TagCounter(self.label(name.partition("/")[0]) for name in self._by_digest()).items():
+        registries = (name.partition("/")[0] for name in self._images())
+        for registry, count in TagCounter(map(self.label, registries)).items():
             self._image_digests.labels(registry).set(count)
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type

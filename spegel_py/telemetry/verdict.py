@@ -35,7 +35,7 @@ def decide(inquiry: Inquiry, *, seconds: float) -> Decision:
         key=pull.key,
         reference=reference_of(pull),
         registry=pull.registry,
-        range=str(pull.range) if pull.range else None,
+        range=pull.asked_range,
         digest=str(inquiry.digest or pull.digest) if inquiry.digest or pull.digest else None,
         local=inquiry.local,
         lookup=inquiry.lookup,

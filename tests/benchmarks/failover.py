@@ -185,7 +185,8 @@ async def _start(stack: AsyncExitStack, folder: Path) -> _Field:
     (folder / "empty").mkdir()
     LayoutWriter.create(root=folder / "empty", is_durable=False)
     # what is asked for again is verified otherwise, and copied for that
-    asked = Node(folder=folder / "asked", store={"oci-layout": folder / "empty", "verify-blobs": "off"})
+    store = {"oci-layout": folder / "empty", "verify-blobs": "off", "log-level": "DEBUG"}
+    asked = Node(folder=folder / "asked", store=store)
     stack.push_async_callback(asked.process.end)
     await asked.start()
     holders = []

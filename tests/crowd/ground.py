@@ -64,7 +64,7 @@ class Ground:
             node.daemon.forget()
         await node.daemon.start()
         node.write_hosts_toml(mirror=MIRROR)
-        await node.start_spegel(share_in_flight="true", log_level="DEBUG")
+        await node.start_spegel(share_in_flight="true")
 
     async def fetched(self, node: Node) -> int:
         """Return how many bytes have come to a machine over the connections that it has to the registry now."""

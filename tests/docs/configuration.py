@@ -32,8 +32,9 @@ _HEAD = """\
 Every setting of `spegel-py registry` is a flag, an environment variable and a key of the YAML file that `--config`
 names. A flag wins over the environment, the environment over the file, the file over the default. A file may be
 nested: `health: {interval: 10s}` is `health_interval`. Durations are written as Go does (`20ms`, `5s`, `1m30s`).
-Where a setting takes several values, a flag takes them as separate arguments, a variable and a file with commas, but
-for regular expressions, of which a variable has one and a file a list. What is unknown or malformed ends the start
+Where a setting takes several values, a flag takes them as separate arguments, a file as a list, and
+a variable with commas between them, as Spegel does: a value that has a comma itself, such as
+`"^docker\\.io/a{1,3}/"`, stands in double quotes there. What is unknown or malformed ends the start
 with one line that names it, and exit status 2.
 
 The last column is the key of the [chart's values](../deploy/README.md#values), where there is one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +206,109 @@ def test_only_the_registries_listed_are_mirrored(name: str, is_filtered: bool) -
     assert config.filters.exclude(name) == is_filtered
 
 
+@pytest.mark.parametrize(
+    "given",
+    [["*"], ["_default"], ["https://docker.io", "*"], ["https://*", "ghcr.io"]],
+)
+def test_a_wildcard_mirrors_all_registries(given: list[str]) -> None:
+    """As with Spegel, also beside names of registries."""
+    config = load(flags={"mirrored_registries": given})
+    assert config.registries == ()
+    assert not config.filters.exclude("quay.io/app:1")
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["https://REG.example", "reg.example:443", "https://reg.example./"],
+)
+def test_a_mirrored_registry_may_be_spelled_in_any_way(given: str) -> None:
+    """It is the registry of the names that containerd has."""
+    config = load(flags={"mirrored_registries": [given]})
+    assert not config.filters.exclude("reg.example/app:1")
+    assert config.filters.exclude("other.example/app:1")
+
+
 def test_filters_add_to_the_list_of_registries() -> None:
     """Both kinds of filter hold at once."""
     config = load(flags={"mirrored_registries": ["docker.io"], "registry_filters": [":latest$"]})
     labels = ("docker.io/a:latest", "docker.io/a:1", "quay.io/a:1")
     assert [config.filters.exclude(label) for label in labels] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "label", "is_filtered"),
+    [
+        (r"^reg\.example/[[:alnum:]]+:latest$", "reg.example/app:latest", True),
+        (r"^reg\.example/[[:alnum:]]+:latest$", "reg.example/a-b:latest", False),
+        (r":latest\z", "reg.example/app:latest", True),
+        (r"^\Qreg.example/\E", "reg.example/app:1", True),
+        (r"^\Qreg.example/\E", "regxexample/app:1", False),
+        (r"/\pL+:", "reg.example/app:1", True),
+        (r"/\pL+:", "reg.example/123:1", False),
+        (r"app:(?i)LATEST$", "reg.example/app:latest", True),
+        (r"(?U)^reg.*/", "reg.example/app:1", True),
+        (r"(?P<registry>^reg)", "reg.example/app:1", True),
+    ],
+)
+def test_filters_mean_what_they_mean_in_go(pattern: str, label: str, is_filtered: bool) -> None:
+    """Spegel's users write filters in the syntax of Go, which is RE2's and not Python's."""
+    assert load(flags={"registry_filters": [pattern]}).filters.exclude(label) is is_filtered
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(", r"app\Z", "(?=app)", r"(a)\1", "a++", "a{1001}", "[[:letter:]]", "\udcff"],
+)
+def test_a_filter_that_go_refuses_ends_the_start(
+    pattern: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The setting and the expression are named in one line, and RE2 itself writes nothing."""
+    named = "--registry-filters: .*is not a regular expression of Go"
+    with pytest.raises(ConfigError, match=named) as caught:
+        load(flags={"registry_filters": ["^fine$", pattern]})
+    assert repr(pattern) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_name_makes_a_filter_slow() -> None:
+    """A label of 127 parts took Python's own expressions longer than the age of the universe."""
+    filters = load(flags={"registry_filters": ["^(.+/)+x$", "((a*)*)*$x"]}).filters
+    began = time.process_time()
+    assert not filters.exclude("reg.example/" + "a/" * 126 + "y")
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "patterns"),
+    [
+        ("^registry,^b/", ["^registry", "^b/"]),
+        ("^registry, ^b/ ,", ["^registry", "^b/"]),
+        ("^registry\n^b/\n", ["^registry", "^b/"]),
+        ('"^a{1,2}/",^b/', ["^a{1,2}/", "^b/"]),
+        ('^a/, "^b{1,2}/"', ["^a/", "^b{1,2}/"]),
+        (r"^reg\.example/", [r"^reg\.example/"]),
+    ],
+)
+def test_a_variable_holds_several_filters(variable: str, patterns: list[str]) -> None:
+    """Commas separate them, as for Spegel; one that has a comma itself stands in double quotes."""
+    found = load(environment={"REGISTRY_FILTERS": variable}).registry_filters
+    assert [each.pattern for each in found] == patterns
+
+
+@pytest.mark.parametrize(
+    ("variable", "named"),
+    [
+        ("^a{1,2}/", r"'\^a\{1' and '2\}/' look like one expression: put it in double quotes"),
+        ('"^a', "should be values with commas between them"),
+        ("^a,(", r"'\(' is not a regular expression"),
+    ],
+)
+def test_a_list_of_filters_that_came_apart_wrongly_is_refused(variable: str, named: str) -> None:
+    """Both halves of a count such as `{1,2}` are valid, and would let pass what is private."""
+    with pytest.raises(ConfigError, match=f"environment variable REGISTRY_FILTERS: .*{named}"):
+        load(environment={"REGISTRY_FILTERS": variable})
 
 
 @pytest.mark.parametrize(("given", "value"), [("true", True), ("FALSE", False), ("1", True), ("off", False)])

@@ -33,6 +33,15 @@ def test_an_answer_makes_no_older_pull_younger() -> None:
     assert freshness.seen(NAME, 20.0) == 20.0
 
 
+def test_a_tag_is_one_however_its_registry_is_spelled() -> None:
+    """The answer goes by the key, the pull by the image's own name."""
+    freshness = Freshness()
+    freshness.answered("registry.example/app:1", 50.0)
+    assert freshness.seen("REGISTRY.example:443/app:1", 100.0) == 50.0
+    freshness.missed("Registry.Example./app:1", 110.0)
+    assert freshness.seen(NAME, 120.0) == 120.0
+
+
 def test_the_time_to_live_is_kept() -> None:
     """A tag is answered until it has run out; with 0 never; without a limit always; a clock set back harms nothing."""
     assert Freshness(ttl=10).is_fresh(100.0, 110.0)

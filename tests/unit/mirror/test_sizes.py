@@ -28,6 +28,16 @@ def test_what_is_no_manifest_says_nothing() -> None:
     assert repr(known) == "<Sizes of 0 contents>"
 
 
+@pytest.mark.parametrize("odd", [b"null", b"-4", b"4.0", b'"4"'])
+def test_an_odd_size_is_no_size(odd: bytes) -> None:
+    """It is not taken for 0, by which every peer with the content would be refused."""
+    known = Sizes()
+    config, layer = describing(DATA[3]).split(b'"layers"')
+    known.learn(config + b'"layers"' + layer.replace(b'"size": 4', b'"size": ' + odd))
+    assert known.of(Digest.of(DATA[3])) is None
+    assert repr(known) == "<Sizes of 1 contents>"
+
+
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not grow for ever."""
     monkeypatch.setattr(sizes, "REMEMBERED", 3)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from spegel_py.errors import (
     BlobUnknown,
     DigestInvalid,
+    ManifestUnknown,
     NameInvalid,
     NotFound,
     OCIError,
@@ -56,10 +57,39 @@ def test_a_digest_needs_no_registry() -> None:
     assert parse(BLOB).label == "app"
 
 
-def test_a_tag_without_ns_is_refused_by_name() -> None:
-    """A tag without `ns` gets an error that names the parameter."""
-    with pytest.raises(RequestInvalid, match=r"\?ns="):
-        parse("/v2/app/manifests/v1")
+@pytest.mark.parametrize("query", ["", "?ns=", "?other=r.io"])
+def test_a_tag_without_a_registry_is_nobodys(query: str) -> None:
+    """It is a 404, after which clients go on to the registry, and names the parameter."""
+    with pytest.raises(ManifestUnknown, match=r"\?ns="):
+        parse(f"/v2/app/manifests/v1{query}")
+
+
+def test_an_empty_ns_is_none() -> None:
+    """A digest needs no registry, and an empty one beside another one does not count."""
+    assert parse(BLOB + "?ns=") == parse(BLOB)
+    assert parse(BLOB + "?ns=&ns=r.io").registry == "r.io"
+
+
+def test_the_registry_may_come_in_a_header() -> None:
+    """OCI-Namespace says it where the query does not; its last line counts."""
+    assert parse("/v2/app/manifests/v1", OCI_Namespace="r.io").key == "r.io/app:v1"
+    assert parse("/v2/app/manifests/v1?ns=", OCI_Namespace="r.io").key == "r.io/app:v1"
+    assert parse("/v2/app/manifests/v1?ns=q.io", OCI_Namespace="r.io").key == "q.io/app:v1"
+    with pytest.raises(NameInvalid):
+        parse(BLOB, OCI_Namespace="a/b")
+
+
+@pytest.mark.parametrize(
+    "ns",
+    ["index.docker.io", "registry-1.docker.io", "DOCKER.io", "docker.io:443"],
+)
+def test_all_spellings_of_a_registry_have_one_key(ns: str) -> None:
+    """Peers are asked by the canonical spelling; filters and the answer see the client's own."""
+    pull = parse(f"/v2/library/alpine/manifests/3?ns={ns}")
+    assert pull.key == pull.name == "docker.io/library/alpine:3"
+    assert pull.target == "/v2/library/alpine/manifests/3?ns=docker.io"
+    assert (pull.registry, pull.namespace) == ("docker.io", ns)
+    assert pull.label == f"{ns}/library/alpine:3"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +146,7 @@ def test_the_base_is_known_with_and_without_slash(target: str) -> None:
         pytest.param("/v2/a%ff/manifests/v1?ns=r.io", NameInvalid, id="not utf-8"),
         pytest.param("/v2/a%zz/manifests/v1?ns=r.io", NameInvalid, id="bad escape"),
         pytest.param("/v2/app/manifests/-x?ns=r.io", NameInvalid, id="tag"),
-        pytest.param("/v2/app/manifests/v1?ns=", NameInvalid, id="empty ns"),
+        pytest.param("/v2/app/manifests/v1?ns=", ManifestUnknown, id="empty ns"),
         pytest.param("/v2/app/manifests/v1?ns=a/b", NameInvalid, id="ns is no host"),
         pytest.param("/v2/app/manifests/v1?ns=a&ns=b", RequestInvalid, id="two ns"),
         pytest.param("/v2/app/blobs/v1?ns=r.io", DigestInvalid, id="blob by tag"),
@@ -184,6 +214,20 @@ def test_a_range_counts_for_get_only_and_without_conditions() -> None:
     assert twice.range is None
     with pytest.raises(RangeInvalid):
         parse(BLOB, Range="bytes=x")
+
+
+def test_several_ranges_are_several_only_where_they_do_not_touch() -> None:
+    """One that remains is a single range; a manifest is never sent in parts."""
+    several = parse(BLOB, Range="bytes=0-9,1000-1009")
+    assert (several.range, several.asked_range) == (None, "bytes=0-9,1000-1009")
+    assert several.within(2000).ranges == (ByteRange(0, 9), ByteRange(1000, 1009))
+    assert several.within(500).range == ByteRange(0, 9)
+    assert several.within(500).ranges == ()
+    with pytest.raises(RangeInvalid):
+        parse(BLOB, Range="bytes=10-11,20-21").within(5)
+    assert parse(BLOB, Range="bytes=5-9,10-19").range == ByteRange(5, 19)
+    manifest = parse(f"/v2/app/manifests/{DIGEST}", Range="bytes=0-9,1000-1009")
+    assert (manifest.range, manifest.ranges, manifest.asked_range) == (None, (), None)
 
 
 def test_errors_are_rendered_as_the_spec_says() -> None:

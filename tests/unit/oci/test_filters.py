@@ -27,6 +27,34 @@ def test_patterns_and_registries_hold_at_once(label: str, is_excluded: bool) -> 
     assert filters.exclude(label) == is_excluded
 
 
+@pytest.mark.parametrize(
+    ("label", "is_excluded"),
+    [
+        ("registry-1.docker.io/library/alpine:3", False),
+        ("docker.io:443/private/app:1", True),
+        ("INDEX.docker.io/private/app:1", True),
+        ("reg.example/app:1", False),
+        ("Reg.Example./app:1", False),
+        ("Reg.Example./own/app:1", True),
+        ("quay.io/app:1", True),
+    ],
+)
+def test_a_registry_is_filtered_however_it_is_spelled(label: str, is_excluded: bool) -> None:
+    """A rule cannot be passed by another spelling; a pattern may be for one spelling only."""
+    patterns = [re.compile("^docker.io/private/"), re.compile(r"^Reg\.Example\./own/")]
+    filters = Filters(patterns=patterns, registries=["docker.io", "REG.example:443"])
+    assert filters.exclude(label) == is_excluded
+
+
+@pytest.mark.parametrize("wildcard", ["*", "_default"])
+def test_a_wildcard_means_all_registries(wildcard: str) -> None:
+    """Beside others too; patterns still hold."""
+    filters = Filters(patterns=[re.compile(":latest$")], registries=["docker.io", wildcard])
+    assert not filters.exclude("quay.io/app:1")
+    assert filters.exclude("quay.io/app:latest")
+    assert not Filters(registries=[wildcard])
+
+
 def test_no_rule_leaves_nothing_out() -> None:
     """Without rules everything is mirrored, and the filters are false."""
     assert not EVERYTHING

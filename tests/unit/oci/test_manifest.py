@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,6 +20,10 @@ CHILD = {"mediaType": "x/y", "digest": DIGEST, "size": 7}
 
 def document(**fields: Any) -> bytes:
     return json.dumps({"schemaVersion": 2, **fields}).encode()
+
+
+def unversioned(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
 
 
 IMAGE: dict[str, Any] = {"config": CHILD, "layers": [CHILD]}
@@ -41,6 +46,41 @@ INDEX: dict[str, Any] = {"manifests": [CHILD]}
         ),
         pytest.param(document(unknown=[1], **INDEX), manifest.OCI_INDEX, id="unknown fields"),
         pytest.param(document(), None, id="no shape"),
+        pytest.param(document(mediaType="", **IMAGE), manifest.OCI_MANIFEST, id="empty media type"),
+        pytest.param(document(mediaType=None, **INDEX), manifest.OCI_INDEX, id="null media type"),
+        pytest.param(
+            unversioned(mediaType=manifest.OCI_INDEX, **INDEX),
+            manifest.OCI_INDEX,
+            id="index without a version",
+        ),
+        pytest.param(
+            unversioned(mediaType=manifest.DOCKER_MANIFEST, **IMAGE),
+            manifest.DOCKER_MANIFEST,
+            id="image without a version",
+        ),
+        pytest.param(
+            document(mediaType=manifest.OCI_INDEX, layers=None, config=None, **INDEX),
+            manifest.OCI_INDEX,
+            id="index with the nulls of an image",
+        ),
+        pytest.param(
+            document(manifests=[], **IMAGE),
+            manifest.OCI_MANIFEST,
+            id="image with the empty list of an index",
+        ),
+        pytest.param(
+            document(mediaType=manifest.OCI_INDEX, manifests=[], layers=None),
+            manifest.OCI_INDEX,
+            id="index of nothing",
+        ),
+        pytest.param(unversioned(**INDEX), manifest.OCI_INDEX, id="index by its descriptors"),
+        pytest.param(unversioned(**IMAGE), manifest.OCI_MANIFEST, id="image by its descriptors"),
+        pytest.param(unversioned(manifests=None), None, id="nothing says that it is an index"),
+        pytest.param(unversioned(manifests=["a"]), None, id="a list of other things"),
+        pytest.param(unversioned(config=CHILD, layers="a"), None, id="layers that are none"),
+        pytest.param(document(manifests=[], layers=[]), None, id="nothing of either kind"),
+        pytest.param(document(manifests=[CHILD], layers={}), None, id="both shapes, one odd"),
+        pytest.param(document(schemaVersion=1, **IMAGE), None, id="another version"),
         pytest.param(document(**IMAGE, **INDEX), None, id="both shapes"),
         pytest.param(document(mediaType=manifest.OCI_INDEX, **IMAGE), None, id="says index, is image"),
         pytest.param(document(mediaType="text/plain", **IMAGE), None, id="foreign media type"),
@@ -86,25 +126,67 @@ def test_foreign_layers_and_subject_are_left_out() -> None:
     assert found == (manifest.Child(Digest.parse(DIGEST), 7, "x/y"),) * 2
 
 
-@pytest.mark.parametrize(
-    "child",
-    [
-        pytest.param(None, id="null"),
-        pytest.param([], id="list"),
-        pytest.param(CHILD | {"digest": "sha256:../../etc/passwd"}, id="digest a path"),
-        pytest.param(CHILD | {"digest": 5}, id="digest a number"),
-        pytest.param(CHILD | {"size": -1}, id="negative size"),
-        pytest.param(CHILD | {"size": True}, id="size a bool"),
-        pytest.param(CHILD | {"size": 1 << 63}, id="size beyond int64"),
-        pytest.param(CHILD | {"mediaType": None}, id="null media type"),
-    ],
-)
-def test_a_bad_descriptor_is_refused(child: object) -> None:
-    """A descriptor with a wrong field is an error of ours, not a KeyError."""
+ODD = [
+    pytest.param(None, id="null"),
+    pytest.param([], id="list"),
+    pytest.param(CHILD | {"digest": "sha256:../../etc/passwd"}, id="digest a path"),
+    pytest.param(CHILD | {"digest": "sha384:" + "a" * 96}, id="digest of another algorithm"),
+    pytest.param(CHILD | {"digest": 5}, id="digest a number"),
+    pytest.param({"mediaType": "x/y", "digest": DIGEST}, id="no size"),
+    pytest.param(CHILD | {"size": None}, id="null size"),
+    pytest.param(CHILD | {"size": -1}, id="negative size"),
+    pytest.param(CHILD | {"size": 7.0}, id="size a float"),
+    pytest.param(CHILD | {"size": "7"}, id="size a text"),
+    pytest.param(CHILD | {"size": True}, id="size a bool"),
+    pytest.param(CHILD | {"size": 1 << 63}, id="size beyond int64"),
+    pytest.param(CHILD | {"mediaType": 5}, id="media type a number"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_descriptor_hides_no_other(odd: object) -> None:
+    """It is left out alone, wherever it stands, and never with a size of 0."""
+    other = manifest.Child(Digest.parse(DIGEST), 7, "x/y")
+    assert manifest.children(document(config=CHILD, layers=[CHILD, odd, CHILD])) == (other,) * 3
+    assert manifest.children(document(config=odd, layers=[CHILD])) == (other,)
+    assert manifest.children(document(manifests=[odd, CHILD])) == (other,)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_descriptor_is_refused_where_all_are_needed(odd: object) -> None:
+    """A reader that writes a whole image must not take what is left of it for the whole."""
+    for data in (
+        document(config=odd, layers=[]),
+        document(config=CHILD, layers=[CHILD, odd]),
+        document(manifests=[CHILD, odd]),
+    ):
+        with pytest.raises(ManifestInvalid):
+            manifest.all_children(data)
+
+
+@pytest.mark.parametrize("layers", [{}, "a", 5])
+def test_a_list_of_layers_that_is_none_hides_no_config(layers: object) -> None:
+    """Only a reader that needs all of it refuses the manifest."""
+    data = document(config=CHILD, layers=layers)
+    assert len(manifest.children(data)) == 1
+    with pytest.raises(ManifestInvalid, match="layers of a manifest is a list"):
+        manifest.all_children(data)
+
+
+def test_a_descriptor_need_not_have_a_media_type() -> None:
+    """A null is what Go writes for one that is not set."""
+    bare = {"digest": DIGEST, "size": 7}
+    found = manifest.all_children(document(manifests=[bare, bare | {"mediaType": None}]))
+    assert found == (manifest.Child(Digest.parse(DIGEST), 7, ""),) * 2
+
+
+def test_an_image_without_a_config_has_its_layers() -> None:
+    """An artifact may have none; whoever needs a whole image refuses it."""
+    data = document(layers=[CHILD])
+    assert manifest.detect(data) == manifest.OCI_MANIFEST
+    assert len(manifest.children(data)) == 1
     with pytest.raises(ManifestInvalid):
-        manifest.children(document(config=child, layers=[]))
-    with pytest.raises(ManifestInvalid):
-        manifest.children(document(manifests=[child]))
+        manifest.all_children(data)
 
 
 def test_null_lists_are_empty() -> None:
@@ -125,10 +207,13 @@ _documents = st.dictionaries(_fields, _json | st.just(2) | st.just(CHILD) | st.j
 
 @given(st.binary(max_size=64) | _documents.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_break_the_reader(data: bytes) -> None:
-    """Whatever is read, the answer is a value or ManifestInvalid, and both functions agree."""
+    """Whatever is read, the answer is a value or ManifestInvalid, and all functions agree."""
     try:
         found = manifest.children(data)
     except ManifestInvalid:
+        assert manifest.detect(data) is None
         return
     assert manifest.detect(data) in manifest.MANIFESTS
     assert all(isinstance(child, manifest.Child) for child in found)
+    with suppress(ManifestInvalid):
+        assert manifest.all_children(data) == found

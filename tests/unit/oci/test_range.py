@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.errors import RangeInvalid
-from spegel_py.oci.range import ByteRange, ContentRange
+from spegel_py.oci.range import MAX_PARTS, ByteRange, ContentRange, spans
 
 NUMBERS = st.integers(min_value=0, max_value=10**15)
 
@@ -28,8 +30,109 @@ NUMBERS = st.integers(min_value=0, max_value=10**15)
     ],
 )
 def test_a_range_header_is_read_or_ignored(text: str, expected: ByteRange | None) -> None:
-    """A single byte range is read; other units, several ranges and `0-` mean the whole content."""
+    """A single byte range is read; other units and `0-` mean the whole content."""
     assert ByteRange.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("0-9,1000-1009", ["0-9", "1000-1009"], id="two"),
+        pytest.param("1000-1009, 0-9", ["0-9", "1000-1009"], id="out of order"),
+        pytest.param("0-9,,20-29,", ["0-9", "20-29"], id="empty elements"),
+        pytest.param("0-9,10-19", ["0-19"], id="adjacent"),
+        pytest.param("0-9,5-7,3-19", ["0-19"], id="overlapping"),
+        pytest.param("5-,7-9", ["5-"], id="within an open one"),
+        pytest.param("7-9,5-", ["5-"], id="an open one around it"),
+        pytest.param("5-9,-3,-7", ["5-9", "-7"], id="the longest suffix"),
+        pytest.param("0-9,10-", [], id="everything"),
+        pytest.param("0-,-5", [], id="everything, and a suffix"),
+    ],
+)
+def test_ranges_that_touch_are_one(text: str, expected: list[str]) -> None:
+    """What remains is in order, a suffix last."""
+    found = [str(each) for each in ByteRange.parse_all(f"bytes={text}")]
+    assert found == [f"bytes={each}" for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("0-99999999999999999999", (0, 10)),
+        ("3-" + "9" * 5000, (3, 7)),
+        ("-99999999999999999999", (0, 10)),
+        ("0000000000000000000000001-2", (1, 2)),
+    ],
+)
+def test_a_number_may_have_any_number_of_digits(text: str, span: tuple[int, int]) -> None:
+    """One that is larger than any content means its end."""
+    asked = ByteRange.parse(f"bytes={text}")
+    assert asked is not None
+    assert asked.resolve(10) == span
+
+
+def test_a_start_of_many_digits_lies_outside() -> None:
+    """It is no range of any content."""
+    asked = ByteRange.parse("bytes=99999999999999999999-")
+    assert asked is not None
+    with pytest.raises(RangeInvalid):
+        asked.resolve(10)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("0-1,5-6", [(0, 2), (5, 2)], id="two"),
+        pytest.param("0-1,-2", [(0, 2), (8, 2)], id="a suffix"),
+        pytest.param("0-1,5-,-2", [(0, 2), (5, 5)], id="a suffix within"),
+        pytest.param("0-4,-5", [(0, 10)], id="a suffix beside it"),
+        pytest.param("0-1,100-200", [(0, 2)], id="one outside"),
+        pytest.param("0-1,9-200", [(0, 2), (9, 1)], id="cut at the end"),
+    ],
+)
+def test_several_ranges_are_resolved_against_a_size(
+    text: str,
+    expected: list[tuple[int, int]],
+) -> None:
+    """Those outside are left out, and those that touch are one."""
+    assert list(spans(ByteRange.parse_all(f"bytes={text}"), 10)) == expected
+
+
+def test_several_ranges_that_all_lie_outside_are_refused_with_the_size() -> None:
+    """The size is what the client needs for its next question."""
+    with pytest.raises(RangeInvalid) as refused:
+        spans(ByteRange.parse_all("bytes=10-11,20-"), 10)
+    assert refused.value.detail == {"size": 10}
+
+
+def test_many_ranges_are_joined_over_the_smallest_gaps() -> None:
+    """No header has this node make hundreds of requests."""
+    asked = [ByteRange(number * 100, number * 100) for number in range(MAX_PARTS)]
+    asked += [ByteRange(51, 51), ByteRange(53, 53)]
+    found = spans(asked, 10_000)
+    assert len(found) == MAX_PARTS
+    assert (0, 1) in found
+    assert (51, 50) in found
+
+
+RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted), min_size=1)
+
+
+@given(RANGES, st.integers(1, 40))
+def test_spans_have_all_that_was_asked_for(pairs: list[list[int]], size: int) -> None:
+    """Every byte asked for is in one span, and no two spans touch."""
+    ranges = [ByteRange(first, last) for first, last in pairs]
+    wanted = {each for one in ranges for each in range(one.first or 0, (one.last or 0) + 1)}
+    wanted &= set(range(size))
+    try:
+        found = spans(ranges, size)
+    except RangeInvalid:
+        assert not wanted
+        return
+    sent = [each for start, length in found for each in range(start, start + length)]
+    assert sent == sorted(set(sent))
+    assert wanted <= set(sent) <= set(range(size))
+    assert all(sum(one) < other[0] for one, other in pairwise(found))
 
 
 @pytest.mark.parametrize("text", ["", "-", "9-5", "a-b", "1-2-3", "--1", "\uff11-"])

@@ -10,11 +10,27 @@ from hypothesis import strategies as st
 
 from spegel_py.errors import DigestInvalid, NameInvalid, OCIError
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.reference import Reference
+from spegel_py.oci.reference import (
+    Reference,
+    canonical_name,
+    canonical_registry,
+    check_registry,
+)
 
 HEX = "a" * 64
 PART = st.from_regex(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", fullmatch=True).filter(lambda part: len(part) < 40)
-REGISTRIES = st.sampled_from(["docker.io", "localhost", "10.0.0.1:5000", "[fd00::1]:5000", "registry.example:443"])
+REGISTRIES = st.sampled_from(
+    [
+        "docker.io",
+        "localhost",
+        "10.0.0.1:5000",
+        "[fd00::1]:5000",
+        "registry.example:443",
+        "my_registry.local:5000",
+        "registry.example.",
+        "REG.example",
+    ]
+)
 TAGS = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}", fullmatch=True)
 DIGESTS = st.sampled_from(["sha256", "sha512"]).flatmap(
     lambda name: st.binary(max_size=9).map(lambda data: Digest.of(data, name))
@@ -61,6 +77,63 @@ def test_the_name_is_the_key_a_tag_is_advertised_under(text: str, name: str | No
 
 
 @pytest.mark.parametrize(
+    ("spelling", "canonical"),
+    [
+        ("docker.io", "docker.io"),
+        ("index.docker.io", "docker.io"),
+        ("registry-1.docker.io", "docker.io"),
+        ("Registry-1.Docker.io.:443", "docker.io"),
+        ("docker.io:443", "docker.io"),
+        ("docker.io:5000", "docker.io:5000"),
+        ("docker.io.evil.example", "docker.io.evil.example"),
+        ("REG.example", "reg.example"),
+        ("reg.example.", "reg.example"),
+        ("reg.example.:5000", "reg.example:5000"),
+        ("reg.example:443", "reg.example"),
+        ("reg.example:80", "reg.example:80"),
+        ("10.0.0.1:443", "10.0.0.1"),
+        ("[FD00::1]:443", "[fd00::1]"),
+        ("[fd00::1]:5000", "[fd00::1]:5000"),
+        ("[fd00::1]", "[fd00::1]"),
+        ("my_registry.local:5000", "my_registry.local:5000"),
+        ("LOCALHOST.", "localhost"),
+        ("localhost:443", "localhost:443"),  # without a port it is http
+        ("127.0.0.1:443", "127.0.0.1:443"),
+        ("[::1]:443", "[::1]:443"),
+        ("registry:443", "registry:443"),  # `registry/app` would be no name of a registry
+        ("registry.", "registry."),
+    ],
+)
+def test_the_canonical_spelling_of_a_registry(spelling: str, canonical: str) -> None:
+    """Case, a trailing dot, the port of https, and docker.io's aliases make no other registry."""
+    assert check_registry(spelling) == spelling
+    assert canonical_registry(spelling) == canonical
+    assert canonical_name(f"{spelling}/app:1") == f"{canonical}/app:1"
+    assert Reference.parse(f"{spelling}/app:1").key == f"{canonical}/app:1"
+
+
+HOSTS = r"(\[[0-9a-fA-F:.]{1,6}\]|[a-zA-Z0-9_.-]{1,8})(:[0-9]{1,3}|:443)?"
+
+
+@given(st.from_regex(HOSTS, fullmatch=True))
+def test_the_canonical_spelling_is_its_own(text: str) -> None:
+    """What was made canonical once stays, and is as much of a registry as before."""
+    canonical = canonical_registry(text)
+    assert canonical_registry(canonical) == canonical
+    try:
+        check_registry(text)
+    except NameInvalid:
+        return
+    assert check_registry(canonical) == canonical
+
+
+@pytest.mark.parametrize("text", ["", "sha256:" + HEX, "library/alpine:3", "alpine"])
+def test_what_names_no_registry_stays(text: str) -> None:
+    """Digests and names without a registry are keys as they are."""
+    assert canonical_name(text) == text
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -76,6 +149,8 @@ def test_the_name_is_the_key_a_tag_is_advertised_under(text: str, name: str | No
         "docker.io/" + "a" * 256 + ":1",
         "docker.io:port/a:1",
         "-bad.example/a:1",
+        "a..example/a:1",
+        ".example/a:1",
         "http://docker.io/a:1",
     ],
 )

@@ -45,6 +45,16 @@ def test_names_of_one_platform_are_one(text: str, same: str) -> None:
     assert Platform.parse(text) == Platform.parse(same)
 
 
+@pytest.mark.parametrize("size", [None, -1, 7.0])
+def test_a_pull_of_a_part_is_no_pull(size: object) -> None:
+    """An image with a layer that cannot be fetched is refused, and never written without it."""
+    layer = entry("layer", media_type=OCI_LAYER_GZIP) | {"size": size}
+    config = entry("config", media_type=OCI_CONFIG)
+    image = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]}
+    with pytest.raises(ManifestInvalid):
+        plan.blobs([json.dumps(image).encode()])
+
+
 @pytest.mark.parametrize("text", ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/amd64/"])
 def test_what_is_no_platform_is_refused(text: str) -> None:
     """A malformed platform is a wrong argument that says how to write one."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from spegel_py.health.events import State
 from spegel_py.mirror.freshness import Freshness
@@ -93,6 +94,22 @@ async def test_nobody_has_it(node: Node) -> None:
     cause, record = await reason(node)
     assert (cause, record["local"], record["peers_found"], record["attempts"]) == ("not_found", "absent", 0, [])
     assert (record["status"], record["bytes"]) == (404, {"local": 0, "peer": 0})
+
+
+async def test_a_pull_is_one_line_of_the_log(start: NodeFactory) -> None:
+    """What repeats it in parts is for debugging: an image is many pulls."""
+    async with start("a") as a, start("b") as b:
+        digest = a.store.add(SMALL)
+        await a.network.join(a.peer).advertise([str(digest)])
+        client = await b.client()
+        with capture_logs() as logs:
+            for asked in (digest, Digest.of(b"nobody has it")):
+                await client.ask("GET", f"/v2/app/blobs/{asked}?ns=r.io")
+            await b.counted("spegel_mirror_requests_total")
+    told = [one for one in logs if one["log_level"] != "debug"]
+    assert [one["event"] for one in told] == ["pull decided"] * 2
+    assert [one["verdict"] for one in told] == ["hit", "miss"]
+    assert {"relay started", "relay finished", "relay missed"} <= {one["event"] for one in logs}
 
 
 async def test_all_peers_failed(start: NodeFactory) -> None:

@@ -26,6 +26,7 @@ from tests.unit.registry.conftest import Node, NodeFactory
 
 BLOB = bytes(range(256)) * 5000
 MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+CHILD = {"mediaType": "x/y", "digest": "sha256:" + "a" * 64, "size": 7}
 TAG = "/v2/app/manifests/v1?ns=r.io%3A5000"
 
 
@@ -87,6 +88,37 @@ async def test_head_is_get_without_the_body(start: NodeFactory, store: MemorySto
             assert head.headers | {"date": ""} == get.headers | {"date": ""}
         assert head.headers["content-type"] == OCI_MANIFEST
         assert head.headers["docker-content-digest"] == str(Digest.of(MANIFEST))
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"),
+    [
+        pytest.param(
+            {"schemaVersion": 2, "mediaType": "", "config": CHILD, "layers": [CHILD]},
+            OCI_MANIFEST,
+            id="empty media type",
+        ),
+        pytest.param({"mediaType": OCI_INDEX, "manifests": [CHILD]}, OCI_INDEX, id="no version"),
+        pytest.param(
+            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [CHILD], "layers": None},
+            OCI_INDEX,
+            id="null layers",
+        ),
+    ],
+)
+async def test_a_manifest_that_runtimes_take_is_passed_on(
+    node: Node,
+    document: dict[str, object],
+    media_type: str,
+) -> None:
+    """Its bytes are answered as they are, by digest and by tag; the client judges them."""
+    data = json.dumps(document).encode()
+    digest = node.store.add(data, "r.io:5000/app:v1")
+    client = await node.client()
+    for target in (f"/v2/app/manifests/{digest}", TAG):
+        answer = await client.ask("GET", target)
+        assert (answer.status, answer.body) == (200, data)
+        assert answer.headers["content-type"] == media_type
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ async def test_the_base_is_200(node: Node, method: str, target: str) -> None:
         pytest.param("/v2/a%2fb/manifests/v1?ns=r.io", 400, "NAME_INVALID", id="encoded slash"),
         pytest.param("/v2/a%ff/manifests/v1?ns=r.io", 400, "NAME_INVALID", id="not utf-8"),
         pytest.param("/v2//manifests/v1?ns=r.io", 400, "NAME_INVALID", id="empty segment"),
-        pytest.param("/v2/app/manifests/v1", 400, "UNSUPPORTED", id="tag without ns"),
+        pytest.param("/v2/app/manifests/v1", 404, "MANIFEST_UNKNOWN", id="tag without ns"),
         pytest.param("/v2/app/manifests/v1?ns=%2e%2e", 400, "NAME_INVALID", id="bad ns"),
         pytest.param("/v2/app/blobs/sha256:xyz", 400, "DIGEST_INVALID", id="digest"),
     ],

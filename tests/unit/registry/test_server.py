@@ -171,13 +171,14 @@ async def test_a_client_cannot_grow_the_metrics(start: NodeFactory) -> None:
 
 def test_gauges_are_asked_when_they_are_read() -> None:
     """Peers, records, queues and images are read from their owners at every scrape."""
-    metrics, peers, images = Metrics(), ["a", "b", "c"], ["r.io/app@sha256:1", "r.io/app@sha256:2", "s.io/app@sha256:1"]
+    metrics, peers = Metrics(), ["a", "b", "c"]
+    images = ["r.io/app@sha256:1", "r.io/app@sha256:2", "s.io/app@sha256:1", "s.io/app:1"]
     metrics.watch(
         connected_peers=lambda: peers,
         records_held=lambda: 7,
         quarantined_peers=lambda: 2,
         queues={"advertise": lambda: 5},
-        images_by_digest=lambda: images,
+        images=lambda: images,
     )
     metrics.routing.watch(records=lambda: {"announced": 4, "provided": 3}, peers=lambda: {"announce": len(peers)})
     value = metrics.registry.get_sample_value
@@ -190,6 +191,7 @@ def test_gauges_are_asked_when_they_are_read() -> None:
     assert [value("spegel_dht_records", {"kind": kind}) for kind in ("announced", "provided")] == [4, 3]
     metrics.render("")
     assert value("spegel_advertised_image_digests", {"registry": "r.io"}) == 2
+    assert value("spegel_advertised_image_digests", {"registry": "s.io"}) == 2
     del images[:2]
     assert b'spegel_advertised_image_digests{registry="r.io"}' not in metrics.render("")[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import tempfile
 import time
@@ -15,6 +16,7 @@ import structlog
 from spegel_py.errors import ConfigError, ContentNotFound, StoreUnavailable
 from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import Child
 from spegel_py.store.containerd import (
     Client,
     ContainerdStore,
@@ -173,6 +175,22 @@ async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) ->
         assert await walker.reach(root) == await walker.reach(root) == {root.digest}
     assert [log["event"] for log in logs] == ["manifest cannot be read"]
     assert await walker.reach(images.child(one)) == {blob.digest for blob in one.blobs}
+
+
+async def test_an_odd_descriptor_hides_no_other_content(tmp_path: Path) -> None:
+    """The config and the other layers are shared, and the size of the odd one is not believed."""
+    one = image(layers=3)
+    expected: list[Child] = []
+    document = json.loads(one.root.data)
+    odd = document["layers"][1]
+    odd["size"] = -1
+    data = json.dumps(document).encode()
+    images.write_layout(tmp_path, {NAME: one}).put(data)
+    walker = Walker(open=FileBlobs(content_path=tmp_path).open, expect=expected.append)
+    root = images.child(one)._replace(digest=Digest.of(data))
+    parts = {str(blob.digest) for blob in one.blobs[1:]} - {odd["digest"]}
+    assert {str(digest) for digest in await walker.reach(root)} == {str(root.digest)} | parts
+    assert {str(child.digest) for child in expected} == parts
 
 
 async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> None:
