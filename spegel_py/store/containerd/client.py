@@ -6,7 +6,7 @@ Every call has a deadline, and every error is one of ours: no gRPC type leaves t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +46,15 @@ _OPTIONS = [
 class NamedImage:
     """An image by its name in containerd: a tag, `repository@digest`, or a bare digest; and what it points at.
 
-    `updated` is when it was last pulled, in Unix time: each pull writes it, though nothing changed.
+    `created` is when this record was made, and `updated` when it was written last, in Unix time:
+    each pull writes it, though nothing changed, and so does each label that is set.
     """
 
     name: str
     target: Child
+    created: float
     updated: float
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +222,15 @@ def _image(image: Any) -> NamedImage:
     target = image.target
     try:
         child = Child(Digest.parse(target.digest), target.size, target.media_type)
-        return NamedImage(image.name, child, image.updated_at.ToNanoseconds() / 1e9)
     except DigestInvalid as error:
         raise ContentNotFound(f"the image {image.name} points at no digest: {error.message}") from error
+    return NamedImage(
+        name=image.name,
+        target=child,
+        created=image.created_at.ToNanoseconds() / 1e9,
+        updated=image.updated_at.ToNanoseconds() / 1e9,
+        labels={label.key: label.value for label in image.labels},
+    )
 
 
 def _event(envelope: Any) -> StoreEvent | None:

@@ -9,6 +9,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Tag
 from spegel_py.store.containerd.blobs import Blobs, FileBlobs, RemoteBlobs
 from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.pulls import PullTimes
 
 
 class ContainerdStore:
@@ -20,6 +21,7 @@ class ContainerdStore:
 
     def __init__(self, *, client: Client, content_path: Path | None = None) -> None:
         self.client = client
+        self.pulls = PullTimes()
         self.blobs: Blobs = FileBlobs(content_path=content_path) if content_path else RemoteBlobs(client=client)
 
     def __repr__(self) -> str:
@@ -27,7 +29,7 @@ class ContainerdStore:
 
     async def resolve(self, name: str) -> Tag:
         image = await self.client.image(name)
-        return Tag(image.target.digest, image.updated)
+        return Tag(image.target.digest, self.pulls.of(image))
 
     async def stat(self, digest: Digest) -> Descriptor:
         return await self.blobs.stat(digest)

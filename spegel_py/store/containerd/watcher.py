@@ -29,6 +29,7 @@ from spegel_py.store.containerd.client import (
     NamedImage,
     StoreEvent,
 )
+from spegel_py.store.containerd.pulls import PullTimes
 from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.containerd.vigil import Vigil
 from spegel_py.store.pump import Emit, Ledger, pumped
@@ -86,6 +87,7 @@ class ContainerdWatcher:
             self._session = session = _Session(
                 self._store.client,
                 self._store.blobs,
+                self._store.pulls,
                 Ledger(emit),
                 self._filters,
                 is_return=self._away is not None,
@@ -116,6 +118,7 @@ class _Session:
 
     client: Client
     blobs: Blobs
+    pulls: PullTimes
     ledger: Ledger
     filters: Filters
     is_return: bool
@@ -146,6 +149,7 @@ class _Session:
     async def _list(self) -> None:
         """Tell all that is held."""
         self.images = {image.name: image for image in await self.client.images()}
+        self.pulls.keep(self.images)
         # a file may outlive its record for a moment; one that is about to go is not told, for its end is not either
         here = frozenset(await self.client.content()) & await self.blobs.all()
         for image in self.images.values():
@@ -219,6 +223,7 @@ class _Session:
             if now.get(name) != self.images.get(name):
                 await self._renew(name)
         self.walker.keep(self._held())
+        self.pulls.keep(self.images)
 
     def _held(self) -> frozenset[Digest]:
         """Return the content of all images, missing blobs too."""
@@ -244,7 +249,7 @@ class _Session:
     def _tags(self, digests: AbstractSet[Digest]) -> dict[str, float]:
         """Return the tags that are told and point at one of these, and when each was pulled."""
         return {
-            name: image.updated
+            name: self.pulls.of(image)
             for name, image in self.images.items()
             if image.target.digest in digests and _is_tag(name) and not self.filters.exclude(name)
         }

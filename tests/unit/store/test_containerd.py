@@ -142,6 +142,26 @@ async def test_a_stopped_daemon_does_not_hold_a_request(daemon: Daemon) -> None:
 
 
 @pytest.mark.root
+async def test_a_label_that_is_set_on_an_image_makes_it_no_younger(
+    daemon: Daemon, client: Client, store: ContainerdStore
+) -> None:
+    """Neither for peers nor for a request, nor after a start; an import does."""
+    await daemon.load({NAME: image()})
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: NAME in listener.pulled)
+        first = listener.pulled[NAME]
+        await daemon.ctr("images", "label", NAME, "team=one")
+        assert (await client.image(NAME)).updated > first
+        assert (await store.resolve(NAME)).pulled == first
+        await daemon.load({"registry.example/team/last:1": image("last")})  # told after the label
+        await listener.until(lambda: "registry.example/team/last:1" in listener.keys)
+        assert listener.pulled[NAME] == first
+        assert (await ContainerdStore(client=client).resolve(NAME)).pulled == pytest.approx(first)
+        await daemon.load({NAME: image()})
+        await listener.until(lambda: listener.pulled[NAME] > first)
+
+
+@pytest.mark.root
 async def test_reads_by_path_need_no_daemon(daemon: Daemon, client: Client) -> None:
     """Peers are served while containerd restarts."""
     one = image()
