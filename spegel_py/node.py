@@ -112,7 +112,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             metrics=metrics.health,
             timeout=config.health_timeout,
         )
-        ingests = parts.make_ingests(config)
+        ingests, all_ingests = parts.make_ingests(config), parts.make_ingests(config, of_all=True)
         flights = None
         if config.share_in_flight:
             flights = Flights(
@@ -134,7 +134,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             verify=verify,
             spreading=parts.make_spreading(config),
             sources=flights,
-            expected=None if ingests is None else partial(expected_size, ingests),
+            expected=None if all_ingests is None else partial(expected_size, all_ingests),
         )
         freshness = Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(

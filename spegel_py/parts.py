@@ -162,12 +162,16 @@ async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watc
     return store, ContainerdWatcher(store=store, filters=config.filters)
 
 
-def make_ingests(config: Config) -> Ingests | None:
-    """Return what is being written here, None where that cannot be seen."""
+def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
+    """Return what is being written here, None where that cannot be seen.
+
+    `of_all` namespaces of containerd, where it is only looked at and not handed out.
+    """
     if config.oci_layout is not None:
         return LayoutIngests(root=config.oci_layout)
     if config.containerd_content_path is not None:
-        return ContainerdIngests(content_path=config.containerd_content_path)
+        namespace = None if of_all else config.containerd_namespace
+        return ContainerdIngests(content_path=config.containerd_content_path, namespace=namespace)
     return None
 
 

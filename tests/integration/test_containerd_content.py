@@ -8,7 +8,7 @@ import pytest
 
 from spegel_py.oci import build
 from tests.images import image, random_layer
-from tests.integration.cluster import blob_path, found, heal, limited, registry_away, start_cluster
+from tests.integration.cluster import blob_path, found, heal, limited, manifest_path, registry_away, start_cluster
 from tests.integration.observer import keys, observing
 from tests.lab import start_lab, until
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 
 async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_not() -> None:
-    """With --containerd-namespace images of that namespace are told, imported ones too; of k8s.io nothing is."""
+    """With --containerd-namespace images of that namespace are told, imported ones too; of k8s.io nothing is given."""
     ours, theirs = image("ours"), image("theirs")
     async with start_lab(nodes=2) as lab:
         holder, puller = lab.nodes
@@ -31,6 +31,8 @@ async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_no
             await observer.sees(holder, keys(lab.name("test/late:1"), late))
             await holder.daemon.load({lab.name("test/other:1"): image("other")})
             assert await observer.advertised(holder, keys(other, theirs)) == set()
+            for path in (manifest_path(theirs.root), *map(blob_path, theirs.blobs[1:])):
+                assert (await holder.get(path)).status == 404
             async with registry_away(lab):
                 await puller.ctr_pull(reference)
             assert await observer.advertised(holder, keys(lab.name("test/other:1"), image("other"))) == set()

@@ -21,11 +21,14 @@ from google.protobuf.message import DecodeError, Message
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.store.base import Descriptor
 from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
 
 TIMEOUT = 5.0
 """Seconds for one answer, or for the next part of a stream: a local daemon answers in milliseconds."""
+
+SOURCE = "containerd.io/distribution.source."
+"""How the labels begin that say where a blob was pulled from: a registry follows. The value is a list
+of repositories with commas between them (containerd, remotes/docker/handler.go)."""
 
 _IMAGES = "/containerd.services.images.v1.Images"
 _CONTENT = "/containerd.services.content.v1.Content"
@@ -55,6 +58,18 @@ class NamedImage:
     created: float
     updated: float
     labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRecord:
+    """A blob that the namespace holds, and the repositories (`registry/repository`) it was pulled from.
+
+    A blob that was imported came from none. One that several images share may have come from many.
+    """
+
+    digest: Digest
+    size: int
+    sources: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +142,23 @@ class Client:
                 continue
         return found
 
-    async def info(self, digest: Digest) -> Descriptor:
-        """Return the descriptor of a blob, or raise ContentNotFound."""
+    async def info(self, digest: Digest) -> BlobRecord:
+        """Return the record of a blob, or raise ContentNotFound."""
         request = content_pb2.InfoRequest(digest=str(digest))
         answer = await self.ask(f"{_CONTENT}/Info", request, content_pb2.InfoResponse)
-        return Descriptor(digest, answer.info.size)
+        return _record(digest, answer.info)
 
-    async def content(self) -> dict[Digest, int]:
-        """Return the sizes of all blobs."""
-        found: dict[Digest, int] = {}
+    async def content(self) -> dict[Digest, BlobRecord]:
+        """Return the records of all blobs."""
+        found: dict[Digest, BlobRecord] = {}
         request = content_pb2.ListContentRequest()
         async for answer in self._stream(f"{_CONTENT}/List", request, content_pb2.ListContentResponse):
             for info in answer.info:
                 try:
-                    found[Digest.parse(info.digest)] = info.size
+                    digest = Digest.parse(info.digest)
                 except DigestInvalid:
                     continue
+                found[digest] = _record(digest, info)
         return found
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
@@ -231,6 +247,17 @@ def _image(image: Any) -> NamedImage:
         updated=image.updated_at.ToNanoseconds() / 1e9,
         labels={label.key: label.value for label in image.labels},
     )
+
+
+def _record(digest: Digest, info: Any) -> BlobRecord:
+    sources = (
+        f"{label.key.removeprefix(SOURCE)}/{repository}"
+        for label in info.labels
+        if label.key.startswith(SOURCE)
+        for repository in label.value.split(",")
+        if repository
+    )
+    return BlobRecord(digest, info.size, frozenset(sources))
 
 
 def _event(envelope: Any) -> StoreEvent | None:

@@ -30,6 +30,7 @@ from spegel_py.store.containerd.client import (
     StoreEvent,
 )
 from spegel_py.store.containerd.pulls import PullTimes
+from spegel_py.store.containerd.records import Records
 from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.containerd.vigil import Vigil
 from spegel_py.store.pump import Emit, Ledger, pumped
@@ -87,6 +88,7 @@ class ContainerdWatcher:
             self._session = session = _Session(
                 self._store.client,
                 self._store.blobs,
+                self._store.records,
                 self._store.pulls,
                 Ledger(emit),
                 self._filters,
@@ -118,6 +120,7 @@ class _Session:
 
     client: Client
     blobs: Blobs
+    records: Records
     pulls: PullTimes
     ledger: Ledger
     filters: Filters
@@ -151,7 +154,7 @@ class _Session:
         self.images = {image.name: image for image in await self.client.images()}
         self.pulls.keep(self.images)
         # a file may outlive its record for a moment; one that is about to go is not told, for its end is not either
-        here = frozenset(await self.client.content()) & await self.blobs.all()
+        here = await self.records.list() & await self.blobs.all()
         for image in self.images.values():
             if image.target.digest not in self.reach:
                 self.reach[image.target.digest] = await self.walker.reach(image.target, here)
@@ -183,6 +186,7 @@ class _Session:
             case ImageChanged(name):
                 await self._renew(name)
             case ContentCreated(digest) | ContentDeleted(digest):
+                self.records.drop(digest)
                 await self._look_after({digest})
 
     async def _renew(self, name: str) -> None:
@@ -207,7 +211,8 @@ class _Session:
 
     async def _refresh(self, digests: AbstractSet[Digest]) -> frozenset[Digest]:
         """Tell which of the digests, and of the tags that point at them, are there and which are not."""
-        present = await self.blobs.present(digests)
+        # the file of a blob that no image holds any more may stay for another namespace
+        present = await self.blobs.present(digests, anew=digests - self._held())
         # whose a blob is that no image holds yet, no filter can tell
         told = present & self._shared() if self.filters else present
         self.ledger.add(str(digest) for digest in told)
@@ -217,7 +222,10 @@ class _Session:
         return present
 
     async def _relist(self) -> None:
-        """Find the images that changed without an event; only those are walked."""
+        """Find the images that changed without an event, and the blobs that went; walk no others."""
+        told = {digest for digest in self._held() if str(digest) in self.ledger}
+        if gone := told - await self.records.list():
+            await self._look_after(gone)
         now = {image.name: image for image in await self.client.images()}
         for name in now.keys() | self.images.keys():
             if now.get(name) != self.images.get(name):

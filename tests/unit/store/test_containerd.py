@@ -23,6 +23,7 @@ from spegel_py.store.containerd import (
     check_socket,
 )
 from spegel_py.store.containerd.blobs import FileBlobs
+from spegel_py.store.containerd.records import Records
 from spegel_py.store.walk import Walker
 from tests import images
 from tests.containerd import Daemon
@@ -47,6 +48,12 @@ async def client(daemon: Daemon) -> AsyncIterator[Client]:
     """A client of the daemon."""
     async with Client(socket=daemon.socket) as one:
         yield one
+
+
+def file_blobs(content_path: Path) -> FileBlobs:
+    """Return the blobs in a folder of a daemon that never answered."""
+    client = Client(socket=content_path / "no.sock")
+    return FileBlobs(content_path=content_path, records=Records(client=client))
 
 
 @pytest.fixture(params=["path", "gRPC"])
@@ -183,11 +190,78 @@ async def test_the_other_namespace_is_not_ours(daemon: Daemon) -> None:
             await client.image(NAME)
 
 
+@pytest.mark.root
+async def test_content_of_another_namespace_is_not_here(daemon: Daemon, store: ContainerdStore) -> None:
+    """Though its file lies in the same folder, and before and after the namespace was listed."""
+    ours, theirs = image("ours"), image("theirs")
+    await daemon.load({NAME: ours})
+    await daemon.load({NAME: theirs}, namespace="default")
+
+    async def check() -> None:
+        for blob in theirs.blobs:
+            with pytest.raises(ContentNotFound):
+                await store.stat(blob.digest)
+            with pytest.raises(ContentNotFound):
+                async with store.open(blob.digest):
+                    pass
+        for blob in ours.blobs:
+            assert (await store.stat(blob.digest)).size == len(blob.data)
+
+    await check()
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, ours))
+        await check()
+        late = image("late")
+        await daemon.load({NAME: late}, namespace="default")
+        with pytest.raises(ContentNotFound):
+            await store.stat(late.root.digest)
+        await daemon.load({NAME: theirs})  # from now on it is of both
+        await listener.until(lambda: listener.keys >= keys(NAME, theirs))
+        assert await store.stat(theirs.root.digest)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["image", "content"])
+async def test_content_that_only_another_namespace_still_holds_is_withdrawn(
+    daemon: Daemon, store: ContainerdStore, how: str
+) -> None:
+    """Its file stays for the other one, and is neither told nor given."""
+    one = image()
+    for namespace in ("k8s.io", "default"):
+        await daemon.load({NAME: one}, namespace=namespace)
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, one))
+        if how == "image":
+            await daemon.ctr("images", "rm", "--sync", NAME)
+        else:
+            await daemon.ctr("content", "rm", *(str(blob.digest) for blob in one.blobs))
+        await listener.until(lambda: listener.keys == set())
+        for blob in one.blobs:
+            assert daemon.path(blob.digest).exists()
+            with pytest.raises(ContentNotFound):
+                await store.stat(blob.digest)
+
+
+@pytest.mark.root
+async def test_what_is_known_is_given_while_containerd_is_away(daemon: Daemon, client: Client) -> None:
+    """What is not known cannot be told from another namespace's content by then."""
+    one, theirs = image(), image("theirs")
+    await daemon.load({NAME: one})
+    await daemon.load({NAME: theirs}, namespace="default")
+    store = ContainerdStore(client=client, content_path=daemon.content_path)
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, one))
+        await daemon.kill()
+        assert await store.stat(one.root.digest)
+        with pytest.raises(StoreUnavailable):
+            await store.stat(theirs.root.digest)
+
+
 async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) -> None:
     """Garbage and over-long manifests are leaves, named in the log once; the walk goes on."""
     garbage, one = b"\x00garbage", image()
     images.write_layout(tmp_path, {NAME: one}).put(garbage)
-    walker = Walker(open=FileBlobs(content_path=tmp_path).open)
+    walker = Walker(open=file_blobs(tmp_path).open)
     root = images.child(one)._replace(digest=Digest.of(garbage))
     with structlog.testing.capture_logs() as logs:
         assert await walker.reach(root) == await walker.reach(root) == {root.digest}
@@ -197,7 +271,7 @@ async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) ->
 
 async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> None:
     """With all of containerd's folder; the content's alone is made with the first blob."""
-    blobs = FileBlobs(content_path=tmp_path / "containerd" / "content")
+    blobs = file_blobs(tmp_path / "containerd" / "content")
     with pytest.raises(StoreUnavailable):
         await blobs.stat(Digest.of(b""))
     with pytest.raises(StoreUnavailable):
