@@ -84,7 +84,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     credentials = read_credentials()
     async with AsyncExitStack() as stack:
         rng, verify = random.Random(), Verify(config.verify_blobs)
-        store, watcher = await parts.make_store(config, stack)
+        store, watcher, origins = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
             store=store,
             wants=lambda: config.oci_layout is None and verify.wants(rng),  # a layout's store hashes first
@@ -160,6 +160,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             ready=supervisor.readiness,
             live=supervisor.liveness,
             filters=config.filters,
+            origins=origins,
             freshness=freshness,
             limits=limits,
             ledger=ledger,

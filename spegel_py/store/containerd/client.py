@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,9 @@ TIMEOUT = 5.0
 SOURCE = "containerd.io/distribution.source."
 """How the labels begin that say where a blob was pulled from: a registry follows. The value is a list
 of repositories with commas between them (containerd, remotes/docker/handler.go)."""
+
+CHILD = "containerd.io/gc.ref.content"
+"""How the labels begin by which a manifest keeps its content from the collector: the value is a digest."""
 
 _IMAGES = "/containerd.services.images.v1.Images"
 _CONTENT = "/containerd.services.content.v1.Content"
@@ -150,16 +153,29 @@ class Client:
 
     async def content(self) -> dict[Digest, BlobRecord]:
         """Return the records of all blobs."""
-        found: dict[Digest, BlobRecord] = {}
+        return {digest: _record(digest, info) async for digest, info in self._infos()}
+
+    async def named_by_manifests(self) -> dict[Digest, frozenset[str]]:
+        """Return where the manifests came from that name content, by the content's digest.
+
+        Content that is being pulled counts, since containerd labels a manifest before it fetches what
+        the manifest names.
+        """
+        found: dict[Digest, frozenset[str]] = {}
+        async for digest, info in self._infos():
+            if sources := _record(digest, info).sources:
+                for child in _children(info):
+                    found[child] = found.get(child, frozenset()) | sources
+        return found
+
+    async def _infos(self) -> AsyncIterator[tuple[Digest, Any]]:
         request = content_pb2.ListContentRequest()
         async for answer in self._stream(f"{_CONTENT}/List", request, content_pb2.ListContentResponse):
             for info in answer.info:
                 try:
-                    digest = Digest.parse(info.digest)
+                    yield Digest.parse(info.digest), info
                 except DigestInvalid:
                     continue
-                found[digest] = _record(digest, info)
-        return found
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Yield the bytes [start, start + length) of a blob in pieces of the daemon's choice."""
@@ -258,6 +274,13 @@ def _record(digest: Digest, info: Any) -> BlobRecord:
         if repository
     )
     return BlobRecord(digest, info.size, frozenset(sources))
+
+
+def _children(info: Any) -> Iterator[Digest]:
+    for label in info.labels:
+        if label.key.startswith(CHILD):
+            with suppress(DigestInvalid):
+                yield Digest.parse(label.value)
 
 
 def _event(envelope: Any) -> StoreEvent | None:

@@ -9,6 +9,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Tag
 from spegel_py.store.containerd.blobs import Blobs, FileBlobs, RemoteBlobs
 from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.origins import ContainerdOrigins
 from spegel_py.store.containerd.pulls import PullTimes
 from spegel_py.store.containerd.records import Records
 
@@ -24,6 +25,7 @@ class ContainerdStore:
         self.client = client
         self.pulls = PullTimes()
         self.records = records = Records(client=client)
+        self.origins = ContainerdOrigins(client=client, records=records)
         self.blobs: Blobs = (
             FileBlobs(content_path=content_path, records=records)
             if content_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import tempfile
 import time
@@ -15,6 +16,7 @@ import structlog
 from spegel_py.errors import ConfigError, ContentNotFound, StoreUnavailable
 from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import Filters
 from spegel_py.store.containerd import (
     Client,
     ContainerdStore,
@@ -23,12 +25,15 @@ from spegel_py.store.containerd import (
     check_socket,
 )
 from spegel_py.store.containerd.blobs import FileBlobs
+from spegel_py.store.containerd.client import SOURCE, BlobRecord
+from spegel_py.store.containerd.origins import ContainerdOrigins
 from spegel_py.store.containerd.records import Records
 from spegel_py.store.walk import Walker
 from tests import images
 from tests.containerd import Daemon
 from tests.contract.test_watcher import keys, listening
 from tests.images import image
+from tests.processes import until
 
 NAME = "registry.example/team/app:1"
 
@@ -255,6 +260,97 @@ async def test_what_is_known_is_given_while_containerd_is_away(daemon: Daemon, c
         assert await store.stat(one.root.digest)
         with pytest.raises(StoreUnavailable):
             await store.stat(theirs.root.digest)
+
+
+SECRET, PUBLIC = "registry.example/secret/app:1", "registry.example/public/app:1"
+FILTERS = Filters(patterns=[re.compile("/secret/")])
+
+
+async def label(daemon: Daemon, repositories: str, *blobs: build.Blob) -> None:
+    """Label blobs as a pull from these repositories of registry.example does."""
+    for blob in blobs:
+        await daemon.ctr("content", "label", str(blob.digest), f"{SOURCE}registry.example={repositories}")
+
+
+@pytest.mark.root
+async def test_content_comes_from_where_its_labels_say(daemon: Daemon, store: ContainerdStore) -> None:
+    """Whatever the image is called here; what is told agrees, and follows a label that a pull adds."""
+    one = image()
+    await daemon.load({SECRET: one})
+    await label(daemon, "secret/app", *one.blobs)
+    await daemon.ctr("images", "tag", SECRET, PUBLIC)
+    async with listening(ContainerdWatcher(store=store, filters=FILTERS)) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.keys == set()
+        for blob in one.blobs:
+            assert await store.origins.sources(blob.digest) == {"registry.example/secret/app"}
+        await label(daemon, "secret/app,public/app", *one.blobs)
+        await daemon.ctr("images", "tag", "--force", SECRET, PUBLIC)  # an event, as a pull gives it
+        await listener.until(lambda: listener.keys == keys(PUBLIC, one))
+        both = {"registry.example/secret/app", "registry.example/public/app"}
+        assert await store.origins.sources(one.root.digest) == both
+
+
+async def test_the_port_that_a_label_lacks_is_that_of_the_images_name() -> None:
+    """Where host and repository agree; else it stays unknown."""
+    digest = Digest.of(b"layer")
+    async with FakeClient(BlobRecord(digest, 5, frozenset({"10.0.0.1/a", "::1/b", "10.0.0.1/c"}))) as client:
+        records = Records(client=client)
+        await records.list()
+        origins = ContainerdOrigins(client=client, records=records)
+        images = frozenset({"10.0.0.1:5000/a", "10.0.0.1/a", "[::1]:5000/b", "r.io/c"})
+        origins.of_images = {digest: images}
+        assert await origins.sources(digest) == images | {"10.0.0.1/c"}
+
+
+class FakeClient(Client):
+    """Tells one record."""
+
+    def __init__(self, record: BlobRecord) -> None:
+        super().__init__(socket=Path("/nonexistent/sock"))
+        self._record = record
+
+    async def content(self) -> dict[Digest, BlobRecord]:
+        return {self._record.digest: self._record}
+
+
+@pytest.mark.root
+async def test_content_without_a_label_comes_from_where_its_images_say(daemon: Daemon, store: ContainerdStore) -> None:
+    """From all of them, and from nowhere that is known once they are gone."""
+    one = image()
+    await daemon.load({SECRET: one})
+    async with listening(ContainerdWatcher(store=store, filters=FILTERS)) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.keys == set()
+        assert await store.origins.sources(one.root.digest) == {"registry.example/secret/app"}
+        await daemon.load({PUBLIC: one})
+        await listener.until(lambda: listener.keys == keys(PUBLIC, one))
+        assert FILTERS.shares(await store.origins.sources(one.blobs[-1].digest))
+        await daemon.ctr("images", "rm", PUBLIC)
+        await listener.until(lambda: listener.keys == set())
+        assert await store.origins.sources(one.blobs[-1].digest) == {"registry.example/secret/app"}
+        await daemon.ctr("images", "tag", SECRET, str(one.root.digest))
+        await daemon.ctr("images", "rm", SECRET)
+
+        async def is_unknown() -> bool:
+            return await store.origins.sources(one.root.digest) == frozenset()
+
+        await until(is_unknown)
+        assert listener.keys == set()
+
+
+@pytest.mark.root
+async def test_content_that_is_being_pulled_comes_from_where_its_manifest_came(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
+    """containerd labels a manifest before it fetches what the manifest names."""
+    one = image()
+    await daemon.load({SECRET: one})
+    layer = one.blobs[-1]
+    await daemon.ctr("content", "rm", str(layer.digest))
+    await label(daemon, "secret/app", one.root)
+    assert await store.origins.sources(layer.digest) == {"registry.example/secret/app"}
+    assert await store.origins.sources(Digest.of(b"nothing")) == frozenset()
 
 
 async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) -> None:
