@@ -85,7 +85,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     credentials = read_credentials()
     async with AsyncExitStack() as stack:
         rng, verify = random.Random(), Verify(config.verify_blobs)
-        store, watcher = await parts.make_store(config, stack)
+        store, watcher, origins = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
             store=store,
             wants=lambda: config.oci_layout is None and verify.wants(rng),  # a layout's store hashes first
@@ -113,7 +113,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             metrics=metrics.health,
             timeout=config.health_timeout,
         )
-        ingests = parts.make_ingests(config)
+        ingests, all_ingests = parts.make_ingests(config), parts.make_ingests(config, of_all=True)
         flights = None
         if config.share_in_flight:
             flights = Flights(
@@ -135,7 +135,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             verify=verify,
             spreading=parts.make_spreading(config),
             sources=flights,
-            expected=None if ingests is None else partial(expected_size, ingests),
+            expected=None if all_ingests is None else partial(expected_size, all_ingests),
         )
         freshness = Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(
@@ -162,6 +162,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             ready=supervisor.readiness,
             live=supervisor.liveness,
             filters=config.filters,
+            origins=origins,
             freshness=freshness,
             limits=limits,
             ledger=ledger,

@@ -28,7 +28,7 @@ from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.service import Settings
 from spegel_py.settings import local_url
-from spegel_py.store.base import Ingests, Store, Watcher
+from spegel_py.store.base import Ingests, Origins, Store, Watcher
 from spegel_py.store.containerd import (
     Client,
     ContainerdIngests,
@@ -150,11 +150,11 @@ def make_supervisor(
     )
 
 
-async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher]:
+async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher, Origins]:
     if config.oci_layout is not None:
         check_layout(config.oci_layout)
         layout = LayoutStore(root=config.oci_layout)
-        return layout, LayoutWatcher(store=layout, filters=config.filters)
+        return layout, LayoutWatcher(store=layout, filters=config.filters), layout
     with suppress(StoreUnavailable):  # it may come, and the doctor's advice says what is not there yet
         check_socket(config.containerd_sock)
     with suppress(StoreUnavailable):
@@ -163,15 +163,19 @@ async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watc
         Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
     )
     store = ContainerdStore(client=client, content_path=config.containerd_content_path)
-    return store, ContainerdWatcher(store=store, filters=config.filters)
+    return store, ContainerdWatcher(store=store, filters=config.filters), store.origins
 
 
-def make_ingests(config: Config) -> Ingests | None:
-    """Return what is being written here, None where that cannot be seen."""
+def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
+    """Return what is being written here, None where that cannot be seen.
+
+    `of_all` namespaces of containerd, where it is only looked at and not handed out.
+    """
     if config.oci_layout is not None:
         return LayoutIngests(root=config.oci_layout)
     if config.containerd_content_path is not None:
-        return ContainerdIngests(content_path=config.containerd_content_path)
+        namespace = None if of_all else config.containerd_namespace
+        return ContainerdIngests(content_path=config.containerd_content_path, namespace=namespace)
     return None
 
 

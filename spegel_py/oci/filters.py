@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -34,6 +35,8 @@ class Filters:
         found = frozenset(registries)
         is_all = not found.isdisjoint(WILDCARDS)
         self._registries = frozenset() if is_all else frozenset(map(canonical_registry, found))
+        self._hosts = frozenset(re.sub(r":\d+$", "", registry) for registry in self._registries)
+        self._ports = frozenset(port for one in self._patterns for port in re.findall(r":(\d+)", one.pattern))
 
     def __repr__(self) -> str:
         return f"<Filters {[one.pattern for one in self._patterns]} registries={sorted(self._registries) or 'all'}>"
@@ -51,6 +54,22 @@ class Filters:
             return True
         labels = (label,) if canonical == label else (label, canonical)
         return any(pattern.search(each) for pattern in self._patterns for each in labels)
+
+    def shares(self, sources: Iterable[str]) -> bool:
+        """Return True if content that came from these repositories is mirrored: one that is will do.
+
+        A source is `registry/repository`, with its registry always; the registry's port may be unknown,
+        and missing. Content without a known source is mirrored only where nothing is left out.
+        """
+        return not self or any(not self._leaves_out(source) for source in sources)
+
+    def _leaves_out(self, source: str) -> bool:
+        canonical = canonical_name(source)
+        registry, _, repository = canonical.partition("/")
+        variants = {source, canonical, *(f"{registry}:{port}/{repository}" for port in self._ports)}
+        if any(pattern.search(variant) for variant in variants for pattern in self._patterns):
+            return True
+        return bool(self._registries) and registry not in self._registries | self._hosts
 
 
 EVERYTHING = Filters()

@@ -17,7 +17,7 @@ from spegel_py.registry.handlers import Pulls
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
 from spegel_py.registry.underway import Underway
-from spegel_py.store.base import Store
+from spegel_py.store.base import Origins, Store
 from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.sender import Sender
@@ -49,9 +49,11 @@ def create_app(
     client_timeout: float = 60.0,
     node: str = "",
     underway: Underway | None = None,
+    origins: Origins | None = None,
 ) -> web.Application:
     """Return the registry. Without a mirror it answers from its own content only; without credentials, everybody.
-    Peers get what is `underway` only if that is given. `node` is the name that this node's runtime gives as its own.
+    Peers get what is `underway` only if that is given. Without `origins` the filters go by names alone.
+    `node` is the name that this node's runtime gives as its own.
 
     `ready` and `live` answer the probes. `client_timeout` is for how many seconds a client may not read before it is
     dropped.
@@ -69,6 +71,7 @@ def create_app(
         client_timeout=client_timeout,
         node=node,
         underway=underway,
+        origins=origins,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:

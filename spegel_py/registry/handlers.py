@@ -21,9 +21,10 @@ from spegel_py.registry import responses
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.local import Found, Local
 from spegel_py.registry.multipart import Multipart, PartsSink
+from spegel_py.registry.provenance import Provenance
 from spegel_py.registry.responses import Entity
 from spegel_py.registry.underway import Underway
-from spegel_py.store.base import Content, Store
+from spegel_py.store.base import Content, Origins, Store
 from spegel_py.telemetry.decisions import Inquiry, Source
 from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
@@ -40,7 +41,8 @@ Send = Callable[[Sink], Awaitable[object]]
 class Pulls:
     """Answers everything below `/v2/`. `client_timeout` is for how many seconds a client may not read.
 
-    A pull that `filters` exclude is answered with 404, here and for peers. Of tags `freshness` says for how long they
+    A pull that `filters` exclude is answered with 404, here and for peers, and so is content of this node
+    that came, as `origins` tell, from nowhere else. Of tags `freshness` says for how long they
     are answered; a peer is told how old they are, and decides for itself. `limits` admit peers' transfers. In `ledger`
     it is noted of each client's pull how it went, and counted from there. Peers that a steward sent here are answered
     with what is `underway` too, if that is given. This node's own runtime, which gives the name `node` as its own, is
@@ -61,9 +63,11 @@ class Pulls:
         client_timeout: float,
         node: str = "",
         underway: Underway | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self._store = store
-        self._local = Local(store=store)
+        self._provenance = Provenance(origins=origins, filters=filters) if filters and origins else None
+        self._local = Local(store=store, provenance=self._provenance)
         self._sender = sender
         self._mirror = mirror
         self._metrics = metrics
@@ -159,6 +163,8 @@ class Pulls:
         async with AsyncExitStack() as stack:
             try:
                 found, ingest = await stack.enter_async_context(underway.find(pull))
+                if self._provenance is not None:
+                    await self._provenance.check(pull, found.digest)
             except ContentNotFound:  # it may have been committed since the store was asked
                 return await self._from_here(request, pull, inquiry)
             except StoreUnavailable as error:

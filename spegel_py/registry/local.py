@@ -11,6 +11,7 @@ from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
+from spegel_py.registry.provenance import Provenance
 from spegel_py.store.base import Descriptor, Store
 
 log = structlog.get_logger(__name__)
@@ -30,10 +31,14 @@ class Found:
 
 
 class Local:
-    """Finds content in a store. A manifest is found as a manifest only, any other content as a blob only."""
+    """Finds content in a store. A manifest is found as a manifest only, any other content as a blob only.
 
-    def __init__(self, *, store: Store) -> None:
+    Where there is a `provenance`, content that it keeps here is not found.
+    """
+
+    def __init__(self, *, store: Store, provenance: Provenance | None = None) -> None:
         self._store = store
+        self._provenance = provenance
         self._types: OrderedDict[Descriptor, str | None] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -43,13 +48,15 @@ class Local:
         """Return what is asked for. Raises ContentNotFound and StoreUnavailable.
 
         Raises ManifestUnknown or BlobUnknown where the digest is here but of the other kind: then no peer can
-        have it as what was asked for.
+        have it as what was asked for. Raises them too where filters keep it here.
         """
         tag = None
         if (digest := pull.digest) is None:
             tag = await self._store.resolve(pull.key)
             digest = tag.digest
         descriptor = await self._store.stat(digest)
+        if self._provenance is not None:
+            await self._provenance.check(pull, digest)
         manifest_type = await self._manifest_type(descriptor)
         if (manifest_type is not None) != (pull.kind is Kind.MANIFEST):
             raise pull.kind.unknown(f"{digest} is not one of the {pull.kind.value}")

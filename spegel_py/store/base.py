@@ -116,6 +116,17 @@ class Store(Protocol):
         ...
 
 
+class Origins(Protocol):
+    """Where what this node holds came from."""
+
+    async def sources(self, digest: Digest) -> frozenset[str]:
+        """Return the repositories (`registry/repository`) that content came from; none where unknown.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+
 class Change(Enum):
     """What happened to a key."""
 

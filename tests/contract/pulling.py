@@ -92,7 +92,7 @@ class ContainerdPulling:
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
-        self.ingests: Ingests = ContainerdIngests(content_path=daemon.content_path)
+        self.ingests: Ingests = ContainerdIngests(content_path=daemon.content_path, namespace=NAMESPACE)
         self._writers: dict[Digest, asyncio.subprocess.Process] = {}
 
     @classmethod

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from spegel_py.oci.build import Image
+from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
-from spegel_py.store.base import Store, Watcher
+from spegel_py.store.base import Origins, Store, Watcher
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.layout import LayoutStore, LayoutWatcher
 from spegel_py.store.memory import MemoryStore, MemoryWatcher
@@ -26,6 +27,9 @@ class Source(Protocol):
     watcher: Watcher
     can_read_deleted: bool
     """Whether opened content outlives its deletion (over gRPC containerd gives no such promise)."""
+
+    origins: Origins
+    """Where content came from, once a watcher with filters has told of it."""
 
     filtered: Callable[[Filters], Watcher]
     """Returns another watcher of the same store, with these filters."""
@@ -44,6 +48,13 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
 
+class NoOrigins:
+    """Knows of nothing where it came from."""
+
+    async def sources(self, digest: Digest) -> frozenset[str]:
+        return frozenset()
+
+
 class MemorySource:
     """A MemoryStore."""
 
@@ -51,6 +62,7 @@ class MemorySource:
 
     def __init__(self) -> None:
         self.memory = MemoryStore()
+        self.origins: Origins = NoOrigins()
         self.store: Store = self.memory
         self.watcher: Watcher = MemoryWatcher(store=self.memory)
         self.filtered: Callable[[Filters], Watcher] = lambda filters: self.watcher  # it knows no images
@@ -88,6 +100,7 @@ class LayoutSource:
         self.writer = images.write_layout(self.root, {})
         layout = LayoutStore(root=self.root)
         self.store: Store = layout
+        self.origins: Origins = layout
         self.watcher: Watcher = LayoutWatcher(store=layout)
         self.filtered: Callable[[Filters], Watcher] = lambda filters: LayoutWatcher(store=layout, filters=filters)
 
@@ -121,6 +134,7 @@ class ContainerdSource:
         self.client = Client(socket=daemon.socket)
         store = ContainerdStore(client=self.client, content_path=daemon.content_path if is_mounted else None)
         self.store: Store = store
+        self.origins: Origins = store.origins
         self.watcher: Watcher = ContainerdWatcher(store=store)
         self.filtered: Callable[[Filters], Watcher] = lambda filters: ContainerdWatcher(store=store, filters=filters)
 

@@ -39,6 +39,10 @@ async def test_a_filtered_image_is_not_told(source: Source) -> None:
         await source.add("registry.example/team/hidden:1", hidden)
         expected = keys(SHOWN, shown) | keys("registry.example/team/hidden:1", hidden)
         await listener.until(lambda: listener.keys == expected)
+        for blob in hidden.blobs:
+            assert FILTERS.shares(await source.origins.sources(blob.digest))
+        for blob in image("more").blobs:
+            assert await source.origins.sources(blob.digest) == {"other.example/team/more"}
 
 
 async def test_content_that_only_a_filtered_image_still_holds_is_withdrawn(source: Source) -> None:
@@ -51,6 +55,7 @@ async def test_content_that_only_a_filtered_image_still_holds_is_withdrawn(sourc
         await source.untag(SHOWN)
         await listener.until(lambda: listener.keys == set())
         assert await source.store.stat(one.root.digest)
+        assert not FILTERS.shares(await source.origins.sources(one.root.digest))
 
 
 async def test_a_filtered_tag_is_not_told_but_its_content_is(source: Source) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
 from spegel_py.oci import build
 from tests.images import image, random_layer
-from tests.integration.cluster import blob_path, found, heal, limited, registry_away, start_cluster
+from tests.integration.cluster import blob_path, found, heal, limited, manifest_path, registry_away, start_cluster
 from tests.integration.observer import keys, observing
-from tests.lab import start_lab, until
+from tests.lab import REGISTRY, start_lab, until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 
 async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_not() -> None:
-    """With --containerd-namespace images of that namespace are told, imported ones too; of k8s.io nothing is."""
+    """With --containerd-namespace images of that namespace are told, imported ones too; of k8s.io nothing is given."""
     ours, theirs = image("ours"), image("theirs")
     async with start_lab(nodes=2) as lab:
         holder, puller = lab.nodes
@@ -31,6 +32,8 @@ async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_no
             await observer.sees(holder, keys(lab.name("test/late:1"), late))
             await holder.daemon.load({lab.name("test/other:1"): image("other")})
             assert await observer.advertised(holder, keys(other, theirs)) == set()
+            for path in (manifest_path(theirs.root), *map(blob_path, theirs.blobs[1:])):
+                assert (await holder.get(path)).status == 404
             async with registry_away(lab):
                 await puller.ctr_pull(reference)
             assert await observer.advertised(holder, keys(lab.name("test/other:1"), image("other"))) == set()
@@ -48,6 +51,47 @@ async def test_imported_images_are_shared_as_pulled_ones_are() -> None:
         async with registry_away(lab):
             await puller.cri.pull(reference)
         await observer.sees(puller, keys(reference, app))
+
+
+async def test_filtered_content_is_not_given_under_any_name() -> None:
+    """By where containerd pulled it from; a layer that a public image shares is given. What is told agrees."""
+    shared, own, other = (random_layer(name, 4096) for name in ("shared", "own", "other"))
+    secret, public = build.image([shared, own]), build.image([shared, other])
+    filters = f"^{re.escape(REGISTRY)}/test/secret$"
+    async with start_cluster(2, registry_filters=filters) as lab, observing(lab) as observer:
+        holder, asking = lab.nodes
+        hidden, shown = lab.name("test/secret:1"), lab.name("test/public:1")
+        await lab.registry.push(hidden, secret)
+        await lab.registry.push(shown, public)
+        await holder.cri.pull(hidden)
+        await holder.daemon.ctr("images", "tag", hidden, lab.name("test/retagged:1"))
+        await holder.cri.pull(shown)
+        await observer.sees(holder, keys(shown, public))
+        alone = [blob for blob in secret.blobs if blob not in public.blobs]
+        everything = keys(hidden, secret) | keys(shown, public) | {lab.name("test/retagged:1")}
+        assert await observer.advertised(holder, everything) == keys(shown, public)
+        paths = [
+            manifest_path(lab.name("test/retagged:1")),
+            *(manifest_path(secret.root, name) for name in ("test/secret", "test/public", "x")),
+            *(blob_path(blob, name) for blob in alone[1:] for name in ("test/secret", "x")),
+        ]
+        for path in paths:
+            for target in {path, path.partition("?")[0]} if "sha256" in path else {path}:
+                assert (await holder.get(target)).status == 404, target
+                assert (await asking.get(target)).status == 404, target
+        for blob in public.blobs[1:]:
+            assert (await asking.get(blob_path(blob, "test/public"))).status == 200
+
+
+async def test_a_crowd_shares_what_is_being_pulled_with_filters_too() -> None:
+    """A layer that is still coming in belongs to the image whose manifest names it."""
+    async with start_cluster(2, registry_filters="^nothing$") as lab:
+        reference, app = lab.name("test/app:crowd"), image("crowd", layers=1, size=8_000_000)
+        await lab.registry.push(reference, app)
+        async with lab.registry.namespace.throttled("50mbit", burst="256kb"):
+            await asyncio.gather(*(node.cri.pull(reference) for node in lab.nodes))
+        layers = [one for one in lab.registry.requests("GET") if one.size >= 8_000_000]
+        assert len(layers) == 1
 
 
 async def test_each_layer_is_told_as_it_is_complete() -> None:

@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Descriptor
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.containerd.blobs import FileBlobs
-from spegel_py.store.containerd.client import NamedImage
+from spegel_py.store.containerd.client import BlobRecord, NamedImage
+from spegel_py.store.containerd.records import Records
 from tests.contract.test_watcher import keys, listening
 from tests.images import image
 from tests.integration.cluster import joined, metric
@@ -31,6 +31,9 @@ BLOBS = IMAGES * (LAYERS + 2)
 
 EVENTS = 12
 """Events of one image at most: it has three names, each of which is created, updated once or twice, and deleted."""
+
+LOOKS = 20
+"""Questions about one blob at most: once as it comes, and as it goes, at each look until it is gone."""
 
 EXTRA = 3.0
 """Seconds that a start with all these may take longer than one with nothing."""
@@ -94,7 +97,7 @@ class CountingClient(Client):
         self.calls["list of images"] += 1
         return await super().images()
 
-    async def content(self) -> dict[Digest, int]:
+    async def content(self) -> dict[Digest, BlobRecord]:
         self.calls["list of content"] += 1
         return await super().content()
 
@@ -102,7 +105,7 @@ class CountingClient(Client):
         self.calls["one image"] += 1
         return await super().image(name)
 
-    async def info(self, digest: Digest) -> Descriptor:
+    async def info(self, digest: Digest) -> BlobRecord:
         self.calls["one blob"] += 1
         return await super().info(digest)
 
@@ -110,8 +113,8 @@ class CountingClient(Client):
 class CountingBlobs(FileBlobs):
     """Counts how often the content's folder is listed."""
 
-    def __init__(self, *, content_path: Path) -> None:
-        super().__init__(content_path=content_path)
+    def __init__(self, *, content_path: Path, records: Records) -> None:
+        super().__init__(content_path=content_path, records=records)
         self.listed = 0
 
     async def all(self) -> frozenset[Digest]:
@@ -127,7 +130,7 @@ async def test_an_event_costs_what_its_image_costs(lab: Lab) -> None:
         await lab.registry.push(name, one)
     async with CountingClient(socket=daemon.socket) as client:
         store = ContainerdStore(client=client, content_path=daemon.content_path)
-        store.blobs = blobs = CountingBlobs(content_path=daemon.content_path)
+        store.blobs = blobs = CountingBlobs(content_path=daemon.content_path, records=store.records)
         async with listening(ContainerdWatcher(store=store)) as listener:
             await listener.until(lambda: len(listener.keys) == BLOBS + IMAGES)
             await until(lambda: _is(client.calls["list of images"] == 2))  # the second look, a second after the start
@@ -139,8 +142,10 @@ async def test_an_event_costs_what_its_image_costs(lab: Lab) -> None:
             for name in few:
                 await cri.remove(name)
             await listener.until(lambda: not wanted & listener.keys)
-    assert client.calls.keys() == {"one image"}
+    assert client.calls.keys() == {"one image", "one blob"}
     assert client.calls["one image"] <= EVENTS * len(few)
+    blobs_of_all = sum(len(one.blobs) for one in few.values())
+    assert client.calls["one blob"] <= LOOKS * blobs_of_all
     assert blobs.listed == 1
 
 

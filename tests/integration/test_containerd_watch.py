@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -66,3 +67,27 @@ async def test_a_platform_of_an_index_is_told_without_the_others(lab: Lab) -> No
         await listener.until(lambda: reference in listener.keys)
         assert str(many.root.digest) in listener.keys
         assert len(listener.keys) == 1 + 1 + 5  # tag, index; manifest, config and three layers of one platform
+
+
+async def test_a_pull_makes_a_tag_younger_and_a_label_does_not(lab: Lab) -> None:
+    """Of the same digest, through the CRI and through ctr, which drops the CRI's own label."""
+    reference = lab.name("test/app:again")
+    await lab.registry.push(reference, APP)
+    node = lab.nodes[0]
+    async with following(node, is_mounted=True) as listener:
+        await node.cri.pull(reference)
+        await listener.until(lambda: reference in listener.pulled)
+        for pull in (node.cri.pull, node.ctr_pull, node.cri.pull):
+            before = listener.pulled[reference]
+            await pull(reference)
+            await listener.until(partial(_is_younger, listener, reference, before))
+        before = listener.pulled[reference]
+        await node.daemon.ctr("images", "label", reference, "team=one")
+        other = lab.name("test/app:other")  # told after the label
+        await node.daemon.ctr("images", "tag", reference, other)
+        await listener.until(lambda: other in listener.pulled)
+        assert listener.pulled[reference] == before
+
+
+def _is_younger(listener: Listener, reference: str, before: float) -> bool:
+    return listener.pulled[reference] > before

@@ -171,9 +171,15 @@ def test_the_short_form_is_a_part_of_the_drill() -> None:
 
 
 def test_every_condition_of_the_cluster_and_the_node_is_drilled() -> None:
-    """What is left out: a prediction, and what only a defect of the program itself would show."""
+    """Left out: a prediction, what only a defect of the program itself would show, and a copied identity, which
+    tests/integration/test_router.py copies."""
     drilled = {expected.condition.name for row in FULL for expected in row.expected}
-    assert CONDITIONS.keys() - drilled == {"pulls-failing", "event-loop-stalled", "peer-predicted"}
+    assert CONDITIONS.keys() - drilled == {
+        "pulls-failing",
+        "event-loop-stalled",
+        "peer-predicted",
+        "identity-shared",
+    }
 
 
 def test_an_unknown_row_is_refused_with_those_that_there_are() -> None:

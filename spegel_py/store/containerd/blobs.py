@@ -18,6 +18,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.base import Content, Descriptor
 from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.records import Records
 from spegel_py.store.files import PIECE, FileContent
 from spegel_py.store.reach import ANYHOW, Reach, reached
 
@@ -27,9 +28,6 @@ ALGORITHMS = ("sha256", "sha512")
 
 FEW = 64
 """Blobs looked for at once where the kernel has all of it in memory: a millisecond of the event loop's time at most."""
-
-CALLS = 16
-"""Calls of one batch that are under way at the same time; more only queue up in the daemon."""
 
 
 class Blobs(Protocol):
@@ -46,20 +44,22 @@ class Blobs(Protocol):
         """Return every blob there is."""
         ...
 
-    async def present(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        """Return those of the digests whose blobs are there."""
+    async def present(self, digests: Collection[Digest], *, anew: Collection[Digest] = ()) -> frozenset[Digest]:
+        """Return those of the digests whose blobs are there; `anew` are asked of containerd again."""
         ...
 
 
 class FileBlobs:
     """Blobs read from the content store's folder: committed ones only, pulls under way lie elsewhere.
 
-    It needs no daemon: peers are served while containerd restarts. A file that is not as long as manifests say was
-    damaged, by a power cut or a full disk, and counts as not here: a body that is too short fails a runtime's pull.
+    What is known from `records` needs no daemon: peers are served while containerd restarts. A file
+    that lies there for another namespace alone counts as not here. So does one that is not as long as
+    manifests say: a power cut or a full disk damaged it, and a body that is too short fails a pull.
     """
 
-    def __init__(self, *, content_path: Path) -> None:
+    def __init__(self, *, content_path: Path, records: Records) -> None:
         self._root = content_path
+        self._records = records
         self._lengths: dict[Digest, frozenset[int]] = {}
 
     def __repr__(self) -> str:
@@ -73,6 +73,8 @@ class FileBlobs:
     async def open(self, digest: Digest) -> AsyncIterator[Content]:
         fd = await reached(partial(self._open, digest), os.close)
         try:
+            if digest not in self._records:
+                await self._records.check(digest)
             size = os.fstat(fd).st_size
             if not self._is_whole(digest, size):
                 log.warning("content damaged", digest=str(digest), size=size)
@@ -90,10 +92,13 @@ class FileBlobs:
         self._lengths = {digest: lengths for digest, lengths in self._lengths.items() if digest in found}
         return found
 
-    async def present(self, digests: Collection[Digest]) -> frozenset[Digest]:
+    async def present(self, digests: Collection[Digest], *, anew: Collection[Digest] = ()) -> frozenset[Digest]:
         if len(digests) > FEW:
-            return await asyncio.to_thread(self._pick, digests, ANYHOW)
-        return await reached(partial(self._pick, digests))
+            here = await asyncio.to_thread(self._pick, digests, ANYHOW)
+        else:
+            here = await reached(partial(self._pick, digests))
+        unsure = frozenset(one for one in here if one in anew or one not in self._records)
+        return (here - unsure) | await self._records.look(unsure) if unsure else here
 
     def _list(self) -> frozenset[Digest]:
         self._check_here()
@@ -145,14 +150,15 @@ class FileBlobs:
 class RemoteBlobs:
     """Blobs read through containerd's socket."""
 
-    def __init__(self, *, client: Client) -> None:
+    def __init__(self, *, client: Client, records: Records) -> None:
         self._client = client
+        self._records = records
 
     def __repr__(self) -> str:
         return f"<RemoteBlobs {self._client!r}>"
 
     async def stat(self, digest: Digest) -> Descriptor:
-        return await self._client.info(digest)
+        return Descriptor(digest, (await self._client.info(digest)).size)
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[Content]:
@@ -163,25 +169,10 @@ class RemoteBlobs:
         """The daemon has noted the length of each blob by itself, and a read that ends before it breaks."""
 
     async def all(self) -> frozenset[Digest]:
-        return frozenset(await self._client.content())
+        return await self._records.list()
 
-    async def present(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        slots = asyncio.Semaphore(CALLS)
-
-        async def is_here(digest: Digest) -> bool:
-            async with slots:
-                try:
-                    await self._client.info(digest)
-                except ContentNotFound:
-                    return False
-                return True
-
-        asked = list(digests)
-        answers = await asyncio.gather(*map(is_here, asked), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return frozenset(digest for digest, answer in zip(asked, answers, strict=True) if answer)
+    async def present(self, digests: Collection[Digest], *, anew: Collection[Digest] = ()) -> frozenset[Digest]:
+        return await self._records.look(digests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ Every call has a deadline, and every error is one of ours: no gRPC type leaves t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,17 @@ from google.protobuf.message import DecodeError, Message
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.store.base import Descriptor
 from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
 
 TIMEOUT = 5.0
 """Seconds for one answer, or for the next part of a stream: a local daemon answers in milliseconds."""
+
+SOURCE = "containerd.io/distribution.source."
+"""How the labels begin that say where a blob was pulled from: a registry follows. The value is a list
+of repositories with commas between them (containerd, remotes/docker/handler.go)."""
+
+CHILD = "containerd.io/gc.ref.content"
+"""How the labels begin by which a manifest keeps its content from the collector: the value is a digest."""
 
 _IMAGES = "/containerd.services.images.v1.Images"
 _CONTENT = "/containerd.services.content.v1.Content"
@@ -46,12 +52,27 @@ _OPTIONS = [
 class NamedImage:
     """An image by its name in containerd: a tag, `repository@digest`, or a bare digest; and what it points at.
 
-    `updated` is when it was last pulled, in Unix time: each pull writes it, though nothing changed.
+    `created` is when this record was made, and `updated` when it was written last, in Unix time:
+    each pull writes it, though nothing changed, and so does each label that is set.
     """
 
     name: str
     target: Child
+    created: float
     updated: float
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRecord:
+    """A blob that the namespace holds, and the repositories (`registry/repository`) it was pulled from.
+
+    A blob that was imported came from none. One that several images share may have come from many.
+    """
+
+    digest: Digest
+    size: int
+    sources: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +145,37 @@ class Client:
                 continue
         return found
 
-    async def info(self, digest: Digest) -> Descriptor:
-        """Return the descriptor of a blob, or raise ContentNotFound."""
+    async def info(self, digest: Digest) -> BlobRecord:
+        """Return the record of a blob, or raise ContentNotFound."""
         request = content_pb2.InfoRequest(digest=str(digest))
         answer = await self.ask(f"{_CONTENT}/Info", request, content_pb2.InfoResponse)
-        return Descriptor(digest, answer.info.size)
+        return _record(digest, answer.info)
 
-    async def content(self) -> dict[Digest, int]:
-        """Return the sizes of all blobs."""
-        found: dict[Digest, int] = {}
+    async def content(self) -> dict[Digest, BlobRecord]:
+        """Return the records of all blobs."""
+        return {digest: _record(digest, info) async for digest, info in self._infos()}
+
+    async def named_by_manifests(self) -> dict[Digest, frozenset[str]]:
+        """Return where the manifests came from that name content, by the content's digest.
+
+        Content that is being pulled counts, since containerd labels a manifest before it fetches what
+        the manifest names.
+        """
+        found: dict[Digest, frozenset[str]] = {}
+        async for digest, info in self._infos():
+            if sources := _record(digest, info).sources:
+                for child in _children(info):
+                    found[child] = found.get(child, frozenset()) | sources
+        return found
+
+    async def _infos(self) -> AsyncIterator[tuple[Digest, Any]]:
         request = content_pb2.ListContentRequest()
         async for answer in self._stream(f"{_CONTENT}/List", request, content_pb2.ListContentResponse):
             for info in answer.info:
                 try:
-                    found[Digest.parse(info.digest)] = info.size
+                    yield Digest.parse(info.digest), info
                 except DigestInvalid:
                     continue
-        return found
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Yield the bytes [start, start + length) of a blob in pieces of the daemon's choice."""
@@ -219,9 +254,33 @@ def _image(image: Any) -> NamedImage:
     target = image.target
     try:
         child = Child(Digest.parse(target.digest), target.size, target.media_type)
-        return NamedImage(image.name, child, image.updated_at.ToNanoseconds() / 1e9)
     except DigestInvalid as error:
         raise ContentNotFound(f"the image {image.name} points at no digest: {error.message}") from error
+    return NamedImage(
+        name=image.name,
+        target=child,
+        created=image.created_at.ToNanoseconds() / 1e9,
+        updated=image.updated_at.ToNanoseconds() / 1e9,
+        labels={label.key: label.value for label in image.labels},
+    )
+
+
+def _record(digest: Digest, info: Any) -> BlobRecord:
+    sources = (
+        f"{label.key.removeprefix(SOURCE)}/{repository}"
+        for label in info.labels
+        if label.key.startswith(SOURCE)
+        for repository in label.value.split(",")
+        if repository
+    )
+    return BlobRecord(digest, info.size, frozenset(sources))
+
+
+def _children(info: Any) -> Iterator[Digest]:
+    for label in info.labels:
+        if label.key.startswith(CHILD):
+            with suppress(DigestInvalid):
+                yield Digest.parse(label.value)
 
 
 def _event(envelope: Any) -> StoreEvent | None:

@@ -1,8 +1,9 @@
 """What containerd is pulling right now: the files in its ingest folder.
 
-An ingest is a folder of an unpredictable name with `data`, which grows, `ref`, which ends in the digest (as in
-`layer-sha256:…`, 1.6 to 2.1), and `total`, its length. It is there before containerd asks its mirror for the content,
-and `data` is renamed when it is committed, so a descriptor of it reads on. The folder is made with the first of them.
+An ingest is a folder of an unpredictable name with `data`, which grows, `ref`, which begins with the
+namespace and ends in the digest (as in `k8s.io/7/layer-sha256:…`, 1.6 to 2.1), and `total`, its length.
+It is there before containerd asks its mirror for the content, and `data` is renamed when it is committed,
+so a descriptor of it reads on. The folder is made with the first of them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ FOLDER = "ingest"
 
 
 class ContainerdIngests:
-    """The Ingests port over the folder of containerd's content store."""
+    """The Ingests port over the folder of containerd's content store.
 
-    def __init__(self, *, content_path: Path) -> None:
+    It finds what is written for one `namespace`, or for any (None).
+    """
+
+    def __init__(self, *, content_path: Path, namespace: str | None) -> None:
         self._root = content_path
+        self._begin = "" if namespace is None else f"{namespace}/"
         self._following = Following(self._find)
 
     def __repr__(self) -> str:
@@ -38,7 +43,7 @@ class ContainerdIngests:
         return self._following.has(digest)
 
     def _find(self, digest: Digest, reach: Reach) -> Found:
-        """Return the ingest of a digest that was written to last: others are of another namespace, or left behind."""
+        """Return the ingest of a digest that was written to last: others were left behind."""
         with ExitStack() as opened:
             found = [one for folder in self._folders(digest, reach) if (one := self._open(folder, reach, opened))]
             if not found:
@@ -49,7 +54,8 @@ class ContainerdIngests:
     def _folders(self, digest: Digest, reach: Reach) -> list[str]:
         ends = (f"-{digest}", f"@{digest}")
         folders = reach.names(self._root, FOLDER)  # none where nothing was pulled yet
-        return [folder for folder in folders if reach.read(self._root, FOLDER, folder, "ref").endswith(ends)]
+        refs = ((folder, reach.read(self._root, FOLDER, folder, "ref")) for folder in folders)
+        return [folder for folder, ref in refs if ref.startswith(self._begin) and ref.endswith(ends)]
 
     def _open(self, folder: str, reach: Reach, opened: ExitStack) -> Found | None:
         total = as_total(reach.read(self._root, FOLDER, folder, "total"))

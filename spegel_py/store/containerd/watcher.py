@@ -29,6 +29,9 @@ from spegel_py.store.containerd.client import (
     NamedImage,
     StoreEvent,
 )
+from spegel_py.store.containerd.origins import ContainerdOrigins
+from spegel_py.store.containerd.pulls import PullTimes
+from spegel_py.store.containerd.records import Records
 from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.containerd.vigil import Vigil
 from spegel_py.store.pump import Emit, Ledger, pumped
@@ -48,7 +51,7 @@ class ContainerdWatcher:
     """The Watcher port over a ContainerdStore's daemon: tags, and all content of images that is really there.
 
     Keys are digests and names of the form `registry/repository:tag`. Images named by a digest give no tag, but
-    their content counts. What `filters` exclude is not told.
+    their content counts. What `filters` exclude is not told, nor is content all of whose origins they exclude.
     """
 
     def __init__(self, *, store: ContainerdStore, filters: Filters = EVERYTHING) -> None:
@@ -86,6 +89,9 @@ class ContainerdWatcher:
             self._session = session = _Session(
                 self._store.client,
                 self._store.blobs,
+                self._store.records,
+                self._store.origins,
+                self._store.pulls,
                 Ledger(emit),
                 self._filters,
                 is_return=self._away is not None,
@@ -116,6 +122,9 @@ class _Session:
 
     client: Client
     blobs: Blobs
+    records: Records
+    origins: ContainerdOrigins
+    pulls: PullTimes
     ledger: Ledger
     filters: Filters
     is_return: bool
@@ -146,12 +155,15 @@ class _Session:
     async def _list(self) -> None:
         """Tell all that is held."""
         self.images = {image.name: image for image in await self.client.images()}
+        self.pulls.keep(self.images)
         # a file may outlive its record for a moment; one that is about to go is not told, for its end is not either
-        here = frozenset(await self.client.content()) & await self.blobs.all()
+        here = await self.records.list() & await self.blobs.all()
         for image in self.images.values():
             if image.target.digest not in self.reach:
                 self.reach[image.target.digest] = await self.walker.reach(image.target, here)
-        self.ledger.replace([str(digest) for digest in self._shared() & here], self._tags(here))
+        self._tell_origins()
+        shared = filter(self._is_shared, self._held() & here)
+        self.ledger.replace([str(digest) for digest in shared], self._tags(here))
         self.has_listed = True
         self.listed()
         if self.is_return:
@@ -179,6 +191,7 @@ class _Session:
             case ImageChanged(name):
                 await self._renew(name)
             case ContentCreated(digest) | ContentDeleted(digest):
+                self.records.drop(digest)
                 await self._look_after({digest})
 
     async def _renew(self, name: str) -> None:
@@ -195,6 +208,9 @@ class _Session:
             touched |= self.reach[image.target.digest]
         if before and before.target.digest not in self._roots():
             del self.reach[before.target.digest]
+        if self.filters:  # a pull adds its repository to the labels of blobs that were here before
+            await self.records.look(touched)
+        self._tell_origins()
         await self._look_after(touched)
 
     async def _look_after(self, digests: AbstractSet[Digest]) -> None:
@@ -203,22 +219,30 @@ class _Session:
 
     async def _refresh(self, digests: AbstractSet[Digest]) -> frozenset[Digest]:
         """Tell which of the digests, and of the tags that point at them, are there and which are not."""
-        present = await self.blobs.present(digests)
-        # whose a blob is that no image holds yet, no filter can tell
-        told = present & self._shared() if self.filters else present
+        # the file of a blob that no image holds any more may stay for another namespace
+        present = await self.blobs.present(digests, anew=digests - self._held())
+        told, tags = frozenset(filter(self._is_shared, present)), self._tags(present)
         self.ledger.add(str(digest) for digest in told)
-        self.ledger.tag(self._tags(present))
-        self.ledger.remove(self._tags(digests - present))
+        self.ledger.tag(tags)
+        here = {name for name, image in self.images.items() if image.target.digest in digests}
+        self.ledger.remove(name for name in here - tags.keys() if _is_tag(name))  # others are digests
         self.ledger.remove(str(digest) for digest in digests if digest not in told)
         return present
 
     async def _relist(self) -> None:
-        """Find the images that changed without an event; only those are walked."""
+        """Find the images that changed without an event, and the blobs that went; walk no others."""
+        held = self._held()
+        told, before = {one for one in held if str(one) in self.ledger}, set(filter(self._is_shared, held))
+        gone = told - await self.records.list()
+        self._tell_origins()
+        if changed := gone | (before ^ set(filter(self._is_shared, held))):
+            await self._look_after(changed)
         now = {image.name: image for image in await self.client.images()}
         for name in now.keys() | self.images.keys():
             if now.get(name) != self.images.get(name):
                 await self._renew(name)
         self.walker.keep(self._held())
+        self.pulls.keep(self.images)
 
     def _held(self) -> frozenset[Digest]:
         """Return the content of all images, missing blobs too."""
@@ -227,26 +251,45 @@ class _Session:
     def _roots(self) -> set[Digest]:
         return {image.target.digest for image in self.images.values()}
 
-    def _shared(self) -> frozenset[Digest]:
-        """Return the content of the images that are not filtered; a nameless image is what its named twins are."""
+    def _tell_origins(self) -> None:
+        """Tell where the images came from that hold content, where filters want to know it."""
         if not self.filters:
-            return self._held()
-        named = {name: repository for name in self.images if (repository := repository_of(name))}
-        twins = {self.images[name].target.digest for name in named}
-        shown = {self.images[name].target.digest for name in named if not self.filters.exclude(named[name])}
-        return frozenset().union(*(self.reach[root] for root in shown | (self._roots() - twins)))
+            return
+        names: dict[Digest, set[str]] = {root: set() for root in self._roots()}
+        for name, image in self.images.items():
+            if repository := repository_of(name):
+                names[image.target.digest].add(repository)
+        found: dict[Digest, frozenset[str]] = {}
+        for root, repositories in names.items():
+            sources = self.origins.of_root(root, repositories)
+            for digest in self.reach[root]:
+                found[digest] = found.get(digest, frozenset()) | sources
+        self.origins.of_images = found
+
+    def _is_shared(self, digest: Digest) -> bool:
+        """Return True if no filter keeps the content here."""
+        return not self.filters or self.filters.shares(self.origins.known(digest))
 
     def images_by_digest(self) -> list[str]:
-        """Return the names with a digest in place of a tag that no filter excludes."""
-        named = [(name, repository_of(name)) for name in self.images if _is_by_digest(name)]
-        return [name for name, repository in named if repository and not self.filters.exclude(repository)]
+        """Return the names with a digest in place of a tag whose content is told."""
+        return [
+            name
+            for name, image in self.images.items()
+            if _is_by_digest(name)
+            and (repository := repository_of(name))
+            and not self.filters.exclude(repository)
+            and self._is_shared(image.target.digest)
+        ]
 
     def _tags(self, digests: AbstractSet[Digest]) -> dict[str, float]:
         """Return the tags that are told and point at one of these, and when each was pulled."""
         return {
-            name: image.updated
+            name: self.pulls.of(image)
             for name, image in self.images.items()
-            if image.target.digest in digests and _is_tag(name) and not self.filters.exclude(name)
+            if image.target.digest in digests
+            and _is_tag(name)
+            and not self.filters.exclude(name)
+            and self._is_shared(image.target.digest)
         }
 
 

@@ -25,7 +25,7 @@ SETTLE = 2.0
 
 
 class LayoutStore:
-    """The Store port over an OCI image layout: what it hands out was verified, or is verified first.
+    """The Store and Origins ports over an OCI image layout: what it hands out was verified, or is verified first.
 
     The first `stat` or `open` of a blob that nobody verified yet takes as long as hashing it.
     """
@@ -36,6 +36,8 @@ class LayoutStore:
         self._tags: Mapping[str, Tag] = {}
         self._index_read: Signature | None = None
         self._index_was_bad = False
+        self.named: Mapping[Digest, frozenset[str]] = {}
+        """The repositories whose tags reach content, as the watcher found them last, where filters want it."""
 
     def __repr__(self) -> str:
         return f"<LayoutStore {self.root} tags={len(self._tags)} {self.verifier.verdicts!r}>"
@@ -59,6 +61,9 @@ class LayoutStore:
             yield FileContent(fd, await self.verifier.check(digest, fd))
         finally:
             os.close(fd)
+
+    async def sources(self, digest: Digest) -> frozenset[str]:
+        return self.named.get(digest, frozenset())
 
     async def tags(self) -> Mapping[str, Tag]:
         """Return what index.json says, or said last while it cannot be read (somebody writes it in place)."""

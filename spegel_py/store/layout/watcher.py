@@ -53,7 +53,7 @@ HASHERS = 2
 class LayoutWatcher:
     """The Watcher port over the folder of a LayoutStore, whose verdicts on blobs it shares.
 
-    Tags that `filters` exclude are not told, nor is content that only such images hold.
+    Tags that `filters` exclude are not told, nor is content that only such images hold, or none.
     """
 
     def __init__(self, *, store: LayoutStore, filters: Filters = EVERYTHING) -> None:
@@ -119,10 +119,10 @@ class _Session:
             told = {
                 name: tag.pulled
                 for name, tag in tags.items()
-                if (str(tag.digest) in keys or self._is_moving(name, tag.digest)) and not self.filters.exclude(name)
+                if str(tag.digest) in keys or self._is_moving(name, tag.digest)
             }
             if self.filters:
-                keys -= await self._hidden(tags)
+                keys, told = await self._filtered(keys, told, tags)
             if has_told:
                 self.ledger.become(keys, told)
             elif not self.queued or time.monotonic() - started > FIRST_INVENTORY:
@@ -165,16 +165,26 @@ class _Session:
                 self.queued.discard(digest)
                 self.wake.set()
 
-    async def _hidden(self, tags: Mapping[str, Tag]) -> set[str]:
-        """Return the digests of what only filtered images hold."""
-        shown = {tag.digest for name, tag in tags.items() if not self.filters.exclude(name.rpartition(":")[0])}
-        hidden = {tag.digest for tag in tags.values()} - shown
-        return {str(digest) for digest in await self._reach(hidden) - await self._reach(shown)}
+    async def _filtered(
+        self, keys: Collection[str], told: Mapping[str, float], tags: Mapping[str, Tag]
+    ) -> tuple[set[str], dict[str, float]]:
+        """Return those of the keys, and of the tags that are told, that no filter keeps here."""
+        self.store.named = named = await self._named(tags)
+        shared = {digest for digest, repositories in named.items() if self.filters.shares(repositories)}
+        return {str(digest) for digest in shared if str(digest) in keys}, {
+            name: pulled
+            for name, pulled in told.items()
+            if not self.filters.exclude(name) and tags[name].digest in shared
+        }
 
-    async def _reach(self, roots: Collection[Digest]) -> frozenset[Digest]:
-        # index.json may say anything of its entries: whether one is a manifest is seen by reading it
-        reached = [await self.walker.reach(Child(root, 0, OCI_INDEX)) for root in roots]
-        return frozenset().union(*reached)
+    async def _named(self, tags: Mapping[str, Tag]) -> dict[Digest, frozenset[str]]:
+        """Return the repositories whose tags reach content, by its digest."""
+        named: dict[Digest, set[str]] = {}
+        for name, tag in tags.items():
+            # index.json may say anything of its entries: whether one is a manifest is seen by reading it
+            for digest in await self.walker.reach(Child(tag.digest, 0, OCI_INDEX)):
+                named.setdefault(digest, set()).add(name.rpartition(":")[0])
+        return {digest: frozenset(repositories) for digest, repositories in named.items()}
 
     def _is_moving(self, name: str, digest: Digest) -> bool:
         """Say whether a tag that was told points at something that is being verified: it is not gone meanwhile."""

@@ -62,6 +62,39 @@ def test_no_rule_leaves_nothing_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sources", "is_shared"),
+    [
+        (["docker.io/library/alpine"], True),
+        (["docker.io/team/secret", "docker.io/library/alpine"], True),
+        (["docker.io/team/secret"], False),
+        (["quay.io/library/alpine", "docker.io/team/secret"], False),
+        (["intranet/library/alpine"], False),
+        ([], False),
+    ],
+)
+def test_content_is_shared_if_one_of_its_sources_is(sources: list[str], is_shared: bool) -> None:
+    """Not if all are left out, also those of a registry without a dot, and not if none is known."""
+    patterns = [re.compile("secret$"), re.compile(":latest$")]
+    assert Filters(patterns=patterns, registries=["docker.io"]).shares(sources) == is_shared
+    assert Filters(patterns=patterns[1:]).shares(sources) == bool(sources)
+    assert EVERYTHING.shares(sources)
+
+
+def test_a_source_without_its_port_is_any_that_the_rules_name() -> None:
+    """containerd does not keep the port: the safe side is that of a registry that is filtered."""
+    filters = Filters(patterns=[re.compile(r"^10\.0\.0\.1:5000/secret/")])
+    assert not filters.shares(["10.0.0.1/secret/app"])
+    assert not filters.shares(["10.0.0.1:5000/secret/app"])
+    assert filters.shares(["10.0.0.1:6000/secret/app"])
+    assert filters.shares(["10.0.0.1/public/app"])
+    only = Filters(registries=["10.0.0.1:5000"])
+    assert only.shares(["10.0.0.1/app"])
+    assert only.shares(["10.0.0.1:5000/app"])
+    assert not only.shares(["10.0.0.1:6000/app"])
+    assert not only.shares(["10.0.0.2/app"])
+
+
+@pytest.mark.parametrize(
     ("name", "repository"),
     [
         ("docker.io/library/alpine:3", "docker.io/library/alpine"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import tempfile
 import time
@@ -16,6 +17,7 @@ import structlog
 from spegel_py.errors import ConfigError, ContentNotFound, StoreUnavailable
 from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import Filters
 from spegel_py.oci.manifest import Child
 from spegel_py.store.containerd import (
     Client,
@@ -25,11 +27,15 @@ from spegel_py.store.containerd import (
     check_socket,
 )
 from spegel_py.store.containerd.blobs import FileBlobs
+from spegel_py.store.containerd.client import SOURCE, BlobRecord
+from spegel_py.store.containerd.origins import ContainerdOrigins
+from spegel_py.store.containerd.records import Records
 from spegel_py.store.walk import Walker
 from tests import images
 from tests.containerd import Daemon
 from tests.contract.test_watcher import keys, listening
 from tests.images import image
+from tests.processes import until
 
 NAME = "registry.example/team/app:1"
 
@@ -49,6 +55,12 @@ async def client(daemon: Daemon) -> AsyncIterator[Client]:
     """A client of the daemon."""
     async with Client(socket=daemon.socket) as one:
         yield one
+
+
+def file_blobs(content_path: Path) -> FileBlobs:
+    """Return the blobs in a folder of a daemon that never answered."""
+    client = Client(socket=content_path / "no.sock")
+    return FileBlobs(content_path=content_path, records=Records(client=client))
 
 
 @pytest.fixture(params=["path", "gRPC"])
@@ -144,6 +156,26 @@ async def test_a_stopped_daemon_does_not_hold_a_request(daemon: Daemon) -> None:
 
 
 @pytest.mark.root
+async def test_a_label_that_is_set_on_an_image_makes_it_no_younger(
+    daemon: Daemon, client: Client, store: ContainerdStore
+) -> None:
+    """Neither for peers nor for a request, nor after a start; an import does."""
+    await daemon.load({NAME: image()})
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: NAME in listener.pulled)
+        first = listener.pulled[NAME]
+        await daemon.ctr("images", "label", NAME, "team=one")
+        assert (await client.image(NAME)).updated > first
+        assert (await store.resolve(NAME)).pulled == first
+        await daemon.load({"registry.example/team/last:1": image("last")})  # told after the label
+        await listener.until(lambda: "registry.example/team/last:1" in listener.keys)
+        assert listener.pulled[NAME] == first
+        assert (await ContainerdStore(client=client).resolve(NAME)).pulled == pytest.approx(first)
+        await daemon.load({NAME: image()})
+        await listener.until(lambda: listener.pulled[NAME] > first)
+
+
+@pytest.mark.root
 async def test_reads_by_path_need_no_daemon(daemon: Daemon, client: Client) -> None:
     """Peers are served while containerd restarts."""
     one = image()
@@ -165,11 +197,169 @@ async def test_the_other_namespace_is_not_ours(daemon: Daemon) -> None:
             await client.image(NAME)
 
 
+@pytest.mark.root
+async def test_content_of_another_namespace_is_not_here(daemon: Daemon, store: ContainerdStore) -> None:
+    """Though its file lies in the same folder, and before and after the namespace was listed."""
+    ours, theirs = image("ours"), image("theirs")
+    await daemon.load({NAME: ours})
+    await daemon.load({NAME: theirs}, namespace="default")
+
+    async def check() -> None:
+        for blob in theirs.blobs:
+            with pytest.raises(ContentNotFound):
+                await store.stat(blob.digest)
+            with pytest.raises(ContentNotFound):
+                async with store.open(blob.digest):
+                    pass
+        for blob in ours.blobs:
+            assert (await store.stat(blob.digest)).size == len(blob.data)
+
+    await check()
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, ours))
+        await check()
+        late = image("late")
+        await daemon.load({NAME: late}, namespace="default")
+        with pytest.raises(ContentNotFound):
+            await store.stat(late.root.digest)
+        await daemon.load({NAME: theirs})  # from now on it is of both
+        await listener.until(lambda: listener.keys >= keys(NAME, theirs))
+        assert await store.stat(theirs.root.digest)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["image", "content"])
+async def test_content_that_only_another_namespace_still_holds_is_withdrawn(
+    daemon: Daemon, store: ContainerdStore, how: str
+) -> None:
+    """Its file stays for the other one, and is neither told nor given."""
+    one = image()
+    for namespace in ("k8s.io", "default"):
+        await daemon.load({NAME: one}, namespace=namespace)
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, one))
+        if how == "image":
+            await daemon.ctr("images", "rm", "--sync", NAME)
+        else:
+            await daemon.ctr("content", "rm", *(str(blob.digest) for blob in one.blobs))
+        await listener.until(lambda: listener.keys == set())
+        for blob in one.blobs:
+            assert daemon.path(blob.digest).exists()
+            with pytest.raises(ContentNotFound):
+                await store.stat(blob.digest)
+
+
+@pytest.mark.root
+async def test_what_is_known_is_given_while_containerd_is_away(daemon: Daemon, client: Client) -> None:
+    """What is not known cannot be told from another namespace's content by then."""
+    one, theirs = image(), image("theirs")
+    await daemon.load({NAME: one})
+    await daemon.load({NAME: theirs}, namespace="default")
+    store = ContainerdStore(client=client, content_path=daemon.content_path)
+    async with listening(ContainerdWatcher(store=store)) as listener:
+        await listener.until(lambda: listener.keys == keys(NAME, one))
+        await daemon.kill()
+        assert await store.stat(one.root.digest)
+        with pytest.raises(StoreUnavailable):
+            await store.stat(theirs.root.digest)
+
+
+SECRET, PUBLIC = "registry.example/secret/app:1", "registry.example/public/app:1"
+FILTERS = Filters(patterns=[re.compile("/secret/")])
+
+
+async def label(daemon: Daemon, repositories: str, *blobs: build.Blob) -> None:
+    """Label blobs as a pull from these repositories of registry.example does."""
+    for blob in blobs:
+        await daemon.ctr("content", "label", str(blob.digest), f"{SOURCE}registry.example={repositories}")
+
+
+@pytest.mark.root
+async def test_content_comes_from_where_its_labels_say(daemon: Daemon, store: ContainerdStore) -> None:
+    """Whatever the image is called here; what is told agrees, and follows a label that a pull adds."""
+    one = image()
+    await daemon.load({SECRET: one})
+    await label(daemon, "secret/app", *one.blobs)
+    await daemon.ctr("images", "tag", SECRET, PUBLIC)
+    async with listening(ContainerdWatcher(store=store, filters=FILTERS)) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.keys == set()
+        for blob in one.blobs:
+            assert await store.origins.sources(blob.digest) == {"registry.example/secret/app"}
+        await label(daemon, "secret/app,public/app", *one.blobs)
+        await daemon.ctr("images", "tag", "--force", SECRET, PUBLIC)  # an event, as a pull gives it
+        await listener.until(lambda: listener.keys == keys(PUBLIC, one))
+        both = {"registry.example/secret/app", "registry.example/public/app"}
+        assert await store.origins.sources(one.root.digest) == both
+
+
+async def test_the_port_that_a_label_lacks_is_that_of_the_images_name() -> None:
+    """Where host and repository agree; else it stays unknown."""
+    digest = Digest.of(b"layer")
+    async with FakeClient(BlobRecord(digest, 5, frozenset({"10.0.0.1/a", "::1/b", "10.0.0.1/c"}))) as client:
+        records = Records(client=client)
+        await records.list()
+        origins = ContainerdOrigins(client=client, records=records)
+        images = frozenset({"10.0.0.1:5000/a", "10.0.0.1/a", "[::1]:5000/b", "r.io/c"})
+        origins.of_images = {digest: images}
+        assert await origins.sources(digest) == images | {"10.0.0.1/c"}
+
+
+class FakeClient(Client):
+    """Tells one record."""
+
+    def __init__(self, record: BlobRecord) -> None:
+        super().__init__(socket=Path("/nonexistent/sock"))
+        self._record = record
+
+    async def content(self) -> dict[Digest, BlobRecord]:
+        return {self._record.digest: self._record}
+
+
+@pytest.mark.root
+async def test_content_without_a_label_comes_from_where_its_images_say(daemon: Daemon, store: ContainerdStore) -> None:
+    """From all of them, and from nowhere that is known once they are gone."""
+    one = image()
+    await daemon.load({SECRET: one})
+    async with listening(ContainerdWatcher(store=store, filters=FILTERS)) as listener:
+        await listener.until(lambda: bool(listener.events))
+        assert listener.keys == set()
+        assert await store.origins.sources(one.root.digest) == {"registry.example/secret/app"}
+        await daemon.load({PUBLIC: one})
+        await listener.until(lambda: listener.keys == keys(PUBLIC, one))
+        assert FILTERS.shares(await store.origins.sources(one.blobs[-1].digest))
+        await daemon.ctr("images", "rm", PUBLIC)
+        await listener.until(lambda: listener.keys == set())
+        assert await store.origins.sources(one.blobs[-1].digest) == {"registry.example/secret/app"}
+        await daemon.ctr("images", "tag", SECRET, str(one.root.digest))
+        await daemon.ctr("images", "rm", SECRET)
+
+        async def is_unknown() -> bool:
+            return await store.origins.sources(one.root.digest) == frozenset()
+
+        await until(is_unknown)
+        assert listener.keys == set()
+
+
+@pytest.mark.root
+async def test_content_that_is_being_pulled_comes_from_where_its_manifest_came(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
+    """containerd labels a manifest before it fetches what the manifest names."""
+    one = image()
+    await daemon.load({SECRET: one})
+    layer = one.blobs[-1]
+    await daemon.ctr("content", "rm", str(layer.digest))
+    await label(daemon, "secret/app", one.root)
+    assert await store.origins.sources(layer.digest) == {"registry.example/secret/app"}
+    assert await store.origins.sources(Digest.of(b"nothing")) == frozenset()
+
+
 async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) -> None:
     """Garbage and over-long manifests are leaves, named in the log once; the walk goes on."""
     garbage, one = b"\x00garbage", image()
     images.write_layout(tmp_path, {NAME: one}).put(garbage)
-    walker = Walker(open=FileBlobs(content_path=tmp_path).open)
+    walker = Walker(open=file_blobs(tmp_path).open)
     root = images.child(one)._replace(digest=Digest.of(garbage))
     with structlog.testing.capture_logs() as logs:
         assert await walker.reach(root) == await walker.reach(root) == {root.digest}
@@ -186,7 +376,7 @@ async def test_an_odd_descriptor_hides_no_other_content(tmp_path: Path) -> None:
     odd["size"] = -1
     data = json.dumps(document).encode()
     images.write_layout(tmp_path, {NAME: one}).put(data)
-    walker = Walker(open=FileBlobs(content_path=tmp_path).open, expect=expected.append)
+    walker = Walker(open=file_blobs(tmp_path).open, expect=expected.append)
     root = images.child(one)._replace(digest=Digest.of(data))
     parts = {str(blob.digest) for blob in one.blobs[1:]} - {odd["digest"]}
     assert {str(digest) for digest in await walker.reach(root)} == {str(root.digest)} | parts
@@ -195,7 +385,7 @@ async def test_an_odd_descriptor_hides_no_other_content(tmp_path: Path) -> None:
 
 async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> None:
     """With all of containerd's folder; the content's alone is made with the first blob."""
-    blobs = FileBlobs(content_path=tmp_path / "containerd" / "content")
+    blobs = file_blobs(tmp_path / "containerd" / "content")
     with pytest.raises(StoreUnavailable):
         await blobs.stat(Digest.of(b""))
     with pytest.raises(StoreUnavailable):

@@ -44,8 +44,21 @@ async def test_an_ingest_is_known_by_its_ref(tmp_path: Path, ref: str) -> None:
     """The digest at its end counts, whatever stands before."""
     ingest(tmp_path, "other", f"k8s.io/1/layer-{Digest.of(b'other')}")
     ingest(tmp_path, "one", ref, data=b"1234")
-    async with ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+    async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
         assert (found.size, found.total) == (4, 10)
+
+
+async def test_an_ingest_of_another_namespace_is_not_ours(tmp_path: Path) -> None:
+    """Neither when it is alone nor when it was written to last."""
+    ingest(tmp_path, "theirs", f"default/1/layer-{DIGEST}", data=b"theirs")
+    ingests = ContainerdIngests(content_path=tmp_path, namespace="k8s.io")
+    with pytest.raises(ContentNotFound):
+        async with ingests.open(DIGEST):
+            pass
+    ours = ingest(tmp_path, "ours", f"k8s.io/2/layer-{DIGEST}", data=b"1234")
+    os.utime(ours, (1, 1))
+    async with ingests.open(DIGEST) as found:
+        assert found.size == 4
 
 
 @pytest.mark.parametrize("ref", [f"k8s.io/1/layer-{DIGEST}-attempt", f"k8s.io/1/x{DIGEST}", str(DIGEST)[:-1], ""])
@@ -53,7 +66,7 @@ async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
     """What does not end in the digest, after a separator, is something else."""
     ingest(tmp_path, "one", ref)
     with pytest.raises(ContentNotFound):
-        async with ContainerdIngests(content_path=tmp_path).open(DIGEST):
+        async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST):
             pass
 
 
@@ -61,7 +74,7 @@ async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
 async def test_a_length_that_is_not_said_is_not_known(tmp_path: Path, total: str | None) -> None:
     """Then nobody can be told how long the body is."""
     ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}", total=total)
-    async with ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+    async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
         assert found.total is None
         assert not found.is_complete
 
@@ -72,7 +85,7 @@ async def test_of_two_ingests_the_one_that_grew_last_is_taken(tmp_path: Path) ->
     ingest(tmp_path, "new", f"k8s.io/2/layer-{DIGEST}", data=b"12")
     os.utime(old, (1, 1))
     before = descriptors()
-    async with ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+    async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
         assert found.size == 2
     assert descriptors() == before + 1  # the kernel's, which is kept for a while
 
@@ -80,7 +93,7 @@ async def test_of_two_ingests_the_one_that_grew_last_is_taken(tmp_path: Path) ->
 async def test_it_is_looked_for_once_for_all_who_open_it(tmp_path: Path) -> None:
     """A node of whom seven take a layer has one descriptor of it, until the last of them leaves."""
     ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
-    ingests, before = ContainerdIngests(content_path=tmp_path), descriptors()
+    ingests, before = ContainerdIngests(content_path=tmp_path, namespace=None), descriptors()
     async with ingests.open(DIGEST) as first:
         async with ingests.open(DIGEST) as second:
             assert second is first
@@ -95,7 +108,7 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     data.unlink()
     data.symlink_to("/etc/passwd")
     with pytest.raises(ContentNotFound):
-        async with ContainerdIngests(content_path=tmp_path).open(DIGEST):
+        async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST):
             pass
 
 
@@ -108,7 +121,7 @@ async def test_without_inotify_files_are_looked_at_again(tmp_path: Path, monkeyp
     monkeypatch.setattr(inotify, "_check", refuse)
     monkeypatch.setattr(growing, "POLL", 0.001)
     data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
-    async with asyncio.timeout(10), ContainerdIngests(content_path=tmp_path).open(DIGEST) as found:
+    async with asyncio.timeout(10), ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
         waiting = asyncio.create_task(found.grown(0))
         await asyncio.sleep(0)
         data.write_bytes(b"x" * 10)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,spegel_py/store/containerd/api/content.proto\x12\x1e\x63ontainerd.services.content.v1\"$\n\x04Info\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x1d\n\x0bInfoRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"B\n\x0cInfoResponse\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.containerd.services.content.v1.Info\"%\n\x12ListContentRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"I\n\x13ListContentResponse\x12\x32\n\x04info\x18\x01 \x03(\x0b\x32$.containerd.services.content.v1.Info\"B\n\x12ReadContentRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"3\n\x13ReadContentResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\xd2\x02\n\x07\x43ontent\x12\x61\n\x04Info\x12+.containerd.services.content.v1.InfoRequest\x1a,.containerd.services.content.v1.InfoResponse\x12q\n\x04List\x12\x32.containerd.services.content.v1.ListContentRequest\x1a\x33.containerd.services.content.v1.ListContentResponse0\x01\x12q\n\x04Read\x12\x32.containerd.services.content.v1.ReadContentRequest\x1a\x33.containerd.services.content.v1.ReadContentResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,spegel_py/store/containerd/api/content.proto\x12\x1e\x63ontainerd.services.content.v1\"[\n\x04Info\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x35\n\x06labels\x18\x05 \x03(\x0b\x32%.containerd.services.content.v1.Label\"#\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x1d\n\x0bInfoRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"B\n\x0cInfoResponse\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.containerd.services.content.v1.Info\"%\n\x12ListContentRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"I\n\x13ListContentResponse\x12\x32\n\x04info\x18\x01 \x03(\x0b\x32$.containerd.services.content.v1.Info\"B\n\x12ReadContentRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"3\n\x13ReadContentResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\xd2\x02\n\x07\x43ontent\x12\x61\n\x04Info\x12+.containerd.services.content.v1.InfoRequest\x1a,.containerd.services.content.v1.InfoResponse\x12q\n\x04List\x12\x32.containerd.services.content.v1.ListContentRequest\x1a\x33.containerd.services.content.v1.ListContentResponse0\x01\x12q\n\x04Read\x12\x32.containerd.services.content.v1.ReadContentRequest\x1a\x33.containerd.services.content.v1.ReadContentResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,19 +32,21 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spegel_py.store.containerd.
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INFO']._serialized_start=80
-  _globals['_INFO']._serialized_end=116
-  _globals['_INFOREQUEST']._serialized_start=118
-  _globals['_INFOREQUEST']._serialized_end=147
-  _globals['_INFORESPONSE']._serialized_start=149
-  _globals['_INFORESPONSE']._serialized_end=215
-  _globals['_LISTCONTENTREQUEST']._serialized_start=217
-  _globals['_LISTCONTENTREQUEST']._serialized_end=254
-  _globals['_LISTCONTENTRESPONSE']._serialized_start=256
-  _globals['_LISTCONTENTRESPONSE']._serialized_end=329
-  _globals['_READCONTENTREQUEST']._serialized_start=331
-  _globals['_READCONTENTREQUEST']._serialized_end=397
-  _globals['_READCONTENTRESPONSE']._serialized_start=399
-  _globals['_READCONTENTRESPONSE']._serialized_end=450
-  _globals['_CONTENT']._serialized_start=453
-  _globals['_CONTENT']._serialized_end=791
+  _globals['_INFO']._serialized_end=171
+  _globals['_LABEL']._serialized_start=173
+  _globals['_LABEL']._serialized_end=208
+  _globals['_INFOREQUEST']._serialized_start=210
+  _globals['_INFOREQUEST']._serialized_end=239
+  _globals['_INFORESPONSE']._serialized_start=241
+  _globals['_INFORESPONSE']._serialized_end=307
+  _globals['_LISTCONTENTREQUEST']._serialized_start=309
+  _globals['_LISTCONTENTREQUEST']._serialized_end=346
+  _globals['_LISTCONTENTRESPONSE']._serialized_start=348
+  _globals['_LISTCONTENTRESPONSE']._serialized_end=421
+  _globals['_READCONTENTREQUEST']._serialized_start=423
+  _globals['_READCONTENTREQUEST']._serialized_end=489
+  _globals['_READCONTENTRESPONSE']._serialized_start=491
+  _globals['_READCONTENTRESPONSE']._serialized_end=542
+  _globals['_CONTENT']._serialized_start=545
+  _globals['_CONTENT']._serialized_end=883
 # @@protoc_insertion_point(module_scope)
