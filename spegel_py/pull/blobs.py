@@ -15,6 +15,7 @@ from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgr
 from spegel_py.pull.hosts import Hosts
 from spegel_py.pull.resume import Patience
 from spegel_py.store.layout import BlobWriter, LayoutWriter
+from spegel_py.transfer.threads import settled
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -106,12 +107,16 @@ class BlobFetcher:
 
 
 async def in_thread(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-    """Run a blocking call in a thread; if cancelled, wait for it first: its descriptor is closed next."""
+    """Run a blocking call in a thread.
+
+    A cancelled caller waits for the call first, however often it is cancelled: the descriptor that
+    the call uses is closed next.
+    """
     running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        await settled(running)
         raise
 
 
