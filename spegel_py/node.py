@@ -19,6 +19,7 @@ import structlog
 from spegel_py import __version__, parts
 from spegel_py.config import Config
 from spegel_py.credentials import read_credentials
+from spegel_py.descriptors import raise_limit
 from spegel_py.errors import ConfigError
 from spegel_py.flight.flights import Flights
 from spegel_py.health.health import Health
@@ -36,6 +37,7 @@ from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
 from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.limits import Limits
+from spegel_py.registry.room import Room
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.registry.state import describe
 from spegel_py.registry.underway import Underway, expected_size
@@ -81,6 +83,9 @@ async def run(config: Config) -> None:
 async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     """Run a node while the block lasts."""
     metrics = Metrics()
+    descriptors = raise_limit()
+    room, aside_room = Room.of_registry(descriptors), Room.of_metrics(descriptors)
+    log.info("descriptors", limit=descriptors, connections=room.own + room.overall, per_address=room.per_address)
     credentials = read_credentials()
     async with AsyncExitStack() as stack:
         rng, verify = random.Random(), Verify(config.verify_blobs)
@@ -207,7 +212,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             images_by_digest=watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple,
         )
         metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
-        await _serve(stack, "--registry-addr", app, config.registry_addr)
+        await _serve(stack, "--registry-addr", app, config.registry_addr, room=room)
         aside = create_metrics_app(metrics=metrics, state=state, routes=routes)
         if config.debug_web_enabled:
             sources = Sources(
@@ -221,10 +226,11 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 in_flight=flights.look if flights else None,
             )
             StatusPage(sources=sources).install(aside)
-        await _serve(stack, "--metrics-addr", aside, config.metrics_addr, drain=ASIDE_DRAIN)
+        await _serve(stack, "--metrics-addr", aside, config.metrics_addr, drain=ASIDE_DRAIN, room=aside_room)
         await stack.enter_async_context(measurer.running())  # ended before its transfer is waited for
         if config.http_bootstrap_addr:
-            await _serve(stack, "--http-bootstrap-addr", id_app(router.addresses), config.http_bootstrap_addr)
+            bootstrap = id_app(router.addresses)
+            await _serve(stack, "--http-bootstrap-addr", bootstrap, config.http_bootstrap_addr, room=aside_room)
         await stack.enter_async_context(router.running())
         if flights:
             await stack.enter_async_context(flights.running())
@@ -240,8 +246,10 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 task.cancel()
 
 
-async def _serve(stack: AsyncExitStack, flag: str, app: object, address: str, *, drain: float = DRAIN) -> None:
+async def _serve(
+    stack: AsyncExitStack, flag: str, app: object, address: str, *, room: Room, drain: float = DRAIN
+) -> None:
     try:
-        await stack.enter_async_context(serve(app, address, drain=drain))  # type: ignore[arg-type]
+        await stack.enter_async_context(serve(app, address, drain=drain, room=room))  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(f"{flag}: {error}") from error
