@@ -213,6 +213,15 @@ REGISTRY = (
         True,
         "serve the status page, /debug/web/ at metrics-addr, and let people measure pulls through this node there",
     ),
+    Setting(
+        "debug_hosts",
+        settings.texts,
+        (),
+        "names under which browsers and others reach the pages below /debug/ at metrics-addr, as of an Ingress or a "
+        "Service; addresses, localhost, the host's name and node-name need not be given, and /metrics is answered "
+        "under any name",
+        many=True,
+    ),
 )
 
 
@@ -264,6 +273,7 @@ class Config:
     ready_when_alone: float | None
     tracing_endpoint: str | None
     debug_web_enabled: bool
+    debug_hosts: tuple[str, ...]
 
     @classmethod
     def load(cls, *, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +25,7 @@ from spegel_py.errors import ConfigError
 from spegel_py.flight.flights import Flights
 from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
+from spegel_py.inspection.guard import guard_hosts
 from spegel_py.inspection.holders import Holders
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurer import Measurer
@@ -213,7 +215,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         )
         metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
         await _serve(stack, "--registry-addr", app, config.registry_addr, room=room)
-        aside = create_metrics_app(metrics=metrics, state=state, routes=routes)
+        guard = guard_hosts([*config.debug_hosts, socket.gethostname(), node_name(config.node_name)])
+        aside = create_metrics_app(metrics=metrics, state=state, routes=routes, guard=[guard])
         if config.debug_web_enabled:
             sources = Sources(
                 state=state,
