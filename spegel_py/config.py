@@ -139,7 +139,8 @@ REGISTRY = (
         settings.integer(0, 10**12),
         0,
         "bytes per second sent to all other nodes together; content up to 256 KiB does not wait for it, and a transfer "
-        "that gets less than 32 KiB/s is given up by its peer; 0: no limit",
+        "that gets less than 32 KiB/s is given up by its peer, as is one that has more than a minute to go and gets "
+        "less than 64 KiB/s after 10 s, 128 KiB/s after a minute or 256 KiB/s after five; 0: no limit",
     ),
     Setting(
         "health_interval", settings.seconds(0.5, 600), 10.0, "time between two checks of a peer, by asking its registry"

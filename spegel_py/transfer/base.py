@@ -17,6 +17,7 @@ from spegel_py.errors import SpegelError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
+from spegel_py.transfer.pace import FLOORS
 
 
 class ClientGone(SpegelError):
@@ -52,6 +53,9 @@ class Deadlines:
 
     rate_window: float = 5.0
     """Seconds of waiting over which `min_rate` is measured; a pause shorter than `stall` fits into it."""
+
+    floors: tuple[tuple[float, int], ...] = FLOORS
+    """What a peer must reach after how long, while much of the body is still to come."""
 
     manifest: float = 3.0
     """For a manifest, or any HEAD, from the lookup to the last byte, all peers included (as Spegel)."""
