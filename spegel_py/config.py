@@ -126,7 +126,8 @@ REGISTRY = (
         "max_transfers_per_peer",
         settings.integer(0, 10_000),
         16,
-        "blobs sent to one other node at a time, which gets what is beyond that elsewhere; 0: no limit",
+        "blobs sent to one other node, or any other client but this node's runtime, at a time; it gets what is beyond "
+        "that elsewhere; 0: no limit",
     ),
     Setting(
         "max_transfers",
@@ -140,7 +141,7 @@ REGISTRY = (
         0,
         "bytes per second sent to all other nodes together; content up to 256 KiB does not wait for it, and a transfer "
         "that gets less than 32 KiB/s is given up by its peer, as is one that has more than a minute to go and gets "
-        "less than 64 KiB/s after 10 s, 128 KiB/s after a minute or 256 KiB/s after five; 0: no limit",
+        "less than 48 KiB/s after 10 s, 64 KiB/s after a minute or 128 KiB/s after five; 0: no limit",
     ),
     Setting(
         "health_interval", settings.seconds(0.5, 600), 10.0, "time between two checks of a peer, by asking its registry"

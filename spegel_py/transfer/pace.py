@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-FLOORS = ((10.0, 64 * 1024), (60.0, 128 * 1024), (300.0, 256 * 1024))
+FLOORS = ((10.0, 48 * 1024), (60.0, 64 * 1024), (300.0, 128 * 1024))
 """Seconds of waiting for a peer, and the bytes per second that it must reach from then on.
 
 A trickle that is just above the minimum rate would hold a layer of 500 MB for hours, also where nobody
-else has it and the registry is well. Links over which images are pulled are quicker than 2 Mbit/s, the
-last of these. The first ones are lower, so that a peer on a crowded link has a minute to get better:
-with all of `--max-transfers` on 100 Mbit/s each transfer gets 97 KB/s."""
+else has it and the registry is well. Links over which images are pulled are quicker than 1 Mbit/s, the
+last of these. The first ones are lower, so that a peer that is busy, or limits what it sends, has time
+to get better: a transfer gets 62 KB/s of `--max-upload-rate 1000000` for 16 at a time, and 97 KB/s of
+100 Mbit/s with all of `--max-transfers`."""
 
 REST = 60.0
 """Seconds in which the rest of a body may come at any rate: then leaving the peer gains nothing."""

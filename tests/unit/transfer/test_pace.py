@@ -51,10 +51,10 @@ def given_up(rate: int, size: int, *, floor: Floor | None = None) -> float | Non
         pytest.param(40_000, 6 * MB, 10.0, id="a trickle"),
         pytest.param(40_000, 500 * MB, 10.0, id="a trickle of a large layer"),
         pytest.param(40_000, 2 * MB, None, id="a trickle that is soon over"),
-        pytest.param(100_000, 500 * MB, 60.0, id="on a crowded link of 100 Mbit/s, of a large layer"),
-        pytest.param(100_000, 10 * MB, None, id="on a crowded link, nearly over after a minute"),
-        pytest.param(200_000, 500 * MB, 300.0, id="2 Mbit/s"),
-        pytest.param(300_000, 10_000 * MB, None, id="a slow link"),
+        pytest.param(62_500, 500 * MB, 60.0, id="a limited peer, of a large layer"),
+        pytest.param(62_500, 7 * MB, None, id="a limited peer, nearly over after a minute"),
+        pytest.param(97_000, 500 * MB, 300.0, id="on a crowded link"),
+        pytest.param(135_000, 10_000 * MB, None, id="a slow link"),
     ],
 )
 def test_the_floor_rises(rate: int, size: int, expected: float | None) -> None:
