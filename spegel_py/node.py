@@ -87,7 +87,6 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     metrics = Metrics()
     descriptors = raise_limit()
     room, aside_room = Room.of_registry(descriptors), Room.of_metrics(descriptors)
-    log.info("descriptors", limit=descriptors, connections=room.own + room.overall, per_address=room.per_address)
     credentials = read_credentials()
     async with AsyncExitStack() as stack:
         rng, verify = random.Random(), Verify(config.verify_blobs)
@@ -239,6 +238,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             await stack.enter_async_context(flights.running())
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
+            log.info(
+                "descriptors", limit=descriptors, connections=room.own + room.overall, per_address=room.per_address
+            )
             log.info("node up", version=__version__, registry=config.registry_addr, store=repr(store))
             scrubbing = group.create_task(scrubbed.run(), name="scrub")
             advising = group.create_task(parts.advise(config), name="doctor")
