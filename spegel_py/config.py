@@ -131,7 +131,8 @@ REGISTRY = (
         "max_transfers_per_peer",
         settings.integer(0, 10_000),
         16,
-        "blobs sent to one other node at a time, which gets what is beyond that elsewhere; 0: no limit",
+        "blobs sent to one other node, or any other client but this node's runtime, at a time; it gets what is beyond "
+        "that elsewhere; 0: no limit",
     ),
     Setting(
         "max_transfers",
@@ -144,7 +145,8 @@ REGISTRY = (
         settings.integer(0, 10**12),
         0,
         "bytes per second sent to all other nodes together; content up to 256 KiB does not wait for it, and a transfer "
-        "that gets less than 32 KiB/s is given up by its peer; 0: no limit",
+        "that gets less than 32 KiB/s is given up by its peer, as is one that has more than a minute to go and gets "
+        "less than 48 KiB/s after 10 s, 64 KiB/s after a minute or 128 KiB/s after five; 0: no limit",
     ),
     Setting(
         "health_interval", settings.seconds(0.5, 600), 10.0, "time between two checks of a peer, by asking its registry"
@@ -218,6 +220,15 @@ REGISTRY = (
         True,
         "serve the status page, /debug/web/ at metrics-addr, and let people measure pulls through this node there",
     ),
+    Setting(
+        "debug_hosts",
+        settings.texts,
+        (),
+        "names under which browsers and others reach the pages below /debug/ at metrics-addr, as of an Ingress or a "
+        "Service; addresses, localhost, the host's name and node-name need not be given, and /metrics is answered "
+        "under any name",
+        many=True,
+    ),
 )
 
 
@@ -269,6 +280,7 @@ class Config:
     ready_when_alone: float | None
     tracing_endpoint: str | None
     debug_web_enabled: bool
+    debug_hosts: tuple[str, ...]
 
     @classmethod
     def load(cls, *, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> Config:

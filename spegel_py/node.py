@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,10 +20,12 @@ import structlog
 from spegel_py import __version__, parts
 from spegel_py.config import Config
 from spegel_py.credentials import read_credentials
+from spegel_py.descriptors import raise_limit
 from spegel_py.errors import ConfigError
 from spegel_py.flight.flights import Flights
 from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
+from spegel_py.inspection.guard import guard_hosts
 from spegel_py.inspection.holders import Holders
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurer import Measurer
@@ -36,6 +39,7 @@ from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
 from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.limits import Limits
+from spegel_py.registry.room import Room
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.registry.state import describe
 from spegel_py.registry.underway import Underway, expected_size
@@ -82,6 +86,8 @@ async def run(config: Config) -> None:
 async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     """Run a node while the block lasts."""
     metrics = Metrics()
+    descriptors = raise_limit()
+    room, aside_room = Room.of_registry(descriptors), Room.of_metrics(descriptors)
     credentials = read_credentials()
     async with AsyncExitStack() as stack:
         rng, verify = random.Random(), Verify(config.verify_blobs)
@@ -211,8 +217,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             images=lambda: [*advertiser.tags, *by_digest()],
         )
         metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
-        await _serve(stack, "--registry-addr", app, config.registry_addr)
-        aside = create_metrics_app(metrics=metrics, state=state, routes=routes)
+        await _serve(stack, "--registry-addr", app, config.registry_addr, room=room)
+        guard = guard_hosts([*config.debug_hosts, socket.gethostname(), node_name(config.node_name)])
+        aside = create_metrics_app(metrics=metrics, state=state, routes=routes, guard=[guard])
         if config.debug_web_enabled:
             sources = Sources(
                 state=state,
@@ -225,15 +232,19 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 in_flight=flights.look if flights else None,
             )
             StatusPage(sources=sources).install(aside)
-        await _serve(stack, "--metrics-addr", aside, config.metrics_addr, drain=ASIDE_DRAIN)
+        await _serve(stack, "--metrics-addr", aside, config.metrics_addr, drain=ASIDE_DRAIN, room=aside_room)
         await stack.enter_async_context(measurer.running())  # ended before its transfer is waited for
         if config.http_bootstrap_addr:
-            await _serve(stack, "--http-bootstrap-addr", id_app(router.addresses), config.http_bootstrap_addr)
+            bootstrap = id_app(router.addresses)
+            await _serve(stack, "--http-bootstrap-addr", bootstrap, config.http_bootstrap_addr, room=aside_room)
         await stack.enter_async_context(router.running())
         if flights:
             await stack.enter_async_context(flights.running())
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
+            log.info(
+                "descriptors", limit=descriptors, connections=room.own + room.overall, per_address=room.per_address
+            )
             log.info("node up", version=__version__, registry=config.registry_addr, store=repr(store))
             scrubbing = group.create_task(scrubbed.run(), name="scrub")
             advising = group.create_task(parts.advise(config), name="doctor")
@@ -244,8 +255,10 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 task.cancel()
 
 
-async def _serve(stack: AsyncExitStack, flag: str, app: object, address: str, *, drain: float = DRAIN) -> None:
+async def _serve(
+    stack: AsyncExitStack, flag: str, app: object, address: str, *, room: Room, drain: float = DRAIN
+) -> None:
     try:
-        await stack.enter_async_context(serve(app, address, drain=drain))  # type: ignore[arg-type]
+        await stack.enter_async_context(serve(app, address, drain=drain, room=room))  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(f"{flag}: {error}") from error

@@ -36,6 +36,7 @@ from spegel_py.flight.rendezvous import stewards
 from spegel_py.flight.rules import Rules
 from spegel_py.flight.shape import Sight, sight
 from spegel_py.flight.steward import Steward
+from spegel_py.flight.waiting import Waiting
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Courier, Peer
 from spegel_py.store.base import Ingest, Ingests, Store
@@ -47,9 +48,6 @@ TRIES = 8
 
 SEEN = 6
 """Digests whose trees are looked at together, the oldest: a runtime fetches three layers of an image at a time."""
-
-LEAST_WAIT = 0.02
-"""Seconds between two questions at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +101,7 @@ class Flights:
         self._parts: dict[Digest, Part] = {}
         self._untold: dict[Digest, asyncio.TimerHandle] = {}  # what came in, until its steward is told
         self._deaf: dict[str, float] = {}  # stewards that did not answer, until when they are asked last
+        self._waiting: dict[Digest, Waiting] = {}  # where stewards said to wait
         self._tasks: asyncio.TaskGroup | None = None
 
     def __repr__(self) -> str:
@@ -220,14 +219,33 @@ class Flights:
             yield writing
 
     async def _wait_for_answer(self, ask: Ask, end: float) -> Reply | None:
-        """Ask until the answer is not to wait; None where that would take too long, or nobody answers."""
-        while isinstance(answer := await self._ask(ask), Wait):
-            pause = max(LEAST_WAIT, answer.seconds)
-            if self._clock() + pause >= end:
+        """Ask until the answer is not to wait; None where that would take too long, or nobody answers.
+
+        Until the first byte has come each steward can make this node wait only for so long; see
+        `Rules.held_back`.
+        """
+        passed_over = set[str]()
+        while len(passed_over) < self.rules.holders_back:
+            name, answer = await self._ask(ask, without=passed_over)
+            if not isinstance(answer, Wait):
+                return answer
+            waiting = self._waiting_for(ask.digest)
+            pause = waiting.pause(answer.seconds)
+            now, most = self._clock(), self.rules.held_back_at_most(len(self._courier.partners()))
+            if not ask.offset and not waiting.allow(name, pause, now, most=most):
+                passed_over.add(name)
+                continue
+            if now + pause >= end:
                 return None
             await asyncio.sleep(pause)
             ask = Ask(ask.digest, ask.offset, ask.serves)  # a complaint is made once
-        return answer
+        return None
+
+    def _waiting_for(self, digest: Digest) -> Waiting:
+        """Return the waits for a digest: pulls that follow each other soon are not all held back."""
+        now = self._clock()
+        self._waiting = {each: waiting for each, waiting in self._waiting.items() if waiting.until > now}
+        return self._waiting.setdefault(digest, Waiting(until=now + self.rules.silence))
 
     def source_of(self, digest: Digest) -> str | None:
         """Return the id of the peer that this node takes the content from now, None if from none."""
@@ -241,16 +259,17 @@ class Flights:
 
     # Speaking with stewards
 
-    async def _ask(self, question: Question) -> Reply | None:
-        """Return the answer of the first steward that gives one; None if none does."""
+    async def _ask(self, question: Question, *, without: Collection[str] = ()) -> tuple[str, Reply | None]:
+        """Return the first steward that gives an answer, and that; None for the answer if none does."""
+        name = ""
         for name in self._stewards(question.digest, self.rules.asked):
-            if (reply := await self._ask_one(name, question)) is not None:
-                return reply
-        return None
+            if name not in without and (reply := await self._ask_one(name, question)) is not None:
+                return name, reply
+        return name, None
 
     async def tell(self, note: Note) -> float:
         """Tell the steward what this node does; return within how many seconds it wants to hear again."""
-        reply = await self._ask(note)
+        _, reply = await self._ask(note)
         return reply.renew if isinstance(reply, Noted) else self.rules.renew
 
     def _stewards(self, digest: Digest, count: int) -> list[str]:

@@ -77,6 +77,20 @@ class Rules:
     """Without a byte for the runtime, after which it goes its own way. It would wait longer, but counts the time
     towards its limit for the whole pull (`image_pull_progress_timeout`, five minutes)."""
 
+    held_back: float = 3.0
+    """Seconds that one steward may make a node wait for content of which no byte has come yet, by
+    one answer or by many. Then the next steward is asked, as if the first were silent.
+
+    A steward cannot prove that somebody fetches the content, so a false one could hold back each
+    digest that falls to it. A node whose leader waits for a slow registry is not told to wait: it
+    is told to follow, and waits for its source. A steward's own waits are shorter than this: 1.5 s
+    for a source on notice, 2 s for a busy one, 1 s and then 2 s while the registry refuses those
+    that were sent there."""
+
+    holders_back: int = 2
+    """Stewards that may make a node wait, one after the other; then it goes its own way. Two,
+    because where a registry refuses everybody the second one still sends the nodes there in turn."""
+
     deaf: float = 3.0
     """For which a steward that did not answer is asked last."""
 
@@ -112,6 +126,14 @@ class Rules:
         in vain and turned to the stand-in, and so have those that lost their source.
         """
         return self.lead_renew + self.answer_within(members) + self.margin
+
+    def held_back_at_most(self, members: int) -> float:
+        """Return the seconds that one steward among so many members may make a node wait.
+
+        A node that stands in for another steward makes everybody wait once, longer in a large
+        cluster: that wait has to fit in, or a whole crowd would go upstream.
+        """
+        return max(self.held_back, self.stand_in(members))
 
     def stall_at(self, depth: int) -> float:
         """Return after how many silent seconds a follower at this depth asks for another source."""

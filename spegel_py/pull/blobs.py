@@ -15,6 +15,7 @@ from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgr
 from spegel_py.pull.hosts import Hosts
 from spegel_py.pull.resume import Patience
 from spegel_py.store.layout import BlobWriter, LayoutWriter
+from spegel_py.transfer.threads import settled
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -55,13 +56,17 @@ class BlobFetcher:
         """
         if await in_thread(_is_right, self._writer, blob):
             return await self.tell(Finished(blob, was_here=True))
-        part = await in_thread(self._writer.begin, blob.digest, blob.size)
+        begun: list[
+            BlobWriter
+        ] = []  # a cancellation may come while the part is being opened: it is closed all the same
         try:
+            await in_thread(lambda: begun.append(self._writer.begin(blob.digest, blob.size)))
             before = self.fetched
-            await self._complete(blob, part)
+            await self._complete(blob, begun[0])
             await self.tell(Finished(blob, was_here=self.fetched == before))
         finally:
-            await in_thread(part.close)
+            for part in begun:
+                await in_thread(part.close)
         return None
 
     async def tell(self, event: Event) -> None:
@@ -106,12 +111,16 @@ class BlobFetcher:
 
 
 async def in_thread(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-    """Run a blocking call in a thread; if cancelled, wait for it first: its descriptor is closed next."""
+    """Run a blocking call in a thread.
+
+    A cancelled caller waits for the call first, however often it is cancelled: the descriptor that
+    the call uses is closed next.
+    """
     running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running])
+        await settled(running)
         raise
 
 

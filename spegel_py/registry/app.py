@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from spegel_py.errors import NotFound, Unsupported
 from spegel_py.mirror.fetch import Mirror
@@ -94,9 +95,16 @@ def create_app(
 
 
 def create_metrics_app(
-    *, metrics: Metrics, state: Callable[[], Awaitable[State]], routes: Iterable[web.RouteDef] = ()
+    *,
+    metrics: Metrics,
+    state: Callable[[], Awaitable[State]],
+    routes: Iterable[web.RouteDef] = (),
+    guard: Iterable[Middleware] = (),
 ) -> web.Application:
-    """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` and further `routes` for people."""
+    """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` and further `routes` for people.
+
+    Every request passes the `guard` first, which may refuse it with an OCIError.
+    """
 
     async def show(request: web.Request) -> web.Response:
         body, content_type = metrics.render(request.headers.get("Accept", ""))
@@ -105,7 +113,7 @@ def create_metrics_app(
     async def show_state(request: web.Request) -> web.Response:
         return web.json_response(await state())
 
-    app = web.Application(middlewares=[oci_errors])
+    app = web.Application(middlewares=[oci_errors, *guard])
     app.router.add_get("/metrics", show)
     app.router.add_get("/debug/state", show_state)
     app.router.add_routes(routes)

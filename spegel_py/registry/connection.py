@@ -1,21 +1,25 @@
 """aiohttp's server protocol with errors as OCI JSON, and with a way to end a connection that loses no bytes.
 
 Both live below aiohttp's public API (RequestHandler.handle_error, _make_error_handler; written against 3.14): a
-malformed request raises in the parser, before there is a request that a middleware could see.
+malformed request raises in the parser, before there is a request that a middleware could see. So do the bounds on
+heads that are not complete yet, and on connections.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from spegel_py.errors import OCIError, RequestInvalid
 from spegel_py.registry import responses
+from spegel_py.registry.room import Connections
 
 log = structlog.get_logger(__name__)
 
@@ -23,10 +27,110 @@ LINGER = 2.0
 """Seconds that a half-closed connection is kept for the client to read what is on its way."""
 
 
-class Connection(RequestHandler):
-    """One connection of a client."""
+HEAD = 10.0
+"""Seconds within which a request's head has to be complete, from its first byte on, and the first
+head from the connection on. Clients send a head in one piece; a longer wait helps only those that
+mean to keep connections. Between two requests a connection may be idle for much longer."""
 
-    __slots__ = ()
+MAX_HEAD = 16 * 1024
+"""Bytes of a head that is not complete yet. Container runtimes send 500 bytes, and browsers with
+cookies a few thousand. The parser takes twice as much memory: 33 MB for all connections that one
+address may have."""
+
+PIECE = 8 * 1024
+"""Bytes that are parsed at once: what follows a complete head within them is not counted."""
+
+
+class Connection(RequestHandler):
+    """One connection of a client, one of the `connections` of its port."""
+
+    __slots__ = ("_body", "_connections", "_head", "_head_timer", "_lingers")
+
+    def __init__(self, manager: web.Server, connections: Connections, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._connections = connections
+        self._body = EMPTY_PAYLOAD  # of the request that came last
+        self._head = 0  # bytes of a head that is not complete yet
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._lingers = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        client, host = (transport.get_extra_info(name) for name in ("peername", "sockname"))
+        if client and host and not self._connections.admit(self, str(client[0]), str(host[0])):
+            if self._connections.is_news(self._loop.time()):
+                log.warning(
+                    "connection refused: none that is open is idle", client=client[0], open=len(self._connections)
+                )
+            cast("asyncio.Transport", transport).abort()  # uvloop's is one, but does not say so
+            return
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.leave(self)
+        self._head_is_over()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) <= PIECE:
+            self._parse(data)
+            return
+        for at in range(0, len(data), PIECE):
+            self._parse(data[at : at + PIECE])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered, and none waits to be; a client may still read the last answer."""
+        if self._messages or self._lingers:
+            return self._lingers
+        return not self._request_count or (self._waiter is not None and not self._waiter.done())
+
+    # Heads
+
+    def _parse(self, data: bytes) -> None:
+        if self._close or self._force_close:  # what comes now is thrown away
+            return
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._head_is_over()
+            self._connections.used(self)
+            message, self._body = self._messages[-1]
+            if isinstance(message, _ErrInfo) and message.exc is not None:
+                message.exc.__traceback__ = None  # its frames hold all that was received
+            if self._body is EMPTY_PAYLOAD and not data.endswith((b"\r\n\r\n", b"\n\n")):
+                self._wait_for_head()  # the next one has begun
+        elif data and self._body.is_eof() and not self._buffer_paused:
+            self._wait_for_head()
+            self._head += len(data)
+            if self._head - len(data) <= MAX_HEAD < self._head:
+                self._refuse_head()
+
+    def _wait_for_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self._loop.call_later(HEAD, self._head_is_late)
+
+    def _head_is_over(self) -> None:
+        self._head = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.is_idle:
+            self.force_close()
+        elif self.transport is not None:  # a request before it is still being answered
+            self._wait_for_head()
+
+    def _refuse_head(self) -> None:
+        """Answer a head that is too long, as the parser has a head answered that is malformed."""
+        error = LineTooLong(b"headers", MAX_HEAD)
+        self._messages.append((_ErrInfo(status=400, exc=error, message="the headers are too long"), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # Errors and the end
 
     def handle_error(
         self,
@@ -59,6 +163,7 @@ class Connection(RequestHandler):
         self.close()  # from now on, what comes in is thrown away
         if self.transport is not None and not self.transport.is_closing() and self.transport.can_write_eof():
             self.transport.write_eof()
+            self._lingers = True
             await asyncio.sleep(LINGER)  # cancelled when the connection ends
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:

@@ -15,10 +15,11 @@ from spegel_py.errors import ContentNotFound, OCIError, RequestInvalid, StoreUna
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.opening import WHOLE
+from spegel_py.mirror.scores import Result
 from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.registry import responses
-from spegel_py.registry.limits import Limits
+from spegel_py.registry.limits import Limits, Slot
 from spegel_py.registry.local import Found, Local
 from spegel_py.registry.multipart import Multipart, PartsSink
 from spegel_py.registry.provenance import Provenance
@@ -34,6 +35,9 @@ from spegel_py.transfer.sink import ResponseSink
 
 log = structlog.get_logger(__name__)
 
+BUSY = Result.BUSY.value
+"""The outcome of asking a peer that had no slot left."""
+
 Send = Callable[[Sink], Awaitable[object]]
 """Sends a body, which may have to end short: the sink tells."""
 
@@ -43,10 +47,10 @@ class Pulls:
 
     A pull that `filters` exclude is answered with 404, here and for peers, and so is content of this node
     that came, as `origins` tell, from nowhere else. Of tags `freshness` says for how long they
-    are answered; a peer is told how old they are, and decides for itself. `limits` admit peers' transfers. In `ledger`
-    it is noted of each client's pull how it went, and counted from there. Peers that a steward sent here are answered
-    with what is `underway` too, if that is given. This node's own runtime, which gives the name `node` as its own, is
-    also sent content that other nodes are still pulling.
+    are answered; a peer is told how old they are, and decides for itself. In `ledger` it is noted of each
+    client's pull how it went, and counted from there. Peers that a steward sent here are answered with what
+    is `underway` too, if that is given. This node's own runtime, which gives the name `node` as its own, is
+    also sent content that other nodes are still pulling. `limits` admit the transfers of all other clients.
     """
 
     def __init__(
@@ -144,17 +148,18 @@ class Pulls:
         self, request: web.Request, pull: PullRequest, found: Found, content: Content, inquiry: Inquiry
     ) -> web.StreamResponse:
         entity = self._entity(pull, found, content.size)
+        to_peer = self._counts_as_peer(request, pull)
 
         async def send(sink: Sink) -> None:
             try:
                 for span in entity.spans:
                     parts = entity.sink(sink, span)
-                    await self._sender.send(content, *span, parts, to_peer=pull.mirrored)
+                    await self._sender.send(content, *span, parts, to_peer=to_peer)
             except StoreUnavailable as error:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
 
-        with self._admitted(request, pull):
-            return await self._send(request, pull, entity, "local", send, inquiry)
+        with self._admitted(request, pull) as slot:
+            return await self._send(request, pull, entity, "local", send, inquiry, slot)
 
     async def _while_it_grows(
         self, request: web.Request, pull: PullRequest, underway: Underway, inquiry: Inquiry
@@ -179,8 +184,8 @@ class Pulls:
                 except StoreUnavailable as error:
                     log.info("growing content broke off", digest=str(found.digest), error=str(error))
 
-            with self._admitted(request, pull, grows=True):
-                return await self._send(request, pull, entity, "local", send, inquiry)
+            with self._admitted(request, pull, grows=True) as slot:
+                return await self._send(request, pull, entity, "local", send, inquiry, slot)
 
     def _entity(self, pull: PullRequest, found: Found, size: int) -> Entity:
         """Return what a client is told of content that is here, and note as of when it was told a tag."""
@@ -198,20 +203,43 @@ class Pulls:
 
     def _admitted(
         self, request: web.Request, pull: PullRequest, *, grows: bool = False
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[Slot | None]:
         """Count a transfer to another node while it lasts; manifests are no transfers. Raises Busy on entering."""
-        if pull.mirrored and pull.kind is Kind.BLOB:
-            return self._limits.admit(request.remote or "", grows=grows)
+        if pull.kind is Kind.BLOB and self._counts_as_peer(request, pull):
+            return self._limits.admit(request.remote or "", grows=grows, is_node=pull.mirrored)
         return nullcontext()
+
+    def _relayed(self, request: web.Request, pull: PullRequest) -> AbstractContextManager[Slot | None]:
+        """Count a transfer from a peer while it lasts, to whoever is not this node's own runtime. Raises Busy."""
+        if pull.kind is not Kind.BLOB or pull.head:
+            return nullcontext()
+        if self._counts_as_peer(request, pull):
+            return self._limits.admit(request.remote or "", relays=True, is_node=False)
+        return self._limits.relay(request.remote or "")
+
+    def _counts_as_peer(self, request: web.Request, pull: PullRequest) -> bool:
+        """Return True if the limits are for this client: for all but the own runtime, whatever a header says."""
+        return pull.mirrored or not self._is_own_runtime(request, pull)
 
     async def _from_peers(
         self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry
+    ) -> web.StreamResponse:
+        with self._relayed(request, pull) as slot:
+            try:
+                return await self._relay(request, pull, mirror, inquiry, slot)
+            except OCIError:
+                if any(attempt["outcome"] == BUSY for attempt in inquiry.attempts):
+                    self._limits.refused_by_a_peer()
+                raise
+
+    async def _relay(
+        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry, slot: Slot | None
     ) -> web.StreamResponse:
         if pull.name is not None:
             self._freshness.missed(pull.name, time.time())  # until a peer answers
         max_age = self._freshness.ttl if pull.name else math.inf
         if pull.ranges:
-            return await self._parts_from_peers(request, pull, mirror, inquiry)
+            return await self._parts_from_peers(request, pull, mirror, inquiry, slot)
         follows = self._is_own_runtime(request, pull)
         async with mirror.fetch(pull, max_age=max_age, inquiry=inquiry, follows=follows) as relay:
             head = relay.head
@@ -228,10 +256,10 @@ class Pulls:
             if pull.head:
                 return self._answer_head(pull, entity, "peer", inquiry)
             inquiry.peer = head.peer.id
-            return await self._send(request, pull, entity, "peer", relay.send, inquiry)
+            return await self._send(request, pull, entity, "peer", relay.send, inquiry, slot)
 
     async def _parts_from_peers(
-        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry
+        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry, slot: Slot | None
     ) -> web.StreamResponse:
         """Answer several ranges of a blob.
 
@@ -243,7 +271,7 @@ class Pulls:
             head = relay.head
         pull = pull.within(head.size)
         if (multipart := _multipart(pull, head.media_type, head.size)) is None:
-            return await self._from_peers(request, pull, mirror, inquiry)
+            return await self._relay(request, pull, mirror, inquiry, slot)
         entity = Entity(
             media_type=head.media_type,
             digest=head.digest,
@@ -273,7 +301,7 @@ class Pulls:
                     break
 
         inquiry.peer = head.peer.id
-        return await self._send(request, pull, entity, "peer", send, inquiry)
+        return await self._send(request, pull, entity, "peer", send, inquiry, slot)
 
     def _is_own_runtime(self, request: web.Request, pull: PullRequest) -> bool:
         """Return True if the client is known to be this node's own runtime.
@@ -324,6 +352,7 @@ class Pulls:
         source: Source,
         send: Send,
         inquiry: Inquiry,
+        slot: Slot | None,
     ) -> web.StreamResponse:
         """Send head and body, and note what was sent; after a body that ends short the connection is closed."""
         response = responses.content(pull, entity)
@@ -332,6 +361,8 @@ class Pulls:
         inquiry.status = response.status  # known from here on, whatever becomes of the body
         sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
         inquiry.progress = lambda: sink.sent
+        if slot is not None:
+            slot.reader = sink
         try:
             await send(sink)
         except ClientGone as error:

@@ -6,17 +6,19 @@ import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
 from spegel_py.errors import ConfigError
 from spegel_py.registry.connection import Connection
+from spegel_py.registry.room import Connections, Room
 
 BACKLOG = 1024
 """Connections the kernel holds for us: a node that restarts pulls tens of images at once."""
 
 KEEPALIVE = 75.0
-"""Seconds an idle connection is kept, and seconds for a head to come in; longer than our own client keeps one."""
+"""Seconds an idle connection is kept between two requests; longer than our own client keeps one."""
 
 MAX_LINE, MAX_HEADERS, MAX_FIELD = 4096, 64, 4096
 """Bytes of a request line, header fields, and bytes of one of them: runtimes send a line of 500 bytes and ten fields. A
@@ -35,15 +37,24 @@ connections whose last bytes a stopped client never reads, which no deadline of 
 
 
 class _Server(web.Server):
+    def __init__(self, *args: Any, connections: Connections, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._counted = connections
+
     def __call__(self) -> Connection:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, self._counted, loop=self._loop, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
+    def __init__(self, app: web.Application, connections: Connections, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._counted = connections
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
             made.request_handler,
+            connections=self._counted,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,
@@ -52,15 +63,19 @@ class _Runner(web.AppRunner):
 
 
 @asynccontextmanager
-async def serve(app: web.Application, address: str, *, drain: float = DRAIN) -> AsyncIterator[int]:
+async def serve(
+    app: web.Application, address: str, *, drain: float = DRAIN, room: Room | None = None
+) -> AsyncIterator[int]:
     """Serve `app` on `host:port`, `[v6]:port` or `:port` (all addresses, v4 and v6); give the bound port.
 
-    At the end no connection is taken any more, and transfers get `drain` seconds to finish. Raises ConfigError.
+    It takes as many connections as there is `room` for. At the end no connection is taken any more,
+    and transfers get `drain` seconds to finish. Raises ConfigError.
     """
     host, port = parse_address(address)
     listener = _listen(address, host, port)
     runner = _Runner(
         app,
+        Connections(room),
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE,

@@ -17,6 +17,7 @@ from spegel_py.errors import SpegelError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
+from spegel_py.transfer.pace import FLOORS
 
 
 class ClientGone(SpegelError):
@@ -52,6 +53,9 @@ class Deadlines:
 
     rate_window: float = 5.0
     """Seconds of waiting over which `min_rate` is measured; a pause shorter than `stall` fits into it."""
+
+    floors: tuple[tuple[float, int], ...] = FLOORS
+    """What a peer must reach after how long, while much of the body is still to come."""
 
     manifest: float = 3.0
     """For a manifest, or any HEAD, from the lookup to the last byte, all peers included (as Spegel)."""
@@ -101,17 +105,43 @@ class PeerAnswer:
     source: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ClientWaits:
+    """Waits for a client, written as a whole, since threads read it while another one waits.
+
+    `seconds` are those of the waits that are over; `since` is the monotonic time since which the
+    client is being waited for, None while it is not.
+    """
+
+    seconds: float = 0.0
+    since: float | None = None
+
+    def at(self, now: float) -> float:
+        """Return the seconds for which the client was waited for until now."""
+        return self.seconds + (max(0.0, now - self.since) if self.since is not None else 0.0)
+
+    def began(self, now: float) -> ClientWaits:
+        """Return this with a wait that begins."""
+        return ClientWaits(self.at(now), now)
+
+    def ended(self, now: float) -> ClientWaits:
+        """Return this with its wait over."""
+        return ClientWaits(self.at(now))
+
+
 @dataclass(slots=True, kw_only=True)
 class Loan:
     """A client's socket while it is lent: whoever moves bytes into it counts them in `moved` at once.
 
     It does not block, and is not to be closed. The client may take nothing for `patience` seconds. Where there is a
     `tap` it is given all that is moved, in order, in whatever thread that is; `most` bytes may be moved.
+    `waits` counts the seconds for which the client was waited for.
     """
 
     fd: int
     patience: float
     moved: int = 0
+    waits: ClientWaits = ClientWaits()
     tap: Callable[[memoryview], object] | None = None
     most: int = sys.maxsize
 

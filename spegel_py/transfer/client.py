@@ -106,7 +106,9 @@ class HTTPUpstream:
         except BaseException:
             sock.close()
             raise
-        deadlines = self._deadlines if request.stall is None else replace(self._deadlines, stall=request.stall)
+        deadlines = self._deadlines
+        if request.stall is not None:  # it comes as fast as the registry gives it to the peer, or to another one
+            deadlines = replace(deadlines, stall=request.stall, floors=())
         return HTTPResponse(sock=sock, exchange=exchange, head=head, deadlines=deadlines, splicer=self._splicer)
 
     def _first_byte(self, request: PeerRequest) -> float:

@@ -213,7 +213,7 @@ class _Thread:
             trip.is_at_disk = True
             self._disk.submit(self._step_at_disk, trip)
         elif side is not None:
-            trip.move.waits = trip.move.waits.began(side, time.monotonic())
+            trip.move.wait(side, time.monotonic())
         else:
             self._ready.append(trip)
 
@@ -221,7 +221,7 @@ class _Thread:
         """Go on with a trip that waits for this side; edges that come while nobody waits are seen by the next step."""
         move = trip.move
         if move.waits.side is trip.descriptors[descriptor]:
-            move.waits = move.waits.ended(time.monotonic())
+            move.end_wait(time.monotonic())
             self._ready.append(trip)
 
     def _give_all_up(self) -> None:
@@ -238,6 +238,7 @@ class _Thread:
         if trip not in self._trips:
             return
         self._trips.discard(trip)
+        trip.move.end_wait(time.monotonic())
         for descriptor in trip.descriptors:
             del self._by_descriptor[descriptor]
             self._epoll.unregister(descriptor)  # whose closing would not do it: the connection has another

@@ -80,6 +80,17 @@ class Move(ABC):
             raise ClientGone("the client stopped reading")
         return left
 
+    def wait(self, side: Side, now: float) -> None:
+        """Note that a side is waited for from now on."""
+        self.waits = self.waits.began(side, now)
+        if side is Side.CLIENT:
+            self.loan.waits = self.loan.waits.began(now)
+
+    def end_wait(self, now: float) -> None:
+        """Note that nothing is waited for any more."""
+        self.waits = self.waits.ended(now)
+        self.loan.waits = self.loan.waits.ended(now)
+
     def _moved(self, count: int) -> None:
         self.left -= count
         self.loan.moved += count

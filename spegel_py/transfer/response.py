@@ -40,9 +40,9 @@ class HTTPResponse:
         self._exchange = exchange
         self.head = head
         self._splicer = splicer
-        self._watch = Watch(deadlines=deadlines)
         self._rest = head.rest
         self._unread = 0 if head.length is None else head.length - len(head.rest)
+        self._watch = Watch(deadlines=deadlines, left=self._unread)
 
     def __repr__(self) -> str:
         return f"<HTTPResponse {self.head.status} unread={self._unread}>"
@@ -89,7 +89,7 @@ class HTTPResponse:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """Yield the body without its chunks' frames; it must be as long as the answer says."""
-        missing = self.answer.length
+        missing = self._watch.left = self.answer.length
         body, is_last = self._exchange.decode(b"")
         while True:
             missing -= len(body)

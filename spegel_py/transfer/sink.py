@@ -7,13 +7,17 @@ Content-Length at the end. Who sends must close the connection after a body that
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import struct
+import termios
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from spegel_py.transfer.base import ClientGone, Loan, Sink
+from spegel_py.transfer.base import ClientGone, ClientWaits, Loan, Sink
 
 
 class ResponseSink(Sink):
@@ -24,6 +28,7 @@ class ResponseSink(Sink):
         self._response = response
         self._timeout = timeout
         self._written = 0
+        self._waits = ClientWaits()
         self._loans: list[Loan] = []
 
     def __repr__(self) -> str:
@@ -32,6 +37,26 @@ class ResponseSink(Sink):
     @property
     def sent(self) -> int:
         return self._written + sum(loan.moved for loan in self._loans)
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which the client was waited for so far."""
+        now = time.monotonic()
+        return self._waits.at(now) + sum(loan.waits.at(now) for loan in self._loans)
+
+    @property
+    def taken(self) -> int:
+        """How many bytes of the body have reached the client: what was sent may wait in the socket."""
+        return max(0, self.sent - _queued(self._request.transport))
+
+    def drop(self) -> None:
+        """Close without waiting for the client to take what is queued here.
+
+        The kernel still delivers what it has, with a FIN behind it: a runtime that was only stopped for a while sees
+        a short body, and resumes.
+        """
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def write(self, data: bytes) -> None:
         async with self._patience():
@@ -82,21 +107,27 @@ class ResponseSink(Sink):
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
-        """Bound a wait for the client."""
+        """Bound a wait for the client, and count it."""
+        self._waits = self._waits.began(time.monotonic())
         try:
             async with asyncio.timeout(self._timeout):
                 yield
         except TimeoutError as error:
-            self._drop()
+            self.drop()
             raise ClientGone("the client stopped reading") from error
         except ConnectionError as error:
             raise ClientGone("the client left") from error
+        finally:
+            self._waits = self._waits.ended(time.monotonic())
 
-    def _drop(self) -> None:
-        """Close without waiting for the client to take what is queued here.
 
-        The kernel still delivers what it has, with a FIN behind it: a runtime that was only stopped for a while sees
-        a short body, and resumes.
-        """
-        if self._request.transport is not None:
-            self._request.transport.abort()
+def _queued(transport: asyncio.Transport | None) -> int:
+    """Return how many bytes the kernel keeps for a client that has not acknowledged them; 0 where it cannot tell."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None:
+        return 0
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except OSError:
+        return 0
+    return int(count)

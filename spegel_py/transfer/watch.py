@@ -11,18 +11,23 @@ from contextlib import contextmanager
 from spegel_py.errors import PeerStalled
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.moves import Move, Side
-from spegel_py.transfer.pace import Pace
+from spegel_py.transfer.pace import Floor, Pace
 
 LOOK = 1.0
 """Seconds between two looks at how a body is doing that a thread moves."""
 
 
 class Watch:
-    """Waits for the peer within the `stall` deadline, and holds what came against the minimum rate."""
+    """Waits for the peer within the `stall` deadline, and holds what came against the minimum rates.
 
-    def __init__(self, *, deadlines: Deadlines) -> None:
+    `left` bytes of the body are still to come.
+    """
+
+    def __init__(self, *, deadlines: Deadlines, left: int = 0) -> None:
+        self.left = left
         self._stall = deadlines.stall
         self._pace = Pace(min_rate=deadlines.min_rate, window=deadlines.rate_window)
+        self._floor = Floor(floors=deadlines.floors)
         self._waited = 0.0
         self._noted = 0.0
         self._move: Move | None = None
@@ -77,7 +82,9 @@ class Watch:
 
     def _note(self, count: int, waited: float) -> None:
         self._noted += waited
-        if self._pace.is_too_slow(count, waited):
+        self.left -= count
+        is_below_floor = self._floor.is_too_slow(count, waited, self.left)
+        if self._pace.is_too_slow(count, waited) or is_below_floor:
             raise PeerStalled("the peer sends below the minimum rate")
 
 

@@ -242,6 +242,28 @@ async def test_a_body_that_breaks_is_an_error_of_the_peer(
     assert bytes(sink.taken) == DATA[: sink.sent]
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("stall", [None, 5.0])
+async def test_a_peer_that_stays_slow_is_left(way: Way, is_chunked: bool, stall: float | None) -> None:
+    """Though it is above the minimum rate; but not where it is still getting the content itself."""
+    data = DATA * 2
+    deadlines = replace(QUICK, min_rate=1000, floors=((0.2, 100_000),))
+    sink = way.sink()
+    async with (
+        FakePeer(data, rate=20_000, chunked=is_chunked).serve("a") as peer,
+        way.upstream(deadlines) as client,
+        client.open(peer, blob(size=len(data), stall=stall)) as response,
+    ):
+        sending = asyncio.ensure_future(response.send(sink))
+        await asyncio.wait({sending}, timeout=5.0 if stall is None else 1.5)
+        assert sending.done() == (stall is None)
+        sending.cancel()
+        [error] = await asyncio.gather(sending, return_exceptions=True)
+    assert isinstance(error, PeerStalled if stall is None else asyncio.CancelledError)
+    await sink.close()
+    assert 0 < sink.sent < len(data)
+
+
 async def test_a_closed_client_reaches_nobody() -> None:
     """After its end the client gives PeerUnreachable, so that a late request ends in a 404."""
     client = HTTPUpstream(deadlines=QUICK)

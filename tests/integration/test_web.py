@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -282,3 +283,17 @@ async def test_the_setting_switches_it_off(pair: list[Node]) -> None:
             assert response.status == 403
         async with session.get(f"{base}/debug/images") as response:
             assert json.loads(await response.text())["total"] == 0
+
+
+async def test_a_name_that_is_not_the_nodes_shows_nothing(pair: list[Node]) -> None:
+    """A page that made its own name lead here reads nothing but the metrics."""
+    other, own = {"Host": "other.example"}, {"Host": socket.gethostname()}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{pair[0].metrics}") as session:
+        for path, headers, status in (
+            ("/debug/web/", other, 403),
+            ("/debug/state", other, 403),
+            ("/metrics", other, 200),
+            ("/debug/state", own, 200),
+        ):
+            async with session.get(path, headers=headers) as response:
+                assert (path, response.status) == (path, status)

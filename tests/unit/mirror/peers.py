@@ -111,7 +111,9 @@ class FakePeer:
 
     async def _body(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         if self.chunked:
-            writer.write(f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+            writer.write(f"{len(body):x}\r\n".encode())
+            await self._slowly(body, self.rate or 50 * len(body), writer)
+            writer.write(b"\r\n0\r\n\r\n")
             return True
         if self.rate is not None:
             await self._slowly(body, self.rate, writer)

@@ -15,8 +15,8 @@ SMALL = b"small" * 100
 MIRRORED = "X-Spegel-Mirrored: true"
 
 
-def limits(**given: int) -> Limits:
-    return Limits(**({"per_peer": 0, "overall": 0} | given), metrics=Metrics())
+def limits(*, per_peer: int = 0, overall: int = 0, growing: int = 0) -> Limits:
+    return Limits(per_peer=per_peer, overall=overall, growing=growing, metrics=Metrics())
 
 
 def test_one_address_gets_no_more_than_its_share() -> None:
