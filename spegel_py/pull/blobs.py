@@ -56,9 +56,8 @@ class BlobFetcher:
         """
         if await in_thread(_is_right, self._writer, blob):
             return await self.tell(Finished(blob, was_here=True))
-        begun: list[
-            BlobWriter
-        ] = []  # a cancellation may come while the part is being opened: it is closed all the same
+        # Filled in the thread: a cancellation may come while the part is being opened.
+        begun: list[BlobWriter] = []
         try:
             await in_thread(lambda: begun.append(self._writer.begin(blob.digest, blob.size)))
             before = self.fetched
