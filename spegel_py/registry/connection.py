@@ -37,6 +37,9 @@ MAX_HEAD = 16 * 1024
 cookies a few thousand. The parser takes twice as much memory: 33 MB for all connections that one
 address may have."""
 
+MAX_MESSAGE = 200
+"""Characters of the parser's reason for an error that are answered and logged: it may hold what the client sent."""
+
 PIECE = 8 * 1024
 """Bytes that are parsed at once: what follows a complete head within them is not counted."""
 
@@ -44,7 +47,7 @@ PIECE = 8 * 1024
 class Connection(RequestHandler):
     """One connection of a client, one of the `connections` of its port."""
 
-    __slots__ = ("_body", "_connections", "_head", "_head_timer", "_lingers")
+    __slots__ = ("_body", "_connections", "_head", "_head_timer", "_is_refused", "_lingers")
 
     def __init__(self, manager: web.Server, connections: Connections, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -52,6 +55,7 @@ class Connection(RequestHandler):
         self._body = EMPTY_PAYLOAD  # of the request that came last
         self._head = 0  # bytes of a head that is not complete yet
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
         self._lingers = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -88,7 +92,7 @@ class Connection(RequestHandler):
     # Heads
 
     def _parse(self, data: bytes) -> None:
-        if self._close or self._force_close:  # what comes now is thrown away
+        if self._close or self._force_close or self._is_refused:  # what comes now is thrown away
             return
         before = self._request_count
         super().data_received(data)
@@ -96,8 +100,9 @@ class Connection(RequestHandler):
             self._head_is_over()
             self._connections.used(self)
             message, self._body = self._messages[-1]
-            if isinstance(message, _ErrInfo) and message.exc is not None:
-                message.exc.__traceback__ = None  # its frames hold all that was received
+            if isinstance(message, _ErrInfo):
+                self._refuse(message)
+                return
             if self._body is EMPTY_PAYLOAD and not data.endswith((b"\r\n\r\n", b"\n\n")):
                 self._wait_for_head()  # the next one has begun
         elif data and self._body.is_eof() and not self._buffer_paused:
@@ -125,10 +130,24 @@ class Connection(RequestHandler):
 
     def _refuse_head(self) -> None:
         """Answer a head that is too long, as the parser has a head answered that is malformed."""
-        error = LineTooLong(b"headers", MAX_HEAD)
-        self._messages.append((_ErrInfo(status=400, exc=error, message="the headers are too long"), EMPTY_PAYLOAD))
+        error = _ErrInfo(status=400, exc=LineTooLong(b"headers", MAX_HEAD), message="the headers are too long")
+        self._messages.append((error, EMPTY_PAYLOAD))
+        self._refuse(error)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _refuse(self, error: _ErrInfo) -> None:
+        """Take nothing more from a connection whose last message is this error.
+
+        A refused connection lingers for seconds. So the bytes that it has sent are let go of: they are in the parser,
+        in the error, and in the frames of the error's traceback.
+        """
+        self._is_refused = True
+        self._parser = None
+        message = error.message[:MAX_MESSAGE]
+        kept = LineTooLong(b"", 0) if isinstance(error.exc, LineTooLong) else ValueError(message)
+        short = _ErrInfo(status=error.status, exc=kept, message=message)
+        self._messages[-1] = (short, EMPTY_PAYLOAD)
 
     # Errors and the end
 
@@ -146,7 +165,7 @@ class Connection(RequestHandler):
             log.error("request failed", remote=request.remote, exc_info=exc)
             response = responses.error(OCIError("internal error"))
         else:
-            text = " ".join((message or "").split())[:200]
+            text = " ".join((message or "").split())[:MAX_MESSAGE]
             log.debug("request malformed", remote=request.remote, error=text)
             too_long = isinstance(exc, LineTooLong) or "headers" in text.lower()
             response = responses.error(RequestInvalid(f"not a request: {text}"), status=431 if too_long else status)
