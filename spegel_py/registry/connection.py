@@ -26,6 +26,10 @@ log = structlog.get_logger(__name__)
 LINGER = 2.0
 """Seconds that a half-closed connection is kept for the client to read what is on its way."""
 
+MAX_LINGERING = 64
+"""Half-closed connections of a port at a time: each takes 20 kB. More of them are closed at once, since there are so
+many only where clients do what none of a runtime does."""
+
 
 HEAD = 10.0
 """Seconds within which a request's head has to be complete, from its first byte on, and the first
@@ -180,10 +184,17 @@ class Connection(RequestHandler):
         what the client has not read yet (RFC 9112, 9.6); a runtime gives up the whole pull on one.
         """
         self.close()  # from now on, what comes in is thrown away
-        if self.transport is not None and not self.transport.is_closing() and self.transport.can_write_eof():
-            self.transport.write_eof()
-            self._lingers = True
+        if self.transport is None or self.transport.is_closing() or not self.transport.can_write_eof():
+            return
+        if self._connections.lingering >= MAX_LINGERING:
+            return
+        self.transport.write_eof()
+        self._lingers = True
+        self._connections.lingering += 1
+        try:
             await asyncio.sleep(LINGER)  # cancelled when the connection ends
+        finally:
+            self._connections.lingering -= 1
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:

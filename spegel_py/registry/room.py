@@ -92,6 +92,8 @@ class Connections:
         self._others: dict[Held, None] = {}
         self._group_of: dict[Held, str] = {}
         self._told = -math.inf
+        self.lingering = 0
+        """Connections that are half-closed."""
 
     def __repr__(self) -> str:
         return f"<Connections: {len(self._group_of)} of {len(self._groups)} addresses>"

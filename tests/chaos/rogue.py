@@ -27,8 +27,8 @@ from tests.lab import REGISTRY, Node
 from tests.processes import Process, until
 from tests.rogue.attacks import ATTACKS
 
-CALM = 5
-"""Pulls before the rogue comes, to compare with."""
+CALM = 25
+"""Pulls before the rogue comes, to compare with: as many as it takes until memory does not grow any more."""
 GROWTH = 1.2
 """Factor by which the memory of an honest node may be larger with the rogue than without."""
 CALM_AGAIN = 60.0

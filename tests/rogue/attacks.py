@@ -215,7 +215,7 @@ async def many_identities(world: World) -> None:
 async def many_keys(world: World) -> None:
     """Announce a quarter of a million keys from each of four identities, and an age for each of them."""
     keys = [os.urandom(32) for _ in range(250_000)]
-    ages = [frame(8, b"".join(key + b"\0\0\0\1" for key in keys[i : i + 20_000])) for i in range(0, len(keys), 20_000)]
+    ages = [frame(8, b"".join(key + b"\0\0\0\1" for key in keys[i : i + 8_000])) for i in range(0, len(keys), 8_000)]
     async with AsyncExitStack() as stack:
         for _ in range(4):
             frames = (hello(":5000"), *key_set(keys), *ages, *list(key_set(keys))[:-1])

@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 from spegel_py.routing.libp2p import announce, compat, kademlia, questions
 from spegel_py.routing.libp2p.addresses import multiaddr
 
-KEYS_PER_FRAME = 32_000
+KEYS_PER_FRAME = 9_000
 """Keys in one frame of a rogue's set: as many as fit into the largest frame."""
 
 

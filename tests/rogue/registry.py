@@ -72,12 +72,19 @@ def _endless(piece: bytes, times: int = 200_000) -> Iterable[bytes]:
         yield piece
 
 
+def _if_small(asked: Asked, pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """Return wrong bytes where they are verified before they are passed on, and none of a large blob."""
+    return pieces if asked.size <= SMALL else []
+
+
 def _wrong(asked: Asked) -> Iterable[bytes]:
     """Yield wrong bytes of what is verified before it is passed on; of a large blob only the first of them."""
     if asked.size <= SMALL:
         return [b"\0" * asked.size]
     return [b""]
 
+
+_CHUNKED = head(200, Content_Type=MANIFEST, Transfer_Encoding="chunked")
 
 WAYS: Mapping[str, Way] = {
     "length too small": lambda asked: _body(asked, described(asked, Content_Length=1), [b"x"]),
@@ -98,13 +105,10 @@ WAYS: Mapping[str, Way] = {
     "a thousand interim answers": lambda asked: _endless(
         b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 900 + b"\r\n\r\n", 1000
     ),
-    "chunks": lambda asked: [
-        head(200, Content_Type=MANIFEST, Transfer_Encoding="chunked"), b"fffffffffffffff\r\nabc"
-    ],
-    "chunks without an end": lambda asked: [
-        head(200, Content_Type=MANIFEST, Transfer_Encoding="chunked"),
-        *_endless(b"10000\r\n" + b"x" * 65536 + b"\r\n", 200),
-    ],
+    "chunks": lambda asked: _body(asked, _CHUNKED, _if_small(asked, [b"fffffffffffffff\r\nabc"])),
+    "chunks without an end": lambda asked: _body(
+        asked, _CHUNKED, _if_small(asked, _endless(b"10000\r\n" + b"x" * 65536 + b"\r\n", 200))
+    ),
     "gzip": lambda asked: [described(asked, Content_Encoding="gzip", Content_Length=100) + b"x" * 100],
     "an age of 5,000 digits": lambda asked: [described(asked, Age="9" * 5000)],
     "a redirect": lambda asked: [head(302, Location="http://169.254.169.254/", Content_Length=0)],

@@ -28,10 +28,11 @@ from dataclasses import dataclass, field
 from spegel_py.routing.libp2p.keys import HASH_SIZE
 
 PROTOCOL = "/spegel-py/announce/1.0.0"
-MAX_FRAME = 1 << 20
-"""Largest frame in bytes: a part of a set is far below it, so a longer one is garbage or an attack."""
 KEYS_PER_FRAME = 8192
 """Keys in one part of a set: 256 KiB, small enough that others' frames get their turn."""
+MAX_FRAME = 300 * 1024
+"""Largest frame in bytes: the ages of so many keys take 288 KiB, and a node sends nothing larger. Its keys take three
+times as much memory while they are looked at."""
 MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
 """Bounds of an announced interval in seconds: below, a peer could not keep up; above, its death would show too late."""
 MAX_AGENT = 64

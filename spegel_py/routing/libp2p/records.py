@@ -19,14 +19,14 @@ from dataclasses import dataclass, field, replace
 
 from spegel_py.routing.base import Member, Peer
 
-MAX_KEYS_PER_PEER = 50_000
+MAX_KEYS_PER_PEER = 30_000
 """Keys one peer may announce, or provide one by one. 500 large images are about 10,000 keys."""
 
 MAX_TAGS_PER_PEER = 10_000
 """Tags of one peer of which it is kept when the peer pulled them."""
 
 MAX_RECORDS_PER_PLACE = 2 * MAX_KEYS_PER_PEER
-"""Records of all peers at one address: one peer's set and, while it is sent anew, the next one. They take 15 MB."""
+"""Records of all peers at one address: one peer's set and, while it is sent anew, the next one. They take 7 MB."""
 
 MAX_RECORDS = 1_000_000
 """Records of all peers together, those of sets that are still being sent included. At 110 bytes each they take 110 MB,
