@@ -148,6 +148,8 @@ class Connection(RequestHandler):
         """
         self._is_refused = True
         self._parser = None
+        if error.exc is not None:
+            error.exc.__traceback__ = None  # a cycle: only the garbage collector would find it
         message = error.message[:MAX_MESSAGE]
         kept = LineTooLong(b"", 0) if isinstance(error.exc, LineTooLong) else ValueError(message)
         short = _ErrInfo(status=error.status, exc=kept, message=message)

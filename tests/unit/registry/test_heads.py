@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -58,6 +60,26 @@ async def test_a_head_that_does_not_end_is_hung_up(begun: bytes, node: Node) -> 
     dripping.cancel()
     assert asyncio.get_running_loop().time() - began < 5
     assert answer.count(b"HTTP/1.1 200") == begun.count(ASK)
+
+
+@pytest.mark.parametrize("size", [1000, 8000], ids=["too many fields", "fields that are too long"])
+async def test_what_a_refused_head_held_is_let_go_of(size: int, node: Node) -> None:
+    """At once, while the connection lingers, and without the garbage collector."""
+    fields = b"".join(b"X-%d: %s\r\n" % (number, b"a" * size) for number in range(1_000_000 // size))
+    clients = [await node.client() for _ in range(20)]
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for client in clients:
+            client.writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + fields)
+            assert b" 431 " in await client.reader.readline()
+            client.writer.transport.abort()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert held < 1_000_000
 
 
 @pytest.mark.usefixtures("hasty")
