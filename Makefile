@@ -72,6 +72,7 @@ drill: ## break a cluster of six nodes in every way there is, and hold how it he
 docs: ## write the pages that are made from the program
 	.ci/setup test
 	$(BIN)/python -m tests.docs.configuration
+	$(BIN)/python -m tests.docs.bounds
 
 pictures: ## draw the dashboard from a run of four nodes; needs a Prometheus (PROMETHEUS_BIN)
 	.ci/setup test

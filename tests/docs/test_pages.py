@@ -10,7 +10,7 @@ import pytest
 from spegel_py.cli import COMMANDS
 from spegel_py.config import REGISTRY
 from tests.deploy.test_monitoring import EXPORTED, stem
-from tests.docs import configuration
+from tests.docs import bounds, configuration
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", *sorted((ROOT / "deploy").rglob("*.md"))]
@@ -20,6 +20,12 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 def test_the_page_of_settings_is_up_to_date() -> None:
     """`make docs` was run after a setting was changed."""
     assert configuration.PAGE.read_text() == configuration.render()
+
+
+def test_the_page_of_bounds_is_up_to_date() -> None:
+    """`make docs` was run after a bound was changed, and all of them fit into the chart's memory limit."""
+    assert bounds.PAGE.read_text() == bounds.render()
+    assert sum(megabytes for _, megabytes in bounds.memory()) < bounds.limit()
 
 
 def test_defaults_on_the_page_are_the_program_s() -> None:

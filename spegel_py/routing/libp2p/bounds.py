@@ -13,11 +13,12 @@ from libp2p.abc import IMuxedConn
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 MAX_STREAMS = 128
-"""Streams that are open on one connection at a time. A node opens one to announce, and a few that carry questions; with
-the window of each, 256 KiB until it is read, a connection can hold 32 MiB that nobody reads."""
+"""Streams that are open on one connection at a time. A node opens one to announce, and a few that carry questions."""
+MAX_UNREAD = 2 * 1024 * 1024
+"""Bytes of one connection that nobody has read yet. A node sends 256 KiB on a stream until they are read."""
 
 
-MAX_CONNECTIONS_PER_ADDRESS = 32
+MAX_CONNECTIONS_PER_ADDRESS = 24
 """Connections that one address may hold. A node has one, or two for a moment; several nodes behind a router that
 rewrites addresses share one address."""
 MAX_PEERS_PER_ADDRESS = 16
@@ -106,6 +107,10 @@ class BoundedStream(YamuxStream):
     def recv_window(self, value: int) -> None:
         if value < 0:
             raise PeerExceedsBound(f"{-value} bytes more than the window of stream {self.stream_id}")
+        if value < self.__dict__.get("recv_window", 0):  # bytes came
+            unread = sum(map(len, self.conn.stream_buffers.values()))
+            if unread > MAX_UNREAD:
+                raise PeerExceedsBound(f"{unread} bytes that nobody has read yet")
         self.__dict__["recv_window"] = value
 
 

@@ -41,7 +41,7 @@ from spegel_py.routing.libp2p.addresses import (
     listen_addresses,
     multiaddr,
 )
-from spegel_py.routing.libp2p.bounds import MAX_STREAMS
+from spegel_py.routing.libp2p.bounds import MAX_STREAMS, MAX_UNREAD
 from spegel_py.routing.libp2p.ease import ReadAhead
 from spegel_py.routing.libp2p.lock import Lock
 from tests.routers import free_port
@@ -292,6 +292,34 @@ def test_a_peer_that_opens_any_number_of_streams_is_hung_up_on() -> None:
                 with suppress(Exception):
                     await back.muxed_conn._write_frame(struct.pack(">BBHII", 0, 1, 1, 1001 + 2 * number, 0))
             await until(lambda: cast("Any", connection).muxed_conn.is_closed)
+
+    on_trio(test)
+
+
+def test_a_connection_holds_so_much_that_nobody_reads() -> None:
+    """Each stream within its window: it is their sum that counts."""
+
+    async def test() -> None:
+        host, guest = ours(), ours()
+        protocol, done = TProtocol("/test"), trio.Event()
+
+        async def ignore(_: INetStream) -> None:
+            await done.wait()
+
+        async with running(host) as address, running(guest):
+            host.set_stream_handler(protocol, ignore)
+            await compat.dial(guest, address, expected=None, timeout=5)
+            await guest.new_stream(host.get_id(), [protocol])
+            [connection] = host.get_network().get_connections(guest.get_id())
+            muxed, part = cast("Any", connection).muxed_conn, bytes(64 * 1024)
+            with suppress(Exception):
+                for _ in range(2 * MAX_UNREAD // (3 * len(part))):
+                    stream: Any = await guest.new_stream(host.get_id(), [protocol])
+                    for _ in range(3):
+                        await stream.write(part)
+            await until(lambda: muxed.is_closed)
+            assert sum(map(len, muxed.stream_buffers.values())) <= MAX_UNREAD + len(part)
+            done.set()
 
     on_trio(test)
 

@@ -1,0 +1,138 @@
+"""The page of all bounds, made from the program's own constants: `python -m tests.docs.bounds` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from spegel_py.mirror import budget, opening
+from spegel_py.oci import manifest
+from spegel_py.oci.range import MAX_PARTS
+from spegel_py.registry import connection, room, server
+from spegel_py.routing.base import MAX_ANSWER, MAX_WORDS
+from spegel_py.routing.libp2p import bounds, dialling, frames, kademlia, location, mesh, records
+from spegel_py.telemetry import ledger
+from spegel_py.transfer import exchange
+from spegel_py.web import viewers
+
+PAGE = Path(__file__).parents[2] / "docs" / "bounds.md"
+_VALUES = PAGE.parents[1] / "deploy" / "helm" / "spegel-py" / "values.yaml"
+
+IDLE = 135
+"""MB of an idle node with four peers, as `make chaos` measures it."""
+CONNECTION = 20_000
+"""Bytes of an HTTP connection, its refused head included (measured: 300 heads, tests/unit/registry/test_heads.py)."""
+RECORD = 110
+"""Bytes of one record of a peer's key (measured: 100,000 records, 11 MB)."""
+_HEAD = """\
+# Bounds
+
+<!-- Made by `make docs` from the program's own constants. -->
+
+Whatever a peer, a client or a file sends, a node holds no more than this. Bounds on what strangers can do are by
+address, since an identity costs nothing; on loopback, where whole clusters run in tests, they are by identity.
+
+| what | bound | where |
+|---|---|---|
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One bound: what it is of, its value as people read it, and the module that has it."""
+
+    what: str
+    value: str
+    module: str
+
+
+def _bounds() -> Iterator[Bound]:
+    registry = room.Room()
+    fields = f"{server.MAX_HEADERS} fields of {_size(server.MAX_FIELD)}"
+    head = f"{_size(connection.MAX_HEAD)}, {fields}, {connection.HEAD:.0f} s"
+    yield Bound("HTTP connections from one address (IPv6: one /64)", f"{registry.per_address:,}", "registry.room")
+    yield Bound("HTTP connections from all other hosts", f"{registry.overall:,}", "registry.room")
+    yield Bound("HTTP connections kept for this host", f"{registry.own:,}", "registry.room")
+    yield Bound("Half-closed HTTP connections", f"{connection.MAX_LINGERING}", "registry.connection")
+    yield Bound("Head of a request", head, "registry.connection, registry.server")
+    yield Bound("Ranges of one request", f"{MAX_PARTS}", "oci.range")
+    yield Bound("Head of a peer's answer", _size(exchange.MAX_HEAD), "transfer.exchange")
+    yield Bound("Manifest", _size(manifest.MAX_MANIFEST), "oci.manifest")
+    yield Bound("Blob that is held until it is verified", _size(opening.WHOLE), "mirror.opening")
+    yield Bound("All bodies that are held", _size(budget.LIMIT), "mirror.budget")
+    yield Bound("libp2p connections from one address", f"{bounds.MAX_CONNECTIONS_PER_ADDRESS}", "routing.libp2p.bounds")
+    yield Bound("Peers at one address", f"{bounds.MAX_PEERS_PER_ADDRESS}", "routing.libp2p.bounds")
+    yield Bound("Streams of a libp2p connection", f"{bounds.MAX_STREAMS}", "routing.libp2p.bounds")
+    yield Bound("Bytes of a libp2p connection that nobody reads", _size(bounds.MAX_UNREAD), "routing.libp2p.bounds")
+    yield Bound("Announce frame", _size(frames.MAX_FRAME), "routing.libp2p.frames")
+    yield Bound("Keys of a peer", f"{records.MAX_KEYS_PER_PEER:,}", "routing.libp2p.records")
+    yield Bound("Records of one address", f"{records.MAX_RECORDS_PER_PLACE:,}", "routing.libp2p.records")
+    yield Bound("Records of all peers", f"{records.MAX_RECORDS:,}", "routing.libp2p.records")
+    yield Bound("Kademlia message", _size(kademlia.MAX_MESSAGE), "routing.libp2p.kademlia")
+    yield Bound(
+        "Kademlia messages of one address",
+        f"{bounds.MESSAGES:,} at once, then {bounds.MESSAGES_PER_SECOND:,} a second",
+        "routing.libp2p.bounds",
+    )
+    yield Bound(
+        "Contacts of one answer",
+        f"{kademlia.CLOSEST}, with {kademlia.MAX_ADDRESSES} addresses each",
+        "routing.libp2p.kademlia",
+    )
+    yield Bound(
+        "Dials at a time", f"{dialling.MAX_DIALS}, half of them for what peers say of others", "routing.libp2p.dialling"
+    )
+    yield Bound("Dials to find one peer's own address", f"{location.MAX_DIALS}", "routing.libp2p.location")
+    yield Bound("Peers whose addresses are remembered", f"{mesh.MAX_KNOWN:,}", "routing.libp2p.mesh")
+    yield Bound("Question between nodes, and its answer", f"{_size(MAX_WORDS)}, {_size(MAX_ANSWER)}", "routing.base")
+    yield Bound("Records of decisions", f"{ledger.LIMIT:,}, {_size(ledger.MAX_BYTES)}", "telemetry.ledger")
+    yield Bound("Viewers of the status page", f"{viewers.LIMIT}", "web.viewers")
+
+
+def memory() -> list[tuple[str, float]]:
+    """Return what takes memory, each with the MB that one address of an attacker can add at most."""
+    registry, metrics = room.Room(), room.Room.of(room.METRICS)
+    return [
+        ("an idle node", IDLE),
+        ("bodies that are held", budget.LIMIT / 1e6),
+        ("HTTP connections", (registry.per_address + metrics.per_address) * CONNECTION / 1e6),
+        ("records", records.MAX_RECORDS_PER_PLACE * RECORD / 1e6),
+        ("streams that nobody reads", bounds.MAX_CONNECTIONS_PER_ADDRESS * bounds.MAX_UNREAD / 1e6),
+        ("frames that are being read", bounds.MAX_PEERS_PER_ADDRESS * 4 * frames.MAX_FRAME / 1e6),
+    ]
+
+
+def limit() -> float:
+    """Return the chart's memory limit in MB."""
+    text = yaml.safe_load(_VALUES.read_text())["resources"]["limits"]["memory"]
+    return float(text.removesuffix("Mi")) * 1.048576
+
+
+def render() -> str:
+    """Return the page."""
+    rows = "".join(f"| {one.what} | {one.value} | `{one.module}` |\n" for one in _bounds())
+    shares = "".join(f"| {what} | {megabytes:.0f} |\n" for what, megabytes in memory())
+    total = sum(megabytes for _, megabytes in memory())
+    all_records, all_connections = records.MAX_RECORDS * RECORD, (room.REGISTRY + room.METRICS) * CONNECTION
+    return (
+        f"{_HEAD}{rows}\n## What they add up to\n\n"
+        "What one address can have a node hold, with everything at its bound at once:\n\n"
+        f"| | MB |\n|---|---|\n{shares}| **together** | **{total:.0f}** |\n\n"
+        f"The chart's limit is {limit():.0f} MB. Several addresses can do more: all records together take "
+        f"{all_records / 1e6:.0f} MB, all connections {all_connections / 1e6:.0f} MB. "
+        "[`make chaos`](chaos.md) has a rogue peer try all of it.\n"
+    )
+
+
+def _size(count: int) -> str:
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:g} {unit}"
+    return f"{count} bytes"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render())
