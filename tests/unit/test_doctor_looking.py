@@ -23,6 +23,7 @@ from spegel_py.errors import ConfigError
 from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
 from spegel_py.host.doctor.aside import aside
 from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
+from spegel_py.host.files import MAX_TEXT
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.registry.server import serve
@@ -210,6 +211,16 @@ def test_a_hosts_file_that_is_no_toml_is_told(tmp_path: Path) -> None:
     write_hosts(tmp_path, "_default", "[host")
     [found] = hosts_files.read([tmp_path], [])
     assert found.problem
+
+
+@pytest.mark.parametrize("text", ["#" * (MAX_TEXT + 1), "a = " + "[" * 20000], ids=["large", "nested"])
+def test_a_file_that_is_too_much_is_told(tmp_path: Path, text: str) -> None:
+    """Neither hosts.toml nor containerd's own file is read without an end."""
+    path = write_hosts(tmp_path, "_default", text)
+    [found] = hosts_files.read([tmp_path], [])
+    assert found.problem
+    with pytest.raises(ConfigError, match="is not TOML"):
+        config_file.read(path)
 
 
 def test_no_folder_at_all_is_an_error(tmp_path: Path) -> None:

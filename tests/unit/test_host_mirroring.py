@@ -125,8 +125,12 @@ def test_dockers_certificates_count_without_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [(b"a = 1\nb = = 2\n", "line 2: it is not TOML"), (b"a = 1\n\n# \xff\n", "line 3: it is not UTF-8")],
-    ids=["TOML", "UTF-8"],
+    [
+        (b"a = 1\nb = = 2\n", "line 2: it is not TOML"),
+        (b"a = 1\n\n# \xff\n", "line 3: it is not UTF-8"),
+        (b"#" * 65537, "it has 65537 bytes and is not read: a hosts.toml may have 65536"),
+    ],
+    ids=["TOML", "UTF-8", "large"],
 )
 def test_a_file_that_cannot_be_kept_is_named(tmp_path: Path, text: bytes, named: str) -> None:
     """The error says which file, which line and what to do; of registries that are not asked for nothing is read."""

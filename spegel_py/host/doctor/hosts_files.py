@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from spegel_py.errors import ConfigError
 from spegel_py.host.doctor.aside import explain, get
 from spegel_py.host.doctor.facts import DEFAULT, HostsFile, Mirror
+from spegel_py.host.files import read_text
 
 MAX_FILES = 64
 """Folders that are looked at where all registries are mirrored, and hosts that are asked."""
@@ -95,8 +96,8 @@ def _registry(folder: str) -> str:
 
 def _read(registry: str, path: Path) -> HostsFile:
     try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         return HostsFile(registry=registry, path=path, problem=str(error))
     hosts = document.get("host")
     mirrors = [_mirror(url, host) for url, host in hosts.items()] if isinstance(hosts, dict) else []
