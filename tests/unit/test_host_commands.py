@@ -19,9 +19,10 @@ from aiohttp import web
 
 import spegel_py
 from spegel_py.cli import main
-from spegel_py.host import cleanup_wait
-from spegel_py.host.cleanup import serve_probe
+from spegel_py.host import cleanup, cleanup_wait
+from spegel_py.host.cleanup import clean_up, serve_probe
 from spegel_py.host.cleanup_wait import wait
+from spegel_py.host.disk import Disk
 from tests.processes import Process, until
 from tests.routers import free_port
 
@@ -167,13 +168,33 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
     (root / "docker.io").mkdir()
     (root / "_backup").mkdir()
     (root / "hello.txt").rename(root / "_backup" / "hello.txt")
-    await until(is_as_before)
+    await until(is_as_before, deadline=30.0)
     running.send(signal.SIGTERM)
     assert await configure() == 1
     assert await is_as_before()
     assert running.pid is not None
     assert await ended_by_sigterm(running) == 0
     assert await configure() == 0
+
+
+async def test_the_last_look_is_at_the_very_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is configured again between two looks does not stay so."""
+    backup = tmp_path / "_backup"
+    backup.mkdir()
+    calls: list[Path] = []
+
+    def put_back(root: Path, disk: Disk, *, is_locked: bool) -> None:
+        calls.append(root)
+        clean_up(root, disk, is_locked=is_locked)
+        if len(calls) == 1:
+            backup.mkdir()
+
+    monkeypatch.setattr(cleanup, "clean_up", put_back)
+    is_ended = asyncio.Event()
+    is_ended.set()
+    await asyncio.wait_for(cleanup._keep_clean(tmp_path, is_ended, linger=0.01), 20)
+    assert len(calls) == 2
+    assert not backup.exists()
 
 
 def test_a_probe_port_in_use_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
