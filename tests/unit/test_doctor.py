@@ -271,6 +271,19 @@ def test_hosts_toml(hosts: HostsFile, level: Level, said: str) -> None:
     assert said in finding.text
 
 
+def test_a_mirror_that_keeps_containerd_waiting_is_named() -> None:
+    """Wherever it stands: after this node too, and in a folder beside the default; once for all files."""
+    deaf = replace(OTHER, answer="takes connections, but gives no answer within 2 s", is_silent=True)
+    files = (
+        replace(HOSTS, mirrors=(OURS, deaf)),
+        replace(HOSTS, registry="ghcr.io", path=CERTS / "ghcr.io" / "hosts.toml", mirrors=(deaf,), is_asked=False),
+    )
+    right, found, bypassed = check_hosts(replace(RIGHT, hosts=files))
+    assert (right.level, found.level, bypassed.level) == (Level.OK, Level.ERROR, Level.WARNING)
+    assert f"{CERTS}/_default/hosts.toml names http://cache:5000, which takes connections, but" in found.text
+    assert "[host.'http://cache:5000']" in (found.remedy or "")
+
+
 def test_registries_that_bypass_the_default_are_named() -> None:
     """A folder of its own without this node takes a registry out of the mirror; one with it does not."""
     beside = replace(HOSTS, registry="ghcr.io", is_asked=False)

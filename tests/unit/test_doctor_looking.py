@@ -20,8 +20,8 @@ from aiohttp import web
 
 from spegel_py.cli import main
 from spegel_py.errors import ConfigError
+from spegel_py.host.asking import aside
 from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
-from spegel_py.host.doctor.aside import aside
 from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
 from spegel_py.host.files import MAX_TEXT
 from spegel_py.oci.digest import Digest
@@ -241,6 +241,19 @@ async def test_hosts_are_asked_who_they_are(tmp_path: Path) -> None:
     answers = [one.answer for one in found.mirrors]
     assert answers[:3] == ["401 from spegel-py", "200 from nginx", "Connection refused"]
     assert "URL" in answers[3]
+    assert not any(one.is_silent for one in found.mirrors)
+
+
+async def test_a_host_that_takes_connections_and_never_answers_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked with a deadline, and told apart from one that is not there."""
+    monkeypatch.setattr("spegel_py.host.asking.PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        write_hosts(tmp_path, "_default", f"[host.'http://127.0.0.1:{server.getsockname()[1]}']\n")
+        [found] = await hosts_files.asked(hosts_files.read([tmp_path], []))
+    [mirror] = found.mirrors
+    assert (mirror.is_silent, mirror.answer) == (True, "takes connections, but gives no answer within 0.3 s")
 
 
 # The running node

@@ -62,6 +62,8 @@ class Mirror:
     """Whether what answers there is spegel-py."""
     answer: str = "not asked"
     """What answers there, in a few words."""
+    is_silent: bool = False
+    """Whether it keeps whoever asks waiting: containerd waits for 30 s, or for minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

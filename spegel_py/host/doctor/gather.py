@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from spegel_py.errors import SpegelError
+from spegel_py.host.asking import aside
 from spegel_py.host.doctor import config_file, hosts_files, running
-from spegel_py.host.doctor.aside import aside
 from spegel_py.host.doctor.daemon import image_settings, roots
 from spegel_py.host.doctor.facts import Content, Facts, HostsFile, Pull, Subject, Unknown
 from spegel_py.oci.digest import Digest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
-from spegel_py.host.doctor.aside import explain, get
+from spegel_py.host.asking import MirrorAnswer, ask_mirror
 from spegel_py.host.doctor.facts import DEFAULT, HostsFile, Mirror
 from spegel_py.host.files import read_text
 
@@ -21,9 +20,6 @@ MAX_FILES = 64
 
 BACKUP = "_backup"
 """Where `spegel-py configuration` keeps what was there before."""
-
-PATIENCE = 2.0
-"""Seconds that a host has for its answer: a mirror on the same machine needs milliseconds."""
 
 
 def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, ...]:
@@ -42,25 +38,13 @@ async def asked(files: Iterable[HostsFile]) -> tuple[HostsFile, ...]:
     """Return the files with what answers at their hosts."""
     found = tuple(files)
     urls = sorted({mirror.url for file in found for mirror in file.mirrors})[:MAX_FILES]
-    answers = dict(zip(urls, await asyncio.gather(*map(_probe, urls)), strict=True))
+    answers = dict(zip(urls, await asyncio.gather(*map(ask_mirror, urls)), strict=True))
 
     def met(mirror: Mirror) -> Mirror:
-        is_spegel, answer = answers.get(mirror.url, (False, "not asked"))
-        return replace(mirror, is_spegel=is_spegel, answer=answer)
+        answer = answers.get(mirror.url, MirrorAnswer("not asked"))
+        return replace(mirror, is_spegel=answer.is_spegel, answer=answer.text, is_silent=answer.is_silent)
 
     return tuple(replace(file, mirrors=tuple(map(met, file.mirrors))) for file in found)
-
-
-async def _probe(url: str) -> tuple[bool, str]:
-    """Say whether spegel-py answers under `url`, and in a few words what does."""
-    try:
-        answer = await get(f"{url.rstrip('/').removesuffix('/v2')}/v2/", timeout=PATIENCE)
-    except (OSError, http.client.HTTPException) as error:
-        return False, explain(error)
-    except ValueError as error:  # no URL
-        return False, str(error)
-    server = answer.headers.get("Server", "")
-    return server.startswith("spegel-py"), f"{answer.status} from {server or 'a server without a name'}"
 
 
 def _folders(roots: Sequence[Path]) -> list[str]:

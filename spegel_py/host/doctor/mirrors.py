@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, Mirror, Unknown
 from spegel_py.host.doctor.finding import Finding, Level, error, ok, warning
 
@@ -22,7 +24,7 @@ def check_hosts(facts: Facts) -> list[Finding]:
             found = [_finding(file, write) for file in files if file.is_asked]
             bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
             has_default = all(one.level is not Level.ERROR for one in found)  # else the same command mends both
-            return found + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
+            return found + _silent(files) + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
 
 
 def _finding(file: HostsFile, write: str) -> Finding:
@@ -44,6 +46,20 @@ def _finding(file: HostsFile, write: str) -> Finding:
         return warning(CHECK, text, f"put [host.'{ours.url}'] first, or: {write}")
     tags = "" if "resolve" in ours.capabilities else "; tags are resolved upstream"
     return ok(CHECK, f"{file.path} points at {ours.url}, which answers{tags}")
+
+
+def _silent(files: Sequence[HostsFile]) -> list[Finding]:
+    """Name each mirror that keeps containerd waiting, with the first file that names it."""
+    found = {mirror.url: (file.path, mirror) for file in reversed(files) for mirror in file.mirrors if mirror.is_silent}
+    return [
+        error(
+            CHECK,
+            f"{path} names {url}, which {mirror.answer}: containerd waits there with each pull, 1.6 for minutes, 2.x "
+            "for 30 s",
+            f"see what listens there and why it hangs, or take [host.'{url}'] out of that file",
+        )
+        for url, (path, mirror) in sorted(found.items())
+    ]
 
 
 def _ours(file: HostsFile) -> Mirror | None:
