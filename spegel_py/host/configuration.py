@@ -30,8 +30,6 @@ from spegel_py.telemetry.logging import LOGGING
 
 log = structlog.get_logger(__name__)
 
-KEEP = "to keep it, name the registry in --mirrored-registries and give --prepend-existing"
-
 START = "start spegel-py registry, unless it starts after this by itself; pulls go upstream at once until then"
 
 WAITS = (
@@ -77,7 +75,7 @@ SETTINGS = (
         "prepend_existing",
         settings.boolean,
         False,
-        "keep what is set up for these registries, after the mirror; if not, it is set aside until cleanup",
+        "keep what is set up for the registries that are named, after the mirror; all else is set aside until cleanup",
     ),
     Setting(
         "containerd_sock",
@@ -128,7 +126,7 @@ def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
     def plan(before: Folder) -> Mapping[str, Entry]:
         wanted = mirroring.plan(before, root=root, outside=read)
         for name in mirroring.set_aside(before, wanted):
-            log.warning("set aside until cleanup", path=str(root / name), remedy=KEEP)
+            log.warning("set aside until cleanup", path=str(root / name), remedy=mirroring.keeping(name))
         return wanted
 
     changed = original.change(root, plan, disk)

@@ -24,6 +24,9 @@ REGISTRY_PATH = "; containerd has one hosts.toml for a host: --registry-filters 
 _HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 
 
+_FOLDER = re.compile(r"(.+)_(\d+)_")
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """A registry to mirror: `host[:port]` and the URL to go on at; for all registries `_default` and None."""
@@ -32,10 +35,21 @@ class Registry:
     server: str | None
 
     @property
+    def text(self) -> str:
+        """The registry as it is named on the command line."""
+        return f"{self.server.partition('://')[0]}://{self.host}" if self.server else self.host
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """The names its folder may have, in the order in which containerd looks for them."""
         host, colon, port = self.host.rpartition(":")
         return (f"{host}_{port}_", self.host) if colon and not port.endswith("]") else (self.host,)
+
+
+def registry_of(folder: str) -> str:
+    """Return the registry of a folder in `config_path`: `host:port` for `host_port_`."""
+    found = _FOLDER.fullmatch(folder)
+    return f"{found[1]}:{found[2]}" if found else folder
 
 
 def parse_registries(texts: Sequence[str]) -> tuple[Registry, ...]:

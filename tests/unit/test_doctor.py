@@ -26,7 +26,7 @@ from spegel_py.host.doctor.facts import (
     Pull,
     Unknown,
 )
-from spegel_py.host.doctor.mirrors import check_hosts
+from spegel_py.host.doctor.mirrors import check_hosts, check_set_aside
 from spegel_py.host.doctor.node import check_clock, check_node, check_peers, check_pull
 from spegel_py.host.doctor.report import as_json, as_lines, status
 from spegel_py.oci.digest import Digest
@@ -294,6 +294,16 @@ def test_registries_that_bypass_the_default_are_named() -> None:
     assert "ghcr.io" not in warned.text
     unset = (HostsFile(registry="_default"), HostsFile(registry="docker.io", is_asked=False))
     assert only(check_hosts, hosts=unset).level is Level.ERROR
+
+
+def test_settings_that_are_set_aside_are_named() -> None:
+    """It is a warning that names the registries, and the whole command that keeps them."""
+    found = only(check_set_aside, set_aside=("ghcr.io", "_default"))
+    assert found.level is Level.WARNING
+    assert f"set up for ghcr.io, _default (in {CERTS}/_backup)" in found.text
+    kept = "--prepend-existing --mirrored-registries _default https://ghcr.io"
+    assert (found.remedy or "").endswith(kept)
+    assert check_set_aside(replace(RIGHT, set_aside=AWAY)) == check_set_aside(RIGHT) == []
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_it() -> None:

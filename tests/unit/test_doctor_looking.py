@@ -21,12 +21,14 @@ from aiohttp import web
 from spegel_py.cli import main
 from spegel_py.errors import ConfigError
 from spegel_py.host.asking import aside
+from spegel_py.host.configuration import configure
 from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
 from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
 from spegel_py.host.files import MAX_TEXT
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.registry.server import serve
+from tests.host_trees import make_rich, mirroring, quick
 
 STATE = {
     "version": "0.1.0",
@@ -229,6 +231,25 @@ def test_no_folder_at_all_is_an_error(tmp_path: Path) -> None:
         hosts_files.read([tmp_path / "a", tmp_path / "b"], [])
     with pytest.raises(ConfigError, match="there is no folder"):
         hosts_files.read([], [])
+
+
+@pytest.mark.parametrize(
+    ("registries", "names"),
+    [
+        pytest.param([], ("docker.io", "ghcr.io", "registry.example:5000"), id="none named"),
+        pytest.param(["https://docker.io"], ("ghcr.io", "registry.example:5000"), id="one named"),
+        pytest.param(["*", "https://docker.io", "https://ghcr.io", "http://registry.example:5000"], (), id="all named"),
+    ],
+)
+def test_registries_whose_settings_are_set_aside_are_found(
+    tmp_path: Path, registries: list[str], names: tuple[str, ...]
+) -> None:
+    """A folder counts that says something to containerd, and of which the present folder does not say all."""
+    make_rich(tmp_path)
+    (tmp_path / "quay.io").unlink()
+    assert hosts_files.set_aside(tmp_path) == ()
+    configure(tmp_path, mirroring(*registries, keeps_existing=True), quick())
+    assert hosts_files.set_aside(tmp_path) == names
 
 
 async def test_hosts_are_asked_who_they_are(tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ class Facts:
     cri: CriStatus | Unknown | None = None
     file: FileSettings | Unknown | None = None
     hosts: tuple[HostsFile, ...] | Unknown | None = None
+    set_aside: tuple[str, ...] | Unknown | None = None
+    """Registries whose own settings wait in the backup of the folder of hosts.toml files."""
     content: Content | Unknown | None = None
     node: NodeState | Unknown | None = None
     pull: Pull | Unknown | None = None

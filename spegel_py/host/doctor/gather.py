@@ -46,8 +46,9 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
             _absent() if from_inside else _fact(lambda: _pull(subject, client)),
         )
     facts = Facts(subject=subject, version=version, cri=cri, file=file, content=content, node=node, pull=pull)
-    hosts = await _fact(lambda: _hosts(facts))
-    return replace(facts, hosts=None if from_inside and isinstance(hosts, Unknown) else hosts)
+    hosts, set_aside = await asyncio.gather(_fact(lambda: _hosts(facts)), _fact(lambda: _set_aside(facts)))
+    hosts_seen = None if from_inside and isinstance(hosts, Unknown) else hosts
+    return replace(facts, hosts=hosts_seen, set_aside=None if from_inside else set_aside)
 
 
 async def gather_told(subject: Subject) -> Facts:
@@ -83,10 +84,19 @@ async def _version(subject: Subject, client: Client) -> str | Unknown:
 
 
 async def _hosts(facts: Facts) -> tuple[HostsFile, ...]:
+    folders = _folders(facts)
+    return await hosts_files.asked(await aside(lambda: hosts_files.read(folders, facts.subject.registries)))
+
+
+async def _set_aside(facts: Facts) -> tuple[str, ...]:
+    folders = _folders(facts)
+    return await aside(lambda: tuple(name for folder in folders for name in hosts_files.set_aside(folder)))
+
+
+def _folders(facts: Facts) -> tuple[Path, ...]:
     settings = image_settings(facts)
     searched = roots(settings) if isinstance(settings, ImageSettings) else ()
-    folders = (facts.subject.certs,) if facts.subject.certs else searched
-    return await hosts_files.asked(await aside(lambda: hosts_files.read(folders, facts.subject.registries)))
+    return (facts.subject.certs,) if facts.subject.certs else searched
 
 
 async def _content(subject: Subject, client: Client) -> Content:

@@ -27,6 +27,20 @@ def check_hosts(facts: Facts) -> list[Finding]:
             return found + _silent(files) + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
 
 
+def check_set_aside(facts: Facts) -> list[Finding]:
+    """What was set up for registries before is in use, or is named if it is set aside."""
+    if not isinstance(facts.set_aside, tuple) or not facts.set_aside:
+        return []
+    text = (
+        f"set aside until cleanup, and not used by containerd: what was set up for {', '.join(facts.set_aside)} "
+        f"(in {facts.subject.certs or 'the folder'}/_backup)"
+    )
+    more = [name if name == DEFAULT else f"https://{name}" for name in facts.set_aside]
+    named = dict.fromkeys([*(_urls(facts) or [DEFAULT]), *more])
+    keep = f"{_command(facts)} --prepend-existing --mirrored-registries {' '.join(named)}"
+    return [warning(CHECK, text, f"nothing, if that is meant; to keep it, after the mirror: {keep}")]
+
+
 def _finding(file: HostsFile, write: str) -> Finding:
     name = "all registries" if file.registry == DEFAULT else file.registry
     if file.path is None:
@@ -72,7 +86,14 @@ def _bypassed(registries: list[str], write: str) -> Finding:
 
 
 def _write(facts: Facts) -> str:
-    urls = [one if "://" in one else f"https://{one}" for one in facts.subject.registries]
-    only = f" --mirrored-registries {' '.join(urls)}" if urls else ""
+    urls = _urls(facts)
+    return _command(facts) + (f" --mirrored-registries {' '.join(urls)}" if urls else "")
+
+
+def _command(facts: Facts) -> str:
     folder = f" --containerd-registry-config-path {facts.subject.certs}" if facts.subject.certs else ""
-    return f"spegel-py configuration --mirror-targets {facts.subject.registry}{folder}{only}"
+    return f"spegel-py configuration --mirror-targets {facts.subject.registry}{folder}"
+
+
+def _urls(facts: Facts) -> list[str]:
+    return [one if "://" in one else f"https://{one}" for one in facts.subject.registries]
