@@ -402,6 +402,27 @@ def test_clock(skews: tuple[float | None, ...], level: Level, said: str, where: 
     assert where in (finding.remedy or "")
 
 
+@pytest.mark.parametrize(
+    ("peers", "level", "said"),
+    [
+        pytest.param([(0.0, -86400.2)], Level.WARNING, "at most -86400.2 s (p0)", id="set since they connected"),
+        pytest.param([(0.0, 60.0), (0.1, 59.5)], Level.WARNING, "2 of 2 peers' clocks are off", id="ours was set"),
+        pytest.param([(9.0, 0.4)], Level.OK, "within 5 s of 1 peers", id="set right since"),
+        pytest.param([(3.0, 3.9)], Level.WARNING, "at most +3.0 s", id="the exact one where both agree"),
+        pytest.param([(0.0, 4.9)], Level.OK, "within 5 s", id="too little for a Date"),
+        pytest.param([(None, -5.1)], Level.WARNING, "at most -5.1 s", id="a peer of Spegel's"),
+    ],
+)
+def test_a_clock_that_was_set_since_is_noticed(
+    peers: list[tuple[float | None, float]], level: Level, said: str
+) -> None:
+    """The skew is as of the connection; the Date of an answer is of now, to the second."""
+    seen = tuple(PeerState(str(number), f"p{number}", *each) for number, each in enumerate(peers))
+    finding = only(check_clock, node=replace(NODE, peers=seen))
+    assert finding.level is level
+    assert said in finding.text
+
+
 @pytest.mark.parametrize("peers", [(), (replace(PEER, skew=None),)], ids=["no peers", "none measured"])
 def test_no_clock_is_judged_that_was_not_measured(peers: tuple[PeerState, ...]) -> None:
     """Without a measure there is no line."""

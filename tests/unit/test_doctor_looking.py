@@ -8,9 +8,11 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from spegel_py.errors import ConfigError
 from spegel_py.host.asking import aside
 from spegel_py.host.configuration import configure
 from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
-from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
+from spegel_py.host.doctor.facts import Facts, NodeState, PeerState, Pull, Unknown
 from spegel_py.host.files import MAX_TEXT
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
@@ -50,6 +52,7 @@ STATE = {
     ],
     "advertised": {"tags": 2, "digests": 30},
 }
+NODE = NodeState(version="1", uptime=1.0, ready=True, reason=None, peers=(), tags=0, digests=0)
 REFERENCE = Reference.parse("registry.example:5000/team/app:1")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -289,6 +292,25 @@ async def test_the_state_of_the_node_is_read() -> None:
     assert [(peer.id, peer.skew) for peer in state.peers] == [("12D3B", 3.5)]
 
 
+async def test_peers_are_asked_for_their_time() -> None:
+    """By the Date of an answer, whatever its status; who gives none, or does not answer, is not judged."""
+
+    async def late(_request: web.Request) -> web.Response:
+        return web.Response(status=500, headers={"Date": formatdate(time.time() + 3600)})
+
+    async def odd(_request: web.Request) -> web.Response:
+        return web.Response(headers={"Date": "soon"})
+
+    async with served(answering()) as right, served(late) as wrong, served(odd) as strange:
+        addresses = [url.removeprefix("http://") for url in (right, wrong, strange, "http://127.0.0.1:9")] + [""]
+        peers = tuple(PeerState(str(number), address, 0.0) for number, address in enumerate(addresses))
+        found = await running.dated(replace(NODE, peers=peers), timeout=5.0)
+    dates = [peer.date for peer in found.peers]
+    assert dates[0] == pytest.approx(0.0, abs=1.0)
+    assert dates[1] == pytest.approx(3600.0, abs=1.0)
+    assert dates[2:] == [None, None, None]
+
+
 @pytest.mark.parametrize(
     ("handler", "said"),
     [
@@ -365,7 +387,8 @@ async def test_nothing_that_hangs_holds_up_the_rest(hanging: Subject) -> None:
     """Every fact has its own deadline, and no thread is waited for at the end."""
     async with asyncio.timeout(10.0):
         findings = await examine(hanging)
-    assert [one.check for one in findings] == ["containerd", "config_path", "hosts.toml", "content_path", "node"]
+    names = ["containerd", "config_path", "hosts.toml", "proxy", "content_path", "node"]
+    assert [one.check for one in findings] == names
     assert "--containerd-sock" in (findings[0].remedy or "")
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "doctor")
 
