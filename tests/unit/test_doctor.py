@@ -299,7 +299,7 @@ def test_registries_that_bypass_the_default_are_named() -> None:
 def test_settings_that_are_set_aside_are_named() -> None:
     """It is a warning that names the registries, and the whole command that keeps them."""
     found = only(check_set_aside, set_aside=("ghcr.io", "_default"))
-    assert found.level is Level.WARNING
+    assert (found.check, found.level) == ("set_aside", Level.WARNING)
     assert f"set up for ghcr.io, _default (in {CERTS}/_backup)" in found.text
     kept = "--prepend-existing --mirrored-registries _default https://ghcr.io"
     assert (found.remedy or "").endswith(kept)

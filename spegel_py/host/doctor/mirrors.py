@@ -38,7 +38,7 @@ def check_set_aside(facts: Facts) -> list[Finding]:
     more = [name if name == DEFAULT else f"https://{name}" for name in facts.set_aside]
     named = dict.fromkeys([*(_urls(facts) or [DEFAULT]), *more])
     keep = f"{_command(facts)} --prepend-existing --mirrored-registries {' '.join(named)}"
-    return [warning(CHECK, text, f"nothing, if that is meant; to keep it, after the mirror: {keep}")]
+    return [warning("set_aside", text, f"nothing, if that is meant; to keep it, after the mirror: {keep}")]
 
 
 def _finding(file: HostsFile, write: str) -> Finding:
