@@ -17,7 +17,13 @@ def check_hosts(facts: Facts) -> list[Finding]:
         case None:
             return []
         case Unknown(reason, _) if facts.subject.is_in_pod:
-            return [warning(CHECK, f"not seen from this pod: {reason}", "mount the folder, or run this on the machine")]
+            return [
+                warning(
+                    CHECK,
+                    f"not seen from this pod: {reason}",
+                    "mount the folder, or run this on the machine, where containerd's proxies are seen too",
+                )
+            ]
         case Unknown(reason, _):
             return [error(CHECK, reason, write)]
         case files:
