@@ -77,7 +77,7 @@ def test_wrong_input_is_one_line_and_status_2(
 def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists come as several arguments or with commas, booleans with or without a value; flags win."""
     monkeypatch.setenv("CONTAINERD_REGISTRY_CONFIG_PATH", str(tmp_path / "certs.d"))
-    monkeypatch.setenv("MIRROR_TARGETS", "http://10.0.0.1:30020,http://10.0.0.1:30021")
+    monkeypatch.setenv("MIRROR_TARGETS", "http://127.0.0.1:30020,http://127.0.0.1:30021")
     monkeypatch.setenv("MIRRORED_REGISTRIES", "https://quay.io")
     monkeypatch.setenv("RESOLVE_TAGS", "true")
     registries = ["https://docker.io", "http://foo.bar:5000"]
@@ -93,7 +93,9 @@ def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_written_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the machine refuses is one line with the path, and no traceback."""
     (tmp_path / "file").write_text("")
-    assert main(["configuration", PATH, str(tmp_path / "file" / "certs.d"), "--mirror-targets", "http://a"]) == 1
+    assert (
+        main(["configuration", PATH, str(tmp_path / "file" / "certs.d"), "--mirror-targets", "http://127.0.0.1:9"]) == 1
+    )
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert f"{tmp_path}/file: Not a directory" in err
@@ -102,7 +104,7 @@ def test_a_folder_that_cannot_be_written_is_status_1(tmp_path: Path, capsys: pyt
 def test_without_a_probe_cleanup_puts_back_and_ends(tmp_path: Path) -> None:
     """On a plain host `cleanup --addr ''` needs nobody to end it."""
     root = tmp_path / "certs.d"
-    assert main(["configuration", PATH, str(root), "--mirror-targets", "http://a"]) == 0
+    assert main(["configuration", PATH, str(root), "--mirror-targets", "http://127.0.0.1:9"]) == 0
     assert main(["cleanup", PATH, str(root), "--addr", ""]) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -113,12 +115,12 @@ def test_a_link_for_config_path_is_followed(tmp_path: Path) -> None:
     link, circle = tmp_path / "link", tmp_path / "circle"
     link.symlink_to("behind")
     circle.symlink_to("circle")
-    assert main(["configuration", PATH, str(link), "--mirror-targets", "http://a"]) == 0
+    assert main(["configuration", PATH, str(link), "--mirror-targets", "http://127.0.0.1:9"]) == 0
     assert sorted(path.name for path in (tmp_path / "behind").iterdir()) == ["_backup", "_default"]
     assert main(["cleanup", PATH, str(link), "--addr", ""]) == 0
     assert link.is_symlink()
     assert list(link.iterdir()) == []
-    assert main(["configuration", PATH, str(circle), "--mirror-targets", "http://a"]) == 1
+    assert main(["configuration", PATH, str(circle), "--mirror-targets", "http://127.0.0.1:9"]) == 1
 
 
 async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
@@ -160,7 +162,9 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
         return [path.name for path in root.iterdir()] == ["hello.txt"]
 
     async def configure() -> int:
-        return await asyncio.to_thread(main, ["configuration", PATH, str(root), "--mirror-targets", "http://a"])
+        return await asyncio.to_thread(
+            main, ["configuration", PATH, str(root), "--mirror-targets", "http://127.0.0.1:9"]
+        )
 
     await running.start(answers)
     assert await configure() == 1
