@@ -32,8 +32,11 @@ from spegel_py.telemetry.logging import LOGGING
 
 log = structlog.get_logger(__name__)
 
-LOOK = 0.5
-"""Seconds between two looks whether the folder was configured again."""
+LOOK = 5.0
+"""Seconds between two looks at a folder that is locked.
+
+Only a program that heeds no lock, such as Spegel's, can have configured it again.
+"""
 
 LOCK_DEADLINE = 60.0
 """Seconds to wait for the lock: the clean-up of an earlier attempt to uninstall may linger."""
@@ -88,17 +91,22 @@ async def _clean_up(root: Path, address: str, *, linger: float) -> None:
 
 
 async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> None:
-    """Put a locked folder back whenever it has changed, until `linger` seconds after the end is asked for."""
+    """Put a locked folder back whenever it was configured, until `linger` seconds after the end is asked for.
+
+    The last look is at the very end.
+    """
     loop = asyncio.get_running_loop()
     end = math.inf
-    while loop.time() < end:
-        if end == math.inf and is_ended.is_set():
-            end = loop.time() + linger
+    while True:
+        is_last = loop.time() >= end
         if await asyncio.to_thread((root / original.BACKUP).is_dir):
             await asyncio.to_thread(clean_up, root, Disk(), is_locked=True)
+        if is_last:
+            return
         if end == math.inf:
             with suppress(TimeoutError):
                 await asyncio.wait_for(is_ended.wait(), LOOK)
+            end = loop.time() + linger if is_ended.is_set() else end
         else:
             await asyncio.sleep(min(LOOK, max(0.0, end - loop.time())))
 

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from spegel_py import settings
 from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
+from spegel_py.host.asking import MirrorAnswer, ask_mirror
 from spegel_py.host.disk import Disk
 from spegel_py.host.files import read
 from spegel_py.host.mirroring import Mirroring
@@ -29,7 +30,12 @@ from spegel_py.telemetry.logging import LOGGING
 
 log = structlog.get_logger(__name__)
 
-KEEP = "to keep it, name the registry in --mirrored-registries and give --prepend-existing"
+START = "start spegel-py registry, unless it starts after this by itself; pulls go upstream at once until then"
+
+WAITS = (
+    "see what listens there, and whether a firewall drops its packets: until then pulls may wait there, "
+    "with containerd 1.6 for minutes; spegel-py cleanup --addr '' takes the mirror out"
+)
 
 
 def config_path(given: Any) -> Path:
@@ -69,7 +75,7 @@ SETTINGS = (
         "prepend_existing",
         settings.boolean,
         False,
-        "keep what is set up for these registries, after the mirror; if not, it is set aside until cleanup",
+        "keep what is set up for the registries that are named, after the mirror; all else is set aside until cleanup",
     ),
     Setting(
         "containerd_sock",
@@ -110,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
         asyncio.run(check_searched(values["containerd_sock"], root))
     configure(root, mirroring, Disk())
+    asyncio.run(look(mirroring.targets))
     return 0
 
 
@@ -119,8 +126,29 @@ def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
     def plan(before: Folder) -> Mapping[str, Entry]:
         wanted = mirroring.plan(before, root=root, outside=read)
         for name in mirroring.set_aside(before, wanted):
-            log.warning("set aside until cleanup", path=str(root / name), remedy=KEEP)
+            log.warning("set aside until cleanup", path=str(root / name), remedy=mirroring.keeping(name))
         return wanted
 
     changed = original.change(root, plan, disk)
     log.info("containerd is configured", path=str(root), changed=changed)
+
+
+async def look(targets: Sequence[str]) -> None:
+    """Ask each mirror once, for 2 s at most, and log how it answers; never raises.
+
+    The files are written by then, and stay: the registry may well start only after this ends.
+    """
+    answers = await asyncio.gather(*map(ask_mirror, targets))
+    for target, answer in zip(targets, answers, strict=True):
+        report(target, answer)
+
+
+def report(mirror: str, answer: MirrorAnswer) -> None:
+    """Log how a mirror answered; a warning is what slows pulls down until somebody does something."""
+    if answer.is_up:
+        log.info("the mirror answers", mirror=mirror, answer=answer.text)
+    elif answer.is_refused:
+        # An init container, or a service's step before its start: the registry is not there yet.
+        log.info("no mirror listens there yet", mirror=mirror, remedy=START)
+    else:
+        log.warning("the mirror does not answer", mirror=mirror, answer=answer.text, remedy=WAITS)

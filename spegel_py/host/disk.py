@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from spegel_py.host.files import names, reported
-from spegel_py.host.tree import Entry, File, Folder, Link, Meta
+from spegel_py.host.tree import Entry, File, Folder, LargeFile, Link, Meta
 
 OnStep = Callable[[str, Path], None]
 """Hears what is about to be done, and where. Tests die here: whatever step comes next is the one that never came."""
@@ -21,6 +23,9 @@ OnStep = Callable[[str, Path], None]
 MTIME = "user.spegel-py.mtime"
 """Extended attribute that keeps a folder's own time of change while things come and go in it. It is the only place
 for it: whatever lies in the folder changes the time by being removed."""
+
+COPY_SIZE = 1024 * 1024
+"""Bytes of a large file that are in memory while it is copied."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP)
@@ -41,7 +46,11 @@ class Disk:
         """Write an entry, and all below it, to a path that is free."""
         match entry:
             case File():
-                self._write(path, entry)
+                self._write(path, entry.meta, lambda file: file.write(entry.data))
+            case LargeFile():
+                with self._step("copy", path):
+                    _check_room(entry, path.parent)
+                self._write(path, entry.meta, lambda file: _copy(entry, file))
             case Link():
                 with self._step("link", path):
                     path.symlink_to(entry.target)
@@ -114,13 +123,13 @@ class Disk:
         with self._step("unmark", folder):
             os.removexattr(folder, MTIME)
 
-    def _write(self, path: Path, file: File) -> None:
+    def _write(self, path: Path, meta: Meta, fill: Callable[[BinaryIO], object]) -> None:
         with self._step("create", path):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with self._step("write", path), os.fdopen(fd, "wb") as opened:
-            opened.write(file.data)
+            fill(opened)
             opened.flush()
-            self._stamp(path, file.meta)
+            self._stamp(path, meta)
             self._settle(fd)
 
     def _settle(self, fd: int) -> None:
@@ -158,3 +167,15 @@ class Disk:
             except OSError as error:
                 if error.errno not in passing:
                     raise
+
+
+def _check_room(file: LargeFile, folder: Path) -> None:
+    """Raise OSError (ENOSPC) if the file is larger than the free space: a copy would fill the disk first."""
+    found = os.statvfs(folder)
+    if file.size > found.f_bavail * found.f_frsize:
+        raise OSError(errno.ENOSPC, f"{file.source} has {file.size} bytes: {os.strerror(errno.ENOSPC)}")
+
+
+def _copy(file: LargeFile, into: BinaryIO) -> None:
+    with file.source.open("rb") as source:
+        shutil.copyfileobj(source, into, COPY_SIZE)

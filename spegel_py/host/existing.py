@@ -10,7 +10,7 @@ from pathlib import Path
 from spegel_py.errors import ConfigError
 from spegel_py.host import hosts_toml
 from spegel_py.host.registries import Registry
-from spegel_py.host.tree import Entry, File, Folder, Link
+from spegel_py.host.tree import MAX_HELD, MAX_HELD_TOGETHER, Entry, File, Folder, LargeFile, Link
 
 HOSTS = "hosts.toml"
 
@@ -43,20 +43,24 @@ class Tree:
                 return self._existing(name, folder)
         return None
 
-    def needed(self, existing: Existing) -> Iterator[tuple[tuple[str, ...], File]]:
+    def needed(self, existing: Existing) -> Iterator[tuple[tuple[str, ...], File | LargeFile]]:
         """Yield the files of the tree that the registry's hosts.toml names outside its own folder, with their paths."""
         folder = self._root / existing.name
         for text in hosts_toml.certificates(existing.text):
             path = Path(os.path.normpath(folder / text))  # as containerd reads it: `..` before links
             file = self._solid(path)
-            if isinstance(file, File) and path.is_relative_to(self._root) and not path.is_relative_to(folder):
+            if (
+                isinstance(file, File | LargeFile)
+                and path.is_relative_to(self._root)
+                and not path.is_relative_to(folder)
+            ):
                 yield path.relative_to(self._root).parts, file
 
     def _existing(self, name: str, folder: Folder) -> Existing:
         entries = dict(folder.entries)
         file = entries.pop(HOSTS, None)
         try:
-            text = _decoded(file.data) if isinstance(file, File) else ""
+            text = _text(file)
             list(hosts_toml.certificates(text))
         except ValueError as error:
             path = self._root / name / HOSTS
@@ -89,7 +93,7 @@ class Tree:
             case Folder():
                 within = {name: self._followed(path / name, child, depth - 1) for name, child in entry.entries.items()}
                 return Folder(within, entry.meta)
-            case File():
+            case _:
                 return entry
 
 
@@ -97,7 +101,13 @@ def _target(path: Path, link: Link) -> Path:
     return Path(os.path.normpath(path.parent / link.target))
 
 
-def _decoded(data: bytes) -> str:
+def _text(file: Entry | None) -> str:
+    if isinstance(file, LargeFile):
+        raise ValueError(
+            f"it has {file.size} bytes and is not read: a hosts.toml may have {MAX_HELD}, and all small "
+            f"files of the folder {MAX_HELD_TOGETHER}"
+        )
+    data = file.data if isinstance(file, File) else b""
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -15,10 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spegel_py.errors import HostError
-from spegel_py.host.tree import Entry, File, Folder, Link, Meta
+from spegel_py.host.tree import (
+    MAX_HELD,
+    MAX_HELD_TOGETHER,
+    Entry,
+    File,
+    Folder,
+    LargeFile,
+    Link,
+    Meta,
+)
 
 LOCK_DEADLINE = 10.0
 """Seconds for another process to finish what it changes, which takes it milliseconds."""
+
+MAX_TEXT = 1024 * 1024
+"""Bytes of a configuration file that is read as text."""
 
 _CANNOT_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What file systems say that lock no folder, such as NFS: there we do without."""
@@ -33,22 +45,52 @@ _ADVICE = {
 
 
 def read(path: Path) -> Entry | None:
-    """Return what is at a path, links not followed; None where nothing is."""
-    with reported("read", path):
-        try:
-            found = path.lstat()
-            meta = Meta(
-                mode=stat.S_IMODE(found.st_mode), owner=(found.st_uid, found.st_gid), mtime_ns=found.st_mtime_ns
-            )
-            if stat.S_ISLNK(found.st_mode):
-                return Link(str(path.readlink()), Meta(owner=meta.owner, mtime_ns=meta.mtime_ns))
-            if stat.S_ISREG(found.st_mode):
-                return File(path.read_bytes(), meta)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-    if not stat.S_ISDIR(found.st_mode):
-        raise HostError(f"{path} is neither a file nor a folder nor a link: move it away and run this again")
-    return Folder({name: entry for name in names(path) if (entry := read(path / name)) is not None}, meta)
+    """Return the entry at a path, links not followed; None if there is none.
+
+    Files above MAX_HELD bytes, and all files once MAX_HELD_TOGETHER bytes are held, are LargeFiles.
+    """
+    return _Reader().read(path)
+
+
+class _Reader:
+    """Reads one tree into memory, within the bounds."""
+
+    def __init__(self) -> None:
+        self._room = MAX_HELD_TOGETHER
+
+    def read(self, path: Path) -> Entry | None:
+        with reported("read", path):
+            try:
+                found = path.lstat()
+                meta = Meta(
+                    mode=stat.S_IMODE(found.st_mode), owner=(found.st_uid, found.st_gid), mtime_ns=found.st_mtime_ns
+                )
+                if stat.S_ISLNK(found.st_mode):
+                    return Link(str(path.readlink()), Meta(owner=meta.owner, mtime_ns=meta.mtime_ns))
+                if stat.S_ISREG(found.st_mode):
+                    return self._file(path, found.st_size, meta)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        if not stat.S_ISDIR(found.st_mode):
+            raise HostError(f"{path} is neither a file nor a folder nor a link: move it away and run this again")
+        return Folder({name: entry for name in names(path) if (entry := self.read(path / name)) is not None}, meta)
+
+    def _file(self, path: Path, size: int, meta: Meta) -> Entry:
+        if size > min(MAX_HELD, self._room):
+            return LargeFile(path, size, meta)
+        with path.open("rb") as file:
+            data = file.read(size)  # a file that grows meanwhile is not read to its end
+        self._room -= len(data)
+        return File(data, meta)
+
+
+def read_text(path: Path) -> str:
+    """Return a text file's content. Raises OSError, and ValueError if it is no text or too large."""
+    with path.open("rb") as file:
+        data = file.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        raise ValueError(f"it has more than {MAX_TEXT} bytes")
+    return data.decode()
 
 
 def names(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from spegel_py.errors import ConfigError
 from spegel_py.host import hosts_toml
 from spegel_py.host.existing import HOSTS, Existing, Tree
-from spegel_py.host.registries import Registry
+from spegel_py.host.registries import DEFAULT, Registry, registry_of
 from spegel_py.host.tree import Entry, File, Folder, Link, Meta, at, grafted
 
 PLAIN, SECRET = Meta(mode=0o644), Meta(mode=0o600)
@@ -52,6 +52,16 @@ class Mirroring:
         """Return the names of what containerd heeded and whose settings are not in the plan."""
         heeded = [name for name, entry in original.entries.items() if _is_heeded(entry)]
         return [name for name in heeded if not (self.keeps_existing and _has_hosts(wanted, name))]
+
+    def keeping(self, name: str) -> str:
+        """Return how to keep a folder that is set aside."""
+        named = [registry.text for registry in self.registries]
+        registry = registry_of(name)
+        named += [registry if registry == DEFAULT else f"https://{registry}"]
+        flags = f"--mirrored-registries {' '.join(dict.fromkeys(named))}"
+        if self.keeps_existing:
+            return f"--prepend-existing keeps the registries that are named, and no other: to keep it, give {flags}"
+        return f"to keep it, after the mirror, give --prepend-existing and name it: {flags}"
 
     def _folder(self, registry: Registry, existing: Existing | None, root: Path) -> Folder:
         others = existing.others if existing else Folder({}, FOLDER)

@@ -15,7 +15,7 @@ from pathlib import Path
 from spegel_py.errors import HostError
 from spegel_py.host.disk import Disk
 from spegel_py.host.files import locked, names, read, reported
-from spegel_py.host.tree import Entry, File, Folder, Meta, matches
+from spegel_py.host.tree import Entry, File, Folder, Meta, matches, relocated
 
 BACKUP = "_backup"
 OURS = "_spegel-py."
@@ -41,7 +41,8 @@ def change(root: Path, plan: Plan, disk: Disk) -> list[str]:
         _make(root, disk)
         with locked(root):
             original = _original(root)
-            entries = plan(original)
+            # Large files are copied from the backup, which keeps them all until the end.
+            entries = plan(Folder(_kept(original, root), original.meta))
             if not (root / BACKUP).is_dir():
                 _back_up(root, original, disk)
             return _settle(root, entries, disk)
@@ -88,6 +89,11 @@ def _original(root: Path) -> Folder:
     if not isinstance(found, Folder):
         raise HostError(f"{root} is no folder: name the folder of containerd's config_path")
     return Folder({name: entry for name, entry in found.entries.items() if not _is_ours(name)}, found.meta)
+
+
+def _kept(original: Folder, root: Path) -> Mapping[str, Entry]:
+    """Return the original's entries as they lie in the backup once that is made."""
+    return {name: relocated(entry, root / BACKUP / name) for name, entry in original.entries.items()}
 
 
 def _back_up(root: Path, original: Folder, disk: Disk) -> None:

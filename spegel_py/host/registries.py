@@ -12,7 +12,19 @@ from spegel_py.oci.filters import WILDCARDS
 DEFAULT = "_default"
 """containerd's folder for every registry that has none of its own."""
 
+MIRROR_PATH = (
+    "; a mirror below a path (override_path) goes into that registry's own hosts.toml, and stays with "
+    "--prepend-existing"
+)
+"""What to do about a path in a mirror's URL: the mirrors that are written here have none."""
+
+REGISTRY_PATH = "; containerd has one hosts.toml for a host: --registry-filters leaves out repositories of it"
+"""What to do about a path in a registry's URL."""
+
 _HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
+
+
+_FOLDER = re.compile(r"(.+)_(\d+)_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +35,21 @@ class Registry:
     server: str | None
 
     @property
+    def text(self) -> str:
+        """The registry as it is named on the command line."""
+        return f"{self.server.partition('://')[0]}://{self.host}" if self.server else self.host
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """The names its folder may have, in the order in which containerd looks for them."""
         host, colon, port = self.host.rpartition(":")
         return (f"{host}_{port}_", self.host) if colon and not port.endswith("]") else (self.host,)
+
+
+def registry_of(folder: str) -> str:
+    """Return the registry of a folder in `config_path`: `host:port` for `host_port_`."""
+    found = _FOLDER.fullmatch(folder)
+    return f"{found[1]}:{found[2]}" if found else folder
 
 
 def parse_registries(texts: Sequence[str]) -> tuple[Registry, ...]:
@@ -43,26 +66,28 @@ def parse_targets(texts: Sequence[str]) -> tuple[str, ...]:
     for text in texts:
         if text in WILDCARDS:
             raise ValueError(f"{text!r} stands for registries: a mirror is a URL such as http://127.0.0.1:5000")
-    return tuple(dict.fromkeys("{}://{}".format(*_parts(text)) for text in texts))
+    return tuple(dict.fromkeys("{}://{}".format(*_parts(text, MIRROR_PATH)) for text in texts))
 
 
 def _registry(text: str) -> Registry:
     if text in WILDCARDS:
         return Registry(DEFAULT, None)
-    scheme, host = _parts(text)
+    scheme, host = _parts(text, REGISTRY_PATH)
     url = f"{scheme}://{host}"
     # docker.io is a name only: its registry listens elsewhere, and containerd knows that for itself alone
     return Registry(host, "https://registry-1.docker.io" if url == "https://docker.io" else url)
 
 
-def _parts(text: str) -> tuple[str, str]:
+def _parts(text: str, without_path: str) -> tuple[str, str]:
+    """Return scheme and host. Raises ValueError, which says `without_path` where there is a path."""
     scheme, separator, rest = text.partition("://")
     if not separator:
         raise ValueError(f"{text!r} has no scheme: write https://{text} or http://{text}")
     if scheme not in ("http", "https"):
         raise ValueError(f"{text!r} should begin with http:// or https://")
     if any(mark in rest for mark in "/?#"):
-        raise ValueError(f"{text!r} should be no more than a host and a port: write {scheme}://{urlsplit(text).netloc}")
+        host = f"{scheme}://{urlsplit(text).netloc}"
+        raise ValueError(f"{text!r} should be no more than a host and a port: write {host}{without_path}")
     if "@" in rest:
         raise ValueError("a user name has no place here: the mirror's credentials come from the basic-auth secret")
     host = _bracketed(rest)

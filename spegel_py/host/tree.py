@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+MAX_HELD = 64 * 1024
+"""Bytes of a file that is held in memory. A hosts.toml has hundreds, a certificate thousands."""
+
+MAX_HELD_TOGETHER = 32 * 1024 * 1024
+"""Bytes of all files of one tree that are held in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,18 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class LargeFile:
+    """A file whose content stays on the disk: it is copied from `source`, and never held in memory.
+
+    Two of them are the same if they have one size and one `meta`, the time of change included.
+    """
+
+    source: Path
+    size: int
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     target: str
     meta: Meta
@@ -41,7 +60,7 @@ class Folder:
     meta: Meta
 
 
-Entry = File | Link | Folder
+Entry = File | LargeFile | Link | Folder
 
 
 def matches(found: Entry | None, wanted: Entry) -> bool:
@@ -49,6 +68,8 @@ def matches(found: Entry | None, wanted: Entry) -> bool:
     match found, wanted:
         case File(), File():
             is_same = found.data == wanted.data
+        case LargeFile(), LargeFile():
+            is_same = found.size == wanted.size
         case Link(), Link():
             is_same = found.target == wanted.target
         case Folder(), Folder():
@@ -77,3 +98,15 @@ def grafted(folder: Folder, parts: tuple[str, ...], entry: Entry) -> Folder:
         entry = grafted(inner, tuple(rest), entry)
     # what was added to has another time of change than it had
     return Folder({**folder.entries, first: entry}, replace(folder.meta, mtime_ns=None))
+
+
+def relocated(entry: Entry, path: Path) -> Entry:
+    """Return an entry that lies at `path` now, so that large files are copied from there."""
+    match entry:
+        case LargeFile():
+            return replace(entry, source=path)
+        case Folder():
+            entries = entry.entries.items()
+            return replace(entry, entries={name: relocated(child, path / name) for name, child in entries})
+        case _:
+            return entry

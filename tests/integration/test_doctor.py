@@ -27,7 +27,7 @@ from tests.cri.client import Cri
 from tests.images import image
 from tests.integration.cluster import events, joined
 from tests.integration.conftest import Labs
-from tests.lab import Node
+from tests.lab import REGISTRY, Node
 from tests.processes import run, until
 
 pytestmark = pytest.mark.root
@@ -240,12 +240,12 @@ async def doctor(node: Node, **flags: str) -> tuple[int, dict[str, Any]]:
     return process.returncode or 0, {one["check"]: one for one in json.loads(out)["findings"]}
 
 
-async def configure(node: Node) -> None:
+async def configure(node: Node, host: str = "127.0.0.1") -> None:
     """Have `spegel-py configuration` write the hosts.toml files."""
     command = (*node.namespace.prefix, sys.executable, "-m", "spegel_py", "configuration")
     folder = ("--containerd-registry-config-path", str(node.daemon.certs))
     here = {"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)}
-    await run(*command, *folder, "--mirror-targets", "http://127.0.0.1:5000", environment=here)
+    await run(*command, *folder, "--mirror-targets", f"http://{host}:5000", environment=here)
 
 
 async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
@@ -256,7 +256,8 @@ async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
     await node.start_spegel()
     status, findings = await doctor(node)
     assert status == 0
-    assert {name for name, one in findings.items() if one["level"] != "ok"} == {"peers", "pull"}
+    assert {name for name, one in findings.items() if one["level"] != "ok"} == {"peers", "pull", "set_aside"}
+    assert REGISTRY in findings["set_aside"]["finding"]
     assert "isolated" in findings["peers"]["finding"]
     assert "holds no image" in findings["pull"]["finding"]
 
@@ -265,7 +266,7 @@ async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
     await node.daemon.load({lab.name("test/app:1"): image()})
     status, findings = await doctor(node)
     assert status == 0
-    assert {name for name, one in findings.items() if one["level"] != "ok"} == set()
+    assert {name for name, one in findings.items() if one["level"] != "ok"} == {"set_aside"}
     assert findings["peers"]["finding"] == "1 connected"
     assert "verified" in findings["pull"]["finding"]
 
@@ -274,6 +275,30 @@ async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
     status, findings = await doctor(node)
     assert status == 1
     assert {name for name, one in findings.items() if one["level"] == "error"} == {"hosts.toml", "node", "pull"}
+
+
+async def test_a_proxy_between_containerd_and_its_mirror_is_named(labs: Labs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the node's own address requests would go to the proxy; at 127.0.0.1, or with the line, they do not."""
+    monkeypatch.setenv("HTTP_PROXY", "http://10.99.9.9:3128")
+    lab = await labs(1)
+    [node] = lab.nodes
+    await node.start_spegel()
+    await configure(node, node.address)
+    status, findings = await doctor(node)
+    assert (status, findings["proxy"]["level"], findings["hosts.toml"]["level"]) == (1, "error", "ok")
+    assert f"http://{node.address}:5000 through the proxy http://10.99.9.9:3128" in findings["proxy"]["finding"]
+    assert f'"NO_PROXY={node.address}"' in findings["proxy"]["remedy"]
+
+    await configure(node)
+    status, findings = await doctor(node)
+    assert (status, findings["proxy"]["level"]) == (0, "ok")
+
+    await configure(node, node.address)
+    monkeypatch.setenv("NO_PROXY", node.address)
+    await node.daemon.stop()
+    await node.daemon.start()
+    status, findings = await doctor(node)
+    assert (status, findings["proxy"]["level"]) == (0, "ok")
 
 
 async def test_a_start_says_what_is_wrong(labs: Labs) -> None:

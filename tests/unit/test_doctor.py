@@ -26,7 +26,7 @@ from spegel_py.host.doctor.facts import (
     Pull,
     Unknown,
 )
-from spegel_py.host.doctor.mirrors import check_hosts
+from spegel_py.host.doctor.mirrors import check_hosts, check_set_aside
 from spegel_py.host.doctor.node import check_clock, check_node, check_peers, check_pull
 from spegel_py.host.doctor.report import as_json, as_lines, status
 from spegel_py.oci.digest import Digest
@@ -271,6 +271,19 @@ def test_hosts_toml(hosts: HostsFile, level: Level, said: str) -> None:
     assert said in finding.text
 
 
+def test_a_mirror_that_keeps_containerd_waiting_is_named() -> None:
+    """Wherever it stands: after this node too, and in a folder beside the default; once for all files."""
+    deaf = replace(OTHER, answer="takes connections, but gives no answer within 2 s", is_silent=True)
+    files = (
+        replace(HOSTS, mirrors=(OURS, deaf)),
+        replace(HOSTS, registry="ghcr.io", path=CERTS / "ghcr.io" / "hosts.toml", mirrors=(deaf,), is_asked=False),
+    )
+    right, found, bypassed = check_hosts(replace(RIGHT, hosts=files))
+    assert (right.level, found.level, bypassed.level) == (Level.OK, Level.ERROR, Level.WARNING)
+    assert f"{CERTS}/_default/hosts.toml names http://cache:5000, which takes connections, but" in found.text
+    assert "[host.'http://cache:5000']" in (found.remedy or "")
+
+
 def test_registries_that_bypass_the_default_are_named() -> None:
     """A folder of its own without this node takes a registry out of the mirror; one with it does not."""
     beside = replace(HOSTS, registry="ghcr.io", is_asked=False)
@@ -281,6 +294,16 @@ def test_registries_that_bypass_the_default_are_named() -> None:
     assert "ghcr.io" not in warned.text
     unset = (HostsFile(registry="_default"), HostsFile(registry="docker.io", is_asked=False))
     assert only(check_hosts, hosts=unset).level is Level.ERROR
+
+
+def test_settings_that_are_set_aside_are_named() -> None:
+    """It is a warning that names the registries, and the whole command that keeps them."""
+    found = only(check_set_aside, set_aside=("ghcr.io", "_default"))
+    assert (found.check, found.level) == ("set_aside", Level.WARNING)
+    assert f"set up for ghcr.io, _default (in {CERTS}/_backup)" in found.text
+    kept = "--prepend-existing --mirrored-registries _default https://ghcr.io"
+    assert (found.remedy or "").endswith(kept)
+    assert check_set_aside(replace(RIGHT, set_aside=AWAY)) == check_set_aside(RIGHT) == []
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_it() -> None:
@@ -377,6 +400,27 @@ def test_clock(skews: tuple[float | None, ...], level: Level, said: str, where: 
     assert finding.level is level
     assert said in finding.text
     assert where in (finding.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("peers", "level", "said"),
+    [
+        pytest.param([(0.0, -86400.2)], Level.WARNING, "at most -86400.2 s (p0)", id="set since they connected"),
+        pytest.param([(0.0, 60.0), (0.1, 59.5)], Level.WARNING, "2 of 2 peers' clocks are off", id="ours was set"),
+        pytest.param([(9.0, 0.4)], Level.OK, "within 5 s of 1 peers", id="set right since"),
+        pytest.param([(3.0, 3.9)], Level.WARNING, "at most +3.0 s", id="the exact one where both agree"),
+        pytest.param([(0.0, 4.9)], Level.OK, "within 5 s", id="too little for a Date"),
+        pytest.param([(None, -5.1)], Level.WARNING, "at most -5.1 s", id="a peer of Spegel's"),
+    ],
+)
+def test_a_clock_that_was_set_since_is_noticed(
+    peers: list[tuple[float | None, float]], level: Level, said: str
+) -> None:
+    """The skew is as of the connection; the Date of an answer is of now, to the second."""
+    seen = tuple(PeerState(str(number), f"p{number}", *each) for number, each in enumerate(peers))
+    finding = only(check_clock, node=replace(NODE, peers=seen))
+    assert finding.level is level
+    assert said in finding.text
 
 
 @pytest.mark.parametrize("peers", [(), (replace(PEER, skew=None),)], ids=["no peers", "none measured"])

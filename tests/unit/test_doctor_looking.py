@@ -8,9 +8,11 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,15 @@ from aiohttp import web
 
 from spegel_py.cli import main
 from spegel_py.errors import ConfigError
+from spegel_py.host.asking import aside
+from spegel_py.host.configuration import configure
 from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
-from spegel_py.host.doctor.aside import aside
-from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
+from spegel_py.host.doctor.facts import Facts, NodeState, PeerState, Pull, Unknown
+from spegel_py.host.files import MAX_TEXT
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.registry.server import serve
+from tests.host_trees import make_rich, mirroring, quick
 
 STATE = {
     "version": "0.1.0",
@@ -47,6 +52,7 @@ STATE = {
     ],
     "advertised": {"tags": 2, "digests": 30},
 }
+NODE = NodeState(version="1", uptime=1.0, ready=True, reason=None, peers=(), tags=0, digests=0)
 REFERENCE = Reference.parse("registry.example:5000/team/app:1")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -212,12 +218,41 @@ def test_a_hosts_file_that_is_no_toml_is_told(tmp_path: Path) -> None:
     assert found.problem
 
 
+@pytest.mark.parametrize("text", ["#" * (MAX_TEXT + 1), "a = " + "[" * 20000], ids=["large", "nested"])
+def test_a_file_that_is_too_much_is_told(tmp_path: Path, text: str) -> None:
+    """Neither hosts.toml nor containerd's own file is read without an end."""
+    path = write_hosts(tmp_path, "_default", text)
+    [found] = hosts_files.read([tmp_path], [])
+    assert found.problem
+    with pytest.raises(ConfigError, match="is not TOML"):
+        config_file.read(path)
+
+
 def test_no_folder_at_all_is_an_error(tmp_path: Path) -> None:
     """Each one is named; no root is an error too."""
     with pytest.raises(ConfigError, match=r"/a cannot be read.*/b cannot be read"):
         hosts_files.read([tmp_path / "a", tmp_path / "b"], [])
     with pytest.raises(ConfigError, match="there is no folder"):
         hosts_files.read([], [])
+
+
+@pytest.mark.parametrize(
+    ("registries", "names"),
+    [
+        pytest.param([], ("docker.io", "ghcr.io", "registry.example:5000"), id="none named"),
+        pytest.param(["https://docker.io"], ("ghcr.io", "registry.example:5000"), id="one named"),
+        pytest.param(["*", "https://docker.io", "https://ghcr.io", "http://registry.example:5000"], (), id="all named"),
+    ],
+)
+def test_registries_whose_settings_are_set_aside_are_found(
+    tmp_path: Path, registries: list[str], names: tuple[str, ...]
+) -> None:
+    """A folder counts that says something to containerd, and of which the present folder does not say all."""
+    make_rich(tmp_path)
+    (tmp_path / "quay.io").unlink()
+    assert hosts_files.set_aside(tmp_path) == ()
+    configure(tmp_path, mirroring(*registries, keeps_existing=True), quick())
+    assert hosts_files.set_aside(tmp_path) == names
 
 
 async def test_hosts_are_asked_who_they_are(tmp_path: Path) -> None:
@@ -230,6 +265,19 @@ async def test_hosts_are_asked_who_they_are(tmp_path: Path) -> None:
     answers = [one.answer for one in found.mirrors]
     assert answers[:3] == ["401 from spegel-py", "200 from nginx", "Connection refused"]
     assert "URL" in answers[3]
+    assert not any(one.is_silent for one in found.mirrors)
+
+
+async def test_a_host_that_takes_connections_and_never_answers_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked with a deadline, and told apart from one that is not there."""
+    monkeypatch.setattr("spegel_py.host.asking.PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        write_hosts(tmp_path, "_default", f"[host.'http://127.0.0.1:{server.getsockname()[1]}']\n")
+        [found] = await hosts_files.asked(hosts_files.read([tmp_path], []))
+    [mirror] = found.mirrors
+    assert (mirror.is_silent, mirror.answer) == (True, "takes connections, but gives no answer within 0.3 s")
 
 
 # The running node
@@ -242,6 +290,25 @@ async def test_the_state_of_the_node_is_read() -> None:
     assert isinstance(state, NodeState)
     assert (state.version, state.uptime, state.tags, state.digests) == ("0.1.0", 12.5, 2, 30)
     assert [(peer.id, peer.skew) for peer in state.peers] == [("12D3B", 3.5)]
+
+
+async def test_peers_are_asked_for_their_time() -> None:
+    """By the Date of an answer, whatever its status; who gives none, or does not answer, is not judged."""
+
+    async def late(_request: web.Request) -> web.Response:
+        return web.Response(status=500, headers={"Date": formatdate(time.time() + 3600)})
+
+    async def odd(_request: web.Request) -> web.Response:
+        return web.Response(headers={"Date": "soon"})
+
+    async with served(answering()) as right, served(late) as wrong, served(odd) as strange:
+        addresses = [url.removeprefix("http://") for url in (right, wrong, strange, "http://127.0.0.1:9")] + [""]
+        peers = tuple(PeerState(str(number), address, 0.0) for number, address in enumerate(addresses))
+        found = await running.dated(replace(NODE, peers=peers), timeout=5.0)
+    dates = [peer.date for peer in found.peers]
+    assert dates[0] == pytest.approx(0.0, abs=1.0)
+    assert dates[1] == pytest.approx(3600.0, abs=1.0)
+    assert dates[2:] == [None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -320,7 +387,8 @@ async def test_nothing_that_hangs_holds_up_the_rest(hanging: Subject) -> None:
     """Every fact has its own deadline, and no thread is waited for at the end."""
     async with asyncio.timeout(10.0):
         findings = await examine(hanging)
-    assert [one.check for one in findings] == ["containerd", "config_path", "hosts.toml", "content_path", "node"]
+    names = ["containerd", "config_path", "hosts.toml", "proxy", "content_path", "node"]
+    assert [one.check for one in findings] == names
     assert "--containerd-sock" in (findings[0].remedy or "")
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "doctor")
 

@@ -19,9 +19,10 @@ from aiohttp import web
 
 import spegel_py
 from spegel_py.cli import main
-from spegel_py.host import cleanup_wait
-from spegel_py.host.cleanup import serve_probe
+from spegel_py.host import cleanup, cleanup_wait
+from spegel_py.host.cleanup import clean_up, serve_probe
 from spegel_py.host.cleanup_wait import wait
+from spegel_py.host.disk import Disk
 from tests.processes import Process, until
 from tests.routers import free_port
 
@@ -76,7 +77,7 @@ def test_wrong_input_is_one_line_and_status_2(
 def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists come as several arguments or with commas, booleans with or without a value; flags win."""
     monkeypatch.setenv("CONTAINERD_REGISTRY_CONFIG_PATH", str(tmp_path / "certs.d"))
-    monkeypatch.setenv("MIRROR_TARGETS", "http://10.0.0.1:30020,http://10.0.0.1:30021")
+    monkeypatch.setenv("MIRROR_TARGETS", "http://127.0.0.1:30020,http://127.0.0.1:30021")
     monkeypatch.setenv("MIRRORED_REGISTRIES", "https://quay.io")
     monkeypatch.setenv("RESOLVE_TAGS", "true")
     registries = ["https://docker.io", "http://foo.bar:5000"]
@@ -92,7 +93,9 @@ def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_written_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What the machine refuses is one line with the path, and no traceback."""
     (tmp_path / "file").write_text("")
-    assert main(["configuration", PATH, str(tmp_path / "file" / "certs.d"), "--mirror-targets", "http://a"]) == 1
+    assert (
+        main(["configuration", PATH, str(tmp_path / "file" / "certs.d"), "--mirror-targets", "http://127.0.0.1:9"]) == 1
+    )
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert f"{tmp_path}/file: Not a directory" in err
@@ -101,7 +104,7 @@ def test_a_folder_that_cannot_be_written_is_status_1(tmp_path: Path, capsys: pyt
 def test_without_a_probe_cleanup_puts_back_and_ends(tmp_path: Path) -> None:
     """On a plain host `cleanup --addr ''` needs nobody to end it."""
     root = tmp_path / "certs.d"
-    assert main(["configuration", PATH, str(root), "--mirror-targets", "http://a"]) == 0
+    assert main(["configuration", PATH, str(root), "--mirror-targets", "http://127.0.0.1:9"]) == 0
     assert main(["cleanup", PATH, str(root), "--addr", ""]) == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -112,12 +115,12 @@ def test_a_link_for_config_path_is_followed(tmp_path: Path) -> None:
     link, circle = tmp_path / "link", tmp_path / "circle"
     link.symlink_to("behind")
     circle.symlink_to("circle")
-    assert main(["configuration", PATH, str(link), "--mirror-targets", "http://a"]) == 0
+    assert main(["configuration", PATH, str(link), "--mirror-targets", "http://127.0.0.1:9"]) == 0
     assert sorted(path.name for path in (tmp_path / "behind").iterdir()) == ["_backup", "_default"]
     assert main(["cleanup", PATH, str(link), "--addr", ""]) == 0
     assert link.is_symlink()
     assert list(link.iterdir()) == []
-    assert main(["configuration", PATH, str(circle), "--mirror-targets", "http://a"]) == 1
+    assert main(["configuration", PATH, str(circle), "--mirror-targets", "http://127.0.0.1:9"]) == 1
 
 
 async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
@@ -159,7 +162,9 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
         return [path.name for path in root.iterdir()] == ["hello.txt"]
 
     async def configure() -> int:
-        return await asyncio.to_thread(main, ["configuration", PATH, str(root), "--mirror-targets", "http://a"])
+        return await asyncio.to_thread(
+            main, ["configuration", PATH, str(root), "--mirror-targets", "http://127.0.0.1:9"]
+        )
 
     await running.start(answers)
     assert await configure() == 1
@@ -167,13 +172,33 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
     (root / "docker.io").mkdir()
     (root / "_backup").mkdir()
     (root / "hello.txt").rename(root / "_backup" / "hello.txt")
-    await until(is_as_before)
+    await until(is_as_before, deadline=30.0)
     running.send(signal.SIGTERM)
     assert await configure() == 1
     assert await is_as_before()
     assert running.pid is not None
     assert await ended_by_sigterm(running) == 0
     assert await configure() == 0
+
+
+async def test_the_last_look_is_at_the_very_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is configured again between two looks does not stay so."""
+    backup = tmp_path / "_backup"
+    backup.mkdir()
+    calls: list[Path] = []
+
+    def put_back(root: Path, disk: Disk, *, is_locked: bool) -> None:
+        calls.append(root)
+        clean_up(root, disk, is_locked=is_locked)
+        if len(calls) == 1:
+            backup.mkdir()
+
+    monkeypatch.setattr(cleanup, "clean_up", put_back)
+    is_ended = asyncio.Event()
+    is_ended.set()
+    await asyncio.wait_for(cleanup._keep_clean(tmp_path, is_ended, linger=0.01), 20)
+    assert len(calls) == 2
+    assert not backup.exists()
 
 
 def test_a_probe_port_in_use_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

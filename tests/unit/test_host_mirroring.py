@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from spegel_py.errors import ConfigError
+from spegel_py.host.configuration import configure
 from spegel_py.host.files import read
+from spegel_py.host.registries import parse_registries
 from spegel_py.host.tree import Entry, File, Folder, Link, at
-from tests.host_trees import EXISTING, MIRROR, mirroring
+from tests.host_trees import EXISTING, MIRROR, mirroring, quick
 
 
 def planned(root: Path, *registries: str, keeps_existing: bool = True, **others: Any) -> Mapping[str, Entry]:
@@ -57,6 +60,35 @@ def test_without_prepend_existing_nothing_is_kept(tmp_path: Path) -> None:
     assert isinstance(original, Folder)
     assert mirroring(keeps_existing=False).set_aside(original, wanted) == ["docker.io", "ghcr.io"]
     assert mirroring(keeps_existing=True).set_aside(original, wanted) == ["ghcr.io"]
+
+
+@pytest.mark.parametrize(
+    ("registries", "name", "flags"),
+    [
+        pytest.param((), "ghcr.io", "_default https://ghcr.io", id="all"),
+        pytest.param(("http://a:5000",), "b_443_", "http://a:5000 https://b:443", id="one, and a port"),
+        pytest.param(("https://docker.io",), "docker.io", "https://docker.io", id="named already"),
+        pytest.param(("https://docker.io",), "_default", "https://docker.io _default", id="the default"),
+    ],
+)
+def test_what_is_set_aside_can_be_kept(registries: tuple[str, ...], name: str, flags: str) -> None:
+    """The flags that keep it are given whole, and leave what is mirrored as it is."""
+    expected = f"give --prepend-existing and name it: --mirrored-registries {flags}"
+    assert mirroring(*registries).keeping(name).endswith(expected)
+    parse_registries(flags.split())
+
+
+def test_prepend_existing_alone_keeps_nothing(tmp_path: Path) -> None:
+    """Without names, as with Spegel, all folders are set aside; the warning says that names are what is missing."""
+    write(tmp_path, **{"docker.io/hosts.toml": EXISTING, "ghcr.io/ca.crt": "a"})
+    with capture_logs() as logs:
+        configure(tmp_path, mirroring(keeps_existing=True), quick())
+    warned = [one for one in logs if one["log_level"] == "warning"]
+    assert [one["path"] for one in warned] == [f"{tmp_path}/docker.io", f"{tmp_path}/ghcr.io"]
+    assert warned[1]["remedy"] == (
+        "--prepend-existing keeps the registries that are named, and no other: to keep it, give "
+        "--mirrored-registries _default https://ghcr.io"
+    )
 
 
 def test_a_secret_is_readable_by_the_owner_only(tmp_path: Path) -> None:
@@ -125,8 +157,12 @@ def test_dockers_certificates_count_without_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [(b"a = 1\nb = = 2\n", "line 2: it is not TOML"), (b"a = 1\n\n# \xff\n", "line 3: it is not UTF-8")],
-    ids=["TOML", "UTF-8"],
+    [
+        (b"a = 1\nb = = 2\n", "line 2: it is not TOML"),
+        (b"a = 1\n\n# \xff\n", "line 3: it is not UTF-8"),
+        (b"#" * 65537, "it has 65537 bytes and is not read: a hosts.toml may have 65536"),
+    ],
+    ids=["TOML", "UTF-8", "large"],
 )
 def test_a_file_that_cannot_be_kept_is_named(tmp_path: Path, text: bytes, named: str) -> None:
     """The error says which file, which line and what to do; of registries that are not asked for nothing is read."""

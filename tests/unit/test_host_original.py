@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from spegel_py.errors import ConfigError, HostError
 from spegel_py.host.cleanup import clean_up
 from spegel_py.host.configuration import configure
 from spegel_py.host.disk import Disk
-from spegel_py.host.files import locked
+from spegel_py.host.files import locked, read
+from spegel_py.host.tree import File, Folder, LargeFile
 from tests.host_trees import (
     MADE,
     MIRRORING,
@@ -93,6 +96,65 @@ def test_a_file_system_that_cannot_exchange_is_served_too(seen: Path) -> None:
     assert (root / "docker.io" / "ca.crt").exists()
     cleanup(WithoutExchange())
     assert inner(described(seen), root) == inner(before, root)
+
+
+def test_a_large_file_is_copied_and_never_held(seen: Path) -> None:
+    """A file beside hosts.toml is kept, and comes back, however large it is; a link to it leads to a copy."""
+    root, _ = fresh(seen, rich)
+    for path in (root / "docker.io" / "large.bin", seen / "outside.bin"):
+        with path.open("wb") as file:
+            file.truncate(48 * 1024 * 1024)
+            file.write(b"x")
+        os.utime(path, ns=(1, 2))
+    (root / "docker.io" / "linked.bin").symlink_to(seen / "outside.bin")
+    before = digests(root)
+    tracemalloc.start()
+    try:
+        configure(root, MIRRORING, quick())
+        kept = digests(root)
+        steps_again = steps(partial(configure, root, MIRRORING))
+        clean_up(root, quick())
+        assert tracemalloc.get_traced_memory()[1] < 24 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+    assert kept["docker.io/large.bin"] == kept["docker.io/linked.bin"] == before["docker.io/large.bin"]
+    assert steps_again == 0
+    assert digests(root) == before
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Return the digest of every file, links followed where they lead to one."""
+    found = {}
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                found[str(path.relative_to(root))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def test_a_file_that_has_no_room_twice_is_named_before_the_disk_is_full(seen: Path) -> None:
+    """The file and its size are named, no copy of it is begun, and cleanup goes on as always."""
+    root, _ = fresh(seen, rich)
+    with (root / "huge.bin").open("wb") as file:
+        file.truncate(1 << 42)
+    named = r"huge\.bin has 4398046511104 bytes: No space left.*the disk is full"
+    with pytest.raises(HostError, match=named):
+        configure(root, MIRRORING, quick())
+    assert not list(root.glob("_*/huge.bin"))
+    assert not (root / "_backup").exists()
+    clean_up(root, quick())
+    assert not list(root.glob("_*"))
+
+
+def test_all_files_together_have_a_bound(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the bound is reached further files are copied as large ones are."""
+    monkeypatch.setattr("spegel_py.host.files.MAX_HELD_TOGETHER", 3000)
+    for name in "abcd":
+        (seen / f"{name}.crt").write_bytes(bytes(1000))
+    found = read(seen)
+    assert isinstance(found, Folder)
+    kinds = [type(found.entries[f"{name}.crt"]) for name in "abcd"]
+    assert kinds == [File, File, File, LargeFile]
 
 
 def test_a_plan_that_fails_changes_nothing(seen: Path) -> None:

@@ -73,6 +73,17 @@ def test_what_is_no_registry_is_named(given: str, named: str) -> None:
             parse([given])
 
 
+@pytest.mark.parametrize("path", ["/", "/v2", "/v2/proxy/", "?a=b", "#a"])
+def test_a_path_is_refused_with_the_way_to_go(path: str) -> None:
+    """A mirror below a path belongs into a file by hand; repositories of a registry are for filters."""
+    host = "https://harbor.example:8443"
+    start = re.escape(f"{path}' should be no more than a host and a port: write {host}; ")
+    with pytest.raises(ValueError, match=f"{start}.*override_path.*--prepend-existing"):
+        parse_targets([host + path])
+    with pytest.raises(ValueError, match=f"{start}.*--registry-filters"):
+        parse_registries([host + path])
+
+
 def test_a_registry_has_one_scheme() -> None:
     """One folder cannot go on at two servers."""
     with pytest.raises(ValueError, match=r"ghcr\.io is given with http and with https"):

@@ -81,6 +81,13 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_step_before_the_start_is_the_only_one_with_powers() -> None:
+    """With "+" neither the bounding set nor the read-only file system is for it; tests/integration shows it at work."""
+    assert values("ExecStartPre") == [f"-+{PROGRAM} configuration"]
+    assert values("ExecStart") == [f"{PROGRAM} registry"]
+    assert values("CapabilityBoundingSet") == [""]
+
+
 def test_the_boot_does_not_wait_for_it() -> None:
     """It requires and binds itself to nothing, and its start is over when it runs."""
     assert not re.search(r"^(Requires|BindsTo|PartOf|Requisite|Wants|Before)=", UNIT.read_text(), re.MULTILINE)

@@ -12,6 +12,7 @@ from typing import Any
 
 from spegel_py.errors import ConfigError
 from spegel_py.host.doctor.facts import FileSettings
+from spegel_py.host.files import read_text
 from spegel_py.store.containerd import ImageSettings
 
 CRI = "io.containerd.grpc.v1.cri"
@@ -67,10 +68,10 @@ def _settings(merged: Table) -> ImageSettings:
 
 def _document(file: Path) -> Table:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
 
 

@@ -9,8 +9,9 @@ from spegel_py.host.doctor.daemon import check_config_path, check_containerd, ch
 from spegel_py.host.doctor.facts import Facts, Subject
 from spegel_py.host.doctor.finding import Finding, Level
 from spegel_py.host.doctor.gather import gather
-from spegel_py.host.doctor.mirrors import check_hosts
+from spegel_py.host.doctor.mirrors import check_hosts, check_set_aside
 from spegel_py.host.doctor.node import check_clock, check_node, check_peers, check_pull
+from spegel_py.host.doctor.proxies import check_proxy
 
 log = structlog.get_logger(__name__)
 
@@ -19,6 +20,8 @@ CHECKS = (
     check_config_path,
     check_discard,
     check_hosts,
+    check_proxy,
+    check_set_aside,
     check_content,
     check_node,
     check_peers,

@@ -52,6 +52,21 @@ class FileSettings:
     images: ImageSettings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """The proxies in the environment of containerd; empty for none."""
+
+    http: str = field(default="", repr=False)
+    https: str = field(default="", repr=False)
+    """URLs, which may hold a password."""
+    exempt: str = ""
+    """What is asked without a proxy, as NO_PROXY has it."""
+    source: str
+    """Where that was seen."""
+    unit: str = "containerd.service"
+    """The service that containerd is part of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mirror:
     """One host of a hosts.toml."""
@@ -62,6 +77,8 @@ class Mirror:
     """Whether what answers there is spegel-py."""
     answer: str = "not asked"
     """What answers there, in a few words."""
+    is_silent: bool = False
+    """Whether it keeps whoever asks waiting: containerd waits for 30 s, or for minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +113,14 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
-    """A peer as the running node sees it; its clock is `skew` seconds ahead, None if not known."""
+    """A peer as the running node sees it."""
 
     id: str
     address: str
     skew: float | None
+    """Seconds by which its clock was ahead when the two nodes connected; None if not known."""
+    date: float | None = None
+    """Seconds by which the Date of its answers is ahead now, within 1 s; None if it was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +160,9 @@ class Facts:
     cri: CriStatus | Unknown | None = None
     file: FileSettings | Unknown | None = None
     hosts: tuple[HostsFile, ...] | Unknown | None = None
+    proxy: ProxySettings | Unknown | None = None
+    set_aside: tuple[str, ...] | Unknown | None = None
+    """Registries whose own settings wait in the backup of the folder of hosts.toml files."""
     content: Content | Unknown | None = None
     node: NodeState | Unknown | None = None
     pull: Pull | Unknown | None = None

@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from spegel_py.errors import SpegelError
-from spegel_py.host.doctor import config_file, hosts_files, running
-from spegel_py.host.doctor.aside import aside
+from spegel_py.host.asking import aside
+from spegel_py.host.doctor import config_file, environment, hosts_files, running
 from spegel_py.host.doctor.daemon import image_settings, roots
-from spegel_py.host.doctor.facts import Content, Facts, HostsFile, Pull, Subject, Unknown
+from spegel_py.host.doctor.facts import (
+    Content,
+    Facts,
+    HostsFile,
+    NodeState,
+    ProxySettings,
+    Pull,
+    Subject,
+    Unknown,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS
 from spegel_py.oci.reference import Reference
@@ -46,8 +55,19 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
             _absent() if from_inside else _fact(lambda: _pull(subject, client)),
         )
     facts = Facts(subject=subject, version=version, cri=cri, file=file, content=content, node=node, pull=pull)
-    hosts = await _fact(lambda: _hosts(facts))
-    return replace(facts, hosts=None if from_inside and isinstance(hosts, Unknown) else hosts)
+    proxy, hosts, set_aside, dated = await asyncio.gather(
+        _fact(lambda: _proxy(subject, from_inside=from_inside)),
+        _fact(lambda: _hosts(facts)),
+        _fact(lambda: _set_aside(facts)),
+        _fact(lambda: _dated(node)),
+    )
+    return replace(
+        facts,
+        proxy=proxy,
+        hosts=None if from_inside and isinstance(hosts, Unknown) else hosts,
+        set_aside=None if from_inside else set_aside,
+        node=node if isinstance(dated, Unknown) else dated,
+    )
 
 
 async def gather_told(subject: Subject) -> Facts:
@@ -82,11 +102,31 @@ async def _version(subject: Subject, client: Client) -> str | Unknown:
     return await client.version()
 
 
+async def _proxy(subject: Subject, *, from_inside: bool) -> ProxySettings | Unknown:
+    found = await aside(lambda: environment.of_process(subject.socket))
+    if isinstance(found, Unknown) and not from_inside and not subject.is_in_pod:
+        return await aside(environment.of_service)
+    return found
+
+
 async def _hosts(facts: Facts) -> tuple[HostsFile, ...]:
+    folders = _folders(facts)
+    return await hosts_files.asked(await aside(lambda: hosts_files.read(folders, facts.subject.registries)))
+
+
+async def _dated(node: NodeState | Unknown | None) -> NodeState | Unknown | None:
+    return await running.dated(node, timeout=DEADLINE / 2) if isinstance(node, NodeState) else node
+
+
+async def _set_aside(facts: Facts) -> tuple[str, ...]:
+    folders = _folders(facts)
+    return await aside(lambda: tuple(name for folder in folders for name in hosts_files.set_aside(folder)))
+
+
+def _folders(facts: Facts) -> tuple[Path, ...]:
     settings = image_settings(facts)
     searched = roots(settings) if isinstance(settings, ImageSettings) else ()
-    folders = (facts.subject.certs,) if facts.subject.certs else searched
-    return await hosts_files.asked(await aside(lambda: hosts_files.read(folders, facts.subject.registries)))
+    return (facts.subject.certs,) if facts.subject.certs else searched
 
 
 async def _content(subject: Subject, client: Client) -> Content:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,17 +11,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
-from spegel_py.host.doctor.aside import explain, get
+from spegel_py.host.asking import MirrorAnswer, ask_mirror
 from spegel_py.host.doctor.facts import DEFAULT, HostsFile, Mirror
+from spegel_py.host.files import read_text
+from spegel_py.host.registries import registry_of
 
 MAX_FILES = 64
 """Folders that are looked at where all registries are mirrored, and hosts that are asked."""
 
+HOSTS = "hosts.toml"
+
 BACKUP = "_backup"
 """Where `spegel-py configuration` keeps what was there before."""
-
-PATIENCE = 2.0
-"""Seconds that a host has for its answer: a mirror on the same machine needs milliseconds."""
 
 
 def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, ...]:
@@ -34,32 +34,20 @@ def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, .
     if registries:
         return tuple(_find(roots, urlsplit(each).netloc if "://" in each else each) for each in registries)
     others = [name for name in names if name not in (DEFAULT, BACKUP)][:MAX_FILES]
-    return (_find(roots, DEFAULT), *(replace(_find(roots, _registry(name)), is_asked=False) for name in others))
+    return (_find(roots, DEFAULT), *(replace(_find(roots, registry_of(name)), is_asked=False) for name in others))
 
 
 async def asked(files: Iterable[HostsFile]) -> tuple[HostsFile, ...]:
     """Return the files with what answers at their hosts."""
     found = tuple(files)
     urls = sorted({mirror.url for file in found for mirror in file.mirrors})[:MAX_FILES]
-    answers = dict(zip(urls, await asyncio.gather(*map(_probe, urls)), strict=True))
+    answers = dict(zip(urls, await asyncio.gather(*map(ask_mirror, urls)), strict=True))
 
     def met(mirror: Mirror) -> Mirror:
-        is_spegel, answer = answers.get(mirror.url, (False, "not asked"))
-        return replace(mirror, is_spegel=is_spegel, answer=answer)
+        answer = answers.get(mirror.url, MirrorAnswer("not asked"))
+        return replace(mirror, is_spegel=answer.is_spegel, answer=answer.text, is_silent=answer.is_silent)
 
     return tuple(replace(file, mirrors=tuple(map(met, file.mirrors))) for file in found)
-
-
-async def _probe(url: str) -> tuple[bool, str]:
-    """Say whether spegel-py answers under `url`, and in a few words what does."""
-    try:
-        answer = await get(f"{url.rstrip('/').removesuffix('/v2')}/v2/", timeout=PATIENCE)
-    except (OSError, http.client.HTTPException) as error:
-        return False, explain(error)
-    except ValueError as error:  # no URL
-        return False, str(error)
-    server = answer.headers.get("Server", "")
-    return server.startswith("spegel-py"), f"{answer.status} from {server or 'a server without a name'}"
 
 
 def _folders(roots: Sequence[Path]) -> list[str]:
@@ -75,6 +63,38 @@ def _folders(roots: Sequence[Path]) -> list[str]:
     return list(names)
 
 
+def set_aside(root: Path) -> tuple[str, ...]:
+    """Return the registries whose own settings wait in the backup, since `configuration` did not keep them."""
+    backup = root / BACKUP
+    try:
+        folders = sorted(path for path in backup.iterdir() if path.is_dir())
+    except OSError:
+        return ()
+    return tuple(registry_of(folder.name) for folder in folders if _says_more(folder, root / folder.name))
+
+
+def _says_more(original: Path, now: Path) -> bool:
+    """Return True if a registry's folder had settings for containerd that its present folder does not have."""
+    files = {path.name for path in original.iterdir()}
+    before = _kept(original / HOSTS) if HOSTS in files else {}
+    if not before and not any(name.endswith((".crt", ".cert")) for name in files):
+        return False
+    after = _kept(now / HOSTS)
+    is_listed = all((now / name).exists() for name in files)
+    return not (is_listed and before.items() <= after.items())
+
+
+def _kept(path: Path) -> dict[str, str]:
+    """Return the parts of a hosts.toml that `configuration` takes over: names of hosts, and keys with values."""
+    try:
+        document = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    hosts = document.pop("host", {})
+    names = hosts if isinstance(hosts, dict) else {}
+    return {key: repr(value) for key, value in document.items()} | dict.fromkeys(map(str, names), "host")
+
+
 def _find(roots: Sequence[Path], registry: str) -> HostsFile:
     """Look where containerd looks: the first folder for the registry in the first root that has one, or its default."""
     host, colon, port = registry.rpartition(":")
@@ -82,21 +102,15 @@ def _find(roots: Sequence[Path], registry: str) -> HostsFile:
     for root in roots:
         for name in names:
             if (root / name).is_dir():
-                path = root / name / "hosts.toml"
+                path = root / name / HOSTS
                 return _read(registry, path) if path.exists() else HostsFile(registry=registry)
     return HostsFile(registry=registry)
 
 
-def _registry(folder: str) -> str:
-    """Return the registry that a folder is for: `host_port_` is `host:port`."""
-    host, _, port = folder.removesuffix("_").rpartition("_")
-    return f"{host}:{port}" if folder.endswith("_") and host and port.isdigit() else folder
-
-
 def _read(registry: str, path: Path) -> HostsFile:
     try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = tomllib.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         return HostsFile(registry=registry, path=path, problem=str(error))
     hosts = document.get("host")
     mirrors = [_mirror(url, host) for url, host in hosts.items()] if isinstance(hosts, dict) else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, Mirror, Unknown
 from spegel_py.host.doctor.finding import Finding, Level, error, ok, warning
 
@@ -15,14 +17,34 @@ def check_hosts(facts: Facts) -> list[Finding]:
         case None:
             return []
         case Unknown(reason, _) if facts.subject.is_in_pod:
-            return [warning(CHECK, f"not seen from this pod: {reason}", "mount the folder, or run this on the machine")]
+            return [
+                warning(
+                    CHECK,
+                    f"not seen from this pod: {reason}",
+                    "mount the folder, or run this on the machine, where containerd's proxies are seen too",
+                )
+            ]
         case Unknown(reason, _):
             return [error(CHECK, reason, write)]
         case files:
             found = [_finding(file, write) for file in files if file.is_asked]
             bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
             has_default = all(one.level is not Level.ERROR for one in found)  # else the same command mends both
-            return found + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
+            return found + _silent(files) + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
+
+
+def check_set_aside(facts: Facts) -> list[Finding]:
+    """What was set up for registries before is in use, or is named if it is set aside."""
+    if not isinstance(facts.set_aside, tuple) or not facts.set_aside:
+        return []
+    text = (
+        f"set aside until cleanup, and not used by containerd: what was set up for {', '.join(facts.set_aside)} "
+        f"(in {facts.subject.certs or 'the folder'}/_backup)"
+    )
+    more = [name if name == DEFAULT else f"https://{name}" for name in facts.set_aside]
+    named = dict.fromkeys([*(_urls(facts) or [DEFAULT]), *more])
+    keep = f"{_command(facts)} --prepend-existing --mirrored-registries {' '.join(named)}"
+    return [warning("set_aside", text, f"nothing, if that is meant; to keep it, after the mirror: {keep}")]
 
 
 def _finding(file: HostsFile, write: str) -> Finding:
@@ -46,6 +68,20 @@ def _finding(file: HostsFile, write: str) -> Finding:
     return ok(CHECK, f"{file.path} points at {ours.url}, which answers{tags}")
 
 
+def _silent(files: Sequence[HostsFile]) -> list[Finding]:
+    """Name each mirror that keeps containerd waiting, with the first file that names it."""
+    found = {mirror.url: (file.path, mirror) for file in reversed(files) for mirror in file.mirrors if mirror.is_silent}
+    return [
+        error(
+            CHECK,
+            f"{path} names {url}, which {mirror.answer}: containerd waits there with each pull, 1.6 for minutes, 2.x "
+            "for 30 s",
+            f"see what listens there and why it hangs, or take [host.'{url}'] out of that file",
+        )
+        for url, (path, mirror) in sorted(found.items())
+    ]
+
+
 def _ours(file: HostsFile) -> Mirror | None:
     return next((mirror for mirror in file.mirrors if mirror.is_spegel), None)
 
@@ -56,7 +92,14 @@ def _bypassed(registries: list[str], write: str) -> Finding:
 
 
 def _write(facts: Facts) -> str:
-    urls = [one if "://" in one else f"https://{one}" for one in facts.subject.registries]
-    only = f" --mirrored-registries {' '.join(urls)}" if urls else ""
+    urls = _urls(facts)
+    return _command(facts) + (f" --mirrored-registries {' '.join(urls)}" if urls else "")
+
+
+def _command(facts: Facts) -> str:
     folder = f" --containerd-registry-config-path {facts.subject.certs}" if facts.subject.certs else ""
-    return f"spegel-py configuration --mirror-targets {facts.subject.registry}{folder}{only}"
+    return f"spegel-py configuration --mirror-targets {facts.subject.registry}{folder}"
+
+
+def _urls(facts: Facts) -> list[str]:
+    return [one if "://" in one else f"https://{one}" for one in facts.subject.registries]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from spegel_py.host.doctor.facts import Facts, NodeState, Pull, Unknown
+from spegel_py.host.doctor.facts import Facts, NodeState, PeerState, Pull, Unknown
 from spegel_py.host.doctor.finding import Finding, error, ok, warning
 
 SKEW = 2.0
 """Seconds between two clocks that are too many: logs no longer tell what came first, and certificates may fail."""
+
+
+RESOLUTION = 1.0
+"""Seconds by which a Date may differ from the clock that it was taken from, and from a measured skew."""
+
+DATE_SKEW = 5.0
+"""Seconds between a Date and this node's clock that are too many."""
 
 
 def check_node(facts: Facts) -> list[Finding]:
@@ -44,16 +51,31 @@ def check_clock(facts: Facts) -> list[Finding]:
     """This node's clock and its peers' agree."""
     if not isinstance(facts.node, NodeState):
         return []
-    known = [peer for peer in facts.node.peers if peer.skew is not None]
-    off = sorted((peer for peer in known if abs(peer.skew or 0.0) > SKEW), key=lambda peer: -abs(peer.skew or 0.0))
+    known = [(ahead, peer.address) for peer in facts.node.peers if (ahead := _ahead(peer))]
+    off = sorted(
+        ((seconds, address) for (seconds, bound), address in known if abs(seconds) > bound),
+        key=lambda one: -abs(one[0]),
+    )
     if not known:
         return []
     if not off:
-        return [ok("clock", f"within {SKEW:g} s of {len(known)} peers")]
-    worst = off[0]
-    text = f"{len(off)} of {len(known)} peers' clocks are off, at most {worst.skew:+.1f} s ({worst.address})"
-    whose = "this node" if len(off) * 2 > len(known) and len(known) > 1 else worst.address
+        return [ok("clock", f"within {max(bound for (_, bound), _ in known):g} s of {len(known)} peers")]
+    worst, address = off[0]
+    text = f"{len(off)} of {len(known)} peers' clocks are off, at most {worst:+.1f} s ({address})"
+    whose = "this node" if len(off) * 2 > len(known) and len(known) > 1 else address
     return [warning("clock", text, f"on {whose}: timedatectl set-ntp true")]
+
+
+def _ahead(peer: PeerState) -> tuple[float, float] | None:
+    """Return by how many seconds a peer's clock is ahead now, and how many are too many; None if not known.
+
+    The skew is exact, but as of the connection: a Date that contradicts it tells that a clock was set since.
+    """
+    if peer.date is None:
+        return None if peer.skew is None else (peer.skew, SKEW)
+    if peer.skew is not None and abs(peer.date - peer.skew) <= RESOLUTION:
+        return peer.skew, SKEW
+    return peer.date, DATE_SKEW
 
 
 def check_pull(facts: Facts) -> list[Finding]:

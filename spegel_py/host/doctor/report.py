@@ -2,9 +2,9 @@
 
 The object is `{"ok": bool, "findings": [{"check": str, "level": "ok" | "warning" | "error", "finding": str,
 "remedy": str | null}, …]}`, where `ok` says that no level is "error", as the exit status does. The checks are
-`containerd`, `config_path`, `discard_unpacked_layers`, `hosts.toml`, `content_path`, `node`, `peers`, `clock` and
-`pull`; one that another one's failure makes pointless is left out, and one may have several findings. Keys may be
-added.
+`containerd`, `config_path`, `discard_unpacked_layers`, `hosts.toml`, `proxy`, `set_aside`, `content_path`, `node`,
+`peers`, `clock` and `pull`; one that another one's failure makes pointless is left out, and one may have several
+findings. Keys may be added.
 """
 
 from __future__ import annotations

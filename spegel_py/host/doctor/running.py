@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
+import random
 import time
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
-from spegel_py.host.doctor.aside import explain, get
+from spegel_py.host.asking import explain, get
 from spegel_py.host.doctor.facts import NodeState, PeerState, Pull, Subject, Unknown
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
+
+MAX_DATED = 32
+"""Peers that are asked for their time. One is enough if this node's own clock is off."""
 
 
 async def state(metrics: str, *, timeout: float) -> NodeState | Unknown:
@@ -27,6 +34,31 @@ async def state(metrics: str, *, timeout: float) -> NodeState | Unknown:
         return _state(json.loads(answer.body))
     except (ValueError, KeyError, TypeError) as error:
         return Unknown(f"{url} cannot be read: {error!r}")
+
+
+async def dated(node: NodeState, *, timeout: float) -> NodeState:
+    """Return the node's state with the Date of its peers' answers; of many peers some are asked.
+
+    What a peer tells of its clock when it connects grows old: a clock may be set at any time.
+    """
+    placed = [peer for peer in node.peers if peer.address]
+    chosen = random.sample(placed, min(MAX_DATED, len(placed)))
+    dates = await asyncio.gather(*(_date(peer, timeout=timeout) for peer in chosen))
+    known = {peer.id: date for peer, date in zip(chosen, dates, strict=True)}
+    return replace(node, peers=tuple(replace(peer, date=known.get(peer.id)) for peer in node.peers))
+
+
+async def _date(peer: PeerState, *, timeout: float) -> float | None:
+    """Return by how many seconds a peer's Date is ahead of this clock, within 1 s; None if that cannot be told."""
+    began, now = time.monotonic(), time.time()
+    try:
+        answer = await get(f"http://{peer.address}/livez", timeout=timeout)
+        told = parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
+    except (OSError, http.client.HTTPException, ValueError, OverflowError):
+        return None
+    took = time.monotonic() - began
+    # The Date is cut to whole seconds, and was taken at some time while the answer was under way.
+    return told + 0.5 - (now + took / 2) if took < 1.0 else None
 
 
 async def pull(subject: Subject, reference: Reference, digest: Digest, *, timeout: float) -> Pull | Unknown:
