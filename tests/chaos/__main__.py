@@ -52,7 +52,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="a small image, most rows, each once, no pairs")
     parser.add_argument("--only", action="append", metavar="ROW", help="play this row; repeatable")
     parser.add_argument("--attack", action="append", metavar="NAME", help="the rogue does this one; repeatable")
-    parser.add_argument("--turn", type=float, default=5.0, metavar="S", help="seconds of each of the rogue's attacks")
+    parser.add_argument("--turn", type=float, default=3.0, metavar="S", help="seconds of each of the rogue's attacks")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="times a row is played, alone and in pairs")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="chooses when faults strike")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
