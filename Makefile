@@ -5,7 +5,7 @@ VERSIONS ?= 1.7.35 2.4.2
 PYTHONS ?= 3.12 3.13
 export PYTHON
 
-.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-kubernetes chaos crowd drill docs pictures format protos clean
+.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-kubernetes chaos crowd drill docs pictures format lock sbom audit protos clean
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull, and an image that none has
 	.ci/setup run
@@ -81,6 +81,15 @@ format: ## rewrite to the house's format
 	.ci/setup test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: ## write requirements.lock and requirements-build.lock, the packages of the image with hashes
+	.ci/lock
+
+sbom: ## write build/sbom.cdx.json, the list of the image's packages (CycloneDX)
+	.ci/sbom
+
+audit: ## look for known vulnerabilities of the locked packages; asks an advisory service on the internet
+	.ci/audit $(ARGS)
 
 protos: ## regenerate the protobuf messages (libp2p wants protobuf < 7, hence an environment of its own)
 	$(PYTHON) -m venv build/protoc
