@@ -5,7 +5,7 @@ VERSIONS ?= 1.7.35 2.4.2
 PYTHONS ?= 3.12 3.13
 export PYTHON
 
-.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-kubernetes chaos crowd drill docs pictures format protos clean
+.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-load bench-kubernetes chaos crowd drill docs pictures format lock sbom audit protos clean
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull, and an image that none has
 	.ci/setup run
@@ -53,6 +53,10 @@ bench-flash: ## crowds of nodes pull an image that nobody has; needs root
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks.flash $(ARGS)
 
+bench-load: ## 2,000 clients of one node for ten minutes, beside Spegel (SPEGEL_BIN) if that is here; needs root
+	.ci/setup test
+	$(BIN)/python -m tests.benchmarks.load $(ARGS)
+
 bench-kubernetes: ## first pulls and rolling restarts on a real Kubernetes, beside no mirror; needs root and Go
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks.kubernetes $(ARGS)
@@ -82,6 +86,15 @@ format: ## rewrite to the house's format
 	.ci/setup test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: ## write requirements.lock and requirements-build.lock, the packages of the image with hashes
+	.ci/lock
+
+sbom: ## write build/sbom.cdx.json, the list of the image's packages (CycloneDX)
+	.ci/sbom
+
+audit: ## look for known vulnerabilities of the locked packages; asks an advisory service on the internet
+	.ci/audit $(ARGS)
 
 protos: ## regenerate the protobuf messages (libp2p wants protobuf < 7, hence an environment of its own)
 	$(PYTHON) -m venv build/protoc

@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from spegel_py import __version__
-from tests import images
+from tests import images, locks
+from tests.deploy.chart import ROOT
 from tests.deploy.container import BuiltImage, first_process
 from tests.deploy.test_running import status
 from tests.integration.cluster import events, exit_status, joined, publish, registry_away
@@ -56,6 +59,17 @@ def test_it_holds_nothing_that_only_building_needs(built: BuiltImage) -> None:
         assert not [*built.root.glob(pattern)], pattern
     assert not (built.root / "etc/pip.conf").exists()
     assert built.size < 120_000_000
+
+
+def test_its_packages_are_those_of_the_lock(built: BuiltImage) -> None:
+    """The list that `make sbom` makes from the lock is therefore the image's."""
+    (site,) = built.root.glob("opt/spegel-py/lib/python3*/site-packages")
+    installed: dict[str, str] = {
+        canonicalize_name(one.metadata["Name"]): one.version for one in metadata.distributions(path=[str(site)])
+    }
+    assert installed.pop("spegel-py") == __version__
+    locked = locks.packages((ROOT / "requirements.lock").read_text())
+    assert installed == {name: package.version for name, package in locked.items()}
 
 
 def test_it_runs_as_nobody(built: BuiltImage) -> None:
