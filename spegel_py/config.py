@@ -29,7 +29,7 @@ def _duration_or_off(given: Any) -> float | None:
     try:
         return None if written == "off" else settings.duration(written)
     except ValueError:
-        raise ValueError(f"{given!r} should be off or a duration such as 30s") from None
+        raise ValueError(f"{settings.quoted(given)} should be off or a duration such as 30s") from None
 
 
 def _parallel(given: Any) -> str | int:
@@ -37,7 +37,18 @@ def _parallel(given: Any) -> str | int:
     try:
         return written if written in ("auto", "off") else settings.integer(2, 16)(written)
     except ValueError:
-        raise ValueError(f"{given!r} should be auto, off or a number from 2 to 16") from None
+        raise ValueError(f"{settings.quoted(given)} should be auto, off or a number from 2 to 16") from None
+
+
+def _registries(given: Any) -> tuple[str, ...]:
+    found = settings.texts(given)
+    for each in found:
+        try:
+            _host(each)
+        except ValueError:
+            advice = "should be a registry such as https://registry.example:5000"
+            raise ValueError(f"{settings.quoted(each)} {advice}") from None
+    return found
 
 
 REGISTRY = (
@@ -74,7 +85,7 @@ REGISTRY = (
     Setting("http_bootstrap_cert_dir", settings.path, None, "folder with ca.crt, tls.crt and tls.key for that URL"),
     Setting(
         "mirrored_registries",
-        settings.texts,
+        _registries,
         (),
         "registries that are mirrored; _default, * or none means all",
         many=True,

@@ -11,6 +11,7 @@ import csv
 import io
 import ipaddress
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -30,6 +31,12 @@ Parse = Callable[[Any], Any]
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _OPEN_COUNT, _REST_OF_COUNT = re.compile(r"\{[0-9]*$"), re.compile(r"^[0-9]*\}")
+MAX_QUOTED = 200
+"""Characters of a value that an error shows."""
+
+_SHORTENED = reprlib.Repr()
+_SHORTENED.maxlevel = 2
+_SHORTENED.maxstring = _SHORTENED.maxother = _SHORTENED.maxlong = 160
 _TRUE, _FALSE = ("true", "1", "t", "yes", "on"), ("false", "0", "f", "no", "off")
 
 
@@ -111,9 +118,9 @@ def _parsed(setting: Setting, given: Any, where: str, *, is_variable: bool = Fal
     try:
         value = setting.parse(_values(given) if setting.many and is_variable else given)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {' '.join(str(error).split())[:1000]}") from error
     if setting.choices and value not in setting.choices:
-        raise ConfigError(f"{where}: {given!r} is not one of {', '.join(setting.choices)}")
+        raise ConfigError(f"{where}: {quoted(given)} is not one of {', '.join(setting.choices)}")
     return value
 
 
@@ -127,7 +134,7 @@ def _values(variable: str) -> list[str]:
         lines = io.StringIO(variable, newline="")
         rows = list(csv.reader(lines, strict=True, skipinitialspace=True))
     except csv.Error as error:
-        fault = f"{variable!r} should be values with commas between them: {error}"
+        fault = f"{quoted(variable)} should be values with commas between them: {error}"
         raise ValueError(fault) from error
     return [value.strip() for row in rows for value in row if value.strip()]
 
@@ -137,7 +144,7 @@ def _read(file: Path, known: set[str]) -> dict[str, Any]:
         data = yaml.safe_load(file.read_text())
     except OSError as error:
         raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes or numbers that are none
+    except Exception as error:
         raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())[:300]}") from error
     if data is None:
         return {}
@@ -155,12 +162,12 @@ def _flatten(
         name, where = f"{prefix}{key}", f"{path}{key}"
         if name in known:
             if name in flat:
-                raise ConfigError(f"--config: {file}: {where} is given twice")
+                raise ConfigError(f"--config: {file}: {where[:160]} is given twice")
             flat[name] = value
         elif isinstance(value, dict) and any(each.startswith(f"{name}_") for each in known):
             _flatten(value, f"{name}_", f"{where}.", known, flat, file)
         else:
-            raise ConfigError(f"--config: {file}: unknown key {where}{_hint(name, known)}")
+            raise ConfigError(f"--config: {file}: unknown key {where[:160]}{_hint(name[:160], known)}")
 
 
 def _hint(name: str, known: set[str]) -> str:
@@ -180,29 +187,40 @@ def _shown(value: Any) -> str:
 def text(given: Any) -> str:
     """Any text."""
     if isinstance(given, (dict, list)):
-        raise ValueError(f"{given!r} should be text")
+        raise ValueError(f"{quoted(given)} should be text")
     return str(given)
+
+
+def quoted(given: Any) -> str:
+    """Return a value as it is shown in an error: not all of it where it is long, or holds itself a billion times."""
+    shown = _SHORTENED.repr(given)
+    return shown if len(shown) <= MAX_QUOTED else f"{shown[:MAX_QUOTED]}…"
+
+
+def _written(given: Any) -> str:
+    """Return a value as text; empty for a list or a mapping, which none of these values is."""
+    return "" if isinstance(given, (dict, list)) else str(given)
 
 
 def boolean(given: Any) -> bool:
     """true or false."""
     if isinstance(given, bool):
         return given
-    if str(given).lower() in _TRUE:
+    if _written(given).lower() in _TRUE:
         return True
-    if str(given).lower() in _FALSE:
+    if _written(given).lower() in _FALSE:
         return False
-    raise ValueError(f"{given!r} should be true or false")
+    raise ValueError(f"{quoted(given)} should be true or false")
 
 
 def duration(given: Any) -> float:
     """A duration as Go writes it (20ms, 1m30s, 0) in seconds."""
-    written = str(given).strip()
+    written = _written(given).strip()
     if written == "0":
         return 0.0
     parts = _DURATION_PART.findall(written)
     if not parts or "".join(number + unit for number, unit in parts) != written:
-        raise ValueError(f"{given!r} should be a duration such as 20ms, 5s or 1m30s")
+        raise ValueError(f"{quoted(given)} should be a duration such as 20ms, 5s or 1m30s")
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
@@ -211,11 +229,11 @@ def integer(low: int, high: int) -> Parse:
 
     def parse(given: Any) -> int:
         try:
-            number = int(str(given))
+            number = int(_written(given))
         except ValueError:
             number = low - 1
         if not low <= number <= high:
-            raise ValueError(f"{given!r} should be a whole number from {low} to {high}")
+            raise ValueError(f"{quoted(given)} should be a whole number from {low} to {high}")
         return number
 
     return parse
@@ -227,7 +245,7 @@ def seconds(low: float, high: float) -> Parse:
     def parse(given: Any) -> float:
         value = duration(given)
         if not low <= value <= high:
-            raise ValueError(f"{given!r} should lie between {low:g}s and {high:g}s")
+            raise ValueError(f"{quoted(given)} should lie between {low:g}s and {high:g}s")
         return value
 
     return parse
@@ -253,7 +271,7 @@ def patterns(given: Any) -> tuple[Pattern, ...]:
     items = [text(item) for item in (given if isinstance(given, list) else [given])]
     for item, following in pairwise(items):
         if _OPEN_COUNT.search(item) and _REST_OF_COUNT.search(following):
-            halves = f"{item!r} and {following!r}"
+            halves = f"{quoted(item)} and {quoted(following)}"
             raise ValueError(f"{halves} look like one expression: put it in double quotes")
     return tuple(_pattern(item) for item in items)
 
@@ -268,7 +286,7 @@ def _pattern(written: str) -> Pattern:
         found: Pattern = re2.compile(written, options)
     except (re2.error, UnicodeEncodeError) as error:
         cause = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else str(error)
-        fault = f"{written!r} is not a regular expression of Go (RE2): {cause}"
+        fault = f"{quoted(written)} is not a regular expression of Go (RE2): {cause[:200]}"
         raise ValueError(fault) from error
     return found
 
@@ -284,7 +302,7 @@ def address(given: Any) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError(f"{written!r} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000")
+        raise ValueError(f"{quoted(written)} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000")
     return written
 
 
@@ -293,13 +311,13 @@ def traces_url(given: Any) -> str | None:
     written = text(given)
     if not written:
         return None
-    parts = urlsplit(written)
     try:
+        parts = urlsplit(written)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_valid = False
     if not is_valid:
-        raise ValueError(f"{written!r} should be a URL such as http://collector:4318")
+        raise ValueError(f"{quoted(written)} should be a URL such as http://collector:4318")
     return written if parts.path not in ("", "/") else f"{written.rstrip('/')}/v1/traces"
 
 

@@ -6,6 +6,7 @@ It is the file that Spegel writes, and a header in each mirror's table that name
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -14,6 +15,15 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from spegel_py.oci.distribution import NODE_HEADER
+
+_TOKEN = re.compile(
+    r"""
+    "{3}(?:\\.|[^\\])*?"{3,5} | '{3}.*?'{3,5}      # strings of several lines
+    | "(?:\\.|[^"\\\n])*" | '[^'\n]*' | \#[^\n]*  # strings of one, and comments
+    | [\[\]{}\n]
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 
 DIAL_TIMEOUT = "200ms"
 """A mirror runs on this node: a connection takes no time, or will not come about. containerd heeds it from 2.1 on."""
@@ -88,32 +98,42 @@ def from_files(names: Collection[str]) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Return what belongs to the whole file, and its tables from the first one's comments on.
+    """Return what belongs to the whole file, and its tables from the first one's comments on."""
+    start = _first_table(text)
+    lines = text[:start].splitlines(keepends=True)
+    comments = len(list(takewhile(lambda before: before.lstrip().startswith("#"), reversed(lines))))
+    if start == len(text) or not comments:
+        return text[:start], text[start:]
+    return "".join(lines[:-comments]), "".join(lines[-comments:]) + text[start:]
 
-    A line that begins with a bracket is a table's head unless it stands in the middle of a value: then what comes
-    before it is not TOML.
+
+def _first_table(text: str) -> int:
+    """Return where the line of the first table's head begins in a file that is TOML; its end if there is none.
+
+    That is the first line that begins with a bracket, and neither within a string nor within another bracket.
     """
-    lines = text.splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        if line.lstrip().startswith("[") and _is_toml("".join(lines[:number])):
-            comments = len(list(takewhile(lambda before: before.lstrip().startswith("#"), reversed(lines[:number]))))
-            return "".join(lines[: number - comments]), "".join(lines[number - comments :])
-    return text, ""
+    depth = line = 0
+    for found in _TOKEN.finditer(text):
+        match found[0][0]:
+            case "\n":
+                line = found.end()
+            case "[" if not depth and not text[line : found.start()].strip():
+                return line
+            case "[" | "{":
+                depth += 1
+            case "]" | "}":
+                depth -= 1
+            case _ if "\n" in found[0]:
+                line = text.rindex("\n", 0, found.end()) + 1
+    return len(text)
 
 
 def _parsed(text: str) -> tomlkit.TOMLDocument:
     try:
         return tomlkit.parse(text)
-    except TOMLKitError as error:
-        raise ValueError(f"line {getattr(error, 'line', 1)}: it is not TOML: {error}") from error
-
-
-def _is_toml(text: str) -> bool:
-    try:
-        tomlkit.parse(text)
-    except TOMLKitError:
-        return False
-    return True
+    except (TOMLKitError, ValueError, RecursionError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"line {getattr(error, 'line', 1)}: it is not TOML: {cause}") from error
 
 
 def _texts(value: Any) -> Iterator[str]:

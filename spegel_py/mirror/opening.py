@@ -163,7 +163,13 @@ class Opening:
         return body
 
     async def _small(self, attempt: Attempt, head: RelayHead) -> bytes | None:
-        """Return a blob, verified, from this peer or in parts from several; None if none of them gave it."""
+        """Return a blob, verified, from this peer or in parts from several; None if none of them gave it.
+
+        Raises DigestMismatch for an empty one that should not be: it has no bytes that the sink could verify.
+        """
+        if not head.size and not head.digest.matches(b""):
+            self._attempts.accuse([attempt])
+            raise DigestMismatch(f"no bytes are not those of {head.digest}")
         body = Buffer()
         attempt.offset = 0
         await Passage(

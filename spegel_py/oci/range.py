@@ -155,11 +155,16 @@ class ContentRange:
 
     @classmethod
     def parse(cls, text: str) -> ContentRange | None:
-        """Return the value of a Content-Range header; None where malformed or without a size (`/*`)."""
+        """Return the value of a Content-Range header; None where malformed or without a size (`/*`).
+
+        A size that no content has is malformed too.
+        """
         match = _CONTENT_RANGE.fullmatch(text.strip())
         if match is None:
             return None
         size = int(match["size"])
+        if size > MAX_BYTES:
+            return None
         if match["first"] is None:
             return cls(None, 0, size)
         first, last = int(match["first"]), int(match["last"])

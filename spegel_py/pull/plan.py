@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform as machine
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -27,6 +28,10 @@ _ALIASES = {
     "i686": ("386", ""),
 }
 _DEFAULT_VARIANTS = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
+
+
+_LEVEL = re.compile(r"v([0-9]{1,3})")
+"""A variant that has an order among others, as v7; an image may say anything there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,8 @@ class Platform:
 
 
 def _level(variant: str) -> int | None:
-    return int(variant[1:]) if variant[:1] == "v" and variant[1:].isdigit() else None
+    found = _LEVEL.fullmatch(variant)
+    return int(found[1]) if found else None
 
 
 def select(index: bytes, platform: Platform | None) -> tuple[Child, ...]:

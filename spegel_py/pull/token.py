@@ -17,7 +17,8 @@ from spegel_py.pull.failures import translated
 MAX_ANSWER = 1024 * 1024
 """Bytes of a token's answer at most; real ones have 5 KB."""
 
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_PARAMETER = re.compile(r'(?<!\w)(\w++)="([^"]*)"', re.ASCII)
+"""A parameter is looked for at the beginning of a word only, since a header may be one long word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Challenge:
         except ValueError:
             return None
         if realm.scheme not in (("https",) if is_secure else ("http", "https")) or not realm.host:
+            return None
+        if realm.user is not None or realm.password is not None:  # whose password goes where is not the asked one's say
             return None
         return cls(realm, fields.get("service", ""), fields.get("scope", ""))
 
@@ -73,7 +76,7 @@ def _token(data: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     found = fields.get("token") or fields.get("access_token") if isinstance(fields, dict) else None
-    return found if isinstance(found, str) and found.isascii() and found.isprintable() else None
+    return found if isinstance(found, str) and found and found.isascii() and found.isprintable() else None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

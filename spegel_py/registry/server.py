@@ -80,6 +80,7 @@ async def serve(
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE,
         lingering_time=LINGERING,
+        auto_decompress=False,  # of a body that is refused, bytes that cannot be decompressed are no news
         max_line_size=MAX_LINE,
         max_headers=MAX_HEADERS,
         max_field_size=MAX_FIELD,

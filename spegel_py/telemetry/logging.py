@@ -18,7 +18,9 @@ LogFormat = Literal["console", "json"]
 LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR")
 
 LOGGING = (
-    Setting("log_level", lambda given: str(given).upper(), "INFO", "least level that is logged", choices=LEVELS),
+    Setting(
+        "log_level", lambda given: settings.text(given).upper(), "INFO", "least level that is logged", choices=LEVELS
+    ),
     Setting(
         "log_format",
         settings.text,

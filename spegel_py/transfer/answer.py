@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from spegel_py.errors import DigestInvalid, DigestMismatch, PeerRefused, RangeInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import SOURCE_HEADER
-from spegel_py.oci.range import ByteRange, ContentRange
+from spegel_py.oci.range import MAX_BYTES, ByteRange, ContentRange
 from spegel_py.transfer.base import PeerAnswer, PeerRequest
 
 
@@ -31,13 +31,13 @@ def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Peer
     if age is not None and age > request.max_age:
         raise PeerRefused(f"the peer knows the tag as of {age} s ago", status=404)
     return PeerAnswer(
-        media_type=headers.get("Content-Type"),
+        media_type=_printable(headers.get("Content-Type")),
         digest=digest,
         size=size,
         start=start,
         length=length,
         age=age,
-        source=headers.get(SOURCE_HEADER),
+        source=_printable(headers.get(SOURCE_HEADER)),
     )
 
 
@@ -78,8 +78,14 @@ def _age(headers: Mapping[str, str]) -> int | None:
 
 
 def _number(text: str) -> int | None:
-    """Return a header's whole number of at most 19 digits, which any size and age has; None for any other text."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
+    """Return a header's whole number of up to MAX_BYTES, which any size and age is; None for any other text."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_BYTES))
+    return number if is_number and (number := int(text)) <= MAX_BYTES else None
+
+
+def _printable(text: str | None) -> str | None:
+    """Return what can be shown and passed on: printable ASCII. Any other text counts as none."""
+    return text if text and text.isascii() and text.isprintable() else None
 
 
 def _resolved(asked: ByteRange, size: int) -> tuple[int | None, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from urllib.parse import parse_qs
 
 from aiohttp import web
 
@@ -19,6 +20,9 @@ ROOT = "/debug/web"
 
 LONGEST = 512
 """Characters of a reference or of what is searched for."""
+
+MOST_FIELDS = 16
+"""Fields of a form at most; the page's has one."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -87,11 +91,7 @@ class StatusPage:
 
     async def _measure(self, request: web.Request) -> web.Response:
         check_origin(request.headers)
-        try:
-            form = await request.post()
-        except ValueError as error:
-            raise RequestInvalid(f"not a form: {error}"[:200]) from error
-        reference = str(form.get("image", ""))[:LONGEST]
+        reference = _field(await _form(request), "image")[:LONGEST]
         try:
             self._measurer.start(reference)
         except (NameInvalid, DigestInvalid, Occupied) as error:
@@ -104,6 +104,24 @@ class StatusPage:
             raise NotFound(f"no such endpoint: {request.path[:160]!r}")
         kept = {"Cache-Control": "public, max-age=31536000, immutable"} if "v" in request.query else {}
         return web.Response(body=static(name), content_type=STATIC[name], charset="utf-8", headers={**HEADERS, **kept})
+
+
+async def _form(request: web.Request) -> str:
+    """Return the body of a form as the page sends it. Raises RequestInvalid for any other, with parts above all."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise RequestInvalid(f"not a form of the page: {request.content_type[:80]!r}")
+    try:
+        return (await request.read()).decode(errors="replace")
+    except web.RequestPayloadError as error:
+        raise RequestInvalid("the form is not as its head says") from error
+
+
+def _field(form: str, name: str) -> str:
+    """Return a field of a form, empty where it has none. Raises RequestInvalid."""
+    try:
+        return parse_qs(form, max_num_fields=MOST_FIELDS).get(name, [""])[0]
+    except ValueError as error:
+        raise RequestInvalid(f"not a form: {error}"[:200]) from error
 
 
 def _text(request: web.Request, name: str) -> str:

@@ -59,6 +59,19 @@ def test_nested_keys_are_the_flat_ones(tmp_path: Path) -> None:
     assert config.mirror_resolve_timeout == 0.02
 
 
+@pytest.mark.parametrize("key", ["log_level", "mesh_limit", "share_in_flight", "tag_ttl", "registry_addr"])
+def test_a_value_that_holds_itself_a_billion_times_is_named(tmp_path: Path, key: str) -> None:
+    """In a line, and at once: aliases of aliases take 200 bytes of the file."""
+    lines = ["- &a [x, x, x, x, x, x, x, x, x]"]
+    for name, before in zip("bcdefghijk", "abcdefghij", strict=True):
+        lines.append(f"- &{name} [{', '.join(['*' + before] * 9)}]")
+    file = tmp_path / "config.yaml"
+    file.write_text("\n".join([f"{key}:", *lines]))
+    with pytest.raises(ConfigError, match=f"{key}: .* should") as raised:
+        load(file=file)
+    assert len(str(raised.value)) < 2000
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -78,6 +91,12 @@ def test_nested_keys_are_the_flat_ones(tmp_path: Path) -> None:
         ("a: b: c", "is not YAML"),
         ("mesh_limit: " + "9" * 5000, "is not YAML"),
         ("[" * 20_000, "is not YAML"),
+        ("mesh_limit: !!bool x", "is not YAML"),
+        ("mesh_limit: !!int ''", "is not YAML"),
+        ("mesh_limit: !!timestamp x", "is not YAML"),
+        ("log_level: [" + "x, " * 5000 + "]", "log_level: .{,200} should be text"),
+        ("mirrored_registries: ['http://[']", "mirrored_registries: 'http://.' should be a registry such as"),
+        ("a" * 900 + ": 1", "unknown key a{160}$"),
         ("containerd_sock: /x\ncontainerd: {sock: /y}", "containerd.sock is given twice"),
     ],
 )

@@ -6,6 +6,7 @@ later file's empty values (false, "") do not replace an earlier one's.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def images(document: Table) -> Table:
 
 def _settings(merged: Table) -> ImageSettings:
     registry = _table(merged, "registry")
+    config_path = registry.get("config_path")
     return ImageSettings(
-        config_path=str(registry.get("config_path", "")),
+        config_path=config_path if isinstance(config_path, str) else "",
         discards_layers=merged.get("discard_unpacked_layers") is True,
         has_mirrors=bool(registry.get("mirrors")),
         pulls_locally=merged.get("use_local_image_pull") is True,
@@ -71,8 +73,8 @@ def _document(file: Path) -> Table:
         return tomllib.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number without end
+        raise ConfigError(f"{file} is not TOML: {' '.join(str(error).split())[:200]}") from error
 
 
 def _version(document: Table) -> int:
@@ -83,11 +85,17 @@ def _version(document: Table) -> int:
 def _imports(parent: Path, document: Table) -> list[Path]:
     """Return the files that `parent` imports: relative to its folder, `*` as shells have it."""
     given = document.get("imports")
-    found: list[Path] = []
-    for text in given if isinstance(given, list) else []:
-        path = parent.parent / str(text)
-        found += sorted(Path("/").glob(str(path)[1:])) if "*" in str(path) else [path]
-    return found
+    texts = [text for text in given if isinstance(text, str)] if isinstance(given, list) else []
+    return [path for text in texts for path in _imported(parent.parent / text)]
+
+
+def _imported(path: Path) -> list[Path]:
+    """Return the files that a path with or without `*` stands for; more than one `*` in a row are one, as in Go."""
+    pattern = re.sub(r"\*+", "*", str(path))
+    try:
+        return sorted(Path("/").glob(pattern[1:])) if "*" in pattern else [path]
+    except ValueError:  # a NUL: there can be no such file
+        return []
 
 
 def _merge(into: Table, new: Table) -> Table:

@@ -110,8 +110,8 @@ def _find(roots: Sequence[Path], registry: str) -> HostsFile:
 def _read(registry: str, path: Path) -> HostsFile:
     try:
         document = tomllib.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        return HostsFile(registry=registry, path=path, problem=str(error))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number without end
+        return HostsFile(registry=registry, path=path, problem=" ".join(str(error).split())[:200])
     hosts = document.get("host")
     mirrors = [_mirror(url, host) for url, host in hosts.items()] if isinstance(hosts, dict) else []
     return HostsFile(registry=registry, path=path, mirrors=tuple(mirrors))
@@ -119,5 +119,5 @@ def _read(registry: str, path: Path) -> HostsFile:
 
 def _mirror(url: str, host: Any) -> Mirror:
     given = host.get("capabilities") if isinstance(host, dict) else None
-    names = [str(one) for one in given] if isinstance(given, list) and given else ["pull", "resolve", "push"]
-    return Mirror(url if "://" in url else f"https://{url}", frozenset(names))
+    names = given if isinstance(given, list) and given else ["pull", "resolve", "push"]
+    return Mirror(url if "://" in url else f"https://{url}", frozenset(each for each in names if isinstance(each, str)))

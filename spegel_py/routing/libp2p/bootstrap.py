@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -34,6 +35,10 @@ HTTP_TIMEOUT = 3.0
 """Seconds for asking another node's `/id`."""
 HTTP_LIMIT = 1 << 20
 """Largest `/id` answer in bytes."""
+MAX_MULTIADDR, MAX_ID = 512, 128
+"""Characters of an address and of a peer's id; base58 takes a time that grows with the square of its length."""
+MAX_ANSWERED = 256
+"""Addresses of a `/id` answer that are tried: a node has one or two, and each may be a name to resolve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +71,10 @@ class StaticBootstrap:
     def __init__(self, peers: Iterable[str], *, router_port: int, flag: str = "--static-bootstrap-peers") -> None:
         self._peers = [(check_multiaddr(peer, flag=flag), peer) for peer in peers]
         self._router_port = router_port
-        self._away = _OnceLog()
+        self._away = OnceLog()
 
     async def find(self) -> Sequence[Target]:
-        found: list[Target] = []
-        for address, _ in self._peers:
-            found.extend(await _targets(address, self._router_port, self._away))
-        return found
+        return await resolved([address for address, _ in self._peers], self._router_port, self._away)
 
 
 class DnsBootstrap:
@@ -86,7 +88,7 @@ class DnsBootstrap:
         self._domain = check_domain(domain, flag=flag)
         self._router_port = router_port
         self._rng = rng
-        self._away = _OnceLog()
+        self._away = OnceLog()
 
     async def find(self) -> Sequence[Target]:
         hosts = await _resolve(self._domain, self._away)
@@ -106,7 +108,7 @@ class HttpBootstrap:
         self._url = with_path(check_url(url, flag="--http-bootstrap-peer"))
         self._router_port = router_port
         self._tls = _tls(cert_dir) if cert_dir is not None else None
-        self._away = _OnceLog()
+        self._away = OnceLog()
 
     async def find(self) -> Sequence[Target]:
         timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT)
@@ -116,14 +118,12 @@ class HttpBootstrap:
                 session.get(self._url, ssl=self._tls or True) as response,
             ):
                 response.raise_for_status()
-                answer = json.loads(await _read(response))
-            entries = [answer] if isinstance(answer, dict) else answer
-            addresses = [_with_peer(address, entry.get("ID")) for entry in entries for address in entry["Addrs"]]
-        except (aiohttp.ClientError, OSError, ValueError, TypeError, LookupError, AttributeError, ConfigError) as error:
+                addresses = read_answer(await _read(response))
+        except (aiohttp.ClientError, OSError, ValueError, ConfigError) as error:
             self._away.failed("bootstrap url does not answer", url=self._url, error=repr(error))
             return []
         self._away.mended("bootstrap url answers", url=self._url)
-        return [target for address in addresses for target in await _targets(address, self._router_port, self._away)]
+        return await resolved(addresses, self._router_port, self._away)
 
 
 class NoBootstrap:
@@ -151,6 +151,8 @@ def id_app(addresses: Callable[[], list[str]]) -> web.Application:
 
 def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
     """Return the multiaddr, or raise ConfigError: it must begin with an IP or a DNS name and use TCP if anything."""
+    if len(text) > MAX_MULTIADDR:
+        raise ConfigError(f"{flag}: {text[:80]!r}… is not a multiaddr: it has {len(text)} characters")
     try:
         address = Multiaddr(text)
         names = [protocol.name for protocol in address.protocols()]
@@ -176,9 +178,13 @@ def check_domain(text: str, *, flag: str) -> str:
 
 def check_url(text: str, *, flag: str) -> str:
     """Return the http or https URL, or raise ConfigError if it is none."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{flag}: {text!r} is not an http or https URL")
+    try:
+        parts = urlsplit(text)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ConfigError(f"{flag}: {text[:160]!r} is not an http or https URL")
     return text
 
 
@@ -188,7 +194,23 @@ def with_path(url: str) -> str:
     return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/id"))
 
 
-async def _targets(address: Multiaddr | str, router_port: int, away: _OnceLog) -> list[Target]:
+def read_answer(raw: bytes) -> list[Multiaddr]:
+    """Return the first addresses in another node's `/id` answer. Raises ConfigError for any other bytes."""
+    try:
+        answer = json.loads(raw)
+        entries = [answer] if isinstance(answer, dict) else answer
+        given = ((address, entry.get("ID")) for entry in entries for address in entry["Addrs"])
+        return [_with_peer(address, peer) for address, peer in islice(given, MAX_ANSWERED)]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"no answer of /id: {error!r}"[:200]) from error
+
+
+async def resolved(addresses: Iterable[Multiaddr], router_port: int, away: OnceLog) -> list[Target]:
+    """Return what to dial for these addresses; a name that does not resolve, or is none, adds nothing."""
+    return [target for address in addresses for target in await _targets(address, router_port, away)]
+
+
+async def _targets(address: Multiaddr | str, router_port: int, away: OnceLog) -> list[Target]:
     parts = str(address).strip("/").split("/")
     kind, host, rest = parts[0], parts[1], parts[2:]
     port = int(rest[1]) if rest[:1] == ["tcp"] else router_port
@@ -197,10 +219,10 @@ async def _targets(address: Multiaddr | str, router_port: int, away: _OnceLog) -
     return [Target(str(multiaddr(each, port)), peer) for each in hosts]
 
 
-async def _resolve(name: str, away: _OnceLog) -> list[str]:
+async def _resolve(name: str, away: OnceLog) -> list[str]:
     try:
         answers = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one, such as a label of 64 characters
         away.failed("bootstrap name does not resolve", name=name, error=str(error))
         return []
     away.mended("bootstrap name resolves", name=name)
@@ -217,9 +239,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _with_peer(address: object, peer: object) -> Multiaddr:
-    text = str(address)
-    if peer and "/p2p/" not in text:
-        text = f"{text}/p2p/{ID.from_base58(str(peer))}"
+    text, name = str(address), str(peer or "")
+    if name and "/p2p/" not in text:
+        if len(name) > MAX_ID:
+            raise ValueError(f"a peer id of {len(name)} characters")
+        text = f"{text}/p2p/{ID.from_base58(name)}"
     return check_multiaddr(text, flag="bootstrap answer")
 
 
@@ -235,7 +259,7 @@ def _tls(cert_dir: Path) -> ssl.SSLContext:
     return context
 
 
-class _OnceLog:
+class OnceLog:
     """Says once that something is away, and once that it is back."""
 
     def __init__(self) -> None:

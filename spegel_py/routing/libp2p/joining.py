@@ -72,11 +72,11 @@ class Joining:
 
     async def _once(self) -> bool:
         """Try the bootstrap targets; say whether any peer is connected afterwards."""
-        if targets := await self._bootstrap.find():
-            try:
+        try:
+            if targets := await self._bootstrap.find():
                 self.expects_peers = await self._reach(targets) > 0
-            except Exception as error:  # noqa: BLE001 - whatever it is (the libp2p side is down), the next must come
-                log.debug("bootstrap attempt failed", error=repr(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is (the libp2p side is down), the next must come
+            log.debug("bootstrap attempt failed", error=repr(error))
         return self._is_connected()
 
     async def _keep_seeking(self) -> None:

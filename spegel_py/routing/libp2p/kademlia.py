@@ -230,9 +230,14 @@ def registry_port(addresses: Iterable[Multiaddr], *, default: int) -> int:
 
 
 def is_registry(address: Multiaddr) -> bool:
-    """Return True for the address of a registry, False for one at which libp2p is spoken."""
+    """Return True for the address of a registry, False for one at which libp2p is spoken.
+
+    Nobody can listen on port 0, so with that it is no registry's.
+    """
     parts = str(address).split("/")
-    return len(parts) > 4 and parts[1] in ("ip4", "ip6") and parts[3] == "tcp" and parts[-1] == "http"
+    if len(parts) < 6 or parts[1] not in ("ip4", "ip6"):
+        return False
+    return parts[3] == "tcp" and parts[4] != "0" and parts[-1] == "http"
 
 
 def _contact(entry: Any) -> Contact | None:

@@ -173,6 +173,7 @@ async def test_a_range_beyond_the_end_is_invalid(lab: Lab) -> None:
     ("good", "bad", "pull"),
     [
         pytest.param(FakePeer(SMALL), FakePeer(b"y" * len(SMALL)), blob(SMALL), id="blob"),
+        pytest.param(FakePeer(SMALL), FakePeer(b""), blob(SMALL), id="no bytes"),
         pytest.param(manifest_peer(), manifest_peer(data=MANIFEST.replace(b"2", b"3")), manifest("v1"), id="tag"),
         pytest.param(
             manifest_peer(),

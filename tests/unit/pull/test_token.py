@@ -32,6 +32,8 @@ def test_a_challenge_is_an_address() -> None:
         ('Bearer realm="ftp://auth.example"', False),
         ('Bearer realm="http://auth.example:99999"', False),
         ('Bearer realm="http://auth.example"', True),
+        ('Bearer realm="https://user:password@auth.example"', True),
+        pytest.param("Bearer " + "a" * 500_000, True, id="a long word"),
     ],
 )
 def test_what_is_not_to_be_asked(header: str, is_secure: bool) -> None:
@@ -45,6 +47,7 @@ def test_what_is_not_to_be_asked(header: str, is_secure: bool) -> None:
         (b'{"token": "abc"}', "abc"),
         (b'{"access_token": "abc"}', "abc"),
         (b'{"token": ""}', None),
+        (b'{"access_token": ""}', None),
         (b'{"token": 7}', None),
         (b'{"token": "a\\nb"}', None),
         (b"[]", None),

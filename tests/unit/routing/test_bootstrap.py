@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+from unittest import mock
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p.bootstrap import (
     DnsBootstrap,
     HttpBootstrap,
+    OnceLog,
     StaticBootstrap,
     Target,
     check_domain,
     check_url,
     id_app,
+    resolved,
 )
 
 PEER = "12D3KooWLz3WwUCHbeEfwp3B3ToBHQg2ii4QZcPU9uPt3xePryuL"
@@ -45,7 +50,9 @@ async def test_static_names_are_resolved() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10.0.0.1:5001", "/ip4/300.0.0.1/tcp/1", "/unix/x", "/ip4/10.0.0.1/udp/1", "/ip4"]
+    "text",
+    ["", "10.0.0.1:5001", "/ip4/300.0.0.1/tcp/1", "/unix/x", "/ip4/10.0.0.1/udp/1", "/ip4", "/dns/" + "a" * 100_000],
+    ids=lambda text: text[:20],
 )
 def test_what_is_no_multiaddr_is_named(text: str) -> None:
     """A malformed static peer is a start-up error that names it and its flag."""
@@ -60,7 +67,21 @@ def test_what_is_no_dns_name_is_named(text: str) -> None:
         check_domain(text, flag="--dns-bootstrap-domain")
 
 
-@pytest.mark.parametrize("text", ["", "x.example/id", "ftp://x.example", "http://"])
+async def test_a_name_that_cannot_be_one_finds_nobody() -> None:
+    """The resolver raises another error for it than for a name that is not there."""
+    away = OnceLog()
+    names = [Multiaddr("/dns/a.example/tcp/1"), Multiaddr("/ip4/1.2.3.4/tcp/1")]
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise UnicodeError("label too long")
+
+    with mock.patch.object(asyncio.get_running_loop(), "getaddrinfo", refuse):
+        assert await resolved(names, 5001, away) == [Target("/ip4/1.2.3.4/tcp/1")]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x.example/id", "ftp://x.example", "http://", "http://[", "http://x.example:port"]
+)
 def test_what_is_no_url_is_named(text: str) -> None:
     """A malformed URL is a start-up error."""
     with pytest.raises(ConfigError, match="URL"):
@@ -96,7 +117,19 @@ async def test_id_is_served_as_spegel_reads_it() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b"5", b"[1]", b'[{"ID": "x", "Addrs": ["/ip4/1.2.3.4/tcp/1"]}]', b'[{"Addrs": 5}]', b"<html>"],
+    [
+        b"",
+        b"{}",
+        b"5",
+        b"[1]",
+        b'[{"ID": "x", "Addrs": ["/ip4/1.2.3.4/tcp/1"]}]',
+        b'[{"Addrs": 5}]',
+        b"<html>",
+        b"[" * 100_000,
+        b'{"ID": "%s", "Addrs": ["/ip4/1.2.3.4/tcp/1"]}' % (b"Q" * 900_000),
+        b'{"Addrs": ["/ip4/1.2.3.4/tcp/1/p2p/%s"]}' % (b"Q" * 900_000),
+    ],
+    ids=lambda body: body[:40].decode(),
 )
 async def test_a_strange_answer_finds_nobody(body: bytes) -> None:
     """An `/id` that answers garbage is no error and no peer."""

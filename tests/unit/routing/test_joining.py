@@ -95,3 +95,19 @@ async def test_a_nudge_does_not_wait_for_the_next_look() -> None:
         await made.now()
         assert source.sought == 1
         await until(is_asked_again)
+
+
+async def test_a_source_that_fails_is_asked_again() -> None:
+    """Whatever it raises: what another node answers must not end this one."""
+
+    class Failing(Source):
+        async def find(self) -> Sequence[Target]:
+            await super().find()
+            raise RecursionError
+
+    source = Failing()
+    async with joining(source) as made:
+        asked = source.asked
+        await made.now()
+        while source.asked == asked:
+            await asyncio.sleep(0.01)

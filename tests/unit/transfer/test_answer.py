@@ -65,6 +65,8 @@ def test_a_range_outside_the_content_is_an_answer() -> None:
         pytest.param(WHOLE, 204, {"Content-Length": "0"}, id="204"),
         pytest.param(WHOLE, 200, {}, id="no length"),
         pytest.param(WHOLE, 200, {"Content-Length": "-1"}, id="negative length"),
+        pytest.param(WHOLE, 200, {"Content-Length": "9" * 19}, id="a length that no content has"),
+        pytest.param(PART, 206, part("bytes 4-9/" + "9" * 19), id="a size that no content has"),
         pytest.param(WHOLE, 200, {"Transfer-Encoding": "chunked"}, id="chunked"),
         pytest.param(WHOLE, 200, {"Content-Length": "1", "Content-Encoding": "gzip"}, id="encoded"),
         pytest.param(WHOLE, 206, part(), id="206 unasked"),
@@ -107,3 +109,10 @@ def test_numbers_without_end_are_no_numbers(digits: int) -> None:
     for headers in ({"Content-Length": number}, part(said=f"bytes 4-9/{number}"), part(said=f"bytes 4-{number}/10")):
         with pytest.raises(PeerRefused):
             check(PART if "Content-Range" in headers else WHOLE, 206 if "Content-Range" in headers else 200, headers)
+
+
+def test_what_cannot_be_shown_counts_as_not_said() -> None:
+    """A type goes to clients as it is, and a source into what people are shown."""
+    headers = {"Content-Length": "1", "Content-Type": "a\x1b[2J", "X-Spegel-Source": "caf\xe9"}
+    answer = check(WHOLE, 200, headers)
+    assert (answer.media_type, answer.source) == (None, None)

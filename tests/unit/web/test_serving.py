@@ -179,6 +179,25 @@ async def test_the_page_is_found_without_its_slash(served: Served) -> None:
         assert (response.status, response.headers["Location"]) == (308, "web/")
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "encoding"),
+    [
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="\0"\r\n\r\n1\r\n--b--', ""),
+        ("text/plain", b"image=a", ""),
+        ("application/x-www-form-urlencoded", b"a=b&" * 1000, ""),
+        ("application/x-www-form-urlencoded; charset=none", b"image=\xff", "gzip"),
+    ],
+    ids=["parts", "text", "fields", "encoded"],
+)
+async def test_what_is_no_form_is_refused(served: Served, kind: str, body: bytes, encoding: str) -> None:
+    """With a 400, and without a fault of this node in the log."""
+    headers = {"Content-Type": kind} | ({"Content-Encoding": encoding} if encoding else {})
+    with capture_logs() as logs:
+        async with served.session.post(served.url + "measure", data=body, headers=headers) as response:
+            assert response.status == 400
+    assert not [each for each in logs if each["log_level"] == "error"]
+
+
 @pytest.mark.parametrize("path", ["nothing", "../page.css", "images?page=0", "images?page=x", "templates/page.html"])
 async def test_what_is_not_there_is_said(served: Served, path: str) -> None:
     """As everywhere on this port, as JSON."""
