@@ -5,7 +5,7 @@ VERSIONS ?= 1.7.35 2.4.2
 PYTHONS ?= 3.12 3.13
 export PYTHON
 
-.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-load bench-kubernetes chaos crowd drill docs pictures format lock sbom audit protos clean
+.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-load bench-kubernetes chaos crowd drill docs pictures format lock sbom audit protos clean fuzz
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull, and an image that none has
 	.ci/setup run
@@ -72,6 +72,10 @@ crowd: ## break what nodes share while they pull it, in every way there is; need
 drill: ## break a cluster of six nodes in every way there is, and hold how it heals against the objectives; needs root
 	.ci/setup test
 	$(BIN)/python -m tests.drill $(ARGS)
+
+fuzz: ## give every parser of bytes from outside inputs that nobody would think of
+	.ci/setup test
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 docs: ## write the pages that are made from the program
 	.ci/setup test

@@ -162,12 +162,17 @@ def _flatten(
         name, where = f"{prefix}{key}", f"{path}{key}"
         if name in known:
             if name in flat:
-                raise ConfigError(f"--config: {file}: {where[:160]} is given twice")
+                raise ConfigError(f"--config: {file}: {_shown_key(where)} is given twice")
             flat[name] = value
         elif isinstance(value, dict) and any(each.startswith(f"{name}_") for each in known):
             _flatten(value, f"{name}_", f"{where}.", known, flat, file)
         else:
-            raise ConfigError(f"--config: {file}: unknown key {where[:160]}{_hint(name[:160], known)}")
+            raise ConfigError(f"--config: {file}: unknown key {_shown_key(where)}{_hint(name[:160], known)}")
+
+
+def _shown_key(key: str) -> str:
+    """Return a key as an error shows it: in one line, and not all of it where it is long."""
+    return key[:160] if key.isprintable() else repr(key[:160])
 
 
 def _hint(name: str, known: set[str]) -> str:

@@ -96,6 +96,7 @@ def test_a_value_that_holds_itself_a_billion_times_is_named(tmp_path: Path, key:
         ("mesh_limit: !!timestamp x", "is not YAML"),
         ("log_level: [" + "x, " * 5000 + "]", "log_level: .{,200} should be text"),
         ("mirrored_registries: ['http://[']", "mirrored_registries: 'http://.' should be a registry such as"),
+        ('"a\\nb": 1', r"unknown key 'a\\nb'"),
         ("a" * 900 + ": 1", "unknown key a{160}$"),
         ("containerd_sock: /x\ncontainerd: {sock: /y}", "containerd.sock is given twice"),
     ],

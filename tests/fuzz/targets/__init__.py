@@ -1,0 +1,16 @@
+"""All targets."""
+
+from __future__ import annotations
+
+from tests.fuzz.target import Target
+from tests.fuzz.targets import host, http, libp2p, oci, peers, pull, yamux
+
+ALL: tuple[Target, ...] = (
+    *libp2p.TARGETS,
+    *yamux.TARGETS,
+    *http.TARGETS,
+    *peers.TARGETS,
+    *oci.TARGETS,
+    *host.TARGETS,
+    *pull.TARGETS,
+)
