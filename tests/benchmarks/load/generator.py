@@ -50,6 +50,8 @@ class Tally:
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {"manifests": [], "layers": []}
         self.late: list[float] = []
+        self.is_timing = False
+        """False while connections are opened, when there are more requests than later."""
         self.failures: Counter[str] = Counter()
         self.examples: list[str] = []
         self.requests = 0
@@ -185,7 +187,8 @@ class Clients:
                 await self._ask(connection, self._random.choice(kinds))
                 due = max(due + pause * self._random.uniform(0.8, 1.2), time.monotonic())
                 await asyncio.sleep(due - time.monotonic())
-                self.tally.late.append(time.monotonic() - due)
+                if self.tally.is_timing:
+                    self.tally.late.append(time.monotonic() - due)
         finally:
             connection.close()
 
@@ -208,7 +211,8 @@ class Clients:
     async def _ask(self, connection: Connection, kind: str) -> None:
         began = time.perf_counter()
         await connection.get(self._random.choice(self._parts[kind]))
-        self.tally.seconds[kind].append(time.perf_counter() - began)
+        if self.tally.is_timing:
+            self.tally.seconds[kind].append(time.perf_counter() - began)
 
 
 async def _run(task: dict[str, Any], content: mmap.mmap) -> dict[str, Any]:
@@ -218,6 +222,7 @@ async def _run(task: dict[str, Any], content: mmap.mmap) -> dict[str, Any]:
     end = time.monotonic() + task["plan"]["seconds"]
     counted: list[int] = []
     await asyncio.sleep(2 * task["ramp"])
+    tally.is_timing = True
     while time.monotonic() < end:
         counted.append(tally.open)
         if ended := [one for one in running if one.done()]:

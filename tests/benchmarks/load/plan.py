@@ -138,7 +138,7 @@ def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_j
         ),
         Figure(
             name="manifest, whole",
-            conditions=f"{plan.rate:.0f} requests a second in all",
+            conditions=f"from {plan.window:.0f} s on, {plan.rate:.0f} requests a second in all",
             unit="ms",
             values=answers.manifests,
             targets={"p99": P99},
