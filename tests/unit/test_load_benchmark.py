@@ -33,7 +33,7 @@ GOOD = Answers(
 
 def looks(*, growth: float = 0.0, leak: float = 0.0, base: float = 150.0) -> list[Look]:
     """Return a look every 10 s; RSS grows by `growth` MB a minute, descriptors by `leak`."""
-    return [Look(10.0 * n, base + growth * n / 6, 2_030 + round(leak * n / 6), 2.0 + 3.0 * n) for n in range(61)]
+    return [Look(10.0 * n, base + growth * n / 6, 2_030 + round(leak * n / 6), 2.0 + 3.0 * n) for n in range(60)]
 
 
 def missed(answers: Answers = GOOD, seen: list[Look] | None = None) -> set[str]:
@@ -58,6 +58,11 @@ def test_a_short_run_compares_shorter_windows(seconds: float, window: float, int
     plan = Plan(seconds=seconds)
     assert (plan.window, plan.interval) == (window, interval)
     assert plan.ramp < plan.window <= 2 * plan.window <= seconds - plan.window
+
+
+def test_the_last_look_is_before_the_clients_leave() -> None:
+    """A node that has closed its connections looks like one without a leak."""
+    assert (PLAN.looks()[0], PLAN.looks()[-1], len(PLAN.looks())) == (0.0, 590.0, 60)
 
 
 def test_a_good_run_passes() -> None:
@@ -124,7 +129,7 @@ def test_the_table_over_time_has_about_a_row_a_minute() -> None:
     rows = over_time(looks())
     assert rows[0] == ("second", "RSS, MB", "descriptors", "CPU, cores")
     assert rows[1] == ("0", "150.0", "2030", "")
-    assert rows[-1] == ("600", "150.0", "2030", "0.30")
+    assert rows[-1] == ("590", "150.0", "2030", "0.30")
     assert 11 <= len(rows) <= 15
 
 
@@ -138,5 +143,5 @@ def test_the_page_and_the_json_have_everything() -> None:
     assert "spegel-py over time:" in text
     said = json.loads(page.as_json({"cores": 2}, [run]))
     (benchmark,) = said["benchmarks"]
-    assert len(benchmark["over_time"]) == 61
+    assert len(benchmark["over_time"]) == 60
     assert benchmark["figures"][0]["verdict"] == "over"

@@ -111,9 +111,9 @@ async def _load(node: Process, plan: Plan, parts: Content, large: Path) -> tuple
     )
     try:
         telling = asyncio.ensure_future(generator.communicate(json.dumps(task).encode()))
-        began, looks = time.monotonic(), [_look(node, time.monotonic())]
-        while not telling.done() and time.monotonic() < began + plan.seconds - plan.interval / 2:
-            await asyncio.wait([telling], timeout=plan.interval)
+        began, looks = time.monotonic(), []
+        for due in plan.looks():
+            await asyncio.wait([telling], timeout=max(0.0, began + due - time.monotonic()))
             looks.append(_look(node, began))
         async with asyncio.timeout(60):
             output, _ = await telling

@@ -63,6 +63,10 @@ class Plan:
         """Seconds between two looks at the node."""
         return self.window / 6
 
+    def looks(self) -> list[float]:
+        """Return when to look at the node, in seconds: the last time before the clients leave."""
+        return [number * self.interval for number in range(round(self.seconds / self.interval))]
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -186,7 +190,7 @@ def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_j
             name="CPU",
             conditions="mean over the run",
             unit="cores",
-            values={"node": (looks[-1].cpu - idle.cpu) / took, "generator": answers.cpu / took},
+            values={"node": (looks[-1].cpu - idle.cpu) / took, "generator": answers.cpu / plan.seconds},
         ),
         Figure(
             name="wait for a core",
