@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.load import page
 from tests.benchmarks.load.page import Run
-from tests.benchmarks.load.plan import Answers, Look, Plan, figures, over_time
+from tests.benchmarks.load.plan import Answers, Look, Plan, figures, over_time, parse_buffers
 from tests.benchmarks.report import Outcome
 
 PLAN = Plan(seconds=600.0)
@@ -127,10 +128,17 @@ def test_the_wait_for_a_core_is_a_share_of_the_run() -> None:
 def test_the_table_over_time_has_about_a_row_a_minute() -> None:
     """The first and the last look are in it; CPU is that since the row before."""
     rows = over_time(looks())
-    assert rows[0] == ("second", "RSS, MB", "descriptors", "CPU, cores")
-    assert rows[1] == ("0", "150.0", "2030", "")
-    assert rows[-1] == ("590", "150.0", "2030", "0.30")
+    assert rows[0] == ("second", "RSS, MB", "descriptors", "TCP buffers, MB", "CPU, cores")
+    assert rows[1] == ("0", "150.0", "2030", "0", "")
+    assert rows[-1] == ("590", "150.0", "2030", "0", "0.30")
     assert 11 <= len(rows) <= 15
+
+
+def test_the_kernels_buffers_are_read() -> None:
+    """They are told in pages, between other numbers."""
+    pages = 1_000_000_000 // os.sysconf("SC_PAGE_SIZE")
+    text = f"sockets: used 9\nTCP: inuse 4 orphan 1 tw 3 alloc 5 mem {pages}\nUDP: inuse 0 mem 7\n"
+    assert parse_buffers(text) == pytest.approx(1_000, rel=1e-3)
 
 
 def test_the_page_and_the_json_have_everything() -> None:

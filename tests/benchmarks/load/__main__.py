@@ -25,7 +25,7 @@ from tests.benchmarks import machine
 from tests.benchmarks.load import content, page, servers
 from tests.benchmarks.load.content import Content
 from tests.benchmarks.load.page import Run
-from tests.benchmarks.load.plan import Answers, Look, Plan, figures
+from tests.benchmarks.load.plan import Answers, Look, Plan, figures, parse_buffers
 from tests.benchmarks.machine import Meter
 from tests.benchmarks.report import Outcome
 from tests.processes import Process, end_in_good_order
@@ -136,6 +136,7 @@ def _look(node: Process, began: float) -> Look:
         descriptors=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
         cpu=machine.cpu_seconds(pid),
         waited=int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9,  # of the main thread
+        buffers=parse_buffers(Path("/proc/net/sockstat").read_text()),
     )
 
 

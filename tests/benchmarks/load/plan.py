@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from tests.benchmarks.figures import Figure
@@ -82,6 +83,8 @@ class Look:
     descriptors: int
     cpu: float
     waited: float = 0.0
+    buffers: float = 0.0
+    """MB that the kernel keeps in TCP buffers, for all processes of the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +190,13 @@ def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_j
             targets={"gained": GROWTH_DESCRIPTORS},
         ),
         Figure(
+            name="TCP buffers",
+            conditions="of all processes of the machine, in the kernel",
+            unit="MB",
+            values={"idle": idle.buffers, "most": max(look.buffers for look in looks)},
+            samples=len(looks),
+        ),
+        Figure(
             name="CPU",
             conditions="mean over the run",
             unit="cores",
@@ -213,9 +223,15 @@ def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_j
     ]
 
 
+def parse_buffers(sockstat: str) -> float:
+    """Return the MB of TCP buffers that the text of /proc/net/sockstat tells in pages."""
+    (fields,) = [line.split() for line in sockstat.splitlines() if line.startswith("TCP:")]
+    return int(fields[fields.index("mem") + 1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def over_time(looks: list[Look]) -> list[tuple[str, ...]]:
     """Return the rows of the table over time, the head first: about one row a minute, and the last."""
-    rows: list[tuple[str, ...]] = [("second", "RSS, MB", "descriptors", "CPU, cores")]
+    rows: list[tuple[str, ...]] = [("second", "RSS, MB", "descriptors", "TCP buffers, MB", "CPU, cores")]
     shown = looks[:: max(1, len(looks) // 12)]
     if shown[-1] is not looks[-1]:
         shown.append(looks[-1])
@@ -227,6 +243,7 @@ def over_time(looks: list[Look]) -> list[tuple[str, ...]]:
                 f"{look.seconds:.0f}",
                 f"{look.rss:.1f}",
                 str(look.descriptors),
+                f"{look.buffers:.0f}",
                 "" if cpu is None else f"{cpu:.2f}",
             )
         )
