@@ -94,7 +94,7 @@ def _imported(path: Path) -> list[Path]:
     pattern = re.sub(r"\*+", "*", str(path))
     try:
         return sorted(Path("/").glob(pattern[1:])) if "*" in pattern else [path]
-    except ValueError:  # a NUL: there can be no such file
+    except (OSError, ValueError):  # a name that is too long, or has a NUL: there can be no such file
         return []
 
 

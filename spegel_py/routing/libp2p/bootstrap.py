@@ -156,13 +156,14 @@ def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
     try:
         address = Multiaddr(text)
         names = [protocol.name for protocol in address.protocols()]
+        str(address)  # some that can be read cannot be written
     except Exception as error:  # py-multiaddr raises several kinds for bad input
         raise ConfigError(
-            f"{flag}: {text!r} is not a multiaddr; write /ip4/10.0.0.1/tcp/5001, with or without /p2p/<id>"
+            f"{flag}: {text[:160]!r} is not a multiaddr; write /ip4/10.0.0.1/tcp/5001, with or without /p2p/<id>"
         ) from error
     if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6") or names[1:2] not in ([], ["tcp"], ["p2p"]):
         raise ConfigError(
-            f"{flag}: {text!r} must have the form /ip4|ip6|dns/<host>/tcp/<port>, with or without /p2p/<id>"
+            f"{flag}: {text[:160]!r} must have the form /ip4|ip6|dns/<host>/tcp/<port>, with or without /p2p/<id>"
         )
     return address
 
@@ -172,7 +173,7 @@ def check_domain(text: str, *, flag: str) -> str:
     labels = text.rstrip(".").split(".")
     valid = all(0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum() for label in labels)
     if not valid or len(text) > 253 or not text.isascii():
-        raise ConfigError(f"{flag}: {text!r} is not a DNS name")
+        raise ConfigError(f"{flag}: {text[:160]!r} is not a DNS name")
     return text
 
 

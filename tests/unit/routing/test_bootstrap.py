@@ -128,6 +128,7 @@ async def test_id_is_served_as_spegel_reads_it() -> None:
         b"[" * 100_000,
         b'{"ID": "%s", "Addrs": ["/ip4/1.2.3.4/tcp/1"]}' % (b"Q" * 900_000),
         b'{"Addrs": ["/ip4/1.2.3.4/tcp/1/p2p/%s"]}' % (b"Q" * 900_000),
+        b'{"Addrs": ["dns/s/p2p/87tmPooWH36cvtmQDc298L3"]}',
     ],
     ids=lambda body: body[:40].decode(),
 )
