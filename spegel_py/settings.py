@@ -28,7 +28,8 @@ from spegel_py.oci.filters import Pattern
 Parse = Callable[[Any], Any]
 """Returns a setting's value from text (flag, environment) or a YAML value; ValueError saying what it should be."""
 
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION_PART = re.compile(r"(\d++(?:\.\d++)?)(ms|s|m|h)")
+_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _OPEN_COUNT, _REST_OF_COUNT = re.compile(r"\{[0-9]*$"), re.compile(r"^[0-9]*\}")
 MAX_QUOTED = 200
@@ -223,9 +224,9 @@ def duration(given: Any) -> float:
     written = _written(given).strip()
     if written == "0":
         return 0.0
-    parts = _DURATION_PART.findall(written)
-    if not parts or "".join(number + unit for number, unit in parts) != written:
+    if not _DURATION.fullmatch(written):  # looked for at its beginning only, since it may be one long number
         raise ValueError(f"{quoted(given)} should be a duration such as 20ms, 5s or 1m30s")
+    parts = _DURATION_PART.findall(written)
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
