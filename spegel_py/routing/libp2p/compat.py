@@ -239,16 +239,17 @@ async def prove(host: BasicHost, address: Multiaddr, *, expected: ID, timeout: f
     Raises PeerUnreachable saying why; `timeout` in seconds covers connecting and the handshake.
     """
     swarm = cast("_MeshSwarm", host.get_network())
-    async with _secured(swarm, address, expected=expected, timeout=timeout) as secured:
-        with shielded(1):
-            await secured.close()
+    async with _secured(swarm, address, expected=expected, timeout=timeout, is_kept=False):
+        pass  # the handshake was all that was wanted
 
 
 @asynccontextmanager
 async def _secured(
-    swarm: _MeshSwarm, address: Multiaddr, *, expected: ID | None, timeout: float
+    swarm: _MeshSwarm, address: Multiaddr, *, expected: ID | None, timeout: float, is_kept: bool = True
 ) -> AsyncIterator[ISecureConn]:
-    """Give a connection to an address once the handshake has told who answers; it stands after the block.
+    """Give a connection to an address once the handshake has told who answers.
+
+    After the block it stands where it `is_kept`.
 
     `timeout` holds for the block too. Whatever goes wrong closes the connection, and is a PeerUnreachable unless it
     is a cancellation.
@@ -262,6 +263,8 @@ async def _secured(
             secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
             _check_identity(secured, expected=expected, swarm=swarm)
             yield secured
+        if not is_kept:
+            await _close(raw)
     except trio.TooSlowError:
         await _close(raw)
         raise PeerUnreachable(f"no answer from {address} within {timeout} s") from None
