@@ -80,6 +80,13 @@ def multiaddr(host: str, port: int) -> Multiaddr:
     return Multiaddr(f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}")
 
 
+def endpoint(address: Multiaddr) -> tuple[str, int] | None:
+    """Return the IP address and the port of a multiaddr of TCP, None for others."""
+    parts = str(address).split("/")
+    is_tcp = len(parts) > 4 and parts[1] in ("ip4", "ip6") and parts[3] == "tcp"
+    return (parts[2], int(parts[4])) if is_tcp else None
+
+
 def check_port_free(host: str, port: int, *, flag: str) -> None:
     """Raise ConfigError if the port cannot be bound; a plain bind, since SO_REUSEPORT would hide another node."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

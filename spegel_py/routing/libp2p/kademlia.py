@@ -30,6 +30,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.addresses import endpoint
 from spegel_py.routing.libp2p.bounds import MessageBudget, place
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
 from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, Stream, finish, translated
@@ -226,7 +227,8 @@ def registry_port(addresses: Iterable[Multiaddr], *, default: int) -> int:
 
     The host in that address is not believed: see `location`.
     """
-    return next((int(str(address).split("/")[4]) for address in addresses if is_registry(address)), default)
+    found = (endpoint(address) for address in addresses if is_registry(address))
+    return next((at[1] for at in found if at is not None), default)
 
 
 def is_registry(address: Multiaddr) -> bool:
@@ -234,10 +236,8 @@ def is_registry(address: Multiaddr) -> bool:
 
     Nobody can listen on port 0, so with that it is no registry's.
     """
-    parts = str(address).split("/")
-    if len(parts) < 6 or parts[1] not in ("ip4", "ip6"):
-        return False
-    return parts[3] == "tcp" and parts[4] != "0" and parts[-1] == "http"
+    at = endpoint(address)
+    return at is not None and at[1] != 0 and str(address).endswith("/http")
 
 
 def _contact(entry: Any) -> Contact | None:

@@ -22,7 +22,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p.addresses import multiaddr
+from spegel_py.routing.libp2p.addresses import endpoint, multiaddr
 from spegel_py.routing.libp2p.kademlia import Contact
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class Locations:
     async def find(self, peer: ID) -> None:
         """Dial a new peer's own addresses if it is connected from another one than those."""
         addresses, seen = (await self._identified(peer)).addresses, self._connected_from(peer)
-        claims = {host: address for address in addresses if (host := _host(address))}
+        claims = {at[0]: address for address in addresses if (at := endpoint(address))}
         if seen is not None and seen not in claims:
             await self._try(peer, [claims[host] for host in claims if not names_nobody(host, seen)])
 
@@ -84,7 +84,7 @@ class Locations:
         """Dial an IP address that a peer gives as its registry's, unless it is known already."""
         if host not in (self._connected_from(peer), self._proven.get(peer)):
             addresses = (await self._identified(peer)).addresses
-            ports = dict.fromkeys(port for address in addresses if (port := _port(address)))
+            ports = dict.fromkeys(at[1] for address in addresses if (at := endpoint(address)))
             await self._try(peer, [multiaddr(host, port) for port in ports])
 
     async def _identified(self, peer: ID) -> Contact:
@@ -101,7 +101,7 @@ class Locations:
             except PeerUnreachable as error:
                 log.debug("address of a peer not proven", peer=str(peer), address=str(address), error=str(error))
                 continue
-            host = _host(address) or ""
+            host, _ = endpoint(address) or ("", 0)
             if self._connected_from(peer) is not None:
                 self._proven[peer] = host
                 log.info("peer found at its own address", peer=str(peer), address=host)
@@ -125,16 +125,5 @@ def names_nobody(host: str, seen: str) -> bool:
 
 def without_nobodies(contact: Contact, seen: str) -> Contact:
     """Return a contact that a peer connected from `seen` named, without addresses that are nobody's from here."""
-    usable = [address for address in contact.addresses if (host := _host(address)) and not names_nobody(host, seen)]
+    usable = [each for each in contact.addresses if (at := endpoint(each)) and not names_nobody(at[0], seen)]
     return Contact(contact.id, tuple(usable))
-
-
-def _host(address: Multiaddr) -> str | None:
-    """Return the IP address of a multiaddr of TCP, None for others."""
-    parts = str(address).split("/")
-    return parts[2] if len(parts) > 4 and parts[1] in ("ip4", "ip6") and parts[3] == "tcp" else None
-
-
-def _port(address: Multiaddr) -> int | None:
-    """Return the port of a multiaddr of TCP at an IP address, None for others."""
-    return int(str(address).split("/")[4]) if _host(address) else None
