@@ -69,12 +69,18 @@ def _fail(error: Exception, status: int) -> int:
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = Parser(
-        prog="spegel-py", description="A peer-to-peer container image cache for containerd.", allow_abbrev=False
+        prog="spegel-py",
+        description="A peer-to-peer container image cache for containerd.",
+        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", parser_class=Parser
+    )
     for command in COMMANDS:
         description = f"{command.text[0].upper()}{command.text[1:]}."
-        sub = commands.add_parser(command.name, help=command.text, description=description, allow_abbrev=False)
+        sub = commands.add_parser(
+            command.name, help=command.text, description=description, allow_abbrev=False
+        )
         if command.name in given:
             add, run = command.load()
             add(sub)
@@ -86,8 +92,12 @@ def _load_registry() -> tuple[Add, Run]:
     from spegel_py.config import REGISTRY
 
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Settings come from flags, then environment variables, then --config, then defaults."
-        parser.add_argument("--config", type=Path, help="YAML file of settings: the flags' names with underscores")
+        parser.epilog = (
+            "Settings come from flags, then environment variables, then --config, then defaults."
+        )
+        parser.add_argument(
+            "--config", type=Path, help="YAML file of settings: the flags' names with underscores"
+        )
         settings.add_flags(parser, REGISTRY)
 
     return add, _registry
@@ -116,7 +126,9 @@ def _load_doctor() -> tuple[Add, Run]:
     from spegel_py.host.doctor import command
 
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.epilog = "Give it the settings of the node: as flags, environment variables or its --config."
+        parser.epilog = (
+            "Give it the settings of the node: as flags, environment variables or its --config."
+        )
         parser.add_argument("--config", type=Path, help="YAML file of the node's settings")
         command.add_arguments(parser, REGISTRY)
 
@@ -144,7 +156,9 @@ def _doctor(options: argparse.Namespace) -> int:
         registries=config.registries,
         filters=config.filters,
         is_in_pod="KUBERNETES_SERVICE_HOST" in environment,
-        authorization=Credentials(username=credentials[0], password=credentials[1]).header if credentials else None,
+        authorization=Credentials(username=credentials[0], password=credentials[1]).header
+        if credentials
+        else None,
     )
     return command.run(subject, is_json=options.json)
 
@@ -160,7 +174,11 @@ def _load_alerts() -> tuple[Add, Run]:
         add_address_flags(parser)
 
     def run(options: argparse.Namespace) -> int:
-        return kept.run(options) if options.node is None and kept.folder_of(options) else asked.run(options)
+        return (
+            kept.run(options)
+            if options.node is None and kept.folder_of(options)
+            else asked.run(options)
+        )
 
     return add, run
 
@@ -193,7 +211,11 @@ def _load_version() -> tuple[Add, Run]:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--format", choices=("text", "json"), default="text")
         parser.add_argument(
-            "--json", action="store_const", const="json", dest="format", help="the same as --format json"
+            "--json",
+            action="store_const",
+            const="json",
+            dest="format",
+            help="the same as --format json",
         )
 
     def run(options: argparse.Namespace) -> int:
@@ -204,7 +226,9 @@ def _load_version() -> tuple[Add, Run]:
 
 
 COMMANDS = (
-    Command("registry", "run a node: the registry mirror that containerd is pointed at", _load_registry),
+    Command(
+        "registry", "run a node: the registry mirror that containerd is pointed at", _load_registry
+    ),
     Command("doctor", "say whether this node will work, and what to do if not", _load_doctor),
     Command(
         "why",
@@ -212,7 +236,9 @@ COMMANDS = (
         _load_module("spegel_py.inspection.why"),
     ),
     Command("status", "show how a running node is", _load_module("spegel_py.inspection.status")),
-    Command("peers", "show the peers of a running node", _load_module("spegel_py.inspection.peers")),
+    Command(
+        "peers", "show the peers of a running node", _load_module("spegel_py.inspection.peers")
+    ),
     Command(
         "images",
         "show the images that a node has, and on how many peers",
@@ -223,27 +249,43 @@ COMMANDS = (
         "have a node pull an image to nowhere, and say how fast and from whom",
         _load_module("spegel_py.inspection.measuring"),
     ),
-    Command("resolve", "show who has an image or a digest", _load_module("spegel_py.inspection.resolve")),
+    Command(
+        "resolve", "show who has an image or a digest", _load_module("spegel_py.inspection.resolve")
+    ),
     Command(
         "alerts",
         "show what is or was wrong with a node, and what it did about it",
         _load_alerts,
     ),
     Command(
-        "pull", "pull an image through a mirror into an image-layout folder", _load_module("spegel_py.pull.command")
+        "pull",
+        "pull an image through a mirror into an image-layout folder",
+        _load_module("spegel_py.pull.command"),
     ),
     Command(
-        "demo", "show it at work: nodes on this machine, one of them killed", _load_module("spegel_py.demo.command")
+        "demo",
+        "show it at work: nodes on this machine, one of them killed",
+        _load_module("spegel_py.demo.command"),
     ),
     Command(
         "configuration",
         "have containerd ask mirrors first, by hosts.toml files",
         _load_module("spegel_py.host.configuration"),
     ),
-    Command("cleanup", "put containerd's hosts.toml files back as they were", _load_module("spegel_py.host.cleanup")),
     Command(
-        "cleanup-wait", "wait until the clean-up of every node has ended", _load_module("spegel_py.host.cleanup_wait")
+        "cleanup",
+        "put containerd's hosts.toml files back as they were",
+        _load_module("spegel_py.host.cleanup"),
     ),
-    Command("completion", "print what lets a shell complete commands, flags and values", _load_completion),
+    Command(
+        "cleanup-wait",
+        "wait until the clean-up of every node has ended",
+        _load_module("spegel_py.host.cleanup_wait"),
+    ),
+    Command(
+        "completion",
+        "print what lets a shell complete commands, flags and values",
+        _load_completion,
+    ),
     Command("version", "print the version", _load_version),
 )

@@ -29,7 +29,9 @@ def _duration_or_off(given: Any) -> float | None:
     try:
         return None if written == "off" else settings.duration(written)
     except ValueError:
-        raise ValueError(f"{settings.quoted(given)} should be off or a duration such as 30s") from None
+        raise ValueError(
+            f"{settings.quoted(given)} should be off or a duration such as 30s"
+        ) from None
 
 
 def _parallel(given: Any) -> str | int:
@@ -37,7 +39,9 @@ def _parallel(given: Any) -> str | int:
     try:
         return written if written in ("auto", "off") else settings.integer(2, 16)(written)
     except ValueError:
-        raise ValueError(f"{settings.quoted(given)} should be auto, off or a number from 2 to 16") from None
+        raise ValueError(
+            f"{settings.quoted(given)} should be auto, off or a number from 2 to 16"
+        ) from None
 
 
 def _registries(given: Any) -> tuple[str, ...]:
@@ -53,7 +57,12 @@ def _registries(given: Any) -> tuple[str, ...]:
 
 REGISTRY = (
     *LOGGING,
-    Setting("registry_addr", settings.address, ":5000", "address of the registry that containerd and peers ask"),
+    Setting(
+        "registry_addr",
+        settings.address,
+        ":5000",
+        "address of the registry that containerd and peers ask",
+    ),
     Setting("router_addr", settings.address, ":5001", "address of the libp2p router"),
     Setting("metrics_addr", settings.address, ":9090", "address of the metrics page"),
     NODE_NAME,
@@ -63,26 +72,56 @@ REGISTRY = (
         None,
         "folder for the identity (private.key), alerts and audit; without one the identity changes with each start",
     ),
-    Setting("containerd_sock", settings.path, Path("/run/containerd/containerd.sock"), "containerd's socket"),
-    Setting("containerd_namespace", settings.text, "k8s.io", "containerd namespace whose images are shared"),
+    Setting(
+        "containerd_sock",
+        settings.path,
+        Path("/run/containerd/containerd.sock"),
+        "containerd's socket",
+    ),
+    Setting(
+        "containerd_namespace",
+        settings.text,
+        "k8s.io",
+        "containerd namespace whose images are shared",
+    ),
     Setting(
         "containerd_content_path",
         settings.path,
         CONTENT_PATH,
         "containerd's content store; empty if it is not mounted: blobs are then read through the socket",
     ),
-    Setting("oci_layout", settings.path, None, "serve this OCI image-layout folder instead of containerd"),
     Setting(
-        "bootstrap_kind", settings.text, "static", "where first peers come from", choices=("dns", "http", "static")
+        "oci_layout",
+        settings.path,
+        None,
+        "serve this OCI image-layout folder instead of containerd",
     ),
     Setting(
-        "static_bootstrap_peers", settings.texts, (), "multiaddrs of first peers, with or without /p2p/<id>", many=True
+        "bootstrap_kind",
+        settings.text,
+        "static",
+        "where first peers come from",
+        choices=("dns", "http", "static"),
     ),
-    Setting("dns_bootstrap_domain", settings.text, "", "name whose A and AAAA records are first peers"),
+    Setting(
+        "static_bootstrap_peers",
+        settings.texts,
+        (),
+        "multiaddrs of first peers, with or without /p2p/<id>",
+        many=True,
+    ),
+    Setting(
+        "dns_bootstrap_domain", settings.text, "", "name whose A and AAAA records are first peers"
+    ),
     Setting("http_bootstrap_addr", settings.text, "", "address that serves /id to other nodes"),
     Setting("http_bootstrap_url", settings.text, "", "URL of another node's /id"),
     Setting("http_bootstrap_peer", settings.text, "", "older name of http-bootstrap-url"),
-    Setting("http_bootstrap_cert_dir", settings.path, None, "folder with ca.crt, tls.crt and tls.key for that URL"),
+    Setting(
+        "http_bootstrap_cert_dir",
+        settings.path,
+        None,
+        "folder with ca.crt, tls.crt and tls.key for that URL",
+    ),
     Setting(
         "mirrored_registries",
         _registries,
@@ -109,7 +148,9 @@ REGISTRY = (
         0.2,
         "longest wait for a peer to be found: 10 ms over the network, so it matters only when a lookup hangs",
     ),
-    Setting("mirror_resolve_retries", settings.integer(1, 64), 8, "peers tried for one request at most"),
+    Setting(
+        "mirror_resolve_retries", settings.integer(1, 64), 8, "peers tried for one request at most"
+    ),
     Setting(
         "mirror_parallel",
         _parallel,
@@ -160,7 +201,10 @@ REGISTRY = (
         "less than 48 KiB/s after 10 s, 64 KiB/s after a minute or 128 KiB/s after five; 0: no limit",
     ),
     Setting(
-        "health_interval", settings.seconds(0.5, 600), 10.0, "time between two checks of a peer, by asking its registry"
+        "health_interval",
+        settings.seconds(0.5, 600),
+        10.0,
+        "time between two checks of a peer, by asking its registry",
     ),
     Setting(
         "health_timeout",
@@ -168,7 +212,12 @@ REGISTRY = (
         3.0,
         "longest a check of a peer may take; below health-interval",
     ),
-    Setting("health_passes", settings.integer(1, 100), 2, "checks in a row that make an unhealthy peer healthy"),
+    Setting(
+        "health_passes",
+        settings.integer(1, 100),
+        2,
+        "checks in a row that make an unhealthy peer healthy",
+    ),
     Setting(
         "health_fails",
         settings.integer(1, 100),
@@ -199,7 +248,12 @@ REGISTRY = (
         128,
         "cluster size up to which every node tells every other all it holds; above, a key goes to its closest peers",
     ),
-    Setting("replication", settings.integer(1, 100), 20, "closest peers that are told a key above the mesh limit"),
+    Setting(
+        "replication",
+        settings.integer(1, 100),
+        20,
+        "closest peers that are told a key above the mesh limit",
+    ),
     Setting(
         "warn_when_isolated_for",
         settings.seconds(10, 86400),
@@ -294,7 +348,9 @@ class Config:
     debug_hosts: tuple[str, ...]
 
     @classmethod
-    def load(cls, *, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None) -> Config:
+    def load(
+        cls, *, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
+    ) -> Config:
         """Return the settings from flags, environment and file; ConfigError names what is wrong."""
         values = settings.resolve(REGISTRY, flags=flags, environment=environment, file=file)
         config = cls(**values)
@@ -306,7 +362,9 @@ class Config:
         if self.bootstrap_kind == "dns" and not self.dns_bootstrap_domain:
             raise ConfigError("--bootstrap-kind dns needs --dns-bootstrap-domain")
         if self.bootstrap_kind == "http" and not (self.bootstrap_url or self.http_bootstrap_addr):
-            raise ConfigError("--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be asked")
+            raise ConfigError(
+                "--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be asked"
+            )
         if self.health_timeout >= self.health_interval:
             raise ConfigError(
                 f"--health-timeout {self.health_timeout:g}s must be below --health-interval {self.health_interval:g}s; "
@@ -317,7 +375,10 @@ class Config:
                 f"--critical-when-isolated-for: {self.critical_when_isolated_for:g}s must be longer than "
                 f"--warn-when-isolated-for ({self.warn_when_isolated_for:g}s)"
             )
-        for setting, value in (("registry-addr", self.registry_addr), ("router-addr", self.router_addr)):
+        for setting, value in (
+            ("registry-addr", self.registry_addr),
+            ("router-addr", self.router_addr),
+        ):
             if value.endswith(":0"):
                 raise ConfigError(f"--{setting}: port 0 cannot be told to peers; give a fixed port")
 

@@ -18,4 +18,6 @@ def read_credentials(folder: Path = BASIC_AUTH_DIR) -> tuple[str, str] | None:
     try:
         return username.read_text().strip(), password.read_text().strip()
     except OSError as error:
-        raise ConfigError(f"{folder} must hold a username and a password that can be read: {error}") from error
+        raise ConfigError(
+            f"{folder} must hold a username and a password that can be read: {error}"
+        ) from error

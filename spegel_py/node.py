@@ -94,10 +94,14 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         store, watcher, origins = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
             store=store,
-            wants=lambda: config.oci_layout is None and verify.wants(rng),  # a layout's store hashes first
+            wants=lambda: (
+                config.oci_layout is None and verify.wants(rng)
+            ),  # a layout's store hashes first
             verified=lambda is_right: metrics.verified("local", is_right=is_right),
         )
-        auth = Credentials(username=credentials[0], password=credentials[1]) if credentials else None
+        auth = (
+            Credentials(username=credentials[0], password=credentials[1]) if credentials else None
+        )
         router = parts.make_router(config, metrics, auth)
         tracer = await parts.make_tracer(config, stack, instance=router.id)
         deadlines = Deadlines(resolve=config.mirror_resolve_timeout)
@@ -201,7 +205,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         measurer = Measurer(mirror=parts.own_mirror(config, auth))
         routes = [
             *debug_routes(ledger=ledger, whereabouts=whereabouts),
-            *inspection_routes(images=images, measurer=measurer if config.debug_web_enabled else None),
+            *inspection_routes(
+                images=images, measurer=measurer if config.debug_web_enabled else None
+            ),
         ]
         by_digest = watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple
         metrics.health.watch(health.counts)
@@ -218,7 +224,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         )
         metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
         await _serve(stack, "--registry-addr", app, config.registry_addr, room=room)
-        guard = guard_hosts([*config.debug_hosts, socket.gethostname(), node_name(config.node_name)])
+        guard = guard_hosts(
+            [*config.debug_hosts, socket.gethostname(), node_name(config.node_name)]
+        )
         aside = create_metrics_app(metrics=metrics, state=state, routes=routes, guard=[guard])
         if config.debug_web_enabled:
             sources = Sources(
@@ -232,20 +240,35 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 in_flight=flights.look if flights else None,
             )
             StatusPage(sources=sources).install(aside)
-        await _serve(stack, "--metrics-addr", aside, config.metrics_addr, drain=ASIDE_DRAIN, room=aside_room)
-        await stack.enter_async_context(measurer.running())  # ended before its transfer is waited for
+        await _serve(
+            stack, "--metrics-addr", aside, config.metrics_addr, drain=ASIDE_DRAIN, room=aside_room
+        )
+        await stack.enter_async_context(
+            measurer.running()
+        )  # ended before its transfer is waited for
         if config.http_bootstrap_addr:
             bootstrap = id_app(router.addresses)
-            await _serve(stack, "--http-bootstrap-addr", bootstrap, config.http_bootstrap_addr, room=aside_room)
+            await _serve(
+                stack,
+                "--http-bootstrap-addr",
+                bootstrap,
+                config.http_bootstrap_addr,
+                room=aside_room,
+            )
         await stack.enter_async_context(router.running())
         if flights:
             await stack.enter_async_context(flights.running())
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
             log.info(
-                "descriptors", limit=descriptors, connections=room.own + room.overall, per_address=room.per_address
+                "descriptors",
+                limit=descriptors,
+                connections=room.own + room.overall,
+                per_address=room.per_address,
             )
-            log.info("node up", version=__version__, registry=config.registry_addr, store=repr(store))
+            log.info(
+                "node up", version=__version__, registry=config.registry_addr, store=repr(store)
+            )
             scrubbing = group.create_task(scrubbed.run(), name="scrub")
             advising = group.create_task(parts.advise(config), name="doctor")
             checking = group.create_task(monitor.run(), name="health")

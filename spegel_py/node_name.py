@@ -24,7 +24,9 @@ def _name(given: Any) -> str:
     """A name that can stand in an HTTP header; empty for the default."""
     written = settings.text(given)
     if written and not _VALID.fullmatch(written):
-        raise ValueError(f"{written!r} should be a node's name: letters, digits, dots, dashes and underscores")
+        raise ValueError(
+            f"{written!r} should be a node's name: letters, digits, dots, dashes and underscores"
+        )
     return written
 
 

@@ -155,7 +155,9 @@ async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watc
         check_layout(config.oci_layout)
         layout = LayoutStore(root=config.oci_layout)
         return layout, LayoutWatcher(store=layout, filters=config.filters), layout
-    with suppress(StoreUnavailable):  # it may come, and the doctor's advice says what is not there yet
+    with suppress(
+        StoreUnavailable
+    ):  # it may come, and the doctor's advice says what is not there yet
         check_socket(config.containerd_sock)
     with suppress(StoreUnavailable):
         check_content_path(config.containerd_content_path)
@@ -207,7 +209,9 @@ def make_bootstrap(config: Config, port: int) -> Bootstrap:
         case "dns":
             return DnsBootstrap(config.dns_bootstrap_domain, router_port=port, rng=random.Random())
         case "http" if config.bootstrap_url:
-            return HttpBootstrap(config.bootstrap_url, router_port=port, cert_dir=config.http_bootstrap_cert_dir)
+            return HttpBootstrap(
+                config.bootstrap_url, router_port=port, cert_dir=config.http_bootstrap_cert_dir
+            )
         case "static" if config.static_bootstrap_peers:
             return StaticBootstrap(config.static_bootstrap_peers, router_port=port)
     return NoBootstrap()

@@ -10,5 +10,7 @@ def whole_number(text: str | None, name: str, *, default: int, low: int, high: i
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
-        raise RequestInvalid(f"?{name}= should be a whole number from {low} to {high}, not {text[:20]!r}")
+        raise RequestInvalid(
+            f"?{name}= should be a whole number from {low} to {high}, not {text[:20]!r}"
+        )
     return int(text)

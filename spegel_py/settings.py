@@ -71,17 +71,28 @@ class Parser(argparse.ArgumentParser):
 def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
     """Give the parser a flag for each setting; values stay text until `resolve`."""
     for setting in settings:
-        text = f"{setting.help} (default: {_shown(setting.default)}; env {setting.variable})".replace("%", "%%")
+        text = (
+            f"{setting.help} (default: {_shown(setting.default)}; env {setting.variable})".replace(
+                "%", "%%"
+            )
+        )
         if setting.many:
             action = parser.add_argument(
-                setting.flag, dest=setting.name, nargs="*", action="extend", help=text, metavar="VALUE"
+                setting.flag,
+                dest=setting.name,
+                nargs="*",
+                action="extend",
+                help=text,
+                metavar="VALUE",
             )
         elif setting.parse is boolean:
             action = parser.add_argument(
                 setting.flag, dest=setting.name, nargs="?", const="true", help=text, metavar="BOOL"
             )
         else:
-            action = parser.add_argument(setting.flag, dest=setting.name, help=text, metavar="VALUE")
+            action = parser.add_argument(
+                setting.flag, dest=setting.name, help=text, metavar="VALUE"
+            )
         # for completion; as choices of argparse's they would be checked here, and not in the other places
         action.offers = ("true", "false") if setting.parse is boolean else setting.choices  # type: ignore[attr-defined]
         action.is_path = setting.parse is path  # type: ignore[attr-defined]
@@ -146,7 +157,9 @@ def _read(file: Path, known: set[str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from error
     except Exception as error:
-        raise ConfigError(f"--config: {file} is not YAML: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(
+            f"--config: {file} is not YAML: {' '.join(str(error).split())[:300]}"
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -157,7 +170,12 @@ def _read(file: Path, known: set[str]) -> dict[str, Any]:
 
 
 def _flatten(
-    data: Mapping[Any, Any], prefix: str, path: str, known: set[str], flat: dict[str, Any], file: Path
+    data: Mapping[Any, Any],
+    prefix: str,
+    path: str,
+    known: set[str],
+    flat: dict[str, Any],
+    file: Path,
 ) -> None:
     for key, value in data.items():
         name, where = f"{prefix}{key}", f"{path}{key}"
@@ -168,7 +186,9 @@ def _flatten(
         elif isinstance(value, dict) and any(each.startswith(f"{name}_") for each in known):
             _flatten(value, f"{name}_", f"{where}.", known, flat, file)
         else:
-            raise ConfigError(f"--config: {file}: unknown key {_shown_key(where)}{_hint(name[:160], known)}")
+            raise ConfigError(
+                f"--config: {file}: unknown key {_shown_key(where)}{_hint(name[:160], known)}"
+            )
 
 
 def _shown_key(key: str) -> str:
@@ -224,7 +244,9 @@ def duration(given: Any) -> float:
     written = _written(given).strip()
     if written == "0":
         return 0.0
-    if not _DURATION.fullmatch(written):  # looked for at its beginning only, since it may be one long number
+    if not _DURATION.fullmatch(
+        written
+    ):  # looked for at its beginning only, since it may be one long number
         raise ValueError(f"{quoted(given)} should be a duration such as 20ms, 5s or 1m30s")
     parts = _DURATION_PART.findall(written)
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
@@ -291,7 +313,9 @@ def _pattern(written: str) -> Pattern:
     try:
         found: Pattern = re2.compile(written, options)
     except (re2.error, UnicodeEncodeError) as error:
-        cause = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else str(error)
+        cause = (
+            error.args[0].decode(errors="replace") if isinstance(error, re2.error) else str(error)
+        )
         fault = f"{quoted(written)} is not a regular expression of Go (RE2): {cause[:200]}"
         raise ValueError(fault) from error
     return found
@@ -304,11 +328,15 @@ def address(given: Any) -> str:
     valid = bool(colon) and port.isascii() and port.isdigit() and 0 <= int(port) <= 65535
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        valid = valid and (not bare or ((":" in bare) == (bare != host) and bool(ipaddress.ip_address(bare))))
+        valid = valid and (
+            not bare or ((":" in bare) == (bare != host) and bool(ipaddress.ip_address(bare)))
+        )
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError(f"{quoted(written)} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000")
+        raise ValueError(
+            f"{quoted(written)} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000"
+        )
     return written
 
 
@@ -319,7 +347,9 @@ def traces_url(given: Any) -> str | None:
         return None
     try:
         parts = urlsplit(written)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        )
     except ValueError:
         is_valid = False
     if not is_valid:

@@ -84,7 +84,14 @@ class Daemon:
             )
         )
         self.process = Process(
-            command=[*self._prefix, CONTAINERD, "--config", str(folder / "config.toml"), "--log-level", "debug"],
+            command=[
+                *self._prefix,
+                CONTAINERD,
+                "--config",
+                str(folder / "config.toml"),
+                "--log-level",
+                "debug",
+            ],
             log=folder / "containerd.log",
         )
 
@@ -120,13 +127,31 @@ class Daemon:
 
     async def ctr(self, *arguments: str, namespace: str = NAMESPACE, deadline: float = 60.0) -> str:
         """Run `ctr` against it and return what it wrote."""
-        return await run(*self._prefix, "ctr", "-a", str(self.socket), "-n", namespace, *arguments, deadline=deadline)
+        return await run(
+            *self._prefix,
+            "ctr",
+            "-a",
+            str(self.socket),
+            "-n",
+            namespace,
+            *arguments,
+            deadline=deadline,
+        )
 
     async def load(self, these: dict[str, Image], *, namespace: str = NAMESPACE) -> None:
         """Import images, all platforms of them, under their full tag names."""
         with tempfile.TemporaryDirectory() as folder:
-            archive = await asyncio.to_thread(images.write_archive, Path(folder) / "images.tar", these)
-            await self.ctr("images", "import", "--all-platforms", "--no-unpack", str(archive), namespace=namespace)
+            archive = await asyncio.to_thread(
+                images.write_archive, Path(folder) / "images.tar", these
+            )
+            await self.ctr(
+                "images",
+                "import",
+                "--all-platforms",
+                "--no-unpack",
+                str(archive),
+                namespace=namespace,
+            )
 
     async def version(self) -> tuple[int, ...]:
         """Return its version's two first numbers, as in (1, 6)."""

@@ -127,7 +127,9 @@ def quick(on_step: OnStep = lambda *_: None) -> Disk:
 def dies(work: Callable[[Disk], object], number: int) -> bool:
     """Do some work in a process that kills itself just before a step; False if it ended before that."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: none of them is needed here
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of forking beside threads: none of them is needed here
         pid = os.fork()
     if not pid:
         try:
@@ -139,7 +141,9 @@ def dies(work: Callable[[Disk], object], number: int) -> bool:
 
 # Both commands on such trees
 
-MIRRORING = mirroring("https://docker.io", "http://registry.example:5000", "https://quay.io", keeps_existing=True)
+MIRRORING = mirroring(
+    "https://docker.io", "http://registry.example:5000", "https://quay.io", keeps_existing=True
+)
 
 
 def nothing(root: Path) -> None:
@@ -198,4 +202,7 @@ def without_time(tree: dict[str, Any] | None) -> dict[str, Any]:
 def inner(tree: dict[str, Any] | None, root: Path) -> dict[str, Any]:
     """Leave out the times of the folders above the root: what is made and removed in them changes those."""
     above = {".", *(str(Path("etc", *parts)) for parts in ((), ("containerd",)))}
-    return {name: (*about[:3], about[4]) if name in above else about for name, about in (tree or {}).items()}
+    return {
+        name: (*about[:3], about[4]) if name in above else about
+        for name, about in (tree or {}).items()
+    }

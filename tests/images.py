@@ -34,7 +34,10 @@ def image(
     found = [
         build.image(
             ([runnable_layer()] if is_runnable else [])
-            + [random_layer(f"{seed}/{platform}/{number}", size, algorithm) for number in range(layers)],
+            + [
+                random_layer(f"{seed}/{platform}/{number}", size, algorithm)
+                for number in range(layers)
+            ],
             architecture=platform,
             types=types,
             algorithm=algorithm,
@@ -46,13 +49,17 @@ def image(
 
 def random_layer(seed: str, size: int, algorithm: str = "sha256") -> build.Layer:
     """Return a layer of one file with bytes that do not compress."""
-    data = random.Random(seed).randbytes(size)  # a str is seeded through sha512: the same in every run
+    data = random.Random(seed).randbytes(
+        size
+    )  # a str is seeded through sha512: the same in every run
     return build.layer({f"data/{seed.replace('/', '-')}.bin": data}, level=0, algorithm=algorithm)
 
 
 def runnable_layer() -> build.Layer:
     """Return a layer with a shell and a few tools, of the machine the test runs on."""
-    tools: dict[str, bytes | build.Link | build.Program] = {f"bin/{name}": build.Link("busybox") for name in APPLETS}
+    tools: dict[str, bytes | build.Link | build.Program] = {
+        f"bin/{name}": build.Link("busybox") for name in APPLETS
+    }
     return build.layer(
         {"bin/busybox": build.Program(BUSYBOX.read_bytes())}
         | tools

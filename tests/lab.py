@@ -69,7 +69,12 @@ class Registry:
     """A docker-registry, which notes every request."""
 
     def __init__(
-        self, *, folder: Path, namespace: Namespace, address: str = REGISTRY, is_private: bool = False
+        self,
+        *,
+        folder: Path,
+        namespace: Namespace,
+        address: str = REGISTRY,
+        is_private: bool = False,
     ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
@@ -80,15 +85,22 @@ class Registry:
         self.is_private = is_private
         (folder / "users").write_text(f"{self.user}:{hashed}\n")
         config = folder / "config.yml"
-        config.write_text((_REGISTRY_CONFIG + (_PRIVATE if is_private else "")).format(folder=folder, address=address))
+        config.write_text(
+            (_REGISTRY_CONFIG + (_PRIVATE if is_private else "")).format(
+                folder=folder, address=address
+            )
+        )
         self.process = Process(
-            command=[*namespace.prefix, "docker-registry", "serve", str(config)], log=folder / "registry.log"
+            command=[*namespace.prefix, "docker-registry", "serve", str(config)],
+            log=folder / "registry.log",
         )
         self._seen = 0
 
     async def start(self) -> None:
         """Start it, with what it held before."""
-        await self.process.start(lambda: _answers(self.namespace, int(self.address.rpartition(":")[2]), "/"))
+        await self.process.start(
+            lambda: _answers(self.namespace, int(self.address.rpartition(":")[2]), "/")
+        )
         self.forget()
 
     async def stop(self) -> None:
@@ -98,7 +110,9 @@ class Registry:
     async def push(self, reference: str, image: Image, *, is_docker: bool = False) -> None:
         """Push an image under its full reference, as Docker schema 2 if asked for; no request of it is noted."""
         with tempfile.TemporaryDirectory() as folder:
-            await asyncio.to_thread(images.write_layout, Path(folder) / "layout", {reference: image})
+            await asyncio.to_thread(
+                images.write_layout, Path(folder) / "layout", {reference: image}
+            )
             await self.push_layout(reference, Path(folder) / "layout", is_docker=is_docker)
 
     async def push_layout(self, reference: str, layout: Path, *, is_docker: bool = False) -> None:
@@ -121,7 +135,9 @@ class Registry:
         """Return what was asked of it since the last `forget`, in the order in which the answers ended."""
         found = [
             Request(client, verb, path, int(status), int(size))
-            for client, verb, path, status, size in _ACCESS.findall(self.process.output[self._seen :])
+            for client, verb, path, status, size in _ACCESS.findall(
+                self.process.output[self._seen :]
+            )
         ]
         return [one for one in found if method is None or one.method == method]
 
@@ -130,12 +146,20 @@ class Node:
     """One machine: its containerd, and spegel-py beside it once it is started."""
 
     def __init__(
-        self, *, folder: Path, namespace: Namespace, bootstrap: str, discards_layers: bool = False, part: int = 0
+        self,
+        *,
+        folder: Path,
+        namespace: Namespace,
+        bootstrap: str,
+        discards_layers: bool = False,
+        part: int = 0,
     ) -> None:
         self.folder = folder
         self.namespace = namespace
         self.address = namespace.address
-        self.daemon = Daemon(folder=folder, prefix=namespace.prefix, discards_layers=discards_layers, part=part)
+        self.daemon = Daemon(
+            folder=folder, prefix=namespace.prefix, discards_layers=discards_layers, part=part
+        )
         self.cri = Cri(socket=self.daemon.socket)
         self._bootstrap = bootstrap
         self.spegel: Process | None = None
@@ -160,7 +184,15 @@ class Node:
             for text in (f"--{name.replace('_', '-')}", value)
         ]
         self.spegel = Process(
-            command=[*self.namespace.prefix, *self.under, sys.executable, "-m", self.program, "registry", *options],
+            command=[
+                *self.namespace.prefix,
+                *self.under,
+                sys.executable,
+                "-m",
+                self.program,
+                "registry",
+                *options,
+            ],
             log=self.folder / "spegel.log",
             environment={"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)},
         )
@@ -189,19 +221,25 @@ class Node:
         except OSError:
             return False
 
-    def write_hosts_toml(self, *, mirror: str | None, registry: str = REGISTRY, server: str | None = None) -> None:
+    def write_hosts_toml(
+        self, *, mirror: str | None, registry: str = REGISTRY, server: str | None = None
+    ) -> None:
         """Let containerd ask `mirror` (a URL; None for no mirror) before `server`, by default the registry itself."""
         folder = self.daemon.certs / registry
         folder.mkdir(parents=True, exist_ok=True)
         lines = [f'server = "{server or f"http://{registry}"}"']
         # containerd 1.6 refuses a file without a host table, even an empty one
-        lines += [f'[host."{mirror}"]', '  capabilities = ["pull", "resolve"]'] if mirror else ["[host]"]
+        lines += (
+            [f'[host."{mirror}"]', '  capabilities = ["pull", "resolve"]'] if mirror else ["[host]"]
+        )
         (folder / "hosts.toml").write_text("\n".join(lines) + "\n")
 
     async def ctr_pull(self, reference: str, *options: str, deadline: float = 120.0) -> str:
         """Pull as people do; containerd asks the mirror of `write_hosts_toml`."""
         hosts = ("--hosts-dir", str(self.daemon.certs))
-        return await self.daemon.ctr("images", "pull", *hosts, *options, reference, deadline=deadline)
+        return await self.daemon.ctr(
+            "images", "pull", *hosts, *options, reference, deadline=deadline
+        )
 
     async def get(
         self,
@@ -214,7 +252,9 @@ class Node:
         timeout: float = 10.0,
     ) -> Response:
         """Ask something over HTTP from this node, of itself unless `host` is given."""
-        return await fetch(self.namespace, host or self.address, port, path, method, headers or {}, timeout)
+        return await fetch(
+            self.namespace, host or self.address, port, path, method, headers or {}, timeout
+        )
 
 
 def total(metrics: str, name: str, **labels: str) -> float:
@@ -295,7 +335,13 @@ async def _answers(namespace: Namespace, port: int, path: str) -> bool:
 
 
 async def fetch(
-    namespace: Namespace, host: str, port: int, path: str, method: str, headers: dict[str, str], timeout: float
+    namespace: Namespace,
+    host: str,
+    port: int,
+    path: str,
+    method: str,
+    headers: dict[str, str],
+    timeout: float,
 ) -> Response:
     """Ask something over HTTP from a machine, and return the answer whole. Raises OSError."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
@@ -313,4 +359,15 @@ async def fetch(
     return await asyncio.to_thread(ask)
 
 
-__all__ = ["REGISTRY", "Lab", "Node", "Registry", "Request", "Response", "fetch", "start_lab", "total", "until"]
+__all__ = [
+    "REGISTRY",
+    "Lab",
+    "Node",
+    "Registry",
+    "Request",
+    "Response",
+    "fetch",
+    "start_lab",
+    "total",
+    "until",
+]

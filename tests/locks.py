@@ -47,7 +47,8 @@ def versions(text: str) -> dict[str, str]:
 def differences(lock: Mapping[str, Locked], wanted: Mapping[str, str]) -> list[str]:
     """Return a line for each locked package without hashes or at another version than wanted."""
     return [
-        f"{name}=={package.version}: " + (f"{wanted.get(name, 'none')} is wanted" if package.hashes else "no hashes")
+        f"{name}=={package.version}: "
+        + (f"{wanted.get(name, 'none')} is wanted" if package.hashes else "no hashes")
         for name, package in lock.items()
         if not package.hashes or wanted.get(name) != package.version
     ]

@@ -56,7 +56,20 @@ class Namespace:
     async def throttled(self, rate: str, *, burst: str) -> AsyncIterator[None]:
         """Limit what is sent from here to everybody together, e.g. to `100mbit`, while the block lasts."""
         tc = ("tc", "-n", self.name, "qdisc")
-        await run(*tc, "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", burst, "latency", "400ms")
+        await run(
+            *tc,
+            "add",
+            "dev",
+            "eth0",
+            "root",
+            "tbf",
+            "rate",
+            rate,
+            "burst",
+            burst,
+            "latency",
+            "400ms",
+        )
         try:
             yield
         finally:
@@ -72,17 +85,24 @@ async def network(addresses: dict[str, str]) -> AsyncIterator[dict[str, Namespac
     run_id = f"{os.getpid():x}{secrets.token_hex(2)}"
     switch = f"sw-{run_id}"
     machines = {
-        name: Namespace(f"{name}-{run_id}", address, f"p-{name}", switch) for name, address in addresses.items()
+        name: Namespace(f"{name}-{run_id}", address, f"p-{name}", switch)
+        for name, address in addresses.items()
     }
     try:
         await run(
-            "sh", "-ec", "\n".join([*_bridge(switch), *(line for one in machines.values() for line in _join(one))])
+            "sh",
+            "-ec",
+            "\n".join(
+                [*_bridge(switch), *(line for one in machines.values() for line in _join(one))]
+            ),
         )
         yield machines
     finally:
         names = [one.name for one in machines.values()] + [switch]
         made = [name for name in names if Path("/run/netns", name).exists()]
-        failures = await asyncio.gather(*(run("ip", "netns", "del", name) for name in made), return_exceptions=True)
+        failures = await asyncio.gather(
+            *(run("ip", "netns", "del", name) for name in made), return_exceptions=True
+        )
         for failure in failures:
             if failure is not None and not isinstance(failure, str):
                 raise failure
@@ -96,7 +116,9 @@ async def inside(namespace: str, function: Callable[[], T]) -> T:
         _enter(namespace)
         return function()
 
-    threading.Thread(target=work_for, args=(future, work), name=f"in {namespace}", daemon=True).start()
+    threading.Thread(
+        target=work_for, args=(future, work), name=f"in {namespace}", daemon=True
+    ).start()
     return await future
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 class Process:
     """One process with its output in a file; it is ended by its id."""
 
-    def __init__(self, *, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._command = command
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
@@ -48,7 +50,9 @@ class Process:
             await until(ready, deadline=deadline, unless=lambda: self.pid is None)
         except TimeoutError as error:
             await self.end(signal.SIGKILL)
-            raise AssertionError(f"{self._command} did not get ready:\n{self.output[-4000:]}") from error
+            raise AssertionError(
+                f"{self._command} did not get ready:\n{self.output[-4000:]}"
+            ) from error
 
     def send(self, number: int) -> None:
         """Send it a signal, if it runs; one that stops it has done so when this returns."""
@@ -90,7 +94,9 @@ def end_in_good_order() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
-async def run(*command: str, environment: Mapping[str, str] | None = None, deadline: float = 60.0) -> str:
+async def run(
+    *command: str, environment: Mapping[str, str] | None = None, deadline: float = 60.0
+) -> str:
     """Run a command to its end and return what it wrote; fails with that if it fails."""
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -86,7 +86,10 @@ async def ports(router: Router, key: str) -> set[int]:
 
 
 async def until(
-    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], *, timeout: float = 20.0, interval: float = 0.02
+    condition: Callable[[], bool] | Callable[[], Awaitable[bool]],
+    *,
+    timeout: float = 20.0,
+    interval: float = 0.02,
 ) -> float:
     """Wait until a condition (plain or async) holds and return the seconds it took; TimeoutError after `timeout`."""
     start = time.monotonic()

@@ -33,10 +33,14 @@ async def arrive(made: Cluster, *, folder: Path, board: Board) -> tuple[Arrival,
     Raises DemoFailed where that does not come up.
     """
     nodes = made.running
-    board.say(f"Phase 3: an image that nobody has; all {len(nodes)} nodes pull it at once from a registry far away.")
+    board.say(
+        f"Phase 3: an image that nobody has; all {len(nodes)} nodes pull it at once from a registry far away."
+    )
     async with cluster(folder) as beyond:
         [registry] = await beyond.prepare(1, name=UPSTREAM)
-        fresh = await beyond.start_with(partial(content.make, size=SIZE, layers=LAYERS, seed="fresh", name=FRESH_NAME))
+        fresh = await beyond.start_with(
+            partial(content.make, size=SIZE, layers=LAYERS, seed="fresh", name=FRESH_NAME)
+        )
         async with Line(port=registry.ports.registry, rate=RATE * MB).open() as upstream:
             stage = Stage(cluster=made, content=fresh, board=board, upstream=upstream)
             results = await _all_at_once(stage, nodes)
@@ -46,11 +50,15 @@ async def arrive(made: Cluster, *, folder: Path, board: Board) -> tuple[Arrival,
 
 async def _all_at_once(stage: Stage, nodes: list[Node]) -> list[NodeResult]:
     fresh, board = stage.content, stage.board
-    board.say(f"  {shown(fresh.size)} over a line of {RATE:g} MB/s; the tree says who takes which layer from whom.")
+    board.say(
+        f"  {shown(fresh.size)} over a line of {RATE:g} MB/s; the tree says who takes which layer from whom."
+    )
     board.expect([node.name for node in nodes], fresh.blobs)
     with board.live():
         async with watched(stage, nodes):
-            return list(await asyncio.gather(*(Puller(stage=stage, node=node).run() for node in nodes)))
+            return list(
+                await asyncio.gather(*(Puller(stage=stage, node=node).run() for node in nodes))
+            )
 
 
 async def _sent(beyond: Cluster, registry: Node, least: int) -> int:
@@ -73,5 +81,7 @@ def _arrival(stage: Stage, results: list[NodeResult], sent: int) -> Arrival:
         line_rate=RATE,
         upstream_bytes=sent,
         results=tuple(results),
-        tree={str(blob.digest): dict(stage.board.tree.sources(blob.digest)) for blob in fresh.blobs},
+        tree={
+            str(blob.digest): dict(stage.board.tree.sources(blob.digest)) for blob in fresh.blobs
+        },
     )

@@ -65,7 +65,9 @@ class Board:
         if not self._is_silent:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def expect(self, nodes: Sequence[str], blobs: Sequence[Child], *, holders: Sequence[str] = ()) -> None:
+    def expect(
+        self, nodes: Sequence[str], blobs: Sequence[Child], *, holders: Sequence[str] = ()
+    ) -> None:
         """Show these nodes too, which are to get the blobs; the holders have them. Of others nothing is shown on."""
         self._blobs, self._pulling, self.tree = tuple(blobs), tuple(nodes), Tree()
         for node in (*holders, *nodes):
@@ -88,7 +90,9 @@ class Board:
                 cell = self._cell(node, blob.digest)
                 cell.offset, cell.is_done = blob.size, True
                 if not self._console.is_terminal:
-                    self.say(f"  {node}: {short(blob.digest)} {shown(blob.size)} from {cell.source or '?'}, verified")
+                    self.say(
+                        f"  {node}: {short(blob.digest)} {shown(blob.size)} from {cell.source or '?'}, verified"
+                    )
 
     def comes_from(self, node: str, digest: Digest, source: str) -> None:
         """Note the node that a blob's bytes come from, and after a failure the one that went on."""
@@ -117,12 +121,18 @@ class Board:
         return Group(self._table(), *([Columns(trees, padding=(0, 3))] if trees else []))
 
     def _table(self) -> Table:
-        nodes = [node for node in self._nodes if any((node, blob.digest) in self._cells for blob in self._blobs)]
+        nodes = [
+            node
+            for node in self._nodes
+            if any((node, blob.digest) in self._cells for blob in self._blobs)
+        ]
         table = Table(expand=False, header_style="bold")
         table.add_column("layer")
         table.add_column("size", justify="right")
         for node in nodes:
-            table.add_column(Text(f"{node} ✗ killed", "bold red") if node in self._dead else self._name(node))
+            table.add_column(
+                Text(f"{node} ✗ killed", "bold red") if node in self._dead else self._name(node)
+            )
         for blob in self._blobs:
             cells = (self._show(self._cell(node, blob.digest), blob) for node in nodes)
             table.add_row(short(blob.digest), shown(blob.size), *cells)
@@ -137,7 +147,9 @@ class Board:
         for node in self.tree.below(blob.digest, source):
             cell = self._cell(node, blob.digest)
             how_far = " ✓" if cell.is_done else f" {_share(cell, blob):.0%}"
-            self._grow(drawing.add(self._name(node).append(how_far, "not bold default")), blob, node)
+            self._grow(
+                drawing.add(self._name(node).append(how_far, "not bold default")), blob, node
+            )
 
     def _cell(self, node: str, digest: Digest) -> Cell:
         return self._cells.setdefault((node, digest), Cell())

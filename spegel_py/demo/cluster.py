@@ -66,7 +66,9 @@ class Cluster:
         found: list[Content] = []
 
         async def put() -> None:
-            found.append(await in_thread(fill, LayoutWriter(root=self.nodes[0].layout, is_durable=False)))
+            found.append(
+                await in_thread(fill, LayoutWriter(root=self.nodes[0].layout, is_durable=False))
+            )
 
         await together(put(), self.start(self.nodes))
         return found[0]

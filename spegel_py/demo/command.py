@@ -44,7 +44,13 @@ PIPE_WIDTH = 110
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `demo`."""
-    parser.add_argument("--nodes", type=int, default=3, metavar="N", help="nodes, before one more joins (default: 3)")
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=3,
+        metavar="N",
+        help="nodes, before one more joins (default: 3)",
+    )
     parser.add_argument(
         "--image",
         type=Path,
@@ -52,10 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="OCI layout or archive to share; that of phase 3 is always made (default: one is made)",
     )
     parser.add_argument(
-        "--size", type=int, default=96, metavar="MB", help="size of the image that is made (default: 96)"
+        "--size",
+        type=int,
+        default=96,
+        metavar="MB",
+        help="size of the image that is made (default: 96)",
     )
     parser.add_argument(
-        "--layers", type=int, default=6, metavar="N", help="layers of the image that is made (default: 6)"
+        "--layers",
+        type=int,
+        default=6,
+        metavar="N",
+        help="layers of the image that is made (default: 6)",
     )
     parser.add_argument(
         "--rate",
@@ -65,10 +79,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"hold each pull of phase 1 to this, 0 for as fast as it goes (default: {RATE:g})",
     )
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="where to put the nodes' folders (default: a temporary one)"
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="where to put the nodes' folders (default: a temporary one)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end and nothing else")
-    parser.add_argument("--keep", action="store_true", help="leave the nodes' folders and logs where they are")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object at the end and nothing else"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the nodes' folders and logs where they are"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +116,9 @@ async def _play(args: argparse.Namespace, folder: Path) -> Outcome:
         for number in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     board = Board(console=_console(), is_silent=args.json)
-    return await play(nodes=args.nodes, fill=_fill(args, folder), folder=folder, rate=args.rate, board=board)
+    return await play(
+        nodes=args.nodes, fill=_fill(args, folder), folder=folder, rate=args.rate, board=board
+    )
 
 
 def _fill(args: argparse.Namespace, folder: Path) -> Fill:
@@ -116,7 +139,9 @@ def _fill(args: argparse.Namespace, folder: Path) -> Fill:
 def _check(args: argparse.Namespace) -> None:
     for name, allowed in (("nodes", NODES), ("size", SIZES), ("layers", LAYERS)):
         if getattr(args, name) not in allowed:
-            raise ConfigError(f"--{name} is {allowed[0]} to {allowed[-1]}, not {getattr(args, name)}")
+            raise ConfigError(
+                f"--{name} is {allowed[0]} to {allowed[-1]}, not {getattr(args, name)}"
+            )
     if not 0 <= args.rate < float("inf"):
         raise ConfigError(f"--rate is MB per second, 0 for no limit, not {args.rate}")
     if args.image is not None and not args.image.exists():

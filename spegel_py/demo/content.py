@@ -84,9 +84,13 @@ def layer_sizes(size: int, layers: int) -> list[int]:
     return [size - sum(rest), *rest]
 
 
-def make(writer: LayoutWriter, *, size: int, layers: int, seed: str = "demo", name: str = NAME) -> Content:
+def make(
+    writer: LayoutWriter, *, size: int, layers: int, seed: str = "demo", name: str = NAME
+) -> Content:
     """Write an image of about `size` bytes into a layout, under `name`. Blocks, for two seconds for 100 MB."""
-    made = build.image([_layer(seed, number, each) for number, each in enumerate(layer_sizes(size, layers))])
+    made = build.image(
+        [_layer(seed, number, each) for number, each in enumerate(layer_sizes(size, layers))]
+    )
     for blob in reversed(made.blobs):
         writer.put(blob.data)
     root = Child(made.root.digest, len(made.root.data), made.media_type)
@@ -96,10 +100,16 @@ def make(writer: LayoutWriter, *, size: int, layers: int, seed: str = "demo", na
 
 def _layer(seed: str, number: int, size: int) -> build.Layer:
     """Return a layer of files that do not compress and, but for the first and large one, of some that do."""
-    rng = random.Random(f"{seed}/{number}")  # a text is seeded through sha512: the same in every run
-    files: dict[str, bytes | build.Link | build.Program] = {f"data/{number}/noise.bin": _noise(rng, size)}
+    rng = random.Random(
+        f"{seed}/{number}"
+    )  # a text is seeded through sha512: the same in every run
+    files: dict[str, bytes | build.Link | build.Program] = {
+        f"data/{number}/noise.bin": _noise(rng, size)
+    }
     if number:
-        files[f"data/{number}/words.txt"] = f"layer {number} of a demonstration\n".encode() * (size // 100)
+        files[f"data/{number}/words.txt"] = f"layer {number} of a demonstration\n".encode() * (
+            size // 100
+        )
     return build.layer(files, level=1 if number else 0)
 
 

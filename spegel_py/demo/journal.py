@@ -31,7 +31,12 @@ def parse(lines: Iterable[str]) -> list[Event]:
 def peer_ids(events: Iterable[Event]) -> set[str]:
     """Return the node's own peer ids, from the addresses it listens on."""
     up = (event for event in events if event["event"] == "libp2p up")
-    return {address.rpartition("/p2p/")[2] for event in up for address in event["addresses"] if "/p2p/" in address}
+    return {
+        address.rpartition("/p2p/")[2]
+        for event in up
+        for address in event["addresses"]
+        if "/p2p/" in address
+    }
 
 
 def is_up(events: Iterable[Event]) -> bool:
@@ -51,7 +56,9 @@ def received(events: Iterable[Event]) -> dict[str, int]:
 
 def misses(events: Iterable[Event]) -> int:
     """Return how many requests the node answered with 404 for want of a peer: a runtime takes these upstream."""
-    return sum(1 for event in events if event["event"] == "relay missed" and event["outcome"] == "missed")
+    return sum(
+        1 for event in events if event["event"] == "relay missed" and event["outcome"] == "missed"
+    )
 
 
 def sources(events: Iterable[Event]) -> list[tuple[str, str]]:
@@ -94,7 +101,11 @@ class Takeover:
 def takeover(events: Sequence[Event], digest: str, victim: str) -> Takeover | None:
     """Return how the body of `digest` went on where the peer at `victim` broke off; None if it did not."""
     for event in events:
-        if event["event"] != "relay finished" or event["digest"] != digest or event["outcome"] != "complete":
+        if (
+            event["event"] != "relay finished"
+            or event["digest"] != digest
+            or event["outcome"] != "complete"
+        ):
             continue
         attempts = [attempt for attempt in event["attempts"] if attempt["bytes"]]
         for broken, other in pairwise(attempts):
@@ -111,7 +122,10 @@ def takeover(events: Sequence[Event], digest: str, victim: str) -> Takeover | No
 
 def _continued(events: Sequence[Event], digest: str, address: str) -> float | None:
     for event in events:
-        if event["event"] == "relay continued" and (event["digest"], event["addr"]) == (digest, address):
+        if event["event"] == "relay continued" and (event["digest"], event["addr"]) == (
+            digest,
+            address,
+        ):
             return datetime.fromisoformat(event["timestamp"]).timestamp()
     return None
 

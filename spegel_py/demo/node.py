@@ -89,7 +89,11 @@ class Node:
     @property
     def pid(self) -> int | None:
         """Its process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        return (
+            self._process.pid
+            if self._process is not None and self._process.poll() is None
+            else None
+        )
 
     def events(self) -> list[Event]:
         """Return all that it has logged."""
@@ -97,7 +101,14 @@ class Node:
 
     def start(self, *, bootstrap: int) -> None:
         """Start the process; `bootstrap` is the router port of the first node."""
-        command = [sys.executable, "-E", "-S", launch.__file__, str(os.getpid()), *self._arguments(bootstrap)]
+        command = [
+            sys.executable,
+            "-E",
+            "-S",
+            launch.__file__,
+            str(os.getpid()),
+            *self._arguments(bootstrap),
+        ]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - no shell, nothing from outside
                 command,
@@ -117,7 +128,9 @@ class Node:
         """Wait until it serves. Raises PortTaken, or DemoFailed with its last words."""
 
         async def is_up() -> bool:  # it is live before it has its router's port
-            return await probe.answers(session, self.mirror + "/livez") and journal.is_up(self.events())
+            return await probe.answers(session, self.mirror + "/livez") and journal.is_up(
+                self.events()
+            )
 
         await self.until(is_up, "did not come up", deadline=START)
 
@@ -126,19 +139,32 @@ class Node:
 
         async def is_joined() -> bool:
             values = await probe.metrics(session, self.metrics)
-            return values.get("spegel_connected_peers", 0) >= peers and values.get("spegel_records_held", 0) >= records
+            return (
+                values.get("spegel_connected_peers", 0) >= peers
+                and values.get("spegel_records_held", 0) >= records
+            )
 
-        await self.until(lambda: probe.answers(session, self.mirror + "/readyz"), "found no other node", deadline=START)
-        await self.until(is_joined, f"did not find {peers} nodes with {records} records", deadline=START)
+        await self.until(
+            lambda: probe.answers(session, self.mirror + "/readyz"),
+            "found no other node",
+            deadline=START,
+        )
+        await self.until(
+            is_joined, f"did not find {peers} nodes with {records} records", deadline=START
+        )
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], failure: str, *, deadline: float) -> None:
+    async def until(
+        self, condition: Callable[[], Awaitable[bool]], failure: str, *, deadline: float
+    ) -> None:
         """Wait for a condition; raises DemoFailed if it does not come true in so many seconds, or the node ends."""
         end = time.monotonic() + deadline
         while not await condition():
             if self.pid is None:
                 raise self._ended()
             if time.monotonic() > end:
-                raise DemoFailed(f"{self.name} {failure} within {deadline:.0f} s; {self.last_words()}")
+                raise DemoFailed(
+                    f"{self.name} {failure} within {deadline:.0f} s; {self.last_words()}"
+                )
             await asyncio.sleep(POLL)
 
     def kill(self) -> None:
@@ -164,12 +190,21 @@ class Node:
 
     def last_words(self) -> str:
         """Return the end of its log, for an error."""
-        lines = self.log.read_text(errors="replace").splitlines()[-LINES:] if self.log.exists() else []
+        lines = (
+            self.log.read_text(errors="replace").splitlines()[-LINES:] if self.log.exists() else []
+        )
         return "its log ends: " + " | ".join(lines) if lines else "it logged nothing"
 
     def _ended(self) -> DemoFailed:
-        words, status = self.last_words(), self._process.poll() if self._process is not None else None
-        kind = PortTaken if "the port is in use" in words or "Address already in use" in words else DemoFailed
+        words, status = (
+            self.last_words(),
+            self._process.poll() if self._process is not None else None,
+        )
+        kind = (
+            PortTaken
+            if "the port is in use" in words or "Address already in use" in words
+            else DemoFailed
+        )
         return kind(f"{self.name} ended with status {status}; {words}")
 
     def _arguments(self, bootstrap: int) -> list[str]:
@@ -185,7 +220,10 @@ class Node:
             "log-format": "json",
             "log-level": "DEBUG",
         }
-        return ["registry", *(text for name, value in options.items() for text in (f"--{name}", value))]
+        return [
+            "registry",
+            *(text for name, value in options.items() for text in (f"--{name}", value)),
+        ]
 
 
 class PortTaken(DemoFailed):
@@ -194,6 +232,10 @@ class PortTaken(DemoFailed):
 
 def _environment() -> dict[str, str]:
     """Return what a node gets of our environment: nothing that is a setting of its own (LOG_LEVEL, DATA_DIR, …)."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(("PYTHON", "LC_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or name.startswith(("PYTHON", "LC_"))
+    }
     paths = [str(Path(spegel_py.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return kept | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}

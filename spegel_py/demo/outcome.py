@@ -119,7 +119,9 @@ def problems(outcome: Outcome) -> list[str]:
     if kill is None:
         found.append("no node was killed")
     elif not kill.hit_mid_body:
-        found.append(f"the kill of {kill.node} did not hit the middle of {kill.layer}: its bytes were all on their way")
+        found.append(
+            f"the kill of {kill.node} did not hit the middle of {kill.layer}: its bytes were all on their way"
+        )
     elif not kill.same_response:
         found.append(f"{kill.layer} did not go on within the same response")
     if outcome.arrival is None:
@@ -141,7 +143,13 @@ def _of_node(result: NodeResult) -> list[str]:
     found = _failures([result])
     if result.upstream_requests:
         found.append(f"{result.node}: {result.upstream_requests} requests would have gone upstream")
-    if not result.error and not result.resumed and sum(result.from_peers.values()) != result.fetched:
+    if (
+        not result.error
+        and not result.resumed
+        and sum(result.from_peers.values()) != result.fetched
+    ):
         logged = sum(result.from_peers.values())
-        found.append(f"{result.node}: its log counts {logged} bytes from peers, its pull {result.fetched}")
+        found.append(
+            f"{result.node}: its log counts {logged} bytes from peers, its pull {result.fetched}"
+        )
     return found

@@ -22,7 +22,9 @@ async def served(session: aiohttp.ClientSession, url: str) -> float:
 
 def total(text: str, name: str) -> float:
     """Return the sum of a Prometheus page's meter over all its labels."""
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{")
+    )
 
 
 def parse(text: str) -> dict[str, float]:

@@ -78,14 +78,18 @@ class Puller:
             self._stage.board.takes(self._node.name, event.blob.digest, UPSTREAM)
         if isinstance(event, Interrupted):
             self._resumed += 1
-        if isinstance(event, Fetched) and (delay := self._pace.delay(event.count, time.monotonic())):
+        if isinstance(event, Fetched) and (
+            delay := self._pace.delay(event.count, time.monotonic())
+        ):
             await asyncio.sleep(delay)
 
     async def _success(self, report: PullReport) -> NodeResult:
         """Return the result once the log accounts for every byte, or after LOGGED seconds as it is then."""
         with suppress(DemoFailed):
             mirrored = report.fetched - report.upstream
-            await self._node.until(lambda: self._has_logged(mirrored), "logged too little", deadline=LOGGED)
+            await self._node.until(
+                lambda: self._has_logged(mirrored), "logged too little", deadline=LOGGED
+            )
         events = self._events()
         return NodeResult(
             node=self._node.name,
@@ -103,7 +107,9 @@ class Puller:
 
     def _failure(self, error: SpegelError, seconds: float) -> NodeResult:
         events = self._events()
-        is_upstreams = isinstance(error, OCIError | PeerError)  # what makes containerd ask the next host
+        is_upstreams = isinstance(
+            error, OCIError | PeerError
+        )  # what makes containerd ask the next host
         return NodeResult(
             node=self._node.name,
             from_peers=self._from_peers(events),
@@ -163,7 +169,11 @@ class Killer(Puller):
             return None
         found = journal.takeover(self._node.events(), str(blob.digest), victim.address)
         kill = Kill(
-            node=victim.name, pid=self._pid, layer=str(blob.digest), size=blob.size, client_byte=self._client_byte
+            node=victim.name,
+            pid=self._pid,
+            layer=str(blob.digest),
+            size=blob.size,
+            client_byte=self._client_byte,
         )
         if found is None:
             return kill
@@ -183,7 +193,9 @@ class Killer(Puller):
         victim.kill()
         await victim.gone()
         self._stage.board.killed(victim.name)
-        self._stage.board.say(f"  killed {victim.name} (pid {self._pid}) at byte {offset} of {self._blob.size}")
+        self._stage.board.say(
+            f"  killed {victim.name} (pid {self._pid}) at byte {offset} of {self._blob.size}"
+        )
 
 
 def _ms(seconds: float | None) -> float | None:

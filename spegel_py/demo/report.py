@@ -24,7 +24,12 @@ def as_json(outcome: Outcome) -> dict[str, object]:
     return {
         "ok": not wrong,
         "problems": wrong,
-        "image": {"name": outcome.image, "digest": outcome.digest, "bytes": outcome.bytes, "blobs": outcome.blobs},
+        "image": {
+            "name": outcome.image,
+            "digest": outcome.digest,
+            "bytes": outcome.bytes,
+            "blobs": outcome.blobs,
+        },
         "rate_limit_mb_s": outcome.rate_limit,
         "nodes": [_node(result) for result in outcome.results],
         "joiner": outcome.joiner,
@@ -38,13 +43,22 @@ def as_json(outcome: Outcome) -> dict[str, object]:
 
 
 def _node(result: NodeResult) -> dict[str, object]:
-    exact = {"from_peers": dict(result.from_peers), "seconds": round(result.seconds, 3), "mb_s": round(result.rate, 1)}
+    exact = {
+        "from_peers": dict(result.from_peers),
+        "seconds": round(result.seconds, 3),
+        "mb_s": round(result.rate, 1),
+    }
     return dataclasses.asdict(result) | exact
 
 
 def _arrival(arrival: Arrival) -> dict[str, object]:
     return {
-        "image": {"name": arrival.image, "digest": arrival.digest, "bytes": arrival.bytes, "blobs": arrival.blobs},
+        "image": {
+            "name": arrival.image,
+            "digest": arrival.digest,
+            "bytes": arrival.bytes,
+            "blobs": arrival.blobs,
+        },
         "line_rate_mb_s": arrival.line_rate,
         "upstream_bytes": arrival.upstream_bytes,
         "copies": round(arrival.copies, 3),
@@ -77,7 +91,12 @@ def _table(title: str, results: Sequence[NodeResult], joiner: str | None = None)
             sources = {UPSTREAM: result.from_upstream} | sources
         peers = ", ".join(f"{name}: {shown(count)}" for name, count in sources.items())
         name = f"{result.node} (joined late)" if result.node == joiner else result.node
-        numbers = (str(result.upstream_requests), f"{result.seconds:.2f}", f"{result.rate:.0f}", str(result.verified))
+        numbers = (
+            str(result.upstream_requests),
+            f"{result.seconds:.2f}",
+            f"{result.rate:.0f}",
+            str(result.verified),
+        )
         table.add_row(name, peers or "nothing", *numbers)
     return table
 
@@ -85,7 +104,9 @@ def _table(title: str, results: Sequence[NodeResult], joiner: str | None = None)
 def _sentences(outcome: Outcome) -> list[str]:
     found = []
     if outcome.rate_limit:
-        found.append(f"Pulls of phase 1 were held to {outcome.rate_limit:g} MB/s each (--rate 0: as fast as it goes).")
+        found.append(
+            f"Pulls of phase 1 were held to {outcome.rate_limit:g} MB/s each (--rate 0: as fast as it goes)."
+        )
     kill = outcome.kill
     if kill and kill.at_byte is not None and kill.gap_ms is not None:
         found.append(
@@ -95,13 +116,19 @@ def _sentences(outcome: Outcome) -> list[str]:
         )
     if outcome.arrival:
         found.append(_came(outcome.arrival))
-    found.append(f"{outcome.reverified} of {outcome.expected} digests over all layouts hashed again at the end.")
+    found.append(
+        f"{outcome.reverified} of {outcome.expected} digests over all layouts hashed again at the end."
+    )
     return found + [f"WRONG: {line}" for line in problems(outcome)]
 
 
 def _came(arrival: Arrival) -> str:
     """Return what upstream had to send, and what without sharing."""
-    again = "" if arrival.copies < ONCE else " (some of it more than once: a node had nobody to take it from)"
+    again = (
+        ""
+        if arrival.copies < ONCE
+        else " (some of it more than once: a node had nobody to take it from)"
+    )
     return (
         f"{arrival.image}, which no node had: upstream sent {arrival.copies:.2f} × the image for "
         f"{len(arrival.results)} nodes{again}, at {arrival.line_rate:g} MB/s; had each node fetched it for itself, "

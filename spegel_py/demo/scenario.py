@@ -32,7 +32,9 @@ async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Boar
         first, *others = await made.prepare(nodes)
         content = await made.start_with(fill)
         if len(content.tags) > 1:
-            board.say(f"Of {len(content.tags)} images the first is shared: {', '.join(content.tags)}")
+            board.say(
+                f"Of {len(content.tags)} images the first is shared: {', '.join(content.tags)}"
+            )
         stage = Stage(cluster=made, content=content, board=board)
         with board.live():
             await made.joined([first], records=0)
@@ -68,16 +70,23 @@ async def _everybody(stage: Stage, nodes: Sequence[Node], rate: float) -> list[N
     """Have all these nodes pull at the same time, each from another blob on; `rate` is in MB/s."""
     names = ", ".join(node.name for node in nodes)
     stage.board.say(f"Phase 1: {names} pull {shown(stage.content.size)} at the same time.")
-    stage.board.expect([node.name for node in nodes], stage.content.blobs, holders=[stage.cluster.nodes[0].name])
+    stage.board.expect(
+        [node.name for node in nodes], stage.content.blobs, holders=[stage.cluster.nodes[0].name]
+    )
     step = len(stage.content.blobs) / len(nodes)
     async with watched(stage, nodes):
-        pulls = (Puller(stage=stage, node=node, rate=rate * MB).run(round(at * step)) for at, node in enumerate(nodes))
+        pulls = (
+            Puller(stage=stage, node=node, rate=rate * MB).run(round(at * step))
+            for at, node in enumerate(nodes)
+        )
         return list(await asyncio.gather(*pulls))
 
 
 async def _one_more(stage: Stage) -> tuple[NodeResult, Kill | None]:
     """Have one more node join and pull, and kill the one that sends it the largest layer."""
-    stage.board.say("Phase 2: one more node joins and pulls; the node that sends it the largest layer is killed.")
+    stage.board.say(
+        "Phase 2: one more node joins and pulls; the node that sends it the largest layer is killed."
+    )
     holders = len(stage.cluster.nodes)
     [joiner] = await stage.cluster.prepare(1)
     await stage.cluster.start([joiner])
@@ -98,7 +107,9 @@ async def _right(expected: Sequence[tuple[Path, Child]], board: Board) -> list[b
     """Hash everything in all layouts again, and say of each thing that should be there whether it is right."""
     layouts = len({layout for layout, _ in expected})
     board.say(f"Hashing all {len(expected)} blobs and manifests of {layouts} layouts again.")
-    return list(await asyncio.gather(*(in_thread(_is_right, layout, child) for layout, child in expected)))
+    return list(
+        await asyncio.gather(*(in_thread(_is_right, layout, child) for layout, child in expected))
+    )
 
 
 def _is_right(layout: Path, child: Child) -> bool:

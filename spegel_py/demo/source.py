@@ -67,9 +67,19 @@ def bring(path: Path, writer: LayoutWriter, scratch: Path) -> Content:
         return _copy(root, writer)
     except ConfigError:
         raise
-    except (SpegelError, OSError, tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except (
+        SpegelError,
+        OSError,
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        RecursionError,
+    ) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(f"--image {path}: {text}; give an OCI image layout or an OCI archive of one") from error
+        raise ConfigError(
+            f"--image {path}: {text}; give an OCI image layout or an OCI archive of one"
+        ) from error
 
 
 def _unpacked(path: Path, scratch: Path) -> Path:
@@ -81,7 +91,9 @@ def _unpacked(path: Path, scratch: Path) -> Path:
             if match is None or content is None:
                 continue
             if member.size > shutil.disk_usage(scratch).free:
-                raise ConfigError(f"{scratch} has no room for the {member.size} bytes of {member.name[:100]} in {path}")
+                raise ConfigError(
+                    f"{scratch} has no room for the {member.size} bytes of {member.name[:100]} in {path}"
+                )
             target = scratch / match[1]
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
@@ -103,7 +115,9 @@ def _copy(root: Path, writer: LayoutWriter) -> Content:
         writer.put(data, child.digest.algorithm)
     writer.tag(chosen.name, manifests[0][0])
     found = tuple(child for child, _ in manifests)
-    return Content(name=chosen.name, platform=platform, manifests=found, blobs=blobs, tags=chosen.tags)
+    return Content(
+        name=chosen.name, platform=platform, manifests=found, blobs=blobs, tags=chosen.tags
+    )
 
 
 def _complete(root: Path, image: Child) -> tuple[Platform | None, list[tuple[Child, bytes]]]:
@@ -112,10 +126,14 @@ def _complete(root: Path, image: Child) -> tuple[Platform | None, list[tuple[Chi
     if first[0].media_type not in INDEXES:
         return None, [first]
     missing: SpegelError | None = None
-    for platform in dict.fromkeys((Platform.here(), *(found for _, found in plan.platforms(first[1]) if found))):
+    for platform in dict.fromkeys(
+        (Platform.here(), *(found for _, found in plan.platforms(first[1]) if found))
+    ):
         try:
             manifests = [first, *_below(root, first[1], platform, 0)]
-            for blob in plan.blobs(data for child, data in manifests if child.media_type not in INDEXES):
+            for blob in plan.blobs(
+                data for child, data in manifests if child.media_type not in INDEXES
+            ):
                 os.close(_open(root, blob.digest))
             return platform, manifests
         except (ConfigError, ContentNotFound) as error:
@@ -123,7 +141,9 @@ def _complete(root: Path, image: Child) -> tuple[Platform | None, list[tuple[Chi
     raise ManifestInvalid(f"no platform of it is there in full: {missing}")
 
 
-def _below(root: Path, index: bytes, platform: Platform, depth: int) -> Iterator[tuple[Child, bytes]]:
+def _below(
+    root: Path, index: bytes, platform: Platform, depth: int
+) -> Iterator[tuple[Child, bytes]]:
     if depth > 3:
         raise ManifestInvalid("too many indexes within each other")
     for child in plan.select(index, platform):

@@ -38,7 +38,9 @@ class _Part:
 class Book:
     """Answers the asks for one digest. Nobody is sent upstream before the time `settled`."""
 
-    def __init__(self, *, rules: Rules, settled: float = -math.inf, max_depth: int = MAX_DEPTH) -> None:
+    def __init__(
+        self, *, rules: Rules, settled: float = -math.inf, max_depth: int = MAX_DEPTH
+    ) -> None:
         self._rules = rules
         self._settled = settled
         self._tree = Tree(max_depth=max_depth)
@@ -65,7 +67,9 @@ class Book:
     def shape(self, now: float) -> Shape:
         """Return who takes it from whom, for people to look at."""
         self.expire(now)
-        return draw(self._tree, {name: (part.role, part.offset) for name, part in self._parts.items()})
+        return draw(
+            self._tree, {name: (part.role, part.offset) for name, part in self._parts.items()}
+        )
 
     def ask(self, name: str, ask: Ask, now: float) -> Answer:
         """Return where this node is to take the content from."""
@@ -151,7 +155,9 @@ class Book:
             parent = self._part(note.parent, now)
             self._watch(parent)
             if part.node.parent is not parent.node:
-                self._tree.attach(part.node, parent.node)  # a ring has no source: its nodes will ask again
+                self._tree.attach(
+                    part.node, parent.node
+                )  # a ring has no source: its nodes will ask again
             return
         if part.advanced == -math.inf:
             part.advanced = now  # a leader that this book did not know has as long as a new one
@@ -216,7 +222,11 @@ class Book:
 
     def _without_source(self, part: _Part, shunned: set[str], now: float) -> Answer:
         """Send the asker upstream, or have it wait: for a source that may come back, or for its turn."""
-        hopes = [self._parts[name] for name in self._blocked - shunned if self._parts[name].node.depth is not None]
+        hopes = [
+            self._parts[name]
+            for name in self._blocked - shunned
+            if self._parts[name].node.depth is not None
+        ]
         pause = max(min((self._free(each) for each in hopes), default=now), self._settled) - now
         if pause <= 0 and part.node.serves:
             pause = self._next_promotion - now
@@ -232,7 +242,11 @@ class Book:
         return self._lead(part, now)
 
     def _follow(self, part: _Part, source: Node) -> Follow:
-        part.role, part.renew, part.has_yielded = Role.FOLLOW, self._rules.renew_of(len(self._parts)), False
+        part.role, part.renew, part.has_yielded = (
+            Role.FOLLOW,
+            self._rules.renew_of(len(self._parts)),
+            False,
+        )
         self._watch(part)
         return Follow(source.id, (source.depth or 0) + 1, part.renew)
 
@@ -248,14 +262,20 @@ class Book:
         It lost its source and has not asked yet, or was told to wait.
         """
         enough = part.offset + self._rules.ahead
-        others = (each for each in self._parts.values() if each.is_waiting or each.role is Role.FOLLOW)
-        return any(each.offset > enough and each.node.serves and each.node.depth is None for each in others)
+        others = (
+            each for each in self._parts.values() if each.is_waiting or each.role is Role.FOLLOW
+        )
+        return any(
+            each.offset > enough and each.node.serves and each.node.depth is None for each in others
+        )
 
     # Times
 
     def _free(self, part: _Part) -> float:
         """Return when it is known of a blocked node whether it can be followed."""
-        return max(part.busy, part.accused + self._rules.notice if part.accused < math.inf else -math.inf)
+        return max(
+            part.busy, part.accused + self._rules.notice if part.accused < math.inf else -math.inf
+        )
 
     def _silence(self, part: _Part) -> float:
         """Return when a leader that says nothing is given up."""

@@ -99,8 +99,12 @@ class Flights:
         self._steward = Steward(own=courier.id, now=clock(), rules=self.rules)
         self._lock = threading.Lock()  # questions come in any thread
         self._parts: dict[Digest, Part] = {}
-        self._untold: dict[Digest, asyncio.TimerHandle] = {}  # what came in, until its steward is told
-        self._deaf: dict[str, float] = {}  # stewards that did not answer, until when they are asked last
+        self._untold: dict[
+            Digest, asyncio.TimerHandle
+        ] = {}  # what came in, until its steward is told
+        self._deaf: dict[
+            str, float
+        ] = {}  # stewards that did not answer, until when they are asked last
         self._waiting: dict[Digest, Waiting] = {}  # where stewards said to wait
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -127,11 +131,15 @@ class Flights:
 
     async def look(self) -> Sequence[Sight]:
         """Return who takes each digest of this node's parts from whom, as the stewards tell within `Rules.look`."""
-        return await asyncio.gather(*(self._see(part) for part in list(self._parts.values())[:SEEN]))
+        return await asyncio.gather(
+            *(self._see(part) for part in list(self._parts.values())[:SEEN])
+        )
 
     async def _see(self, part: Part) -> Sight:
         first, *_ = self._stewards(part.digest, self.rules.asked)
-        reply = await self._ask_one(first, Look(part.digest), within=self.rules.look)  # the deadline: none is held deaf
+        reply = await self._ask_one(
+            first, Look(part.digest), within=self.rules.look
+        )  # the deadline: none is held deaf
         return sight(part, self._courier.id, reply)
 
     @asynccontextmanager
@@ -198,7 +206,9 @@ class Flights:
                 return None
             ask = Ask(digest, offset, held=held)
             match await self._ask_one(steward, ask, within=self.rules.at_once):
-                case Follow(parent, _, renew) if (peer := self._courier.partners().get(parent)) is not None:
+                case Follow(parent, _, renew) if (
+                    peer := self._courier.partners().get(parent)
+                ) is not None:
                     self._take_part(digest, writing, Role.FOLLOW, renew, parent)
                     return Source(peer, self.rules.stall_lined_up)
                 case Lead(renew):
@@ -215,7 +225,9 @@ class Flights:
             writing = None
             if self._ingests is not None:
                 with suppress(ContentNotFound, StoreError):
-                    writing = Writing(await stack.enter_async_context(self._ingests.open(digest)), stack)
+                    writing = Writing(
+                        await stack.enter_async_context(self._ingests.open(digest)), stack
+                    )
             yield writing
 
     async def _wait_for_answer(self, ask: Ask, end: float) -> Reply | None:
@@ -244,7 +256,9 @@ class Flights:
     def _waiting_for(self, digest: Digest) -> Waiting:
         """Return the waits for a digest: pulls that follow each other soon are not all held back."""
         now = self._clock()
-        self._waiting = {each: waiting for each, waiting in self._waiting.items() if waiting.until > now}
+        self._waiting = {
+            each: waiting for each, waiting in self._waiting.items() if waiting.until > now
+        }
         return self._waiting.setdefault(digest, Waiting(until=now + self.rules.silence))
 
     def source_of(self, digest: Digest) -> str | None:
@@ -259,7 +273,9 @@ class Flights:
 
     # Speaking with stewards
 
-    async def _ask(self, question: Question, *, without: Collection[str] = ()) -> tuple[str, Reply | None]:
+    async def _ask(
+        self, question: Question, *, without: Collection[str] = ()
+    ) -> tuple[str, Reply | None]:
         """Return the first steward that gives an answer, and that; None for the answer if none does."""
         name = ""
         for name in self._stewards(question.digest, self.rules.asked):
@@ -279,14 +295,18 @@ class Flights:
         names = stewards(digest, {self._courier.id, *self._courier.partners()}, count)
         return sorted(names, key=lambda name: name in self._deaf)
 
-    async def _ask_one(self, name: str, question: Question, *, within: float | None = None) -> Reply | None:
+    async def _ask_one(
+        self, name: str, question: Question, *, within: float | None = None
+    ) -> Reply | None:
         if name == self._courier.id:
             return self._decide(name, question)
         timeout = within or self.rules.answer_within(len(self._courier.partners()))
         try:
             return decode_reply(await self._courier.ask(name, encode(question), timeout=timeout))
         except (PeerError, MessageError) as error:
-            log.debug("steward does not answer", peer=name, digest=str(question.digest), error=str(error))
+            log.debug(
+                "steward does not answer", peer=name, digest=str(question.digest), error=str(error)
+            )
             if within is None:
                 self._deaf[name] = self._clock() + self.rules.deaf
             return None
@@ -318,7 +338,12 @@ class Flights:
     # Taking part
 
     def _take_part(
-        self, digest: Digest, writing: Writing | None, role: Role, renew: float, parent: str | None = None
+        self,
+        digest: Digest,
+        writing: Writing | None,
+        role: Role,
+        renew: float,
+        parent: str | None = None,
     ) -> None:
         """Do this with the digest from now on, and say so until it is over, the first time within `renew` seconds."""
         if (part := self._parts.get(digest)) is not None:
@@ -341,7 +366,9 @@ class Flights:
                     last = await part.play(tell=self.tell, store=self._store)
             finally:
                 del self._parts[part.digest]
-            log.debug("flight ended", digest=str(part.digest), role=part.role.value, ended=last.role.value)
+            log.debug(
+                "flight ended", digest=str(part.digest), role=part.role.value, ended=last.role.value
+            )
             await self._say_last(part, last)
         except Exception:  # a bug must not end the node
             log.exception("flight lost", digest=str(part.digest))
@@ -353,7 +380,12 @@ class Flights:
         all the same, and need not be told what is advertised by then: so a crowd's words are half as many.
         """
         pause = part.lease(self.rules.leases) - self.rules.margin
-        if last.role is Role.HOLD and part.role is Role.FOLLOW and self._tasks is not None and pause > 0:
+        if (
+            last.role is Role.HOLD
+            and part.role is Role.FOLLOW
+            and self._tasks is not None
+            and pause > 0
+        ):
             loop = asyncio.get_running_loop()
             self._untold[part.digest] = loop.call_later(pause, self._tell_untold, last)
         else:

@@ -160,7 +160,9 @@ _E = TypeVar("_E", bound=Enum)
 
 def encode(message: Question | Reply) -> bytes:
     """Return the message's bytes."""
-    return json.dumps({"kind": type(message).__name__.lower(), **_present(message)}, separators=(",", ":")).encode()
+    return json.dumps(
+        {"kind": type(message).__name__.lower(), **_present(message)}, separators=(",", ":")
+    ).encode()
 
 
 def _present(value: Question | Reply | Place) -> dict[str, object]:
@@ -184,7 +186,10 @@ def decode_question(raw: bytes) -> Question:
             bad, why = _optional_peer(fields, "bad"), _optional_enum(fields, "why", Why)
             if (bad is None) != (why is None):
                 raise MessageError("bad and why go together")
-            offset, held = _integer(fields, "offset", MAX_OFFSET), _integer(fields, "held", MAX_HELD)
+            offset, held = (
+                _integer(fields, "offset", MAX_OFFSET),
+                _integer(fields, "held", MAX_HELD),
+            )
             serves = _boolean(fields, "serves")
             return Ask(_digest(fields), offset, serves, held, bad, why)
         case "note":
@@ -231,7 +236,11 @@ def _object(raw: bytes, most: int) -> dict[str, Any]:
 
 def _places(fields: dict[str, Any]) -> tuple[Place, ...]:
     values = fields.get("places")
-    if not isinstance(values, list) or len(values) > MAX_PLACES or not all(isinstance(each, dict) for each in values):
+    if (
+        not isinstance(values, list)
+        or len(values) > MAX_PLACES
+        or not all(isinstance(each, dict) for each in values)
+    ):
         raise MessageError(f"places are to be up to {MAX_PLACES} objects")
     return tuple(_place(each, number) for number, each in enumerate(values))
 
@@ -261,7 +270,11 @@ def _integer(fields: dict[str, Any], name: str, most: int) -> int:
 
 def _seconds(fields: dict[str, Any], name: str) -> float:
     value = fields.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_SECONDS:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not 0 <= value <= MAX_SECONDS
+    ):
         raise MessageError(f"{name} is to be a number of seconds up to {MAX_SECONDS:.0f}")
     return float(value)
 
@@ -275,7 +288,12 @@ def _boolean(fields: dict[str, Any], name: str) -> bool:
 
 def _peer(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not value.isascii() or not value.isalnum() or len(value) > MAX_ID:
+    if (
+        not isinstance(value, str)
+        or not value.isascii()
+        or not value.isalnum()
+        or len(value) > MAX_ID
+    ):
         raise MessageError(f"{name} is to be a peer id")
     return value
 
@@ -288,7 +306,9 @@ def _enum(fields: dict[str, Any], name: str, kind: type[_E]) -> _E:
     try:
         return kind(fields.get(name))
     except ValueError as error:
-        raise MessageError(f"{name} is to be one of {', '.join(each.value for each in kind)}") from error
+        raise MessageError(
+            f"{name} is to be one of {', '.join(each.value for each in kind)}"
+        ) from error
 
 
 def _optional_enum(fields: dict[str, Any], name: str, kind: type[_E]) -> _E | None:

@@ -26,7 +26,9 @@ class Part:
     """What this node does with a digest, which its runtime writes to `ingest`; `parent` is of one that follows. The
     steward knows it, since that said so, and wants to hear of it within `renew` seconds."""
 
-    def __init__(self, *, digest: Digest, ingest: Ingest, role: Role, renew: float, parent: str | None) -> None:
+    def __init__(
+        self, *, digest: Digest, ingest: Ingest, role: Role, renew: float, parent: str | None
+    ) -> None:
         self.digest = digest
         self._ingest = ingest
         self.role = role
@@ -43,7 +45,12 @@ class Part:
 
     def as_json(self) -> dict[str, object]:
         """Return the part as it is shown at `/debug/state`; `offset` is what the stewards were told last."""
-        return {"digest": str(self.digest), "role": self.role.value, "parent": self.parent, "offset": self.offset}
+        return {
+            "digest": str(self.digest),
+            "role": self.role.value,
+            "parent": self.parent,
+            "offset": self.offset,
+        }
 
     def change(self, role: Role, renew: float, parent: str | None) -> bool:
         """Do this from now on, as the steward has just said; say whether it is something else."""
@@ -81,7 +88,9 @@ class Part:
             while True:
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
-                await asyncio.wait({over, changed}, timeout=self._renew, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {over, changed}, timeout=self._renew, return_when=asyncio.FIRST_COMPLETED
+                )
                 changed.cancel()
                 if over.done() or self._is_leaving:
                     break
@@ -96,7 +105,9 @@ class Part:
         self._renew, self._heard = renew, time.monotonic()
 
     def _note(self) -> Note:
-        return Note(self.digest, self.role, self.offset, self.parent if self.role is Role.FOLLOW else None)
+        return Note(
+            self.digest, self.role, self.offset, self.parent if self.role is Role.FOLLOW else None
+        )
 
     async def _is_here(self, store: Store, within: float) -> bool:
         """Say whether the content is in the store, or comes there within so many seconds."""

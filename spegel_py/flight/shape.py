@@ -32,7 +32,10 @@ def draw(tree: Tree, told: Told) -> Shape:
     """Return the shape of a tree; of one that is too large those places that are nearest to where it comes from."""
     nodes = list(islice(_from_the_top(tree, told), MAX_PLACES))
     numbers = {node.id: number for number, node in enumerate(nodes)}
-    places = tuple(Place(node.id, numbers[node.parent.id] if node.parent else None, *told[node.id]) for node in nodes)
+    places = tuple(
+        Place(node.id, numbers[node.parent.id] if node.parent else None, *told[node.id])
+        for node in nodes
+    )
     return Shape(places, len(tree) - len(places))
 
 

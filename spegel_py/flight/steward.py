@@ -75,7 +75,9 @@ class Steward:
 
     def _settled(self, digest: Digest, now: float) -> float:
         """Return from when on this node knows what is in flight: at once, if it was the steward all the time."""
-        self._changed = {name: at for name, at in self._changed.items() if at + self._rules.grace > now}
+        self._changed = {
+            name: at for name, at in self._changed.items() if at + self._rules.grace > now
+        }
         everybody = self._members | {self._own}
         before = everybody.symmetric_difference(self._changed)
         was_steward = not self._members or stewards(digest, before, 1) == [self._own]

@@ -35,7 +35,9 @@ class Tree:
     def __init__(self, *, max_depth: int = MAX_DEPTH) -> None:
         self._max_depth = max_depth
         self._nodes: dict[str, Node] = {}
-        self._shelves: dict[tuple[int, int], dict[str, Node]] = {}  # (children, depth) → who may feed one more
+        self._shelves: dict[
+            tuple[int, int], dict[str, Node]
+        ] = {}  # (children, depth) → who may feed one more
         self._shelf_of: dict[str, tuple[int, int]] = {}
 
     def __repr__(self) -> str:
@@ -109,7 +111,12 @@ class Tree:
 
     def has_room(self, node: Node) -> bool:
         """Say whether somebody may be attached to a node."""
-        return node.depth is not None and node.depth < self._max_depth and node.serves and not node.is_blocked
+        return (
+            node.depth is not None
+            and node.depth < self._max_depth
+            and node.serves
+            and not node.is_blocked
+        )
 
     def is_below(self, node: Node, top: Node) -> bool:
         """Say whether a node is another one, or is fed by it by way of others or not."""
@@ -130,7 +137,10 @@ class Tree:
         """Return how many steps lie below a node."""
         height, level = -1, [node]
         while level:
-            height, level = height + 1, [child for each in level for child in each.children.values()]
+            height, level = (
+                height + 1,
+                [child for each in level for child in each.children.values()],
+            )
         return height
 
     def _part(self, node: Node) -> None:

@@ -115,18 +115,30 @@ class Agenda:
         return now + self._interval * self._random.uniform(1 - JITTER, 1 + JITTER)
 
     def _known(self) -> dict[str, Peer]:
-        return {name: peer for name, (peer, _) in self._interest.items()} | self._watched | self._members
+        return (
+            {name: peer for name, (peer, _) in self._interest.items()}
+            | self._watched
+            | self._members
+        )
 
     def _plan(self, now: float) -> None:
         """Choose who is checked in the interval that begins; newcomers at a random time in it."""
         for name in [name for name, (_, at) in self._interest.items() if now - at > INTEREST]:
             del self._interest[name]
         known = self._known()
-        asked = [*self._watched, *(name for name in reversed(self._interest) if name not in self._watched)]
+        asked = [
+            *self._watched,
+            *(name for name in reversed(self._interest) if name not in self._watched),
+        ]
         rest = sorted(known.keys() - set(asked))
-        self._random.shuffle(rest)  # who was never checked yet: not the same ones first on every node
+        self._random.shuffle(
+            rest
+        )  # who was never checked yet: not the same ones first on every node
         rest.sort(key=lambda name: self._checked.get(name, -math.inf))
         chosen = asked[: self._budget - min(OTHERS, len(rest))]
         chosen += rest[: self._budget - len(chosen)]
-        self._next = {name: self._next.get(name, now + self._interval * self._random.random()) for name in chosen}
+        self._next = {
+            name: self._next.get(name, now + self._interval * self._random.random())
+            for name in chosen
+        }
         self._checked = {name: at for name, at in self._checked.items() if name in known}

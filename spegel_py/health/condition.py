@@ -119,7 +119,9 @@ class Condition:
     def judge(self, now: float, *, is_deaf: bool = False) -> Judgement:
         """Return what all of it comes to; `is_deaf` says that this node hears nobody, so that silence says nothing."""
         if not self.trend.is_healthy:
-            return Judgement(State.UNHEALTHY, 0.0, f"{self._rules.fails} checks failed: {self._failed_check}")
+            return Judgement(
+                State.UNHEALTHY, 0.0, f"{self._rules.fails} checks failed: {self._failed_check}"
+            )
         if self.failures.is_unhealthy(now):
             return Judgement(State.UNHEALTHY, 0.0, f"{self._rules.passive_fails} requests failed")
         is_in_doubt = now < self._doubt_until
@@ -128,7 +130,13 @@ class Condition:
         phi = 0.0 if is_deaf else self.heartbeats.phi(now)
         outlook = self.forecast.outlook(now)
         cost = BAD if self.forecast.is_bad(now) else 1.0
-        factor = min(self.trend.factor, suspicion.factor(phi), _of_outlook(outlook), cost, 0.0 if is_in_doubt else 1.0)
+        factor = min(
+            self.trend.factor,
+            suspicion.factor(phi),
+            _of_outlook(outlook),
+            cost,
+            0.0 if is_in_doubt else 1.0,
+        )
         if phi >= suspicion.SUSPECT:
             return Judgement(State.SUSPECTED, factor, "it is silent for too long")
         if outlook is not None:

@@ -98,7 +98,12 @@ class Series:
     def crossing(self, now: float) -> float | None:
         """Return in how many seconds the limit will be crossed; None if that is not foreseeable."""
         self._close(now)
-        if now - self._newest > PAUSE or self._steps < STEPS or sum(self._rises) < RISES or self._slope <= 0:
+        if (
+            now - self._newest > PAUSE
+            or self._steps < STEPS
+            or sum(self._rises) < RISES
+            or self._slope <= 0
+        ):
             return None
         if self._level < self._baseline + WORSE:
             return None
@@ -128,7 +133,9 @@ class Series:
             before, expected = self._level, self._level + self._slope
             self._level = expected + LEVEL * (cost - expected)
             self._slope += SLOPE * (self._level - before - self._slope)
-            self._baseline += max(BASELINE, 1 / (self._steps + 1)) * (cost - self._baseline)  # first the plain mean
+            self._baseline += max(BASELINE, 1 / (self._steps + 1)) * (
+                cost - self._baseline
+            )  # first the plain mean
             self._rises.append(cost > self._before + RISE)
         self._before = cost
         self._steps += 1
@@ -174,5 +181,9 @@ class Forecast:
             (self._paces, "bodies come slower and slower"),
             (self._errors, "requests fail more and more often"),
         )
-        found = [Outlook(lead, reason) for series, reason in named if (lead := series.crossing(now)) is not None]
+        found = [
+            Outlook(lead, reason)
+            for series, reason in named
+            if (lead := series.crossing(now)) is not None
+        ]
         return min(found, key=lambda outlook: outlook.lead, default=None)

@@ -75,7 +75,9 @@ class Health:
         condition = self._conditions.get(peer.id)
         return condition.judge(now, is_deaf=self._is_deaf).factor if condition else 1.0
 
-    def answered(self, peer: Peer, now: float, *, first_byte: float | None = None, pace: float | None = None) -> None:
+    def answered(
+        self, peer: Peer, now: float, *, first_byte: float | None = None, pace: float | None = None
+    ) -> None:
         """Take in a request that went well: seconds to the first byte, and of waiting for each MiB of the body."""
         condition = self._of(peer)
         condition.answered(now, first_byte=first_byte, pace=pace)
@@ -120,7 +122,9 @@ class Health:
         present = {member.id: member for member in members}
         for peer in [peer for name, peer in self._members.items() if name not in present]:
             self._gone(peer, now)
-        self._members = {name: member.peer for name, member in present.items() if member.peer is not None}
+        self._members = {
+            name: member.peer for name, member in present.items() if member.peer is not None
+        }
         self.agenda.members(self._members.values(), now)
         for name, peer in self._members.items():
             if (condition := self._conditions.get(name)) is not None and condition.is_lost:
@@ -158,7 +162,10 @@ class Health:
 
     def reasons(self, now: float) -> dict[str, str]:
         """Return why each unhealthy peer is, by its id."""
-        return {name: self._conditions[name].judge(now, is_deaf=self._is_deaf).reason for name in self._unhealthy}
+        return {
+            name: self._conditions[name].judge(now, is_deaf=self._is_deaf).reason
+            for name in self._unhealthy
+        }
 
     def counts(self) -> Counter[str]:
         """Return how many peers are in which state."""
@@ -190,7 +197,11 @@ class Health:
 
     def _listen(self, now: float) -> None:
         """Find out whether all are silent at once: then it is this node that hears nothing."""
-        phis = [self._conditions[name].heartbeats.phi(now) for name in self._members if name in self._conditions]
+        phis = [
+            self._conditions[name].heartbeats.phi(now)
+            for name in self._members
+            if name in self._conditions
+        ]
         self._is_deaf = len(phis) > 1 and min(phis) >= suspicion.SUSPECT
 
     def _review(self, condition: Condition, now: float) -> None:
@@ -202,8 +213,14 @@ class Health:
         if judgement.state is condition.state:
             return
         before, condition.state = condition.state, judgement.state
-        (self._unhealthy.add if judgement.state is State.UNHEALTHY else self._unhealthy.discard)(condition.peer.id)
-        self._tell(_KINDS[judgement.state], condition.peer, judgement.reason or f"it is {before.value} no more")
+        (self._unhealthy.add if judgement.state is State.UNHEALTHY else self._unhealthy.discard)(
+            condition.peer.id
+        )
+        self._tell(
+            _KINDS[judgement.state],
+            condition.peer,
+            judgement.reason or f"it is {before.value} no more",
+        )
         self._metrics.turned(judgement.state.value)
         if judgement.state is State.UNHEALTHY:
             self._fail(condition.peer, judgement.reason, now)
@@ -211,10 +228,18 @@ class Health:
     def _predict(self, condition: Condition, now: float) -> None:
         outlook = None if self._is_deaf else condition.foreseen(now)
         peer = condition.peer
-        if outlook and self.predictions.predict(peer.id, reason=outlook.reason, lead=outlook.lead, now=now):
+        if outlook and self.predictions.predict(
+            peer.id, reason=outlook.reason, lead=outlook.lead, now=now
+        ):
             seconds = round(outlook.lead, 1)
-            log.warning("failure predicted", **_named(peer), reason=outlook.reason, lead_seconds=seconds)
-            self._on_event(HealthEvent(kind=Kind.PREDICTED, peer=peer, reason=outlook.reason, lead=outlook.lead))
+            log.warning(
+                "failure predicted", **_named(peer), reason=outlook.reason, lead_seconds=seconds
+            )
+            self._on_event(
+                HealthEvent(
+                    kind=Kind.PREDICTED, peer=peer, reason=outlook.reason, lead=outlook.lead
+                )
+            )
 
     def _gone(self, peer: Peer, now: float) -> None:
         """Let a peer go that is not connected any more; one that said nothing is checked first."""
@@ -244,7 +269,12 @@ class Health:
     def _tell_outcome(self, peer: Peer, outcome: Outcome) -> None:
         self._metrics.predicted(outcome.verdict.value, outcome.lead)
         if outcome.verdict is not Verdict.MISSED:
-            log.info("prediction ended", **_named(peer), outcome=outcome.verdict.value, reason=outcome.reason)
+            log.info(
+                "prediction ended",
+                **_named(peer),
+                outcome=outcome.verdict.value,
+                reason=outcome.reason,
+            )
         kind = _ENDS[outcome.verdict]
         self._on_event(HealthEvent(kind=kind, peer=peer, reason=outcome.reason, lead=outcome.lead))
 

@@ -84,7 +84,9 @@ class Monitor:
                 self._urgent.clear()
                 began = self._clock()
                 self._look(began)
-                for peer in self._health.agenda.due(began, BUDGET - len(self._under_way), self._under_way):
+                for peer in self._health.agenda.due(
+                    began, BUDGET - len(self._under_way), self._under_way
+                ):
                     self._under_way.add(peer.id)
                     group.create_task(self._check(peer), name=f"check of {peer}")
                 pause = min(SAMPLE, max(TICK, self._health.agenda.next_at() - began))
@@ -103,7 +105,9 @@ class Monitor:
 
     async def _check(self, peer: Peer) -> None:
         began = self._clock()
-        timeout = min(self._timeout, QUICK) if self._health.is_pressing(peer, began) else self._timeout
+        timeout = (
+            min(self._timeout, QUICK) if self._health.is_pressing(peer, began) else self._timeout
+        )
         try:
             failure = await self._ask_twice(peer, timeout)
         except Exception as error:  # noqa: BLE001 - nothing that a peer answers may end the node

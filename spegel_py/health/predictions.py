@@ -67,7 +67,9 @@ class Predictions:
         if foretold is None:
             return self._keep(Outcome(peer=peer, verdict=Verdict.MISSED, reason=reason, at=now))
         lead = now - foretold.made
-        return self._keep(Outcome(peer=peer, verdict=Verdict.TRUE, reason=foretold.reason, at=now, lead=lead))
+        return self._keep(
+            Outcome(peer=peer, verdict=Verdict.TRUE, reason=foretold.reason, at=now, lead=lead)
+        )
 
     def left(self, peer: str) -> None:
         """Note that a peer left in good order: nobody will know whether it would have failed."""
@@ -75,7 +77,10 @@ class Predictions:
 
     def open(self) -> dict[str, str]:
         """Return what is foretold, by the peers' ids."""
-        return {peer: f"{each.reason}; foretold {each.lead:.0f} s ahead" for peer, each in self._open.items()}
+        return {
+            peer: f"{each.reason}; foretold {each.lead:.0f} s ahead"
+            for peer, each in self._open.items()
+        }
 
     def overdue(self, now: float) -> list[Outcome]:
         """Return the predictions whose time is over: false alarms."""
@@ -87,7 +92,8 @@ class Predictions:
             if len(self._resting) > REMEMBERED:
                 del self._resting[next(iter(self._resting))]
         return [
-            self._keep(Outcome(peer=peer, verdict=Verdict.FALSE, reason=each.reason, at=now)) for peer, each in over
+            self._keep(Outcome(peer=peer, verdict=Verdict.FALSE, reason=each.reason, at=now))
+            for peer, each in over
         ]
 
     def _keep(self, outcome: Outcome) -> Outcome:

@@ -69,7 +69,11 @@ class Heartbeats:
 
     def left(self, now: float, *, intervals: int = 2) -> float:
         """Return for how many more seconds the peer may be silent before it counts as gone."""
-        return math.inf if self._last is None else max(0.0, self._last + intervals * self._interval - now)
+        return (
+            math.inf
+            if self._last is None
+            else max(0.0, self._last + intervals * self._interval - now)
+        )
 
 
 def factor(phi: float) -> float:

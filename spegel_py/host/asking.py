@@ -62,11 +62,17 @@ async def get(url: str, *, authorization: str | None = None, timeout: float) -> 
 
     def ask() -> Answer:
         nonlocal state
-        with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=timeout)) as connection:
+        with contextlib.closing(
+            kind(parts.hostname or "", parts.port, timeout=timeout)
+        ) as connection:
             connection.connect()
             state = "takes connections, but gives no answer"
             headers = {"Authorization": authorization} if authorization else {}
-            connection.request("GET", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}", headers=headers)
+            connection.request(
+                "GET",
+                f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}",
+                headers=headers,
+            )
             answer = connection.getresponse()
             return Answer(answer.status, answer.headers, answer.read(MAX_BODY))
 

@@ -50,7 +50,12 @@ def _address(given: Any) -> str:
 SETTINGS = (
     *LOGGING,
     CONFIG_PATH,
-    Setting("addr", _address, None, "address of the readiness probe, such as :8080; '' to end once all is put back"),
+    Setting(
+        "addr",
+        _address,
+        None,
+        "address of the readiness probe, such as :8080; '' to end once all is put back",
+    ),
     Setting(
         "linger",
         settings.seconds(0, 3600),
@@ -70,8 +75,14 @@ def run(args: argparse.Namespace) -> int:
     values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     if values["addr"] is None:
-        raise ConfigError("--addr (or ADDR) is missing: give :8080 to serve a readiness probe, or '' to serve none")
-    asyncio.run(_clean_up(values["containerd_registry_config_path"], values["addr"], linger=values["linger"]))
+        raise ConfigError(
+            "--addr (or ADDR) is missing: give :8080 to serve a readiness probe, or '' to serve none"
+        )
+    asyncio.run(
+        _clean_up(
+            values["containerd_registry_config_path"], values["addr"], linger=values["linger"]
+        )
+    )
     return 0
 
 
@@ -138,7 +149,9 @@ async def serve_probe(address: str) -> AsyncIterator[int]:
 
 
 async def _probe(request: web.Request) -> web.Response:
-    is_known = request.method == "GET" or request.path == "/readyz"  # either will do, as at Spegel's
+    is_known = (
+        request.method == "GET" or request.path == "/readyz"
+    )  # either will do, as at Spegel's
     return web.Response(status=200 if is_known else 404)
 
 
@@ -147,7 +160,13 @@ def _listen(address: str) -> socket.socket:
     host = host.strip("[]")
     try:
         if host in ("", "::") and socket.has_dualstack_ipv6():
-            return socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server((host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+            return socket.create_server(
+                ("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True
+            )
+        return socket.create_server(
+            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
     except OSError as error:
-        raise ConfigError(f"--addr: cannot listen on {address}: {error.strerror}; all is put back already") from error
+        raise ConfigError(
+            f"--addr: cannot listen on {address}: {error.strerror}; all is put back already"
+        ) from error

@@ -48,8 +48,14 @@ def _endpoint(given: Any) -> Endpoint:
     """host:port, [v6]:port."""
     host, _, port = settings.text(given).rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or (":" in bare) != (bare != host) or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{given!r} should be a host and a port, such as spegel-cleanup.spegel.svc:8080")
+    if (
+        not bare
+        or (":" in bare) != (bare != host)
+        or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
+    ):
+        raise ValueError(
+            f"{given!r} should be a host and a port, such as spegel-cleanup.spegel.svc:8080"
+        )
     return bare, int(port)
 
 
@@ -57,28 +63,47 @@ def _daemonset(given: Any) -> tuple[str, str]:
     """namespace/name."""
     namespace, slash, name = settings.text(given).partition("/")
     if not (namespace and slash and name) or "/" in name:
-        raise ValueError(f"{given!r} should be a namespace and a name, such as spegel/spegel-py-cleanup")
+        raise ValueError(
+            f"{given!r} should be a namespace and a name, such as spegel/spegel-py-cleanup"
+        )
     return namespace, name
 
 
 SETTINGS = (
     *LOGGING,
-    Setting("daemonset", _daemonset, None, "namespace/name of the DaemonSet that cleans up, to be asked of Kubernetes"),
+    Setting(
+        "daemonset",
+        _daemonset,
+        None,
+        "namespace/name of the DaemonSet that cleans up, to be asked of Kubernetes",
+    ),
     Setting(
         "give_up",
         settings.seconds(0, 86400),
         120.0,
         "time without any progress of the DaemonSet after which it fails with the names of the nodes; 0: never",
     ),
-    Setting("probe_endpoint", _endpoint, None, "host:port of the probes; every address of the host is asked"),
-    Setting("threshold", settings.integer(1, 1_000_000), 3, "rounds in a row in which every address must answer"),
+    Setting(
+        "probe_endpoint",
+        _endpoint,
+        None,
+        "host:port of the probes; every address of the host is asked",
+    ),
+    Setting(
+        "threshold",
+        settings.integer(1, 1_000_000),
+        3,
+        "rounds in a row in which every address must answer",
+    ),
     Setting("period", settings.seconds(0.001, 3600), 2.0, "time from one round to the next"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `cleanup-wait`."""
-    parser.epilog = "With --probe-endpoint it waits for as long as it takes; whoever starts it sets the limit."
+    parser.epilog = (
+        "With --probe-endpoint it waits for as long as it takes; whoever starts it sets the limit."
+    )
     settings.add_flags(parser, SETTINGS)
 
 
@@ -88,12 +113,18 @@ def run(args: argparse.Namespace) -> int:
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     endpoint, daemonset = values["probe_endpoint"], values["daemonset"]
     if endpoint is None and daemonset is None:
-        raise ConfigError("--probe-endpoint (or PROBE_ENDPOINT) is missing: give the host:port that cleanup serves")
+        raise ConfigError(
+            "--probe-endpoint (or PROBE_ENDPOINT) is missing: give the host:port that cleanup serves"
+        )
     if endpoint is not None and daemonset is not None:
-        raise ConfigError("--probe-endpoint and --daemonset are two ways to the same: leave one out")
+        raise ConfigError(
+            "--probe-endpoint and --daemonset are two ways to the same: leave one out"
+        )
     try:
         if daemonset is not None:
-            asyncio.run(_wait_for_daemonset(daemonset, period=values["period"], give_up=values["give_up"]))
+            asyncio.run(
+                _wait_for_daemonset(daemonset, period=values["period"], give_up=values["give_up"])
+            )
         else:
             asyncio.run(_wait(endpoint, threshold=values["threshold"], period=values["period"]))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -178,10 +209,16 @@ async def _round(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | No
     return next(filter(None, problems), None)
 
 
-async def _ask(session: aiohttp.ClientSession, room: asyncio.Semaphore, address: str, port: int) -> str | None:
+async def _ask(
+    session: aiohttp.ClientSession, room: asyncio.Semaphore, address: str, port: int
+) -> str | None:
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}/readyz"
     try:
-        async with room, asyncio.timeout(PROBE_TIMEOUT), session.get(url, allow_redirects=False) as answer:
+        async with (
+            room,
+            asyncio.timeout(PROBE_TIMEOUT),
+            session.get(url, allow_redirects=False) as answer,
+        ):
             return None if answer.status == 200 else f"{url} answered {answer.status}"
     except TimeoutError:
         return f"{url} did not answer within {PROBE_TIMEOUT:g} s"

@@ -54,7 +54,9 @@ class Coverage:
 class DaemonSet:
     """The DaemonSet `namespace`/`name`, seen over an API server at `url`."""
 
-    def __init__(self, *, session: aiohttp.ClientSession, url: str, namespace: str, name: str) -> None:
+    def __init__(
+        self, *, session: aiohttp.ClientSession, url: str, namespace: str, name: str
+    ) -> None:
         self._session = session
         self._url = url
         self._namespace = namespace
@@ -62,23 +64,31 @@ class DaemonSet:
 
     async def coverage(self) -> Coverage:
         """Return how far it has come. Raises ClusterError."""
-        found = await self._get(f"/apis/apps/v1/namespaces/{self._namespace}/daemonsets/{self._name}")
+        found = await self._get(
+            f"/apis/apps/v1/namespaces/{self._namespace}/daemonsets/{self._name}"
+        )
         labels = found["spec"]["selector"]["matchLabels"]
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         pods = await self._get(f"/api/v1/namespaces/{self._namespace}/pods", labelSelector=selector)
         status = found.get("status", {})
         if status.get("observedGeneration", 0) < found["metadata"]["generation"]:
-            raise ClusterError(f"the DaemonSet {self._name} has not been looked at by Kubernetes yet")
+            raise ClusterError(
+                f"the DaemonSet {self._name} has not been looked at by Kubernetes yet"
+            )
         return coverage(int(status["desiredNumberScheduled"]), pods["items"])
 
     async def _get(self, path: str, **query: str) -> Any:
         try:
             async with self._session.get(f"{self._url}{path}", params=query) as answer:
                 if answer.status != 200:
-                    raise ClusterError(f"{path} answered {answer.status}: {(await answer.text())[:300]}")
+                    raise ClusterError(
+                        f"{path} answered {answer.status}: {(await answer.text())[:300]}"
+                    )
                 return await answer.json()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ClusterError(f"the API server at {self._url} does not answer: {error or 'time-out'}") from error
+            raise ClusterError(
+                f"the API server at {self._url} does not answer: {error or 'time-out'}"
+            ) from error
 
 
 def coverage(wanted: int, pods: Sequence[Mapping[str, Any]]) -> Coverage:
@@ -101,7 +111,9 @@ def _node(pod: Mapping[str, Any]) -> str:
     if name := spec.get("nodeName"):
         return str(name)
     required = (
-        spec.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
+        spec.get("affinity", {})
+        .get("nodeAffinity", {})
+        .get("requiredDuringSchedulingIgnoredDuringExecution", {})
     )
     for term in required.get("nodeSelectorTerms", ()):
         for field in term.get("matchFields", ()):
@@ -118,9 +130,14 @@ def _reason(pod: Mapping[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def connected(namespace: str, name: str, *, account: Path = ACCOUNT) -> AsyncIterator[DaemonSet]:
+async def connected(
+    namespace: str, name: str, *, account: Path = ACCOUNT
+) -> AsyncIterator[DaemonSet]:
     """Give a DaemonSet of the cluster that this process is a Pod of. Raises ConfigError outside of a Pod."""
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    host, port = (
+        os.environ.get("KUBERNETES_SERVICE_HOST"),
+        os.environ.get("KUBERNETES_SERVICE_PORT"),
+    )
     try:
         token = (account / "token").read_text().strip()
         trusted = ssl.create_default_context(cafile=str(account / "ca.crt"))
@@ -138,4 +155,6 @@ async def connected(namespace: str, name: str, *, account: Path = ACCOUNT) -> As
         timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT),
         connector=aiohttp.TCPConnector(ssl=trusted, force_close=True),
     ) as session:
-        yield DaemonSet(session=session, url=f"https://{address}:{port}", namespace=namespace, name=name)
+        yield DaemonSet(
+            session=session, url=f"https://{address}:{port}", namespace=namespace, name=name
+        )

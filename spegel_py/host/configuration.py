@@ -70,7 +70,12 @@ SETTINGS = (
         many=True,
     ),
     NODE_NAME,
-    Setting("resolve_tags", settings.boolean, True, "have tags resolved by the mirror too; if not, only digests are"),
+    Setting(
+        "resolve_tags",
+        settings.boolean,
+        True,
+        "have tags resolved by the mirror too; if not, only digests are",
+    ),
     Setting(
         "prepend_existing",
         settings.boolean,
@@ -101,7 +106,9 @@ def run(args: argparse.Namespace) -> int:
     values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     if not values["mirror_targets"]:
-        raise ConfigError("--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the like")
+        raise ConfigError(
+            "--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the like"
+        )
     mirroring = Mirroring(
         registries=values["mirrored_registries"] or parse_registries(()),
         targets=values["mirror_targets"],
@@ -112,7 +119,9 @@ def run(args: argparse.Namespace) -> int:
     )
     root = values["containerd_registry_config_path"]
     if values["containerd_sock"]:
-        from spegel_py.host.searched import check_searched  # loads gRPC, which takes longer than all of the rest
+        from spegel_py.host.searched import (
+            check_searched,
+        )  # loads gRPC, which takes longer than all of the rest
 
         asyncio.run(check_searched(values["containerd_sock"], root))
     configure(root, mirroring, Disk())
@@ -126,7 +135,9 @@ def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
     def plan(before: Folder) -> Mapping[str, Entry]:
         wanted = mirroring.plan(before, root=root, outside=read)
         for name in mirroring.set_aside(before, wanted):
-            log.warning("set aside until cleanup", path=str(root / name), remedy=mirroring.keeping(name))
+            log.warning(
+                "set aside until cleanup", path=str(root / name), remedy=mirroring.keeping(name)
+            )
         return wanted
 
     changed = original.change(root, plan, disk)

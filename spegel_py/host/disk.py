@@ -125,7 +125,9 @@ class Disk:
 
     def _write(self, path: Path, meta: Meta, fill: Callable[[BinaryIO], object]) -> None:
         with self._step("create", path):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            )
         with self._step("write", path), os.fdopen(fd, "wb") as opened:
             fill(opened)
             opened.flush()
@@ -173,7 +175,9 @@ def _check_room(file: LargeFile, folder: Path) -> None:
     """Raise OSError (ENOSPC) if the file is larger than the free space: a copy would fill the disk first."""
     found = os.statvfs(folder)
     if file.size > found.f_bavail * found.f_frsize:
-        raise OSError(errno.ENOSPC, f"{file.source} has {file.size} bytes: {os.strerror(errno.ENOSPC)}")
+        raise OSError(
+            errno.ENOSPC, f"{file.source} has {file.size} bytes: {os.strerror(errno.ENOSPC)}"
+        )
 
 
 def _copy(file: LargeFile, into: BinaryIO) -> None:

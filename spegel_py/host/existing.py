@@ -30,7 +30,9 @@ class Existing:
 class Tree:
     """The original tree as it was seen under its path `root`; what links lead to elsewhere is read by `outside`."""
 
-    def __init__(self, *, root: Path, original: Folder, outside: Callable[[Path], Entry | None]) -> None:
+    def __init__(
+        self, *, root: Path, original: Folder, outside: Callable[[Path], Entry | None]
+    ) -> None:
         self._root = root
         self._original = original
         self._outside = outside
@@ -47,7 +49,9 @@ class Tree:
         """Yield the files of the tree that the registry's hosts.toml names outside its own folder, with their paths."""
         folder = self._root / existing.name
         for text in hosts_toml.certificates(existing.text):
-            path = Path(os.path.normpath(folder / text))  # as containerd reads it: `..` before links
+            path = Path(
+                os.path.normpath(folder / text)
+            )  # as containerd reads it: `..` before links
             file = self._solid(path)
             if (
                 isinstance(file, File | LargeFile)
@@ -64,7 +68,9 @@ class Tree:
             list(hosts_toml.certificates(text))
         except ValueError as error:
             path = self._root / name / HOSTS
-            raise ConfigError(f"{path}: {error}; correct it, or run this without --prepend-existing") from error
+            raise ConfigError(
+                f"{path}: {error}; correct it, or run this without --prepend-existing"
+            ) from error
         others = Folder(entries, replace(folder.meta, mtime_ns=None))
         # containerd looks at Docker's certificate files only where there is no hosts.toml or an empty one
         return Existing(name=name, text=text or hosts_toml.from_files(entries), others=others)
@@ -91,7 +97,10 @@ class Tree:
             case Link():
                 return self._solid(_target(path, entry), depth - 1) or entry
             case Folder():
-                within = {name: self._followed(path / name, child, depth - 1) for name, child in entry.entries.items()}
+                within = {
+                    name: self._followed(path / name, child, depth - 1)
+                    for name, child in entry.entries.items()
+                }
                 return Folder(within, entry.meta)
             case _:
                 return entry

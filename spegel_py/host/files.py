@@ -63,17 +63,26 @@ class _Reader:
             try:
                 found = path.lstat()
                 meta = Meta(
-                    mode=stat.S_IMODE(found.st_mode), owner=(found.st_uid, found.st_gid), mtime_ns=found.st_mtime_ns
+                    mode=stat.S_IMODE(found.st_mode),
+                    owner=(found.st_uid, found.st_gid),
+                    mtime_ns=found.st_mtime_ns,
                 )
                 if stat.S_ISLNK(found.st_mode):
-                    return Link(str(path.readlink()), Meta(owner=meta.owner, mtime_ns=meta.mtime_ns))
+                    return Link(
+                        str(path.readlink()), Meta(owner=meta.owner, mtime_ns=meta.mtime_ns)
+                    )
                 if stat.S_ISREG(found.st_mode):
                     return self._file(path, found.st_size, meta)
             except (FileNotFoundError, NotADirectoryError):
                 return None
         if not stat.S_ISDIR(found.st_mode):
-            raise HostError(f"{path} is neither a file nor a folder nor a link: move it away and run this again")
-        return Folder({name: entry for name in names(path) if (entry := self.read(path / name)) is not None}, meta)
+            raise HostError(
+                f"{path} is neither a file nor a folder nor a link: move it away and run this again"
+            )
+        return Folder(
+            {name: entry for name in names(path) if (entry := self.read(path / name)) is not None},
+            meta,
+        )
 
     def _file(self, path: Path, size: int, meta: Meta) -> Entry:
         if size > min(MAX_HELD, self._room):

@@ -29,7 +29,13 @@ DIAL_TIMEOUT = "200ms"
 """A mirror runs on this node: a connection takes no time, or will not come about. containerd heeds it from 2.1 on."""
 
 
-def blocks(targets: Sequence[str], *, can_resolve: bool, node: str, credentials: tuple[str, str] | None = None) -> str:
+def blocks(
+    targets: Sequence[str],
+    *,
+    can_resolve: bool,
+    node: str,
+    credentials: tuple[str, str] | None = None,
+) -> str:
     """Return the `[host]` tables of mirrors, in each of them the name of this node as a header.
 
     Without `can_resolve` containerd asks mirrors for digests only, and upstream for tags.
@@ -68,7 +74,9 @@ def prepend(existing: str, server: str | None, mirrors: str, targets: Collection
     try:
         tomlkit.parse(merged)
     except TOMLKitError as error:
-        raise ValueError("its hosts are not tables: write each as [host.'URL'] and what belongs to it below") from error
+        raise ValueError(
+            "its hosts are not tables: write each as [host.'URL'] and what belongs to it below"
+        ) from error
     return merged
 
 

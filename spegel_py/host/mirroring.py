@@ -31,7 +31,11 @@ class Mirroring:
     credentials: tuple[str, str] | None = None
 
     def plan(
-        self, original: Folder, *, root: Path, outside: Callable[[Path], Entry | None] = lambda _: None
+        self,
+        original: Folder,
+        *,
+        root: Path,
+        outside: Callable[[Path], Entry | None] = lambda _: None,
     ) -> Mapping[str, Entry]:
         """Return what is to lie in `root`. Raises ConfigError for an existing hosts.toml that cannot be kept."""
         tree = Tree(root=root, original=original, outside=outside)
@@ -71,7 +75,10 @@ class Mirroring:
 
     def _text(self, registry: Registry, existing: Existing | None, root: Path) -> str:
         mirrors = hosts_toml.blocks(
-            self.targets, can_resolve=self.resolves_tags, node=self.node, credentials=self.credentials
+            self.targets,
+            can_resolve=self.resolves_tags,
+            node=self.node,
+            credentials=self.credentials,
         )
         if not existing or not existing.text.strip():
             return hosts_toml.render(registry.server, mirrors)
@@ -79,7 +86,9 @@ class Mirroring:
             return hosts_toml.prepend(existing.text, registry.server, mirrors, self.targets)
         except ValueError as error:
             path = root / existing.name / HOSTS
-            raise ConfigError(f"{path}: {error}; correct it, or run this without --prepend-existing") from error
+            raise ConfigError(
+                f"{path}: {error}; correct it, or run this without --prepend-existing"
+            ) from error
 
 
 def _is_heeded(entry: Entry) -> bool:

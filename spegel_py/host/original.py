@@ -84,16 +84,22 @@ def _restore(root: Path, disk: Disk) -> bool:
 def _original(root: Path) -> Folder:
     backup = root / BACKUP
     if os.path.lexists(backup) and (backup.is_symlink() or not backup.is_dir()):
-        raise HostError(f"{backup} is no folder, so it is no backup: move it away and run this again")
+        raise HostError(
+            f"{backup} is no folder, so it is no backup: move it away and run this again"
+        )
     found = read(backup if backup.is_dir() else root)
     if not isinstance(found, Folder):
         raise HostError(f"{root} is no folder: name the folder of containerd's config_path")
-    return Folder({name: entry for name, entry in found.entries.items() if not _is_ours(name)}, found.meta)
+    return Folder(
+        {name: entry for name, entry in found.entries.items() if not _is_ours(name)}, found.meta
+    )
 
 
 def _kept(original: Folder, root: Path) -> Mapping[str, Entry]:
     """Return the original's entries as they lie in the backup once that is made."""
-    return {name: relocated(entry, root / BACKUP / name) for name, entry in original.entries.items()}
+    return {
+        name: relocated(entry, root / BACKUP / name) for name, entry in original.entries.items()
+    }
 
 
 def _back_up(root: Path, original: Folder, disk: Disk) -> None:

@@ -18,7 +18,9 @@ MIRROR_PATH = (
 )
 """What to do about a path in a mirror's URL: the mirrors that are written here have none."""
 
-REGISTRY_PATH = "; containerd has one hosts.toml for a host: --registry-filters leaves out repositories of it"
+REGISTRY_PATH = (
+    "; containerd has one hosts.toml for a host: --registry-filters leaves out repositories of it"
+)
 """What to do about a path in a registry's URL."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
@@ -65,7 +67,9 @@ def parse_targets(texts: Sequence[str]) -> tuple[str, ...]:
     """Return the mirrors' URLs. Raises ValueError."""
     for text in texts:
         if text in WILDCARDS:
-            raise ValueError(f"{text!r} stands for registries: a mirror is a URL such as http://127.0.0.1:5000")
+            raise ValueError(
+                f"{text!r} stands for registries: a mirror is a URL such as http://127.0.0.1:5000"
+            )
     return tuple(dict.fromkeys("{}://{}".format(*_parts(text, MIRROR_PATH)) for text in texts))
 
 
@@ -87,9 +91,13 @@ def _parts(text: str, without_path: str) -> tuple[str, str]:
         raise ValueError(f"{text!r} should begin with http:// or https://")
     if any(mark in rest for mark in "/?#"):
         host = f"{scheme}://{urlsplit(text).netloc}"
-        raise ValueError(f"{text!r} should be no more than a host and a port: write {host}{without_path}")
+        raise ValueError(
+            f"{text!r} should be no more than a host and a port: write {host}{without_path}"
+        )
     if "@" in rest:
-        raise ValueError("a user name has no place here: the mirror's credentials come from the basic-auth secret")
+        raise ValueError(
+            "a user name has no place here: the mirror's credentials come from the basic-auth secret"
+        )
     host = _bracketed(rest)
     valid = _HOST.fullmatch(host)
     if not valid or int(valid[1] or 1) not in range(1, 65536):

@@ -23,7 +23,9 @@ async def check_searched(socket: Path, folder: Path) -> None:
     Raises:
         ConfigError: containerd says that it searches no folder, or another one.
     """
-    subject = Subject(socket=socket, namespace="k8s.io", content_path=None, registry="", metrics="", certs=folder)
+    subject = Subject(
+        socket=socket, namespace="k8s.io", content_path=None, registry="", metrics="", certs=folder
+    )
     check(await gather_told(subject), folder)
 
 
@@ -35,7 +37,9 @@ def check(facts: Facts, folder: Path) -> None:
         raise ConfigError(f"containerd's {problem.check} is {problem.text}; {problem.remedy}")
     for finding in check_config_path(facts):
         if finding.level is Level.ERROR:
-            log.warning("containerd may not read the folder", finding=finding.text, remedy=finding.remedy)
+            log.warning(
+                "containerd may not read the folder", finding=finding.text, remedy=finding.remedy
+            )
         elif finding.level is Level.WARNING:
             log.info("containerd may not read the folder", finding=finding.text)
 

@@ -107,6 +107,8 @@ def relocated(entry: Entry, path: Path) -> Entry:
             return replace(entry, source=path)
         case Folder():
             entries = entry.entries.items()
-            return replace(entry, entries={name: relocated(child, path / name) for name, child in entries})
+            return replace(
+                entry, entries={name: relocated(child, path / name) for name, child in entries}
+            )
         case _:
             return entry

@@ -20,7 +20,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"alerts": alerts, "actions": actions})
     elif not alerts:
-        print_line(f"{node.url} has no open alert; --data-dir shows closed ones too, where the node has one")
+        print_line(
+            f"{node.url} has no open alert; --data-dir shows closed ones too, where the node has one"
+        )
     else:
         print_table(
             ("alert", "tier", "condition", "opened", "seen after", "state", "what was done"),

@@ -44,13 +44,17 @@ def check_host(host: str, known: Collection[str]) -> None:
     """
     name = _name(host)
     if host and name not in known and not _is_address(name):
-        raise Denied(f"this page is not answered under the name {name[:100]!r}; --debug-hosts can allow it")
+        raise Denied(
+            f"this page is not answered under the name {name[:100]!r}; --debug-hosts can allow it"
+        )
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
     """Raise Denied for a request that a browser made for another site than the one it goes to."""
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
-    if site not in (None, "same-origin", "none") or not (origin is None or _is_own(origin, headers.get("Host", ""))):
+    if site not in (None, "same-origin", "none") or not (
+        origin is None or _is_own(origin, headers.get("Host", ""))
+    ):
         raise Denied("a page of another site sent this, and may not")
 
 

@@ -31,7 +31,9 @@ REMEMBERED = 2048
 class Holders:
     """Asks the `router`, and remembers the answers for a few seconds. `clock` is monotonic, in seconds."""
 
-    def __init__(self, *, router: Router, within: float = WITHIN, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, router: Router, within: float = WITHIN, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._router = router
         self._within = within
         self._clock = clock
@@ -43,7 +45,11 @@ class Holders:
     async def of(self, digests: Collection[Digest]) -> Mapping[Digest, tuple[Peer, ...]]:
         """Return the peers that have each of these; left out is what could not be found out in time."""
         now = self._clock()
-        fresh = {digest for digest in digests if digest in self._known and now - self._known[digest][0] < FRESH}
+        fresh = {
+            digest
+            for digest in digests
+            if digest in self._known and now - self._known[digest][0] < FRESH
+        }
         found = {digest: self._known[digest][1] for digest in fresh}
         slots = asyncio.Semaphore(CALLS)
 

@@ -16,8 +16,15 @@ SHOWN = 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `images`."""
-    parser.add_argument("part", nargs="?", default="", metavar="PART", help="only those with this in their names")
-    parser.add_argument("--limit", type=at_most(1000), default=SHOWN, help=f"images shown at most (default: {SHOWN})")
+    parser.add_argument(
+        "part", nargs="?", default="", metavar="PART", help="only those with this in their names"
+    )
+    parser.add_argument(
+        "--limit",
+        type=at_most(1000),
+        default=SHOWN,
+        help=f"images shown at most (default: {SHOWN})",
+    )
     add_node_flags(parser)
 
 
@@ -31,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
     if listing["error"]:
         raise NodeError(f"{node.url} cannot list its images: {listing['error']}")
     if not listing["images"]:
-        print_line(f"{node.url} holds {listing['held']} images, none of them with {options.part!r} in its name")
+        print_line(
+            f"{node.url} holds {listing['held']} images, none of them with {options.part!r} in its name"
+        )
         return 0
     print_table(
         ("image", "size", "blobs", "peers", "pulled", "digest"),

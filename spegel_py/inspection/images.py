@@ -54,7 +54,9 @@ class Image:
             "blobs": self.blobs,
             "missing": self.missing,
             "pulled": round(self.pulled, 3),
-            "peers": None if peers is None else [{"id": peer.id, "address": peer.authority} for peer in peers],
+            "peers": None
+            if peers is None
+            else [{"id": peer.id, "address": peer.authority} for peer in peers],
         }
 
 
@@ -115,7 +117,9 @@ class Images:
         try:
             looked = await asyncio.gather(*(look(name, tags[name]) for name in shown))
         except StoreUnavailable as error:
-            return Listing(images=(), total=len(names), held=len(tags), offset=offset, error=str(error))
+            return Listing(
+                images=(), total=len(names), held=len(tags), offset=offset, error=str(error)
+            )
         found = [image for image in looked if image is not None]
         peers = await self._holders.of({image.digest for image in found})
         images = tuple(replace(image, peers=peers.get(image.digest)) for image in found)
@@ -146,7 +150,9 @@ class Images:
             below: set[Child] = set()
             for parent in level:
                 below.update(await self._below(parent))
-            level = [child for child in below if child.media_type in MANIFESTS and child not in reached]
+            level = [
+                child for child in below if child.media_type in MANIFESTS and child not in reached
+            ]
             reached |= below
         return frozenset(reached)
 
@@ -162,7 +168,11 @@ class Images:
             if len(self._children) > REMEMBERED:
                 self._children.popitem(last=False)
         held = self._held()
-        return tuple(child for child in known if child.media_type not in MANIFESTS or str(child.digest) in held)
+        return tuple(
+            child
+            for child in known
+            if child.media_type not in MANIFESTS or str(child.digest) in held
+        )
 
     async def _read(self, digest: Digest) -> bytes:
         async with self._store.open(digest) as content:

@@ -69,7 +69,9 @@ class _Pull:
         began = time.monotonic()
         try:
             await self._walk(reference, client)
-            blobs = plan.blobs(one.data for one in self._manifests if one.child.media_type not in INDEXES)
+            blobs = plan.blobs(
+                one.data for one in self._manifests if one.child.media_type not in INDEXES
+            )
             parts = [self._part("blob", blob) for blob in blobs]
             waiting = iter(zip(parts, blobs, strict=True))
 
@@ -109,7 +111,12 @@ class _Pull:
             part.size = part.moved = manifest.child.size
             _answered(part, manifest.peer)
             self._manifests.append(manifest)
-        if part.error or part.source == "none" or manifest.child.media_type not in INDEXES or depth >= DEPTH:
+        if (
+            part.error
+            or part.source == "none"
+            or manifest.child.media_type not in INDEXES
+            or depth >= DEPTH
+        ):
             return
         for below in plan.select(manifest.data, self._platform):
             if not below.media_type or below.media_type in MANIFESTS:

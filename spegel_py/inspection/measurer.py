@@ -70,10 +70,14 @@ class Measurer:
         try:
             reference = Reference.parse(text.strip())
         except NameInvalid as error:
-            raise NameInvalid(f"{error.message}; write it as in registry.example/app:1, or with @sha256:…") from error
+            raise NameInvalid(
+                f"{error.message}; write it as in registry.example/app:1, or with @sha256:…"
+            ) from error
         if self._is_busy:
             name = self.latest.reference if self.latest else "another image"
-            raise Occupied(f"{name} is being measured, and one is at a time: try again when that is over")
+            raise Occupied(
+                f"{name} is being measured, and one is at a time: try again when that is over"
+            )
         self._is_busy = True
         return reference
 

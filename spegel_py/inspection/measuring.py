@@ -17,7 +17,9 @@ Measurement = Mapping[str, Any]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `measure`."""
-    parser.epilog = "Exit status: 0 if all of it came without the registry, 1 if not, or no node answers."
+    parser.epilog = (
+        "Exit status: 0 if all of it came without the registry, 1 if not, or no node answers."
+    )
     parser.add_argument("image", metavar="REF", help="as in registry.example/app:1")
     add_node_flags(parser)
 
@@ -27,7 +29,9 @@ def run(options: argparse.Namespace) -> int:
     node, measurement = Node.of(options), None
     with Console(stderr=True).status(f"measuring {options.image}") as status:
         for measurement in node.follow("/debug/measure", image=options.image):
-            status.update(f"{options.image}: {size(measurement['bytes'])} of {size(measurement['size'])}")
+            status.update(
+                f"{options.image}: {size(measurement['bytes'])} of {size(measurement['size'])}"
+            )
     if measurement is None or not measurement["over"]:
         raise NodeError(f"{node.url} went away while it measured")
     if options.json:
@@ -50,7 +54,12 @@ def _print(measurement: Measurement) -> None:
 
 
 def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
-    where = {"local": "this node", "peer": f"peer …{(part['peer'] or '')[-6:]}", "none": "nobody", None: "-"}
+    where = {
+        "local": "this node",
+        "peer": f"peer …{(part['peer'] or '')[-6:]}",
+        "none": "nobody",
+        None: "-",
+    }
     return (
         part["kind"],
         (part["digest"] or "-")[:19],

@@ -21,19 +21,27 @@ TIMEOUT = 10.0
 _REFUSALS = (400, 403, 409)
 """Answers with which a node says why it does not do what it is asked for."""
 
-SETTINGS = (Setting("metrics_addr", settings.address, ":9090", "the node's metrics address, on this machine"),)
+SETTINGS = (
+    Setting(
+        "metrics_addr", settings.address, ":9090", "the node's metrics address, on this machine"
+    ),
+)
 
 
 def add_node_flags(parser: argparse.ArgumentParser) -> None:
     """Give the parser the flags that say which node is asked, and `--json`."""
     add_address_flags(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
 
 
 def add_address_flags(parser: argparse.ArgumentParser) -> None:
     """Give the parser the flags that say which node is asked."""
     settings.add_flags(parser, SETTINGS)
-    parser.add_argument("--node", metavar="URL", help="a node anywhere, as in http://10.0.0.1:9090 or 10.0.0.1:9090")
+    parser.add_argument(
+        "--node", metavar="URL", help="a node anywhere, as in http://10.0.0.1:9090 or 10.0.0.1:9090"
+    )
 
 
 class Node:
@@ -67,9 +75,13 @@ class Node:
 
         Raises NodeError as `ask` does, and when the node breaks off.
         """
-        with self._asked("POST", f"{path}?{urlencode(query)}", Accept="application/x-ndjson") as answer:
+        with self._asked(
+            "POST", f"{path}?{urlencode(query)}", Accept="application/x-ndjson"
+        ) as answer:
             if answer.status != 200:
-                raise self._refused(path, answer.status, answer.getheader("Server", ""), _json(answer.read()))
+                raise self._refused(
+                    path, answer.status, answer.getheader("Server", ""), _json(answer.read())
+                )
             for line in answer:
                 yield json.loads(line)
 
@@ -77,7 +89,9 @@ class Node:
         """Return what to say of an answer that is not what was asked for."""
         if status in _REFUSALS and isinstance(answer, dict) and answer.get("errors"):
             return NodeError(f"{self.url}: {answer['errors'][0]['message']}")
-        return NodeError(f"{self.url}{path} answers {status} and no state of a node: {self._stranger(server)}")
+        return NodeError(
+            f"{self.url}{path} answers {status} and no state of a node: {self._stranger(server)}"
+        )
 
     def _stranger(self, server: str) -> str:
         """Return what it may be that answered in a node's place, and what to do."""
@@ -94,12 +108,18 @@ class Node:
             return answer.status, answer.getheader("Server", ""), answer.read()
 
     @contextlib.contextmanager
-    def _asked(self, method: str, target: str, **headers: str) -> Iterator[http.client.HTTPResponse]:
+    def _asked(
+        self, method: str, target: str, **headers: str
+    ) -> Iterator[http.client.HTTPResponse]:
         """Give an answer while the block lasts. Raises NodeError: there is none, or not all of one."""
         parts = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        kind = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
         try:
-            with contextlib.closing(kind(parts.hostname or "", parts.port, timeout=TIMEOUT)) as connection:
+            with contextlib.closing(
+                kind(parts.hostname or "", parts.port, timeout=TIMEOUT)
+            ) as connection:
                 connection.request(method, parts.path.rstrip("/") + target, headers=headers)
                 yield connection.getresponse()
         except http.client.BadStatusLine as error:
@@ -138,7 +158,9 @@ def _url(text: str) -> str:
     url = text if "://" in text else f"http://{text}"
     parts = urlsplit(url)
     try:
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        )
     except ValueError:
         is_valid = False
     if not is_valid:

@@ -29,7 +29,9 @@ def print_line(text: str, *, style: str = "") -> None:
     _console().print(Text(text, style=style), soft_wrap=True)
 
 
-def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: str = "", indent: int = 0) -> None:
+def print_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: str = "", indent: int = 0
+) -> None:
     """Print rows under their titles; the column `wraps` gives way where the terminal is narrow."""
     table = Table(box=None, pad_edge=False)
     for title in titles:

@@ -20,7 +20,9 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"peers": peers})
     elif not peers:
-        print_line(f"{node.url} has no peers: right for a single node; else spegel-py doctor says what to look at")
+        print_line(
+            f"{node.url} has no peers: right for a single node; else spegel-py doctor says what to look at"
+        )
     else:
         print_table(
             ("address", "health", "heard", "clock", "keys", "agent", "id"),

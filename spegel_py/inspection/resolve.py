@@ -15,7 +15,9 @@ _HERE = {"held": "yes", "absent": "no", "away": "not known: the node's store doe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `resolve`."""
     parser.epilog = "Exit status: 0 if anybody has it, 1 if nobody has, or no node answers."
-    parser.add_argument("what", metavar="REF|DIGEST", help="as in registry.example/app:1 or sha256:…")
+    parser.add_argument(
+        "what", metavar="REF|DIGEST", help="as in registry.example/app:1 or sha256:…"
+    )
     add_node_flags(parser)
 
 
@@ -33,11 +35,16 @@ def _print(answer: Mapping[str, Any]) -> None:
     digest = f", {answer['digest']}" if answer["digest"] not in (None, answer["key"]) else ""
     print_line(answer["key"])
     print_line(f"on this node: {_HERE[answer['local']]}{digest}")
-    end = "" if answer["ended"] else f", and the lookup {answer['error'] or 'had not ended by then'}"
+    end = (
+        "" if answer["ended"] else f", and the lookup {answer['error'] or 'had not ended by then'}"
+    )
     print_line(f"on peers: {len(answer['peers'])}, in {answer['ms']:.1f} ms{end}")
     if answer["peers"]:
         print_table(
             ("peer", "health", "found after", "id"),
-            [(peer["address"], peer["health"], f"{peer['ms']:.1f} ms", peer["id"]) for peer in answer["peers"]],
+            [
+                (peer["address"], peer["health"], f"{peer['ms']:.1f} ms", peer["id"])
+                for peer in answer["peers"]
+            ],
             wraps="id",
         )

@@ -39,7 +39,9 @@ def inspection_routes(*, images: Images, measurer: Measurer | None) -> list[web.
         check_origin(request.headers)
         image = request.query.get("image")
         if not image:
-            raise RequestInvalid("?image= must say what is measured: a reference, as in registry.example/app:1")
+            raise RequestInvalid(
+                "?image= must say what is measured: a reference, as in registry.example/app:1"
+            )
         async with aclosing(measurer.follow(image)) as steps:
             measurement = await anext(steps)  # what is refused is refused here
             if LINES in request.headers.get("Accept", ""):

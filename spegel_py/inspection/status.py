@@ -37,18 +37,28 @@ def _rows(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "advertises", f"{advertised['tags']} tags, {advertised['digests']} digests"
     yield "pulls", f"{pulls['total']}, {_rate(pulls['hit_rate'])}"
     yield "answered from", _counts(pulls["answers"])
-    yield "bytes from", ", ".join(f"{source} {size(count)}" for source, count in pulls["bytes"].items())
+    yield (
+        "bytes from",
+        ", ".join(f"{source} {size(count)}" for source, count in pulls["bytes"].items()),
+    )
     yield "misses", _counts(pulls["misses"]) or "none"
-    if (parts := state.get("in_flight")) is not None:  # null without --share-in-flight, not there in older nodes
+    if (
+        parts := state.get("in_flight")
+    ) is not None:  # null without --share-in-flight, not there in older nodes
         roles = Counter(part["role"] for part in parts)
-        yield "in flight", f"{len(parts)} ({roles['lead']} lead, {roles['follow']} follow)" if parts else "0"
+        yield (
+            "in flight",
+            f"{len(parts)} ({roles['lead']} lead, {roles['follow']} follow)" if parts else "0",
+        )
     for alert in state["supervision"]["alerts"]:
         parts = (alert["tier"], alert["condition"], alert["subject"], alert["detail"])
         yield "alert", " ".join(str(part) for part in parts if part)
 
 
 def _rate(rate: float | None) -> str:
-    return "no client has asked yet" if rate is None else f"{rate:.1%} answered without the registry"
+    return (
+        "no client has asked yet" if rate is None else f"{rate:.1%} answered without the registry"
+    )
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an image reference, a digest, or a part of either (registry.example/app for all of an image); "
         "without one, all requests",
     )
-    parser.add_argument("--limit", type=at_most(1000), default=SHOWN, help=f"requests shown at most (default: {SHOWN})")
+    parser.add_argument(
+        "--limit",
+        type=at_most(1000),
+        default=SHOWN,
+        help=f"requests shown at most (default: {SHOWN})",
+    )
     add_node_flags(parser)
 
 

@@ -17,7 +17,12 @@ class Asking:
     """Asks the `candidates`, at the times that go by what all peers take (`latencies`)."""
 
     def __init__(
-        self, *, candidates: Candidates, attempts: Attempts, latencies: Latencies, clock: Callable[[], float]
+        self,
+        *,
+        candidates: Candidates,
+        attempts: Attempts,
+        latencies: Latencies,
+        clock: Callable[[], float],
     ) -> None:
         self._candidates = candidates
         self._latencies = latencies
@@ -36,7 +41,9 @@ class Asking:
         """Have it looked up whether somebody else has got the content meanwhile."""
         self._candidates.refresh()
 
-    async def race(self, request: PeerRequest, *, check: Check = lambda *_: None, offset: int = 0) -> Attempt | None:
+    async def race(
+        self, request: PeerRequest, *, check: Check = lambda *_: None, offset: int = 0
+    ) -> Attempt | None:
         """Return the first usable answer, whose body starts at the byte `offset` of the content; see Race."""
         return await Race(
             request=request,
@@ -49,7 +56,13 @@ class Asking:
         ).run()
 
     async def spread(
-        self, first: int, last: int, sink: Sink, *, peers: int, request: Callable[[ByteRange], PeerRequest]
+        self,
+        first: int,
+        last: int,
+        sink: Sink,
+        *,
+        peers: int,
+        request: Callable[[ByteRange], PeerRequest],
     ) -> None:
         """Send the bytes `first` to `last` of the content from up to `peers` peers at once; see Spread."""
         await Spread(

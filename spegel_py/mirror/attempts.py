@@ -147,7 +147,9 @@ class Attempts:
         stall = self._stall(attempt.peer)
         if attempt.span.headers or stall is not None:
             request = replace(request, stall=stall, trace=attempt.span.headers)
-        attempt.response = await attempt.context.enter_async_context(self._upstream.open(attempt.peer, request))
+        attempt.response = await attempt.context.enter_async_context(
+            self._upstream.open(attempt.peer, request)
+        )
         attempt.is_open = True
         if self.in_flight is not None and stall is not None:
             self.in_flight.check(attempt.response.answer)
@@ -201,7 +203,9 @@ class Attempts:
                 peer=peer.id,
                 addr=peer.authority,
                 suspects=len(peers),
-                quarantine_seconds=self._scores.quarantine.add(peer.id, self._clock()) if len(peers) == 1 else None,
+                quarantine_seconds=self._scores.quarantine.add(peer.id, self._clock())
+                if len(peers) == 1
+                else None,
             )
 
     async def succeed_all(self) -> None:
@@ -231,7 +235,9 @@ class Attempts:
         await attempt.leave()
         if attempt.in_flight:
             self._metrics.flight.took(attempt.bytes)
-        self._selector.record(attempt.peer, Outcome(result, attempt.first_byte, silence, attempt.pace), attempt.ended)
+        self._selector.record(
+            attempt.peer, Outcome(result, attempt.first_byte, silence, attempt.pace), attempt.ended
+        )
         self._metrics.attempted(
             result.value,
             peer_id=attempt.peer.id,
@@ -240,7 +246,9 @@ class Attempts:
             count=attempt.bytes,
         )
         if attempt.span.is_on:
-            attempt.span.end(of_attempt(attempt.as_log()), failure=result.value if result.is_failure else "")
+            attempt.span.end(
+                of_attempt(attempt.as_log()), failure=result.value if result.is_failure else ""
+            )
 
 
 def _result(error: PeerError) -> Result:

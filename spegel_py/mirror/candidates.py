@@ -65,7 +65,10 @@ class Candidates:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -74,7 +77,9 @@ class Candidates:
     @property
     def lookup(self) -> Lookup:
         """What the lookup has given so far."""
-        return Lookup(found=len(self._peers), first=self._first, ended=self._ended, error=self._error)
+        return Lookup(
+            found=len(self._peers), first=self._first, ended=self._ended, error=self._error
+        )
 
     def take(self) -> Peer | None:
         """Return whom to ask next, None while nobody is known."""
@@ -122,7 +127,9 @@ class Candidates:
     async def _look_up(self) -> None:
         began = self._began
         try:
-            async for peer in self._router.lookup(self._key, limit=self._limit, max_age=self._max_age):
+            async for peer in self._router.lookup(
+                self._key, limit=self._limit, max_age=self._max_age
+            ):
                 if len(self._peers | {peer}) > self._limit:
                     break
                 self._selector.offer(peer)

@@ -120,7 +120,9 @@ class Mirror:
             max_age=max_age,
             further=following.find if following else None,
         )
-        asking = Asking(candidates=candidates, attempts=attempts, latencies=self._latencies, clock=self._clock)
+        asking = Asking(
+            candidates=candidates, attempts=attempts, latencies=self._latencies, clock=self._clock
+        )
         is_quick = pull.head or pull.kind is Kind.MANIFEST
         budget = self._deadlines.manifest if is_quick else self._deadlines.blob
         if following:
@@ -143,7 +145,9 @@ class Mirror:
             )
             try:
                 if not await relay.open(within=budget):
-                    raise pull.kind.unknown(f"no peer could give {pull.key}", detail={"attempts": len(attempts.made)})
+                    raise pull.kind.unknown(
+                        f"no peer could give {pull.key}", detail={"attempts": len(attempts.made)}
+                    )
                 yield relay
             finally:
                 await relay.close()
@@ -161,7 +165,9 @@ class Mirror:
         """Return how long content is, by the manifests that were passed on; None if none has named it."""
         return self._sizes.of(digest)
 
-    def _follow(self, pull: PullRequest, selector: FollowingSelector, attempts: Attempts) -> Following | None:
+    def _follow(
+        self, pull: PullRequest, selector: FollowingSelector, attempts: Attempts
+    ) -> Following | None:
         """Return who asks the steward for a pull; None of what is not fetched from some byte to its end.
 
         A tag may mean something else upstream, and parts out of order are not in a file that grows.

@@ -146,7 +146,10 @@ class Following:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._asking is not None:
             self._asking.cancel()
@@ -192,7 +195,9 @@ class Following:
         bad, why = self._complaint()
         if (within := self._patience()) <= 0:
             return False
-        source = await self._sources.find(self._digest, offset=self._got[0], bad=bad, why=why, within=within)
+        source = await self._sources.find(
+            self._digest, offset=self._got[0], bad=bad, why=why, within=within
+        )
         if source is not None:
             self._name(source)
         return source is not None
@@ -204,7 +209,9 @@ class Following:
         the source waits itself.
         """
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_for_better(sent), name=f"better source of {self._digest}")
+            self._asking = asyncio.create_task(
+                self._ask_for_better(sent), name=f"better source of {self._digest}"
+            )
         return self._selector.is_named or self._sources.leads(self._digest)
 
     async def _ask_for_better(self, sent: int) -> None:
@@ -212,7 +219,9 @@ class Following:
         if not under_way:
             return
         giver = under_way[-1].peer
-        source = await self._sources.find(self._digest, offset=self._offset + sent, bad=giver.id, why=Why.SLOW)
+        source = await self._sources.find(
+            self._digest, offset=self._offset + sent, bad=giver.id, why=Why.SLOW
+        )
         if source is not None and source.peer != giver:
             self._name(source)
 
@@ -222,9 +231,15 @@ class Following:
 
     def _patience(self) -> float:
         """Return for how many seconds more the runtime may be left without a byte."""
-        now, reached = self._clock(), max([self._offset, *(each.offset + each.bytes for each in self._attempts())])
+        now, reached = (
+            self._clock(),
+            max([self._offset, *(each.offset + each.bytes for each in self._attempts())]),
+        )
         if reached > self._got[0]:
-            self._got = (reached, max(self._last_byte(each, now) for each in self._attempts() if each.bytes))
+            self._got = (
+                reached,
+                max(self._last_byte(each, now) for each in self._attempts() if each.bytes),
+            )
         return self._got[1] + self._sources.rules.silence - now
 
     def _last_byte(self, attempt: Attempt, now: float) -> float:

@@ -81,7 +81,11 @@ class Schedule:
             return math.inf
         if self._owed:
             return -math.inf
-        return self._began + self._delays[self._hedges] if self._hedges < len(self._delays) else math.inf
+        return (
+            self._began + self._delays[self._hedges]
+            if self._hedges < len(self._delays)
+            else math.inf
+        )
 
     def asked(self, now: float) -> bool:
         """Note that a peer is being asked; say whether it is a hedge, asked only because the others are slow."""

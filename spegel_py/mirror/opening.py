@@ -107,7 +107,9 @@ class Opening:
 
     async def find(self) -> Opened | None:
         """Return the first usable answer, None if no peer has one. Raises RangeInvalid if the content is too short."""
-        part = self._pull.range if self._pull.kind is Kind.BLOB else None  # a manifest is fetched whole, and cut here
+        part = (
+            self._pull.range if self._pull.kind is Kind.BLOB else None
+        )  # a manifest is fetched whole, and cut here
         request = self.request(part, self._size)
         while (attempt := await self._asking.race(request, check=self._head)) is not None:
             if (opened := await self._take(attempt)) is not None:
@@ -194,7 +196,9 @@ class Opening:
             raise unsatisfiable(answer.size)
         if self._pull.kind is Kind.MANIFEST and answer.size > MAX_MANIFEST:
             raise PeerRefused(f"a manifest of {answer.size} bytes", status=200)
-        if self._pull.kind is Kind.MANIFEST and answer.media_type is None:  # containerd would ask for it as a blob
+        if (
+            self._pull.kind is Kind.MANIFEST and answer.media_type is None
+        ):  # containerd would ask for it as a blob
             raise PeerRefused("a manifest without a Content-Type", status=200)
         if answer.digest is None:
             raise PeerRefused("a tag without a Docker-Content-Digest", status=200)

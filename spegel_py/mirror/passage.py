@@ -74,7 +74,9 @@ class Passage:
                     await self._several(self._spreading, sink)
                 going = await self._next(sink)
         except DigestMismatch:  # known with the last byte
-            self._asking.attempts.accuse([each for each in self._asking.attempts.made if each.bytes])
+            self._asking.attempts.accuse(
+                [each for each in self._asking.attempts.made if each.bytes]
+            )
 
     async def _leg(self, attempt: Attempt, sink: Sink) -> bool:
         """Pass on what one peer sends, to its end or to where it breaks; False if it was left because it is slow.
@@ -106,7 +108,9 @@ class Passage:
         if self._patience is None:
             await attempt.response.send(sink)
             return True
-        return await send(attempt.response, sink, patience=self._patience, may_stop=lambda: self._may_leave(sink))
+        return await send(
+            attempt.response, sink, patience=self._patience, may_stop=lambda: self._may_leave(sink)
+        )
 
     def _may_leave(self, sink: Sink) -> bool:
         """Say whether others can go on, with enough that is worth it; where nobody can, somebody may in a moment."""
@@ -121,13 +125,18 @@ class Passage:
         """Pass on what several peers send, the slow one among them, until all was sent or none is left."""
         first = self._extent.start + sink.sent
         self._spread(first)
-        await self._asking.spread(first, self._extent.last, sink, peers=spreading.peers, request=self._request)
+        await self._asking.spread(
+            first, self._extent.last, sink, peers=spreading.peers, request=self._request
+        )
 
     async def _next(self, sink: Sink) -> Attempt | None:
         """Return an attempt that gives exactly what is still missing; None if nothing is, or nobody has it."""
         if sink.sent >= self._extent.length:
             return None
-        request, offset = self._request(self._extent.after(sink.sent)), self._extent.start + sink.sent
+        request, offset = (
+            self._request(self._extent.after(sink.sent)),
+            self._extent.start + sink.sent,
+        )
         if (attempt := await self._asking.race(request, offset=offset)) is not None:
             self._continued(attempt)
         return attempt

@@ -27,7 +27,9 @@ class Patience:
     hopeless: int = MIN_RATE
 
 
-async def send(response: UpstreamResponse, sink: Sink, *, patience: Patience, may_stop: Callable[[], bool]) -> bool:
+async def send(
+    response: UpstreamResponse, sink: Sink, *, patience: Patience, may_stop: Callable[[], bool]
+) -> bool:
     """Pass the body on to its end; False where it was left because the peer is too slow and it may stop.
 
     `sink.sent` says how far it came. Raises what `response.send` raises, and PeerStalled for a trickle.
@@ -50,7 +52,9 @@ async def send(response: UpstreamResponse, sink: Sink, *, patience: Patience, ma
 class _Watch:
     """Cancels the task that sends, at a moment when every byte taken is known to have been sent."""
 
-    def __init__(self, response: UpstreamResponse, patience: Patience, may_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, response: UpstreamResponse, patience: Patience, may_stop: Callable[[], bool]
+    ) -> None:
         self._response = response
         self._pace = Pace(min_rate=patience.min_rate, window=patience.window)
         self._trickle = Pace(min_rate=patience.hopeless, window=patience.window)
@@ -62,7 +66,10 @@ class _Watch:
         while not self.has_stopped:
             await asyncio.sleep(INTERVAL)
             count, seconds = sink.sent - sent, self._response.waited - waited
-            is_slow, is_hopeless = self._pace.is_too_slow(count, seconds), self._trickle.is_too_slow(count, seconds)
+            is_slow, is_hopeless = (
+                self._pace.is_too_slow(count, seconds),
+                self._trickle.is_too_slow(count, seconds),
+            )
             sent, waited = sink.sent, self._response.waited
             if is_slow and self._may_stop() and not sink.is_writing:
                 self.has_stopped, self.is_hopeless = True, is_hopeless

@@ -60,8 +60,13 @@ class Race:
             await self._leave()
 
     def _ask_who_is_due(self) -> None:
-        while self._schedule.due() <= (now := self._clock()) and (peer := self._candidates.take()) is not None:
-            attempt = self._attempts.begin(peer, offset=self._offset, hedge=self._schedule.asked(now))
+        while (
+            self._schedule.due() <= (now := self._clock())
+            and (peer := self._candidates.take()) is not None
+        ):
+            attempt = self._attempts.begin(
+                peer, offset=self._offset, hedge=self._schedule.asked(now)
+            )
             self._asking[asyncio.create_task(self._ask(attempt), name=f"ask {peer}")] = attempt
 
     async def _ask(self, attempt: Attempt) -> None:
@@ -85,7 +90,9 @@ class Race:
             waits.add(news)
         timeout = due - self._clock() if news is None and due < math.inf else None
         try:
-            done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             if news is not None:
                 news.cancel()

@@ -97,6 +97,8 @@ class Plan:
         """Return the piece that the client waits for, if one other peer was asked for it and takes too long."""
         for piece, peers in self._asked.items():
             if piece.first == self._head:
-                is_late = len(peers) == 1 and peer not in peers and now - min(peers.values()) >= PATIENCE
+                is_late = (
+                    len(peers) == 1 and peer not in peers and now - min(peers.values()) >= PATIENCE
+                )
                 return piece if is_late else None
         return None

@@ -62,7 +62,13 @@ class Relay:
         self._pull = pull
         self._following = following
         self._opening = Opening(
-            pull=pull, asking=asking, size=size, sizes=sizes, budget=budget, continued=self._continued, max_age=max_age
+            pull=pull,
+            asking=asking,
+            size=size,
+            sizes=sizes,
+            budget=budget,
+            continued=self._continued,
+            max_age=max_age,
         )
         self._asking = asking
         self._metrics = metrics
@@ -104,7 +110,12 @@ class Relay:
         self._opened, self._is_open = opened, True
         if self._pull.head:
             self._outcome = "complete"
-        self._log("relay started", peer=self.head.peer.id, addr=self.head.peer.authority, offset=self.head.start)
+        self._log(
+            "relay started",
+            peer=self.head.peer.id,
+            addr=self.head.peer.authority,
+            offset=self.head.start,
+        )
         return True
 
     async def send(self, sink: Sink) -> bool:
@@ -128,7 +139,9 @@ class Relay:
         await attempts.close()
         self._forget_body()
         if self._is_open:
-            self._log("relay finished", total=self._sent, outcome=self._outcome, attempts=self.attempts)
+            self._log(
+                "relay finished", total=self._sent, outcome=self._outcome, attempts=self.attempts
+            )
         else:
             self._log("relay missed", outcome=self._outcome, attempts=self.attempts)
 
@@ -145,7 +158,9 @@ class Relay:
         is_small = head.size <= WHOLE  # and there was no memory to hold it
         if is_whole and (is_small or self._verification.wants(head.digest)):
             held = HELD_OF_SMALL if is_small else HELD
-            sink = VerifyingSink(sink, digest=head.digest, size=head.size, held=held, verified=self._verified)
+            sink = VerifyingSink(
+                sink, digest=head.digest, size=head.size, held=held, verified=self._verified
+            )
         passage = Passage(
             extent=extent,
             asking=self._asking,
@@ -166,7 +181,12 @@ class Relay:
 
     def _continued(self, attempt: Attempt) -> None:
         self._metrics.resumed()
-        self._log("relay continued", peer=attempt.peer.id, addr=attempt.peer.authority, offset=attempt.offset)
+        self._log(
+            "relay continued",
+            peer=attempt.peer.id,
+            addr=attempt.peer.authority,
+            offset=attempt.offset,
+        )
 
     def _spread(self, offset: int) -> None:
         self._metrics.spread()

@@ -160,7 +160,9 @@ class Scores:
 
     def left_out(self, now: float) -> int:
         """Return how many peers are not to be asked now, for whatever content."""
-        return self.quarantine.count(now) + (0 if self._health is None else len(self._health.unhealthy))
+        return self.quarantine.count(now) + (
+            0 if self._health is None else len(self._health.unhealthy)
+        )
 
     def begin(self, peer: Peer) -> None:
         """Note that a request to `peer` is under way."""

@@ -80,7 +80,9 @@ class WeightedSelector:
 
     def _choice(self, now: float) -> dict[Peer, float]:
         """Return who may be picked, each with its trust; with 1 where nobody is trusted."""
-        offered = [peer for peer in self._offered if not self._scores.is_shunned(self._key, peer, now)]
+        offered = [
+            peer for peer in self._offered if not self._scores.is_shunned(self._key, peer, now)
+        ]
         trusted = {peer: trust for peer in offered if (trust := self._scores.trust(peer, now)) > 0}
         if not trusted and self._is_complete:
             trusted = dict.fromkeys(offered, 1.0)

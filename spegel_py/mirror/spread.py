@@ -84,7 +84,9 @@ class Spread:
             worker.result()  # a peer's failure is recorded; anything else is a bug
         while len(self._workers) < self._peers and (peer := self._candidates.take()) is not None:
             attempt = self._attempts.begin(peer, offset=self._first)
-            self._workers[asyncio.create_task(self._work(attempt), name=f"ranges of {peer}")] = attempt
+            self._workers[asyncio.create_task(self._work(attempt), name=f"ranges of {peer}")] = (
+                attempt
+            )
         if len(self._workers) < self._peers:
             self._candidates.refresh()
 
@@ -96,7 +98,9 @@ class Spread:
                 if piece is None:
                     await self._change(PATIENCE / 2)
                     continue
-                response = await self._attempts.ask(attempt, self._request(ByteRange(piece.first, piece.last)))
+                response = await self._attempts.ask(
+                    attempt, self._request(ByteRange(piece.first, piece.last))
+                )
                 if self._plan.put(piece, data := await response.read()):
                     attempt.bytes += len(data)
                     self._tell()

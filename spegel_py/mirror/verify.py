@@ -60,7 +60,10 @@ class Verification:
 
     def wants(self, digest: Digest) -> bool:
         """Decide about a blob that is to be passed on now."""
-        if self._verify is Verify.SAMPLE and self._clock() - self._passed_on.get(digest, -math.inf) < AGAIN:
+        if (
+            self._verify is Verify.SAMPLE
+            and self._clock() - self._passed_on.get(digest, -math.inf) < AGAIN
+        ):
             return True
         return self._verify.wants(self._random)
 

@@ -83,7 +83,9 @@ class Program:
     data: bytes = field(repr=False)
 
 
-def layer(files: Mapping[str, bytes | Link | Program], *, level: int = 1, algorithm: str = "sha256") -> Layer:
+def layer(
+    files: Mapping[str, bytes | Link | Program], *, level: int = 1, algorithm: str = "sha256"
+) -> Layer:
     """Return a layer with these files and their folders; gzip `level` 0 stores without packing (fast)."""
     archive = _tar(files)
     packed = gzip.compress(archive, level, mtime=0)
@@ -120,13 +122,16 @@ def image(
         "layers": [descriptor(one.blob, types.layer) for one in layers],
     }
     root = Blob.of(_json(document), algorithm)
-    return Image(root, types.manifest, _unique(root, config, *(one.blob for one in layers)), architecture, os)
+    return Image(
+        root, types.manifest, _unique(root, config, *(one.blob for one in layers)), architecture, os
+    )
 
 
 def index(images: Sequence[Image], *, types: MediaTypes = OCI, algorithm: str = "sha256") -> Image:
     """Return the index over images of several platforms."""
     entries = [
-        descriptor(one.root, one.media_type) | {"platform": {"architecture": one.architecture, "os": one.os}}
+        descriptor(one.root, one.media_type)
+        | {"platform": {"architecture": one.architecture, "os": one.os}}
         for one in images
     ]
     document = {"schemaVersion": 2, "mediaType": types.index, "manifests": entries}

@@ -38,9 +38,13 @@ class Digest:
             raise DigestInvalid(f"a digest has the form algorithm:hex, not {text[:160]!r}")
         length = _HEX_LENGTH.get(algorithm)
         if length is None:
-            raise DigestInvalid(f"the digest algorithm must be sha256 or sha512, not {algorithm[:32]!r}")
+            raise DigestInvalid(
+                f"the digest algorithm must be sha256 or sha512, not {algorithm[:32]!r}"
+            )
         if len(hexa) != length or not _HEX.fullmatch(hexa):
-            raise DigestInvalid(f"a {algorithm} digest has {length} lower-case hex digits: {text[:160]!r}")
+            raise DigestInvalid(
+                f"a {algorithm} digest has {length} lower-case hex digits: {text[:160]!r}"
+            )
         return cls(algorithm, hexa)
 
     @classmethod

@@ -136,7 +136,9 @@ class PullRequest:
         return replace(self, range=found[0], ranges=())
 
     @classmethod
-    def parse(cls, *, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> PullRequest:
+    def parse(
+        cls, *, method: str, target: str, headers: Iterable[tuple[str, str]] = ()
+    ) -> PullRequest:
         """Return the request for `target`, the raw request target (still percent-encoded, with its query).
 
         Raises Unsupported for another method, NotFound where the path is no endpoint, NameInvalid
@@ -159,7 +161,9 @@ class PullRequest:
             repository=check_repository(repository),
             reference=_reference(kind, last, registry),
             range=ranges[0] if len(ranges) == 1 else None,
-            accept=tuple(line for line in fields.get("accept", ()) if line.isascii() and line.isprintable()),
+            accept=tuple(
+                line for line in fields.get("accept", ()) if line.isascii() and line.isprintable()
+            ),
             mirrored=_is_true(fields, MIRRORED_HEADER),
             in_flight=_is_true(fields, IN_FLIGHT_HEADER),
             node=_last(fields, NODE_HEADER) or None,
@@ -206,7 +210,13 @@ def _segment(raw: str) -> str:
         text = unquote(raw, errors="strict")
     except UnicodeDecodeError:
         raise NameInvalid(f"not UTF-8: {raw[:80]!r}") from None
-    if text in ("", ".", "..") or "/" in text or "\\" in text or "%" in text or not text.isprintable():
+    if (
+        text in ("", ".", "..")
+        or "/" in text
+        or "\\" in text
+        or "%" in text
+        or not text.isprintable()
+    ):
         raise NameInvalid(f"not a path segment of a name: {raw[:80]!r}")
     return text
 
@@ -267,7 +277,9 @@ class RenderedError:
 def render(error: OCIError) -> RenderedError:
     """Return `error` as the spec's JSON with the headers that its status calls for."""
     entry = {"code": error.code, "message": error.message, "detail": error.detail}
-    body = json.dumps({"errors": [{name: value for name, value in entry.items() if value is not None}]})
+    body = json.dumps(
+        {"errors": [{name: value for name, value in entry.items() if value is not None}]}
+    )
     headers = {"Content-Type": "application/json", **_headers_of(error)}
     return RenderedError(error.status, MappingProxyType(headers), body.encode())
 

@@ -36,7 +36,9 @@ class Filters:
         is_all = not found.isdisjoint(WILDCARDS)
         self._registries = frozenset() if is_all else frozenset(map(canonical_registry, found))
         self._hosts = frozenset(re.sub(r":\d+$", "", registry) for registry in self._registries)
-        self._ports = frozenset(port for one in self._patterns for port in re.findall(r":(\d+)", one.pattern))
+        self._ports = frozenset(
+            port for one in self._patterns for port in re.findall(r":(\d+)", one.pattern)
+        )
 
     def __repr__(self) -> str:
         return f"<Filters {[one.pattern for one in self._patterns]} registries={sorted(self._registries) or 'all'}>"

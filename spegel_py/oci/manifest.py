@@ -183,11 +183,15 @@ def _child(entry: object) -> Child:
     if not isinstance(digest, str) or not isinstance(media_type, str):
         raise ManifestInvalid("a descriptor in a manifest has a digest and a media type as strings")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
-        raise ManifestInvalid("a descriptor in a manifest has a size that is a whole number of bytes")
+        raise ManifestInvalid(
+            "a descriptor in a manifest has a size that is a whole number of bytes"
+        )
     try:
         return Child(Digest.parse(digest), size, media_type)
     except DigestInvalid as error:
-        raise ManifestInvalid(f"a descriptor in a manifest names no digest: {error.message}") from error
+        raise ManifestInvalid(
+            f"a descriptor in a manifest names no digest: {error.message}"
+        ) from error
 
 
 def _is_foreign(layer: Child) -> bool:

@@ -19,12 +19,16 @@ MAX_PARTS = 16
 """Parts of one answer: each of them may be a request to a peer."""
 
 _SPEC = re.compile(r"(?P<first>[0-9]+)?-(?P<last>[0-9]+)?")
-_CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})|\*)/(?P<size>[0-9]{1,19})")
+_CONTENT_RANGE = re.compile(
+    r"bytes (?:(?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})|\*)/(?P<size>[0-9]{1,19})"
+)
 
 
 def unsatisfiable(size: int) -> RangeInvalid:
     """Return the 416 for content of `size` bytes; it is rendered with `Content-Range: bytes */size`."""
-    return RangeInvalid(f"the range lies outside the {size} bytes of the content", detail={"size": size})
+    return RangeInvalid(
+        f"the range lies outside the {size} bytes of the content", detail={"size": size}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,9 @@ class ByteRange:
             raise RangeInvalid(f"not a byte range: {text[:80]!r}")
         ends = match.group("first", "last")
         first, last = (None if end is None else _number(end) for end in ends)
-        if (first is None and last is None) or (first is not None and last is not None and last < first):
+        if (first is None and last is None) or (
+            first is not None and last is not None and last < first
+        ):
             raise RangeInvalid(f"not a byte range: {text[:80]!r}")
         return cls(first, last)
 

@@ -19,7 +19,9 @@ from spegel_py.oci.digest import Digest
 MAX_NAME = 255
 """Longest `registry/repository` in characters; the limit most clients and registries use (distribution spec)."""
 
-_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_REPOSITORY = re.compile(
+    r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
+)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _LABEL = r"[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?"
 _REGISTRY = re.compile(rf"(?:\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::[0-9]{{1,5}})?")
@@ -116,11 +118,18 @@ class Reference:
         digest = Digest.parse(digest_text) if at else None
         registry, slash, path = rest.partition("/")
         if not slash or not is_host(registry):
-            raise NameInvalid(f"a reference starts with its registry, as in registry.example/app:1: {text[:160]!r}")
+            raise NameInvalid(
+                f"a reference starts with its registry, as in registry.example/app:1: {text[:160]!r}"
+            )
         repository, colon, tag = path.partition(":")
         if not colon and digest is None:
             raise NameInvalid(f"a reference needs a tag or a digest: {text[:160]!r}")
-        return cls(check_registry(registry), check_repository(repository), check_tag(tag) if colon else None, digest)
+        return cls(
+            check_registry(registry),
+            check_repository(repository),
+            check_tag(tag) if colon else None,
+            digest,
+        )
 
 
 def is_host(text: str) -> bool:

@@ -27,7 +27,9 @@ class BlobFetcher:
     """Fetches blobs into one layout, and counts the bytes that came over the network: through the mirror by peer, and
     from `upstream`."""
 
-    def __init__(self, *, hosts: Hosts, writer: LayoutWriter, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self, *, hosts: Hosts, writer: LayoutWriter, on_progress: OnProgress | None
+    ) -> None:
         self._hosts = hosts
         self._writer = writer
         self._on_progress = on_progress
@@ -109,7 +111,9 @@ class BlobFetcher:
             raise PeerUnreachable(f"{blob.digest} ended at byte {part.offset} of {blob.size}")
 
 
-async def in_thread(function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+async def in_thread(
+    function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
     """Run a blocking call in a thread.
 
     A cancelled caller waits for the call first, however often it is cancelled: the descriptor that

@@ -16,7 +16,13 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from spegel_py.errors import DigestInvalid, DigestMismatch, ManifestInvalid, PeerRefused, PeerUnreachable
+from spegel_py.errors import (
+    DigestInvalid,
+    DigestMismatch,
+    ManifestInvalid,
+    PeerRefused,
+    PeerUnreachable,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import (
@@ -76,7 +82,12 @@ class MirrorClient:
     """
 
     def __init__(
-        self, *, mirror: str, reference: Reference, deadlines: Deadlines | None = None, is_upstream: bool = False
+        self,
+        *,
+        mirror: str,
+        reference: Reference,
+        deadlines: Deadlines | None = None,
+        is_upstream: bool = False,
     ) -> None:
         self._url, self._authorization = parse_mirror(mirror, is_upstream=is_upstream)
         self._token: str | None = None
@@ -101,7 +112,10 @@ class MirrorClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._session is not None:
             await self._session.close()
@@ -136,7 +150,9 @@ class MirrorClient:
                 size=blob.size,
             )
             if isinstance(step, str):
-                raise PeerRefused(f"{self._url} gave no use of {blob.digest}: {step}", status=response.status)
+                raise PeerRefused(
+                    f"{self._url} gave no use of {blob.digest}: {step}", status=response.status
+                )
             yield Body(
                 start=0 if step is resume.Step.RESTART else offset,
                 peer=None if self._is_upstream else response.headers.get(PEER_HEADER),
@@ -149,15 +165,24 @@ class MirrorClient:
     def _request(self, kind: Kind, reference: Digest | str) -> PullRequest:
         names = self._reference
         return PullRequest(
-            head=False, kind=kind, registry=names.registry, repository=names.repository, reference=reference
+            head=False,
+            kind=kind,
+            registry=names.registry,
+            repository=names.repository,
+            reference=reference,
         )
 
     async def _get_manifest(self, request: PullRequest, accept: str) -> Manifest:
-        late = in_time(self._deadlines.stall, f"{self._url} did not send all of {request.key} in time")
+        late = in_time(
+            self._deadlines.stall, f"{self._url} did not send all of {request.key} in time"
+        )
         async with late, self._answer(request, accept=accept) as response:
             with translated(self._url):
                 data = await _read(response)
-            peer, media_type = None if self._is_upstream else response.headers.get(PEER_HEADER), detect(data)
+            peer, media_type = (
+                None if self._is_upstream else response.headers.get(PEER_HEADER),
+                detect(data),
+            )
             digest = _named(request, response.headers.get("Docker-Content-Digest", ""), data)
         if not digest.matches(data):
             raise DigestMismatch(f"{self._url} sent {len(data)} bytes that are not {digest}")
@@ -167,7 +192,9 @@ class MirrorClient:
         return Manifest(child=child, data=data, peer=peer, is_upstream=self._is_upstream)
 
     @asynccontextmanager
-    async def _answer(self, request: PullRequest, *, accept: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answer(
+        self, request: PullRequest, *, accept: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise PeerUnreachable("the client of the mirror is closed")
         with translated(self._url):
@@ -181,18 +208,30 @@ class MirrorClient:
         finally:
             response.release()  # back into the pool if the body was read to its end, else closed
 
-    async def _ask(self, session: aiohttp.ClientSession, request: PullRequest, accept: str) -> aiohttp.ClientResponse:
+    async def _ask(
+        self, session: aiohttp.ClientSession, request: PullRequest, accept: str
+    ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "spegel-py"}
         if request.range is not None:
             headers["Range"] = str(request.range)
         if authorization := self._token or self._authorization:
             headers["Authorization"] = authorization
-        url, method = URL(f"{self._url}{request.target}", encoded=True), "HEAD" if request.head else "GET"
-        return await session.request(method, url, headers=headers, allow_redirects=self._is_upstream)
+        url, method = (
+            URL(f"{self._url}{request.target}", encoded=True),
+            "HEAD" if request.head else "GET",
+        )
+        return await session.request(
+            method, url, headers=headers, allow_redirects=self._is_upstream
+        )
 
-    async def _got_token(self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse) -> bool:
+    async def _got_token(
+        self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse
+    ) -> bool:
         """Get the token that an answer says is wanted, or a new one; False if none is."""
-        header, is_secure = response.headers.get("WWW-Authenticate", ""), self._url.startswith("https:")
+        header, is_secure = (
+            response.headers.get("WWW-Authenticate", ""),
+            self._url.startswith("https:"),
+        )
         challenge = Challenge.parse(header, is_secure=is_secure) if response.status == 401 else None
         if challenge is None:
             return False
@@ -253,5 +292,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     while piece := await response.content.readany():
         data += piece
         if len(data) > MAX_MANIFEST:
-            raise PeerRefused(f"a manifest of more than {MAX_MANIFEST} bytes", status=response.status)
+            raise PeerRefused(
+                f"a manifest of more than {MAX_MANIFEST} bytes", status=response.status
+            )
     return bytes(data)

@@ -38,21 +38,41 @@ INTERRUPTED = 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `pull`."""
-    parser.add_argument("reference", metavar="REF", help="full reference: registry/repository:tag or @digest")
-    parser.add_argument("--mirror", required=True, metavar="URL", help="the mirror, such as http://127.0.0.1:5000")
+    parser.add_argument(
+        "reference", metavar="REF", help="full reference: registry/repository:tag or @digest"
+    )
+    parser.add_argument(
+        "--mirror", required=True, metavar="URL", help="the mirror, such as http://127.0.0.1:5000"
+    )
     parser.add_argument(
         "--upstream",
         metavar="URL",
         help="registry for what the mirror does not give, such as https://registry.example or https://user:password@…",
     )
-    parser.add_argument("--into", required=True, type=Path, metavar="LAYOUT", help="OCI image layout; made if missing")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="platform to pull (default: this machine's)")
-    which.add_argument("--all-platforms", action="store_true", help="pull every platform of the image")
     parser.add_argument(
-        "--parallel", type=int, default=PARALLEL, metavar="N", help=f"blobs at the same time (default: {PARALLEL})"
+        "--into",
+        required=True,
+        type=Path,
+        metavar="LAYOUT",
+        help="OCI image layout; made if missing",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end and nothing else")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="platform to pull (default: this machine's)"
+    )
+    which.add_argument(
+        "--all-platforms", action="store_true", help="pull every platform of the image"
+    )
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=PARALLEL,
+        metavar="N",
+        help=f"blobs at the same time (default: {PARALLEL})",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object at the end and nothing else"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
@@ -65,14 +85,19 @@ def run(args: argparse.Namespace) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(_pull(args, reference))
     except SpegelError as error:
-        return _fail(f"{error}{advice(error, upstream=args.upstream)}", 2 if isinstance(error, ConfigError) else 1)
+        return _fail(
+            f"{error}{advice(error, upstream=args.upstream)}",
+            2 if isinstance(error, ConfigError) else 1,
+        )
     except (KeyboardInterrupt, asyncio.CancelledError):
         kept = "what is there is kept, and the same command goes on with it"
         return _fail(f"stopped; {kept} in {args.into}", INTERRUPTED)
     if args.json:
         sys.stdout.write(json.dumps({"reference": str(reference), **as_json(report)}) + "\n")
     elif not args.quiet:
-        Console(highlight=False).print(summary(reference, report, args.into), markup=False, soft_wrap=True)
+        Console(highlight=False).print(
+            summary(reference, report, args.into), markup=False, soft_wrap=True
+        )
     return 0
 
 
@@ -80,7 +105,13 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    platform = None if args.all_platforms else Platform.parse(args.platform) if args.platform else Platform.here()
+    platform = (
+        None
+        if args.all_platforms
+        else Platform.parse(args.platform)
+        if args.platform
+        else Platform.here()
+    )
     writer = await asyncio.to_thread(lambda: LayoutWriter.create(root=args.into))
     with ExitStack() as stack:
         is_silent = args.json or args.quiet
@@ -121,7 +152,10 @@ def advice(error: SpegelError, *, upstream: str | None = None) -> str:
 
 def as_json(report: PullReport) -> dict[str, object]:
     """Return the report as JSON values."""
-    return dataclasses.asdict(report) | {"digest": str(report.digest), "seconds": round(report.seconds, 3)}
+    return dataclasses.asdict(report) | {
+        "digest": str(report.digest),
+        "seconds": round(report.seconds, 3),
+    }
 
 
 def summary(reference: Reference, report: PullReport, into: Path) -> str:
@@ -140,7 +174,9 @@ def _reference(text: str) -> Reference:
         return Reference.parse(text)
     except OCIError as error:
         hint = (
-            "; write registry/repository:tag or registry/repository@sha256:…" if isinstance(error, NameInvalid) else ""
+            "; write registry/repository:tag or registry/repository@sha256:…"
+            if isinstance(error, NameInvalid)
+            else ""
         )
         raise ConfigError(f"{error.message}{hint}") from error
 

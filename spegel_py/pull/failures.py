@@ -24,7 +24,13 @@ def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | No
         host = url.host
     except ValueError:
         url, host = URL(), None
-    if url.scheme not in ("http", "https") or not host or url.path != "/" or url.query_string or url.fragment:
+    if (
+        url.scheme not in ("http", "https")
+        or not host
+        or url.path != "/"
+        or url.query_string
+        or url.fragment
+    ):
         whose = "upstream's" if is_upstream else "a mirror's"
         example = "https://registry.example" if is_upstream else "http://127.0.0.1:5000"
         raise ConfigError(f"{_hide(text)[:160]!r} is not {whose} address; write it as {example}")
@@ -37,14 +43,20 @@ def _hide(text: str) -> str:
     return f"…@{rest}" if separator else text
 
 
-def check_status(request: PullRequest, status: int, where: str, *, is_upstream: bool = False) -> None:
+def check_status(
+    request: PullRequest, status: int, where: str, *, is_upstream: bool = False
+) -> None:
     """Raise what an answer's status means: ManifestUnknown, BlobUnknown or PeerRefused, unless there is content."""
     if status == 404 and is_upstream:
-        raise request.kind.unknown(f"the mirror did not give {request.key}, and {where} does not have it")
+        raise request.kind.unknown(
+            f"the mirror did not give {request.key}, and {where} does not have it"
+        )
     if status == 404:
         raise request.kind.unknown(f"nobody in the cluster has {request.key} (asked {where})")
     if status == 401:
-        raise PeerRefused(f"{where} asks for a user name and a password, or those given are wrong", status=status)
+        raise PeerRefused(
+            f"{where} asks for a user name and a password, or those given are wrong", status=status
+        )
     if status not in (200, 206):
         raise PeerRefused(f"{where} answered {status} for {request.key}", status=status)
 
@@ -71,7 +83,9 @@ def translated(where: str) -> Iterator[None]:
     except TimeoutError as error:
         raise PeerStalled(f"{where} sent nothing in time") from error
     except aiohttp.ClientResponseError as error:
-        raise PeerRefused(f"{where} does not answer in HTTP: {_line(error.message)}", status=error.status) from error
+        raise PeerRefused(
+            f"{where} does not answer in HTTP: {_line(error.message)}", status=error.status
+        ) from error
     except aiohttp.ClientPayloadError as error:
         raise PeerUnreachable(f"{where} broke off in the middle of the body") from error
     except (aiohttp.ClientError, OSError) as error:
@@ -83,7 +97,11 @@ def _reason(error: Exception) -> str:
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(inner, ssl.SSLCertVerificationError):
         return _line(inner.verify_message)
-    if isinstance(inner, OSError) and not isinstance(inner, ssl.SSLError | socket.gaierror) and inner.errno:
+    if (
+        isinstance(inner, OSError)
+        and not isinstance(inner, ssl.SSLError | socket.gaierror)
+        and inner.errno
+    ):
         return os.strerror(inner.errno)
     return _line(getattr(inner, "strerror", None) or str(inner) or repr(inner))
 

@@ -66,7 +66,9 @@ async def connected(
     first = MirrorClient(mirror=mirror, reference=reference, deadlines=deadlines)
     second = None
     if upstream is not None:
-        second = MirrorClient(mirror=upstream, reference=reference, deadlines=deadlines, is_upstream=True)
+        second = MirrorClient(
+            mirror=upstream, reference=reference, deadlines=deadlines, is_upstream=True
+        )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(first)
         if second is not None:

@@ -43,7 +43,11 @@ class Platform:
     variant: str = ""
 
     def __str__(self) -> str:
-        shown = "" if self.variant == _DEFAULT_VARIANTS.get(self.architecture, "") else f"/{self.variant}"
+        shown = (
+            ""
+            if self.variant == _DEFAULT_VARIANTS.get(self.architecture, "")
+            else f"/{self.variant}"
+        )
         return f"{self.os}/{self.architecture}{shown}"
 
     @classmethod
@@ -57,8 +61,12 @@ class Platform:
     def parse(cls, text: str) -> Self:
         """Return the platform written as `os/arch[/variant]`, or raise ConfigError."""
         parts = text.split("/")
-        if len(parts) not in (2, 3) or not all(part and part.isascii() and part.isprintable() for part in parts):
-            raise ConfigError(f"{text[:80]!r} is not a platform; write os/arch or os/arch/variant, as in linux/arm64")
+        if len(parts) not in (2, 3) or not all(
+            part and part.isascii() and part.isprintable() for part in parts
+        ):
+            raise ConfigError(
+                f"{text[:80]!r} is not a platform; write os/arch or os/arch/variant, as in linux/arm64"
+            )
         return cls.of(*parts)
 
     @classmethod
@@ -94,12 +102,22 @@ def select(index: bytes, platform: Platform | None) -> tuple[Child, ...]:
     ranked = [
         (rank, child)
         for child, found in entries
-        if child not in nested and (rank := -1 if found is None else platform.rank(found)) is not None
+        if child not in nested
+        and (rank := -1 if found is None else platform.rank(found)) is not None
     ]
-    best = max(ranked, key=lambda pair: pair[0], default=None)  # the first of several that are equally good
+    best = max(
+        ranked, key=lambda pair: pair[0], default=None
+    )  # the first of several that are equally good
     if best is None and not nested:
-        has = ", ".join(sorted({str(found) for _, found in entries if found and found.os != "unknown"})) or "none"
-        raise ConfigError(f"the image is not there for {platform}; choose with --platform one of: {has}")
+        has = (
+            ", ".join(
+                sorted({str(found) for _, found in entries if found and found.os != "unknown"})
+            )
+            or "none"
+        )
+        raise ConfigError(
+            f"the image is not there for {platform}; choose with --platform one of: {has}"
+        )
     return nested + ((best[1],) if best else ())
 
 
@@ -107,7 +125,10 @@ def platforms(index: bytes) -> list[tuple[Child, Platform | None]]:
     """Return an index's entries, each with the platform it names, None where it names none. Raises ManifestInvalid."""
     found = all_children(index)  # checks every field that is used but the platform
     entries = json.loads(index).get("manifests") or []
-    return [(child, _platform(entry.get("platform"))) for child, entry in zip(found, entries, strict=True)]
+    return [
+        (child, _platform(entry.get("platform")))
+        for child, entry in zip(found, entries, strict=True)
+    ]
 
 
 def blobs(manifests: Iterable[bytes]) -> tuple[Child, ...]:
@@ -120,7 +141,9 @@ def unique(found: Iterable[Child]) -> tuple[Child, ...]:
     known: dict[str, Child] = {}
     for child in found:
         if known.setdefault(str(child.digest), child).size != child.size:
-            raise ManifestInvalid(f"{child.digest} is said to have {child.size} bytes here and another size there")
+            raise ManifestInvalid(
+                f"{child.digest} is said to have {child.size} bytes here and another size there"
+            )
         if child.media_type in MANIFESTS:
             raise ManifestInvalid(f"{child.digest} is a manifest where a config or a layer belongs")
     return tuple(known.values())

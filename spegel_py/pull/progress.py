@@ -77,7 +77,9 @@ class _Bars:
             case Fetched(blob, offset):
                 self._progress.update(self._tasks[blob], completed=offset)
             case Interrupted(blob, offset, error):
-                self._progress.update(self._tasks[blob], completed=offset, source=escape(f"again: {error[:60]}"))
+                self._progress.update(
+                    self._tasks[blob], completed=offset, source=escape(f"again: {error[:60]}")
+                )
             case Finished(blob, was_here):
                 self._progress.start_task(self._tasks[blob])
                 end = "was here" if was_here else "verified"
@@ -101,7 +103,9 @@ class _Lines:
                 if offset:
                     self._line(f"{short(blob.digest)}: going on at byte {offset} of {blob.size}")
             case Interrupted(blob, offset, error):
-                self._line(f"{short(blob.digest)}: broke off at byte {offset} of {blob.size}: {error}")
+                self._line(
+                    f"{short(blob.digest)}: broke off at byte {offset} of {blob.size}: {error}"
+                )
             case Finished(blob, was_here):
                 how = "was here" if was_here else self._sources.get(blob, source(None))
                 self._line(f"{short(blob.digest)}: {blob.size} bytes, {how}, verified")

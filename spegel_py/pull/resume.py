@@ -33,7 +33,9 @@ def wanted(offset: int) -> ByteRange | None:
     return ByteRange(offset, None) if offset else None
 
 
-def judge(*, status: int, content_range: str | None, length: int | None, offset: int, size: int) -> Step | str:
+def judge(
+    *, status: int, content_range: str | None, length: int | None, offset: int, size: int
+) -> Step | str:
     """Return what to do with the answer for a blob of `size` bytes of which `offset` are at hand.
 
     A text is why the answer is no use: nothing of it may be written. `length` is its Content-Length in bytes, None
@@ -70,15 +72,22 @@ class Patience:
         if _is_final(error):
             return replace(self, is_final=True)
         if isinstance(error, DigestMismatch):
-            return replace(self, reached=0, attempts=self.attempts + 1, mismatches=self.mismatches + 1)
+            return replace(
+                self, reached=0, attempts=self.attempts + 1, mismatches=self.mismatches + 1
+            )
         fruitless = 0 if offset > self.reached else self.fruitless + 1
-        return replace(self, reached=max(offset, self.reached), attempts=self.attempts + 1, fruitless=fruitless)
+        return replace(
+            self, reached=max(offset, self.reached), attempts=self.attempts + 1, fruitless=fruitless
+        )
 
     @property
     def is_over(self) -> bool:
         """Whether the blob is to be given up."""
         return (
-            self.is_final or self.fruitless >= FRUITLESS or self.mismatches >= MISMATCHES or self.attempts >= ATTEMPTS
+            self.is_final
+            or self.fruitless >= FRUITLESS
+            or self.mismatches >= MISMATCHES
+            or self.attempts >= ATTEMPTS
         )
 
     @property
@@ -89,4 +98,8 @@ class Patience:
 
 def _is_final(error: SpegelError) -> bool:
     """Say whether asking again cannot help: the mirror understood, and refuses what it will refuse again."""
-    return isinstance(error, PeerRefused) and 400 <= error.status < 500 and error.status not in (408, 416, 429)
+    return (
+        isinstance(error, PeerRefused)
+        and 400 <= error.status < 500
+        and error.status not in (408, 416, 429)
+    )

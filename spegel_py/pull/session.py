@@ -74,7 +74,9 @@ async def pull(
     """
     began = time.monotonic()
     name = Reference.parse(reference) if isinstance(reference, str) else reference
-    async with connected(mirror=mirror, upstream=upstream, reference=name, deadlines=deadlines) as hosts:
+    async with connected(
+        mirror=mirror, upstream=upstream, reference=name, deadlines=deadlines
+    ) as hosts:
         fetcher = BlobFetcher(hosts=hosts, writer=writer, on_progress=on_progress)
         manifests = await _Walk(hosts, writer, fetcher, platform).run(name)
         root = manifests[0].child
@@ -102,7 +104,9 @@ class _Walk:
     there.
     """
 
-    def __init__(self, hosts: Hosts, writer: LayoutWriter, fetcher: BlobFetcher, platform: Platform | None) -> None:
+    def __init__(
+        self, hosts: Hosts, writer: LayoutWriter, fetcher: BlobFetcher, platform: Platform | None
+    ) -> None:
         self._hosts = hosts
         self._writer = writer
         self._fetcher = fetcher
@@ -110,14 +114,20 @@ class _Walk:
         self._found: dict[Digest, Manifest] = {}
 
     async def run(self, name: Reference) -> list[Manifest]:
-        root = await self._get(Child(name.digest, -1, "")) if name.digest else await self._follow(name.tag or "")
+        root = (
+            await self._get(Child(name.digest, -1, ""))
+            if name.digest
+            else await self._follow(name.tag or "")
+        )
         await self._descend(root, 0)
         return list(self._found.values())
 
     async def _follow(self, tag: str) -> Manifest:
         found = await self._patiently(lambda: self._hosts.resolve(tag))
         if isinstance(found, Child):
-            return await self._get(Child(found.digest, -1, ""), total=found.size)  # a HEAD's length is only a hint
+            return await self._get(
+                Child(found.digest, -1, ""), total=found.size
+            )  # a HEAD's length is only a hint
         await in_thread(self._writer.put, found.data, found.child.digest.algorithm)
         return self._keep(found)
 
@@ -139,7 +149,9 @@ class _Walk:
         try:
             got = await self._patiently(lambda: self._hosts.manifest(child))
             if child.size not in (-1, got.child.size):
-                raise DigestMismatch(f"{child.digest} has {got.child.size} bytes, its index says {child.size}")
+                raise DigestMismatch(
+                    f"{child.digest} has {got.child.size} bytes, its index says {child.size}"
+                )
             await in_thread(part.put, got.data)
         finally:
             await in_thread(part.close)

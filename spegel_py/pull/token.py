@@ -45,25 +45,37 @@ class Challenge:
             return None
         if realm.scheme not in (("https",) if is_secure else ("http", "https")) or not realm.host:
             return None
-        if realm.user is not None or realm.password is not None:  # whose password goes where is not the asked one's say
+        if (
+            realm.user is not None or realm.password is not None
+        ):  # whose password goes where is not the asked one's say
             return None
         return cls(realm, fields.get("service", ""), fields.get("scope", ""))
 
     @property
     def url(self) -> URL:
         """The address that gives the token."""
-        wanted = {name: value for name, value in (("service", self.service), ("scope", self.scope)) if value}
+        wanted = {
+            name: value
+            for name, value in (("service", self.service), ("scope", self.scope))
+            if value
+        }
         return self.realm.update_query(wanted)
 
 
-async def fetch_token(session: aiohttp.ClientSession, challenge: Challenge, authorization: str | None) -> str:
+async def fetch_token(
+    session: aiohttp.ClientSession, challenge: Challenge, authorization: str | None
+) -> str:
     """Return the token that is asked for, got with the registry's credentials if there are any. Raises PeerError."""
     where = str(challenge.realm)
-    headers = {"Accept": "application/json"} | ({"Authorization": authorization} if authorization else {})
+    headers = {"Accept": "application/json"} | (
+        {"Authorization": authorization} if authorization else {}
+    )
     with translated(where):
         async with session.get(challenge.url, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
-                raise PeerRefused(f"{where} answered {response.status}, and gave no token", status=response.status)
+                raise PeerRefused(
+                    f"{where} answered {response.status}, and gave no token", status=response.status
+                )
             token = _token(await _read(response))
     if token is None:
         raise PeerRefused(f"{where} gave no token, but something else", status=502)
@@ -76,7 +88,11 @@ def _token(data: bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     found = fields.get("token") or fields.get("access_token") if isinstance(fields, dict) else None
-    return found if isinstance(found, str) and found and found.isascii() and found.isprintable() else None
+    return (
+        found
+        if isinstance(found, str) and found and found.isascii() and found.isprintable()
+        else None
+    )
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -67,7 +67,9 @@ class Connection(RequestHandler):
         if client and host and not self._connections.admit(self, str(client[0]), str(host[0])):
             if self._connections.is_news(self._loop.time()):
                 log.warning(
-                    "connection refused: none that is open is idle", client=client[0], open=len(self._connections)
+                    "connection refused: none that is open is idle",
+                    client=client[0],
+                    open=len(self._connections),
                 )
             cast("asyncio.Transport", transport).abort()  # uvloop's is one, but does not say so
             return
@@ -134,7 +136,9 @@ class Connection(RequestHandler):
 
     def _refuse_head(self) -> None:
         """Answer a head that is too long, as the parser has a head answered that is malformed."""
-        error = _ErrInfo(status=400, exc=LineTooLong(b"headers", MAX_HEAD), message="the headers are too long")
+        error = _ErrInfo(
+            status=400, exc=LineTooLong(b"headers", MAX_HEAD), message="the headers are too long"
+        )
         self._messages.append((error, EMPTY_PAYLOAD))
         self._refuse(error)
         if self._waiter is not None and not self._waiter.done():
@@ -174,9 +178,13 @@ class Connection(RequestHandler):
             text = " ".join((message or "").split())[:MAX_MESSAGE]
             log.debug("request malformed", remote=request.remote, error=text)
             too_long = isinstance(exc, LineTooLong) or "headers" in text.lower()
-            response = responses.error(RequestInvalid(f"not a request: {text}"), status=431 if too_long else status)
+            response = responses.error(
+                RequestInvalid(f"not a request: {text}"), status=431 if too_long else status
+            )
         response.force_close()
-        response.headers["Connection"] = "close"  # aiohttp takes the request for HTTP/1.0, and says nothing
+        response.headers["Connection"] = (
+            "close"  # aiohttp takes the request for HTTP/1.0, and says nothing
+        )
         return response
 
     async def hang_up(self) -> None:
@@ -186,7 +194,11 @@ class Connection(RequestHandler):
         what the client has not read yet (RFC 9112, 9.6); a runtime gives up the whole pull on one.
         """
         self.close()  # from now on, what comes in is thrown away
-        if self.transport is None or self.transport.is_closing() or not self.transport.can_write_eof():
+        if (
+            self.transport is None
+            or self.transport.is_closing()
+            or not self.transport.can_write_eof()
+        ):
             return
         if self._connections.lingering >= MAX_LINGERING:
             return
@@ -198,7 +210,9 @@ class Connection(RequestHandler):
         finally:
             self._connections.lingering -= 1
 
-    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    def _make_error_handler(
+        self, err_info: _ErrInfo
+    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             response = self.handle_error(request, err_info.status, err_info.exc, err_info.message)
             await response.prepare(request)

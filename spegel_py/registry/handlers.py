@@ -11,7 +11,13 @@ from dataclasses import replace
 import structlog
 from aiohttp import web
 
-from spegel_py.errors import ContentNotFound, OCIError, RequestInvalid, StoreUnavailable, Unsupported
+from spegel_py.errors import (
+    ContentNotFound,
+    OCIError,
+    RequestInvalid,
+    StoreUnavailable,
+    Unsupported,
+)
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.opening import WHOLE
@@ -70,7 +76,9 @@ class Pulls:
         origins: Origins | None = None,
     ) -> None:
         self._store = store
-        self._provenance = Provenance(origins=origins, filters=filters) if filters and origins else None
+        self._provenance = (
+            Provenance(origins=origins, filters=filters) if filters and origins else None
+        )
         self._local = Local(store=store, provenance=self._provenance)
         self._sender = sender
         self._mirror = mirror
@@ -91,13 +99,17 @@ class Pulls:
             raise RequestInvalid(f"a {request.method} has no body here")
         if is_base(request.raw_path):
             return web.json_response({})
-        pull = PullRequest.parse(method=request.method, target=request.raw_path, headers=request.headers.items())
+        pull = PullRequest.parse(
+            method=request.method, target=request.raw_path, headers=request.headers.items()
+        )
         with self._ledger.inquiry(pull, request.headers) as inquiry:
             response = await self._answer(request, pull, inquiry)
             inquiry.status = response.status
             return response
 
-    async def _answer(self, request: web.Request, pull: PullRequest, inquiry: Inquiry) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, pull: PullRequest, inquiry: Inquiry
+    ) -> web.StreamResponse:
         if self._filters.exclude(pull.label):
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         if pull.name and not self._freshness.ttl:
@@ -120,7 +132,9 @@ class Pulls:
                 return response
         return await self._while_it_grows(request, pull, underway, inquiry)
 
-    async def _from_here(self, request: web.Request, pull: PullRequest, inquiry: Inquiry) -> web.StreamResponse | None:
+    async def _from_here(
+        self, request: web.Request, pull: PullRequest, inquiry: Inquiry
+    ) -> web.StreamResponse | None:
         """Answer from this node's own content; None where it is not here, or the store is away."""
         async with AsyncExitStack() as stack:
             try:
@@ -129,7 +143,9 @@ class Pulls:
                     return None
                 inquiry.local = "held"
                 if pull.head:
-                    return self._answer_head(pull, self._entity(pull, found, found.size), "local", inquiry)
+                    return self._answer_head(
+                        pull, self._entity(pull, found, found.size), "local", inquiry
+                    )
                 content = await stack.enter_async_context(self._store.open(found.digest))
             except OCIError:  # it is here, but not as what it is asked for
                 inquiry.local = "held"
@@ -145,7 +161,12 @@ class Pulls:
             return await self._send_content(request, pull, found, content, inquiry)
 
     async def _send_content(
-        self, request: web.Request, pull: PullRequest, found: Found, content: Content, inquiry: Inquiry
+        self,
+        request: web.Request,
+        pull: PullRequest,
+        found: Found,
+        content: Content,
+        inquiry: Inquiry,
     ) -> web.StreamResponse:
         entity = self._entity(pull, found, content.size)
         to_peer = self._counts_as_peer(request, pull)
@@ -176,13 +197,17 @@ class Pulls:
                 log.debug("cannot follow what is written", key=pull.key, error=str(error))
                 return None
             inquiry.local = "growing"
-            entity = replace(self._entity(pull, found, found.size), source=underway.source_of(found.digest))
+            entity = replace(
+                self._entity(pull, found, found.size), source=underway.source_of(found.digest)
+            )
 
             async def send(sink: Sink) -> None:
                 try:
                     await self._sender.send_growing(ingest, entity.start, entity.length, sink)
                 except StoreUnavailable as error:
-                    log.info("growing content broke off", digest=str(found.digest), error=str(error))
+                    log.info(
+                        "growing content broke off", digest=str(found.digest), error=str(error)
+                    )
 
             with self._admitted(request, pull, grows=True) as slot:
                 return await self._send(request, pull, entity, "local", send, inquiry, slot)
@@ -209,7 +234,9 @@ class Pulls:
             return self._limits.admit(request.remote or "", grows=grows, is_node=pull.mirrored)
         return nullcontext()
 
-    def _relayed(self, request: web.Request, pull: PullRequest) -> AbstractContextManager[Slot | None]:
+    def _relayed(
+        self, request: web.Request, pull: PullRequest
+    ) -> AbstractContextManager[Slot | None]:
         """Count a transfer from a peer while it lasts, to whoever is not this node's own runtime. Raises Busy."""
         if pull.kind is not Kind.BLOB or pull.head:
             return nullcontext()
@@ -233,7 +260,12 @@ class Pulls:
                 raise
 
     async def _relay(
-        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry, slot: Slot | None
+        self,
+        request: web.Request,
+        pull: PullRequest,
+        mirror: Mirror,
+        inquiry: Inquiry,
+        slot: Slot | None,
     ) -> web.StreamResponse:
         if pull.name is not None:
             self._freshness.missed(pull.name, time.time())  # until a peer answers
@@ -259,7 +291,12 @@ class Pulls:
             return await self._send(request, pull, entity, "peer", relay.send, inquiry, slot)
 
     async def _parts_from_peers(
-        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry, slot: Slot | None
+        self,
+        request: web.Request,
+        pull: PullRequest,
+        mirror: Mirror,
+        inquiry: Inquiry,
+        slot: Slot | None,
     ) -> web.StreamResponse:
         """Answer several ranges of a blob.
 
@@ -340,7 +377,9 @@ class Pulls:
             self._freshness.answered(pull.name, seen)
         return time.time() - seen
 
-    def _answer_head(self, pull: PullRequest, entity: Entity, source: Source, inquiry: Inquiry) -> web.StreamResponse:
+    def _answer_head(
+        self, pull: PullRequest, entity: Entity, source: Source, inquiry: Inquiry
+    ) -> web.StreamResponse:
         inquiry.source, inquiry.digest = source, entity.digest
         return responses.content(pull, entity)
 
@@ -356,7 +395,9 @@ class Pulls:
     ) -> web.StreamResponse:
         """Send head and body, and note what was sent; after a body that ends short the connection is closed."""
         response = responses.content(pull, entity)
-        await response.prepare(request)  # raises where the client is gone: then nothing was answered
+        await response.prepare(
+            request
+        )  # raises where the client is gone: then nothing was answered
         inquiry.source, inquiry.digest, inquiry.length = source, entity.digest, entity.length
         inquiry.status = response.status  # known from here on, whatever becomes of the body
         sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)

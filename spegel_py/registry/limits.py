@@ -121,7 +121,9 @@ class Limits:
         self._under_way: Counter[str] = Counter()
         self._relayed: Counter[str] = Counter()
         self._slots: dict[Slot, None] = {}
-        self._contended: dict[_Scope, float] = {}  # where somebody was refused, until when it matters
+        self._contended: dict[
+            _Scope, float
+        ] = {}  # where somebody was refused, until when it matters
         self._look: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -133,7 +135,9 @@ class Limits:
         return self._under_way
 
     @contextmanager
-    def admit(self, address: str, *, grows: bool = False, relays: bool = False, is_node: bool = True) -> Iterator[Slot]:
+    def admit(
+        self, address: str, *, grows: bool = False, relays: bool = False, is_node: bool = True
+    ) -> Iterator[Slot]:
         """Count a transfer to a peer while the context is open. Raises Busy where there is no room for it.
 
         A transfer that `relays` takes a slot at a peer too. Of those one address gets half of what

@@ -67,7 +67,9 @@ class Local:
         """Return the media type of a manifest; None for any other content."""
         if descriptor.size > MAX_MANIFEST:
             return None
-        if descriptor not in self._types:  # with its size: a file may be cut off later, by a power cut
+        if (
+            descriptor not in self._types
+        ):  # with its size: a file may be cut off later, by a power cut
             self._types[descriptor] = await self._detect(descriptor)
             if len(self._types) > REMEMBERED:
                 self._types.popitem(last=False)
@@ -81,7 +83,9 @@ class Local:
         async with self._store.open(descriptor.digest) as content:
             data = b"".join([piece async for piece in content.read(0, content.size)])
         if len(data) != descriptor.size:
-            raise StoreUnavailable(f"{descriptor.digest} has {len(data)} bytes, not {descriptor.size}")
+            raise StoreUnavailable(
+                f"{descriptor.digest} has {len(data)} bytes, not {descriptor.size}"
+            )
         if not descriptor.digest.matches(data):
             log.warning("content damaged", digest=str(descriptor.digest), size=descriptor.size)
             raise ContentNotFound(f"the copy of {descriptor.digest} here is damaged")

@@ -57,7 +57,9 @@ def measure(metrics: Metrics) -> Middleware:
         finally:
             size = request.get(responses.SENT, size)  # of a body that may have ended short
             seconds = time.monotonic() - began
-            metrics.answered(handler=name, method=request.method, code=status, seconds=seconds, size=size)
+            metrics.answered(
+                handler=name, method=request.method, code=status, seconds=seconds, size=size
+            )
             log.debug(
                 "request answered",
                 method=request.method,

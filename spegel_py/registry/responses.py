@@ -84,5 +84,7 @@ def error(cause: OCIError, *, status: int | None = None) -> web.Response:
     """Return `cause` rendered; another `status` than its own is for what HTTP distinguishes and the spec does not."""
     rendered = render(cause)
     return web.Response(
-        status=status or rendered.status, headers={**rendered.headers, "Server": SERVER}, body=rendered.body
+        status=status or rendered.status,
+        headers={**rendered.headers, "Server": SERVER},
+        body=rendered.body,
     )

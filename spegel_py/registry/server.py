@@ -84,7 +84,8 @@ async def serve(
         max_line_size=MAX_LINE,
         max_headers=MAX_HEADERS,
         max_field_size=MAX_FIELD,
-        shutdown_timeout=drain / 2,  # aiohttp spends it twice: waiting for handlers, then for their tasks
+        shutdown_timeout=drain
+        / 2,  # aiohttp spends it twice: waiting for handlers, then for their tasks
     )
     try:
         await runner.setup()
@@ -103,7 +104,9 @@ def parse_address(address: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ConfigError(f"{address!r} is not an address to listen on: write an IPv6 address in brackets")
+        raise ConfigError(
+            f"{address!r} is not an address to listen on: write an IPv6 address in brackets"
+        )
     return host, int(port)
 
 
@@ -112,19 +115,25 @@ def _listen(address: str, host: str, port: int) -> socket.socket:
         listener = _dual_stack(port) if host in ("", "::") else _bound(host, port)
     except OSError as error:
         raise ConfigError(f"cannot listen on {address}: {_explain(error)}") from error
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)  # accepted ones inherit it
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED
+    )  # accepted ones inherit it
     return listener
 
 
 def _dual_stack(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+        return socket.create_server(
+            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+        )
     return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)  # noqa: S104 - asked for
 
 
 def _bound(host: str, port: int) -> socket.socket:
     """Listen on an address of this machine, or on the first one that a name stands for."""
-    family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, _, _, _, where = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
     return socket.create_server(where[:2], family=family, backlog=BACKLOG)
 
 

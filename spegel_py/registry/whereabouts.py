@@ -55,7 +55,12 @@ class Whereabouts:
                 async for peer in self._router.lookup(key, limit=PEERS):
                     ms = self._since(began)
                     peers.append(
-                        {"id": peer.id, "address": peer.authority, "health": self._health(peer.id).value, "ms": ms}
+                        {
+                            "id": peer.id,
+                            "address": peer.authority,
+                            "health": self._health(peer.id).value,
+                            "ms": ms,
+                        }
                     )
                 ended = True
         except TimeoutError:

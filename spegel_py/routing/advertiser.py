@@ -42,7 +42,9 @@ class Advertiser:
         self._router = router
         self._changed = changed
         self._seen = seen
-        self._held: dict[str, float | None] = {}  # with when it was last seen at its registry, of a tag
+        self._held: dict[
+            str, float | None
+        ] = {}  # with when it was last seen at its registry, of a tag
         self._told: dict[str, float | None] = {}
         self._tags: dict[str, float] = {}  # with when each was pulled, told or not
         self._spellings: dict[str, set[str]] = {}  # tags by canonical name, where that is another
@@ -136,7 +138,9 @@ class Advertiser:
                 log.info("advertised", added=len(came), withdrawn=len(went), total=len(held))
 
 
-async def _closing(source: AsyncIterator[Inventory | ContentEvent]) -> AsyncIterator[Inventory | ContentEvent]:
+async def _closing(
+    source: AsyncIterator[Inventory | ContentEvent],
+) -> AsyncIterator[Inventory | ContentEvent]:
     try:
         async for item in source:
             yield item

@@ -76,7 +76,9 @@ class Router(Protocol):
         """
         ...
 
-    async def advertise(self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING) -> None:
+    async def advertise(
+        self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING
+    ) -> None:
         """Tell peers that these keys are held here; kept and renewed until withdrawn. Raises RouterUnavailable never:
         keys are remembered and told once the other side is up.
 

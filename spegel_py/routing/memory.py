@@ -54,14 +54,22 @@ class MemoryRouter:
         self._network = network
         self._peer = peer
 
-    async def lookup(self, key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
+    async def lookup(
+        self, key: str, *, limit: int, max_age: float = math.inf
+    ) -> AsyncIterator[Peer]:
         oldest = time.time() - max_age
         members = self._network.members.items()
-        found = [peer for peer, keys in members if peer != self._peer and key in keys and keys[key] >= oldest]
+        found = [
+            peer
+            for peer, keys in members
+            if peer != self._peer and key in keys and keys[key] >= oldest
+        ]
         for peer in found[:limit]:
             yield peer
 
-    async def advertise(self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING) -> None:
+    async def advertise(
+        self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING
+    ) -> None:
         held = self._network.members.setdefault(self._peer, {})
         held.update({key: pulled.get(key, math.inf) for key in keys})
 

@@ -35,7 +35,9 @@ class Signature:
     @classmethod
     def of(cls, status: os.stat_result) -> Signature:
         """Return the signature of a stat result."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ class FileContent:
             except OSError as error:
                 raise StoreUnavailable(f"reading content failed: {error.strerror}") from error
             if not piece:
-                raise StoreUnavailable(f"content of {self.size} bytes ended at byte {start}, not {end}")
+                raise StoreUnavailable(
+                    f"content of {self.size} bytes ended at byte {start}, not {end}"
+                )
             yield piece
             start += len(piece)
 

@@ -102,7 +102,9 @@ class Growing:
     `is_here` says whether the file still lies where its writer has it.
     """
 
-    def __init__(self, *, fd: int, total: int | None, is_here: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, *, fd: int, total: int | None, is_here: Callable[[], bool] = lambda: True
+    ) -> None:
         self.fd = fd
         self.total = total
         self.is_over = False
@@ -155,7 +157,9 @@ class Growing:
                 stack.enter_context(inotify.watching(self.fd, self.tell))
             except OSError as error:
                 look = POLL
-                log.warning("no inotify watch, looking by the clock", error=str(error), seconds=look)
+                log.warning(
+                    "no inotify watch, looking by the clock", error=str(error), seconds=look
+                )
             self._look(look)  # it may have been closed before the watch began
             try:
                 yield self

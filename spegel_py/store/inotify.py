@@ -33,7 +33,9 @@ class Inotify:
 
     def __init__(self) -> None:
         self._fd = -1
-        self._listeners: dict[int, dict[object, Changed]] = {}  # by watch: the kernel has one for each file
+        self._listeners: dict[
+            int, dict[object, Changed]
+        ] = {}  # by watch: the kernel has one for each file
 
     def __repr__(self) -> str:
         return f"<Inotify {len(self._listeners)} files>"
@@ -44,7 +46,11 @@ class Inotify:
         if self._fd < 0:
             self._open()
         try:
-            watch = _check(_libc.inotify_add_watch(self._fd, f"/proc/self/fd/{fd}".encode(), _MODIFY | _CLOSE_WRITE))
+            watch = _check(
+                _libc.inotify_add_watch(
+                    self._fd, f"/proc/self/fd/{fd}".encode(), _MODIFY | _CLOSE_WRITE
+                )
+            )
         except OSError:
             self._rest_if_idle()
             raise
@@ -56,7 +62,9 @@ class Inotify:
             self._leave(watch, token)
 
     def _leave(self, watch: int, token: object) -> None:
-        if (listeners := self._listeners.get(watch)) is None:  # the file is gone from the disk, and its watch with it
+        if (
+            listeners := self._listeners.get(watch)
+        ) is None:  # the file is gone from the disk, and its watch with it
             return
         listeners.pop(token, None)
         if not listeners:
@@ -91,8 +99,12 @@ class Inotify:
             self._tell(watch, mask)
 
     def _tell(self, watch: int, mask: int) -> None:
-        if mask & _OVERFLOW:  # events were lost, so any file may have grown; an end shows when the file is looked at
-            told = [changed for listeners in self._listeners.values() for changed in listeners.values()]
+        if (
+            mask & _OVERFLOW
+        ):  # events were lost, so any file may have grown; an end shows when the file is looked at
+            told = [
+                changed for listeners in self._listeners.values() for changed in listeners.values()
+            ]
         else:
             told = list(self._listeners.get(watch, {}).values())
         for changed in told:

@@ -20,7 +20,9 @@ _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char
 _syscall.restype = ctypes.c_long
 
 
-def openat2(path: str | os.PathLike[str], flags: int, resolve: int, *, folder: int = WORKING_FOLDER) -> int:
+def openat2(
+    path: str | os.PathLike[str], flags: int, resolve: int, *, folder: int = WORKING_FOLDER
+) -> int:
     """Return a descriptor of `path` below the open `folder`.
 
     Raises OSError: BlockingIOError where it is to be CACHED and is not; any other where the kernel has no such call.

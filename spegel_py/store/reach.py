@@ -65,7 +65,9 @@ def _open_at_once(root: Path, *parts: str, flags: int = os.O_RDONLY | os.O_NONBL
         raise Uncached from error
     try:
         fd = openat2(name, flags, CACHED | BENEATH | NO_SYMLINKS, folder=folder)
-    except FileNotFoundError as error:  # that is in memory too, where it was looked for or removed of late
+    except (
+        FileNotFoundError
+    ) as error:  # that is in memory too, where it was looked for or removed of late
         raise ContentNotFound(f"no file {name} in {root}") from error
     except OSError as error:
         raise Uncached from error

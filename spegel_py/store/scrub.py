@@ -20,7 +20,16 @@ import structlog
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreError
 from spegel_py.oci.digest import Digest, Hasher
 from spegel_py.oci.manifest import MAX_MANIFEST
-from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inventory, Store, Tag, Watcher
+from spegel_py.store.base import (
+    Change,
+    Content,
+    ContentEvent,
+    Descriptor,
+    Inventory,
+    Store,
+    Tag,
+    Watcher,
+)
 from spegel_py.store.files import Signature
 from spegel_py.store.pump import Emit, pumped
 
@@ -46,7 +55,9 @@ class ScrubbedStore:
     `wants` decides about each, `verified` is told each verdict.
     """
 
-    def __init__(self, *, store: Store, wants: Callable[[], bool], verified: Callable[[bool], None]) -> None:
+    def __init__(
+        self, *, store: Store, wants: Callable[[], bool], verified: Callable[[bool], None]
+    ) -> None:
         self._store = store
         self._wants = wants
         self._verified = verified
@@ -58,7 +69,9 @@ class ScrubbedStore:
         """Called with what was found damaged just now."""
 
     def __repr__(self) -> str:
-        return f"<ScrubbedStore {self._store!r} right={len(self._right)} damaged={len(self._damaged)}>"
+        return (
+            f"<ScrubbedStore {self._store!r} right={len(self._right)} damaged={len(self._damaged)}>"
+        )
 
     async def resolve(self, name: str) -> Tag:
         return await self._store.resolve(name)
@@ -105,7 +118,11 @@ class ScrubbedStore:
 
     def _note(self, digest: Digest, content: Content) -> None:
         """Have content hashed that was sent, if it comes in a file, is large, and not known to be right."""
-        if content.size <= MAX_MANIFEST or (signature := _signature(content)) is None or digest in self._queue:
+        if (
+            content.size <= MAX_MANIFEST
+            or (signature := _signature(content)) is None
+            or digest in self._queue
+        ):
             return
         if self._right.get(digest) != signature and len(self._queue) < QUEUE and self._wants():
             self._queue[digest] = None
@@ -150,7 +167,12 @@ class ScrubbedWatcher:
         async for event in self._watcher.watch():
             match event:
                 case Inventory(keys, pulled):
-                    emit(Inventory(frozenset([key for key in keys if not await self._is_damaged(key)]), pulled))
+                    emit(
+                        Inventory(
+                            frozenset([key for key in keys if not await self._is_damaged(key)]),
+                            pulled,
+                        )
+                    )
                 case ContentEvent(Change.ADDED, key) if await self._is_damaged(key):
                     continue
                 case _:

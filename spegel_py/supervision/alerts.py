@@ -113,7 +113,9 @@ class Book:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._entries: dict[_Key, _Entry] = {}
-        self._flapped: dict[_Key, tuple[float, float]] = {}  # until when, and how long it must stay away then
+        self._flapped: dict[
+            _Key, tuple[float, float]
+        ] = {}  # until when, and how long it must stay away then
 
     def __repr__(self) -> str:
         return f"<Book {len(self._entries)} open>"
@@ -136,7 +138,11 @@ class Book:
     def observe(self, seen: Iterable[Observation], *, now: float, wall: float) -> list[Alert]:
         """Take in all that is seen now; return the alerts that this opens and closes (`now` is monotonic)."""
         present = {(one.condition.name, one.subject): one for one in seen}
-        opened = [self._opened(key, one, now, wall) for key, one in present.items() if self._is_news(key, one, now)]
+        opened = [
+            self._opened(key, one, now, wall)
+            for key, one in present.items()
+            if self._is_news(key, one, now)
+        ]
         closed = []
         for key, entry in list(self._entries.items()):
             self._follow(entry, is_present=key in present, now=now)
@@ -178,10 +184,14 @@ class Book:
 
     def _closed(self, key: _Key, entry: _Entry, now: float, wall: float) -> Alert:
         del self._entries[key]
-        self._flapped = {each: (until, hold) for each, (until, hold) in self._flapped.items() if until > now}
+        self._flapped = {
+            each: (until, hold) for each, (until, hold) in self._flapped.items() if until > now
+        }
         if len(self._flapped) < MAX_OPEN:
             self._flapped[key] = (now + REMEMBERED_FOR, min(entry.hold * 2, MAX_HOLD))
-        return replace(entry.alert, closed=wall, recovery=max(0.0, (entry.gone or now) - entry.opened))
+        return replace(
+            entry.alert, closed=wall, recovery=max(0.0, (entry.gone or now) - entry.opened)
+        )
 
     def _next_id(self, wall: float) -> str:
         day = time.strftime("%Y%m%d", time.gmtime(wall))

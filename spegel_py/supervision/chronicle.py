@@ -49,7 +49,9 @@ class Chronicle:
     def __init__(self, *, folder: Path | None, still_open: Callable[[], Iterable[Alert]]) -> None:
         self._folder = folder
         self._alerts = Journal(
-            folder=folder, name=ALERTS, carried=lambda: [alert.as_record() for alert in still_open()]
+            folder=folder,
+            name=ALERTS,
+            carried=lambda: [alert.as_record() for alert in still_open()],
         )
         self._audit = Journal(folder=folder, name=AUDIT)
         self._isolation = Journal(folder=folder, name=EPISODES)

@@ -32,8 +32,14 @@ SETTINGS = (Setting("data_dir", settings.path, None, "the node's data directory"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the flags of `alerts`."""
     settings.add_flags(parser, SETTINGS)
-    parser.add_argument("--all", action="store_true", help=f"show all that are kept, not the last {SHOWN} closed ones")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help=f"show all that are kept, not the last {SHOWN} closed ones",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
 
 def folder_of(options: argparse.Namespace) -> Path | None:
     """Return the data directory that the flags or the environment name, if they do."""
-    folder: Path | None = settings.resolve(SETTINGS, flags=vars(options), environment=os.environ, file=None)["data_dir"]
+    folder: Path | None = settings.resolve(
+        SETTINGS, flags=vars(options), environment=os.environ, file=None
+    )["data_dir"]
     return folder
 
 
@@ -65,7 +73,9 @@ def _history(folder: Path | None) -> History:
     try:
         return recall(folder)
     except OSError as error:
-        raise ConfigError(f"--data-dir: {error.filename or folder} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"--data-dir: {error.filename or folder} cannot be read: {error.strerror}"
+        ) from error
 
 
 def _latest(alerts: Sequence[Alert]) -> list[Alert]:
@@ -92,7 +102,11 @@ def _print_table(alerts: Sequence[Alert], actions: Sequence[Record]) -> None:
         table.add_column(title, no_wrap=True)
     table.add_column("what was done")
     for alert in alerts:
-        done = [f"{one.get('action')}: {one.get('outcome')}" for one in actions if one.get("alert") == alert.id]
+        done = [
+            f"{one.get('action')}: {one.get('outcome')}"
+            for one in actions
+            if one.get("alert") == alert.id
+        ]
         table.add_row(
             alert.id,
             alert.tier.label,

@@ -60,7 +60,9 @@ class Condition:
 
 PULLS_FAILING = Condition(name="pulls-failing", tier=Tier.P0)
 LOOP_STALLED = Condition(name="event-loop-stalled", tier=Tier.P0)
-ISOLATED = Condition(name="isolated", tier=Tier.P1, patience=10.0)  # a start finds its first peer within that
+ISOLATED = Condition(
+    name="isolated", tier=Tier.P1, patience=10.0
+)  # a start finds its first peer within that
 PARTITIONED = Condition(name="partitioned", tier=Tier.P1, patience=2.0)
 ROUTER_DOWN = Condition(name="router-down", tier=Tier.P1)
 ROUTER_HUNG = Condition(name="router-hung", tier=Tier.P1)

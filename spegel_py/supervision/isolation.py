@@ -107,4 +107,10 @@ class Isolation:
 
     def _episode(self, level: Level, now: float, wall: float, *, ended: float | None) -> Episode:
         seconds = now - self._since
-        return Episode(began=wall - seconds, level=level, seconds=seconds, ended=ended, from_start=not self._had_peers)
+        return Episode(
+            began=wall - seconds,
+            level=level,
+            seconds=seconds,
+            ended=ended,
+            from_start=not self._had_peers,
+        )

@@ -27,7 +27,9 @@ FRAMES = 4
 class LoopWatch:
     """The lag of the running loop. Use it as a context manager, on that loop; `lagged` hears every round's lag."""
 
-    def __init__(self, *, lagged: Callable[[float], None] = lambda seconds: None, stall: float = STALL) -> None:
+    def __init__(
+        self, *, lagged: Callable[[float], None] = lambda seconds: None, stall: float = STALL
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._lagged = lagged
@@ -45,7 +47,10 @@ class LoopWatch:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._end.set()
 
@@ -70,7 +75,11 @@ class LoopWatch:
                     self._loop.call_soon_threadsafe(self._beat)
             elif not said and time.monotonic() - asked >= self._stall:
                 said = True
-                log.error("event loop stalled", seconds=round(time.monotonic() - asked, 1), where=self._where())
+                log.error(
+                    "event loop stalled",
+                    seconds=round(time.monotonic() - asked, 1),
+                    where=self._where(),
+                )
 
     def _beat(self) -> None:
         asked, self._asked = self._asked, None

@@ -51,7 +51,12 @@ class Medic:
         self._courses.closed(alert)
         seconds = alert.recovery or 0.0
         action = Action(
-            alert=alert.id, action="verify", outcome="verified", began=alert.opened, seconds=seconds, detail=detail
+            alert=alert.id,
+            action="verify",
+            outcome="verified",
+            began=alert.opened,
+            seconds=seconds,
+            detail=detail,
         )
         self._acted(action)
 
@@ -95,4 +100,13 @@ class Medic:
             detail=detail,
             seconds=round(seconds, 3),
         )
-        self._acted(Action(alert=alert.id, action=action, outcome=outcome, began=at, seconds=seconds, detail=detail))
+        self._acted(
+            Action(
+                alert=alert.id,
+                action=action,
+                outcome=outcome,
+                began=at,
+                seconds=seconds,
+                detail=detail,
+            )
+        )

@@ -41,13 +41,19 @@ class Meters:
             registry=registry,
         )
         self._isolated = Gauge(
-            "spegel_isolated", "1 while no peer is connected though some ought to be.", registry=registry
+            "spegel_isolated",
+            "1 while no peer is connected though some ought to be.",
+            registry=registry,
         )
         self._without_peer = Gauge(
-            "spegel_isolation_seconds", "Time since a peer was connected; 0 while one is.", registry=registry
+            "spegel_isolation_seconds",
+            "Time since a peer was connected; 0 while one is.",
+            registry=registry,
         )
         self._known = Gauge(
-            "spegel_known_peers", "Peers known lately: connected, or gone without a goodbye.", registry=registry
+            "spegel_known_peers",
+            "Peers known lately: connected, or gone without a goodbye.",
+            registry=registry,
         )
         self._lag = Histogram(
             "spegel_event_loop_lag_seconds",

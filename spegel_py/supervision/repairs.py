@@ -55,15 +55,26 @@ def table(hands: Hands) -> Mapping[str, Repair]:
         conditions.ISOLATED.name: rejoin,
         conditions.PARTITIONED.name: rejoin,
         conditions.ROUTER_DOWN.name: Repair(
-            action="restart libp2p", act=hands.await_router, deadline=20.0, settle=5.0, restart_helps=True
+            action="restart libp2p",
+            act=hands.await_router,
+            deadline=20.0,
+            settle=5.0,
+            restart_helps=True,
         ),
         conditions.ROUTER_HUNG.name: Repair(
-            action="restart libp2p", act=hands.restart_router, deadline=30.0, settle=15.0, restart_helps=True
+            action="restart libp2p",
+            act=hands.restart_router,
+            deadline=30.0,
+            settle=15.0,
+            restart_helps=True,
         ),
     }
     if hands.reconnect_containerd is not None:
         repairs[conditions.CONTAINERD_AWAY.name] = Repair(
-            action="reconnect containerd", act=hands.reconnect_containerd, deadline=30.0, settle=30.0
+            action="reconnect containerd",
+            act=hands.reconnect_containerd,
+            deadline=30.0,
+            settle=30.0,
         )
     return repairs
 

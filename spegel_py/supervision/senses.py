@@ -57,7 +57,9 @@ class Senses:
 class Watch:
     """Makes observations of what is seen; it remembers what one look alone does not tell. Pure but for the senses."""
 
-    def __init__(self, *, senses: Senses, isolation: Isolation, census: Census, wall: float, now: float) -> None:
+    def __init__(
+        self, *, senses: Senses, isolation: Isolation, census: Census, wall: float, now: float
+    ) -> None:
         self._senses = senses
         self._isolation = isolation
         self._census = census
@@ -107,7 +109,9 @@ class Watch:
         before, self._life_seen = self._life_seen, life.number
         if hung_since is not None:  # until a ping is answered, by a later life it may be
             return [_seen(conditions.ROUTER_HUNG, "ping", since=hung_since)]
-        if life.died is not None and (not life.is_up or life.number != before):  # also if it is up again already
+        if life.died is not None and (
+            not life.is_up or life.number != before
+        ):  # also if it is up again already
             return [_seen(conditions.ROUTER_DOWN, "router", since=life.died, detail=life.cause)]
         return []
 
@@ -124,9 +128,14 @@ class Watch:
         return seen
 
     def _of_disks(self, faults: Collection[Fault]) -> list[Observation]:
-        return [_seen(each.condition, "disk", subject=str(each.folder), detail=each.detail) for each in faults]
+        return [
+            _seen(each.condition, "disk", subject=str(each.folder), detail=each.detail)
+            for each in faults
+        ]
 
-    def _judged(self, condition: Condition, peers: Mapping[str, str], *, source: str = "health") -> list[Observation]:
+    def _judged(
+        self, condition: Condition, peers: Mapping[str, str], *, source: str = "health"
+    ) -> list[Observation]:
         chosen = sorted(peers.items())[:MAX_SUBJECTS]
         return [_seen(condition, source, subject=peer, detail=why) for peer, why in chosen]
 
@@ -145,6 +154,13 @@ UNKNOWN = float("inf")
 
 
 def _seen(
-    condition: Condition, source: str, *, subject: str = "", since: float = UNKNOWN, detail: str = ""
+    condition: Condition,
+    source: str,
+    *,
+    subject: str = "",
+    since: float = UNKNOWN,
+    detail: str = "",
 ) -> Observation:
-    return Observation(condition=condition, since=since, source=source, subject=subject, detail=detail)
+    return Observation(
+        condition=condition, since=since, source=source, subject=subject, detail=detail
+    )

@@ -75,11 +75,15 @@ class Supervisor:
         self._meters = Meters(registry=registry)
         self._isolation = Isolation(warn=patience.warn, critical=patience.critical, now=now)
         self._census = Census()
-        self._watch = Watch(senses=senses, isolation=self._isolation, census=self._census, wall=wall, now=now)
+        self._watch = Watch(
+            senses=senses, isolation=self._isolation, census=self._census, wall=wall, now=now
+        )
         self._book = Book()
         self._chronicle = Chronicle(folder=folder, still_open=self._book.open)
         self._table = table(hands)
-        self._medic = Medic(table=self._table, acted=self._acted, escalated=self._escalated, rng=rng)
+        self._medic = Medic(
+            table=self._table, acted=self._acted, escalated=self._escalated, rng=rng
+        )
         self._loop_watch: LoopWatch | None = None
         self._hung_since: float | None = None
         self._faults: Collection[Fault] = ()
@@ -181,7 +185,9 @@ class Supervisor:
         )
         for alert in self._book.observe(seen, now=now, wall=wall):
             (self._opened if alert.is_open else self._closed)(alert)
-        self._medic.attend([alert for alert in self._book.open() if self._book.persists(alert)], tasks)
+        self._medic.attend(
+            [alert for alert in self._book.open() if self._book.persists(alert)], tasks
+        )
         self._meters.open(self._book.open())
 
     def _count_peers(self, now: float, wall: float) -> None:
@@ -189,7 +195,9 @@ class Supervisor:
         if life.is_up and now - life.since >= SETTLED_AFTER:
             self._census.take(connected=connected, goodbyes=self._senses.goodbyes(), now=now)
         is_expecting = self._senses.expects_peers() or self._census.has_lost_all
-        episode = self._isolation.observe(peers=len(connected), is_expecting=is_expecting, now=now, wall=wall)
+        episode = self._isolation.observe(
+            peers=len(connected), is_expecting=is_expecting, now=now, wall=wall
+        )
         if episode is not None:
             self._tell(episode)
         self._meters.peers(
@@ -199,7 +207,11 @@ class Supervisor:
         )
 
     def _stuck(self, now: float) -> list[Fault]:
-        if self._folder is None or self._writing_since is None or now - self._writing_since < DISK_TIMEOUT:
+        if (
+            self._folder is None
+            or self._writing_since is None
+            or now - self._writing_since < DISK_TIMEOUT
+        ):
             return []
         return [Fault(DATA_DIR_READ_ONLY, self._folder, "the disk does not answer")]
 
@@ -235,7 +247,12 @@ class Supervisor:
     def _opened(self, alert: Alert) -> None:
         self._meters.opened(alert)
         self._write(alert)
-        log.warning("alert opened", **_fields(alert), detection_seconds=round(alert.detection, 1), detail=alert.detail)
+        log.warning(
+            "alert opened",
+            **_fields(alert),
+            detection_seconds=round(alert.detection, 1),
+            detail=alert.detail,
+        )
 
     def _closed(self, alert: Alert) -> None:
         self._meters.closed(alert)
@@ -264,7 +281,9 @@ class Supervisor:
             async with asyncio.timeout(RECALL_TIMEOUT):
                 history = await aside.run(partial(recall, self._folder))
         except (OSError, TimeoutError) as error:
-            log.warning("earlier alerts cannot be read", folder=str(self._folder), error=repr(error))
+            log.warning(
+                "earlier alerts cannot be read", folder=str(self._folder), error=repr(error)
+            )
             return
         self._book.recall(history.alerts)
         self._chronicle.remember(history.alerts)
@@ -273,7 +292,15 @@ class Supervisor:
         for alert in history.alerts:
             if alert.is_open:
                 self._chronicle.alert(replace(alert, closed=wall))
-                self._acted(Action(alert=alert.id, action="restart", outcome="interrupted", began=wall, seconds=0.0))
+                self._acted(
+                    Action(
+                        alert=alert.id,
+                        action="restart",
+                        outcome="interrupted",
+                        began=wall,
+                        seconds=0.0,
+                    )
+                )
 
     async def _keep_writing(self, aside: Aside) -> None:
         while True:
@@ -287,4 +314,9 @@ class Supervisor:
 
 
 def _fields(alert: Alert) -> Mapping[str, str]:
-    return {"id": alert.id, "tier": alert.tier.label, "condition": alert.condition, "subject": alert.subject}
+    return {
+        "id": alert.id,
+        "tier": alert.tier.label,
+        "condition": alert.condition,
+        "subject": alert.subject,
+    }

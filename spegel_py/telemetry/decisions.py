@@ -137,9 +137,13 @@ class Decision:
             "status": self.status,
             "local": self.local,
             "peers_found": lookup.found if lookup else None,
-            "lookup_ms": round(lookup.first * 1000, 1) if lookup and lookup.first is not None else None,
+            "lookup_ms": round(lookup.first * 1000, 1)
+            if lookup and lookup.first is not None
+            else None,
             "attempts": list(self.attempts),
-            "bytes": {source: self.sent if source == self.source else 0 for source in ("local", "peer")},
+            "bytes": {
+                source: self.sent if source == self.source else 0 for source in ("local", "peer")
+            },
             "length": self.length,
             "ms": round(self.milliseconds, 1),
         }

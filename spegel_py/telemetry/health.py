@@ -23,11 +23,19 @@ class HealthMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._checks = Counter(
-            "spegel_health_checks", "Active checks of peers, by outcome.", ["outcome"], registry=registry
+            "spegel_health_checks",
+            "Active checks of peers, by outcome.",
+            ["outcome"],
+            registry=registry,
         )
-        self._peers = Gauge("spegel_health_peers", "Peers by health now.", ["state"], registry=registry)
+        self._peers = Gauge(
+            "spegel_health_peers", "Peers by health now.", ["state"], registry=registry
+        )
         self._transitions = Counter(
-            "spegel_health_transitions", "Turns of peers' health, by what it turned to.", ["state"], registry=registry
+            "spegel_health_transitions",
+            "Turns of peers' health, by what it turned to.",
+            ["state"],
+            registry=registry,
         )
         self._predictions = Counter(
             "spegel_health_predictions",

@@ -99,7 +99,10 @@ class Ledger:
         except OCIError as error:
             inquiry.refusal, inquiry.status = error, error.status
             raise
-        except (asyncio.CancelledError, ConnectionError):  # both are what a client that leaves looks like
+        except (
+            asyncio.CancelledError,
+            ConnectionError,
+        ):  # both are what a client that leaves looks like
             inquiry.left = True
             raise
         except Exception as error:
@@ -116,14 +119,18 @@ class Ledger:
         for entry in reversed(self._entries):
             if len(found) >= limit:
                 break
-            if query is None or query.matches(key=entry.key, digest=entry.digest, reference=entry.reference):
+            if query is None or query.matches(
+                key=entry.key, digest=entry.digest, reference=entry.reference
+            ):
                 found.append(json.loads(entry.data))
         return found
 
     def _decide(self, inquiry: Inquiry, *, seconds: float) -> None:
         decision, is_mirrored = decide(inquiry, seconds=seconds), inquiry.pull.mirrored
         if inquiry.span.is_on:
-            inquiry.span.end(of_request(decision, is_mirrored=is_mirrored), failure=inquiry.fault or "")
+            inquiry.span.end(
+                of_request(decision, is_mirrored=is_mirrored), failure=inquiry.fault or ""
+            )
         if not is_mirrored:
             self._settle(decision)
 

@@ -19,7 +19,11 @@ LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR")
 
 LOGGING = (
     Setting(
-        "log_level", lambda given: settings.text(given).upper(), "INFO", "least level that is logged", choices=LEVELS
+        "log_level",
+        lambda given: settings.text(given).upper(),
+        "INFO",
+        "least level that is logged",
+        choices=LEVELS,
     ),
     Setting(
         "log_format",
@@ -94,4 +98,6 @@ def configure(*, level: str, log_format: LogFormat) -> None:
         logger_factory=structlog.PrintLoggerFactory(stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.ERROR, stream=stderr, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.ERROR, stream=stderr, format="%(levelname)s %(name)s %(message)s"
+    )

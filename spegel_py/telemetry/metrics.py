@@ -53,7 +53,10 @@ class Metrics:
             registry=registry,
         )
         self._misses = Counter(
-            "spegel_mirror_misses", "Pulls that were no hit, by reason.", ["reason"], registry=registry
+            "spegel_mirror_misses",
+            "Pulls that were no hit, by reason.",
+            ["reason"],
+            registry=registry,
         )
         self._answers = Counter(
             "spegel_mirror_answers",
@@ -68,7 +71,9 @@ class Metrics:
             registry=registry,
         )
         for reason in get_args(Miss):
-            self._misses.labels(reason)  # as 0, so that Prometheus sees the first of each as an increase
+            self._misses.labels(
+                reason
+            )  # as 0, so that Prometheus sees the first of each as an increase
         self._last_success = Gauge(
             "spegel_mirror_last_success_timestamp_seconds",
             "When a pull was last answered in full from a peer, Unix time.",
@@ -98,14 +103,26 @@ class Metrics:
             registry=registry,
         )
         self._size = Histogram(
-            "http_response_size_bytes", "Bytes of answers' bodies.", _HTTP, buckets=_BYTES, registry=registry
+            "http_response_size_bytes",
+            "Bytes of answers' bodies.",
+            _HTTP,
+            buckets=_BYTES,
+            registry=registry,
         )
-        self._inflight = Gauge("http_requests_inflight", "Requests being answered.", ["handler"], registry=registry)
+        self._inflight = Gauge(
+            "http_requests_inflight", "Requests being answered.", ["handler"], registry=registry
+        )
         self._bytes = Counter(
-            "spegel_served_bytes", "Body bytes sent, by where they came from.", ["source"], registry=registry
+            "spegel_served_bytes",
+            "Body bytes sent, by where they came from.",
+            ["source"],
+            registry=registry,
         )
         self._attempts = Counter(
-            "spegel_peer_attempts", "Requests made to peers, by outcome.", ["outcome"], registry=registry
+            "spegel_peer_attempts",
+            "Requests made to peers, by outcome.",
+            ["outcome"],
+            registry=registry,
         )
         self._hedges = Counter(
             "spegel_mirror_hedges",
@@ -113,10 +130,14 @@ class Metrics:
             registry=registry,
         )
         self._resumes = Counter(
-            "spegel_mirror_resumes", "Bodies that went on from another peer where one broke.", registry=registry
+            "spegel_mirror_resumes",
+            "Bodies that went on from another peer where one broke.",
+            registry=registry,
         )
         self._spreads = Counter(
-            "spegel_mirror_spreads", "Bodies that were fetched from several peers at once.", registry=registry
+            "spegel_mirror_spreads",
+            "Bodies that were fetched from several peers at once.",
+            registry=registry,
         )
         self._verified = Counter(
             "spegel_verified_blobs",
@@ -124,7 +145,9 @@ class Metrics:
             ["source", "outcome"],
             registry=registry,
         )
-        self.transfers = Gauge("spegel_peer_transfers", "Blobs being sent to other nodes now.", registry=registry)
+        self.transfers = Gauge(
+            "spegel_peer_transfers", "Blobs being sent to other nodes now.", registry=registry
+        )
         self._refused = Counter(
             "spegel_peer_transfers_refused",
             "Blobs that other nodes were told to get elsewhere (503), by the limit that was reached: peer, overall or "
@@ -134,10 +157,14 @@ class Metrics:
         )
         self._peers = Gauge("spegel_connected_peers", "Peers connected now.", registry=registry)
         self._quarantined = Gauge(
-            "spegel_quarantined_peers", "Peers that sent wrong bytes, and are asked for nothing now.", registry=registry
+            "spegel_quarantined_peers",
+            "Peers that sent wrong bytes, and are asked for nothing now.",
+            registry=registry,
         )
         self._records = Gauge(
-            "spegel_records_held", "Records of who holds what that this node holds now.", registry=registry
+            "spegel_records_held",
+            "Records of who holds what that this node holds now.",
+            registry=registry,
         )
 
         self._queues = Gauge(
@@ -176,7 +203,9 @@ class Metrics:
         source = (decision.source or "none") if decision.is_hit else "none"
         self.pulls[decision.reason or "hit"] += 1
         self.answers[source] += 1
-        self._requests.labels(self.label(decision.registry), "hit" if decision.is_hit else "miss").inc()
+        self._requests.labels(
+            self.label(decision.registry), "hit" if decision.is_hit else "miss"
+        ).inc()
         self._answers.labels(source).inc()
         if decision.reason is not None:
             self._misses.labels(decision.reason).inc()
@@ -206,10 +235,14 @@ class Metrics:
         """Count a lookup that found its first peer."""
         self._resolve.labels(router).observe(seconds)
 
-    def attempted(self, outcome: str, *, peer_id: str, address: str, first_byte: float | None, count: int) -> None:
+    def attempted(
+        self, outcome: str, *, peer_id: str, address: str, first_byte: float | None, count: int
+    ) -> None:
         """Count one request to a peer; `outcome` is the value of a mirror.scores.Result, the rest as PeerMetrics."""
         self._attempts.labels(outcome).inc()
-        self.peers.attempted(peer_id=peer_id, address=address, outcome=outcome, first_byte=first_byte, count=count)
+        self.peers.attempted(
+            peer_id=peer_id, address=address, outcome=outcome, first_byte=first_byte, count=count
+        )
 
     def hedged(self) -> None:
         """Count a peer that was asked because another one is slow."""

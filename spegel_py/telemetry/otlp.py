@@ -37,7 +37,9 @@ async def tracing(*, endpoint: str, version: str, instance: str) -> AsyncIterato
         {"service.name": "spegel-py", "service.version": version, "service.instance.id": instance}
     )
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=TIMEOUT)))
+    provider.add_span_processor(
+        BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, timeout=TIMEOUT))
+    )
     try:
         yield _Tracer(provider.get_tracer("spegel_py", version))
     finally:

@@ -34,7 +34,9 @@ class PeerMetrics:
     `clock` is monotonic. Not thread-safe: requests end, and scrapes come, on the event loop.
     """
 
-    def __init__(self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._shown: dict[str, _Shown] = {}
         self._requests = Counter(
@@ -50,13 +52,18 @@ class PeerMetrics:
             registry=registry,
         )
         self._received = Counter(
-            "spegel_peer_received_bytes", "Body bytes that a peer gave.", ["peer"], registry=registry
+            "spegel_peer_received_bytes",
+            "Body bytes that a peer gave.",
+            ["peer"],
+            registry=registry,
         )
 
     def __repr__(self) -> str:
         return f"<PeerMetrics of {len(self._shown)} peers>"
 
-    def attempted(self, *, peer_id: str, address: str, outcome: str, first_byte: float | None, count: int) -> None:
+    def attempted(
+        self, *, peer_id: str, address: str, outcome: str, first_byte: float | None, count: int
+    ) -> None:
         """Count one request that has ended, after `count` bytes; `first_byte` is None where no answer came."""
         label = self._label(peer_id, address, outcome)
         self._requests.labels(label, outcome).inc()
@@ -67,7 +74,11 @@ class PeerMetrics:
     def forget(self, *, but: Collection[str]) -> None:
         """Take away the series of all peers but those with these ids, once they were asked nothing for a while."""
         oldest = self._clock() - KEPT
-        gone = [label for label, shown in self._shown.items() if shown.asked <= oldest and shown.ids.isdisjoint(but)]
+        gone = [
+            label
+            for label, shown in self._shown.items()
+            if shown.asked <= oldest and shown.ids.isdisjoint(but)
+        ]
         for label in gone:
             shown = self._shown.pop(label)
             for outcome in shown.outcomes:

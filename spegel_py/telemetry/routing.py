@@ -22,8 +22,15 @@ class RoutingMetrics:
     """The meters of the DHT and of announcements, in a node's registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._records = Gauge("spegel_dht_records", "Records held, by how they came.", ["kind"], registry=registry)
-        self._peers = Gauge("spegel_dht_peers", "Peers connected, by what they speak.", ["protocol"], registry=registry)
+        self._records = Gauge(
+            "spegel_dht_records", "Records held, by how they came.", ["kind"], registry=registry
+        )
+        self._peers = Gauge(
+            "spegel_dht_peers",
+            "Peers connected, by what they speak.",
+            ["protocol"],
+            registry=registry,
+        )
         self._dropped = Counter(
             "spegel_announce_frames_dropped",
             "Announcements of peers that were not taken, by reason.",
@@ -52,7 +59,9 @@ class RoutingMetrics:
         """Count announcements not taken; `reason` must be one of a few."""
         self._dropped.labels(reason).inc(count)
 
-    def watch(self, *, records: Callable[[], Mapping[str, int]], peers: Callable[[], Mapping[str, int]]) -> None:
+    def watch(
+        self, *, records: Callable[[], Mapping[str, int]], peers: Callable[[], Mapping[str, int]]
+    ) -> None:
         """Ask these at every scrape, by RECORDS and PROTOCOLS: they must neither block nor raise."""
         show(self._records, RECORDS, records)
         show(self._peers, PROTOCOLS, peers)

@@ -102,4 +102,8 @@ def of_attempt(attempt: Attempt) -> Attributes:
 
 
 def _given(attributes: Mapping[str, object]) -> Attributes:
-    return {name: value for name, value in attributes.items() if isinstance(value, str | int | float | bool)}
+    return {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(value, str | int | float | bool)
+    }

@@ -69,12 +69,18 @@ def _judge(inquiry: Inquiry) -> Verdict:
 
 def _answered(inquiry: Inquiry, source: Source) -> Verdict:
     if inquiry.is_complete:
-        where = "this node's own content" if source == "local" else f"{_givers(inquiry)}{_own(inquiry)}"
+        where = (
+            "this node's own content" if source == "local" else f"{_givers(inquiry)}{_own(inquiry)}"
+        )
         return None, f"from {where}"
     so_far = f"after {inquiry.sent} of {inquiry.length} bytes"
     if inquiry.left:
         return "client_gone", f"the client left {so_far}"
-    cause = "this node's store broke off" if source == "local" else f"no peer is left: {_failures(inquiry)}"
+    cause = (
+        "this node's store broke off"
+        if source == "local"
+        else f"no peer is left: {_failures(inquiry)}"
+    )
     return "cut", f"cut short {so_far}, {cause}"
 
 
@@ -85,7 +91,10 @@ def _unasked(inquiry: Inquiry, lookup: Lookup | None) -> Verdict:
     if lookup.error is not None:
         return "lookup_failed", f"the lookup failed: {lookup.error}{_own(inquiry)}"
     if lookup.found:
-        return "shunned", f"{lookup.found} peers have it, but sent wrong bytes or broke off just now{_own(inquiry)}"
+        return (
+            "shunned",
+            f"{lookup.found} peers have it, but sent wrong bytes or broke off just now{_own(inquiry)}",
+        )
     if inquiry.local == "too_old":
         return "too_old", f"no peer has a younger one{_own(inquiry)}"
     if inquiry.local == "away":
@@ -110,7 +119,10 @@ def _own(inquiry: Inquiry) -> str:
 def _givers(inquiry: Inquiry) -> str:
     gave = [each for each in inquiry.attempts if each["bytes"] or each["outcome"] == "ok"]
     still = {True: " while it was pulling it", False: ""}
-    return _listed([f"{each['addr']}{still[bool(each.get('in_flight'))]}" for each in gave]) or "a peer"
+    return (
+        _listed([f"{each['addr']}{still[bool(each.get('in_flight'))]}" for each in gave])
+        or "a peer"
+    )
 
 
 def _failures(inquiry: Inquiry) -> str:

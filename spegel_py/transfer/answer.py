@@ -55,7 +55,9 @@ def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Di
     return said
 
 
-def _extent(request: PeerRequest, status: int, headers: Mapping[str, str]) -> tuple[int | None, int, int]:
+def _extent(
+    request: PeerRequest, status: int, headers: Mapping[str, str]
+) -> tuple[int | None, int, int]:
     """Return start, length and size of what the answer holds."""
     if request.range is None:
         size = _length(status, headers, known=request.size)

@@ -188,7 +188,9 @@ class UpstreamResponse(Protocol):
 class Upstream(Protocol):
     """Opens content at peers."""
 
-    def open(self, peer: Peer, request: PeerRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
+    def open(
+        self, peer: Peer, request: PeerRequest
+    ) -> AbstractAsyncContextManager[UpstreamResponse]:
         """Ask `peer`, and give its answer once its head is there and is what was asked for.
 
         Raises PeerUnreachable, PeerStalled, PeerRefused or DigestMismatch, all within connect + first_byte

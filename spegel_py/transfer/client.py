@@ -35,7 +35,9 @@ class HTTPUpstream:
     `is_copying` keeps the kernel from moving bodies, as where it cannot; for tests and measurements.
     """
 
-    def __init__(self, *, deadlines: Deadlines, authorization: str | None = None, is_copying: bool = False) -> None:
+    def __init__(
+        self, *, deadlines: Deadlines, authorization: str | None = None, is_copying: bool = False
+    ) -> None:
         self._deadlines = deadlines
         self._authorization = authorization
         self._splicer = None if is_copying or not can_splice() else Splicer()
@@ -49,7 +51,10 @@ class HTTPUpstream:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._pool is not None:
             self._pool.close()
@@ -99,7 +104,9 @@ class HTTPUpstream:
     async def _talk(self, sock: socket.socket, peer: Peer, request: PeerRequest) -> HTTPResponse:
         """Send the request and wait for the head of the answer. Raises PeerError."""
         exchange = Exchange(
-            method="HEAD" if request.head else "GET", target=request.target, headers=self._headers(peer, request)
+            method="HEAD" if request.head else "GET",
+            target=request.target,
+            headers=self._headers(peer, request),
         )
         try:
             head = await self._head(sock, exchange, self._first_byte(request))
@@ -107,9 +114,13 @@ class HTTPUpstream:
             sock.close()
             raise
         deadlines = self._deadlines
-        if request.stall is not None:  # it comes as fast as the registry gives it to the peer, or to another one
+        if (
+            request.stall is not None
+        ):  # it comes as fast as the registry gives it to the peer, or to another one
             deadlines = replace(deadlines, stall=request.stall, floors=())
-        return HTTPResponse(sock=sock, exchange=exchange, head=head, deadlines=deadlines, splicer=self._splicer)
+        return HTTPResponse(
+            sock=sock, exchange=exchange, head=head, deadlines=deadlines, splicer=self._splicer
+        )
 
     def _first_byte(self, request: PeerRequest) -> float:
         return self._deadlines.first_byte if request.stall is None else request.stall

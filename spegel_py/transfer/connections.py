@@ -37,9 +37,13 @@ async def dial(peer: Peer) -> socket.socket:
 
 async def _addresses(peer: Peer) -> Sequence[AddrInfoType]:
     try:
-        return socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(
+            peer.host, peer.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
     except socket.gaierror:  # a name, so this may take a while
-        return await asyncio.get_running_loop().getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+        return await asyncio.get_running_loop().getaddrinfo(
+            peer.host, peer.port, type=socket.SOCK_STREAM
+        )
     except ValueError as error:  # a text that can be no host, such as one with a lone surrogate
         raise OSError(f"{peer.host!r:.80} is no host: {error}") from error
 
@@ -55,7 +59,9 @@ class Pool:
 
     def __init__(self, *, keepalive: float = KEEPALIVE) -> None:
         self._keepalive = keepalive
-        self._idle: OrderedDict[Peer, deque[_Idle]] = OrderedDict()  # whose was kept last stands last
+        self._idle: OrderedDict[Peer, deque[_Idle]] = (
+            OrderedDict()
+        )  # whose was kept last stands last
         self._count = 0
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -101,7 +107,9 @@ class Pool:
             while peer in self._idle and self._idle[peer][0].since <= over:
                 self._pop(peer).close()
         oldest = min((idle[0].since for idle in self._idle.values()), default=None)
-        self._sweeping = None if oldest is None else loop.call_at(oldest + self._keepalive, self._sweep)
+        self._sweeping = (
+            None if oldest is None else loop.call_at(oldest + self._keepalive, self._sweep)
+        )
 
     def _pop(self, peer: Peer, *, newest: bool = False) -> socket.socket:
         queue = self._idle[peer]

@@ -70,12 +70,18 @@ class Exchange:
 
     def _check_length(self) -> None:
         if self._received - len(self._http.trailing_data[0]) > MAX_HEAD:
-            raise PeerRefused(f"the peer's answer has a head of more than {MAX_HEAD} bytes", status=431)
+            raise PeerRefused(
+                f"the peer's answer has a head of more than {MAX_HEAD} bytes", status=431
+            )
 
     def _head(self, response: h11.Response) -> Head:
-        headers = CIMultiDict((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
+        headers = CIMultiDict(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
+        )
         length = self._length(headers)
-        is_last = "close" in headers.get("Connection", "").lower() or response.http_version != b"1.1"
+        is_last = (
+            "close" in headers.get("Connection", "").lower() or response.http_version != b"1.1"
+        )
         return Head(
             status=response.status_code,
             headers=CIMultiDictProxy(headers),

@@ -241,7 +241,9 @@ class _Thread:
         trip.move.end_wait(time.monotonic())
         for descriptor in trip.descriptors:
             del self._by_descriptor[descriptor]
-            self._epoll.unregister(descriptor)  # whose closing would not do it: the connection has another
+            self._epoll.unregister(
+                descriptor
+            )  # whose closing would not do it: the connection has another
         with suppress(RuntimeError):  # the loop was closed: nobody waits
             trip.loop.call_soon_threadsafe(settle, trip.finished, None, error)
 

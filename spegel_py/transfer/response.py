@@ -68,7 +68,9 @@ class HTTPResponse:
                 await sink.write(rest)  # before the socket is lent, which keeps the order
             async with sink.lend() as loan:
                 if loan is not None:
-                    await self._splicer.splice(self._sock, min(self._unread, loan.most), loan, self._watch)
+                    await self._splicer.splice(
+                        self._sock, min(self._unread, loan.most), loan, self._watch
+                    )
                     self._unread -= loan.moved
         async for piece in self._pieces():
             await sink.write(piece)
@@ -94,7 +96,9 @@ class HTTPResponse:
         while True:
             missing -= len(body)
             if missing < 0 or (is_last and missing):
-                raise PeerRefused("the body is not as long as the peer said", status=self.head.status)
+                raise PeerRefused(
+                    "the body is not as long as the peer said", status=self.head.status
+                )
             if body:
                 yield body
             if is_last:

@@ -44,7 +44,9 @@ class Sender:
     the kernel from sending files by itself, for tests and measurements.
     """
 
-    def __init__(self, *, threads: int = THREADS, max_upload_rate: int = 0, is_copying: bool = False) -> None:
+    def __init__(
+        self, *, threads: int = THREADS, max_upload_rate: int = 0, is_copying: bool = False
+    ) -> None:
         self._mover = Mover(name="send", disk_threads=threads)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._bucket = TokenBucket(rate=max_upload_rate) if max_upload_rate else None
@@ -57,7 +59,10 @@ class Sender:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._mover.close()
         self._readers.shutdown()
@@ -67,7 +72,9 @@ class Sender:
         """How many bodies the kernel is sending."""
         return self._mover.load
 
-    async def send(self, content: Content, start: int, length: int, sink: Sink, *, to_peer: bool = False) -> None:
+    async def send(
+        self, content: Content, start: int, length: int, sink: Sink, *, to_peer: bool = False
+    ) -> None:
         """Send `length` bytes from `start` on. What goes to a peer counts against the rate; small content does not
         wait for it. Raises StoreUnavailable if the source breaks; ClientGone."""
         bucket = self._bucket if to_peer else None
@@ -99,7 +106,9 @@ class Sender:
             await self._copy(ingest.fd, at, there, there - at, sink, self._bucket)
             at = there
 
-    async def _copy(self, fd: int, start: int, end: int, length: int, sink: Sink, bucket: TokenBucket | None) -> None:
+    async def _copy(
+        self, fd: int, start: int, end: int, length: int, sink: Sink, bucket: TokenBucket | None
+    ) -> None:
         """Read and write what is left of a body of `length` bytes."""
         most = PIECE if bucket is None else min(PIECE, bucket.piece)
         while start < end:
@@ -108,7 +117,9 @@ class Sender:
             await _pay(bucket, len(piece), length)
             start += len(piece)
 
-    async def _sendfile(self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None) -> int:
+    async def _sendfile(
+        self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None
+    ) -> int:
         """Have the kernel send; return how many bytes it could."""
         if loan.tap is not None:  # the kernel shows nobody what it sends
             return 0

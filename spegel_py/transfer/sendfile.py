@@ -12,7 +12,14 @@ from spegel_py.transfer.moves import Move, Side
 PIECE = 1024 * 1024
 """Bytes given to one call: about what a socket takes at once, and 2 ms of a hard disk's time."""
 
-_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED, errno.EHOSTUNREACH)
+_GONE = (
+    errno.EPIPE,
+    errno.ECONNRESET,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ECONNABORTED,
+    errno.EHOSTUNREACH,
+)
 _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -54,7 +61,9 @@ def _is_cached(fd: int, start: int, length: int) -> bool:
     byte = bytearray(1)
     try:
         for at in (start, start + length - 1):
-            os.preadv(fd, [byte], at, os.RWF_NOWAIT)  # of a shorter file nothing, which sendfile will say
+            os.preadv(
+                fd, [byte], at, os.RWF_NOWAIT
+            )  # of a shorter file nothing, which sendfile will say
     except OSError:
         return False
     return True

@@ -23,7 +23,9 @@ from spegel_py.transfer.base import ClientGone, ClientWaits, Loan, Sink
 class ResponseSink(Sink):
     """Takes the body of a prepared response; a client may take `timeout` seconds for one piece."""
 
-    def __init__(self, *, request: web.BaseRequest, response: web.StreamResponse, timeout: float) -> None:
+    def __init__(
+        self, *, request: web.BaseRequest, response: web.StreamResponse, timeout: float
+    ) -> None:
         self._request = request
         self._response = response
         self._timeout = timeout
@@ -86,7 +88,9 @@ class ResponseSink(Sink):
             return None
         await self._flush(transport)
         try:
-            return os.dup(sock.fileno())  # the transport may close its own at any time, and the number be used again
+            return os.dup(
+                sock.fileno()
+            )  # the transport may close its own at any time, and the number be used again
         except OSError:
             return None
 

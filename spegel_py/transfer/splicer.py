@@ -45,7 +45,9 @@ class Splicer:
             return
         with self._pipes.borrow() as pipe:
             if pipe is not None:
-                await self._run(Splice(peer=peer.fileno(), pipe=pipe, loan=loan, length=length), watch)
+                await self._run(
+                    Splice(peer=peer.fileno(), pipe=pipe, loan=loan, length=length), watch
+                )
 
     async def _run(self, move: Move, watch: Watch) -> None:
         with watch.following(move):
@@ -123,7 +125,9 @@ class Splice(_Passed):
         return self._pipe.held
 
     def _give(self) -> int:
-        count = os.splice(self._pipe.reader, self.loan.fd, self._pipe.held, flags=os.SPLICE_F_NONBLOCK)
+        count = os.splice(
+            self._pipe.reader, self.loan.fd, self._pipe.held, flags=os.SPLICE_F_NONBLOCK
+        )
         self._pipe.held -= count
         return count
 
@@ -131,7 +135,9 @@ class Splice(_Passed):
 class Copy(_Passed):
     """Through a buffer: `tap` sees each byte once it has been passed on."""
 
-    def __init__(self, *, peer: int, tap: Callable[[memoryview], object], loan: Loan, length: int) -> None:
+    def __init__(
+        self, *, peer: int, tap: Callable[[memoryview], object], loan: Loan, length: int
+    ) -> None:
         super().__init__(peer=peer, loan=loan, length=length)
         self._tap = tap
         self._buffer = memoryview(bytearray(min(COPIED, length)))

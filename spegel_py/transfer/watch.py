@@ -39,7 +39,11 @@ class Watch:
     @property
     def total(self) -> float:
         """Seconds for which the peer was waited for, in all."""
-        waited = 0.0 if self._move is None else self._move.waits.source_at(time.monotonic()) - self._seen[1]
+        waited = (
+            0.0
+            if self._move is None
+            else self._move.waits.source_at(time.monotonic()) - self._seen[1]
+        )
         return self._noted + max(0.0, waited)
 
     # Where the event loop receives
@@ -78,7 +82,9 @@ class Watch:
             raise PeerStalled("nothing came within the deadline")
         before, self._seen = self._seen, (received, waited)
         self._note(received - before[0], waited - before[1])
-        return min(LOOK, self._stall - (now - waits.since) if waits.side is Side.SOURCE else self._stall)
+        return min(
+            LOOK, self._stall - (now - waits.since) if waits.side is Side.SOURCE else self._stall
+        )
 
     def _note(self, count: int, waited: float) -> None:
         self._noted += waited

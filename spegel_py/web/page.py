@@ -35,11 +35,31 @@ BEGIN = "begin.html"
 
 SECTIONS = tuple(
     (f"#{name}", name.replace("-", " ").capitalize())
-    for name in ("peers", "traffic", "pulls", "in-flight", "alerts", "images", "decisions", "measure")
+    for name in (
+        "peers",
+        "traffic",
+        "pulls",
+        "in-flight",
+        "alerts",
+        "images",
+        "decisions",
+        "measure",
+    )
 )
 """Links to the parts of the page that have a heading."""
 
-PARTS = ("node", "figures", "peers", "traffic", "pulls", "in-flight", "alerts", "images", "decisions", "measure")
+PARTS = (
+    "node",
+    "figures",
+    "peers",
+    "traffic",
+    "pulls",
+    "in-flight",
+    "alerts",
+    "images",
+    "decisions",
+    "measure",
+)
 """The parts that are replaced while somebody looks, each a template of that name."""
 
 
@@ -111,7 +131,9 @@ class Page:
     async def images(self, part: str, number: int) -> str:
         """Return a page of the images that have `part` in their names; pages are counted from 1."""
         await self._load()
-        listing = await self._sources.images.list(part=part, offset=(number - 1) * LISTED, limit=LISTED)
+        listing = await self._sources.images.list(
+            part=part, offset=(number - 1) * LISTED, limit=LISTED
+        )
         return render(
             "images-page.html",
             title="images",
@@ -133,7 +155,12 @@ class Page:
         sources, now = self._sources, self._now()
         state = await sources.state()
         listing, drawn = await asyncio.gather(sources.images.list(limit=IMAGES), self._trees(state))
-        values = {**self._values(state, listing, now), "trees": drawn, "middle": trees.middle, "now": now}
+        values = {
+            **self._values(state, listing, now),
+            "trees": drawn,
+            "middle": trees.middle,
+            "now": now,
+        }
         return {name: render(f"{name}.html", **values) for name in PARTS}
 
     async def _trees(self, state: Mapping[str, Any]) -> Sequence[Tree] | None:

@@ -50,14 +50,19 @@ def throughput(bins: Sequence[Bin], *, width: float) -> Plot:
     """Return bytes a second in each bin, those from here below those from peers."""
     rates = [{source: one.bytes[source] / width for source in SOURCES[:2]} for one in bins]
     top = _round_up(max((sum(rate.values()) for rate in rates), default=0.0))
-    return Plot(_stacked([{name: rate / top for name, rate in each.items()} for each in rates]), top, len(bins))
+    return Plot(
+        _stacked([{name: rate / top for name, rate in each.items()} for each in rates]),
+        top,
+        len(bins),
+    )
 
 
 def hit_rates(bins: Sequence[Bin]) -> Plot:
     """Return by which sources the requests of each bin were answered, as shares; nothing where there were none."""
     totals = [max(1, sum(one.requests.values())) for one in bins]
     shares = [
-        {source: one.requests[source] / total for source in SOURCES} for one, total in zip(bins, totals, strict=True)
+        {source: one.requests[source] / total for source in SOURCES}
+        for one, total in zip(bins, totals, strict=True)
     ]
     return Plot(_stacked(shares), 1.0, len(bins))
 

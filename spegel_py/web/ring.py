@@ -66,7 +66,10 @@ def spots(given: Sequence[float]) -> list[Spot]:
     slots = len(given) + 1  # one is this node's own
     radius = min(DOT, 0.8 * math.pi * RADIUS / slots)
     most = max(given, default=0)
-    return [_spot(2 * math.pi * number / slots, radius, _width(count, most)) for number, count in enumerate(given, 1)]
+    return [
+        _spot(2 * math.pi * number / slots, radius, _width(count, most))
+        for number, count in enumerate(given, 1)
+    ]
 
 
 def _spot(angle: float, radius: float, flow: float) -> Spot:

@@ -66,14 +66,18 @@ class StatusPage:
         app.on_shutdown.append(self.viewers.close)
 
     async def _move(self, request: web.Request) -> web.Response:
-        raise web.HTTPPermanentRedirect("web/")  # relative, since a proxy may have another path for it
+        raise web.HTTPPermanentRedirect(
+            "web/"
+        )  # relative, since a proxy may have another path for it
 
     async def _move_back(self, request: web.Request) -> web.Response:
         """Show the page to who reloads, or comes back to, what a form led to."""
         raise web.HTTPSeeOther("./#measure")
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/html; charset=utf-8"})
+        response = web.StreamResponse(
+            headers={**HEADERS, "Content-Type": "text/html; charset=utf-8"}
+        )
         await response.prepare(request)
         async for piece in self._page.pieces():
             await response.write(piece.encode())
@@ -95,15 +99,25 @@ class StatusPage:
         try:
             self._measurer.start(reference)
         except (NameInvalid, DigestInvalid, Occupied) as error:
-            return _html(await self._page.whole(reference=reference, error=error.message), status=error.status)
+            return _html(
+                await self._page.whole(reference=reference, error=error.message),
+                status=error.status,
+            )
         raise web.HTTPSeeOther("./#measure")
 
     async def _send_static(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if name not in STATIC:
             raise NotFound(f"no such endpoint: {request.path[:160]!r}")
-        kept = {"Cache-Control": "public, max-age=31536000, immutable"} if "v" in request.query else {}
-        return web.Response(body=static(name), content_type=STATIC[name], charset="utf-8", headers={**HEADERS, **kept})
+        kept = (
+            {"Cache-Control": "public, max-age=31536000, immutable"} if "v" in request.query else {}
+        )
+        return web.Response(
+            body=static(name),
+            content_type=STATIC[name],
+            charset="utf-8",
+            headers={**HEADERS, **kept},
+        )
 
 
 async def _form(request: web.Request) -> str:

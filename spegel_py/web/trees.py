@@ -79,8 +79,13 @@ def tree(sight: Sight, *, own: str, addresses: Mapping[str, str]) -> Tree:
 
 def _rows(sight: Sight, own: str, addresses: Mapping[str, str]) -> Iterator[Row]:
     places = sight.shape.places
-    names = ["this node" if place.node == own else addresses.get(place.node) or _short(place.node) for place in places]
-    whole = sight.total or max((place.offset for place in places if place.role is Role.HOLD), default=0)
+    names = [
+        "this node" if place.node == own else addresses.get(place.node) or _short(place.node)
+        for place in places
+    ]
+    whole = sight.total or max(
+        (place.offset for place in places if place.role is Role.HOLD), default=0
+    )
     for line in _lines([place.parent for place in places]):
         place = places[line.number]
         yield Row(
@@ -121,7 +126,9 @@ def _lines(parents: Sequence[int | None]) -> Iterator[_Line]:
             below[parent].insert(0, number)
             sizes[parent] += sizes[number]
 
-    def walk(number: int, column: int, through: tuple[int, ...], above: int | None) -> Iterator[_Line]:
+    def walk(
+        number: int, column: int, through: tuple[int, ...], above: int | None
+    ) -> Iterator[_Line]:
         yield _Line(number, column, through, above, bool(below[number]))
         branches = sorted(below[number], key=sizes.__getitem__)
         for branch in branches[:-1]:

@@ -84,7 +84,9 @@ class Viewers:
         last, news = clock(), f"retry: {RETRY}\n\n"
         while True:
             parts = await self._page.parts()
-            news += "".join(_event(name, html) for name, html in parts.items() if sent.get(name) != html)
+            news += "".join(
+                _event(name, html) for name, html in parts.items() if sent.get(name) != html
+            )
             if not news and clock() - last >= self._heartbeat:
                 news = ":\n\n"
             if news:

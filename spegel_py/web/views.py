@@ -65,7 +65,9 @@ def peers(
     def gave(member: Mapping[str, Any]) -> Traffic:
         return traffic.get(member["id"], NOTHING)
 
-    shown = sorted(members, key=lambda member: (member["health"] == "healthy", -gave(member).bytes))[:most]
+    shown = sorted(
+        members, key=lambda member: (member["health"] == "healthy", -gave(member).bytes)
+    )[:most]
     by_id = {member["id"]: member for member in shown}
     order = [by_id[each] for each in ring.clockwise(own, list(by_id))]
     hosts = Counter(_host(member["address"]) for member in members)
@@ -118,7 +120,9 @@ class Pull:
         return self.sent / self.seconds if self.seconds > 0.2 else 0.0
 
 
-def pulls(under_way: Iterable[Inquiry], *, addresses: Mapping[str, str], now: float) -> Sequence[Pull]:
+def pulls(
+    under_way: Iterable[Inquiry], *, addresses: Mapping[str, str], now: float
+) -> Sequence[Pull]:
     """Return the requests under way, the oldest first; `addresses` are peers' by their ids, `now` is Unix time."""
     return [
         Pull(
@@ -155,7 +159,9 @@ def minutes(bins: Sequence[Bin], *, each: int) -> Sequence[Minute]:
             Minute(
                 begin=part[0].begin,
                 bytes={source: sum(one.bytes[source] for one in part) for source in part[0].bytes},
-                requests={source: sum(one.requests[source] for one in part) for source in part[0].requests},
+                requests={
+                    source: sum(one.requests[source] for one in part) for source in part[0].requests
+                },
             )
         )
     return found[::-1]

@@ -14,7 +14,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import failover, idle, lookup, loss, manifests, memory, report, spread, throughput, web
+from tests.benchmarks import (
+    failover,
+    idle,
+    lookup,
+    loss,
+    manifests,
+    memory,
+    report,
+    spread,
+    throughput,
+    web,
+)
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.machine import Meter, conditions
 from tests.benchmarks.report import Outcome
@@ -37,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmarks asked for; returns the exit status."""
     options = _options(arguments)
     try:
-        given, outcomes = asyncio.run(_run(options.only or list(BENCHMARKS), is_quick=options.quick))
+        given, outcomes = asyncio.run(
+            _run(options.only or list(BENCHMARKS), is_quick=options.quick)
+        )
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     if options.json:
@@ -49,12 +62,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure spegel-py.")
-    parser.add_argument("--quick", action="store_true", help="fewer samples: about two minutes instead of seven")
-    parser.add_argument("--only", action="append", choices=BENCHMARKS, metavar="NAME", help="run this one; repeatable")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description="Measure spegel-py."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer samples: about two minutes instead of seven"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=BENCHMARKS,
+        metavar="NAME",
+        help="run this one; repeatable",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
-    parser.add_argument("--strict", action="store_true", help="end with 1 if a target is missed or a benchmark fails")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with 1 if a target is missed or a benchmark fails",
+    )
     return parser.parse_args(arguments)
 
 
@@ -77,7 +106,9 @@ async def _one(name: str, *, is_quick: bool) -> Outcome:
     except Exception as failure:  # one that cannot run here must not take the others with it
         error = " ".join(f"{type(failure).__name__}: {failure}".split())[:300]
     seconds, others = meter.read()
-    return Outcome(benchmark=name, figures=tuple(figures), seconds=seconds, others=others, error=error)
+    return Outcome(
+        benchmark=name, figures=tuple(figures), seconds=seconds, others=others, error=error
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ class Client:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._connection.close()
 
@@ -89,4 +92,8 @@ async def records_held(metrics_port: int) -> float:
             return client.read("/metrics")[1]
 
     page = (await asyncio.to_thread(ask)).decode()
-    return next(float(line.split()[1]) for line in page.splitlines() if line.startswith("spegel_records_held "))
+    return next(
+        float(line.split()[1])
+        for line in page.splitlines()
+        if line.startswith("spegel_records_held ")
+    )

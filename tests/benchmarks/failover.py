@@ -92,9 +92,7 @@ async def measure(*, is_quick: bool) -> list[Figure]:
 
 def summarise(found: dict[str, list[Fetched]]) -> list[Figure]:
     """Return the figures: longest gaps, and bodies that were not right."""
-    conditions = (
-        f"{SIZE / 1e6:.0f} MB at {RATE / 1e6:.0f} MB/s from one of {HOLDERS} holders, broken once between 20 and 60 %"
-    )
+    conditions = f"{SIZE / 1e6:.0f} MB at {RATE / 1e6:.0f} MB/s from one of {HOLDERS} holders, broken once between 20 and 60 %"
     gaps = [
         Figure(
             name=f"longest wait for a byte, {name}",
@@ -150,7 +148,9 @@ class _Field:
 
     def _source(self) -> Node:
         """Return the holder that the body under way comes from, as the asked node's log says."""
-        lines = [line for line in self.asked.process.output.splitlines() if '"relay started"' in line]
+        lines = [
+            line for line in self.asked.process.output.splitlines() if '"relay started"' in line
+        ]
         port = int(json.loads(lines[-1])["addr"].rpartition(":")[2])
         return next(holder for holder in self.holders if holder.registry == port)
 

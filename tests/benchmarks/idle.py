@@ -21,7 +21,9 @@ SETTLE = 10.0
 async def measure(*, is_quick: bool) -> list[Figure]:
     """Start ten nodes with small layouts one after the other, leave them alone, and read their CPU time."""
     seconds = 15.0 if is_quick else 60.0
-    contents = [{f"registry.test/bench/n{number}:1": images.image(f"n{number}")} for number in range(NODES)]
+    contents = [
+        {f"registry.test/bench/n{number}:1": images.image(f"n{number}")} for number in range(NODES)
+    ]
     async with nodes.cluster(contents) as cluster:
         await nodes.told(cluster, (NODES - 1) * sum(nodes.records(each) for each in contents))
         await asyncio.sleep(SETTLE)
@@ -42,7 +44,11 @@ def summarise(
             name="CPU of a node",
             conditions=f"{conditions}, {seconds:.0f} s",
             unit="% of a core",
-            values={"mean": statistics.fmean(percent), "max": max(percent), "bootstrap node": percent[0]},
+            values={
+                "mean": statistics.fmean(percent),
+                "max": max(percent),
+                "bootstrap node": percent[0],
+            },
             targets={"mean": 1.0, "max": 1.0},
             samples=len(percent),
         ),

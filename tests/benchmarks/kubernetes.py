@@ -46,7 +46,9 @@ NO_MIRROR = "no-mirror"
 """A folder of hosts.toml files beside certs.d, which names the registry alone."""
 
 
-async def first_pulls(cluster: Cluster, node: Node, other: Node, numbers: Iterator[int], rounds: int) -> list[Figure]:
+async def first_pulls(
+    cluster: Cluster, node: Node, other: Node, numbers: Iterator[int], rounds: int
+) -> list[Figure]:
     """Pull new images on a node, with and without the mirror in turn, and each on another node without the registry."""
     plain = node.certs.with_name(NO_MIRROR) / addresses.REGISTRY
     plain.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,9 @@ async def first_pulls(cluster: Cluster, node: Node, other: Node, numbers: Iterat
     )
     with_mirror, without, from_peer = [], [], []
     for _ in range(rounds):
-        without.append(await node.ctr_pull(await new(cluster, numbers), hosts=f"/etc/containerd/{NO_MIRROR}"))
+        without.append(
+            await node.ctr_pull(await new(cluster, numbers), hosts=f"/etc/containerd/{NO_MIRROR}")
+        )
         reference = await new(cluster, numbers)
         with_mirror.append(await node.ctr_pull(reference))
         await cluster.registry.stop()
@@ -65,7 +69,13 @@ async def first_pulls(cluster: Cluster, node: Node, other: Node, numbers: Iterat
     bound = FIRST_RATIO * statistics.median(without) + FIRST_EXTRA
     where = f"containerd {node.containerd}"
     return [
-        Figure(name="no mirror", conditions=where, unit="s", values=median_and_max(without), samples=rounds),
+        Figure(
+            name="no mirror",
+            conditions=where,
+            unit="s",
+            values=median_and_max(without),
+            samples=rounds,
+        ),
         Figure(
             name="first pull",
             conditions=where,
@@ -140,7 +150,10 @@ def table(figures: list[Figure]) -> str:
             each.name,
             each.conditions,
             str(each.samples),
-            ", ".join(f"{name} {_number(value)} {each.unit}".strip() for name, value in each.values.items()),
+            ", ".join(
+                f"{name} {_number(value)} {each.unit}".strip()
+                for name, value in each.values.items()
+            ),
             ", ".join(f"{_number(value)} {each.unit}".strip() for value in each.targets.values()),
             each.verdict,
         )
@@ -154,15 +167,26 @@ def _number(value: float) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.kubernetes", description=__doc__)
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help="pulls of each kind on each node (default: %(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.kubernetes", description=__doc__
     )
-    parser.add_argument("--pulls", type=int, default=PULLS, help="pulls in rolling restarts (default: %(default)s)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        help="pulls of each kind on each node (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pulls", type=int, default=PULLS, help="pulls in rolling restarts (default: %(default)s)"
+    )
     options = parser.parse_args()
     if reason := reason_to_skip():
         sys.exit(f"bench-kubernetes: {reason}")
     before = conditions()
     measured = asyncio.run(run(options.rounds, options.pulls))
-    print("\n".join([*(f"- {name}: {flat(value)}" for name, value in before.items()), "", table(measured)]))
+    print(
+        "\n".join(
+            [*(f"- {name}: {flat(value)}" for name, value in before.items()), "", table(measured)]
+        )
+    )
     sys.exit(any(each.is_over for each in measured))

@@ -98,22 +98,35 @@ class Measured:
 
 async def measure(count: int, *, seconds: float, flags: Mapping[str, object]) -> Measured:
     """Run so many nodes, leave them alone, and return what each costs."""
-    contents = [{f"registry.test/bench/n{number}:1": images.image(f"n{number}")} for number in range(count)]
+    contents = [
+        {f"registry.test/bench/n{number}:1": images.image(f"n{number}")} for number in range(count)
+    ]
     async with nodes.cluster(contents, flags=flags) as cluster:
         await nodes.told(cluster, (count - 1) * sum(nodes.records(each) for each in contents))
         await asyncio.sleep(10)
-        before, already, began = [machine.cpu_seconds(node.pid) for node in cluster], _loopback(), time.monotonic()
+        before, already, began = (
+            [machine.cpu_seconds(node.pid) for node in cluster],
+            _loopback(),
+            time.monotonic(),
+        )
         await asyncio.sleep(seconds)
         passed = time.monotonic() - began
         sent = (_loopback() - already) / passed / count
-        used = [machine.cpu_seconds(node.pid) - early for node, early in zip(cluster, before, strict=True)]
+        used = [
+            machine.cpu_seconds(node.pid) - early
+            for node, early in zip(cluster, before, strict=True)
+        ]
     return Measured(sent=sent, cpu=100 * statistics.fmean(used) / passed)
 
 
 def _loopback() -> int:
     """Return the bytes that were sent over loopback so far."""
-    lines = Path("/proc/self/net/dev").read_text().splitlines()  # /sys shows the network it was mounted in
-    [counters] = [line.partition(":")[2].split() for line in lines if line.strip().startswith("lo:")]
+    lines = (
+        Path("/proc/self/net/dev").read_text().splitlines()
+    )  # /sys shows the network it was mounted in
+    [counters] = [
+        line.partition(":")[2].split() for line in lines if line.strip().startswith("lo:")
+    ]
     return int(counters[8])
 
 
@@ -130,14 +143,20 @@ def _show_measurement(count: int, seconds: float) -> None:
     quiet = {"announce-interval": "600s", "health-interval": "600s"}
     usual = asyncio.run(measure(count, seconds=seconds, flags={}))
     rest = asyncio.run(measure(count, seconds=seconds, flags=quiet))
-    print(f"{count} nodes, {seconds:.0f} s: {usual.sent:.0f} B/s and {usual.cpu:.2f} % of a core each")
+    print(
+        f"{count} nodes, {seconds:.0f} s: {usual.sent:.0f} B/s and {usual.cpu:.2f} % of a core each"
+    )
     print(f"with both intervals at 10 min: {rest.sent:.0f} B/s and {rest.cpu:.2f} %")
-    print(f"health and announce together: {usual.sent - rest.sent:.0f} B/s, {usual.cpu - rest.cpu:.2f} % of a core")
+    print(
+        f"health and announce together: {usual.sent - rest.sent:.0f} B/s, {usual.cpu - rest.cpu:.2f} % of a core"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the simulation, and the measurement unless it is left out; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.liveness", description="Measure liveness.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.liveness", description="Measure liveness."
+    )
     parser.add_argument("--simulate", action="store_true", help="only simulate")
     parser.add_argument("--nodes", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60.0)

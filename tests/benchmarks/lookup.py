@@ -32,7 +32,10 @@ async def measure(*, is_quick: bool) -> list[Figure]:
 
 
 def summarise(
-    mesh: Sequence[Sample], mesh_absent: Sequence[Sample], hop: Sequence[Sample], hop_absent: Sequence[Sample]
+    mesh: Sequence[Sample],
+    mesh_absent: Sequence[Sample],
+    hop: Sequence[Sample],
+    hop_absent: Sequence[Sample],
 ) -> list[Figure]:
     """Return the figures; of the one-hop regime only keys count that the asking node has no record of."""
     everybody = f"{NODES} nodes, every record at every node"
@@ -40,7 +43,9 @@ def summarise(
     remote = [sample for sample in hop if not sample.is_local]
     return [
         _found("from own records", everybody, mesh, 1.0),
-        _found("by one hop, to the first peer", f"{closest}; keys not in the own table", remote, 15.0),
+        _found(
+            "by one hop, to the first peer", f"{closest}; keys not in the own table", remote, 15.0
+        ),
         _whole("by one hop, to the end", f"{closest}; keys not in the own table", remote),
         _whole("absent key", everybody, mesh_absent),
         _whole("absent key", closest, hop_absent),
@@ -64,8 +69,12 @@ def _whole(name: str, conditions: str, samples: Sequence[Sample]) -> Figure:
     return Figure(name=name, conditions=conditions, unit="ms", values=times, samples=len(samples))
 
 
-async def _regime(count: int, *, mesh_limit: int, replication: int) -> tuple[list[Sample], list[Sample]]:
-    keys = [[f"sha256:{node:032x}{number:032x}" for number in range(count)] for node in range(NODES)]
+async def _regime(
+    count: int, *, mesh_limit: int, replication: int
+) -> tuple[list[Sample], list[Sample]]:
+    keys = [
+        [f"sha256:{node:032x}{number:032x}" for number in range(count)] for node in range(NODES)
+    ]
     absent = [f"sha256:{NODES:032x}{number:032x}" for number in range(count)]
     async with cluster(NODES, mesh_limit=mesh_limit, replication=replication) as nodes:
         for node, own in zip(nodes, keys, strict=True):

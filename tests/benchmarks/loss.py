@@ -37,7 +37,9 @@ async def measure(*, is_quick: bool) -> list[Figure]:
     return summarise(killed, stopped, back)
 
 
-def summarise(killed: Sequence[float], stopped: Sequence[float], back: Sequence[float]) -> list[Figure]:
+def summarise(
+    killed: Sequence[float], stopped: Sequence[float], back: Sequence[float]
+) -> list[Figure]:
     """Return the figures."""
     conditions = f"{OBSERVERS + len(killed)} nodes, until {OBSERVERS} observers offer it no more"
     return [
@@ -60,7 +62,9 @@ def _figure(name: str, conditions: str, seconds: Sequence[float], target: float 
 
 async def _stop(observers: Sequence[RouterProcess], provider: RouterProcess) -> float:
     start = time.monotonic()
-    provider.signal(signal.SIGSTOP)  # a cluster kills its processes at the end, and so a stopped one too
+    provider.signal(
+        signal.SIGSTOP
+    )  # a cluster kills its processes at the end, and so a stopped one too
     await until(lambda: _offered(observers, provider, by_all=False), timeout=60)
     return time.monotonic() - start
 
@@ -81,10 +85,14 @@ async def _kill(observers: Sequence[RouterProcess], provider: RouterProcess) -> 
 
 async def _wait(observers: Sequence[RouterProcess], providers: Sequence[RouterProcess]) -> None:
     for provider in providers:
-        await until(lambda provider=provider: _offered(observers, provider, by_all=True), timeout=30)
+        await until(
+            lambda provider=provider: _offered(observers, provider, by_all=True), timeout=30
+        )
 
 
-async def _offered(observers: Sequence[RouterProcess], provider: RouterProcess, *, by_all: bool) -> bool:
+async def _offered(
+    observers: Sequence[RouterProcess], provider: RouterProcess, *, by_all: bool
+) -> bool:
     """Say whether the provider is offered by all observers; or, if not `by_all`, by none of them."""
     answers = [await observer.do(do="lookup", keys=[_key(provider)]) for observer in observers]
     offers = [provider.port in ports for ((ports, _),) in answers]

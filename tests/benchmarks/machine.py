@@ -61,7 +61,10 @@ def conditions() -> dict[str, Any]:
 def cpu_model(cpuinfo: str) -> str:
     """Return the name of the first processor in the text of /proc/cpuinfo."""
     fields = (line.partition(":") for line in cpuinfo.splitlines())
-    return next((value.strip() for name, _, value in fields if name.strip() in ("model name", "Model")), "unknown")
+    return next(
+        (value.strip() for name, _, value in fields if name.strip() in ("model name", "Model")),
+        "unknown",
+    )
 
 
 def memory(pid: int) -> Memory:
@@ -72,7 +75,9 @@ def memory(pid: int) -> Memory:
 def parse_memory(rollup: str) -> Memory:
     """Return what the text of /proc/PID/smaps_rollup says."""
     fields = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
-    rss, pss, anonymous = (int(fields[name].split()[0]) * 1024 / 1e6 for name in ("Rss", "Pss", "Anonymous"))
+    rss, pss, anonymous = (
+        int(fields[name].split()[0]) * 1024 / 1e6 for name in ("Rss", "Pss", "Anonymous")
+    )
     return Memory(rss=rss, pss=pss, anonymous=anonymous)
 
 
@@ -102,7 +107,9 @@ class Meter:
 
 def parse_busy_ticks(lines: Iterable[str]) -> int:
     """Return what all processors spent on anything but idling and waiting for disks, from /proc/stat."""
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, next(iter(lines)).split()[1:9])
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+        int, next(iter(lines)).split()[1:9]
+    )
     return user + nice + system + irq + softirq + steal
 
 
@@ -121,7 +128,9 @@ def _uptime() -> float:
 
 def _output(*command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=5).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=5
+        ).stdout.strip()
     except OSError:
         return ""
 

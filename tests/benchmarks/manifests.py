@@ -28,20 +28,31 @@ async def measure(*, is_quick: bool) -> list[Figure]:
 
 
 def summarise(
-    mesh: Sequence[Timed], mesh_absent: Sequence[Timed], hop: Sequence[Timed], hop_absent: Sequence[Timed]
+    mesh: Sequence[Timed],
+    mesh_absent: Sequence[Timed],
+    hop: Sequence[Timed],
+    hop_absent: Sequence[Timed],
 ) -> list[Figure]:
     """Return the figures of both regimes; of the one-hop only the 404 has a target."""
     client_ = f"{NODES} nodes, one kept connection"
     hop_client = f"{client_}, mesh limit 0, replication 1"
     return [
-        _figure("manifest from a peer", 200, f"{client_}, every digest once", mesh, {"p50": 6.0, "p95": 20.0}),
+        _figure(
+            "manifest from a peer",
+            200,
+            f"{client_}, every digest once",
+            mesh,
+            {"p50": 6.0, "p95": 20.0},
+        ),
         _figure("absent digest, 404", 404, client_, mesh_absent, {"p95": 20.0}),
         _figure("manifest from a peer", 200, hop_client, hop, {}),
         _figure("absent digest, 404", 404, hop_client, hop_absent, {"p95": 20.0}),
     ]
 
 
-def _figure(name: str, status: int, conditions: str, timed: Sequence[Timed], targets: Mapping[str, float]) -> Figure:
+def _figure(
+    name: str, status: int, conditions: str, timed: Sequence[Timed], targets: Mapping[str, float]
+) -> Figure:
     right = [each.seconds for each in timed if each.status == status]
     return Figure(
         name=name,
@@ -64,7 +75,10 @@ async def _regime(count: int, flags: Mapping[str, object]) -> tuple[list[Timed],
         port = cluster[0].registry
         await client.time_each(port, [_path(digest) for digest in digests[:WARM_UP]])
         found = await client.time_each(port, [_path(digest) for digest in digests[WARM_UP:]])
-        absent = [f"sha256:{hashlib.sha256(f'absent {number}'.encode()).hexdigest()}" for number in range(count)]
+        absent = [
+            f"sha256:{hashlib.sha256(f'absent {number}'.encode()).hexdigest()}"
+            for number in range(count)
+        ]
         missed = await client.time_each(port, [_path(digest) for digest in absent])
     return found, missed
 
@@ -72,7 +86,9 @@ async def _regime(count: int, flags: Mapping[str, object]) -> tuple[list[Timed],
 def _images(number: int, count: int) -> dict[str, Image]:
     base = images.random_layer(f"node {number}", 1024)
     return {
-        f"registry.test/bench/n{number}:{each}": build.image([base], command=(f"/n{number}/{each}",))
+        f"registry.test/bench/n{number}:{each}": build.image(
+            [base], command=(f"/n{number}/{each}",)
+        )
         for each in range(count)
     }
 

@@ -63,5 +63,10 @@ async def _containerd() -> AsyncIterator[Daemon]:
         daemon = Daemon(folder=folder, has_cri=False)
         stack.push_async_callback(daemon.stop)
         await daemon.start()
-        await daemon.load({f"registry.test/bench/app:{each}": images.image(f"app {each}") for each in range(IMAGES)})
+        await daemon.load(
+            {
+                f"registry.test/bench/app:{each}": images.image(f"app {each}")
+                for each in range(IMAGES)
+            }
+        )
         yield daemon

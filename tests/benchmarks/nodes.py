@@ -30,7 +30,9 @@ class Started:
 class Node:
     """One node; `store` are the flags that say what it serves."""
 
-    def __init__(self, *, folder: Path, store: Mapping[str, object], bootstrap: int | None = None) -> None:
+    def __init__(
+        self, *, folder: Path, store: Mapping[str, object], bootstrap: int | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.registry, self.router, self.metrics = (free_port() for _ in range(3))
         flags = {
@@ -83,8 +85,12 @@ async def told(nodes: Sequence[Node], records: int, *, deadline: float = 60.0) -
     try:
         await until(are_told, deadline=deadline, pause=0.1)
     except TimeoutError:
-        errors = [line for node in nodes for line in node.process.output.splitlines() if '"error"' in line]
-        raise AssertionError(f"after {deadline} s not {records} records: {held}; logged: {errors[:3]}") from None
+        errors = [
+            line for node in nodes for line in node.process.output.splitlines() if '"error"' in line
+        ]
+        raise AssertionError(
+            f"after {deadline} s not {records} records: {held}; logged: {errors[:3]}"
+        ) from None
 
 
 def layout(root: Path, these: Mapping[str, Image]) -> dict[str, object]:

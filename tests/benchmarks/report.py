@@ -39,9 +39,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table of these rows, the head first, whose columns line up."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
     ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return "\n".join(
+        [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
+    )
 
 
 def markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
@@ -52,7 +55,10 @@ def markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
 
 def noise(outcomes: Sequence[Outcome]) -> list[str]:
     """Return one line for each benchmark: how long it took and what else kept the machine busy."""
-    return [f"- {each.benchmark}: {each.seconds:.0f} s, others used {each.others:.2f} cores" for each in outcomes]
+    return [
+        f"- {each.benchmark}: {each.seconds:.0f} s, others used {each.others:.2f} cores"
+        for each in outcomes
+    ]
 
 
 def as_json(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
@@ -61,7 +67,10 @@ def as_json(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     for entry, outcome in zip(benchmarks, outcomes, strict=True):
         for figure, source in zip(entry["figures"], outcome.figures, strict=True):
             figure["verdict"] = source.verdict
-    return json.dumps({"conditions": conditions, "benchmarks": benchmarks}, indent=1, allow_nan=False) + "\n"
+    return (
+        json.dumps({"conditions": conditions, "benchmarks": benchmarks}, indent=1, allow_nan=False)
+        + "\n"
+    )
 
 
 def _rows(outcome: Outcome) -> list[tuple[str, ...]]:

@@ -36,9 +36,13 @@ async def _serve(options: dict[str, Any]) -> None:
         replication=options["replication"],
         agent="bench",
     )
-    router = Libp2pRouter(settings=settings, bootstrap=StaticBootstrap(options["bootstrap"], router_port=port))
+    router = Libp2pRouter(
+        settings=settings, bootstrap=StaticBootstrap(options["bootstrap"], router_port=port)
+    )
     reader = asyncio.StreamReader(limit=1 << 26)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     async with router.running():
         while line := await reader.readline():
             print(json.dumps(await _do(router, json.loads(line))), flush=True)
@@ -72,14 +76,21 @@ async def _lookup(router: Libp2pRouter, key: str) -> tuple[list[int], float]:
 
 async def _time(router: Libp2pRouter, key: str) -> dict[str, object]:
     """Look a key up as the mirror does: `first` are the seconds to the first peer, which the mirror asks at once."""
-    is_local = bool(router._table.providers(name_hash(key), time.monotonic()))  # no public answer says where it is from
+    is_local = bool(
+        router._table.providers(name_hash(key), time.monotonic())
+    )  # no public answer says where it is from
     start = time.perf_counter()
     first = None
     ports = []
     async for peer in router.lookup(key, limit=8):
         first = first or time.perf_counter() - start
         ports.append(peer.port)
-    return {"is_local": is_local, "ports": ports, "first": first, "whole": time.perf_counter() - start}
+    return {
+        "is_local": is_local,
+        "ports": ports,
+        "first": first,
+        "whole": time.perf_counter() - start,
+    }
 
 
 if __name__ == "__main__":

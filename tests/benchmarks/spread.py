@@ -27,10 +27,17 @@ async def measure(*, is_quick: bool) -> list[Figure]:
     """Advertise at one node of five and look every digest up from each of the others."""
     rounds = 1 if is_quick else ROUNDS
     async with cluster(NODES, mesh_limit=128) as nodes:
-        thousand = [await _round(nodes, 1_000, copies=NODES - 1, salt=number) for number in range(rounds)]
-        many = [await _round(nodes, 10_000, copies=NODES - 1, salt=number) for number in range(rounds)]
+        thousand = [
+            await _round(nodes, 1_000, copies=NODES - 1, salt=number) for number in range(rounds)
+        ]
+        many = [
+            await _round(nodes, 10_000, copies=NODES - 1, salt=number) for number in range(rounds)
+        ]
     async with cluster(NODES, mesh_limit=0, replication=2) as nodes:
-        hop = [await _round(nodes, 100 if is_quick else 1_000, copies=2, salt=number) for number in range(rounds)]
+        hop = [
+            await _round(nodes, 100 if is_quick else 1_000, copies=2, salt=number)
+            for number in range(rounds)
+        ]
     everybody = f"to {NODES - 1} peers, all of it to each"
     return [
         *summarise(thousand, everybody, target=2.0),
@@ -50,8 +57,17 @@ def summarise(rounds: Sequence[Round], conditions: str, *, target: float | None)
     limit = {} if target is None else {"max": target}
     name = f"{keys:,} digests"
     return [
-        Figure(name=f"{name} advertised", conditions=conditions, unit="s", values=told, targets=limit, samples=count),
-        Figure(name=f"{name} withdrawn", conditions=conditions, unit="s", values=gone, samples=count),
+        Figure(
+            name=f"{name} advertised",
+            conditions=conditions,
+            unit="s",
+            values=told,
+            targets=limit,
+            samples=count,
+        ),
+        Figure(
+            name=f"{name} withdrawn", conditions=conditions, unit="s", values=gone, samples=count
+        ),
         Figure(
             name=f"{name} looked up from {NODES - 1} nodes",
             conditions=conditions,
@@ -73,7 +89,11 @@ async def _round(nodes: Sequence[RouterProcess], count: int, *, copies: int, sal
 
 
 async def _timed(
-    holder: RouterProcess, others: Sequence[RouterProcess], what: str, keys: Sequence[str], wanted: int
+    holder: RouterProcess,
+    others: Sequence[RouterProcess],
+    what: str,
+    keys: Sequence[str],
+    wanted: int,
 ) -> float:
     start = time.monotonic()
     await holder.do(do=what, keys=keys)

@@ -37,7 +37,9 @@ async def measure(*, is_quick: bool) -> list[Figure]:
         digest = await asyncio.to_thread(_write, Path(folder, "layout"), size)
         async with nodes.cluster([{}]) as (relay,):
             holder = Node(
-                folder=Path(folder, "node"), store={"oci-layout": Path(folder, "layout")}, bootstrap=relay.router
+                folder=Path(folder, "node"),
+                store={"oci-layout": Path(folder, "layout")},
+                bootstrap=relay.router,
             )
             try:
                 await holder.join()
@@ -86,7 +88,11 @@ async def _fetch(asked: Node, holder: Node, digest: Digest, size: int) -> Transf
     seconds = time.perf_counter() - start
     if got != (200, size):
         raise AssertionError(f"{path}: {got}, expected all {size} bytes")
-    return Transfer(seconds, machine.cpu_seconds(asked.pid) - before[0], machine.cpu_seconds(holder.pid) - before[1])
+    return Transfer(
+        seconds,
+        machine.cpu_seconds(asked.pid) - before[0],
+        machine.cpu_seconds(holder.pid) - before[1],
+    )
 
 
 def _get(port: int, path: str) -> tuple[int, int]:

@@ -37,7 +37,10 @@ TARGET = 300.0
 async def measure(*, is_quick: bool) -> list[Figure]:
     """Load the page of one of ten nodes in fresh profiles, the first time in the node's life counted by itself."""
     loads, seconds = (5, 10.0) if is_quick else (30, 30.0)
-    everything = {f"registry.test/web/app{n:04}:1": images.image(f"web/{n}", layers=1, size=256) for n in range(IMAGES)}
+    everything = {
+        f"registry.test/web/app{n:04}:1": images.image(f"web/{n}", layers=1, size=256)
+        for n in range(IMAGES)
+    }
     shared = dict(list(everything.items())[:SHARED])
     contents: list[Mapping[str, Image]] = [everything, *[shared] * (NODES - 1)]
     async with nodes.cluster(contents) as cluster, chromium() as browser:
@@ -53,7 +56,10 @@ async def measure(*, is_quick: bool) -> list[Figure]:
 
 
 def summarise(
-    first: Mapping[str, float], paints: list[Mapping[str, float]], shares: Mapping[str, float], seconds: float
+    first: Mapping[str, float],
+    paints: list[Mapping[str, float]],
+    shares: Mapping[str, float],
+    seconds: float,
 ) -> list[Figure]:
     """Return the figures; times are in milliseconds."""
     conditions = f"{NODES} nodes, {IMAGES} images, over loopback"
@@ -62,7 +68,10 @@ def summarise(
             name="first paint of the status page",
             conditions=conditions,
             unit="ms",
-            values={"first load": first["paint"], **latencies([each["paint"] / 1000 for each in paints])},
+            values={
+                "first load": first["paint"],
+                **latencies([each["paint"] / 1000 for each in paints]),
+            },
             targets={"first load": TARGET, "max": TARGET},
             samples=len(paints) + 1,
         ),
@@ -70,7 +79,10 @@ def summarise(
             name="all of the page received",
             conditions=conditions,
             unit="ms",
-            values={"first load": first["whole"], **latencies([each["whole"] / 1000 for each in paints])},
+            values={
+                "first load": first["whole"],
+                **latencies([each["whole"] / 1000 for each in paints]),
+            },
             samples=len(paints) + 1,
         ),
         Figure(
@@ -93,7 +105,11 @@ async def _shares(browser: Browser, node: Node, url: str, seconds: float) -> Map
     async with look(browser, url) as seen:
         await seen.page.get_by_text("live", exact=True).wait_for()
         looked_at = await _used(node, seconds)
-    return {"nobody looks": before, "one looks": looked_at, "nobody looks any more": await _used(node, seconds)}
+    return {
+        "nobody looks": before,
+        "one looks": looked_at,
+        "nobody looks any more": await _used(node, seconds),
+    }
 
 
 async def _used(node: Node, seconds: float) -> float:

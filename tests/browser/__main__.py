@@ -35,7 +35,9 @@ async def take(folder: Path) -> None:
                         await seen.page.get_by_text("live", exact=True).wait_for()
                         await seen.page.screenshot(path=folder / name)
                 async with look(browser, url) as seen:
-                    await seen.page.locator("#in-flight").screenshot(path=folder / "status-page-in-flight.png")
+                    await seen.page.locator("#in-flight").screenshot(
+                        path=folder / "status-page-in-flight.png"
+                    )
 
 
 if __name__ == "__main__":

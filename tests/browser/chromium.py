@@ -47,7 +47,9 @@ async def chromium() -> AsyncIterator[Browser]:
     """Run a browser while the block lasts."""
     async with async_playwright() as playwright:
         # a sandbox of its own cannot be made as root, nor in a container
-        browser = await playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(
+            executable_path=EXECUTABLE, args=["--no-sandbox"]
+        )
         try:
             yield browser
         finally:
@@ -76,7 +78,9 @@ async def look(
         page = await context.new_page()
         seen = Look(page)
         page.on("request", lambda request: seen.requests.append(request.url))
-        page.on("console", lambda message: seen.complaints.append(f"{message.type}: {message.text}"))
+        page.on(
+            "console", lambda message: seen.complaints.append(f"{message.type}: {message.text}")
+        )
         page.on("pageerror", lambda error: seen.complaints.append(str(error)))
         await page.goto(url, wait_until="load")
         yield seen

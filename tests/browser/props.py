@@ -40,7 +40,13 @@ def attempt(peer: Peer, count: int, ms: float, outcome: str = "ok") -> dict[str,
 
 
 def alert(
-    number: int, tier: str, condition: str, subject: str, detail: str, opened: float, recovery: float | None
+    number: int,
+    tier: str,
+    condition: str,
+    subject: str,
+    detail: str,
+    opened: float,
+    recovery: float | None,
 ) -> dict[str, Any]:
     return {
         "id": f"ALERT-20251124-{number:03}",
@@ -75,14 +81,23 @@ def shape(names: Sequence[str], parents: Sequence[int | None], *, far: int) -> S
     """Return a tree whose first node leads and has `far` bytes, and whose others follow, each a little behind."""
     return Shape(
         tuple(
-            Place(name, parent, Role.LEAD if parent is None else Role.FOLLOW, max(0, far - 3_000_000 * number))
+            Place(
+                name,
+                parent,
+                Role.LEAD if parent is None else Role.FOLLOW,
+                max(0, far - 3_000_000 * number),
+            )
             for number, (name, parent) in enumerate(zip(names, parents, strict=True))
         )
     )
 
 
-def sight(content: str, total: int | None, role: Role, shape: Shape, *, is_told: bool = True) -> Sight:
-    return Sight(digest=Digest.of(content.encode()), total=total, role=role, shape=shape, is_told=is_told)
+def sight(
+    content: str, total: int | None, role: Role, shape: Shape, *, is_told: bool = True
+) -> Sight:
+    return Sight(
+        digest=Digest.of(content.encode()), total=total, role=role, shape=shape, is_told=is_told
+    )
 
 
 def parts(sights: Sequence[Sight]) -> list[dict[str, object]]:

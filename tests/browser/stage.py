@@ -41,7 +41,17 @@ NOW = 1_764_000_000.0
 """Unix time on the stage: 24 November 2025, 16:00 UTC."""
 
 TEAMS = ("web", "search", "payments", "data", "ingest", "mail", "media", "edge")
-APPS = ("api", "worker", "gateway", "cache", "indexer", "frontend", "exporter", "scheduler", "migrations")
+APPS = (
+    "api",
+    "worker",
+    "gateway",
+    "cache",
+    "indexer",
+    "frontend",
+    "exporter",
+    "scheduler",
+    "migrations",
+)
 
 UNDER_WAY = ((72_400_000, 118_000_000, 1), (9_100_000, 31_500_000, 5), (4_000_000, 6_200_000, None))
 """Bodies that are being sent: bytes sent, all of them, and the number of the peer that gives; None where one gets."""
@@ -59,7 +69,10 @@ class Stage:
         self.clock = 0.0
         self.ledger = Ledger(metrics=self.metrics, clock=lambda: self.clock, now=lambda: self.wall)
         self.id = self._peer_id()
-        self.peers = [Peer(self._peer_id(), f"10.12.{number // 4}.{number * 7 + 4}", 5000) for number in range(peers)]
+        self.peers = [
+            Peer(self._peer_id(), f"10.12.{number // 4}.{number * 7 + 4}", 5000)
+            for number in range(peers)
+        ]
         self.health = {peer.id: State.HEALTHY for peer in self.peers}
         self.history: dict[str, Any] = {"alerts": [], "isolation": [], "actions": []}
         self.alerts: list[dict[str, Any]] = []
@@ -144,14 +157,26 @@ class Stage:
         """Let a peer be silent, another fail its checks, and one be lost; and have a past."""
         self.health[self.peers[4].id] = State.SUSPECTED
         self.health[self.peers[7].id] = State.UNHEALTHY
-        lost = props.alert(3, "P2", "peer-lost", "10.12.3.71:5000", "it left without a goodbye", NOW - 95, None)
-        old = props.alert(2, "P1", "router-hung", "", "it did not answer for 12 s", NOW - 4000, 18.0)
-        older = props.alert(1, "P2", "disk-full", "/var/lib/spegel-py", "0 bytes left", NOW - 9000, 7.2)
+        lost = props.alert(
+            3, "P2", "peer-lost", "10.12.3.71:5000", "it left without a goodbye", NOW - 95, None
+        )
+        old = props.alert(
+            2, "P1", "router-hung", "", "it did not answer for 12 s", NOW - 4000, 18.0
+        )
+        older = props.alert(
+            1, "P2", "disk-full", "/var/lib/spegel-py", "0 bytes left", NOW - 9000, 7.2
+        )
         self.alerts = [lost]
         self.history = {
             "alerts": [lost, old, older],
             "isolation": [
-                {"began": NOW - 7300, "ended": NOW - 7212, "seconds": 88.0, "level": "warning", "from_start": False}
+                {
+                    "began": NOW - 7300,
+                    "ended": NOW - 7212,
+                    "seconds": 88.0,
+                    "level": "warning",
+                    "from_start": False,
+                }
             ],
             "actions": [
                 {
@@ -185,7 +210,9 @@ class Stage:
         """Let two layers be in flight, one of them fetched here: `far` of it is here, less at those further away."""
         length, *names = 118_000_000, self.id, *(peer.id for peer in self.peers)
         led = props.shape(names[:7], [None, 0, 1, 2, 1, 4, 5], far=int(far * length))
-        followed = props.shape([names[8], self.id, names[9]], [None, 0, 1], far=int(0.4 * 31_500_000))
+        followed = props.shape(
+            [names[8], self.id, names[9]], [None, 0, 1], far=int(0.4 * 31_500_000)
+        )
         self.sights = [
             props.sight("led", length, Role.LEAD, replace(led, more=3)),
             props.sight("followed", 31_500_000, Role.FOLLOW, followed),
@@ -227,9 +254,14 @@ class Stage:
     def _manifest(self, name: str) -> bytes:
         """Return the manifest of an image of a usual size, whose layers nobody will ask for."""
         sizes = [int(self.rng.lognormvariate(16.2, 1.2)) for _ in range(self.rng.randrange(2, 9))]
-        layers = [props.descriptor(f"{name} {number}", OCI_LAYER_GZIP, size) for number, size in enumerate(sizes)]
+        layers = [
+            props.descriptor(f"{name} {number}", OCI_LAYER_GZIP, size)
+            for number, size in enumerate(sizes)
+        ]
         config = props.descriptor(name, OCI_CONFIG, self.rng.randrange(1500, 9000))
-        return json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}).encode()
+        return json.dumps(
+            {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}
+        ).encode()
 
     def _pull(self, name: str, at: float, wave: float) -> None:
         """Record what a pull of a layer came to."""
@@ -252,7 +284,9 @@ class Stage:
         self.metrics.sent("local", int(0.6 * inquiry.sent))  # and as much again to peers, nearly
 
     def _give(self, inquiry: Inquiry, size: int, seconds: float) -> None:
-        peer = self.rng.choices(self.peers, [1 / (1 + number) for number in range(len(self.peers))])[0]
+        peer = self.rng.choices(
+            self.peers, [1 / (1 + number) for number in range(len(self.peers))]
+        )[0]
         inquiry.local, inquiry.source = "absent", "peer"
         inquiry.lookup = Lookup(found=3, first=0.0004)
         inquiry.attempts = [props.attempt(peer, size, seconds * 1000)]

@@ -31,8 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     names = {row.name for row in ROWS} | {ROGUE}
     if unknown := set(options.only or ()) - names:
-        raise SystemExit(f"no such rows: {', '.join(sorted(unknown))}; there are: {', '.join(sorted(names))}")
-    rows = [row for row in ROWS if (row.name in options.only if options.only else row.is_short or not options.short)]
+        raise SystemExit(
+            f"no such rows: {', '.join(sorted(unknown))}; there are: {', '.join(sorted(names))}"
+        )
+    rows = [
+        row
+        for row in ROWS
+        if (row.name in options.only if options.only else row.is_short or not options.short)
+    ]
     given = conditions() | {"size": "short" if options.short else "full", "seed": options.seed}
     try:
         outcomes, siege = asyncio.run(_run(rows, options))
@@ -48,28 +54,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break things in mid-pull.")
-    parser.add_argument("--short", action="store_true", help="a small image, most rows, each once, no pairs")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description="Break things in mid-pull."
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="a small image, most rows, each once, no pairs"
+    )
     parser.add_argument("--only", action="append", metavar="ROW", help="play this row; repeatable")
-    parser.add_argument("--attack", action="append", metavar="NAME", help="the rogue does this one; repeatable")
-    parser.add_argument("--turn", type=float, default=3.0, metavar="S", help="seconds of each of the rogue's attacks")
-    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="times a row is played, alone and in pairs")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="chooses when faults strike")
+    parser.add_argument(
+        "--attack", action="append", metavar="NAME", help="the rogue does this one; repeatable"
+    )
+    parser.add_argument(
+        "--turn",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="seconds of each of the rogue's attacks",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=2,
+        metavar="N",
+        help="times a row is played, alone and in pairs",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="chooses when faults strike"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs of rounds that went wrong")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
+    )
+    parser.add_argument(
+        "--logs", type=Path, metavar="FOLDER", help="keep the logs of rounds that went wrong"
+    )
     return parser.parse_args(arguments)
 
 
-async def _run(rows: Sequence[Row], options: argparse.Namespace) -> tuple[list[Outcome], Siege | None]:
+async def _run(
+    rows: Sequence[Row], options: argparse.Namespace
+) -> tuple[list[Outcome], Siege | None]:
     end_in_good_order()
     async with start_field(SHORT if options.short else FULL) as field:
         player = Player(field=field, random=random.Random(options.seed), logs=options.logs)
         outcomes = []
         for row in rows:
             for at_once in (1,) if options.short else (1, 2):
-                outcome = await player.play(row, at_once, rounds=1 if options.short else options.rounds)
-                print(f"{row.name}, {at_once} at once: {outcome.verdict}", file=sys.stderr, flush=True)
+                outcome = await player.play(
+                    row, at_once, rounds=1 if options.short else options.rounds
+                )
+                print(
+                    f"{row.name}, {at_once} at once: {outcome.verdict}", file=sys.stderr, flush=True
+                )
                 outcomes.append(outcome)
         siege = None
         if not options.only or ROGUE in options.only:

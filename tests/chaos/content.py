@@ -50,7 +50,9 @@ async def server_truncated(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def server_emptied(scene: Scene) -> AsyncIterator[None]:
     """Delete every layer below the node that serves."""
-    async with _damaged(scene, [await scene.server()], scene.field.layers, lambda path, _: path.unlink()):
+    async with _damaged(
+        scene, [await scene.server()], scene.field.layers, lambda path, _: path.unlink()
+    ):
         yield
 
 
@@ -66,7 +68,10 @@ def _truncate(path: Path, data: bytes) -> None:
 
 @asynccontextmanager
 async def _damaged(
-    scene: Scene, nodes: Sequence[Node], blobs: Sequence[Blob], damage: Callable[[Path, bytes], None]
+    scene: Scene,
+    nodes: Sequence[Node],
+    blobs: Sequence[Blob],
+    damage: Callable[[Path, bytes], None],
 ) -> AsyncIterator[None]:
     try:
         for node in nodes:
@@ -112,7 +117,9 @@ class Disks:
 @asynccontextmanager
 async def _mounted(node: Node, image: Path) -> AsyncIterator[None]:
     blobs = node.daemon.content_path / "blobs" / "sha256"
-    await run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(blobs), str(image), "160M")
+    await run(
+        "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(blobs), str(image), "160M"
+    )
     try:
         await run("mount", "-o", "loop,ro", str(image), str(blobs))
     except CommandFailed as error:

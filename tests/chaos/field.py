@@ -39,7 +39,10 @@ class Load:
 
     def image(self) -> Image:
         """Return the image; the large layer is the fourth, so that small ones come before, beside and after it."""
-        sizes = [random.Random(number).randint(self.smallest, self.largest) for number in range(self.layers)]
+        sizes = [
+            random.Random(number).randint(self.smallest, self.largest)
+            for number in range(self.layers)
+        ]
         sizes.insert(3, self.large)
         return build([random_layer(f"chaos/{number}", size) for number, size in enumerate(sizes)])
 
@@ -122,7 +125,11 @@ class Field:
         digests = [await metric(seed, "spegel_advertised_content_digests") for seed in self.seeds]
         tags = [await metric(seed, "spegel_advertised_image_tags") for seed in self.seeds]
         held = [await metric(puller, "spegel_records_held") for puller in self.pullers]
-        return set(digests) == {len(self.image.blobs)} and all(tags) and set(held) == {sum(digests) + sum(tags)}
+        return (
+            set(digests) == {len(self.image.blobs)}
+            and all(tags)
+            and set(held) == {sum(digests) + sum(tags)}
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,8 @@ async def filtered(nodes: Sequence[Node], *rules: str) -> AsyncIterator[None]:
     """Apply these rules of nft to what comes to the nodes and what leaves them."""
     body = "\n".join(rules)
     chains = "\n".join(
-        f"chain {hook} {{\ntype filter hook {hook} priority 0\n{body}\n}}" for hook in ("input", "output")
+        f"chain {hook} {{\ntype filter hook {hook} priority 0\n{body}\n}}"
+        for hook in ("input", "output")
     )
     async with AsyncExitStack() as stack:
         for node in nodes:

@@ -35,7 +35,15 @@ def peer(way: str) -> Callable[[Scene], AbstractAsyncContextManager[None]]:
         node = scene.field.seeds[-1]
         inside = node.namespace.prefix
         process = Process(
-            command=[*inside, sys.executable, "-m", "tests.chaos.misbehaving", node.address, str(_PORT), way],
+            command=[
+                *inside,
+                sys.executable,
+                "-m",
+                "tests.chaos.misbehaving",
+                node.address,
+                str(_PORT),
+                way,
+            ],
             log=node.folder / "misbehaving.log",
             environment={"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)},
         )
@@ -48,7 +56,9 @@ def peer(way: str) -> Callable[[Scene], AbstractAsyncContextManager[None]]:
 
         await process.start(listens)
         redirect = f"type nat hook prerouting priority -100\ntcp dport 5000 redirect to :{_PORT}"
-        await run(*inside, "nft", f"table ip misbehaving {{\nchain prerouting {{\n{redirect}\n}}\n}}")
+        await run(
+            *inside, "nft", f"table ip misbehaving {{\nchain prerouting {{\n{redirect}\n}}\n}}"
+        )
         try:
             yield
         finally:

@@ -26,10 +26,16 @@ def _is_short(record: Record) -> bool:
 
 
 _EVIDENCE: Mapping[str, Callable[[Record], bool]] = {
-    "not_found": lambda record: not record["peers_found"] and not record["attempts"] and record["status"] == 404,
+    "not_found": lambda record: (
+        not record["peers_found"] and not record["attempts"] and record["status"] == 404
+    ),
     "lookup_timeout": lambda record: not record["peers_found"] and not record["attempts"],
-    "shunned": lambda record: record["peers_found"] > 0 and not record["attempts"] and record["status"] == 404,
-    "failed": lambda record: _gave_up(record) and record["source"] is None and record["status"] == 404,
+    "shunned": lambda record: (
+        record["peers_found"] > 0 and not record["attempts"] and record["status"] == 404
+    ),
+    "failed": lambda record: (
+        _gave_up(record) and record["source"] is None and record["status"] == 404
+    ),
     "cut": lambda record: _is_short(record) and bool(record["attempts"]),
     "client_gone": lambda record: record["source"] is None or _is_short(record),
     "store_away": lambda record: record["local"] == "away" and not record["attempts"],
@@ -38,7 +44,11 @@ _EVIDENCE: Mapping[str, Callable[[Record], bool]] = {
 
 
 def judge(
-    decisions: Sequence[Record], *, allowed: Collection[str], fetched: Collection[str], was_away: bool
+    decisions: Sequence[Record],
+    *,
+    allowed: Collection[str],
+    fetched: Collection[str],
+    was_away: bool,
 ) -> list[str]:
     """Return what is wrong with the misses of a pull, in words.
 
@@ -79,5 +89,7 @@ async def decisions_of(node: Node, *, log_from: int) -> tuple[list[Record], bool
 
 
 def _logged(log: str) -> list[Record]:
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{") and line.endswith("}")]
+    lines = [
+        json.loads(line) for line in log.splitlines() if line.startswith("{") and line.endswith("}")
+    ]
     return [line for line in lines if line.get("event") == "pull decided"]

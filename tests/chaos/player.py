@@ -40,7 +40,9 @@ class Player:
             except NotPossible as reason:
                 left_out = str(reason)
                 break
-            except Exception as failure:  # one that cannot be played must not take the others with it
+            except (
+                Exception
+            ) as failure:  # one that cannot be played must not take the others with it
                 traceback.print_exc()
                 error = " ".join(f"{type(failure).__name__}: {failure}".split())[-200:]
                 break
@@ -61,7 +63,10 @@ class Player:
         """Return the pulls without a fault."""
         return [
             Outcome(
-                row="nothing", at_once=at_once, pulls=tuple(pulls), undisturbed=tuple(pull.seconds for pull in pulls)
+                row="nothing",
+                at_once=at_once,
+                pulls=tuple(pulls),
+                undisturbed=tuple(pull.seconds for pull in pulls),
             )
             for at_once, pulls in sorted(self._calm.items())
         ]
@@ -91,7 +96,9 @@ class Player:
             if self._logs and (pull.errors or pull.complaints or pull.seconds > calm + ALLOWANCE):
                 self._logs.mkdir(parents=True, exist_ok=True)
                 file = self._logs / f"{row.name}, {at_once} at once, {node.address}.log"
-                file.write_text(f"{pull}\nfault after {share:.0%} of the bytes\n{_log(node)[start:]}")
+                file.write_text(
+                    f"{pull}\nfault after {share:.0%} of the bytes\n{_log(node)[start:]}"
+                )
         return pulls
 
 

@@ -79,7 +79,11 @@ async def pull(field: Field, node: Node, tries: int, *, reasons: Collection[str]
         peer=counted.get("peer"),
         registry=sum(one.size for one in fetched),
         misses=tuple(sorted(misses.items())),
-        complaints=tuple(judge(decisions, allowed=reasons, fetched=[one.path for one in fetched], was_away=was_away)),
+        complaints=tuple(
+            judge(
+                decisions, allowed=reasons, fetched=[one.path for one in fetched], was_away=was_away
+            )
+        ),
     )
 
 
@@ -92,7 +96,9 @@ async def _is_ready(node: Node, error: str) -> bool:
         await node.cri.images()
     except grpc.aio.AioRpcError:
         return False
-    return "commit digest" not in error or not list((node.daemon.content_path / "ingest").glob("*/data"))
+    return "commit digest" not in error or not list(
+        (node.daemon.content_path / "ingest").glob("*/data")
+    )
 
 
 def content_of(field: Field, node: Node) -> Content:

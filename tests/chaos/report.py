@@ -63,14 +63,18 @@ class Outcome:
         if any(pull.complaints for pull in self.pulls):
             found.append("a miss has no or a wrong reason")
         if self.expected is Expected.FAIL:
-            return found + (["a pull succeeded"] if any(pull.succeeded for pull in self.pulls) else [])
+            return found + (
+                ["a pull succeeded"] if any(pull.succeeded for pull in self.pulls) else []
+            )
         if any(not pull.succeeded for pull in self.pulls):
             found.append("a pull failed")
         elif self.expected is Expected.SUCCEED and any(pull.errors for pull in self.pulls):
             found.append("a pull was tried again")
         if any(pull.succeeded and pull.content == "incomplete" for pull in self.pulls):
             found.append("incomplete content")
-        late = [pull.seconds - calm for pull, calm in zip(self.pulls, self.undisturbed, strict=True)]
+        late = [
+            pull.seconds - calm for pull, calm in zip(self.pulls, self.undisturbed, strict=True)
+        ]
         if max(late, default=0.0) > ALLOWANCE:
             found.append(f"{max(late):.1f} s late")
         return found
@@ -89,16 +93,30 @@ def markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return a page: the conditions, the table, what else than success was expected and why, why pulls failed, and what
     is wrong with the reasons of misses."""
     lines = [f"- {name}: {value}" for name, value in conditions.items()]
-    errors = sorted({f"- {one.row}: {error}" for one in outcomes for pull in one.pulls for error in pull.errors})
-    wrong = sorted({f"- {one.row}: {text}" for one in outcomes for pull in one.pulls for text in pull.complaints})
+    errors = sorted(
+        {f"- {one.row}: {error}" for one in outcomes for pull in one.pulls for error in pull.errors}
+    )
+    wrong = sorted(
+        {
+            f"- {one.row}: {text}"
+            for one in outcomes
+            for pull in one.pulls
+            for text in pull.complaints
+        }
+    )
     reasons = {f"- {one.row}: {one.expected.value}; {one.why}" for one in outcomes if one.why}
     table = aligned([_HEAD, *map(_line, outcomes)])
-    return "\n".join(["# Chaos", "", *lines, "", table, "", *sorted(reasons), "", *errors, "", *wrong, ""])
+    return "\n".join(
+        ["# Chaos", "", *lines, "", table, "", *sorted(reasons), "", *errors, "", *wrong, ""]
+    )
 
 
 def as_json(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return everything as one JSON object."""
-    rows = [asdict(outcome) | {"expected": outcome.expected.value, "missed": outcome.missed} for outcome in outcomes]
+    rows = [
+        asdict(outcome) | {"expected": outcome.expected.value, "missed": outcome.missed}
+        for outcome in outcomes
+    ]
     return json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n"
 
 

@@ -58,19 +58,33 @@ class Siege:
         longest = max(pull.seconds for pull in self.calm.pulls) + ALLOWANCE
         found = list(self.complaints)
         for turn in self.turns:
-            if failed := [pull for pull in turn.pulls if not pull.succeeded or pull.content != "right"]:
-                found.append(f"{turn.attack}: {len(failed)} pulls failed: {failed[0].errors or failed[0].content}")
+            if failed := [
+                pull for pull in turn.pulls if not pull.succeeded or pull.content != "right"
+            ]:
+                found.append(
+                    f"{turn.attack}: {len(failed)} pulls failed: {failed[0].errors or failed[0].content}"
+                )
             if late := [pull.seconds for pull in turn.pulls if pull.seconds > longest]:
                 found.append(f"{turn.attack}: a pull took {max(late):.1f} s")
             if turn.memory > GROWTH * self.calm.memory:
-                found.append(f"{turn.attack}: {turn.memory / self.calm.memory:.2f} times the memory")
+                found.append(
+                    f"{turn.attack}: {turn.memory / self.calm.memory:.2f} times the memory"
+                )
         if unseen := [turn.attack for turn in self.turns if not turn.pulls]:
             found.append(f"no pull during {', '.join(unseen)}")
         return found
 
     def markdown(self) -> str:
         """Return a table with a line for each attack, and the bounds that were missed."""
-        head = ("attack", "pulls", "succeeded", "p50 s", "max s", "most MB of a node", "times the calm")
+        head = (
+            "attack",
+            "pulls",
+            "succeeded",
+            "p50 s",
+            "max s",
+            "most MB of a node",
+            "times the calm",
+        )
         rows = [_line(turn, self.calm.memory) for turn in (self.calm, *self.turns)]
         missed = "\n".join(f"- {one}" for one in self.missed) or "Every bound was kept."
         return f"## A rogue peer\n\n{aligned([head, *rows])}\n\n{missed}\n"
@@ -103,7 +117,9 @@ async def besiege(field: Field, *, tours: int, seconds: float, only: Sequence[st
         while rogue.pid is not None:
             begins, watched.memory = _current(rogue), 0
             pull = await watched.pull()
-            for attack in dict.fromkeys([begins, _current(rogue)]):  # a pull may last from one attack into the next
+            for attack in dict.fromkeys(
+                [begins, _current(rogue)]
+            ):  # a pull may last from one attack into the next
                 turns.setdefault(attack, []).append(pull)
                 memory[attack] = max(memory.get(attack, 0), watched.memory)
     finally:
@@ -112,7 +128,9 @@ async def besiege(field: Field, *, tours: int, seconds: float, only: Sequence[st
     complaints += await watched.aftermath()
     played = [name for name in ATTACKS if name in turns or not only or name in only]
     return Siege(
-        calm, tuple(Turn(name, tuple(turns.get(name, ())), memory.get(name, 0)) for name in played), tuple(complaints)
+        calm,
+        tuple(Turn(name, tuple(turns.get(name, ())), memory.get(name, 0)) for name in played),
+        tuple(complaints),
     )
 
 
@@ -123,7 +141,9 @@ class _Watched:
         self._field = field
         self._puller = puller
         self._reference = f"{REGISTRY}/test/chaos@{field.image.blobs[0].digest}"
-        self._processes = {node.address: psutil.Process(node.spegel.pid) for node in field.lab.nodes if node.spegel}
+        self._processes = {
+            node.address: psutil.Process(node.spegel.pid) for node in field.lab.nodes if node.spegel
+        }
         self.memory = 0
 
     async def pull(self) -> Pull:
@@ -136,7 +156,9 @@ class _Watched:
             errors = (f"{failure.code().name}: {failure.details()}"[:300],)
         seconds = time.monotonic() - began
         content = content_of(self._field, self._puller)
-        self.memory = max(self.memory, *(each.memory_info().rss for each in self._processes.values()))
+        self.memory = max(
+            self.memory, *(each.memory_info().rss for each in self._processes.values())
+        )
         await self._forget()
         return Pull(seconds=seconds, succeeded=not errors, errors=errors, content=content)
 
@@ -151,7 +173,11 @@ class _Watched:
 
     async def aftermath(self) -> list[str]:
         """Return what is wrong some time after the rogue is gone."""
-        wrong = [f"the node {address} ended" for address, each in self._processes.items() if not each.is_running()]
+        wrong = [
+            f"the node {address} ended"
+            for address, each in self._processes.items()
+            if not each.is_running()
+        ]
 
         async def is_calm() -> bool:
             counts = [len((await state(node))["peers"]) for node in self._field.lab.nodes]
@@ -160,7 +186,9 @@ class _Watched:
         try:
             await until(is_calm, deadline=CALM_AGAIN, pause=0.5)
         except TimeoutError:
-            wrong.append(f"the nodes do not know each other {CALM_AGAIN:.0f} s after the rogue's end")
+            wrong.append(
+                f"the nodes do not know each other {CALM_AGAIN:.0f} s after the rogue's end"
+            )
         return wrong
 
 
@@ -193,7 +221,11 @@ async def _begun(rogue: Process) -> bool:
 
 
 def _lines(rogue: Process) -> list[dict[str, str]]:
-    return [json.loads(line) for line in rogue.output.splitlines() if line.startswith("{") and line.endswith("}")]
+    return [
+        json.loads(line)
+        for line in rogue.output.splitlines()
+        if line.startswith("{") and line.endswith("}")
+    ]
 
 
 def _current(rogue: Process) -> str:

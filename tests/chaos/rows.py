@@ -77,7 +77,11 @@ ROWS = (
     Row(name="peer's packets dropped", during=(links.server_cut_off,), is_short=False),
     Row(name="peer's connections reset", during=(links.server_reset,)),
     Row(name="peer trickles", during=(links.server_trickling,)),
-    Row(name="peer's containerd restarted", during=(processes.server_s_containerd_restarted,), is_short=False),
+    Row(
+        name="peer's containerd restarted",
+        during=(processes.server_s_containerd_restarted,),
+        is_short=False,
+    ),
     *(
         Row(
             name=f"small layers wrong, verify {mode}",
@@ -113,7 +117,11 @@ ROWS = (
     Row(name="peer slow to answer", before=(peer(SLOW),)),
     Row(name="peer's lengths too small", before=(peer(SHORT),)),
     Row(name="peer's lengths too large", before=(peer(LONG),), is_short=False),
-    Row(name="peer answers 200 to a range", before=(peer(WHOLE),), during=(processes.honest_server_killed,)),
+    Row(
+        name="peer answers 200 to a range",
+        before=(peer(WHOLE),),
+        during=(processes.honest_server_killed,),
+    ),
     Row(name="own node killed", during=(processes.own_killed,)),
     Row(name="own node ended", during=(processes.own_ended,), misses=_BROKEN | {"not_found"}),
     Row(
@@ -123,9 +131,23 @@ ROWS = (
         why="who asked containerd lost the answer with it, and asks again",
         misses=_GONE,
     ),
-    Row(name="routers cut off", during=(links.routers_cut_off,), misses=frozenset({"not_found"}), is_short=False),
-    Row(name="nobody known", before=(links.nobody_known,), misses=frozenset({"not_found"}), is_short=False),
+    Row(
+        name="routers cut off",
+        during=(links.routers_cut_off,),
+        misses=frozenset({"not_found"}),
+        is_short=False,
+    ),
+    Row(
+        name="nobody known",
+        before=(links.nobody_known,),
+        misses=frozenset({"not_found"}),
+        is_short=False,
+    ),
     Row(name="registry down", before=(links.registry_down,), is_short=False),
     Row(name="registry slow", before=(links.registry_slow,), is_short=False),
-    Row(name="registry slow, peer killed", before=(links.registry_slow,), during=(processes.server_killed,)),
+    Row(
+        name="registry slow, peer killed",
+        before=(links.registry_slow,),
+        during=(processes.server_killed,),
+    ),
 )

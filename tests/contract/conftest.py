@@ -38,7 +38,9 @@ async def make_source(kind: str, folder: Path) -> Source:
     return await ContainerdSource.start(is_mounted=kind == "containerd by path")
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run on asyncio's loop, and what asks for it on uvloop's too: a node runs on that."""
     marker = item.get_closest_marker("asyncio")
     if marker is None or "loop_factories" not in marker.kwargs:

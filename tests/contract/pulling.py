@@ -92,7 +92,9 @@ class ContainerdPulling:
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
-        self.ingests: Ingests = ContainerdIngests(content_path=daemon.content_path, namespace=NAMESPACE)
+        self.ingests: Ingests = ContainerdIngests(
+            content_path=daemon.content_path, namespace=NAMESPACE
+        )
         self._writers: dict[Digest, asyncio.subprocess.Process] = {}
 
     @classmethod

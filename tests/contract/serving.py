@@ -65,7 +65,9 @@ class Server:
 
     async def client(self, *, buffer: int = 1 << 16) -> RawClient:
         """Return a new connection, which reads `buffer` bytes ahead."""
-        return RawClient(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, limit=buffer))
+        return RawClient(
+            *await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, limit=buffer)
+        )
 
 
 @asynccontextmanager
@@ -83,7 +85,10 @@ async def local(way: Way, path: Path) -> AsyncIterator[Send]:
 @asynccontextmanager
 async def relayed(way: Way, fake: FakePeer) -> AsyncIterator[Send]:
     """Send what the peer sends."""
-    async with HTTPUpstream(deadlines=DEADLINES, is_copying=way.is_copying) as upstream, fake.serve("a") as peer:
+    async with (
+        HTTPUpstream(deadlines=DEADLINES, is_copying=way.is_copying) as upstream,
+        fake.serve("a") as peer,
+    ):
 
         async def send(sink: Sink, start: int, length: int) -> None:
             request = PeerRequest(target="/x", range=ByteRange(start, start + length - 1))
@@ -94,7 +99,9 @@ async def relayed(way: Way, fake: FakePeer) -> AsyncIterator[Send]:
 
 
 @asynccontextmanager
-async def serving(way: Way, send: Send, size: int, folder: Path, *, patience: float = 10.0) -> AsyncIterator[Server]:
+async def serving(
+    way: Way, send: Send, size: int, folder: Path, *, patience: float = 10.0
+) -> AsyncIterator[Server]:
     """Answer every request with the content of `size` bytes, or the range that is asked."""
     server = Server()
 
@@ -127,7 +134,9 @@ async def serving(way: Way, send: Send, size: int, folder: Path, *, patience: fl
         yield server
 
 
-async def _serve_tls(app: web.Application, folder: Path, stack: AsyncExitStack) -> tuple[int, ssl.SSLContext]:
+async def _serve_tls(
+    app: web.Application, folder: Path, stack: AsyncExitStack
+) -> tuple[int, ssl.SSLContext]:
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2)
     stack.push_async_callback(runner.cleanup)
     await runner.setup()
@@ -142,14 +151,22 @@ def _certificate(folder: Path) -> ssl.SSLContext:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mirror")])
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
+        )
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
     pem = folder / "server.pem"
     pem.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)

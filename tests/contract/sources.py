@@ -65,7 +65,9 @@ class MemorySource:
         self.origins: Origins = NoOrigins()
         self.store: Store = self.memory
         self.watcher: Watcher = MemoryWatcher(store=self.memory)
-        self.filtered: Callable[[Filters], Watcher] = lambda filters: self.watcher  # it knows no images
+        self.filtered: Callable[[Filters], Watcher] = lambda filters: (
+            self.watcher
+        )  # it knows no images
 
     async def add(self, name: str, image: Image) -> None:
         for blob in image.blobs:
@@ -102,7 +104,9 @@ class LayoutSource:
         self.store: Store = layout
         self.origins: Origins = layout
         self.watcher: Watcher = LayoutWatcher(store=layout)
-        self.filtered: Callable[[Filters], Watcher] = lambda filters: LayoutWatcher(store=layout, filters=filters)
+        self.filtered: Callable[[Filters], Watcher] = lambda filters: LayoutWatcher(
+            store=layout, filters=filters
+        )
 
     async def add(self, name: str, image: Image) -> None:
         await asyncio.to_thread(images.add, self.writer, image, name)
@@ -132,11 +136,15 @@ class ContainerdSource:
         self.daemon = daemon
         self.can_read_deleted = is_mounted
         self.client = Client(socket=daemon.socket)
-        store = ContainerdStore(client=self.client, content_path=daemon.content_path if is_mounted else None)
+        store = ContainerdStore(
+            client=self.client, content_path=daemon.content_path if is_mounted else None
+        )
         self.store: Store = store
         self.origins: Origins = store.origins
         self.watcher: Watcher = ContainerdWatcher(store=store)
-        self.filtered: Callable[[Filters], Watcher] = lambda filters: ContainerdWatcher(store=store, filters=filters)
+        self.filtered: Callable[[Filters], Watcher] = lambda filters: ContainerdWatcher(
+            store=store, filters=filters
+        )
 
     @classmethod
     async def start(cls, *, is_mounted: bool) -> Self:
@@ -149,7 +157,9 @@ class ContainerdSource:
         await self.daemon.load({name: image})
 
     async def remove(self, name: str, image: Image) -> None:
-        await self.daemon.ctr("images", "rm", "--sync", name)  # else its collector comes when it sees fit
+        await self.daemon.ctr(
+            "images", "rm", "--sync", name
+        )  # else its collector comes when it sees fit
 
     async def untag(self, name: str) -> None:
         await self.daemon.ctr("images", "rm", name)  # another image that holds the content keeps it

@@ -40,7 +40,9 @@ async def _libp2p() -> AsyncIterator[Two]:
     async with cluster(1, shares=True) as [first], cluster(1, shares=True) as [second]:
         third = Node(bootstrap=[first.multiaddr, second.multiaddr])
         async with third.router.running():  # it makes the others known to each other too
-            await until(lambda: all(len(node.router.connected()) == 2 for node in (first, second, third)))
+            await until(
+                lambda: all(len(node.router.connected()) == 2 for node in (first, second, third))
+            )
             couriers: list[Courier] = [first.router.courier, second.router.courier]
             await until(lambda: all(courier.partners() for courier in couriers))
 
@@ -61,7 +63,9 @@ async def test_who_takes_part_is_known_to_the_others(two: Two) -> None:
     """Each sees the other with the address of its registry, and neither itself nor who takes no part."""
     for number, courier in enumerate(two.couriers):
         [(name, peer)] = courier.partners().items()
-        assert (name, peer.id, peer.port) == (two.couriers[1 - number].id,) * 2 + (two.ports[1 - number],)
+        assert (name, peer.id, peer.port) == (two.couriers[1 - number].id,) * 2 + (
+            two.ports[1 - number],
+        )
 
 
 async def test_a_question_is_answered_by_whom_it_was_put_to(two: Two) -> None:
@@ -72,7 +76,9 @@ async def test_a_question_is_answered_by_whom_it_was_put_to(two: Two) -> None:
     assert await first.ask(second.id, b"\x00?", timeout=5) == f"{first.id} ".encode() + b"\x00?"
     assert await second.ask(first.id, b"abc", timeout=5) == b"cba"
     questions = [str(number).encode() for number in range(20)]
-    answers = await asyncio.gather(*(second.ask(first.id, question, timeout=5) for question in questions))
+    answers = await asyncio.gather(
+        *(second.ask(first.id, question, timeout=5) for question in questions)
+    )
     assert answers == [question[::-1] for question in questions]
 
 

@@ -36,19 +36,27 @@ async def _libp2p_all() -> AsyncIterator[Three]:
 
 async def _libp2p_hop() -> AsyncIterator[Three]:
     async with cluster(3, mesh_limit=0, replication=1) as nodes:
-        yield Three([node.router for node in nodes], [node.registry_port for node in nodes], is_by_hop=True)
+        yield Three(
+            [node.router for node in nodes], [node.registry_port for node in nodes], is_by_hop=True
+        )
 
 
-@pytest.fixture(params=[_memory, _libp2p_all, _libp2p_hop], ids=["memory", "libp2p-all", "libp2p-hop"])
+@pytest.fixture(
+    params=[_memory, _libp2p_all, _libp2p_hop], ids=["memory", "libp2p-all", "libp2p-hop"]
+)
 async def three(request: pytest.FixtureRequest) -> AsyncIterator[Three]:
     make: Callable[[], AsyncIterator[Three]] = request.param
     async for routers in make():
         yield routers
 
 
-def finds(router: Router, key: str, expected: set[int], *, max_age: float = math.inf) -> Callable[[], Awaitable[bool]]:
+def finds(
+    router: Router, key: str, expected: set[int], *, max_age: float = math.inf
+) -> Callable[[], Awaitable[bool]]:
     async def check() -> bool:
-        return {peer.port async for peer in router.lookup(key, limit=8, max_age=max_age)} == expected
+        return {
+            peer.port async for peer in router.lookup(key, limit=8, max_age=max_age)
+        } == expected
 
     return check
 

@@ -93,7 +93,9 @@ async def test_ranges_of_one_content_are_read_at_the_same_time(source: Source) -
     await source.add(NAME, big)
     layer = big.blobs[-1]
     async with source.store.open(layer.digest) as content:
-        parts = await asyncio.gather(*(read(content, start, MEBIBYTE) for start in range(0, MEBIBYTE, 99_999)))
+        parts = await asyncio.gather(
+            *(read(content, start, MEBIBYTE) for start in range(0, MEBIBYTE, 99_999))
+        )
     for start, part in zip(range(0, MEBIBYTE, 99_999), parts, strict=True):
         assert part == layer.data[start : start + MEBIBYTE]
 

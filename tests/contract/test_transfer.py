@@ -37,7 +37,9 @@ class Way:
     sink: Callable[[], MemorySink] | Callable[[], SocketSink]
 
     def upstream(self, deadlines: Deadlines = QUICK) -> HTTPUpstream:
-        return HTTPUpstream(deadlines=deadlines, authorization="Basic abc", is_copying=self.is_copying)
+        return HTTPUpstream(
+            deadlines=deadlines, authorization="Basic abc", is_copying=self.is_copying
+        )
 
     async def pulled(self, response: UpstreamResponse) -> bytes:
         """Return what the client gets of a body."""
@@ -102,7 +104,10 @@ async def test_the_request_is_what_a_mirror_sends(upstream: Upstream) -> None:
 async def test_a_peer_that_knows_the_password_is_sent_it(upstream: Upstream) -> None:
     """Its registry asks for it."""
     fake = FakePeer(DATA)
-    async with fake.serve("a") as peer, upstream.open(replace(peer, knows_password=True), blob()) as response:
+    async with (
+        fake.serve("a") as peer,
+        upstream.open(replace(peer, knows_password=True), blob()) as response,
+    ):
         await response.read()
     [(_, fields)] = fake.requests
     assert fields["authorization"] == ["Basic abc"]
@@ -115,7 +120,11 @@ async def test_a_range_is_passed_on(upstream: Upstream) -> None:
         upstream.open(peer, blob(range=ByteRange(7, 9))) as response,
     ):
         assert await response.read() == DATA[7:10]
-    assert (response.answer.start, response.answer.length, response.answer.size) == (7, 3, len(DATA))
+    assert (response.answer.start, response.answer.length, response.answer.size) == (
+        7,
+        3,
+        len(DATA),
+    )
 
 
 async def test_a_head_has_no_body(upstream: Upstream) -> None:
@@ -163,13 +172,19 @@ async def test_a_cancelled_body_is_hung_up_on(way: Way, upstream: Upstream) -> N
         await asyncio.wait_for(fake.hung_up.wait(), 5)
 
 
-@pytest.mark.parametrize("make", [MemorySink, SocketSink.connect], ids=["in memory", "over a socket"])
+@pytest.mark.parametrize(
+    "make", [MemorySink, SocketSink.connect], ids=["in memory", "over a socket"]
+)
 async def test_a_client_that_leaves_is_not_the_peers_fault(
     way: Way, make: Callable[[int], MemorySink | SocketSink]
 ) -> None:
     """A sink that ends raises ClientGone through the transfer, not a PeerError."""
     sink, fake = make(10), FakePeer(DATA * 16)
-    async with fake.serve("a") as peer, way.upstream(PATIENT) as upstream, upstream.open(peer, blob()) as response:
+    async with (
+        fake.serve("a") as peer,
+        way.upstream(PATIENT) as upstream,
+        upstream.open(peer, blob()) as response,
+    ):
         with pytest.raises(ClientGone):
             await response.send(sink)
     await sink.close()
@@ -205,14 +220,26 @@ async def test_a_refusal_is_told_with_its_status(upstream: Upstream, status: int
         pytest.param(FakePeer(DATA, ignores_range=True), PeerRefused, id="200 for a range"),
         pytest.param(FakePeer(DATA, extra_size=1), PeerRefused, id="wrong total"),
         pytest.param(FakePeer(DATA, headers={"X": "y" * 40_000}), PeerRefused, id="long header"),
-        pytest.param(FakePeer(DATA, headers={f"X-{n}": "y" for n in range(9000)}), PeerRefused, id="many headers"),
+        pytest.param(
+            FakePeer(DATA, headers={f"X-{n}": "y" for n in range(9000)}),
+            PeerRefused,
+            id="many headers",
+        ),
         pytest.param(FakePeer(raw=EARLY * 2000), PeerRefused, id="1xx for ever"),
         pytest.param(FakePeer(raw=b"\0" * 100_000), PeerRefused, id="zeros"),
-        pytest.param(FakePeer(raw=b"HTTP/1.1 200 OK\r\nContent-Le"), PeerUnreachable, id="half a head"),
-        pytest.param(FakePeer(raw=b"HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\n"), PeerRefused, id="another protocol"),
+        pytest.param(
+            FakePeer(raw=b"HTTP/1.1 200 OK\r\nContent-Le"), PeerUnreachable, id="half a head"
+        ),
+        pytest.param(
+            FakePeer(raw=b"HTTP/1.1 101 X\r\nUpgrade: h2c\r\n\r\n"),
+            PeerRefused,
+            id="another protocol",
+        ),
     ],
 )
-async def test_a_bad_head_is_an_error_of_the_peer(upstream: Upstream, fake: FakePeer, error: type[PeerError]) -> None:
+async def test_a_bad_head_is_an_error_of_the_peer(
+    upstream: Upstream, fake: FakePeer, error: type[PeerError]
+) -> None:
     """A head that does not come, or is not what was asked, is a PeerError within the deadlines."""
     async with fake.serve("a") as peer, asyncio.timeout(5):
         with pytest.raises(error):
@@ -244,7 +271,9 @@ async def test_a_body_that_breaks_is_an_error_of_the_peer(
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.parametrize("stall", [None, 5.0])
-async def test_a_peer_that_stays_slow_is_left(way: Way, is_chunked: bool, stall: float | None) -> None:
+async def test_a_peer_that_stays_slow_is_left(
+    way: Way, is_chunked: bool, stall: float | None
+) -> None:
     """Though it is above the minimum rate; but not where it is still getting the content itself."""
     data = DATA * 2
     deadlines = replace(QUICK, min_rate=1000, floors=((0.2, 100_000),))
@@ -286,9 +315,14 @@ def whole(data: bytes, *lines: str, status: str = "200 OK") -> bytes:
     [b"HTTP/1.1 100 Continue\r\n\r\n", EARLY, EARLY * 3 + b"HTTP/1.1 100 Continue\r\n\r\n"],
     ids=["100", "103", "several"],
 )
-async def test_provisional_answers_are_passed_over(way: Way, upstream: Upstream, early: bytes) -> None:
+async def test_provisional_answers_are_passed_over(
+    way: Way, upstream: Upstream, early: bytes
+) -> None:
     """A 1xx before the answer is not the answer."""
-    async with FakePeer(raw=early + whole(DATA)).serve("a") as peer, upstream.open(peer, blob()) as response:
+    async with (
+        FakePeer(raw=early + whole(DATA)).serve("a") as peer,
+        upstream.open(peer, blob()) as response,
+    ):
         assert await way.pulled(response) == DATA
 
 
@@ -306,11 +340,17 @@ async def test_an_answer_may_come_in_pieces(way: Way, size: int) -> None:
         writer.write(answer[300:])
         await reader.read()
 
-    async with listening(talk) as peer, way.upstream(PATIENT) as upstream, upstream.open(peer, blob()) as response:
+    async with (
+        listening(talk) as peer,
+        way.upstream(PATIENT) as upstream,
+        upstream.open(peer, blob()) as response,
+    ):
         assert await way.pulled(response) == DATA[:400_000]
 
 
-async def test_bytes_beyond_the_body_are_not_taken_for_an_answer(way: Way, upstream: Upstream) -> None:
+async def test_bytes_beyond_the_body_are_not_taken_for_an_answer(
+    way: Way, upstream: Upstream
+) -> None:
     """A peer that sends more than it said gets the body passed on, and the connection closed."""
     answers = 0
 
@@ -354,7 +394,10 @@ async def test_a_chunked_body_that_is_wrong_is_an_error(
 ) -> None:
     """Chunks that are not as long together as the peer said are not taken for the body."""
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
-    async with FakePeer(raw=answer).serve("a") as peer, upstream.open(peer, blob(size=10)) as response:
+    async with (
+        FakePeer(raw=answer).serve("a") as peer,
+        upstream.open(peer, blob(size=10)) as response,
+    ):
         with pytest.raises(error):
             await way.pulled(response)
 
@@ -410,7 +453,9 @@ async def test_a_request_is_repeated_once_only(way: Way, upstream: Upstream) -> 
     [whole(DATA, "Connection: close"), whole(DATA).replace(b"HTTP/1.1", b"HTTP/1.0")],
     ids=["close", "HTTP/1.0"],
 )
-async def test_a_connection_that_the_peer_ends_is_not_kept(way: Way, upstream: Upstream, answer: bytes) -> None:
+async def test_a_connection_that_the_peer_ends_is_not_kept(
+    way: Way, upstream: Upstream, answer: bytes
+) -> None:
     """After an answer that is the last on its connection a new one is made, without asking on the old one."""
     connections = requests = 0
 

@@ -40,7 +40,9 @@ def ways(*names: str) -> Callable[[Any], Any]:
 
 
 @asynccontextmanager
-async def content(way: Way, folder: Path, fake: FakePeer | None = None, **options: Any) -> AsyncIterator[Server]:
+async def content(
+    way: Way, folder: Path, fake: FakePeer | None = None, **options: Any
+) -> AsyncIterator[Server]:
     """Serve DATA."""
     async with AsyncExitStack() as stack:
         send: Send
@@ -71,7 +73,9 @@ async def test_the_connection_goes_on_after_a_body(way: Way, tmp_path: Path) -> 
             answer = await ask(client, *lines)
             assert (answer.status, answer.body == expected) == (200, True)
 
-        async def have_ended() -> bool:  # a client may have a body's last byte before its server knows
+        async def have_ended() -> (
+            bool
+        ):  # a client may have a body's last byte before its server knows
             return server.ended == [None] * 5
 
         await until(have_ended)
@@ -117,7 +121,9 @@ async def test_a_client_that_stops_reading_is_cut_off(way: Way, tmp_path: Path) 
 
 @ways(*RELAYED)
 @pytest.mark.parametrize("ending", ["fin", "rst", "stall", "trickle"])
-async def test_a_peer_that_breaks_off_ends_the_body_with_a_fin(way: Way, tmp_path: Path, ending: Any) -> None:
+async def test_a_peer_that_breaks_off_ends_the_body_with_a_fin(
+    way: Way, tmp_path: Path, ending: Any
+) -> None:
     """However the peer ends, the client sees all that came from it, and then a FIN, no reset."""
     fake = FakePeer(DATA, cut_at=3_000_000, ending=ending)
     async with content(way, tmp_path, fake) as server:
@@ -129,7 +135,9 @@ async def test_a_peer_that_breaks_off_ends_the_body_with_a_fin(way: Way, tmp_pat
 
 
 @ways(*LOCAL)
-async def test_content_that_is_deleted_meanwhile_is_sent_to_its_end(way: Way, tmp_path: Path) -> None:
+async def test_content_that_is_deleted_meanwhile_is_sent_to_its_end(
+    way: Way, tmp_path: Path
+) -> None:
     """Garbage collection unlinks a blob: an open descriptor outlives that."""
     async with content(way, tmp_path) as server:
         client = await server.client(buffer=4096)
@@ -165,7 +173,9 @@ async def test_the_end_of_the_server_cuts_with_a_fin(way: Way, tmp_path: Path) -
 
 @ways("sendfile", "splice")
 @pytest.mark.parametrize("is_reset", [False, True], ids=["fin", "rst"])
-async def test_a_client_that_leaves_is_noticed_at_once(way: Way, tmp_path: Path, is_reset: bool) -> None:
+async def test_a_client_that_leaves_is_noticed_at_once(
+    way: Way, tmp_path: Path, is_reset: bool
+) -> None:
     """Whether its transfer waits for the client or, relayed, for a stalled peer, the end comes within 10 ms."""
     fake = FakePeer(DATA, cut_at=4_000_000, ending="stall")
     took = []
@@ -185,7 +195,9 @@ async def test_a_client_that_leaves_is_noticed_at_once(way: Way, tmp_path: Path,
 
 
 @ways(*PLAIN)
-async def test_what_is_sent_past_the_transport_does_not_overtake_it(way: Way, tmp_path: Path) -> None:
+async def test_what_is_sent_past_the_transport_does_not_overtake_it(
+    way: Way, tmp_path: Path
+) -> None:
     """Bytes written before the socket is lent come before those sent through it, and those written after it, after."""
 
     async def send(sink: Sink, _start: int, _length: int) -> None:

@@ -39,9 +39,13 @@ class Listener:
             elif event.change is Change.REMOVED:
                 self.keys.remove(event.key)
             else:
-                assert (event.key in self.keys) == (event.change is Change.RENEWED), f"{event} out of turn"
+                assert (event.key in self.keys) == (event.change is Change.RENEWED), (
+                    f"{event} out of turn"
+                )
                 self.keys.add(event.key)
-                assert (event.pulled is not None) == ("/" in event.key), "tags have a time, digests none"
+                assert (event.pulled is not None) == ("/" in event.key), (
+                    "tags have a time, digests none"
+                )
                 self.pulled |= {} if event.pulled is None else {event.key: event.pulled}
             self._news.set()
 
@@ -161,7 +165,9 @@ async def test_a_source_that_is_away_at_first_is_waited_for(source: Source) -> N
         await listener.until(lambda: listener.keys == keys(NAME, image()))
 
 
-async def test_what_comes_before_the_kernel_watches_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_comes_before_the_kernel_watches_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A layout's changes between the first listing and the start of the watch are found once that is there."""
     watching = asyncio.Event()
 

@@ -38,7 +38,9 @@ class Cri:
 
     async def images(self) -> list[CriImage]:
         """Return all images."""
-        answer = await self._ask("ListImages", runtime_pb2.ListImagesRequest(), runtime_pb2.ListImagesResponse)
+        answer = await self._ask(
+            "ListImages", runtime_pb2.ListImagesRequest(), runtime_pb2.ListImagesResponse
+        )
         return [_image(one) for one in answer.images]
 
     async def status(self, reference: str) -> CriImage | None:
@@ -52,7 +54,9 @@ class Cri:
         request = runtime_pb2.RemoveImageRequest(image=runtime_pb2.ImageSpec(image=reference))
         await self._ask("RemoveImage", request, runtime_pb2.RemoveImageResponse)
 
-    async def _ask(self, method: str, request: Message, answer: type[Message], deadline: float = 20.0) -> Any:
+    async def _ask(
+        self, method: str, request: Message, answer: type[Message], deadline: float = 20.0
+    ) -> Any:
         async with grpc.aio.insecure_channel(self._target) as channel:
             call = channel.unary_unary(
                 f"{_SERVICE}/{method}",

@@ -22,7 +22,16 @@ from tests.crowd.player import Outcome, play
 from tests.crowd.rows import ROWS, Row
 from tests.processes import end_in_good_order
 
-_HEAD = ("fault", "pulls", "succeeded", "right", "excused", "slowest s", "copies from the registry", "verdict")
+_HEAD = (
+    "fault",
+    "pulls",
+    "succeeded",
+    "right",
+    "excused",
+    "slowest s",
+    "copies from the registry",
+    "verdict",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,12 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.crowd", description="Break what shares an image in flight.")
-    parser.add_argument("--only", action="append", choices=[row.name for row in ROWS], metavar="ROW")
-    parser.add_argument("--rounds", type=int, default=0, metavar="N", help="play N rows chosen at random instead")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.crowd", description="Break what shares an image in flight."
+    )
+    parser.add_argument(
+        "--only", action="append", choices=[row.name for row in ROWS], metavar="ROW"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=0, metavar="N", help="play N rows chosen at random instead"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of that choice")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
+    )
     return parser.parse_args(arguments)
 
 

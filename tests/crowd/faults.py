@@ -109,7 +109,16 @@ async def leader_slow(ground: Ground) -> AsyncIterator[Collection[Node]]:
     try:
         yield ()
     finally:
-        await run("tc", "-n", leader.namespace.switch, "qdisc", "del", "dev", leader.namespace.port, "root")
+        await run(
+            "tc",
+            "-n",
+            leader.namespace.switch,
+            "qdisc",
+            "del",
+            "dev",
+            leader.namespace.port,
+            "root",
+        )
 
 
 @asynccontextmanager

@@ -73,8 +73,15 @@ class Ground:
 
     async def given(self, node: Node) -> int:
         """Return how many bytes a mirror has sent to others over the connections that there are now."""
-        others = [word for other in self.nodes if other is not node for word in ("or", "dst", other.address)][1:]
-        found = await run(*node.namespace.prefix, "ss", "-tniH", "sport", "=", ":5000", "and", "(", *others, ")")
+        others = [
+            word
+            for other in self.nodes
+            if other is not node
+            for word in ("or", "dst", other.address)
+        ][1:]
+        found = await run(
+            *node.namespace.prefix, "ss", "-tniH", "sport", "=", ":5000", "and", "(", *others, ")"
+        )
         return _total(_SENT, found)
 
     async def leader(self) -> Node:

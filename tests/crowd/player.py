@@ -94,20 +94,29 @@ async def play(ground: Ground, row: Row) -> Outcome:
         await asyncio.gather(*pulls, return_exceptions=True)
     return Outcome(
         row=row.name,
-        pulls=tuple(_judged(ground, node, excused, *each) for node, each in zip(ground.nodes, found, strict=True)),
+        pulls=tuple(
+            _judged(ground, node, excused, *each)
+            for node, each in zip(ground.nodes, found, strict=True)
+        ),
         copies=_copies(ground),
         most=row.copies,
         left_open=await _left_open(ground),
     )
 
 
-async def _ended(pulls: Sequence[_Pulling], is_excused: Sequence[bool]) -> list[tuple[float, list[str]]]:
+async def _ended(
+    pulls: Sequence[_Pulling], is_excused: Sequence[bool]
+) -> list[tuple[float, list[str]]]:
     """Return what came of the pulls; those that are excused get a little longer than the others."""
-    await asyncio.gather(*(pull for pull, excused in zip(pulls, is_excused, strict=True) if not excused))
+    await asyncio.gather(
+        *(pull for pull, excused in zip(pulls, is_excused, strict=True) if not excused)
+    )
     _, late = await asyncio.wait(pulls, timeout=EXCUSED)
     for pull in late:
         pull.cancel()
-    return [(DEADLINE, ["cancelled", GIVEN_UP]) if pull in late else pull.result() for pull in pulls]
+    return [
+        (DEADLINE, ["cancelled", GIVEN_UP]) if pull in late else pull.result() for pull in pulls
+    ]
 
 
 async def _reached(ground: Ground, share: float, pulls: list[_Pulling]) -> bool:
@@ -133,7 +142,9 @@ async def _pull(ground: Ground, node: Node, tries: int) -> tuple[float, list[str
     return longest, [*errors, GIVEN_UP]
 
 
-def _judged(ground: Ground, node: Node, excused: Collection[Node], seconds: float, errors: list[str]) -> Pull:
+def _judged(
+    ground: Ground, node: Node, excused: Collection[Node], seconds: float, errors: list[str]
+) -> Pull:
     succeeded = not errors or errors[-1] != GIVEN_UP
     return Pull(
         node=node.address,
@@ -147,7 +158,11 @@ def _judged(ground: Ground, node: Node, excused: Collection[Node], seconds: floa
 
 def _copies(ground: Ground) -> float:
     path = f"/blobs/{ground.layer.digest}"
-    sent = sum(one.size for one in ground.lab.registry.requests("GET") if one.path.partition("?")[0].endswith(path))
+    sent = sum(
+        one.size
+        for one in ground.lab.registry.requests("GET")
+        if one.path.partition("?")[0].endswith(path)
+    )
     return sent / len(ground.layer.data)
 
 

@@ -37,24 +37,60 @@ ROWS = (
         why="what it fetched is lost if nobody had it yet",
     ),
     Row(
-        name="leader's machine lost", fault=faults.leader_lost, copies=1.5, why="what nobody had of it is fetched again"
+        name="leader's machine lost",
+        fault=faults.leader_lost,
+        copies=1.5,
+        why="what nobody had of it is fetched again",
     ),
     Row(
-        name="inner follower's mirror killed", fault=faults.inner_killed, copies=1.7, why="its containerd goes upstream"
+        name="inner follower's mirror killed",
+        fault=faults.inner_killed,
+        copies=1.7,
+        why="its containerd goes upstream",
     ),
-    Row(name="steward killed", fault=faults.steward_killed, copies=1.7, why="its containerd goes upstream"),
+    Row(
+        name="steward killed",
+        fault=faults.steward_killed,
+        copies=1.7,
+        why="its containerd goes upstream",
+    ),
     Row(
         name="steward killed, then the leader",
         fault=faults.steward_then_leader_killed,
         copies=2.7,
         why="two containerds go upstream on their own, and another one leads",
     ),
-    Row(name="leader's upstream a black hole", fault=faults.upstream_black_hole, copies=1.5, why="another one goes on"),
-    Row(name="leader's upstream reset", fault=faults.upstream_reset, copies=2.1, why="two may go on at once"),
-    Row(name="leader slow", fault=faults.leader_slow, copies=2.1, why="if it all but stalls another one fetches too"),
-    Row(name="registry restarted", fault=faults.registry_restarted, copies=4.0, why="all begin again", tries=3),
+    Row(
+        name="leader's upstream a black hole",
+        fault=faults.upstream_black_hole,
+        copies=1.5,
+        why="another one goes on",
+    ),
+    Row(
+        name="leader's upstream reset",
+        fault=faults.upstream_reset,
+        copies=2.1,
+        why="two may go on at once",
+    ),
+    Row(
+        name="leader slow",
+        fault=faults.leader_slow,
+        copies=2.1,
+        why="if it all but stalls another one fetches too",
+    ),
+    Row(
+        name="registry restarted",
+        fault=faults.registry_restarted,
+        copies=4.0,
+        why="all begin again",
+        tries=3,
+    ),
     Row(name="halves", fault=faults.halves, copies=2.1, why="each half fetches the rest"),
     Row(
-        name="halves joined", fault=faults.halves_joined, strikes_first=True, copies=2.1, why="each half began to fetch"
+        name="halves joined",
+        fault=faults.halves_joined,
+        strikes_first=True,
+        copies=2.1,
+        why="each half began to fetch",
     ),
 )

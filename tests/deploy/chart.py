@@ -53,7 +53,12 @@ class Helm:
         return self._run("lint", "--strict", str(CHART), values=values)
 
     def template(
-        self, values: Values, *, version: str = VERSIONS[-1], release: str = "mirror", apis: Sequence[str] = APIS
+        self,
+        values: Values,
+        *,
+        version: str = VERSIONS[-1],
+        release: str = "mirror",
+        apis: Sequence[str] = APIS,
     ) -> list[Manifest]:
         """Return the manifests, hooks too, for a cluster of this version. Raises HelmError."""
         arguments = [f"--api-versions={api}" for api in apis]
@@ -93,7 +98,9 @@ def merged(below: Values, above: Values) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
         before = both.get(key)
-        both[key] = merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+        both[key] = (
+            merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+        )
     return both
 
 
@@ -107,7 +114,9 @@ def nested(path: Sequence[str], value: object) -> dict[str, Any]:
 
 def find(manifests: Sequence[Manifest], kind: str, name: str) -> Manifest:
     """Return the one manifest of this kind and name."""
-    (found,) = [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name]
+    (found,) = [
+        each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name
+    ]
     return found
 
 
@@ -136,7 +145,10 @@ def named(manifests: Sequence[Manifest], name: str) -> Manifest:
 
 def arguments(container: Manifest) -> list[str]:
     """Return a container's arguments as the kubelet passes them."""
-    return [each.replace("$(NODE_IP)", NODE_IP).replace("$(NODE_NAME)", NODE_NAME) for each in container["args"]]
+    return [
+        each.replace("$(NODE_IP)", NODE_IP).replace("$(NODE_NAME)", NODE_NAME)
+        for each in container["args"]
+    ]
 
 
 def parsed(container: Manifest) -> dict[str, Any]:

@@ -41,19 +41,36 @@ class BuiltImage:
     @classmethod
     def build(cls, into: Path) -> BuiltImage:
         """Build it, if that was not done yet, and unpack it into a folder."""
-        built = subprocess.run([ROOT / ".ci" / "image"], stdout=subprocess.PIPE, text=True, check=True)
+        built = subprocess.run(
+            [ROOT / ".ci" / "image"], stdout=subprocess.PIPE, text=True, check=True
+        )
         layout = Path(built.stdout.strip())
         manifest = _read(layout, json.loads((layout / "index.json").read_text())["manifests"][0])
         for layer in manifest["layers"]:
             _unpack(_blob(layout, layer), into)
         into.chmod(0o755)  # it is what nobody has as /
-        return cls(layout, into, _read(layout, manifest["config"]), sum(layer["size"] for layer in manifest["layers"]))
+        return cls(
+            layout,
+            into,
+            _read(layout, manifest["config"]),
+            sum(layer["size"] for layer in manifest["layers"]),
+        )
 
     def command(self, *arguments: str, user: int, places: Sequence[str] = ()) -> list[str]:
         """Return the command that runs the image's with these arguments, as this user, without any capability."""
         for place in places:
             (self.root / place.partition(":")[2].lstrip("/")).mkdir(parents=True, exist_ok=True)
-        enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", _ENTER, "enter"]
+        enter = [
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-euc",
+            _ENTER,
+            "enter",
+        ]
         ids = [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         powerless = ["setpriv", *ids, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
         image = self.config["config"]

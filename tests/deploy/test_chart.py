@@ -38,10 +38,16 @@ SETS: dict[str, Values] = {
     "nothing": {},
     "every option": ALL,
     "Spegel's defaults": load(SPEGEL_DEFAULTS),
-    "a sidecar's dashboard": nested(("grafanaDashboard",), {"enabled": True, "labels": {"grafana_dashboard": "1"}}),
+    "a sidecar's dashboard": nested(
+        ("grafanaDashboard",), {"enabled": True, "labels": {"grafana_dashboard": "1"}}
+    ),
     "no node port": nested(("service", "registry", "nodePort"), 0),
     "nothing mounted that may be left out": {
-        "spegel": {"containerdContentPath": "", "containerdMirrorAdd": False, "persistence": {"enabled": False}}
+        "spegel": {
+            "containerdContentPath": "",
+            "containerdMirrorAdd": False,
+            "persistence": {"enabled": False},
+        }
     },
 }
 """Values files by what they are."""
@@ -101,7 +107,9 @@ def test_lint_finds_nothing(helm: Helm, values: Values) -> None:
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
 def test_kubernetes_takes_every_manifest(helm: Helm, values: Values, version: str) -> None:
     """Its own kinds are held against that version's schemas, strictly: an unknown field is an error."""
-    known = [each for each in helm.template(values, version=version) if each["apiVersion"] not in APIS]
+    known = [
+        each for each in helm.template(values, version=version) if each["apiVersion"] not in APIS
+    ]
     assert {"DaemonSet", "Service", "ServiceAccount"} <= {each["kind"] for each in known}
     for manifest in known:
         kubernetes_validate.validate(manifest, version, strict=True)
@@ -113,8 +121,13 @@ def test_what_only_newer_kubernetes_has_is_checked_there(helm: Helm) -> None:
     manifests = helm.template(values, version="1.34")
     for manifest in manifests:
         kubernetes_validate.validate(manifest, "1.34", strict=True)
-    assert find(manifests, "Service", "mirror-spegel-py-registry")["spec"]["trafficDistribution"] == "PreferSameNode"
-    with pytest.raises(HelmError, match=r"usePreferSameNodeTrafficDistribution needs Kubernetes 1\.34"):
+    assert (
+        find(manifests, "Service", "mirror-spegel-py-registry")["spec"]["trafficDistribution"]
+        == "PreferSameNode"
+    )
+    with pytest.raises(
+        HelmError, match=r"usePreferSameNodeTrafficDistribution needs Kubernetes 1\.34"
+    ):
         helm.template(values, version="1.33")
 
 
@@ -136,7 +149,9 @@ def test_the_file_with_every_option_has_every_option() -> None:
 def test_every_value_has_an_effect(helm: Helm, path: str) -> None:
     """With every option set, one that is put back to its default changes the manifests."""
     keys, default = LEAVES[path]
-    base = merged(ALL, {"fullnameOverride": ""}) if keys == ("nameOverride",) else ALL  # the one hides the other
+    base = (
+        merged(ALL, {"fullnameOverride": ""}) if keys == ("nameOverride",) else ALL
+    )  # the one hides the other
     changed = replaced(base, keys, ALTERNATIVES.get(keys, default))
     assert helm.template(base) != helm.template(changed)
 
@@ -188,8 +203,13 @@ def test_containers_have_no_more_rights_than_they_need(helm: Helm) -> None:
         changes_files = container["name"] in ("configuration", "cleanup")
         added = {"add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"]} if changes_files else {}
         assert context["capabilities"] == {"drop": ["ALL"]} | added
-        assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
-        assert (context.get("seccompProfile") or spec["securityContext"]["seccompProfile"])["type"] == "RuntimeDefault"
+        assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (
+            False,
+            True,
+        )
+        assert (context.get("seccompProfile") or spec["securityContext"]["seccompProfile"])[
+            "type"
+        ] == "RuntimeDefault"
         assert spec["automountServiceAccountToken"] is (container["name"] == "cleanup-wait")
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
 
@@ -236,7 +256,11 @@ def test_the_clean_up_begins_first_and_ends_last(helm: Helm) -> None:
     }
     assert min(weights, key=lambda kind: weights[kind]) == "DaemonSet"
     assert max(weights, key=lambda kind: weights[kind]) == "Job"
-    assert list(weights.values()).count(weights["DaemonSet"]) == list(weights.values()).count(weights["Job"]) == 1
+    assert (
+        list(weights.values()).count(weights["DaemonSet"])
+        == list(weights.values()).count(weights["Job"])
+        == 1
+    )
 
 
 def test_one_node_without_power_does_not_keep_helm_from_naming_it(helm: Helm) -> None:
@@ -247,7 +271,10 @@ def test_one_node_without_power_does_not_keep_helm_from_naming_it(helm: Helm) ->
     (spread,) = job["template"]["spec"]["topologySpreadConstraints"]
     assert spread["topologyKey"] == "kubernetes.io/hostname"
     assert spread["whenUnsatisfiable"] == "ScheduleAnyway"  # a cluster of one node has to do
-    assert spread["labelSelector"]["matchLabels"].items() <= job["template"]["metadata"]["labels"].items()
+    assert (
+        spread["labelSelector"]["matchLabels"].items()
+        <= job["template"]["metadata"]["labels"].items()
+    )
     assert job["template"]["spec"]["terminationGracePeriodSeconds"] == 0
 
 
@@ -255,7 +282,9 @@ def test_one_node_without_power_does_not_keep_helm_from_naming_it(helm: Helm) ->
 def test_the_node_port_prefers_the_same_zone(helm: Helm, version: str, is_field: bool) -> None:
     """By a field where Kubernetes has one, since the annotation before it makes clusters without zones warn."""
     service = find(helm.template({}, version=version), "Service", "mirror-spegel-py-registry")
-    annotation = service["metadata"].get("annotations", {}).get("service.kubernetes.io/topology-mode")
+    annotation = (
+        service["metadata"].get("annotations", {}).get("service.kubernetes.io/topology-mode")
+    )
     assert (service["spec"].get("trafficDistribution"), annotation) == (
         ("PreferClose", None) if is_field else (None, "auto")
     )
@@ -272,10 +301,14 @@ def test_containerds_socket_is_followed_through_restarts(helm: Helm) -> None:
     """containerd makes a new socket at each start, and a mount of the old one would be dead: the folder is mounted."""
     values = nested(("spegel", "containerdSock"), "/run/k3s/containerd/containerd.sock")
     spec = pod(find(helm.template(values), "DaemonSet", "mirror-spegel-py"))
-    (mount,) = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "containerd-sock"]
+    (mount,) = [
+        each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "containerd-sock"
+    ]
     (volume,) = [each for each in spec["volumes"] if each["name"] == "containerd-sock"]
     assert mount["mountPath"] == volume["hostPath"]["path"] == "/run/k3s/containerd"
-    assert mount["mountPropagation"] == "HostToContainer"  # else what containerd unmounts there stays busy
+    assert (
+        mount["mountPropagation"] == "HostToContainer"
+    )  # else what containerd unmounts there stays busy
 
 
 def test_spegels_name_makes_its_release_one_of_ours(helm: Helm) -> None:
@@ -298,7 +331,9 @@ def test_what_is_copied_from_spegels_defaults_and_cannot_be_meant_is_left_out(he
     for key in ("image", "resources"):
         assert pod(spegels)["containers"][0][key] == pod(ours)["containers"][0][key]
     chosen = {"resources": {"requests": {"memory": "128Mi"}, "limits": {"memory": "200Mi"}}}
-    limits = pod(find(helm.template(chosen), "DaemonSet", "mirror-spegel-py"))["containers"][0]["resources"]["limits"]
+    limits = pod(find(helm.template(chosen), "DaemonSet", "mirror-spegel-py"))["containers"][0][
+        "resources"
+    ]["limits"]
     assert limits == {"memory": "200Mi"}
 
 
@@ -319,21 +354,33 @@ def test_the_files_for_grafana_and_prometheus_are_the_charts() -> None:
 def test_the_dashboard_arrives_whole(helm: Helm) -> None:
     """Indented into a ConfigMap and a GrafanaDashboard, it is the same JSON."""
     whole = json.loads((CHART / "monitoring" / "dashboard.json").read_text())
-    sidecar = find(helm.template(SETS["a sidecar's dashboard"]), "ConfigMap", "mirror-spegel-py-dashboard")
+    sidecar = find(
+        helm.template(SETS["a sidecar's dashboard"]), "ConfigMap", "mirror-spegel-py-dashboard"
+    )
     operated = find(helm.template(ALL), "GrafanaDashboard", "mirror-of-ours-dashboard")
-    assert json.loads(sidecar["data"]["spegel-py.json"]) == json.loads(operated["spec"]["json"]) == whole
+    assert (
+        json.loads(sidecar["data"]["spegel-py.json"])
+        == json.loads(operated["spec"]["json"])
+        == whole
+    )
     rules = find(helm.template(ALL), "PrometheusRule", "mirror-of-ours")
     assert rules["spec"] == yaml.safe_load((CHART / "monitoring" / "rules.yaml").read_text())
 
 
 @pytest.mark.parametrize(
     ("endpoint", "port"),
-    [("http://collector.monitoring:4318", 4318), ("https://collector/v1/traces", 443), ("http://collector", 80)],
+    [
+        ("http://collector.monitoring:4318", 4318),
+        ("https://collector/v1/traces", 443),
+        ("http://collector", 80),
+    ],
 )
 def test_spans_get_through_the_network_policy(helm: Helm, endpoint: str, port: int) -> None:
     """Where nodes may reach each other only, the collector's port is open too; without one nothing more is."""
     closed = {"networkPolicy": {"enabled": True}}
-    [without] = [one["spec"]["egress"] for one in helm.template(closed) if one["kind"] == "NetworkPolicy"]
+    [without] = [
+        one["spec"]["egress"] for one in helm.template(closed) if one["kind"] == "NetworkPolicy"
+    ]
     [given] = [
         one["spec"]["egress"]
         for one in helm.template(closed | {"spegel": {"tracingEndpoint": endpoint}})

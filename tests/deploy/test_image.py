@@ -23,7 +23,10 @@ from tests.lab import Node, start_lab
 from tests.processes import Process, run, until
 from tests.routers import free_port
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(1800)]  # the first of them builds it, which takes minutes
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.timeout(1800),
+]  # the first of them builds it, which takes minutes
 
 NOBODY = 65532
 LIMIT = 10.0
@@ -65,7 +68,8 @@ def test_its_packages_are_those_of_the_lock(built: BuiltImage) -> None:
     """The list that `make sbom` makes from the lock is therefore the image's."""
     (site,) = built.root.glob("opt/spegel-py/lib/python3*/site-packages")
     installed: dict[str, str] = {
-        canonicalize_name(one.metadata["Name"]): one.version for one in metadata.distributions(path=[str(site)])
+        canonicalize_name(one.metadata["Name"]): one.version
+        for one in metadata.distributions(path=[str(site)])
     }
     assert installed.pop("spegel-py") == __version__
     locked = locks.packages((ROOT / "requirements.lock").read_text())
@@ -74,10 +78,18 @@ def test_its_packages_are_those_of_the_lock(built: BuiltImage) -> None:
 
 def test_it_runs_as_nobody(built: BuiltImage) -> None:
     """With a read-only root and without any capability, every command can be loaded."""
-    for arguments in (["version", "--format", "json"], ["registry", "--help"], ["cleanup-wait", "--help"]):
-        done = subprocess.run(built.command(*arguments, user=NOBODY), capture_output=True, text=True, check=True)
+    for arguments in (
+        ["version", "--format", "json"],
+        ["registry", "--help"],
+        ["cleanup-wait", "--help"],
+    ):
+        done = subprocess.run(
+            built.command(*arguments, user=NOBODY), capture_output=True, text=True, check=True
+        )
         assert done.stderr == ""
-    version = subprocess.run(built.command("version", user=NOBODY), capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        built.command("version", user=NOBODY), capture_output=True, text=True, check=True
+    )
     assert version.stdout.strip() == __version__
 
 
@@ -93,7 +105,10 @@ async def test_nobody_serves_a_layout_and_stops_in_time(built: BuiltImage, tmp_p
         *(f"--registry-addr=127.0.0.1:{port}", f"--router-addr=127.0.0.1:{free_port()}"),
         f"--metrics-addr=127.0.0.1:{free_port()}",
     ]
-    node = Process(command=built.command(*arguments, user=NOBODY, places=[f"ro:{layout}"]), log=tmp_path / "image.log")
+    node = Process(
+        command=built.command(*arguments, user=NOBODY, places=[f"ro:{layout}"]),
+        log=tmp_path / "image.log",
+    )
 
     async def answers(path: str) -> bool:
         return await status(f"http://127.0.0.1:{port}{path}") == 200
@@ -121,7 +136,9 @@ async def test_a_containerd_pulls_from_the_image(built: BuiltImage) -> None:
         places = [f"ro:{holder.folder}", f"rw:{data}"]
         options = [f"--{name.replace('_', '-')}={value}" for name, value in holder.flags().items()]
         command = built.command("registry", *options, user=0, places=places)
-        holder.spegel = Process(command=[*holder.namespace.prefix, *command], log=holder.folder / "image.log")
+        holder.spegel = Process(
+            command=[*holder.namespace.prefix, *command], log=holder.folder / "image.log"
+        )
         await holder.spegel.start(lambda: lives(holder), deadline=30.0)
         await puller.start_spegel()
         puller.write_hosts_toml(mirror=f"http://{puller.address}:5000")

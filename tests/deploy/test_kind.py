@@ -37,7 +37,9 @@ esac
 """Takes the place of docker, kind, kubectl and helm: records its arguments, and fails where it is told to."""
 
 
-def run(folder: Path, *command: str, fails: str = "nothing", size: str = "3.6e+06") -> tuple[int, str, list[str]]:
+def run(
+    folder: Path, *command: str, fails: str = "nothing", size: str = "3.6e+06"
+) -> tuple[int, str, list[str]]:
     """Run a script with stand-ins; return its status, its output, and the commands that it gave.
 
     Args:
@@ -61,10 +63,16 @@ def run(folder: Path, *command: str, fails: str = "nothing", size: str = "3.6e+0
         text=True,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr, log.read_text().splitlines() if log.exists() else []
+    return (
+        done.returncode,
+        done.stdout + done.stderr,
+        log.read_text().splitlines() if log.exists() else [],
+    )
 
 
-def demo(folder: Path, *arguments: str, fails: str = "nothing", size: str = "3.6e+06") -> tuple[int, str, list[str]]:
+def demo(
+    folder: Path, *arguments: str, fails: str = "nothing", size: str = "3.6e+06"
+) -> tuple[int, str, list[str]]:
     """Run the demonstration on kind with stand-ins, as `run` does."""
     return run(folder, str(FOLDER / "demo.sh"), *arguments, fails=fails, size=size)
 
@@ -73,7 +81,11 @@ def test_it_goes_through_its_steps_and_takes_all_of_it_down(tmp_path: Path) -> N
     """Built and loaded, installed, pulled on one worker, cut off, pulled on the other, printed, torn down."""
     status, output, commands = demo(tmp_path)
     kubectl = "kubectl --context kind-spegel-py"
-    looks = [f"{kubectl} --namespace spegel get pods", f"{kubectl} get --raw", f"{kubectl} get events"]
+    looks = [
+        f"{kubectl} --namespace spegel get pods",
+        f"{kubectl} get --raw",
+        f"{kubectl} get events",
+    ]
     order = [
         "docker build --tag localhost/spegel-py:demo .",
         "kind create cluster --config deploy/kind/kind.yaml",
@@ -167,7 +179,11 @@ def test_the_cluster_is_kept_if_so_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["--imag", "x"], "unknown argument --imag"), (["--image"], "needs a reference"), (["--image", "a:1"], "'a:1'")],
+    [
+        (["--imag", "x"], "unknown argument --imag"),
+        (["--image"], "needs a reference"),
+        (["--image", "a:1"], "'a:1'"),
+    ],
     ids=["unknown", "missing", "no registry"],
 )
 def test_a_wrong_argument_is_named_before_anything_is_done(
@@ -194,7 +210,9 @@ def test_the_chart_takes_what_the_script_sets(helm: Helm, tmp_path: Path) -> Non
     (install,) = [each for each in demo(tmp_path)[2] if each.startswith("helm")]
     words = install.split()
     values: dict[str, Any] = {}
-    for path, value in (words[at + 1].split("=") for at, word in enumerate(words) if word == "--set"):
+    for path, value in (
+        words[at + 1].split("=") for at, word in enumerate(words) if word == "--set"
+    ):
         values = merged(values, nested(path.split("."), value))
     manifests = helm.template(values, release=words[words.index("--install") + 1])
     images = {container["image"] for _, container in containers(manifests)}
@@ -211,7 +229,9 @@ def test_the_chart_takes_what_the_script_sets(helm: Helm, tmp_path: Path) -> Non
 @pytest.mark.parametrize("version", [2, 3])
 def test_containerd_reads_kinds_patches_as_meant(tmp_path: Path, version: int) -> None:
     """Whichever version reads the file: mirrors from the folder that the chart writes, and layers kept."""
-    known = subprocess.run([CONTAINERD, "--version"], capture_output=True, text=True, check=True).stdout
+    known = subprocess.run(
+        [CONTAINERD, "--version"], capture_output=True, text=True, check=True
+    ).stdout
     is_first = re.search(r" v?1\.", known) is not None
     if is_first and version == 3:
         pytest.skip("containerd 1.x reads no file of version 3")

@@ -105,9 +105,15 @@ def test_every_expression_asks_for_what_a_node_exports(expression: str) -> None:
 
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     """What is counted and never shown helps nobody."""
-    shown = {selector.name for expression in EXPRESSIONS.values() for selector in selectors(expression)}
+    shown = {
+        selector.name for expression in EXPRESSIONS.values() for selector in selectors(expression)
+    }
     ours = {name for name in EXPORTED if not name.startswith("process_")}
-    unseen = {name for name in ours if not any(f"{stem(name)}{suffix}" in shown for suffix in ALL_SUFFIXES)}
+    unseen = {
+        name
+        for name in ours
+        if not any(f"{stem(name)}{suffix}" in shown for suffix in ALL_SUFFIXES)
+    }
     assert not unseen
 
 
@@ -125,7 +131,10 @@ def test_a_rule_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     texts = " ".join(rule["annotations"][key] for key in ("summary", "description"))
     mentioned = set(re.findall(r"\$labels\.(\w+)", texts))
-    kept = set().union(*(EXPORTED[each.name or ""] for each in selectors(rule["expr"]))) | OF_KUBERNETES
+    kept = (
+        set().union(*(EXPORTED[each.name or ""] for each in selectors(rule["expr"])))
+        | OF_KUBERNETES
+    )
     grouped = re.findall(r"sum by \(([^)]*)\)", rule["expr"])
     assert mentioned <= (set(re.split(r",\s*", grouped[0])) if grouped else kept)
 
@@ -135,7 +144,11 @@ def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
         assert not taken & cells, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells

@@ -34,10 +34,16 @@ async def text(url: str) -> str:
 
 @pytest.mark.parametrize(
     "values",
-    [{}, load(SPEGEL_DEFAULTS), {"livenessProbe": {"enabled": True}, "spegel": {"verifyBlobs": "all"}}],
+    [
+        {},
+        load(SPEGEL_DEFAULTS),
+        {"livenessProbe": {"enabled": True}, "spegel": {"verifyBlobs": "all"}},
+    ],
     ids=["nothing", "Spegel's defaults", "settings of ours"],
 )
-async def test_a_rendered_command_line_starts_a_node(helm: Helm, tmp_path: Path, values: Values) -> None:
+async def test_a_rendered_command_line_starts_a_node(
+    helm: Helm, tmp_path: Path, values: Values
+) -> None:
     """All flags as the chart gives them, but for places: ports and folders of the test, and no cluster's names."""
     registry = named(helm.template(values), "registry")
     ports = {name: free_port() for name in ("registry", "router", "metrics")}
@@ -50,7 +56,14 @@ async def test_a_rendered_command_line_starts_a_node(helm: Helm, tmp_path: Path,
         f"--containerd-content-path={content}",
         "--dns-bootstrap-domain=localhost",
     ]
-    command = [sys.executable, "-m", "spegel_py", *arguments(registry), *places, "--ready-when-alone=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "spegel_py",
+        *arguments(registry),
+        *places,
+        "--ready-when-alone=0",
+    ]
     node = Process(command=command, log=tmp_path / "log")
 
     async def answers(probe: str) -> bool:
@@ -74,5 +87,9 @@ async def test_a_rendered_command_line_starts_a_node(helm: Helm, tmp_path: Path,
 
 def asked() -> set[str]:
     """Return the metrics that the dashboard and the rules ask for, as the exposition names them."""
-    names = {selector.name or "" for expression in EXPRESSIONS.values() for selector in selectors(expression)}
+    names = {
+        selector.name or ""
+        for expression in EXPRESSIONS.values()
+        for selector in selectors(expression)
+    }
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}

@@ -22,9 +22,13 @@ def test_it_lists_every_locked_package_with_its_hashes() -> None:
     assert document["metadata"]["component"]["name"] == "spegel-py"
     listed = {
         component["purl"]: {
-            entry["content"] for reference in component["externalReferences"] for entry in reference["hashes"]
+            entry["content"]
+            for reference in component["externalReferences"]
+            for entry in reference["hashes"]
         }
         for component in document["components"]
     }
     locked = locks.packages((ROOT / "requirements.lock").read_text())
-    assert listed == {f"pkg:pypi/{name}@{package.version}": package.hashes for name, package in locked.items()}
+    assert listed == {
+        f"pkg:pypi/{name}@{package.version}": package.hashes for name, package in locked.items()
+    }

@@ -55,15 +55,29 @@ def test_the_program_takes_every_command_line(helm: Helm, values: Values) -> Non
 def test_what_the_values_say_arrives(helm: Helm) -> None:
     """Every setting of the file with every option comes out of the program's own parser as it was meant."""
     manifests = helm.template(ALL)
-    registry, configuration = (parsed(named(manifests, name)) for name in ("registry", "configuration"))
+    registry, configuration = (
+        parsed(named(manifests, name)) for name in ("registry", "configuration")
+    )
     assert registry["mirrored_registries"] == ("https://docker.io", "http://registry.example:5000")
-    assert [each.pattern for each in registry["registry_filters"]] == ALL["spegel"]["registryFilters"]
+    assert [each.pattern for each in registry["registry_filters"]] == ALL["spegel"][
+        "registryFilters"
+    ]
     assert (registry["tag_ttl"], registry["health_timeout"]) == (5400.0, 1.5)
-    assert (registry["mirror_parallel"], registry["verify_blobs"], registry["ready_when_alone"]) == (6, "all", None)
+    assert (
+        registry["mirror_parallel"],
+        registry["verify_blobs"],
+        registry["ready_when_alone"],
+    ) == (6, "all", None)
     assert (registry["max_upload_rate"], registry["max_transfers"]) == (125_000_000, 64)
-    assert registry["dns_bootstrap_domain"] == "mirror-of-ours-bootstrap.elsewhere.svc.example.internal."
+    assert (
+        registry["dns_bootstrap_domain"]
+        == "mirror-of-ours-bootstrap.elsewhere.svc.example.internal."
+    )
     assert str(registry["data_dir"]) == "/data"
-    assert [each.host for each in configuration["mirrored_registries"]] == ["docker.io", "registry.example:5000"]
+    assert [each.host for each in configuration["mirrored_registries"]] == [
+        "docker.io",
+        "registry.example:5000",
+    ]
     assert configuration["mirror_targets"] == (
         "http://127.0.0.1:31020",
         f"http://{NODE_IP}:31021",
@@ -82,7 +96,12 @@ def test_every_setting_of_the_program_can_be_set(helm: Helm) -> None:
 def test_what_is_null_is_left_to_the_program(helm: Helm) -> None:
     """Nothing is passed that the values file does not say, so defaults are the program's."""
     given = {each.partition("=")[0] for each in arguments(named(helm.template({}), "registry"))}
-    assert not given & {"--verify-blobs", "--mirror-resolve-timeout", "--max-transfers", "--ready-when-alone"}
+    assert not given & {
+        "--verify-blobs",
+        "--mirror-resolve-timeout",
+        "--max-transfers",
+        "--ready-when-alone",
+    }
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
@@ -107,13 +126,19 @@ def test_ports_match(helm: Helm, values: Values) -> None:
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]]["containerPort"] == port["port"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert registry.get(probe, {"httpGet": {"port": "registry"}})["httpGet"]["port"] == "registry"
+        assert (
+            registry.get(probe, {"httpGet": {"port": "registry"}})["httpGet"]["port"] == "registry"
+        )
 
 
 def services(manifests: list[Manifest], component: str) -> list[Manifest]:
     """Return the Services of these pods."""
     found = [each for each in manifests if each["kind"] == "Service"]
-    return [each for each in found if each["spec"]["selector"]["app.kubernetes.io/component"] == component]
+    return [
+        each
+        for each in found
+        if each["spec"]["selector"]["app.kubernetes.io/component"] == component
+    ]
 
 
 @pytest.mark.parametrize("name", ["nothing", "every option", "no node port", "the node port alone"])
@@ -130,14 +155,20 @@ def test_containerd_is_sent_to_ports_that_are_open(helm: Helm, name: str) -> Non
     ]
     opened = [*([port["hostPort"]] if "hostPort" in port else []), *nodes]
     assert opened
-    assert [int(target.rpartition(":")[2]) for target in targets if "cache.example" not in target] == opened
+    assert [
+        int(target.rpartition(":")[2]) for target in targets if "cache.example" not in target
+    ] == opened
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
 def test_pods_are_found(helm: Helm, values: Values) -> None:
     """Every Service, monitor, policy and DaemonSet selects labels that are there."""
     manifests = helm.template(values)
-    pods = [each["spec"]["template"]["metadata"]["labels"].items() for each in manifests if each["kind"] == "DaemonSet"]
+    pods = [
+        each["spec"]["template"]["metadata"]["labels"].items()
+        for each in manifests
+        if each["kind"] == "DaemonSet"
+    ]
     for manifest in manifests:
         match manifest["kind"]:
             case "Service":
@@ -148,10 +179,16 @@ def test_pods_are_found(helm: Helm, values: Values) -> None:
                 wanted, among = manifest["spec"]["podSelector"]["matchLabels"], pods
             case "ServiceMonitor":
                 wanted = manifest["spec"]["selector"]["matchLabels"]
-                among = [each["metadata"]["labels"].items() for each in manifests if each["kind"] == "Service"]
+                among = [
+                    each["metadata"]["labels"].items()
+                    for each in manifests
+                    if each["kind"] == "Service"
+                ]
             case _:
                 continue
-        assert len([labels for labels in among if wanted.items() <= labels]) == 1, manifest["metadata"]["name"]
+        assert len([labels for labels in among if wanted.items() <= labels]) == 1, manifest[
+            "metadata"
+        ]["name"]
 
 
 @pytest.mark.parametrize("values", [SETS["nothing"], ALL], ids=["nothing", "every option"])
@@ -161,7 +198,10 @@ def test_the_bootstrap_service_is_the_name_that_nodes_ask(helm: Helm, values: Va
     name, namespace, *_ = parsed(named(manifests, "registry"))["dns_bootstrap_domain"].split(".")
     service = find(manifests, "Service", name)
     assert service["metadata"]["namespace"] == namespace
-    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == (
+        "None",
+        True,
+    )
 
 
 async def test_the_clean_up_waits_for_what_it_serves(helm: Helm) -> None:
@@ -174,7 +214,10 @@ async def test_the_clean_up_waits_for_what_it_serves(helm: Helm) -> None:
     assert find(manifests, "ServiceAccount", name)["metadata"]["namespace"] == namespace
     (subject,) = find(manifests, "RoleBinding", name)["subjects"]
     assert (subject["name"], subject["namespace"]) == (name, namespace)
-    assert find(manifests, "RoleBinding", name)["roleRef"]["name"] == find(manifests, "Role", name)["metadata"]["name"]
+    assert (
+        find(manifests, "RoleBinding", name)["roleRef"]["name"]
+        == find(manifests, "Role", name)["metadata"]["name"]
+    )
     rules = find(manifests, "Role", name)["rules"]
     assert [(rule["resources"], rule["verbs"], rule.get("resourceNames")) for rule in rules] == [
         (["daemonsets"], ["get"], [name]),
@@ -186,7 +229,8 @@ async def test_the_clean_up_waits_for_what_it_serves(helm: Helm) -> None:
     assert parsed(cleanup)["linger"] < pod(daemonset)["terminationGracePeriodSeconds"]
     configuration = named(manifests, "configuration")
     assert (
-        parsed(cleanup)["containerd_registry_config_path"] == (parsed(configuration)["containerd_registry_config_path"])
+        parsed(cleanup)["containerd_registry_config_path"]
+        == (parsed(configuration)["containerd_registry_config_path"])
     )
     path = cleanup["readinessProbe"]["httpGet"]["path"]
     async with (
@@ -202,9 +246,14 @@ def test_every_folder_that_a_flag_names_is_mounted(helm: Helm, values: Values) -
     """At the same path as on the node, but for the data, whose path in the container is its own."""
     for spec, container in containers(helm.template(values)):
         volumes = {each["name"]: each for each in spec.get("volumes", [])}
-        mounts = {each["mountPath"]: volumes[each["name"]] for each in container.get("volumeMounts", [])}
+        mounts = {
+            each["mountPath"]: volumes[each["name"]] for each in container.get("volumeMounts", [])
+        }
         given = parsed(container)
-        folders = [given.get(name) for name in ("containerd_registry_config_path", "containerd_content_path")]
+        folders = [
+            given.get(name)
+            for name in ("containerd_registry_config_path", "containerd_content_path")
+        ]
         folders += [given["containerd_sock"].parent] if "containerd_sock" in given else []
         for folder in filter(None, folders):
             assert mounts[str(folder)]["hostPath"]["path"] == str(folder)
@@ -225,7 +274,12 @@ def test_pages_set_values_that_are_there() -> None:
     named_values = set(re.findall(r"--set ([\w.]+)=", text))
     tops = "|".join(key for key in schema["properties"] if key != "resources")
     named_values |= set(re.findall(rf"`((?:{tops})(?:\.\w+)+)\b", text))
-    assert {"image.repository", "nameOverride", "spegel.verifyBlobs", "service.registry.nodePort"} <= named_values
+    assert {
+        "image.repository",
+        "nameOverride",
+        "spegel.verifyBlobs",
+        "service.registry.nodePort",
+    } <= named_values
     for path in named_values:
         below = schema
         for key in path.split("."):

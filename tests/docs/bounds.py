@@ -53,23 +53,39 @@ def _bounds() -> Iterator[Bound]:
     registry = room.Room()
     fields = f"{server.MAX_HEADERS} fields of {_size(server.MAX_FIELD)}"
     head = f"{_size(connection.MAX_HEAD)}, {fields}, {connection.HEAD:.0f} s"
-    yield Bound("HTTP connections from one address (IPv6: one /64)", f"{registry.per_address:,}", "registry.room")
+    yield Bound(
+        "HTTP connections from one address (IPv6: one /64)",
+        f"{registry.per_address:,}",
+        "registry.room",
+    )
     yield Bound("HTTP connections from all other hosts", f"{registry.overall:,}", "registry.room")
     yield Bound("HTTP connections kept for this host", f"{registry.own:,}", "registry.room")
-    yield Bound("Half-closed HTTP connections", f"{connection.MAX_LINGERING}", "registry.connection")
+    yield Bound(
+        "Half-closed HTTP connections", f"{connection.MAX_LINGERING}", "registry.connection"
+    )
     yield Bound("Head of a request", head, "registry.connection, registry.server")
     yield Bound("Ranges of one request", f"{MAX_PARTS}", "oci.range")
     yield Bound("Head of a peer's answer", _size(exchange.MAX_HEAD), "transfer.exchange")
     yield Bound("Manifest", _size(manifest.MAX_MANIFEST), "oci.manifest")
     yield Bound("Blob that is held until it is verified", _size(opening.WHOLE), "mirror.opening")
     yield Bound("All bodies that are held", _size(budget.LIMIT), "mirror.budget")
-    yield Bound("libp2p connections from one address", f"{bounds.MAX_CONNECTIONS_PER_ADDRESS}", "routing.libp2p.bounds")
+    yield Bound(
+        "libp2p connections from one address",
+        f"{bounds.MAX_CONNECTIONS_PER_ADDRESS}",
+        "routing.libp2p.bounds",
+    )
     yield Bound("Peers at one address", f"{bounds.MAX_PEERS_PER_ADDRESS}", "routing.libp2p.bounds")
     yield Bound("Streams of a libp2p connection", f"{bounds.MAX_STREAMS}", "routing.libp2p.bounds")
-    yield Bound("Bytes of a libp2p connection that nobody reads", _size(bounds.MAX_UNREAD), "routing.libp2p.bounds")
+    yield Bound(
+        "Bytes of a libp2p connection that nobody reads",
+        _size(bounds.MAX_UNREAD),
+        "routing.libp2p.bounds",
+    )
     yield Bound("Announce frame", _size(frames.MAX_FRAME), "routing.libp2p.frames")
     yield Bound("Keys of a peer", f"{records.MAX_KEYS_PER_PEER:,}", "routing.libp2p.records")
-    yield Bound("Records of one address", f"{records.MAX_RECORDS_PER_PLACE:,}", "routing.libp2p.records")
+    yield Bound(
+        "Records of one address", f"{records.MAX_RECORDS_PER_PLACE:,}", "routing.libp2p.records"
+    )
     yield Bound("Records of all peers", f"{records.MAX_RECORDS:,}", "routing.libp2p.records")
     yield Bound("Kademlia message", _size(kademlia.MAX_MESSAGE), "routing.libp2p.kademlia")
     yield Bound(
@@ -83,12 +99,24 @@ def _bounds() -> Iterator[Bound]:
         "routing.libp2p.kademlia",
     )
     yield Bound(
-        "Dials at a time", f"{dialling.MAX_DIALS}, half of them for what peers say of others", "routing.libp2p.dialling"
+        "Dials at a time",
+        f"{dialling.MAX_DIALS}, half of them for what peers say of others",
+        "routing.libp2p.dialling",
     )
-    yield Bound("Dials to find one peer's own address", f"{location.MAX_DIALS}", "routing.libp2p.location")
-    yield Bound("Peers whose addresses are remembered", f"{mesh.MAX_KNOWN:,}", "routing.libp2p.mesh")
-    yield Bound("Question between nodes, and its answer", f"{_size(MAX_WORDS)}, {_size(MAX_ANSWER)}", "routing.base")
-    yield Bound("Records of decisions", f"{ledger.LIMIT:,}, {_size(ledger.MAX_BYTES)}", "telemetry.ledger")
+    yield Bound(
+        "Dials to find one peer's own address", f"{location.MAX_DIALS}", "routing.libp2p.location"
+    )
+    yield Bound(
+        "Peers whose addresses are remembered", f"{mesh.MAX_KNOWN:,}", "routing.libp2p.mesh"
+    )
+    yield Bound(
+        "Question between nodes, and its answer",
+        f"{_size(MAX_WORDS)}, {_size(MAX_ANSWER)}",
+        "routing.base",
+    )
+    yield Bound(
+        "Records of decisions", f"{ledger.LIMIT:,}, {_size(ledger.MAX_BYTES)}", "telemetry.ledger"
+    )
     yield Bound("Viewers of the status page", f"{viewers.LIMIT}", "web.viewers")
 
 
@@ -116,7 +144,10 @@ def render() -> str:
     rows = "".join(f"| {one.what} | {one.value} | `{one.module}` |\n" for one in _bounds())
     shares = "".join(f"| {what} | {megabytes:.0f} |\n" for what, megabytes in memory())
     total = sum(megabytes for _, megabytes in memory())
-    all_records, all_connections = records.MAX_RECORDS * RECORD, (room.REGISTRY + room.METRICS) * CONNECTION
+    all_records, all_connections = (
+        records.MAX_RECORDS * RECORD,
+        (room.REGISTRY + room.METRICS) * CONNECTION,
+    )
     return (
         f"{_HEAD}{rows}\n## What they add up to\n\n"
         "What one address can have a node hold, with everything at its bound at once:\n\n"

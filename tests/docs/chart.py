@@ -47,7 +47,10 @@ def svg(title: str, panels: Sequence[Panel], seconds: float) -> str:
 
 
 def _panel(panel: Panel, x: float, y: float, seconds: float) -> list[str]:
-    most = max((value for series in panel.series for _, value in series.points if math.isfinite(value)), default=0.0)
+    most = max(
+        (value for series in panel.series for _, value in series.points if math.isfinite(value)),
+        default=0.0,
+    )
     top = most or 1.0
     left, upper, width = x + _LEFT, y + _TOP, _WIDTH - _LEFT
     parts = [f'<g font-weight="bold">{text(x, y + 16, panel.title)}</g>']
@@ -62,13 +65,17 @@ def _panel(panel: Panel, x: float, y: float, seconds: float) -> list[str]:
     return parts + _legend(panel.series, left, upper + _HEIGHT + 16)
 
 
-def _lines(points: Sequence[Point], left: float, upper: float, per_second: float, per_unit: float) -> str:
+def _lines(
+    points: Sequence[Point], left: float, upper: float, per_second: float, per_unit: float
+) -> str:
     steps, is_drawn = [], False
     for at, value in points:
         if not math.isfinite(value):
             is_drawn = False
             continue
-        steps.append(f"{'L' if is_drawn else 'M'}{left + at * per_second:.1f} {upper + _HEIGHT - value * per_unit:.1f}")
+        steps.append(
+            f"{'L' if is_drawn else 'M'}{left + at * per_second:.1f} {upper + _HEIGHT - value * per_unit:.1f}"
+        )
         is_drawn = True
     return "".join(steps)
 

@@ -58,7 +58,11 @@ def render() -> str:
 
 
 def _row(setting: Setting, values: dict[str, Any]) -> str:
-    cells = (f"[`{setting.flag}`](#{setting.flag[2:]})", f"`{setting.variable}`", f"`{setting.name}`")
+    cells = (
+        f"[`{setting.flag}`](#{setting.flag[2:]})",
+        f"`{setting.variable}`",
+        f"`{setting.name}`",
+    )
     return f"| {' | '.join((*cells, shown(setting), _chart(setting, values)))} |"
 
 

@@ -75,7 +75,8 @@ async def main() -> int:
     program = os.environ.get("PROMETHEUS_BIN") or shutil.which("prometheus")
     if program is None:
         print(
-            "there is no Prometheus: install it (Debian: prometheus), or name it with PROMETHEUS_BIN", file=sys.stderr
+            "there is no Prometheus: install it (Debian: prometheus), or name it with PROMETHEUS_BIN",
+            file=sys.stderr,
         )
         return 2
     images = [image(f"picture/{number}", layers=4, size=4_000_000) for number in range(6)]
@@ -84,9 +85,13 @@ async def main() -> int:
         async with cluster(folder / "nodes") as made, aiohttp.ClientSession() as session:
             nodes = await made.prepare(4)
             for node in nodes[:2]:
-                write_layout(node.layout, {f"registry.example/app{n}:1": one for n, one in enumerate(images)})
+                write_layout(
+                    node.layout, {f"registry.example/app{n}:1": one for n, one in enumerate(images)}
+                )
             await made.start(nodes)
-            await made.joined(nodes[2:], records=2 * len({blob.digest for one in images for blob in one.blobs}))
+            await made.joined(
+                nodes[2:], records=2 * len({blob.digest for one in images for blob in one.blobs})
+            )
             async with _prometheus(program, folder, nodes, session) as url:
                 began = time.time()
                 await _pull(nodes, images, session)
@@ -129,7 +134,9 @@ async def _prometheus(
         await process.end()
 
 
-async def _pull(nodes: Sequence[Node], images: Sequence[Image], session: aiohttp.ClientSession) -> None:
+async def _pull(
+    nodes: Sequence[Node], images: Sequence[Image], session: aiohttp.ClientSession
+) -> None:
     """Have clients of the two nodes that hold nothing pull; one of the two that hold everything dies and comes back."""
     began = time.monotonic()
 
@@ -138,7 +145,9 @@ async def _pull(nodes: Sequence[Node], images: Sequence[Image], session: aiohttp
             one = rng.choice(images)
             for blob in one.blobs:
                 kind = "manifests" if blob is one.root else "blobs"
-                await _get(session, f"{node.mirror}/v2/app/{kind}/{blob.digest}?ns=registry.example")
+                await _get(
+                    session, f"{node.mirror}/v2/app/{kind}/{blob.digest}?ns=registry.example"
+                )
             if rng.random() < 0.3:
                 missing = Digest.of(rng.randbytes(16))
                 await _get(session, f"{node.mirror}/v2/app/blobs/{missing}?ns=registry.example")
@@ -174,7 +183,9 @@ def _panels() -> list[Mapping[str, Any]]:
     return [by_title[title] for title in PANELS]
 
 
-async def _ask(panel: Mapping[str, Any], url: str, began: float, session: aiohttp.ClientSession) -> Panel:
+async def _ask(
+    panel: Mapping[str, Any], url: str, began: float, session: aiohttp.ClientSession
+) -> Panel:
     """Put a panel's queries to Prometheus, for the time in which clients pulled; lines that are 0 all the time are left
     out."""
     series = []
@@ -182,7 +193,12 @@ async def _ask(panel: Mapping[str, Any], url: str, began: float, session: aiohtt
         query = target["expr"]
         for variable, value in _VARIABLES.items():
             query = query.replace(variable, value)
-        asked = {"query": query, "start": str(began), "end": str(began + SECONDS), "step": str(STEP)}
+        asked = {
+            "query": query,
+            "start": str(began),
+            "end": str(began + SECONDS),
+            "step": str(STEP),
+        }
         async with session.get(f"{url}/api/v1/query_range", params=asked) as answer:
             found = (await answer.json())["data"]["result"]
         for one in found:

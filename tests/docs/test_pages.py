@@ -13,7 +13,11 @@ from tests.deploy.test_monitoring import EXPORTED, stem
 from tests.docs import bounds, configuration
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", *sorted((ROOT / "deploy").rglob("*.md"))]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "README.md",
+    *sorted((ROOT / "deploy").rglob("*.md")),
+]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -59,14 +63,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_on_a_page_are_the_program_s(page: Path) -> None:
     """`spegel-py NAME` names a command that there is."""
     commands = r"(?:^|/|\(| -- )spegel-py ([a-z][a-z-]+)(?![\w./-])"
-    named = {name for code in _code(page.read_text()) for name in re.findall(commands, code, re.MULTILINE)}
+    named = {
+        name
+        for code in _code(page.read_text())
+        for name in re.findall(commands, code, re.MULTILINE)
+    }
     assert named <= {command.name for command in COMMANDS}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_metrics_on_a_page_are_exported(page: Path) -> None:
     """A metric that is named can be asked for."""
-    named = set(re.findall(r"\b(spegel_[a-z_]+)", "\n".join(_code(page.read_text())))) - {"spegel_py"}
+    named = set(re.findall(r"\b(spegel_[a-z_]+)", "\n".join(_code(page.read_text())))) - {
+        "spegel_py"
+    }
     assert named <= EXPORTED.keys() | {stem(name) for name in EXPORTED}
 
 
@@ -80,7 +90,10 @@ def test_events_on_a_page_are_logged(page: Path) -> None:
 
 def _code(text: str) -> list[str]:
     """Return what stands in a page as code."""
-    return [*re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL), *re.findall(r"`([^`\n]+)`", text)]
+    return [
+        *re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL),
+        *re.findall(r"`([^`\n]+)`", text),
+    ]
 
 
 def test_every_page_is_linked_from_the_main_page() -> None:

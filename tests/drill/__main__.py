@@ -52,18 +52,28 @@ def chosen(names: Sequence[str], *, is_short: bool) -> list[Row]:
     rows = SHORT if is_short else FULL
     known = {row.name for row in rows}
     if unknown := set(names) - known:
-        raise SystemExit(f"no such rows: {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
+        raise SystemExit(
+            f"no such rows: {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}"
+        )
     return [row for row in rows if not names or row.name in names]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.drill", description="Break a cluster, and see it heal.")
-    parser.add_argument("--short", action="store_true", help="fewer rows, a short churn: about three minutes")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.drill", description="Break a cluster, and see it heal."
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="fewer rows, a short churn: about three minutes"
+    )
     parser.add_argument("--only", action="append", metavar="ROW", help="play this row; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="write a drawing")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs of rows that missed an objective")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
+    )
+    parser.add_argument(
+        "--logs", type=Path, metavar="FOLDER", help="keep the logs of rows that missed an objective"
+    )
     return parser.parse_args(arguments)
 
 

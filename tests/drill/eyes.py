@@ -21,11 +21,15 @@ PAUSE = 0.2
 class Eyes:
     """What was seen of some nodes. Times are monotonic seconds; alerts that were `known` before are passed over."""
 
-    def __init__(self, *, ground: Ground, victim: Node, known: Mapping[Node, Collection[str]]) -> None:
+    def __init__(
+        self, *, ground: Ground, victim: Node, known: Mapping[Node, Collection[str]]
+    ) -> None:
         self._ground = ground
         self._victim = ground.id(victim)
         self._known = known
-        self._alerts: dict[Node, dict[str, tuple[float, Mapping[str, Any]]]] = {node: {} for node in ground.nodes}
+        self._alerts: dict[Node, dict[str, tuple[float, Mapping[str, Any]]]] = {
+            node: {} for node in ground.nodes
+        }
         self._closed: dict[tuple[Node, str], float] = {}
         self._missed: dict[Node, float | None] = {}
 
@@ -72,7 +76,9 @@ class Eyes:
                 self._alerts[node].setdefault(identity, (at, alert))
         for identity in self._alerts[node].keys() - present.keys():
             self._closed.setdefault((node, identity), at)
-        is_offered = any(peer["id"] == self._victim and _is_current(peer) for peer in state["peers"])
+        is_offered = any(
+            peer["id"] == self._victim and _is_current(peer) for peer in state["peers"]
+        )
         self._missed[node] = None if is_offered else self._missed.get(node) or at
 
 

@@ -71,7 +71,9 @@ def halves(ground: Ground) -> tuple[list[Node], list[Node]]:
 @asynccontextmanager
 async def black_hole(ground: Ground, victim: Node) -> AsyncIterator[Sequence[Death]]:
     """Drop what comes to the victim's registry from others; libp2p goes on, and announces it."""
-    async with filtered([victim], f"ip saddr != {victim.address} ip daddr {victim.address} tcp dport 5000 drop"):
+    async with filtered(
+        [victim], f"ip saddr != {victim.address} ip daddr {victim.address} tcp dport 5000 drop"
+    ):
         yield ()
 
 
@@ -153,13 +155,17 @@ def churn(seconds: float) -> Fault:
         deaths: list[Death] = []
         async with asyncio.TaskGroup() as tasks:
             for node in ground.nodes[-2:]:
-                tasks.create_task(_come_and_go(ground, node, rng, time.monotonic() + seconds, deaths))
+                tasks.create_task(
+                    _come_and_go(ground, node, rng, time.monotonic() + seconds, deaths)
+                )
         yield deaths
 
     return coming_and_going
 
 
-async def _come_and_go(ground: Ground, node: Node, rng: random.Random, end: float, deaths: list[Death]) -> None:
+async def _come_and_go(
+    ground: Ground, node: Node, rng: random.Random, end: float, deaths: list[Death]
+) -> None:
     await asyncio.sleep(rng.uniform(0, UP[1] / 2))
     with _standing_back(node):
         while time.monotonic() < end:

@@ -58,7 +58,9 @@ class Ground:
         await self.lab.registry.push(self.reference, self.image)
         holders = [node for node in self.nodes if node not in self.pullers]
         await asyncio.gather(*(node.cri.pull(self.reference) for node in holders))
-        await asyncio.gather(*(found(node, self.reference, self.image.blobs[1:]) for node in self.pullers))
+        await asyncio.gather(
+            *(found(node, self.reference, self.image.blobs[1:]) for node in self.pullers)
+        )
         for number, (node, reference) in enumerate(self._own.items()):
             await publish(self.lab, reference, image(f"own {number}"), node)
         self._ids = {node: str((await self.state(node))["id"]) for node in self.nodes}
@@ -102,7 +104,15 @@ class Ground:
 
     async def _build_clock(self) -> None:
         library = self._clock.folder / "clock.so"
-        await run("gcc", "-shared", "-fPIC", "-O2", "-o", str(library), str(Path(__file__).with_name("clock.c")))
+        await run(
+            "gcc",
+            "-shared",
+            "-fPIC",
+            "-O2",
+            "-o",
+            str(library),
+            str(Path(__file__).with_name("clock.c")),
+        )
         self._ahead.write_bytes(struct.pack("q", 0))
         self._clock.under = ("env", f"LD_PRELOAD={library}", f"CLOCK_AHEAD={self._ahead}")
 

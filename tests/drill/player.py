@@ -49,7 +49,9 @@ class Player:
             outcome = await self._play(row)
         except Exception as failure:  # one that cannot be played must not take the others with it
             traceback.print_exc()
-            outcome = Outcome(row=row.name, error=" ".join(f"{type(failure).__name__}: {failure}".split())[-200:])
+            outcome = Outcome(
+                row=row.name, error=" ".join(f"{type(failure).__name__}: {failure}".split())[-200:]
+            )
         if outcome.missed and self._logs:
             keep_logs(self._ground, self._logs, row.name)
         return outcome
@@ -98,7 +100,9 @@ class _Scene:
         self._victim = victim
         self._before = ground.written()
         self._eyes = Eyes(ground=ground, victim=victim, known=self._before)
-        self._expected = [(one, node) for one in row.expected for node in one.who.of(ground, victim)]
+        self._expected = [
+            (one, node) for one in row.expected for node in one.who.of(ground, victim)
+        ]
         self._others = [node for node in ground.nodes if node is not victim]
         self.outcome = Outcome(row=row.name, is_timed=row.is_timed)
 
@@ -153,10 +157,16 @@ class _Scene:
             await until(holds, deadline=deadline, pause=0.05)
 
     def _is_seen(self) -> bool:
-        return all(map(self._opened, self._expected)) and (self._row.known is None or self._known_at() is not None)
+        return all(map(self._opened, self._expected)) and (
+            self._row.known is None or self._known_at() is not None
+        )
 
     def _is_over(self) -> bool:
-        alerts = [(node, opened[1]) for one, node in self._expected if (opened := self._opened((one, node)))]
+        alerts = [
+            (node, opened[1])
+            for one, node in self._expected
+            if (opened := self._opened((one, node)))
+        ]
         return all(self._eyes.closed(node, identity) is not None for node, identity in alerts)
 
     def _opened(self, at: tuple[Expected, Node]) -> tuple[float, str] | None:
@@ -182,7 +192,9 @@ class _Scene:
             await self._ground.all_found()
             seconds = now() - mended
         # what heals itself has its time from the fault to the last alert besides
-        return Measure(seconds=seconds, limit=self._row.lookup if not self._row.heals_itself else PATIENCE)
+        return Measure(
+            seconds=seconds, limit=self._row.lookup if not self._row.heals_itself else PATIENCE
+        )
 
     def _sighting(self, expected: Expected, node: Node, began: float, mended: float) -> Sighting:
         opened = self._opened((expected, node))

@@ -19,7 +19,11 @@ def svg(outcomes: Sequence[Outcome], conditions: Mapping[str, Any]) -> str:
     shown = [outcome for outcome in outcomes if outcome.sightings]
     width, height = _LEFT + _x(_MOST) + 60, _TOP + _LINE * len(shown) + 20
     what = f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, {str(conditions['time'])[:10]}"
-    parts = [text(8, 18, f"Fault drill, seconds (slowest of 6 nodes): {what}"), *_legend(), *_axis(height)]
+    parts = [
+        text(8, 18, f"Fault drill, seconds (slowest of 6 nodes): {what}"),
+        *_legend(),
+        *_axis(height),
+    ]
     for number, outcome in enumerate(shown):
         parts += _row(outcome, _TOP + number * _LINE)
     return drawing(width, height, parts)
@@ -27,7 +31,9 @@ def svg(outcomes: Sequence[Outcome], conditions: Mapping[str, Any]) -> str:
 
 def _legend() -> list[str]:
     parts = []
-    for number, (colour, name) in enumerate(((_SEEN, "until seen"), (_OVER, "until over"), (_LIMIT, "objective"))):
+    for number, (colour, name) in enumerate(
+        ((_SEEN, "until seen"), (_OVER, "until over"), (_LIMIT, "objective"))
+    ):
         parts += [bar(8 + 100 * number, 28, 11, 11, colour), text(24 + 100 * number, 38, name)]
     return parts
 

@@ -146,7 +146,9 @@ def p99(pulls: Collection[Pull]) -> float:
     return ordered[math.ceil(0.99 * len(ordered)) - 1] if ordered else math.nan
 
 
-def most_waits(pulls: Iterable[Pull], failures: Collection[Failure], deaths: Collection[Death]) -> int:
+def most_waits(
+    pulls: Iterable[Pull], failures: Collection[Failure], deaths: Collection[Death]
+) -> int:
     """Return how often one pull has waited at most on one peer that was dead already."""
     waits = Counter(
         (pull, death)
@@ -162,7 +164,9 @@ def most_waits(pulls: Iterable[Pull], failures: Collection[Failure], deaths: Col
 def markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return a page: the conditions, the table, and why pulls failed."""
     lines = [f"- {name}: {flat(value)}" for name, value in conditions.items()]
-    errors = sorted({f"- {one.row}: {pull.error}" for one in outcomes for pull in one.pulls if pull.error})
+    errors = sorted(
+        {f"- {one.row}: {pull.error}" for one in outcomes for pull in one.pulls if pull.error}
+    )
     return "\n".join(["# Fault drill", "", *lines, "", table(outcomes), "", *errors, ""])
 
 
@@ -174,7 +178,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def as_json(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """Return everything as one JSON object."""
     rows = [finite(asdict(outcome)) | {"missed": outcome.missed} for outcome in outcomes]
-    return json.dumps({"conditions": finite(dict(conditions)), "rows": rows}, indent=1, allow_nan=False) + "\n"
+    return (
+        json.dumps(
+            {"conditions": finite(dict(conditions)), "rows": rows}, indent=1, allow_nan=False
+        )
+        + "\n"
+    )
 
 
 def slowest(values: Collection[float | None]) -> float | None:
@@ -185,12 +194,18 @@ def slowest(values: Collection[float | None]) -> float | None:
 
 def _line(outcome: Outcome) -> tuple[str, ...]:
     groups = _by_condition(outcome.sightings)
-    seen = (_limited(slowest([s.seen for s in those]), those[0].seen_limit) for those in groups.values())
-    over = (_limited(slowest([s.over for s in those]), those[0].over_limit) for those in groups.values())
+    seen = (
+        _limited(slowest([s.seen for s in those]), those[0].seen_limit) for those in groups.values()
+    )
+    over = (
+        _limited(slowest([s.over for s in those]), those[0].over_limit) for those in groups.values()
+    )
     calm = f" (calm {_seconds(p99(outcome.calm))})" if outcome.calm else ""
     return (
         outcome.row,
-        ", ".join(f"{those[0].condition} {those[0].tier} ×{len(those)}" for those in groups.values()),
+        ", ".join(
+            f"{those[0].condition} {those[0].tier} ×{len(those)}" for those in groups.values()
+        ),
         ", ".join(seen),
         _measure(outcome.known),
         ", ".join(over),
@@ -217,8 +232,16 @@ def _missed(key: tuple[str, float], those: Sequence[Sighting]) -> list[str]:
     condition, limit = key
     unseen = [one for one in those if one.seen is None]
     late = [one.seen for one in those if one.seen is not None and one.seen > limit]
-    lasting = [one for one in those if one.seen is not None and (one.over is None or one.over > one.over_limit)]
-    bare = [one for one in those if one.seen is not None and one.over is not None and not one.is_on_record]
+    lasting = [
+        one
+        for one in those
+        if one.seen is not None and (one.over is None or one.over > one.over_limit)
+    ]
+    bare = [
+        one
+        for one in those
+        if one.seen is not None and one.over is not None and not one.is_on_record
+    ]
     return [
         *([f"{condition} not seen by {len(unseen)} of {len(those)}"] if unseen else []),
         *([f"{condition} seen after {max(late):.1f} s"] if late else []),

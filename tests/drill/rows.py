@@ -104,7 +104,14 @@ def _rows(*, is_short: bool) -> tuple[Row, ...]:
     lost = Expected(conditions.PEER_LOST, Who.OTHERS)
     return (
         Row(name="node killed", fault=faults.killed, expected=(lost,), known=DEAD),
-        Row(name="node frozen", fault=faults.frozen, victim=CLOCK, expected=(lost,), known=SILENT, is_short=False),
+        Row(
+            name="node frozen",
+            fault=faults.frozen,
+            victim=CLOCK,
+            expected=(lost,),
+            known=SILENT,
+            is_short=False,
+        ),
         Row(
             name="link down",
             fault=faults.unplugged,

@@ -23,7 +23,9 @@ async def pulling(ground: Ground) -> AsyncIterator[list[Pull]]:
     """Pull on all pullers; yields the pulls that have ended, and more come in until the block is left."""
     pulls: list[Pull] = []
     over = asyncio.Event()
-    tasks = [asyncio.create_task(_keep_pulling(ground, node, pulls, over)) for node in ground.pullers]
+    tasks = [
+        asyncio.create_task(_keep_pulling(ground, node, pulls, over)) for node in ground.pullers
+    ]
     try:
         yield pulls
     finally:
@@ -34,7 +36,9 @@ async def pulling(ground: Ground) -> AsyncIterator[list[Pull]]:
 async def _keep_pulling(ground: Ground, node: Node, pulls: list[Pull], over: asyncio.Event) -> None:
     while not over.is_set():
         pulls.append(await _pull(ground, node))
-        await node.cri.remove(ground.reference)  # which has containerd collect its garbage before it answers
+        await node.cri.remove(
+            ground.reference
+        )  # which has containerd collect its garbage before it answers
         await asyncio.sleep(PAUSE)
 
 

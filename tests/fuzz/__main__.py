@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     targets = _load()
     if unknown := set(options.only or ()) - targets.keys():
-        raise SystemExit(f"no such targets: {', '.join(sorted(unknown))}; there are: {', '.join(targets)}")
+        raise SystemExit(
+            f"no such targets: {', '.join(sorted(unknown))}; there are: {', '.join(targets)}"
+        )
     chosen = [each for name, each in targets.items() if not options.only or name in options.only]
     seconds = options.seconds if options.minutes is None else 60 * options.minutes
     outcomes = _run(chosen, seconds=seconds, seed=options.seed)
@@ -45,11 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz what comes from outside.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description="Fuzz what comes from outside."
+    )
     parser.add_argument("--minutes", type=float, metavar="N", help="minutes for each target")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="N", help="seconds for each target, else 60")
-    parser.add_argument("--only", action="append", metavar="TARGET", help="fuzz this target; repeatable")
-    parser.add_argument("--seed", type=int, default=fresh_seed(), metavar="N", help="chooses the inputs")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, metavar="N", help="seconds for each target, else 60"
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="TARGET", help="fuzz this target; repeatable"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=fresh_seed(), metavar="N", help="chooses the inputs"
+    )
     return parser.parse_args(arguments)
 
 
@@ -99,12 +109,18 @@ def _run(targets: Sequence[Any], *, seconds: float, seed: int) -> list[Outcome]:
         while waiting and len(running) < JOBS:
             running.append(_start(waiting.pop(0), seconds, seed))
         now = time.monotonic()
-        ready = wait([job.result for job in running], timeout=max(0.1, min(job.end for job in running) - now))
+        ready = wait(
+            [job.result for job in running], timeout=max(0.1, min(job.end for job in running) - now)
+        )
         for job in [job for job in running if job.result in ready or time.monotonic() > job.end]:
             running.remove(job)
             outcomes.append(job.outcome())
             found = outcomes[-1]
-            print(f"{found.name}: {found.inputs} inputs, {len(found.crashes)} crashes", file=sys.stderr, flush=True)
+            print(
+                f"{found.name}: {found.inputs} inputs, {len(found.crashes)} crashes",
+                file=sys.stderr,
+                flush=True,
+            )
     order = [target.name for target in targets]
     return sorted(outcomes, key=lambda outcome: order.index(outcome.name))
 

@@ -72,7 +72,9 @@ def mutated(draw: st.DrawFn, examples: Sequence[bytes]) -> bytes:
     return data
 
 
-def inputs(examples: Sequence[bytes], structured: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+def inputs(
+    examples: Sequence[bytes], structured: st.SearchStrategy[bytes]
+) -> st.SearchStrategy[bytes]:
     """Return all kinds of inputs together."""
     return st.one_of(mutated(examples), structured, st.binary(max_size=2048))
 
@@ -80,7 +82,9 @@ def inputs(examples: Sequence[bytes], structured: st.SearchStrategy[bytes]) -> s
 NUMBERS = st.one_of(
     st.integers(),
     st.floats(),
-    st.sampled_from((-1, 0, 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**400, -(10**400), 1e308, 0.1)),
+    st.sampled_from(
+        (-1, 0, 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64, 10**400, -(10**400), 1e308, 0.1)
+    ),
 )
 TEXTS = st.one_of(
     st.text(max_size=40),
@@ -94,7 +98,9 @@ VALUES: st.SearchStrategy[object] = st.recursive(
 )
 
 
-def objects(members: Mapping[str, st.SearchStrategy[object]]) -> st.SearchStrategy[dict[str, object]]:
+def objects(
+    members: Mapping[str, st.SearchStrategy[object]],
+) -> st.SearchStrategy[dict[str, object]]:
     """Return objects of which each member may be missing, or of another type than it should be."""
     odd = {name: st.one_of(right, right, right, VALUES) for name, right in members.items()}
     return st.fixed_dictionaries({}, optional=odd)

@@ -91,7 +91,9 @@ class _Heard(logging.Handler):
         self._faults = faults
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._faults.append(f"{record.name}: {record.getMessage()} {record.exc_info and record.exc_info[1]!r}")
+        self._faults.append(
+            f"{record.name}: {record.getMessage()} {record.exc_info and record.exc_info[1]!r}"
+        )
 
 
 @contextmanager
@@ -119,7 +121,9 @@ class Served:
 
     def send(self, data: bytes) -> bytes:
         """Return what is answered to bytes on a connection of their own. Raises AssertionError for an error there."""
-        with closing(socket.create_connection(("127.0.0.1", self.port), timeout=GIVEN_UP)) as client:
+        with closing(
+            socket.create_connection(("127.0.0.1", self.port), timeout=GIVEN_UP)
+        ) as client:
             with suppress(OSError):  # it may hang up before it has read all
                 client.sendall(data)
             self.check()
@@ -132,7 +136,9 @@ class Served:
 
     def ask(self, data: bytes) -> bytes:
         """Return the answer to a request that has `Connection: close`, to its end."""
-        with closing(socket.create_connection(("127.0.0.1", self.port), timeout=GIVEN_UP)) as client:
+        with closing(
+            socket.create_connection(("127.0.0.1", self.port), timeout=GIVEN_UP)
+        ) as client:
             client.sendall(data)
             answer = bytearray()
             while piece := client.recv(65536):

@@ -148,10 +148,18 @@ def _once(tried: Target, check: Check, data: bytes) -> tuple[Crash | None, float
 
 def _kind(error: Exception) -> str:
     """Return an error's type and the last line of the project that it came through; a recursion has only its first."""
-    lines = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).is_relative_to(ROOT)]
+    lines = [
+        each
+        for each in traceback.extract_tb(error.__traceback__)
+        if Path(each.filename).is_relative_to(ROOT)
+    ]
     ours = [each for each in lines if "/.venv/" not in each.filename and each.filename != __file__]
     at = (ours[0] if isinstance(error, RecursionError) else ours[-1]) if ours else None
-    return f"{type(error).__name__} at {Path(at.filename).relative_to(ROOT)}:{at.lineno}" if at else repr(error)
+    return (
+        f"{type(error).__name__} at {Path(at.filename).relative_to(ROOT)}:{at.lineno}"
+        if at
+        else repr(error)
+    )
 
 
 @contextmanager

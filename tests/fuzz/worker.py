@@ -96,7 +96,9 @@ def fuzz(fuzzed: Target, *, seconds: float, number: int, done: Callable[[Outcome
             _with_atheris(fuzzed, once, number, began + seconds, finish)
 
 
-def _with_hypothesis(fuzzed: Target, once: Callable[[bytes], None], number: int, end: float) -> None:
+def _with_hypothesis(
+    fuzzed: Target, once: Callable[[bytes], None], number: int, end: float
+) -> None:
     batch = 0
     while time.monotonic() < end:
         batch += 1
@@ -118,7 +120,11 @@ def _with_hypothesis(fuzzed: Target, once: Callable[[bytes], None], number: int,
 
 
 def _with_atheris(
-    fuzzed: Target, once: Callable[[bytes], None], number: int, end: float, finish: Callable[[], None]
+    fuzzed: Target,
+    once: Callable[[bytes], None],
+    number: int,
+    end: float,
+    finish: Callable[[], None],
 ) -> None:
     import atheris
 

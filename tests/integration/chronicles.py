@@ -24,7 +24,11 @@ def alerts(node: Node, condition: str) -> list[Alert]:
 def outcomes(node: Node, condition: str) -> list[tuple[str, str]]:
     """Return what was done about the alerts of a condition, in its order."""
     ids = {alert.id for alert in alerts(node, condition)}
-    return [(str(one["action"]), str(one["outcome"])) for one in history(node).actions if one["alert"] in ids]
+    return [
+        (str(one["action"]), str(one["outcome"]))
+        for one in history(node).actions
+        if one["alert"] in ids
+    ]
 
 
 async def opened(node: Node, condition: str, *, deadline: float) -> Alert:

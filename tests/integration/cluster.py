@@ -31,7 +31,9 @@ async def heal(lab: Lab, **flags: str | None) -> None:
     """Start what does not run, plug in what is unplugged, and wait until everybody knows everybody."""
     if lab.registry.process.pid is None:
         await lab.registry.start()
-    await asyncio.gather(*(_heal(node, {"static_bootstrap_peers": everybody(lab), **flags}) for node in lab.nodes))
+    await asyncio.gather(
+        *(_heal(node, {"static_bootstrap_peers": everybody(lab), **flags}) for node in lab.nodes)
+    )
     await joined(*lab.nodes)
 
 
@@ -78,7 +80,9 @@ async def limited(node: Node, rate: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await run("tc", "-n", node.namespace.switch, "qdisc", "del", "dev", node.namespace.port, "root")
+        await run(
+            "tc", "-n", node.namespace.switch, "qdisc", "del", "dev", node.namespace.port, "root"
+        )
 
 
 async def kill_node(node: Node) -> None:
@@ -113,7 +117,9 @@ def blob_path(blob: Blob, repository: str = "test/app") -> str:
 
 async def state(node: Node, *, timeout: float = 10.0) -> Mapping[str, Any]:
     """Return what a node says of itself at `/debug/state`."""
-    told: Mapping[str, Any] = json.loads((await node.get("/debug/state", port=9090, timeout=timeout)).body)
+    told: Mapping[str, Any] = json.loads(
+        (await node.get("/debug/state", port=9090, timeout=timeout)).body
+    )
     return told
 
 
@@ -122,7 +128,9 @@ async def finds(node: Node, path: str) -> bool:
     return (await node.get(path, method="HEAD")).status == 200
 
 
-async def found(node: Node, reference: str, blobs: Iterable[Blob] = (), *, deadline: float = 10.0) -> None:
+async def found(
+    node: Node, reference: str, blobs: Iterable[Blob] = (), *, deadline: float = 10.0
+) -> None:
     """Wait until a node finds a tag, and these blobs too (layers and configs, no manifests)."""
     for path in (manifest_path(reference), *map(blob_path, blobs)):
 
@@ -151,13 +159,19 @@ async def timed(node: Node, path: str, method: str = "GET") -> tuple[Response, f
 # Making and pulling
 
 
-async def publish(lab: Lab, reference: str, image: Image, *holders: Node, is_docker: bool = False) -> None:
+async def publish(
+    lab: Lab, reference: str, image: Image, *holders: Node, is_docker: bool = False
+) -> None:
     """Push an image, pull it on the holders, and wait until all other nodes find it at each of these."""
     await lab.registry.push(reference, image, is_docker=is_docker)
     await asyncio.gather(*(node.cri.pull(reference) for node in holders))
-    below = image.blobs[2 if is_docker else 1 :] if image.architecture else ()  # of an index, one platform is pulled
+    below = (
+        image.blobs[2 if is_docker else 1 :] if image.architecture else ()
+    )  # of an index, one platform is pulled
     keys = [reference, *(str(blob.digest) for blob in below)]
-    await asyncio.gather(*(found_at(node, keys, *holders) for node in lab.nodes if node not in holders))
+    await asyncio.gather(
+        *(found_at(node, keys, *holders) for node in lab.nodes if node not in holders)
+    )
     lab.registry.forget()
 
 
@@ -167,7 +181,9 @@ async def found_at(node: Node, keys: Iterable[str], *holders: Node, deadline: fl
     for key in keys:
 
         async def is_known(key: str = key) -> bool:
-            answer = json.loads((await node.get(f"/debug/resolve?key={quote(key)}", port=9090)).body)
+            answer = json.loads(
+                (await node.get(f"/debug/resolve?key={quote(key)}", port=9090)).body
+            )
             return len(answer["peers"]) == len(holders)
 
         await until(is_known, deadline=deadline)
@@ -211,5 +227,9 @@ async def metric(node: Node, name: str, **labels: str) -> float:
 def events(node: Node, event: str, **fields: object) -> list[dict[str, Any]]:
     """Return what a node logged of this name and with these fields, oldest first."""
     assert node.spegel
-    lines = (json.loads(line) for line in node.spegel.output.splitlines() if line.startswith("{") and line[-1] == "}")
+    lines = (
+        json.loads(line)
+        for line in node.spegel.output.splitlines()
+        if line.startswith("{") and line[-1] == "}"
+    )
     return [line for line in lines if line.get("event") == event and fields.items() <= line.items()]

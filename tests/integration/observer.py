@@ -44,7 +44,11 @@ class Observer:
 
     async def advertised(self, node: Node, keys: Collection[str]) -> set[str]:
         """Return those of the keys that a node advertises."""
-        return {key for key, addresses in (await self.holders(keys)).items() if node.address in addresses}
+        return {
+            key
+            for key, addresses in (await self.holders(keys)).items()
+            if node.address in addresses
+        }
 
     async def sees(self, node: Node, keys: Collection[str], *, deadline: float = 10.0) -> None:
         """Wait until a node advertises all of the keys."""
@@ -71,7 +75,10 @@ def keys(reference: str, app: Image) -> set[str]:
 @asynccontextmanager
 async def observing(lab: Lab) -> AsyncIterator[Observer]:
     """Run an observer that is connected to all nodes; to them it is one more peer."""
-    options = {"host": lab.registry.namespace.address, "peers": [f"/ip4/{n.address}/tcp/{_PORT}" for n in lab.nodes]}
+    options = {
+        "host": lab.registry.namespace.address,
+        "peers": [f"/ip4/{n.address}/tcp/{_PORT}" for n in lab.nodes],
+    }
     process = await asyncio.create_subprocess_exec(
         *lab.registry.namespace.prefix,
         *(sys.executable, "-m", "tests.integration.observer", json.dumps(options)),
@@ -93,13 +100,18 @@ async def observing(lab: Lab) -> AsyncIterator[Observer]:
 
 async def _observe(options: dict[str, Any]) -> None:
     reader = asyncio.StreamReader(limit=_LINE)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     async with _router(options["host"], options["peers"]).running() as router:
         while len(router.connected()) < len(options["peers"]):
             await asyncio.sleep(0.05)
         print("ready", flush=True)
         while line := await reader.readline():
-            print(json.dumps({key: await _holders(router, key) for key in json.loads(line)}), flush=True)
+            print(
+                json.dumps({key: await _holders(router, key) for key in json.loads(line)}),
+                flush=True,
+            )
 
 
 async def _holders(router: Libp2pRouter, key: str) -> list[str]:

@@ -32,7 +32,9 @@ from tests.routers import free_port
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
 SPEGEL = os.environ.get("SPEGEL_BIN", "")
-needs_spegel = pytest.mark.skipif(not SPEGEL, reason="SPEGEL_BIN names no Spegel binary to stand beside")
+needs_spegel = pytest.mark.skipif(
+    not SPEGEL, reason="SPEGEL_BIN names no Spegel binary to stand beside"
+)
 
 OURS = (sys.executable, "-m", "spegel_py")
 ENVIRONMENT = {"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)}
@@ -85,7 +87,9 @@ async def pull(node: Node, reference: str, *, with_cri: bool) -> float:
 
 @pytest.mark.parametrize("with_cri", [True, False], ids=["CRI", "ctr"])
 @pytest.mark.parametrize(
-    "options", [(), EXPLICIT, (*EXPLICIT, "--prepend-existing")], ids=["all registries", "one", "prepended"]
+    "options",
+    [(), EXPLICIT, (*EXPLICIT, "--prepend-existing")],
+    ids=["all registries", "one", "prepended"],
 )
 async def test_pulls_go_through_the_mirror_while_it_is_configured(
     lab: Lab, node: Node, with_cri: bool, options: tuple[str, ...]
@@ -101,7 +105,9 @@ async def test_pulls_go_through_the_mirror_while_it_is_configured(
 
 
 @pytest.mark.parametrize("with_cri", [True, False], ids=["CRI", "ctr"])
-async def test_hosts_that_were_there_are_asked_after_the_mirror(lab: Lab, node: Node, with_cri: bool) -> None:
+async def test_hosts_that_were_there_are_asked_after_the_mirror(
+    lab: Lab, node: Node, with_cri: bool
+) -> None:
     """Existing hosts keep their order and their certificates, by relative path and beside the folder."""
     folder = node.daemon.certs / REGISTRY
     write_certificate(folder / "client.cert", folder / "client.key")
@@ -135,10 +141,25 @@ def write_certificate(certificate: Path, key: Path) -> None:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     private = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private.public_key())
-    made = made.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
-    certificate.write_bytes(made.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    formats = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+    )
+    made = (
+        made.serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+    )
+    certificate.write_bytes(
+        made.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
+    formats = (
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
     key.write_bytes(private.private_bytes(*formats))
 
 
@@ -157,9 +178,14 @@ async def mounted(folder: Path, *options: str) -> AsyncIterator[Path]:
 
 async def refused(command: str, root: Path) -> str:
     """Run a command that fails with status 1 and return its one line on stderr."""
-    options = {"configuration": ("--mirror-targets", "http://127.0.0.1:5000"), "cleanup": ("--addr", "")}[command]
+    options = {
+        "configuration": ("--mirror-targets", "http://127.0.0.1:5000"),
+        "cleanup": ("--addr", ""),
+    }[command]
     with pytest.raises(CommandFailed) as caught:
-        await run(*OURS, command, f"{PATH}={root}", "--log-level=ERROR", *options, environment=ENVIRONMENT)
+        await run(
+            *OURS, command, f"{PATH}={root}", "--log-level=ERROR", *options, environment=ENVIRONMENT
+        )
     [first, line] = str(caught.value).splitlines()
     assert " failed with 1:" in first
     return line
@@ -248,7 +274,12 @@ def below(root: Path) -> dict[str, tuple[object, ...]]:
 ARGUMENTS = {
     "all": (),
     "wildcard": ("--mirrored-registries", "*"),
-    "some": ("--mirrored-registries", "https://docker.io", "http://foo.bar:5000", "https://[::1]:5000"),
+    "some": (
+        "--mirrored-registries",
+        "https://docker.io",
+        "http://foo.bar:5000",
+        "https://[::1]:5000",
+    ),
     "tags": ("--mirrored-registries", "https://docker.io", "--resolve-tags=false"),
     "comma": ("--log-level=INFO", "--mirrored-registries=https://quay.io"),
 }
@@ -265,17 +296,25 @@ async def test_the_files_are_spegels(tree: Path, tmp_path: Path, options: tuple[
     await run(SPEGEL, "configuration", f"{PATH}={theirs}", *targets, *options)
     assert contents(tree) == contents(theirs)
     before = described(theirs)
-    await run(*OURS, "configuration", f"{PATH}={theirs}", *targets, *options, environment=ENVIRONMENT)
+    await run(
+        *OURS, "configuration", f"{PATH}={theirs}", *targets, *options, environment=ENVIRONMENT
+    )
     assert described(theirs) == before
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
 
 
 @needs_spegel
-@pytest.mark.parametrize("is_ours_first", [True, False], ids=["configured by us", "configured by Spegel"])
-async def test_each_cleans_up_after_the_other(tree: Path, tmp_path: Path, is_ours_first: bool) -> None:
+@pytest.mark.parametrize(
+    "is_ours_first", [True, False], ids=["configured by us", "configured by Spegel"]
+)
+async def test_each_cleans_up_after_the_other(
+    tree: Path, tmp_path: Path, is_ours_first: bool
+) -> None:
     """What one has configured the other puts back; each one's cleanup-wait sees the other's probe."""
     first, second = (OURS, (SPEGEL,)) if is_ours_first else ((SPEGEL,), OURS)
     before = below(tree)

@@ -45,7 +45,9 @@ def test_configuration_may_die_at_any_step(seen: Path, make: Make) -> None:
 
 
 @MADE
-def test_cleanup_after_a_configuration_that_died_gives_the_original_back(seen: Path, make: Make) -> None:
+def test_cleanup_after_a_configuration_that_died_gives_the_original_back(
+    seen: Path, make: Make
+) -> None:
     """Whatever a killed configuration left, cleanup alone undoes."""
     root, before = fresh(seen, make)
     configuration, cleanup = works(root)
@@ -77,7 +79,9 @@ def test_cleanup_may_die_at_any_step(seen: Path, make: Make) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(runs=st.lists(st.tuples(st.booleans(), st.integers(0, 120)), max_size=6))
-def test_any_sequence_of_runs_that_died_is_undone(tmp_path_factory: pytest.TempPathFactory, runs: Any) -> None:
+def test_any_sequence_of_runs_that_died_is_undone(
+    tmp_path_factory: pytest.TempPathFactory, runs: Any
+) -> None:
     """After any runs of either command, each killed somewhere or not, one whole cleanup gives the original back."""
     seen = tmp_path_factory.mktemp("runs")
     root, before = fresh(seen, rich)

@@ -71,7 +71,9 @@ async def churn(nodes: Sequence[Node], references: Sequence[str], cycles: int) -
 
     async with asyncio.TaskGroup() as workers:
         for number, node in enumerate(nodes):
-            for worker in range(WORKERS):  # two of one node never have the same image: containerd would see a race
+            for worker in range(
+                WORKERS
+            ):  # two of one node never have the same image: containerd would see a race
                 rng = random.Random(f"{number}/{worker}")
                 workers.create_task(work(node, references[worker::WORKERS], rng))
 
@@ -99,7 +101,9 @@ async def agrees(observer: Observer, node: Node, universe: set[str]) -> bool:
     """Say whether a node advertises what it holds and nothing else."""
     here = await held(node)
     tags = sum("/" in key for key in here)
-    return await observer.advertised(node, universe | here) == here and (await state(node))["advertised"] == {
+    return await observer.advertised(node, universe | here) == here and (await state(node))[
+        "advertised"
+    ] == {
         "tags": tags,
         "digests": len(here) - tags,
     }

@@ -9,7 +9,15 @@ import pytest
 
 from spegel_py.oci import build
 from tests.images import image, random_layer
-from tests.integration.cluster import blob_path, found, heal, limited, manifest_path, registry_away, start_cluster
+from tests.integration.cluster import (
+    blob_path,
+    found,
+    heal,
+    limited,
+    manifest_path,
+    registry_away,
+    start_cluster,
+)
 from tests.integration.observer import keys, observing
 from tests.lab import REGISTRY, start_lab, until
 
@@ -36,7 +44,10 @@ async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_no
                 assert (await holder.get(path)).status == 404
             async with registry_away(lab):
                 await puller.ctr_pull(reference)
-            assert await observer.advertised(holder, keys(lab.name("test/other:1"), image("other"))) == set()
+            assert (
+                await observer.advertised(holder, keys(lab.name("test/other:1"), image("other")))
+                == set()
+            )
 
 
 async def test_imported_images_are_shared_as_pulled_ones_are() -> None:

@@ -45,7 +45,9 @@ async def remove_with_ctr(node: Node, reference: str) -> None:
     """Remove every name, as `ctr` knows nothing of images with several."""
     listed = (await node.daemon.ctr("images", "ls")).splitlines()
     [digest] = [line.split()[2] for line in listed if line.startswith(f"{reference} ")]
-    await node.daemon.ctr("images", "rm", "--sync", *(line.split()[0] for line in listed if digest in line))
+    await node.daemon.ctr(
+        "images", "rm", "--sync", *(line.split()[0] for line in listed if digest in line)
+    )
 
 
 async def collected(node: Node, app: Image) -> float:
@@ -126,7 +128,9 @@ async def answered(answers: list[Response], status: int, *, count: int = 10) -> 
 
 
 @pytest.mark.parametrize("size", [50_000, LARGE], ids=["verified", "streamed"])
-async def test_a_blob_that_vanishes_comes_from_the_next_holder_and_then_is_not_found(cluster: Lab, size: int) -> None:
+async def test_a_blob_that_vanishes_comes_from_the_next_holder_and_then_is_not_found(
+    cluster: Lab, size: int
+) -> None:
     """Under a stream of requests the file goes at one holder, then at the other: whole answers, then 404 alone."""
     app = image(f"vanishing/{size}", layers=1, size=size)
     blob = app.blobs[-1]

@@ -133,7 +133,9 @@ async def test_an_event_costs_what_its_image_costs(lab: Lab) -> None:
         store.blobs = blobs = CountingBlobs(content_path=daemon.content_path, records=store.records)
         async with listening(ContainerdWatcher(store=store)) as listener:
             await listener.until(lambda: len(listener.keys) == BLOBS + IMAGES)
-            await until(lambda: _is(client.calls["list of images"] == 2))  # the second look, a second after the start
+            await until(
+                lambda: _is(client.calls["list of images"] == 2)
+            )  # the second look, a second after the start
             client.calls.clear()
             for name in few:
                 await cri.pull(name)

@@ -22,14 +22,18 @@ APP = image(layers=3, size=200_000, is_runnable=True)
 @asynccontextmanager
 async def following(node: Node, *, is_mounted: bool) -> AsyncIterator[Listener]:
     async with Client(socket=node.daemon.socket) as client:
-        store = ContainerdStore(client=client, content_path=node.daemon.content_path if is_mounted else None)
+        store = ContainerdStore(
+            client=client, content_path=node.daemon.content_path if is_mounted else None
+        )
         async with listening(ContainerdWatcher(store=store)) as listener:
             await listener.until(lambda: bool(listener.events))
             yield listener
 
 
 @pytest.mark.parametrize("is_mounted", [True, False], ids=["path", "gRPC"])
-async def test_a_pull_is_told_at_once_and_its_removal_within_two_seconds(lab: Lab, is_mounted: bool) -> None:
+async def test_a_pull_is_told_at_once_and_its_removal_within_two_seconds(
+    lab: Lab, is_mounted: bool
+) -> None:
     """One CRI pull makes three names and one tag key; removing the image withdraws it all."""
     reference = lab.name("test/app:1")
     await lab.registry.push(reference, APP)
@@ -66,7 +70,9 @@ async def test_a_platform_of_an_index_is_told_without_the_others(lab: Lab) -> No
         await lab.nodes[0].cri.pull(reference)
         await listener.until(lambda: reference in listener.keys)
         assert str(many.root.digest) in listener.keys
-        assert len(listener.keys) == 1 + 1 + 5  # tag, index; manifest, config and three layers of one platform
+        assert (
+            len(listener.keys) == 1 + 1 + 5
+        )  # tag, index; manifest, config and three layers of one platform
 
 
 async def test_a_pull_makes_a_tag_younger_and_a_label_does_not(lab: Lab) -> None:

@@ -40,7 +40,9 @@ async def lab() -> AsyncIterator[Lab]:
 
 async def ask(node: Node, *arguments: str) -> Any:
     """Run a command for people on a node's machine, and return its JSON."""
-    return json.loads(await run(*node.namespace.prefix, sys.executable, "-m", "spegel_py", *arguments, "--json"))
+    return json.loads(
+        await run(*node.namespace.prefix, sys.executable, "-m", "spegel_py", *arguments, "--json")
+    )
 
 
 async def why(node: Node, what: str, method: str = "GET") -> dict[str, Any]:
@@ -75,7 +77,10 @@ async def test_why_tells_a_hit_a_miss_and_a_filter(lab: Lab) -> None:
         assert record.items() <= logged[name].items()
 
     found = await ask(puller, "resolve", reference)
-    assert (found["local"], [peer["address"] for peer in found["peers"]]) == ("held", [f"{holder.address}:5000"])
+    assert (found["local"], [peer["address"] for peer in found["peers"]]) == (
+        "held",
+        [f"{holder.address}:5000"],
+    )
     status = await ask(puller, "status")
     assert status["pulls"]["misses"]["filtered"] == await metric(
         puller, "spegel_mirror_misses_total", reason="filtered"
@@ -142,7 +147,9 @@ async def test_a_pull_moves_the_meters(lab: Lab) -> None:
     async def have_moved() -> bool:
         after = [await metric(node, name, **labels) for node, name, labels in meters]
         still = [
-            (name, labels) for (_, name, labels), was, now in zip(meters, before, after, strict=True) if now <= was
+            (name, labels)
+            for (_, name, labels), was, now in zip(meters, before, after, strict=True)
+            if now <= was
         ]
         return not still
 
@@ -156,11 +163,17 @@ async def test_images_and_a_measurement_are_asked_of_a_node(lab: Lab) -> None:
     holder, puller = lab.nodes
     await publish(lab, reference, app, holder)
     [listed] = (await ask(holder, "images", "app:measured"))["images"]
-    assert (listed["name"], listed["digest"], listed["missing"]) == (reference, str(app.root.digest), 0)
+    assert (listed["name"], listed["digest"], listed["missing"]) == (
+        reference,
+        str(app.root.digest),
+        0,
+    )
     measured = await ask(puller, "measure", reference)
     assert {part["source"] for part in measured["parts"]} == {"peer"}
     assert measured["sources"] == {"local": 0, "peer": sum(len(blob.data) for blob in app.blobs)}
-    assert (await ask(puller, "images", "app:measured"))["images"] == []  # its bytes were thrown away
+    assert (await ask(puller, "images", "app:measured"))[
+        "images"
+    ] == []  # its bytes were thrown away
 
 
 async def test_why_tells_a_cut(lab: Lab) -> None:
@@ -184,5 +197,7 @@ async def test_why_tells_a_cut(lab: Lab) -> None:
     decisions = (await ask(puller, "why", digest))["decisions"]
     [cut] = [one for one in decisions if one["reason"] == "cut"]
     assert MOVED <= cut["bytes"]["peer"] < SIZE
-    assert cut["text"].startswith(f"cut short after {cut['bytes']['peer']} of {len(app.blobs[-1].data)} bytes")
+    assert cut["text"].startswith(
+        f"cut short after {cut['bytes']['peer']} of {len(app.blobs[-1].data)} bytes"
+    )
     assert [one["addr"] for one in cut["attempts"] if one["bytes"]] == [f"{holder.address}:5000"]

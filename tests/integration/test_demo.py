@@ -102,7 +102,9 @@ def check_arrival(found: dict[str, Any], nodes: set[str]) -> None:
     assert all(each["error"] is None and each["fetched"] >= size for each in found["nodes"])
     assert size <= found["upstream_bytes"] < 1.5 * size
     assert sum(each["from_upstream"] for each in found["nodes"]) <= found["upstream_bytes"]
-    assert max(each["seconds"] for each in found["nodes"]) > 0.9 * size / MB / found["line_rate_mb_s"]
+    assert (
+        max(each["seconds"] for each in found["nodes"]) > 0.9 * size / MB / found["line_rate_mb_s"]
+    )
     assert len(found["tree"]) == found["image"]["blobs"]
     for sources in found["tree"].values():
         assert set(sources) == nodes
@@ -114,7 +116,9 @@ async def test_an_image_of_ones_own_and_keep(tmp_path: Path) -> None:
     """An archive is shared under its own name; with --keep its layouts and logs stay; people get a table."""
     name = "registry.example/team/app:1.0"
     path = images.write_archive(tmp_path / "app.tar", {name: images.image(layers=1, size=16 * MB)})
-    status, out, err = await ran(tmp_path / "nodes", "--image", str(path), "--nodes", "2", "--rate", "0", "--keep")
+    status, out, err = await ran(
+        tmp_path / "nodes", "--image", str(path), "--nodes", "2", "--rate", "0", "--keep"
+    )
     assert (status, err) == (0, "")
     assert name in out
     assert "All was right." in out
@@ -123,7 +127,10 @@ async def test_an_image_of_ones_own_and_keep(tmp_path: Path) -> None:
     assert "× the image for 2 nodes" in out
     [folder] = (tmp_path / "nodes").iterdir()
     assert {each.name for each in folder.iterdir()} == {"node1", "node2", "node3", "upstream"}
-    assert all(name in (folder / each / "layout" / "index.json").read_text() for each in ("node1", "node2", "node3"))
+    assert all(
+        name in (folder / each / "layout" / "index.json").read_text()
+        for each in ("node1", "node2", "node3")
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,9 @@ async def test_a_slow_line() -> None:
             writer.close()
 
 
-async def test_a_port_that_is_taken_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_port_that_is_taken_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where another program took a port first, the nodes are started again on others."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = node.free_ports()
@@ -232,6 +241,8 @@ async def test_a_node_that_dies_is_quoted(tmp_path: Path) -> None:
     async with cluster(tmp_path) as made:
         nodes = await made.prepare(2)
         (nodes[1].layout / "oci-layout").unlink()
-        with pytest.raises(DemoFailed, match=r"node 2 ended with status 2; its log ends: .*not an OCI image layout"):
+        with pytest.raises(
+            DemoFailed, match=r"node 2 ended with status 2; its log ends: .*not an OCI image layout"
+        ):
             await made.start(nodes)
     assert all(each.pid is None for each in nodes)

@@ -116,7 +116,9 @@ async def test_a_wrong_config_path_is_an_error(start: Start, edit: Edit, said: s
     assert f'config_path = "{daemon.certs}"' in (finding.remedy or "")
 
 
-async def test_a_list_of_folders_is_an_error_since_containerd_takes_it_for_one(start: Start) -> None:
+async def test_a_list_of_folders_is_an_error_since_containerd_takes_it_for_one(
+    start: Start,
+) -> None:
     """Before 2.1 the mirror is asked; from 2.1 on it is not, and the doctor says so (containerd issue 12808)."""
     asked: list[str] = []
 
@@ -215,7 +217,9 @@ async def test_the_content_of_another_containerd_is_an_error(start: Start) -> No
     daemon, other = await start(), await start()
     await daemon.load({NAME: image("one")})
     await other.load({NAME: image("other")})
-    finding = await found(replace(subject_of(daemon), content_path=other.content_path), "content_path")
+    finding = await found(
+        replace(subject_of(daemon), content_path=other.content_path), "content_path"
+    )
     assert finding.level is Level.ERROR
     assert str(daemon.content_path) in (finding.remedy or "")
 
@@ -228,7 +232,9 @@ async def doctor(node: Node, **flags: str) -> tuple[int, dict[str, Any]]:
         "containerd_registry_config_path": str(node.daemon.certs),
         "containerd_config": str(node.folder / "config.toml"),
     } | flags
-    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    options = [
+        part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)
+    ]
     process = await asyncio.create_subprocess_exec(
         *(*node.namespace.prefix, sys.executable, "-m", "spegel_py", "doctor", "--json", *options),
         stdin=asyncio.subprocess.DEVNULL,
@@ -256,7 +262,11 @@ async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
     await node.start_spegel()
     status, findings = await doctor(node)
     assert status == 0
-    assert {name for name, one in findings.items() if one["level"] != "ok"} == {"peers", "pull", "set_aside"}
+    assert {name for name, one in findings.items() if one["level"] != "ok"} == {
+        "peers",
+        "pull",
+        "set_aside",
+    }
     assert REGISTRY in findings["set_aside"]["finding"]
     assert "isolated" in findings["peers"]["finding"]
     assert "holds no image" in findings["pull"]["finding"]
@@ -274,10 +284,16 @@ async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
     await node.spegel.end()
     status, findings = await doctor(node)
     assert status == 1
-    assert {name for name, one in findings.items() if one["level"] == "error"} == {"hosts.toml", "node", "pull"}
+    assert {name for name, one in findings.items() if one["level"] == "error"} == {
+        "hosts.toml",
+        "node",
+        "pull",
+    }
 
 
-async def test_a_proxy_between_containerd_and_its_mirror_is_named(labs: Labs, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_between_containerd_and_its_mirror_is_named(
+    labs: Labs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the node's own address requests would go to the proxy; at 127.0.0.1, or with the line, they do not."""
     monkeypatch.setenv("HTTP_PROXY", "http://10.99.9.9:3128")
     lab = await labs(1)
@@ -285,8 +301,15 @@ async def test_a_proxy_between_containerd_and_its_mirror_is_named(labs: Labs, mo
     await node.start_spegel()
     await configure(node, node.address)
     status, findings = await doctor(node)
-    assert (status, findings["proxy"]["level"], findings["hosts.toml"]["level"]) == (1, "error", "ok")
-    assert f"http://{node.address}:5000 through the proxy http://10.99.9.9:3128" in findings["proxy"]["finding"]
+    assert (status, findings["proxy"]["level"], findings["hosts.toml"]["level"]) == (
+        1,
+        "error",
+        "ok",
+    )
+    assert (
+        f"http://{node.address}:5000 through the proxy http://10.99.9.9:3128"
+        in findings["proxy"]["finding"]
+    )
     assert f'"NO_PROXY={node.address}"' in findings["proxy"]["remedy"]
 
     await configure(node)

@@ -78,7 +78,9 @@ def server(lab: Lab, puller: Node, app: Image) -> Node:
 
 
 @pytest.mark.parametrize("kill", [kill_spegel, kill_node], ids=["process", "machine"])
-async def test_another_holder_goes_on_where_one_died(lab: Lab, kill: Callable[[Node], Awaitable[None]]) -> None:
+async def test_another_holder_goes_on_where_one_died(
+    lab: Lab, kill: Callable[[Node], Awaitable[None]]
+) -> None:
     """With kill -9 in mid-blob the layer goes on at the same byte from another holder, and containerd sees nothing."""
     app = image(f"continued/{kill.__name__}", layers=1, size=SIZE)
     reference = lab.name(f"test/app:continued-{kill.__name__}")

@@ -32,7 +32,9 @@ async def lab(cluster: Lab) -> Lab:
     """Three nodes, everything of which runs, and is held to be healthy, before each test."""
     for node in cluster.nodes:
         if node.spegel and await metric(node, "spegel_health_peers", state="healthy") != 2:
-            await node.spegel.end()  # with what it holds against others: three failed requests count for five minutes
+            await (
+                node.spegel.end()
+            )  # with what it holds against others: three failed requests count for five minutes
     await heal(cluster)
     for node in cluster.nodes:
         await become(node, "healthy", 2)
@@ -64,7 +66,10 @@ async def become(node: Node, state: str, count: int, *, deadline: float = 30.0) 
 def asked(puller: Node, app: Image) -> list[str]:
     """Return the addresses that a node asked for an image's blobs."""
     digests = {str(blob.digest) for blob in app.blobs}
-    relays = [*events(puller, "relay finished", method="GET"), *events(puller, "relay missed", method="GET")]
+    relays = [
+        *events(puller, "relay finished", method="GET"),
+        *events(puller, "relay missed", method="GET"),
+    ]
     return [each["addr"] for one in relays if one["digest"] in digests for each in one["attempts"]]
 
 
@@ -114,7 +119,9 @@ async def test_a_node_that_stands_still_is_suspected_before_it_is_gone(lab: Lab)
     try:
 
         async def is_foretold() -> bool:
-            return await metric(puller, "spegel_health_predictions_total", outcome="true") == true + 1
+            return (
+                await metric(puller, "spegel_health_predictions_total", outcome="true") == true + 1
+            )
 
         await until(is_foretold, deadline=14, pause=0.1)
     finally:

@@ -47,8 +47,12 @@ async def test_a_crowd_lines_up_behind_the_one_that_holds_an_image() -> None:
         async with registry_away(lab), holder.namespace.throttled("100mbit", burst="64kbit"):
             await asyncio.gather(*(node.cri.pull(reference) for node in crowd))
         size = len(app.blobs[-1].data)
-        assert size <= await metric(holder, "spegel_served_bytes_total", source="local") < 1.5 * size
-        assert sum([await metric(node, "spegel_in_flight_bytes_total") for node in crowd]) > 1.5 * size
+        assert (
+            size <= await metric(holder, "spegel_served_bytes_total", source="local") < 1.5 * size
+        )
+        assert (
+            sum([await metric(node, "spegel_in_flight_bytes_total") for node in crowd]) > 1.5 * size
+        )
 
 
 async def test_a_crowd_whose_containerds_fetch_in_parts_fetches_once() -> None:
@@ -63,7 +67,9 @@ async def test_a_crowd_whose_containerds_fetch_in_parts_fetches_once() -> None:
         outcome = await play(lab, case, SHARING)
         assert outcome.failed == ()
         assert set(outcome.manifests.values()) == {1}
-        blobs = [one for one in lab.registry.requests("GET") if "/blobs/" in one.path and one.size > 1000]
+        blobs = [
+            one for one in lab.registry.requests("GET") if "/blobs/" in one.path and one.size > 1000
+        ]
         assert len(blobs) > 2
         assert len({one.client.partition(":")[0] for one in blobs}) == 1
 
@@ -75,7 +81,9 @@ def looked_at(fault: faults.Fault) -> faults.Fault:
     async def strike(ground: Ground) -> AsyncIterator[Collection[Node]]:
         ground.lab.registry.process.send(signal.SIGSTOP)
         try:
-            await until(lambda: _all_show_all(ground), deadline=5.0)  # a leader that stalls longer is replaced
+            await until(
+                lambda: _all_show_all(ground), deadline=5.0
+            )  # a leader that stalls longer is replaced
         finally:
             ground.lab.registry.process.send(signal.SIGCONT)
         async with fault(ground) as excused:
@@ -90,12 +98,20 @@ async def _all_show_all(ground: Ground) -> bool:
 
 async def _shows_all(ground: Ground, node: Node) -> bool:
     """Say whether a node tells of its part, and its page shows the whole tree of the layer, with one that fetches."""
-    state, page = await node.get("/debug/state", port=9090), await node.get("/debug/web/", port=9090)
+    state, page = (
+        await node.get("/debug/state", port=9090),
+        await node.get("/debug/web/", port=9090),
+    )
     parts = {part["digest"]: part["role"] for part in json.loads(state.body)["in_flight"]}
     if (role := parts.get(str(ground.layer.digest))) is None:
         return False
-    _, _, tree = page.body.decode().partition(f"Who takes {short(str(ground.layer.digest))} from whom")
-    rows = re.findall(r'<span class="name">(.*?)</span> <span class="does">(.*?)</span>', tree.partition("</ul>")[0])
+    _, _, tree = page.body.decode().partition(
+        f"Who takes {short(str(ground.layer.digest))} from whom"
+    )
+    rows = re.findall(
+        r'<span class="name">(.*?)</span> <span class="does">(.*?)</span>',
+        tree.partition("</ul>")[0],
+    )
     doing = dict(rows)
     others = {f"{other.address}:5000" for other in ground.nodes if other is not node}
     return (

@@ -35,7 +35,9 @@ async def test_a_kubelet_s_pull_comes_from_the_registry(lab: Lab, is_docker: boo
     [pulled] = await node.cri.images()
     assert pulled.id == identity
     assert pulled.tags == (reference,)
-    assert {one.client.rpartition(":")[0] or one.client for one in lab.registry.requests()} == {node.address}
+    assert {one.client.rpartition(":")[0] or one.client for one in lab.registry.requests()} == {
+        node.address
+    }
     blobs = [one for one in lab.registry.requests("GET") if "/blobs/" in one.path]
     assert len(blobs) == len(APP.blobs) - 1
     assert await lab.nodes[1].cri.images() == []
@@ -88,6 +90,8 @@ async def test_nothing_is_left_behind() -> None:
     assert lab
     names = [lab.registry.namespace.name, lab.nodes[0].namespace.name]
     assert not any(Path("/proc", str(pid)).exists() for pid in pids)
-    listed = await asyncio.to_thread(subprocess.run, ["ip", "netns"], capture_output=True, text=True, check=True)
+    listed = await asyncio.to_thread(
+        subprocess.run, ["ip", "netns"], capture_output=True, text=True, check=True
+    )
     assert not any(name in listed.stdout for name in names)
     assert not lab.registry.folder.parent.exists()

@@ -33,7 +33,17 @@ from spegel_py.errors import (
 )
 from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
-from spegel_py.pull import Event, Fetched, Finished, Interrupted, Opened, Platform, PullReport, command, pull
+from spegel_py.pull import (
+    Event,
+    Fetched,
+    Finished,
+    Interrupted,
+    Opened,
+    Platform,
+    PullReport,
+    command,
+    pull,
+)
 from spegel_py.pull.client import ACCEPT, Deadlines
 from spegel_py.pull.plan import rotated
 from spegel_py.registry.app import create_app
@@ -57,7 +67,13 @@ def _ready() -> dict[str, object]:
 async def registry(root: Path) -> AsyncIterator[str]:
     """Serve the layout at `root` with the real registry; give its URL."""
     with Sender(threads=2) as sender:
-        app = create_app(store=LayoutStore(root=root), sender=sender, mirror=None, metrics=Metrics(), ready=_ready)
+        app = create_app(
+            store=LayoutStore(root=root),
+            sender=sender,
+            mirror=None,
+            metrics=Metrics(),
+            ready=_ready,
+        )
         async with serve(app, "127.0.0.1:0", drain=0.2) as port:
             yield f"http://127.0.0.1:{port}"
 
@@ -95,11 +111,18 @@ class Mirror:
     @property
     def ranges(self) -> list[str | None]:
         """The Range of every request for the layer, in order."""
-        return [part for _, target, part, _ in self.seen if str(self.image.blobs[-1].digest) in target]
+        return [
+            part for _, target, part, _ in self.seen if str(self.image.blobs[-1].digest) in target
+        ]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(
-            (request.method, request.raw_path, request.headers.get("Range"), request.headers.get("Accept", ""))
+            (
+                request.method,
+                request.raw_path,
+                request.headers.get("Range"),
+                request.headers.get("Accept", ""),
+            )
         )
         reference = request.path.rsplit("/", 1)[-1]
         if reference == "1.0":
@@ -197,18 +220,28 @@ class Pulled:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-async def pulled(mirror: str, root: Path, *, platform: Platform | None = AMD64, reference: str = NAME) -> Pulled:
+async def pulled(
+    mirror: str, root: Path, *, platform: Platform | None = AMD64, reference: str = NAME
+) -> Pulled:
     events: list[Event] = []
     writer = LayoutWriter.create(root=root, is_durable=False)
     report = await pull(
-        reference, mirror=mirror, writer=writer, platform=platform, on_progress=events.append, deadlines=QUICK
+        reference,
+        mirror=mirror,
+        writer=writer,
+        platform=platform,
+        on_progress=events.append,
+        deadlines=QUICK,
     )
     return Pulled(report, events)
 
 
 def tags(root: Path) -> dict[str, str]:
     index = json.loads((root / "index.json").read_text())
-    return {one["annotations"]["org.opencontainers.image.ref.name"]: one["digest"] for one in index["manifests"]}
+    return {
+        one["annotations"]["org.opencontainers.image.ref.name"]: one["digest"]
+        for one in index["manifests"]
+    }
 
 
 def check_complete(root: Path, image: build.Image) -> None:
@@ -231,7 +264,9 @@ def parts(root: Path) -> list[int]:
 
 @pytest.mark.parametrize("types", [build.OCI, build.DOCKER], ids=["oci", "docker"])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-async def test_pull_of_one_platform(tmp_path: Path, types: build.MediaTypes, algorithm: str) -> None:
+async def test_pull_of_one_platform(
+    tmp_path: Path, types: build.MediaTypes, algorithm: str
+) -> None:
     """Of an index, this platform's manifest and blobs are fetched, verified and tagged; the rest is left."""
     image = images.image("app", platforms=("amd64", "arm64"), types=types, algorithm=algorithm)
     images.write_layout(tmp_path / "there", {NAME: image})
@@ -242,7 +277,11 @@ async def test_pull_of_one_platform(tmp_path: Path, types: build.MediaTypes, alg
     assert tags(tmp_path / "here") == {NAME: str(image.root.digest)}
     assert result.report.digest == image.root.digest
     assert result.report.verified == len(chosen.blobs) + 1
-    assert result.report.bytes == result.report.fetched == len(image.root.data) + sum(len(b.data) for b in chosen.blobs)
+    assert (
+        result.report.bytes
+        == result.report.fetched
+        == len(image.root.data) + sum(len(b.data) for b in chosen.blobs)
+    )
     assert len(result.of(Finished)) == result.report.blobs == 3
 
 
@@ -260,7 +299,11 @@ async def test_pull_by_digest(tmp_path: Path) -> None:
     image = one_layer()
     images.write_layout(tmp_path / "there", {NAME: image})
     async with registry(tmp_path / "there") as mirror:
-        await pulled(mirror, tmp_path / "here", reference=f"registry.example:5000/team/app@{image.root.digest}")
+        await pulled(
+            mirror,
+            tmp_path / "here",
+            reference=f"registry.example:5000/team/app@{image.root.digest}",
+        )
     check_complete(tmp_path / "here", image)
     assert tags(tmp_path / "here") == {}
 
@@ -296,7 +339,9 @@ async def test_nobody_has_a_blob(tmp_path: Path) -> None:
     writer = images.write_layout(tmp_path / "there", {NAME: image})
     writer.remove(image.blobs[-1].digest)
     async with registry(tmp_path / "there") as mirror:
-        with pytest.raises(BlobUnknown, match=f"nobody in the cluster has {image.blobs[-1].digest}"):
+        with pytest.raises(
+            BlobUnknown, match=f"nobody in the cluster has {image.blobs[-1].digest}"
+        ):
             await pulled(mirror, tmp_path / "here")
         assert tags(tmp_path / "here") == {}
         writer.put(image.blobs[-1].data)
@@ -346,7 +391,10 @@ async def test_requests_are_containerds(tmp_path: Path) -> None:
     mirror = Mirror(images.image("app", layers=1, platforms=("amd64", "arm64")))
     async with mirror.running() as url:
         await pulled(url, tmp_path)
-    methods = [(method, unquote(target).split("?")[0].split("/")[-2]) for method, target, _, _ in mirror.seen]
+    methods = [
+        (method, unquote(target).split("?")[0].split("/")[-2])
+        for method, target, _, _ in mirror.seen
+    ]
     assert methods == [("HEAD", "manifests"), *[("GET", "manifests")] * 2, *[("GET", "blobs")] * 2]
     assert all(target.endswith("?ns=registry.example%3A5000") for _, target, _, _ in mirror.seen)
     assert mirror.seen[0][3] == ACCEPT
@@ -354,9 +402,13 @@ async def test_requests_are_containerds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag_header", "head_status"), [(False, 200), (True, 405), (True, 500)], ids=["no digest", "405", "500"]
+    ("tag_header", "head_status"),
+    [(False, 200), (True, 405), (True, 500)],
+    ids=["no digest", "405", "500"],
 )
-async def test_a_head_that_is_no_use_falls_back_to_get(tmp_path: Path, tag_header: bool, head_status: int) -> None:
+async def test_a_head_that_is_no_use_falls_back_to_get(
+    tmp_path: Path, tag_header: bool, head_status: int
+) -> None:
     """Where HEAD does not tell the digest, the manifest is got by its tag."""
     mirror = Mirror(one_layer(), tag_header=tag_header, head_status=head_status)
     async with mirror.running() as url:
@@ -375,7 +427,9 @@ async def test_a_broken_body_goes_on(tmp_path: Path, resets: bool) -> None:
         result = await pulled(url, tmp_path)
     check_complete(tmp_path, mirror.image)
     if not resets:  # an RST may destroy what was on its way
-        offsets = [event.offset for event in result.of(Interrupted) if isinstance(event, Interrupted)]
+        offsets = [
+            event.offset for event in result.of(Interrupted) if isinstance(event, Interrupted)
+        ]
         assert offsets == [50_000, 100_000, 150_000, 200_000, 250_000]
         assert mirror.ranges[1:] == [f"bytes={offset}-" for offset in offsets]
         assert result.report.fetched == result.report.bytes
@@ -402,7 +456,9 @@ async def test_a_range_answered_with_200_starts_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [SHIFTED, SHORTER, LONGER_CHUNKED, BUSY, WRONG], ids=["shifted", "shorter", "longer", "503", "wrong"]
+    "fault",
+    [SHIFTED, SHORTER, LONGER_CHUNKED, BUSY, WRONG],
+    ids=["shifted", "shorter", "longer", "503", "wrong"],
 )
 async def test_one_bad_answer_is_outlived(tmp_path: Path, fault: Fault) -> None:
     """Another range than asked for, another length, a 503 or wrong bytes cost an attempt, not the pull."""
@@ -425,7 +481,11 @@ async def test_wrong_bytes_for_ever(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "error"),
-    [(ending_after(0), PeerUnreachable), (BUSY, PeerRefused), (ending_after(0, stalls=9), PeerStalled)],
+    [
+        (ending_after(0), PeerUnreachable),
+        (BUSY, PeerRefused),
+        (ending_after(0, stalls=9), PeerStalled),
+    ],
     ids=["breaks", "503", "stalls"],
 )
 async def test_no_progress_ends(tmp_path: Path, fault: Fault, error: type[Exception]) -> None:
@@ -448,7 +508,9 @@ async def test_a_pull_that_was_cancelled_is_resumed(tmp_path: Path) -> None:
             reached.set()
 
     async with mirror.running() as url:
-        task = asyncio.create_task(pull(NAME, mirror=url, writer=here, platform=AMD64, on_progress=hear))
+        task = asyncio.create_task(
+            pull(NAME, mirror=url, writer=here, platform=AMD64, on_progress=hear)
+        )
         await asyncio.wait_for(reached.wait(), 10)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -474,19 +536,28 @@ async def test_a_damaged_part_is_outlived(tmp_path: Path) -> None:
 
 async def test_the_peer_is_told(tmp_path: Path) -> None:
     """The peer that a relayed answer names is told with the bytes, and counted."""
-    named = answering(lambda request, data: web.Response(body=data, headers={"X-Spegel-Peer": "12D3KooW"}))
+    named = answering(
+        lambda request, data: web.Response(body=data, headers={"X-Spegel-Peer": "12D3KooW"})
+    )
     mirror = Mirror(one_layer(), [named])
     layer = mirror.image.blobs[-1]
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
-    peers = {event.blob.digest: event.peer for event in result.of(Opened) if isinstance(event, Opened)}
+    peers = {
+        event.blob.digest: event.peer for event in result.of(Opened) if isinstance(event, Opened)
+    }
     assert peers == {mirror.image.blobs[1].digest: None, layer.digest: "12D3KooW"}
-    assert result.report.peers == {"": result.report.bytes - len(layer.data), "12D3KooW": len(layer.data)}
+    assert result.report.peers == {
+        "": result.report.bytes - len(layer.data),
+        "12D3KooW": len(layer.data),
+    }
 
 
 async def test_encodings_are_left_alone(tmp_path: Path) -> None:
     """A mirror that labels a gzip layer as encoded does not have it unpacked: the digest is of what was sent."""
-    labelled = answering(lambda request, data: web.Response(body=data, headers={"Content-Encoding": "gzip"}))
+    labelled = answering(
+        lambda request, data: web.Response(body=data, headers={"Content-Encoding": "gzip"})
+    )
     mirror = Mirror(one_layer(), [labelled])
     assert gzip.decompress(mirror.image.blobs[-1].data)
     async with mirror.running() as url:
@@ -534,7 +605,12 @@ async def test_command_prints_lines(tmp_path: Path) -> None:
 async def _start(mirror: str, into: Path, *more: str) -> asyncio.subprocess.Process:
     arguments = [NAME, "--mirror", mirror, "--into", str(into), "--platform", "linux/amd64", *more]
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", RUN, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        RUN,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
 
 
@@ -563,7 +639,9 @@ async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     mirror = Mirror(one_layer())
     async with mirror.running() as url:
         monkeypatch.setattr("spegel_py.store.layout.blob.os.pwrite", full)
-        with pytest.raises(StoreUnavailable, match=r"disk under .* is full; make room and run again"):
+        with pytest.raises(
+            StoreUnavailable, match=r"disk under .* is full; make room and run again"
+        ):
             await pulled(url, tmp_path)
     assert len(mirror.ranges) <= 1
 
@@ -593,14 +671,22 @@ def _tls(folder: Path) -> ssl.SSLContext:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mirror")])
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
+        )
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
     pem = folder / "mirror.pem"
     pem.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
@@ -670,7 +756,10 @@ async def test_the_mirror_is_asked_first(tmp_path: Path) -> None:
     async with mirror.running() as url, upstream.running() as behind:
         report = await pulling(url, behind, tmp_path / "one", events)
         assert (upstream.seen, report.upstream) == ([], 0)
-        mirror.faults = [ending_after(50_000), answering(lambda request, data: web.Response(status=404))]
+        mirror.faults = [
+            ending_after(50_000),
+            answering(lambda request, data: web.Response(status=404)),
+        ]
         report = await pulling(url, behind, tmp_path / "two", events)
     check_complete(tmp_path / "two", image)
     assert mirror.ranges[1:] == [None, "bytes=50000-"]
@@ -683,7 +772,9 @@ async def test_upstream_may_redirect_and_the_mirror_be_away(tmp_path: Path) -> N
     storage, events = Mirror(one_layer()), list[Event]()
     async with storage.running() as where:
         elsewhere = answering(
-            lambda request, data: web.Response(status=307, headers={"Location": where + request.path})
+            lambda request, data: web.Response(
+                status=307, headers={"Location": where + request.path}
+            )
         )
         upstream = Mirror(storage.image, [elsewhere, ending_after(0), elsewhere])
         storage.faults = [ending_after(50_000)]
@@ -711,7 +802,10 @@ async def test_a_token_is_got_where_upstream_wants_one(tmp_path: Path) -> None:
         return await handler(request)
 
     upstream.guards = [guard]
-    async with Mirror(one_layer(1), tag_header=False).running() as mirror, upstream.running() as url:
+    async with (
+        Mirror(one_layer(1), tag_header=False).running() as mirror,
+        upstream.running() as url,
+    ):
         behind = url.replace("http://", "http://me:secret@")
         writer = LayoutWriter.create(root=tmp_path, is_durable=False)
         report = await pull(
@@ -745,7 +839,9 @@ async def test_neither_has_it(tmp_path: Path) -> None:
     image, missing = one_layer(), answering(lambda request, data: web.Response(status=404))
     mirror, upstream = Mirror(image, [missing]), Mirror(image, [missing])
     async with mirror.running() as beside, upstream.running() as url:
-        with pytest.raises(BlobUnknown, match=f"the mirror did not give sha256:.*, and {url} does not have it"):
+        with pytest.raises(
+            BlobUnknown, match=f"the mirror did not give sha256:.*, and {url} does not have it"
+        ):
             await pulling(beside, url, tmp_path, [])
     assert list((tmp_path / "blobs" / ".partial").glob(f"*{image.blobs[-1].digest.hex}*")) == []
     assert tags(tmp_path) == {}

@@ -46,7 +46,9 @@ async def pull(node: Node, reference: str, *, with_cri: bool) -> None:
 
 @pytest.mark.parametrize("by_digest", [False, True], ids=["tag", "digest"])
 @pytest.mark.parametrize("with_cri", [True, False], ids=["CRI", "ctr"])
-async def test_what_one_node_pulled_the_others_get_from_it(lab: Lab, with_cri: bool, by_digest: bool) -> None:
+async def test_what_one_node_pulled_the_others_get_from_it(
+    lab: Lab, with_cri: bool, by_digest: bool
+) -> None:
     """With the registry gone, two other nodes pull all of an image, each byte of it from a peer and each pull a hit."""
     app = image(f"first/{with_cri}/{by_digest}", layers=3, size=200_000)
     tag = lab.name(f"test/app:first-{with_cri}-{by_digest}".lower())
@@ -60,7 +62,9 @@ async def test_what_one_node_pulled_the_others_get_from_it(lab: Lab, with_cri: b
             carried = await metric(node, "spegel_served_bytes_total", source="peer")
             await pull(node, reference, with_cri=with_cri)
             assert reference in await node.daemon.ctr("images", "ls", "-q")
-            assert await metric(node, "spegel_mirror_requests_total", cache="hit") >= hits + len(app.blobs)
+            assert await metric(node, "spegel_mirror_requests_total", cache="hit") >= hits + len(
+                app.blobs
+            )
             assert await metric(node, "spegel_mirror_requests_total", cache="miss") == misses
             carried = await metric(node, "spegel_served_bytes_total", source="peer") - carried
             assert carried >= sum(len(blob.data) for blob in app.blobs)
@@ -75,7 +79,9 @@ async def test_what_one_node_pulled_the_others_get_from_it(lab: Lab, with_cri: b
     ],
     ids=["several platforms", "Docker schema 2", "21 layers"],
 )
-async def test_images_of_every_shape_pass_through_peers(lab: Lab, seed: str, app: build.Image, is_docker: bool) -> None:
+async def test_images_of_every_shape_pass_through_peers(
+    lab: Lab, seed: str, app: build.Image, is_docker: bool
+) -> None:
     """An index, a Docker image and one of many layers are pulled from a peer alone, and come out the same."""
     reference = lab.name(f"test/app:{seed}")
     one, two, _ = lab.nodes
@@ -138,7 +144,9 @@ async def test_an_imported_image_is_pulled_by_others(lab: Lab) -> None:
     reference = lab.name("test/imported:1")
     one, two, three = lab.nodes
     await one.daemon.load({reference: app})
-    labels = {line.split()[0]: line for line in (await one.daemon.ctr("content", "ls")).splitlines()[1:]}
+    labels = {
+        line.split()[0]: line for line in (await one.daemon.ctr("content", "ls")).splitlines()[1:]
+    }
     assert not any("distribution.source" in labels[str(blob.digest)] for blob in app.blobs)
     async with registry_away(lab):
         await found(two, reference, app.blobs[1:])
@@ -158,7 +166,15 @@ async def test_skopeo_copies_through_the_mirror(lab: Lab, tmp_path: Path) -> Non
     async with registry_away(lab):
         await run(
             *two.namespace.prefix,
-            *("skopeo", "--insecure-policy", "copy", "-q", "--src-tls-verify=false", source, f"dir:{tmp_path}"),
+            *(
+                "skopeo",
+                "--insecure-policy",
+                "copy",
+                "-q",
+                "--src-tls-verify=false",
+                source,
+                f"dir:{tmp_path}",
+            ),
         )
     copied = {path.read_bytes() for path in tmp_path.iterdir() if path.name != "version"}
     assert {Digest.of(data) for data in copied} == {blob.digest for blob in app.blobs}

@@ -39,14 +39,20 @@ async def fails(node: Node, reference: str) -> str:
 async def test_with_all_the_second_pull_succeeds() -> None:
     """The first fails, since containerd keeps what came and gets but the end upstream; then the peer is left out."""
     async with start_cluster(2, verify_blobs="all") as lab:
-        holder, puller, reference, layer = *lab.nodes, lab.name("test/app:wrong"), image("wrong", size=SIZE).blobs[-1]
+        holder, puller, reference, layer = (
+            *lab.nodes,
+            lab.name("test/app:wrong"),
+            image("wrong", size=SIZE).blobs[-1],
+        )
         await publish(lab, reference, image("wrong", size=SIZE), holder)
         damage(holder, layer)
         assert "unexpected commit digest" in await fails(puller, reference)
         [event] = events(puller, "peer sent wrong bytes")
         assert event["addr"] == f"{holder.address}:5000"
         assert await metric(puller, "spegel_quarantined_peers") == 1
-        assert await metric(puller, "spegel_verified_blobs_total", source="peer", outcome="wrong") == 1
+        assert (
+            await metric(puller, "spegel_verified_blobs_total", source="peer", outcome="wrong") == 1
+        )
         await puller.cri.pull(reference)
         assert await puller.cri.status(reference)
 
@@ -86,6 +92,9 @@ async def test_a_damaged_blob_is_withdrawn_after_it_was_sent_once() -> None:
         await until(is_withdrawn)
         [event] = events(holder, "content damaged")
         assert event["digest"] == str(layer.digest)
-        assert await metric(holder, "spegel_verified_blobs_total", source="local", outcome="wrong") == 1
+        assert (
+            await metric(holder, "spegel_verified_blobs_total", source="local", outcome="wrong")
+            == 1
+        )
         await other.cri.pull(reference)
         assert events(other, "relay started", digest=str(layer.digest), method="GET") == []

@@ -46,7 +46,9 @@ async def lab(cluster: Lab) -> Lab:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "kill -9"])
-async def test_a_node_that_restarts_is_the_same_peer_and_is_found_again(lab: Lab, number: int) -> None:
+async def test_a_node_that_restarts_is_the_same_peer_and_is_found_again(
+    lab: Lab, number: int
+) -> None:
     """Started again with its data directory a node has its identity still, and tells anew what it holds."""
     app = image(f"restarted/{number}")
     reference = lab.name(f"test/app:restarted-{number}")
@@ -92,11 +94,19 @@ async def test_a_node_without_peers_serves_its_own_and_gets_in_nobody_s_way(lab:
         await lab.registry.push(second, other)
         await node.cri.pull(reference)
         assert lab.registry.requests("GET")
-        for path in (manifest_path(reference), manifest_path(app.root), *map(blob_path, app.blobs[1:])):
+        for path in (
+            manifest_path(reference),
+            manifest_path(app.root),
+            *map(blob_path, app.blobs[1:]),
+        ):
             answer, _ = await timed(node, path)
             assert answer.status == 200
             assert "x-spegel-peer" not in answer.headers
-        for path in (manifest_path(second), manifest_path(other.root), *map(blob_path, other.blobs[1:])):
+        for path in (
+            manifest_path(second),
+            manifest_path(other.root),
+            *map(blob_path, other.blobs[1:]),
+        ):
             answer, seconds = await timed(node, path)
             assert answer.status == 404
             assert seconds < PROMPT
@@ -139,7 +149,9 @@ async def pardon(lab: Lab, node: Node) -> None:
 
 
 @pytest.mark.parametrize("damage", [spoil, truncate, empty])
-async def test_wrong_bytes_are_never_passed_on(lab: Lab, damage: Callable[[Node, Blob], None]) -> None:
+async def test_wrong_bytes_are_never_passed_on(
+    lab: Lab, damage: Callable[[Node, Blob], None]
+) -> None:
     """Content damaged at one holder comes from the other; at both, it is 404, and containerd's pull goes upstream."""
     app = image(f"damaged/{damage.__name__}", layers=4)
     reference = lab.name(f"test/app:damaged-{damage.__name__}")
@@ -172,6 +184,8 @@ async def test_a_large_layer_that_was_cut_off_on_the_disk_is_not_offered(lab: La
     truncate(holder, app.blobs[-1])
     answer, seconds = await timed(puller, blob_path(app.blobs[-1]))
     assert answer.status == 404
-    assert seconds < PROMPT + Rules().grace  # a steward that is new since the puller restarted waits for so long
+    assert (
+        seconds < PROMPT + Rules().grace
+    )  # a steward that is new since the puller restarted waits for so long
     await puller.cri.pull(reference)
     assert [one.size for one in lab.registry.requests("GET")] == [len(app.blobs[-1].data)]

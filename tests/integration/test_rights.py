@@ -12,7 +12,13 @@ from tests.lab import Lab
 
 pytestmark = pytest.mark.root
 
-READ_ONLY = ("unshare", "--mount", "sh", "-euc", 'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; exec "$@"')
+READ_ONLY = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-euc",
+    'mount --bind "$0" "$0"; mount -o remount,bind,ro "$0"; exec "$@"',
+)
 """Run with a folder and a command: the command sees the folder read-only."""
 
 POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")

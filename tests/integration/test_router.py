@@ -28,8 +28,12 @@ from tests.routers import Node, cluster, found, ports, until
 KEYS = [f"sha256:{number:064x}" for number in range(1000)]
 
 
-@pytest.mark.parametrize(("count", "mesh_limit", "replication"), [(1000, 128, 20), (200, 0, 2)], ids=["all", "hop"])
-async def test_every_key_is_found_from_every_node(count: int, mesh_limit: int, replication: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "mesh_limit", "replication"), [(1000, 128, 20), (200, 0, 2)], ids=["all", "hop"]
+)
+async def test_every_key_is_found_from_every_node(
+    count: int, mesh_limit: int, replication: int
+) -> None:
     """Of all keys not one is lost, whatever the regime."""
     keys = KEYS[:count]
     async with processes.cluster(4, mesh_limit=mesh_limit, replication=replication) as nodes:
@@ -144,7 +148,9 @@ async def test_an_announcement_carries_its_interval() -> None:
 
 
 @pytest.mark.parametrize("jump", [86_400.0, -86_400.0], ids=["ahead", "back"])
-async def test_a_clock_that_jumps_ends_no_record(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+async def test_a_clock_that_jumps_ends_no_record(
+    monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
     """Lives are monotonic: when the wall clock jumps by a day nobody is lost, and nobody is kept."""
     async with cluster(2, interval=0.5) as nodes:
         await nodes[0].router.advertise(KEYS[:1])
@@ -173,7 +179,10 @@ async def test_a_hello_that_was_lost_is_said_again() -> None:
         nodes[1].router._table.peer_disconnected(nodes[0].router.id)
         nodes[1].router._table.peer_connected(nodes[0].router.id)
         assert [member.heard for member in nodes[1].router.members()] == [None]
-        await until(lambda: [member.heard is not None for member in nodes[1].router.members()] == [True], timeout=2.0)
+        await until(
+            lambda: [member.heard is not None for member in nodes[1].router.members()] == [True],
+            timeout=2.0,
+        )
 
 
 async def test_a_dead_trio_side_is_started_again() -> None:
@@ -270,7 +279,9 @@ async def test_a_seed_that_restarts_is_found_again() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("told", ["", "0.0.0.0", "::"])
-async def test_a_registry_on_all_addresses_is_reached_where_its_node_is(host: str, told: str) -> None:
+async def test_a_registry_on_all_addresses_is_reached_where_its_node_is(
+    host: str, told: str
+) -> None:
     """A node whose registry listens on a wildcard is offered with the address it is connected from."""
     async with cluster(2, host=host, registry_host=told) as nodes:
         await nodes[0].router.advertise(["k"])
@@ -294,7 +305,9 @@ def _as_stranger(address: str, talk: Any) -> Any:
 
     async def main() -> Any:
         port = processes.free_port()
-        host = compat.build_host(load_or_create(None), announce=lambda: [multiaddr("127.0.0.1", port)])
+        host = compat.build_host(
+            load_or_create(None), announce=lambda: [multiaddr("127.0.0.1", port)]
+        )
         async with host.run(listen_addresses("127.0.0.1", port)):
             peer = await compat.dial(host, Multiaddr(address), expected=None, timeout=5)
             try:
@@ -341,7 +354,9 @@ def _own_id(node: Node) -> str:
     return node.router.addresses()[0].rpartition("/")[2]
 
 
-@pytest.mark.parametrize("raw", [b"\x05garbage", b"\x80" * 12, b"\xff\xff\xff\x7f", b"\x02\x08"], ids=str)
+@pytest.mark.parametrize(
+    "raw", [b"\x05garbage", b"\x80" * 12, b"\xff\xff\xff\x7f", b"\x02\x08"], ids=str
+)
 async def test_bad_dht_messages_are_dropped_and_counted(raw: bytes) -> None:
     """Malformed DHT messages are counted and end their stream only."""
     async with cluster(1) as nodes:
@@ -392,9 +407,13 @@ async def test_a_standard_peer_is_served_and_believed() -> None:
                 return True
 
             answers = kademlia.Answers(lambda key: [], lambda raw: [], provide, lambda reason: None)
-            host.set_stream_handler(kademlia.PROTOCOL, kademlia.KademliaServer(host, answers).handle)
+            host.set_stream_handler(
+                kademlia.PROTOCOL, kademlia.KademliaServer(host, answers).handle
+            )
             await kademlia.KademliaClient(host).add_providers(
-                peer, [name_hash(f"mine {number}") for number in range(300)], kademlia.own_addresses(host)
+                peer,
+                [name_hash(f"mine {number}") for number in range(300)],
+                kademlia.own_addresses(host),
             )
             with trio.move_on_after(15):
                 while len(got) < 500:
@@ -442,7 +461,9 @@ async def test_a_password_is_for_peers_that_know_it() -> None:
 
 
 async def _holders(node: Node, expected: dict[int, bool]) -> bool:
-    return {peer.port: peer.knows_password for peer in await found(node.router, KEYS[0])} == expected
+    return {
+        peer.port: peer.knows_password for peer in await found(node.router, KEYS[0])
+    } == expected
 
 
 async def test_nodes_with_one_identity_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,9 @@ ORDERS: dict[str, tuple[list[int | None], list[int | None]]] = {
 
 
 def urls(lab: Lab, order: Sequence[int | None]) -> list[str]:
-    return [f"http://{'127.0.0.1' if each is None else lab.nodes[each].address}:5000" for each in order]
+    return [
+        f"http://{'127.0.0.1' if each is None else lab.nodes[each].address}:5000" for each in order
+    ]
 
 
 @pytest.mark.parametrize("is_by_hand", [True, False], ids=["by hand", "by command"])
@@ -82,7 +84,10 @@ async def test_a_first_pull_never_waits_for_itself(is_by_hand: bool) -> None:
                 await lab.registry.push(reference, image(reference, layers=LAYERS, size=300_000))
                 seconds = await asyncio.gather(*(timed_pull(node, reference) for node in crowd))
                 assert max(seconds) < FIRST_STALL, (order, len(crowd), seconds)
-        stalled = [await metric(node, "spegel_peer_attempts_total", outcome="stalled") for node in lab.nodes]
+        stalled = [
+            await metric(node, "spegel_peer_attempts_total", outcome="stalled")
+            for node in lab.nodes
+        ]
         assert stalled == [0.0, 0.0, 0.0]
 
 
@@ -110,7 +115,11 @@ async def test_a_crowd_with_a_second_target_fetches_once() -> None:
         await lab.registry.push(reference, app)
         async with lab.registry.namespace.throttled("50mbit", burst="64kbit"):
             await asyncio.gather(*(node.cri.pull(reference) for node in lab.nodes))
-        fetched = [one.path for one in lab.registry.requests("GET") if one.status == 200 and one.size > 1_000_000]
+        fetched = [
+            one.path
+            for one in lab.registry.requests("GET")
+            if one.status == 200 and one.size > 1_000_000
+        ]
         assert len(fetched) == len(set(fetched)) == 2
 
 

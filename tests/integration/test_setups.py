@@ -37,8 +37,12 @@ async def test_peers_reach_each_other_over_ipv6(lab: Lab) -> None:
     holder, puller = lab.nodes
     for number, node in enumerate(lab.nodes, 1):
         address = f"fd00:99::{number}"
-        await run("ip", "-n", node.namespace.name, "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
-        await node.start_spegel(router_addr=f"[{address}]:5001", static_bootstrap_peers="/ip6/fd00:99::1/tcp/5001")
+        await run(
+            "ip", "-n", node.namespace.name, "addr", "add", f"{address}/64", "dev", "eth0", "nodad"
+        )
+        await node.start_spegel(
+            router_addr=f"[{address}]:5001", static_bootstrap_peers="/ip6/fd00:99::1/tcp/5001"
+        )
     puller.write_hosts_toml(mirror=f"http://{puller.address}:5000")
     await joined(holder, puller)
     await publish(lab, reference, app, holder)

@@ -17,7 +17,15 @@ from spegel_py.supervision.journal import read
 from tests.chaos.content import small_disk
 from tests.chaos.links import halved
 from tests.images import image
-from tests.integration.chronicles import alerts, all_found, closed, history, opened, outcomes, verified
+from tests.integration.chronicles import (
+    alerts,
+    all_found,
+    closed,
+    history,
+    opened,
+    outcomes,
+    verified,
+)
 from tests.integration.cluster import (
     blob_path,
     events,
@@ -56,11 +64,16 @@ async def test_a_node_that_is_cut_off_says_so_and_is_back_soon_after() -> None:
         assert (await cut.get("/livez")).status == 200
         assert (await opened(cut, "isolated", deadline=5)).detection < 30
         await cut.namespace.plug(is_in=True)
-        await all_found(lab.nodes, [manifest_path(lab.name(f"test/app:{tag}")) for tag in ("far", "near")])
+        await all_found(
+            lab.nodes, [manifest_path(lab.name(f"test/app:{tag}")) for tag in ("far", "near")]
+        )
         alert = await closed(cut, "isolated", deadline=10)
         assert alert.recovery is not None
         assert (await cut.get("/readyz")).status == 200
-        assert [len(events(cut, "isolated", level=level)) for level in ("warning", "critical")] == [1, 1]
+        assert [len(events(cut, "isolated", level=level)) for level in ("warning", "critical")] == [
+            1,
+            1,
+        ]
         [over] = events(cut, "isolation over")
         [warned] = events(cut, "isolated", level="warning")
         assert 10 <= warned["time_since_peer"] < 12
@@ -77,14 +90,18 @@ async def test_halves_of_a_cluster_know_that_they_are_halves() -> None:
         left, right = lab.nodes[:2], lab.nodes[2:]
         await publish(lab, lab.name("test/app:left"), image("left"), left[1])
         await publish(lab, lab.name("test/app:right"), image("right"), right[1])
-        await asyncio.sleep(10)  # what is lost in a node's first 10 s is not told from what was never there
+        await asyncio.sleep(
+            10
+        )  # what is lost in a node's first 10 s is not told from what was never there
         async with halved(left, right):
             for node in lab.nodes:
                 alert = await opened(node, "partitioned", deadline=30)
                 assert alert.detail == "2 of 3 peers went without a goodbye"
                 assert alert.detection < alert.tier.detect
             assert await metric(lab.nodes[0], "spegel_known_peers") == 3
-        await all_found(lab.nodes, [manifest_path(lab.name(f"test/app:{tag}")) for tag in ("left", "right")])
+        await all_found(
+            lab.nodes, [manifest_path(lab.name(f"test/app:{tag}")) for tag in ("left", "right")]
+        )
         for node in lab.nodes:
             await closed(node, "partitioned", deadline=10)
             await verified(node, "partitioned")
@@ -119,7 +136,10 @@ async def test_a_containerd_that_is_killed_is_told_and_found_again() -> None:
         assert (await node.get(blob_path(app.blobs[1]))).status == 200
         await node.daemon.start()
         await closed(node, "containerd-away", deadline=15)
-        assert await verified(node, "containerd-away") == [("reconnect containerd", "done"), ("verify", "verified")]
+        assert await verified(node, "containerd-away") == [
+            ("reconnect containerd", "done"),
+            ("verify", "verified"),
+        ]
         await publish(lab, lab.name("test/app:2"), image("later"), node)
         assert await finds(other, manifest_path(lab.name("test/app:2")))
 
@@ -235,4 +255,6 @@ async def test_the_command_reads_what_a_node_wrote() -> None:
 
 
 async def _alerts(node: Node, *flags: str) -> str:
-    return await run(sys.executable, "-m", "spegel_py", "alerts", "--data-dir", str(node.folder / "data"), *flags)
+    return await run(
+        sys.executable, "-m", "spegel_py", "alerts", "--data-dir", str(node.folder / "data"), *flags
+    )

@@ -41,8 +41,16 @@ class Running:
 
     def outcomes(self, condition: str) -> list[tuple[str, str]]:
         """Return what was done about the closed alerts of a condition."""
-        ids = {alert.id for alert in self.history().alerts if alert.condition == condition and not alert.is_open}
-        return [(str(one["action"]), str(one["outcome"])) for one in self.history().actions if one["alert"] in ids]
+        ids = {
+            alert.id
+            for alert in self.history().alerts
+            if alert.condition == condition and not alert.is_open
+        }
+        return [
+            (str(one["action"]), str(one["outcome"]))
+            for one in self.history().actions
+            if one["alert"] in ids
+        ]
 
 
 @asynccontextmanager
@@ -115,18 +123,25 @@ async def test_a_hung_libp2p_side_is_left_behind(tmp_path: Path) -> None:
             assert time.monotonic() - began < 2
             await until(lambda: finds(other), timeout=40)
             await until(lambda: one.outcomes("router-hung")[-1:] == [("verify", "verified")])
-            assert one.outcomes("router-hung") == [("restart libp2p", "done"), ("verify", "verified")]
+            assert one.outcomes("router-hung") == [
+                ("restart libp2p", "done"),
+                ("verify", "verified"),
+            ]
             # its peer is silent too, as far as it hears, which may be foretold to be the peer's end
             [alert] = [each for each in one.history().alerts if each.condition == "router-hung"]
             assert alert.detection < 30
         finally:
             release.set()
-        await until(lambda: len([each for each in threading.enumerate() if each.name == "libp2p"]) == 2)
+        await until(
+            lambda: len([each for each in threading.enumerate() if each.name == "libp2p"]) == 2
+        )
         assert await finds(other)
         assert (await ask(f"{one.registry}/livez"))[0] == 200
 
 
-async def test_a_side_beyond_repair_fails_livez(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_side_beyond_repair_fails_livez(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where every new life fails to start, the alert is escalated after two tries, and a restart is asked for."""
     async with running(tmp_path, holds=True) as one:
         await until(lambda: not one.router.expects_peers)  # it has found out that it is alone
@@ -146,7 +161,9 @@ async def test_a_side_beyond_repair_fails_livez(tmp_path: Path, monkeypatch: pyt
         _, state = await ask(f"{one.metrics}/debug/state")
         [alert] = state["supervision"]["alerts"]
         assert (alert["condition"], alert["escalated"]) == ("router-down", True)
-        assert [action["outcome"] for action in state["supervision"]["actions"]] == ["timed-out"] * 2 + ["escalated"]
+        assert [action["outcome"] for action in state["supervision"]["actions"]] == [
+            "timed-out"
+        ] * 2 + ["escalated"]
 
 
 async def test_a_node_that_knows_only_itself_is_ready_after_a_while(tmp_path: Path) -> None:
@@ -185,7 +202,9 @@ async def test_records_that_were_lost_are_asked_for_again() -> None:
     async with cluster(2, interval=0.5) as nodes:
         await nodes[0].router.advertise(["k", "l"])
         await until(lambda: _held(nodes[1], {nodes[0].registry_port}))
-        nodes[1].router._table.remove(nodes[0].router.id, [name_hash("k")])  # as a fault in it would
+        nodes[1].router._table.remove(
+            nodes[0].router.id, [name_hash("k")]
+        )  # as a fault in it would
         assert await ports(nodes[1].router, "k") == set()
         await until(lambda: _held(nodes[1], {nodes[0].registry_port}), timeout=5)
 

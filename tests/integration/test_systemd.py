@@ -68,12 +68,18 @@ def folder(tmp_path: Path) -> Path:
     (root / "docker.io").mkdir(parents=True)
     (root / "docker.io" / "hosts.toml").write_text(EXISTING)
     (root / "docker.io" / "client.key").write_text("of another user")
-    for path in (root / "docker.io" / "client.key", root / "docker.io" / "hosts.toml", root / "docker.io"):
+    for path in (
+        root / "docker.io" / "client.key",
+        root / "docker.io" / "hosts.toml",
+        root / "docker.io",
+    ):
         path.chmod(0o700 if path.is_dir() else 0o600)
         os.chown(path, 1234, 5678)
     program = tmp_path / "program"
     source = Path(spegel_py.__file__).parent.parent
-    program.write_text(PROGRAM.format(source=source, certs=root, folder=tmp_path, python=sys.executable))
+    program.write_text(
+        PROGRAM.format(source=source, certs=root, folder=tmp_path, python=sys.executable)
+    )
     program.chmod(0o755)
     text = UNIT.read_text().replace("/opt/spegel-py/bin/spegel-py", str(program))
     text = text.replace("[Unit]\n", "[Unit]\nDefaultDependencies=no\n")
@@ -89,14 +95,25 @@ async def test_the_step_before_the_start_has_what_it_needs(folder: Path) -> None
     """It keeps files that only another user may read, with their owners; the node itself has no capability."""
     state = folder / "state" / "spegel-py"
     before = described(folder / "certs.d" / "docker.io") or {}
-    namespaces = ("unshare", "--fork", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--kill-child")
+    namespaces = (
+        "unshare",
+        "--fork",
+        "--pid",
+        "--mount",
+        "--uts",
+        "--ipc",
+        "--cgroup",
+        "--kill-child",
+    )
     boot = ("sh", "-c", BOOT.format(systemd=SYSTEMD), "boot", str(folder))
     running = Process(command=[*namespaces, *boot], log=folder / "systemd.log")
     try:
         await running.start(partial(_is_there, state / "started"))
     finally:
         await running.end(signal.SIGKILL)
-    status = {name: (state / f"{name}.status").read_text() for name in ("configuration", "registry")}
+    status = {
+        name: (state / f"{name}.status").read_text() for name in ("configuration", "registry")
+    }
     said = [json.loads(line) for line in (folder / "configuration.log").read_text().splitlines()]
     assert said[0]["event"] == "containerd is configured", said
     assert "mirror.example" in (folder / "certs.d" / "docker.io" / "hosts.toml").read_text()

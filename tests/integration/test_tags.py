@@ -46,7 +46,9 @@ async def test_a_tag_that_moved_is_pulled_from_its_registry_once_it_has_run_out(
         await puller.cri.pull(reference)
         assert await digest(puller, reference) == str(new.root.digest)
         assert await age(puller, reference) in (0, 1)
-        await until(lambda: _is_younger(holder, reference, 8), deadline=5)  # from the puller, who knows better
+        await until(
+            lambda: _is_younger(holder, reference, 8), deadline=5
+        )  # from the puller, who knows better
         await holder.cri.pull(reference)
         assert await digest(holder, reference) == str(new.root.digest)
 

@@ -37,14 +37,22 @@ class Collector:
         for resource in sent.resource_spans:
             given = {each.key: each.value.string_value for each in resource.resource.attributes}
             assert given["service.name"] == "spegel-py"
-            self.spans += [(given["service.instance.id"], span) for each in resource.scope_spans for span in each.spans]
+            self.spans += [
+                (given["service.instance.id"], span)
+                for each in resource.scope_spans
+                for span in each.spans
+            ]
         return web.Response(content_type="application/x-protobuf")
 
     async def found(self, **attributes: object) -> tuple[str, Span]:
         """Wait for the span that says this of itself; return it with its node's id."""
 
         def matching() -> list[tuple[str, Span]]:
-            return [(node, span) for node, span in self.spans if attributes.items() <= said(span).items()]
+            return [
+                (node, span)
+                for node, span in self.spans
+                if attributes.items() <= said(span).items()
+            ]
 
         async def is_there() -> bool:
             return bool(matching())
@@ -57,7 +65,9 @@ class Collector:
 def said(span: Span) -> dict[str, object]:
     """Return a span's attributes, with underscores for dots."""
     return {
-        each.key.replace(".", "_"): getattr(each.value, each.value.WhichOneof("value") or "string_value")
+        each.key.replace(".", "_"): getattr(
+            each.value, each.value.WhichOneof("value") or "string_value"
+        )
         for each in span.attributes
     }
 
@@ -114,7 +124,9 @@ async def node(
             await process.end()
 
 
-async def test_a_peer_s_span_is_a_child_of_the_asker_s_attempt(collector: Collector, tmp_path: Path) -> None:
+async def test_a_peer_s_span_is_a_child_of_the_asker_s_attempt(
+    collector: Collector, tmp_path: Path
+) -> None:
     """A client's trace goes on through its node's request and what that asked of a peer, to the peer's own request."""
     app = image("tracing", layers=1)
     one, other = free_ports(), free_ports()
@@ -148,19 +160,28 @@ async def test_a_peer_s_span_is_a_child_of_the_asker_s_attempt(collector: Collec
     assert (request.kind, attempt.kind) == (Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT)
     assert said(attempt)["server_address"] == f"127.0.0.1:{one.registry}"
     assert said(attempt)["spegel_peer"] == serving != asking
-    assert said(request)["spegel_bytes"] == said(mirrored)["spegel_bytes"] == len(app.blobs[-1].data)
+    assert (
+        said(request)["spegel_bytes"] == said(mirrored)["spegel_bytes"] == len(app.blobs[-1].data)
+    )
     assert said(mirrored)["spegel_source"] == "local"
     assert request.status.code == Status.STATUS_CODE_UNSET
     assert not alone.parent_span_id
     assert said(alone)["spegel_reason"] == "not_found"
 
 
-async def test_a_collector_that_is_away_holds_nothing_up(collector: Collector, tmp_path: Path) -> None:
+async def test_a_collector_that_is_away_holds_nothing_up(
+    collector: Collector, tmp_path: Path
+) -> None:
     """Spans are lost, pulls are not, and the node ends in time."""
     collector.url = f"http://127.0.0.1:{free_ports().registry}"
     app, ports = image("tracing away", layers=1), free_ports()
-    async with node(tmp_path / "node", collector, ports, ports, app) as url, aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/v2/app/blobs/{app.blobs[-1].digest}?ns=registry.example") as answer:
+    async with (
+        node(tmp_path / "node", collector, ports, ports, app) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.get(
+            f"{url}/v2/app/blobs/{app.blobs[-1].digest}?ns=registry.example"
+        ) as answer:
             assert await answer.read() == app.blobs[-1].data
         end = asyncio.get_running_loop().time() + 10
     assert asyncio.get_running_loop().time() < end
@@ -182,6 +203,8 @@ async def test_the_missing_extra_is_named(tmp_path: Path) -> None:
             f"--router-addr=127.0.0.1:{ports.router}",
             f"--metrics-addr=127.0.0.1:{ports.metrics}",
             "--tracing-endpoint=http://127.0.0.1:4318",
-            environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+            environment={
+                "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+            },
         )
     assert "Traceback" not in str(failure.value)

@@ -45,7 +45,9 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
         ("peer copied", "uvloop", 200),
     ],
 )
-def test_nothing_is_lost_in_interrupted_downloads(way: str, loop: str, downloads: int, tmp_path: Path) -> None:
+def test_nothing_is_lost_in_interrupted_downloads(
+    way: str, loop: str, downloads: int, tmp_path: Path
+) -> None:
     """However clients leave, and wherever: no descriptor is left of a transfer, no pipe and thread that is not kept
     for the next one, and none of those at the end. In a process of its own: what other tests left here may go any
     time."""
@@ -60,7 +62,9 @@ def _measure(way: str, loop: str, downloads: int, folder: Path) -> None:
 
 
 async def _interrupt(way: Way, folder: Path, downloads: int) -> None:
-    await _run(way, folder, 20)  # event loops open what they need for themselves when it is first needed
+    await _run(
+        way, folder, 20
+    )  # event loops open what they need for themselves when it is first needed
     before = _held()
     await _run(way, folder, downloads)
 
@@ -85,18 +89,24 @@ async def _run(way: Way, folder: Path, downloads: int) -> None:
         async def is_over() -> bool:
             return len(server.ended) == AT_ONCE and _held().others["socket"] == sockets
 
-        await _soon(is_over, lambda: f"{len(server.ended)} of {AT_ONCE} have ended, {_held()} is held")
+        await _soon(
+            is_over, lambda: f"{len(server.ended)} of {AT_ONCE} have ended, {_held()} is held"
+        )
         idle = _held()
         await _download(server, rng, downloads)
 
         async def is_back() -> bool:
             now = _held()
-            kept = now.pipes - idle.pipes <= 2 * KEPT and now.threads - idle.threads <= sender.THREADS
+            kept = (
+                now.pipes - idle.pipes <= 2 * KEPT and now.threads - idle.threads <= sender.THREADS
+            )
             return len(server.ended) == AT_ONCE + downloads and kept and now.others == idle.others
 
         await _soon(
             is_back,
-            lambda: f"{len(server.ended) - AT_ONCE} of {downloads} have ended, {_held()} is held, {idle} before",
+            lambda: (
+                f"{len(server.ended) - AT_ONCE} of {downloads} have ended, {_held()} is held, {idle} before"
+            ),
         )
 
 
@@ -112,7 +122,11 @@ async def _download(server: Server, rng: random.Random, count: int) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(
-                    _break_off(server.port, rng.choice((rng.randrange(STALLS_AT), STALLS_AT - 1)), rng.random() < 0.5)
+                    _break_off(
+                        server.port,
+                        rng.choice((rng.randrange(STALLS_AT), STALLS_AT - 1)),
+                        rng.random() < 0.5,
+                    )
                 )
 
 

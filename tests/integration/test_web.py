@@ -27,12 +27,20 @@ from tests.routers import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HELD = {f"registry.test/web/app{number}:1": image(f"web/{number}", layers=2, size=40_000) for number in range(4)}
+HELD = {
+    f"registry.test/web/app{number}:1": image(f"web/{number}", layers=2, size=40_000)
+    for number in range(4)
+}
 SHARED = "registry.test/web/shared:1"
-CONTENT: list[dict[str, Image]] = [HELD | {SHARED: image("web/shared", layers=1, size=40_000_000)}, {}]
+CONTENT: list[dict[str, Image]] = [
+    HELD | {SHARED: image("web/shared", layers=1, size=40_000_000)},
+    {},
+]
 """What the nodes hold; one layer is far larger than what kernels buffer, so that it is under way until it is read."""
 
-expect.set_options(timeout=15_000)  # milliseconds; news come every second, but the machine may be busy
+expect.set_options(
+    timeout=15_000
+)  # milliseconds; news come every second, but the machine may be busy
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -66,7 +74,11 @@ async def into_layout(node: Node, reference: str, *, on_progress: OnProgress) ->
     root = node.process.log.parent / "layout"
     writer = LayoutWriter(root=root, is_durable=False)
     await pull(
-        reference, mirror=f"http://127.0.0.1:{node.registry}", writer=writer, platform=None, on_progress=on_progress
+        reference,
+        mirror=f"http://127.0.0.1:{node.registry}",
+        writer=writer,
+        platform=None,
+        on_progress=on_progress,
     )
 
 
@@ -91,7 +103,9 @@ async def test_a_pull_shows_while_somebody_looks(pair: list[Node], browser: Brow
         await expect(page.locator("#images tbody th").first).to_contain_text(SHARED)
         await expect(page.locator("#pulls")).to_contain_text("Nothing is being pulled")
         await expect(page.locator("#images tbody td").last).to_contain_text("1 of 1")
-        await expect(page.locator("#decisions .records li").first).to_contain_text("hit, from a peer")
+        await expect(page.locator("#decisions .records li").first).to_contain_text(
+            "hit, from a peer"
+        )
         await expect(page.locator(".figures")).to_contain_text("100%")
         await expect(page.locator("#traffic figure").first.locator("path.peer")).to_be_attached()
         assert await page.evaluate("window.isSame")
@@ -110,7 +124,9 @@ def _held_back_by(event: asyncio.Event) -> OnProgress:
     return hear
 
 
-async def test_news_moves_neither_the_focus_nor_what_was_opened(pair: list[Node], browser: Browser) -> None:
+async def test_news_moves_neither_the_focus_nor_what_was_opened(
+    pair: list[Node], browser: Browser
+) -> None:
     """A decision that was opened stays so, with the focus on it, while new ones come above; so does what is typed."""
     _, puller = pair
     await _ask(puller, "registry.test/web/first:1")
@@ -145,7 +161,9 @@ async def test_a_pause_is_kept(pair: list[Node], browser: Browser) -> None:
         assert sum(url.endswith("events") for url in seen.requests) == streams + 1
 
 
-async def test_all_of_it_works_by_keyboard_and_without_script(pair: list[Node], browser: Browser) -> None:
+async def test_all_of_it_works_by_keyboard_and_without_script(
+    pair: list[Node], browser: Browser
+) -> None:
     """The skip link leads to the content; an image is measured, searched and found, from one field to the next."""
     _, puller = pair
     async with look(browser, address(puller), has_script=False) as seen:
@@ -169,7 +187,9 @@ async def test_all_of_it_works_by_keyboard_and_without_script(pair: list[Node], 
         await _tab_to(page, "image")
         await page.keyboard.type("no reference")
         await page.keyboard.press("Enter")
-        await expect(page.locator("#measure-error")).to_contain_text("a reference starts with its registry")
+        await expect(page.locator("#measure-error")).to_contain_text(
+            "a reference starts with its registry"
+        )
         await expect(page.locator("#image")).to_have_value("no reference")
 
 
@@ -244,10 +264,14 @@ LOOKS = {
 
 
 @pytest.mark.parametrize(("path", "size", "scheme"), LOOKS.values(), ids=LOOKS)
-async def test_everybody_can_use_it(browser: Browser, busy: str, path: str, size: tuple[int, int], scheme: str) -> None:
+async def test_everybody_can_use_it(
+    browser: Browser, busy: str, path: str, size: tuple[int, int], scheme: str
+) -> None:
     """axe-core finds no serious fault, with all details open, and nothing is wider than the screen."""
     async with look(browser, busy + path, size=size, scheme=scheme) as seen:
-        await seen.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        await seen.page.evaluate(
+            "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+        )
         assert await seen.faults() == []
         assert await seen.overflow() <= 0
         assert seen.complaints == []
@@ -275,7 +299,10 @@ async def test_the_page_ends_with_its_node(browser: Browser) -> None:
 
 async def test_the_setting_switches_it_off(pair: list[Node]) -> None:
     """Then there is no page, and nobody measures; the rest of the port is there."""
-    async with nodes.cluster([{}], flags={"debug-web-enabled": "false"}) as [node], aiohttp.ClientSession() as session:
+    async with (
+        nodes.cluster([{}], flags={"debug-web-enabled": "false"}) as [node],
+        aiohttp.ClientSession() as session,
+    ):
         base = f"http://127.0.0.1:{node.metrics}"
         async with session.get(f"{base}/debug/web/") as response:
             assert response.status == 404

@@ -51,7 +51,9 @@ class Mixed:
 
     async def _all_know_all(self) -> bool:
         counts = [await metric(node, "spegel_connected_peers") for node in self.ours]
-        return all(count == len(self.ours) for count in counts) and await self.theirs.answers("/readyz")
+        return all(count == len(self.ours) for count in counts) and await self.theirs.answers(
+            "/readyz"
+        )
 
 
 @asynccontextmanager
@@ -80,8 +82,14 @@ def spegel_process(node: Node, peer: str) -> Process:
     flags = node.flags()
     flags["static_bootstrap_peers"] = f"{flags['static_bootstrap_peers']}/p2p/{peer}"
     del flags["log_format"]  # ours alone
-    options = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    return Process(command=[*node.namespace.prefix, SPEGEL, "registry", *options], log=node.folder / "go.log")
+    options = [
+        text
+        for name, value in flags.items()
+        for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return Process(
+        command=[*node.namespace.prefix, SPEGEL, "registry", *options], log=node.folder / "go.log"
+    )
 
 
 async def _peer_id(node: Node) -> str:

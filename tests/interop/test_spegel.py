@@ -53,7 +53,9 @@ async def publish(mixed: Mixed, reference: str, app: Image, holder: Node, *finde
     if holder is mixed.theirs:
         await mixed.have_theirs_tell_all()
     for node in finders:
-        await offered(node, manifest_path(reference), manifest_path(app.root), *map(blob_path, app.blobs[1:]))
+        await offered(
+            node, manifest_path(reference), manifest_path(app.root), *map(blob_path, app.blobs[1:])
+        )
     mixed.lab.registry.forget()
 
 
@@ -100,7 +102,9 @@ async def deleted(node: Node, reference: str, app: Image) -> None:
 
 
 @holders
-async def test_a_deleted_image_is_soon_not_found_and_comes_from_upstream(mixed: Mixed, holder: str) -> None:
+async def test_a_deleted_image_is_soon_not_found_and_comes_from_upstream(
+    mixed: Mixed, holder: str
+) -> None:
     """Though records of it live on among standard peers, the other one answers 404, and its pull goes upstream."""
     app = image(f"deleted/{holder}", layers=3, size=300_000)
     reference = mixed.lab.name(f"test/app:deleted-{holder}")
@@ -162,7 +166,10 @@ async def test_a_go_node_is_known_for_what_it_is(mixed: Mixed) -> None:
     [one, _] = mixed.ours
 
     async def is_counted() -> bool:
-        speaking = [await metric(one, "spegel_dht_peers", protocol=name) for name in ("announce", "kademlia")]
+        speaking = [
+            await metric(one, "spegel_dht_peers", protocol=name)
+            for name in ("announce", "kademlia")
+        ]
         return speaking == [1, 1]
 
     await until(is_counted, deadline=30)

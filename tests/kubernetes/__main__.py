@@ -49,7 +49,9 @@ def _usage(cluster: Cluster) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.kubernetes", description=__doc__)
-    parser.add_argument("--nodes", type=int, default=len(CONTAINERDS), help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--nodes", type=int, default=len(CONTAINERDS), help="how many (default: %(default)s)"
+    )
     parser.add_argument("--install", action="store_true", help="install the chart as well")
     options = parser.parse_args()
     if reason := reason_to_skip():

@@ -49,9 +49,13 @@ class Api:
             return False
         return True
 
-    async def _ask(self, method: str, path: str, *, query: dict[str, str] | None = None, body: object = None) -> Any:
+    async def _ask(
+        self, method: str, path: str, *, query: dict[str, str] | None = None, body: object = None
+    ) -> Any:
         full = f"{path}?{urllib.parse.urlencode(query)}" if query else path
-        return json.loads(await self._request(method, full, None if body is None else json.dumps(body)))
+        return json.loads(
+            await self._request(method, full, None if body is None else json.dumps(body))
+        )
 
     async def _request(self, method: str, path: str, body: str | None) -> str:
         host = self._namespace.address
@@ -62,7 +66,10 @@ class Api:
             try:
                 connection.sock = plain
                 connection.sock = self._tls.wrap_socket(plain, server_hostname=host)
-                headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+                headers = {
+                    "Authorization": f"Bearer {self._token}",
+                    "Content-Type": "application/json",
+                }
                 connection.request(method, path, body=body, headers=headers)
                 answer = connection.getresponse()
                 return answer.status, answer.read().decode()

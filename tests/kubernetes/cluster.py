@@ -74,7 +74,9 @@ class Cluster:
         """Return the full reference of e.g. `test/app:1` in the cluster's registry."""
         return f"{addresses.REGISTRY}/{repository_and_tag}"
 
-    async def kubectl(self, *arguments: str, stdin: str | None = None, deadline: float = 60.0) -> str:
+    async def kubectl(
+        self, *arguments: str, stdin: str | None = None, deadline: float = 60.0
+    ) -> str:
         """Run kubectl as the administrator and return its standard output."""
         command = [*self._prefix("kubectl"), *arguments]
         return await _execute(command, environment=self.environment, stdin=stdin, deadline=deadline)
@@ -89,7 +91,9 @@ class Cluster:
         text = yaml.safe_dump_all([dict(each) for each in several])
         await self.kubectl("apply", "--filename=-", stdin=text)
 
-    async def helm(self, *arguments: str, values: Mapping[str, Any] | None = None, deadline: float = 300.0) -> str:
+    async def helm(
+        self, *arguments: str, values: Mapping[str, Any] | None = None, deadline: float = 300.0
+    ) -> str:
         """Run Helm as the administrator and return its standard output."""
         command = [*self._prefix("helm"), *arguments]
         if values is None:
@@ -98,7 +102,9 @@ class Cluster:
         command.append("--values=-")
         return await _execute(command, environment=self.environment, stdin=text, deadline=deadline)
 
-    async def install(self, values: Mapping[str, Any] | None = None, *, deadline: float = 300.0) -> float:
+    async def install(
+        self, values: Mapping[str, Any] | None = None, *, deadline: float = 300.0
+    ) -> float:
         """Install the chart, or upgrade it, and return the seconds until every pod is ready.
 
         Args:
@@ -107,7 +113,14 @@ class Cluster:
         """
         began = time.monotonic()
         await self.helm(
-            *("upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--create-namespace"),
+            *(
+                "upgrade",
+                "--install",
+                RELEASE,
+                str(CHART),
+                f"--namespace={NAMESPACE}",
+                "--create-namespace",
+            ),
             values=merged(DEFAULTS, values or {}),
             deadline=deadline,
         )
@@ -125,7 +138,13 @@ class Cluster:
     async def uninstall(self, *, deadline: float = 300.0) -> float:
         """Uninstall the chart and return the seconds it took."""
         began = time.monotonic()
-        which = ("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", f"--timeout={deadline:.0f}s")
+        which = (
+            "uninstall",
+            RELEASE,
+            f"--namespace={NAMESPACE}",
+            "--wait",
+            f"--timeout={deadline:.0f}s",
+        )
         await self.helm(*which, deadline=deadline + 10)
         return time.monotonic() - began
 
@@ -148,7 +167,12 @@ class Cluster:
             "terminationGracePeriodSeconds": 0,
             "nodeSelector": {"kubernetes.io/hostname": node.name},
             "containers": [
-                {"name": "main", "image": image, "imagePullPolicy": pull_policy, "command": ["sleep", "3600"]}
+                {
+                    "name": "main",
+                    "image": image,
+                    "imagePullPolicy": pull_policy,
+                    "command": ["sleep", "3600"],
+                }
             ],
         }
         if pull_secret:
@@ -158,7 +182,9 @@ class Cluster:
         await self.control_plane.api.create("/api/v1/namespaces/default/pods", manifest)
         try:
             await until(
-                lambda: self._is_ready(f"/api/v1/namespaces/default/pods/{name}"), deadline=deadline, pause=0.05
+                lambda: self._is_ready(f"/api/v1/namespaces/default/pods/{name}"),
+                deadline=deadline,
+                pause=0.05,
             )
         except TimeoutError as error:
             raise AssertionError(
@@ -167,7 +193,9 @@ class Cluster:
             ) from error
         return time.monotonic() - began
 
-    async def delete_pod(self, name: str, *, namespace: str = "default", deadline: float = 60.0) -> None:
+    async def delete_pod(
+        self, name: str, *, namespace: str = "default", deadline: float = 60.0
+    ) -> None:
         """Delete a pod and wait until it is gone."""
         path = f"/api/v1/namespaces/{namespace}/pods/{name}"
 
@@ -187,7 +215,9 @@ class Cluster:
         found = await self.control_plane.api.get(path, fieldSelector=f"involvedObject.name={name}")
         return [
             f"{each['reason']}: {each['message']}"
-            for each in sorted(found["items"], key=lambda each: str(each["metadata"]["creationTimestamp"]))
+            for each in sorted(
+                found["items"], key=lambda each: str(each["metadata"]["creationTimestamp"])
+            )
         ]
 
     async def push(self, repository_and_tag: str, image: oci.Image | Path) -> str:
@@ -231,7 +261,10 @@ class Cluster:
         wanted = nodes or tuple(self.nodes)
 
         async def are_ready() -> bool:
-            each_ready = [await self._is_ready(f"/api/v1/nodes/{node.name}", since=node.booted_at) for node in wanted]
+            each_ready = [
+                await self._is_ready(f"/api/v1/nodes/{node.name}", since=node.booted_at)
+                for node in wanted
+            ]
             return all(each_ready)
 
         try:
@@ -278,7 +311,9 @@ class Cluster:
             raise
         conditions = {each["type"]: each for each in found["status"].get("conditions", [])}
         ready = conditions.get("Ready", {"status": "Unknown"})
-        if since and datetime.fromisoformat(ready.get("lastHeartbeatTime", _NEVER)).timestamp() < int(since):
+        if since and datetime.fromisoformat(
+            ready.get("lastHeartbeatTime", _NEVER)
+        ).timestamp() < int(since):
             return False
         return bool(ready["status"] == "True")
 
@@ -330,7 +365,9 @@ async def start_cluster(
             folder=folder / "control-plane", namespace=machines["cp"], built=built, nodes=names
         )
         stack.push_async_callback(control_plane.end)
-        registry = Registry(folder=folder / "registry", namespace=machines["reg"], address=addresses.REGISTRY)
+        registry = Registry(
+            folder=folder / "registry", namespace=machines["reg"], address=addresses.REGISTRY
+        )
         stack.push_async_callback(registry.stop)
         cluster = Cluster(
             folder=folder,
@@ -373,7 +410,10 @@ async def _start(cluster: Cluster, began: float) -> None:
         await cluster.control_plane.start()
         note("control plane")
         is_up.set()
-        await until(lambda: _exists(cluster, "/api/v1/namespaces/default/serviceaccounts/default"), deadline=60.0)
+        await until(
+            lambda: _exists(cluster, "/api/v1/namespaces/default/serviceaccounts/default"),
+            deadline=60.0,
+        )
         note("default service account")
 
     async def start_node(node: Node) -> None:
@@ -389,7 +429,8 @@ async def _start(cluster: Cluster, began: float) -> None:
         program = oci.Program(images.BUSYBOX.read_bytes())  # a layer that no other image has
         pause = oci.image([oci.layer({"bin/sleep": program})], command=("/bin/sleep", "2147483647"))
         await asyncio.gather(
-            cluster.registry.push(PAUSE, pause), cluster.registry.push_layout(IMAGE, cluster.built.image)
+            cluster.registry.push(PAUSE, pause),
+            cluster.registry.push_layout(IMAGE, cluster.built.image),
         )
         note("images pushed")
 
@@ -441,7 +482,11 @@ async def _label(containerd: Path) -> str:
 
 
 async def _execute(
-    command: Sequence[str], *, environment: Mapping[str, str], stdin: str | None = None, deadline: float
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    stdin: str | None = None,
+    deadline: float,
 ) -> str:
     """Run a command to its end and return its standard output. A failure holds all its output."""
     process = await asyncio.create_subprocess_exec(

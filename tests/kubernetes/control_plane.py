@@ -46,7 +46,9 @@ _KINDS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler",
 class ControlPlane:
     """One control plane, with keys and tokens of its own."""
 
-    def __init__(self, *, folder: Path, namespace: Namespace, built: Built, nodes: Sequence[str]) -> None:
+    def __init__(
+        self, *, folder: Path, namespace: Namespace, built: Built, nodes: Sequence[str]
+    ) -> None:
         folder.mkdir()
         self.folder = folder
         self.namespace = namespace
@@ -57,13 +59,22 @@ class ControlPlane:
             "api.crt": self._certificate,
             "api.key": key,
             "accounts.key": _pem(ec.generate_private_key(ec.SECP256R1())),
-            "tokens.csv": "".join(f"{token},{user},{user},{_group(user)}\n" for user, token in self._tokens.items()),
+            "tokens.csv": "".join(
+                f"{token},{user},{user},{_group(user)}\n" for user, token in self._tokens.items()
+            ),
             "Corefile": _COREFILE.format(kubeconfig=self.kubeconfig("coredns")),
         }.items():
             (folder / name).write_text(text)
-        self.api = Api(namespace=namespace, port=PORT, certificate=self._certificate, token=self._tokens["admin"])
+        self.api = Api(
+            namespace=namespace,
+            port=PORT,
+            certificate=self._certificate,
+            token=self._tokens["admin"],
+        )
         self._processes = {
-            name: Process(command=[*namespace.prefix, *self._command(name)], log=folder / f"{name}.log")
+            name: Process(
+                command=[*namespace.prefix, *self._command(name)], log=folder / f"{name}.log"
+            )
             for name in _KINDS
         }
 
@@ -74,7 +85,9 @@ class ControlPlane:
                 group.create_task(self._processes[name].start(self.api.is_ready, deadline=90.0))
         async with asyncio.TaskGroup() as group:
             for name in _KINDS[2:]:
-                group.create_task(self._processes[name].start(self._is_running(name), deadline=60.0))
+                group.create_task(
+                    self._processes[name].start(self._is_running(name), deadline=60.0)
+                )
 
     async def end(self) -> None:
         """Kill everything; its data is thrown away anyway."""
@@ -119,20 +132,46 @@ class ControlPlane:
 
     def _command(self, name: str) -> list[str]:
         folder, kube = self.folder, str(self._built.kube)
-        local = ["--bind-address=127.0.0.1", f"--cert-dir={folder / name}", "--leader-elect=false", "--v=1"]
+        local = [
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={folder / name}",
+            "--leader-elect=false",
+            "--v=1",
+        ]
         match name:
             case "etcd":
                 return [
-                    *(kube, name, f"--data-dir={folder / name}", "--unsafe-no-fsync", "--log-level=warn"),
-                    *("--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379"),
+                    *(
+                        kube,
+                        name,
+                        f"--data-dir={folder / name}",
+                        "--unsafe-no-fsync",
+                        "--log-level=warn",
+                    ),
+                    *(
+                        "--listen-client-urls=http://127.0.0.1:2379",
+                        "--advertise-client-urls=http://127.0.0.1:2379",
+                    ),
                     "--listen-peer-urls=http://127.0.0.1:2380",
                 ]
             case "kube-apiserver":
                 return [
-                    *(kube, name, "--etcd-servers=http://127.0.0.1:2379", "--v=1", "--profiling=false"),
-                    *(f"--advertise-address={self.namespace.address}", f"--bind-address={self.namespace.address}"),
+                    *(
+                        kube,
+                        name,
+                        "--etcd-servers=http://127.0.0.1:2379",
+                        "--v=1",
+                        "--profiling=false",
+                    ),
+                    *(
+                        f"--advertise-address={self.namespace.address}",
+                        f"--bind-address={self.namespace.address}",
+                    ),
                     *(f"--secure-port={PORT}", f"--token-auth-file={folder / 'tokens.csv'}"),
-                    *(f"--tls-cert-file={folder / 'api.crt'}", f"--tls-private-key-file={folder / 'api.key'}"),
+                    *(
+                        f"--tls-cert-file={folder / 'api.crt'}",
+                        f"--tls-private-key-file={folder / 'api.key'}",
+                    ),
                     *("--authorization-mode=Node,RBAC", "--allow-privileged=true"),
                     f"--service-cluster-ip-range={addresses.SERVICES}",
                     "--service-account-issuer=https://kubernetes.default.svc",
@@ -158,7 +197,12 @@ class ControlPlane:
 
 
 def _users(nodes: Sequence[str]) -> list[str]:
-    system = ["kube-controller-manager", "kube-scheduler", "kube-proxy", *(f"node:{name}" for name in nodes)]
+    system = [
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kube-proxy",
+        *(f"node:{name}" for name in nodes),
+    ]
     return [*_GROUPS, *(f"system:{name}" for name in system)]
 
 
@@ -171,7 +215,12 @@ def _certificate(address: str) -> tuple[str, str]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kubernetes")])
     addresses_ = [ipaddress.ip_address(each) for each in (address, addresses.FIRST_SERVICE)]
-    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+    names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
     now = datetime.datetime.now(datetime.UTC)
     usage = x509.KeyUsage(
         digital_signature=True,
@@ -196,7 +245,10 @@ def _certificate(address: str) -> tuple[str, str]:
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([*map(x509.IPAddress, addresses_), *map(x509.DNSName, names)]), critical=False
+            x509.SubjectAlternativeName(
+                [*map(x509.IPAddress, addresses_), *map(x509.DNSName, names)]
+            ),
+            critical=False,
         )
         .sign(key, hashes.SHA256())
     )
@@ -205,5 +257,7 @@ def _certificate(address: str) -> tuple[str, str]:
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> str:
     return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
     ).decode()

@@ -29,7 +29,8 @@ async def main() -> int:
     """Run the demonstration; return its exit status."""
     end_in_good_order()  # for SIGTERM, as asyncio.run does for SIGINT
     print(
-        "== starting a Kubernetes of three nodes (its programs are built first, if they are not there yet)", flush=True
+        "== starting a Kubernetes of three nodes (its programs are built first, if they are not there yet)",
+        flush=True,
     )
     began = time.monotonic()
     async with start_cluster() as cluster:
@@ -88,7 +89,9 @@ if __name__ == "__main__":
         sys.exit()
     if reason := reason_to_skip():
         sys.exit(f"demo-kubernetes: {reason}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background ignores it
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell that starts it in the background ignores it
     try:
         sys.exit(asyncio.run(main()))
     except (KeyboardInterrupt, asyncio.CancelledError):

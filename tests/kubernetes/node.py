@@ -123,7 +123,16 @@ class Node:
         self._write(number, kubeconfigs, pause)
         self._process = Process(
             command=[
-                *("sh", "-ec", _ENTER, "enter", *namespace.prefix, "unshare", *_SHARES[:2], *_SHARES[3:]),
+                *(
+                    "sh",
+                    "-ec",
+                    _ENTER,
+                    "enter",
+                    *namespace.prefix,
+                    "unshare",
+                    *_SHARES[:2],
+                    *_SHARES[3:],
+                ),
                 *("--fork", "--kill-child", "--mount-proc", "--propagation", "private"),
                 *("bash", str(_SCRIPT), name, self.address, str(folder)),
             ],
@@ -179,7 +188,9 @@ class Node:
 
     async def run(self, *command: str, deadline: float = 60.0) -> str:
         """Run a command on the node to its end and return its output, which a failure holds."""
-        return await run("nsenter", f"--target={self.first_process}", *_SHARES, "--", *command, deadline=deadline)
+        return await run(
+            "nsenter", f"--target={self.first_process}", *_SHARES, "--", *command, deadline=deadline
+        )
 
     async def start_containerd(self) -> None:
         """Start containerd and wait until it answers."""
@@ -203,7 +214,9 @@ class Node:
     async def set_config_path(self, folders: str) -> None:
         """Have containerd look for hosts.toml files in these folders, and restart it; "" is as if nothing was set."""
         config = self.folder / "etc" / "containerd" / "config.toml"
-        config.write_text(re.sub(r'config_path = ".*"', f'config_path = "{folders}"', config.read_text()))
+        config.write_text(
+            re.sub(r'config_path = ".*"', f'config_path = "{folders}"', config.read_text())
+        )
         await self.restart_containerd()
 
     async def unplug(self) -> None:
@@ -362,7 +375,12 @@ def _kube_proxy(kubeconfig: Path) -> dict[str, Any]:
         "mode": "nftables",
         "clusterCIDR": addresses.PODS,
         # 0 leaves the machine's values as they are.
-        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        "conntrack": {
+            "maxPerCore": 0,
+            "min": 0,
+            "tcpEstablishedTimeout": "0s",
+            "tcpCloseWaitTimeout": "0s",
+        },
     }
 
 

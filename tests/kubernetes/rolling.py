@@ -42,7 +42,9 @@ async def pulling(cluster: Cluster) -> AsyncIterator[list[Pulls]]:
     """While the block lasts, every node pulls an image that all others hold; the registry is away."""
     pulls = []
     for node in cluster.nodes:
-        reference = await cluster.push(f"loop/{node.name}:1", images.image(f"loop-{node.name}", layers=3, size=300_000))
+        reference = await cluster.push(
+            f"loop/{node.name}:1", images.image(f"loop-{node.name}", layers=3, size=300_000)
+        )
         await asyncio.gather(*(other.ctr_pull(reference) for other in cluster.nodes))
         pulls.append(Pulls(node, reference))
     await cluster.registry.stop()
@@ -59,7 +61,9 @@ async def pulling(cluster: Cluster) -> AsyncIterator[list[Pulls]]:
         await cluster.registry.start()
         for each in pulls:
             slowest = max(each.seconds, default=0.0)
-            print(f"{each.node!r}: {len(each.seconds)} pulls, at most {slowest:.1f} s, failed: {each.failures[:5]}")
+            print(
+                f"{each.node!r}: {len(each.seconds)} pulls, at most {slowest:.1f} s, failed: {each.failures[:5]}"
+            )
 
 
 async def pulled(node: Node, reference: str, *, deadline: float = 30.0) -> None:

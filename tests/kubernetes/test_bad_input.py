@@ -30,15 +30,23 @@ BLOCKER = {
         "terminationGracePeriodSeconds": 0,
         "priorityClassName": "system-node-critical",  # else spegel-py's Pod, which has it, would evict this one
         "tolerations": [{"operator": "Exists"}],
-        "containers": [{"name": "main", "image": PAUSE, "ports": [{"containerPort": 5000, "hostPort": 30020}]}],
+        "containers": [
+            {"name": "main", "image": PAUSE, "ports": [{"containerPort": 5000, "hostPort": 30020}]}
+        ],
     },
 }
 """A Pod that takes spegel-py's hostPort on its node."""
 
 CONFIG_PATHS: Mapping[str, tuple[str, str]] = {
     "node1": ("", "containerd's config_path is not set: containerd asks no mirror"),
-    "node2": ("/etc/docker/certs.d", f"is /etc/docker/certs.d, but hosts.toml files are written to {CERTS}"),
-    "node3": ("/srv/certs.d:/etc/docker/certs.d", "is /srv/certs.d:/etc/docker/certs.d, but hosts.toml files are"),
+    "node2": (
+        "/etc/docker/certs.d",
+        f"is /etc/docker/certs.d, but hosts.toml files are written to {CERTS}",
+    ),
+    "node3": (
+        "/srv/certs.d:/etc/docker/certs.d",
+        "is /srv/certs.d:/etc/docker/certs.d, but hosts.toml files are",
+    ),
 }
 """By node: a wrong config_path, and a part of the line that says so."""
 
@@ -57,17 +65,24 @@ async def test_a_selector_that_no_node_has_is_in_what_helm_prints(cluster: Clust
 async def test_a_host_port_that_is_taken_is_named_in_the_events(cluster: Cluster) -> None:
     """The Pod stays Pending on that node alone, and starts when the port is free."""
     node = cluster.nodes[0]
-    await cluster.apply(merged(BLOCKER, {"spec": {"nodeSelector": {"kubernetes.io/hostname": node.name}}}))
+    await cluster.apply(
+        merged(BLOCKER, {"spec": {"nodeSelector": {"kubernetes.io/hostname": node.name}}})
+    )
     await until(lambda: is_running(cluster, "blocker"), deadline=60.0, pause=0.1)
     await deploy(cluster, {})
 
     async def are_ready() -> bool:
-        return int((await daemonset(cluster))["status"].get("numberReady", 0)) == len(cluster.nodes) - 1
+        return (
+            int((await daemonset(cluster))["status"].get("numberReady", 0))
+            == len(cluster.nodes) - 1
+        )
 
     await until(are_ready, deadline=90.0, pause=0.2)
     (pending,) = [each for each in await pods(cluster) if each["status"]["phase"] == "Pending"]
     events = await cluster.events(pending["metadata"]["name"], namespace=NAMESPACE)
-    assert any("1 node(s) didn't have free ports for the requested pod ports" in event for event in events), events
+    assert any(
+        "1 node(s) didn't have free ports for the requested pod ports" in event for event in events
+    ), events
     await cluster.delete_pod("blocker", namespace=NAMESPACE)
     await cluster.rollout()
 
@@ -101,11 +116,15 @@ async def test_a_containerd_that_reads_another_folder_is_named_in_the_pod(cluste
         warns = {}
         for node in cluster.nodes:
             pod = await cluster.spegel_pod(node)
-            log = await cluster.kubectl("logs", pod, f"--namespace={NAMESPACE}", "--container=configuration")
+            log = await cluster.kubectl(
+                "logs", pod, f"--namespace={NAMESPACE}", "--container=configuration"
+            )
             warns[node.containerd[:3]] = "takes this list for one folder" in log
         return warns == {"1.6": False, "1.7": False, "2.4": True}
 
-    await until(warn_on_newer_ones, deadline=120.0)  # a containerd that has just been started may not answer in time
+    await until(
+        warn_on_newer_ones, deadline=120.0
+    )  # a containerd that has just been started may not answer in time
 
 
 async def test_an_image_that_cannot_be_pulled_is_named_in_the_events(cluster: Cluster) -> None:
@@ -123,32 +142,47 @@ async def test_an_image_that_cannot_be_pulled_is_named_in_the_events(cluster: Cl
 
     await until(fails, deadline=60.0, pause=0.2)
     events = await cluster.events(name, namespace=NAMESPACE)
-    assert any("Failed to pull image" in event and "spegel-py:missing" in event for event in events), events
+    assert any(
+        "Failed to pull image" in event and "spegel-py:missing" in event for event in events
+    ), events
     assert (await daemonset(cluster))["status"]["numberReady"] == len(cluster.nodes) - 1
 
 
 async def deploy(cluster: Cluster, values: Mapping[str, Any]) -> str:
     """Install or upgrade the chart, wait for nothing, and return Helm's output."""
     return await cluster.helm(
-        *("upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--create-namespace"),
+        *(
+            "upgrade",
+            "--install",
+            RELEASE,
+            str(CHART),
+            f"--namespace={NAMESPACE}",
+            "--create-namespace",
+        ),
         values=merged(DEFAULTS, values),
     )
 
 
 async def daemonset(cluster: Cluster) -> Any:
-    return await cluster.control_plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{RELEASE}")
+    return await cluster.control_plane.api.get(
+        f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{RELEASE}"
+    )
 
 
 async def pods(cluster: Cluster) -> list[Any]:
     """Return spegel-py's Pods that are not being deleted."""
-    found = await cluster.control_plane.api.get(PODS, labelSelector="app.kubernetes.io/component=spegel")
+    found = await cluster.control_plane.api.get(
+        PODS, labelSelector="app.kubernetes.io/component=spegel"
+    )
     return [each for each in found["items"] if "deletionTimestamp" not in each["metadata"]]
 
 
 async def delete_pods(cluster: Cluster) -> None:
     """Delete spegel-py's Pods and wait until each node has another one."""
     old = {pod["metadata"]["name"] for pod in await pods(cluster)}
-    await cluster.kubectl("delete", "pods", *sorted(old), f"--namespace={NAMESPACE}", "--wait=false")
+    await cluster.kubectl(
+        "delete", "pods", *sorted(old), f"--namespace={NAMESPACE}", "--wait=false"
+    )
 
     async def are_replaced() -> bool:
         found = {pod["metadata"]["name"] for pod in await pods(cluster)}

@@ -66,7 +66,9 @@ async def test_it_shows_where_each_node_got_the_image(tmp_path: Path) -> None:
         status = await process.wait()
     output = log.read_text()
     assert status == 0, output
-    rows = re.findall(r"^(node\d) +(registry|other nodes) +([\d.]+m?s) +(\d+)$", output, re.MULTILINE)
+    rows = re.findall(
+        r"^(node\d) +(registry|other nodes) +([\d.]+m?s) +(\d+)$", output, re.MULTILINE
+    )
     assert [(node, where, int(size) > 0) for node, where, _, size in rows] == [
         ("node1", "registry", False),
         ("node2", "other nodes", True),

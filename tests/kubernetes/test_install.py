@@ -51,13 +51,17 @@ async def test_the_chart_installs_on_a_fresh_cluster(cluster: Cluster) -> None:
     )
     print(f"installed after {seconds:.1f} s")
     pods = await cluster.get_json("pods", f"--namespace={NAMESPACE}")
-    assert {pod["spec"]["nodeName"] for pod in pods["items"]} == {node.name for node in cluster.nodes}
+    assert {pod["spec"]["nodeName"] for pod in pods["items"]} == {
+        node.name for node in cluster.nodes
+    }
     for pod in pods["items"]:
         assert [each["ready"] for each in pod["status"]["containerStatuses"]] == [True]
         assert [each["restartCount"] for each in pod["status"]["containerStatuses"]] == [0]
 
 
-async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(cluster: Cluster) -> None:
+async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(
+    cluster: Cluster,
+) -> None:
     """The first node pulls each blob from the registry once; the others get it from a peer.
 
     They pull by tag and by digest.
@@ -73,7 +77,9 @@ async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(clust
     await cluster.registry.stop()
     try:
         for node in others:
-            print(f"{node.name}: {await cluster.run_pod(f'tag-{node.name}', node, tag):.1f} s from a peer")
+            print(
+                f"{node.name}: {await cluster.run_pod(f'tag-{node.name}', node, tag):.1f} s from a peer"
+            )
             seconds = await cluster.run_pod(f"digest-{node.name}", node, digest)
             print(f"{node.name}: {seconds:.1f} s by digest")
         for node in others:
@@ -83,7 +89,10 @@ async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(clust
         assert "hit" not in why, why
     finally:
         await cluster.registry.start()
-    for name in ("first", *(f"{kind}-{node.name}" for kind in ("tag", "digest") for node in others)):
+    for name in (
+        "first",
+        *(f"{kind}-{node.name}" for kind in ("tag", "digest") for node in others),
+    ):
         began = time.monotonic()
         await cluster.delete_pod(name)
         assert time.monotonic() - began < 10
@@ -111,7 +120,9 @@ async def test_three_nodes_at_once_fetch_one_copy(cluster: Cluster) -> None:
             *(cluster.run_pod(f"at-once-{node.name}", node, reference) for node in cluster.nodes)
         )
     print(f"three nodes at once: {max(seconds):.1f} s")
-    (_, *layers) = [str(blob.digest) for blob in app.blobs if len(blob.data) > 500_000]  # all nodes have the first
+    (_, *layers) = [
+        str(blob.digest) for blob in app.blobs if len(blob.data) > 500_000
+    ]  # all nodes have the first
     assert len(layers) == 3
     assert [fetched(cluster)[layer] for layer in layers] == [1, 1, 1]
 
@@ -125,16 +136,24 @@ async def test_a_pull_policy_of_always_is_answered_with_the_registry_away(cluste
     try:
         for name in ("always-second", "always-again"):
             await cluster.run_pod(name, second, reference, pull_policy="Always")
-            assert any(event.startswith("Pulled: Successfully pulled") for event in await cluster.events(name))
+            assert any(
+                event.startswith("Pulled: Successfully pulled")
+                for event in await cluster.events(name)
+            )
     finally:
         await cluster.registry.start()
 
 
-async def test_a_private_registry_is_pulled_with_the_pods_secret(cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_private_registry_is_pulled_with_the_pods_secret(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     """The mirror is asked without the secret, and the registry with it; later the image comes from a peer."""
     first, second, _ = cluster.nodes
     private = Registry(
-        folder=tmp_path / "private", namespace=cluster.registry.namespace, address=PRIVATE, is_private=True
+        folder=tmp_path / "private",
+        namespace=cluster.registry.namespace,
+        address=PRIVATE,
+        is_private=True,
     )
     await private.start()
     try:
@@ -147,13 +166,17 @@ async def test_a_private_registry_is_pulled_with_the_pods_secret(cluster: Cluste
                 "kind": "Secret",
                 "metadata": {"name": "pull"},
                 "type": "kubernetes.io/dockerconfigjson",
-                "stringData": {".dockerconfigjson": json.dumps({"auths": {PRIVATE: {"auth": pair}}})},
+                "stringData": {
+                    ".dockerconfigjson": json.dumps({"auths": {PRIVATE: {"auth": pair}}})
+                },
             }
         )
         seconds = await cluster.run_pod("private-first", first, reference, pull_secret="pull")
         print(f"private image: {seconds:.1f} s")
     finally:
-        await private.process.end(signal.SIGKILL)  # it would wait for 10 s until the nodes' connections are over
+        await private.process.end(
+            signal.SIGKILL
+        )  # it would wait for 10 s until the nodes' connections are over
     seconds = await cluster.run_pod("private-second", second, reference, pull_secret="pull")
     print(f"private image from a peer: {seconds:.1f} s")
 
@@ -171,7 +194,10 @@ async def test_a_new_node_starts_twenty_pods_of_twenty_images_at_once(cluster: C
     await node.start()
     await cluster.until_ready(node)
     seconds = await asyncio.gather(
-        *(cluster.run_pod(f"twenty-{number}", node, each, deadline=120.0) for number, each in enumerate(references))
+        *(
+            cluster.run_pod(f"twenty-{number}", node, each, deadline=120.0)
+            for number, each in enumerate(references)
+        )
     )
     print(f"twenty Pods on a new node: {max(seconds):.1f} s")
     await cluster.rollout()
@@ -185,7 +211,13 @@ async def test_the_pod_may_do_what_the_page_says(cluster: Cluster) -> None:
     assert "NoNewPrivs:\t1" in status
     assert "Seccomp:\t2" in status
     assert await writes(cluster, node, "/var/lib/spegel")
-    for folder in ("/", "/tmp", "/etc", "/run/containerd", "/var/lib/containerd/io.containerd.content.v1.content"):
+    for folder in (
+        "/",
+        "/tmp",
+        "/etc",
+        "/run/containerd",
+        "/var/lib/containerd/io.containerd.content.v1.content",
+    ):
         assert not await writes(cluster, node, folder), folder
     for path in ("/var/run/secrets/kubernetes.io", "/etc/containerd"):
         with pytest.raises(CommandFailed, match="No such file"):

@@ -51,7 +51,10 @@ async def test_a_closed_registry_serves_its_own_node(cluster: Cluster) -> None:
             "stringData": secret,
         }
     )
-    closed = {"service": {"registry": {"nodePort": 0, "hostIP": "127.0.0.1"}}, "basicAuthSecretName": "mirror-password"}
+    closed = {
+        "service": {"registry": {"nodePort": 0, "hostIP": "127.0.0.1"}},
+        "basicAuthSecretName": "mirror-password",
+    }
     await cluster.install(closed | AT_ONCE)
     holder, *others = cluster.nodes
     reference = await cluster.push("closed/app:1", images.image("closed", layers=2, size=300_000))

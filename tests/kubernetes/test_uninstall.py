@@ -37,7 +37,9 @@ NOT_OURS = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
 VALUES: Mapping[str, Any] = {
     # Longer than a test keeps a node from being done, and shorter than the 40 s until Kubernetes notices a dead node.
     "cleanup": {"giveUp": "20s"},
-    "updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}},  # all nodes at once, for the test's own time
+    "updateStrategy": {
+        "rollingUpdate": {"maxUnavailable": "100%"}
+    },  # all nodes at once, for the test's own time
 }
 
 Before = Mapping[str, Mapping[str, tuple[object, ...]] | None]
@@ -62,7 +64,9 @@ async def test_a_release_of_a_moment_ago_is_uninstalled(cluster: Cluster, before
     assert all(is_configured(node) for node in cluster.nodes)
 
 
-async def test_a_node_without_power_keeps_the_release_and_is_named(cluster: Cluster, before: Before) -> None:
+async def test_a_node_without_power_keeps_the_release_and_is_named(
+    cluster: Cluster, before: Before
+) -> None:
     """Helm names the node, though Kubernetes still takes it for Ready; the other nodes' folders are as they were.
 
     One of these is the folder of a node that the release had left before. The next test uninstalls the release.
@@ -71,8 +75,12 @@ async def test_a_node_without_power_keeps_the_release_and_is_named(cluster: Clus
     await cluster.install(VALUES)
     assert all(is_configured(node) for node in cluster.nodes)
 
-    await cluster.kubectl("label", "nodes", *(node.name for node in cluster.nodes if node is not left), f"{LABEL}=yes")
-    print(f"upgraded after {await cluster.install(merged(VALUES, {'nodeSelector': {LABEL: 'yes'}})):.1f} s")
+    await cluster.kubectl(
+        "label", "nodes", *(node.name for node in cluster.nodes if node is not left), f"{LABEL}=yes"
+    )
+    print(
+        f"upgraded after {await cluster.install(merged(VALUES, {'nodeSelector': {LABEL: 'yes'}})):.1f} s"
+    )
     await until(lambda: has_no_pod(cluster, left), deadline=60.0, pause=0.2)
     assert is_configured(left)
 
@@ -85,7 +93,9 @@ async def test_a_node_without_power_keeps_the_release_and_is_named(cluster: Clus
     print(f"failed after {time.monotonic() - began:.1f} s:\n{failure.value}")
     assert f"2 of 3 nodes are done; not done: {away.name} (" in str(failure.value)
     assert "bring these nodes back" in str(failure.value)
-    status = json.loads(await cluster.helm("status", RELEASE, f"--namespace={NAMESPACE}", "--output=json"))
+    status = json.loads(
+        await cluster.helm("status", RELEASE, f"--namespace={NAMESPACE}", "--output=json")
+    )
     assert status["name"] == RELEASE
     assert {node: described(node.certs) == before[node.name] for node in cluster.nodes} == {
         node: node is not away for node in cluster.nodes
@@ -117,7 +127,10 @@ async def test_a_pod_that_starts_while_the_release_is_uninstalled_configures_not
         finally:
             os.kill(last.service("kubelet"), signal.SIGCONT)
         assert described(first.certs) == before[first.name]
-        await until(lambda: is_gone(cluster, f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{CLEANUP}"), deadline=90)
+        await until(
+            lambda: is_gone(cluster, f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{CLEANUP}"),
+            deadline=90,
+        )
         await cluster.kubectl("delete", "pods", f"--namespace={NAMESPACE}", "--all", "--wait=false")
         await uninstalling
     await is_as_before(cluster, before)
@@ -134,10 +147,18 @@ async def test_a_release_whose_image_cannot_be_pulled_is_uninstalled_without_hoo
     with pytest.raises(CommandFailed) as failure:
         await uninstall(cluster, "--timeout=8s")
     print(failure.value)
-    found = await cluster.control_plane.api.get(PODS, labelSelector="app.kubernetes.io/component=cleanup-wait")
-    (named, *_) = [pod["metadata"]["name"] for pod in found["items"] if pod["metadata"]["name"] in str(failure.value)]
+    found = await cluster.control_plane.api.get(
+        PODS, labelSelector="app.kubernetes.io/component=cleanup-wait"
+    )
+    (named, *_) = [
+        pod["metadata"]["name"]
+        for pod in found["items"]
+        if pod["metadata"]["name"] in str(failure.value)
+    ]
     events = await cluster.events(named, namespace=NAMESPACE)
-    assert any("Failed to pull image" in event and "spegel-py:missing" in event for event in events), events
+    assert any(
+        "Failed to pull image" in event and "spegel-py:missing" in event for event in events
+    ), events
     await uninstall(cluster, "--no-hooks")
     await cluster.kubectl("delete", "jobs", CLEANUP + "-wait", f"--namespace={NAMESPACE}")
     await is_as_before(cluster, before)
@@ -189,7 +210,9 @@ async def uninstall(cluster: Cluster, *arguments: str) -> None:
 
 async def pods(cluster: Cluster, component: str, node: Node) -> list[Any]:
     found = await cluster.control_plane.api.get(
-        PODS, labelSelector=f"app.kubernetes.io/component={component}", fieldSelector=f"spec.nodeName={node.name}"
+        PODS,
+        labelSelector=f"app.kubernetes.io/component={component}",
+        fieldSelector=f"spec.nodeName={node.name}",
     )
     return list(found["items"])
 
@@ -199,13 +222,19 @@ async def has_no_pod(cluster: Cluster, node: Node) -> bool:
 
 
 async def has_no_cleanup(cluster: Cluster) -> bool:
-    found = await cluster.control_plane.api.get(PODS, labelSelector="app.kubernetes.io/component=cleanup")
+    found = await cluster.control_plane.api.get(
+        PODS, labelSelector="app.kubernetes.io/component=cleanup"
+    )
     return not found["items"]
 
 
 async def is_clean(cluster: Cluster, node: Node) -> bool:
     """Return True if the node's clean-up is ready."""
-    living = [pod for pod in await pods(cluster, "cleanup", node) if "deletionTimestamp" not in pod["metadata"]]
+    living = [
+        pod
+        for pod in await pods(cluster, "cleanup", node)
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
     conditions = [each for pod in living for each in pod["status"].get("conditions", ())]
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
@@ -214,7 +243,10 @@ async def waits_for_the_lock(cluster: Cluster, node: Node, old: str) -> bool:
     """Return True if a newer Pod on the node runs `configuration`."""
     for pod in await pods(cluster, "spegel", node):
         if pod["metadata"]["name"] != old:
-            return any("running" in each["state"] for each in pod["status"].get("initContainerStatuses", ()))
+            return any(
+                "running" in each["state"]
+                for each in pod["status"].get("initContainerStatuses", ())
+            )
     return False
 
 

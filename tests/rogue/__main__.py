@@ -27,19 +27,28 @@ from tests.rogue.registry import CHECKS, RogueRegistry
 def main() -> None:
     """Attack until all tours are over."""
     given: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-    tours, seconds, only = given.pop("tours"), given.pop("seconds"), given.pop("only", None) or list(ATTACKS)
+    tours, seconds, only = (
+        given.pop("tours"),
+        given.pop("seconds"),
+        given.pop("only", None) or list(ATTACKS),
+    )
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGTERM, _end)
     compat.silence()
     logging.disable(logging.CRITICAL)
-    content = {f"sha256:{file.name}": file.read_bytes() for file in Path(given.pop("content")).iterdir()}
+    content = {
+        f"sha256:{file.name}": file.read_bytes() for file in Path(given.pop("content")).iterdir()
+    }
     sizes = {digest: len(data) for digest, data in content.items()}
     world = World(http=RogueRegistry(given["address"], 5000, content), sizes=sizes, **given)
     for _ in range(tours):
         for name in only:
             _say(attack=name)
-            began, failure = time.monotonic(), trio.run(partial(_turn, ATTACKS[name], world, seconds))
+            began, failure = (
+                time.monotonic(),
+                trio.run(partial(_turn, ATTACKS[name], world, seconds)),
+            )
             _say(attack=name, seconds=round(time.monotonic() - began, 1), failure=failure)
             world.http.way, world.http.check, world.http.own = None, CHECKS["well"], {}
     _say(asked=len(world.http.asked))

@@ -100,7 +100,9 @@ Attack = Callable[[World], Awaitable[None]]
 
 
 @asynccontextmanager
-async def joined(world: World, rogue: RoguePeer, *frames: bytes) -> AsyncIterator[list[tuple[ID, INetStream]]]:
+async def joined(
+    world: World, rogue: RoguePeer, *frames: bytes
+) -> AsyncIterator[list[tuple[ID, INetStream]]]:
     """Run a rogue peer that is connected with every target and has sent it these frames."""
     async with rogue.running():
         links = []
@@ -114,7 +116,9 @@ async def joined(world: World, rogue: RoguePeer, *frames: bytes) -> AsyncIterato
 async def odd_words(world: World) -> None:
     """Say hellos and frames that no node says, each from a new identity."""
     honest = hello(":5000")
-    said: list[tuple[bytes, ...]] = [(frame(1, text.encode("utf-8", "surrogatepass")),) for text in ODD_HELLOS]
+    said: list[tuple[bytes, ...]] = [
+        (frame(1, text.encode("utf-8", "surrogatepass")),) for text in ODD_HELLOS
+    ]
     said += [(honest, each) for each in ODD_FRAMES]
     for frames in cycle(said):
         async with joined(world, RoguePeer(world.address), *frames):
@@ -123,7 +127,9 @@ async def odd_words(world: World) -> None:
 
 async def odd_checks(world: World) -> None:
     """Answer health checks in wrong ways."""
-    async with joined(world, RoguePeer(world.address), hello(":5000", interval=1), *key_set(world.keys)):
+    async with joined(
+        world, RoguePeer(world.address), hello(":5000", interval=1), *key_set(world.keys)
+    ):
         for check in cycle(CHECKS.values()):
             world.http.check = check
             await trio.sleep(1)
@@ -142,7 +148,13 @@ def wrong_answers(way: str) -> Attack:
 
 async def someone_else_s_registry(world: World) -> None:
     """Give other machines' addresses as its own registry's: the upstream registry's, a node's metrics, a cloud's."""
-    hosts = [f"{world.registry}:5000", f"{world.targets[0]}:9090", "169.254.169.254:80", "127.0.0.1:9090", "[::1]:9090"]
+    hosts = [
+        f"{world.registry}:5000",
+        f"{world.targets[0]}:9090",
+        "169.254.169.254:80",
+        "127.0.0.1:9090",
+        "[::1]:9090",
+    ]
     for registry in cycle(hosts):
         async with joined(world, RoguePeer(world.address), hello(registry), *key_set(world.keys)):
             await trio.sleep(0.5)
@@ -160,7 +172,9 @@ async def wrong_sizes(world: World) -> None:
         data = json.dumps(document | {"annotations": {"n": str(number)}}).encode()
         digest = f"sha256:{sha256(data).hexdigest()}"
         world.http.own = {digest: data}
-        async with joined(world, RoguePeer(world.address), hello(":5000"), *key_set([name_hash(digest)])):
+        async with joined(
+            world, RoguePeer(world.address), hello(":5000"), *key_set([name_hash(digest)])
+        ):
             for target in world.targets:
                 with suppress(OSError):
                     await trio.to_thread.run_sync(_ask, target, f"/v2/any/manifests/{digest}")
@@ -215,7 +229,10 @@ async def many_identities(world: World) -> None:
 async def many_keys(world: World) -> None:
     """Announce a quarter of a million keys from each of four identities, and an age for each of them."""
     keys = [os.urandom(32) for _ in range(250_000)]
-    ages = [frame(8, b"".join(key + b"\0\0\0\1" for key in keys[i : i + 8_000])) for i in range(0, len(keys), 8_000)]
+    ages = [
+        frame(8, b"".join(key + b"\0\0\0\1" for key in keys[i : i + 8_000]))
+        for i in range(0, len(keys), 8_000)
+    ]
     async with AsyncExitStack() as stack:
         for _ in range(4):
             frames = (hello(":5000"), *key_set(keys), *ages, *list(key_set(keys))[:-1])
@@ -255,7 +272,9 @@ async def many_messages(world: World) -> None:
             stream = await rogue.host.new_stream(peer, [kademlia.PROTOCOL])
             for number in count():
                 key = record_key(sha256(str(number).encode()).digest())
-                await _send(stream, Message(type=Message.ADD_PROVIDER, key=key, providerPeers=[entry]))
+                await _send(
+                    stream, Message(type=Message.ADD_PROVIDER, key=key, providerPeers=[entry])
+                )
                 await _send(stream, Message(type=Message.FIND_NODE, key=key))
 
     while True:
@@ -296,7 +315,9 @@ def waiting_coordinator(seconds: float) -> Attack:
             for _ in range(8):
                 rogue = RoguePeer(world.address)
                 rogue.on(questions.PROTOCOL, answer)
-                await stack.enter_async_context(joined(world, rogue, hello(":5000", shares=True), *key_set([])))
+                await stack.enter_async_context(
+                    joined(world, rogue, hello(":5000", shares=True), *key_set([]))
+                )
             await trio.sleep_forever()
 
     return wait
@@ -321,10 +342,18 @@ async def slow_readers(world: World) -> None:
     path = f"/v2/any/blobs/{world.largest}"
     for guard in ("", "X-Spegel-Mirrored: true\r\n"):
         with trio.move_on_after(10):
-            await _hold(world, 200, (5000,), f"GET {path} HTTP/1.1\r\nHost: x\r\n{guard}\r\n".encode(), window=4096)
+            await _hold(
+                world,
+                200,
+                (5000,),
+                f"GET {path} HTTP/1.1\r\nHost: x\r\n{guard}\r\n".encode(),
+                window=4096,
+            )
 
 
-async def _hold(world: World, number: int, ports: Sequence[int], data: bytes, *, window: int | None = None) -> None:
+async def _hold(
+    world: World, number: int, ports: Sequence[int], data: bytes, *, window: int | None = None
+) -> None:
     """Hold connections to every target, on each of which `data` was sent."""
     with _Held() as held:
         for target in world.targets:

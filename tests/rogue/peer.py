@@ -31,7 +31,13 @@ def frame(kind: int, body: bytes) -> bytes:
 
 def hello(registry: str, **members: object) -> bytes:
     """Return a hello as an honest node of a long interval sends it, with other members in place of some."""
-    honest = {"interval": 60, "registry": registry, "agent": "spegel-py/0.1.0", "time": time.time(), "shares": True}
+    honest = {
+        "interval": 60,
+        "registry": registry,
+        "agent": "spegel-py/0.1.0",
+        "time": time.time(),
+        "shares": True,
+    }
     return frame(1, json.dumps(honest | members).encode())
 
 
@@ -51,7 +57,9 @@ class RoguePeer:
         self.address = address
         self._port = port
         listens = [multiaddr(address, port)] if port else []
-        self.host: BasicHost = compat.build_host(Ed25519PrivateKey.generate(), announce=lambda: listens)
+        self.host: BasicHost = compat.build_host(
+            Ed25519PrivateKey.generate(), announce=lambda: listens
+        )
         for protocol in (announce.PROTOCOL, kademlia.PROTOCOL, questions.PROTOCOL):
             self.on(protocol, _read_all)
 
@@ -71,7 +79,9 @@ class RoguePeer:
 
     async def dial(self, target: str) -> ID:
         """Connect to a node's router at an IP address. Raises PeerUnreachable."""
-        return await compat.dial(self.host, Multiaddr(f"/ip4/{target}/tcp/5001"), expected=None, timeout=5)
+        return await compat.dial(
+            self.host, Multiaddr(f"/ip4/{target}/tcp/5001"), expected=None, timeout=5
+        )
 
     async def announce(self, peer: ID, *frames: bytes) -> INetStream:
         """Open an announce stream to a peer and send frames."""

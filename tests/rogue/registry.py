@@ -39,14 +39,21 @@ Way = Callable[[Asked], Iterable[bytes]]
 
 def head(status: int | str = 200, **fields: object) -> bytes:
     """Return the head of an answer; underscores in names become hyphens."""
-    lines = [f"HTTP/1.1 {status} X", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
+    lines = [
+        f"HTTP/1.1 {status} X",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items()),
+    ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def described(asked: Asked, **fields: object) -> bytes:
     """Return the head that an honest node gives, with some fields changed."""
     kind = MANIFEST if asked.is_manifest else "application/octet-stream"
-    honest = {"Content_Type": kind, "Content_Length": asked.size, "Docker_Content_Digest": asked.reference}
+    honest = {
+        "Content_Type": kind,
+        "Content_Length": asked.size,
+        "Docker_Content_Digest": asked.reference,
+    }
     return head(200, **(honest | fields))
 
 
@@ -176,5 +183,8 @@ class RogueRegistry:
         asked = Asked(method, path, len(data) or 500, data)
         self.asked.append(f"{method} {path}")
         if (made := self.own.get(asked.reference)) is not None:
-            return [described(asked, Content_Length=len(made)), *([] if method == "HEAD" else [made])]
+            return [
+                described(asked, Content_Length=len(made)),
+                *([] if method == "HEAD" else [made]),
+            ]
         return [head(404, Content_Length=0)] if self.way is None else self.way(asked)

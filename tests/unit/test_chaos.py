@@ -16,11 +16,15 @@ AGAIN = Pull(seconds=4.0, succeeded=True, errors=("UNAVAILABLE",), content="righ
 WRONG = Pull(seconds=3.0, succeeded=False, errors=("cut",), content="wrong")
 PART = Pull(seconds=3.0, succeeded=True)
 LATE = Pull(seconds=3.1 + ALLOWANCE, succeeded=True, content="right")
-UNEXPLAINED = Pull(seconds=3.0, succeeded=True, content="right", complaints=("no miss explains /v2/a/blobs/x",))
+UNEXPLAINED = Pull(
+    seconds=3.0, succeeded=True, content="right", complaints=("no miss explains /v2/a/blobs/x",)
+)
 HUNG = Pull(seconds=DEADLINE, succeeded=False, errors=("DEADLINE_EXCEEDED",))
 
 
-def outcome(*pulls: Pull, expected: Expected = Expected.SUCCEED, error: str = "", left_out: str = "") -> Outcome:
+def outcome(
+    *pulls: Pull, expected: Expected = Expected.SUCCEED, error: str = "", left_out: str = ""
+) -> Outcome:
     return Outcome(
         row="peer killed",
         at_once=1,
@@ -38,15 +42,23 @@ def outcome(*pulls: Pull, expected: Expected = Expected.SUCCEED, error: str = ""
         pytest.param(outcome(GOOD, GOOD), [], id="all is well"),
         pytest.param(outcome(GOOD, LOST), ["a pull failed"], id="one failed"),
         pytest.param(outcome(PART), ["incomplete content"], id="incomplete"),
-        pytest.param(outcome(WRONG, expected=Expected.FAIL), ["wrong content"], id="failed, and left wrong content"),
+        pytest.param(
+            outcome(WRONG, expected=Expected.FAIL),
+            ["wrong content"],
+            id="failed, and left wrong content",
+        ),
         pytest.param(outcome(LATE, GOOD), ["5.1 s late"], id="late"),
         pytest.param(outcome(UNEXPLAINED), ["a miss has no or a wrong reason"], id="unexplained"),
         pytest.param(outcome(HUNG), ["a pull hung", "a pull failed", "57.0 s late"], id="hung"),
         pytest.param(outcome(AGAIN), ["a pull was tried again"], id="tried again"),
         pytest.param(outcome(AGAIN, expected=Expected.RETRIED), [], id="tried again, as expected"),
         pytest.param(outcome(LOST, expected=Expected.FAIL), [], id="failed, as expected"),
-        pytest.param(outcome(GOOD, expected=Expected.FAIL), ["a pull succeeded"], id="succeeded unexpectedly"),
-        pytest.param(outcome(error="over before the fault"), ["over before the fault"], id="not played"),
+        pytest.param(
+            outcome(GOOD, expected=Expected.FAIL), ["a pull succeeded"], id="succeeded unexpectedly"
+        ),
+        pytest.param(
+            outcome(error="over before the fault"), ["over before the fault"], id="not played"
+        ),
         pytest.param(outcome(left_out="no loop devices here"), [], id="left out"),
     ],
 )
@@ -95,7 +107,13 @@ def decision(reason: str | None, **fields: object) -> dict[str, object]:
 
 
 STALLED = [{"addr": "10.0.0.1:5000", "outcome": "stalled"}]
-CUT = {"status": 200, "source": "peer", "length": 9, "bytes": {"local": 0, "peer": 4}, "attempts": STALLED}
+CUT = {
+    "status": 200,
+    "source": "peer",
+    "length": 9,
+    "bytes": {"local": 0, "peer": 4},
+    "attempts": STALLED,
+}
 WHOLE = CUT | {"bytes": {"local": 0, "peer": 9}}
 
 
@@ -103,11 +121,15 @@ WHOLE = CUT | {"bytes": {"local": 0, "peer": 9}}
     ("record", "is_right"),
     [
         pytest.param(decision("not_found"), True, id="nobody"),
-        pytest.param(decision("not_found", peers_found=2), False, id="nobody, though somebody was found"),
+        pytest.param(
+            decision("not_found", peers_found=2), False, id="nobody, though somebody was found"
+        ),
         pytest.param(decision("shunned", peers_found=2), True, id="shunned"),
         pytest.param(decision("shunned"), False, id="shunned, though nobody was found"),
         pytest.param(decision("failed", peers_found=1, attempts=STALLED), True, id="failed"),
-        pytest.param(decision("failed", peers_found=1), False, id="failed, though nobody was asked"),
+        pytest.param(
+            decision("failed", peers_found=1), False, id="failed, though nobody was asked"
+        ),
         pytest.param(decision("cut", **CUT), True, id="cut"),
         pytest.param(decision("cut", **WHOLE), False, id="cut, though all was sent"),
         pytest.param(decision("client_gone", **CUT), True, id="gone"),
@@ -121,7 +143,9 @@ def test_a_reason_has_to_fit_its_record(record: dict[str, object], is_right: boo
     reason = str(record["reason"])
     wrong = judge([record], allowed=[reason], fetched=[], was_away=False)
     assert wrong == ([] if is_right else [f"{reason} does not fit its record: why"])
-    assert judge([record], allowed=[], fetched=[], was_away=False) == [f"{reason} is no reason here: why"]
+    assert judge([record], allowed=[], fetched=[], was_away=False) == [
+        f"{reason} is no reason here: why"
+    ]
 
 
 def test_what_came_from_the_registry_needs_a_miss() -> None:
@@ -130,5 +154,7 @@ def test_what_came_from_the_registry_needs_a_miss() -> None:
     paths = ["/v2/a/manifests/1?ns=r.io", "/v2/a/manifests/sha256:bb"]
     assert judge([hit, miss], allowed=["not_found"], fetched=paths, was_away=False) == []
     unseen = "/v2/a/blobs/sha256:aa"
-    assert judge([hit, miss], allowed=["not_found"], fetched=[unseen], was_away=False) == [f"no miss explains {unseen}"]
+    assert judge([hit, miss], allowed=["not_found"], fetched=[unseen], was_away=False) == [
+        f"no miss explains {unseen}"
+    ]
     assert judge([hit], allowed=[], fetched=[unseen], was_away=True) == []

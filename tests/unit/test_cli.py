@@ -51,7 +51,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["registry", "--registry-adr", ":1"], "--registry-adr"),
         (["registry", "--registry-addr", "nonsense"], "--registry-addr: 'nonsense'"),
         (["registry", "--announce-interval", "5"], "--announce-interval: '5' should be a duration"),
-        (["registry", "--registry-filters", "("], "--registry-filters: '(' is not a regular expression"),
+        (
+            ["registry", "--registry-filters", "("],
+            "--registry-filters: '(' is not a regular expression",
+        ),
         (["registry", "--config", "/nowhere.yaml"], "--config: /nowhere.yaml"),
         (["registry", "--oci-layout", "/nowhere"], "/nowhere"),
         (["registry", "--warn-when-isolated-for", "5s"], "--warn-when-isolated-for: '5s'"),
@@ -80,45 +83,67 @@ def test_a_socket_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "is not a socket" in err
 
 
-def test_a_content_path_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_content_path_that_is_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A content path that is no folder is an error with the way out."""
     (tmp_path / "no").write_text("")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "sock"))
-        arguments = ["--containerd-sock", str(tmp_path / "sock"), "--containerd-content-path", str(tmp_path / "no")]
+        arguments = [
+            "--containerd-sock",
+            str(tmp_path / "sock"),
+            "--containerd-content-path",
+            str(tmp_path / "no"),
+        ]
         status, _, err = run("registry", *arguments, capsys=capsys)
     assert status == 2
     assert "content path" in err
 
 
-def test_a_taken_port_is_named_with_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_named_with_its_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each of the three ports, when in use, is an error that names its flag."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         used = f"127.0.0.1:{taken.getsockname()[1]}"
         folder = str(layout(tmp_path / "layout"))
         for flag in ("--registry-addr", "--metrics-addr", "--router-addr"):
-            free = {name: f"127.0.0.1:{free_port()}" for name in ("--registry-addr", "--metrics-addr", "--router-addr")}
+            free = {
+                name: f"127.0.0.1:{free_port()}"
+                for name in ("--registry-addr", "--metrics-addr", "--router-addr")
+            }
             given = [part for pair in (free | {flag: used}).items() for part in pair]
-            status, _, err = run("registry", "--oci-layout", folder, "--log-level", "ERROR", *given, capsys=capsys)
+            status, _, err = run(
+                "registry", "--oci-layout", folder, "--log-level", "ERROR", *given, capsys=capsys
+            )
             assert status == 2, flag
             assert flag in err
             assert err.count("\n") == 1
 
 
-def test_an_identity_others_can_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_identity_others_can_read_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The node does not start with a key that is not private."""
     load_or_create(tmp_path / "data")
     (tmp_path / "data" / "private.key").chmod(0o640)
     folder = str(layout(tmp_path / "layout"))
-    status, _, err = run("registry", "--oci-layout", folder, "--data-dir", str(tmp_path / "data"), capsys=capsys)
+    status, _, err = run(
+        "registry", "--oci-layout", folder, "--data-dir", str(tmp_path / "data"), capsys=capsys
+    )
     assert status == 2
     assert "chmod 600" in err
 
 
-def test_a_peer_that_is_no_multiaddr_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_peer_that_is_no_multiaddr_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A malformed bootstrap peer stops the start."""
     folder = str(layout(tmp_path / "layout"))
-    status, _, err = run("registry", "--oci-layout", folder, "--static-bootstrap-peers", "10.0.0.1", capsys=capsys)
+    status, _, err = run(
+        "registry", "--oci-layout", folder, "--static-bootstrap-peers", "10.0.0.1", capsys=capsys
+    )
     assert status == 2
     assert "--static-bootstrap-peers" in err
 

@@ -41,7 +41,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def offered(script: Path, *words: str) -> set[str]:
     """Return what bash offers for the last word."""
     ask = _ASK.format(script=script, words=" ".join(map(shlex.quote, ("spegel-py", *words))))
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        ["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=30
+    )
     return {line.strip() for line in done.stdout.splitlines()}
 
 
@@ -50,7 +52,10 @@ def offered(script: Path, *words: str) -> set[str]:
     [
         (("",), {command.name for command in COMMANDS}),
         (("re",), {"registry", "resolve"}),
-        (("registry", "--mirror-"), {"--mirror-resolve-timeout", "--mirror-resolve-retries", "--mirror-parallel"}),
+        (
+            ("registry", "--mirror-"),
+            {"--mirror-resolve-timeout", "--mirror-resolve-retries", "--mirror-parallel"},
+        ),
         (("registry", "--verify-blobs", ""), {"off", "sample", "all"}),
         (("registry", "--bootstrap-kind", "d"), {"dns"}),
         (("registry", "--debug-web-enabled", "t"), {"true"}),

@@ -11,7 +11,15 @@ import pytest
 
 from tests.benchmarks.dataplane import page, plot
 from tests.benchmarks.dataplane.conditions import spegel_version
-from tests.benchmarks.dataplane.plan import FirstByte, Manifests, Reading, Source, Streams, cells, turns
+from tests.benchmarks.dataplane.plan import (
+    FirstByte,
+    Manifests,
+    Reading,
+    Source,
+    Streams,
+    cells,
+    turns,
+)
 from tests.benchmarks.dataplane.summary import Row, Sample, failures, rows
 from tests.benchmarks.dataplane.tree import parse_peak
 
@@ -20,9 +28,17 @@ SIXTEEN = Streams("local", 16, "copying")
 
 
 def streams(
-    number: int, candidate: str, *, cpu: float, cell: Streams = FOUR, peak: float = 100.0, refused: int = 0
+    number: int,
+    candidate: str,
+    *,
+    cpu: float,
+    cell: Streams = FOUR,
+    peak: float = 100.0,
+    refused: int = 0,
 ) -> Sample:
-    return Sample(number, cell, candidate, {"cpu": cpu, "rate": 1 / cpu, "peak": peak, "refused": refused})
+    return Sample(
+        number, cell, candidate, {"cpu": cpu, "rate": 1 / cpu, "peak": peak, "refused": refused}
+    )
 
 
 def one(found: list[Row], unit: str) -> Row:
@@ -63,7 +79,9 @@ def test_without_a_slow_disk_it_is_not_measured() -> None:
         pytest.param("relayed", 1, "copying", None, id="one-client"),
     ],
 )
-def test_what_is_wanted(source: Source, clients: int, reading: Reading, wanted: float | None) -> None:
+def test_what_is_wanted(
+    source: Source, clients: int, reading: Reading, wanted: float | None
+) -> None:
     """Against Spegel's CPU something is wanted with four clients only."""
     assert Streams(source, clients, reading).wanted == wanted
 
@@ -98,13 +116,16 @@ def test_a_measurement_that_failed_is_no_figure() -> None:
     row = one(rows(samples), "CPU-s/GB")
     assert math.isnan(row.values["spegel-py"])
     assert (row.values["Spegel"], row.verdict) == (1.0, "fail")
-    assert failures(samples) == ["relayed, 4 copying clients, spegel-py, round 2: TimeoutError: 8 s"]
+    assert failures(samples) == [
+        "relayed, 4 copying clients, spegel-py, round 2: TimeoutError: 8 s"
+    ]
 
 
 def test_of_memory_the_most_counts() -> None:
     """One round above the limit fails, though the median is below it."""
     samples = [
-        streams(number, "spegel-py", cpu=1.0, cell=SIXTEEN, peak=peak) for number, peak in enumerate((120, 171, 121))
+        streams(number, "spegel-py", cpu=1.0, cell=SIXTEEN, peak=peak)
+        for number, peak in enumerate((120, 171, 121))
     ]
     row = one(rows(samples), "MB RSS at most")
     assert (row.values["spegel-py"], row.verdict) == (171, "fail")
@@ -112,18 +133,34 @@ def test_of_memory_the_most_counts() -> None:
 
 def test_refused_answers_are_shown_where_there_were_some() -> None:
     """The answers that were no 200 have a row, with those of all rounds; where there were none there is no row."""
-    samples = [streams(number, "Spegel", cpu=1.0, refused=refused) for number, refused in enumerate((0, 2, 3))]
+    samples = [
+        streams(number, "Spegel", cpu=1.0, refused=refused)
+        for number, refused in enumerate((0, 2, 3))
+    ]
     assert one(rows(samples), "answers other than 200").values == {"Spegel": 5}
     assert "answers other than 200" not in {row.unit for row in rows(samples[:1])}
 
 
 def test_the_page_has_a_column_for_each_candidate() -> None:
     """A row shows every candidate's value in its column, the ratio, what is wanted, and the verdict."""
-    samples = [streams(0, "spegel-py", cpu=0.3), streams(0, "Spegel", cpu=0.5), streams(0, "nginx", cpu=0.2)]
+    samples = [
+        streams(0, "spegel-py", cpu=0.3),
+        streams(0, "Spegel", cpu=0.5),
+        streams(0, "nginx", cpu=0.2),
+    ]
     head, _, first, *_ = page.table(["spegel-py", "Spegel", "nginx"], rows(samples)).splitlines()
     assert [cell.strip() for cell in head.split("|")[3:6]] == ["spegel-py", "Spegel", "nginx"]
     assert [cell.strip() for cell in first.split("|")[1:-1]] == [
-        *("relayed, 4 copying clients", "CPU-s/GB", "0.300", "0.500", "0.200", "0.60×", "≤ 0.5×", "fail"),
+        *(
+            "relayed, 4 copying clients",
+            "CPU-s/GB",
+            "0.300",
+            "0.500",
+            "0.200",
+            "0.60×",
+            "≤ 0.5×",
+            "fail",
+        ),
     ]
 
 
@@ -139,7 +176,9 @@ def test_the_drawing_has_a_bar_for_each_candidate_and_group() -> None:
     """It is well-formed, the highest bar fills the panel, and the others stand in proportion."""
     samples = [streams(0, "spegel-py", cpu=0.25), streams(0, "Go & more", cpu=0.5)]
     root = ElementTree.fromstring(plot.svg(["spegel-py", "Go & more"], rows(samples), "here"))
-    heights = [float(bar.get("height", "0")) for bar in root.iter("{http://www.w3.org/2000/svg}rect")]
+    heights = [
+        float(bar.get("height", "0")) for bar in root.iter("{http://www.w3.org/2000/svg}rect")
+    ]
     assert heights[-1] == 2 * heights[-2] > 0
 
 
@@ -152,7 +191,9 @@ def test_peak_of_memory() -> None:
     ("build", "version"),
     [
         pytest.param(
-            "x: go1.26\n\tpath\tgithub.com/a/b\n\tmod\tgithub.com/a/b\tv0.7.4\th1:x=\n", "v0.7.4", id="release"
+            "x: go1.26\n\tpath\tgithub.com/a/b\n\tmod\tgithub.com/a/b\tv0.7.4\th1:x=\n",
+            "v0.7.4",
+            id="release",
         ),
         pytest.param("\tmod\tgithub.com/a/b\t(devel)\t\n", "(devel)", id="checkout"),
         pytest.param("", "unknown", id="no-go"),

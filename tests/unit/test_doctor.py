@@ -43,11 +43,18 @@ SUBJECT = Subject(
     certs=CERTS,
 )
 IMAGES = ImageSettings(config_path=str(CERTS), discards_layers=False)
-OURS = Mirror("http://127.0.0.1:5000", frozenset({"pull", "resolve"}), is_spegel=True, answer="200 from spegel-py")
+OURS = Mirror(
+    "http://127.0.0.1:5000",
+    frozenset({"pull", "resolve"}),
+    is_spegel=True,
+    answer="200 from spegel-py",
+)
 OTHER = Mirror("http://cache:5000", frozenset({"pull"}), answer="Connection refused")
 HOSTS = HostsFile(registry="_default", path=CERTS / "_default" / "hosts.toml", mirrors=(OURS,))
 PEER = PeerState("12D3A", "10.0.0.2:5000", 0.1)
-NODE = NodeState(version="1.0", uptime=5.0, ready=True, reason=None, peers=(PEER,), tags=3, digests=40)
+NODE = NodeState(
+    version="1.0", uptime=5.0, ready=True, reason=None, peers=(PEER,), tags=3, digests=40
+)
 PULL = Pull(digest=Digest.of(b"x"), status=200, size=1, is_right=True, seconds=0.003)
 RIGHT = Facts(
     subject=SUBJECT,
@@ -71,7 +78,9 @@ def only(check: Check, **changes: Any) -> Finding:
     return finding
 
 
-def with_images(version: str = "v2.4.2", file: FileSettings | Unknown | None = None, **images: Any) -> dict[str, Any]:
+def with_images(
+    version: str = "v2.4.2", file: FileSettings | Unknown | None = None, **images: Any
+) -> dict[str, Any]:
     told = CriStatus(True, replace(IMAGES, **images))
     return {"version": version, "cri": told, "file": file or Unknown("there is none")}
 
@@ -121,7 +130,11 @@ def test_the_version_that_tells_each_layer_needs_no_remark() -> None:
     [
         pytest.param(with_images(), Level.OK, f"{CERTS} (by the running daemon)", None, id="right"),
         pytest.param(
-            with_images(config_path=""), Level.ERROR, "not set", '"io.containerd.cri.v1.images".reg', id="unset"
+            with_images(config_path=""),
+            Level.ERROR,
+            "not set",
+            '"io.containerd.cri.v1.images".reg',
+            id="unset",
         ),
         pytest.param(
             with_images("1.7.35", config_path=""),
@@ -147,7 +160,11 @@ def test_the_version_that_tells_each_layer_needs_no_remark() -> None:
         ),
         pytest.param(
             with_images(config_path="/other"),
-            *(Level.ERROR, "/other (by the running daemon), but", "--containerd-registry-config-path /other"),
+            *(
+                Level.ERROR,
+                "/other (by the running daemon), but",
+                "--containerd-registry-config-path /other",
+            ),
             id="another folder",
         ),
         pytest.param(
@@ -157,7 +174,11 @@ def test_the_version_that_tells_each_layer_needs_no_remark() -> None:
         ),
         pytest.param(
             with_images("1.7.35", config_path=f"/etc/docker/certs.d:{CERTS}/"),
-            *(Level.WARNING, "what lies in /etc/docker/certs.d goes before", f'config_path = "{CERTS}"'),
+            *(
+                Level.WARNING,
+                "what lies in /etc/docker/certs.d goes before",
+                f'config_path = "{CERTS}"',
+            ),
             id="not first",
         ),
         pytest.param(
@@ -167,13 +188,18 @@ def test_the_version_that_tells_each_layer_needs_no_remark() -> None:
         ),
         pytest.param(
             with_images(
-                config_path=f"{CERTS}:/etc/docker/certs.d", file=FileSettings(3, replace(IMAGES, pulls_locally=True))
+                config_path=f"{CERTS}:/etc/docker/certs.d",
+                file=FileSettings(3, replace(IMAGES, pulls_locally=True)),
             ),
             *(Level.OK, f"{CERTS}:/etc/docker/certs.d", None),
             id="a list where containerd pulls locally",
         ),
         pytest.param(
-            {"cri": CriStatus(is_served=False)}, Level.WARNING, "serves no CRI", "disabled_plugins", id="no CRI"
+            {"cri": CriStatus(is_served=False)},
+            Level.WARNING,
+            "serves no CRI",
+            "disabled_plugins",
+            id="no CRI",
         ),
     ],
 )
@@ -192,10 +218,19 @@ UNTOLD = CriStatus(is_served=True)
     ("version", "images", "level", "said"),
     [
         pytest.param("v2.0.0", IMAGES, Level.OK, "by /etc/containerd/config.toml", id="set"),
-        pytest.param("v2.1.0", replace(IMAGES, config_path=""), Level.ERROR, "not set", id="no default"),
-        pytest.param("v2.2.0", replace(IMAGES, config_path=""), Level.ERROR, "/etc/docker/certs.d", id="default list"),
         pytest.param(
-            *("v2.2.0", replace(IMAGES, config_path="", has_mirrors=True), Level.ERROR, "not set"), id="mirrors"
+            "v2.1.0", replace(IMAGES, config_path=""), Level.ERROR, "not set", id="no default"
+        ),
+        pytest.param(
+            "v2.2.0",
+            replace(IMAGES, config_path=""),
+            Level.ERROR,
+            "/etc/docker/certs.d",
+            id="default list",
+        ),
+        pytest.param(
+            *("v2.2.0", replace(IMAGES, config_path="", has_mirrors=True), Level.ERROR, "not set"),
+            id="mirrors",
         ),
     ],
 )
@@ -222,8 +257,14 @@ def test_settings_that_nobody_tells_are_a_warning(cri: CriStatus | Unknown) -> N
 def test_any_folder_will_do_for_a_node_that_does_not_know_who_writes() -> None:
     """At the start of a node no folder is wanted; none at all is still wrong."""
     anywhere = replace(SUBJECT, certs=None)
-    assert only(check_config_path, subject=anywhere, **with_images(config_path="/other")).level is Level.OK
-    assert only(check_config_path, subject=anywhere, **with_images(config_path="")).level is Level.ERROR
+    assert (
+        only(check_config_path, subject=anywhere, **with_images(config_path="/other")).level
+        is Level.OK
+    )
+    assert (
+        only(check_config_path, subject=anywhere, **with_images(config_path="")).level
+        is Level.ERROR
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,18 +290,27 @@ def test_layers_that_are_discarded_are_an_error(version: str, table: str) -> Non
             *(Level.OK, "tags are resolved upstream"),
             id="digests only",
         ),
-        pytest.param(HostsFile(registry="_default"), Level.ERROR, "none for all registries", id="none"),
-        pytest.param(HostsFile(registry="docker.io"), Level.ERROR, "none for docker.io", id="none for one"),
+        pytest.param(
+            HostsFile(registry="_default"), Level.ERROR, "none for all registries", id="none"
+        ),
+        pytest.param(
+            HostsFile(registry="docker.io"), Level.ERROR, "none for docker.io", id="none for one"
+        ),
         pytest.param(replace(HOSTS, problem="bad TOML"), Level.ERROR, "bad TOML", id="unreadable"),
         pytest.param(replace(HOSTS, mirrors=()), Level.ERROR, "it names no host", id="no host"),
-        pytest.param(replace(HOSTS, mirrors=(OTHER,)), Level.ERROR, "Connection refused", id="no answer"),
+        pytest.param(
+            replace(HOSTS, mirrors=(OTHER,)), Level.ERROR, "Connection refused", id="no answer"
+        ),
         pytest.param(
             replace(HOSTS, mirrors=(replace(OURS, capabilities=frozenset({"resolve"})),)),
             *(Level.ERROR, "does not let http://127.0.0.1:5000 pull"),
             id="no pull",
         ),
         pytest.param(
-            replace(HOSTS, mirrors=(OTHER, OURS)), Level.WARNING, "http://cache:5000 asked before", id="second"
+            replace(HOSTS, mirrors=(OTHER, OURS)),
+            Level.WARNING,
+            "http://cache:5000 asked before",
+            id="second",
         ),
     ],
 )
@@ -273,21 +323,34 @@ def test_hosts_toml(hosts: HostsFile, level: Level, said: str) -> None:
 
 def test_a_mirror_that_keeps_containerd_waiting_is_named() -> None:
     """Wherever it stands: after this node too, and in a folder beside the default; once for all files."""
-    deaf = replace(OTHER, answer="takes connections, but gives no answer within 2 s", is_silent=True)
+    deaf = replace(
+        OTHER, answer="takes connections, but gives no answer within 2 s", is_silent=True
+    )
     files = (
         replace(HOSTS, mirrors=(OURS, deaf)),
-        replace(HOSTS, registry="ghcr.io", path=CERTS / "ghcr.io" / "hosts.toml", mirrors=(deaf,), is_asked=False),
+        replace(
+            HOSTS,
+            registry="ghcr.io",
+            path=CERTS / "ghcr.io" / "hosts.toml",
+            mirrors=(deaf,),
+            is_asked=False,
+        ),
     )
     right, found, bypassed = check_hosts(replace(RIGHT, hosts=files))
     assert (right.level, found.level, bypassed.level) == (Level.OK, Level.ERROR, Level.WARNING)
-    assert f"{CERTS}/_default/hosts.toml names http://cache:5000, which takes connections, but" in found.text
+    assert (
+        f"{CERTS}/_default/hosts.toml names http://cache:5000, which takes connections, but"
+        in found.text
+    )
     assert "[host.'http://cache:5000']" in (found.remedy or "")
 
 
 def test_registries_that_bypass_the_default_are_named() -> None:
     """A folder of its own without this node takes a registry out of the mirror; one with it does not."""
     beside = replace(HOSTS, registry="ghcr.io", is_asked=False)
-    right, warned = check_hosts(replace(RIGHT, hosts=(HOSTS, beside, HostsFile(registry="docker.io", is_asked=False))))
+    right, warned = check_hosts(
+        replace(RIGHT, hosts=(HOSTS, beside, HostsFile(registry="docker.io", is_asked=False)))
+    )
     assert right.level is Level.OK
     assert warned.level is Level.WARNING
     assert "docker.io" in warned.text
@@ -315,18 +378,34 @@ def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_i
         "spegel-py configuration --mirror-targets http://127.0.0.1:5000 --containerd-registry-config-path "
         "/etc/containerd/certs.d --mirrored-registries https://docker.io http://10.0.0.9:5000"
     )
-    assert only(check_hosts, subject=replace(SUBJECT, is_in_pod=True), hosts=AWAY).level is Level.WARNING
+    assert (
+        only(check_hosts, subject=replace(SUBJECT, is_in_pod=True), hosts=AWAY).level
+        is Level.WARNING
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "level", "said"),
     [
-        pytest.param(Content(sample=8, found=7), Level.OK, "holds what containerd lists", id="right"),
-        pytest.param(Content(sample=0), Level.OK, "holds nothing in namespace k8s.io yet", id="empty"),
-        pytest.param(Content(sample=8, root=Path("/x")), Level.ERROR, "none of 8 blobs", id="another containerd's"),
-        pytest.param(Content(sample=8), Level.ERROR, "none of 8 blobs", id="another's, root not told"),
+        pytest.param(
+            Content(sample=8, found=7), Level.OK, "holds what containerd lists", id="right"
+        ),
+        pytest.param(
+            Content(sample=0), Level.OK, "holds nothing in namespace k8s.io yet", id="empty"
+        ),
+        pytest.param(
+            Content(sample=8, root=Path("/x")),
+            Level.ERROR,
+            "none of 8 blobs",
+            id="another containerd's",
+        ),
+        pytest.param(
+            Content(sample=8), Level.ERROR, "none of 8 blobs", id="another's, root not told"
+        ),
         pytest.param(Content(), Level.WARNING, "whose it is cannot be told", id="containerd away"),
-        pytest.param(Content(problem="no folder", advice="mount it"), Level.ERROR, "no folder", id="absent"),
+        pytest.param(
+            Content(problem="no folder", advice="mount it"), Level.ERROR, "no folder", id="absent"
+        ),
         pytest.param(AWAY, Level.ERROR, "no answer", id="hangs"),
     ],
 )
@@ -340,7 +419,9 @@ def test_content_path(content: Content | Unknown, level: Level, said: str) -> No
 def test_the_remedy_names_where_the_daemon_says_its_content_is() -> None:
     """Unless it is the user who may not read it."""
     problem = Content(problem="no folder", advice="mount it", root=Path("/var/lib/other"))
-    assert "--containerd-content-path /var/lib/other" in (only(check_content, content=problem).remedy or "")
+    assert "--containerd-content-path /var/lib/other" in (
+        only(check_content, content=problem).remedy or ""
+    )
     denied = replace(problem, advice="run as root")
     assert only(check_content, content=denied).remedy == "run as root"
 
@@ -357,8 +438,12 @@ def test_a_content_path_that_is_not_mounted_is_right() -> None:
         pytest.param(NODE, Level.OK, "up 5 s; advertises 3 tags and 40 digests", id="right"),
         pytest.param(replace(NODE, uptime=5400.0), Level.OK, "up 1.5 h", id="hours"),
         pytest.param(replace(NODE, uptime=172800.0), Level.OK, "up 2.0 d", id="days"),
-        pytest.param(replace(NODE, ready=False, reason="no table"), Level.WARNING, "no table", id="not ready"),
-        pytest.param(replace(NODE, ready=False, reason="alone", peers=()), Level.OK, "up 5 s", id="alone"),
+        pytest.param(
+            replace(NODE, ready=False, reason="no table"), Level.WARNING, "no table", id="not ready"
+        ),
+        pytest.param(
+            replace(NODE, ready=False, reason="alone", peers=()), Level.OK, "up 5 s", id="alone"
+        ),
         pytest.param(AWAY, Level.ERROR, "no answer", id="away"),
     ],
 )
@@ -385,10 +470,18 @@ def test_peers() -> None:
     [
         pytest.param((0.1, -2.0), Level.OK, "within 2 s of 2 peers", "", id="right"),
         pytest.param(
-            (0.1, None, 2.1, 0.0), Level.WARNING, "1 of 3 peers' clocks are off, at most +2.1 s", "p2", id="one"
+            (0.1, None, 2.1, 0.0),
+            Level.WARNING,
+            "1 of 3 peers' clocks are off, at most +2.1 s",
+            "p2",
+            id="one",
         ),
         pytest.param(
-            (-9.0, 3.0, 0.0), Level.WARNING, "2 of 3 peers' clocks are off, at most -9.0 s", "this node", id="ours"
+            (-9.0, 3.0, 0.0),
+            Level.WARNING,
+            "2 of 3 peers' clocks are off, at most -9.0 s",
+            "this node",
+            id="ours",
         ),
         pytest.param((5.0,), Level.WARNING, "1 of 1 peers' clocks", "p0", id="only one"),
     ],
@@ -405,10 +498,22 @@ def test_clock(skews: tuple[float | None, ...], level: Level, said: str, where: 
 @pytest.mark.parametrize(
     ("peers", "level", "said"),
     [
-        pytest.param([(0.0, -86400.2)], Level.WARNING, "at most -86400.2 s (p0)", id="set since they connected"),
-        pytest.param([(0.0, 60.0), (0.1, 59.5)], Level.WARNING, "2 of 2 peers' clocks are off", id="ours was set"),
+        pytest.param(
+            [(0.0, -86400.2)],
+            Level.WARNING,
+            "at most -86400.2 s (p0)",
+            id="set since they connected",
+        ),
+        pytest.param(
+            [(0.0, 60.0), (0.1, 59.5)],
+            Level.WARNING,
+            "2 of 2 peers' clocks are off",
+            id="ours was set",
+        ),
         pytest.param([(9.0, 0.4)], Level.OK, "within 5 s of 1 peers", id="set right since"),
-        pytest.param([(3.0, 3.9)], Level.WARNING, "at most +3.0 s", id="the exact one where both agree"),
+        pytest.param(
+            [(3.0, 3.9)], Level.WARNING, "at most +3.0 s", id="the exact one where both agree"
+        ),
         pytest.param([(0.0, 4.9)], Level.OK, "within 5 s", id="too little for a Date"),
         pytest.param([(None, -5.1)], Level.WARNING, "at most -5.1 s", id="a peer of Spegel's"),
     ],
@@ -423,7 +528,9 @@ def test_a_clock_that_was_set_since_is_noticed(
     assert said in finding.text
 
 
-@pytest.mark.parametrize("peers", [(), (replace(PEER, skew=None),)], ids=["no peers", "none measured"])
+@pytest.mark.parametrize(
+    "peers", [(), (replace(PEER, skew=None),)], ids=["no peers", "none measured"]
+)
 def test_no_clock_is_judged_that_was_not_measured(peers: tuple[PeerState, ...]) -> None:
     """Without a measure there is no line."""
     assert check_clock(replace(RIGHT, node=replace(NODE, peers=peers))) == []
@@ -433,8 +540,12 @@ def test_no_clock_is_judged_that_was_not_measured(peers: tuple[PeerState, ...]) 
 @pytest.mark.parametrize(
     ("pull", "level", "said"),
     [
-        pytest.param(PULL, Level.OK, "(1 bytes) from http://127.0.0.1:5000 in 3 ms, verified", id="right"),
-        pytest.param(Pull(), Level.WARNING, "holds no image in namespace k8s.io", id="nothing held"),
+        pytest.param(
+            PULL, Level.OK, "(1 bytes) from http://127.0.0.1:5000 in 3 ms, verified", id="right"
+        ),
+        pytest.param(
+            Pull(), Level.WARNING, "holds no image in namespace k8s.io", id="nothing held"
+        ),
         pytest.param(replace(PULL, status=401), Level.ERROR, "user name", id="401"),
         pytest.param(replace(PULL, status=404), Level.ERROR, "answers 404", id="404"),
         pytest.param(replace(PULL, is_right=False), Level.ERROR, "wrong bytes", id="wrong bytes"),
@@ -495,7 +606,12 @@ def test_addresses_to_listen_on_become_urls_of_this_machine() -> None:
     """All addresses are reached over loopback."""
     given = (":5000", "0.0.0.0:5000", "[::]:5000", "10.0.0.1:5000")
     assert [local_url(one) for one in given] == [
-        *("http://127.0.0.1:5000", "http://127.0.0.1:5000", "http://[::1]:5000", "http://10.0.0.1:5000")
+        *(
+            "http://127.0.0.1:5000",
+            "http://127.0.0.1:5000",
+            "http://[::1]:5000",
+            "http://10.0.0.1:5000",
+        )
     ]
 
 

@@ -119,9 +119,15 @@ endpoint = ["https://mirror.example"]
         pytest.param(VERSION_1, (1, "/one", False, True, False), id="version 1"),
         pytest.param(VERSION_2, (2, "/two", True, False, False), id="version 2"),
         pytest.param(VERSION_3, (3, "/three", True, False, True), id="version 3"),
-        pytest.param(VERSION_3.replace("= 3", "= 4"), (4, "/three", True, False, True), id="version 4"),
+        pytest.param(
+            VERSION_3.replace("= 3", "= 4"), (4, "/three", True, False, True), id="version 4"
+        ),
         pytest.param("version = 3\n", (3, "", False, False, False), id="nothing set"),
-        pytest.param('version = 3\nplugins = "no"\nimports = "no"\n', (3, "", False, False, False), id="odd values"),
+        pytest.param(
+            'version = 3\nplugins = "no"\nimports = "no"\n',
+            (3, "", False, False, False),
+            id="odd values",
+        ),
     ],
 )
 def test_the_file_of_each_version_is_read(tmp_path: Path, text: str, seen: tuple[Any, ...]) -> None:
@@ -190,7 +196,10 @@ def test_without_registries_the_default_and_those_beside_it_are_looked_at(tmp_pa
     write_hosts(tmp_path, "a_5000_", ONE_HOST)
     write_hosts(tmp_path, "_backup", None)
     found = hosts_files.read([tmp_path], [])
-    assert [(one.registry, one.is_asked) for one in found] == [("_default", True), ("a:5000", False)]
+    assert [(one.registry, one.is_asked) for one in found] == [
+        ("_default", True),
+        ("a:5000", False),
+    ]
     assert found[0].path is None
 
 
@@ -198,10 +207,18 @@ def test_without_registries_the_default_and_those_beside_it_are_looked_at(tmp_pa
     ("text", "seen"),
     [
         pytest.param(ONE_HOST, [("http://127.0.0.1:5000", {"pull"})], id="capabilities"),
-        pytest.param("[host.'m.example']", [("https://m.example", {"pull", "resolve", "push"})], id="defaults"),
+        pytest.param(
+            "[host.'m.example']",
+            [("https://m.example", {"pull", "resolve", "push"})],
+            id="defaults",
+        ),
         pytest.param("server = 'https://x'", [], id="no host"),
         pytest.param("host = 3", [], id="host is no table"),
-        pytest.param("[host]\n'http://h' = 1", [("http://h", {"pull", "resolve", "push"})], id="a host is no table"),
+        pytest.param(
+            "[host]\n'http://h' = 1",
+            [("http://h", {"pull", "resolve", "push"})],
+            id="a host is no table",
+        ),
     ],
 )
 def test_hosts_are_read_with_their_capabilities(tmp_path: Path, text: str, seen: list[Any]) -> None:
@@ -218,7 +235,9 @@ def test_a_hosts_file_that_is_no_toml_is_told(tmp_path: Path) -> None:
     assert found.problem
 
 
-@pytest.mark.parametrize("text", ["#" * (MAX_TEXT + 1), "a = " + "[" * 20000], ids=["large", "nested"])
+@pytest.mark.parametrize(
+    "text", ["#" * (MAX_TEXT + 1), "a = " + "[" * 20000], ids=["large", "nested"]
+)
 def test_a_file_that_is_too_much_is_told(tmp_path: Path, text: str) -> None:
     """Neither hosts.toml nor containerd's own file is read without an end."""
     path = write_hosts(tmp_path, "_default", text)
@@ -241,7 +260,11 @@ def test_no_folder_at_all_is_an_error(tmp_path: Path) -> None:
     [
         pytest.param([], ("docker.io", "ghcr.io", "registry.example:5000"), id="none named"),
         pytest.param(["https://docker.io"], ("ghcr.io", "registry.example:5000"), id="one named"),
-        pytest.param(["*", "https://docker.io", "https://ghcr.io", "http://registry.example:5000"], (), id="all named"),
+        pytest.param(
+            ["*", "https://docker.io", "https://ghcr.io", "http://registry.example:5000"],
+            (),
+            id="all named",
+        ),
     ],
 )
 def test_registries_whose_settings_are_set_aside_are_found(
@@ -277,7 +300,10 @@ async def test_a_host_that_takes_connections_and_never_answers_is_known(
         write_hosts(tmp_path, "_default", f"[host.'http://127.0.0.1:{server.getsockname()[1]}']\n")
         [found] = await hosts_files.asked(hosts_files.read([tmp_path], []))
     [mirror] = found.mirrors
-    assert (mirror.is_silent, mirror.answer) == (True, "takes connections, but gives no answer within 0.3 s")
+    assert (mirror.is_silent, mirror.answer) == (
+        True,
+        "takes connections, but gives no answer within 0.3 s",
+    )
 
 
 # The running node
@@ -302,8 +328,12 @@ async def test_peers_are_asked_for_their_time() -> None:
         return web.Response(headers={"Date": "soon"})
 
     async with served(answering()) as right, served(late) as wrong, served(odd) as strange:
-        addresses = [url.removeprefix("http://") for url in (right, wrong, strange, "http://127.0.0.1:9")] + [""]
-        peers = tuple(PeerState(str(number), address, 0.0) for number, address in enumerate(addresses))
+        addresses = [
+            url.removeprefix("http://") for url in (right, wrong, strange, "http://127.0.0.1:9")
+        ] + [""]
+        peers = tuple(
+            PeerState(str(number), address, 0.0) for number, address in enumerate(addresses)
+        )
         found = await running.dated(replace(NODE, peers=peers), timeout=5.0)
     dates = [peer.date for peer in found.peers]
     assert dates[0] == pytest.approx(0.0, abs=1.0)
@@ -360,7 +390,13 @@ async def test_a_node_that_is_not_there_is_unknown(subject: Subject) -> None:
 async def test_a_machine_with_nothing_on_it_gets_a_remedy_for_everything(subject: Subject) -> None:
     """Nothing raises, and what makes no sense without containerd or a node is left out."""
     findings = await examine(subject)
-    assert [one.check for one in findings] == ["containerd", "config_path", "hosts.toml", "content_path", "node"]
+    assert [one.check for one in findings] == [
+        "containerd",
+        "config_path",
+        "hosts.toml",
+        "content_path",
+        "node",
+    ]
     assert all(one.remedy for one in findings)
     assert {one.level for one in findings} == {Level.ERROR, Level.WARNING}
 
@@ -393,7 +429,9 @@ async def test_nothing_that_hangs_holds_up_the_rest(hanging: Subject) -> None:
     assert all(thread.daemon for thread in threading.enumerate() if thread.name == "doctor")
 
 
-async def test_a_fault_in_one_look_leaves_the_others(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_in_one_look_leaves_the_others(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is told as what it is."""
 
     def broken(_path: Path) -> None:
@@ -415,7 +453,9 @@ async def test_a_start_logs_what_is_not_right(subject: Subject) -> None:
     assert all(one["finding"] and one["remedy"] for one in logs)
 
 
-async def test_advice_never_ends_the_node(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_advice_never_ends_the_node(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fault in a check is one line in the log."""
 
     def broken(_facts: Facts) -> None:
@@ -437,22 +477,44 @@ async def test_what_work_aside_raises_is_raised() -> None:
 # The command
 
 
-def test_the_command_prints_json_and_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_json_and_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Flags are those of `registry`; an error among the findings is exit status 1."""
-    flags = ["--containerd-sock", f"{tmp_path}/no.sock", "--containerd-config", f"{tmp_path}/no.toml"]
-    flags += ["--containerd-content-path", "", "--metrics-addr", "127.0.0.1:9", "--registry-addr", "127.0.0.1:9"]
+    flags = [
+        "--containerd-sock",
+        f"{tmp_path}/no.sock",
+        "--containerd-config",
+        f"{tmp_path}/no.toml",
+    ]
+    flags += [
+        "--containerd-content-path",
+        "",
+        "--metrics-addr",
+        "127.0.0.1:9",
+        "--registry-addr",
+        "127.0.0.1:9",
+    ]
     flags += ["--containerd-registry-config-path", str(tmp_path)]
     assert main(["doctor", "--json", *flags]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False
-    assert [one["level"] for one in found["findings"]] == ["error", "warning", "error", "ok", "error"]
+    assert [one["level"] for one in found["findings"]] == [
+        "error",
+        "warning",
+        "error",
+        "ok",
+        "error",
+    ]
     assert main(["doctor", *flags]) == 1
     out = capsys.readouterr().out
     assert "containerd" in out
     assert "{" not in out
 
 
-@pytest.mark.parametrize("flags", [["--registry-addr", "nonsense"], ["--nonsense"], ["--config", "/nowhere.yaml"]])
+@pytest.mark.parametrize(
+    "flags", [["--registry-addr", "nonsense"], ["--nonsense"], ["--config", "/nowhere.yaml"]]
+)
 def test_wrong_usage_ends_with_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """One line on stderr."""
     assert main(["doctor", *flags]) == 2

@@ -16,7 +16,9 @@ from spegel_py.host.doctor.facts import Facts, HostsFile, Mirror, ProxySettings,
 from spegel_py.host.doctor.proxies import check_proxy, proxy_for, settings
 
 PROXY = "http://alice:s3cret@proxy.example:3128"
-SUBJECT = Subject(socket=Path("/run/c.sock"), namespace="k8s.io", content_path=None, registry="", metrics="")
+SUBJECT = Subject(
+    socket=Path("/run/c.sock"), namespace="k8s.io", content_path=None, registry="", metrics=""
+)
 
 # As in the tests of golang.org/x/net/http/httpproxy.
 RULES = (
@@ -29,14 +31,32 @@ DIRECT = (
     *("www.barbaz.net", "foobar.com", "www.foobar.com", "nested.wildcard.io", "FOOBAR.com"),
 )
 PROXIED = (
-    *("[::2]", "192.168.1.2", "192.168.1.4", "[2001:db8::52:0:2]", "[fe80::424b:c8be:1643:a1b6]", "0.0.0.0"),
-    *("barbaz.net", "foofoobar.com", "baz.com", "localhost.net", "local.localhost", "barbarbaz.net"),
+    *(
+        "[::2]",
+        "192.168.1.2",
+        "192.168.1.4",
+        "[2001:db8::52:0:2]",
+        "[fe80::424b:c8be:1643:a1b6]",
+        "0.0.0.0",
+    ),
+    *(
+        "barbaz.net",
+        "foofoobar.com",
+        "baz.com",
+        "localhost.net",
+        "local.localhost",
+        "barbarbaz.net",
+    ),
     *("wildcard.io", "awildcard.io"),
 )
 
 
-def found(exempt: str = "", *, http: str = PROXY, https: str = "", unit: str = "containerd.service") -> ProxySettings:
-    return ProxySettings(http=http, https=https, exempt=exempt, source="environment of process 7", unit=unit)
+def found(
+    exempt: str = "", *, http: str = PROXY, https: str = "", unit: str = "containerd.service"
+) -> ProxySettings:
+    return ProxySettings(
+        http=http, https=https, exempt=exempt, source="environment of process 7", unit=unit
+    )
 
 
 @pytest.mark.parametrize("host", DIRECT)
@@ -62,10 +82,14 @@ def test_hosts_that_are_asked_through_the_proxy(host: str) -> None:
         pytest.param("[fd00::1]", "http://[fd00::1]:5000", True, id="brackets without a port"),
         pytest.param("fd00::1", "http://[fd00::1]:5000", False, id="no brackets"),
         pytest.param("10.0.0.0/255.0.0.0", "http://10.0.0.5:5000", True, id="a mask is no prefix"),
-        pytest.param("10.1.2.3/8", "http://10.0.0.5:5000", False, id="a network by one of its hosts"),
+        pytest.param(
+            "10.1.2.3/8", "http://10.0.0.5:5000", False, id="a network by one of its hosts"
+        ),
         pytest.param("fd00::/8", "http://10.0.0.5:5000", True, id="the other family"),
         pytest.param(" , :80, ", "http://10.0.0.5", True, id="nothing"),
-        pytest.param("mirror.local:5000", "http://a.mirror.local:5000", False, id="below, with a port"),
+        pytest.param(
+            "mirror.local:5000", "http://a.mirror.local:5000", False, id="below, with a port"
+        ),
         pytest.param("::ffff:10.0.0.5", "http://10.0.0.5:5000", False, id="mapped"),
         pytest.param("::ffff:10.0.0.0/104", "http://10.0.0.5:5000", False, id="a mapped network"),
         pytest.param("", "https://10.0.0.5:5000", False, id="another scheme"),
@@ -86,12 +110,18 @@ def test_each_scheme_has_its_proxy() -> None:
 @pytest.mark.parametrize(
     ("variables", "seen"),
     [
-        pytest.param({"HTTP_PROXY": "a", "http_proxy": "b", "no_proxy": "c"}, ("a", "", "c"), id="upper case first"),
+        pytest.param(
+            {"HTTP_PROXY": "a", "http_proxy": "b", "no_proxy": "c"},
+            ("a", "", "c"),
+            id="upper case first",
+        ),
         pytest.param({"HTTP_PROXY": "", "http_proxy": "b"}, ("b", "", ""), id="empty is not set"),
         pytest.param({"https_proxy": "b", "Http_Proxy": "c"}, ("", "b", ""), id="no other case"),
     ],
 )
-def test_the_environment_is_read_as_go_does(variables: dict[str, str], seen: tuple[str, ...]) -> None:
+def test_the_environment_is_read_as_go_does(
+    variables: dict[str, str], seen: tuple[str, ...]
+) -> None:
     """Of each variable two spellings count."""
     read = settings(variables, source="", unit="")
     assert (read.http, read.https, read.exempt) == seen
@@ -134,17 +164,24 @@ def test_a_mirror_behind_the_proxy_is_an_error_with_the_line_to_add() -> None:
 def test_k3s_has_variables_for_its_containerd(unit: str, file: str) -> None:
     """They are in a file beside its unit."""
     [finding] = judged(found(unit=unit), "http://10.0.0.5:5000")
-    assert (finding.remedy or "").startswith(f"put CONTAINERD_NO_PROXY=10.0.0.5 into {file}; then systemctl")
+    assert (finding.remedy or "").startswith(
+        f"put CONTAINERD_NO_PROXY=10.0.0.5 into {file}; then systemctl"
+    )
     assert (finding.remedy or "").endswith(f"systemctl restart {unit.removesuffix('.service')}")
 
 
 def test_a_proxy_that_is_not_used_is_no_fault() -> None:
     """For a mirror on this machine, or one that NO_PROXY names; what is not known is not judged."""
     [finding] = judged(found(), "http://127.0.0.1:5000")
-    shown = "http://proxy.example:3128 (environment of process 7), not used for http://127.0.0.1:5000"
+    shown = (
+        "http://proxy.example:3128 (environment of process 7), not used for http://127.0.0.1:5000"
+    )
     assert (finding.level, finding.text) == (Level.OK, shown)
     [finding] = judged(found(http=""))
-    assert (finding.level, finding.text) == (Level.OK, "none in containerd's environment (environment of process 7)")
+    assert (finding.level, finding.text) == (
+        Level.OK,
+        "none in containerd's environment (environment of process 7)",
+    )
     assert judged(Unknown("not to be seen")) == judged(None) == []
 
 
@@ -166,7 +203,9 @@ def listening(**variables: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "c.sock"
         command = [sys.executable, "-c", LISTEN, str(path)]
-        with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        with subprocess.Popen(
+            command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as running:
             assert running.stdout
             assert running.stdout.readline() == b"listens\n"
             yield path
@@ -206,9 +245,13 @@ Environment=HTTP_PROXY=http://two:2
 """
 
 
-def test_systemd_is_asked_where_the_process_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_asked_where_the_process_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first service that there is counts; its files go before its own lines."""
-    (tmp_path / "first").write_text('# comment\nHTTPS_PROXY="http://three:3"\n\nHTTP_PROXY=http://four:4\nodd\'\n')
+    (tmp_path / "first").write_text(
+        '# comment\nHTTPS_PROXY="http://three:3"\n\nHTTP_PROXY=http://four:4\nodd\'\n'
+    )
     program = tmp_path / "systemctl"
     program.write_text(f"#!/bin/sh\n/bin/cat <<'END'\n{SHOWN.format(folder=tmp_path)}END\n")
     program.chmod(0o755)

@@ -41,7 +41,8 @@ GIVEN = {"spegel-py": "0.1.0", "cores": 2, "time": "2026-11-25T19:00:00+00:00"}
 
 
 def outcome(*sightings: Sighting, **fields: object) -> Outcome:
-    return replace(Outcome(row="node killed", sightings=sightings or (SEEN,), lookup=HEALED, pulls=(PULL,)), **fields)  # type: ignore[arg-type]  # a test's shorthand
+    seen = Outcome(row="node killed", sightings=sightings or (SEEN,), lookup=HEALED, pulls=(PULL,))
+    return replace(seen, **fields)  # type: ignore[arg-type]  # a test's shorthand
 
 
 @pytest.mark.parametrize(
@@ -53,36 +54,72 @@ def outcome(*sightings: Sighting, **fields: object) -> Outcome:
             ["peer-lost not seen by 1 of 2"],
             id="not seen",
         ),
-        pytest.param(outcome(replace(SEEN, seen=12.0, seen_limit=10.0)), ["peer-lost seen after 12.0 s"], id="late"),
         pytest.param(
-            outcome(replace(SEEN, over=None, is_on_record=False)), ["peer-lost not over in time on 1"], id="never over"
+            outcome(replace(SEEN, seen=12.0, seen_limit=10.0)),
+            ["peer-lost seen after 12.0 s"],
+            id="late",
         ),
-        pytest.param(outcome(replace(SEEN, over=1900.0)), ["peer-lost not over in time on 1"], id="over too late"),
         pytest.param(
-            outcome(replace(SEEN, is_on_record=False)), ["peer-lost without an audit trail on 1"], id="no record"
+            outcome(replace(SEEN, over=None, is_on_record=False)),
+            ["peer-lost not over in time on 1"],
+            id="never over",
+        ),
+        pytest.param(
+            outcome(replace(SEEN, over=1900.0)),
+            ["peer-lost not over in time on 1"],
+            id="over too late",
+        ),
+        pytest.param(
+            outcome(replace(SEEN, is_on_record=False)),
+            ["peer-lost without an audit trail on 1"],
+            id="no record",
         ),
         pytest.param(outcome(known=Measure(seconds=1.9, limit=2.0)), [], id="known in time"),
         pytest.param(
-            outcome(known=Measure(seconds=2.1, limit=2.0)), ["known everywhere after 2.1 s"], id="known too late"
+            outcome(known=Measure(seconds=2.1, limit=2.0)),
+            ["known everywhere after 2.1 s"],
+            id="known too late",
         ),
-        pytest.param(outcome(known=Measure(seconds=None, limit=2.0)), ["known everywhere after – s"], id="never known"),
-        pytest.param(outcome(lookup=Measure(seconds=15.1, limit=15.0)), ["all found after 15.1 s"], id="not healed"),
+        pytest.param(
+            outcome(known=Measure(seconds=None, limit=2.0)),
+            ["known everywhere after – s"],
+            id="never known",
+        ),
+        pytest.param(
+            outcome(lookup=Measure(seconds=15.1, limit=15.0)),
+            ["all found after 15.1 s"],
+            id="not healed",
+        ),
         pytest.param(
             outcome(wrong=("peer-lost at 10.99.1.3: ",)),
             ["wrong suspicions: peer-lost at 10.99.1.3: "],
             id="wrong suspicion",
         ),
-        pytest.param(outcome(pulls=(PULL, replace(PULL, error="UNAVAILABLE"))), ["1 pulls failed"], id="failed pull"),
-        pytest.param(outcome(calm=(PULL,), pulls=(replace(PULL, seconds=1.5),), is_timed=True), [], id="slower"),
+        pytest.param(
+            outcome(pulls=(PULL, replace(PULL, error="UNAVAILABLE"))),
+            ["1 pulls failed"],
+            id="failed pull",
+        ),
+        pytest.param(
+            outcome(calm=(PULL,), pulls=(replace(PULL, seconds=1.5),), is_timed=True),
+            [],
+            id="slower",
+        ),
         pytest.param(
             outcome(calm=(PULL,), pulls=(replace(PULL, seconds=1.6),), is_timed=True),
             ["p99 is 1.60 times the undisturbed"],
             id="too slow",
         ),
-        pytest.param(outcome(calm=(PULL,), pulls=(replace(PULL, seconds=9.0),)), [], id="too few pulls to judge"),
+        pytest.param(
+            outcome(calm=(PULL,), pulls=(replace(PULL, seconds=9.0),)),
+            [],
+            id="too few pulls to judge",
+        ),
         pytest.param(outcome(waits=1), [], id="one wait"),
         pytest.param(outcome(waits=2), ["a pull waited 2 times on a dead peer"], id="two waits"),
-        pytest.param(Outcome(row="node killed", error="TimeoutError"), ["TimeoutError"], id="not played"),
+        pytest.param(
+            Outcome(row="node killed", error="TimeoutError"), ["TimeoutError"], id="not played"
+        ),
     ],
 )
 def test_a_row_says_which_objectives_it_missed(given: Outcome, missed: list[str]) -> None:
@@ -117,7 +154,9 @@ DEAD = Death(node="10.99.1.6", down=100.0, up=110.0)
         pytest.param("10.99.1.6", [102.0], 0, id="in no pull"),
     ],
 )
-def test_a_wait_is_a_failed_request_to_a_peer_that_was_dead(peer: str, times: list[float], waits: int) -> None:
+def test_a_wait_is_a_failed_request_to_a_peer_that_was_dead(
+    peer: str, times: list[float], waits: int
+) -> None:
     """What broke as the peer died is no wait; what failed later is one, of the pull it was made for."""
     failures = [Failure(node=PULL.node, peer=peer, at=at) for at in times]
     assert most_waits([PULL], failures, [DEAD]) == waits
@@ -144,7 +183,14 @@ def test_the_page_shows_the_slowest_node_against_the_objective() -> None:
     page = markdown({"cores": 2}, [given])
     [line] = [line for line in page.splitlines() if line.startswith("| node killed")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[:6] == ["node killed", "peer-lost P2 ×2", "2.5 ≤ 300", "", "5.0 ≤ 1800", "3.0 ≤ 15"]
+    assert cells[:6] == [
+        "node killed",
+        "peer-lost P2 ×2",
+        "2.5 ≤ 300",
+        "",
+        "5.0 ≤ 1800",
+        "3.0 ≤ 15",
+    ]
     assert cells[-1] == "MISSED: 1 pulls failed"
     assert "- node killed: cut" in page
 

@@ -13,7 +13,9 @@ CROWD = Case(8, FIVE)
 CONDITIONS = {"spegel-py": "0.1.0", "cores": 2, "time": "2026-01-01T00:00:00"}
 
 
-def outcome(*, makespan: float = 9.0, upstream: int = 100, gets: int = 1, failed: tuple[str, ...] = ()) -> Outcome:
+def outcome(
+    *, makespan: float = 9.0, upstream: int = 100, gets: int = 1, failed: tuple[str, ...] = ()
+) -> Outcome:
     return Outcome(
         seconds=(makespan - 1, makespan),
         makespan=makespan,
@@ -60,7 +62,11 @@ def test_of_several_plays_the_middle_counts_and_every_failure() -> None:
 
 def test_small_layers_have_more_time_and_no_limit_is_held_against_no_mirror() -> None:
     """The bound and whom it is held against depend on the crowd."""
-    rounds = {ALONE: outcome(makespan=10.0), NO_MIRROR: outcome(makespan=10.0), SHARING: outcome(makespan=13.0)}
+    rounds = {
+        ALONE: outcome(makespan=10.0),
+        NO_MIRROR: outcome(makespan=10.0),
+        SHARING: outcome(makespan=13.0),
+    }
     assert missed(Case(8, TWENTY), rounds) == []
     unlimited = Case(8, FIVE, upstream=None)
     assert missed(unlimited, rounds) == [f"makespan 1.30 times that of {NO_MIRROR}"]

@@ -71,7 +71,9 @@ OURS = b"HTTP/1.1 200 OK\r\nServer: spegel-py/0.1.0\r\nContent-Length: 0\r\n\r\n
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
-        pytest.param(OURS, MirrorAnswer("200 from spegel-py/0.1.0", is_up=True, is_spegel=True), id="ours"),
+        pytest.param(
+            OURS, MirrorAnswer("200 from spegel-py/0.1.0", is_up=True, is_spegel=True), id="ours"
+        ),
         pytest.param(
             OURS.replace(b"200", b"403").replace(b"Server", b"X"),
             MirrorAnswer("403 from a server without a name", is_up=True),
@@ -100,7 +102,9 @@ async def test_how_far_it_came_is_told() -> None:
         )
     assert refused == MirrorAnswer("Connection refused", is_refused=True)
     assert hung == MirrorAnswer("takes no connection within 0.3 s", is_silent=True)
-    assert unanswered == MirrorAnswer("takes connections, but gives no answer within 0.3 s", is_silent=True)
+    assert unanswered == MirrorAnswer(
+        "takes connections, but gives no answer within 0.3 s", is_silent=True
+    )
 
 
 async def logged(*targets: str) -> list[dict[str, Any]]:
@@ -132,4 +136,7 @@ def test_a_silent_mirror_does_not_end_configuration(tmp_path: Path) -> None:
         given = ["--containerd-registry-config-path", str(root), "--mirror-targets", deaf]
         assert main(["configuration", *given]) == 0
     assert deaf in (root / "_default" / "hosts.toml").read_text()
-    assert [one["event"] for one in logs] == ["containerd is configured", "the mirror does not answer"]
+    assert [one["event"] for one in logs] == [
+        "containerd is configured",
+        "the mirror does not answer",
+    ]

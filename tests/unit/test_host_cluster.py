@@ -35,7 +35,8 @@ def pod(node: str, *, is_ready: bool = True, is_bound: bool = True, **more: Any)
     return {
         "metadata": {"name": f"cleanup-{node}"},
         "spec": {"affinity": affinity} | ({"nodeName": node} if is_bound else {}),
-        "status": {"phase": "Pending", "conditions": [{"type": "Ready", "status": str(is_ready)}]} | more,
+        "status": {"phase": "Pending", "conditions": [{"type": "Ready", "status": str(is_ready)}]}
+        | more,
     }
 
 
@@ -59,7 +60,10 @@ class Api:
             {
                 "metadata": {"generation": 1},
                 "spec": {"selector": {"matchLabels": LABELS}},
-                "status": {"observedGeneration": self.generation, "desiredNumberScheduled": self.wanted},
+                "status": {
+                    "observedGeneration": self.generation,
+                    "desiredNumberScheduled": self.wanted,
+                },
             }
         )
 
@@ -74,7 +78,12 @@ class Api:
         port = runner.addresses[0][1]
         try:
             async with aiohttp.ClientSession() as session:
-                yield DaemonSet(session=session, url=f"http://127.0.0.1:{port}", namespace="spegel", name="cleanup")
+                yield DaemonSet(
+                    session=session,
+                    url=f"http://127.0.0.1:{port}",
+                    namespace="spegel",
+                    name="cleanup",
+                )
         finally:
             await runner.cleanup()
 
@@ -98,7 +107,11 @@ async def test_the_pods_of_the_daemonset_are_asked_for() -> None:
         (2, [pod("n1"), pod("n2")], "2 of 2 nodes are done"),
         (0, [], "0 of 0 nodes are done"),
         (2, [pod("n1")], "1 of 2 nodes are done"),
-        (2, [pod("n1"), pod("n2", is_ready=False)], "1 of 2 nodes are done; not done: n2 (its Pod is Pending)"),
+        (
+            2,
+            [pod("n1"), pod("n2", is_ready=False)],
+            "1 of 2 nodes are done; not done: n2 (its Pod is Pending)",
+        ),
         (
             2,
             [pod("n1"), pod("n2", is_ready=False, is_bound=False)],
@@ -110,7 +123,9 @@ async def test_the_pods_of_the_daemonset_are_asked_for() -> None:
                 pod(
                     "n1",
                     is_ready=False,
-                    containerStatuses=[{"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}],
+                    containerStatuses=[
+                        {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+                    ],
                 )
             ],
             "0 of 1 nodes are done; not done: n1 (ErrImagePull: not found)",
@@ -120,10 +135,16 @@ async def test_the_pods_of_the_daemonset_are_asked_for() -> None:
             [pod("n1", is_ready=False) | {"spec": {}}],
             f"0 of 1 nodes are done; not done: {cluster.UNKNOWN_NODE} (its",
         ),
-        (1, [pod("n1"), pod("n1", is_ready=False) | {"metadata": {"deletionTimestamp": "now"}}], "1 of 1 nodes are"),
+        (
+            1,
+            [pod("n1"), pod("n1", is_ready=False) | {"metadata": {"deletionTimestamp": "now"}}],
+            "1 of 1 nodes are",
+        ),
     ],
 )
-def test_a_node_is_done_when_its_pod_is_ready(wanted: int, pods: list[dict[str, Any]], says: str) -> None:
+def test_a_node_is_done_when_its_pod_is_ready(
+    wanted: int, pods: list[dict[str, Any]], says: str
+) -> None:
     """A node that has no Pod yet, or one that does not run, is missing, and named as far as it is known."""
     found = coverage(wanted, pods)
     assert str(found).startswith(says)
@@ -141,7 +162,9 @@ async def test_an_api_server_that_refuses_or_is_away_is_an_error() -> None:
         with pytest.raises(ClusterError, match="has not been looked at by Kubernetes yet"):
             await daemonset.coverage()
     async with aiohttp.ClientSession() as session:
-        away = DaemonSet(session=session, url="http://127.0.0.1:1", namespace="spegel", name="cleanup")
+        away = DaemonSet(
+            session=session, url="http://127.0.0.1:1", namespace="spegel", name="cleanup"
+        )
         with pytest.raises(ClusterError, match="does not answer"):
             await away.coverage()
 
@@ -176,7 +199,9 @@ async def test_it_gives_up_with_the_names_of_the_nodes() -> None:
 
     changing = asyncio.create_task(change())
     async with api.served() as daemonset:
-        with pytest.raises(HostError, match=r"not done: n2 \(its Pod is .*\); no further node was done for 0.3 s"):
+        with pytest.raises(
+            HostError, match=r"not done: n2 \(its Pod is .*\); no further node was done for 0.3 s"
+        ):
             await asyncio.wait_for(wait_for_daemonset(daemonset, period=0.01, give_up=0.3), 10)
     changing.cancel()
 
@@ -201,6 +226,8 @@ async def test_outside_of_a_pod_it_says_so(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "token").write_text("secret\n")
     (tmp_path / "ca.crt").write_bytes(Path("/etc/ssl/certs/ca-certificates.crt").read_bytes())
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(ConfigError, match="KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"):
+    with pytest.raises(
+        ConfigError, match="KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
+    ):
         async with cluster.connected("spegel", "cleanup", account=tmp_path):
             raise AssertionError

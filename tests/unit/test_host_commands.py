@@ -33,7 +33,14 @@ PATH = "--containerd-registry-config-path"
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave this process's logging and its settings alone."""
     monkeypatch.setattr("spegel_py.telemetry.logging.configure", lambda **_: None)
-    for name in ("ADDR", "MIRROR_TARGETS", "MIRRORED_REGISTRIES", "PERIOD", "PROBE_ENDPOINT", "THRESHOLD"):
+    for name in (
+        "ADDR",
+        "MIRROR_TARGETS",
+        "MIRRORED_REGISTRIES",
+        "PERIOD",
+        "PROBE_ENDPOINT",
+        "THRESHOLD",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -41,17 +48,32 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "named"),
     [
         (["configuration"], "--mirror-targets (or MIRROR_TARGETS) is missing"),
-        (["configuration", "--mirror-targets", "127.0.0.1:5000"], "--mirror-targets: '127.0.0.1:5000' has no scheme"),
         (
-            ["configuration", "--mirror-targets", "http://a", "--mirrored-registries", "https://a/b"],
+            ["configuration", "--mirror-targets", "127.0.0.1:5000"],
+            "--mirror-targets: '127.0.0.1:5000' has no scheme",
+        ),
+        (
+            [
+                "configuration",
+                "--mirror-targets",
+                "http://a",
+                "--mirrored-registries",
+                "https://a/b",
+            ],
             "--mirrored-registries: 'https://a/b' should be no more than a host",
         ),
         (["configuration", "--mirror-targets", "http://a", PATH, ""], f"{PATH}: it is empty"),
-        (["configuration", "--mirror-targets", "http://a", "--resolve-tags=maybe"], "--resolve-tags: 'maybe'"),
+        (
+            ["configuration", "--mirror-targets", "http://a", "--resolve-tags=maybe"],
+            "--resolve-tags: 'maybe'",
+        ),
         (["cleanup"], "--addr (or ADDR) is missing"),
         (["cleanup", "--addr", "8080"], "--addr: '8080' should be an address"),
         (["cleanup-wait"], "--probe-endpoint (or PROBE_ENDPOINT) is missing"),
-        (["cleanup-wait", "--probe-endpoint", "host"], "--probe-endpoint: 'host' should be a host and a port"),
+        (
+            ["cleanup-wait", "--probe-endpoint", "host"],
+            "--probe-endpoint: 'host' should be a host and a port",
+        ),
         (["cleanup-wait", "--probe-endpoint", "::1:80"], "--probe-endpoint: '::1:80' should be"),
         (["cleanup-wait", "--probe-endpoint", "a:1", "--threshold", "0"], "--threshold: '0'"),
         (["cleanup-wait", "--daemonset", "a"], "--daemonset: 'a' should be a namespace and a name"),
@@ -60,7 +82,10 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
             "--probe-endpoint and --daemonset are two ways to",
         ),
         (["cleanup-wait", "--daemonset", "a/b"], "--daemonset: no account of Kubernetes in"),
-        (["cleanup-wait", "--probe-endpoint", "a:1", "--period", "2"], "--period: '2' should be a duration"),
+        (
+            ["cleanup-wait", "--probe-endpoint", "a:1", "--period", "2"],
+            "--period: '2' should be a duration",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -81,7 +106,13 @@ def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MIRRORED_REGISTRIES", "https://quay.io")
     monkeypatch.setenv("RESOLVE_TAGS", "true")
     registries = ["https://docker.io", "http://foo.bar:5000"]
-    given = ["--log-level=INFO", "--mirrored-registries", *registries, "--resolve-tags=false", "--prepend-existing"]
+    given = [
+        "--log-level=INFO",
+        "--mirrored-registries",
+        *registries,
+        "--resolve-tags=false",
+        "--prepend-existing",
+    ]
     assert main(["configuration", *given]) == 0
     folders = sorted(path.name for path in (tmp_path / "certs.d").iterdir())
     assert folders == ["_backup", "_spegel-py.made", "docker.io", "foo.bar:5000"]
@@ -90,11 +121,22 @@ def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.M
     assert text.index("30020") < text.index("30021")
 
 
-def test_a_folder_that_cannot_be_written_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What the machine refuses is one line with the path, and no traceback."""
     (tmp_path / "file").write_text("")
     assert (
-        main(["configuration", PATH, str(tmp_path / "file" / "certs.d"), "--mirror-targets", "http://127.0.0.1:9"]) == 1
+        main(
+            [
+                "configuration",
+                PATH,
+                str(tmp_path / "file" / "certs.d"),
+                "--mirror-targets",
+                "http://127.0.0.1:9",
+            ]
+        )
+        == 1
     )
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -137,7 +179,9 @@ async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
 
     await running.start(answers)
     assert [path.name for path in root.iterdir()] == ["data.txt"]
-    assert [await status(port, *ask) for ask in (("GET", "/"), ("POST", "/readyz"), ("POST", "/"))] == [200, 200, 404]
+    assert [
+        await status(port, *ask) for ask in (("GET", "/"), ("POST", "/readyz"), ("POST", "/"))
+    ] == [200, 200, 404]
     await asyncio.wait_for(wait(("localhost", port), threshold=3, period=0.01), 20)
     assert await ended_by_sigterm(running) == 0
 
@@ -181,7 +225,9 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
     assert await configure() == 0
 
 
-async def test_the_last_look_is_at_the_very_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_last_look_is_at_the_very_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder that is configured again between two looks does not stay so."""
     backup = tmp_path / "_backup"
     backup.mkdir()
@@ -213,7 +259,9 @@ def test_a_probe_port_in_use_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
 async def test_the_probe_listens_where_it_is_told(address: str) -> None:
     """An address of either family, or none for both."""
     async with serve_probe(address) as port:
-        await asyncio.wait_for(wait(("::1" if "::1" in address else "127.0.0.1", port), threshold=1, period=1), 20)
+        await asyncio.wait_for(
+            wait(("::1" if "::1" in address else "127.0.0.1", port), threshold=1, period=1), 20
+        )
 
 
 @asynccontextmanager
@@ -241,7 +289,11 @@ async def test_every_address_must_answer_in_a_row(monkeypatch: pytest.MonkeyPatc
     service(monkeypatch, "127.0.0.1", "127.0.0.2", "::1")
     good: list[int] = []
     mixed = [200, 500, 404, 200]
-    async with node("127.0.0.1", port, good), node("127.0.0.2", port, mixed), node("::1", port, list(good)):
+    async with (
+        node("127.0.0.1", port, good),
+        node("127.0.0.2", port, mixed),
+        node("::1", port, list(good)),
+    ):
         await asyncio.wait_for(wait(("cleanup.spegel.svc", port), threshold=3, period=0.001), 20)
     assert mixed == []
 
@@ -264,7 +316,9 @@ async def test_a_node_that_never_answers_is_asked_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(cleanup_wait, "PROBE_TIMEOUT", 0.05)
     names = service(monkeypatch, "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        waiting = asyncio.create_task(wait(("name", silent.getsockname()[1]), threshold=1, period=0.01))
+        waiting = asyncio.create_task(
+            wait(("name", silent.getsockname()[1]), threshold=1, period=0.01)
+        )
         await rounds(names, 3)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -37,7 +37,9 @@ def test_alone_it_is_spegels_file_with_this_nodes_name() -> None:
 
 def test_for_all_registries_there_is_no_server() -> None:
     """In `_default` containerd goes on at the registry it was asked for; without tags only digests are asked."""
-    assert hosts_toml.render(None, hosts_toml.blocks([MIRROR], can_resolve=False, node="node-1")) == (
+    assert hosts_toml.render(
+        None, hosts_toml.blocks([MIRROR], can_resolve=False, node="node-1")
+    ) == (
         "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull']\ndial_timeout = '200ms'\n"
         "[host.'http://127.0.0.1:5000'.header]\nX-Spegel-Node = 'node-1'"
     )
@@ -46,7 +48,9 @@ def test_for_all_registries_there_is_no_server() -> None:
 def test_credentials_are_a_header_of_every_mirror() -> None:
     """The basic-auth secret is sent to each mirror, and to nobody else."""
     targets = ["http://a:1", "http://b:1"]
-    mirrors = hosts_toml.blocks(targets, can_resolve=True, node="node-1", credentials=("hello", "world"))
+    mirrors = hosts_toml.blocks(
+        targets, can_resolve=True, node="node-1", credentials=("hello", "world")
+    )
     document = tomllib.loads(hosts_toml.render(SERVER, mirrors))
     header = {"Authorization": "Basic aGVsbG86d29ybGQ=", "X-Spegel-Node": "node-1"}
     assert [host["header"] for host in document["host"].values()] == [header, header]
@@ -58,7 +62,11 @@ def test_what_was_there_follows_with_its_comments() -> None:
     text = hosts_toml.prepend(EXISTING, SERVER, OURS, [MIRROR])
     lines = iter(text.splitlines())
     assert all(line in lines for line in EXISTING.splitlines())
-    assert list(tomllib.loads(text)["host"]) == [MIRROR, "https://mirror.example", "http://old.example:8080"]
+    assert list(tomllib.loads(text)["host"]) == [
+        MIRROR,
+        "https://mirror.example",
+        "http://old.example:8080",
+    ]
     assert text.index(MIRROR) < text.index("# the one in the next room")
     assert text.index("# kept by hand") < text.index(MIRROR)
 
@@ -116,7 +124,9 @@ FIELDS = st.fixed_dictionaries(
         "skip_verify": st.booleans(),
         "ca": st.text(max_size=8) | st.lists(st.text(max_size=8), max_size=3),
         "client": st.lists(st.lists(st.text(max_size=5), min_size=2, max_size=2), max_size=2),
-        "header": st.dictionaries(st.text("abc-", min_size=1, max_size=5), st.text(max_size=5), max_size=2),
+        "header": st.dictionaries(
+            st.text("abc-", min_size=1, max_size=5), st.text(max_size=5), max_size=2
+        ),
     },
 )
 FILES = st.fixed_dictionaries(
@@ -130,7 +140,9 @@ def test_any_file_is_kept_behind_the_mirror(file: dict[str, Any]) -> None:
     existing = {name: value for name, value in file.items() if name != "host"}
     text = tomlkit.dumps(existing | {"host": file["host"]})
     merged = prepended(text)
-    assert list(merged["host"].items())[1:] == [(url, of) for url, of in file["host"].items() if url != MIRROR]
+    assert list(merged["host"].items())[1:] == [
+        (url, of) for url, of in file["host"].items() if url != MIRROR
+    ]
     assert {name: merged[name] for name in existing} == existing
     assert merged["server"] == existing.get("server", SERVER)
 

@@ -18,7 +18,9 @@ from spegel_py.host.tree import Entry, File, Folder, Link, at
 from tests.host_trees import EXISTING, MIRROR, mirroring, quick
 
 
-def planned(root: Path, *registries: str, keeps_existing: bool = True, **others: Any) -> Mapping[str, Entry]:
+def planned(
+    root: Path, *registries: str, keeps_existing: bool = True, **others: Any
+) -> Mapping[str, Entry]:
     original = read(root)
     assert isinstance(original, Folder)
     which = mirroring(*registries, keeps_existing=keeps_existing, **others)
@@ -44,18 +46,29 @@ def test_each_registry_has_a_folder(tmp_path: Path) -> None:
     """Folders are named as images name the registries, with the server behind; nothing else is there."""
     wanted = planned(tmp_path, "https://docker.io", "http://foo.bar:5000", "*")
     assert sorted(wanted) == ["_default", "docker.io", "foo.bar:5000"]
-    assert tomllib.loads(file(wanted, "docker.io/hosts.toml"))["server"] == "https://registry-1.docker.io"
+    assert (
+        tomllib.loads(file(wanted, "docker.io/hosts.toml"))["server"]
+        == "https://registry-1.docker.io"
+    )
     assert tomllib.loads(file(wanted, "foo.bar:5000/hosts.toml"))["server"] == "http://foo.bar:5000"
     assert "server" not in tomllib.loads(file(wanted, "_default/hosts.toml"))
 
 
 def test_without_prepend_existing_nothing_is_kept(tmp_path: Path) -> None:
     """What was there waits in the backup, and its names are told."""
-    write(tmp_path, **{"docker.io/hosts.toml": EXISTING, "docker.io/ca.crt": "", "ghcr.io/hosts.toml": "", "file": ""})
+    write(
+        tmp_path,
+        **{
+            "docker.io/hosts.toml": EXISTING,
+            "docker.io/ca.crt": "",
+            "ghcr.io/hosts.toml": "",
+            "file": "",
+        },
+    )
     wanted = planned(tmp_path, "https://docker.io", keeps_existing=False)
-    assert {name: list(entry.entries) for name, entry in wanted.items() if isinstance(entry, Folder)} == {
-        "docker.io": ["hosts.toml"]
-    }
+    assert {
+        name: list(entry.entries) for name, entry in wanted.items() if isinstance(entry, Folder)
+    } == {"docker.io": ["hosts.toml"]}
     original = read(tmp_path)
     assert isinstance(original, Folder)
     assert mirroring(keeps_existing=False).set_aside(original, wanted) == ["docker.io", "ghcr.io"]
@@ -66,9 +79,13 @@ def test_without_prepend_existing_nothing_is_kept(tmp_path: Path) -> None:
     ("registries", "name", "flags"),
     [
         pytest.param((), "ghcr.io", "_default https://ghcr.io", id="all"),
-        pytest.param(("http://a:5000",), "b_443_", "http://a:5000 https://b:443", id="one, and a port"),
+        pytest.param(
+            ("http://a:5000",), "b_443_", "http://a:5000 https://b:443", id="one, and a port"
+        ),
         pytest.param(("https://docker.io",), "docker.io", "https://docker.io", id="named already"),
-        pytest.param(("https://docker.io",), "_default", "https://docker.io _default", id="the default"),
+        pytest.param(
+            ("https://docker.io",), "_default", "https://docker.io _default", id="the default"
+        ),
     ],
 )
 def test_what_is_set_aside_can_be_kept(registries: tuple[str, ...], name: str, flags: str) -> None:
@@ -101,14 +118,23 @@ def test_a_secret_is_readable_by_the_owner_only(tmp_path: Path) -> None:
 
 def test_certificates_come_with_the_file_that_names_them(tmp_path: Path) -> None:
     """All files of the registry's folder are kept, nested ones too."""
-    write(tmp_path, **{"docker.io/hosts.toml": EXISTING, "docker.io/ca.crt": "a", "docker.io/certs/second.crt": "b"})
+    write(
+        tmp_path,
+        **{
+            "docker.io/hosts.toml": EXISTING,
+            "docker.io/ca.crt": "a",
+            "docker.io/certs/second.crt": "b",
+        },
+    )
     wanted = planned(tmp_path, "https://docker.io")
     assert file(wanted, "docker.io/ca.crt") == "a"
     assert file(wanted, "docker.io/certs/second.crt") == "b"
     assert next(iter(tomllib.loads(file(wanted, "docker.io/hosts.toml"))["host"])) == MIRROR
 
 
-@pytest.mark.parametrize("form", ["../certs/ca.pem", "{root}/certs/ca.pem"], ids=["relative", "absolute"])
+@pytest.mark.parametrize(
+    "form", ["../certs/ca.pem", "{root}/certs/ca.pem"], ids=["relative", "absolute"]
+)
 def test_certificates_beside_the_folder_stay_where_they_are(tmp_path: Path, form: str) -> None:
     """A path that leads out of the registry's folder, but not out of config_path, leads to the same file afterwards."""
     text = f'[host."https://m"]\nca = ["{form.format(root=tmp_path)}", "/etc/ssl/ca.pem"]\nclient = ["../certs/gone"]\n'
@@ -121,7 +147,13 @@ def test_certificates_beside_the_folder_stay_where_they_are(tmp_path: Path, form
 
 def test_the_folder_containerd_prefers_is_the_one_that_is_written(tmp_path: Path) -> None:
     """Where an operator's folder is named host_port_ ours is too: containerd would not look at host:port beside it."""
-    write(tmp_path, **{"foo.bar_5000_/hosts.toml": 'server = "http://foo.bar:5000"\n[host]\n', "foo.bar:5000/a": ""})
+    write(
+        tmp_path,
+        **{
+            "foo.bar_5000_/hosts.toml": 'server = "http://foo.bar:5000"\n[host]\n',
+            "foo.bar:5000/a": "",
+        },
+    )
     wanted = planned(tmp_path, "http://foo.bar:5000")
     assert list(wanted) == ["foo.bar_5000_"]
     assert list(tomllib.loads(file(wanted, "foo.bar_5000_/hosts.toml"))["host"]) == [MIRROR]

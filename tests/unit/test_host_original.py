@@ -117,7 +117,9 @@ def test_a_large_file_is_copied_and_never_held(seen: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 24 * 1024 * 1024
     finally:
         tracemalloc.stop()
-    assert kept["docker.io/large.bin"] == kept["docker.io/linked.bin"] == before["docker.io/large.bin"]
+    assert (
+        kept["docker.io/large.bin"] == kept["docker.io/linked.bin"] == before["docker.io/large.bin"]
+    )
     assert steps_again == 0
     assert digests(root) == before
 
@@ -203,7 +205,9 @@ def test_a_backup_of_spegels_is_put_back(seen: Path) -> None:
     clean_up(root, quick())
     after, expected = inner(described(seen), root), inner(before, root)
     key = str(root.relative_to(seen))
-    assert after.pop(key)[:3] == expected.pop(key)[:3]  # Spegel does not keep this folder's own time
+    assert (
+        after.pop(key)[:3] == expected.pop(key)[:3]
+    )  # Spegel does not keep this folder's own time
     assert after == expected
 
 
@@ -254,10 +258,15 @@ def test_two_at_once_wait_for_each_other(seen: Path) -> None:
     configure(root, MIRRORING, quick())
 
 
-def test_a_file_system_without_locks_is_served_too(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_served_too(
+    seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where folders cannot be locked, as on NFS, we do without; any other refusal is an error."""
     root, _ = fresh(seen, rich)
-    refusals = [OSError(errno.EBADF, "Bad file descriptor"), OSError(errno.EIO, "Input/output error")]
+    refusals = [
+        OSError(errno.EBADF, "Bad file descriptor"),
+        OSError(errno.EIO, "Input/output error"),
+    ]
 
     def refuse(*_: object) -> None:
         raise refusals.pop(0)

@@ -15,7 +15,10 @@ from spegel_py.host.registries import Registry, parse_registries, parse_targets
         ("https://docker.io", Registry("docker.io", "https://registry-1.docker.io")),
         ("http://docker.io", Registry("docker.io", "http://docker.io")),
         ("https://ghcr.io", Registry("ghcr.io", "https://ghcr.io")),
-        ("http://registry.example:5000", Registry("registry.example:5000", "http://registry.example:5000")),
+        (
+            "http://registry.example:5000",
+            Registry("registry.example:5000", "http://registry.example:5000"),
+        ),
         ("https://[::1]:5000", Registry("[::1]:5000", "https://[::1]:5000")),
         ("https://[::1]", Registry("[::1]", "https://[::1]")),
         ("_default", Registry("_default", None)),
@@ -29,7 +32,9 @@ def test_a_registry_is_a_folder_and_a_server(given: str, registry: Registry) -> 
 
 def test_no_registry_means_all() -> None:
     """Without any registry `_default` is written; one that is given twice counts once."""
-    assert parse_registries([]) == parse_registries(["*", "_default"]) == (Registry("_default", None),)
+    assert (
+        parse_registries([]) == parse_registries(["*", "_default"]) == (Registry("_default", None),)
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,12 @@ from spegel_py.store.containerd import CriStatus, ImageSettings
 
 CERTS = Path("/etc/containerd/certs.d")
 SUBJECT = Subject(
-    socket=Path("/run/c.sock"), namespace="k8s.io", content_path=None, registry="", metrics="", certs=CERTS
+    socket=Path("/run/c.sock"),
+    namespace="k8s.io",
+    content_path=None,
+    registry="",
+    metrics="",
+    certs=CERTS,
 )
 IMAGES = ImageSettings(config_path=str(CERTS), discards_layers=False)
 AWAY = Unknown("no answer within 3 s")
@@ -38,7 +43,11 @@ def facts(config_path: str, version: str = "v2.4.2", *, has_mirrors: bool = Fals
             "restart containerd",
             id="not set",
         ),
-        pytest.param(facts("", "1.7.35", has_mirrors=True), "; take registry.mirrors out", id="mirrors instead"),
+        pytest.param(
+            facts("", "1.7.35", has_mirrors=True),
+            "; take registry.mirrors out",
+            id="mirrors instead",
+        ),
         pytest.param(
             facts("/other"),
             "containerd's config_path is /other, but hosts.toml files are written to /etc/containerd/certs.d; in "
@@ -47,7 +56,9 @@ def facts(config_path: str, version: str = "v2.4.2", *, has_mirrors: bool = Fals
             "/other (in the chart spegel.containerdRegistryConfigPath)",
             id="another folder",
         ),
-        pytest.param(facts("/a:/b", "1.7.35"), "config_path is /a:/b, but", id="a list without the folder"),
+        pytest.param(
+            facts("/a:/b", "1.7.35"), "config_path is /a:/b, but", id="a list without the folder"
+        ),
     ],
 )
 def test_a_folder_that_containerd_does_not_search_is_an_error(found: Facts, said: str) -> None:
@@ -65,10 +76,16 @@ def test_a_folder_that_containerd_does_not_search_is_an_error(found: Facts, said
         pytest.param(facts(f"/other:{CERTS}", "1.7.35"), "info", id="the second of a list"),
         pytest.param(facts(f"{CERTS}:/other"), "warning", id="a list, since 2.1"),
         pytest.param(
-            Facts(subject=SUBJECT, version="v2.1.0", cri=CriStatus(is_served=True)), "info", id="does not tell"
+            Facts(subject=SUBJECT, version="v2.1.0", cri=CriStatus(is_served=True)),
+            "info",
+            id="does not tell",
         ),
         pytest.param(Facts(subject=SUBJECT, version=AWAY, cri=AWAY), "info", id="away"),
-        pytest.param(Facts(subject=SUBJECT, version="1.7.35", cri=CriStatus(is_served=False)), "info", id="no CRI"),
+        pytest.param(
+            Facts(subject=SUBJECT, version="1.7.35", cri=CriStatus(is_served=False)),
+            "info",
+            id="no CRI",
+        ),
     ],
 )
 def test_a_folder_that_containerd_may_search_is_none(found: Facts, level: str | None) -> None:
@@ -97,7 +114,12 @@ def test_a_containerd_that_is_away_keeps_nothing_from_being_configured(
     flags = [f"--containerd-registry-config-path={folder}", "--mirror-targets=http://127.0.0.1:9"]
     with capture_logs() as logs:
         assert main(["configuration", *flags, f"--containerd-sock={tmp_path}/none.sock"]) == 0
-    assert any("not known: containerd: unavailable" in str(each.get("finding")) for each in logs), logs
+    assert any("not known: containerd: unavailable" in str(each.get("finding")) for each in logs), (
+        logs
+    )
     with capture_logs() as logs:
         assert main(["configuration", *flags]) == 0
-    assert [each["event"] for each in logs] == ["containerd is configured", "no mirror listens there yet"]
+    assert [each["event"] for each in logs] == [
+        "containerd is configured",
+        "no mirror listens there yet",
+    ]

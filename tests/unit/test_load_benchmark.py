@@ -34,7 +34,10 @@ GOOD = Answers(
 
 def looks(*, growth: float = 0.0, leak: float = 0.0, base: float = 150.0) -> list[Look]:
     """Return a look every 10 s; RSS grows by `growth` MB a minute, descriptors by `leak`."""
-    return [Look(10.0 * n, base + growth * n / 6, 2_030 + round(leak * n / 6), 2.0 + 3.0 * n) for n in range(60)]
+    return [
+        Look(10.0 * n, base + growth * n / 6, 2_030 + round(leak * n / 6), 2.0 + 3.0 * n)
+        for n in range(60)
+    ]
 
 
 def missed(answers: Answers = GOOD, seen: list[Look] | None = None) -> set[str]:
@@ -54,7 +57,9 @@ def test_the_load_is_what_the_page_says() -> None:
 @pytest.mark.parametrize(
     ("seconds", "window", "interval"), [(600.0, 60.0, 10.0), (300.0, 60.0, 10.0), (18.0, 4.5, 0.75)]
 )
-def test_a_short_run_compares_shorter_windows(seconds: float, window: float, interval: float) -> None:
+def test_a_short_run_compares_shorter_windows(
+    seconds: float, window: float, interval: float
+) -> None:
     """The windows never overlap, and each has six looks."""
     plan = Plan(seconds=seconds)
     assert (plan.window, plan.interval) == (window, interval)
@@ -78,8 +83,14 @@ def test_a_good_run_passes() -> None:
         pytest.param(replace(GOOD, broken=1), "answers", id="broken"),
         pytest.param(replace(GOOD, refused=1), "answers", id="refused"),
         pytest.param(replace(GOOD, open=1_800.0), "connections missing", id="fewer-connections"),
-        pytest.param(replace(GOOD, manifests={"p50": 1.0, "p99": 51.0}), "manifest, whole", id="slow"),
-        pytest.param(replace(GOOD, manifests={"p50": 1.0, "p99": float("nan")}), "manifest, whole", id="nothing"),
+        pytest.param(
+            replace(GOOD, manifests={"p50": 1.0, "p99": 51.0}), "manifest, whole", id="slow"
+        ),
+        pytest.param(
+            replace(GOOD, manifests={"p50": 1.0, "p99": float("nan")}),
+            "manifest, whole",
+            id="nothing",
+        ),
     ],
 )
 def test_a_bad_answer_fails_it(answers: Answers, name: str) -> None:
@@ -101,7 +112,9 @@ def test_memory_above_idle_fails_it() -> None:
 
 def test_the_ramp_is_no_growth() -> None:
     """What happens in the first minute is not compared."""
-    first = [replace(look, rss=121.0, descriptors=40) if look.seconds < 60 else look for look in looks()]
+    first = [
+        replace(look, rss=121.0, descriptors=40) if look.seconds < 60 else look for look in looks()
+    ]
     assert missed(seen=first) == set()
 
 
@@ -144,7 +157,9 @@ def test_the_kernels_buffers_are_read() -> None:
 def test_the_page_and_the_json_have_everything() -> None:
     """Failures are told in words, and each look is kept."""
     found: list[Figure] = figures(PLAN, IDLE, looks(), replace(GOOD, broken=1), is_judged=True)
-    run = Run(Outcome(benchmark="spegel-py", figures=tuple(found)), tuple(looks()), ("10:00 broken: cut",))
+    run = Run(
+        Outcome(benchmark="spegel-py", figures=tuple(found)), tuple(looks()), ("10:00 broken: cut",)
+    )
     text = page.markdown({"cores": 2}, [run])
     assert "- cores: 2" in text
     assert "- `10:00 broken: cut`" in text

@@ -50,7 +50,9 @@ def test_the_lock_names_no_index(file: str) -> None:
 def test_the_image_installs_by_the_locks_alone() -> None:
     """Each step that reaches an index asks for hashes, and none fetches build tools of its own."""
     dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-    steps = re.findall(r"&& (?:build|python3 -m pip --python \S+) (?:install|wheel) .*?(?=&&|\n)", dockerfile)
+    steps = re.findall(
+        r"&& (?:build|python3 -m pip --python \S+) (?:install|wheel) .*?(?=&&|\n)", dockerfile
+    )
     assert len(steps) == 4
     for step in steps:
         is_hashed = "--require-hashes" in step
@@ -63,7 +65,9 @@ H = "0" * 64
 
 def test_a_package_is_read_with_all_its_hashes() -> None:
     """As uv writes it, over several lines."""
-    text = f"# a remark\na-b==1.0 \\\n    --hash=sha256:{H} \\\n    --hash=sha256:{'1' * 64}\nc==2\n"
+    text = (
+        f"# a remark\na-b==1.0 \\\n    --hash=sha256:{H} \\\n    --hash=sha256:{'1' * 64}\nc==2\n"
+    )
     assert locks.packages(text) == {
         "a-b": locks.Locked("1.0", frozenset({H, "1" * 64})),
         "c": locks.Locked("2", frozenset()),
@@ -71,7 +75,14 @@ def test_a_package_is_read_with_all_its_hashes() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["--index-url x", "a>=1", "a==1 --hash=md5:0", "a @ file:a.whl", f"a==1\na==2 --hash=sha256:{H}"]
+    "line",
+    [
+        "--index-url x",
+        "a>=1",
+        "a==1 --hash=md5:0",
+        "a @ file:a.whl",
+        f"a==1\na==2 --hash=sha256:{H}",
+    ],
 )
 def test_other_lines_are_refused(line: str) -> None:
     """Options, ranges, addresses, weak hashes, and a package that is there twice."""

@@ -17,7 +17,10 @@ from spegel_py.errors import ConfigError
 
 
 def load(
-    *, flags: dict[str, Any] | None = None, environment: dict[str, str] | None = None, file: Path | None = None
+    *,
+    flags: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+    file: Path | None = None,
 ) -> Config:
     return Config.load(flags=flags or {}, environment=environment or {}, file=file)
 
@@ -25,10 +28,17 @@ def load(
 def test_defaults_are_spegels() -> None:
     """Without any setting the addresses, paths and names are Spegel's."""
     config = load()
-    assert (config.registry_addr, config.router_addr, config.metrics_addr) == (":5000", ":5001", ":9090")
+    assert (config.registry_addr, config.router_addr, config.metrics_addr) == (
+        ":5000",
+        ":5001",
+        ":9090",
+    )
     assert str(config.containerd_sock) == "/run/containerd/containerd.sock"
     assert config.containerd_namespace == "k8s.io"
-    assert str(config.containerd_content_path) == "/var/lib/containerd/io.containerd.content.v1.content"
+    assert (
+        str(config.containerd_content_path)
+        == "/var/lib/containerd/io.containerd.content.v1.content"
+    )
     assert config.data_dir is None
 
 
@@ -36,7 +46,11 @@ def test_every_default_is_what_its_own_parser_would_give() -> None:
     """A default written as text parses to itself, so that flag and default cannot differ in kind."""
     for setting in REGISTRY:
         if isinstance(setting.default, (int, float)) and not isinstance(setting.default, bool):
-            text = f"{setting.default}s" if isinstance(setting.default, float) else str(setting.default)
+            text = (
+                f"{setting.default}s"
+                if isinstance(setting.default, float)
+                else str(setting.default)
+            )
             assert setting.parse(text) == setting.default, setting.name
 
 
@@ -52,14 +66,18 @@ def test_precedence_is_flag_environment_file_default(tmp_path: Path) -> None:
 def test_nested_keys_are_the_flat_ones(tmp_path: Path) -> None:
     """A mapping in the file stands for names with its key before them."""
     file = tmp_path / "config.yaml"
-    file.write_text("containerd:\n  namespace: moby\n  content_path: ''\nmirror: {resolve: {timeout: 20ms}}\n")
+    file.write_text(
+        "containerd:\n  namespace: moby\n  content_path: ''\nmirror: {resolve: {timeout: 20ms}}\n"
+    )
     config = load(file=file)
     assert config.containerd_namespace == "moby"
     assert config.containerd_content_path is None
     assert config.mirror_resolve_timeout == 0.02
 
 
-@pytest.mark.parametrize("key", ["log_level", "mesh_limit", "share_in_flight", "tag_ttl", "registry_addr"])
+@pytest.mark.parametrize(
+    "key", ["log_level", "mesh_limit", "share_in_flight", "tag_ttl", "registry_addr"]
+)
 def test_a_value_that_holds_itself_a_billion_times_is_named(tmp_path: Path, key: str) -> None:
     """In a line, and at once: aliases of aliases take 200 bytes of the file."""
     lines = ["- &a [x, x, x, x, x, x, x, x, x]"]
@@ -80,10 +98,16 @@ def test_a_value_that_holds_itself_a_billion_times_is_named(tmp_path: Path, key:
         ("registry_addr: {port: 1}", "registry_addr: .*should be text"),
         ("announce_interval: soon", "announce_interval: 'soon' should be a duration"),
         ("announce_interval: 100ms", "announce_interval: .*between 0.5s and 600s"),
-        ("health: {passive: {fail: 3}}", "unknown key health.passive.fail; did you mean health_passive_fails?"),
+        (
+            "health: {passive: {fail: 3}}",
+            "unknown key health.passive.fail; did you mean health_passive_fails?",
+        ),
         ("health: {intervall: 5s}", "unknown key health.intervall; did you mean health_interval?"),
         ("health: {fails: 0}", "health_fails: 0 should be a whole number from 1 to 100"),
-        ("health: {passive: {fail_timeout: 5}}", "health_passive_fail_timeout: 5 should be a duration"),
+        (
+            "health: {passive: {fail_timeout: 5}}",
+            "health_passive_fail_timeout: 5 should be a duration",
+        ),
         ("mesh_limit: many", "mesh_limit: 'many' should be a whole number"),
         ("bootstrap_kind: mdns", "bootstrap_kind: 'mdns' is not one of dns, http, static"),
         ("registry_filters: ['(']", "registry_filters: .*is not a regular expression"),
@@ -95,7 +119,10 @@ def test_a_value_that_holds_itself_a_billion_times_is_named(tmp_path: Path, key:
         ("mesh_limit: !!int ''", "is not YAML"),
         ("mesh_limit: !!timestamp x", "is not YAML"),
         ("log_level: [" + "x, " * 5000 + "]", "log_level: .{,200} should be text"),
-        ("mirrored_registries: ['http://[']", "mirrored_registries: 'http://.' should be a registry such as"),
+        (
+            "mirrored_registries: ['http://[']",
+            "mirrored_registries: 'http://.' should be a registry such as",
+        ),
         ('"a\\nb": 1', r"unknown key 'a\\nb'"),
         ("a" * 900 + ": 1", "unknown key a{160}$"),
         ("containerd_sock: /x\ncontainerd: {sock: /y}", "containerd.sock is given twice"),
@@ -117,7 +144,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(file=tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("given", ["5000", ":x", ":70000", "host:5000", "::1:5000", "[::1]", "[10.0.0.1]:1", ""])
+@pytest.mark.parametrize(
+    "given", ["5000", ":x", ":70000", "host:5000", "::1:5000", "[::1]", "[10.0.0.1]:1", ""]
+)
 def test_what_is_no_address_is_named(given: str) -> None:
     """A malformed listen address is an error that names the flag."""
     with pytest.raises(ConfigError, match="--registry-addr"):
@@ -139,9 +168,18 @@ def test_a_port_that_cannot_be_told_to_peers_is_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ({"warn_when_isolated_for": "9s"}, "--warn-when-isolated-for: '9s' should lie between 10s and"),
-        ({"warn_when_isolated_for": "soon"}, "--warn-when-isolated-for: 'soon' should be a duration"),
-        ({"critical_when_isolated_for": "1m"}, r"--critical-when-isolated-for: 60s must be longer than .*\(60s\)"),
+        (
+            {"warn_when_isolated_for": "9s"},
+            "--warn-when-isolated-for: '9s' should lie between 10s and",
+        ),
+        (
+            {"warn_when_isolated_for": "soon"},
+            "--warn-when-isolated-for: 'soon' should be a duration",
+        ),
+        (
+            {"critical_when_isolated_for": "1m"},
+            r"--critical-when-isolated-for: 60s must be longer than .*\(60s\)",
+        ),
         ({"warn_when_isolated_for": "10m"}, "--critical-when-isolated-for: 300s must be longer"),
         ({"ready_when_alone": "never"}, "--ready-when-alone: 'never' should be off or a duration"),
     ],
@@ -164,7 +202,10 @@ def test_readiness_without_peers_can_be_turned_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "named"),
-    [({"bootstrap_kind": "dns"}, "--dns-bootstrap-domain"), ({"bootstrap_kind": "http"}, "--http-bootstrap-url")],
+    [
+        ({"bootstrap_kind": "dns"}, "--dns-bootstrap-domain"),
+        ({"bootstrap_kind": "http"}, "--http-bootstrap-url"),
+    ],
 )
 def test_settings_that_need_each_other_say_so(flags: dict[str, Any], named: str) -> None:
     """A bootstrap kind without its source is an error that names the missing flag."""
@@ -173,7 +214,8 @@ def test_settings_that_need_each_other_say_so(flags: dict[str, Any], named: str)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("20ms", 0.02), ("1m30s", 90.0), ("1.5h", 5400.0), ("0.5s", 0.5), ("1h1m1s1ms", 3661.001)]
+    ("text", "seconds"),
+    [("20ms", 0.02), ("1m30s", 90.0), ("1.5h", 5400.0), ("0.5s", 0.5), ("1h1m1s1ms", 3661.001)],
 )
 def test_durations_are_go_durations(text: str, seconds: float) -> None:
     """Durations are written as Spegel's flags take them."""
@@ -192,11 +234,15 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
 
 def test_lists_come_apart_at_commas_and_as_arguments() -> None:
     """Several values may be one text with commas (environment) or several arguments (flags)."""
-    assert load(environment={"STATIC_BOOTSTRAP_PEERS": "/ip4/1.1.1.1, /ip4/2.2.2.2"}).static_bootstrap_peers == (
+    assert load(
+        environment={"STATIC_BOOTSTRAP_PEERS": "/ip4/1.1.1.1, /ip4/2.2.2.2"}
+    ).static_bootstrap_peers == (
         "/ip4/1.1.1.1",
         "/ip4/2.2.2.2",
     )
-    assert load(flags={"mirrored_registries": ["https://docker.io", "ghcr.io"]}).mirrored_registries == (
+    assert load(
+        flags={"mirrored_registries": ["https://docker.io", "ghcr.io"]}
+    ).mirrored_registries == (
         "https://docker.io",
         "ghcr.io",
     )
@@ -222,7 +268,9 @@ def test_a_list_may_repeat_its_flag() -> None:
 )
 def test_only_the_registries_listed_are_mirrored(name: str, is_filtered: bool) -> None:
     """With a list of registries every other one is filtered."""
-    config = load(flags={"mirrored_registries": ["https://docker.io", "http://registry.example:5000"]})
+    config = load(
+        flags={"mirrored_registries": ["https://docker.io", "http://registry.example:5000"]}
+    )
     assert config.filters.exclude(name) == is_filtered
 
 
@@ -331,7 +379,9 @@ def test_a_list_of_filters_that_came_apart_wrongly_is_refused(variable: str, nam
         load(environment={"REGISTRY_FILTERS": variable})
 
 
-@pytest.mark.parametrize(("given", "value"), [("true", True), ("FALSE", False), ("1", True), ("off", False)])
+@pytest.mark.parametrize(
+    ("given", "value"), [("true", True), ("FALSE", False), ("1", True), ("off", False)]
+)
 def test_booleans(given: str, value: bool) -> None:
     """Booleans are written in the usual ways."""
     assert load(flags={"debug_web_enabled": given}).debug_web_enabled is value
@@ -348,19 +398,27 @@ def test_credentials_come_from_two_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "parallel"), [("auto", "auto"), ("off", "off"), ("2", 2), ("16", 16)], ids=["auto", "off", "2", "16"]
+    ("written", "parallel"),
+    [("auto", "auto"), ("off", "off"), ("2", 2), ("16", 16)],
+    ids=["auto", "off", "2", "16"],
 )
 def test_parallel_is_a_word_or_a_number(tmp_path: Path, written: str, parallel: str | int) -> None:
     """As a flag and in the file, where YAML takes `off` for false."""
     file = tmp_path / "config.yaml"
     file.write_text(f"mirror_parallel: {written}\n")
-    assert load(flags={"mirror_parallel": written}).mirror_parallel == load(file=file).mirror_parallel == parallel
+    assert (
+        load(flags={"mirror_parallel": written}).mirror_parallel
+        == load(file=file).mirror_parallel
+        == parallel
+    )
 
 
 @pytest.mark.parametrize("wrong", ["1", "17", "many", "true"])
 def test_other_parallels_are_named(wrong: str) -> None:
     """One peer is `off`; a crowd helps nobody."""
-    with pytest.raises(ConfigError, match=r"--mirror-parallel: .* should be auto, off or a number from 2 to 16"):
+    with pytest.raises(
+        ConfigError, match=r"--mirror-parallel: .* should be auto, off or a number from 2 to 16"
+    ):
         load(flags={"mirror_parallel": wrong})
 
 
@@ -376,10 +434,17 @@ def test_verification_can_be_off_in_the_file(tmp_path: Path) -> None:
 def test_health_is_set_as_kraken_writes_it(tmp_path: Path) -> None:
     """The nested keys of Kraken's YAML, and their defaults, which are Kraken's too."""
     file = tmp_path / "config.yaml"
-    file.write_text("health: {interval: 5s, timeout: 1s, passes: 1, fails: 2, passive: {fails: 4, fail_timeout: 1m}}\n")
+    file.write_text(
+        "health: {interval: 5s, timeout: 1s, passes: 1, fails: 2, passive: {fails: 4, fail_timeout: 1m}}\n"
+    )
 
     def health(config: Config) -> tuple[float, ...]:
-        checks = (config.health_interval, config.health_timeout, config.health_passes, config.health_fails)
+        checks = (
+            config.health_interval,
+            config.health_timeout,
+            config.health_passes,
+            config.health_fails,
+        )
         return (*checks, config.health_passive_fails, config.health_passive_fail_timeout)
 
     assert health(load()) == (10.0, 3.0, 2, 3, 3, 300.0)
@@ -388,7 +453,9 @@ def test_health_is_set_as_kraken_writes_it(tmp_path: Path) -> None:
 
 def test_a_check_must_end_before_the_next() -> None:
     """A timeout as long as the interval is refused, and both flags are named."""
-    with pytest.raises(ConfigError, match=r"--health-timeout 3s must be below --health-interval 3s"):
+    with pytest.raises(
+        ConfigError, match=r"--health-timeout 3s must be below --health-interval 3s"
+    ):
         load(flags={"health_interval": "3s"})
 
 
@@ -406,7 +473,9 @@ def test_a_collector_is_given_by_its_address(written: str, url: str | None) -> N
     assert settings.traces_url(written) == url
 
 
-@pytest.mark.parametrize("written", ["collector:4318", "grpc://collector", "http://", "http://collector:port"])
+@pytest.mark.parametrize(
+    "written", ["collector:4318", "grpc://collector", "http://", "http://collector:port"]
+)
 def test_what_is_no_url_of_a_collector_is_named(written: str) -> None:
     """With an example of one that is."""
     with pytest.raises(ValueError, match="should be a URL such as http://collector:4318"):

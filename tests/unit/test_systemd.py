@@ -32,7 +32,11 @@ def environment(*lines: str) -> dict[str, str]:
 def example(*, is_commented: bool) -> dict[str, str]:
     """Return the variables of the example file: those it sets, or those it offers in comments."""
     sign = "#" if is_commented else ""
-    return dict(re.findall(rf"^{sign}([A-Z_]+)=(.*)$", (FOLDER / "environment.example").read_text(), re.MULTILINE))
+    return dict(
+        re.findall(
+            rf"^{sign}([A-Z_]+)=(.*)$", (FOLDER / "environment.example").read_text(), re.MULTILINE
+        )
+    )
 
 
 def commands() -> list[str]:
@@ -56,7 +60,9 @@ def test_the_unit_and_the_example_are_a_whole_configuration() -> None:
         config = Config.load(flags={}, environment=given, file=None)
         assert str(config.data_dir) == "/var/lib/" + values("StateDirectory")[0]
         configuration = settings.resolve(CONFIGURATION, flags={}, environment=given, file=None)
-        assert [str(target) for target in configuration["mirror_targets"]] == ["http://127.0.0.1:5000"]
+        assert [str(target) for target in configuration["mirror_targets"]] == [
+            "http://127.0.0.1:5000"
+        ]
 
 
 def test_every_variable_of_the_example_is_a_setting() -> None:
@@ -68,8 +74,13 @@ def test_every_variable_of_the_example_is_a_setting() -> None:
 def test_a_shell_reads_the_example_as_systemd_does() -> None:
     """The page has people source the file."""
     script = f"set -a; . {FOLDER}/environment.example; env"
-    lines = subprocess.run(["sh", "-euc", script], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert example(is_commented=False).items() <= environment(*(line for line in lines if "=" in line)).items()
+    lines = subprocess.run(
+        ["sh", "-euc", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert (
+        example(is_commented=False).items()
+        <= environment(*(line for line in lines if "=" in line)).items()
+    )
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
@@ -77,7 +88,9 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     """No unknown key, no bad value, no command that cannot be run."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace(PROGRAM, "/bin/true"))
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -90,6 +103,8 @@ def test_the_step_before_the_start_is_the_only_one_with_powers() -> None:
 
 def test_the_boot_does_not_wait_for_it() -> None:
     """It requires and binds itself to nothing, and its start is over when it runs."""
-    assert not re.search(r"^(Requires|BindsTo|PartOf|Requisite|Wants|Before)=", UNIT.read_text(), re.MULTILINE)
+    assert not re.search(
+        r"^(Requires|BindsTo|PartOf|Requisite|Wants|Before)=", UNIT.read_text(), re.MULTILINE
+    )
     assert values("Type") == ["exec"]
     assert values("Restart") == ["always"]

@@ -43,7 +43,9 @@ OWN = (
 def add_arguments(parser: argparse.ArgumentParser, of_registry: Sequence[Setting]) -> None:
     """Give the parser the flags of `doctor`, of which it shares some with the registry's settings."""
     settings.add_flags(parser, [*(one for one in of_registry if one.name in OF_NODE), *OWN])
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
 
 
 def run(subject: Subject, *, is_json: bool) -> int:

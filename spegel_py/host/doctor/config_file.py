@@ -73,7 +73,10 @@ def _document(file: Path) -> Table:
         return tomllib.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number without end
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: no TOML, no UTF-8, a number without end
         raise ConfigError(f"{file} is not TOML: {' '.join(str(error).split())[:200]}") from error
 
 
@@ -94,7 +97,10 @@ def _imported(path: Path) -> list[Path]:
     pattern = re.sub(r"\*+", "*", str(path))
     try:
         return sorted(Path("/").glob(pattern[1:])) if "*" in pattern else [path]
-    except (OSError, ValueError):  # a name that is too long, or has a NUL: there can be no such file
+    except (
+        OSError,
+        ValueError,
+    ):  # a name that is too long, or has a NUL: there can be no such file
         return []
 
 

@@ -27,12 +27,22 @@ def check_content(facts: Facts) -> list[Finding]:
 def _finding(facts: Facts, found: Content) -> Finding:
     path = facts.subject.content_path
     if found.sample is None:
-        return warning(CHECK, f"{path} can be read, but whose it is cannot be told", "see what is said of containerd")
+        return warning(
+            CHECK,
+            f"{path} can be read, but whose it is cannot be told",
+            "see what is said of containerd",
+        )
     if found.sample == 0:
         namespace = facts.subject.namespace
-        return ok(CHECK, f"{path} can be read; containerd holds nothing in namespace {namespace} yet")
+        return ok(
+            CHECK, f"{path} can be read; containerd holds nothing in namespace {namespace} yet"
+        )
     if found.found == 0:
-        return error(CHECK, f"{path} holds none of {found.sample} blobs that containerd lists", _remedy(found))
+        return error(
+            CHECK,
+            f"{path} holds none of {found.sample} blobs that containerd lists",
+            _remedy(found),
+        )
     return ok(CHECK, f"{path} holds what containerd lists")
 
 

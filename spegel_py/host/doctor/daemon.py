@@ -76,24 +76,41 @@ def check_discard(facts: Facts) -> list[Finding]:
         return [ok(check, f"off (by {_source(facts)})")]
     text = f"on (by {_source(facts)}): containerd drops layers once they are unpacked, so there are none to share"
     put = _put(facts, "" if _form(facts) >= 3 else ".containerd", f"{check} = false")
-    return [error(check, text, f"{put}; images that are here get layers back when they are removed and pulled again")]
+    return [
+        error(
+            check,
+            text,
+            f"{put}; images that are here get layers back when they are removed and pulled again",
+        )
+    ]
 
 
 def image_settings(facts: Facts) -> ImageSettings | Unknown:
     """Return how containerd pulls: what the daemon tells, else what its file says; Unknown if nothing is known."""
     if isinstance(facts.cri, CriStatus) and facts.cri.images is not None:
-        is_local = isinstance(facts.file, FileSettings) and facts.file.images.pulls_locally  # told by the file alone
+        is_local = (
+            isinstance(facts.file, FileSettings) and facts.file.images.pulls_locally
+        )  # told by the file alone
         return replace(facts.cri.images, pulls_locally=is_local)
     if isinstance(facts.cri, CriStatus) and not facts.cri.is_served:
         return Unknown("containerd serves no CRI")
     if isinstance(facts.file, FileSettings):
         found = facts.file.images
         has_default = (_number(facts.version) or (0, 0)) >= HAS_DEFAULT and not found.has_mirrors
-        return replace(found, config_path=DEFAULT_CONFIG_PATH) if has_default and not found.config_path else found
+        return (
+            replace(found, config_path=DEFAULT_CONFIG_PATH)
+            if has_default and not found.config_path
+            else found
+        )
     why = facts.file.reason if isinstance(facts.file, Unknown) else "its file was not looked at"
-    away = facts.cri.reason if isinstance(facts.cri, Unknown) else f"containerd {_shown(facts.version)} does not tell"
+    away = (
+        facts.cri.reason
+        if isinstance(facts.cri, Unknown)
+        else f"containerd {_shown(facts.version)} does not tell"
+    )
     return Unknown(
-        f"not known: {away}, and {why}", "run this on the machine itself, or give --containerd-config its config.toml"
+        f"not known: {away}, and {why}",
+        "run this on the machine itself, or give --containerd-config its config.toml",
     )
 
 
@@ -105,10 +122,22 @@ def roots(settings: ImageSettings) -> tuple[Path, ...]:
 def _version_finding(text: str, socket: Path) -> Finding:
     number = _number(text)
     if number is None:
-        return warning("containerd", f"{socket} is of version {text!r}, not one of containerd's", "use containerd 1.6+")
+        return warning(
+            "containerd",
+            f"{socket} is of version {text!r}, not one of containerd's",
+            "use containerd 1.6+",
+        )
     if number < OLDEST:
-        return warning("containerd", f"{text} at {socket}: older than any that was tried", "use containerd 1.6+")
-    late = "" if number >= TELLS_LAYERS else "; layers are shared once their image is complete (2.1+: one by one)"
+        return warning(
+            "containerd",
+            f"{text} at {socket}: older than any that was tried",
+            "use containerd 1.6+",
+        )
+    late = (
+        ""
+        if number >= TELLS_LAYERS
+        else "; layers are shared once their image is complete (2.1+: one by one)"
+    )
     return ok("containerd", f"{text} at {socket}{late}")
 
 
@@ -117,7 +146,11 @@ def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Find
     if ignored := _ignored(facts, settings, by):
         return ignored
     put = _put_config_path(facts, wanted or searched[0])
-    if len(searched) > 1 and not settings.pulls_locally and (_number(facts.version) or (0, 0)) >= TELLS_LAYERS:
+    if (
+        len(searched) > 1
+        and not settings.pulls_locally
+        and (_number(facts.version) or (0, 0)) >= TELLS_LAYERS
+    ):
         text = (
             f"{settings.config_path}{by}: containerd {_shown(facts.version)} takes this list for one folder and asks "
             "no mirror (its issue 12808)"
@@ -133,7 +166,9 @@ def _ignored(facts: Facts, settings: ImageSettings, by: str) -> Finding | None:
     """Return an error if containerd searches no folder, or none of those that it searches is the wanted one."""
     check, wanted, searched = "config_path", facts.subject.certs, roots(settings)
     if not searched:
-        older = "; take registry.mirrors out, it excludes config_path" if settings.has_mirrors else ""
+        older = (
+            "; take registry.mirrors out, it excludes config_path" if settings.has_mirrors else ""
+        )
         put = _put_config_path(facts, wanted or Path("/etc/containerd/certs.d"))
         return error(check, f"not set{by}: containerd asks no mirror", put + older)
     if wanted is not None and wanted not in searched:

@@ -15,7 +15,13 @@ from spegel_py.host.doctor import proxies
 from spegel_py.host.doctor.facts import ProxySettings, Unknown
 from spegel_py.host.files import read_text
 
-SERVICES = ("containerd.service", "k3s.service", "k3s-agent.service", "rke2-server.service", "rke2-agent.service")
+SERVICES = (
+    "containerd.service",
+    "k3s.service",
+    "k3s-agent.service",
+    "rke2-server.service",
+    "rke2-agent.service",
+)
 """Services that run a containerd."""
 
 TIMEOUT = 2.0
@@ -28,10 +34,16 @@ def of_process(path: Path, proc: Path = Path("/proc")) -> ProxySettings | Unknow
         process = _listener(path)
         if not process:
             return Unknown("containerd's process is not to be seen from here")
-        found = _variables((proc / str(process) / "environ").read_bytes().decode(errors="replace").split("\0"))
+        found = _variables(
+            (proc / str(process) / "environ").read_bytes().decode(errors="replace").split("\0")
+        )
     except OSError as error:
-        return Unknown(f"the environment of containerd's process cannot be read: {error.strerror or error}")
-    return proxies.settings(found, source=f"environment of process {process}", unit=_unit(proc / str(process)))
+        return Unknown(
+            f"the environment of containerd's process cannot be read: {error.strerror or error}"
+        )
+    return proxies.settings(
+        found, source=f"environment of process {process}", unit=_unit(proc / str(process))
+    )
 
 
 def of_service() -> ProxySettings | Unknown:
@@ -67,13 +79,17 @@ def _listener(path: Path) -> int:
 
 def _unit(process: Path) -> str:
     with contextlib.suppress(OSError):
-        if found := re.search(r"/([^/\n]+\.service)$", (process / "cgroup").read_text(), re.MULTILINE):
+        if found := re.search(
+            r"/([^/\n]+\.service)$", (process / "cgroup").read_text(), re.MULTILINE
+        ):
             return found[1]
     return SERVICES[0]
 
 
 def _variables(texts: list[str]) -> dict[str, str]:
-    return {name: value for name, equals, value in (text.partition("=") for text in texts) if equals}
+    return {
+        name: value for name, equals, value in (text.partition("=") for text in texts) if equals
+    }
 
 
 def _words(text: str) -> list[str]:

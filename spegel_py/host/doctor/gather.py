@@ -45,16 +45,22 @@ SAMPLE = 8
 
 async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
     """Return the facts; `from_inside` leaves out what the node itself need not ask itself for."""
-    async with Client(socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE) as client:
+    async with Client(
+        socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE
+    ) as client:
         version, cri, file, content, node, pull = await asyncio.gather(
             _fact(lambda: _version(subject, client)),
             _fact(lambda: cri_status(client)),
             _fact(lambda: aside(lambda: config_file.read(subject.containerd_config))),
             _fact(lambda: _content(subject, client)),
-            _absent() if from_inside else _fact(lambda: running.state(subject.metrics, timeout=DEADLINE)),
+            _absent()
+            if from_inside
+            else _fact(lambda: running.state(subject.metrics, timeout=DEADLINE)),
             _absent() if from_inside else _fact(lambda: _pull(subject, client)),
         )
-    facts = Facts(subject=subject, version=version, cri=cri, file=file, content=content, node=node, pull=pull)
+    facts = Facts(
+        subject=subject, version=version, cri=cri, file=file, content=content, node=node, pull=pull
+    )
     proxy, hosts, set_aside, dated = await asyncio.gather(
         _fact(lambda: _proxy(subject, from_inside=from_inside)),
         _fact(lambda: _hosts(facts)),
@@ -72,8 +78,12 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
 
 async def gather_told(subject: Subject) -> Facts:
     """Return the facts that containerd itself tells over its socket: its version, and how it pulls."""
-    async with Client(socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE) as client:
-        version, cri = await asyncio.gather(_fact(lambda: _version(subject, client)), _fact(lambda: cri_status(client)))
+    async with Client(
+        socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE
+    ) as client:
+        version, cri = await asyncio.gather(
+            _fact(lambda: _version(subject, client)), _fact(lambda: cri_status(client))
+        )
     return Facts(subject=subject, version=version, cri=cri)
 
 
@@ -111,7 +121,9 @@ async def _proxy(subject: Subject, *, from_inside: bool) -> ProxySettings | Unkn
 
 async def _hosts(facts: Facts) -> tuple[HostsFile, ...]:
     folders = _folders(facts)
-    return await hosts_files.asked(await aside(lambda: hosts_files.read(folders, facts.subject.registries)))
+    return await hosts_files.asked(
+        await aside(lambda: hosts_files.read(folders, facts.subject.registries))
+    )
 
 
 async def _dated(node: NodeState | Unknown | None) -> NodeState | Unknown | None:
@@ -120,7 +132,9 @@ async def _dated(node: NodeState | Unknown | None) -> NodeState | Unknown | None
 
 async def _set_aside(facts: Facts) -> tuple[str, ...]:
     folders = _folders(facts)
-    return await aside(lambda: tuple(name for folder in folders for name in hosts_files.set_aside(folder)))
+    return await aside(
+        lambda: tuple(name for folder in folders for name in hosts_files.set_aside(folder))
+    )
 
 
 def _folders(facts: Facts) -> tuple[Path, ...]:

@@ -32,9 +32,14 @@ def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, .
     """
     names = _folders(roots)
     if registries:
-        return tuple(_find(roots, urlsplit(each).netloc if "://" in each else each) for each in registries)
+        return tuple(
+            _find(roots, urlsplit(each).netloc if "://" in each else each) for each in registries
+        )
     others = [name for name in names if name not in (DEFAULT, BACKUP)][:MAX_FILES]
-    return (_find(roots, DEFAULT), *(replace(_find(roots, registry_of(name)), is_asked=False) for name in others))
+    return (
+        _find(roots, DEFAULT),
+        *(replace(_find(roots, registry_of(name)), is_asked=False) for name in others),
+    )
 
 
 async def asked(files: Iterable[HostsFile]) -> tuple[HostsFile, ...]:
@@ -45,7 +50,9 @@ async def asked(files: Iterable[HostsFile]) -> tuple[HostsFile, ...]:
 
     def met(mirror: Mirror) -> Mirror:
         answer = answers.get(mirror.url, MirrorAnswer("not asked"))
-        return replace(mirror, is_spegel=answer.is_spegel, answer=answer.text, is_silent=answer.is_silent)
+        return replace(
+            mirror, is_spegel=answer.is_spegel, answer=answer.text, is_silent=answer.is_silent
+        )
 
     return tuple(replace(file, mirrors=tuple(map(met, file.mirrors))) for file in found)
 
@@ -70,7 +77,9 @@ def set_aside(root: Path) -> tuple[str, ...]:
         folders = sorted(path for path in backup.iterdir() if path.is_dir())
     except OSError:
         return ()
-    return tuple(registry_of(folder.name) for folder in folders if _says_more(folder, root / folder.name))
+    return tuple(
+        registry_of(folder.name) for folder in folders if _says_more(folder, root / folder.name)
+    )
 
 
 def _says_more(original: Path, now: Path) -> bool:
@@ -92,7 +101,9 @@ def _kept(path: Path) -> dict[str, str]:
         return {}
     hosts = document.pop("host", {})
     names = hosts if isinstance(hosts, dict) else {}
-    return {key: repr(value) for key, value in document.items()} | dict.fromkeys(map(str, names), "host")
+    return {key: repr(value) for key, value in document.items()} | dict.fromkeys(
+        map(str, names), "host"
+    )
 
 
 def _find(roots: Sequence[Path], registry: str) -> HostsFile:
@@ -110,7 +121,11 @@ def _find(roots: Sequence[Path], registry: str) -> HostsFile:
 def _read(registry: str, path: Path) -> HostsFile:
     try:
         document = tomllib.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, a number without end
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: no TOML, no UTF-8, a number without end
         return HostsFile(registry=registry, path=path, problem=" ".join(str(error).split())[:200])
     hosts = document.get("host")
     mirrors = [_mirror(url, host) for url, host in hosts.items()] if isinstance(hosts, dict) else []
@@ -120,4 +135,7 @@ def _read(registry: str, path: Path) -> HostsFile:
 def _mirror(url: str, host: Any) -> Mirror:
     given = host.get("capabilities") if isinstance(host, dict) else None
     names = given if isinstance(given, list) and given else ["pull", "resolve", "push"]
-    return Mirror(url if "://" in url else f"https://{url}", frozenset(each for each in names if isinstance(each, str)))
+    return Mirror(
+        url if "://" in url else f"https://{url}",
+        frozenset(each for each in names if isinstance(each, str)),
+    )

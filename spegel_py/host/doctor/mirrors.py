@@ -29,8 +29,14 @@ def check_hosts(facts: Facts) -> list[Finding]:
         case files:
             found = [_finding(file, write) for file in files if file.is_asked]
             bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
-            has_default = all(one.level is not Level.ERROR for one in found)  # else the same command mends both
-            return found + _silent(files) + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
+            has_default = all(
+                one.level is not Level.ERROR for one in found
+            )  # else the same command mends both
+            return (
+                found
+                + _silent(files)
+                + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
+            )
 
 
 def check_set_aside(facts: Facts) -> list[Finding]:
@@ -44,7 +50,11 @@ def check_set_aside(facts: Facts) -> list[Finding]:
     more = [name if name == DEFAULT else f"https://{name}" for name in facts.set_aside]
     named = dict.fromkeys([*(_urls(facts) or [DEFAULT]), *more])
     keep = f"{_command(facts)} --prepend-existing --mirrored-registries {' '.join(named)}"
-    return [warning("set_aside", text, f"nothing, if that is meant; to keep it, after the mirror: {keep}")]
+    return [
+        warning(
+            "set_aside", text, f"nothing, if that is meant; to keep it, after the mirror: {keep}"
+        )
+    ]
 
 
 def _finding(file: HostsFile, write: str) -> Finding:
@@ -56,11 +66,20 @@ def _finding(file: HostsFile, write: str) -> Finding:
         return error(CHECK, text, write)
     ours = _ours(file)
     if ours is None:
-        answers = ", ".join(f"{mirror.url} ({mirror.answer})" for mirror in file.mirrors) or "it names no host"
+        answers = (
+            ", ".join(f"{mirror.url} ({mirror.answer})" for mirror in file.mirrors)
+            or "it names no host"
+        )
         text = f"no host of {file.path} answers as spegel-py: {answers}"
-        return error(CHECK, text, f"see that spegel-py registry runs; if it listens elsewhere: {write}")
+        return error(
+            CHECK, text, f"see that spegel-py registry runs; if it listens elsewhere: {write}"
+        )
     if "pull" not in ours.capabilities:
-        return error(CHECK, f"{file.path} does not let {ours.url} pull", f'add "pull" to its capabilities, or: {write}')
+        return error(
+            CHECK,
+            f"{file.path} does not let {ours.url} pull",
+            f'add "pull" to its capabilities, or: {write}',
+        )
     if ours is not file.mirrors[0]:
         text = f"{file.path} has {file.mirrors[0].url} asked before {ours.url}"
         return warning(CHECK, text, f"put [host.'{ours.url}'] first, or: {write}")
@@ -70,7 +89,12 @@ def _finding(file: HostsFile, write: str) -> Finding:
 
 def _silent(files: Sequence[HostsFile]) -> list[Finding]:
     """Name each mirror that keeps containerd waiting, with the first file that names it."""
-    found = {mirror.url: (file.path, mirror) for file in reversed(files) for mirror in file.mirrors if mirror.is_silent}
+    found = {
+        mirror.url: (file.path, mirror)
+        for file in reversed(files)
+        for mirror in file.mirrors
+        if mirror.is_silent
+    }
     return [
         error(
             CHECK,
@@ -88,7 +112,9 @@ def _ours(file: HostsFile) -> Mirror | None:
 
 def _bypassed(registries: list[str], write: str) -> Finding:
     names = ", ".join(registries)
-    return warning(CHECK, f"a folder of its own without this node in it has {names}: it is not mirrored", write)
+    return warning(
+        CHECK, f"a folder of its own without this node in it has {names}: it is not mirrored", write
+    )
 
 
 def _write(facts: Facts) -> str:
@@ -97,7 +123,9 @@ def _write(facts: Facts) -> str:
 
 
 def _command(facts: Facts) -> str:
-    folder = f" --containerd-registry-config-path {facts.subject.certs}" if facts.subject.certs else ""
+    folder = (
+        f" --containerd-registry-config-path {facts.subject.certs}" if facts.subject.certs else ""
+    )
     return f"spegel-py configuration --mirror-targets {facts.subject.registry}{folder}"
 
 

@@ -25,7 +25,13 @@ def check_node(facts: Facts) -> list[Finding]:
         case Unknown(reason, remedy):
             return [error("node", reason, remedy or start)]
         case node if not node.ready and node.peers:
-            return [warning("node", f"runs, but is not ready: {node.reason}", "wait, and see its log if it stays so")]
+            return [
+                warning(
+                    "node",
+                    f"runs, but is not ready: {node.reason}",
+                    "wait, and see its log if it stays so",
+                )
+            ]
         case node:
             up = f"{node.version}, up {_duration(node.uptime)}"
             return [ok("node", f"{up}; advertises {node.tags} tags and {node.digests} digests")]
@@ -59,7 +65,9 @@ def check_clock(facts: Facts) -> list[Finding]:
     if not known:
         return []
     if not off:
-        return [ok("clock", f"within {max(bound for (_, bound), _ in known):g} s of {len(known)} peers")]
+        return [
+            ok("clock", f"within {max(bound for (_, bound), _ in known):g} s of {len(known)} peers")
+        ]
     worst, address = off[0]
     text = f"{len(off)} of {len(known)} peers' clocks are off, at most {worst:+.1f} s ({address})"
     whose = "this node" if len(off) * 2 > len(known) and len(known) > 1 else address
@@ -92,16 +100,29 @@ def _pull_finding(facts: Facts, pull: Pull) -> Finding:
     where, namespace = facts.subject.registry, facts.subject.namespace
     if pull.digest is None:
         text = f"containerd holds no image in namespace {namespace} that could be asked for"
-        return warning("pull", text, "pull one and try again: crictl pull registry.k8s.io/pause:3.10")
+        return warning(
+            "pull", text, "pull one and try again: crictl pull registry.k8s.io/pause:3.10"
+        )
     if pull.status == 401:
-        return error("pull", f"{where} wants a user name and a password", "put them in /etc/secrets/basic-auth")
+        return error(
+            "pull",
+            f"{where} wants a user name and a password",
+            "put them in /etc/secrets/basic-auth",
+        )
     if pull.status != 200:
         text = f"{where} answers {pull.status} for {pull.digest}, which containerd holds"
-        return error("pull", text, "give the node the --containerd flags that are right here, and see its log")
+        return error(
+            "pull",
+            text,
+            "give the node the --containerd flags that are right here, and see its log",
+        )
     if not pull.is_right:
         look = f"ctr -n {namespace} content get {pull.digest} | sha256sum tells whether the disk is bad"
         return error("pull", f"{where} sent wrong bytes for {pull.digest}", look)
-    return ok("pull", f"{pull.digest} ({pull.size} bytes) from {where} in {pull.seconds * 1000:.0f} ms, verified")
+    return ok(
+        "pull",
+        f"{pull.digest} ({pull.size} bytes) from {where} in {pull.seconds * 1000:.0f} ms, verified",
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -26,7 +26,11 @@ def settings(environment: Mapping[str, str], *, source: str, unit: str) -> Proxy
         return environment.get(name) or environment.get(name.lower()) or ""
 
     return ProxySettings(
-        http=value("HTTP_PROXY"), https=value("HTTPS_PROXY"), exempt=value("NO_PROXY"), source=source, unit=unit
+        http=value("HTTP_PROXY"),
+        https=value("HTTPS_PROXY"),
+        exempt=value("NO_PROXY"),
+        source=source,
+        unit=unit,
     )
 
 
@@ -35,7 +39,11 @@ def proxy_for(found: ProxySettings, url: str) -> str:
     parts = urlsplit(url)
     proxy = {"http": found.http, "https": found.https}.get(parts.scheme, "")
     host = parts.hostname or ""
-    return proxy if proxy and not _is_exempt(found.exempt, host, str(parts.port or PORTS[parts.scheme])) else ""
+    return (
+        proxy
+        if proxy and not _is_exempt(found.exempt, host, str(parts.port or PORTS[parts.scheme]))
+        else ""
+    )
 
 
 def check_proxy(facts: Facts) -> list[Finding]:
@@ -46,7 +54,9 @@ def check_proxy(facts: Facts) -> list[Finding]:
     if not (found.http or found.https):
         return [ok(CHECK, f"none in containerd's environment ({found.source})")]
     files = facts.hosts if isinstance(facts.hosts, tuple) else ()
-    mirrors = dict.fromkeys(mirror.url for file in files for mirror in file.mirrors if mirror.is_spegel)
+    mirrors = dict.fromkeys(
+        mirror.url for file in files for mirror in file.mirrors if mirror.is_spegel
+    )
     proxied = [url for url in mirrors if proxy_for(found, url)]
     if proxied:
         through = _without_password(proxy_for(found, proxied[0]))
@@ -54,7 +64,9 @@ def check_proxy(facts: Facts) -> list[Finding]:
             f"containerd asks {', '.join(proxied)} through the proxy {through} ({found.source}): its requests do not "
             "reach this node"
         )
-        return [error(CHECK, text, _exempting(found, [urlsplit(url).hostname or "" for url in proxied]))]
+        return [
+            error(CHECK, text, _exempting(found, [urlsplit(url).hostname or "" for url in proxied]))
+        ]
     direct = f", not used for {', '.join(mirrors)}" if mirrors else ""
     return [ok(CHECK, f"{_without_password(found.http or found.https)} ({found.source}){direct}")]
 
@@ -105,7 +117,11 @@ def _matches(rule: str, name: str, port: str, address: Address | None) -> bool:
     if (exact := _address(wanted)) is not None:
         return exact == address
     domain = wanted.removeprefix("*") if wanted.startswith("*.") else wanted
-    return name.endswith(domain) if domain.startswith(".") else name == domain or name.endswith(f".{domain}")
+    return (
+        name.endswith(domain)
+        if domain.startswith(".")
+        else name == domain or name.endswith(f".{domain}")
+    )
 
 
 def _address(text: str) -> Address | None:
@@ -134,6 +150,8 @@ def _split(text: str) -> tuple[str, str] | None:
     """Return host and port as net.SplitHostPort does; None if there is no port, or more than one."""
     if text.startswith("["):
         host, closing, port = text[1:].partition("]")
-        return (host, port[1:]) if closing and port.startswith(":") and ":" not in port[1:] else None
+        return (
+            (host, port[1:]) if closing and port.startswith(":") and ":" not in port[1:] else None
+        )
     host, colon, port = text.rpartition(":")
     return (host, port) if colon and ":" not in host else None

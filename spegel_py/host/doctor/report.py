@@ -31,7 +31,12 @@ def as_json(findings: Sequence[Finding]) -> dict[str, object]:
     return {
         "ok": status(findings) == 0,
         "findings": [
-            {"check": one.check, "level": one.level.value, "finding": one.text, "remedy": one.remedy}
+            {
+                "check": one.check,
+                "level": one.level.value,
+                "finding": one.text,
+                "remedy": one.remedy,
+            }
             for one in findings
         ],
     }

@@ -61,7 +61,9 @@ async def _date(peer: PeerState, *, timeout: float) -> float | None:
     return told + 0.5 - (now + took / 2) if took < 1.0 else None
 
 
-async def pull(subject: Subject, reference: Reference, digest: Digest, *, timeout: float) -> Pull | Unknown:
+async def pull(
+    subject: Subject, reference: Reference, digest: Digest, *, timeout: float
+) -> Pull | Unknown:
     """Ask the node for a manifest, as containerd does."""
     query = f"ns={quote(reference.registry, safe='')}"
     url = f"{subject.registry}/v2/{reference.repository}/manifests/{digest}?{query}"
@@ -80,7 +82,10 @@ async def pull(subject: Subject, reference: Reference, digest: Digest, *, timeou
 
 
 def _state(given: Any) -> NodeState:
-    peers = [PeerState(str(one["id"]), str(one["address"]), one.get("skew_seconds")) for one in given["peers"]]
+    peers = [
+        PeerState(str(one["id"]), str(one["address"]), one.get("skew_seconds"))
+        for one in given["peers"]
+    ]
     return NodeState(
         version=str(given["version"]),
         uptime=float(given["uptime_seconds"]),

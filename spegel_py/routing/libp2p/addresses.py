@@ -20,7 +20,9 @@ LOOK_AGAIN = 5.0
 class OwnAddresses:
     """What a node tells others of its addresses, as its interfaces are now: a node may start before its network."""
 
-    def __init__(self, host: str, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, host: str, port: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._host = host
         self._port = port
         self._clock = clock
@@ -56,7 +58,9 @@ def announced_addresses(host: str, port: int) -> list[Multiaddr]:
     if host and ipaddress.ip_address(host).version == 4:
         found = [address for address in found if address.version == 4]
     public = [address for address in found if not address.is_loopback and not address.is_link_local]
-    return [multiaddr(str(address), port) for address in public or [a for a in found if a.is_loopback]]
+    return [
+        multiaddr(str(address), port) for address in public or [a for a in found if a.is_loopback]
+    ]
 
 
 def listen_addresses(host: str, port: int) -> list[Multiaddr]:
@@ -95,4 +99,6 @@ def check_port_free(host: str, port: int, *, flag: str) -> None:
         try:
             probe.bind((host or "0.0.0.0", port))  # noqa: S104 - asked for
         except OSError as error:
-            raise ConfigError(f"{flag}: cannot listen on {host}:{port}: {error.strerror}") from error
+            raise ConfigError(
+                f"{flag}: cannot listen on {host}:{port}: {error.strerror}"
+            ) from error

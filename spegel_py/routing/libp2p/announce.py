@@ -22,7 +22,17 @@ from libp2p.peer.id import ID
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat, frames
-from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
+from spegel_py.routing.libp2p.frames import (
+    Ages,
+    Delta,
+    Frame,
+    FrameError,
+    Goodbye,
+    Hello,
+    Refresh,
+    Resync,
+    SetPart,
+)
 from spegel_py.routing.libp2p.location import names_nobody
 from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys, Share
@@ -169,7 +179,9 @@ class Receiver:
 class Link:
     """Keeps one peer up to date about what is held here."""
 
-    def __init__(self, *, host: BasicHost, peer: ID, local: LocalKeys, situation: Situation, carried: Carried) -> None:
+    def __init__(
+        self, *, host: BasicHost, peer: ID, local: LocalKeys, situation: Situation, carried: Carried
+    ) -> None:
         self._host = host
         self._peer = peer
         self._local = local
@@ -199,7 +211,9 @@ class Link:
             hello = self._situation.hello
             if hello != self._told:
                 self._told = hello
-                frames_due = [replace(hello, time=time.time(), proof=self._situation.proof_for(self._peer))]
+                frames_due = [
+                    replace(hello, time=time.time(), proof=self._situation.proof_for(self._peer))
+                ]
             part = self._situation.part_for(self._peer)
             frames_due += self._share.next_frames(self._local, part, time.monotonic())
             if not frames_due and trio.current_time() >= spoken + hello.interval:
@@ -222,7 +236,9 @@ class Link:
                 continue
             heard = now
             self._share.restart()
-            self._told = None  # a peer that let go of this node in between has forgotten its hello too
+            self._told = (
+                None  # a peer that let go of this node in between has forgotten its hello too
+            )
             self._waiting.cancel()
 
 

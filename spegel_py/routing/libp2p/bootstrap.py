@@ -66,15 +66,21 @@ class Bootstrap(Protocol):
 class StaticBootstrap:
     """The multiaddrs given; host names in them are resolved anew each time."""
 
-    interval = 5.0  # costs nothing while the seeds are connected, and a seed knows nobody when it starts
+    interval = (
+        5.0  # costs nothing while the seeds are connected, and a seed knows nobody when it starts
+    )
 
-    def __init__(self, peers: Iterable[str], *, router_port: int, flag: str = "--static-bootstrap-peers") -> None:
+    def __init__(
+        self, peers: Iterable[str], *, router_port: int, flag: str = "--static-bootstrap-peers"
+    ) -> None:
         self._peers = [(check_multiaddr(peer, flag=flag), peer) for peer in peers]
         self._router_port = router_port
         self._away = OnceLog()
 
     async def find(self) -> Sequence[Target]:
-        return await resolved([address for address, _ in self._peers], self._router_port, self._away)
+        return await resolved(
+            [address for address, _ in self._peers], self._router_port, self._away
+        )
 
 
 class DnsBootstrap:
@@ -83,7 +89,12 @@ class DnsBootstrap:
     interval = 60.0  # one query a minute from each node; who restarts asks for itself
 
     def __init__(
-        self, domain: str, *, router_port: int, rng: random.Random, flag: str = "--dns-bootstrap-domain"
+        self,
+        domain: str,
+        *,
+        router_port: int,
+        rng: random.Random,
+        flag: str = "--dns-bootstrap-domain",
     ) -> None:
         self._domain = check_domain(domain, flag=flag)
         self._router_port = router_port
@@ -152,7 +163,9 @@ def id_app(addresses: Callable[[], list[str]]) -> web.Application:
 def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
     """Return the multiaddr, or raise ConfigError: it must begin with an IP or a DNS name and use TCP if anything."""
     if len(text) > MAX_MULTIADDR:
-        raise ConfigError(f"{flag}: {text[:80]!r}… is not a multiaddr: it has {len(text)} characters")
+        raise ConfigError(
+            f"{flag}: {text[:80]!r}… is not a multiaddr: it has {len(text)} characters"
+        )
     try:
         address = Multiaddr(text)
         names = [protocol.name for protocol in address.protocols()]
@@ -161,7 +174,11 @@ def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
         raise ConfigError(
             f"{flag}: {text[:160]!r} is not a multiaddr; write /ip4/10.0.0.1/tcp/5001, with or without /p2p/<id>"
         ) from error
-    if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6") or names[1:2] not in ([], ["tcp"], ["p2p"]):
+    if (
+        not names
+        or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6")
+        or names[1:2] not in ([], ["tcp"], ["p2p"])
+    ):
         raise ConfigError(
             f"{flag}: {text[:160]!r} must have the form /ip4|ip6|dns/<host>/tcp/<port>, with or without /p2p/<id>"
         )
@@ -171,7 +188,10 @@ def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
 def check_domain(text: str, *, flag: str) -> str:
     """Return the DNS name, or raise ConfigError if it is none."""
     labels = text.rstrip(".").split(".")
-    valid = all(0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum() for label in labels)
+    valid = all(
+        0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum()
+        for label in labels
+    )
     if not valid or len(text) > 253 or not text.isascii():
         raise ConfigError(f"{flag}: {text[:160]!r} is not a DNS name")
     return text
@@ -181,7 +201,9 @@ def check_url(text: str, *, flag: str) -> str:
     """Return the http or https URL, or raise ConfigError if it is none."""
     try:
         parts = urlsplit(text)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        )
     except ValueError:
         is_valid = False
     if not is_valid:
@@ -208,7 +230,9 @@ def read_answer(raw: bytes) -> list[Multiaddr]:
 
 async def resolved(addresses: Iterable[Multiaddr], router_port: int, away: OnceLog) -> list[Target]:
     """Return what to dial for these addresses; a name that does not resolve, or is none, adds nothing."""
-    return [target for address in addresses for target in await _targets(address, router_port, away)]
+    return [
+        target for address in addresses for target in await _targets(address, router_port, away)
+    ]
 
 
 async def _targets(address: Multiaddr | str, router_port: int, away: OnceLog) -> list[Target]:
@@ -223,7 +247,10 @@ async def _targets(address: Multiaddr | str, router_port: int, away: OnceLog) ->
 async def _resolve(name: str, away: OnceLog) -> list[str]:
     try:
         answers = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one, such as a label of 64 characters
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a name that cannot be one, such as a label of 64 characters
         away.failed("bootstrap name does not resolve", name=name, error=str(error))
         return []
     away.mended("bootstrap name resolves", name=name)
@@ -256,7 +283,9 @@ def _tls(cert_dir: Path) -> ssl.SSLContext:
         if certificate.exists():
             context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"--http-bootstrap-cert-dir: {cert_dir} cannot be used: {error}") from error
+        raise ConfigError(
+            f"--http-bootstrap-cert-dir: {cert_dir} cannot be used: {error}"
+        ) from error
     return context
 
 

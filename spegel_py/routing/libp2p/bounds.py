@@ -85,7 +85,9 @@ class MessageBudget:
         """Take `cost` messages from a place's budget, and wait until they are there."""
         now = trio.current_time()
         if place not in self._spent_until and len(self._spent_until) >= MAX_PLACES:
-            self._spent_until = {each: until for each, until in self._spent_until.items() if until > now}
+            self._spent_until = {
+                each: until for each, until in self._spent_until.items() if until > now
+            }
         until = max(self._spent_until.get(place, now), now) + cost / MESSAGES_PER_SECOND
         self._spent_until[place] = until
         await trio.sleep(max(0.0, until - now - MESSAGES / MESSAGES_PER_SECOND))
@@ -106,7 +108,9 @@ class BoundedStream(YamuxStream):
     @recv_window.setter
     def recv_window(self, value: int) -> None:
         if value < 0:
-            raise PeerExceedsBound(f"{-value} bytes more than the window of stream {self.stream_id}")
+            raise PeerExceedsBound(
+                f"{-value} bytes more than the window of stream {self.stream_id}"
+            )
         if value < self.__dict__.get("recv_window", 0):  # bytes came
             unread = sum(map(len, self.conn.stream_buffers.values()))
             if unread > MAX_UNREAD:

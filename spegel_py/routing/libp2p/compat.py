@@ -153,7 +153,9 @@ class _MeshSwarm(Swarm):
         ease_stream(stream)
         await super().notify_opened_stream(stream)
 
-    async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any) -> None:
+    async def _do_handle_inbound_connection(
+        self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any
+    ) -> None:
         raw = RawConnection(read_write_closer, False)
         self.track(raw)
         address = raw.get_remote_address()
@@ -197,7 +199,9 @@ def build_host(
     upgrader = TransportUpgrader(
         secure_transports_by_protocol={TProtocol(NOISE): noise},
         muxer_transports_by_protocol={
-            protocol: muxer for protocol, muxer in create_yamux_muxer_option().items() if protocol == YAMUX
+            protocol: muxer
+            for protocol, muxer in create_yamux_muxer_option().items()
+            if protocol == YAMUX
         },
     )
     store = PeerStore()
@@ -213,10 +217,17 @@ def build_host(
         outbound_stream_protocol_negotiation_timeout=NEGOTIATION_TIMEOUT,
     )
     swarm = _MeshSwarm(
-        own_id, store, upgrader, [TCP()], retry_config=RetryConfig(max_retries=0), connection_config=config
+        own_id,
+        store,
+        upgrader,
+        [TCP()],
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=config,
     )
     swarm.failed, swarm.refused, swarm.noise_key = failed, refused, noise_pair.public_key.to_bytes()
-    return BasicHost(swarm, addrs_factory=lambda _: announce(), disable_identify_address_discovery=True)
+    return BasicHost(
+        swarm, addrs_factory=lambda _: announce(), disable_identify_address_discovery=True
+    )
 
 
 async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, timeout: float) -> ID:
@@ -245,7 +256,12 @@ async def prove(host: BasicHost, address: Multiaddr, *, expected: ID, timeout: f
 
 @asynccontextmanager
 async def _secured(
-    swarm: _MeshSwarm, address: Multiaddr, *, expected: ID | None, timeout: float, is_kept: bool = True
+    swarm: _MeshSwarm,
+    address: Multiaddr,
+    *,
+    expected: ID | None,
+    timeout: float,
+    is_kept: bool = True,
 ) -> AsyncIterator[ISecureConn]:
     """Give a connection to an address once the handshake has told who answers.
 
@@ -260,7 +276,9 @@ async def _secured(
             raw = cast("RawConnection", await TCP().dial(address))
             swarm.track(raw)
             # The handshake authenticates the other side in any case; None only skips the comparison.
-            secured = await swarm.upgrader.security_multistream.secure_outbound(raw, cast("ID", None))
+            secured = await swarm.upgrader.security_multistream.secure_outbound(
+                raw, cast("ID", None)
+            )
             _check_identity(secured, expected=expected, swarm=swarm)
             yield secured
         if not is_kept:
@@ -350,7 +368,12 @@ def shut_sockets(host: BasicHost) -> None:
 
 def shut_connections(host: BasicHost) -> None:
     """Shut the sockets of all connections: peers see their end, whatever the swarm knows of them (trap 7)."""
-    _shut([cast("Any", raw).stream.stream.socket for raw in list(cast("Any", host.get_network()).raws)])
+    _shut(
+        [
+            cast("Any", raw).stream.stream.socket
+            for raw in list(cast("Any", host.get_network()).raws)
+        ]
+    )
 
 
 def _shut(sockets: Iterable[Any]) -> None:
@@ -403,7 +426,9 @@ def self_test() -> None:
         if not _takes(getattr(owner, name, None), parameters)
     ]
     if wrong:
-        raise RouterUnavailable(f"this version of py-libp2p differs in {', '.join(wrong)}; 0.8.1 is needed")
+        raise RouterUnavailable(
+            f"this version of py-libp2p differs in {', '.join(wrong)}; 0.8.1 is needed"
+        )
 
 
 def _takes(function: Any, parameters: tuple[str, ...]) -> bool:

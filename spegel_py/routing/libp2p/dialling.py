@@ -58,12 +58,18 @@ class Dialler:
         """
         for address in addresses:
             text = str(strip_peer(address))
-            if text in self._own_addresses or text in self._dialling or self._is_connected(text, expected):
+            if (
+                text in self._own_addresses
+                or text in self._dialling
+                or self._is_connected(text, expected)
+            ):
                 continue
             self._dialling.add(text)
             try:
                 async with self._dials:
-                    found = await compat.dial(self._host, Multiaddr(text), expected=expected, timeout=DIAL_TIMEOUT)
+                    found = await compat.dial(
+                        self._host, Multiaddr(text), expected=expected, timeout=DIAL_TIMEOUT
+                    )
                     self._dialled[text] = found
                     return True
             except compat.ThisNode:
@@ -85,4 +91,8 @@ class Dialler:
             return expected in self._connected
         if self._dialled.get(text) in self._connected:
             return True
-        return any(text == str(address) for peer in self._connected for address in self._contact(peer).addresses)
+        return any(
+            text == str(address)
+            for peer in self._connected
+            for address in self._contact(peer).addresses
+        )

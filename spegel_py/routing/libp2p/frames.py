@@ -117,7 +117,14 @@ class Ages:
 Frame = Hello | SetPart | Delta | Refresh | Goodbye | Resync | Ages
 
 
-_NAMES = {Hello: "hello", SetPart: "set", Refresh: "refresh", Goodbye: "goodbye", Resync: "resync", Ages: "ages"}
+_NAMES = {
+    Hello: "hello",
+    SetPart: "set",
+    Refresh: "refresh",
+    Goodbye: "goodbye",
+    Resync: "resync",
+    Ages: "ages",
+}
 
 
 def name(frame: Frame) -> str:
@@ -137,7 +144,13 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
         case Hello(interval, host, port, agent, time, shares, proof):
             authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            members = {"interval": interval, "registry": authority, "agent": agent, "time": time, "shares": shares}
+            members = {
+                "interval": interval,
+                "registry": authority,
+                "agent": agent,
+                "time": time,
+                "shares": shares,
+            }
             return _HELLO, json.dumps(members | ({"proof": proof} if proof else {})).encode()
         case SetPart(keys, first, last, complete):
             flags = _FIRST * first | _LAST * last | _COMPLETE * complete
@@ -204,7 +217,9 @@ def _decode_set(body: bytes) -> SetPart:
     if not body or body[0] & ~(_FIRST | _LAST | _COMPLETE):
         raise FrameError("a set with unknown flags")
     flags = body[0]
-    return SetPart(_keys(body[1:]), bool(flags & _FIRST), bool(flags & _LAST), bool(flags & _COMPLETE))
+    return SetPart(
+        _keys(body[1:]), bool(flags & _FIRST), bool(flags & _LAST), bool(flags & _COMPLETE)
+    )
 
 
 def _decode_hello(body: bytes) -> Hello:
@@ -220,7 +235,14 @@ def _decode_hello(body: bytes) -> Hello:
             shares=fields.get("shares") is True,
             proof=_printable(str(fields.get("proof", ""))),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise FrameError(f"a malformed hello: {error}"[:200]) from error
     if not MIN_INTERVAL <= hello.interval <= MAX_INTERVAL:
         raise FrameError(f"an interval of {hello.interval} s")

@@ -56,7 +56,9 @@ async def hop(
             if not waiting:
                 break
             answer = None
-            with trio.move_on_after(HEDGE_DELAY if left or answered >= enough else math.inf) as slow:
+            with trio.move_on_after(
+                HEDGE_DELAY if left or answered >= enough else math.inf
+            ) as slow:
                 answer = await receive.receive()
             if slow.cancelled_caught or answer is None:
                 wanted = waiting + 1

@@ -29,13 +29,17 @@ def load_or_create(data_dir: Path | None) -> Ed25519PrivateKey:
         data_dir.mkdir(parents=True, exist_ok=True)
         return _load(path) if path.exists() else _create(path)
     except OSError as error:
-        raise ConfigError(f"the identity file {path} cannot be used: {error.strerror}; check --data-dir") from error
+        raise ConfigError(
+            f"the identity file {path} cannot be used: {error.strerror}; check --data-dir"
+        ) from error
 
 
 def _load(path: Path) -> Ed25519PrivateKey:
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
-        raise ConfigError(f"the identity file {path} has mode {mode:04o}; it must be private: chmod 600 {path}")
+        raise ConfigError(
+            f"the identity file {path} has mode {mode:04o}; it must be private: chmod 600 {path}"
+        )
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:
@@ -43,13 +47,17 @@ def _load(path: Path) -> Ed25519PrivateKey:
             f"the identity file {path} is no unencrypted PKCS#8 PEM key; move it away to get a new one"
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"the identity file {path} holds no Ed25519 key; move it away to get a new one")
+        raise ConfigError(
+            f"the identity file {path} holds no Ed25519 key; move it away to get a new one"
+        )
     return key
 
 
 def _create(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     partial = path.with_suffix(".new")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

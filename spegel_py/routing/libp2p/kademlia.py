@@ -94,7 +94,9 @@ class KademliaServer:
                     raw = await read_varint_prefixed_bytes_limited(cast("Any", reader), MAX_MESSAGE)
                 message = Message()
                 message.ParseFromString(raw)
-                await self._budget.spend(at, 1 if message.type == Message.ADD_PROVIDER else ANSWER_COST)
+                await self._budget.spend(
+                    at, 1 if message.type == Message.ADD_PROVIDER else ANSWER_COST
+                )
                 answer = self._answer(message, sender)
                 if answer is not None:
                     await _send(stream, answer)
@@ -116,7 +118,10 @@ class KademliaServer:
             return None
         if kind == Message.PING:
             return Message(type=Message.PING)
-        if kind not in (Message.FIND_NODE, Message.GET_PROVIDERS, Message.GET_VALUE) or not message.key:
+        if (
+            kind not in (Message.FIND_NODE, Message.GET_PROVIDERS, Message.GET_VALUE)
+            or not message.key
+        ):
             raise ValueError("bad-message")
         answer = Message(type=kind, key=message.key)
         if kind == Message.GET_PROVIDERS and (key := from_record_key(message.key)):
@@ -165,7 +170,9 @@ class KademliaClient:
         answer = await self._ask(peer, Message(type=Message.GET_PROVIDERS, key=record_key(key)))
         return [contact for entry in answer.providerPeers if (contact := _contact(entry))]
 
-    async def add_providers(self, peer: ID, keys: Iterable[bytes], addresses: Sequence[Multiaddr]) -> None:
+    async def add_providers(
+        self, peer: ID, keys: Iterable[bytes], addresses: Sequence[Multiaddr]
+    ) -> None:
         """Tell `peer` that this node provides the keys; returns when the peer has taken all of them.
 
         All go over one stream. The end is certain once the peer closes its side after we closed ours: it has read
@@ -185,11 +192,17 @@ class KademliaClient:
                 with compat.shielded(1):
                     await stream.reset()
 
-    async def _send_providers(self, stream: INetStream, keys: Iterable[bytes], addresses: Sequence[Multiaddr]) -> None:
-        entry = Message.Peer(id=self._host.get_id().to_bytes(), addrs=[a.to_bytes() for a in addresses])
+    async def _send_providers(
+        self, stream: INetStream, keys: Iterable[bytes], addresses: Sequence[Multiaddr]
+    ) -> None:
+        entry = Message.Peer(
+            id=self._host.get_id().to_bytes(), addrs=[a.to_bytes() for a in addresses]
+        )
         batch = bytearray()
         for key in keys:
-            batch += _frame(Message(type=Message.ADD_PROVIDER, key=record_key(key), providerPeers=[entry]))
+            batch += _frame(
+                Message(type=Message.ADD_PROVIDER, key=record_key(key), providerPeers=[entry])
+            )
             if len(batch) > 32768:
                 await stream.write(bytes(batch))
                 batch.clear()
@@ -200,7 +213,9 @@ class KademliaClient:
         async def ask(stream: Stream) -> Message:
             await _send(stream, question)
             answer = Message()
-            raw = await read_varint_prefixed_bytes_limited(cast("Any", MessageReader(stream)), MAX_MESSAGE)
+            raw = await read_varint_prefixed_bytes_limited(
+                cast("Any", MessageReader(stream)), MAX_MESSAGE
+            )
             answer.ParseFromString(raw)
             return answer
 
@@ -219,7 +234,9 @@ def strip_peer(address: Multiaddr) -> Multiaddr:
 
 def registry_address(peer: Peer) -> Multiaddr:
     """Return a registry's address in the form in which provider records carry it."""
-    return Multiaddr(f"/ip{ipaddress.ip_address(peer.host).version}/{peer.host}/tcp/{peer.port}/http")
+    return Multiaddr(
+        f"/ip{ipaddress.ip_address(peer.host).version}/{peer.host}/tcp/{peer.port}/http"
+    )
 
 
 def registry_port(addresses: Iterable[Multiaddr], *, default: int) -> int:

@@ -40,5 +40,7 @@ def position(raw: bytes) -> int:
 
 def closest(target: int, positions: Iterable[tuple[int, _Id]], count: int) -> list[_Id]:
     """Return the `count` ids whose positions are nearest to `target` by XOR, nearest first."""
-    nearest = heapq.nsmallest(count, ((place ^ target, peer) for place, peer in positions), key=lambda item: item[0])
+    nearest = heapq.nsmallest(
+        count, ((place ^ target, peer) for place, peer in positions), key=lambda item: item[0]
+    )
     return [peer for _, peer in nearest]

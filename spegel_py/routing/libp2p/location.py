@@ -99,7 +99,12 @@ class Locations:
             try:
                 await self._prove(address, peer)
             except PeerUnreachable as error:
-                log.debug("address of a peer not proven", peer=str(peer), address=str(address), error=str(error))
+                log.debug(
+                    "address of a peer not proven",
+                    peer=str(peer),
+                    address=str(address),
+                    error=str(error),
+                )
                 continue
             host, _ = endpoint(address) or ("", 0)
             if self._connected_from(peer) is not None:
@@ -119,11 +124,18 @@ def names_nobody(host: str, seen: str) -> bool:
     address = ipaddress.ip_address(host)
     is_here = ipaddress.ip_address(seen).is_loopback
     return (
-        address.is_unspecified or address.is_multicast or address.is_link_local or (address.is_loopback and not is_here)
+        address.is_unspecified
+        or address.is_multicast
+        or address.is_link_local
+        or (address.is_loopback and not is_here)
     )
 
 
 def without_nobodies(contact: Contact, seen: str) -> Contact:
     """Return a contact that a peer connected from `seen` named, without addresses that are nobody's from here."""
-    usable = [each for each in contact.addresses if (at := endpoint(each)) and not names_nobody(at[0], seen)]
+    usable = [
+        each
+        for each in contact.addresses
+        if (at := endpoint(each)) and not names_nobody(at[0], seen)
+    ]
     return Contact(contact.id, tuple(usable))

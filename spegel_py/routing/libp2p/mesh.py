@@ -107,11 +107,16 @@ class Mesh:
         self._refused: set[ID] = set()  # until their connections are closed
         self._compared: set[ID] = set()
         self._locations = Locations(
-            connected_from=self._connected_from, contact=self.contact, prove=self._prove, found=self._located
+            connected_from=self._connected_from,
+            contact=self.contact,
+            prove=self._prove,
+            found=self._located,
         )
         # Peers that another peer names may not exist. The other half of the dials is for bootstrap and lost peers.
         self.hearsay = trio.CapacityLimiter(MAX_DIALS // 2)
-        self._dialler = Dialler(host=host, connected=self._tasks, contact=self.contact, twin=self._met_twin)
+        self._dialler = Dialler(
+            host=host, connected=self._tasks, contact=self.contact, twin=self._met_twin
+        )
         self.twins = Twins(time.monotonic)
         self._ping = PingService(host)
         self._leaving = False
@@ -192,7 +197,9 @@ class Mesh:
     def contact(self, peer: ID) -> Contact:
         """Return a connected peer with the addresses it announces itself."""
         try:
-            addresses = tuple(strip_peer(address) for address in self._host.get_peerstore().addrs(peer))
+            addresses = tuple(
+                strip_peer(address) for address in self._host.get_peerstore().addrs(peer)
+            )
         except Exception:  # noqa: BLE001 - py-libp2p raises where a peer has no addresses yet
             addresses = ()
         if addresses:
@@ -204,16 +211,22 @@ class Mesh:
         if self._nursery is None or peer in self._tasks or self._leaving:
             return
         address = self._connected_from(peer) or ""
-        if is_full(list(self._connected_at.values()).count(address), address, limit=MAX_PEERS_PER_ADDRESS):
+        if is_full(
+            list(self._connected_at.values()).count(address), address, limit=MAX_PEERS_PER_ADDRESS
+        ):
             self._dropped("too-many-peers")
             self._refused.add(peer)
             self._table.peer_disconnected(str(peer))  # it may have spoken already
-            self._nursery.start_soon(self._hang_up, peer, self._host.get_network().get_connections(peer))
+            self._nursery.start_soon(
+                self._hang_up, peer, self._host.get_network().get_connections(peer)
+            )
             return
         self._tasks[peer], self._connected_at[peer] = trio.CancelScope(), address
         self._lost.discard(peer)
         self._table.peer_connected(str(peer), place=place(address, str(peer)))
-        log.info("peer connected", peer=str(peer), address=self.address_of(peer), peers=len(self._tasks))
+        log.info(
+            "peer connected", peer=str(peer), address=self.address_of(peer), peers=len(self._tasks)
+        )
         self._members_changed()
         self._nursery.start_soon(self._tend, peer, self._tasks[peer])
 
@@ -229,7 +242,10 @@ class Mesh:
         try:
             await trio.sleep(PATIENCE)
             while len(processes := self._processes(peer)) > 1:
-                self.twins.met(str(peer), f"it is connected from {' and from '.join(sorted(processes.values()))}")
+                self.twins.met(
+                    str(peer),
+                    f"it is connected from {' and from '.join(sorted(processes.values()))}",
+                )
                 await trio.sleep(REMEMBERED / 3)
         finally:
             self._compared.discard(peer)
@@ -251,7 +267,9 @@ class Mesh:
         self._drop(peer, why=why)
         if not self._leaving:
             self._lost.add(peer)
-            self._nursery.start_soon(self._reach_again, peer, self._host.get_network().get_connections(peer))
+            self._nursery.start_soon(
+                self._reach_again, peer, self._host.get_network().get_connections(peer)
+            )
 
     def left(self, peer: ID) -> None:
         """Let go of a peer that said goodbye."""
@@ -260,7 +278,9 @@ class Mesh:
         self._table.peer_left(str(peer))
         self._drop(peer, why="goodbye")
         if self._nursery is not None:
-            self._nursery.start_soon(self._hang_up, peer, self._host.get_network().get_connections(peer))
+            self._nursery.start_soon(
+                self._hang_up, peer, self._host.get_network().get_connections(peer)
+            )
 
     def _drop(self, peer: ID, *, why: str) -> None:
         """Offer nothing that the peer announced any more, and stop tending it."""
@@ -281,9 +301,13 @@ class Mesh:
         nodes = len({place(address, str(peer)) for peer, address in self._connected_at.items()}) + 1
         everything = tells_everything(self._everything, nodes=nodes, limit=self._limit)
         if everything != self._everything:
-            log.info("announcing to all" if everything else "announcing to the closest", nodes=nodes)
+            log.info(
+                "announcing to all" if everything else "announcing to the closest", nodes=nodes
+            )
         self._everything = everything
-        interval = next_interval(self._hello.interval, base=self._base_interval, peers=len(self._tasks))
+        interval = next_interval(
+            self._hello.interval, base=self._base_interval, peers=len(self._tasks)
+        )
         self._hello = replace(self._hello, interval=interval)
         self.tell_news()
 
@@ -325,7 +349,13 @@ class Mesh:
                     )
                     await standard.run()
                 else:
-                    link = Link(host=self._host, peer=peer, local=self._local, situation=self, carried=self._carried)
+                    link = Link(
+                        host=self._host,
+                        peer=peer,
+                        local=self._local,
+                        situation=self,
+                        carried=self._carried,
+                    )
                     await link.run()
             await trio.sleep(delay)
 
@@ -343,7 +373,9 @@ class Mesh:
 
     # Finding members
 
-    async def meet(self, contacts: Iterable[Contact], *, within: trio.CapacityLimiter | None = None) -> None:
+    async def meet(
+        self, contacts: Iterable[Contact], *, within: trio.CapacityLimiter | None = None
+    ) -> None:
         """Connect to those of the contacts that are not connected yet; returns when all were tried.
 
         `within` limits how many of them are tried at a time.
@@ -389,7 +421,9 @@ class Mesh:
         own, knows_any = self._host.get_id(), False
         for target in (own.to_bytes(), os.urandom(34)):
             named = await self._kademlia.find_node(peer, target)
-            found = [self.dialable(contact, named_by=peer) for contact in named if contact.id != own]
+            found = [
+                self.dialable(contact, named_by=peer) for contact in named if contact.id != own
+            ]
             for contact in found[: max(0, MAX_KNOWN - len(self._known))]:
                 self._known.setdefault(contact.id, contact.addresses)
             await self.meet(found, within=self.hearsay)

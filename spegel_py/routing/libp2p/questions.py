@@ -72,7 +72,9 @@ class Questions:
     """Asks peers."""
 
     def __init__(self, host: BasicHost) -> None:
-        self._exchanges: Exchanges[bytes] = Exchanges(host, PROTOCOL, timeout=TIMEOUT, most=KEPT, is_known=True)
+        self._exchanges: Exchanges[bytes] = Exchanges(
+            host, PROTOCOL, timeout=TIMEOUT, most=KEPT, is_known=True
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Questions]:

@@ -111,7 +111,11 @@ class RecordTable:
         Left out are those that said that they pulled it, a tag, more than `max_age` seconds ago.
         """
         with self._lock:
-            found = [peer for member in self._members.values() if (peer := member.holder(key, now, max_age))]
+            found = [
+                peer
+                for member in self._members.values()
+                if (peer := member.holder(key, now, max_age))
+            ]
         self._rng.shuffle(found)
         return found
 
@@ -123,7 +127,10 @@ class RecordTable:
     def is_partial(self) -> bool:
         """Say whether some connected peer tells only those closest to a key: others may know of further holders."""
         with self._lock:
-            return any(m.connected and m.announces and (m.is_cut or not m.complete) for m in self._members.values())
+            return any(
+                m.connected and m.announces and (m.is_cut or not m.complete)
+                for m in self._members.values()
+            )
 
     def is_connected(self, peer_id: str) -> bool:
         with self._lock:
@@ -153,7 +160,10 @@ class RecordTable:
             return {
                 peer_id: member.peer
                 for peer_id, member in self._members.items()
-                if member.connected and member.shares and member.peer is not None and member.expires > now
+                if member.connected
+                and member.shares
+                and member.peer is not None
+                and member.expires > now
             }
 
     def goodbyes(self) -> frozenset[str]:
@@ -206,7 +216,9 @@ class RecordTable:
     def shortest_interval(self) -> float:
         """Return the shortest interval that a connected peer has announced; infinite if none has."""
         with self._lock:
-            return min((m.interval for m in self._members.values() if m.connected), default=math.inf)
+            return min(
+                (m.interval for m in self._members.values() if m.connected), default=math.inf
+            )
 
     def next_end(self) -> float:
         """Return when the first connected peer's announcements run out; infinite if none do."""
@@ -216,7 +228,11 @@ class RecordTable:
     def silent(self, now: float) -> list[str]:
         """Return the connected peers whose announcements have run out: they stopped talking but kept the line open."""
         with self._lock:
-            return [i for i, member in self._members.items() if member.connected and member.expires <= now]
+            return [
+                i
+                for i, member in self._members.items()
+                if member.connected and member.expires <= now
+            ]
 
     # Connections
 
@@ -281,7 +297,9 @@ class RecordTable:
                 return
             before = member.peer
             member.peer = None if before is None else replace(before, host=host)
-            member.provided_at = None if member.provided_at is None else replace(member.provided_at, host=host)
+            member.provided_at = (
+                None if member.provided_at is None else replace(member.provided_at, host=host)
+            )
         if member.peer != before:
             self._changed()
 
@@ -381,7 +399,9 @@ class RecordTable:
 
     def _present(self) -> list[str]:
         """Return the connected peers, but for those that are leaving: somebody may have reached one once more."""
-        return [i for i, member in self._members.items() if member.connected and i not in self._goodbyes]
+        return [
+            i for i, member in self._members.items() if member.connected and i not in self._goodbyes
+        ]
 
     def _room(self, member: _Member) -> int:
         """Return how many more records may be held of a peer.
@@ -393,7 +413,9 @@ class RecordTable:
         members = self._members.values()
         left = MAX_RECORDS - sum(each.size for each in members)
         part = MAX_RECORDS // 2 // max(1, len(members)) - member.size
-        at_place = MAX_RECORDS_PER_PLACE - sum(each.size for each in members if each.place == member.place)
+        at_place = MAX_RECORDS_PER_PLACE - sum(
+            each.size for each in members if each.place == member.place
+        )
         return min(max(left, part), at_place)
 
     def _add(self, member: _Member, target: set[bytes], keys: Iterable[bytes]) -> int:

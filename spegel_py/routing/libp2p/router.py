@@ -59,7 +59,9 @@ class Libp2pRouter:
         self._carried = carried
         self._rng = rng or random.Random()
         self._table = RecordTable(rng=self._rng)
-        self._keys: dict[bytes, float | None] = {}  # with when it was pulled, of a tag, on the monotonic clock
+        self._keys: dict[
+            bytes, float | None
+        ] = {}  # with when it was pulled, of a tag, on the monotonic clock
         self._thread: TrioThread | None = None
         self._service: Service | None = None
         self._given_up = asyncio.Event()
@@ -97,17 +99,25 @@ class Libp2pRouter:
 
     # The port
 
-    async def lookup(self, key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
+    async def lookup(
+        self, key: str, *, limit: int, max_age: float = math.inf
+    ) -> AsyncIterator[Peer]:
         hashed, now = name_hash(key), time.monotonic()
         found = self._table.providers(hashed, now, max_age=max_age)[:limit]
         for peer in found:
             yield peer
-        if len(found) >= limit or self._table.knows_all(now) or (found and not self._table.is_partial()):
+        if (
+            len(found) >= limit
+            or self._table.knows_all(now)
+            or (found and not self._table.is_partial())
+        ):
             return
         async for peer in self._hop(hashed, limit, {peer.id for peer in found}):
             yield peer
 
-    async def advertise(self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING) -> None:
+    async def advertise(
+        self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING
+    ) -> None:
         ahead = time.time() - time.monotonic()
         hashed = {name_hash(key): pulled[key] - ahead if key in pulled else None for key in keys}
         self._keys.update(hashed)
@@ -245,7 +255,9 @@ class Libp2pRouter:
         local.add(self._keys)
         local.age(_times(self._keys))
         # a table of its own for each life: one that was left behind may wake up, and must not write into this one's
-        self._table = RecordTable(rng=self._rng, changed=partial(_set_soon, self.courier.changed, loop))
+        self._table = RecordTable(
+            rng=self._rng, changed=partial(_set_soon, self.courier.changed, loop)
+        )
         service = Service(
             settings=self._settings,
             table=self._table,
@@ -258,7 +270,9 @@ class Libp2pRouter:
         thread = TrioThread(service.run)
         await thread.start()
         self._service, self._thread = service, thread
-        self._begin(replace(self._life, number=self._life.number + 1, is_up=True, since=time.monotonic()))
+        self._begin(
+            replace(self._life, number=self._life.number + 1, is_up=True, since=time.monotonic())
+        )
         if missed := {key: at for key, at in self._keys.items() if key not in local.keys}:
             await self._tell(service.advertise, missed.keys(), _times(missed))
         log.info("libp2p up", addresses=service.addresses())
@@ -278,7 +292,10 @@ class Libp2pRouter:
             died = time.monotonic()
             self._begin(replace(self._life, is_up=False, since=died, died=died, cause=repr(death)))
             deaths = 1 if time.monotonic() - born > STEADY_AFTER else deaths + 1
-            log.error("libp2p side died; serving local content only until it is up again", error=repr(death))
+            log.error(
+                "libp2p side died; serving local content only until it is up again",
+                error=repr(death),
+            )
             while True:
                 delay = RESTART_DELAYS[min(deaths, len(RESTART_DELAYS)) - 1]
                 await asyncio.sleep(delay)
@@ -292,7 +309,10 @@ class Libp2pRouter:
     async def _end_of(self, thread: TrioThread) -> BaseException | None:
         """Return what a life died of; one that was given up is left behind, since a thread cannot be ended."""
         self._given_up.clear()
-        end, given_up = asyncio.ensure_future(thread.ended()), asyncio.ensure_future(self._given_up.wait())
+        end, given_up = (
+            asyncio.ensure_future(thread.ended()),
+            asyncio.ensure_future(self._given_up.wait()),
+        )
         try:
             await asyncio.wait((end, given_up), return_when=asyncio.FIRST_COMPLETED)
             if end.done():

@@ -98,7 +98,9 @@ class Service:
             dropped=dropped,
             rng=rng,
         )
-        server = KademliaServer(self._host, kademlia.Answers(self._providers, self._closest, self._provide, dropped))
+        server = KademliaServer(
+            self._host, kademlia.Answers(self._providers, self._closest, self._provide, dropped)
+        )
         receiver = announce.Receiver(
             table=table,
             clock=time.monotonic,
@@ -115,7 +117,9 @@ class Service:
         if settings.shares:
             self._host.set_stream_handler(questions.PROTOCOL, Answers(answer, dropped).handle)
 
-    async def run(self, stop: trio.Event, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, stop: trio.Event, task_status: TaskStatus = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Listen and tend peers until `stop` is set, then say goodbye."""
         listen = listen_addresses(self._settings.host, self._settings.port)
         async with (
@@ -157,7 +161,9 @@ class Service:
                 expected = ID.from_base58(target.peer) if target.peer else None
                 nursery.start_soon(self._mesh.reach, [Multiaddr(target.address)], expected)
         own = str(self._host.get_id())
-        return sum(target.peer != own and not self._mesh.is_own(target.address) for target in targets)
+        return sum(
+            target.peer != own and not self._mesh.is_own(target.address) for target in targets
+        )
 
     async def seek(self) -> None:
         """Dial a few of the peers that were lost."""
@@ -167,7 +173,9 @@ class Service:
         """Shut the sockets from another thread, of a life that does not answer and is left behind."""
         compat.shut_sockets(self._host)
 
-    async def hop(self, key: bytes, found: Callable[[Peer], None], limit: int, known: set[str]) -> None:
+    async def hop(
+        self, key: bytes, found: Callable[[Peer], None], limit: int, known: set[str]
+    ) -> None:
         """Ask the peers closest to a key for its providers; call `found` with each that is not known, up to `limit`."""
         own = str(self._host.get_id())
         seen, taken = {own, *known}, {own, *known}
@@ -180,7 +188,9 @@ class Service:
 
         async def meet(contact: Contact) -> None:
             """Offer a provider that is not connected once it is: until then its address is another one's word."""
-            dialled = [address for address in contact.addresses if not kademlia.is_registry(address)]
+            dialled = [
+                address for address in contact.addresses if not kademlia.is_registry(address)
+            ]
             await self._mesh.meet([Contact(contact.id, tuple(dialled))], within=self._mesh.hearsay)
             take(self._usable(contact))
 
@@ -223,7 +233,10 @@ class Service:
         return self._table.address(name) or self._at(contact.id, contact.addresses)
 
     def _providers(self, key: bytes) -> list[Contact]:
-        found = [self._with_registry(peer) for peer in self._table.providers(key, time.monotonic())[: kademlia.CLOSEST]]
+        found = [
+            self._with_registry(peer)
+            for peer in self._table.providers(key, time.monotonic())[: kademlia.CLOSEST]
+        ]
         if key in self._local.keys:
             found.insert(0, Contact(self._host.get_id(), tuple(self._provider_addresses())))
         return found
@@ -235,7 +248,11 @@ class Service:
     def _provider_addresses(self) -> list[Multiaddr]:
         own = kademlia.own_addresses(self._host)
         port = self._settings.registry_port
-        hosts = [self._settings.registry_host] if self._settings.registry_host else [str(a).split("/")[2] for a in own]
+        hosts = (
+            [self._settings.registry_host]
+            if self._settings.registry_host
+            else [str(a).split("/")[2] for a in own]
+        )
         return [*own, *(kademlia.registry_address(Peer("", host, port)) for host in hosts)]
 
     def _closest(self, raw: bytes) -> list[Contact]:

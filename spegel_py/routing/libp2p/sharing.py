@@ -54,7 +54,9 @@ class LocalKeys:
 
     def age(self, pulled: Mapping[bytes, float]) -> bool:
         """Note when tags among the keys were pulled; say whether any of it is new."""
-        fresh = {key: at for key, at in pulled.items() if key in self.keys and self.pulled.get(key) != at}
+        fresh = {
+            key: at for key, at in pulled.items() if key in self.keys and self.pulled.get(key) != at
+        }
         self.pulled.update(fresh)
         self.pulls += bool(fresh)
         return bool(fresh)
@@ -92,12 +94,16 @@ class Share:
         """The peer lost track: begin again with the whole set."""
         self._started = False
 
-    def next_frames(self, local: LocalKeys, part: Collection[bytes] | None, now: float) -> list[Frame]:
+    def next_frames(
+        self, local: LocalKeys, part: Collection[bytes] | None, now: float
+    ) -> list[Frame]:
         """Return the frames that bring the peer up to date; `part` is what it should hold, None for everything."""
         if not self._started or (part is None) != (self._told is None):
             frames = self._whole(local, part)
         else:
-            frames = self._everything_changed(local) if part is None else self._part_changed(set(part))
+            frames = (
+                self._everything_changed(local) if part is None else self._part_changed(set(part))
+            )
         if frames or self._pulls != local.pulls:
             frames += self._ages(local, now)
         return frames
@@ -130,10 +136,18 @@ class Share:
 
     def _ages(self, local: LocalKeys, now: float) -> list[Frame]:
         """Return what is new of the times at which the tags that the peer was told were pulled."""
-        told = local.pulled if self._told is None else {k: at for k, at in local.pulled.items() if k in self._told}
-        fresh = [(key, max(0, round(now - at))) for key, at in told.items() if self._aged.get(key) != at]
+        told = (
+            local.pulled
+            if self._told is None
+            else {k: at for k, at in local.pulled.items() if k in self._told}
+        )
+        fresh = [
+            (key, max(0, round(now - at))) for key, at in told.items() if self._aged.get(key) != at
+        ]
         self._aged, self._pulls = dict(told), local.pulls
-        return [Ages(tuple(fresh[i : i + KEYS_PER_FRAME])) for i in range(0, len(fresh), KEYS_PER_FRAME)]
+        return [
+            Ages(tuple(fresh[i : i + KEYS_PER_FRAME])) for i in range(0, len(fresh), KEYS_PER_FRAME)
+        ]
 
 
 def _bounded(added: bool, keys: tuple[bytes, ...]) -> list[Frame]:

@@ -60,7 +60,9 @@ class StandardLink:
                     told.clear()
                     renew = trio.current_time() + STANDARD_REPROVIDE
                 if missing := part - told:
-                    await self._kademlia.add_providers(self._peer, missing, self._provider_addresses())
+                    await self._kademlia.add_providers(
+                        self._peer, missing, self._provider_addresses()
+                    )
                 told = part
                 with trio.move_on_at(renew):
                     await news.wait()

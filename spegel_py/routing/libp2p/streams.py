@@ -51,7 +51,9 @@ class ProposedStream:
         stream.set_protocol(protocol)
         self._stream = stream
         self._protocol = protocol
-        self._proposal = encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(protocol.encode())
+        self._proposal = encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(
+            protocol.encode()
+        )
         self._agreement = self._proposal
         self._ahead = b""
 
@@ -68,7 +70,9 @@ class ProposedStream:
             self._ahead += data
             expected = self._agreement
             if not expected.startswith(self._ahead[: len(expected)]):
-                raise PeerUnreachable(f"{self._stream.muxed_conn.peer_id} does not speak {self._protocol}")
+                raise PeerUnreachable(
+                    f"{self._stream.muxed_conn.peer_id} does not speak {self._protocol}"
+                )
             if len(self._ahead) >= len(expected):
                 self._ahead, self._agreement = self._ahead[len(expected) :], b""
         if not self._ahead:
@@ -132,7 +136,13 @@ class Exchanges(Generic[T]):
     """
 
     def __init__(
-        self, host: BasicHost, protocol: TProtocol, *, timeout: float, most: int | None = None, is_known: bool = False
+        self,
+        host: BasicHost,
+        protocol: TProtocol,
+        *,
+        timeout: float,
+        most: int | None = None,
+        is_known: bool = False,
     ) -> None:
         self._host = host
         self._protocol = protocol
@@ -207,7 +217,9 @@ class Exchanges(Generic[T]):
 
     def _take(self, peer: ID) -> Stream | None:
         kept = self._idle.pop(peer, [])
-        fresh = [(since, stream) for since, stream in kept if trio.current_time() - since < KEEP_STREAM]
+        fresh = [
+            (since, stream) for since, stream in kept if trio.current_time() - since < KEEP_STREAM
+        ]
         if not fresh:
             return None
         if fresh[:-1]:
@@ -216,7 +228,9 @@ class Exchanges(Generic[T]):
 
     def _keep(self, peer: ID, stream: Stream) -> None:
         now = trio.current_time()
-        for name, kept in list(self._idle.items()):  # of those that are gone too; the other side closes them by itself
+        for name, kept in list(
+            self._idle.items()
+        ):  # of those that are gone too; the other side closes them by itself
             if kept[-1][0] + KEEP_STREAM < now:
                 del self._idle[name]
         kept = self._idle.setdefault(peer, [])

@@ -48,7 +48,9 @@ class TrioThread:
             async with asyncio.timeout(START_TIMEOUT):
                 await asyncio.shield(self._started)
         except TimeoutError:
-            raise RouterUnavailable(f"the libp2p side was not up within {START_TIMEOUT} s") from None
+            raise RouterUnavailable(
+                f"the libp2p side was not up within {START_TIMEOUT} s"
+            ) from None
 
     async def call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Run an async function on the Trio side and return its result; RouterUnavailable if that side is down."""
@@ -58,7 +60,9 @@ class TrioThread:
         reply: asyncio.Future[T] = self._loop.create_future()
         self._replies.add(reply)
         try:
-            token.run_sync_soon(self._take_up, partial(self._answer, reply, scope, function, args), reply)
+            token.run_sync_soon(
+                self._take_up, partial(self._answer, reply, scope, function, args), reply
+            )
             return await reply
         except trio.RunFinishedError:
             raise RouterUnavailable("the libp2p side is not running") from None

@@ -45,5 +45,9 @@ class Twins:
     def current(self) -> Mapping[str, str]:
         """Return those that were met lately, each with its sentence."""
         oldest = self._clock() - REMEMBERED
-        self._met = {subject: (at, detail) for subject, (at, detail) in list(self._met.items()) if at >= oldest}
+        self._met = {
+            subject: (at, detail)
+            for subject, (at, detail) in list(self._met.items())
+            if at >= oldest
+        }
         return {subject: detail for subject, (_, detail) in self._met.items()}

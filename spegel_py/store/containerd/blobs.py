@@ -44,7 +44,9 @@ class Blobs(Protocol):
         """Return every blob there is."""
         ...
 
-    async def present(self, digests: Collection[Digest], *, anew: Collection[Digest] = ()) -> frozenset[Digest]:
+    async def present(
+        self, digests: Collection[Digest], *, anew: Collection[Digest] = ()
+    ) -> frozenset[Digest]:
         """Return those of the digests whose blobs are there; `anew` are asked of containerd again."""
         ...
 
@@ -89,10 +91,14 @@ class FileBlobs:
 
     async def all(self) -> frozenset[Digest]:
         found = await asyncio.to_thread(self._list)
-        self._lengths = {digest: lengths for digest, lengths in self._lengths.items() if digest in found}
+        self._lengths = {
+            digest: lengths for digest, lengths in self._lengths.items() if digest in found
+        }
         return found
 
-    async def present(self, digests: Collection[Digest], *, anew: Collection[Digest] = ()) -> frozenset[Digest]:
+    async def present(
+        self, digests: Collection[Digest], *, anew: Collection[Digest] = ()
+    ) -> frozenset[Digest]:
         if len(digests) > FEW:
             here = await asyncio.to_thread(self._pick, digests, ANYHOW)
         else:
@@ -171,7 +177,9 @@ class RemoteBlobs:
     async def all(self) -> frozenset[Digest]:
         return await self._records.list()
 
-    async def present(self, digests: Collection[Digest], *, anew: Collection[Digest] = ()) -> frozenset[Digest]:
+    async def present(
+        self, digests: Collection[Digest], *, anew: Collection[Digest] = ()
+    ) -> frozenset[Digest]:
         return await self._records.look(digests)
 
 

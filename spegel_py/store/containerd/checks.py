@@ -21,15 +21,21 @@ def check_socket(socket: Path) -> None:
     try:
         mode = socket.stat().st_mode
     except PermissionError as error:
-        raise ConfigError(f"{socket} cannot be reached by user {os.geteuid()}; run as root") from error
+        raise ConfigError(
+            f"{socket} cannot be reached by user {os.geteuid()}; run as root"
+        ) from error
     except FileNotFoundError as error:
-        raise StoreUnavailable(f"there is no {socket} yet; start containerd, or {advice}") from error
+        raise StoreUnavailable(
+            f"there is no {socket} yet; start containerd, or {advice}"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{socket} cannot be reached: {error.strerror}; {advice}") from error
     if not stat.S_ISSOCK(mode):
         raise ConfigError(f"{socket} is not a socket; {advice}")
     if not os.access(socket, os.R_OK | os.W_OK):
-        raise ConfigError(f"{socket} may not be used by user {os.geteuid()}; run as root or change its group")
+        raise ConfigError(
+            f"{socket} may not be used by user {os.geteuid()}; run as root or change its group"
+        )
 
 
 def check_content_path(content_path: Path | None) -> None:
@@ -37,15 +43,23 @@ def check_content_path(content_path: Path | None) -> None:
 
     A daemon that never pulled has nothing there: an empty folder is right, and none in a folder of containerd's.
     """
-    if content_path is None or (not content_path.exists() and (content_path.parent / _METADATA).is_dir()):
+    if content_path is None or (
+        not content_path.exists() and (content_path.parent / _METADATA).is_dir()
+    ):
         return
     advice = "mount containerd's io.containerd.content.v1.content there, or set it empty to read over the socket"
     if not content_path.exists():
-        raise StoreUnavailable(f"there is no content path {content_path} yet; start containerd, or {advice}")
+        raise StoreUnavailable(
+            f"there is no content path {content_path} yet; start containerd, or {advice}"
+        )
     if not content_path.is_dir():
         raise ConfigError(f"the content path {content_path} is not a folder; {advice}")
     if not os.access(content_path, os.R_OK | os.X_OK):
-        raise ConfigError(f"the content path {content_path} cannot be read by user {os.geteuid()}; run as root")
+        raise ConfigError(
+            f"the content path {content_path} cannot be read by user {os.geteuid()}; run as root"
+        )
     names = {path.name for path in content_path.iterdir()}
     if names and not names & {"blobs", "ingest"}:
-        raise ConfigError(f"the content path {content_path} holds neither blobs nor ingest; {advice}")
+        raise ConfigError(
+            f"the content path {content_path} holds neither blobs nor ingest; {advice}"
+        )

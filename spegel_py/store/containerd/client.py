@@ -44,7 +44,10 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # the default of 120 s would leave a restarted daemon unnoticed
+    (
+        "grpc.max_reconnect_backoff_ms",
+        1000,
+    ),  # the default of 120 s would leave a restarted daemon unnoticed
 ]
 
 
@@ -105,7 +108,9 @@ class Client:
     Use it as an async context manager. Methods raise StoreUnavailable while the daemon is away.
     """
 
-    def __init__(self, *, socket: Path, namespace: str = "k8s.io", timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, *, socket: Path, namespace: str = "k8s.io", timeout: float = TIMEOUT
+    ) -> None:
         self.socket = socket
         self.namespace = namespace
         self._timeout = timeout
@@ -119,7 +124,10 @@ class Client:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._channel.close()
 
@@ -136,7 +144,9 @@ class Client:
 
     async def images(self) -> list[NamedImage]:
         """Return all images; those whose target is no digest of ours are left out."""
-        answer = await self.ask(f"{_IMAGES}/List", images_pb2.ListImagesRequest(), images_pb2.ListImagesResponse)
+        answer = await self.ask(
+            f"{_IMAGES}/List", images_pb2.ListImagesRequest(), images_pb2.ListImagesResponse
+        )
         found = []
         for one in answer.images:
             try:
@@ -170,7 +180,9 @@ class Client:
 
     async def _infos(self) -> AsyncIterator[tuple[Digest, Any]]:
         request = content_pb2.ListContentRequest()
-        async for answer in self._stream(f"{_CONTENT}/List", request, content_pb2.ListContentResponse):
+        async for answer in self._stream(
+            f"{_CONTENT}/List", request, content_pb2.ListContentResponse
+        ):
             for info in answer.info:
                 try:
                     yield Digest.parse(info.digest), info
@@ -182,7 +194,9 @@ class Client:
         if not length:
             return  # to containerd a size of 0 means to the end
         request = content_pb2.ReadContentRequest(digest=str(digest), offset=start, size=length)
-        async for answer in self._stream(f"{_CONTENT}/Read", request, content_pb2.ReadContentResponse):
+        async for answer in self._stream(
+            f"{_CONTENT}/Read", request, content_pb2.ReadContentResponse
+        ):
             yield answer.data
 
     async def events(self) -> AsyncGenerator[StoreEvent | None, None]:
@@ -191,7 +205,9 @@ class Client:
         It has no deadline: silence is normal, and a daemon that dies closes the socket.
         """
         request = events_pb2.SubscribeRequest(
-            filters=[f'namespace=="{self.namespace}",topic~="^/(images|content)/(create|update|delete)$"']
+            filters=[
+                f'namespace=="{self.namespace}",topic~="^/(images|content)/(create|update|delete)$"'
+            ]
         )
         with _errors():
             call = self._channel.unary_stream(
@@ -216,14 +232,20 @@ class Client:
         """Return the answer to one call, also of services that other modules of this package speak."""
         with _errors():
             call = self._channel.unary_unary(
-                method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
+                method,
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=answer.FromString,
             )
             return await call(request, metadata=self._metadata, timeout=self._timeout)
 
-    async def _stream(self, method: str, request: Message, answer: type[Message]) -> AsyncIterator[Any]:
+    async def _stream(
+        self, method: str, request: Message, answer: type[Message]
+    ) -> AsyncIterator[Any]:
         with _errors():
             call = self._channel.unary_stream(
-                method, request_serializer=type(request).SerializeToString, response_deserializer=answer.FromString
+                method,
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=answer.FromString,
             )(request, metadata=self._metadata)
             try:
                 while True:
@@ -243,7 +265,9 @@ def _errors() -> Iterator[None]:
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             raise ContentNotFound(f"containerd: {error.details()}") from error
-        raise StoreUnavailable(f"containerd: {error.code().name.lower()}: {error.details()}") from error
+        raise StoreUnavailable(
+            f"containerd: {error.code().name.lower()}: {error.details()}"
+        ) from error
     except TimeoutError as error:
         raise StoreUnavailable("containerd does not answer in time") from error
     except grpc.aio.UsageError as error:  # the channel is closed: this node is stopping
@@ -255,7 +279,9 @@ def _image(image: Any) -> NamedImage:
     try:
         child = Child(Digest.parse(target.digest), target.size, target.media_type)
     except DigestInvalid as error:
-        raise ContentNotFound(f"the image {image.name} points at no digest: {error.message}") from error
+        raise ContentNotFound(
+            f"the image {image.name} points at no digest: {error.message}"
+        ) from error
     return NamedImage(
         name=image.name,
         target=child,

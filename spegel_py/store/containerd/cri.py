@@ -48,7 +48,10 @@ async def cri_status(client: Client) -> CriStatus:
         answer = await client.ask(f"{_RUNTIME}/Status", request, cri_pb2.StatusResponse)
     except StoreUnavailable as error:
         cause = error.__cause__
-        if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+        if (
+            isinstance(cause, grpc.aio.AioRpcError)
+            and cause.code() is grpc.StatusCode.UNIMPLEMENTED
+        ):
             return CriStatus(is_served=False)
         raise
     info = {entry.key: entry.value for entry in answer.info}
@@ -64,7 +67,9 @@ async def content_root(client: Client) -> Path | None:
 
 async def _exports(client: Client, kind: str, name: str) -> dict[str, str]:
     request = introspection_pb2.PluginsRequest(filters=[f'type=="{kind}",id=="{name}"'])
-    answer = await client.ask(f"{_INTROSPECTION}/Plugins", request, introspection_pb2.PluginsResponse)
+    answer = await client.ask(
+        f"{_INTROSPECTION}/Plugins", request, introspection_pb2.PluginsResponse
+    )
     return {export.key: export.value for plugin in answer.plugins for export in plugin.exports}
 
 
@@ -72,7 +77,8 @@ def _from_exports(exports: dict[str, str]) -> ImageSettings | None:
     if "RegistryConfigPath" not in exports:
         return None
     return ImageSettings(
-        config_path=exports["RegistryConfigPath"], discards_layers=exports.get("DiscardUnpackedLayers") == "true"
+        config_path=exports["RegistryConfigPath"],
+        discards_layers=exports.get("DiscardUnpackedLayers") == "true",
     )
 
 

@@ -45,7 +45,11 @@ class ContainerdIngests:
     def _find(self, digest: Digest, reach: Reach) -> Found:
         """Return the ingest of a digest that was written to last: others were left behind."""
         with ExitStack() as opened:
-            found = [one for folder in self._folders(digest, reach) if (one := self._open(folder, reach, opened))]
+            found = [
+                one
+                for folder in self._folders(digest, reach)
+                if (one := self._open(folder, reach, opened))
+            ]
             if not found:
                 raise ContentNotFound(f"{digest} is not being pulled")
             newest = max(found, key=lambda one: os.fstat(one.fd).st_mtime_ns)
@@ -55,7 +59,9 @@ class ContainerdIngests:
         ends = (f"-{digest}", f"@{digest}")
         folders = reach.names(self._root, FOLDER)  # none where nothing was pulled yet
         refs = ((folder, reach.read(self._root, FOLDER, folder, "ref")) for folder in folders)
-        return [folder for folder, ref in refs if ref.startswith(self._begin) and ref.endswith(ends)]
+        return [
+            folder for folder, ref in refs if ref.startswith(self._begin) and ref.endswith(ends)
+        ]
 
     def _open(self, folder: str, reach: Reach, opened: ExitStack) -> Found | None:
         total = as_total(reach.read(self._root, FOLDER, folder, "total"))

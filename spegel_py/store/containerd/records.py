@@ -50,13 +50,18 @@ class Records:
                 raise
         else:
             if not is_held:
-                raise ContentNotFound(f"no content {digest} in the namespace {self._client.namespace}")
+                raise ContentNotFound(
+                    f"no content {digest} in the namespace {self._client.namespace}"
+                )
 
     async def list(self) -> frozenset[Digest]:
         """Ask for all records, which replaces what was known, and return the digests."""
         found = await self._client.content()
         same: dict[frozenset[str], frozenset[str]] = {}  # thousands of blobs have the same sources
-        self._sources = {digest: same.setdefault(record.sources, record.sources) for digest, record in found.items()}
+        self._sources = {
+            digest: same.setdefault(record.sources, record.sources)
+            for digest, record in found.items()
+        }
         self._has_heard = True
         return frozenset(self._sources)
 

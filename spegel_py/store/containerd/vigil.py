@@ -49,10 +49,17 @@ class Vigil:
 
     def due(self, now: float) -> frozenset[Digest]:
         """Return what to look at now, and a little ahead, so that looks are shared."""
-        return frozenset(digest for digest, watch in self._watches.items() if watch.due <= now + FIRST / 2)
+        return frozenset(
+            digest for digest, watch in self._watches.items() if watch.due <= now + FIRST / 2
+        )
 
     def looked(
-        self, digests: Iterable[Digest], *, present: Collection[Digest], held: Collection[Digest], now: float
+        self,
+        digests: Iterable[Digest],
+        *,
+        present: Collection[Digest],
+        held: Collection[Digest],
+        now: float,
     ) -> None:
         """Note a look at `digests`, of which `present` are there and `held` belong to images; plan the next."""
         for digest in digests:

@@ -102,7 +102,9 @@ class ContainerdWatcher:
             except* StoreUnavailable as group:
                 pause = RETRY_FIRST if session.has_listed else pause
                 if self._away is None:
-                    log.warning("containerd is away", socket=str(session.client.socket), error=_first(group))
+                    log.warning(
+                        "containerd is away", socket=str(session.client.socket), error=_first(group)
+                    )
                     self._away = time.monotonic()
                     self._is_back.clear()
             with suppress(TimeoutError):
@@ -225,14 +227,19 @@ class _Session:
         self.ledger.add(str(digest) for digest in told)
         self.ledger.tag(tags)
         here = {name for name, image in self.images.items() if image.target.digest in digests}
-        self.ledger.remove(name for name in here - tags.keys() if _is_tag(name))  # others are digests
+        self.ledger.remove(
+            name for name in here - tags.keys() if _is_tag(name)
+        )  # others are digests
         self.ledger.remove(str(digest) for digest in digests if digest not in told)
         return present
 
     async def _relist(self) -> None:
         """Find the images that changed without an event, and the blobs that went; walk no others."""
         held = self._held()
-        told, before = {one for one in held if str(one) in self.ledger}, set(filter(self._is_shared, held))
+        told, before = (
+            {one for one in held if str(one) in self.ledger},
+            set(filter(self._is_shared, held)),
+        )
         gone = told - await self.records.list()
         self._tell_origins()
         if changed := gone | (before ^ set(filter(self._is_shared, held))):

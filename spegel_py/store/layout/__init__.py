@@ -7,4 +7,11 @@ from spegel_py.store.layout.store import LayoutStore
 from spegel_py.store.layout.watcher import LayoutWatcher
 from spegel_py.store.layout.writer import LayoutWriter
 
-__all__ = ["BlobWriter", "LayoutIngests", "LayoutStore", "LayoutWatcher", "LayoutWriter", "check_layout"]
+__all__ = [
+    "BlobWriter",
+    "LayoutIngests",
+    "LayoutStore",
+    "LayoutWatcher",
+    "LayoutWriter",
+    "check_layout",
+]

@@ -34,7 +34,9 @@ class BlobWriter:
     and not to be resumed: whoever commits last wins, with the same bytes. `total` is for those who read it meanwhile.
     """
 
-    def __init__(self, *, folder: Path, digest: Digest, is_durable: bool, total: int | None = None) -> None:
+    def __init__(
+        self, *, folder: Path, digest: Digest, is_durable: bool, total: int | None = None
+    ) -> None:
         self._folder = folder
         self._digest = digest
         self._is_durable = is_durable
@@ -61,7 +63,10 @@ class BlobWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -113,8 +118,12 @@ class BlobWriter:
         if self._fd < 0:
             return
         with suppress(OSError):  # a disk that takes nothing any more
-            _total_of(self._path).unlink(missing_ok=True)  # nobody writes now, so nobody reads meanwhile
-        if not self._is_committed and not (self._is_shared and self.offset):  # nothing that could be gone on with
+            _total_of(self._path).unlink(
+                missing_ok=True
+            )  # nobody writes now, so nobody reads meanwhile
+        if not self._is_committed and not (
+            self._is_shared and self.offset
+        ):  # nothing that could be gone on with
             self._path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
@@ -176,5 +185,7 @@ def disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreUnavailable(f"the disk under {where} is full; make room and run again, it goes on") from error
+            raise StoreUnavailable(
+                f"the disk under {where} is full; make room and run again, it goes on"
+            ) from error
         raise StoreUnavailable(f"{where} cannot be written: {error.strerror}") from error

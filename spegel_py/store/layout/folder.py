@@ -59,7 +59,9 @@ def check_layout(root: Path) -> None:
         raise ConfigError(f"{root} is not an OCI image layout: {error}; {advice}") from error
     version = marker.get("imageLayoutVersion") if isinstance(marker, dict) else None
     if version != VERSION:
-        raise ConfigError(f"{root} is an OCI image layout of version {version!r}, not {VERSION}; {advice}")
+        raise ConfigError(
+            f"{root} is an OCI image layout of version {version!r}, not {VERSION}; {advice}"
+        )
 
 
 def identity(root: Path) -> tuple[int, int]:
@@ -105,7 +107,9 @@ def scan(root: Path) -> Scan:
         try:
             _scan(folder, algorithm, blobs, refused)
         except OSError as error:  # the disk fails
-            raise StoreUnavailable(f"the image layout {root} cannot be read: {error.strerror}") from error
+            raise StoreUnavailable(
+                f"the image layout {root} cannot be read: {error.strerror}"
+            ) from error
         finally:
             os.close(folder)
     return Scan(blobs, frozenset(refused))
@@ -121,7 +125,10 @@ def _scan(folder: int, algorithm: str, blobs: dict[Digest, Signature], refused: 
     with os.scandir(folder) as entries:
         for entry in entries:
             try:
-                digest, status = Digest.parse(f"{algorithm}:{entry.name}"), entry.stat(follow_symlinks=False)
+                digest, status = (
+                    Digest.parse(f"{algorithm}:{entry.name}"),
+                    entry.stat(follow_symlinks=False),
+                )
             except (DigestInvalid, FileNotFoundError):  # a temporary name; just removed
                 continue
             if stat.S_ISREG(status.st_mode):
@@ -149,7 +156,11 @@ def _tag(entry: object, written: float) -> tuple[str, Tag] | None:
         reference, digest = Reference.parse(name), Digest.parse(str(entry.get("digest")))
     except OCIError:
         return None
-    return (name, Tag(digest, _pulled(annotations.get(PULLED), written))) if reference.name == name else None
+    return (
+        (name, Tag(digest, _pulled(annotations.get(PULLED), written)))
+        if reference.name == name
+        else None
+    )
 
 
 def _pulled(text: object, written: float) -> float:

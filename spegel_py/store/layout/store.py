@@ -77,7 +77,11 @@ class LayoutStore:
             self._tags = {}
         except (ValueError, RecursionError, OSError, StoreUnavailable) as error:
             if not self._index_was_bad:
-                log.warning("index.json cannot be read, keeping the tags known", root=str(self.root), error=str(error))
+                log.warning(
+                    "index.json cannot be read, keeping the tags known",
+                    root=str(self.root),
+                    error=str(error),
+                )
             self._index_was_bad = True
         else:
             self._index_was_bad = False

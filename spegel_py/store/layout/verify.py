@@ -72,7 +72,9 @@ class Verdicts:
 
     def due(self, digest: Digest, signature: Signature, now: float) -> float:
         """Return when a file that did not match has lain still for long enough."""
-        changed = min(signature.ctime_ns / 1e9, now)  # a clock that was set back must not make us wait for it
+        changed = min(
+            signature.ctime_ns / 1e9, now
+        )  # a clock that was set back must not make us wait for it
         return changed + max(self._settle, PATIENCE * self._judged[digest].took)
 
     def record(self, digest: Digest, signature: Signature, *, is_good: bool, took: float) -> None:
@@ -132,7 +134,9 @@ class Verifier:
         hashing = self._running.get(key)
         if hashing is None or hashing.stop.is_set():
             stop = threading.Event()
-            hashing = _Hashing(asyncio.create_task(self._judge(digest, signature, os.dup(fd), stop)), stop)
+            hashing = _Hashing(
+                asyncio.create_task(self._judge(digest, signature, os.dup(fd), stop)), stop
+            )
             self._running[key] = hashing
         hashing.waiters += 1
         try:
@@ -144,11 +148,15 @@ class Verifier:
                 if self._running.get(key) is hashing:
                     del self._running[key]
 
-    async def _judge(self, digest: Digest, signature: Signature, fd: int, stop: threading.Event) -> bool:
+    async def _judge(
+        self, digest: Digest, signature: Signature, fd: int, stop: threading.Event
+    ) -> bool:
         started = time.monotonic()
         is_good = await asyncio.to_thread(_matches, digest, signature, fd, stop)
         if not stop.is_set():
-            self.verdicts.record(digest, signature, is_good=is_good, took=time.monotonic() - started)
+            self.verdicts.record(
+                digest, signature, is_good=is_good, took=time.monotonic() - started
+            )
             self.verdict(digest, signature)
         return is_good
 

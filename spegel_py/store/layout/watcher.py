@@ -113,7 +113,10 @@ class _Session:
         while True:
             self.wake.clear()
             began = time.monotonic()
-            scan, tags = await asyncio.to_thread(folder.scan, self.store.root), await self.store.tags()
+            scan, tags = (
+                await asyncio.to_thread(folder.scan, self.store.root),
+                await self.store.tags(),
+            )
             took = time.monotonic() - began
             keys, due = self._judge(scan)
             told = {
@@ -147,7 +150,9 @@ class _Session:
                 keys.add(key)
             if verdict is Verdict.UNKNOWN and digest not in self.queued:
                 self.queued.add(digest)
-                self.queue.put_nowait((signature.size, digest))  # small first: manifests are of use at once
+                self.queue.put_nowait(
+                    (signature.size, digest)
+                )  # small first: manifests are of use at once
             elif verdict in (Verdict.UNSETTLED, Verdict.BAD):
                 now = time.time()
                 soon = verdicts.due(digest, signature, now)
@@ -170,7 +175,9 @@ class _Session:
     ) -> tuple[set[str], dict[str, float]]:
         """Return those of the keys, and of the tags that are told, that no filter keeps here."""
         self.store.named = named = await self._named(tags)
-        shared = {digest for digest, repositories in named.items() if self.filters.shares(repositories)}
+        shared = {
+            digest for digest, repositories in named.items() if self.filters.shares(repositories)
+        }
         return {str(digest) for digest in shared if str(digest) in keys}, {
             name: pulled
             for name, pulled in told.items()
@@ -202,12 +209,19 @@ class _Session:
             async with aclosing(_changes(root)) as batches:
                 async for changes in batches:
                     self._check_same(known)
-                    if changes or not is_heard:  # what came after the first listing and before the watch is not told
+                    if (
+                        changes or not is_heard
+                    ):  # what came after the first listing and before the watch is not told
                         self.wake.set()
                     is_heard = True
         except OSError as error:
             self._check_same(known)
-            log.warning("no inotify watch, listing by the clock", root=str(root), error=str(error), seconds=POLL)
+            log.warning(
+                "no inotify watch, listing by the clock",
+                root=str(root),
+                error=str(error),
+                seconds=POLL,
+            )
         while True:
             await asyncio.sleep(POLL)
             self._check_same(known)
@@ -215,7 +229,9 @@ class _Session:
 
     def _check_same(self, known: tuple[int, int]) -> None:
         if folder.identity(self.store.root) != known:
-            raise StoreUnavailable(f"the image layout {self.store.root} was replaced by another folder")
+            raise StoreUnavailable(
+                f"the image layout {self.store.root} was replaced by another folder"
+            )
 
 
 def _changes(root: Path) -> AsyncGenerator[set[FileChange], None]:

@@ -51,14 +51,18 @@ class LayoutWriter:
             root.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in root.iterdir()}
             if names - {MARKER, INDEX, BLOBS, LOCK} and MARKER not in names:
-                raise ConfigError(f"{root} holds other files and is not an OCI image layout; give an empty folder")
+                raise ConfigError(
+                    f"{root} holds other files and is not an OCI image layout; give an empty folder"
+                )
             (root / BLOBS / "sha256").mkdir(parents=True, exist_ok=True)
             with writer._locked():
                 if not (root / INDEX).exists():
                     empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
                     writer._replace(root / INDEX, json.dumps(empty).encode())
                 if not (root / MARKER).exists():
-                    writer._replace(root / MARKER, json.dumps({"imageLayoutVersion": VERSION}).encode())
+                    writer._replace(
+                        root / MARKER, json.dumps({"imageLayoutVersion": VERSION}).encode()
+                    )
         return writer
 
     def path(self, digest: Digest) -> Path:
@@ -85,7 +89,9 @@ class LayoutWriter:
 
         With `total`, the bytes that it will have, nodes may give peers what is there of it before it is complete.
         """
-        return BlobWriter(folder=self.root / BLOBS, digest=digest, is_durable=self.is_durable, total=total)
+        return BlobWriter(
+            folder=self.root / BLOBS, digest=digest, is_durable=self.is_durable, total=total
+        )
 
     def put(self, data: bytes, algorithm: str = "sha256") -> Digest:
         """Add a blob that is at hand in memory."""
@@ -107,7 +113,10 @@ class LayoutWriter:
             "mediaType": root.media_type,
             "digest": str(root.digest),
             "size": root.size,
-            "annotations": {REF_NAME: name, PULLED: datetime.now(UTC).isoformat(timespec="milliseconds")},
+            "annotations": {
+                REF_NAME: name,
+                PULLED: datetime.now(UTC).isoformat(timespec="milliseconds"),
+            },
         }
         self._change_index(lambda entries: [*_without(entries, name), entry])
 
@@ -121,7 +130,9 @@ class LayoutWriter:
                 index = json.loads((self.root / INDEX).read_bytes())
                 index["manifests"] = change(index.get("manifests") or [])
             except (ValueError, TypeError, AttributeError) as error:
-                raise ConfigError(f"{self.root / INDEX} is not an image index; repair or remove it") from error
+                raise ConfigError(
+                    f"{self.root / INDEX} is not an image index; repair or remove it"
+                ) from error
             self._replace(self.root / INDEX, json.dumps(index).encode())
 
     @contextmanager

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str]) -> int:
         os.execvpe("unshare", ["unshare", "--net", *again], os.environ | {_INSIDE: "1"})
     names = [name for name in options.only or commands.HOSTS if name not in commands.missing()]
     try:
-        given, samples = asyncio.run(_run(names, arguments, QUICK if options.quick else FULL, options.match))
+        given, samples = asyncio.run(
+            _run(names, arguments, QUICK if options.quick else FULL, options.match)
+        )
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     found = rows(samples)
@@ -54,14 +56,26 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.dataplane", description="Compare data planes.")
-    parser.add_argument("--quick", action="store_true", help="one round of little: under a minute, for a smoke test")
-    parser.add_argument("--only", action="append", choices=commands.HOSTS, metavar="NAME", help="run it; repeatable")
-    parser.add_argument("--match", default="", metavar="TEXT", help="measure only what has this in its name")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.dataplane", description="Compare data planes."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of little: under a minute, for a smoke test"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=commands.HOSTS, metavar="NAME", help="run it; repeatable"
+    )
+    parser.add_argument(
+        "--match", default="", metavar="TEXT", help="measure only what has this in its name"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the CPU seconds per GB")
-    parser.add_argument("--strict", action="store_true", help="end with 1 if anything fails that is wanted")
+    parser.add_argument(
+        "--strict", action="store_true", help="end with 1 if anything fails that is wanted"
+    )
     return parser.parse_args(arguments)
 
 
@@ -73,16 +87,26 @@ async def _run(
     with tempfile.TemporaryDirectory(prefix="bench-dataplane-") as folder:
         obstacle = slow_disk.obstacle(Path(folder))
         given = conditions(arguments, scale, obstacle)
-        planned = [cell for cell in cells(scale.clients, with_slow_disk=not obstacle) if match in named(cell)]
+        planned = [
+            cell
+            for cell in cells(scale.clients, with_slow_disk=not obstacle)
+            if match in named(cell)
+        ]
         meter = Meter()
         async with _started(names, Path(folder), scale) as (bench, found):
             samples: list[Sample] = []
             given["run"] = "whole"
             try:
                 for number, cell, candidate in turns(found, planned, scale.rounds):
-                    print(f"round {number + 1}: {named(cell)}: {candidate.name}", file=sys.stderr, flush=True)
+                    print(
+                        f"round {number + 1}: {named(cell)}: {candidate.name}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     samples.append(await _sample(bench, number, cell, candidate))
-            except asyncio.CancelledError:  # a long run that is ended early has still measured something
+            except (
+                asyncio.CancelledError
+            ):  # a long run that is ended early has still measured something
                 given["run"] = f"ended in round {number + 1}"
         seconds, others = meter.read()
     given["run"] += f", {seconds:.0f} s, in which others used {others:.2f} cores"
@@ -99,7 +123,9 @@ async def _sample(bench: Bench, number: int, cell: Cell, candidate: Candidate) -
 
 
 @asynccontextmanager
-async def _started(names: Sequence[str], folder: Path, scale: Scale) -> AsyncIterator[tuple[Bench, list[Candidate]]]:
+async def _started(
+    names: Sequence[str], folder: Path, scale: Scale
+) -> AsyncIterator[tuple[Bench, list[Candidate]]]:
     """Run containerd, which holds one image, the peer, which holds another, and the candidates."""
     async with AsyncExitStack() as stack:
         daemon = Daemon(folder=folder / "containerd", has_cri=False)

@@ -21,7 +21,9 @@ async def _serve(folder: Path, peer: str) -> web.Application:
 
     async def relay(request: web.Request) -> web.StreamResponse:
         async with session.get(peer + request.path_qs) as found:
-            response = web.StreamResponse(headers={"Content-Length": found.headers["Content-Length"]})
+            response = web.StreamResponse(
+                headers={"Content-Length": found.headers["Content-Length"]}
+            )
             await response.prepare(request)
             async for piece in found.content.iter_any():
                 await response.write(piece)
@@ -34,4 +36,10 @@ async def _serve(folder: Path, peer: str) -> web.Application:
 
 if __name__ == "__main__":
     host, port, folder, peer = sys.argv[1:]
-    web.run_app(_serve(Path(folder), peer), host=host, port=int(port), access_log=None, handler_cancellation=True)
+    web.run_app(
+        _serve(Path(folder), peer),
+        host=host,
+        port=int(port),
+        access_log=None,
+        handler_cancellation=True,
+    )

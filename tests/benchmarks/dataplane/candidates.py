@@ -51,17 +51,27 @@ async def start(
         await peer.start(lambda: _has_output(peer), deadline=_START)
         peer_id = peer.output.split()[-1]
         yield [
-            await _start(stack, name, folder, await commands.command(name, folder / name, daemon, peer_id), content)
+            await _start(
+                stack,
+                name,
+                folder,
+                await commands.command(name, folder / name, daemon, peer_id),
+                content,
+            )
             for name in names
         ]
 
 
-async def _start(stack: AsyncExitStack, name: str, folder: Path, command: Sequence[str], content: Content) -> Candidate:
+async def _start(
+    stack: AsyncExitStack, name: str, folder: Path, command: Sequence[str], content: Content
+) -> Candidate:
     candidate = Candidate(name, _process(name, folder, command))
     stack.push_async_callback(candidate.process.end)
 
     async def finds_all() -> bool:
-        statuses = [await asyncio.to_thread(_status, candidate.address, path) for path in content.paths()]
+        statuses = [
+            await asyncio.to_thread(_status, candidate.address, path) for path in content.paths()
+        ]
         return all(status == 200 for status in statuses)
 
     await candidate.process.start(finds_all, deadline=_START)
@@ -71,7 +81,9 @@ async def _start(stack: AsyncExitStack, name: str, folder: Path, command: Sequen
 
 
 def _process(name: str, folder: Path, command: Sequence[str]) -> Process:
-    return Process(command=command, log=folder / f"{name}.log", environment={"PYTHONPATH": str(machine.ROOT)})
+    return Process(
+        command=command, log=folder / f"{name}.log", environment={"PYTHONPATH": str(machine.ROOT)}
+    )
 
 
 async def _has_output(process: Process) -> bool:

@@ -32,7 +32,9 @@ class Connection:
     """One kept connection whose bodies are thrown away: by the kernel, or after they were copied out of it."""
 
     def __init__(self, address: Sequence[Any], *, is_copying: bool) -> None:
-        self._socket = socket.create_connection((str(address[0]), int(address[1])), timeout=_SILENCE)
+        self._socket = socket.create_connection(
+            (str(address[0]), int(address[1])), timeout=_SILENCE
+        )
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._flags = 0 if is_copying else socket.MSG_TRUNC  # tcp(7): discarded, not copied
         self._buffer = bytearray(_BUFFER)
@@ -47,7 +49,9 @@ class Connection:
         status, length, received = self._head()
         first = time.perf_counter() if received else 0.0
         while received < length:
-            count = self._socket.recv_into(self._buffer, min(_BUFFER, length - received), self._flags)
+            count = self._socket.recv_into(
+                self._buffer, min(_BUFFER, length - received), self._flags
+            )
             now = time.perf_counter()
             first = first or now
             received += count
@@ -142,4 +146,6 @@ def _all(function: Callable[[Any], None], each: Sequence[Any]) -> None:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    print(json.dumps({"fetch": fetch, "first_byte": first_byte, "probe": probe}[given["do"]](given)))
+    print(
+        json.dumps({"fetch": fetch, "first_byte": first_byte, "probe": probe}[given["do"]](given))
+    )

@@ -63,7 +63,11 @@ def missing() -> dict[str, str]:
     """Return which candidates cannot run here, and why."""
     found = {} if SPEGEL else {REFERENCE: "SPEGEL_BIN names no binary"}
     needed = {"Go": "go", "nginx": "nginx"}
-    return found | {name: f"no {command} here" for name, command in needed.items() if shutil.which(command) is None}
+    return found | {
+        name: f"no {command} here"
+        for name, command in needed.items()
+        if shutil.which(command) is None
+    }
 
 
 async def prepare_network() -> None:
@@ -80,7 +84,11 @@ def peer_command(blobs: Path) -> list[str]:
 async def command(name: str, folder: Path, daemon: Daemon, peer_id: str) -> list[str]:
     """Return the command of a candidate, which may use `folder`; Go's is built first."""
     folder.mkdir()
-    host, blobs, peer = HOSTS[name], daemon.content_path / "blobs" / "sha256", f"{PEER}:{REGISTRY_PORT}"
+    host, blobs, peer = (
+        HOSTS[name],
+        daemon.content_path / "blobs" / "sha256",
+        f"{PEER}:{REGISTRY_PORT}",
+    )
     match name:
         case "Go":
             source = Path(__file__).with_name("proxy.go")
@@ -95,7 +103,14 @@ async def command(name: str, folder: Path, daemon: Daemon, peer_id: str) -> list
         case _:
             program = [SPEGEL, "registry"]
             if name in VERIFIED:
-                program = [sys.executable, "-m", "spegel_py", "registry", "--verify-blobs", VERIFIED[name]]
+                program = [
+                    sys.executable,
+                    "-m",
+                    "spegel_py",
+                    "registry",
+                    "--verify-blobs",
+                    VERIFIED[name],
+                ]
             return [*program, *_flags(host, folder, daemon, peer_id)]
 
 

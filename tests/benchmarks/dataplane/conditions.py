@@ -17,7 +17,9 @@ from tests.benchmarks.dataplane.plan import Scale
 
 def conditions(arguments: Sequence[str], scale: Scale, obstacle: str) -> dict[str, Any]:
     """Return the conditions by name; `obstacle` says why there is no slow disk, if so."""
-    left_out = [f"{name} ({reason})" for name, reason in missing().items()] + ([obstacle] if obstacle else [])
+    left_out = [f"{name} ({reason})" for name, reason in missing().items()] + (
+        [obstacle] if obstacle else []
+    )
     return machine.conditions() | {
         "command": shlex.join(["python", "-m", "tests.benchmarks.dataplane", *arguments]),
         "Spegel": _spegel() if SPEGEL else "none",
@@ -29,7 +31,8 @@ def conditions(arguments: Sequence[str], scale: Scale, obstacle: str) -> dict[st
         "clients": "processes beside the servers, over loopback; zero-copy: recv with MSG_TRUNC, copying: recv_into",
         "CPU": "user and system time of the server's processes; of relays the relay's alone",
         "verifying": "a spegel-py with --verify-blobs all, the other has it off; by default one blob in 32 is verified",
-        "slow disk": obstacle or f"{scale.disk_rate / 1e6:.0f} MB/s by the block I/O controller, cold page cache",
+        "slow disk": obstacle
+        or f"{scale.disk_rate / 1e6:.0f} MB/s by the block I/O controller, cold page cache",
         "left out": ", ".join(left_out) or "nothing",
     }
 

@@ -38,7 +38,11 @@ class Content:
 
     def paths(self) -> dict[str, Digest]:
         """Return the path of everything that is asked for, with the digest of what is to come."""
-        blobs = {_path("blobs", digest): digest for served in self.served.values() for digest in served.blobs.values()}
+        blobs = {
+            _path("blobs", digest): digest
+            for served in self.served.values()
+            for digest in served.blobs.values()
+        }
         return blobs | {self.manifest(): self.served["local"].manifest}
 
 

@@ -14,7 +14,15 @@ from tests.benchmarks import machine
 from tests.benchmarks.dataplane import slow_disk
 from tests.benchmarks.dataplane.candidates import Candidate
 from tests.benchmarks.dataplane.content import Content
-from tests.benchmarks.dataplane.plan import STREAMS, Cell, FirstByte, Manifests, Scale, Source, Streams
+from tests.benchmarks.dataplane.plan import (
+    STREAMS,
+    Cell,
+    FirstByte,
+    Manifests,
+    Scale,
+    Source,
+    Streams,
+)
 from tests.benchmarks.figures import percentile
 
 _PAUSE = 0.005
@@ -46,7 +54,11 @@ class Bench:
             case FirstByte():
                 path = self.content.blob(cell.source, "small")
                 found = await _client(
-                    candidate, do="first_byte", path=path, requests=self.scale.first_bytes, is_copying=False
+                    candidate,
+                    do="first_byte",
+                    path=path,
+                    requests=self.scale.first_bytes,
+                    is_copying=False,
                 )
                 return _times(found["times"])
 
@@ -74,15 +86,26 @@ class Bench:
         """Time manifests beside streams; from a slow disk they read different parts of the blob."""
         apart = self.scale.blobs["large"] // STREAMS if cell.is_slow else 0
         starts = [number * apart for number in range(STREAMS)]
-        probe = await _start(candidate, do="probe", path=self.content.manifest(), pause=_PAUSE, is_copying=True)
+        probe = await _start(
+            candidate, do="probe", path=self.content.manifest(), pause=_PAUSE, is_copying=True
+        )
         try:
-            found = await self._fetch(candidate, cell.source, "large", starts=starts, requests=1, is_copying=False)
+            found = await self._fetch(
+                candidate, cell.source, "large", starts=starts, requests=1, is_copying=False
+            )
         finally:
             answer = await _result(probe)
         return _times(answer["times"]) | {"rate": found["bytes"] / 1e9 / found["seconds"]}
 
     async def _fetch(
-        self, candidate: Candidate, source: Source, blob: str, *, starts: list[int], requests: int, is_copying: bool
+        self,
+        candidate: Candidate,
+        source: Source,
+        blob: str,
+        *,
+        starts: list[int],
+        requests: int,
+        is_copying: bool,
     ) -> dict[str, Any]:
         return await _client(
             candidate,
@@ -96,7 +119,11 @@ class Bench:
 
 
 def _times(seconds: list[float]) -> dict[str, float]:
-    return {"p50": percentile(seconds, 0.5) * 1000, "p99": percentile(seconds, 0.99) * 1000, "count": len(seconds)}
+    return {
+        "p50": percentile(seconds, 0.5) * 1000,
+        "p99": percentile(seconds, 0.99) * 1000,
+        "count": len(seconds),
+    }
 
 
 async def _client(candidate: Candidate, **task: Any) -> dict[str, Any]:
@@ -106,7 +133,11 @@ async def _client(candidate: Candidate, **task: Any) -> dict[str, Any]:
 async def _start(candidate: Candidate, **task: Any) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tests.benchmarks.dataplane.client", json.dumps(task | {"address": candidate.address})),
+        *(
+            "-m",
+            "tests.benchmarks.dataplane.client",
+            json.dumps(task | {"address": candidate.address}),
+        ),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

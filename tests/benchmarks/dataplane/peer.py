@@ -34,7 +34,9 @@ class Handler(BaseHTTPRequestHandler):
     folder: Path
 
     def do_GET(self) -> None:
-        pull = PullRequest.parse(method=self.command, target=self.path, headers=self.headers.items())
+        pull = PullRequest.parse(
+            method=self.command, target=self.path, headers=self.headers.items()
+        )
         assert pull.digest is not None, "only blobs are asked for"
         with (self.folder / pull.digest.hex).open("rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -110,12 +110,24 @@ Cell = Streams | Manifests | FirstByte
 
 def cells(clients: Sequence[int], *, with_slow_disk: bool) -> list[Cell]:
     """Return all that is measured of every candidate in every round."""
-    streams = [Streams(source, count, reading) for source in SOURCES for reading in READINGS for count in clients]
+    streams = [
+        Streams(source, count, reading)
+        for source in SOURCES
+        for reading in READINGS
+        for count in clients
+    ]
     slow = [Manifests("local", is_slow=True)] if with_slow_disk else []
-    return [*streams, *(Manifests(source) for source in SOURCES), *slow, *(FirstByte(source) for source in SOURCES)]
+    return [
+        *streams,
+        *(Manifests(source) for source in SOURCES),
+        *slow,
+        *(FirstByte(source) for source in SOURCES),
+    ]
 
 
-def turns(candidates: Sequence[T], cells: Sequence[Cell], rounds: int) -> Iterator[tuple[int, Cell, T]]:
+def turns(
+    candidates: Sequence[T], cells: Sequence[Cell], rounds: int
+) -> Iterator[tuple[int, Cell, T]]:
     """Yield round, cell and candidate: candidates follow each other within a cell, since noise comes and goes within
     minutes, and another one begins each time, since the first finds other caches than the last.
     """

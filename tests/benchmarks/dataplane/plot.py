@@ -23,7 +23,9 @@ def svg(names: Sequence[str], rows: Sequence[Row], caption: str) -> str:
     panel = _HEIGHT + 84
     parts = [_legend(names)]
     for number, (source, bars) in enumerate(groups.items()):
-        parts += _panel(f"{source} blobs: CPU seconds per GB", names, bars, _TOP + number * panel, width)
+        parts += _panel(
+            f"{source} blobs: CPU seconds per GB", names, bars, _TOP + number * panel, width
+        )
     height = _TOP + panel * len(groups)
     return drawing(width, height, [text(8, 18, caption), *parts])
 
@@ -47,7 +49,10 @@ def _groups(rows: Sequence[Row], source: Source) -> dict[str, Mapping[str, float
 def _legend(names: Sequence[str]) -> str:
     parts = []
     for number, name in enumerate(names):
-        parts += [bar(8 + 90 * number, 30, 11, 11, _COLOURS[number]), text(24 + 90 * number, 40, name)]
+        parts += [
+            bar(8 + 90 * number, 30, 11, 11, _COLOURS[number]),
+            text(24 + 90 * number, 40, name),
+        ]
     return "\n".join(parts)
 
 
@@ -56,18 +61,29 @@ def _bar_width(names: Sequence[str]) -> float:
 
 
 def _panel(
-    title: str, names: Sequence[str], groups: Mapping[str, Mapping[str, float]], top: float, width: float
+    title: str,
+    names: Sequence[str],
+    groups: Mapping[str, Mapping[str, float]],
+    top: float,
+    width: float,
 ) -> list[str]:
     most = max((value for values in groups.values() for value in values.values()), default=1.0)
     parts = [text(8, top - 10, title)]
     for share in (0.0, 0.5, 1.0):
         y = top + _HEIGHT * (1 - share)
-        parts += [f'<path d="M{_LEFT} {y:.1f}H{width - 10}" stroke="#ddd"/>', text(8, y + 4, f"{most * share:.3f}")]
+        parts += [
+            f'<path d="M{_LEFT} {y:.1f}H{width - 10}" stroke="#ddd"/>',
+            text(8, y + 4, f"{most * share:.3f}"),
+        ]
     thick = _bar_width(names)
     for number, (label, values) in enumerate(groups.items()):
         left = _LEFT + number * (thick * len(names) + _GAP) + _GAP / 2
         parts.append(text(left, top + _HEIGHT + 16, label))
         for place, name in enumerate(names):
             height = _HEIGHT * values.get(name, 0.0) / most
-            parts.append(bar(left + place * thick, top + _HEIGHT - height, thick - 2, height, _COLOURS[place]))
+            parts.append(
+                bar(
+                    left + place * thick, top + _HEIGHT - height, thick - 2, height, _COLOURS[place]
+                )
+            )
     return parts

@@ -42,7 +42,12 @@ def disk(path: Path) -> str:
     """Return major:minor of the whole disk that holds a path. Raises OSError where it is on none (tmpfs, overlay)."""
     number = path.stat().st_dev
     block = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve(strict=True)
-    return (block.parent if (block / "partition").exists() else block).joinpath("dev").read_text().strip()
+    return (
+        (block.parent if (block / "partition").exists() else block)
+        .joinpath("dev")
+        .read_text()
+        .strip()
+    )
 
 
 def forget(path: Path) -> None:

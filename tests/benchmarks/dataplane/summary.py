@@ -80,12 +80,20 @@ def rows(samples: Sequence[Sample]) -> list[Row]:
     for cell in dict.fromkeys(sample.cell for sample in samples):
         of_cell = [sample for sample in samples if sample.cell == cell]
         found += [_row(cell, shown, of_cell) for shown in _shown(cell)]
-    return [row for row in found if row.unit != _REFUSED or any(value > 0 for value in row.values.values())]
+    return [
+        row
+        for row in found
+        if row.unit != _REFUSED or any(value > 0 for value in row.values.values())
+    ]
 
 
 def failures(samples: Sequence[Sample]) -> list[str]:
     """Return a line for each measurement that failed."""
-    return [f"{named(one.cell)}, {one.candidate}, round {one.round + 1}: {one.error}" for one in samples if one.error]
+    return [
+        f"{named(one.cell)}, {one.candidate}, round {one.round + 1}: {one.error}"
+        for one in samples
+        if one.error
+    ]
 
 
 def named(cell: Cell) -> str:
@@ -94,7 +102,9 @@ def named(cell: Cell) -> str:
         case Streams(source=source, clients=clients, reading=reading):
             return f"{source}, {clients} {reading} client{'s' if clients > 1 else ''}"
         case Manifests(source=source, is_slow=is_slow):
-            return f"manifest beside {STREAMS} {source} blobs{' from a slow disk' if is_slow else ''}"
+            return (
+                f"manifest beside {STREAMS} {source} blobs{' from a slow disk' if is_slow else ''}"
+            )
         case FirstByte(source=source):
             return f"first byte of a {source} blob"
 
@@ -108,7 +118,12 @@ def _shown(cell: Cell) -> Iterator[_Shown]:
         yield _Shown(value="refused", unit=_REFUSED, combine=sum)
         return
     yield _Shown(value="p50", unit="ms", suffix=", p50")
-    yield _Shown(value="p99", unit="ms", suffix=", p99", wanted=MANIFEST_P99 if isinstance(cell, Manifests) else None)
+    yield _Shown(
+        value="p99",
+        unit="ms",
+        suffix=", p99",
+        wanted=MANIFEST_P99 if isinstance(cell, Manifests) else None,
+    )
 
 
 def _row(cell: Cell, shown: _Shown, samples: Sequence[Sample]) -> Row:

@@ -53,18 +53,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.flash", description="Play flash crowds.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.flash", description="Play flash crowds."
+    )
     parser.add_argument("--quick", action="store_true", help="one small crowd: about a minute")
-    parser.add_argument("--only", action="append", choices=CANDIDATES, metavar="NAME", help="play it; repeatable")
-    parser.add_argument("--match", default="", metavar="TEXT", help="play only crowds that have this in their names")
+    parser.add_argument(
+        "--only", action="append", choices=CANDIDATES, metavar="NAME", help="play it; repeatable"
+    )
+    parser.add_argument(
+        "--match", default="", metavar="TEXT", help="play only crowds that have this in their names"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw it")
-    parser.add_argument("--strict", action="store_true", help="end with 1 if anything wanted is missed")
+    parser.add_argument(
+        "--strict", action="store_true", help="end with 1 if anything wanted is missed"
+    )
     return parser.parse_args(arguments)
 
 
-async def _run(cases: Sequence[Case], names: Sequence[str], rounds: list[tuple[Case, Round]]) -> None:
+async def _run(
+    cases: Sequence[Case], names: Sequence[str], rounds: list[tuple[Case, Round]]
+) -> None:
     """Play, and add what came of each crowd: of those too that were played before it was cut short."""
     end_in_good_order()
     async with start_lab(nodes=max((case.nodes for case in cases), default=1)) as lab:

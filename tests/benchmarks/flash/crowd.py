@@ -45,9 +45,14 @@ async def play(lab: Lab, case: Case, candidate: str) -> Outcome:
                 lab.registry.forget()
                 began = time.monotonic()
                 pulls = await asyncio.gather(
-                    *(_pull(node, reference, number * case.stagger) for number, node in enumerate(crowd))
+                    *(
+                        _pull(node, reference, number * case.stagger)
+                        for number, node in enumerate(crowd)
+                    )
                 )
-                return _outcome(lab, image, [*pulls], time.monotonic() - began, running.cpu() - before)
+                return _outcome(
+                    lab, image, [*pulls], time.monotonic() - began, running.cpu() - before
+                )
     finally:
         await asyncio.gather(*(node.cri.remove(reference) for node in nodes))
 
@@ -55,7 +60,9 @@ async def play(lab: Lab, case: Case, candidate: str) -> Outcome:
 async def _push(lab: Lab, shape: Shape) -> tuple[str, Image]:
     """Push an image that nobody has seen."""
     seed = secrets.token_hex(8)
-    image = await asyncio.to_thread(images.image, seed, layers=shape.layers, size=shape.megabytes * MEGABYTE)
+    image = await asyncio.to_thread(
+        images.image, seed, layers=shape.layers, size=shape.megabytes * MEGABYTE
+    )
     reference = lab.name(f"flash/app:{seed}")
     await lab.registry.push(reference, image)
     return reference, image
@@ -90,7 +97,9 @@ async def _pull(node: Node, reference: str, delay: float) -> tuple[float, str]:
     return time.monotonic() - began, ""
 
 
-def _outcome(lab: Lab, image: Image, pulls: list[tuple[float, str]], makespan: float, cpu: float) -> Outcome:
+def _outcome(
+    lab: Lab, image: Image, pulls: list[tuple[float, str]], makespan: float, cpu: float
+) -> Outcome:
     answered = [one for one in lab.registry.requests("GET") if one.status in (200, 206)]
     return Outcome(
         seconds=tuple(seconds for seconds, _ in pulls),
@@ -106,7 +115,10 @@ def _outcome(lab: Lab, image: Image, pulls: list[tuple[float, str]], makespan: f
 @asynccontextmanager
 async def _limited(lab: Lab, case: Case, nodes: list[Node]) -> AsyncIterator[None]:
     """Limit what the registry and the nodes send."""
-    limits = [(lab.registry.namespace, case.upstream), *((node.namespace, case.upload) for node in nodes)]
+    limits = [
+        (lab.registry.namespace, case.upstream),
+        *((node.namespace, case.upload) for node in nodes),
+    ]
     async with AsyncExitStack() as stack:
         for namespace, rate in limits:
             if rate:

@@ -60,7 +60,10 @@ async def mirrors(candidate: str, nodes: list[Node]) -> AsyncIterator[Mirrors]:
         processes: list[Process] = []
         if candidate in _SHARES:
             processes = await asyncio.gather(
-                *(node.start_spegel(share_in_flight=_SHARES[candidate], log_level="WARNING") for node in nodes)
+                *(
+                    node.start_spegel(share_in_flight=_SHARES[candidate], log_level="WARNING")
+                    for node in nodes
+                )
             )
         elif candidate == SPEGEL:
             processes = await _start_spegel(nodes)

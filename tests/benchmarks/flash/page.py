@@ -26,9 +26,13 @@ _HEAD = (
 
 def markdown(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]) -> str:
     """Return the page: conditions, the table, and what was missed."""
-    rows = [_row(case, name, outcome) for case, outcomes in rounds for name, outcome in outcomes.items()]
+    rows = [
+        _row(case, name, outcome) for case, outcomes in rounds for name, outcome in outcomes.items()
+    ]
     lines = [f"- {name}: {flat(value)}" for name, value in conditions.items()]
-    return "\n".join(["# Flash crowds", "", *lines, "", aligned([_HEAD, *rows]), "", *verdicts(rounds), ""])
+    return "\n".join(
+        ["# Flash crowds", "", *lines, "", aligned([_HEAD, *rows]), "", *verdicts(rounds), ""]
+    )
 
 
 def verdicts(rounds: Sequence[tuple[Case, Round]]) -> list[str]:

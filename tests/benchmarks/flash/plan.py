@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 MEGABYTE = 1_000_000
 
-ALONE, NO_MIRROR, OFF, SHARING, SPEGEL = "one node, no mirror", "no mirror", "not sharing", "sharing", "Spegel"
+ALONE, NO_MIRROR, OFF, SHARING, SPEGEL = (
+    "one node, no mirror",
+    "no mirror",
+    "not sharing",
+    "sharing",
+    "Spegel",
+)
 """Who is compared; `ALONE` is what one node needs that has the registry to itself."""
 CANDIDATES = (ALONE, NO_MIRROR, OFF, SHARING, SPEGEL)
 
@@ -46,7 +52,9 @@ class Case:
         uploads = f", nodes send {self.upload}" if self.upload else ""
         held = ", one has it" if self.held else ""
         limit = self.upstream or "unlimited"
-        return f"{self.nodes} nodes{held}, {self.shape.name}, registry sends {limit}{uploads}{starts}"
+        return (
+            f"{self.nodes} nodes{held}, {self.shape.name}, registry sends {limit}{uploads}{starts}"
+        )
 
 
 FIVE, ONE, TWENTY = Shape(5, 20), Shape(1, 100), Shape(20, 5)

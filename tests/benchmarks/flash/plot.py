@@ -9,7 +9,13 @@ from tests.benchmarks.flash.outcome import Outcome, Round
 from tests.benchmarks.flash.plan import ALONE, NO_MIRROR, OFF, SHARING, SPEGEL, Case
 from tests.benchmarks.svg import bar, drawing, text
 
-_COLOURS = {ALONE: "#9a9a9a", NO_MIRROR: "#e0a030", OFF: "#8fc7ae", SPEGEL: "#00add8", SHARING: "#0b6e4f"}
+_COLOURS = {
+    ALONE: "#9a9a9a",
+    NO_MIRROR: "#e0a030",
+    OFF: "#8fc7ae",
+    SPEGEL: "#00add8",
+    SHARING: "#0b6e4f",
+}
 _LEFT, _PANEL, _BAR, _GAP, _TOP = 8, 300, 14, 30, 72
 
 
@@ -24,7 +30,10 @@ def svg(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]) -> 
     height = _TOP
     for number, (title, value) in enumerate(panels):
         left = _LEFT + number * (_PANEL + 90)
-        most = max((value(each) for _, outcomes in rounds for each in outcomes.values()), default=0.0) or 1.0
+        most = (
+            max((value(each) for _, outcomes in rounds for each in outcomes.values()), default=0.0)
+            or 1.0
+        )
         parts.append(text(left, _TOP - 12, title))
         y: float = _TOP
         for case, outcomes in rounds:
@@ -36,7 +45,9 @@ def svg(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]) -> 
                 parts += [
                     bar(left, y, max(1.0, round(length, 1)), _BAR - 3, _COLOURS[name]),
                     text(
-                        left + length + 4, y + 10, f"{value(outcome):.2f}" if number == 0 else f"{value(outcome):.1f}"
+                        left + length + 4,
+                        y + 10,
+                        f"{value(outcome):.2f}" if number == 0 else f"{value(outcome):.1f}",
                     ),
                 ]
                 y += _BAR
@@ -48,5 +59,8 @@ def svg(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]) -> 
 def _legend() -> list[str]:
     parts = []
     for number, (name, colour) in enumerate(_COLOURS.items()):
-        parts += [bar(_LEFT + 130 * number, 28, 11, 11, colour), text(_LEFT + 16 + 130 * number, 38, name)]
+        parts += [
+            bar(_LEFT + 130 * number, 28, 11, 11, colour),
+            text(_LEFT + 16 + 130 * number, 38, name),
+        ]
     return parts

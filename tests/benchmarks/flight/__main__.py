@@ -22,16 +22,26 @@ questions in a second; whoever waits for too long goes upstream by itself."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one row for each scene; 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.flight", description=__doc__)
-    parser.add_argument("--nodes", type=int, action="append", metavar="COUNT", help="only so many; repeatable")
+    parser.add_argument(
+        "--nodes", type=int, action="append", metavar="COUNT", help="only so many; repeatable"
+    )
     parser.add_argument("--seed", type=int, default=1, help="another cluster (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
     options = parser.parse_args(arguments)
     results = []
-    print(" nodes churn starts one node makespan upstream msgs/node depth sent up alone  queue       have it")
+    print(
+        " nodes churn starts one node makespan upstream msgs/node depth sent up alone  queue       have it"
+    )
     for nodes in options.nodes or SIZES:
         for churn in CHURN:
             began = time.monotonic()
-            results.append(simulate(Scene(nodes=nodes, churn=churn, spread=max(2, nodes / STARTS), seed=options.seed)))
+            results.append(
+                simulate(
+                    Scene(
+                        nodes=nodes, churn=churn, spread=max(2, nodes / STARTS), seed=options.seed
+                    )
+                )
+            )
             print(row(results[-1]), flush=True)
             print(f"{time.monotonic() - began:.1f} s of work", file=sys.stderr)
     if options.json:

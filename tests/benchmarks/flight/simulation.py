@@ -16,7 +16,18 @@ from enum import Enum, auto
 from functools import partial
 from random import Random
 
-from spegel_py.flight.messages import Alone, Ask, Follow, Lead, Note, Question, Reply, Role, Wait, Why
+from spegel_py.flight.messages import (
+    Alone,
+    Ask,
+    Follow,
+    Lead,
+    Note,
+    Question,
+    Reply,
+    Role,
+    Wait,
+    Why,
+)
 from spegel_py.flight.rendezvous import stewards
 from spegel_py.flight.rules import Rules
 from spegel_py.flight.steward import Steward
@@ -169,7 +180,11 @@ class Simulation:
     # Bytes
 
     def _flow(self) -> None:
-        active = [n for n in self._nodes.values() if n.is_alive and n.state not in (State.DONE, State.ASKING)]
+        active = [
+            n
+            for n in self._nodes.values()
+            if n.is_alive and n.state not in (State.DONE, State.ASKING)
+        ]
         fetching = sum(node.state in (State.LEADING, State.ALONE) for node in active)
         gains = [(node, self._gain(node, fetching)) for node in active]
         for node, gain in gains:
@@ -179,13 +194,19 @@ class Simulation:
                 self._finish(node)
             elif node.state is State.TAKING:
                 self._take_on(node, gain / STEP)
-            elif node.state is State.FOLLOWING and self.now - node.grew > self._rules.stall_at(node.depth):
+            elif node.state is State.FOLLOWING and self.now - node.grew > self._rules.stall_at(
+                node.depth
+            ):
                 self._complain(node, Why.STALL)
 
     def _gain(self, node: _Node, fetching: int) -> float:
         left = self.scene.size - node.have
         if node.state is State.TAKING:
-            return min(left, sum(self.scene.upload / each.feeds for each in node.holders if each.is_alive) * STEP)
+            return min(
+                left,
+                sum(self.scene.upload / each.feeds for each in node.holders if each.is_alive)
+                * STEP,
+            )
         if node.state is not State.FOLLOWING:
             gain = min(left, self.scene.upstream / fetching * STEP)
             self._fetched += gain
@@ -224,7 +245,9 @@ class Simulation:
         self._to_die -= 1
         living = [node for node in self._nodes.values() if node.is_alive]
         leaders = [node for node in living if node.state is State.LEADING]
-        victims = leaders if number == 0 else [self._nodes[self._order()[0]]] if number == 1 else living
+        victims = (
+            leaders if number == 0 else [self._nodes[self._order()[0]]] if number == 1 else living
+        )
         victim = self._random.choice([each for each in victims if each.is_alive] or living)
         self._kill(victim, silently=number % 2 == 1)
         self._join(self.now + self._random.uniform(0, self.scene.spread), at_once=False)
@@ -233,7 +256,10 @@ class Simulation:
         victim.is_alive = False
         self._unfollow(victim)
         interval = next_interval(4.0, base=4.0, peers=len(self._view))
-        self._after(TTL_FACTOR * interval if silently else SEEN, lambda: self._change(victim.id, comes=False))
+        self._after(
+            TTL_FACTOR * interval if silently else SEEN,
+            lambda: self._change(victim.id, comes=False),
+        )
         if not silently:
             for node in self._nodes.values():
                 if node.parent is victim:
@@ -251,7 +277,12 @@ class Simulation:
                 node.steward.set_members(self._view - {node.id}, self.now)
         first = self._order()[:1]
         for node in self._nodes.values():
-            if node.is_alive and node.told and node.told[:1] != first and node.state is not State.DONE:
+            if (
+                node.is_alive
+                and node.told
+                and node.told[:1] != first
+                and node.state is not State.DONE
+            ):
                 self._renew(node, node.serial, again=False)
 
     # Talking to stewards
@@ -278,7 +309,9 @@ class Simulation:
     def _take_on(self, node: _Node, rate: float) -> None:
         """Look up again where those that it takes from are gone, or slow for a while: then several at once."""
         is_slow = rate < SLOW.min_rate and self.now - node.looked > SLOW.window
-        if (is_slow or not any(holder.is_alive for holder in node.holders)) and not self._take(node, SPREAD):
+        if (is_slow or not any(holder.is_alive for holder in node.holders)) and not self._take(
+            node, SPREAD
+        ):
             self._ask(node)
 
     def _ask(self, node: _Node, bad: str | None = None, why: Why | None = None) -> None:
@@ -291,7 +324,9 @@ class Simulation:
             if node.is_alive and node.serial == serial:
                 self._obey(node, reply)
 
-        ask = Ask(DIGEST, int(node.have), held=min(FOUND, len(self._living_holders())), bad=bad, why=why)
+        ask = Ask(
+            DIGEST, int(node.have), held=min(FOUND, len(self._living_holders())), bad=bad, why=why
+        )
         self._send(node, ask, answered, self._asked_first(node))
 
     def _ask_again(self, node: _Node, serial: int) -> None:
@@ -321,7 +356,13 @@ class Simulation:
                 node.state = State.ALONE
 
     def _follow(self, node: _Node, parent: _Node, depth: int, renew: float) -> None:
-        node.state, node.parent, node.depth, node.renew, node.grew = State.FOLLOWING, parent, depth, renew, self.now
+        node.state, node.parent, node.depth, node.renew, node.grew = (
+            State.FOLLOWING,
+            parent,
+            depth,
+            renew,
+            self.now,
+        )
         parent.feeds += 1
         self._deepest = max(self._deepest, depth)
         if not parent.is_alive:
@@ -355,7 +396,9 @@ class Simulation:
         """Return the steward and those after it; who did not answer lately comes last."""
         return sorted(self._order(), key=lambda name: node.deaf.get(name, 0.0) > self.now)
 
-    def _send(self, node: _Node, question: Question, answered: Callable[[Reply], None], targets: list[str]) -> None:
+    def _send(
+        self, node: _Node, question: Question, answered: Callable[[Reply], None], targets: list[str]
+    ) -> None:
         """Put a question to the first of these stewards, or to the next one where it does not answer in time."""
         if not targets:
             answered(Alone())

@@ -59,11 +59,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.load", description="Load one node for long.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long the clients stay (default: 10)")
-    parser.add_argument("--relayed", action="store_true", help="the node has nothing, and relays all from a peer")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.load", description="Load one node for long."
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="how long the clients stay (default: 10)"
+    )
+    parser.add_argument(
+        "--relayed", action="store_true", help="the node has nothing, and relays all from a peer"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the page that is printed")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
+    )
     return parser.parse_args(arguments)
 
 
@@ -75,7 +83,9 @@ async def _all(plan: Plan, *, relayed: bool) -> list[Run]:
     return [await _one(name, plan, these, parts, relayed=relayed) for name in names]
 
 
-async def _one(name: str, plan: Plan, these: Mapping[str, Image], parts: Content, *, relayed: bool) -> Run:
+async def _one(
+    name: str, plan: Plan, these: Mapping[str, Image], parts: Content, *, relayed: bool
+) -> Run:
     print(f"{name} …", file=sys.stderr, flush=True)
     server = servers.spegel if name == "Spegel" else servers.ours
     meter = Meter()
@@ -92,7 +102,9 @@ async def _one(name: str, plan: Plan, these: Mapping[str, Image], parts: Content
     return Run(outcome, tuple(looks), tuple(answers.examples))
 
 
-async def _load(node: Process, plan: Plan, parts: Content, large: Path) -> tuple[list[Look], Answers]:
+async def _load(
+    node: Process, plan: Plan, parts: Content, large: Path
+) -> tuple[list[Look], Answers]:
     """Let the clients loose, and look at the node until they have ended."""
     task: dict[str, Any] = {
         "host": servers.HOST,
@@ -135,7 +147,8 @@ def _look(node: Process, began: float) -> Look:
         rss=machine.memory(pid).rss,
         descriptors=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
         cpu=machine.cpu_seconds(pid),
-        waited=int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9,  # of the main thread
+        waited=int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+        / 1e9,  # of the main thread
         buffers=parse_buffers(Path("/proc/net/sockstat").read_text()),
     )
 

@@ -38,12 +38,18 @@ class Content:
 def make() -> tuple[dict[str, Image], Content]:
     """Return the images by name, and the parts; the same in every run."""
     small = {
-        f"{REPOSITORY}:{number}": images.image(f"load {number}", layers=LAYERS, size=SMALL) for number in range(IMAGES)
+        f"{REPOSITORY}:{number}": images.image(f"load {number}", layers=LAYERS, size=SMALL)
+        for number in range(IMAGES)
     }
     large = images.image("load large", layers=1, size=LARGE)
     content = Content(
         manifests=[_part("manifests", image.root) for image in small.values()],
-        layers=[_part("blobs", blob) for image in small.values() for blob in image.blobs if len(blob.data) >= SMALL],
+        layers=[
+            _part("blobs", blob)
+            for image in small.values()
+            for blob in image.blobs
+            if len(blob.data) >= SMALL
+        ],
         large=_part("blobs", max(large.blobs, key=lambda blob: len(blob.data))),
     )
     return small | {f"{REPOSITORY}:large": large}, content
@@ -51,4 +57,6 @@ def make() -> tuple[dict[str, Image], Content]:
 
 def _part(kind: str, blob: Blob) -> Part:
     registry, _, repository = REPOSITORY.partition("/")
-    return Part(f"/v2/{repository}/{kind}/{blob.digest}?ns={registry}", blob.digest.hex, len(blob.data))
+    return Part(
+        f"/v2/{repository}/{kind}/{blob.digest}?ns={registry}", blob.digest.hex, len(blob.data)
+    )

@@ -63,20 +63,26 @@ class Tally:
         kind = {Wrong: "wrong", Refused: "refused"}.get(type(error), "broken")
         self.failures[kind] += 1
         if len(self.examples) < EXAMPLES:
-            self.examples.append(f"{time.strftime('%X')} {kind}: {type(error).__name__} {error}"[:200])
+            self.examples.append(
+                f"{time.strftime('%X')} {kind}: {type(error).__name__} {error}"[:200]
+            )
 
 
 class Connection:
     """One connection to the node; a slow one has small buffers, so that the node notices."""
 
-    def __init__(self, tally: Tally, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, tally: Tally, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._tally = tally
         self._reader = reader
         self._writer = writer
         tally.open += 1
 
     @classmethod
-    async def open(cls, tally: Tally, to: tuple[str, int], source: str, *, is_slow: bool = False) -> Connection:
+    async def open(
+        cls, tally: Tally, to: tuple[str, int], source: str, *, is_slow: bool = False
+    ) -> Connection:
         made = socket.socket()
         made.setblocking(False)
         if is_slow:
@@ -85,7 +91,9 @@ class Connection:
             made.bind((source, 0))
             async with asyncio.timeout(SILENCE):
                 await asyncio.get_running_loop().sock_connect(made, to)
-                reader, writer = await asyncio.open_connection(sock=made, limit=PIECE if is_slow else 128 * 1024)
+                reader, writer = await asyncio.open_connection(
+                    sock=made, limit=PIECE if is_slow else 128 * 1024
+                )
         except BaseException:
             made.close()
             raise
@@ -122,7 +130,9 @@ class Connection:
     async def _head(self, part: dict[str, Any]) -> int:
         """Send a request and read the head of the answer; return the length of the body."""
         self._tally.requests += 1
-        self._writer.write(f"GET {part['path']} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n".encode())
+        self._writer.write(
+            f"GET {part['path']} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n".encode()
+        )
         head = (await self._within(self._reader.readuntil(b"\r\n\r\n"))).decode("latin-1").lower()
         status, *lines = head.split("\r\n")
         length = int(dict(line.split(": ", 1) for line in lines if line)["content-length"])
@@ -157,18 +167,30 @@ class Clients:
             (self._plan["visitors"], self._visitor),
         ]
         return [
-            self._begin(client, self._sources[number % len(self._sources)], self._random.uniform(0, ramp))
+            self._begin(
+                client, self._sources[number % len(self._sources)], self._random.uniform(0, ramp)
+            )
             for count, client in kinds
             for number in range(count)
         ]
 
-    async def _begin(self, client: Callable[[str], Awaitable[None]], source: str, wait: float) -> None:
+    async def _begin(
+        self, client: Callable[[str], Awaitable[None]], source: str, wait: float
+    ) -> None:
         """Run a client for ever; one that fails begins anew."""
         await asyncio.sleep(wait)
         while True:
             try:
                 await client(source)
-            except (OSError, EOFError, Wrong, Refused, asyncio.LimitOverrunError, LookupError, ValueError) as error:
+            except (
+                OSError,
+                EOFError,
+                Wrong,
+                Refused,
+                asyncio.LimitOverrunError,
+                LookupError,
+                ValueError,
+            ) as error:
                 self.tally.failed(error)
                 await asyncio.sleep(AGAIN)
 
@@ -204,7 +226,9 @@ class Clients:
         connection = await Connection.open(self.tally, self._to, source, is_slow=True)
         try:
             while True:
-                await connection.read_slowly(self._parts["large"], self._plan["slow_rate"], self._content)
+                await connection.read_slowly(
+                    self._parts["large"], self._plan["slow_rate"], self._content
+                )
         finally:
             connection.close()
 
@@ -248,7 +272,10 @@ async def _run(task: dict[str, Any], content: mmap.mmap) -> dict[str, Any]:
 def main() -> None:
     """Run the task that stdin has."""
     task = json.loads(sys.stdin.read())
-    with Path(task["large"]).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with (
+        Path(task["large"]).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         print(json.dumps(uvloop.run(_run(task, content))))
 
 

@@ -25,7 +25,11 @@ class Run:
 
 def conditions(plan: Plan, *, relayed: bool) -> dict[str, Any]:
     """Return the load in words."""
-    source = "a layout folder" if not relayed else "a peer, which has everything; the node under load has nothing"
+    source = (
+        "a layout folder"
+        if not relayed
+        else "a peer, which has everything; the node under load has nothing"
+    )
     return {
         "served from": source,
         "connections": f"{plan.connections:,} from 50 addresses, opened over {plan.ramp:.0f} s",
@@ -42,12 +46,27 @@ def conditions(plan: Plan, *, relayed: bool) -> dict[str, Any]:
 def markdown(given: Mapping[str, Any], runs: Sequence[Run]) -> str:
     """Return the page: the conditions, the figures, and each node over time."""
     outcomes = [run.outcome for run in runs]
-    lines = ["# Load", "", *(f"- {name}: {report.flat(value)}" for name, value in given.items()), ""]
+    lines = [
+        "# Load",
+        "",
+        *(f"- {name}: {report.flat(value)}" for name, value in given.items()),
+        "",
+    ]
     lines += [report.table(outcomes), "", *report.noise(outcomes), ""]
     for run in runs:
-        lines += [f"{run.outcome.benchmark} over time:", "", report.aligned(over_time(list(run.looks))), ""]
+        lines += [
+            f"{run.outcome.benchmark} over time:",
+            "",
+            report.aligned(over_time(list(run.looks))),
+            "",
+        ]
         if run.examples:
-            lines += ["Its first failures:", "", *(f"- `{example}`" for example in run.examples), ""]
+            lines += [
+                "Its first failures:",
+                "",
+                *(f"- `{example}`" for example in run.examples),
+                "",
+            ]
     return "\n".join(lines)
 
 

@@ -113,7 +113,9 @@ class Answers:
     examples: list[str]
 
 
-def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_judged: bool) -> list[Figure]:
+def figures(
+    plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_judged: bool
+) -> list[Figure]:
     """Return the figures of one run.
 
     Args:
@@ -175,7 +177,9 @@ def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_j
             name="RSS gained",
             conditions=span,
             unit="MB",
-            values={"gained": _mean([look.rss for look in last]) - _mean([look.rss for look in second])},
+            values={
+                "gained": _mean([look.rss for look in last]) - _mean([look.rss for look in second])
+            },
             targets={"gained": GROWTH_MB},
         ),
         Figure(
@@ -185,7 +189,8 @@ def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_j
             values={
                 "idle": idle.descriptors,
                 "most": max(look.descriptors for look in looks),
-                "gained": _mean([look.descriptors for look in last]) - _mean([look.descriptors for look in second]),
+                "gained": _mean([look.descriptors for look in last])
+                - _mean([look.descriptors for look in second]),
             },
             targets={"gained": GROWTH_DESCRIPTORS},
         ),
@@ -200,7 +205,10 @@ def figures(plan: Plan, idle: Look, looks: list[Look], answers: Answers, *, is_j
             name="CPU",
             conditions="mean over the run",
             unit="cores",
-            values={"node": (looks[-1].cpu - idle.cpu) / took, "generator": answers.cpu / plan.seconds},
+            values={
+                "node": (looks[-1].cpu - idle.cpu) / took,
+                "generator": answers.cpu / plan.seconds,
+            },
         ),
         Figure(
             name="wait for a core",
@@ -231,7 +239,9 @@ def parse_buffers(sockstat: str) -> float:
 
 def over_time(looks: list[Look]) -> list[tuple[str, ...]]:
     """Return the rows of the table over time, the head first: about one row a minute, and the last."""
-    rows: list[tuple[str, ...]] = [("second", "RSS, MB", "descriptors", "TCP buffers, MB", "CPU, cores")]
+    rows: list[tuple[str, ...]] = [
+        ("second", "RSS, MB", "descriptors", "TCP buffers, MB", "CPU, cores")
+    ]
     shown = looks[:: max(1, len(looks) // 12)]
     if shown[-1] is not looks[-1]:
         shown.append(looks[-1])

@@ -37,19 +37,28 @@ _START = 60.0
 async def prepare_network() -> None:
     """Give loopback the addresses; this process must be in a network namespace of its own."""
     await run("ip", "link", "set", "lo", "up")
-    for address in (f"{HOST}/32", f"{PEER}/32", f"{SOURCES[0]}/24"):  # all of a /24 on loopback is local
+    for address in (
+        f"{HOST}/32",
+        f"{PEER}/32",
+        f"{SOURCES[0]}/24",
+    ):  # all of a /24 on loopback is local
         await run("ip", "address", "add", address, "dev", "lo")
 
 
 @asynccontextmanager
-async def ours(folder: Path, these: Mapping[str, Image], content: Content, *, relayed: bool) -> AsyncIterator[Process]:
+async def ours(
+    folder: Path, these: Mapping[str, Image], content: Content, *, relayed: bool
+) -> AsyncIterator[Process]:
     """Run this program on a layout with the images, or on an empty one beside a peer that has them."""
     async with AsyncExitStack() as stack:
         if relayed:
             await _peer(stack, folder, these)
         layout = folder / "layout"
         images.write_layout(layout, {} if relayed else dict(these))
-        flags = {"oci-layout": layout, "static-bootstrap-peers": f"/ip4/{PEER if relayed else HOST}/tcp/{ROUTER}"}
+        flags = {
+            "oci-layout": layout,
+            "static-bootstrap-peers": f"/ip4/{PEER if relayed else HOST}/tcp/{ROUTER}",
+        }
         node = _node(folder, "node", HOST, [sys.executable, "-m", "spegel_py"], flags)
         stack.push_async_callback(node.end)
         await _start(node, content)
@@ -99,7 +108,9 @@ async def _peer(stack: AsyncExitStack, folder: Path, these: Mapping[str, Image])
     return str(json.loads(state[1])["id"])
 
 
-def _node(folder: Path, name: str, host: str, program: list[str], flags: Mapping[str, object]) -> Process:
+def _node(
+    folder: Path, name: str, host: str, program: list[str], flags: Mapping[str, object]
+) -> Process:
     everything = {
         **flags,
         "registry-addr": f"{host}:{REGISTRY}",

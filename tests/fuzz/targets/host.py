@@ -112,8 +112,13 @@ _SETTINGS = st.dictionaries(
     st.one_of(st.sampled_from(_NAMES), st.sampled_from(("health", "mirror", "a")), TEXTS),
     st.one_of(
         VALUES,
-        st.sampled_from(("30s", "1h2m", "9" * 400 + "h", "off", ":5000", "[::1]:5000", "http://[", "a,b", "*")),
-        st.lists(st.sampled_from(("https://[", "(", "docker.io", "^a{1,2}$", "/dns/a/tcp/1", "")), max_size=3),
+        st.sampled_from(
+            ("30s", "1h2m", "9" * 400 + "h", "off", ":5000", "[::1]:5000", "http://[", "a,b", "*")
+        ),
+        st.lists(
+            st.sampled_from(("https://[", "(", "docker.io", "^a{1,2}$", "/dns/a/tcp/1", "")),
+            max_size=3,
+        ),
         st.dictionaries(st.sampled_from(("interval", "timeout", "max", "")), VALUES, max_size=3),
     ),
     max_size=6,
@@ -144,7 +149,10 @@ def _config_file(root: Path, data: bytes) -> None:
 def _environment(_root: Path, data: bytes) -> None:
     """Lines NAME=value."""
     lines = data.decode("utf-8", "surrogateescape").replace("\0", "").split("\n")
-    _load({name: value for name, equals, value in (line.partition("=") for line in lines) if equals}, None)
+    _load(
+        {name: value for name, equals, value in (line.partition("=") for line in lines) if equals},
+        None,
+    )
 
 
 # Image layouts
@@ -162,7 +170,9 @@ _INDEXES = as_json(
                         "size": st.integers(),
                         "annotations": objects(
                             {
-                                folder.REF_NAME: st.sampled_from(("registry.example/app:1", "app", "é/b:1")),
+                                folder.REF_NAME: st.sampled_from(
+                                    ("registry.example/app:1", "app", "é/b:1")
+                                ),
                                 folder.PULLED: st.one_of(
                                     st.datetimes().map(lambda at: at.isoformat()),
                                     st.sampled_from(("0001-01-01", "9999-12-31T23:59:59", "x")),
@@ -215,7 +225,13 @@ def _layout(parent: Path, data: bytes) -> None:
         for line in odd.split(b"\n"):
             kind, _, path = line.partition(b" ")
             place = path.decode("latin-1")
-            if kind in _MAKE and place and _PLACES.issuperset(place) and ".." not in place and place[0] != "/":
+            if (
+                kind in _MAKE
+                and place
+                and _PLACES.issuperset(place)
+                and ".." not in place
+                and place[0] != "/"
+            ):
                 with suppress(OSError):
                     (root / place).parent.mkdir(parents=True, exist_ok=True)
                     if not os.path.lexists(root / place):
@@ -298,7 +314,11 @@ _LAYOUT = json.dumps(
 TARGETS = (
     Target(
         name="hosts-toml",
-        examples=(EXISTING.encode(), b"server = 'https://a.example'\n[host.'http://127.0.0.1:5000']\n", b""),
+        examples=(
+            EXISTING.encode(),
+            b"server = 'https://a.example'\n[host.'http://127.0.0.1:5000']\n",
+            b"",
+        ),
         open=lambda: _in_a_folder(_hosts_toml),
         slow=4.0,  # tomlkit takes 15 s for a MB, and a file is parsed three times
         structured=_LINES,
@@ -314,7 +334,9 @@ TARGETS = (
         examples=(_CONFIG, b"a: &a [1]\nb: *a\n"),
         open=lambda: _in_a_folder(_config_file),
         slow=3.0,  # PyYAML takes 0.9 s until it gives up on brackets in brackets, however many there are
-        structured=_SETTINGS.map(lambda values: yaml.safe_dump(values, allow_unicode=True).encode("utf-8", "replace")),
+        structured=_SETTINGS.map(
+            lambda values: yaml.safe_dump(values, allow_unicode=True).encode("utf-8", "replace")
+        ),
     ),
     Target(
         name="environment",
@@ -324,7 +346,10 @@ TARGETS = (
             st.builds(
                 "{}={}".format,
                 st.sampled_from([setting.variable for setting in REGISTRY]),
-                st.one_of(TEXTS, st.sampled_from(("http://[", "[::1]:5000", "1h", '"a', "off", "*", "(", "10"))),
+                st.one_of(
+                    TEXTS,
+                    st.sampled_from(("http://[", "[::1]:5000", "1h", '"a', "off", "*", "(", "10")),
+                ),
             ),
             max_size=4,
         ).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")),

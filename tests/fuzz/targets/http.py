@@ -31,7 +31,10 @@ from tests.fuzz.target import Check, Target
 from tests.fuzz.targets.peers import heads
 
 BLOB = b"0123456789"
-MANIFEST = b'{"schemaVersion":2,"config":{"mediaType":"a","digest":"sha256:%s","size":10},"layers":[]}' % (b"a" * 64)
+MANIFEST = (
+    b'{"schemaVersion":2,"config":{"mediaType":"a","digest":"sha256:%s","size":10},"layers":[]}'
+    % (b"a" * 64)
+)
 HERE, THERE = Digest.of(BLOB), Digest.of(MANIFEST)
 NOWHERE = Digest.of(b"")
 TAG = "registry.example/team/app:1"
@@ -43,14 +46,22 @@ def _alive() -> dict[str, object]:
 
 
 @asynccontextmanager
-async def _registry(network: MemoryNetwork, name: str, *, holds: bytes) -> AsyncIterator[tuple[int, list[object]]]:
+async def _registry(
+    network: MemoryNetwork, name: str, *, holds: bytes
+) -> AsyncIterator[tuple[int, list[object]]]:
     """Serve a registry of that network; give its port, and the requests that are being answered."""
     store, metrics, under_way = MemoryStore(), Metrics(), list[object]()
     store.add(holds, *([TAG] if holds == MANIFEST else []))
     with Sender(threads=2) as sender:
         async with HTTPUpstream(deadlines=QUICK) as upstream:
             mirror = _Mirrors(network.join(Peer(name, "127.0.0.1", 1)), upstream, metrics)
-            app = create_app(store=store, sender=sender, mirror=cast("Mirror", mirror), metrics=metrics, ready=_alive)
+            app = create_app(
+                store=store,
+                sender=sender,
+                mirror=cast("Mirror", mirror),
+                metrics=metrics,
+                ready=_alive,
+            )
             app.middlewares.insert(0, counting(under_way))
             async with serve(app, "127.0.0.1:0", drain=0.2) as port:
                 await network.join(Peer(name, "127.0.0.1", port)).advertise(store.keys)
@@ -166,12 +177,16 @@ def _answers() -> Iterator[Check]:
         def check(data: bytes) -> None:
             rogue.answer = data
             for line, header, digest in _ASKED:
-                answer = node.ask(f"{line} HTTP/1.1\r\nHost: x\r\n{header}Connection: close\r\n\r\n".encode())
+                answer = node.ask(
+                    f"{line} HTTP/1.1\r\nHost: x\r\n{header}Connection: close\r\n\r\n".encode()
+                )
                 head, _, body = answer.partition(b"\r\n\r\n")
                 status = int(head.split(b" ")[1])
                 assert status in (200, 206, 404, 416), head[:200]
                 is_whole = status == 200 and b"Content-Length: %d\r\n" % len(body) in head + b"\r\n"
-                assert not is_whole or digest is None or digest.matches(body) or _is_tag(line), head[:200]
+                assert not is_whole or digest is None or digest.matches(body) or _is_tag(line), (
+                    head[:200]
+                )
             node.check()
 
         yield check
@@ -253,7 +268,9 @@ _FIELDS = st.lists(
 def _requested(paths: tuple[str, ...]) -> st.SearchStrategy[bytes]:
     """Return requests: a line, header fields, a body, some of them twice."""
 
-    def request(method: str, path: str, version: str, fields: list[str], ends: str, body: bytes, times: int) -> bytes:
+    def request(
+        method: str, path: str, version: str, fields: list[str], ends: str, body: bytes, times: int
+    ) -> bytes:
         head = ends.join([f"{method} {path}{version}", *fields, "", ""])
         return (head.encode("utf-8", "replace") + body) * times
 
@@ -261,10 +278,15 @@ def _requested(paths: tuple[str, ...]) -> st.SearchStrategy[bytes]:
         request,
         st.sampled_from(("GET", "HEAD", "POST", "OPTIONS", "CONNECT", "PRI", "g\xe9t", "")),
         st.one_of(st.sampled_from(paths), st.text(max_size=10).map("/{}".format)),
-        st.sampled_from((" HTTP/1.1", " HTTP/1.1", " HTTP/1.0", " HTTP/2.0", " HTTP/0.9", "", " HTTP/1.1 x")),
+        st.sampled_from(
+            (" HTTP/1.1", " HTTP/1.1", " HTTP/1.0", " HTTP/2.0", " HTTP/0.9", "", " HTTP/1.1 x")
+        ),
         _FIELDS,
         st.sampled_from(("\r\n", "\r\n", "\r\n", "\n", "\r")),
-        st.one_of(st.binary(max_size=10), st.sampled_from((b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"image=a", _FORM))),
+        st.one_of(
+            st.binary(max_size=10),
+            st.sampled_from((b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"image=a", _FORM)),
+        ),
         st.sampled_from((1, 1, 1, 2, 50)),
     )
 
@@ -312,14 +334,18 @@ _GOOD_ANSWERS = (
     b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\nAge: 3\r\n\r\n%s"
     % (OCI_MANIFEST.encode(), len(MANIFEST), MANIFEST),
     b"HTTP/1.1 206 P\r\nContent-Range: bytes 4-9/10\r\nContent-Length: 6\r\n\r\n456789",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(MANIFEST), MANIFEST),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+    % (len(MANIFEST), MANIFEST),
     b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
 )
 
 TARGETS = (
     Target(
         name="registry-requests",
-        examples=(*(_get(path, "Accept: a/b") for path in _PULLED[:4]), _get(_PULLED[0], "Range: bytes=1-2,5-")),
+        examples=(
+            *(_get(path, "Accept: a/b") for path in _PULLED[:4]),
+            _get(_PULLED[0], "Range: bytes=1-2,5-"),
+        ),
         open=_requests,
         structured=_requested(_PULLED),
     ),
@@ -339,6 +365,8 @@ TARGETS = (
         name="peer-answers",
         examples=_GOOD_ANSWERS,
         open=_answers,
-        structured=heads(st.sampled_from((BLOB, MANIFEST, BLOB[::-1], b"", b"a\r\n0123456789\r\n0\r\n\r\n"))),
+        structured=heads(
+            st.sampled_from((BLOB, MANIFEST, BLOB[::-1], b"", b"a\r\n0123456789\r\n0\r\n\r\n"))
+        ),
     ),
 )

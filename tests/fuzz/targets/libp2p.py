@@ -63,7 +63,15 @@ _HELLOS = as_json(
         {
             "interval": st.floats(0.1, 4000),
             "registry": st.sampled_from(
-                (":5000", "10.0.0.1:5000", "[fd00::1]:5000", "[fe80::1%eth0]:5000", "a:1", ":0", "[[[:1")
+                (
+                    ":5000",
+                    "10.0.0.1:5000",
+                    "[fd00::1]:5000",
+                    "[fe80::1%eth0]:5000",
+                    "a:1",
+                    ":0",
+                    "[[[:1",
+                )
             ),
             "agent": st.text(max_size=80),
             "time": st.floats(),
@@ -145,7 +153,8 @@ _REPLIES = as_json(
     "flight-questions",
     examples=(
         b'{"kind":"ask","digest":"%s","offset":7,"serves":true,"held":2}' % DIGEST.encode(),
-        b'{"kind":"ask","digest":"%s","offset":0,"serves":true,"held":0,"bad":"a","why":"slow"}' % DIGEST.encode(),
+        b'{"kind":"ask","digest":"%s","offset":0,"serves":true,"held":0,"bad":"a","why":"slow"}'
+        % DIGEST.encode(),
         b'{"kind":"note","digest":"%s","role":"follow","offset":7,"parent":"b"}' % DIGEST.encode(),
         b'{"kind":"look","digest":"%s"}' % DIGEST.encode(),
     ),
@@ -237,7 +246,9 @@ _kademlia_peer = cache(_KademliaPeer)
         Message(
             type=Message.ADD_PROVIDER, key=record_key(KEY), providerPeers=[_entry(*_RAW_ADDRESSES)]
         ).SerializeToString(),
-        Message(type=Message.FIND_NODE, key=b"k", closerPeers=[_entry(*_RAW_ADDRESSES), _entry()]).SerializeToString(),
+        Message(
+            type=Message.FIND_NODE, key=b"k", closerPeers=[_entry(*_RAW_ADDRESSES), _entry()]
+        ).SerializeToString(),
     ),
     structured=_MESSAGES,
 )
@@ -325,12 +336,16 @@ def _multiaddrs(data: bytes) -> None:
                 objects(
                     {
                         "ID": st.sampled_from((PEER, "Qm", "", "é")),
-                        "Addrs": st.lists(st.one_of(st.sampled_from(ADDRESSES), VALUES), max_size=4),
+                        "Addrs": st.lists(
+                            st.one_of(st.sampled_from(ADDRESSES), VALUES), max_size=4
+                        ),
                     }
                 ),
                 max_size=4,
             ),
-            objects({"ID": st.just(PEER), "Addrs": st.lists(st.sampled_from(ADDRESSES), max_size=4)}),
+            objects(
+                {"ID": st.just(PEER), "Addrs": st.lists(st.sampled_from(ADDRESSES), max_size=4)}
+            ),
         )
     ),
 )

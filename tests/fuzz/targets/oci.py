@@ -32,7 +32,9 @@ _DESCRIPTORS = objects(
         "mediaType": st.sampled_from((manifest.OCI_LAYER_GZIP, manifest.OCI_MANIFEST, "", "x/y")),
         "digest": st.sampled_from((DIGEST, LONG_DIGEST, DIGEST[:-1], "sha384:00")),
         "size": st.one_of(st.integers(0, 2**40), NUMBERS),
-        "platform": objects({"os": st.just("linux"), "architecture": st.just("arm"), "variant": st.just("v7")}),
+        "platform": objects(
+            {"os": st.just("linux"), "architecture": st.just("arm"), "variant": st.just("v7")}
+        ),
     }
 )
 _DOCUMENTS = as_json(
@@ -64,7 +66,9 @@ _INDEX = {
     "mediaType": manifest.OCI_INDEX,
     "manifests": [
         _descriptor(manifest.OCI_MANIFEST, platform={"os": "linux", "architecture": "amd64"}),
-        _descriptor(manifest.OCI_MANIFEST, platform={"os": "linux", "architecture": "arm", "variant": "v7"}),
+        _descriptor(
+            manifest.OCI_MANIFEST, platform={"os": "linux", "architecture": "arm", "variant": "v7"}
+        ),
     ],
 }
 
@@ -119,7 +123,9 @@ def _ranges(data: bytes) -> None:
     assert all(length > 0 and 0 <= start <= len(content) - length for start, length in parts)
     assert all(sum(one) < two[0] for one, two in pairwise(parts))
     body = Multipart("x/y", len(content), parts)
-    pieces = [piece for at in range(0, len(content), 7) for piece in body.pieces(at, content[at : at + 7])]
+    pieces = [
+        piece for at in range(0, len(content), 7) for piece in body.pieces(at, content[at : at + 7])
+    ]
     assert len(b"".join(pieces)) == body.length
 
 
@@ -145,7 +151,9 @@ def _content_ranges(data: bytes) -> None:
 
 _REFERENCES = st.builds(
     "{}/{}{}{}".format,
-    st.sampled_from(("registry.example", "localhost", "docker.io", "[::1]:5000", "REG.example.:443", "a_b:0")),
+    st.sampled_from(
+        ("registry.example", "localhost", "docker.io", "[::1]:5000", "REG.example.:443", "a_b:0")
+    ),
     st.sampled_from(("app", "team/app", "a__b/c-d", "a" * 260, "A", "")),
     st.sampled_from((":1", ":latest", ":" + "a" * 130, ":", "")),
     st.sampled_from((f"@{DIGEST}", "@", "@sha256:", "")),
@@ -179,15 +187,32 @@ def _references(data: bytes) -> None:
 _TARGETS = st.builds(
     "{}{}/{}/{}{}".format,
     st.sampled_from(("", "http://x", "HTTPS://x:1", "ftp://x", "//x")),
-    st.sampled_from(("/v2/app", "/v2/team/app", "/v2/a/manifests", "/v2/%61pp", "/v2/..", "/v2/%2e%2e", "/v2")),
+    st.sampled_from(
+        ("/v2/app", "/v2/team/app", "/v2/a/manifests", "/v2/%61pp", "/v2/..", "/v2/%2e%2e", "/v2")
+    ),
     st.sampled_from(("manifests", "blobs", "tags", "%62lobs")),
     st.sampled_from(("1", DIGEST, DIGEST.replace(":", "%3A"), "a" * 200, "", "é")),
-    st.sampled_from(("", "?ns=reg.example", "?ns=a.b&ns=c.d", "?ns=%0d%0a", "?ns=REG.example:443", "?ns=%ff", "#?ns")),
+    st.sampled_from(
+        (
+            "",
+            "?ns=reg.example",
+            "?ns=a.b&ns=c.d",
+            "?ns=%0d%0a",
+            "?ns=REG.example:443",
+            "?ns=%ff",
+            "#?ns",
+        )
+    ),
 )
 _HEADERS = st.lists(
     st.tuples(
-        st.sampled_from(["Accept", "Range", "If-Range", "X-Spegel-Mirrored", "X-Spegel-Node", "OCI-Namespace"]),
-        st.one_of(st.sampled_from(("true", "bytes=0-1,5-6", "reg.example", "a/b, */*")), st.text(max_size=30)),
+        st.sampled_from(
+            ["Accept", "Range", "If-Range", "X-Spegel-Mirrored", "X-Spegel-Node", "OCI-Namespace"]
+        ),
+        st.one_of(
+            st.sampled_from(("true", "bytes=0-1,5-6", "reg.example", "a/b, */*")),
+            st.text(max_size=30),
+        ),
     ),
     max_size=4,
 )
@@ -227,7 +252,11 @@ def _requests(data: bytes) -> None:
         raise
     assert origin_form(pull.target) == pull.target
     again = PullRequest.parse(method=method, target=pull.target)
-    assert (again.reference, again.registry, again.repository) == (pull.reference, pull.registry, pull.repository)
+    assert (again.reference, again.registry, again.repository) == (
+        pull.reference,
+        pull.registry,
+        pull.repository,
+    )
     for text in (pull.key, pull.label, pull.target, *pull.accept):
         assert text.isascii()
         assert text.isprintable()
@@ -241,14 +270,36 @@ def _requests(data: bytes) -> None:
 _PATTERNS = st.lists(
     st.one_of(
         st.sampled_from(
-            (".", "*", "+", "?", "(", ")", "(?:", "(?=", "[[:alnum:]]", "[^a]", "\\z", "\\Q", "\\E", "\\pL", "(?i)")
+            (
+                ".",
+                "*",
+                "+",
+                "?",
+                "(",
+                ")",
+                "(?:",
+                "(?=",
+                "[[:alnum:]]",
+                "[^a]",
+                "\\z",
+                "\\Q",
+                "\\E",
+                "\\pL",
+                "(?i)",
+            )
         ),
-        st.sampled_from(("{1000}", "{1,", "2}", "^", "$", "|", "a", "/", ":latest", "é", "\\1", "\\C")),
+        st.sampled_from(
+            ("{1000}", "{1,", "2}", "^", "$", "|", "a", "/", ":latest", "é", "\\1", "\\C")
+        ),
         st.text(max_size=3),
     ),
     max_size=20,
 ).map(lambda parts: "".join(parts).encode("utf-8", "surrogatepass"))
-_LABELS = ("docker.io/library/app:latest", "registry.example/" + "a/" * 100 + "x", "reg.example:443/é\x00")
+_LABELS = (
+    "docker.io/library/app:latest",
+    "registry.example/" + "a/" * 100 + "x",
+    "reg.example:443/é\x00",
+)
 
 
 @target(

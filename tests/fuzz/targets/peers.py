@@ -31,28 +31,41 @@ FIELDS = st.lists(
         st.tuples(st.sampled_from(("Content-Length", "Age")), _NUMBERS),
         st.tuples(
             st.just("Content-Range"),
-            st.builds("bytes {}-{}/{}".format, _NUMBERS, _NUMBERS, st.one_of(_NUMBERS, st.just("*"))),
+            st.builds(
+                "bytes {}-{}/{}".format, _NUMBERS, _NUMBERS, st.one_of(_NUMBERS, st.just("*"))
+            ),
         ),
         st.tuples(
-            st.sampled_from(("Content-Type", "Docker-Content-Digest", "X-Spegel-Source", "Location", "A b", "")),
-            st.one_of(st.sampled_from((DIGEST, "a/b", "\x1b[2J", "\x7f", "é", "x" * 20000)), st.text(max_size=20)),
+            st.sampled_from(
+                ("Content-Type", "Docker-Content-Digest", "X-Spegel-Source", "Location", "A b", "")
+            ),
+            st.one_of(
+                st.sampled_from((DIGEST, "a/b", "\x1b[2J", "\x7f", "é", "x" * 20000)),
+                st.text(max_size=20),
+            ),
         ),
         st.tuples(st.just("Content-Encoding"), st.sampled_from(("gzip", "identity", ""))),
-        st.tuples(st.just("Transfer-Encoding"), st.sampled_from(("chunked", "gzip, chunked", "identity"))),
+        st.tuples(
+            st.just("Transfer-Encoding"), st.sampled_from(("chunked", "gzip, chunked", "identity"))
+        ),
         st.tuples(st.just("Connection"), st.sampled_from(("close", "keep-alive", "upgrade"))),
     ),
     max_size=6,
 )
 BODIES = st.one_of(
     st.binary(max_size=20),
-    st.sampled_from((b"0123456789", b"a\r\n0123456789\r\n0\r\n\r\n", b"fffffffffffffff\r\nabc", b"-1\r\n")),
+    st.sampled_from(
+        (b"0123456789", b"a\r\n0123456789\r\n0\r\n\r\n", b"fffffffffffffff\r\nabc", b"-1\r\n")
+    ),
 )
 
 
 def heads(bodies: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     """Return answers: provisional ones, a head, a body."""
 
-    def answer(before: int, version: str, status: str, fields: list[tuple[str, str]], body: bytes) -> bytes:
+    def answer(
+        before: int, version: str, status: str, fields: list[tuple[str, str]], body: bytes
+    ) -> bytes:
         lines = [f"{version} {status}", *(f"{name}: {value}" for name, value in fields)]
         head = "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogatepass")
         return b"HTTP/1.1 100 Continue\r\n\r\n" * before + head + body
@@ -61,7 +74,21 @@ def heads(bodies: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
         answer,
         st.sampled_from((0, 0, 1, 2, 2000)),
         st.sampled_from(("HTTP/1.1", "HTTP/1.0", "HTTP/0.9", "HTTP/2", "ICY")),
-        st.sampled_from(("200 OK", "206 P", "416 R", "404 N", "302 F", "101 S", "204 N", "304 N", "999", "0", "200")),
+        st.sampled_from(
+            (
+                "200 OK",
+                "206 P",
+                "416 R",
+                "404 N",
+                "302 F",
+                "101 S",
+                "204 N",
+                "304 N",
+                "999",
+                "0",
+                "200",
+            )
+        ),
         FIELDS,
         bodies,
     )
@@ -90,7 +117,9 @@ def _answers(data: bytes) -> None:
 
 
 def _receive(request: PeerRequest, pieces: list[bytes]) -> None:
-    exchange = Exchange(method="HEAD" if request.head else "GET", target="/x", headers=[("Host", "x")])
+    exchange = Exchange(
+        method="HEAD" if request.head else "GET", target="/x", headers=[("Host", "x")]
+    )
     head = None
     while pieces and head is None:
         head = exchange.receive(pieces.pop(0))

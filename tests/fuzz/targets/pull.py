@@ -16,9 +16,15 @@ from tests.fuzz.target import target
 
 _CHALLENGES = st.lists(
     st.one_of(
-        st.sampled_from(("Bearer", "Basic", " ", ",", 'realm="', '"', "=", "\\", "realm=https://a.example")),
-        st.sampled_from(('realm="https://a.example/t?b=c"', 'service="r.example"', 'scope="repository:a:pull"')),
-        st.sampled_from(('realm="https://u:p@a.example"', 'realm="https://[::1', 'realm="https://a:99999"')),
+        st.sampled_from(
+            ("Bearer", "Basic", " ", ",", 'realm="', '"', "=", "\\", "realm=https://a.example")
+        ),
+        st.sampled_from(
+            ('realm="https://a.example/t?b=c"', 'service="r.example"', 'scope="repository:a:pull"')
+        ),
+        st.sampled_from(
+            ('realm="https://u:p@a.example"', 'realm="https://[::1', 'realm="https://a:99999"')
+        ),
         st.text(max_size=4),
     ),
     max_size=12,
@@ -52,7 +58,9 @@ def _challenges(data: bytes) -> None:
 @target(
     "tokens",
     examples=(b'{"token": "abc"}', b'{"access_token": "abc", "expires_in": 300}'),
-    structured=as_json(objects({"token": st.text(max_size=9), "access_token": st.text(max_size=9)})),
+    structured=as_json(
+        objects({"token": st.text(max_size=9), "access_token": st.text(max_size=9)})
+    ),
 )
 def _tokens(data: bytes) -> None:
     token = _token(data)
@@ -66,7 +74,17 @@ def _tokens(data: bytes) -> None:
     structured=st.builds(
         "{}\n{}\n{}".format,
         st.one_of(st.integers(), st.sampled_from(("٣", "1_0", " 1", "+1", "0x1", "9" * 5000))),
-        st.sampled_from(("http://[", "https://a", "http://99999999999", "null", "//", "http://[v1.a]", "http://a:b")),
+        st.sampled_from(
+            (
+                "http://[",
+                "https://a",
+                "http://99999999999",
+                "null",
+                "//",
+                "http://[v1.a]",
+                "http://a:b",
+            )
+        ),
         st.sampled_from(("a", "[", "", "a:b", "[::1]")),
     ).map(str.encode),
 )

@@ -51,7 +51,9 @@ _DATA, _WINDOW, _PING, _GO_AWAY = range(4)
 _SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
 
 
-def _frame(kind: int, flags: int, stream: int, length: int, body: bytes = b"", version: int = 0) -> bytes:
+def _frame(
+    kind: int, flags: int, stream: int, length: int, body: bytes = b"", version: int = 0
+) -> bytes:
     return struct.pack(">BBHII", version, kind, flags, stream, length) + body
 
 
@@ -71,7 +73,9 @@ def _prefixed(message: bytes) -> bytes:
 _SPOKEN = (
     _proposed(kademlia.PROTOCOL) + _prefixed(Message(type=Message.PING).SerializeToString()),
     _proposed(kademlia.PROTOCOL)
-    + _prefixed(Message(type=Message.GET_PROVIDERS, key=record_key(libp2p.KEY)).SerializeToString()),
+    + _prefixed(
+        Message(type=Message.GET_PROVIDERS, key=record_key(libp2p.KEY)).SerializeToString()
+    ),
     _proposed(announce.PROTOCOL)
     + frames.encode(frames.Hello(5.0, "", 5000))
     + frames.encode(frames.SetPart((libp2p.KEY,), True, True, True))
@@ -103,9 +107,15 @@ _FRAMES = st.one_of(
 )
 _STREAMS = st.one_of(
     st.lists(_FRAMES, max_size=8).map(b"".join),
-    st.integers(0, 300).map(lambda n: b"".join(_frame(_WINDOW, _SYN, FIRST + 2 * each, 0) for each in range(n))),
-    st.integers(0, 8).map(lambda n: _sent(FIRST, _SPOKEN[0], _SYN) + _sent(FIRST, bytes(60_000)) * n),
-    st.integers(0, 8).map(lambda n: _sent(FIRST, _SPOKEN[5], _SYN) + _sent(FIRST, bytes(60_000)) * n),
+    st.integers(0, 300).map(
+        lambda n: b"".join(_frame(_WINDOW, _SYN, FIRST + 2 * each, 0) for each in range(n))
+    ),
+    st.integers(0, 8).map(
+        lambda n: _sent(FIRST, _SPOKEN[0], _SYN) + _sent(FIRST, bytes(60_000)) * n
+    ),
+    st.integers(0, 8).map(
+        lambda n: _sent(FIRST, _SPOKEN[5], _SYN) + _sent(FIRST, bytes(60_000)) * n
+    ),
 )
 
 
@@ -114,7 +124,9 @@ class _Node:
 
     def __init__(self) -> None:
         self.failures: list[Exception] = []
-        self.node = compat.build_host(Ed25519PrivateKey.generate(), announce=list, failed=self.failures.append)
+        self.node = compat.build_host(
+            Ed25519PrivateKey.generate(), announce=list, failed=self.failures.append
+        )
         self.honest = compat.build_host(Ed25519PrivateKey.generate(), announce=list)
         self.rogue = compat.build_host(Ed25519PrivateKey.generate(), announce=list)
         self._client = kademlia.KademliaClient(self.honest)
@@ -127,10 +139,17 @@ class _Node:
         for protocol, handler in handlers.items():
             self.node.set_stream_handler(protocol, handler)
 
-    async def live(self, started: Callable[[Callable[[bytes], Awaitable[None]]], None], stop: trio.Event) -> None:
+    async def live(
+        self, started: Callable[[Callable[[bytes], Awaitable[None]]], None], stop: trio.Event
+    ) -> None:
         """Run all three until `stop` is set."""
         self._address = multiaddr("127.0.0.1", free_port("127.0.0.1"))
-        async with self.node.run([self._address]), self.honest.run([]), self.rogue.run([]), self._client.running():
+        async with (
+            self.node.run([self._address]),
+            self.honest.run([]),
+            self.rogue.run([]),
+            self._client.running(),
+        ):
             await compat.dial(self.honest, self._address, expected=None, timeout=GIVEN_UP)
             await self.receive(b"")
             await self.settle()
@@ -172,7 +191,9 @@ class _Node:
 
 
 def _connections(host: BasicHost, other: BasicHost) -> list[Any]:
-    return [cast("Any", each).muxed_conn for each in host.get_network().get_connections(other.get_id())]
+    return [
+        cast("Any", each).muxed_conn for each in host.get_network().get_connections(other.get_id())
+    ]
 
 
 def _tasks() -> int:
@@ -181,7 +202,10 @@ def _tasks() -> int:
 
 def _answers() -> kademlia.Answers:
     return kademlia.Answers(
-        providers=lambda _: [], closest=lambda _: [], provide=lambda *_: True, dropped=lambda _: None
+        providers=lambda _: [],
+        closest=lambda _: [],
+        provide=lambda *_: True,
+        dropped=lambda _: None,
     )
 
 
@@ -252,7 +276,9 @@ TARGETS = (
         name="yamux-frames",
         examples=(
             *(_sent(FIRST, spoken, _SYN) for spoken in _SPOKEN[:7]),
-            _frame(_PING, _SYN, 0, 7) + _frame(_WINDOW, _SYN, FIRST, 0) + _frame(_WINDOW, _FIN, FIRST, 0),
+            _frame(_PING, _SYN, 0, 7)
+            + _frame(_WINDOW, _SYN, FIRST, 0)
+            + _frame(_WINDOW, _FIN, FIRST, 0),
             _frame(_WINDOW, _SYN, FIRST, 0) + _sent(FIRST, _SPOKEN[0]) + _frame(_GO_AWAY, 0, 0, 0),
         ),
         open=_connected,

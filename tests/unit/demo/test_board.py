@@ -14,7 +14,11 @@ from spegel_py.oci.manifest import Child
 from spegel_py.pull import Event, Fetched, Finished, Opened
 
 BLOB = Child(Digest.of(b"layer"), 1_000_000, "")
-PULLED: list[Event] = [Opened(BLOB, 0, "x"), Fetched(BLOB, 500_000, 500_000, "x"), Finished(BLOB, was_here=False)]
+PULLED: list[Event] = [
+    Opened(BLOB, 0, "x"),
+    Fetched(BLOB, 500_000, 500_000, "x"),
+    Finished(BLOB, was_here=False),
+]
 
 
 def test_board_names_the_source_and_who_took_over() -> None:
@@ -41,7 +45,9 @@ def test_board_writes_lines_without_a_terminal(is_silent: bool) -> None:
     with board.live():
         for event in PULLED:
             board.hear("node 2", event, "node 1")
-    assert out.getvalue() == ("" if is_silent else f"  node 2: {BLOB.digest.hex[:12]} 1.0 MB from node 1, verified\n")
+    assert out.getvalue() == (
+        "" if is_silent else f"  node 2: {BLOB.digest.hex[:12]} 1.0 MB from node 1, verified\n"
+    )
 
 
 OTHER = Child(Digest.of(b"another image's layer"), 2_000_000, "")
@@ -70,7 +76,12 @@ def test_board_tells_the_tree_in_lines() -> None:
     out = io.StringIO()
     board = Board(console=Console(file=out, width=120))
     board.expect(["node 1", "node 2", "node 3"], [BLOB])
-    for node, source in (("node 3", "node 2"), ("node 1", UPSTREAM), ("node 2", "node 1"), ("node 2", "node 1")):
+    for node, source in (
+        ("node 3", "node 2"),
+        ("node 1", UPSTREAM),
+        ("node 2", "node 1"),
+        ("node 2", "node 1"),
+    ):
         board.takes(node, BLOB.digest, source)
     board.takes("node 1", OTHER.digest, UPSTREAM)
     board.takes("node 2", BLOB.digest, UPSTREAM)

@@ -41,7 +41,9 @@ def test_the_made_image(tmp_path: Path) -> None:
     writer = LayoutWriter.create(root=tmp_path, is_durable=False)
     made = content.make(writer, size=2 * MB, layers=3)
     assert len(made.blobs) == 4
-    assert all(Digest.of(writer.path(child.digest).read_bytes()) == child.digest for child in made.all)
+    assert all(
+        Digest.of(writer.path(child.digest).read_bytes()) == child.digest for child in made.all
+    )
     assert 2 * MB <= made.size < 2.1 * MB
     assert NAME in (tmp_path / "index.json").read_text()
     assert content.make(writer, size=2 * MB, layers=3) == made
@@ -146,14 +148,21 @@ def test_this_machines_platform_first_else_one_that_is_there(tmp_path: Path) -> 
 def test_names(annotations: dict[str, object] | None, name: str) -> None:
     """A full name is kept; a tag alone, as skopeo and docker write it, and none at all, are completed."""
     child = images.child(images.image())
-    entry = {"mediaType": child.media_type, "digest": str(child.digest), "size": child.size, "annotations": annotations}
+    entry = {
+        "mediaType": child.media_type,
+        "digest": str(child.digest),
+        "size": child.size,
+        "annotations": annotations,
+    }
     chosen = source.choose(json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
     assert (chosen.name, chosen.root) == (name, child)
 
 
 def test_the_first_of_several_is_taken(tmp_path: Path) -> None:
     """With several images the first is shared, and the others are known by name."""
-    images.write_layout(tmp_path, {FULL: images.image("a"), "registry.example/other:2": images.image("b")})
+    images.write_layout(
+        tmp_path, {FULL: images.image("a"), "registry.example/other:2": images.image("b")}
+    )
     chosen = source.choose((tmp_path / "index.json").read_bytes())
     assert chosen.tags == (FULL, "registry.example/other:2")
     assert chosen.root == images.child(images.image("a"))
@@ -176,13 +185,18 @@ def _link(root: Path) -> None:
     [
         (lambda root: (root / "oci-layout").unlink(), "no OCI image layout"),
         (lambda root: (root / "index.json").write_text("{"), "JSON document"),
-        (lambda root: (root / "index.json").write_text('{"schemaVersion": 2, "manifests": []}'), "names no image"),
+        (
+            lambda root: (root / "index.json").write_text('{"schemaVersion": 2, "manifests": []}'),
+            "names no image",
+        ),
         (_damage, "are not the content of"),
         (_link, "no file|not a regular file"),
     ],
     ids=["no marker", "no JSON", "no image", "damaged", "link"],
 )
-def test_what_is_no_image_is_refused(tmp_path: Path, harm: Callable[[Path], object], said: str) -> None:
+def test_what_is_no_image_is_refused(
+    tmp_path: Path, harm: Callable[[Path], object], said: str
+) -> None:
     """What is missing, damaged or leads out of the folder is one line that names the path."""
     images.write_layout(tmp_path / "given", {FULL: images.image()})
     harm(tmp_path / "given")
@@ -195,7 +209,13 @@ def test_an_archive_cannot_reach_out(tmp_path: Path) -> None:
     path = archive(tmp_path)
     digest = "a" * 64
     with tarfile.open(path, "a") as out:
-        for name in ("../evil", "/evil", "blobs/sha256/../../evil", "manifest.json", f"blobs/sha256/{digest}/x"):
+        for name in (
+            "../evil",
+            "/evil",
+            "blobs/sha256/../../evil",
+            "manifest.json",
+            f"blobs/sha256/{digest}/x",
+        ):
             member = tarfile.TarInfo(name)
             member.size = 4
             out.addfile(member, io.BytesIO(b"evil"))
@@ -206,13 +226,19 @@ def test_an_archive_cannot_reach_out(tmp_path: Path) -> None:
     found, _ = bring(path, tmp_path)
     assert found.name == FULL
     inside = {
-        str(file.relative_to(tmp_path / "scratch")) for file in (tmp_path / "scratch").rglob("*") if file.is_file()
+        str(file.relative_to(tmp_path / "scratch"))
+        for file in (tmp_path / "scratch").rglob("*")
+        if file.is_file()
     }
-    assert inside == {"oci-layout", "index.json"} | {f"blobs/sha256/{blob.digest.hex}" for blob in images.image().blobs}
+    assert inside == {"oci-layout", "index.json"} | {
+        f"blobs/sha256/{blob.digest.hex}" for blob in images.image().blobs
+    }
     assert not list(tmp_path.rglob("evil"))
 
 
-@pytest.mark.parametrize("data", [b"", b"no archive", os.urandom(5000)], ids=["empty", "text", "noise"])
+@pytest.mark.parametrize(
+    "data", [b"", b"no archive", os.urandom(5000)], ids=["empty", "text", "noise"]
+)
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     """A file that is no archive is one line that says what to give."""
     path = tmp_path / "image.tar"

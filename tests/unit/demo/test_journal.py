@@ -16,10 +16,19 @@ LAYER = "sha256:" + "a" * 64
 
 
 def attempt(addr: str, offset: int, count: int, outcome: str = "ok") -> dict[str, Any]:
-    return {"peer": "12D3KooW", "addr": addr, "offset": offset, "bytes": count, "ms": 1.0, "outcome": outcome}
+    return {
+        "peer": "12D3KooW",
+        "addr": addr,
+        "offset": offset,
+        "bytes": count,
+        "ms": 1.0,
+        "outcome": outcome,
+    }
 
 
-def finished(*attempts: dict[str, Any], method: str = "GET", outcome: str = "complete") -> dict[str, Any]:
+def finished(
+    *attempts: dict[str, Any], method: str = "GET", outcome: str = "complete"
+) -> dict[str, Any]:
     total = sum(one["bytes"] for one in attempts)
     return {
         "event": "relay finished",
@@ -46,7 +55,15 @@ def continued(addr: str, offset: int) -> dict[str, Any]:
 
 def test_lines_that_are_no_events_are_passed_by() -> None:
     """A traceback, half a line or another program's JSON is no event."""
-    lines = ["Traceback", '{"event": "node up"', '{"event": "node up"}', "[1]", '{"event": 1}', "7", ""]
+    lines = [
+        "Traceback",
+        '{"event": "node up"',
+        '{"event": "node up"}',
+        "[1]",
+        '{"event": 1}',
+        "7",
+        "",
+    ]
     assert journal.parse(lines) == [{"event": "node up"}]
 
 
@@ -70,7 +87,10 @@ def test_only_answers_for_want_of_a_peer_are_misses() -> None:
 
 def test_own_peer_ids() -> None:
     """A node's ids are in the addresses that it listens on."""
-    up = {"event": "libp2p up", "addresses": ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooWA", "/ip4/10.0.0.1/tcp/1"]}
+    up = {
+        "event": "libp2p up",
+        "addresses": ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooWA", "/ip4/10.0.0.1/tcp/1"],
+    }
     assert journal.peer_ids([up, {"event": "node up"}]) == {"12D3KooWA"}
 
 
@@ -85,11 +105,26 @@ def test_links_in_order() -> None:
     """Whom a node takes something from is told by its steward, by the relay's start, and when another goes on."""
     leads: dict[str, Any] = {"event": "in flight", "digest": LAYER, "role": "lead", "parent": None}
     follows = leads | {"role": "follow", "parent": "12D3KooWB"}
-    started: dict[str, Any] = {"event": "relay started", "digest": LAYER, "kind": "blob", "peer": "12D3KooWA"}
+    started: dict[str, Any] = {
+        "event": "relay started",
+        "digest": LAYER,
+        "kind": "blob",
+        "peer": "12D3KooWA",
+    }
     by_tag = started | {"digest": None, "kind": "manifest"}
     went_on = started | {"event": "relay continued", "peer": "12D3KooWC"}
-    events = [leads, by_tag, follows, started, went_on, finished(), {"event": "flight ended", "digest": LAYER}]
-    assert journal.links(events) == [(LAYER, peer) for peer in (None, "12D3KooWB", "12D3KooWA", "12D3KooWC")]
+    events = [
+        leads,
+        by_tag,
+        follows,
+        started,
+        went_on,
+        finished(),
+        {"event": "flight ended", "digest": LAYER},
+    ]
+    assert journal.links(events) == [
+        (LAYER, peer) for peer in (None, "12D3KooWB", "12D3KooWA", "12D3KooWC")
+    ]
 
 
 def test_a_takeover_is_found() -> None:
@@ -103,10 +138,20 @@ def test_a_takeover_is_found() -> None:
     "event",
     [
         pytest.param(finished(attempt(A, 0, 100)), id="all was sent before it died"),
-        pytest.param(finished(attempt(A, 0, 0, "unreachable"), attempt(B, 0, 100)), id="it died before its first byte"),
-        pytest.param(finished(attempt(A, 0, 40, "unreachable"), outcome="cut"), id="nobody went on"),
-        pytest.param(finished(attempt(C, 0, 40, "unreachable"), attempt(B, 40, 60)), id="another one died"),
-        pytest.param(finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 9, "stalled")), id="not to its end"),
+        pytest.param(
+            finished(attempt(A, 0, 0, "unreachable"), attempt(B, 0, 100)),
+            id="it died before its first byte",
+        ),
+        pytest.param(
+            finished(attempt(A, 0, 40, "unreachable"), outcome="cut"), id="nobody went on"
+        ),
+        pytest.param(
+            finished(attempt(C, 0, 40, "unreachable"), attempt(B, 40, 60)), id="another one died"
+        ),
+        pytest.param(
+            finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 9, "stalled")),
+            id="not to its end",
+        ),
     ],
 )
 def test_what_is_no_takeover(event: dict[str, Any]) -> None:
@@ -117,7 +162,9 @@ def test_what_is_no_takeover(event: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("samples", "killed", "seconds"),
     [
-        pytest.param([(1.0, 10), (1.1, 40), (1.5, 60)], 1.05, 0.4, id="from the dead peer's last byte"),
+        pytest.param(
+            [(1.0, 10), (1.1, 40), (1.5, 60)], 1.05, 0.4, id="from the dead peer's last byte"
+        ),
         pytest.param([(1.0, 40), (1.5, 60)], 1.2, 0.3, id="from the kill, if that is later"),
         pytest.param([(1.0, 10), (1.4, 60)], 1.05, 0.35, id="one piece with bytes of both"),
         pytest.param([(1.0, 10), (1.4, 60)], 2.0, 0.0, id="never negative"),
@@ -126,7 +173,9 @@ def test_what_is_no_takeover(event: dict[str, Any]) -> None:
 )
 def test_gap(samples: list[tuple[float, int]], killed: float, seconds: float | None) -> None:
     """The gap is the time for which the client got nothing, and no more than that."""
-    assert journal.gap(samples, at=40, killed=killed) == (seconds if seconds is None else pytest.approx(seconds))
+    assert journal.gap(samples, at=40, killed=killed) == (
+        seconds if seconds is None else pytest.approx(seconds)
+    )
 
 
 def test_tail_gives_each_event_once(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from rich.console import Console
 from spegel_py.demo.outcome import Arrival, Kill, NodeResult, Outcome, problems
 from spegel_py.demo.report import as_json, as_table
 
-NODE = NodeResult(node="node 2", from_peers={"node 1": 60, "node 3": 40}, fetched=100, seconds=2.0, verified=8)
+NODE = NodeResult(
+    node="node 2", from_peers={"node 1": 60, "node 3": 40}, fetched=100, seconds=2.0, verified=8
+)
 KILL = Kill(
     node="node 1",
     pid=4711,
@@ -34,8 +36,16 @@ ARRIVAL = Arrival(
     line_rate=10.0,
     upstream_bytes=10_001_000,
     results=(
-        replace(NODE, from_peers={}, from_upstream=10_000_000, fetched=10_000_000, upstream_requests=3),
-        replace(NODE, node="node 3", from_peers={"node 2": 10_000_000}, fetched=10_000_000, upstream_requests=1),
+        replace(
+            NODE, from_peers={}, from_upstream=10_000_000, fetched=10_000_000, upstream_requests=3
+        ),
+        replace(
+            NODE,
+            node="node 3",
+            from_peers={"node 2": 10_000_000},
+            fetched=10_000_000,
+            upstream_requests=1,
+        ),
     ),
     tree={LAYER: {"node 2": "upstream", "node 3": "node 2"}},
 )
@@ -63,17 +73,47 @@ def test_nothing_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        pytest.param(replace(RIGHT, reverified=31), "1 of 32 digests are missing or wrong", id="digest"),
-        pytest.param(replace(RIGHT, results=(replace(NODE, upstream_requests=2),)), "2 requests", id="upstream"),
-        pytest.param(replace(RIGHT, results=(replace(NODE, error="nobody has it"),)), "nobody has it", id="failed"),
-        pytest.param(replace(RIGHT, results=(replace(NODE, fetched=101),)), "its log counts 100 bytes", id="account"),
-        pytest.param(replace(RIGHT, kill=None), "no node was killed", id="no kill"),
-        pytest.param(replace(RIGHT, kill=replace(KILL, at_byte=None)), "did not hit the middle", id="too late"),
-        pytest.param(replace(RIGHT, kill=replace(KILL, at_byte=0)), "did not hit the middle", id="too early"),
-        pytest.param(replace(RIGHT, kill=replace(KILL, same_response=False)), "same response", id="client saw it"),
-        pytest.param(replace(RIGHT, arrival=None), "nobody pulled the image that no node had", id="no arrival"),
         pytest.param(
-            replace(RIGHT, arrival=replace(ARRIVAL, results=(replace(NODE, error="it broke off"),))),
+            replace(RIGHT, reverified=31), "1 of 32 digests are missing or wrong", id="digest"
+        ),
+        pytest.param(
+            replace(RIGHT, results=(replace(NODE, upstream_requests=2),)),
+            "2 requests",
+            id="upstream",
+        ),
+        pytest.param(
+            replace(RIGHT, results=(replace(NODE, error="nobody has it"),)),
+            "nobody has it",
+            id="failed",
+        ),
+        pytest.param(
+            replace(RIGHT, results=(replace(NODE, fetched=101),)),
+            "its log counts 100 bytes",
+            id="account",
+        ),
+        pytest.param(replace(RIGHT, kill=None), "no node was killed", id="no kill"),
+        pytest.param(
+            replace(RIGHT, kill=replace(KILL, at_byte=None)),
+            "did not hit the middle",
+            id="too late",
+        ),
+        pytest.param(
+            replace(RIGHT, kill=replace(KILL, at_byte=0)), "did not hit the middle", id="too early"
+        ),
+        pytest.param(
+            replace(RIGHT, kill=replace(KILL, same_response=False)),
+            "same response",
+            id="client saw it",
+        ),
+        pytest.param(
+            replace(RIGHT, arrival=None),
+            "nobody pulled the image that no node had",
+            id="no arrival",
+        ),
+        pytest.param(
+            replace(
+                RIGHT, arrival=replace(ARRIVAL, results=(replace(NODE, error="it broke off"),))
+            ),
             "node 2: it broke off",
             id="failed in phase 3",
         ),

@@ -115,7 +115,9 @@ class Node:
         reader, writer = await asyncio.open_connection(self.peer.host, self.peer.port)
         try:
             resume = f"Range: bytes={len(self.got)}-\r\n" if self.got else ""
-            writer.write(f"GET /v2/app/blobs/{digest}?ns=r.io HTTP/1.1\r\nHost: x\r\n{resume}\r\n".encode())
+            writer.write(
+                f"GET /v2/app/blobs/{digest}?ns=r.io HTTP/1.1\r\nHost: x\r\n{resume}\r\n".encode()
+            )
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.answers.append(int(head.split()[1]))
             if self.answers[-1] not in (200, 206):
@@ -147,7 +149,9 @@ class Node:
         """Ask the mirror for a manifest, as a runtime does before its layers."""
         reader, writer = await asyncio.open_connection(self.peer.host, self.peer.port)
         try:
-            writer.write(f"GET /v2/app/manifests/{digest}?ns=r.io HTTP/1.1\r\nConnection: close\r\n".encode())
+            writer.write(
+                f"GET /v2/app/manifests/{digest}?ns=r.io HTTP/1.1\r\nConnection: close\r\n".encode()
+            )
             writer.write(b"Host: x\r\n\r\n")
             return (await reader.read()).partition(b"\r\n\r\n")[2]
         finally:
@@ -174,7 +178,9 @@ async def start_node(
     """Run a node of this name."""
     async with AsyncExitStack() as stack:
         store, ingests, metrics = MemoryStore(), MemoryIngests(), Metrics()
-        deadlines = Deadlines(connect=0.3, first_byte=0.5, stall=0.5, resolve=0.02, manifest=1.0, blob=2.0)
+        deadlines = Deadlines(
+            connect=0.3, first_byte=0.5, stall=0.5, resolve=0.02, manifest=1.0, blob=2.0
+        )
         me = Peer(name, "127.0.0.1", free_port())
         router, courier = network.join(me), network.courier(me)
         flights = Flights(

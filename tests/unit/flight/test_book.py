@@ -181,7 +181,9 @@ def test_a_leader_that_gets_nothing_gives_way_until_it_does(chain: Talk) -> None
 def test_a_leader_that_others_complain_of_must_speak(chain: Talk) -> None:
     """One complaint sends only its sender elsewhere; for the others it decides whether the leader speaks."""
     chain.now += 0.5
-    assert isinstance(chain.complain("B", "A", Why.DEAD), Lead)  # it cannot reach it, whatever the others can
+    assert isinstance(
+        chain.complain("B", "A", Why.DEAD), Lead
+    )  # it cannot reach it, whatever the others can
     assert chain.book.leaders() == ["A", "B"]
     chain.note("A", Role.LEAD, 12 * MIB)
     chain.now += RULES.notice
@@ -337,7 +339,9 @@ def test_whatever_nodes_say_nobody_is_sent_in_a_ring(steps: list[tuple[object, .
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from([0.1, 0.5, 1.0])), max_size=60))
-def test_while_a_leader_gets_on_nobody_else_is_sent_upstream(steps: list[tuple[str, float]]) -> None:
+def test_while_a_leader_gets_on_nobody_else_is_sent_upstream(
+    steps: list[tuple[str, float]],
+) -> None:
     """Whoever asks, and however often, is sent to the leader's chain, as long as nobody complains."""
     talk = Talk()
     talk.ask("leader")
@@ -352,7 +356,9 @@ def test_while_a_leader_gets_on_nobody_else_is_sent_upstream(steps: list[tuple[s
 
 
 @given(STEPS)
-def test_a_second_is_sent_upstream_only_if_it_was_failed_by_the_first(steps: list[tuple[object, ...]]) -> None:
+def test_a_second_is_sent_upstream_only_if_it_was_failed_by_the_first(
+    steps: list[tuple[object, ...]],
+) -> None:
     """While a leader speaks and gets on, only who complained of a source gets to lead, and not two within a second."""
     talk = Talk()
     talk.ask("leader")

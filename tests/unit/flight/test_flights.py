@@ -27,8 +27,18 @@ MANIFEST = json.dumps(
     {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "config": {"mediaType": "application/octet-stream", "digest": str(Digest.of(b"{}")), "size": 2},
-        "layers": [{"mediaType": "application/octet-stream", "digest": str(Digest.of(LARGE)), "size": len(LARGE)}],
+        "config": {
+            "mediaType": "application/octet-stream",
+            "digest": str(Digest.of(b"{}")),
+            "size": 2,
+        },
+        "layers": [
+            {
+                "mediaType": "application/octet-stream",
+                "digest": str(Digest.of(LARGE)),
+                "size": len(LARGE),
+            }
+        ],
     }
 ).encode()
 
@@ -50,7 +60,9 @@ async def nodes(upstream: Upstream) -> AsyncIterator[Nodes]:
     async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
 
         async def start(count: int, rules: Rules = TALKATIVE) -> list[Node]:
-            nodes = [start_node(f"n{number}", network, upstream, rules=rules) for number in range(count)]
+            nodes = [
+                start_node(f"n{number}", network, upstream, rules=rules) for number in range(count)
+            ]
             return [await stack.enter_async_context(node) for node in nodes]
 
         yield start
@@ -85,7 +97,9 @@ async def test_a_crowd_fetches_once(nodes: Nodes, upstream: Upstream) -> None:
     assert sorted(node.answers[0] for node in crowd) == [200, 200, 200, 404]
 
 
-async def test_each_gets_bytes_while_they_come_from_upstream(nodes: Nodes, upstream: Upstream) -> None:
+async def test_each_gets_bytes_while_they_come_from_upstream(
+    nodes: Nodes, upstream: Upstream
+) -> None:
     """Before upstream has given more than a half, the last of the chain has that half."""
     crowd = await nodes(3)
     pulls = [await started(node) for node in crowd]
@@ -97,7 +111,9 @@ async def test_each_gets_bytes_while_they_come_from_upstream(nodes: Nodes, upstr
     assert all(await asyncio.gather(*pulls))
 
 
-async def test_who_is_sent_upstream_after_the_leader_died_goes_on_at_its_byte(nodes: Nodes, upstream: Upstream) -> None:
+async def test_who_is_sent_upstream_after_the_leader_died_goes_on_at_its_byte(
+    nodes: Nodes, upstream: Upstream
+) -> None:
     """Its body ends short, its resumed request gets 404, and upstream gives the rest; the others notice nothing."""
     leader, *others = ordered(await nodes(4), upstream.digest)
     fetch = await started(leader)
@@ -115,7 +131,9 @@ async def test_who_is_sent_upstream_after_the_leader_died_goes_on_at_its_byte(no
         assert node.answers == ([200, 404] if node.peer.id == promoted else [200])
 
 
-async def test_when_one_in_the_middle_dies_nobody_goes_upstream(nodes: Nodes, upstream: Upstream) -> None:
+async def test_when_one_in_the_middle_dies_nobody_goes_upstream(
+    nodes: Nodes, upstream: Upstream
+) -> None:
     """Who took it from that one gets the rest from another, within the same answer."""
     first, middle, last, steward = ordered(await nodes(4), upstream.digest)
     pulls = {node.peer.id: await started(node) for node in (first, middle, last, steward)}
@@ -130,7 +148,9 @@ async def test_when_one_in_the_middle_dies_nobody_goes_upstream(nodes: Nodes, up
     assert last.answers == steward.answers == [200]
 
 
-async def test_when_upstream_refuses_the_leader_another_one_leads(nodes: Nodes, upstream: Upstream) -> None:
+async def test_when_upstream_refuses_the_leader_another_one_leads(
+    nodes: Nodes, upstream: Upstream
+) -> None:
     """Who waited for the first byte was promised nothing: it gets a 404, goes upstream itself, and feeds the others."""
     leader, *others = await nodes(3)
     upstream.refuses.add(leader.peer.id)
@@ -259,7 +279,9 @@ async def test_a_crowd_that_finds_one_holder_lines_up(nodes: Nodes, upstream: Up
     assert [node.answers for node in crowd] == [[200]] * 3
 
 
-async def test_who_cannot_be_lined_up_behind_is_passed_over(nodes: Nodes, upstream: Upstream) -> None:
+async def test_who_cannot_be_lined_up_behind_is_passed_over(
+    nodes: Nodes, upstream: Upstream
+) -> None:
     """One that was to take it from the holder, and never did, has nothing to give: the holder has."""
     (idle, node, _), holder = await crowd_and_holder(nodes)
     idle.ingests.begin(upstream.digest, total=len(LARGE))
@@ -270,7 +292,9 @@ async def test_who_cannot_be_lined_up_behind_is_passed_over(nodes: Nodes, upstre
     assert holder.served() >= len(LARGE)
 
 
-async def test_a_silent_steward_keeps_nobody_from_those_that_hold_it(nodes: Nodes, upstream: Upstream) -> None:
+async def test_a_silent_steward_keeps_nobody_from_those_that_hold_it(
+    nodes: Nodes, upstream: Upstream
+) -> None:
     """Its answer is not waited for where others can give the content."""
     crowd, holder = await crowd_and_holder(nodes)
     *others, steward = ordered([*crowd, holder], upstream.digest)
@@ -308,7 +332,10 @@ async def test_roles_reasons_and_bytes_are_counted(nodes: Nodes, upstream: Upstr
     upstream.allow()
     assert await pulls[1]
     assert leader.count("spegel_in_flight_leads_total", reason="first") == 1
-    failed = [follower.count("spegel_in_flight_leads_total", reason=reason) for reason in ("dead", "short")]
+    failed = [
+        follower.count("spegel_in_flight_leads_total", reason=reason)
+        for reason in ("dead", "short")
+    ]
     assert sum(failed) == 1
     assert follower.count("spegel_in_flight_bytes_total") == HALF
 
@@ -318,7 +345,9 @@ def test_every_reason_to_lead_has_a_label() -> None:
     assert set(REASONS) == {"first"} | {why.value for why in Why}
 
 
-async def test_everybody_sees_the_tree_while_it_is_in_flight(nodes: Nodes, upstream: Upstream) -> None:
+async def test_everybody_sees_the_tree_while_it_is_in_flight(
+    nodes: Nodes, upstream: Upstream
+) -> None:
     """All of it, whoever keeps the book, with the length and how far each is; afterwards there is nothing to see."""
     leader, *others = crowd = ordered(await nodes(4), upstream.digest)
     pulls = [await started(node) for node in crowd]
@@ -329,14 +358,21 @@ async def test_everybody_sees_the_tree_while_it_is_in_flight(nodes: Nodes, upstr
         return [place.offset for place in seen.shape.places] == [HALF] * 4
 
     await until(all_have_half)
-    expected = [(leader.peer.id, None)] + [(node.peer.id, number) for number, node in enumerate(others)]
+    expected = [(leader.peer.id, None)] + [
+        (node.peer.id, number) for number, node in enumerate(others)
+    ]
     for node in crowd:
         [seen] = await node.flights.look()
         assert [(place.node, place.parent) for place in seen.shape.places] == expected
         assert (seen.digest, seen.total, seen.is_told) == (upstream.digest, len(LARGE), True)
         assert seen.role is (Role.LEAD if node is leader else Role.FOLLOW)
     [told] = others[0].flights.describe()
-    assert told == {"digest": str(upstream.digest), "role": "follow", "parent": leader.peer.id, "offset": HALF}
+    assert told == {
+        "digest": str(upstream.digest),
+        "role": "follow",
+        "parent": leader.peer.id,
+        "offset": HALF,
+    }
     upstream.allow()
     assert all(await asyncio.gather(*pulls))
     await until(lambda: not any(node.flights.parts for node in crowd))
@@ -348,7 +384,9 @@ async def test_a_steward_that_cannot_tell_the_tree_is_asked_for_sources_all_the_
     nodes: Nodes, upstream: Upstream
 ) -> None:
     """An older one refuses the question, one that hangs says nothing: that costs the picture, and no pull."""
-    leader, follower, steward = ordered(await nodes(3, replace(TALKATIVE, look=0.05)), upstream.digest)
+    leader, follower, steward = ordered(
+        await nodes(3, replace(TALKATIVE, look=0.05)), upstream.digest
+    )
     pulls = [await started(leader), await started(follower)]
     answer = steward.network.answerers[steward.peer]
 

@@ -39,7 +39,15 @@ OFFSETS = st.integers(0, messages.MAX_OFFSET)
 SECONDS = st.floats(0, messages.MAX_SECONDS)
 QUESTIONS: st.SearchStrategy[Question] = st.one_of(
     st.builds(Ask, DIGESTS, OFFSETS, st.booleans(), st.integers(0, messages.MAX_HELD)),
-    st.builds(Ask, DIGESTS, OFFSETS, st.booleans(), st.integers(0, messages.MAX_HELD), PEERS, st.sampled_from(Why)),
+    st.builds(
+        Ask,
+        DIGESTS,
+        OFFSETS,
+        st.booleans(),
+        st.integers(0, messages.MAX_HELD),
+        PEERS,
+        st.sampled_from(Why),
+    ),
     st.builds(Note, DIGESTS, st.sampled_from([Role.LEAD, Role.HOLD, Role.GONE]), OFFSETS),
     st.builds(Note, DIGESTS, st.just(Role.FOLLOW), OFFSETS, PEERS),
     st.builds(Look, DIGESTS),
@@ -98,7 +106,25 @@ def test_garbage_is_a_message_error_and_nothing_else(raw: bytes) -> None:
 
 
 VALUES: st.SearchStrategy[object] = st.sampled_from(
-    [None, True, 0, -1, 1 << 63, 0.5, float("nan"), "", "x", "../x", "lead", "dead", str(DIGEST), [], {}, [["x"]], [{}]]
+    [
+        None,
+        True,
+        0,
+        -1,
+        1 << 63,
+        0.5,
+        float("nan"),
+        "",
+        "x",
+        "../x",
+        "lead",
+        "dead",
+        str(DIGEST),
+        [],
+        {},
+        [["x"]],
+        [{}],
+    ]
 )
 NAMES = st.sampled_from(
     [
@@ -156,7 +182,15 @@ def test_members_of_any_kind_are_checked(kind: str, fields: dict[str, object]) -
             "bad": "../p",
             "why": "dead",
         },
-        {"kind": "ask", "digest": str(DIGEST), "offset": 0, "serves": True, "held": 0, "bad": "p", "why": "ugly"},
+        {
+            "kind": "ask",
+            "digest": str(DIGEST),
+            "offset": 0,
+            "serves": True,
+            "held": 0,
+            "bad": "p",
+            "why": "ugly",
+        },
         {"kind": "note", "digest": str(DIGEST), "offset": 0, "role": "follow"},
         {"kind": "note", "digest": str(DIGEST), "offset": 0, "role": "lead", "parent": "p"},
         {"kind": "note", "digest": str(DIGEST), "offset": 0, "role": ["lead"]},
@@ -191,7 +225,9 @@ def test_a_malformed_reply_is_refused(raw: bytes) -> None:
 def test_the_longest_shape_is_within_the_bound() -> None:
     """As many nodes as there may be, with the longest ids and numbers."""
     places = tuple(
-        Place("p" * messages.MAX_ID, number - 1 if number else None, Role.FOLLOW, messages.MAX_OFFSET)
+        Place(
+            "p" * messages.MAX_ID, number - 1 if number else None, Role.FOLLOW, messages.MAX_OFFSET
+        )
         for number in range(messages.MAX_PLACES)
     )
     raw = encode(Shape(places, messages.MAX_OFFSET))

@@ -15,7 +15,9 @@ MEMBERS = st.sets(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_siz
 
 
 @given(MEMBERS, st.sampled_from(DIGESTS), st.randoms())
-def test_the_order_of_the_members_is_of_no_matter(members: set[str], digest: Digest, random: object) -> None:
+def test_the_order_of_the_members_is_of_no_matter(
+    members: set[str], digest: Digest, random: object
+) -> None:
     """Nodes that list the same members in any order name the same stewards."""
     there = stewards(digest, sorted(members), 3)
     assert there == stewards(digest, sorted(members, reverse=True), 3)

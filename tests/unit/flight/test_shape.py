@@ -19,7 +19,10 @@ DIGEST = Digest.of(b"layer")
 
 def told(tree: Tree, **holders: Role) -> dict[str, tuple[Role | None, int]]:
     """Roots lead but for these, all others follow; offsets are zero."""
-    return {node.id: (holders.get(node.id, Role.FOLLOW if node.parent else Role.LEAD), 0) for node in tree}
+    return {
+        node.id: (holders.get(node.id, Role.FOLLOW if node.parent else Role.LEAD), 0)
+        for node in tree
+    }
 
 
 def part(role: Role, parent: str | None = None) -> Part:
@@ -36,7 +39,11 @@ def test_a_book_shows_who_takes_it_from_whom() -> None:
         steward.answer(name, Ask(DIGEST, serves=name != "S"), 10.0)
     steward.answer("A", Note(DIGEST, Role.LEAD, 40), 10.1)
     steward.answer("B", Note(DIGEST, Role.FOLLOW, 30, "A"), 10.1)
-    places = (Place("A", None, Role.LEAD, 40), Place("B", 0, Role.FOLLOW, 30), Place("S", 1, Role.FOLLOW, 0))
+    places = (
+        Place("A", None, Role.LEAD, 40),
+        Place("B", 0, Role.FOLLOW, 30),
+        Place("S", 1, Role.FOLLOW, 0),
+    )
     assert steward.answer("B", Look(DIGEST), 10.2) == Shape(places)
 
 
@@ -56,7 +63,9 @@ def test_of_many_those_nearest_to_the_source_are_drawn(count: int, depth: int) -
     shape = draw(tree, told(tree))
     depths = {node.id: node.depth or 0 for node in tree}
     drawn = [depths[place.node] for place in shape.places]
-    left_out = [depths[name] for name in depths if name not in {place.node for place in shape.places}]
+    left_out = [
+        depths[name] for name in depths if name not in {place.node for place in shape.places}
+    ]
     assert len(drawn) == min(len(tree), MAX_PLACES)
     assert shape.more == len(left_out)
     assert drawn == sorted(drawn)

@@ -84,7 +84,9 @@ def test_what_is_below_counts_for_the_depth() -> None:
         tree.attach(node, tree.pick(node, without=["0", "1", "2", "3"]) or other)
     best = tree.pick(first)
     assert best is not None
-    assert best.depth == 0  # below it there are two more: only at a source or one step away is there room
+    assert (
+        best.depth == 0
+    )  # below it there are two more: only at a source or one step away is there room
 
 
 def test_who_is_blocked_or_does_not_serve_feeds_nobody() -> None:
@@ -103,7 +105,10 @@ def test_who_is_blocked_or_does_not_serve_feeds_nobody() -> None:
 
 NAMES = st.sampled_from("abcdefg")
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["attach", "pick", "source", "detach", "remove", "block"]), NAMES, NAMES), max_size=60
+    st.tuples(
+        st.sampled_from(["attach", "pick", "source", "detach", "remove", "block"]), NAMES, NAMES
+    ),
+    max_size=60,
 )
 
 

@@ -44,7 +44,9 @@ class Cluster:
             if name != "n0":
                 courier.answer_with(self._answerer(name, says.get(name, lambda _: Lead(1.0))))
         self.ingests = MemoryIngests()
-        self.flights = Flights(courier=couriers["n0"], ingests=self.ingests, store=MemoryStore(), clock=self.clock)
+        self.flights = Flights(
+            courier=couriers["n0"], ingests=self.ingests, store=MemoryStore(), clock=self.clock
+        )
 
     def _answerer(self, name: str, says: Callable[[float], Reply]) -> Callable[[str, bytes], bytes]:
         def answer(_asker: str, question: bytes) -> bytes:

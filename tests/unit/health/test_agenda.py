@@ -45,7 +45,10 @@ def test_each_peer_of_a_small_cluster_is_checked_every_interval(count: int) -> N
     assert times.keys() == set(peers(count))
     gaps = [late - early for each in times.values() for early, late in pairwise(each)]
     assert max(gaps) <= 1.1 * INTERVAL + TICK
-    assert min(late - early for each in times.values() for early, late in pairwise(each[1:])) >= 0.9 * INTERVAL
+    assert (
+        min(late - early for each in times.values() for early, late in pairwise(each[1:]))
+        >= 0.9 * INTERVAL
+    )
 
 
 @settings(max_examples=20, deadline=None)

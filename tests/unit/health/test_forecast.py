@@ -19,7 +19,9 @@ def series(floor: float = 0.02, limit: float = 3.0) -> Series:
     return Series(floor=floor, limit=limit)
 
 
-def fed(cost: Callable[[float], float], until: float, *, every: float = EVERY) -> Iterator[tuple[float, float | None]]:
+def fed(
+    cost: Callable[[float], float], until: float, *, every: float = EVERY
+) -> Iterator[tuple[float, float | None]]:
     """Yield the time and the forecast after each of these costs."""
     one, now = series(), 0.0
     while now < until:
@@ -57,7 +59,10 @@ def test_the_lead_is_about_right() -> None:
 def test_noise_is_no_trend(seed: int, usual: float, noise: float) -> None:
     """Costs that scatter about what is usual, by up to a factor of two either way, foretell nothing for two hours."""
     random = Random(seed)
-    assert all(lead is None for _, lead in fed(lambda now: usual * 2.718 ** random.uniform(-noise, noise), 7200))
+    assert all(
+        lead is None
+        for _, lead in fed(lambda now: usual * 2.718 ** random.uniform(-noise, noise), 7200)
+    )
 
 
 @pytest.mark.parametrize("times", [3.0, 10.0, 30.0])
@@ -126,12 +131,20 @@ def test_a_good_cost_makes_up_for_a_bad_one() -> None:
     ("spoil", "reason"),
     [
         (lambda forecast, now, bad: forecast.checked(0.03 * bad, now), "checks"),
-        (lambda forecast, now, bad: forecast.answered(now, first_byte=0.02 * bad, pace=None), "first byte"),
-        (lambda forecast, now, bad: forecast.answered(now, first_byte=None, pace=0.1 * bad), "bodies"),
+        (
+            lambda forecast, now, bad: forecast.answered(now, first_byte=0.02 * bad, pace=None),
+            "first byte",
+        ),
+        (
+            lambda forecast, now, bad: forecast.answered(now, first_byte=None, pace=0.1 * bad),
+            "bodies",
+        ),
     ],
     ids=["checks", "first byte", "pace"],
 )
-def test_each_kind_of_cost_is_foretold(spoil: Callable[[Forecast, float, float], None], reason: str) -> None:
+def test_each_kind_of_cost_is_foretold(
+    spoil: Callable[[Forecast, float, float], None], reason: str
+) -> None:
     """Whatever gets worse is named."""
     forecast = Forecast(check_limit=3.0, first_byte_limit=2.0)
     reasons = set()

@@ -298,7 +298,12 @@ def test_a_failure_that_is_coming_takes_the_weight_ahead_of_it() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["pass", "fail", "ok", "broke", "seen", "gone"]), st.floats(0, 5)), max_size=60)
+    st.lists(
+        st.tuples(
+            st.sampled_from(["pass", "fail", "ok", "broke", "seen", "gone"]), st.floats(0, 5)
+        ),
+        max_size=60,
+    )
 )
 def test_the_factor_is_a_share_and_states_agree_with_it(steps: list[tuple[str, float]]) -> None:
     """Whatever happens, the factor lies in [0, 1], is 0 for an unhealthy peer, and every turn is a different state."""

@@ -86,7 +86,9 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(answer: Answer, peers: Iterable[Peer] = (A,), seed: int = 1) -> AsyncIterator[Watch]:
+async def watching(
+    answer: Answer, peers: Iterable[Peer] = (A,), seed: int = 1
+) -> AsyncIterator[Watch]:
     watch = Watch(answer, peers, seed)
     task = asyncio.create_task(watch.monitor.run())
     try:
@@ -158,11 +160,18 @@ def test_random_drops_make_nobody_unhealthy() -> None:
 
     async def main(seed: int) -> Counter[str]:
         random = Random(seed)
-        async with watching(lambda peer: "silent" if random.random() < 0.05 else "ok", everybody, seed) as watch:
+        async with watching(
+            lambda peer: "silent" if random.random() < 0.05 else "ok", everybody, seed
+        ) as watch:
             await asyncio.sleep(550)
             assert Kind.UNHEALTHY not in watch.book.kinds
             count = watch.book.count
-            return Counter({how: int(count("spegel_health_checks_total", outcome=how)) for how in ("passed", "failed")})
+            return Counter(
+                {
+                    how: int(count("spegel_health_checks_total", outcome=how))
+                    for how in ("passed", "failed")
+                }
+            )
 
     runs = [virtual.run(main(seed)) for seed in range(10)]
     assert all(run.total() >= 1000 for run in runs)
@@ -203,7 +212,10 @@ def test_a_check_that_our_pause_fell_into_is_void() -> None:
             await asyncio.sleep(0.1)
             watch.loop.stand_still(20)
             how = "ok"
-            await watch.until(lambda: watch.book.count("spegel_health_checks_total", outcome="passed") > 0, within=4)
+            await watch.until(
+                lambda: watch.book.count("spegel_health_checks_total", outcome="passed") > 0,
+                within=4,
+            )
             assert watch.book.count("spegel_health_checks_total", outcome="void") == 1
             assert watch.book.count("spegel_health_checks_total", outcome="failed") == 0
 
@@ -272,7 +284,10 @@ def test_a_fault_while_a_peer_is_checked_fails_that_peer_alone() -> None:
 async def test_checks_over_real_sockets(registry: FakePeer, outcome: str) -> None:
     """The peers' client gets the answers that count, and tells nobody a password for them."""
     deadlines, book = Deadlines(connect=0.4, first_byte=0.4), Book()
-    async with registry.serve("a") as peer, HTTPUpstream(deadlines=deadlines, authorization="Basic eA==") as upstream:
+    async with (
+        registry.serve("a") as peer,
+        HTTPUpstream(deadlines=deadlines, authorization="Basic eA==") as upstream,
+    ):
         monitor = Monitor(
             health=book,
             upstream=upstream,

@@ -25,10 +25,14 @@ def after(*times: float) -> Failures:
         pytest.param((0, 1, 2), 302, False, id="and no longer"),
         pytest.param((0, 150, 299), 299, True, id="just within the window"),
         pytest.param((0, 150, 300), 300, False, id="the window slides"),
-        pytest.param((0, 1, 2, 200), 499, True, id="a further failure within it starts the time anew"),
+        pytest.param(
+            (0, 1, 2, 200), 499, True, id="a further failure within it starts the time anew"
+        ),
     ],
 )
-def test_three_failures_within_the_window_count(times: tuple[float, ...], now: float, is_unhealthy: bool) -> None:
+def test_three_failures_within_the_window_count(
+    times: tuple[float, ...], now: float, is_unhealthy: bool
+) -> None:
     """`fails` failures within `fail_timeout` make a peer unhealthy for that long."""
     assert after(*times).is_unhealthy(now) is is_unhealthy
 
@@ -42,7 +46,9 @@ def test_it_is_the_sliding_window(times: list[float], fails: int) -> None:
         failures.failed(time)
     now = times[-1] + 50
     runs = zip(times, times[fails - 1 :], strict=False)
-    assert failures.is_unhealthy(now) == any(last - first < 100 and now < last + 100 for first, last in runs)
+    assert failures.is_unhealthy(now) == any(
+        last - first < 100 and now < last + 100 for first, last in runs
+    )
 
 
 def test_a_success_clears_all_at_once() -> None:

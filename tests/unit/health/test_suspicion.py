@@ -29,12 +29,19 @@ def test_silence_is_suspected_before_its_end() -> None:
 
 
 @given(st.floats(0.5, 600), st.floats(0, 0.5), st.floats(0, 3), st.floats(0, 3))
-def test_suspicion_only_grows_with_silence(interval: float, late: float, one: float, other: float) -> None:
+def test_suspicion_only_grows_with_silence(
+    interval: float, late: float, one: float, other: float
+) -> None:
     """Whatever the peer's pace: the longer the silence, the greater phi, and the smaller the factor."""
     heartbeats = beating(interval=interval, late=late * interval)
     early, later = sorted((one, other))
     assert heartbeats.phi(early * interval) <= heartbeats.phi(later * interval)
-    assert LEAST <= factor(heartbeats.phi(later * interval)) <= factor(heartbeats.phi(early * interval)) <= 1
+    assert (
+        LEAST
+        <= factor(heartbeats.phi(later * interval))
+        <= factor(heartbeats.phi(early * interval))
+        <= 1
+    )
 
 
 @given(st.integers(), st.sampled_from([0.5, 4.0, 50.0]), st.floats(0, 0.25))

@@ -45,7 +45,9 @@ ALERT = {
     "escalated": False,
 }
 ACTION = {"alert": ALERT["id"], "action": "reconnect containerd", "outcome": "done"}
-MEMBER = Member(id="12D3Koo-c", address="[fd00::3]:5001", agent="spegel-py/1", keys=7, heard=1.5, skew=0.25)
+MEMBER = Member(
+    id="12D3Koo-c", address="[fd00::3]:5001", agent="spegel-py/1", keys=7, heard=1.5, skew=0.25
+)
 
 Command = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -111,7 +113,15 @@ def record(ledger: Ledger) -> None:
         inquiry.local, inquiry.lookup = "absent", Lookup(found=1, first=0.001)
         inquiry.source, inquiry.length, inquiry.sent, inquiry.status = "peer", 5, 5, 200
         inquiry.attempts = [
-            {"peer": "c", "addr": "[::1]:5000", "offset": 0, "bytes": 5, "ms": 2.5, "outcome": "ok", "hedge": True}
+            {
+                "peer": "c",
+                "addr": "[::1]:5000",
+                "offset": 0,
+                "bytes": 5,
+                "ms": 2.5,
+                "outcome": "ok",
+                "hedge": True,
+            }
         ]
 
 
@@ -146,11 +156,17 @@ async def test_why_of_nothing_recorded_says_so(node: Metered, command: Command) 
     """On a node that nobody has asked, and on one that was asked for other things; status 1."""
     status, out, err = await command("why", "r.io/app:v9")
     assert (status, out) == (1, "")
-    assert "has recorded nothing: no client has asked it since it started (see spegel-py doctor)" in err
+    assert (
+        "has recorded nothing: no client has asked it since it started (see spegel-py doctor)"
+        in err
+    )
     record(node.ledger)
     status, out, err = await command("why", "r.io/app:v9")
     assert (status, out) == (1, "")
-    assert "has recorded nothing of r.io/app:v9: no client has asked it for that among its last 2 requests" in err
+    assert (
+        "has recorded nothing of r.io/app:v9: no client has asked it for that among its last 2 requests"
+        in err
+    )
     status, out, err = await command("why", "r.io/app:v9", "--json")
     assert (status, json.loads(out)["decisions"], err) == (1, [], "")
 
@@ -178,8 +194,13 @@ async def test_status_shows_what_the_node_is_good_for(node: Metered, command: Co
 async def test_status_counts_what_is_in_flight(node: Metered, command: Command) -> None:
     """By what the node does with it; where that is switched off it says nothing of it."""
     assert "in flight" not in (await command("status"))[1]
-    for roles, line in ((["follow", "lead", "follow"], "in flight 3 (1 lead, 2 follow)"), ([], "in flight 0")):
-        node.in_flight = [{"digest": str(DIGEST), "role": role, "parent": None, "offset": 5} for role in roles]
+    for roles, line in (
+        (["follow", "lead", "follow"], "in flight 3 (1 lead, 2 follow)"),
+        ([], "in flight 0"),
+    ):
+        node.in_flight = [
+            {"digest": str(DIGEST), "role": role, "parent": None, "offset": 5} for role in roles
+        ]
         _, out, _ = await command("status")
         assert line in [" ".join(row.split()) for row in out.splitlines()]
 
@@ -242,15 +263,24 @@ async def test_what_cannot_be_resolved_is_explained(command: Command) -> None:
     """A short name is no reference."""
     status, out, err = await command("resolve", "nginx/x:1")
     assert (status, out) == (1, "")
-    assert err.endswith("a reference starts with its registry, as in registry.example/app:1: 'nginx/x:1'\n")
+    assert err.endswith(
+        "a reference starts with its registry, as in registry.example/app:1: 'nginx/x:1'\n"
+    )
 
 
-@pytest.mark.parametrize("name", ["why", "status", "peers", "resolve", "alerts", "images", "measure"])
+@pytest.mark.parametrize(
+    "name", ["why", "status", "peers", "resolve", "alerts", "images", "measure"]
+)
 def test_no_node_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It says where was asked, why nobody answers, and what to do; status 1."""
     with closing(socket.create_server(("127.0.0.1", 0))) as closed:
         port = closed.getsockname()[1]
-    arguments = [name, *(["r.io/app:v1"] if name in ("resolve", "measure") else []), "--metrics-addr", f":{port}"]
+    arguments = [
+        name,
+        *(["r.io/app:v1"] if name in ("resolve", "measure") else []),
+        "--metrics-addr",
+        f":{port}",
+    ]
     assert main(arguments) == 1
     assert capsys.readouterr().err == (
         f"spegel-py: no node answers at http://127.0.0.1:{port} (Connection refused): start spegel-py registry, or say "
@@ -259,7 +289,9 @@ def test_no_node_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(404, "no"), (200, "<html>"), (200, "[]"), (500, "{}")], ids=["404", "html", "list", "500"]
+    ("status", "body"),
+    [(404, "no"), (200, "<html>"), (200, "[]"), (500, "{}")],
+    ids=["404", "html", "list", "500"],
 )
 async def test_another_program_is_not_taken_for_a_node(
     status: int, body: str, capsys: pytest.CaptureFixture[str]
@@ -273,13 +305,20 @@ async def test_another_program_is_not_taken_for_a_node(
     app.router.add_get("/{tail:.*}", answer)
     async with serve(app, "127.0.0.1:0") as port:
         assert await asyncio.to_thread(main, ["status", "--node", f"http://127.0.0.1:{port}/"]) == 1
-    assert f"http://127.0.0.1:{port}/debug/state answers {status} and no state of a node" in capsys.readouterr().err
+    assert (
+        f"http://127.0.0.1:{port}/debug/state answers {status} and no state of a node"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
     ("server", "page", "told"),
     [
-        ("spegel-py", None, "that is another of its addresses; give its metrics address (:9090 by default)"),
+        (
+            "spegel-py",
+            None,
+            "that is another of its addresses; give its metrics address (:9090 by default)",
+        ),
         ("", 'go_info{version="go1.24"} 1', "that is Spegel (Go), which tells its metrics only"),
     ],
     ids=["the registry", "Spegel"],
@@ -318,14 +357,22 @@ async def test_a_router_is_known(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--node", "ftp://x"], "--node: 'ftp://x' is no URL of a node: write http://10.0.0.1:9090"),
-        (["--node", "http://x:port"], "--node: 'http://x:port' is no URL of a node: write http://10.0.0.1:9090"),
+        (
+            ["--node", "ftp://x"],
+            "--node: 'ftp://x' is no URL of a node: write http://10.0.0.1:9090",
+        ),
+        (
+            ["--node", "http://x:port"],
+            "--node: 'http://x:port' is no URL of a node: write http://10.0.0.1:9090",
+        ),
         (["--node", ""], "--node: '' is no URL of a node: write http://10.0.0.1:9090"),
         (["--metrics-addr", "x"], "--metrics-addr: 'x' should be an address such as :5000"),
         (["--limit", "0"], "argument --limit: '0' should be a whole number from 1 to 1000"),
     ],
 )
-def test_bad_flags_are_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_flags_are_one_line(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """They name the flag and what should be there; status 2."""
     assert main(["why", *arguments]) == 2
     err = capsys.readouterr().err
@@ -341,14 +388,17 @@ def test_the_metrics_address_is_the_nodes_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e15, "3000.0 TB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e15, "3000.0 TB")],
 )
 def test_sizes_are_read_by_people(count: float, text: str) -> None:
     """In the unit that suits them."""
     assert size(count) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (5.25, "5.2 s"), (90, "1.5 min"), (5400, "1.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (5.25, "5.2 s"), (90, "1.5 min"), (5400, "1.5 h")]
+)
 def test_spans_are_read_by_people(seconds: float | None, text: str) -> None:
     """In the unit that suits them."""
     assert span(seconds) == text

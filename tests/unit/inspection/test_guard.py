@@ -73,7 +73,10 @@ async def test_only_metrics_are_answered_under_any_name() -> None:
         routes=[web.post("/debug/measure", measure)],
         guard=[guard_hosts(["Spegel.example:443", ""])],
     )
-    async with serve(app, "127.0.0.1:0") as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+    async with (
+        serve(app, "127.0.0.1:0") as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
 
         async def ask(method: str, path: str, host: str) -> int:
             headers = {"Host": host, "Origin": f"http://{host}"}

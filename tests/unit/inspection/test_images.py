@@ -20,7 +20,11 @@ from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory import MemoryStore
 from tests.images import image
 
-ME, OTHER, THIRD = Peer("me", "10.0.0.1", 5000), Peer("other", "10.0.0.2", 5000), Peer("third", "fd00::3", 5000)
+ME, OTHER, THIRD = (
+    Peer("me", "10.0.0.1", 5000),
+    Peer("other", "10.0.0.2", 5000),
+    Peer("third", "fd00::3", 5000),
+)
 
 
 class Router:
@@ -32,7 +36,9 @@ class Router:
         self.hangs: set[str] = set()
         self.is_down = False
 
-    async def lookup(self, key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
+    async def lookup(
+        self, key: str, *, limit: int, max_age: float = math.inf
+    ) -> AsyncIterator[Peer]:
         self.asked.append(key)
         if self.is_down:
             raise RouterUnavailable("it is down")
@@ -94,7 +100,10 @@ async def test_an_image_is_shown_with_all_that_it_is_made_of(node: Held) -> None
         "blobs": 4,
         "missing": 0,
         "pulled": 1000.0,
-        "peers": [{"id": "other", "address": "10.0.0.2:5000"}, {"id": "third", "address": "[fd00::3]:5000"}],
+        "peers": [
+            {"id": "other", "address": "10.0.0.2:5000"},
+            {"id": "third", "address": "[fd00::3]:5000"},
+        ],
     }
 
 

@@ -49,7 +49,9 @@ class Page:
         if self.refusal:
             return responses.error(self.refusal)
         assert request.headers["Accept"] == "application/x-ndjson"
-        return web.Response(body=b"".join(json.dumps(step.as_json()).encode() + b"\n" for step in self.steps))
+        return web.Response(
+            body=b"".join(json.dumps(step.as_json()).encode() + b"\n" for step in self.steps)
+        )
 
 
 @pytest.fixture
@@ -80,8 +82,12 @@ def measured(*, is_over: bool, missing: bool = False) -> Measurement:
         layer.source = "none"
     else:
         layer.source, layer.moved, layer.first_byte, layer.seconds = "local", 1_000_000, 0.001, 0.5
-    manifest = Part(kind="manifest", digest=DIGEST, size=500, moved=500, source="peer", peer="12D3Koo-abcdef")
-    return Measurement(reference="r.io/app:v1", at=0.0, parts=[manifest, layer], seconds=0.5, is_over=is_over)
+    manifest = Part(
+        kind="manifest", digest=DIGEST, size=500, moved=500, source="peer", peer="12D3Koo-abcdef"
+    )
+    return Measurement(
+        reference="r.io/app:v1", at=0.0, parts=[manifest, layer], seconds=0.5, is_over=is_over
+    )
 
 
 async def test_images_are_shown_with_how_many_peers_have_them(page: Page, command: Command) -> None:
@@ -124,7 +130,9 @@ async def test_a_measurement_is_followed_to_its_end(page: Page, command: Command
     assert (status, json.loads(out)) == (0, page.steps[-1].as_json())
 
 
-async def test_what_a_runtime_would_get_from_the_registry_is_1(page: Page, command: Command) -> None:
+async def test_what_a_runtime_would_get_from_the_registry_is_1(
+    page: Page, command: Command
+) -> None:
     """It is said how many parts nobody has."""
     page.steps = [measured(is_over=True, missing=True)]
     status, out, _ = await command("measure", "r.io/app:v1")
@@ -136,12 +144,20 @@ async def test_what_a_runtime_would_get_from_the_registry_is_1(page: Page, comma
 @pytest.mark.parametrize(
     ("refusal", "told"),
     [
-        (Denied("measuring is switched off on this node, by --debug-web-enabled=false"), "switched off on this node"),
-        (Occupied("r.io/b:1 is being measured, and one is at a time"), "r.io/b:1 is being measured"),
+        (
+            Denied("measuring is switched off on this node, by --debug-web-enabled=false"),
+            "switched off on this node",
+        ),
+        (
+            Occupied("r.io/b:1 is being measured, and one is at a time"),
+            "r.io/b:1 is being measured",
+        ),
     ],
     ids=["switched off", "another one"],
 )
-async def test_a_refusal_is_one_line(refusal: OCIError, told: str, page: Page, command: Command) -> None:
+async def test_a_refusal_is_one_line(
+    refusal: OCIError, told: str, page: Page, command: Command
+) -> None:
     """As the node says it; status 1."""
     page.refusal = refusal
     status, out, err = await command("measure", "r.io/app:v1")

@@ -26,8 +26,12 @@ from tests.unit.mirror.peers import FakePeer
 
 LARGE = bytes(range(251)) * (WHOLE // 251 + 1000)
 SMALL = b"small" * 1000
-MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
-QUICK = Deadlines(connect=0.3, first_byte=0.3, stall=0.3, rate_window=0.3, resolve=0.05, manifest=2.0, blob=4.0)
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
+).encode()
+QUICK = Deadlines(
+    connect=0.3, first_byte=0.3, stall=0.3, rate_window=0.3, resolve=0.05, manifest=2.0, blob=4.0
+)
 ME = Peer("me", "127.0.0.1", 1)
 
 
@@ -67,7 +71,9 @@ class Lab:
             self.scores.begin(peer)
             self.scores.of(peer).in_flight = 1000**number
 
-    async def pull(self, pull: PullRequest, sink: MemorySink | None = None) -> tuple[RelayHead, bytes, bool]:
+    async def pull(
+        self, pull: PullRequest, sink: MemorySink | None = None
+    ) -> tuple[RelayHead, bytes, bool]:
         """Pull through the mirror; return the head, the bytes, and whether they are complete."""
         sink = sink or MemorySink()
         for peer in self.peers:
@@ -121,7 +127,9 @@ def blob(data: bytes, asked: ByteRange | None = None, *, head: bool = False) -> 
     )
 
 
-def manifest(reference: Digest | str, *, head: bool = False, asked: ByteRange | None = None) -> PullRequest:
+def manifest(
+    reference: Digest | str, *, head: bool = False, asked: ByteRange | None = None
+) -> PullRequest:
     return PullRequest(
         head=head,
         kind=Kind.MANIFEST,

@@ -37,7 +37,9 @@ class FakePeer:
     headers: dict[str, str] = field(default_factory=dict)
     on_body: Callable[[], None] = lambda: None  # called once the body's first bytes are out
     requests: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
-    hung_up: asyncio.Event = field(default_factory=asyncio.Event)  # a connection was closed by the asker
+    hung_up: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # a connection was closed by the asker
     peer: Peer | None = None
 
     @asynccontextmanager
@@ -69,7 +71,9 @@ class FakePeer:
         finally:
             writer.close()
 
-    async def _answer(self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         line, *rest = head.rstrip().split("\r\n")
         fields: dict[str, list[str]] = {}
         for name, _, value in (entry.partition(":") for entry in rest):
@@ -109,7 +113,9 @@ class FakePeer:
         lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in extra.items())]
         return "\r\n".join([*lines, "", ""]).encode(), body
 
-    async def _body(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _body(
+        self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         if self.chunked:
             writer.write(f"{len(body):x}\r\n".encode())
             await self._slowly(body, self.rate or 50 * len(body), writer)
@@ -136,7 +142,9 @@ class FakePeer:
             await writer.drain()
             await asyncio.sleep(0.02)
 
-    async def _end(self, rest: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _end(
+        self, rest: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if self.ending == "rst":
             sock = writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -10,7 +10,15 @@ import pytest
 from spegel_py.errors import BlobUnknown
 from spegel_py.mirror.budget import Budget
 from spegel_py.oci.digest import Digest
-from tests.unit.mirror.lab import LARGE, MANIFEST, MemorySink, blob, manifest, manifest_peer, start_lab
+from tests.unit.mirror.lab import (
+    LARGE,
+    MANIFEST,
+    MemorySink,
+    blob,
+    manifest,
+    manifest_peer,
+    start_lab,
+)
 from tests.unit.mirror.peers import FakePeer
 
 BLOBS = [bytes([number]) * 100_000 for number in range(4)]
@@ -39,7 +47,9 @@ async def test_a_small_blob_without_memory_is_verified_on_its_way(is_right: bool
         for data in (*slow, served):
             await lab.serve(FakePeer(data))
             peer = lab.peers[-1]
-            await lab.network.join(peer).advertise([str(Digest.of(last if data is served else data))])
+            await lab.network.join(peer).advertise(
+                [str(Digest.of(last if data is served else data))]
+            )
         for data in slow:
             await stack.enter_async_context(lab.mirror.fetch(blob(data)))
         assert budget.held == 2 * len(BLOBS[0])

@@ -23,13 +23,17 @@ class ScriptedRouter:
     def __init__(self) -> None:
         self.script: asyncio.Queue[Peer | Exception | None] = asyncio.Queue()
 
-    async def lookup(self, _key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
+    async def lookup(
+        self, _key: str, *, limit: int, max_age: float = math.inf
+    ) -> AsyncIterator[Peer]:
         while (step := await self.script.get()) is not None:
             if isinstance(step, Exception):
                 raise step
             yield step
 
-    async def advertise(self, _keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING) -> None: ...
+    async def advertise(
+        self, _keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING
+    ) -> None: ...
     async def withdraw(self, _keys: Collection[str]) -> None: ...
     async def ready(self) -> bool:
         return True

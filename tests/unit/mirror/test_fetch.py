@@ -62,10 +62,14 @@ async def test_nobody_is_an_immediate_unknown(lab: Lab) -> None:
         pytest.param(FakePeer(status=429), "refused", id="429"),
         pytest.param(FakePeer(status=500), "refused", id="500"),
         pytest.param(FakePeer(LARGE, chunked=True), "refused", id="chunked"),
-        pytest.param(FakePeer(LARGE, digest=Digest.of(SMALL)), "mismatch", id="says another digest"),
+        pytest.param(
+            FakePeer(LARGE, digest=Digest.of(SMALL)), "mismatch", id="says another digest"
+        ),
     ],
 )
-async def test_a_peer_that_does_not_answer_well_is_passed_over(lab: Lab, bad: FakePeer, outcome: str) -> None:
+async def test_a_peer_that_does_not_answer_well_is_passed_over(
+    lab: Lab, bad: FakePeer, outcome: str
+) -> None:
     """Whatever goes wrong before the body, the next peer is asked, and the client never hears of it."""
     await lab.serve(replace(bad), FakePeer(LARGE))
     head, body, complete = await lab.pull(blob(LARGE))
@@ -174,7 +178,12 @@ async def test_a_range_beyond_the_end_is_invalid(lab: Lab) -> None:
     [
         pytest.param(FakePeer(SMALL), FakePeer(b"y" * len(SMALL)), blob(SMALL), id="blob"),
         pytest.param(FakePeer(SMALL), FakePeer(b""), blob(SMALL), id="no bytes"),
-        pytest.param(manifest_peer(), manifest_peer(data=MANIFEST.replace(b"2", b"3")), manifest("v1"), id="tag"),
+        pytest.param(
+            manifest_peer(),
+            manifest_peer(data=MANIFEST.replace(b"2", b"3")),
+            manifest("v1"),
+            id="tag",
+        ),
         pytest.param(
             manifest_peer(),
             manifest_peer(data=MANIFEST.replace(b"2", b"3")),
@@ -183,7 +192,9 @@ async def test_a_range_beyond_the_end_is_invalid(lab: Lab) -> None:
         ),
     ],
 )
-async def test_wrong_bytes_never_reach_the_client(lab: Lab, good: FakePeer, bad: FakePeer, pull: PullRequest) -> None:
+async def test_wrong_bytes_never_reach_the_client(
+    lab: Lab, good: FakePeer, bad: FakePeer, pull: PullRequest
+) -> None:
     """Manifests and small blobs are verified before the first byte, and the liar is not asked for them again."""
     liar = replace(bad, requests=[])
     await lab.serve(liar, replace(good))
@@ -216,12 +227,18 @@ async def test_a_range_of_a_manifest_is_cut_here(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("reference", ["v1", Digest.of(MANIFEST)], ids=["tag", "digest"])
-async def test_a_head_is_answered_from_the_verified_manifest(lab: Lab, reference: Digest | str) -> None:
+async def test_a_head_is_answered_from_the_verified_manifest(
+    lab: Lab, reference: Digest | str
+) -> None:
     """A HEAD costs the peer the manifest, and tells type, size and digest of that."""
     fake = manifest_peer()
     await lab.serve(fake)
     head, body, _ = await lab.pull(manifest(reference, head=True))
-    assert (head.media_type, head.size, head.digest) == (OCI_MANIFEST, len(MANIFEST), Digest.of(MANIFEST))
+    assert (head.media_type, head.size, head.digest) == (
+        OCI_MANIFEST,
+        len(MANIFEST),
+        Digest.of(MANIFEST),
+    )
     assert body == b""
     assert fake.requests[0][0].startswith(f"GET /v2/app/manifests/{reference}?ns=r.io ")
     assert lab.mirror._budget.held == 0
@@ -251,7 +268,11 @@ async def test_a_peer_that_lies_in_its_head_fails_no_pull(
     liar = FakePeer(raw=f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + MANIFEST)
     await lab.serve(liar, manifest_peer())
     told, _, _ = await lab.pull(manifest(reference, head=True))
-    assert (told.media_type, told.size, told.digest) == (OCI_MANIFEST, len(MANIFEST), Digest.of(MANIFEST))
+    assert (told.media_type, told.size, told.digest) == (
+        OCI_MANIFEST,
+        len(MANIFEST),
+        Digest.of(MANIFEST),
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,7 +350,11 @@ async def test_the_log_tells_where_the_bytes_came_from(lab: Lab) -> None:
     started, finished = by_event["relay started"], by_event["relay finished"]
     assert (started["digest"], started["peer"], started["offset"]) == (digest, "peer0", 0)
     assert started["addr"] == lab.peers[0].authority
-    assert (finished["digest"], finished["total"], finished["outcome"]) == (digest, len(LARGE), "complete")
+    assert (finished["digest"], finished["total"], finished["outcome"]) == (
+        digest,
+        len(LARGE),
+        "complete",
+    )
     first, second = finished["attempts"]
     assert set(first) == {"peer", "addr", "offset", "bytes", "ms", "outcome", "hedge", "in_flight"}
     assert (first["peer"], first["outcome"], second["peer"], second["outcome"]) == (
@@ -353,13 +378,17 @@ async def test_a_miss_is_logged_with_what_was_tried(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "outcome"), [(16 * 1024, "stalled"), (512 * 1024, "slow")], ids=["a trickle", "just slow"]
+    ("rate", "outcome"),
+    [(16 * 1024, "stalled"), (512 * 1024, "slow")],
+    ids=["a trickle", "just slow"],
 )
 async def test_a_small_blob_that_comes_slowly_goes_on_at_the_next_peer(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, rate: int, outcome: str
 ) -> None:
     """Its client sees nothing until it was verified: so a slow peer is left early, and what it gave is kept."""
-    monkeypatch.setattr("spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2))
+    monkeypatch.setattr(
+        "spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2)
+    )
     data = SMALL * 100
     slow, quick = FakePeer(data, rate=rate), FakePeer(data)
     await lab.serve(slow, quick)
@@ -371,9 +400,13 @@ async def test_a_small_blob_that_comes_slowly_goes_on_at_the_next_peer(
     assert 0 < int(asked.removeprefix("bytes=").split("-")[0]) < len(data)
 
 
-async def test_a_slow_peer_is_not_left_where_it_is_the_only_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_peer_is_not_left_where_it_is_the_only_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A slow body is better than none."""
-    monkeypatch.setattr("spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.1))
+    monkeypatch.setattr(
+        "spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.1)
+    )
     data = SMALL * 20
     await lab.serve(FakePeer(data, rate=200_000))
     _, body, complete = await lab.pull(blob(data))
@@ -381,9 +414,13 @@ async def test_a_slow_peer_is_not_left_where_it_is_the_only_one(lab: Lab, monkey
     assert lab.attempts() == {"ok": 1}
 
 
-async def test_wrong_parts_of_a_small_blob_are_found_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wrong_parts_of_a_small_blob_are_found_out(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Put together from two peers it is verified as a whole: then a third gives all of it."""
-    monkeypatch.setattr("spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2))
+    monkeypatch.setattr(
+        "spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2)
+    )
     data = SMALL * 100
     await lab.serve(FakePeer(data, rate=200_000), FakePeer(bytes(len(data))), FakePeer(data))
     _, body, complete = await lab.pull(blob(data))
@@ -392,7 +429,9 @@ async def test_wrong_parts_of_a_small_blob_are_found_out(lab: Lab, monkeypatch: 
 
 
 @pytest.mark.parametrize("difference", [-1000, 1000], ids=["too short", "too long"])
-async def test_a_peer_whose_length_is_not_the_manifest_s_is_refused(lab: Lab, difference: int) -> None:
+async def test_a_peer_whose_length_is_not_the_manifest_s_is_refused(
+    lab: Lab, difference: int
+) -> None:
     """A length that is wrong would end the runtime's pull: the manifest that was passed on before says it."""
     document = describing(LARGE)
     wrong = LARGE[:difference] if difference < 0 else LARGE + bytes(difference)
@@ -413,7 +452,9 @@ async def test_what_the_runtime_expects_counts(said: int) -> None:
         return len(LARGE) if digest == Digest.of(LARGE) else None
 
     async with start_lab(expected=expected) as lab:
-        lab.mirror._sizes.learn(describing(LARGE).replace(f'"size": {len(LARGE)}'.encode(), f'"size": {said}'.encode()))
+        lab.mirror._sizes.learn(
+            describing(LARGE).replace(f'"size": {len(LARGE)}'.encode(), f'"size": {said}'.encode())
+        )
         await lab.serve(FakePeer(LARGE, extra_size=said - len(LARGE)), FakePeer(LARGE))
         _, body, complete = await lab.pull(blob(LARGE))
         assert (complete, body == LARGE) == (True, True)

@@ -22,7 +22,9 @@ class Ledger(Book):
         self.paces: list[float | None] = []
         self.first_bytes: list[float | None] = []
 
-    def answered(self, peer: Peer, now: float, *, first_byte: float | None = None, pace: float | None = None) -> None:
+    def answered(
+        self, peer: Peer, now: float, *, first_byte: float | None = None, pace: float | None = None
+    ) -> None:
         self.first_bytes.append(first_byte)
         self.paces.append(pace)
         super().answered(peer, now, first_byte=first_byte, pace=pace)
@@ -42,7 +44,9 @@ async def test_a_pull_tells_how_soon_and_how_fast_a_peer_answered() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [FakePeer(raw=b""), FakePeer(silent=True), FakePeer(SMALL, cut_at=10)], ids=["hangs up", "silent", "breaks"]
+    "bad",
+    [FakePeer(raw=b""), FakePeer(silent=True), FakePeer(SMALL, cut_at=10)],
+    ids=["hangs up", "silent", "breaks"],
 )
 async def test_what_failed_in_one_pull_is_not_asked_in_the_next(bad: FakePeer) -> None:
     """A peer that hung up, broke off, or was overtaken in its silence is asked once, though other pulls find it too."""

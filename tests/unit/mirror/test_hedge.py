@@ -20,12 +20,16 @@ def seen(*seconds: float) -> Latencies:
 
 def test_until_enough_is_known_a_peer_is_asked_each_50_ms() -> None:
     """A few answers say nothing about the slowest tenth."""
-    assert seen(*[1.0] * (ENOUGH - 1)).delays() == pytest.approx([AT_FIRST, 2 * AT_FIRST, 3 * AT_FIRST])
+    assert seen(*[1.0] * (ENOUGH - 1)).delays() == pytest.approx(
+        [AT_FIRST, 2 * AT_FIRST, 3 * AT_FIRST]
+    )
 
 
 def test_the_delays_are_percentiles() -> None:
     """Of times from 1 to 100 ms the delays are 80, 85 and 90 ms, in whatever order they came."""
-    assert seen(*[number / 1000 for number in reversed(range(1, 101))]).delays() == pytest.approx([0.08, 0.085, 0.09])
+    assert seen(*[number / 1000 for number in reversed(range(1, 101))]).delays() == pytest.approx(
+        [0.08, 0.085, 0.09]
+    )
 
 
 def test_equal_times_do_not_ask_everybody_at_once() -> None:

@@ -22,7 +22,11 @@ def test_the_client_gets_all_bytes_in_order(
     first: int, length: int, piece: int, window: int, peers: int, seed: int
 ) -> None:
     """Whoever gives which piece when, is late, or fails: the bytes are right, and memory stays within the window."""
-    content, random, now = bytes(number % 256 for number in range(first + length)), Random(seed), 0.0
+    content, random, now = (
+        bytes(number % 256 for number in range(first + length)),
+        Random(seed),
+        0.0,
+    )
     plan = Plan(first=first, last=first + length - 1, piece=piece, window=window)
     got, asked = bytearray(), dict[int, Piece]()
     while not plan.is_done:

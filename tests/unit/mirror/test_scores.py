@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from spegel_py.mirror.scores import BUSY_HALF_LIFE, HALF_LIFE, PRIOR_LATENCY, Outcome, Result, Score, Scores
+from spegel_py.mirror.scores import (
+    BUSY_HALF_LIFE,
+    HALF_LIFE,
+    PRIOR_LATENCY,
+    Outcome,
+    Result,
+    Score,
+    Scores,
+)
 from spegel_py.routing.base import Peer
 
 A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
@@ -20,7 +28,11 @@ FAILED = Outcome(Result.STALLED)
         pytest.param(Score(latency=0.01, in_flight=3), 25, id="three in flight"),
         pytest.param(Score(latency=0.01, failures=1, at=100), 25, id="one failure now"),
         pytest.param(Score(latency=0.01, failures=3, at=100), 100 / 64, id="three failures now"),
-        pytest.param(Score(latency=0.01, failures=1, at=100 - HALF_LIFE), 50, id="one failure a half-life ago"),
+        pytest.param(
+            Score(latency=0.01, failures=1, at=100 - HALF_LIFE),
+            50,
+            id="one failure a half-life ago",
+        ),
         pytest.param(Score(latency=0.0), 1000, id="faster than the floor"),
     ],
 )

@@ -172,7 +172,11 @@ def test_an_unhealthy_peer_waits_until_all_were_offered(book: Book) -> None:
 def test_what_failed_for_one_blob_is_not_tried_for_the_next(book: Book) -> None:
     """A network error in one pull keeps all others from the peer; an answer, whatever it says, does not."""
     scores = Scores(health=book)
-    for result, picked in ((Result.NOT_FOUND, {A, B}), (Result.REFUSED, {A, B}), (Result.STALLED, {B})):
+    for result, picked in (
+        (Result.NOT_FOUND, {A, B}),
+        (Result.REFUSED, {A, B}),
+        (Result.STALLED, {B}),
+    ):
         scores.begin(A)
         scores.end(A, Outcome(result), 0.0)
         seen = set()

@@ -35,7 +35,11 @@ async def spread() -> AsyncIterator[Lab]:
 
 def ranges(fake: FakePeer) -> list[tuple[int, int]]:
     """Return the ranges a peer was asked for."""
-    found = (re.fullmatch(r"bytes=(\d+)-(\d+)", fields["range"][0]) for _, fields in fake.requests if "range" in fields)
+    found = (
+        re.fullmatch(r"bytes=(\d+)-(\d+)", fields["range"][0])
+        for _, fields in fake.requests
+        if "range" in fields
+    )
     return [(int(match[1]), int(match[2])) for match in found if match]
 
 
@@ -48,9 +52,13 @@ def ranges(fake: FakePeer) -> list[tuple[int, int]]:
         pytest.param(ByteRange(None, 9_000_000), len(DATA) - 9_000_000, 9_000_000, id="suffix"),
     ],
 )
-async def test_several_peers_share_a_body(spread: Lab, asked: ByteRange | None, start: int, length: int) -> None:
+async def test_several_peers_share_a_body(
+    spread: Lab, asked: ByteRange | None, start: int, length: int
+) -> None:
     """Each gives a part, the client gets them in order, and the log says who gave how much."""
-    fakes = [FakePeer(DATA, delay=0.01) for _ in range(3)]  # so that nobody is done before all have begun
+    fakes = [
+        FakePeer(DATA, delay=0.01) for _ in range(3)
+    ]  # so that nobody is done before all have begun
     await spread.serve(*fakes)
     with capture_logs() as logs:
         _, body, complete = await spread.pull(blob(DATA, asked))
@@ -169,7 +177,9 @@ class SlowSink(MemorySink):
 
 async def test_a_slow_client_spreads_nothing() -> None:
     """What counts is the time spent waiting for the peer."""
-    async with start_lab(spreading=Spreading(peers=3, patience=Patience(min_rate=50_000_000, window=1.0))) as lab:
+    async with start_lab(
+        spreading=Spreading(peers=3, patience=Patience(min_rate=50_000_000, window=1.0))
+    ) as lab:
         other = FakePeer(DATA)
         await lab.serve(FakePeer(DATA), other)
         _, body, _ = await lab.pull(blob(DATA), SlowSink())

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown, DigestMismatch
-from spegel_py.mirror.verify import AGAIN, HELD, REMEMBERED, SAMPLE, Verification, Verify, VerifyingSink
+from spegel_py.mirror.verify import (
+    AGAIN,
+    HELD,
+    REMEMBERED,
+    SAMPLE,
+    Verification,
+    Verify,
+    VerifyingSink,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import Deadlines, PeerRequest, Sink
@@ -33,7 +41,9 @@ class Never(Random):
 
 def verifying(data: bytes) -> tuple[VerifyingSink, MemorySink]:
     sink = MemorySink()
-    return VerifyingSink(sink, digest=Digest.of(data), size=len(data), verified=lambda is_right: None), sink
+    return VerifyingSink(
+        sink, digest=Digest.of(data), size=len(data), verified=lambda is_right: None
+    ), sink
 
 
 @given(st.lists(st.integers(1, HELD), min_size=1, max_size=4), st.integers(1, 3 * HELD))
@@ -63,7 +73,9 @@ async def test_a_thread_hashes_what_a_lent_socket_takes(sent: bytes) -> None:
     """All but the end of what a peer sends passes by the event loop; of wrong content the end does not pass."""
     client, written = SocketSink.connect(), 0
     verdicts: list[bool] = []
-    verifier = VerifyingSink(client, digest=Digest.of(LARGE), size=len(LARGE), verified=verdicts.append)
+    verifier = VerifyingSink(
+        client, digest=Digest.of(LARGE), size=len(LARGE), verified=verdicts.append
+    )
 
     class Counted(Sink):
         """Counts what is written."""

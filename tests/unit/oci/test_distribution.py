@@ -39,7 +39,11 @@ def test_a_tag_is_named_by_its_registry_repository_and_tag() -> None:
     """A tag with `ns` is looked up under its full name, port included."""
     pull = parse("/v2/team/app/manifests/v1?ns=10.99.1.250%3A5000", "HEAD")
     assert pull == PullRequest(
-        head=True, kind=Kind.MANIFEST, registry="10.99.1.250:5000", repository="team/app", reference="v1"
+        head=True,
+        kind=Kind.MANIFEST,
+        registry="10.99.1.250:5000",
+        repository="team/app",
+        reference="v1",
     )
     assert pull.key == pull.name == pull.label == "10.99.1.250:5000/team/app:v1"
 
@@ -47,7 +51,12 @@ def test_a_tag_is_named_by_its_registry_repository_and_tag() -> None:
 def test_a_digest_is_looked_up_under_its_own_text() -> None:
     """A digest's key is its text, whatever repository it was asked in."""
     pull = parse(BLOB + "?ns=docker.io")
-    assert (pull.kind, pull.digest, pull.key, pull.name) == (Kind.BLOB, DIGEST, f"sha256:{HEX}", None)
+    assert (pull.kind, pull.digest, pull.key, pull.name) == (
+        Kind.BLOB,
+        DIGEST,
+        f"sha256:{HEX}",
+        None,
+    )
     assert pull.label == "docker.io/app"
 
 
@@ -155,7 +164,9 @@ def test_the_base_is_known_with_and_without_slash(target: str) -> None:
         pytest.param(f"/v2/app/manifests/md5:{HEX}", DigestInvalid, id="algorithm"),
     ],
 )
-def test_what_is_malformed_is_refused_as_the_right_error(target: str, error: type[OCIError]) -> None:
+def test_what_is_malformed_is_refused_as_the_right_error(
+    target: str, error: type[OCIError]
+) -> None:
     """Each malformed target is refused with the error the spec has for it."""
     with pytest.raises(error):
         parse(target)
@@ -179,12 +190,19 @@ REPOSITORIES = st.from_regex(r"[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,3}", fullmatch=Tr
 TAGS = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}", fullmatch=True)
 
 
-@given(REPOSITORIES, TAGS, st.sampled_from(["docker.io", "10.0.0.1:5000", "[fd00::1]:5000"]), st.booleans())
+@given(
+    REPOSITORIES,
+    TAGS,
+    st.sampled_from(["docker.io", "10.0.0.1:5000", "[fd00::1]:5000"]),
+    st.booleans(),
+)
 def test_the_target_sent_to_a_peer_reads_back_as_the_same_request(
     repository: str, tag: str, registry: str, head: bool
 ) -> None:
     """A request and the target made from it are the same request."""
-    pull = PullRequest(head=head, kind=Kind.MANIFEST, registry=registry, repository=repository, reference=tag)
+    pull = PullRequest(
+        head=head, kind=Kind.MANIFEST, registry=registry, repository=repository, reference=tag
+    )
     assert parse(pull.target, "HEAD" if head else "GET") == pull
 
 
@@ -210,7 +228,9 @@ def test_a_range_counts_for_get_only_and_without_conditions() -> None:
     """A Range of a HEAD, beside If-Range, or given twice is ignored (RFC 9110, 14.2)."""
     assert parse(BLOB, "HEAD", Range="bytes=3-").range is None
     assert parse(BLOB, Range="bytes=3-", If_Range='"x"').range is None
-    twice = PullRequest.parse(method="GET", target=BLOB, headers=[("Range", "bytes=1-"), ("Range", "bytes=2-")])
+    twice = PullRequest.parse(
+        method="GET", target=BLOB, headers=[("Range", "bytes=1-"), ("Range", "bytes=2-")]
+    )
     assert twice.range is None
     with pytest.raises(RangeInvalid):
         parse(BLOB, Range="bytes=x")
@@ -237,7 +257,9 @@ def test_errors_are_rendered_as_the_spec_says() -> None:
     assert rendered.headers["Content-Type"] == "application/json"
     entry = {"code": "BLOB_UNKNOWN", "message": "nobody has it", "detail": {"attempts": 2}}
     assert json.loads(rendered.body) == {"errors": [entry]}
-    assert json.loads(render(NotFound("x")).body) == {"errors": [{"code": "UNSUPPORTED", "message": "x"}]}
+    assert json.loads(render(NotFound("x")).body) == {
+        "errors": [{"code": "UNSUPPORTED", "message": "x"}]
+    }
 
 
 @pytest.mark.parametrize(
@@ -248,7 +270,9 @@ def test_errors_are_rendered_as_the_spec_says() -> None:
     ],
     ids=["405", "416"],
 )
-def test_errors_carry_the_header_their_status_calls_for(error: OCIError, header: str, value: str) -> None:
+def test_errors_carry_the_header_their_status_calls_for(
+    error: OCIError, header: str, value: str
+) -> None:
     """405 says what is allowed, 416 how long the content is."""
     assert render(error).headers[header] == value
 

@@ -33,10 +33,24 @@ INDEX: dict[str, Any] = {"manifests": [CHILD]}
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        pytest.param(document(mediaType=manifest.OCI_MANIFEST, **IMAGE), manifest.OCI_MANIFEST, id="oci image"),
-        pytest.param(document(mediaType=manifest.OCI_INDEX, **INDEX), manifest.OCI_INDEX, id="oci index"),
-        pytest.param(document(mediaType=manifest.DOCKER_MANIFEST, **IMAGE), manifest.DOCKER_MANIFEST, id="docker"),
-        pytest.param(document(mediaType=manifest.DOCKER_INDEX, **INDEX), manifest.DOCKER_INDEX, id="docker list"),
+        pytest.param(
+            document(mediaType=manifest.OCI_MANIFEST, **IMAGE),
+            manifest.OCI_MANIFEST,
+            id="oci image",
+        ),
+        pytest.param(
+            document(mediaType=manifest.OCI_INDEX, **INDEX), manifest.OCI_INDEX, id="oci index"
+        ),
+        pytest.param(
+            document(mediaType=manifest.DOCKER_MANIFEST, **IMAGE),
+            manifest.DOCKER_MANIFEST,
+            id="docker",
+        ),
+        pytest.param(
+            document(mediaType=manifest.DOCKER_INDEX, **INDEX),
+            manifest.DOCKER_INDEX,
+            id="docker list",
+        ),
         pytest.param(document(**IMAGE), manifest.OCI_MANIFEST, id="image by shape"),
         pytest.param(document(**INDEX), manifest.OCI_INDEX, id="index by shape"),
         pytest.param(
@@ -82,7 +96,9 @@ INDEX: dict[str, Any] = {"manifests": [CHILD]}
         pytest.param(document(manifests=[CHILD], layers={}), None, id="both shapes, one odd"),
         pytest.param(document(schemaVersion=1, **IMAGE), None, id="another version"),
         pytest.param(document(**IMAGE, **INDEX), None, id="both shapes"),
-        pytest.param(document(mediaType=manifest.OCI_INDEX, **IMAGE), None, id="says index, is image"),
+        pytest.param(
+            document(mediaType=manifest.OCI_INDEX, **IMAGE), None, id="says index, is image"
+        ),
         pytest.param(document(mediaType="text/plain", **IMAGE), None, id="foreign media type"),
         pytest.param(b'{"schemaVersion":1,"fsLayers":[]}', None, id="schema 1"),
         pytest.param(b'{"architecture":"amd64","config":{},"rootfs":{}}', None, id="a config"),
@@ -105,12 +121,17 @@ def test_children_of_an_image_are_its_config_and_layers_in_order() -> None:
     found = manifest.children(image.root.data)
     assert [child.digest for child in found] == [blob.digest for blob in image.blobs[1:]]
     assert [child.size for child in found] == [len(blob.data) for blob in image.blobs[1:]]
-    assert [child.media_type for child in found] == [manifest.OCI_CONFIG, *[manifest.OCI_LAYER_GZIP] * 2]
+    assert [child.media_type for child in found] == [
+        manifest.OCI_CONFIG,
+        *[manifest.OCI_LAYER_GZIP] * 2,
+    ]
 
 
 def test_children_of_an_index_are_its_manifests() -> None:
     """One child for each platform."""
-    platforms = [build.image([build.layer({arch: b"1"})], architecture=arch) for arch in ("amd64", "arm64")]
+    platforms = [
+        build.image([build.layer({arch: b"1"})], architecture=arch) for arch in ("amd64", "arm64")
+    ]
     found = manifest.children(build.index(platforms).root.data)
     assert [child.digest for child in found] == [platform.root.digest for platform in platforms]
     assert {child.media_type for child in found} == {manifest.OCI_MANIFEST}
@@ -201,7 +222,9 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
     max_leaves=6,
 )
-_fields = st.sampled_from(["schemaVersion", "mediaType", "manifests", "config", "layers", "subject"])
+_fields = st.sampled_from(
+    ["schemaVersion", "mediaType", "manifests", "config", "layers", "subject"]
+)
 _documents = st.dictionaries(_fields, _json | st.just(2) | st.just(CHILD) | st.just([CHILD]))
 
 

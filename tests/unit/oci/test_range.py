@@ -163,14 +163,21 @@ def test_no_text_breaks_the_range_parser(text: str) -> None:
         pytest.param(ByteRange(None, 99), 10, (0, 10), id="suffix longer than the content"),
     ],
 )
-def test_a_range_is_resolved_against_a_size(asked: ByteRange, size: int, expected: tuple[int, int]) -> None:
+def test_a_range_is_resolved_against_a_size(
+    asked: ByteRange, size: int, expected: tuple[int, int]
+) -> None:
     """A range gives start and length within the content."""
     assert asked.resolve(size) == expected
 
 
 @pytest.mark.parametrize(
     ("asked", "size"),
-    [(ByteRange(10, None), 10), (ByteRange(11, 12), 10), (ByteRange(None, 0), 10), (ByteRange(1, None), 0)],
+    [
+        (ByteRange(10, None), 10),
+        (ByteRange(11, 12), 10),
+        (ByteRange(None, 0), 10),
+        (ByteRange(1, None), 0),
+    ],
     ids=["at the end", "beyond", "empty suffix", "no content"],
 )
 def test_a_range_outside_the_content_is_refused_with_its_size(asked: ByteRange, size: int) -> None:
@@ -181,7 +188,9 @@ def test_a_range_outside_the_content_is_refused_with_its_size(asked: ByteRange, 
 
 
 @given(st.one_of(st.none(), NUMBERS), st.one_of(st.none(), NUMBERS), NUMBERS)
-def test_resolved_ranges_lie_within_the_content(first: int | None, last: int | None, size: int) -> None:
+def test_resolved_ranges_lie_within_the_content(
+    first: int | None, last: int | None, size: int
+) -> None:
     """Whatever is asked, what is sent lies within the content, and its Content-Range reads back."""
     try:
         start, length = ByteRange(first, last).resolve(size)
@@ -194,7 +203,16 @@ def test_resolved_ranges_lie_within_the_content(first: int | None, last: int | N
 
 
 @pytest.mark.parametrize(
-    "text", ["", "bytes 5-4/10", "bytes 0-10/10", "bytes 0-4/*", "bytes=0-4/10", "bytes 0-4", "items 0-4/10"]
+    "text",
+    [
+        "",
+        "bytes 5-4/10",
+        "bytes 0-10/10",
+        "bytes 0-4/*",
+        "bytes=0-4/10",
+        "bytes 0-4",
+        "items 0-4/10",
+    ],
 )
 def test_a_content_range_that_makes_no_sense_is_none(text: str) -> None:
     """A Content-Range that is malformed, impossible or without a size is not believed."""

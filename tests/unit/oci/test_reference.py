@@ -18,7 +18,9 @@ from spegel_py.oci.reference import (
 )
 
 HEX = "a" * 64
-PART = st.from_regex(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", fullmatch=True).filter(lambda part: len(part) < 40)
+PART = st.from_regex(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*", fullmatch=True).filter(
+    lambda part: len(part) < 40
+)
 REGISTRIES = st.sampled_from(
     [
         "docker.io",
@@ -162,7 +164,16 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "sha256", f"sha256:{HEX[:-1]}", f"sha256:{HEX}0", f"sha256:{HEX.upper()}", f"md5:{HEX}", f"sha512:{HEX}", ":"],
+    [
+        "",
+        "sha256",
+        f"sha256:{HEX[:-1]}",
+        f"sha256:{HEX}0",
+        f"sha256:{HEX.upper()}",
+        f"md5:{HEX}",
+        f"sha512:{HEX}",
+        ":",
+    ],
 )
 def test_what_is_no_digest_is_refused(text: str) -> None:
     """Unknown algorithms, wrong lengths and upper-case digits are DigestInvalid."""

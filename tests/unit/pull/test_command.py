@@ -58,11 +58,16 @@ def run(*arguments: str) -> int:
             "'r.example' is not upstream's address",
         ),
         (["r.example/app:1", "--mirror", "http://h", "--upstream", "http://u:secret@h/x"], "…@h/x"),
-        (["r.example/app:1", "--mirror", "http://127.0.0.1:1", "--platform", "linux"], "not a platform"),
+        (
+            ["r.example/app:1", "--mirror", "http://127.0.0.1:1", "--platform", "linux"],
+            "not a platform",
+        ),
         (["r.example/app:1", "--mirror", "http://127.0.0.1:1", "--parallel", "0"], "--parallel"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A wrong argument is one line on stderr and status 2, and no password is repeated."""
     assert run(*arguments, "--into", str(tmp_path / "layout")) == 2
     out, err = capsys.readouterr()
@@ -72,7 +77,9 @@ def test_wrong_arguments(arguments: list[str], said: str, tmp_path: Path, capsys
     assert "secret" not in err
 
 
-def test_a_folder_with_other_things_is_a_wrong_argument(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_other_things_is_a_wrong_argument(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A folder that is no layout is not written into."""
     (tmp_path / "letter.txt").write_text("dear")
     assert run("r.example/app:1", "--mirror", "http://127.0.0.1:1", "--into", str(tmp_path)) == 2

@@ -19,10 +19,18 @@ def child(name: str, size: int = 10, media_type: str = OCI_MANIFEST) -> Child:
     return Child(Digest.of(name.encode()), size, media_type)
 
 
-def entry(name: str, platform: str | None = None, media_type: str = OCI_MANIFEST) -> dict[str, object]:
-    found: dict[str, object] = {"mediaType": media_type, "digest": str(Digest.of(name.encode())), "size": 10}
+def entry(
+    name: str, platform: str | None = None, media_type: str = OCI_MANIFEST
+) -> dict[str, object]:
+    found: dict[str, object] = {
+        "mediaType": media_type,
+        "digest": str(Digest.of(name.encode())),
+        "size": 10,
+    }
     if platform:
-        found["platform"] = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+        found["platform"] = dict(
+            zip(("os", "architecture", "variant"), platform.split("/"), strict=False)
+        )
     return found
 
 
@@ -82,7 +90,9 @@ def test_best_variant(wanted: str, there: list[str], chosen: int) -> None:
 
 def test_all_platforms() -> None:
     """Without a platform everything is fetched, attestations too, each once."""
-    data = index(entry("a", "linux/amd64"), entry("b", "linux/arm64"), entry("a", "linux/amd64"), entry("c"))
+    data = index(
+        entry("a", "linux/amd64"), entry("b", "linux/arm64"), entry("a", "linux/amd64"), entry("c")
+    )
     assert plan.select(data, None) == (child("a"), child("b"), child("c"))
 
 
@@ -112,14 +122,18 @@ def manifest(*layers: Child) -> bytes:
         return {"mediaType": one.media_type, "digest": str(one.digest), "size": one.size}
 
     config = child("config", media_type=OCI_CONFIG)
-    return json.dumps({"schemaVersion": 2, "config": named(config), "layers": [named(one) for one in layers]}).encode()
+    return json.dumps(
+        {"schemaVersion": 2, "config": named(config), "layers": [named(one) for one in layers]}
+    ).encode()
 
 
 def test_shared_layers_are_fetched_once() -> None:
     """A blob that several manifests or layers name is there once, in the order of its first mention."""
     base, app, other = (child(name, media_type=OCI_LAYER_GZIP) for name in ("base", "app", "other"))
     found = plan.blobs([manifest(base, app, base), manifest(base, other)])
-    assert [one.digest for one in found] == [Digest.of(name) for name in (b"config", b"base", b"app", b"other")]
+    assert [one.digest for one in found] == [
+        Digest.of(name) for name in (b"config", b"base", b"app", b"other")
+    ]
 
 
 def test_contradictions_are_refused() -> None:

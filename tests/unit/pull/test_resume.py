@@ -26,7 +26,12 @@ def test_answers_that_are_used(
     status: int, content_range: str | None, length: int | None, offset: int, step: Step
 ) -> None:
     """A 206 that starts where ours ends goes on; a 200 begins anew."""
-    assert resume.judge(status=status, content_range=content_range, length=length, offset=offset, size=100) is step
+    assert (
+        resume.judge(
+            status=status, content_range=content_range, length=length, offset=offset, size=100
+        )
+        is step
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,9 @@ def test_answers_that_are_used(
 )
 def test_answers_that_are_not_used(status: int, content_range: str | None, length: int) -> None:
     """Nothing is written of an answer that is not exactly the rest, or the whole, of this blob."""
-    step = resume.judge(status=status, content_range=content_range, length=length, offset=40, size=100)
+    step = resume.judge(
+        status=status, content_range=content_range, length=length, offset=40, size=100
+    )
     assert isinstance(step, str)
 
 

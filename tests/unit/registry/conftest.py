@@ -102,10 +102,18 @@ def start(network: MemoryNetwork) -> NodeFactory:
                 )
                 ledger = Ledger(metrics=metrics)
                 app = create_app(
-                    store=store, sender=sender, mirror=mirror, metrics=metrics, ready=ready, ledger=ledger, **options
+                    store=store,
+                    sender=sender,
+                    mirror=mirror,
+                    metrics=metrics,
+                    ready=ready,
+                    ledger=ledger,
+                    **options,
                 )
                 async with serve(app, "127.0.0.1:0", drain=drain) as port:
-                    node = Node(Peer(name, "127.0.0.1", port), port, store, metrics, network, ledger)
+                    node = Node(
+                        Peer(name, "127.0.0.1", port), port, store, metrics, network, ledger
+                    )
                     try:
                         yield node
                     finally:

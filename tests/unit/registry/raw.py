@@ -45,7 +45,9 @@ class RawClient:
     async def ask(self, method: str, target: str, *lines: str, body: bytes = b"") -> Answer:
         """Send one request and read its answer."""
         head = [f"{method} {target} HTTP/1.1", "Host: x", *lines]
-        return await self.send("\r\n".join([*head, "", ""]).encode("latin-1") + body, has_body=method != "HEAD")
+        return await self.send(
+            "\r\n".join([*head, "", ""]).encode("latin-1") + body, has_body=method != "HEAD"
+        )
 
     async def send(self, data: bytes, *, has_body: bool = True) -> Answer:
         """Send bytes and read one answer."""
@@ -57,7 +59,10 @@ class RawClient:
         async with asyncio.timeout(10):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             line, *fields = head.rstrip().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+            headers = {
+                name.lower(): value.strip()
+                for name, _, value in (field.partition(":") for field in fields)
+            }
             length = int(headers.get("content-length", 0)) if has_body else 0
             try:
                 body = await self.reader.readexactly(length)

@@ -48,7 +48,12 @@ async def test_a_hit_from_here(node: Node) -> None:
     node.store.add(SMALL)
     await (await node.client()).ask("GET", blob(DIGEST))
     cause, record = await reason(node)
-    assert (cause, record["source"], record["local"], record["peers_found"]) == (None, "local", "held", None)
+    assert (cause, record["source"], record["local"], record["peers_found"]) == (
+        None,
+        "local",
+        "held",
+        None,
+    )
     assert record["bytes"] == {"local": len(SMALL), "peer": 0}
     assert (record["status"], record["reference"]) == (200, f"r.io/app@{DIGEST}")
 
@@ -61,7 +66,12 @@ async def test_a_hit_from_a_peer(start: NodeFactory, method: str) -> None:
         await a.network.join(a.peer).advertise([str(DIGEST)])
         await (await b.client()).ask(method, blob(DIGEST))
         cause, record = await reason(b)
-        assert (cause, record["source"], record["local"], record["peers_found"]) == (None, "peer", "absent", 1)
+        assert (cause, record["source"], record["local"], record["peers_found"]) == (
+            None,
+            "peer",
+            "absent",
+            1,
+        )
         assert [(one["peer"], one["outcome"]) for one in record["attempts"]] == [("a", "ok")]
         assert record["bytes"]["peer"] == (len(SMALL) if method == "GET" else 0)
         assert record["text"] == f"from {a.peer.authority}"
@@ -85,14 +95,21 @@ async def test_a_body_that_went_on_elsewhere_is_a_hit_from_both_peers(start: Nod
         assert (first["outcome"], second["outcome"]) == ("unreachable", "ok")
         assert first["bytes"] == second["offset"] > 0
         assert first["bytes"] + second["bytes"] == record["bytes"]["peer"] == len(LARGE)
-        assert {f"from {c.authority}, {d.authority}", f"from {d.authority}, {c.authority}"} >= {record["text"]}
+        assert {f"from {c.authority}, {d.authority}", f"from {d.authority}, {c.authority}"} >= {
+            record["text"]
+        }
 
 
 async def test_nobody_has_it(node: Node) -> None:
     """Neither this node nor a peer: the registry is asked."""
     await (await node.client()).ask("GET", blob(DIGEST))
     cause, record = await reason(node)
-    assert (cause, record["local"], record["peers_found"], record["attempts"]) == ("not_found", "absent", 0, [])
+    assert (cause, record["local"], record["peers_found"], record["attempts"]) == (
+        "not_found",
+        "absent",
+        0,
+        [],
+    )
     assert (record["status"], record["bytes"]) == (404, {"local": 0, "peer": 0})
 
 
@@ -114,13 +131,20 @@ async def test_a_pull_is_one_line_of_the_log(start: NodeFactory) -> None:
 
 async def test_all_peers_failed(start: NodeFactory) -> None:
     """Each attempt has its outcome."""
-    async with start() as node, FakePeer(status=404).serve("c") as c, FakePeer(status=500).serve("d") as d:
+    async with (
+        start() as node,
+        FakePeer(status=404).serve("c") as c,
+        FakePeer(status=500).serve("d") as d,
+    ):
         for peer in (c, d):
             await node.network.join(peer).advertise([str(DIGEST)])
         await (await node.client()).ask("GET", blob(DIGEST))
         cause, record = await reason(node)
         assert (cause, record["peers_found"]) == ("failed", 2)
-        assert {one["peer"]: one["outcome"] for one in record["attempts"]} == {"c": "not_found", "d": "refused"}
+        assert {one["peer"]: one["outcome"] for one in record["attempts"]} == {
+            "c": "not_found",
+            "d": "refused",
+        }
 
 
 async def test_a_body_cut_short(start: NodeFactory) -> None:
@@ -130,14 +154,23 @@ async def test_a_body_cut_short(start: NodeFactory) -> None:
         await node.network.join(peer).advertise([str(digest)])
         answer = await (await node.client()).ask("GET", blob(digest))
         cause, record = await reason(node)
-    assert (cause, record["bytes"]["peer"], record["length"]) == ("cut", len(answer.body), len(LARGE))
-    assert record["text"].startswith(f"cut short after {len(answer.body)} of {len(LARGE)} bytes, no peer is left: ")
+    assert (cause, record["bytes"]["peer"], record["length"]) == (
+        "cut",
+        len(answer.body),
+        len(LARGE),
+    )
+    assert record["text"].startswith(
+        f"cut short after {len(answer.body)} of {len(LARGE)} bytes, no peer is left: "
+    )
 
 
 async def test_a_client_that_leaves_in_the_middle(start: NodeFactory) -> None:
     """It is nobody else's fault."""
     digest = Digest.of(LARGE)
-    async with start() as node, FakePeer(LARGE, cut_at=5_000_000, ending="stall").serve("c") as peer:
+    async with (
+        start() as node,
+        FakePeer(LARGE, cut_at=5_000_000, ending="stall").serve("c") as peer,
+    ):
         await node.network.join(peer).advertise([str(digest)])
         client = await leaving(node, digest)
         await client.reader.readexactly(1000)
@@ -160,7 +193,9 @@ async def test_a_client_that_leaves_before_an_answer(start: NodeFactory) -> None
         assert (cause, record["status"], record["source"]) == ("client_gone", None, None)
 
 
-async def test_a_client_that_is_gone_when_its_answer_begins(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_is_gone_when_its_answer_begins(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its connection ended after the content was found: no head was sent, so the record names no source."""
 
     async def break_off(response: web.StreamResponse, request: web.BaseRequest) -> None:
@@ -211,7 +246,11 @@ async def test_a_blob_asked_for_as_a_manifest(node: Node) -> None:
     node.store.add(SMALL)
     await (await node.client()).ask("GET", blob(DIGEST).replace("blobs", "manifests"))
     cause, record = await reason(node)
-    assert (cause, record["local"], record["text"]) == ("not_found", "held", f"{DIGEST} is not one of the manifests")
+    assert (cause, record["local"], record["text"]) == (
+        "not_found",
+        "held",
+        f"{DIGEST} is not one of the manifests",
+    )
 
 
 async def test_a_tag_that_is_too_old(start: NodeFactory) -> None:
@@ -249,7 +288,10 @@ async def test_a_fault_of_this_node(start: NodeFactory) -> None:
     async with start(store=Broken()) as node:
         assert (await (await node.client()).ask("GET", blob(DIGEST))).status == 500
         cause, record = await reason(node)
-        assert (cause, record["text"]) == ("error", f"a fault of this node: ZeroDivisionError: {DIGEST}")
+        assert (cause, record["text"]) == (
+            "error",
+            f"a fault of this node: ZeroDivisionError: {DIGEST}",
+        )
         assert node.metrics.pulls["error"] == 1
 
 
@@ -279,9 +321,13 @@ async def debugging(node: Node, **options: Any) -> AsyncIterator[RawClient]:
         return {}
 
     router = options.pop("router", None) or node.network.join(Peer("asking", "127.0.0.1", 1))
-    whereabouts = Whereabouts(store=node.store, router=router, health=lambda _: State.HEALTHY, **options)
+    whereabouts = Whereabouts(
+        store=node.store, router=router, health=lambda _: State.HEALTHY, **options
+    )
     routes = debug_routes(ledger=node.ledger, whereabouts=whereabouts)
-    async with serve(create_metrics_app(metrics=Metrics(), state=state, routes=routes), "127.0.0.1:0") as port:
+    async with serve(
+        create_metrics_app(metrics=Metrics(), state=state, routes=routes), "127.0.0.1:0"
+    ) as port:
         client = await RawClient.connect(port)
         yield client
         client.close()
@@ -309,7 +355,10 @@ async def test_decisions_are_told_newest_first(node: Node) -> None:
         ("/debug/decisions?limit=x", "?limit= should be a whole number from 1 to 1000, not 'x'"),
         ("/debug/resolve", "?key= must say what is looked for: a digest or a reference"),
         ("/debug/resolve?key=sha256:x", "a sha256 digest has 64 lower-case hex digits: 'sha256:x'"),
-        ("/debug/resolve?key=app/x:1", "a reference starts with its registry, as in registry.example/app:1: 'app/x:1'"),
+        (
+            "/debug/resolve?key=app/x:1",
+            "a reference starts with its registry, as in registry.example/app:1: 'app/x:1'",
+        ),
     ],
 )
 async def test_bad_questions_are_400(node: Node, target: str, message: str) -> None:

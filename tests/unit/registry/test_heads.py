@@ -65,7 +65,9 @@ async def test_a_head_that_does_not_end_is_hung_up(begun: bytes, node: Node) -> 
 @pytest.mark.parametrize("size", [1000, 8000], ids=["too many fields", "fields that are too long"])
 async def test_what_a_refused_head_held_is_let_go_of(size: int, node: Node) -> None:
     """At once, while the connection lingers, and without the garbage collector."""
-    fields = b"".join(b"X-%d: %s\r\n" % (number, b"a" * size) for number in range(1_000_000 // size))
+    fields = b"".join(
+        b"X-%d: %s\r\n" % (number, b"a" * size) for number in range(1_000_000 // size)
+    )
     clients = [await node.client() for _ in range(20)]
     gc.collect()
     gc.disable()
@@ -98,7 +100,9 @@ async def test_a_body_and_a_transfer_have_their_own_time(start: NodeFactory) -> 
     async with start() as node:
         digest = node.store.add(LARGE)
         client = await node.client()
-        client.writer.write(f"GET /v2/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\nGET /v2".encode())
+        client.writer.write(
+            f"GET /v2/app/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\nGET /v2".encode()
+        )
         await client.reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(0.8)
         assert await client.reader.readexactly(len(LARGE)) == LARGE
@@ -136,7 +140,9 @@ async def test_a_body_is_no_head() -> None:
     async with serve(app, "127.0.0.1:0") as port:
         client = await RawClient.connect(port)
         size = 3 * MAX_HEAD
-        client.writer.write(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        client.writer.write(
+            f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
+        )
         for _ in range(0, size, 1024):
             client.writer.write(b"a" * 1024)
             await client.writer.drain()
@@ -150,7 +156,9 @@ async def metrics_port(room: Room) -> AsyncIterator[int]:
     async def state() -> State:
         return {"ready": True}
 
-    async with serve(create_metrics_app(metrics=Metrics(), state=state), "127.0.0.1:0", room=room) as port:
+    async with serve(
+        create_metrics_app(metrics=Metrics(), state=state), "127.0.0.1:0", room=room
+    ) as port:
         yield port
 
 
@@ -180,11 +188,16 @@ async def test_a_flood_of_connections_shuts_nobody_out() -> None:
             client.close()
 
 
-LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
+LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [
+    asyncio.new_event_loop,
+    uvloop.new_event_loop,
+]
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_where_all_are_in_use_a_new_one_is_refused(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_where_all_are_in_use_a_new_one_is_refused(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
     """It is hung up at once, so that its client goes elsewhere; an answer that ends makes room."""
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: pytest.fail(str(context)))
@@ -231,7 +244,9 @@ async def test_clients_that_were_sent_an_error_do_not_hold_the_port() -> None:
             client.close()
 
 
-async def test_a_head_that_was_refused_takes_no_memory(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_head_that_was_refused_takes_no_memory(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error that tells of it does not keep all that was received."""
     errors = list[BaseException | None]()
     handle_error = connection.Connection.handle_error

@@ -110,4 +110,7 @@ async def test_transfers_and_refusals_are_counted(start: NodeFactory) -> None:
         with some.admit("a"), pytest.raises(Busy), some.admit("a"):
             pass
         assert await node.counted("spegel_peer_transfers") == {}
-        assert await node.counted("spegel_peer_transfers_refused_total") == {("overall",): 1, ("peer",): 1}
+        assert await node.counted("spegel_peer_transfers_refused_total") == {
+            ("overall",): 1,
+            ("peer",): 1,
+        }

@@ -25,7 +25,9 @@ from tests.processes import until
 from tests.unit.registry.conftest import Node, NodeFactory
 
 BLOB = bytes(range(256)) * 5000
-MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
+).encode()
 CHILD = {"mediaType": "x/y", "digest": "sha256:" + "a" * 64, "size": 7}
 TAG = "/v2/app/manifests/v1?ns=r.io%3A5000"
 
@@ -130,7 +132,9 @@ async def test_a_manifest_that_runtimes_take_is_passed_on(
         pytest.param("bytes=10-999999999", 10, 1_279_990, id="cut at the end"),
     ],
 )
-async def test_a_range_is_a_206(start: NodeFactory, store: MemoryStore, asked: str, start_: int, length: int) -> None:
+async def test_a_range_is_a_206(
+    start: NodeFactory, store: MemoryStore, asked: str, start_: int, length: int
+) -> None:
     """A single range is answered with exactly those bytes."""
     digest = store.add(BLOB)
     async with start(store=store) as node:
@@ -150,7 +154,9 @@ async def test_a_range_that_means_everything_is_a_200(node: Node) -> None:
 
 async def test_a_range_outside_is_a_416_with_the_size(node: Node) -> None:
     """A range beyond the end tells the size, as OCI JSON."""
-    answer = await (await node.client()).ask("GET", blob(node.store.add(BLOB)), "Range: bytes=9999999-")
+    answer = await (await node.client()).ask(
+        "GET", blob(node.store.add(BLOB)), "Range: bytes=9999999-"
+    )
     assert answer.status == 416
     assert answer.headers["content-range"] == f"bytes */{len(BLOB)}"
     assert answer.error["code"] == "SIZE_INVALID"
@@ -174,7 +180,11 @@ async def test_a_manifest_comes_as_what_it_is(node: Node, lines: tuple[str, ...]
     """Whatever Accept says, a manifest is sent with its own type, as registries do."""
     node.store.add(MANIFEST, "r.io:5000/app:v1")
     answer = await (await node.client()).ask("GET", TAG, *lines)
-    assert (answer.status, answer.body, answer.headers["content-type"]) == (200, MANIFEST, OCI_MANIFEST)
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (
+        200,
+        MANIFEST,
+        OCI_MANIFEST,
+    )
 
 
 async def test_a_digest_needs_no_namespace(node: Node) -> None:
@@ -203,7 +213,10 @@ async def test_what_is_nowhere_is_a_404(node: Node) -> None:
         assert (answer.status, answer.error["code"]) == (404, code)
         assert answer.error["detail"] == {"attempts": 0}
         head = await client.ask("HEAD", target)
-        assert (head.status, head.headers["content-length"]) == (404, answer.headers["content-length"])
+        assert (head.status, head.headers["content-length"]) == (
+            404,
+            answer.headers["content-length"],
+        )
 
 
 async def test_a_store_that_is_away_is_a_404(node: Node) -> None:
@@ -238,7 +251,9 @@ class Breaking(MemoryStore):
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[Content]:
         async with super().open(digest) as content:
-            yield _BreakingContent(b"".join([piece async for piece in content.read(0, content.size)]))
+            yield _BreakingContent(
+                b"".join([piece async for piece in content.read(0, content.size)])
+            )
 
 
 class _BreakingContent(MemoryContent):
@@ -288,7 +303,9 @@ async def test_no_descriptor_is_left_behind(start: NodeFactory, tmp_path: Path) 
     """Clients that leave in mid-body leave no descriptor of the content behind."""
 
     def held() -> int:
-        links = (str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+        links = (
+            str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()
+        )
         return sum(str(tmp_path) in link for link in links)
 
     store = FileStore(tmp_path)

@@ -76,7 +76,11 @@ async def test_each_part_says_where_it_came_from(node: Node, peer: Node) -> None
     from_peer = sum(len(blob.data) for blob in (manifest, config, layers[0]))
     assert found["sources"] == {"local": len(layers[1].data), "peer": from_peer}
     assert found["bytes"] == from_peer + len(layers[1].data)
-    assert (found["size"], found["missing"], found["error"]) == (sum(len(blob.data) for blob in app.blobs), 1, None)
+    assert (found["size"], found["missing"], found["error"]) == (
+        sum(len(blob.data) for blob in app.blobs),
+        1,
+        None,
+    )
     assert all(part["ms"] > 0 for part in found["parts"])
     assert found["seconds"] > 0
 
@@ -152,7 +156,9 @@ def serving(node: Node, images: Images, measurer: Measurer | None) -> Any:
         return {}
 
     routes = inspection_routes(images=images, measurer=measurer)
-    return serve(create_metrics_app(metrics=node.metrics, state=state, routes=routes), "127.0.0.1:0")
+    return serve(
+        create_metrics_app(metrics=node.metrics, state=state, routes=routes), "127.0.0.1:0"
+    )
 
 
 async def test_a_measurement_is_one_object_or_a_line_for_each_step(node: Node, aside: str) -> None:
@@ -169,7 +175,9 @@ async def test_a_measurement_is_one_object_or_a_line_for_each_step(node: Node, a
             lines = [json.loads(line) for line in (await response.text()).splitlines()]
     assert (whole["over"], whole["missing"]) == (True, 0)
     assert lines[-1]["over"]
-    assert [part["digest"] for part in lines[-1]["parts"]] == [part["digest"] for part in whole["parts"]]
+    assert [part["digest"] for part in lines[-1]["parts"]] == [
+        part["digest"] for part in whole["parts"]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +186,12 @@ async def test_a_measurement_is_one_object_or_a_line_for_each_step(node: Node, a
         ("POST", "/debug/measure", 400, "?image= must say what is measured"),
         ("POST", "/debug/measure?image=app", 400, "write it as in registry.example/app:1"),
         ("GET", "/debug/measure?image=r.io/app:1", 405, "'GET' is not served here"),
-        ("GET", "/debug/images?limit=0", 400, "?limit= should be a whole number from 1 to 1000, not '0'"),
+        (
+            "GET",
+            "/debug/images?limit=0",
+            400,
+            "?limit= should be a whole number from 1 to 1000, not '0'",
+        ),
         ("GET", "/debug/images?offset=-1", 400, "?offset= should be a whole number"),
     ],
 )
@@ -186,7 +199,10 @@ async def test_what_is_asked_wrongly_is_explained(
     aside: str, method: str, path: str, status: int, message: str
 ) -> None:
     """In one line that names the parameter."""
-    async with aiohttp.ClientSession() as session, session.request(method, aside + path) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, aside + path) as response,
+    ):
         assert response.status == status
         assert message in (await response.json())["errors"][0]["message"]
 
@@ -196,7 +212,10 @@ async def test_images_are_listed_as_json(node: Node, aside: str) -> None:
     app = image("app")
     await hold(node, *app.blobs, tag=app)
     query = {"part": "app", "offset": "0", "limit": "5"}
-    async with aiohttp.ClientSession() as session, session.get(f"{aside}/debug/images", params=query) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{aside}/debug/images", params=query) as response,
+    ):
         found = await response.json()
     assert [one["name"] for one in found["images"]] == [NAME]
     assert (found["total"], found["held"], found["error"]) == (1, 1, None)
@@ -205,7 +224,10 @@ async def test_images_are_listed_as_json(node: Node, aside: str) -> None:
 async def test_where_the_page_is_switched_off_nobody_measures(node: Node) -> None:
     """The images are listed still."""
     images = Images(
-        store=node.store, holders=Holders(router=node.network.join(node.peer)), tags=dict, held=lambda: node.store.keys
+        store=node.store,
+        holders=Holders(router=node.network.join(node.peer)),
+        tags=dict,
+        held=lambda: node.store.keys,
     )
     async with serving(node, images, None) as port, aiohttp.ClientSession() as session:
         async with session.post(f"http://127.0.0.1:{port}/debug/measure?image={NAME}") as response:
@@ -226,7 +248,9 @@ async def test_who_leaves_ends_what_is_measured(node: Node, aside: str) -> None:
             await response.content.readline()
         async with asyncio.timeout(10):
             while True:
-                async with session.post(f"{aside}/debug/measure", params={"image": NAME}) as response:
+                async with session.post(
+                    f"{aside}/debug/measure", params={"image": NAME}
+                ) as response:
                     if response.status == 200:
                         break
                     assert response.status == 409

@@ -22,7 +22,9 @@ from tests.unit.registry.test_relayed import Pair
 
 SMALL = bytes(range(251)) * 400
 LARGE = bytes(range(251)) * (WHOLE // 251 + 1000)
-MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
+).encode()
 
 
 @pytest.fixture
@@ -167,6 +169,9 @@ def test_a_body_is_the_same_in_pieces_of_any_length(
         for first, last in pairwise(at):
             found += b"".join(body.pieces(first, data[first:last]))
     head = "--b\r\nContent-Type: x/y\r\nContent-Range: bytes {}-{}/40\r\n\r\n"
-    texts = [head.format(start, start + length - 1).encode() + data[start : start + length] for start, length in spans]
+    texts = [
+        head.format(start, start + length - 1).encode() + data[start : start + length]
+        for start, length in spans
+    ]
     assert found == b"\r\n".join(texts) + b"\r\n--b--\r\n"
     assert body.length == len(found)

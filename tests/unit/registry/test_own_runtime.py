@@ -31,7 +31,11 @@ ANOTHER_HOST = "127.0.0.2"
     ],
 )
 async def test_the_own_runtime_is_known_by_its_name_or_its_address(
-    headers: dict[str, str], address: str, follows: bool, start: NodeFactory, monkeypatch: pytest.MonkeyPatch
+    headers: dict[str, str],
+    address: str,
+    follows: bool,
+    start: NodeFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The name decides; without one a client has to connect from this very host."""
     asked: list[object] = []
@@ -46,7 +50,9 @@ async def test_the_own_runtime_is_known_by_its_name_or_its_address(
     async with start(node="node-1") as node:
 
         def ask() -> int:
-            connection = http.client.HTTPConnection("127.0.0.1", node.port, source_address=(address, 0), timeout=5)
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", node.port, source_address=(address, 0), timeout=5
+            )
             try:
                 connection.request("GET", PATH, headers=headers)
                 return connection.getresponse().status

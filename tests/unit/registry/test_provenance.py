@@ -16,11 +16,15 @@ from spegel_py.registry.underway import Underway
 from spegel_py.store.memory import MemoryIngests, MemoryStore
 from tests.unit.registry.conftest import Node, NodeFactory
 
-MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
+).encode()
 LAYER = b"layer" * 1000
 PEER = "X-Spegel-Mirrored: true"
 FOLLOWING = f"{PEER}\r\nX-Spegel-In-Flight: true"
-FILTERS = Filters(patterns=[re.compile(r"^r\.io/secret/"), re.compile(r":latest$")], registries=["r.io"])
+FILTERS = Filters(
+    patterns=[re.compile(r"^r\.io/secret/"), re.compile(r":latest$")], registries=["r.io"]
+)
 HIDDEN = frozenset({"r.io/secret/app", "other.io/team/app"})
 MIXED = HIDDEN | {"r.io/team/app"}
 
@@ -108,7 +112,9 @@ async def test_the_name_in_a_request_is_filtered_besides(node: Node, origins: Fa
     assert origins.asked == []
 
 
-async def test_a_peer_that_may_share_filtered_content_is_not_asked(start: NodeFactory, node: Node) -> None:
+async def test_a_peer_that_may_share_filtered_content_is_not_asked(
+    start: NodeFactory, node: Node
+) -> None:
     """This node would hand out what its settings keep here; content it does not hold is the peer's business."""
     other = b"held by the peer only"
     async with start("peer") as peer:

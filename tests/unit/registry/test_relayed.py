@@ -23,7 +23,9 @@ from tests.unit.registry.conftest import Node, NodeFactory
 
 LARGE = bytes(range(251)) * 40_000
 SMALL = b"small" * 100
-MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
+).encode()
 TAG = "/v2/app/manifests/v1?ns=r.io"
 
 
@@ -103,7 +105,8 @@ async def test_a_range_is_relayed(pair: Pair, data: bytes, asked: str) -> None:
     """B answers a range of any form with the 206 that A would give, verified as a whole where it is small."""
     digest = await pair.hold(data)
     relayed, direct = [
-        await (await node.client()).ask("GET", blob(digest), f"Range: bytes={asked}") for node in (pair.b, pair.a)
+        await (await node.client()).ask("GET", blob(digest), f"Range: bytes={asked}")
+        for node in (pair.b, pair.a)
     ]
     assert (relayed.status, relayed.body) == (direct.status, direct.body) == (206, direct.body)
     assert relayed.headers["content-range"] == direct.headers["content-range"]
@@ -176,7 +179,9 @@ async def test_a_cut_relay_is_no_reset_even_if_the_client_goes_on_sending(pair: 
         await pair.b.network.join(peer).advertise([str(digest)])
         with closing(socket.create_connection(("127.0.0.1", pair.b.port))) as client:
             client.setblocking(False)
-            await loop.sock_sendall(client, f"GET {blob(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await loop.sock_sendall(
+                client, f"GET {blob(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            )
             async with asyncio.timeout(5):
                 while not pair.b.samples("spegel_mirror_misses_total"):
                     await asyncio.sleep(0.01)
@@ -185,7 +190,9 @@ async def test_a_cut_relay_is_no_reset_even_if_the_client_goes_on_sending(pair: 
                 await loop.sock_sendall(client, b"x" * 1000)
             await asyncio.sleep(0.01)
             answer = b""
-            while piece := await loop.sock_recv(client, 65536):  # raises ConnectionResetError after an RST
+            while piece := await loop.sock_recv(
+                client, 65536
+            ):  # raises ConnectionResetError after an RST
                 answer += piece
     assert LARGE.startswith(answer.partition(b"\r\n\r\n")[2])
 
@@ -307,4 +314,6 @@ async def test_with_a_ttl_of_0_digests_alone_are_answered(start: NodeFactory) ->
     async with start(freshness=Freshness(ttl=0)) as node:
         digest = node.store.add(MANIFEST, "r.io/app:v1")
         assert await ages(node) == await ages(node, "X-Spegel-Mirrored: true") == (404, None)
-        assert (await (await node.client()).ask("GET", TAG.replace("v1", str(digest)))).status == 200
+        assert (
+            await (await node.client()).ask("GET", TAG.replace("v1", str(digest)))
+        ).status == 200

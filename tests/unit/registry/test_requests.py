@@ -32,7 +32,12 @@ async def test_the_base_is_200(node: Node, method: str, target: str) -> None:
         pytest.param("/v2/_catalog", 404, "UNSUPPORTED", id="catalog"),
         pytest.param("/v2/app/tags/list", 404, "UNSUPPORTED", id="tags"),
         pytest.param("/v2/App/manifests/v1?ns=r.io", 400, "NAME_INVALID", id="name"),
-        pytest.param("/v2/a/%2e%2e/%2e%2e/etc/manifests/v1?ns=r.io", 400, "NAME_INVALID", id="encoded traversal"),
+        pytest.param(
+            "/v2/a/%2e%2e/%2e%2e/etc/manifests/v1?ns=r.io",
+            400,
+            "NAME_INVALID",
+            id="encoded traversal",
+        ),
         pytest.param("/v2/a/../../etc/manifests/v1?ns=r.io", 400, "NAME_INVALID", id="traversal"),
         pytest.param("/v2/a%2fb/manifests/v1?ns=r.io", 400, "NAME_INVALID", id="encoded slash"),
         pytest.param("/v2/a%ff/manifests/v1?ns=r.io", 400, "NAME_INVALID", id="not utf-8"),
@@ -86,7 +91,9 @@ async def test_a_get_with_a_body_is_refused_and_the_connection_lives(
 
 async def test_a_body_is_not_invited(node: Node) -> None:
     """`Expect: 100-continue` is answered with the refusal, not with an invitation."""
-    answer = await (await node.client()).ask("POST", BLOB, "Content-Length: 5", "Expect: 100-continue")
+    answer = await (await node.client()).ask(
+        "POST", BLOB, "Content-Length: 5", "Expect: 100-continue"
+    )
     assert answer.status == 405
 
 
@@ -98,24 +105,50 @@ async def test_a_body_is_not_invited(node: Node) -> None:
         pytest.param(b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400, id="asterisk"),
         pytest.param(b"GET /v2/ HTTP/9.9\r\n\r\n", 400, id="version"),
         pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400, id="header"),
-        pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n", 400, id="nul in a header"),
-        pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400, id="length"),
+        pytest.param(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n", 400, id="nul in a header"
+        ),
+        pytest.param(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400, id="length"
+        ),
         pytest.param(
             b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
             400,
             id="smuggling",
         ),
-        pytest.param(b"GET /v2/" + b"a" * 4100 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, id="target over the bound"),
         pytest.param(
-            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 4100 + b"\r\n\r\n", 431, id="field over the bound"
+            b"GET /v2/" + b"a" * 4100 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            431,
+            id="target over the bound",
         ),
-        pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 64 + b"\r\n", 431, id="one field too many"),
-        pytest.param(b"GET /v2/" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, id="long target"),
-        pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", 431, id="long field"),
-        pytest.param(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100_000 + b"\r\n", 431, id="header flood"),
+        pytest.param(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 4100 + b"\r\n\r\n",
+            431,
+            id="field over the bound",
+        ),
+        pytest.param(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 64 + b"\r\n",
+            431,
+            id="one field too many",
+        ),
+        pytest.param(
+            b"GET /v2/" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, id="long target"
+        ),
+        pytest.param(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+            431,
+            id="long field",
+        ),
+        pytest.param(
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 100_000 + b"\r\n",
+            431,
+            id="header flood",
+        ),
     ],
 )
-async def test_what_is_no_request_is_answered_as_oci_json(node: Node, data: bytes, status: int) -> None:
+async def test_what_is_no_request_is_answered_as_oci_json(
+    node: Node, data: bytes, status: int
+) -> None:
     """What the HTTP parser itself refuses is OCI JSON too; all of the answer arrives, and then a FIN."""
     client = await node.client()
     answer = await client.send(data)
@@ -138,7 +171,9 @@ async def test_a_request_in_pieces_is_a_request(node: Node) -> None:
 async def test_pipelined_requests_are_answered_in_order(node: Node) -> None:
     """Requests sent without waiting get their answers one after the other."""
     client = await node.client()
-    requests = [f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n" for target in ("/v2/", "/nowhere", "/v2/")]
+    requests = [
+        f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n" for target in ("/v2/", "/nowhere", "/v2/")
+    ]
     client.writer.write("".join(requests).encode())
     assert [(await client.read()).status for _ in range(3)] == [200, 404, 200]
 
@@ -205,7 +240,9 @@ def basic(text: str) -> str:
         pytest.param(("Authorization: Basic",), 401, id="empty"),
     ],
 )
-async def test_credentials_are_asked_for(start: NodeFactory, lines: tuple[str, ...], status: int) -> None:
+async def test_credentials_are_asked_for(
+    start: NodeFactory, lines: tuple[str, ...], status: int
+) -> None:
     """With credentials set, only their bearer gets in.
 
     Nobody is challenged: containerd would answer with the password that its user has for the upstream registry.

@@ -129,7 +129,13 @@ def test_an_idle_connection_is_found_behind_any_number_of_busy_ones() -> None:
 def test_refusals_are_told_once_a_minute() -> None:
     """A stranger cannot fill the log."""
     connections = Connections(SMALL)
-    assert [connections.is_news(now) for now in (0.0, 1.0, 59.0, 60.0, 61.0)] == [True, False, False, True, False]
+    assert [connections.is_news(now) for now in (0.0, 1.0, 59.0, 60.0, 61.0)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("limit", [64, 256, 1024, 4096, 65536, 1 << 20])

@@ -40,7 +40,9 @@ def test_addresses_are_read(text: str, expected: tuple[str, int]) -> None:
     assert parse_address(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "5000", "host", "host:", ":70000", "::1:5000", ":http", ":-1", ":５"])
+@pytest.mark.parametrize(
+    "text", ["", "5000", "host", "host:", ":70000", "::1:5000", ":http", ":-1", ":５"]
+)
 def test_what_is_no_address_is_a_config_error(text: str) -> None:
     """What cannot be listened on is refused with the text in the message."""
     with pytest.raises(ConfigError, match="not an address"):
@@ -77,8 +79,12 @@ async def test_a_port_in_use_is_a_config_error(app: web.Application, host: str) 
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("host", "reason"), [("192.0.2.1", "not one of this machine"), ("no.invalid", "no such host")])
-async def test_a_foreign_address_is_a_config_error(app: web.Application, host: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "reason"), [("192.0.2.1", "not one of this machine"), ("no.invalid", "no such host")]
+)
+async def test_a_foreign_address_is_a_config_error(
+    app: web.Application, host: str, reason: str
+) -> None:
     """An address that is not ours, or a name that does not exist, is one clear line."""
     with pytest.raises(ConfigError, match=reason):
         async with serve(app, f"{host}:0"):
@@ -143,7 +149,14 @@ async def test_http_metrics_have_few_labels(start: NodeFactory) -> None:
     """Requests are counted by handler, method and status, none of which a client can invent."""
     async with start() as node:
         client = await node.client()
-        for target in ("/v2/", "/livez", "/v2/a/manifests/x?ns=r.io", "/v2/a/blobs/x", "/zzz", "/v2/a/b/c"):
+        for target in (
+            "/v2/",
+            "/livez",
+            "/v2/a/manifests/x?ns=r.io",
+            "/v2/a/blobs/x",
+            "/zzz",
+            "/v2/a/b/c",
+        ):
             await client.ask("GET", target)
         await client.ask("DELETE", "/v2/")
         assert await node.counted("http_request_duration_seconds_count") == {
@@ -180,15 +193,24 @@ def test_gauges_are_asked_when_they_are_read() -> None:
         queues={"advertise": lambda: 5},
         images=lambda: images,
     )
-    metrics.routing.watch(records=lambda: {"announced": 4, "provided": 3}, peers=lambda: {"announce": len(peers)})
+    metrics.routing.watch(
+        records=lambda: {"announced": 4, "provided": 3}, peers=lambda: {"announce": len(peers)}
+    )
     value = metrics.registry.get_sample_value
-    assert value("spegel_connected_peers") == value("spegel_dht_peers", {"protocol": "announce"}) == 3
+    assert (
+        value("spegel_connected_peers") == value("spegel_dht_peers", {"protocol": "announce"}) == 3
+    )
     peers.clear()
-    assert value("spegel_connected_peers") == value("spegel_dht_peers", {"protocol": "announce"}) == 0
+    assert (
+        value("spegel_connected_peers") == value("spegel_dht_peers", {"protocol": "announce"}) == 0
+    )
     assert value("spegel_records_held") == 7
     assert value("spegel_quarantined_peers") == 2
     assert value("spegel_queue_length", {"queue": "advertise"}) == 5
-    assert [value("spegel_dht_records", {"kind": kind}) for kind in ("announced", "provided")] == [4, 3]
+    assert [value("spegel_dht_records", {"kind": kind}) for kind in ("announced", "provided")] == [
+        4,
+        3,
+    ]
     metrics.render("")
     assert value("spegel_advertised_image_digests", {"registry": "r.io"}) == 2
     assert value("spegel_advertised_image_digests", {"registry": "s.io"}) == 2

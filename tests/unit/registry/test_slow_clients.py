@@ -11,7 +11,14 @@ import pytest
 
 from spegel_py.errors import Busy
 from spegel_py.registry import limits as limits_module
-from spegel_py.registry.limits import CONTENDED, LEAST_RATE, PATIENCE, PATIENCE_WITH_NODES, Limits, Slot
+from spegel_py.registry.limits import (
+    CONTENDED,
+    LEAST_RATE,
+    PATIENCE,
+    PATIENCE_WITH_NODES,
+    Limits,
+    Slot,
+)
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.sender import Sender
 from tests.unit.registry.conftest import Node, NodeFactory
@@ -80,7 +87,9 @@ def refuse(limits: Limits, address: str, **options: bool) -> None:
         pass
 
 
-def test_who_hardly_reads_is_hung_up_once_others_are_refused(clock: Clock, stack: ExitStack) -> None:
+def test_who_hardly_reads_is_hung_up_once_others_are_refused(
+    clock: Clock, stack: ExitStack
+) -> None:
     """Not before, and nobody who reads, or who waits for this node."""
     limits = small(clock)
     slots = [stack.enter_context(limits.admit(name, is_node=False)) for name in "abc"]
@@ -112,7 +121,12 @@ def test_only_those_are_hung_up_whose_slots_are_wanted(clock: Clock, stack: Exit
     """The bound of one address is no matter of another one, nor that of what grows one of what is whole."""
     limits = small(clock)
     readers = {}
-    for name, address, grows in (("a1", "a", False), ("a2", "a", False), ("b", "b", False), ("growing", "c", True)):
+    for name, address, grows in (
+        ("a1", "a", False),
+        ("a2", "a", False),
+        ("b", "b", False),
+        ("growing", "c", True),
+    ):
         slot = stack.enter_context(limits.admit(address, grows=grows, is_node=False))
         readers[name] = served(slot, FakeReader(clock, 0))
     with_runtime = served(stack.enter_context(limits.relay("here")), FakeReader(clock, 0))
@@ -135,18 +149,24 @@ def test_only_those_are_hung_up_whose_slots_are_wanted(clock: Clock, stack: Exit
     assert not with_runtime.is_dropped
 
 
-def test_what_is_relayed_is_hung_up_where_a_peer_had_no_slot(clock: Clock, stack: ExitStack) -> None:
+def test_what_is_relayed_is_hung_up_where_a_peer_had_no_slot(
+    clock: Clock, stack: ExitStack
+) -> None:
     """To the own runtime too: it holds slots that its other pulls, and other clients, are refused."""
     limits = small(clock)
     relayed = served(stack.enter_context(limits.relay("here")), FakeReader(clock, 0))
-    other = served(stack.enter_context(limits.admit("a", relays=True, is_node=False)), FakeReader(clock, 0))
+    other = served(
+        stack.enter_context(limits.admit("a", relays=True, is_node=False)), FakeReader(clock, 0)
+    )
     whole = served(stack.enter_context(limits.admit("a", is_node=False)), FakeReader(clock, 0))
     clock.now += PATIENCE + 1
     limits.refused_by_a_peer()
     assert (relayed.is_dropped, other.is_dropped, whole.is_dropped) == (True, True, False)
 
 
-def test_one_address_cannot_have_all_slots_of_this_node_at_a_peer(clock: Clock, stack: ExitStack) -> None:
+def test_one_address_cannot_have_all_slots_of_this_node_at_a_peer(
+    clock: Clock, stack: ExitStack
+) -> None:
     """It gets half of what it may have here relayed; at least one, and any number without a limit."""
     limits = Limits(per_peer=4, overall=0, metrics=Metrics(), clock=clock)
     for _ in range(2):
@@ -196,8 +216,15 @@ async def begin(client: RawClient, target: str, *lines: str) -> None:
         pytest.param(ANOTHER_HOST, [], 503, id="without a header"),
         pytest.param(ANOTHER_HOST, [MIRRORED], 503, id="another node"),
         pytest.param(ANOTHER_HOST, ["X-Spegel-Node: node-2"], 503, id="another node's runtime"),
-        pytest.param("127.0.0.1", ["X-Spegel-Node: node-2"], 503, id="another node's runtime through this host"),
-        pytest.param(ANOTHER_HOST, ["X-Spegel-Node: node-1"], 200, id="the own runtime through a host port"),
+        pytest.param(
+            "127.0.0.1",
+            ["X-Spegel-Node: node-2"],
+            503,
+            id="another node's runtime through this host",
+        ),
+        pytest.param(
+            ANOTHER_HOST, ["X-Spegel-Node: node-1"], 200, id="the own runtime through a host port"
+        ),
         pytest.param("127.0.0.1", [], 200, id="the own runtime"),
     ],
 )
@@ -213,7 +240,9 @@ async def test_the_limits_are_for_all_but_the_own_runtime(
         await send(self, *args, to_peer=to_peer)
 
     monkeypatch.setattr(Sender, "send", seen)
-    async with start(node="node-1", limits=Limits(per_peer=1, overall=1, metrics=Metrics())) as node:
+    async with start(
+        node="node-1", limits=Limits(per_peer=1, overall=1, metrics=Metrics())
+    ) as node:
         large, small = (f"/v2/app/blobs/{node.store.add(data)}?ns=r.io" for data in (LARGE, SMALL))
         await begin(await connect(node), large)
         assert (await (await connect(node, address)).ask("GET", small, *lines)).status == status
@@ -257,7 +286,9 @@ async def test_a_slot_is_not_held_by_a_client_that_does_not_read(start: NodeFact
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_slow_clients_of_a_relaying_node_do_not_hold_its_slots_at_a_peer(start: NodeFactory) -> None:
+async def test_slow_clients_of_a_relaying_node_do_not_hold_its_slots_at_a_peer(
+    start: NodeFactory,
+) -> None:
     """The next client is told that nobody has it, and after a moment the one after that is served."""
     one = Limits(per_peer=1, overall=0, metrics=Metrics())
     async with start("a", limits=one, node="node-a") as a, start("b", node="node-b") as b:

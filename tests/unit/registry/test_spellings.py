@@ -17,7 +17,9 @@ from spegel_py.store.spelled import SpelledStore
 from tests.routers import until
 from tests.unit.registry.conftest import Node, NodeFactory
 
-MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
+).encode()
 HUB = ("docker.io", "index.docker.io", "registry-1.docker.io", "Docker.io", "docker.io:443")
 OTHER = ("reg.example", "REG.example", "reg.example.", "reg.example:443")
 

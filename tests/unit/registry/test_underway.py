@@ -21,7 +21,9 @@ FOLLOWING = "X-Spegel-Mirrored: true\r\nX-Spegel-In-Flight: true"
 LARGE = bytes(range(251)) * 10_000
 DIGEST = Digest.of(LARGE)
 BLOB = f"/v2/app/blobs/{DIGEST}?ns=r.io"
-MANIFEST = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}).encode()
+MANIFEST = json.dumps(
+    {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
+).encode()
 SIZES: dict[Digest, int] = {}
 
 
@@ -63,10 +65,14 @@ async def test_only_who_was_sent_here_gets_what_grows(node: Node, ingests: Memor
     assert (await client.ask("GET", BLOB, FOLLOWING)).status == 200
 
 
-async def test_who_follows_says_whom_it_takes_the_content_from(start: NodeFactory, ingests: MemoryIngests) -> None:
+async def test_who_follows_says_whom_it_takes_the_content_from(
+    start: NodeFactory, ingests: MemoryIngests
+) -> None:
     """So that nobody takes from a node what that has from it; content that is whole has no source any more."""
     sources: dict[Digest, str] = {DIGEST: "parent"}
-    async with start(underway=Underway(ingests=ingests, size_of=SIZES.get, source_of=sources.get)) as node:
+    async with start(
+        underway=Underway(ingests=ingests, size_of=SIZES.get, source_of=sources.get)
+    ) as node:
         ingests.begin(DIGEST, total=len(LARGE))
         ingests.write(DIGEST, LARGE)
         client = await node.client()
@@ -83,7 +89,9 @@ async def test_a_peer_gets_the_rest_of_a_blob(node: Node, ingests: MemoryIngests
     ingests.begin(DIGEST, total=len(LARGE))
     ingests.write(DIGEST, LARGE[:100])
     client = await node.client()
-    client.writer.write(f"GET {BLOB} HTTP/1.1\r\nHost: x\r\n{FOLLOWING}\r\nRange: bytes=200-\r\n\r\n".encode())
+    client.writer.write(
+        f"GET {BLOB} HTTP/1.1\r\nHost: x\r\n{FOLLOWING}\r\nRange: bytes=200-\r\n\r\n".encode()
+    )
     await until(lambda: len(ingests.readers(DIGEST)) == 1)
     ingests.write(DIGEST, LARGE[100:])
     head = await client.reader.readuntil(b"\r\n\r\n")
@@ -91,7 +99,9 @@ async def test_a_peer_gets_the_rest_of_a_blob(node: Node, ingests: MemoryIngests
     assert await client.reader.readexactly(len(LARGE) - 200) == LARGE[200:]
 
 
-async def test_a_writer_that_stops_ends_the_answer_short(node: Node, ingests: MemoryIngests) -> None:
+async def test_a_writer_that_stops_ends_the_answer_short(
+    node: Node, ingests: MemoryIngests
+) -> None:
     """What was there is sent, and then the connection ends without an error of its own."""
     ingests.begin(DIGEST, total=len(LARGE))
     ingests.write(DIGEST, LARGE[:300_000])
@@ -108,7 +118,9 @@ async def test_a_writer_that_stops_ends_the_answer_short(node: Node, ingests: Me
     assert await client.end() == LARGE[:300_000]
 
 
-async def test_nothing_is_promised_before_the_first_byte(node: Node, ingests: MemoryIngests) -> None:
+async def test_nothing_is_promised_before_the_first_byte(
+    node: Node, ingests: MemoryIngests
+) -> None:
     """A writer that stops before it, as where upstream refuses, is a 404: then another source can be asked."""
     ingests.begin(DIGEST, total=len(LARGE))
     client = await node.client()
@@ -130,11 +142,19 @@ async def test_a_manifest_is_answered_once_it_is_whole(node: Node, ingests: Memo
     digest = Digest.of(MANIFEST)
     ingests.begin(digest, total=len(MANIFEST))
     ingests.write(digest, MANIFEST)
-    answer = await (await node.client()).ask("GET", f"/v2/app/manifests/{digest}?ns=r.io", FOLLOWING)
-    assert (answer.status, answer.body, answer.headers["content-type"]) == (200, MANIFEST, OCI_MANIFEST)
+    answer = await (await node.client()).ask(
+        "GET", f"/v2/app/manifests/{digest}?ns=r.io", FOLLOWING
+    )
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (
+        200,
+        MANIFEST,
+        OCI_MANIFEST,
+    )
     ingests.begin(DIGEST, total=3)
     ingests.write(DIGEST, b"{}\n")
-    assert (await (await node.client()).ask("GET", f"/v2/app/manifests/{DIGEST}?ns=r.io", FOLLOWING)).status == 404
+    assert (
+        await (await node.client()).ask("GET", f"/v2/app/manifests/{DIGEST}?ns=r.io", FOLLOWING)
+    ).status == 404
 
 
 async def test_the_size_may_come_from_a_manifest(
@@ -161,11 +181,15 @@ async def test_what_was_committed_in_between_is_found(start: NodeFactory) -> Non
             store.add(LARGE)
             raise ContentNotFound("it has just been committed")
 
-    async with start(store=store, underway=Underway(ingests=Committed(), size_of=SIZES.get)) as node:
+    async with start(
+        store=store, underway=Underway(ingests=Committed(), size_of=SIZES.get)
+    ) as node:
         assert (await (await node.client()).ask("GET", BLOB, FOLLOWING)).body == LARGE
 
 
-async def test_what_is_known_to_grow_is_not_looked_for_in_the_store(start: NodeFactory, ingests: MemoryIngests) -> None:
+async def test_what_is_known_to_grow_is_not_looked_for_in_the_store(
+    start: NodeFactory, ingests: MemoryIngests
+) -> None:
     """A node of whom many take a layer asks its disk once, not for each of them."""
 
     class Asked(MemoryStore):

@@ -27,7 +27,9 @@ def on_trio(test: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def running(host: Any, address: str = "127.0.0.1", port: int | None = None) -> AsyncIterator[Multiaddr]:
+async def running(
+    host: Any, address: str = "127.0.0.1", port: int | None = None
+) -> AsyncIterator[Multiaddr]:
     """Run a host; its connections are closed at the end."""
     port = port or free_port(address)
     async with host.run([multiaddr(address, port)]):

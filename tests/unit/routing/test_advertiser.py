@@ -17,13 +17,19 @@ from spegel_py.store.spelled import SpelledStore
 from tests.routers import until
 
 
-@pytest.mark.parametrize("seen", [None, lambda _name, pulled: pulled], ids=["digests only", "tags too"])
-async def test_tags_are_known_also_where_they_are_not_told(seen: Callable[[str, float], float] | None) -> None:
+@pytest.mark.parametrize(
+    "seen", [None, lambda _name, pulled: pulled], ids=["digests only", "tags too"]
+)
+async def test_tags_are_known_also_where_they_are_not_told(
+    seen: Callable[[str, float], float] | None,
+) -> None:
     """With when they were pulled; they come and go with what is held."""
     store, router = MemoryStore(), MemoryNetwork().join(Peer("me", "10.0.0.1", 5000))
     digest = store.add(b"manifest")
     store.tag("r.io/app:1", digest, pulled=5.0)
-    advertiser = Advertiser(watcher=MemoryWatcher(store=store), router=router, changed=lambda keys: None, seen=seen)
+    advertiser = Advertiser(
+        watcher=MemoryWatcher(store=store), router=router, changed=lambda keys: None, seen=seen
+    )
     with capture_logs():
         running = asyncio.create_task(advertiser.run())
         try:
@@ -33,7 +39,9 @@ async def test_tags_are_known_also_where_they_are_not_told(seen: Callable[[str, 
             await until(lambda: dict(advertiser.tags) == {"r.io/app:1": 7.0, "r.io/app:2": 6.0})
             store.remove("r.io/app:1")
             await until(lambda: dict(advertiser.tags) == {"r.io/app:2": 6.0})
-            await until(lambda: set(advertiser.told) == {str(digest), *(["r.io/app:2"] if seen else [])})
+            await until(
+                lambda: set(advertiser.told) == {str(digest), *(["r.io/app:2"] if seen else [])}
+            )
         finally:
             running.cancel()
             await asyncio.wait([running])

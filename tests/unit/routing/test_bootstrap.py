@@ -51,7 +51,15 @@ async def test_static_names_are_resolved() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10.0.0.1:5001", "/ip4/300.0.0.1/tcp/1", "/unix/x", "/ip4/10.0.0.1/udp/1", "/ip4", "/dns/" + "a" * 100_000],
+    [
+        "",
+        "10.0.0.1:5001",
+        "/ip4/300.0.0.1/tcp/1",
+        "/unix/x",
+        "/ip4/10.0.0.1/udp/1",
+        "/ip4",
+        "/dns/" + "a" * 100_000,
+    ],
     ids=lambda text: text[:20],
 )
 def test_what_is_no_multiaddr_is_named(text: str) -> None:
@@ -60,7 +68,9 @@ def test_what_is_no_multiaddr_is_named(text: str) -> None:
         StaticBootstrap([text], router_port=1)
 
 
-@pytest.mark.parametrize("text", ["", "bad name", "-..x", "a" * 64 + ".example", "http://x.example", "ü.example"])
+@pytest.mark.parametrize(
+    "text", ["", "bad name", "-..x", "a" * 64 + ".example", "http://x.example", "ü.example"]
+)
 def test_what_is_no_dns_name_is_named(text: str) -> None:
     """A malformed name is a start-up error."""
     with pytest.raises(ConfigError, match="DNS name"):
@@ -101,16 +111,25 @@ async def test_dns_gives_all_addresses_with_our_own_port() -> None:
 
 async def test_http_reads_what_id_serves() -> None:
     """One node's `/id` is another node's first peer, id and all."""
-    server = TestServer(id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}", f"/ip6/fd00::1/tcp/5001/p2p/{PEER}"]))
+    server = TestServer(
+        id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}", f"/ip6/fd00::1/tcp/5001/p2p/{PEER}"])
+    )
     async with server:
         for path in ("/id", "/", ""):  # Spegel is given a URL without the path
-            found = await HttpBootstrap(str(server.make_url("/")).rstrip("/") + path, router_port=1).find()
-            assert found == [Target("/ip4/10.0.0.1/tcp/5001", PEER), Target("/ip6/fd00::1/tcp/5001", PEER)]
+            found = await HttpBootstrap(
+                str(server.make_url("/")).rstrip("/") + path, router_port=1
+            ).find()
+            assert found == [
+                Target("/ip4/10.0.0.1/tcp/5001", PEER),
+                Target("/ip6/fd00::1/tcp/5001", PEER),
+            ]
 
 
 async def test_id_is_served_as_spegel_reads_it() -> None:
     """One object with the id and the addresses, not a list of them."""
-    async with TestClient(TestServer(id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}"]))) as client:
+    async with TestClient(
+        TestServer(id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}"]))
+    ) as client:
         answer = await client.get("/id")
         assert await answer.json() == {"ID": PEER, "Addrs": ["/ip4/10.0.0.1/tcp/5001"]}
 

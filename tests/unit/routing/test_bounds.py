@@ -19,7 +19,9 @@ from spegel_py.routing.libp2p.bounds import (
 )
 
 
-@pytest.mark.parametrize(("address", "limit"), [("10.0.0.1", 3), ("2001:db8::1", 3), ("127.0.0.1", ON_LOOPBACK)])
+@pytest.mark.parametrize(
+    ("address", "limit"), [("10.0.0.1", 3), ("2001:db8::1", 3), ("127.0.0.1", ON_LOOPBACK)]
+)
 def test_an_address_holds_so_many_connections(address: str, limit: int) -> None:
     """One more is refused, until one of them has ended; other addresses are not concerned."""
     book = AddressBook(3)
@@ -41,7 +43,11 @@ def test_an_address_holds_so_many_connections(address: str, limit: int) -> None:
 def test_peers_at_one_address_stand_for_one() -> None:
     """On loopback, where whole clusters run, each stands for itself."""
     assert {place("10.0.0.1", peer) for peer in "abc"} == {"10.0.0.1"}
-    assert {place("127.0.0.1", peer) for peer in "abc"} == {place("", peer) for peer in "abc"} == {"a", "b", "c"}
+    assert (
+        {place("127.0.0.1", peer) for peer in "abc"}
+        == {place("", peer) for peer in "abc"}
+        == {"a", "b", "c"}
+    )
     assert is_full(16, "10.0.0.1", limit=16)
     assert not is_full(16, "127.0.0.1", limit=16)
 
@@ -67,7 +73,9 @@ def test_a_flood_of_messages_is_slowed_down() -> None:
     assert [at_once, slowed, after] == pytest.approx([0.0, 3.0, 0.0])
 
 
-def test_budgets_of_addresses_that_fell_silent_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budgets_of_addresses_that_fell_silent_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Churn costs no memory."""
     monkeypatch.setattr(bounds, "MAX_PLACES", 10)
     budget = MessageBudget()

@@ -136,7 +136,9 @@ def test_stock_stream_answers_each_read_with_a_frame() -> None:
 
     async def test() -> None:
         async with _stream() as (sender, receiver, sent_back):
-            del receiver.muxed_stream._auto_tune_and_send_window_update  # ours: the class has the stock one
+            del (
+                receiver.muxed_stream._auto_tune_and_send_window_update
+            )  # ours: the class has the stock one
             for count in range(1, 4):
                 await sender.write(b"message")
                 assert await receiver.read(64) == b"message"
@@ -219,7 +221,9 @@ def test_stock_handler_ends_the_host() -> None:
                     await stream.write(b"something")
                     await stream.read(1)
                 await until(lambda: failures != [])
-                await (await guest.new_stream(host.get_id(), [TProtocol("/ipfs/ping/1.0.0")])).close()
+                await (
+                    await guest.new_stream(host.get_id(), [TProtocol("/ipfs/ping/1.0.0")])
+                ).close()
         except* (OverflowError, trio.TooSlowError):
             lives = False
         return lives
@@ -288,9 +292,13 @@ def test_a_peer_that_opens_any_number_of_streams_is_hung_up_on() -> None:
             await until(lambda: bool(host.get_network().get_connections(guest.get_id())))
             [connection] = host.get_network().get_connections(guest.get_id())
             [back] = cast("Any", guest.get_network().get_connections(host.get_id()))
-            for number in range(2 * MAX_STREAMS):  # a window update with the flag that opens a stream
+            for number in range(
+                2 * MAX_STREAMS
+            ):  # a window update with the flag that opens a stream
                 with suppress(Exception):
-                    await back.muxed_conn._write_frame(struct.pack(">BBHII", 0, 1, 1, 1001 + 2 * number, 0))
+                    await back.muxed_conn._write_frame(
+                        struct.pack(">BBHII", 0, 1, 1, 1001 + 2 * number, 0)
+                    )
             await until(lambda: cast("Any", connection).muxed_conn.is_closed)
 
     on_trio(test)
@@ -536,7 +544,9 @@ def test_a_dial_refuses_somebody_else_itself_and_nobody() -> None:
             with pytest.raises(PeerUnreachable, match="this node itself"):
                 await compat.dial(two, own, expected=None, timeout=5)
             with pytest.raises(PeerUnreachable, match="cannot connect"):
-                await compat.dial(two, multiaddr("127.0.0.1", free_port()), expected=None, timeout=5)
+                await compat.dial(
+                    two, multiaddr("127.0.0.1", free_port()), expected=None, timeout=5
+                )
             assert two.get_connected_peers() == []
 
     on_trio(test)
@@ -550,7 +560,12 @@ def test_a_dial_to_somebody_silent_ends() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             async with running(host):
                 with pytest.raises(PeerUnreachable, match=r"within 0\.2 s"):
-                    await compat.dial(host, multiaddr("127.0.0.1", silent.getsockname()[1]), expected=None, timeout=0.2)
+                    await compat.dial(
+                        host,
+                        multiaddr("127.0.0.1", silent.getsockname()[1]),
+                        expected=None,
+                        timeout=0.2,
+                    )
 
     on_trio(test)
 
@@ -567,7 +582,9 @@ def test_a_taken_port_is_noticed() -> None:
 
 def test_a_wildcard_announces_addresses_that_can_be_dialled() -> None:
     """Listening everywhere announces no wildcard, and loopback only where there is nothing else."""
-    hosts = [ipaddress.ip_address(str(each).split("/")[2]) for each in announced_addresses("", 5001)]
+    hosts = [
+        ipaddress.ip_address(str(each).split("/")[2]) for each in announced_addresses("", 5001)
+    ]
     assert hosts
     assert not any(host.is_unspecified for host in hosts)
     assert all(host.is_loopback for host in hosts) or not any(host.is_loopback for host in hosts)
@@ -602,7 +619,9 @@ def test_without_ipv6_a_node_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) ->
     assert [str(each) for each in listen_addresses("", 5001)] == ["/ip4/0.0.0.0/tcp/5001"]
 
 
-def test_the_self_test_passes_here_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_self_test_passes_here_and_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With this version all is as needed; a private part that is gone is named."""
     compat.self_test()
     monkeypatch.delattr(Swarm, "add_conn")
@@ -618,7 +637,11 @@ def test_a_socket_that_nobody_knows_of_any_more_is_closed() -> None:
         ours, _ = server.accept()
 
     async def lose() -> None:
-        swarm.track(RawConnection(TrioTCPStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours))), True))
+        swarm.track(
+            RawConnection(
+                TrioTCPStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours))), True
+            )
+        )
 
     trio.run(lose)
     gc.collect()

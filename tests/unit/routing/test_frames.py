@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.routing.libp2p import frames
-from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, FrameError, Goodbye, Hello, Refresh, Resync, SetPart
+from spegel_py.routing.libp2p.frames import (
+    Ages,
+    Delta,
+    Frame,
+    FrameError,
+    Goodbye,
+    Hello,
+    Refresh,
+    Resync,
+    SetPart,
+)
 
 KEYS = st.lists(st.binary(min_size=32, max_size=32), max_size=20).map(tuple)
 HOSTS = st.one_of(st.just(""), st.ip_addresses().map(str))
@@ -30,7 +40,10 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.just(Goodbye()),
     st.just(Resync()),
     st.builds(
-        Ages, ages=st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 2**32 - 1))).map(tuple)
+        Ages,
+        ages=st.lists(
+            st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 2**32 - 1))
+        ).map(tuple),
     ),
 )
 
@@ -118,7 +131,9 @@ def test_any_hello_is_read_or_refused(body: bytes) -> None:
 
 def test_an_agent_is_kept_as_it_can_be_shown() -> None:
     """A stranger may send control sequences for a terminal, and books; plain letters are kept, and a few of them."""
-    body = json.dumps({"interval": 4, "registry": ":5000", "agent": "\x1b]0;x\x07 \ud800" + "a" * 1000}).encode()
+    body = json.dumps(
+        {"interval": 4, "registry": ":5000", "agent": "\x1b]0;x\x07 \ud800" + "a" * 1000}
+    ).encode()
     hello = frames.decode(b"\x01" + body)
     assert isinstance(hello, Hello)
     assert hello.agent == "?]0;x? ?" + "a" * (frames.MAX_AGENT - 8)
@@ -139,8 +154,12 @@ def test_a_hello_may_carry_more_than_is_known() -> None:
     assert frame == Hello(4.0, "::1", 5000, "")
 
 
-@pytest.mark.parametrize(("length", "reason"), [(0, "oversized-frame"), (frames.MAX_FRAME + 1, "oversized-frame")])
-def test_a_length_out_of_bounds_is_refused_before_anything_is_read(length: int, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("length", "reason"), [(0, "oversized-frame"), (frames.MAX_FRAME + 1, "oversized-frame")]
+)
+def test_a_length_out_of_bounds_is_refused_before_anything_is_read(
+    length: int, reason: str
+) -> None:
     """An empty or oversized frame is named as such from its head alone."""
     with pytest.raises(FrameError) as caught:
         frames.frame_length(struct.pack(">I", length))

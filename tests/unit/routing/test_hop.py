@@ -15,7 +15,9 @@ from spegel_py.routing.libp2p.hop import FIRST_WAVE, HEDGE_DELAY, PATIENCE, hop
 class Crowd:
     """Peers 0, 1, 2, … with answers and delays by number (seconds; infinity: never; negative: it fails)."""
 
-    def __init__(self, delays: Sequence[float], answers: dict[int, list[str]] | None = None) -> None:
+    def __init__(
+        self, delays: Sequence[float], answers: dict[int, list[str]] | None = None
+    ) -> None:
         self.delays = delays
         self.answers = answers or {}
         self.asked: list[tuple[int, float]] = []

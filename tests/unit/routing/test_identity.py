@@ -47,7 +47,8 @@ def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+    "content",
+    [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"],
 )
 def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
     """A file that is no key is named, and left as it is."""

@@ -10,7 +10,13 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.libp2p.kademlia import Contact
-from spegel_py.routing.libp2p.location import IDENTIFY_TIMEOUT, MAX_DIALS, Locations, names_nobody, without_nobodies
+from spegel_py.routing.libp2p.location import (
+    IDENTIFY_TIMEOUT,
+    MAX_DIALS,
+    Locations,
+    names_nobody,
+    without_nobodies,
+)
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 ROUTER, OWN, OTHER = "10.0.0.1", "10.1.0.2", "10.9.0.9"
@@ -92,7 +98,9 @@ def test_a_peer_that_does_not_identify_itself_is_where_it_connected_from() -> No
         await world.locations.find(PEER)
         return trio.current_time() - start
 
-    assert trio.run(timed, clock=trio.testing.MockClock(autojump_threshold=0)) == pytest.approx(IDENTIFY_TIMEOUT)
+    assert trio.run(timed, clock=trio.testing.MockClock(autojump_threshold=0)) == pytest.approx(
+        IDENTIFY_TIMEOUT
+    )
     assert world.locations.of(PEER) == ROUTER
 
 
@@ -117,7 +125,12 @@ def test_some_hosts_are_nobody_s(host: str, seen: str, expected: bool) -> None:
 
 def test_a_contact_is_dialled_at_addresses_that_are_somebody_s() -> None:
     """A peer that names others cannot have this node dial itself, a cloud's metadata, or what is no TCP address."""
-    texts = ["/ip4/10.0.0.2/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip4/169.254.169.254/tcp/80", "/dns4/x/tcp/1"]
+    texts = [
+        "/ip4/10.0.0.2/tcp/1",
+        "/ip4/127.0.0.1/tcp/1",
+        "/ip4/169.254.169.254/tcp/80",
+        "/dns4/x/tcp/1",
+    ]
     contact = Contact(PEER, tuple(map(Multiaddr, texts)))
     assert [str(each) for each in without_nobodies(contact, ROUTER).addresses] == texts[:1]
     assert [str(each) for each in without_nobodies(contact, "127.0.0.1").addresses] == texts[:2]

@@ -75,7 +75,9 @@ def test_a_node_that_is_leaving_tells_nobody_anew() -> None:
 
 
 @pytest.mark.parametrize(("empty", "asked"), [(0, 2), (2, 4)])
-def test_a_peer_that_knew_nobody_is_asked_once_more(monkeypatch: pytest.MonkeyPatch, empty: int, asked: int) -> None:
+def test_a_peer_that_knew_nobody_is_asked_once_more(
+    monkeypatch: pytest.MonkeyPatch, empty: int, asked: int
+) -> None:
     """Of those that joined through it in the same moment it had no addresses yet; each look is for two places."""
     mesh, times, met = _mesh(), list[float](), set[ID]()
 
@@ -150,7 +152,9 @@ def test_an_address_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
             mesh._nursery = nursery
             monkeypatch.setattr(mesh, "_tend", lambda peer, scope: trio.sleep(0))
             for peer in peers:
-                mesh._table.peer_connected(str(peer))  # as where its first stream is quicker than the notice of it
+                mesh._table.peer_connected(
+                    str(peer)
+                )  # as where its first stream is quicker than the notice of it
                 mesh.arrived(peer)
             nursery.cancel_scope.cancel()
 

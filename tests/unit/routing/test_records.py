@@ -16,7 +16,9 @@ A, B = Peer("A", "10.0.0.1", 5000), Peer("B", "10.0.0.2", 5000)
 KEY, OTHER = name_hash("key"), name_hash("other")
 
 
-def table_with(*peers: Peer, keys: tuple[bytes, ...] = (KEY,), interval: float = 5.0) -> RecordTable:
+def table_with(
+    *peers: Peer, keys: tuple[bytes, ...] = (KEY,), interval: float = 5.0
+) -> RecordTable:
     table = RecordTable(rng=random.Random(1))
     for peer in peers:
         table.peer_connected(peer.id)
@@ -144,7 +146,9 @@ def told(table: RecordTable, peer: Peer, count: int, *, place: str = "") -> int:
     """Have a new peer announce a set of so many keys, and return how many of them were left out."""
     table.peer_connected(peer.id, place=place)
     table.hello(peer.id, peer, interval=5.0, now=0.0)
-    over = table.stage(peer.id, [name_hash(f"{peer.id}{number}") for number in range(count)], first=True)
+    over = table.stage(
+        peer.id, [name_hash(f"{peer.id}{number}") for number in range(count)], first=True
+    )
     table.commit(peer.id, complete=True)
     return over
 
@@ -278,7 +282,9 @@ def test_records_and_peers_are_counted_by_how_they_came() -> None:
 def test_a_change_of_who_shares_is_told() -> None:
     """By a hello that says something else, and by the end of one that shared; by nobody who takes no part."""
     told: list[set[str]] = []
-    table = RecordTable(rng=random.Random(1), changed=lambda: told.append(set(table.partners(now=1.0))))
+    table = RecordTable(
+        rng=random.Random(1), changed=lambda: told.append(set(table.partners(now=1.0)))
+    )
     for peer in (A, B):
         table.peer_connected(peer.id)
     table.hello(A.id, A, interval=5.0, now=0.0, shares=True)

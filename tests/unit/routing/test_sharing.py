@@ -61,7 +61,9 @@ CHANGES = st.lists(
     st.tuples(
         st.booleans(),  # add or remove
         st.sets(st.integers(0, len(POOL) - 1)),
-        st.sampled_from(["all", "even", "none", "lost"]),  # what the peer should hold; lost: it forgot everything
+        st.sampled_from(
+            ["all", "even", "none", "lost"]
+        ),  # what the peer should hold; lost: it forgot everything
     ),
     max_size=12,
 )
@@ -79,7 +81,9 @@ def test_whatever_happens_the_peer_ends_with_what_it_should_hold(
         if regime == "lost":
             listener = Listener()
             share.restart()
-        part = {"all": None, "lost": None, "none": set[bytes]()}.get(regime, {k for k in local.keys if k[0] % 2 == 0})
+        part = {"all": None, "lost": None, "none": set[bytes]()}.get(
+            regime, {k for k in local.keys if k[0] % 2 == 0}
+        )
         listener.hear(share.next_frames(local, part, now=0.0))
         assert listener.holds() == (local.keys if part is None else part)
         assert listener.agrees(share.refresh())

@@ -29,7 +29,9 @@ def answer(contacts: int, addresses: int) -> Message:
     for number in range(contacts):
         entry = message.closerPeers.add()
         entry.id = number.to_bytes(34, "big")
-        entry.addrs.extend(Multiaddr(f"/ip4/192.0.2.{each % 250}/tcp/5001").to_bytes() for each in range(addresses))
+        entry.addrs.extend(
+            Multiaddr(f"/ip4/192.0.2.{each % 250}/tcp/5001").to_bytes() for each in range(addresses)
+        )
     return message
 
 

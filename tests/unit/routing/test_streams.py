@@ -61,7 +61,9 @@ def test_the_first_message_goes_with_the_proposal() -> None:
                 assert await exchanges.ask(peer, saying(b"one")) == b"one"
                 assert await exchanges.ask(peer, saying(b"two")) == b"two"
             [first] = [frame for frame in frames if ECHO.encode() in frame]
-            opened, *rest = [frame for frame in frames if frame[4:8] == first[4:8]]  # of that stream, not identify's
+            opened, *rest = [
+                frame for frame in frames if frame[4:8] == first[4:8]
+            ]  # of that stream, not identify's
             assert len(opened) == 12
             assert [frame[-3:] for frame in rest] == [b"one", b"two"]
 
@@ -73,11 +75,15 @@ def test_a_peer_that_does_not_speak_the_protocol_is_found_out_by_its_answer() ->
 
     async def test() -> None:
         async with asking() as (host, peer):
-            other: Exchanges[bytes] = Exchanges(host, TProtocol("/test/other/1.0.0"), timeout=20, is_known=True)
+            other: Exchanges[bytes] = Exchanges(
+                host, TProtocol("/test/other/1.0.0"), timeout=20, is_known=True
+            )
             exchanges: Exchanges[bytes] = Exchanges(host, ECHO, timeout=5, is_known=True)
             async with other.running(), exchanges.running():
                 began = trio.current_time()
-                with pytest.raises(PeerUnreachable, match=f"{peer} does not speak /test/other/1.0.0"):
+                with pytest.raises(
+                    PeerUnreachable, match=f"{peer} does not speak /test/other/1.0.0"
+                ):
                     await other.ask(peer, saying(b"one"))
                 assert trio.current_time() - began < 5
                 assert await exchanges.ask(peer, saying(b"two")) == b"two"

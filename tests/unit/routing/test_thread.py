@@ -42,7 +42,9 @@ async def fail() -> None:
 async def test_results_and_errors_cross() -> None:
     """A call returns what the function returned and raises what it raised."""
     async with running() as thread:
-        assert await asyncio.gather(*(thread.call(double, number) for number in range(50))) == list(range(0, 100, 2))
+        assert await asyncio.gather(*(thread.call(double, number) for number in range(50))) == list(
+            range(0, 100, 2)
+        )
         with pytest.raises(KeyError):
             await thread.call(fail)
         assert await thread.call(double, 1) == 2

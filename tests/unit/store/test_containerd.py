@@ -66,11 +66,15 @@ def file_blobs(content_path: Path) -> FileBlobs:
 @pytest.fixture(params=["path", "gRPC"])
 def store(request: pytest.FixtureRequest, daemon: Daemon, client: Client) -> ContainerdStore:
     """A store over the daemon."""
-    return ContainerdStore(client=client, content_path=daemon.content_path if request.param == "path" else None)
+    return ContainerdStore(
+        client=client, content_path=daemon.content_path if request.param == "path" else None
+    )
 
 
 @pytest.mark.root
-async def test_an_image_of_one_platform_lists_what_is_there(daemon: Daemon, store: ContainerdStore) -> None:
+async def test_an_image_of_one_platform_lists_what_is_there(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
     """The other platforms' manifests are missing: they are passed by, and nothing fails."""
     many = image("many", platforms=("amd64", "arm64"))
     await daemon.load({NAME: many})
@@ -83,7 +87,9 @@ async def test_an_image_of_one_platform_lists_what_is_there(daemon: Daemon, stor
 
 
 @pytest.mark.root
-async def test_names_with_a_digest_are_no_tags_but_their_content_counts(daemon: Daemon, store: ContainerdStore) -> None:
+async def test_names_with_a_digest_are_no_tags_but_their_content_counts(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
     """CRI makes three names for one pull; only the tag is a key, and the name with a digest is counted."""
     one = image()
     await daemon.load({NAME: one})
@@ -99,7 +105,9 @@ async def test_names_with_a_digest_are_no_tags_but_their_content_counts(daemon: 
 
 
 @pytest.mark.root
-async def test_content_deleted_behind_an_image_is_told(daemon: Daemon, store: ContainerdStore) -> None:
+async def test_content_deleted_behind_an_image_is_told(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
     """A layer that somebody deletes is withdrawn, and a manifest takes its tag with it."""
     one = image()
     await daemon.load({NAME: one})
@@ -112,7 +120,9 @@ async def test_content_deleted_behind_an_image_is_told(daemon: Daemon, store: Co
 
 
 @pytest.mark.root
-async def test_collected_content_is_told_within_two_seconds(daemon: Daemon, store: ContainerdStore) -> None:
+async def test_collected_content_is_told_within_two_seconds(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
     """Garbage collection emits no event; the loss is noticed by looking."""
     one = image()
     await daemon.load({NAME: one})
@@ -198,7 +208,9 @@ async def test_the_other_namespace_is_not_ours(daemon: Daemon) -> None:
 
 
 @pytest.mark.root
-async def test_content_of_another_namespace_is_not_here(daemon: Daemon, store: ContainerdStore) -> None:
+async def test_content_of_another_namespace_is_not_here(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
     """Though its file lies in the same folder, and before and after the namespace was listed."""
     ours, theirs = image("ours"), image("theirs")
     await daemon.load({NAME: ours})
@@ -250,7 +262,9 @@ async def test_content_that_only_another_namespace_still_holds_is_withdrawn(
 
 
 @pytest.mark.root
-async def test_what_is_known_is_given_while_containerd_is_away(daemon: Daemon, client: Client) -> None:
+async def test_what_is_known_is_given_while_containerd_is_away(
+    daemon: Daemon, client: Client
+) -> None:
     """What is not known cannot be told from another namespace's content by then."""
     one, theirs = image(), image("theirs")
     await daemon.load({NAME: one})
@@ -271,11 +285,15 @@ FILTERS = Filters(patterns=[re.compile("/secret/")])
 async def label(daemon: Daemon, repositories: str, *blobs: build.Blob) -> None:
     """Label blobs as a pull from these repositories of registry.example does."""
     for blob in blobs:
-        await daemon.ctr("content", "label", str(blob.digest), f"{SOURCE}registry.example={repositories}")
+        await daemon.ctr(
+            "content", "label", str(blob.digest), f"{SOURCE}registry.example={repositories}"
+        )
 
 
 @pytest.mark.root
-async def test_content_comes_from_where_its_labels_say(daemon: Daemon, store: ContainerdStore) -> None:
+async def test_content_comes_from_where_its_labels_say(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
     """Whatever the image is called here; what is told agrees, and follows a label that a pull adds."""
     one = image()
     await daemon.load({SECRET: one})
@@ -296,7 +314,9 @@ async def test_content_comes_from_where_its_labels_say(daemon: Daemon, store: Co
 async def test_the_port_that_a_label_lacks_is_that_of_the_images_name() -> None:
     """Where host and repository agree; else it stays unknown."""
     digest = Digest.of(b"layer")
-    async with FakeClient(BlobRecord(digest, 5, frozenset({"10.0.0.1/a", "::1/b", "10.0.0.1/c"}))) as client:
+    async with FakeClient(
+        BlobRecord(digest, 5, frozenset({"10.0.0.1/a", "::1/b", "10.0.0.1/c"}))
+    ) as client:
         records = Records(client=client)
         await records.list()
         origins = ContainerdOrigins(client=client, records=records)
@@ -317,7 +337,9 @@ class FakeClient(Client):
 
 
 @pytest.mark.root
-async def test_content_without_a_label_comes_from_where_its_images_say(daemon: Daemon, store: ContainerdStore) -> None:
+async def test_content_without_a_label_comes_from_where_its_images_say(
+    daemon: Daemon, store: ContainerdStore
+) -> None:
     """From all of them, and from nowhere that is known once they are gone."""
     one = image()
     await daemon.load({SECRET: one})

@@ -61,7 +61,9 @@ async def test_an_ingest_of_another_namespace_is_not_ours(tmp_path: Path) -> Non
         assert found.size == 4
 
 
-@pytest.mark.parametrize("ref", [f"k8s.io/1/layer-{DIGEST}-attempt", f"k8s.io/1/x{DIGEST}", str(DIGEST)[:-1], ""])
+@pytest.mark.parametrize(
+    "ref", [f"k8s.io/1/layer-{DIGEST}-attempt", f"k8s.io/1/x{DIGEST}", str(DIGEST)[:-1], ""]
+)
 async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
     """What does not end in the digest, after a separator, is something else."""
     ingest(tmp_path, "one", ref)
@@ -112,7 +114,9 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
             pass
 
 
-async def test_without_inotify_files_are_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_inotify_files_are_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the kernel has no watch left, growth and a commit are seen all the same."""
 
     def refuse(*_: object) -> int:
@@ -121,7 +125,10 @@ async def test_without_inotify_files_are_looked_at_again(tmp_path: Path, monkeyp
     monkeypatch.setattr(inotify, "_check", refuse)
     monkeypatch.setattr(growing, "POLL", 0.001)
     data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
-    async with asyncio.timeout(10), ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
+    async with (
+        asyncio.timeout(10),
+        ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found,
+    ):
         waiting = asyncio.create_task(found.grown(0))
         await asyncio.sleep(0)
         data.write_bytes(b"x" * 10)
@@ -154,7 +161,11 @@ async def test_the_kernel_s_descriptor_is_kept_for_the_next_file(
     os_close = os.close
     monkeypatch.setattr(os, "close", close)
     monkeypatch.setattr(inotify, "LINGER", 0.2)
-    data, watcher, before = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}"), Inotify(), descriptors()
+    data, watcher, before = (
+        ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}"),
+        Inotify(),
+        descriptors(),
+    )
     with data.open("rb") as file:
         for _ in range(2):
             with watcher.watching(file.fileno(), lambda _: None):

@@ -83,11 +83,17 @@ def _marker_is_a_link(root: Path) -> None:
         pytest.param(_write("oci-layout", "[]"), "None", id="marker is a list"),
         pytest.param(_marker_is_a_link, "no file oci-layout", id="marker is a link"),
         pytest.param(_remove("index.json"), "no file index.json", id="no index"),
-        pytest.param(_write("index.json", '{"manifests":[1]}'), "index.json", id="index of numbers"),
-        pytest.param(_write("index.json", "[" * 100_000), "not an OCI image layout", id="deep index"),
+        pytest.param(
+            _write("index.json", '{"manifests":[1]}'), "index.json", id="index of numbers"
+        ),
+        pytest.param(
+            _write("index.json", "[" * 100_000), "not an OCI image layout", id="deep index"
+        ),
     ],
 )
-def test_a_folder_that_is_no_layout_is_a_config_error(root: Path, spoil: Callable[[Path], None], words: str) -> None:
+def test_a_folder_that_is_no_layout_is_a_config_error(
+    root: Path, spoil: Callable[[Path], None], words: str
+) -> None:
     """One line says what is wrong, where, and what to do."""
     check_layout(root)
     spoil(root)
@@ -114,7 +120,9 @@ async def test_a_damaged_blob_is_named_once_and_the_rest_is_served(root: Path) -
             (root / "blobs" / "unrelated").touch()  # another listing names it no second time
             await asyncio.sleep(0.3)
             await refuses(store, layer.digest)
-    assert [(one["event"], one["digest"]) for one in logs] == [("damaged blob is not served", str(layer.digest))]
+    assert [(one["event"], one["digest"]) for one in logs] == [
+        ("damaged blob is not served", str(layer.digest))
+    ]
     assert listener.keys == {NAME, *(str(blob.digest) for blob in image().blobs[:-1])}
 
 
@@ -209,7 +217,9 @@ def _socket(root: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [_link_file, _link_folder, _link_blobs, _fifo, _folder, _socket])
-async def test_nothing_but_regular_files_inside_is_served(root: Path, put: Callable[[Path], None]) -> None:
+async def test_nothing_but_regular_files_inside_is_served(
+    root: Path, put: Callable[[Path], None]
+) -> None:
     """Links that lead out of the folder, pipes, folders and sockets are refused, without hanging, and named."""
     put(root)
     store = LayoutStore(root=root)
@@ -262,11 +272,21 @@ async def test_an_index_written_in_place_keeps_the_tags(root: Path) -> None:
 def test_only_full_references_are_tags(root: Path) -> None:
     """Short names, references with a digest and garbage in the annotation are no tags."""
     entry = json.loads((root / "index.json").read_text())["manifests"][0]
-    names = ["latest", "app:1", f"registry.example/app@{DIGEST}", f"registry.example/app:1@{DIGEST}", "../x/y:1", "", 5]
+    names = [
+        "latest",
+        "app:1",
+        f"registry.example/app@{DIGEST}",
+        f"registry.example/app:1@{DIGEST}",
+        "../x/y:1",
+        "",
+        5,
+    ]
     entries = [entry | {"annotations": {REF_NAME: name}} for name in names]
     entries += [entry | {"annotations": None}, entry | {"digest": "sha256:zz"}, entry]
     (root / "index.json").write_text(json.dumps({"manifests": entries}))
-    assert [(name, tag.digest) for name, tag in read_index(root).items()] == [(NAME, image().root.digest)]
+    assert [(name, tag.digest) for name, tag in read_index(root).items()] == [
+        (NAME, image().root.digest)
+    ]
 
 
 _json = st.recursive(
@@ -302,7 +322,9 @@ def test_hashing_a_file_that_keeps_changing_stays_rare() -> None:
     assert verdicts.of(DIGEST, later, 130.0) is Verdict.UNKNOWN
     verdicts.record(DIGEST, later, is_good=True, took=5.0)
     assert verdicts.of(DIGEST, later, 130.0) is Verdict.GOOD
-    assert verdicts.of(DIGEST, first, 130.0) is Verdict.UNKNOWN, "a good file that changed is looked at at once"
+    assert verdicts.of(DIGEST, first, 130.0) is Verdict.UNKNOWN, (
+        "a good file that changed is looked at at once"
+    )
     verdicts.keep([])
     assert verdicts.of(DIGEST, later, 130.0) is Verdict.UNKNOWN
 
@@ -312,7 +334,11 @@ def test_a_file_is_called_damaged_once_and_only_when_it_lies_still() -> None:
     verdicts = Verdicts(settle=2.0)
     signature = _signature(changed=100.0, size=1)
     verdicts.record(DIGEST, signature, is_good=False, took=0.0)
-    assert [verdicts.should_name(DIGEST, signature, now) for now in (101.0, 102.0, 103.0)] == [False, True, False]
+    assert [verdicts.should_name(DIGEST, signature, now) for now in (101.0, 102.0, 103.0)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def _signature(*, changed: float, size: int) -> Signature:

@@ -96,7 +96,9 @@ def test_a_tag_is_added_moved_and_removed(writer: LayoutWriter) -> None:
     """Other entries and fields of the index stay as they are."""
     index = writer.root / "index.json"
     other = {"mediaType": "x/y", "digest": str(DIGEST), "size": 1, "annotations": None}
-    index.write_text(json.dumps({"schemaVersion": 2, "manifests": [other], "annotations": {"mine": "1"}}))
+    index.write_text(
+        json.dumps({"schemaVersion": 2, "manifests": [other], "annotations": {"mine": "1"}})
+    )
     old, new = Child(DIGEST, 1, OCI_MANIFEST), Child(Digest.of(b""), 0, OCI_MANIFEST)
     writer.tag("registry.example/app:1", old)
     writer.tag("registry.example/app:1", new)
@@ -104,7 +106,11 @@ def test_a_tag_is_added_moved_and_removed(writer: LayoutWriter) -> None:
         ("registry.example/app:1", new.digest)
     ]
     writer.untag("registry.example/app:1")
-    assert json.loads(index.read_text()) == {"schemaVersion": 2, "manifests": [other], "annotations": {"mine": "1"}}
+    assert json.loads(index.read_text()) == {
+        "schemaVersion": 2,
+        "manifests": [other],
+        "annotations": {"mine": "1"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,9 @@ def _tag_many(root: Path, number: int) -> None:
         )
 
 
-def test_a_full_disk_is_said_in_one_line(writer: LayoutWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_in_one_line(
+    writer: LayoutWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The part is kept, so that the next run goes on."""
 
     def full(*_: object) -> int:

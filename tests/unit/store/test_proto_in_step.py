@@ -61,10 +61,14 @@ def _described(file: FileDescriptorProto) -> dict[str, list[str]]:
 def _written(text: str) -> dict[str, list[str]]:
     text = re.sub(r"//[^\n]*", "", text)
     found = {"package": re.findall(r"^package ([\w.]+);", text, re.MULTILINE)}
-    for kind, name, body in re.findall(r"^(service|message) (\w+) \{(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+    for kind, name, body in re.findall(
+        r"^(service|message) (\w+) \{(.*?)^\}", text, re.MULTILINE | re.DOTALL
+    ):
         if kind == "service":
             calls = re.findall(r"rpc (\w+)\(([\w.]+)\) returns \((stream )?([\w.]+)\);", body)
-            found[f"service {name}"] = [f"{call}({_name(sent)}) {how}{_name(got)}" for call, sent, how, got in calls]
+            found[f"service {name}"] = [
+                f"{call}({_name(sent)}) {how}{_name(got)}" for call, sent, how, got in calls
+            ]
         else:
             fields = re.findall(r"(repeated )?([\w.]+) (\w+) = (\d+);", body)
             found[f"message {name}"] = [

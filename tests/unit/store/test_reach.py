@@ -88,7 +88,9 @@ def test_what_is_not_to_be_had_at_once_is_not_waited_for(tmp_path: Path, blob: P
     assert ANYHOW.names(tmp_path, "absent") == []
 
 
-def test_that_something_is_not_there_is_known_at_once_where_it_was_looked_for(tmp_path: Path, blob: Path) -> None:
+def test_that_something_is_not_there_is_known_at_once_where_it_was_looked_for(
+    tmp_path: Path, blob: Path
+) -> None:
     """The kernel remembers what it did not find, and what was removed."""
     blob.unlink()
     assert ANYHOW.names(tmp_path, "absent") == []

@@ -62,7 +62,9 @@ class Scrubbed:
     wants: bool = True
 
     def __post_init__(self) -> None:
-        self.store = ScrubbedStore(store=self.folder, wants=lambda: self.wants, verified=self.verdicts.append)
+        self.store = ScrubbedStore(
+            store=self.folder, wants=lambda: self.wants, verified=self.verdicts.append
+        )
 
     async def send(self, digest: Digest) -> None:
         """Open content as somebody who sends it does."""
@@ -106,7 +108,9 @@ async def test_a_damaged_blob_is_sent_no_more(scrubbed: Scrubbed) -> None:
         await scrubbed.send(digest)
         await scrubbed.judged(1)
     assert scrubbed.verdicts == [False]
-    assert [(entry["event"], entry["digest"]) for entry in logs] == [("content damaged", str(digest))]
+    assert [(entry["event"], entry["digest"]) for entry in logs] == [
+        ("content damaged", str(digest))
+    ]
     with pytest.raises(ContentNotFound):
         await scrubbed.store.stat(digest)
     with pytest.raises(ContentNotFound):
@@ -155,7 +159,9 @@ async def test_peers_are_told_that_a_damaged_blob_is_gone(scrubbed: Scrubbed) ->
     digest = scrubbed.folder.put(LARGE, LARGE[:-1] + b"!")
     name = "r.io/app:1"
     scrubbed.folder.tag(name, digest)
-    watching = ScrubbedWatcher(watcher=MemoryWatcher(store=scrubbed.folder), store=scrubbed.store).watch()
+    watching = ScrubbedWatcher(
+        watcher=MemoryWatcher(store=scrubbed.folder), store=scrubbed.store
+    ).watch()
     assert await anext(watching) == Inventory(frozenset([str(digest), name]))
     await scrubbed.send(digest)
     assert await anext(watching) == ContentEvent(Change.REMOVED, str(digest))

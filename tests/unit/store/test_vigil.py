@@ -16,7 +16,9 @@ def looks(vigil: Vigil, *, until: float, present: bool, held: bool) -> list[floa
     while (due := vigil.next()) is not None and due <= until:
         times.append(due)
         digests = vigil.due(due)
-        vigil.looked(digests, present=digests if present else (), held=digests if held else (), now=due)
+        vigil.looked(
+            digests, present=digests if present else (), held=digests if held else (), now=due
+        )
     return times
 
 
@@ -26,7 +28,9 @@ def test_the_first_looks_come_quickly_and_then_keep_a_pace_below_two_seconds() -
     vigil.begin([BLOB], 0.0)
     times = looks(vigil, until=EAGER_FOR, present=True, held=False)
     assert [round(time, 1) for time in times[:5]] == [0.1, 0.2, 0.4, 0.8, 1.6]
-    assert max(later - earlier for earlier, later in itertools.pairwise(times)) <= EAGER + 0.001 < 2.0
+    assert (
+        max(later - earlier for earlier, later in itertools.pairwise(times)) <= EAGER + 0.001 < 2.0
+    )
 
 
 def test_what_nobody_collects_is_looked_after_lazily_for_ever() -> None:
@@ -52,7 +56,9 @@ def test_what_an_image_holds_is_looked_after_for_a_minute() -> None:
     for present in (True, False):
         vigil = Vigil()
         vigil.begin([BLOB], 0.0)
-        assert HELD_FOR <= looks(vigil, until=1000, present=present, held=True)[-1] <= HELD_FOR + EAGER
+        assert (
+            HELD_FOR <= looks(vigil, until=1000, present=present, held=True)[-1] <= HELD_FOR + EAGER
+        )
         assert vigil.next() is None
 
 

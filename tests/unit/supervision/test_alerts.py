@@ -24,7 +24,9 @@ WALL = 1_764_028_800.0  # 2025-11-25T00:00:00Z
 
 
 def seen(condition: Condition, since: float = 0.0, subject: str = "") -> Observation:
-    return Observation(condition=condition, since=since, source="test", subject=subject, detail="why")
+    return Observation(
+        condition=condition, since=since, source="test", subject=subject, detail="why"
+    )
 
 
 def look(book: Book, now: float, *observations: Observation) -> list[Alert]:
@@ -93,7 +95,9 @@ def test_flapping_does_not_fill_the_disk(period: int) -> None:
     """A condition that comes and goes for a day, at whatever pace, makes at most eight records an hour and a few."""
     book, records = Book(), 0
     for second in range(86_400):
-        observations = [seen(CONTAINERD_AWAY, since=float(second))] if second % period < period / 2 else []
+        observations = (
+            [seen(CONTAINERD_AWAY, since=float(second))] if second % period < period / 2 else []
+        )
         records += len(look(book, float(second), *observations))
     assert records <= 24 * 8 + 20
 
@@ -103,7 +107,9 @@ def test_ids_go_on_after_a_restart_and_begin_anew_each_day() -> None:
     book = Book()
     book.recall([_alert("ALERT-20251125-041"), _alert("ALERT-20251124-900"), _alert("not an id")])
     [one] = look(book, 0.0, seen(PEER_LOST, subject="a"))
-    [two] = look(book, 86_400.0, seen(PEER_LOST, subject="a"), seen(PEER_LOST, since=86_400.0, subject="b"))
+    [two] = look(
+        book, 86_400.0, seen(PEER_LOST, subject="a"), seen(PEER_LOST, since=86_400.0, subject="b")
+    )
     assert (one.id, two.id) == ("ALERT-20251125-042", "ALERT-20251126-001")
 
 
@@ -114,7 +120,10 @@ def test_a_thousandth_alert_has_an_id_too() -> None:
     [alert] = look(book, 0.0, seen(PEER_LOST))
     later = Book()
     later.recall([alert])
-    assert (alert.id, look(later, 0.0, seen(PEER_LOST))[0].id) == ("ALERT-20251125-1000", "ALERT-20251125-1001")
+    assert (alert.id, look(later, 0.0, seen(PEER_LOST))[0].id) == (
+        "ALERT-20251125-1000",
+        "ALERT-20251125-1001",
+    )
 
 
 def test_open_alerts_are_bounded() -> None:
@@ -132,7 +141,12 @@ def test_an_alert_survives_being_written() -> None:
     look(book, 2.0)
     [closed] = look(book, 10.0)
     assert closed.escalated
-    records: list[Mapping[str, object]] = [opened.as_record(), {"lost": 3}, escalated.as_record(), {"id": 1}]
+    records: list[Mapping[str, object]] = [
+        opened.as_record(),
+        {"lost": 3},
+        escalated.as_record(),
+        {"id": 1},
+    ]
     assert fold(records) == {opened.id: escalated}
     assert fold([*records, closed.as_record()]) == {opened.id: closed}
 
@@ -143,7 +157,9 @@ def test_whatever_flaps_the_book_is_consistent(steps: list[tuple[float, set[str]
     book, now, ids, is_open = Book(), 0.0, [], set[str]()
     for pause, subjects in steps:
         now += pause
-        for alert in look(book, now, *(seen(PEER_LOST, since=now, subject=subject) for subject in subjects)):
+        for alert in look(
+            book, now, *(seen(PEER_LOST, since=now, subject=subject) for subject in subjects)
+        ):
             if alert.is_open:
                 ids.append(alert.id)
                 assert alert.subject in subjects
@@ -158,4 +174,13 @@ def test_whatever_flaps_the_book_is_consistent(steps: list[tuple[float, set[str]
 
 
 def _alert(name: str) -> Alert:
-    return Alert(id=name, tier=Tier.P2, condition="c", subject="", source="test", detail="", opened=0.0, detection=0.0)
+    return Alert(
+        id=name,
+        tier=Tier.P2,
+        condition="c",
+        subject="",
+        source="test",
+        detail="",
+        opened=0.0,
+        detection=0.0,
+    )

@@ -21,7 +21,13 @@ def test_what_was_done_is_written_before_the_alert_it_was_done_for(
     """A node that is killed while it writes leaves no alert whose audit trail is lacking."""
     chronicle = Chronicle(folder=tmp_path, still_open=list)
     chronicle.action(
-        Action(alert="ALERT-20260101-001", action="restart", outcome="interrupted", began=0.0, seconds=0.0)
+        Action(
+            alert="ALERT-20260101-001",
+            action="restart",
+            outcome="interrupted",
+            began=0.0,
+            seconds=0.0,
+        )
     )
     flush = Journal.flush
 

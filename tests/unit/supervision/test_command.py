@@ -33,7 +33,13 @@ def write(folder: Path, *alerts: Alert) -> None:
     for alert in alerts:
         chronicle.alert(alert)
         chronicle.action(
-            Action(alert=alert.id, action="reconnect containerd", outcome="done", began=alert.opened, seconds=0.1)
+            Action(
+                alert=alert.id,
+                action="reconnect containerd",
+                outcome="done",
+                began=alert.opened,
+                seconds=0.1,
+            )
         )
     chronicle.flush(())
 
@@ -49,21 +55,37 @@ def write(folder: Path, *alerts: Alert) -> None:
     ids=["open", "escalated", "closed", "ended by a restart"],
 )
 def test_an_alert_is_shown_with_what_was_done(
-    alert: Alert, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    alert: Alert,
+    shown: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The table says what, when, how soon it was seen and over, and which actions there were."""
     monkeypatch.setenv("COLUMNS", "200")
     write(tmp_path, alert)
     assert main(["alerts", "--data-dir", str(tmp_path)]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    for part in ("ALERT-20251125-001", "P1", "containerd-away", "2025-11-25 00:00:00", "1.5 s", shown):
+    for part in (
+        "ALERT-20251125-001",
+        "P1",
+        "containerd-away",
+        "2025-11-25 00:00:00",
+        "1.5 s",
+        shown,
+    ):
         assert part in line
     assert "reconnect containerd: done" in line
 
 
-def test_the_latest_are_shown_unless_all_are_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_latest_are_shown_unless_all_are_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of closed alerts the last are shown, of open ones all; --all shows everything that is kept."""
-    closed = [replace(OPEN, id=f"ALERT-20251125-{number:03}", closed=OPEN.opened) for number in range(2, 40)]
+    closed = [
+        replace(OPEN, id=f"ALERT-20251125-{number:03}", closed=OPEN.opened)
+        for number in range(2, 40)
+    ]
     write(tmp_path, OPEN, *closed)
     for flags, count in (([], SHOWN + 1), (["--all"], 39)):
         assert main(["alerts", "--data-dir", str(tmp_path), "--json", *flags]) == 0
@@ -85,10 +107,14 @@ def test_episodes_are_kept_and_bounded(tmp_path: Path, capsys: pytest.CaptureFix
         began = 1000.0 * number
         chronicle.episode(Episode(began=began, level=Level.WARNING, seconds=60.0))
         chronicle.episode(Episode(began=began + 0.01, level=Level.CRITICAL, seconds=300.0))
-        chronicle.episode(Episode(began=began + 0.02, level=Level.CRITICAL, seconds=310.0, ended=began + 310.0))
+        chronicle.episode(
+            Episode(began=began + 0.02, level=Level.CRITICAL, seconds=310.0, ended=began + 310.0)
+        )
     chronicle.flush(())
     assert len(chronicle.episodes) == KEPT
     assert main(["alerts", "--data-dir", str(tmp_path), "--json"]) == 0
     episodes = json.loads(capsys.readouterr().out)["isolation"]
-    assert [each["began"] for each in episodes] == [1000.0 * number for number in range(5, KEPT + 5)]
+    assert [each["began"] for each in episodes] == [
+        1000.0 * number for number in range(5, KEPT + 5)
+    ]
     assert {each["seconds"] for each in episodes} == {310.0}

@@ -15,7 +15,9 @@ def isolation() -> Isolation:
     return Isolation(warn=60.0, critical=300.0, now=0.0)
 
 
-def observe(state: Isolation, now: float, peers: int = 0, *, is_expecting: bool = True) -> Episode | None:
+def observe(
+    state: Isolation, now: float, peers: int = 0, *, is_expecting: bool = True
+) -> Episode | None:
     return state.observe(peers=peers, is_expecting=is_expecting, now=now, wall=WALL + now)
 
 
@@ -23,7 +25,9 @@ def test_the_time_counts_from_the_start() -> None:
     """Never having had a peer warns, with the time since the start; just before the threshold nothing is said."""
     state = isolation()
     assert observe(state, 59.9) is None
-    assert observe(state, 60.0) == Episode(began=WALL, level=Level.WARNING, seconds=60.0, from_start=True)
+    assert observe(state, 60.0) == Episode(
+        began=WALL, level=Level.WARNING, seconds=60.0, from_start=True
+    )
 
 
 def test_it_counts_from_the_last_peer() -> None:
@@ -61,7 +65,9 @@ def test_a_short_absence_is_no_episode() -> None:
 def test_a_node_alone_on_purpose_is_not_cut_off() -> None:
     """Where nobody is expected nothing is said, however long it takes, and an episode under way is over."""
     state = isolation()
-    assert [observe(state, float(second), is_expecting=False) for second in range(0, 10_000, 50)] == [None] * 200
+    assert [
+        observe(state, float(second), is_expecting=False) for second in range(0, 10_000, 50)
+    ] == [None] * 200
     assert state.cut_off_since() is None
     assert observe(state, 10_000.0) is not None
     ended = observe(state, 10_001.0, is_expecting=False)

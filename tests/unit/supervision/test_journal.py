@@ -49,7 +49,9 @@ def test_files_are_rotated_and_few(tmp_path: Path) -> None:
 
 def test_a_fresh_file_begins_with_what_still_holds(tmp_path: Path) -> None:
     """What is carried over is written first after each rotation, so that it is never rotated away."""
-    one = Journal(folder=tmp_path, name=NAME, carried=lambda: [{"n": "open"}], max_bytes=100, files=2)
+    one = Journal(
+        folder=tmp_path, name=NAME, carried=lambda: [{"n": "open"}], max_bytes=100, files=2
+    )
     for number in range(100):
         one.append({"n": number})
         one.flush()
@@ -58,7 +60,9 @@ def test_a_fresh_file_begins_with_what_still_holds(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 200))
-def test_a_torn_last_line_costs_that_line_only(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_torn_last_line_costs_that_line_only(
+    cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Wherever the file was cut off, the lines before are read, and what is written afterwards too."""
     folder = tmp_path_factory.mktemp("torn")
     one = journal(folder)
@@ -110,7 +114,9 @@ def test_what_waits_is_bounded_and_the_loss_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").unlink()
     one.flush()
     assert numbers(tmp_path / "file") == list(range(MAX_WAITING))
-    assert [record for record in read(tmp_path / "file", NAME) if "n" not in record] == [{"lost": 7}]
+    assert [record for record in read(tmp_path / "file", NAME) if "n" not in record] == [
+        {"lost": 7}
+    ]
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from spegel_py.supervision.probes import Standing, liveness, readiness
     ],
     ids=["a peer", "in the grace period", "alone", "never alone", "at once", "its peers were lost"],
 )
-def test_when_a_node_is_ready(peers: int, alone: float, grace: float | None, *, has_lost: bool, is_ready: bool) -> None:
+def test_when_a_node_is_ready(
+    peers: int, alone: float, grace: float | None, *, has_lost: bool, is_ready: bool
+) -> None:
     """With a peer, as Spegel; without one after the grace period, unless peers were lost."""
     body = readiness(Standing(peers=peers, alone=alone, has_lost=has_lost, ready_when_alone=grace))
     assert (body["ready"], body["reasons"] == [], body["peers"]) == (is_ready, is_ready, peers)

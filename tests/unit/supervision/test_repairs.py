@@ -88,8 +88,13 @@ def test_every_repair_belongs_to_a_condition() -> None:
     hands = Hands(rejoin=nothing, await_router=nothing, restart_router=nothing)
     assert table(hands).keys() < CONDITIONS.keys()
     assert "containerd-away" not in table(hands)
-    whole = Hands(rejoin=nothing, await_router=nothing, restart_router=nothing, reconnect_containerd=nothing)
-    assert {name for name, one in table(whole).items() if one.restart_helps} == {"router-down", "router-hung"}
+    whole = Hands(
+        rejoin=nothing, await_router=nothing, restart_router=nothing, reconnect_containerd=nothing
+    )
+    assert {name for name, one in table(whole).items() if one.restart_helps} == {
+        "router-down",
+        "router-hung",
+    }
     assert "containerd-away" in table(whole)
 
 
@@ -109,7 +114,12 @@ async def fails() -> None:
 async def test_every_action_is_written_down(act: object, outcome: str, detail: str) -> None:
     """With the alert, who, what, how it ended and how long it took; a repair that hangs is cut off."""
     actions: list[Action] = []
-    medic = Medic(table={"isolated": repair(act)}, acted=actions.append, escalated=lambda _: None, rng=Random(1))
+    medic = Medic(
+        table={"isolated": repair(act)},
+        acted=actions.append,
+        escalated=lambda _: None,
+        rng=Random(1),
+    )
     async with asyncio.TaskGroup() as tasks:
         medic.attend([ALERT], tasks)
     [action] = actions

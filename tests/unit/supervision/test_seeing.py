@@ -140,7 +140,14 @@ class Figures:
         (Figures(f_bavail=5000), True, None),
         (Figures(f_bavail=20_000, f_blocks=10_000_000), True, None),
     ],
-    ids=["healthy", "read-only", "only read", "full", "two percent are free", "80 MB of 40 GB are free"],
+    ids=[
+        "healthy",
+        "read-only",
+        "only read",
+        "full",
+        "two percent are free",
+        "80 MB of 40 GB are free",
+    ],
 )
 def test_what_a_file_system_says_of_itself(
     figures: Figures, expected: str | None, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
@@ -183,7 +190,11 @@ class Seen:
         return [
             one
             for one in self.watch.look(
-                now=now, wall=1000.0 + now, hung_since=hung_since, stalled_since=stalled_since, faults=()
+                now=now,
+                wall=1000.0 + now,
+                hung_since=hung_since,
+                stalled_since=stalled_since,
+                faults=(),
             )
             if one.condition.name != "isolated"
         ]
@@ -224,7 +235,11 @@ def test_nodes_that_share_an_identity_are_an_alert() -> None:
     seen = Seen()
     seen.twins = {"/ip4/10.0.0.2/tcp/5001": "it answers with the identity of this node"}
     [one] = seen.look(1.0)
-    assert (one.condition.name, one.subject, one.source) == ("identity-shared", *seen.twins, "router")
+    assert (one.condition.name, one.subject, one.source) == (
+        "identity-shared",
+        *seen.twins,
+        "router",
+    )
     assert one.detail == "it answers with the identity of this node"
 
 
@@ -256,4 +271,7 @@ def test_the_rest_is_passed_on() -> None:
     """A daemon that is away and a loop that stood still are seen since when they were."""
     seen = Seen()
     seen.away = 0.5
-    assert named(seen.look(1.0, stalled_since=0.2)) == [("event-loop-stalled", "", 0.2), ("containerd-away", "", 0.5)]
+    assert named(seen.look(1.0, stalled_since=0.2)) == [
+        ("event-loop-stalled", "", 0.2),
+        ("containerd-away", "", 0.5),
+    ]

@@ -120,7 +120,11 @@ async def test_what_was_wrong_is_remembered_over_a_restart(tmp_path: Path) -> No
 
             async def is_over(supervisor: Supervisor = supervisor) -> bool:
                 alerts: Any = supervisor.history()["alerts"]
-                return bool(alerts) and all(alert["closed"] for alert in alerts) and not conditions(supervisor)
+                return (
+                    bool(alerts)
+                    and all(alert["closed"] for alert in alerts)
+                    and not conditions(supervisor)
+                )
 
             await until(is_over)
             history: Any = json.loads(json.dumps(supervisor.history()))

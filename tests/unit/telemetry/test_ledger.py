@@ -18,7 +18,9 @@ from spegel_py.telemetry.metrics import Metrics
 
 def pull(name: str = "app", *, mirrored: bool = False) -> PullRequest:
     headers = [("X-Spegel-Mirrored", "true")] if mirrored else []
-    return PullRequest.parse(method="GET", target=f"/v2/{name}/manifests/v1?ns=r.io", headers=headers)
+    return PullRequest.parse(
+        method="GET", target=f"/v2/{name}/manifests/v1?ns=r.io", headers=headers
+    )
 
 
 def miss(ledger: Ledger, asked: PullRequest) -> None:
@@ -40,7 +42,12 @@ def test_metric_log_line_and_record_say_the_same() -> None:
     [line] = lines
     assert (line.pop("event"), line.pop("log_level")) == ("pull decided", "info")
     assert line == record
-    assert (record["reason"], record["at"], record["ms"], record["status"]) == ("not_found", 99.0, 500.0, 404)
+    assert (record["reason"], record["at"], record["ms"], record["status"]) == (
+        "not_found",
+        99.0,
+        500.0,
+        404,
+    )
     assert sample(metrics, "spegel_mirror_misses_total", reason="not_found") == 1
     assert sample(metrics, "spegel_mirror_answers_total", source="none") == 1
     assert metrics.summary()["misses"] == {"not_found": 1}
@@ -122,19 +129,33 @@ def test_the_oldest_records_go_first_when_there_are_too_many() -> None:
     ledger = Ledger(metrics=Metrics(), limit=3)
     for number in range(5):
         miss(ledger, pull(f"app{number}"))
-    assert [one["key"] for one in ledger.find(None, limit=9)] == [f"r.io/app{number}:v1" for number in (4, 3, 2)]
+    assert [one["key"] for one in ledger.find(None, limit=9)] == [
+        f"r.io/app{number}:v1" for number in (4, 3, 2)
+    ]
     assert [one["key"] for one in ledger.find(None, limit=1)] == ["r.io/app4:v1"]
 
 
 def test_the_memory_of_records_is_bounded_in_bytes() -> None:
     """However long each is; `bytes` is what is kept, to the byte."""
     ledger = Ledger(metrics=Metrics(), max_bytes=20_000)
-    attempt = {"peer": "p" * 60, "addr": "a", "offset": 0, "bytes": 0, "ms": 1.0, "outcome": "refused", "hedge": False}
+    attempt = {
+        "peer": "p" * 60,
+        "addr": "a",
+        "offset": 0,
+        "bytes": 0,
+        "ms": 1.0,
+        "outcome": "refused",
+        "hedge": False,
+    }
     for number in range(200):
         with ledger.inquiry(pull(f"app{number}")) as inquiry:
             inquiry.attempts = [attempt] * (number % 40)
         kept = ledger.find(None, limit=1000)
-        assert ledger.bytes == sum(len(json.dumps(one, separators=(",", ":"))) for one in kept) <= 20_000
+        assert (
+            ledger.bytes
+            == sum(len(json.dumps(one, separators=(",", ":"))) for one in kept)
+            <= 20_000
+        )
     assert 1 <= ledger.kept < 200
 
 

@@ -24,7 +24,11 @@ sys.stdout.write("went on")
 
 def run(*, stderr: int | IO[bytes], program: str = PROGRAM) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=stderr, timeout=60, check=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        timeout=60,
+        check=True,
     )
 
 
@@ -33,18 +37,27 @@ def test_an_event_is_one_json_object_with_its_fields() -> None:
     lines = run(stderr=subprocess.PIPE).stderr.decode().splitlines()
     assert len(lines) == 1
     entry = json.loads(lines[0])
-    assert (entry["event"], entry["level"], entry["peer"], entry["error"]) == ("peer failed", "info", "A", "no")
+    assert (entry["event"], entry["level"], entry["peer"], entry["error"]) == (
+        "peer failed",
+        "info",
+        "A",
+        "no",
+    )
     assert "timestamp" in entry
 
 
 @pytest.mark.parametrize("is_buffered", [True, False])
 @pytest.mark.parametrize("library", ["structlog", "logging"])
-def test_a_log_on_a_full_disk_harms_nothing(is_buffered: bool, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_on_a_full_disk_harms_nothing(
+    is_buffered: bool, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When a line cannot be written the program goes on, and ends well, whatever Python does with its buffers."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     if not is_buffered:
         monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    program = PROGRAM.replace('log.debug("too fine")', "import logging as other; other.error('of a library')")
+    program = PROGRAM.replace(
+        'log.debug("too fine")', "import logging as other; other.error('of a library')"
+    )
     with Path("/dev/full").open("wb") as full:
         done = run(stderr=full, program=PROGRAM if library == "structlog" else program)
     assert (done.returncode, done.stdout) == (0, b"went on")

@@ -43,7 +43,9 @@ def test_a_peer_is_counted_by_outcome_latency_and_bytes() -> None:
     """What was asked of a peer, how long it took and what it gave; an unanswered request has no latency."""
     peers = Peers()
     peers.ask(1)
-    peers.metrics.attempted(peer_id="id-1", address="10.0.0.1:5000", outcome="unreachable", first_byte=None, count=0)
+    peers.metrics.attempted(
+        peer_id="id-1", address="10.0.0.1:5000", outcome="unreachable", first_byte=None, count=0
+    )
     one = "10.0.0.1:5000"
     assert peers.value("spegel_peer_requests_total", peer=one, outcome="ok") == 1
     assert peers.value("spegel_peer_requests_total", peer=one, outcome="unreachable") == 1
@@ -57,9 +59,10 @@ def test_a_failure_is_seen_as_an_increase() -> None:
     peers = Peers()
     peers.ask(1)
     assert set(FAILURES) == {result.value for result in Result if result.is_failure}
-    assert [peers.value("spegel_peer_requests_total", peer="10.0.0.1:5000", outcome=each) for each in FAILURES] == [
-        0
-    ] * 4
+    assert [
+        peers.value("spegel_peer_requests_total", peer="10.0.0.1:5000", outcome=each)
+        for each in FAILURES
+    ] == [0] * 4
 
 
 def test_a_crowd_of_peers_shares_one_label() -> None:

@@ -25,23 +25,46 @@ def pull(method: str = "GET", reference: str = f"blobs/{DIGEST}") -> PullRequest
 
 def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> dict[str, object]:
     addr = f"{host}:5000"
-    return {"peer": host, "addr": addr, "offset": 0, "bytes": count, "ms": 1.5, "outcome": outcome, "hedge": False}
+    return {
+        "peer": host,
+        "addr": addr,
+        "offset": 0,
+        "bytes": count,
+        "ms": 1.5,
+        "outcome": outcome,
+        "hedge": False,
+    }
 
 
 @pytest.mark.parametrize(
     ("known", "reason", "text"),
     [
         pytest.param(
-            {"source": "local", "length": 9, "sent": 9}, None, "from this node's own content", id="hit from here"
+            {"source": "local", "length": 9, "sent": 9},
+            None,
+            "from this node's own content",
+            id="hit from here",
         ),
         pytest.param(
-            {"source": "peer", "length": 9, "sent": 9, "left": True, "attempts": [attempt("ok", count=9)]},
+            {
+                "source": "peer",
+                "length": 9,
+                "sent": 9,
+                "left": True,
+                "attempts": [attempt("ok", count=9)],
+            },
             None,
             "from 10.0.0.2:5000",
             id="client left with the last byte",
         ),
         pytest.param(
-            {"source": "peer", "local": "away", "length": 9, "sent": 9, "attempts": [attempt("ok", count=9)]},
+            {
+                "source": "peer",
+                "local": "away",
+                "length": 9,
+                "sent": 9,
+                "attempts": [attempt("ok", count=9)],
+            },
             None,
             "from 10.0.0.2:5000; this node's own store is away",
             id="hit from a peer while the store is away",
@@ -51,7 +74,10 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
                 "source": "peer",
                 "length": 9,
                 "sent": 9,
-                "attempts": [attempt("unreachable", count=4) | {"in_flight": True}, attempt("ok", count=5)],
+                "attempts": [
+                    attempt("unreachable", count=4) | {"in_flight": True},
+                    attempt("ok", count=5),
+                ],
             },
             None,
             "from 10.0.0.2:5000 while it was pulling it, 10.0.0.2:5000",
@@ -62,7 +88,10 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
                 "source": "peer",
                 "length": 9,
                 "sent": 9,
-                "attempts": [attempt("unreachable", count=4), attempt("ok", host="10.0.0.3", count=5)],
+                "attempts": [
+                    attempt("unreachable", count=4),
+                    attempt("ok", host="10.0.0.3", count=5),
+                ],
             },
             None,
             "from 10.0.0.2:5000, 10.0.0.3:5000",
@@ -87,7 +116,10 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
             id="client left in the middle",
         ),
         pytest.param(
-            {"left": True}, "client_gone", "the client left before there was an answer", id="client left early"
+            {"left": True},
+            "client_gone",
+            "the client left before there was an answer",
+            id="client left early",
         ),
         pytest.param(
             {"refusal": unsatisfiable(9)},
@@ -96,7 +128,10 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
             id="invalid",
         ),
         pytest.param(
-            {"refusal": FILTERED}, "filtered", "r.io/app is not mirrored, by this node's settings", id="filtered"
+            {"refusal": FILTERED},
+            "filtered",
+            "r.io/app is not mirrored, by this node's settings",
+            id="filtered",
         ),
         pytest.param(
             {"lookup": NOBODY, "refusal": UNKNOWN, "local": "absent"},
@@ -104,7 +139,9 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
             "nobody has it: neither this node nor any peer it knows of",
             id="nobody has it",
         ),
-        pytest.param({"refusal": UNKNOWN}, "not_found", "no peer could give it", id="no peer is asked"),
+        pytest.param(
+            {"refusal": UNKNOWN}, "not_found", "no peer could give it", id="no peer is asked"
+        ),
         pytest.param(
             {"lookup": Lookup(ended=False), "refusal": UNKNOWN},
             "lookup_timeout",
@@ -146,7 +183,9 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
             "no peer has it; this node's own store is away",
             id="store away",
         ),
-        pytest.param({"fault": "KeyError: 'x'"}, "error", "a fault of this node: KeyError: 'x'", id="fault"),
+        pytest.param(
+            {"fault": "KeyError: 'x'"}, "error", "a fault of this node: KeyError: 'x'", id="fault"
+        ),
     ],
 )
 def test_the_reason_is_right(known: dict[str, Any], reason: str | None, text: str) -> None:
@@ -223,7 +262,9 @@ def test_the_record_as_json_has_what_was_asked_and_what_came_of_it() -> None:
         ("other", False),
     ],
 )
-def test_records_are_found_by_digest_by_reference_and_by_a_part_of_either(text: str, matches: bool) -> None:
+def test_records_are_found_by_digest_by_reference_and_by_a_part_of_either(
+    text: str, matches: bool
+) -> None:
     """A whole reference means that tag alone, not those that begin with it."""
     query = Query.parse(text)
     assert query.matches(key="r.io/app:v1", digest=str(DIGEST), reference="r.io/app:v1") == matches

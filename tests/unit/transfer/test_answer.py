@@ -23,7 +23,9 @@ def part(said: str = "bytes 4-9/10", length: str = "6") -> dict[str, str]:
 def test_a_whole_answer_is_used() -> None:
     """A 200 with a length is the whole content, with the digest and type that the peer says."""
     headers = {"Content-Length": "10", "Content-Type": "a/b", "Docker-Content-Digest": str(DIGEST)}
-    assert check(WHOLE, 200, headers) == PeerAnswer(media_type="a/b", digest=DIGEST, size=10, start=0, length=10)
+    assert check(WHOLE, 200, headers) == PeerAnswer(
+        media_type="a/b", digest=DIGEST, size=10, start=0, length=10
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,9 @@ def test_a_whole_answer_is_used() -> None:
     ],
     ids=["open", "closed", "suffix", "cut"],
 )
-def test_the_range_that_was_asked_is_used(asked: ByteRange, said: str, start: int, length: int) -> None:
+def test_the_range_that_was_asked_is_used(
+    asked: ByteRange, said: str, start: int, length: int
+) -> None:
     """A 206 is used if its Content-Range is exactly what was asked of content of that size."""
     answer = check(PeerRequest(target="/x", range=asked), 206, part(said, str(length)))
     assert (answer.start, answer.length, answer.size) == (start, length, 10)
@@ -53,7 +57,9 @@ def test_a_chunked_answer_is_used_where_its_length_is_known() -> None:
 
 def test_a_range_outside_the_content_is_an_answer() -> None:
     """A 416 with the size says that no bytes follow, and how long the content is."""
-    answer = check(PeerRequest(target="/x", range=ByteRange(20, None)), 416, {"Content-Range": "bytes */10"})
+    answer = check(
+        PeerRequest(target="/x", range=ByteRange(20, None)), 416, {"Content-Range": "bytes */10"}
+    )
     assert (answer.start, answer.length, answer.size) == (None, 0, 10)
 
 
@@ -81,7 +87,9 @@ def test_a_range_outside_the_content_is_an_answer() -> None:
         pytest.param(PART, 416, {}, id="416 without a size"),
     ],
 )
-def test_what_was_not_asked_is_refused(request_: PeerRequest, status: int, headers: dict[str, str]) -> None:
+def test_what_was_not_asked_is_refused(
+    request_: PeerRequest, status: int, headers: dict[str, str]
+) -> None:
     """Anything but what was asked for is PeerRefused with the status that the peer gave."""
     with pytest.raises(PeerRefused) as refused:
         check(request_, status, headers)
@@ -106,9 +114,17 @@ def test_numbers_without_end_are_no_numbers(digits: int) -> None:
     """A peer's header of thousands of digits says nothing, or refuses the answer; it raises nothing else."""
     number = "9" * digits
     assert check(WHOLE, 200, {"Content-Length": "10", "Age": number}).age is None
-    for headers in ({"Content-Length": number}, part(said=f"bytes 4-9/{number}"), part(said=f"bytes 4-{number}/10")):
+    for headers in (
+        {"Content-Length": number},
+        part(said=f"bytes 4-9/{number}"),
+        part(said=f"bytes 4-{number}/10"),
+    ):
         with pytest.raises(PeerRefused):
-            check(PART if "Content-Range" in headers else WHOLE, 206 if "Content-Range" in headers else 200, headers)
+            check(
+                PART if "Content-Range" in headers else WHOLE,
+                206 if "Content-Range" in headers else 200,
+                headers,
+            )
 
 
 def test_what_cannot_be_shown_counts_as_not_said() -> None:

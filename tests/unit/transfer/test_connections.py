@@ -22,7 +22,9 @@ class Host:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._server = self._stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=KEPT))
+        self._server = self._stack.enter_context(
+            socket.create_server(("127.0.0.1", 0), backlog=KEPT)
+        )
         self.peer = Peer("a", *self._server.getsockname())
 
     def connect(self) -> tuple[socket.socket, socket.socket]:
@@ -103,7 +105,9 @@ async def test_a_closed_pool_has_closed_all(host: Host) -> None:
     assert ours.fileno() == -1
 
 
-async def test_an_address_that_does_not_answer_holds_up_little(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_address_that_does_not_answer_holds_up_little(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a name's addresses the next is tried soon after the first, not after its time-out (RFC 8305)."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
         for _ in range(2):  # a full backlog drops a SYN, as a dead host does
@@ -113,7 +117,10 @@ async def test_an_address_that_does_not_answer_holds_up_little(host: Host, monke
 
         async def addresses(_peer: Peer) -> list[AddrInfoType]:
             wheres = [full.getsockname(), (host.peer.host, host.peer.port)]
-            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where) for where in wheres]
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)
+                for where in wheres
+            ]
 
         monkeypatch.setattr(connections, "_addresses", addresses)
         async with asyncio.timeout(0.9):  # a SYN is sent again after 1 s
@@ -133,7 +140,9 @@ async def test_a_v6_literal_is_an_address() -> None:
         assert sock.family is socket.AF_INET6
 
 
-@pytest.mark.parametrize("host", ["fe80::1%" + "a" * 64, "fe80::1%a..b", "a\x00b", "\ud800", "a" * 64 + ".example", ""])
+@pytest.mark.parametrize(
+    "host", ["fe80::1%" + "a" * 64, "fe80::1%a..b", "a\x00b", "\ud800", "a" * 64 + ".example", ""]
+)
 async def test_a_text_that_is_no_host_is_an_oserror(host: str) -> None:
     """Whatever a peer calls itself, connecting to it fails as it fails for a host that is away."""
     with pytest.raises(OSError):  # noqa: PT011 - of any kind

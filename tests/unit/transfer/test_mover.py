@@ -21,7 +21,9 @@ Step = Callable[["Scripted", bool], Side | None]
 class Scripted(Move):
     """A move whose steps are written in the test; each counts as one byte unless it names a side."""
 
-    def __init__(self, wire: Wire, *, length: int, step: Step = lambda _move, _may_block: None) -> None:
+    def __init__(
+        self, wire: Wire, *, length: int, step: Step = lambda _move, _may_block: None
+    ) -> None:
         super().__init__(source=None, loan=Loan(fd=wire.near.fileno(), patience=5), length=length)
         self._do = step
 
@@ -77,7 +79,9 @@ async def test_transfers_take_turns(mover: Mover, wires: list[Wire]) -> None:
 async def test_threads_share_the_transfers(wires: list[Wire]) -> None:
     """A new one goes to the thread that has the fewest."""
     with closing(Mover(name="shared", threads=2)) as mover:
-        waiting = [Scripted(wire, length=1, step=lambda _move, _may_block: Side.SOURCE) for wire in wires]
+        waiting = [
+            Scripted(wire, length=1, step=lambda _move, _may_block: Side.SOURCE) for wire in wires
+        ]
         running = [asyncio.ensure_future(mover.run(move, look=patiently)) for move in waiting]
         while not all(move.waits.side for move in waiting):
             await asyncio.sleep(0.001)
@@ -86,7 +90,9 @@ async def test_threads_share_the_transfers(wires: list[Wire]) -> None:
         await asyncio.gather(*running)
 
 
-async def test_one_disk_that_hangs_holds_up_no_other_transfer(mover: Mover, wires: list[Wire]) -> None:
+async def test_one_disk_that_hangs_holds_up_no_other_transfer(
+    mover: Mover, wires: list[Wire]
+) -> None:
     """What must wait for a disk is stepped elsewhere; what need not goes on, to its end."""
     disk = threading.Event()
 
@@ -96,7 +102,9 @@ async def test_one_disk_that_hangs_holds_up_no_other_transfer(mover: Mover, wire
         disk.wait()
         return None
 
-    waiting = asyncio.ensure_future(mover.run(Scripted(wires[0], length=1, step=wait), look=patiently))
+    waiting = asyncio.ensure_future(
+        mover.run(Scripted(wires[0], length=1, step=wait), look=patiently)
+    )
     async with asyncio.timeout(5):
         await mover.run(Scripted(wires[1], length=100), look=patiently)
     assert not waiting.done()

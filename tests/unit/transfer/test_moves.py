@@ -70,7 +70,9 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.fixture(params=["spliced", "copied"])
-def passed_on(request: pytest.FixtureRequest, peer: Wire, pipe: Pipe) -> Callable[[Loan, int], Move]:
+def passed_on(
+    request: pytest.FixtureRequest, peer: Wire, pipe: Pipe
+) -> Callable[[Loan, int], Move]:
     """Make a move of so many bytes of the peer."""
 
     def make(lent: Loan, length: int) -> Move:
@@ -174,7 +176,9 @@ def test_a_peer_that_breaks_off(
 
 def test_what_is_copied_is_seen_once_it_was_passed_on(client: Wire, peer: Wire) -> None:
     """A client that takes a part of what came has that part seen, in order, and no more."""
-    client.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # smaller ones wait for the kernel's timers
+    client.near.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024
+    )  # smaller ones wait for the kernel's timers
     lent, seen, data = loan(client), bytearray(), DATA
     move = Copy(peer=peer.near.fileno(), tap=seen.extend, loan=lent, length=len(data))
     sender = threading.Thread(target=peer.far.sendall, args=(data,))
@@ -220,7 +224,9 @@ def test_a_file_that_ends_early(client: Wire, file: int) -> None:
     assert read(client, 10) == DATA[-10:]
 
 
-def test_a_disk_that_fails_is_the_stores_error(client: Wire, file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_the_stores_error(
+    client: Wire, file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """EIO is no word of the client's."""
 
     def broken(*_: int) -> int:

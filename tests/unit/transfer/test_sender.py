@@ -50,7 +50,9 @@ async def connected(limit: int | None = None) -> AsyncIterator[SocketSink]:
         await sink.close()
 
 
-async def test_what_is_in_the_page_cache_is_read_at_once(small: FileContent, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_in_the_page_cache_is_read_at_once(
+    small: FileContent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A manifest that was just written needs no thread."""
     monkeypatch.setattr(os, "pread", None)
     sink = MemorySink()
@@ -59,7 +61,9 @@ async def test_what_is_in_the_page_cache_is_read_at_once(small: FileContent, mon
     assert sink.taken == SMALL
 
 
-@pytest.mark.parametrize("reason", [errno.EAGAIN, errno.EOPNOTSUPP], ids=["not in the page cache", "cannot tell"])
+@pytest.mark.parametrize(
+    "reason", [errno.EAGAIN, errno.EOPNOTSUPP], ids=["not in the page cache", "cannot tell"]
+)
 async def test_what_is_not_is_read_in_a_thread(
     small: FileContent, monkeypatch: pytest.MonkeyPatch, reason: int
 ) -> None:
@@ -117,7 +121,10 @@ async def test_small_content_does_not_wait_for_large(
     monkeypatch.setattr(os, "preadv", not_there)
     with Sender(threads=2) as sender:
         async with connected() as one, connected() as two, connected() as three:
-            stuck_ones = [asyncio.ensure_future(sender.send(large, 0, len(LARGE), sink)) for sink in (one, two, three)]
+            stuck_ones = [
+                asyncio.ensure_future(sender.send(large, 0, len(LARGE), sink))
+                for sink in (one, two, three)
+            ]
             sink = MemorySink()
             async with asyncio.timeout(5):
                 await sender.send(small, 0, len(SMALL), sink)
@@ -163,7 +170,9 @@ async def test_a_file_that_the_kernel_cannot_send_is_copied(
     assert sink.taken == LARGE[10:]
 
 
-async def test_a_cancelled_transfer_ends_after_its_thread(large: FileContent, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_transfer_ends_after_its_thread(
+    large: FileContent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cancelled twice over while a disk is waited for, it goes on waiting: its descriptors are closed next."""
     began, disk = threading.Event(), threading.Event()
 
@@ -194,13 +203,17 @@ async def test_peers_share_the_upload_rate(large: FileContent, kind: str) -> Non
     with Sender(max_upload_rate=16 << 20, is_copying=kind == "copying") as sender:
         async with connected() as one, connected() as two:
             began = time.monotonic()
-            await asyncio.gather(*[sender.send(content, 0, len(LARGE), sink, to_peer=True) for sink in (one, two)])
+            await asyncio.gather(
+                *[sender.send(content, 0, len(LARGE), sink, to_peer=True) for sink in (one, two)]
+            )
             took = time.monotonic() - began
     assert took > 0.4  # 8 MiB at 16 MiB/s, less the first step
     assert one.taken == two.taken == LARGE
 
 
-async def test_own_clients_and_small_content_do_not_wait_for_the_rate(large: FileContent, small: FileContent) -> None:
+async def test_own_clients_and_small_content_do_not_wait_for_the_rate(
+    large: FileContent, small: FileContent
+) -> None:
     """The rate is for peers, and a manifest is never held up by it."""
     with Sender(max_upload_rate=1) as sender:
         async with connected() as sink, asyncio.timeout(10):

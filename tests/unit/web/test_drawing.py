@@ -18,7 +18,9 @@ def test_a_peer_stands_at_its_place_on_the_dhts_ring() -> None:
     """Which is the SHA-256 of the id's bytes: an Ed25519 key's begin with 00 24 08 01 12 20."""
     number = 0
     for letter in PEER:
-        number = number * 58 + "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz".index(letter)
+        number = number * 58 + "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz".index(
+            letter
+        )
     data = number.to_bytes(38, "big")
     assert data[:6].hex() == "002408011220"
     assert ring.place(PEER) == int.from_bytes(hashlib.sha256(data).digest(), "big")
@@ -66,7 +68,10 @@ def test_throughput_is_stacked_below_a_round_value() -> None:
     one.bytes |= {"local": 300_000.0, "peer": 400_000.0}
     plot = plots.throughput([one], width=10.0)
     assert plot.top == 100_000
-    assert [(bar.source, bar.y, bar.height) for bar in plot.bars] == [("local", 70, 30), ("peer", 30, 40)]
+    assert [(bar.source, bar.y, bar.height) for bar in plot.bars] == [
+        ("local", 70, 30),
+        ("peer", 30, 40),
+    ]
     assert plot.paths == {"local": "M0.08 70h0.84v30h-0.84z", "peer": "M0.08 30h0.84v40h-0.84z"}
 
 

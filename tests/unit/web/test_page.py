@@ -96,7 +96,13 @@ async def test_a_busy_node_shows_all_of_it(busy: Stage) -> None:
     assert {f"part-{name}" for name in PARTS} <= set(outline.ids)
     for peer in busy.peers:
         assert peer.authority in outline.text
-    for text in ("✕ unhealthy", "? suspected", "peer-lost", "The first 20 of 60 images", "1 part left to the registry"):
+    for text in (
+        "✕ unhealthy",
+        "? suspected",
+        "peer-lost",
+        "The first 20 of 60 images",
+        "1 part left to the registry",
+    ):
         assert text in outline.text
     assert "72.4 MB of 118.0 MB" in outline.text
     assert f"from {busy.peers[1].authority}" in outline.text
@@ -110,7 +116,12 @@ async def test_what_is_in_flight_is_drawn(busy: Stage) -> None:
     led, followed = busy.sights
     outline = Outline(await page_of(busy).whole())
     assert outline.open == []
-    names = {place.node: peer.authority for place in led.shape.places for peer in busy.peers if peer.id == place.node}
+    names = {
+        place.node: peer.authority
+        for place in led.shape.places
+        for peer in busy.peers
+        if peer.id == place.node
+    }
     for name in names.values():
         assert name in outline.text
     assert f"{short(str(led.digest))} 118.0 MB, fetched by this node" in outline.text
@@ -129,7 +140,9 @@ async def test_where_the_steward_does_not_tell_it_is_said(busy: Stage) -> None:
     busy.sights = [alone, many]
     text = Outline(await page_of(busy).whole()).text
     assert "of unknown length, taken from another node" in text
-    assert f"{giver.authority} not known here how far this node from {giver.authority} 5.0 MB" in text
+    assert (
+        f"{giver.authority} not known here how far this node from {giver.authority} 5.0 MB" in text
+    )
     assert "this is what this node knows itself" in text
     assert "And 40 nodes that are not drawn, this one among them." in text
 
@@ -179,7 +192,11 @@ async def test_nothing_is_inline_and_nothing_is_from_elsewhere(busy: Stage) -> N
         outline = Outline(html)
         names = {name for name, _ in outline.attributes}
         assert not {name for name in names if name == "style" or name.startswith("on")}
-        targets = [value for name, value in outline.attributes if name in ("href", "src", "action") and value]
+        targets = [
+            value
+            for name, value in outline.attributes
+            if name in ("href", "src", "action") and value
+        ]
         assert targets
         assert not [target for target in targets if ":" in target or target.startswith("/")]
 

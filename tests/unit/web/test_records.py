@@ -33,7 +33,9 @@ def test_a_peer_is_told_what_it_gave_and_where_it_failed() -> None:
         attempt("c", "not_found"),
         attempt("c", "abandoned", None),
     ]
-    found = by_peer([Row.of(record(attempts=attempts)), Row.of(record(attempts=[attempt("b", "ok", 1)]))])
+    found = by_peer(
+        [Row.of(record(attempts=attempts)), Row.of(record(attempts=[attempt("b", "ok", 1)]))]
+    )
     assert {peer: (each.asked, each.failed, each.bytes) for peer, each in found.items()} == {
         "a": (1, 1, 200),
         "b": (2, 0, 401),

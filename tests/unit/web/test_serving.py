@@ -28,7 +28,9 @@ Event = dict[str, str]
 class Served:
     """A page at its address."""
 
-    def __init__(self, stage: Stage, page: StatusPage, session: aiohttp.ClientSession, port: int) -> None:
+    def __init__(
+        self, stage: Stage, page: StatusPage, session: aiohttp.ClientSession, port: int
+    ) -> None:
         self.stage = stage
         self.page = page
         self.session = session
@@ -58,7 +60,11 @@ def quiet() -> Iterator[None]:
 async def serving(stage: Stage) -> AsyncIterator[Served]:
     app, page = create_metrics_app(metrics=stage.metrics, state=stage.state), stage.page()
     page.install(app)
-    async with stage.measurer.running(), serve(app, "127.0.0.1:0") as port, aiohttp.ClientSession() as session:
+    async with (
+        stage.measurer.running(),
+        serve(app, "127.0.0.1:0") as port,
+        aiohttp.ClientSession() as session,
+    ):
         yield Served(stage, page, session, port)
 
 
@@ -92,7 +98,9 @@ async def test_who_looks_gets_all_parts_first_and_then_what_has_changed(served: 
     assert "unhealthy" in next(event["html"] for event in news if event["name"] == "peers")
 
 
-async def test_nothing_runs_before_somebody_looks_and_after_the_last_has_left(served: Served) -> None:
+async def test_nothing_runs_before_somebody_looks_and_after_the_last_has_left(
+    served: Served,
+) -> None:
     """No task is there but the server's own, and what was made for the viewers is forgotten."""
     idle = len(asyncio.all_tasks())
     async with served.follow() as one, served.follow() as other:
@@ -182,23 +190,33 @@ async def test_the_page_is_found_without_its_slash(served: Served) -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "encoding"),
     [
-        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="\0"\r\n\r\n1\r\n--b--', ""),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="\0"\r\n\r\n1\r\n--b--',
+            "",
+        ),
         ("text/plain", b"image=a", ""),
         ("application/x-www-form-urlencoded", b"a=b&" * 1000, ""),
         ("application/x-www-form-urlencoded; charset=none", b"image=\xff", "gzip"),
     ],
     ids=["parts", "text", "fields", "encoded"],
 )
-async def test_what_is_no_form_is_refused(served: Served, kind: str, body: bytes, encoding: str) -> None:
+async def test_what_is_no_form_is_refused(
+    served: Served, kind: str, body: bytes, encoding: str
+) -> None:
     """With a 400, and without a fault of this node in the log."""
     headers = {"Content-Type": kind} | ({"Content-Encoding": encoding} if encoding else {})
     with capture_logs() as logs:
-        async with served.session.post(served.url + "measure", data=body, headers=headers) as response:
+        async with served.session.post(
+            served.url + "measure", data=body, headers=headers
+        ) as response:
             assert response.status == 400
     assert not [each for each in logs if each["log_level"] == "error"]
 
 
-@pytest.mark.parametrize("path", ["nothing", "../page.css", "images?page=0", "images?page=x", "templates/page.html"])
+@pytest.mark.parametrize(
+    "path", ["nothing", "../page.css", "images?page=0", "images?page=x", "templates/page.html"]
+)
 async def test_what_is_not_there_is_said(served: Served, path: str) -> None:
     """As everywhere on this port, as JSON."""
     async with served.session.get(served.url + path) as response:
@@ -216,7 +234,9 @@ async def test_what_is_not_there_is_said(served: Served, path: str) -> None:
     ],
     ids=["cross-site", "same-site", "origin", "opaque"],
 )
-async def test_a_page_of_another_site_measures_nothing(served: Served, headers: dict[str, str]) -> None:
+async def test_a_page_of_another_site_measures_nothing(
+    served: Served, headers: dict[str, str]
+) -> None:
     """Whatever else it sends."""
     async with await served.post("registry.example/app:1", **headers) as response:
         assert response.status == 403
@@ -234,8 +254,12 @@ async def test_the_pages_own_form_measures(served: Served) -> None:
         assert "registry.example/app:1" in await response.text()
 
 
-@pytest.mark.parametrize("image", ["", "app:1", "registry.example/App:1", "registry.example/app@sha256:12", "x" * 9000])
-async def test_a_wrong_reference_is_explained_where_it_was_written(served: Served, image: str) -> None:
+@pytest.mark.parametrize(
+    "image", ["", "app:1", "registry.example/App:1", "registry.example/app@sha256:12", "x" * 9000]
+)
+async def test_a_wrong_reference_is_explained_where_it_was_written(
+    served: Served, image: str
+) -> None:
     """The page comes again with what was written and what is wrong with it, and nothing is measured."""
     async with await served.post(image) as response:
         text = await response.text()

@@ -25,7 +25,8 @@ def drawn(parents: Parents) -> Sequence[Row]:
 @st.composite
 def forests(draw: st.DrawFn) -> Parents:
     return [
-        draw(st.none() | st.integers(0, number - 1)) if number else None for number in range(draw(st.integers(1, 32)))
+        draw(st.none() | st.integers(0, number - 1)) if number else None
+        for number in range(draw(st.integers(1, 32)))
     ]
 
 
@@ -79,7 +80,11 @@ def shown(places: Sequence[Place], *, total: int | None = 100, more: int = 0) ->
 def test_nodes_have_their_addresses_and_this_one_is_marked() -> None:
     """Of one that is not connected here the end of its id is shown."""
     rows = shown(
-        [Place("A", None, Role.LEAD, 50), Place("me", 0, Role.FOLLOW, 25), Place("12D3KooWxyzStranger", 1, None, 0)]
+        [
+            Place("A", None, Role.LEAD, 50),
+            Place("me", 0, Role.FOLLOW, 25),
+            Place("12D3KooWxyzStranger", 1, None, 0),
+        ]
     ).rows
     assert [row.name for row in rows] == ["10.0.0.1:5000", "this node", "…Stranger"]
     assert [row.source for row in rows] == [None, "10.0.0.1:5000", "this node"]
@@ -88,7 +93,9 @@ def test_nodes_have_their_addresses_and_this_one_is_marked() -> None:
 
 
 @pytest.mark.parametrize(("holder", "share"), [(Role.HOLD, 0.25), (Role.LEAD, None)])
-def test_without_its_own_file_a_node_goes_by_who_has_all_of_it(holder: Role, share: float | None) -> None:
+def test_without_its_own_file_a_node_goes_by_who_has_all_of_it(
+    holder: Role, share: float | None
+) -> None:
     """Where nobody has, there is no bar."""
     rows = shown([Place("A", None, holder, 200), Place("me", 0, Role.FOLLOW, 50)], total=None).rows
     assert rows[1].share == share

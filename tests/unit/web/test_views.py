@@ -55,7 +55,12 @@ def test_a_transfer_is_shown_at_its_peer_where_the_address_is_one_peers() -> Non
         member("d", "[fd00::4]:5000"),
     ]
     giving = views.addresses({"::ffff:10.0.0.1": 2, "10.0.0.2": 1, "fd00::4": 3})
-    assert {peer.id: peer.giving for peer in shown(members, giving=giving)} == {"a": 2, "b": 0, "c": 0, "d": 3}
+    assert {peer.id: peer.giving for peer in shown(members, giving=giving)} == {
+        "a": 2,
+        "b": 0,
+        "c": 0,
+        "d": 3,
+    }
 
 
 def test_a_peer_without_an_address_is_shown_all_the_same() -> None:
@@ -68,8 +73,12 @@ def test_a_peer_without_an_address_is_shown_all_the_same() -> None:
 def test_a_request_under_way_says_how_far_it_is(mirrored: bool) -> None:
     """Bytes, rate, and whom they come from by the address."""
     headers = [("X-Spegel-Mirrored", "true")] if mirrored else []
-    asked = PullRequest.parse(method="GET", target=f"/v2/app/blobs/{DIGEST}?ns=r.io", headers=headers)
-    inquiry = Inquiry(pull=asked, at=100.0, source="peer", length=1000, peer="p", progress=lambda: 400)
+    asked = PullRequest.parse(
+        method="GET", target=f"/v2/app/blobs/{DIGEST}?ns=r.io", headers=headers
+    )
+    inquiry = Inquiry(
+        pull=asked, at=100.0, source="peer", length=1000, peer="p", progress=lambda: 400
+    )
     [pull] = views.pulls([inquiry], addresses={"p": "10.0.0.2:5000"}, now=102.0)
     assert (pull.name, pull.digest, pull.kind) == ("r.io/app", DIGEST, "blob")
     assert (pull.sent, pull.length, pull.rate, pull.peer) == (400, 1000, 200.0, "10.0.0.2:5000")
@@ -80,7 +89,13 @@ def test_a_request_that_has_no_answer_yet_is_shown_too() -> None:
     """Nothing is known of it but what was asked for."""
     asked = PullRequest.parse(method="GET", target="/v2/app/manifests/1?ns=r.io")
     [pull] = views.pulls([Inquiry(pull=asked, at=100.0)], addresses={}, now=100.1)
-    assert (pull.name, pull.digest, pull.source, pull.rate, pull.length) == ("r.io/app:1", "", None, 0.0, 0)
+    assert (pull.name, pull.digest, pull.source, pull.rate, pull.length) == (
+        "r.io/app:1",
+        "",
+        None,
+        0.0,
+        0,
+    )
 
 
 def test_bins_are_summed_up_by_the_minute() -> None:
@@ -90,6 +105,10 @@ def test_bins_are_summed_up_by_the_minute() -> None:
         one.bytes["peer"] = number
         one.requests["none"] = 1
     latest, earliest = views.minutes(bins, each=6)
-    assert (latest.begin, latest.bytes["peer"], latest.requests["none"]) == (60.0, sum(range(6, 12)), 6)
+    assert (latest.begin, latest.bytes["peer"], latest.requests["none"]) == (
+        60.0,
+        sum(range(6, 12)),
+        6,
+    )
     assert (earliest.begin, earliest.bytes["peer"]) == (0.0, sum(range(6)))
     assert (views.total(bins).bytes["peer"], views.total(bins).requests["none"]) == (66, 12)
