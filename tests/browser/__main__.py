@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from tests.browser.chromium import PHONE, chromium, look
 from tests.browser.stage import Stage
 
-FOLDER = Path(__file__).parents[2] / "docs"
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 
 PICTURES = (
     ("status-page-light.png", (1080, 850), "light"),

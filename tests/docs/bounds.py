@@ -18,8 +18,8 @@ from spegel_py.telemetry import ledger
 from spegel_py.transfer import exchange
 from spegel_py.web import viewers
 
-PAGE = Path(__file__).parents[2] / "docs" / "bounds.md"
-_VALUES = PAGE.parents[1] / "deploy" / "helm" / "spegel-py" / "values.yaml"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bounds.md"
+_VALUES = PAGE.parents[2] / "deploy" / "helm" / "spegel-py" / "values.yaml"
 
 IDLE = 135
 """MB of an idle node with four peers, as `make chaos` measures it."""
@@ -154,7 +154,7 @@ def render() -> str:
         f"| | MB |\n|---|---|\n{shares}| **together** | **{total:.0f}** |\n\n"
         f"The chart's limit is {limit():.0f} MB. Several addresses can do more: all records together take "
         f"{all_records / 1e6:.0f} MB, all connections {all_connections / 1e6:.0f} MB. "
-        "[`make chaos`](chaos.md) has a rogue peer try all of it.\n"
+        "[`make chaos`](../benchmarks/chaos.md) has a rogue peer try all of it.\n"
     )
 
 

@@ -12,9 +12,9 @@ import yaml
 from spegel_py.config import REGISTRY
 from spegel_py.settings import Setting, boolean, path, text, texts
 
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
-_VALUES = PAGE.parents[1] / "deploy" / "helm" / "spegel-py" / "values.yaml"
+_VALUES = PAGE.parents[2] / "deploy" / "helm" / "spegel-py" / "values.yaml"
 
 _CHART = {
     "registry_addr": "service.registry.port",
@@ -37,7 +37,7 @@ a variable with commas between them, as Spegel does: a value that has a comma it
 `"^docker\\.io/a{1,3}/"`, stands in double quotes there. What is unknown or malformed ends the start
 with one line that names it, and exit status 2.
 
-The last column is the key of the [chart's values](../deploy/README.md#values), where there is one.
+The last column is the key of the [chart's values](../../deploy/README.md#values), where there is one.
 
 The password of the registry is no setting: it is read from the files `username` and `password` under
 `/etc/secrets/basic-auth`, where they are there. Tracing is set up further by OpenTelemetry's own variables:

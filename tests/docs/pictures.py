@@ -1,4 +1,4 @@
-"""The dashboard's panels, drawn from a real run: `python -m tests.docs.pictures` writes docs/dashboard.svg.
+"""The dashboard's panels, drawn from a real run: `python -m tests.docs.pictures` writes docs/pictures/dashboard.svg.
 
 Four nodes on this machine are scraped by a real Prometheus while clients pull through them, a node is killed and comes
 back; then the panels' own queries are put to it. Prometheus is `PROMETHEUS_BIN`, or found in the path (Debian has it).
@@ -32,7 +32,7 @@ from tests.docs.chart import Panel, Series, svg
 from tests.images import image, write_layout
 from tests.processes import Process
 
-PICTURE = Path(__file__).parents[2] / "docs" / "dashboard.svg"
+PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "dashboard.svg"
 
 SECONDS = 75.0
 """How long clients pull."""

@@ -204,7 +204,7 @@ async def test_a_new_node_starts_twenty_pods_of_twenty_images_at_once(cluster: C
 
 
 async def test_the_pod_may_do_what_the_page_says(cluster: Cluster) -> None:
-    """docs/security.md: no capability, no token, nothing to write to but its data; containerd's folder shows more."""
+    """docs/reference/security.md: no capability, no token, nothing to write to but its data; containerd's folder shows more."""
     node = cluster.nodes[0]
     status = Path(f"/proc/{node.spegel_pid()}/status").read_text()
     assert "CapEff:\t0000000000000000" in status
