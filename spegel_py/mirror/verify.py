@@ -16,8 +16,8 @@ from spegel_py.transfer.base import Loan, Sink
 HELD = 1024 * 1024
 """Bytes of the end of a larger blob that are held back until all of it was hashed."""
 
-HELD_OF_SMALL = 16 * 1024
-"""The same of a small blob for which there is no memory to hold all of it: many of those may pass at the same time."""
+HELD_WITHOUT_ROOM = 16 * 1024
+"""Bytes held back where the budget of all pulls has no room: many blobs may pass at the same time."""
 
 SAMPLE = 32
 """One larger blob in so many is verified with `sample`: a body that is hashed costs four to five times the CPU

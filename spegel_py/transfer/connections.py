@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -24,15 +27,56 @@ KEPT = 256
 """Idle connections kept to all peers together, so that many peers do not use up the descriptors."""
 
 STAGGER = 0.1
-"""Seconds after which the next address of a name is tried too: the least that RFC 8305 (section 5) allows, as peers
-are near."""
+"""Seconds before the next address of a name is tried too: the least that RFC 8305 (section 5) allows,
+as peers are near."""
+
+WINDOW = 1024 * 1024
+"""Bytes of a near peer's body that the kernel may buffer while a client reads slowly. The kernel's own
+limit is `net.ipv4.tcp_rmem` (6 MB by default, more on some hosts) for each connection, and a hundred
+slow clients of large layers would pin as many times that in memory that counts towards the Pod."""
+
+FAST = 500_000_000
+"""Bytes per second that a bounded window must still allow; a peer too far away for that has no bound."""
+
+USUAL_RMEM_MAX = 212_992
+"""Bytes that a socket may ask for where `net.core.rmem_max` cannot be read: Linux's default."""
+
+_RTT = struct.Struct("68xI")
+"""The smoothed round-trip time in microseconds, in `struct tcp_info` (linux/tcp.h)."""
 
 
 async def dial(peer: Peer) -> socket.socket:
     """Return a new connection that does not block, with small packets sent at once. Raises OSError."""
     sock = await start_connection(await _addresses(peer), happy_eyeballs_delay=STAGGER)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if (window := window_of(_round_trip(sock), _rmem_max())) is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
     return sock
+
+
+def window_of(round_trip: float, rmem_max: int) -> int | None:
+    """Return the bytes to bound a connection's receive window to, or None to let the kernel size it.
+
+    Args:
+        round_trip: seconds that a packet takes to the peer and back.
+        rmem_max: bytes that the kernel grants at most (`net.core.rmem_max`).
+    """
+    window = min(WINDOW, rmem_max)
+    return window if window >= FAST * round_trip else None
+
+
+def _round_trip(sock: socket.socket) -> float:
+    """Return the round-trip time that the kernel measured in the handshake, in seconds."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size)
+    return float(_RTT.unpack(info)[0]) / 1e6
+
+
+@cache
+def _rmem_max() -> int:
+    try:
+        return int(Path("/proc/sys/net/core/rmem_max").read_text())
+    except (OSError, ValueError):  # a sandbox may hide it
+        return USUAL_RMEM_MAX
 
 
 async def _addresses(peer: Peer) -> Sequence[AddrInfoType]:

@@ -16,8 +16,9 @@ from spegel_py.transfer.moves import Move, Side
 from spegel_py.transfer.pipes import SIZE, Pipe, Pipes
 from spegel_py.transfer.watch import Watch
 
-COPIED = 256 * 1024
-"""Bytes taken at once where they are copied: what stays in a processor's cache until it was looked at."""
+COPIED = 64 * 1024
+"""Bytes copied at once: a slow client makes each transfer keep this many, and hashing them takes
+longer than the system calls around it."""
 
 
 class Splicer:

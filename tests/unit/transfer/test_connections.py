@@ -13,7 +13,7 @@ from aiohappyeyeballs import AddrInfoType
 
 from spegel_py.routing.base import Peer
 from spegel_py.transfer import connections
-from spegel_py.transfer.connections import KEPT, PER_PEER, Pool, dial
+from spegel_py.transfer.connections import KEPT, PER_PEER, WINDOW, Pool, dial, window_of
 from tests.processes import until
 
 
@@ -148,3 +148,28 @@ async def test_a_text_that_is_no_host_is_an_oserror(host: str) -> None:
     with pytest.raises(OSError):  # noqa: PT011 - of any kind
         async with asyncio.timeout(20):
             (await dial(Peer("a", host, 1))).close()
+
+
+async def test_the_kernel_buffers_no_more_of_a_near_peer_than_the_window(host: Host) -> None:
+    """A slow client would have it grow to `net.ipv4.tcp_rmem`, which is tens of megabytes on some hosts."""
+    with closing(await dial(host.peer)) as sock:
+        granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert granted <= 2 * WINDOW  # Linux doubles it, for its own overhead (socket(7))
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "rmem_max", "window"),
+    [
+        (0.0002, 4 * WINDOW, WINDOW),
+        (0.002, 4 * WINDOW, WINDOW),
+        (0.0002, 212_992, 212_992),
+        (0.0006, 212_992, None),
+        (0.1, 4 * WINDOW, None),
+    ],
+    ids=["a rack", "a region", "a usual host", "a usual host, far", "another continent"],
+)
+def test_a_window_is_bounded_only_where_it_slows_nothing_down(
+    round_trip: float, rmem_max: int, window: int | None
+) -> None:
+    """A window is all that a peer may send in one round trip, so a far peer needs a large one."""
+    assert window_of(round_trip, rmem_max) == window
