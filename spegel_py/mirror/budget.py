@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 LIMIT = 32 * 1024 * 1024
 """Bytes held at most: eight blobs of the largest size that is held, or hundreds of usual manifests and configs. A
@@ -39,13 +37,3 @@ class Budget:
         """Give this number of bytes back."""
         self.held -= size
         self._freed.set()
-
-    @contextmanager
-    def borrow(self, size: int) -> Iterator[bool]:
-        """Take this number of bytes for the length of a block if they are free; yield whether they were."""
-        is_taken = self.try_take(size)
-        try:
-            yield is_taken
-        finally:
-            if is_taken:
-                self.give_back(size)

@@ -29,7 +29,7 @@ from spegel_py.mirror.opening import WHOLE, Opened, Opening, RelayHead
 from spegel_py.mirror.passage import Extent, Passage
 from spegel_py.mirror.sizes import Sizes
 from spegel_py.mirror.spread import Spreading
-from spegel_py.mirror.verify import HELD, HELD_WITHOUT_ROOM, Verification, VerifyingSink
+from spegel_py.mirror.verify import Verification, VerifyingSink
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Sink
@@ -71,7 +71,6 @@ class Relay:
             max_age=max_age,
         )
         self._asking = asking
-        self._budget = budget
         self._metrics = metrics
         self._verification = verification
         self._spreading = spreading
@@ -156,23 +155,7 @@ class Relay:
         head = self.head
         is_whole = head.length == head.size
         if is_whole and (head.size <= WHOLE or self._verification.wants(head.digest)):
-            with self._budget.borrow(HELD) as has_room:
-                held = HELD if has_room and head.size > WHOLE else HELD_WITHOUT_ROOM
-                await self._run(first, self._verifying(sink, held))
-        else:
-            await self._run(first, sink)
-        if is_whole and self._sent == head.size:
-            self._verification.passed_on(head.digest)
-
-    def _verifying(self, sink: Sink, held: int) -> VerifyingSink:
-        """Return a sink that hashes the whole content, and holds its last bytes back until then."""
-        head = self.head
-        return VerifyingSink(
-            sink, digest=head.digest, size=head.size, held=held, verified=self._verified
-        )
-
-    async def _run(self, first: Attempt, sink: Sink) -> None:
-        head = self.head
+            sink = VerifyingSink(sink, digest=head.digest, size=head.size, verified=self._verified)
         passage = Passage(
             extent=Extent(head.start, head.length, head.size),
             asking=self._asking,
@@ -182,6 +165,8 @@ class Relay:
             **self._manner(first),
         )
         await passage.run(first, sink)
+        if is_whole and self._sent == head.size:
+            self._verification.passed_on(head.digest)
 
     def _manner(self, first: Attempt) -> dict[str, Any]:
         """Return how slow peers are dealt with: of what is in flight the steward decides."""

@@ -13,11 +13,9 @@ from spegel_py.errors import DigestMismatch
 from spegel_py.oci.digest import Digest
 from spegel_py.transfer.base import Loan, Sink
 
-HELD = 1024 * 1024
-"""Bytes of the end of a larger blob that are held back until all of it was hashed."""
-
-HELD_WITHOUT_ROOM = 16 * 1024
-"""Bytes held back where the budget of all pulls has no room: many blobs may pass at the same time."""
+HELD = 16 * 1024
+"""Bytes of the end of a blob that are held back until all of it was hashed: hundreds of clients may
+read slowly at the same time."""
 
 SAMPLE = 32
 """One larger blob in so many is verified with `sample`: a body that is hashed costs four to five times the CPU
@@ -104,7 +102,6 @@ class VerifyingSink(Sink):
         *,
         digest: Digest,
         size: int,
-        held: int = HELD,
         verified: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._sink = sink
@@ -112,7 +109,6 @@ class VerifyingSink(Sink):
         self._digest = digest
         self._hasher = digest.hasher()
         self._size = size
-        self._hold = held
         self._taken = 0
         self._loan: Loan | None = None
         self._held = bytearray()
@@ -127,7 +123,7 @@ class VerifyingSink(Sink):
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Loan | None]:
         """Lend the other sink's socket for all but the end; who moves the bytes has them hashed."""
-        most = self._size - self._hold - self._taken
+        most = self._size - HELD - self._taken
         if most <= 0:
             yield None
             return
@@ -146,7 +142,7 @@ class VerifyingSink(Sink):
         if not data:
             return
         self._hasher.update(data)
-        free = max(0, self._size - self._hold - self._taken)
+        free = max(0, self._size - HELD - self._taken)
         self._taken += len(data)
         self._held += data[free:]
         if free:

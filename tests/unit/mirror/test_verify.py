@@ -48,7 +48,7 @@ def verifying(data: bytes) -> tuple[VerifyingSink, MemorySink]:
 
 @given(st.lists(st.integers(1, HELD), min_size=1, max_size=4), st.integers(1, 3 * HELD))
 async def test_the_end_is_held_back_until_all_was_seen(pieces: list[int], extra: int) -> None:
-    """However the bytes come, at most 1 MiB is held, and the last byte passes only when all are right."""
+    """However the bytes come, at most 16 KiB are held, and the last byte passes only when all are right."""
     data = bytes(sum(pieces)) + b"e" * extra
     verifier, sink = verifying(data)
     at = 0
