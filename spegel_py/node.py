@@ -127,7 +127,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         flights = None
         if config.share_in_flight:
             flights = Flights(
-                courier=router.courier,
+                requests=router.requests,
                 ingests=ingests,
                 store=scrubbed,
                 led=metrics.flight.led,

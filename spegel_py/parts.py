@@ -11,8 +11,8 @@ from yarl import URL
 from spegel_py import __version__
 from spegel_py.config import Config
 from spegel_py.errors import ConfigError, StoreUnavailable
-from spegel_py.health.condition import Rules
 from spegel_py.health.health import Health
+from spegel_py.health.peer_health import HealthRules
 from spegel_py.host import doctor
 from spegel_py.mirror.spread import Spreading
 from spegel_py.registry.auth import Credentials
@@ -26,7 +26,7 @@ from spegel_py.routing.libp2p.bootstrap import (
 )
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.routing.libp2p.service import Settings
+from spegel_py.routing.libp2p.service import RouterSettings
 from spegel_py.settings import local_url
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
 from spegel_py.store.containerd import (
@@ -63,8 +63,8 @@ def make_spreading(config: Config) -> Spreading | None:
             return Spreading()
 
 
-def make_rules(config: Config, deadlines: Deadlines) -> Rules:
-    return Rules(
+def make_rules(config: Config, deadlines: Deadlines) -> HealthRules:
+    return HealthRules(
         passes=config.health_passes,
         fails=config.health_fails,
         timeout=config.health_timeout,
@@ -185,7 +185,7 @@ def make_router(config: Config, metrics: Metrics, auth: Credentials | None) -> L
     host, port = parse_address(config.router_addr)
     registry_host, registry_port = parse_address(config.registry_addr)
     return Libp2pRouter(
-        settings=Settings(
+        settings=RouterSettings(
             key=load_or_create(config.data_dir),
             host=host,
             port=port,

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spegel_py.routing.base import Peer, Router
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.routing.libp2p.service import Settings
+from spegel_py.routing.libp2p.service import RouterSettings
 
 
 class Node:
@@ -40,7 +40,7 @@ class Node:
         self.dropped: Counter[str] = Counter()
         self.key = key or Ed25519PrivateKey.generate()
         self.router = Libp2pRouter(
-            settings=Settings(
+            settings=RouterSettings(
                 key=self.key,
                 host=host,
                 port=self.port,

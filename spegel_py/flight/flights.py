@@ -38,7 +38,7 @@ from spegel_py.flight.shape import Sight, sight
 from spegel_py.flight.steward import Steward
 from spegel_py.flight.waiting import Waiting
 from spegel_py.oci.digest import Digest
-from spegel_py.routing.base import Courier, Peer
+from spegel_py.routing.base import Peer, RequestResponse
 from spegel_py.store.base import Ingest, Ingests, Store
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,7 @@ class Flights:
     def __init__(
         self,
         *,
-        courier: Courier,
+        requests: RequestResponse,
         ingests: Ingests | None,
         store: Store,
         rules: Rules | None = None,
@@ -89,14 +89,14 @@ class Flights:
         led: Callable[[str], None] = lambda _: None,
         advertised: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        self._courier = courier
+        self._requests = requests
         self._ingests = ingests
         self._store = store
         self.rules = rules or Rules()
         self._clock = clock
         self._led = led
         self._advertised = advertised
-        self._steward = Steward(own=courier.id, now=clock(), rules=self.rules)
+        self._steward = Steward(own=requests.id, now=clock(), rules=self.rules)
         self._lock = threading.Lock()  # questions come in any thread
         self._parts: dict[Digest, Part] = {}
         self._untold: dict[
@@ -114,7 +114,7 @@ class Flights:
     @property
     def id(self) -> str:
         """This node's own peer id."""
-        return self._courier.id
+        return self._requests.id
 
     @property
     def parts(self) -> dict[Digest, Part]:
@@ -140,14 +140,14 @@ class Flights:
         reply = await self._ask_one(
             first, Look(part.digest), within=self.rules.look
         )  # the deadline: none is held deaf
-        return sight(part, self._courier.id, reply)
+        return sight(part, self._requests.id, reply)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Flights]:
         """Take part while the block lasts; the stewards are told at its end that this node is gone."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self._courier.answer_with(self._answer)
+            self._requests.set_handler(self._answer)
             looking = tasks.create_task(self._look_around(), name="who takes part")
             try:
                 yield self
@@ -181,7 +181,7 @@ class Flights:
                 ask = Ask(digest, offset, writing is not None, bad=bad, why=why)
                 match answer := await self._wait_for_answer(ask, end):
                     case Follow(parent):
-                        if (peer := self._courier.partners().get(parent)) is not None:
+                        if (peer := self._requests.partners().get(parent)) is not None:
                             self._take_part(digest, writing, Role.FOLLOW, answer.renew, parent)
                             return Source(peer, self.rules.stall_at(answer.depth))
                         bad, why = parent, Why.DEAD
@@ -207,7 +207,7 @@ class Flights:
             ask = Ask(digest, offset, held=held)
             match await self._ask_one(steward, ask, within=self.rules.at_once):
                 case Follow(parent, _, renew) if (
-                    peer := self._courier.partners().get(parent)
+                    peer := self._requests.partners().get(parent)
                 ) is not None:
                     self._take_part(digest, writing, Role.FOLLOW, renew, parent)
                     return Source(peer, self.rules.stall_lined_up)
@@ -243,7 +243,7 @@ class Flights:
                 return answer
             waiting = self._waiting_for(ask.digest)
             pause = waiting.pause(answer.seconds)
-            now, most = self._clock(), self.rules.held_back_at_most(len(self._courier.partners()))
+            now, most = self._clock(), self.rules.held_back_at_most(len(self._requests.partners()))
             if not ask.offset and not waiting.allow(name, pause, now, most=most):
                 passed_over.add(name)
                 continue
@@ -292,17 +292,19 @@ class Flights:
         """Return whom to ask about a digest, in this order: who did not answer of late comes last."""
         now = self._clock()
         self._deaf = {name: until for name, until in self._deaf.items() if until > now}
-        names = stewards(digest, {self._courier.id, *self._courier.partners()}, count)
+        names = stewards(digest, {self._requests.id, *self._requests.partners()}, count)
         return sorted(names, key=lambda name: name in self._deaf)
 
     async def _ask_one(
         self, name: str, question: Question, *, within: float | None = None
     ) -> Reply | None:
-        if name == self._courier.id:
+        if name == self._requests.id:
             return self._decide(name, question)
-        timeout = within or self.rules.answer_within(len(self._courier.partners()))
+        timeout = within or self.rules.answer_within(len(self._requests.partners()))
         try:
-            return decode_reply(await self._courier.ask(name, encode(question), timeout=timeout))
+            return decode_reply(
+                await self._requests.request(name, encode(question), timeout=timeout)
+            )
         except (PeerError, MessageError) as error:
             log.debug(
                 "steward does not answer", peer=name, digest=str(question.digest), error=str(error)
@@ -319,21 +321,21 @@ class Flights:
     def _decide(self, name: str, question: Question) -> Reply:
         with self._lock:
             now = self._clock()
-            self._steward.set_members(self._courier.partners().keys(), now)
+            self._steward.set_members(self._requests.partners().keys(), now)
             return self._steward.answer(name, question, now)
 
     async def _look_around(self) -> None:
         """Have all that is done here told at once whenever somebody comes or goes: another may be the steward now."""
         members: frozenset[str] = frozenset()
         while True:
-            self._courier.changed.clear()
-            if (now := frozenset(self._courier.partners())) != members:
+            self._requests.changed.clear()
+            if (now := frozenset(self._requests.partners())) != members:
                 members = now
                 with self._lock:
                     self._steward.set_members(members, self._clock())
                 for part in self._parts.values():
                     part.hurry()
-            await self._courier.changed.wait()
+            await self._requests.changed.wait()
 
     # Taking part
 

@@ -1,6 +1,6 @@
 """What nodes say to the steward of a digest, and what it answers: pure values and their bytes.
 
-A message is a JSON object, no longer than what a Courier carries, with its kind in `kind`; members that are not known
+A message is a JSON object, no longer than a RequestResponse carries, with its kind in `kind`; members that are not known
 are ignored, so that a later version may say more, and a kind that is not known is refused. The version is in the name
 of the protocol that carries them. Who speaks is never in it: it is the peer that the connection authenticated.
 
@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from spegel_py.errors import DigestInvalid
 from spegel_py.oci.digest import Digest
-from spegel_py.routing.base import MAX_ANSWER, MAX_WORDS
+from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 
 MAX_PLACES = 32
 """Nodes in a shape: two chains as long as they get, and as many as people can tell apart."""
@@ -180,7 +180,7 @@ def _plain(value: object) -> object:
 
 def decode_question(raw: bytes) -> Question:
     """Return the ask, note or look in these bytes. Raises MessageError."""
-    fields = _object(raw, MAX_WORDS)
+    fields = _object(raw, MAX_REQUEST)
     match fields.get("kind"):
         case "ask":
             bad, why = _optional_peer(fields, "bad"), _optional_enum(fields, "why", Why)
@@ -204,7 +204,7 @@ def decode_question(raw: bytes) -> Question:
 
 def decode_reply(raw: bytes) -> Reply:
     """Return the answer in these bytes. Raises MessageError."""
-    fields = _object(raw, MAX_ANSWER)
+    fields = _object(raw, MAX_RESPONSE)
     match fields.get("kind"):
         case "lead":
             return Lead(_seconds(fields, "renew"))

@@ -8,7 +8,7 @@ from enum import Enum
 from spegel_py.routing.base import Peer
 
 
-class State(Enum):
+class HealthState(Enum):
     """How a peer is; the value is the metric's label."""
 
     HEALTHY = "healthy"

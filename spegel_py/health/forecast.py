@@ -51,14 +51,14 @@ BAD_FOR = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class ExpectedFailure:
     """A peer will be of no use in `lead` seconds, by what `reason` says."""
 
     lead: float
     reason: str
 
 
-class Series:
+class CostSeries:
     """One kind of cost of one peer; what is below `floor` counts as `floor`, what is above `limit` as a failure."""
 
     def __init__(self, *, floor: float, limit: float) -> None:
@@ -145,10 +145,10 @@ class Forecast:
     """The trends of one peer. Times are monotonic seconds."""
 
     def __init__(self, *, check_limit: float, first_byte_limit: float) -> None:
-        self._checks = Series(floor=0.02, limit=check_limit)
-        self._first_bytes = Series(floor=0.02, limit=first_byte_limit)
-        self._paces = Series(floor=0.01, limit=32.0)  # 32 KiB/s, where a transfer is given up
-        self._errors = Series(floor=0.01, limit=0.5)
+        self._checks = CostSeries(floor=0.02, limit=check_limit)
+        self._first_bytes = CostSeries(floor=0.02, limit=first_byte_limit)
+        self._paces = CostSeries(floor=0.01, limit=32.0)  # 32 KiB/s, where a transfer is given up
+        self._errors = CostSeries(floor=0.01, limit=0.5)
 
     def __repr__(self) -> str:
         return f"<Forecast checks={self._checks!r} first bytes={self._first_bytes!r}>"
@@ -173,7 +173,7 @@ class Forecast:
         """Say whether something about the peer is far out of what is usual of it (Dragonfly's rule)."""
         return any(series.is_bad(now) for series in (self._checks, self._first_bytes, self._paces))
 
-    def outlook(self, now: float) -> Outlook | None:
+    def outlook(self, now: float) -> ExpectedFailure | None:
         """Return the first failure that is foreseeable."""
         named = (
             (self._checks, "checks take longer and longer"),
@@ -182,7 +182,7 @@ class Forecast:
             (self._errors, "requests fail more and more often"),
         )
         found = [
-            Outlook(lead, reason)
+            ExpectedFailure(lead, reason)
             for series, reason in named
             if (lead := series.crossing(now)) is not None
         ]

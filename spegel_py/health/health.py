@@ -11,11 +11,11 @@ from random import Random
 
 import structlog
 
-from spegel_py.health import suspicion
-from spegel_py.health.agenda import Agenda
-from spegel_py.health.condition import Condition, Rules
-from spegel_py.health.events import HealthEvent, Kind, State
-from spegel_py.health.predictions import Outcome, Predictions, Verdict
+from spegel_py.health import heartbeats
+from spegel_py.health.check_scheduler import CheckScheduler
+from spegel_py.health.events import HealthEvent, HealthState, Kind
+from spegel_py.health.peer_health import HealthRules, PeerHealth
+from spegel_py.health.predictions import PredictionOutcome, Predictions, ScoredPrediction
 from spegel_py.routing.base import Member, Peer
 from spegel_py.telemetry.health import HealthMetrics
 
@@ -29,11 +29,15 @@ LIMIT = 4096
 """Peers remembered: those that were heard from or asked last."""
 
 _KINDS = {
-    State.HEALTHY: Kind.HEALTHY,
-    State.SUSPECTED: Kind.SUSPECTED,
-    State.UNHEALTHY: Kind.UNHEALTHY,
+    HealthState.HEALTHY: Kind.HEALTHY,
+    HealthState.SUSPECTED: Kind.SUSPECTED,
+    HealthState.UNHEALTHY: Kind.UNHEALTHY,
 }
-_ENDS = {Verdict.TRUE: Kind.FORETOLD, Verdict.FALSE: Kind.FALSE_ALARM, Verdict.MISSED: Kind.MISSED}
+_ENDS = {
+    PredictionOutcome.TRUE: Kind.FORETOLD,
+    PredictionOutcome.FALSE: Kind.FALSE_ALARM,
+    PredictionOutcome.MISSED: Kind.MISSED,
+}
 
 
 class Health:
@@ -46,7 +50,7 @@ class Health:
     def __init__(
         self,
         *,
-        rules: Rules,
+        rules: HealthRules,
         interval: float,
         metrics: HealthMetrics,
         random: Random,
@@ -57,12 +61,12 @@ class Health:
         self._metrics = metrics
         self._left = left
         self._on_event = on_event
-        self._conditions: OrderedDict[str, Condition] = OrderedDict()
+        self._conditions: OrderedDict[str, PeerHealth] = OrderedDict()
         self._members: dict[str, Peer] = {}
         self._unhealthy: set[str] = set()
         self._is_deaf = False
         self.predictions = Predictions()
-        self.agenda = Agenda(interval=interval, random=random)
+        self.agenda = CheckScheduler(interval=interval, random=random)
 
     def __repr__(self) -> str:
         return f"<Health {self.counts()} {self.agenda!r}>"
@@ -171,17 +175,17 @@ class Health:
         """Return how many peers are in which state."""
         return Counter(condition.state.value for condition in self._conditions.values())
 
-    def state(self, peer_id: str) -> State:
+    def state(self, peer_id: str) -> HealthState:
         """Return how a peer is; healthy if nothing is known of it."""
         condition = self._conditions.get(peer_id)
-        return condition.state if condition is not None else State.HEALTHY
+        return condition.state if condition is not None else HealthState.HEALTHY
 
     # Inside
 
-    def _of(self, peer: Peer) -> Condition:
+    def _of(self, peer: Peer) -> PeerHealth:
         condition = self._conditions.get(peer.id)
         if condition is None:
-            condition = self._conditions[peer.id] = Condition(peer=peer, rules=self._rules)
+            condition = self._conditions[peer.id] = PeerHealth(peer=peer, rules=self._rules)
         condition.peer = peer
         self._conditions.move_to_end(peer.id)
         if len(self._conditions) > LIMIT:
@@ -202,30 +206,32 @@ class Health:
             for name in self._members
             if name in self._conditions
         ]
-        self._is_deaf = len(phis) > 1 and min(phis) >= suspicion.SUSPECT
+        self._is_deaf = len(phis) > 1 and min(phis) >= heartbeats.SUSPECT
 
-    def _review(self, condition: Condition, now: float) -> None:
+    def _review(self, condition: PeerHealth, now: float) -> None:
         if condition.is_lost:
             return
         judgement = condition.judge(now, is_deaf=self._is_deaf)
-        if judgement.state is not State.UNHEALTHY:
+        if judgement.state is not HealthState.UNHEALTHY:
             self._predict(condition, now)
         if judgement.state is condition.state:
             return
         before, condition.state = condition.state, judgement.state
-        (self._unhealthy.add if judgement.state is State.UNHEALTHY else self._unhealthy.discard)(
-            condition.peer.id
-        )
+        (
+            self._unhealthy.add
+            if judgement.state is HealthState.UNHEALTHY
+            else self._unhealthy.discard
+        )(condition.peer.id)
         self._tell(
             _KINDS[judgement.state],
             condition.peer,
             judgement.reason or f"it is {before.value} no more",
         )
         self._metrics.turned(judgement.state.value)
-        if judgement.state is State.UNHEALTHY:
+        if judgement.state is HealthState.UNHEALTHY:
             self._fail(condition.peer, judgement.reason, now)
 
-    def _predict(self, condition: Condition, now: float) -> None:
+    def _predict(self, condition: PeerHealth, now: float) -> None:
         outlook = None if self._is_deaf else condition.foreseen(now)
         peer = condition.peer
         if outlook and self.predictions.predict(
@@ -250,11 +256,11 @@ class Health:
             self._of(peer).is_lost = True
             self.agenda.hurry(peer, now)
 
-    def _end(self, condition: Condition, failure: str | None, now: float) -> None:
+    def _end(self, condition: PeerHealth, failure: str | None, now: float) -> None:
         """Close the book on a peer that was lost, with what its check has shown."""
         peer = condition.peer
         self._tell(Kind.LOST, peer, "its registry still answers" if failure is None else failure)
-        if failure is not None and condition.state is not State.UNHEALTHY:
+        if failure is not None and condition.state is not HealthState.UNHEALTHY:
             self._fail(peer, failure, now)
         self._forget(peer.id)
 
@@ -266,9 +272,9 @@ class Health:
         self._unhealthy.discard(peer_id)
         self.agenda.forget(peer_id)
 
-    def _tell_outcome(self, peer: Peer, outcome: Outcome) -> None:
+    def _tell_outcome(self, peer: Peer, outcome: ScoredPrediction) -> None:
         self._metrics.predicted(outcome.verdict.value, outcome.lead)
-        if outcome.verdict is not Verdict.MISSED:
+        if outcome.verdict is not PredictionOutcome.MISSED:
             log.info(
                 "prediction ended",
                 **_named(peer),

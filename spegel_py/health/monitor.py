@@ -14,7 +14,7 @@ from contextlib import suppress
 import structlog
 
 from spegel_py.errors import PeerError, PeerRefused
-from spegel_py.health.agenda import BUDGET
+from spegel_py.health.check_scheduler import BUDGET
 from spegel_py.health.health import Health
 from spegel_py.routing.base import Member, Peer
 from spegel_py.telemetry.health import HealthMetrics

@@ -6,7 +6,7 @@ import math
 from collections import deque
 
 
-class Failures:
+class PassiveCheck:
     """`fails` network errors within `fail_timeout` seconds make a peer unhealthy for that long; a success clears all.
 
     An answer is no network error, whatever its status. Times are monotonic seconds.

@@ -16,7 +16,7 @@ REMEMBERED = 256
 """Outcomes kept, and peers that are at rest."""
 
 
-class Verdict(Enum):
+class PredictionOutcome(Enum):
     """What became of a prediction, or of a failure that nobody foretold; the value is the metric's label."""
 
     TRUE = "true"
@@ -25,11 +25,11 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ScoredPrediction:
     """A prediction that came to its end, at monotonic time `at`; `lead` is how many seconds ahead a true one came."""
 
     peer: str
-    verdict: Verdict
+    verdict: PredictionOutcome
     reason: str
     at: float
     lead: float | None = None
@@ -49,7 +49,7 @@ class Predictions:
     def __init__(self) -> None:
         self._open: dict[str, _Open] = {}
         self._resting: dict[str, float] = {}
-        self.outcomes: deque[Outcome] = deque(maxlen=REMEMBERED)
+        self.outcomes: deque[ScoredPrediction] = deque(maxlen=REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Predictions {len(self._open)} open, {len(self.outcomes)} outcomes>"
@@ -61,14 +61,18 @@ class Predictions:
         self._open[peer] = _Open(reason, lead, now, now + PATIENCE * lead + GRACE)
         return True
 
-    def failed(self, peer: str, *, reason: str, now: float) -> Outcome:
+    def failed(self, peer: str, *, reason: str, now: float) -> ScoredPrediction:
         """Note that a peer failed: the prediction came true, or there was none."""
         foretold = self._open.pop(peer, None)
         if foretold is None:
-            return self._keep(Outcome(peer=peer, verdict=Verdict.MISSED, reason=reason, at=now))
+            return self._keep(
+                ScoredPrediction(peer=peer, verdict=PredictionOutcome.MISSED, reason=reason, at=now)
+            )
         lead = now - foretold.made
         return self._keep(
-            Outcome(peer=peer, verdict=Verdict.TRUE, reason=foretold.reason, at=now, lead=lead)
+            ScoredPrediction(
+                peer=peer, verdict=PredictionOutcome.TRUE, reason=foretold.reason, at=now, lead=lead
+            )
         )
 
     def left(self, peer: str) -> None:
@@ -82,7 +86,7 @@ class Predictions:
             for peer, each in self._open.items()
         }
 
-    def overdue(self, now: float) -> list[Outcome]:
+    def overdue(self, now: float) -> list[ScoredPrediction]:
         """Return the predictions whose time is over: false alarms."""
         over = [(peer, each) for peer, each in self._open.items() if each.until <= now]
         for peer, _ in over:
@@ -92,10 +96,14 @@ class Predictions:
             if len(self._resting) > REMEMBERED:
                 del self._resting[next(iter(self._resting))]
         return [
-            self._keep(Outcome(peer=peer, verdict=Verdict.FALSE, reason=each.reason, at=now))
+            self._keep(
+                ScoredPrediction(
+                    peer=peer, verdict=PredictionOutcome.FALSE, reason=each.reason, at=now
+                )
+            )
             for peer, each in over
         ]
 
-    def _keep(self, outcome: Outcome) -> Outcome:
+    def _keep(self, outcome: ScoredPrediction) -> ScoredPrediction:
         self.outcomes.append(outcome)
         return outcome

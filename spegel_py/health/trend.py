@@ -13,7 +13,7 @@ class Thresholds:
     fails: int = 3
 
 
-class Trend:
+class ActiveCheck:
     """Checks that passed count up to `passes`, checks that failed down to `-fails`; one opposite result starts over.
 
     A peer nothing is known of is healthy. A single failure never makes it unhealthy unless `fails` is 1.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import psutil
 
 from spegel_py import __version__
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.routing.base import Member
 
 _STARTED = time.monotonic()
@@ -22,7 +22,7 @@ def describe(
     members: Iterable[Member],
     advertised: Collection[str],
     supervision: Mapping[str, object],
-    health: Callable[[str], State],
+    health: Callable[[str], HealthState],
     pulls: Mapping[str, object],
     in_flight: Sequence[Mapping[str, object]] | None,
 ) -> Mapping[str, object]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from spegel_py.errors import ContentNotFound, RoutingError, StoreUnavailable
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.routing.base import Router
@@ -28,7 +28,7 @@ class Whereabouts:
         *,
         store: Store,
         router: Router,
-        health: Callable[[str], State],
+        health: Callable[[str], HealthState],
         within: float = WITHIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -1,4 +1,4 @@
-"""The port of the router: who holds a key, and telling others what is held here."""
+"""The ports of routing: finding the peers that hold a key, and short messages between peers."""
 
 from __future__ import annotations
 
@@ -35,9 +35,14 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """What a node knows of a peer it is connected with: the keys it holds, and for peers that announce (the others
-    speak standard Kademlia only) when it was heard from, in seconds ago, by how many seconds its clock is ahead, and
-    within how many it will be heard from again. `peer` is where its registry is, None while it has not said so.
+    """What the router knows about one connected peer.
+
+    Args:
+        keys: number of keys the peer holds.
+        heard: seconds since the peer's last announcement; None if it speaks standard Kademlia only.
+        skew: seconds by which the peer's clock is ahead of this node's; None if unknown.
+        peer: the address of the peer's registry; None until the peer has announced it.
+        interval: seconds between two announcements of the peer; None for standard Kademlia.
     """
 
     id: str
@@ -52,8 +57,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """How a router's other side fares: which of its lives this is, counted from 1, whether it is up, and since when it
-    is or is not; and when the last death was and what of (times are monotonic)."""
+    """The state of a router's background side, which is started again when it dies.
+
+    Args:
+        number: how many times it has started, from 1.
+        is_up: True while it runs.
+        since: monotonic time at which `is_up` last changed.
+        died: monotonic time of the last death, None if there was none.
+        cause: the error that it died of.
+    """
 
     number: int
     is_up: bool
@@ -66,47 +78,54 @@ class Router(Protocol):
     """Finds peers by key. A key is a digest's text or a tag's full name `registry/repository:tag`."""
 
     def lookup(self, key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
-        """Yield up to `limit` different peers that advertise the key, as they are found; end when no more will come.
+        """Yield up to `limit` different peers that advertise the key, as they are found.
 
-        Peers that are known to have pulled it, a tag, more than `max_age` seconds ago are left out. Not of all is it
-        known: what they answer must be looked at too.
+        Peers known to have pulled a tag more than `max_age` seconds ago are left out. The pull time
+        of some peers is unknown: check the age in their HTTP answer too.
 
-        Never yields this node itself, nor peers whose records have expired or whose connection is lost. Yields
-        nothing (and raises nothing) when the other side is not running: nobody is found, and the runtime goes upstream.
+        Never yields this node itself, a peer whose records have expired, or a peer whose connection
+        is lost. Yields nothing, and raises nothing, while the background side is down: the pull then
+        goes to the registry.
         """
         ...
 
     async def advertise(
         self, keys: Collection[str], *, pulled: Mapping[str, float] = NOTHING
     ) -> None:
-        """Tell peers that these keys are held here; kept and renewed until withdrawn. Raises RouterUnavailable never:
-        keys are remembered and told once the other side is up.
+        """Announce to peers that this node holds the keys, and renew that until they are withdrawn.
 
-        `pulled` says of tags among them when they were pulled, in Unix time; telling one again corrects it."""
+        Never raises RouterUnavailable: while the background side is down, the keys are remembered.
+
+        Args:
+            pulled: for tags among the keys, the Unix time at which each was pulled. Advertising a
+                tag again corrects its time.
+        """
         ...
 
     async def withdraw(self, keys: Collection[str]) -> None:
-        """Tell peers that these keys are no longer held here."""
+        """Announce to peers that this node no longer holds the keys."""
         ...
 
     async def ready(self) -> bool:
-        """Say whether at least one peer is connected."""
+        """Return True if at least one peer is connected."""
         ...
 
 
-MAX_WORDS = 1024
-"""Bytes of a question that a Courier carries, at most; the longest, an ask with a sha512 and a peer's id, has 300."""
+MAX_REQUEST = 1024
+"""Bytes of a request message at most. The longest real one has 300 bytes: it carries a sha512 and
+the id of a peer."""
 
-MAX_ANSWER = 8 * 1024
-"""Bytes of an answer, at most; the longest, a whole shape, has 4,000."""
+MAX_RESPONSE = 8 * 1024
+"""Bytes of a response message at most. The longest real one, a snapshot of a whole tree, has 4,000."""
 
-Answerer = Callable[[str, bytes], bytes]
-"""Answers a question of the peer with this id, which its connection has authenticated. It is called in any thread, and
-may not wait; it raises ValueError for what is no question."""
+RequestHandler = Callable[[str, bytes], bytes]
+"""Returns the response to a request of the peer with this id, which its connection authenticated.
+
+It is called in any thread and must not block. It raises ValueError for a malformed request."""
 
 
-class Courier(Protocol):
-    """Carries short questions, and their answers, between the nodes that share what they are pulling."""
+class RequestResponse(Protocol):
+    """Carries short requests and responses between nodes that share content still being pulled."""
 
     @property
     def id(self) -> str:
@@ -119,14 +138,19 @@ class Courier(Protocol):
 
     @property
     def changed(self) -> asyncio.Event:
-        """Set whenever partners may have come or gone; whoever waits for it clears it."""
+        """Set whenever the partners may have changed; the waiting task clears it."""
         ...
 
-    def answer_with(self, answerer: Answerer) -> None:
-        """Have partners' questions answered from now on; until then they are refused."""
+    def set_handler(self, handler: RequestHandler) -> None:
+        """Answer the partners' requests with `handler`; until then they are refused."""
         ...
 
-    async def ask(self, peer_id: str, question: bytes, *, timeout: float) -> bytes:
-        """Return a peer's answer. Raises PeerStalled after `timeout` seconds, PeerRefused where it does not answer such
-        a question, or with more than MAX_ANSWER, PeerUnreachable."""
+    async def request(self, peer_id: str, message: bytes, *, timeout: float) -> bytes:
+        """Return a peer's response.
+
+        Raises:
+            PeerStalled: no response within `timeout` seconds.
+            PeerRefused: the peer refused the request, or responded with more than MAX_RESPONSE.
+            PeerUnreachable: the peer is not connected, or takes no part.
+        """
         ...

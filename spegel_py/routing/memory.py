@@ -8,43 +8,43 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping
 
 from spegel_py.errors import PeerRefused, PeerStalled, PeerUnreachable
-from spegel_py.routing.base import MAX_ANSWER, NOTHING, Answerer, Peer
+from spegel_py.routing.base import MAX_RESPONSE, NOTHING, Peer, RequestHandler
 
 
 class MemoryNetwork:
-    """Joins memory routers: each sees what the others advertise, at once."""
+    """Connects memory routers: each sees at once the keys that the others advertise."""
 
     def __init__(self) -> None:
         self.members: dict[Peer, dict[str, float]] = {}
-        self.answerers: dict[Peer, Answerer] = {}
+        self.handlers: dict[Peer, RequestHandler] = {}
         self.silent: set[str] = set()
-        self._couriers: list[MemoryCourier] = []
+        self._clients: list[MemoryRequestResponse] = []
 
     def join(self, peer: Peer) -> MemoryRouter:
-        """Return a router that speaks for `peer` in this network."""
+        """Return the router of a new member `peer`."""
         self.members[peer] = {}
         return MemoryRouter(self, peer)
 
-    def courier(self, peer: Peer) -> MemoryCourier:
-        """Return a courier for a member, which takes part from now on."""
-        self.answerers[peer] = _refuse
-        self._couriers.append(MemoryCourier(self, peer))
+    def requests(self, peer: Peer) -> MemoryRequestResponse:
+        """Return the request-response port of a member, which is a partner from now on."""
+        self.handlers[peer] = _refuse
+        self._clients.append(MemoryRequestResponse(self, peer))
         self._changed()
-        return self._couriers[-1]
+        return self._clients[-1]
 
     def leave(self, peer: Peer) -> None:
-        """Drop a member with all it advertised, as a death or a goodbye does."""
+        """Drop a member with all keys it advertised, as a death or a goodbye does."""
         self.members.pop(peer, None)
-        self.answerers.pop(peer, None)
+        self.handlers.pop(peer, None)
         self._changed()
 
     def silence(self, peer: Peer, *, on: bool = True) -> None:
-        """Let a member answer nobody, as one that hangs, or let it again."""
+        """Start or stop dropping all requests to a member, as if it hung."""
         (self.silent.add if on else self.silent.discard)(peer.id)
 
     def _changed(self) -> None:
-        for courier in self._couriers:
-            courier.changed.set()
+        for client in self._clients:
+            client.changed.set()
 
 
 class MemoryRouter:
@@ -82,8 +82,8 @@ class MemoryRouter:
         return len(self._network.members) > 1
 
 
-class MemoryCourier:
-    """The Courier port over a MemoryNetwork."""
+class MemoryRequestResponse:
+    """The RequestResponse port over a MemoryNetwork."""
 
     def __init__(self, network: MemoryNetwork, peer: Peer) -> None:
         self._network = network
@@ -95,12 +95,12 @@ class MemoryCourier:
         return self._peer.id
 
     def partners(self) -> Mapping[str, Peer]:
-        return {peer.id: peer for peer in self._network.answerers if peer != self._peer}
+        return {peer.id: peer for peer in self._network.handlers if peer != self._peer}
 
-    def answer_with(self, answerer: Answerer) -> None:
-        self._network.answerers[self._peer] = answerer
+    def set_handler(self, handler: RequestHandler) -> None:
+        self._network.handlers[self._peer] = handler
 
-    async def ask(self, peer_id: str, question: bytes, *, timeout: float) -> bytes:
+    async def request(self, peer_id: str, message: bytes, *, timeout: float) -> bytes:
         await asyncio.sleep(0)
         if peer_id in self._network.silent or not timeout:
             await asyncio.sleep(timeout)
@@ -108,13 +108,13 @@ class MemoryCourier:
         if (partner := self.partners().get(peer_id)) is None:
             raise PeerUnreachable(f"{peer_id} is not connected")
         try:
-            answer = self._network.answerers[partner](self.id, question)
+            response = self._network.handlers[partner](self.id, message)
         except ValueError as error:
-            raise PeerRefused(f"{peer_id} does not answer this: {error}", status=400) from error
-        if len(answer) > MAX_ANSWER:
-            raise PeerRefused(f"{peer_id} answers with {len(answer)} bytes", status=400)
-        return answer
+            raise PeerRefused(f"{peer_id} refuses this request: {error}", status=400) from error
+        if len(response) > MAX_RESPONSE:
+            raise PeerRefused(f"{peer_id} responds with {len(response)} bytes", status=400)
+        return response
 
 
 def _refuse(_: str, __: bytes) -> bytes:
-    raise ValueError("nobody answers here")
+    raise ValueError("no handler is set")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from spegel_py.health.agenda import BUDGET, Agenda
+from spegel_py.health.check_scheduler import BUDGET, CheckScheduler
 from spegel_py.health.monitor import LIVEZ, TICK
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p.frames import Refresh, encode
@@ -76,7 +76,7 @@ def simulate(count: int, *, seconds: float = 600.0, seed: int = 1) -> Cost:
 
 
 def _checks(peers: Sequence[Peer], seconds: float, seed: int) -> int:
-    agenda = Agenda(interval=HEALTH, random=Random(seed))
+    agenda = CheckScheduler(interval=HEALTH, random=Random(seed))
     agenda.members(peers, 0.0)
     return sum(len(agenda.due(tick * TICK, BUDGET)) for tick in range(int(seconds / TICK)))
 

@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.routing.libp2p.service import Settings
+from spegel_py.routing.libp2p.service import RouterSettings
 from spegel_py.telemetry import logging
 
 
 async def _serve(options: dict[str, Any]) -> None:
     port = options["port"]
-    settings = Settings(
+    settings = RouterSettings(
         key=Ed25519PrivateKey.generate(),
         host="127.0.0.1",
         port=port,

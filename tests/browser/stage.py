@@ -18,7 +18,7 @@ from typing import Any
 from spegel_py.errors import ManifestUnknown
 from spegel_py.flight.messages import Role
 from spegel_py.flight.shape import Sight
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.inspection.holders import Holders
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurement import Measurement
@@ -73,7 +73,7 @@ class Stage:
             Peer(self._peer_id(), f"10.12.{number // 4}.{number * 7 + 4}", 5000)
             for number in range(peers)
         ]
-        self.health = {peer.id: State.HEALTHY for peer in self.peers}
+        self.health = {peer.id: HealthState.HEALTHY for peer in self.peers}
         self.history: dict[str, Any] = {"alerts": [], "isolation": [], "actions": []}
         self.alerts: list[dict[str, Any]] = []
         self.tags: dict[str, float] = {}
@@ -155,8 +155,8 @@ class Stage:
 
     def worry(self) -> None:
         """Let a peer be silent, another fail its checks, and one be lost; and have a past."""
-        self.health[self.peers[4].id] = State.SUSPECTED
-        self.health[self.peers[7].id] = State.UNHEALTHY
+        self.health[self.peers[4].id] = HealthState.SUSPECTED
+        self.health[self.peers[7].id] = HealthState.UNHEALTHY
         lost = props.alert(
             3, "P2", "peer-lost", "10.12.3.71:5000", "it left without a goodbye", NOW - 95, None
         )
@@ -299,7 +299,7 @@ class Stage:
             address=peer.authority,
             agent="spegel-py/0.1.0",
             keys=4200 + 137 * number,
-            heard=1.7 + 0.2 * number if self.health[peer.id] is State.HEALTHY else 7.4,
+            heard=1.7 + 0.2 * number if self.health[peer.id] is HealthState.HEALTHY else 7.4,
             skew=0.01 * (number - 4),
             peer=peer,
             interval=4.0,

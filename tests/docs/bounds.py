@@ -12,7 +12,7 @@ from spegel_py.mirror import budget, opening
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
 from spegel_py.registry import connection, room, server
-from spegel_py.routing.base import MAX_ANSWER, MAX_WORDS
+from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import bounds, dialling, frames, kademlia, location, mesh, records
 from spegel_py.telemetry import ledger
 from spegel_py.transfer import exchange
@@ -111,7 +111,7 @@ def _bounds() -> Iterator[Bound]:
     )
     yield Bound(
         "Question between nodes, and its answer",
-        f"{_size(MAX_WORDS)}, {_size(MAX_ANSWER)}",
+        f"{_size(MAX_REQUEST)}, {_size(MAX_RESPONSE)}",
         "routing.base",
     )
     yield Bound(

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spegel_py.oci.build import Image
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.routing.libp2p.service import Settings
+from spegel_py.routing.libp2p.service import RouterSettings
 from spegel_py.telemetry import logging
 from tests.lab import Lab, Node, until
 
@@ -120,7 +120,7 @@ async def _holders(router: Libp2pRouter, key: str) -> list[str]:
 
 def _router(host: str, peers: Sequence[str]) -> Libp2pRouter:
     return Libp2pRouter(
-        settings=Settings(
+        settings=RouterSettings(
             key=Ed25519PrivateKey.generate(),
             host=host,
             port=_PORT,

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 import pytest_asyncio
 
-from spegel_py.health.condition import PROOF
+from spegel_py.health.peer_health import PROOF
 from spegel_py.oci.build import Image
 from tests.images import image
 from tests.integration.cluster import blob_path, events, heal, metric, publish, start_cluster

@@ -406,7 +406,9 @@ async def test_a_standard_peer_is_served_and_believed() -> None:
                 got.add(key)
                 return True
 
-            answers = kademlia.Answers(lambda key: [], lambda raw: [], provide, lambda reason: None)
+            answers = kademlia.KademliaBackend(
+                lambda key: [], lambda raw: [], provide, lambda reason: None
+            )
             host.set_stream_handler(
                 kademlia.PROTOCOL, kademlia.KademliaServer(host, answers).handle
             )

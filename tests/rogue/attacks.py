@@ -25,7 +25,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.flight import messages
-from spegel_py.routing.libp2p import kademlia, questions
+from spegel_py.routing.libp2p import kademlia, request_response
 from spegel_py.routing.libp2p.keys import name_hash, record_key
 from tests.rogue.peer import RoguePeer, frame, hello, key_set
 from tests.rogue.registry import CHECKS, MANIFEST, WAYS, RogueRegistry
@@ -314,7 +314,7 @@ def waiting_coordinator(seconds: float) -> Attack:
         async with AsyncExitStack() as stack:
             for _ in range(8):
                 rogue = RoguePeer(world.address)
-                rogue.on(questions.PROTOCOL, answer)
+                rogue.on(request_response.PROTOCOL, answer)
                 await stack.enter_async_context(
                     joined(world, rogue, hello(":5000", shares=True), *key_set([]))
                 )

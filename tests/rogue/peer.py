@@ -17,7 +17,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p import announce, compat, kademlia, questions
+from spegel_py.routing.libp2p import announce, compat, kademlia, request_response
 from spegel_py.routing.libp2p.addresses import multiaddr
 
 KEYS_PER_FRAME = 9_000
@@ -60,7 +60,7 @@ class RoguePeer:
         self.host: BasicHost = compat.build_host(
             Ed25519PrivateKey.generate(), announce=lambda: listens
         )
-        for protocol in (announce.PROTOCOL, kademlia.PROTOCOL, questions.PROTOCOL):
+        for protocol in (announce.PROTOCOL, kademlia.PROTOCOL, request_response.PROTOCOL):
             self.on(protocol, _read_all)
 
     def on(self, protocol: Any, handler: StreamHandlerFn) -> None:

@@ -35,7 +35,7 @@ from spegel_py.routing.libp2p.frames import (
 )
 from spegel_py.routing.libp2p.location import names_nobody
 from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
-from spegel_py.routing.libp2p.sharing import LocalKeys, Share
+from spegel_py.routing.libp2p.sharing import LocalKeys, PeerSyncState
 from spegel_py.routing.libp2p.streams import MessageReader, finish
 
 PROTOCOL = TProtocol(frames.PROTOCOL)
@@ -49,7 +49,7 @@ Carried = Callable[[Literal["sent", "received"], str, int], None]
 """Is told of every frame: which way it went, its kind and its bytes. It is called on the Trio thread."""
 
 
-class Situation(Protocol):
+class AnnounceContext(Protocol):
     """What a link needs to know of its node; all of it changes while the link runs."""
 
     @property
@@ -69,7 +69,7 @@ class Situation(Protocol):
         ...
 
 
-class Receiver:
+class AnnounceReceiver:
     """Hears peers' announcements into the record table.
 
     `address_of` gives the IP address at which a connected peer is known to be; `claims` is told of another one that
@@ -176,18 +176,24 @@ class Receiver:
             self._dropped("too-many-keys")
 
 
-class Link:
+class AnnounceStream:
     """Keeps one peer up to date about what is held here."""
 
     def __init__(
-        self, *, host: BasicHost, peer: ID, local: LocalKeys, situation: Situation, carried: Carried
+        self,
+        *,
+        host: BasicHost,
+        peer: ID,
+        local: LocalKeys,
+        situation: AnnounceContext,
+        carried: Carried,
     ) -> None:
         self._host = host
         self._peer = peer
         self._local = local
         self._situation = situation
         self._carried = carried
-        self._share = Share()
+        self._share = PeerSyncState()
         self._told: Hello | None = None
         self._waiting = trio.CancelScope()
 

@@ -51,7 +51,7 @@ def _is_loopback(address: str) -> bool:
     return bool(address) and ipaddress.ip_address(address).is_loopback
 
 
-class AddressBook:
+class ConnectionCounts:
     """How many inbound connections each address holds."""
 
     def __init__(self, limit: int) -> None:

@@ -75,11 +75,11 @@ from multiaddr import Multiaddr
 from spegel_py.errors import PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p.bounds import (
     MAX_CONNECTIONS_PER_ADDRESS,
-    AddressBook,
+    ConnectionCounts,
     PeerExceedsBound,
     bound_connection,
 )
-from spegel_py.routing.libp2p.ease import ReadAhead, ease_connection, ease_stream
+from spegel_py.routing.libp2p.speedups import ReadAhead, ease_connection, ease_stream
 from spegel_py.telemetry.logging import Faults
 
 log = structlog.get_logger(__name__)
@@ -113,7 +113,7 @@ class _MeshSwarm(Swarm):
         """Is told of each connection from an address that holds too many."""
         self.noise_key = b""
         """The public key by which others know this process."""
-        self._addresses = AddressBook(MAX_CONNECTIONS_PER_ADDRESS)
+        self._addresses = ConnectionCounts(MAX_CONNECTIONS_PER_ADDRESS)
         self._faults = Faults(log)
 
     def _failed(self, error: Exception) -> None:

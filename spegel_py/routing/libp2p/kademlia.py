@@ -33,7 +33,7 @@ from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.addresses import endpoint
 from spegel_py.routing.libp2p.bounds import MessageBudget, place
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
-from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, Stream, finish, translated
+from spegel_py.routing.libp2p.streams import MessageReader, Stream, StreamPool, finish, translated
 
 PROTOCOL = TProtocol("/spegel/kad/1.0.0")
 CLOSEST = 20
@@ -61,7 +61,7 @@ class Contact:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class KademliaBackend:
     """What the server side needs to know to answer; all are called on the Trio side."""
 
     providers: Callable[[bytes], list[Contact]]
@@ -77,7 +77,7 @@ class Answers:
 class KademliaServer:
     """Answers other nodes' messages."""
 
-    def __init__(self, host: BasicHost, answers: Answers) -> None:
+    def __init__(self, host: BasicHost, answers: KademliaBackend) -> None:
         self._host = host
         self._answers = answers
         self._budget = MessageBudget()
@@ -148,17 +148,17 @@ class KademliaClient:
 
     def __init__(self, host: BasicHost) -> None:
         self._host = host
-        self._exchanges: Exchanges[Message] = Exchanges(host, PROTOCOL, timeout=REQUEST_TIMEOUT)
+        self._streams: StreamPool[Message] = StreamPool(host, PROTOCOL, timeout=REQUEST_TIMEOUT)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[KademliaClient]:
         """Answer callers while the block lasts; questions under way are given up at its end."""
-        async with self._exchanges.running():
+        async with self._streams.running():
             yield self
 
     def forget(self, peer: ID) -> None:
         """Drop the streams kept to a peer that is gone."""
-        self._exchanges.forget(peer)
+        self._streams.forget(peer)
 
     async def find_node(self, peer: ID, target: bytes) -> list[Contact]:
         """Return the peers that `peer` knows closest to a raw key, at most as many as an answer may hold."""
@@ -219,7 +219,7 @@ class KademliaClient:
             answer.ParseFromString(raw)
             return answer
 
-        return await self._exchanges.ask(peer, ask)
+        return await self._streams.exchange(peer, ask)
 
 
 def own_addresses(host: BasicHost) -> tuple[Multiaddr, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 
-class Lock:
+class FastLock:
     """Does what `trio.Lock` does, and `trio.Semaphore(1)`, but gives the event loop no turn when nobody holds it.
 
     Trio has every call that may wait let everybody else run first, at the price of a look for events: a system call,

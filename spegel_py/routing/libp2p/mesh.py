@@ -25,18 +25,23 @@ from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
-from spegel_py.routing.libp2p.announce import Carried, Link, say_goodbye
+from spegel_py.routing.libp2p.announce import AnnounceStream, Carried, say_goodbye
 from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS, is_full, place
 from spegel_py.routing.libp2p.dialling import DIAL_TIMEOUT, MAX_DIALS, Dialler
+from spegel_py.routing.libp2p.duplicate_identities import PATIENCE, REMEMBERED, DuplicateIdentities
 from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, strip_peer
 from spegel_py.routing.libp2p.location import Locations, without_nobodies
 from spegel_py.routing.libp2p.password import PasswordProof
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.sharing import LocalKeys, Plan, next_interval, tells_everything
+from spegel_py.routing.libp2p.sharing import (
+    KeyPlacement,
+    LocalKeys,
+    next_interval,
+    tells_everything,
+)
 from spegel_py.routing.libp2p.standard import StandardLink
 from spegel_py.routing.libp2p.thread import TaskStatus
-from spegel_py.routing.libp2p.twins import PATIENCE, REMEMBERED, Twins
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +95,7 @@ class Mesh:
         self._kademlia = kademlia
         self._base_interval = interval
         self._limit = limit
-        self._plan = Plan(replication=replication)
+        self._plan = KeyPlacement(replication=replication)
         self._provider_addresses = provider_addresses
         self._password = password
         self._carried = carried
@@ -117,7 +122,7 @@ class Mesh:
         self._dialler = Dialler(
             host=host, connected=self._tasks, contact=self.contact, twin=self._met_twin
         )
-        self.twins = Twins(time.monotonic)
+        self.twins = DuplicateIdentities(time.monotonic)
         self._ping = PingService(host)
         self._leaving = False
 
@@ -349,7 +354,7 @@ class Mesh:
                     )
                     await standard.run()
                 else:
-                    link = Link(
+                    link = AnnounceStream(
                         host=self._host,
                         peer=peer,
                         local=self._local,

@@ -24,11 +24,11 @@ from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.addresses import check_port_free
 from spegel_py.routing.libp2p.announce import Carried
 from spegel_py.routing.libp2p.bootstrap import Bootstrap, Target
-from spegel_py.routing.libp2p.courier import Libp2pCourier
 from spegel_py.routing.libp2p.joining import Joining
 from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.service import Service, Settings
+from spegel_py.routing.libp2p.request_response import Libp2pRequestResponse
+from spegel_py.routing.libp2p.service import RouterSettings, Service
 from spegel_py.routing.libp2p.sharing import LocalKeys
 from spegel_py.routing.libp2p.thread import TrioThread
 
@@ -48,7 +48,7 @@ class Libp2pRouter:
     def __init__(
         self,
         *,
-        settings: Settings,
+        settings: RouterSettings,
         bootstrap: Bootstrap,
         dropped: Callable[[str], None] = lambda reason: None,
         carried: Carried = lambda direction, frame, size: None,
@@ -67,7 +67,9 @@ class Libp2pRouter:
         self._given_up = asyncio.Event()
         self._life = Life(number=0, is_up=False, since=time.monotonic())
         self._life_changed = asyncio.Event()
-        self.courier = Libp2pCourier(id=self.id, table=lambda: self._table, ask=self._ask)
+        self.requests = Libp2pRequestResponse(
+            id=self.id, table=lambda: self._table, send=self._request
+        )
         self._joining = Joining(
             bootstrap=bootstrap,
             is_connected=lambda: bool(self._table.connected()),
@@ -256,7 +258,7 @@ class Libp2pRouter:
         local.age(_times(self._keys))
         # a table of its own for each life: one that was left behind may wake up, and must not write into this one's
         self._table = RecordTable(
-            rng=self._rng, changed=partial(_set_soon, self.courier.changed, loop)
+            rng=self._rng, changed=partial(_set_soon, self.requests.changed, loop)
         )
         service = Service(
             settings=self._settings,
@@ -264,7 +266,7 @@ class Libp2pRouter:
             local=local,
             dropped=self._dropped,
             rng=self._rng,
-            answer=self.courier.answer,
+            handler=self.requests.handle,
             carried=self._carried,
         )
         thread = TrioThread(service.run)
@@ -325,11 +327,11 @@ class Libp2pRouter:
             self._service.shut()
         return RouterUnavailable("it did not answer")
 
-    async def _ask(self, peer: str, question: bytes) -> bytes:
+    async def _request(self, peer: str, message: bytes) -> bytes:
         service, thread = self._service, self._thread
         if service is None or thread is None:
             raise RouterUnavailable("the libp2p side is not running")
-        return await thread.call(service.ask, peer, question)
+        return await thread.call(service.request, peer, message)
 
     async def _reach(self, targets: Sequence[Target]) -> int:
         service, thread = self._service, self._thread

@@ -13,8 +13,8 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import RouterUnavailable
-from spegel_py.routing.base import Answerer, Peer
-from spegel_py.routing.libp2p import announce, compat, kademlia, questions
+from spegel_py.routing.base import Peer, RequestHandler
+from spegel_py.routing.libp2p import announce, compat, kademlia, request_response
 from spegel_py.routing.libp2p.addresses import OwnAddresses, listen_addresses
 from spegel_py.routing.libp2p.bootstrap import Target
 from spegel_py.routing.libp2p.hop import hop
@@ -22,8 +22,8 @@ from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient, KademliaS
 from spegel_py.routing.libp2p.keys import closest, position, record_key
 from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.password import PasswordProof
-from spegel_py.routing.libp2p.questions import Answers, Questions
 from spegel_py.routing.libp2p.records import RecordTable
+from spegel_py.routing.libp2p.request_response import RequestResponseClient, RequestResponseHandler
 from spegel_py.routing.libp2p.sharing import LocalKeys
 from spegel_py.routing.libp2p.thread import TaskStatus
 
@@ -38,7 +38,7 @@ GOODBYE_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class RouterSettings:
     """What the libp2p side is built from; hosts are IP literals, or empty for all interfaces."""
 
     key: Ed25519PrivateKey
@@ -62,13 +62,13 @@ class Service:
     def __init__(
         self,
         *,
-        settings: Settings,
+        settings: RouterSettings,
         table: RecordTable,
         local: LocalKeys,
         dropped: Callable[[str], None],
         carried: announce.Carried,
         rng: random.Random,
-        answer: Answerer,
+        handler: RequestHandler,
     ) -> None:
         self._settings = settings
         self._table = table
@@ -99,9 +99,10 @@ class Service:
             rng=rng,
         )
         server = KademliaServer(
-            self._host, kademlia.Answers(self._providers, self._closest, self._provide, dropped)
+            self._host,
+            kademlia.KademliaBackend(self._providers, self._closest, self._provide, dropped),
         )
-        receiver = announce.Receiver(
+        receiver = announce.AnnounceReceiver(
             table=table,
             clock=time.monotonic,
             address_of=self._mesh.address_of,
@@ -113,9 +114,11 @@ class Service:
         )
         self._host.set_stream_handler(kademlia.PROTOCOL, server.handle)
         self._host.set_stream_handler(announce.PROTOCOL, receiver.handle)
-        self._questions = Questions(self._host)
+        self._requests = RequestResponseClient(self._host)
         if settings.shares:
-            self._host.set_stream_handler(questions.PROTOCOL, Answers(answer, dropped).handle)
+            self._host.set_stream_handler(
+                request_response.PROTOCOL, RequestResponseHandler(handler, dropped).handle
+            )
 
     async def run(
         self, stop: trio.Event, task_status: TaskStatus = trio.TASK_STATUS_IGNORED
@@ -125,7 +128,7 @@ class Service:
         async with (
             self._host.run(listen),
             self._kademlia.running(),
-            self._questions.running(),
+            self._requests.running(),
             trio.open_nursery() as nursery,
         ):
             if len(self._host.get_network().listeners) < len(listen):
@@ -211,9 +214,9 @@ class Service:
             if len(taken) > limit:
                 nursery.cancel_scope.cancel()
 
-    async def ask(self, peer: str, question: bytes) -> bytes:
-        """Return a peer's answer to a question of those that share what they are pulling."""
-        return await self._questions.ask(ID.from_base58(peer), question)
+    async def request(self, peer: str, message: bytes) -> bytes:
+        """Return a peer's response to a request."""
+        return await self._requests.request(ID.from_base58(peer), message)
 
     def twins(self) -> Mapping[str, str]:
         """Return the nodes that share an identity, each with a sentence: see `twins`."""

@@ -78,7 +78,7 @@ class LocalKeys:
         return list(self._log)[len(self._log) - missing :] if missing else []
 
 
-class Share:
+class PeerSyncState:
     """What one peer has been told so far, and what it is to be told next."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ def next_interval(before: float, *, base: float, peers: int) -> float:
     return before if least <= before <= least * ROOM**2 else round(least * ROOM, 1)
 
 
-class Plan:
+class KeyPlacement:
     """Which keys go to which peers in a large cluster, and to peers that speak only standard Kademlia.
 
     Working out the closest peers of a key costs 0.04 ms with 200 peers, so it is kept until the members change.

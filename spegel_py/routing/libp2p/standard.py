@@ -10,7 +10,7 @@ from libp2p.host.ping import PingService
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p.announce import Situation
+from spegel_py.routing.libp2p.announce import AnnounceContext
 from spegel_py.routing.libp2p.kademlia import KademliaClient
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ class StandardLink:
         kademlia: KademliaClient,
         ping: PingService,
         part: Callable[[], Collection[bytes]],
-        situation: Situation,
+        situation: AnnounceContext,
         provider_addresses: Callable[[], list[Multiaddr]],
         lost: Callable[[str], None],
     ) -> None:

@@ -126,7 +126,7 @@ class MessageReader:
         return bytes(buffer)
 
 
-class Exchanges(Generic[T]):
+class StreamPool(Generic[T]):
     """Questions to peers over one protocol, each `timeout` seconds at most, over streams that are kept: at most `most`
     of them to one peer. With `is_known` every peer that is asked speaks it, so that a stream need not be negotiated
     first: one that does not would take the question for another proposal, and py-libp2p's host dies of some.
@@ -167,7 +167,7 @@ class Exchanges(Generic[T]):
         """Drop the streams kept to a peer that is gone."""
         self._idle.pop(peer, None)
 
-    async def ask(self, peer: ID, use: Callable[[Stream], Awaitable[T]]) -> T:
+    async def exchange(self, peer: ID, use: Callable[[Stream], Awaitable[T]]) -> T:
         """Return what `use` makes of a stream to the peer. Raises the PeerError that it raises, PeerUnreachable for any
         other failure."""
         if self._nursery is None:

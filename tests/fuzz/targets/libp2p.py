@@ -221,7 +221,7 @@ class _KademliaPeer:
         self.told: list[Multiaddr] = []
         self.server = kademlia.KademliaServer(
             host,
-            kademlia.Answers(
+            kademlia.KademliaBackend(
                 providers=lambda _: [kademlia.Contact(host.get_id(), tuple(self.told))],
                 closest=lambda _: [kademlia.Contact(host.get_id(), tuple(self.told))],
                 provide=self._provide,

@@ -19,7 +19,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from structlog.testing import capture_logs
 
 from spegel_py.flight import messages
-from spegel_py.routing.libp2p import announce, compat, frames, kademlia, questions
+from spegel_py.routing.libp2p import announce, compat, frames, kademlia, request_response
 from spegel_py.routing.libp2p.addresses import multiaddr
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS
 from spegel_py.routing.libp2p.keys import record_key
@@ -81,7 +81,7 @@ _SPOKEN = (
     + frames.encode(frames.SetPart((libp2p.KEY,), True, True, True))
     + frames.encode(frames.Refresh(7, 7)),
     _proposed(announce.PROTOCOL) + frames.encode(frames.Resync()),
-    _proposed(questions.PROTOCOL) + struct.pack(">H", 2) + b"{}",
+    _proposed(request_response.PROTOCOL) + struct.pack(">H", 2) + b"{}",
     _proposed("/ipfs/id/1.0.0"),
     _proposed("/ipfs/ping/1.0.0") + bytes(32),
     _proposed("ls"),
@@ -134,7 +134,9 @@ class _Node:
         handlers: dict[Any, Callable[[Any], Awaitable[None]]] = {
             kademlia.PROTOCOL: kademlia.KademliaServer(self.node, _answers()).handle,
             announce.PROTOCOL: _receiver().handle,
-            questions.PROTOCOL: questions.Answers(_answer, lambda _: None).handle,
+            request_response.PROTOCOL: request_response.RequestResponseHandler(
+                _answer, lambda _: None
+            ).handle,
         }
         for protocol, handler in handlers.items():
             self.node.set_stream_handler(protocol, handler)
@@ -200,8 +202,8 @@ def _tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
-def _answers() -> kademlia.Answers:
-    return kademlia.Answers(
+def _answers() -> kademlia.KademliaBackend:
+    return kademlia.KademliaBackend(
         providers=lambda _: [],
         closest=lambda _: [],
         provide=lambda *_: True,
@@ -209,8 +211,8 @@ def _answers() -> kademlia.Answers:
     )
 
 
-def _receiver() -> announce.Receiver:
-    return announce.Receiver(
+def _receiver() -> announce.AnnounceReceiver:
+    return announce.AnnounceReceiver(
         table=RecordTable(rng=random.Random(1)),
         clock=time.monotonic,
         address_of=lambda _: "127.0.0.1",

@@ -182,9 +182,9 @@ async def start_node(
             connect=0.3, first_byte=0.5, stall=0.5, resolve=0.02, manifest=1.0, blob=2.0
         )
         me = Peer(name, "127.0.0.1", free_port())
-        router, courier = network.join(me), network.courier(me)
+        router, requests = network.join(me), network.requests(me)
         flights = Flights(
-            courier=courier, ingests=ingests, store=store, rules=rules, led=metrics.flight.led,
+            requests=requests, ingests=ingests, store=store, rules=rules, led=metrics.flight.led,
             advertised=lambda: network.members.get(me, {}),
         )  # fmt: skip
         metrics.flight.watch(flights.counts)

@@ -388,14 +388,14 @@ async def test_a_steward_that_cannot_tell_the_tree_is_asked_for_sources_all_the_
         await nodes(3, replace(TALKATIVE, look=0.05)), upstream.digest
     )
     pulls = [await started(leader), await started(follower)]
-    answer = steward.network.answerers[steward.peer]
+    answer = steward.network.handlers[steward.peer]
 
     def older(name: str, question: bytes) -> bytes:
         if b'"look"' in question:
             raise MessageError("no question of this protocol")
         return answer(name, question)
 
-    steward.network.answerers[steward.peer] = older
+    steward.network.handlers[steward.peer] = older
     [seen] = await follower.flights.look()
     assert follower.flights._deaf == {}
     steward.network.silence(steward.peer)

@@ -30,7 +30,7 @@ from spegel_py.flight.messages import (
     encode,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.routing.base import MAX_ANSWER, MAX_WORDS
+from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 
 DIGEST = Digest.of(b"layer")
 DIGESTS = st.builds(Digest.of, st.binary(max_size=4), st.sampled_from(["sha256", "sha512"]))
@@ -84,7 +84,7 @@ def test_a_question_is_read_back_as_it_was_written(question: Question) -> None:
     """Encoding and decoding are inverse, and within the bound."""
     raw = encode(question)
     assert decode_question(raw) == question
-    assert len(raw) <= MAX_WORDS
+    assert len(raw) <= MAX_REQUEST
 
 
 @given(REPLIES)
@@ -92,7 +92,7 @@ def test_a_reply_is_read_back_as_it_was_written(reply: Reply) -> None:
     """Encoding and decoding are inverse, and within the bound."""
     raw = encode(reply)
     assert decode_reply(raw) == reply
-    assert len(raw) <= MAX_ANSWER
+    assert len(raw) <= MAX_RESPONSE
 
 
 @given(st.binary(max_size=300))
@@ -213,7 +213,7 @@ def test_a_malformed_question_is_refused(fields: dict[str, object]) -> None:
         b'{"kind": "ask"}',
         b"[]",
         b"[" * 1000,
-        b'{"kind": "alone", "x": "' + b"x" * MAX_ANSWER + b'"}',
+        b'{"kind": "alone", "x": "' + b"x" * MAX_RESPONSE + b'"}',
     ],
 )
 def test_a_malformed_reply_is_refused(raw: bytes) -> None:
@@ -231,7 +231,7 @@ def test_the_longest_shape_is_within_the_bound() -> None:
         for number in range(messages.MAX_PLACES)
     )
     raw = encode(Shape(places, messages.MAX_OFFSET))
-    assert len(raw) <= MAX_ANSWER
+    assert len(raw) <= MAX_RESPONSE
     assert decode_reply(raw) == Shape(places, messages.MAX_OFFSET)
 
 

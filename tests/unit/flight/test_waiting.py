@@ -39,13 +39,13 @@ class Cluster:
         self.network = MemoryNetwork()
         self.asked: list[tuple[str, float]] = []
         self.clock = asyncio.get_running_loop().time
-        couriers = {member.id: self.network.courier(member) for member in MEMBERS}
-        for name, courier in couriers.items():
+        clients = {member.id: self.network.requests(member) for member in MEMBERS}
+        for name, client in clients.items():
             if name != "n0":
-                courier.answer_with(self._answerer(name, says.get(name, lambda _: Lead(1.0))))
+                client.set_handler(self._answerer(name, says.get(name, lambda _: Lead(1.0))))
         self.ingests = MemoryIngests()
         self.flights = Flights(
-            courier=couriers["n0"], ingests=self.ingests, store=MemoryStore(), clock=self.clock
+            requests=clients["n0"], ingests=self.ingests, store=MemoryStore(), clock=self.clock
         )
 
     def _answerer(self, name: str, says: Callable[[float], Reply]) -> Callable[[str, bytes], bytes]:

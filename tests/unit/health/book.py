@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from spegel_py.health.condition import Rules
 from spegel_py.health.events import HealthEvent, Kind
 from spegel_py.health.health import Health
+from spegel_py.health.peer_health import HealthRules
 from spegel_py.routing.base import Member, Peer
 from spegel_py.telemetry.metrics import Metrics
 
@@ -21,7 +21,7 @@ class Book(Health):
         self.events: list[HealthEvent] = []
         self.goodbyes: set[str] = set()
         super().__init__(
-            rules=Rules(),
+            rules=HealthRules(),
             interval=10.0,
             metrics=self.metrics.health,
             random=Random(seed),

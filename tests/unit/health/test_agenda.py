@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spegel_py.health.agenda import BUDGET, INTEREST, OTHERS, Agenda
+from spegel_py.health.check_scheduler import BUDGET, INTEREST, OTHERS, CheckScheduler
 from spegel_py.routing.base import Peer
 from tests.benchmarks.liveness import simulate
 
@@ -22,11 +22,13 @@ def peers(count: int) -> list[Peer]:
     return [Peer(f"p{number:04}", "10.0.0.1", 5000 + number) for number in range(count)]
 
 
-def agenda(seed: int = 1) -> Agenda:
-    return Agenda(interval=INTERVAL, random=Random(seed))
+def agenda(seed: int = 1) -> CheckScheduler:
+    return CheckScheduler(interval=INTERVAL, random=Random(seed))
 
 
-def checks(one: Agenda, seconds: float, *, start: float = 0.0) -> Iterator[tuple[float, Peer]]:
+def checks(
+    one: CheckScheduler, seconds: float, *, start: float = 0.0
+) -> Iterator[tuple[float, Peer]]:
     """Yield every check with its time."""
     for tick in range(int(seconds / TICK)):
         now = start + tick * TICK

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spegel_py.health.forecast import BAD_FOR, ENOUGH, HORIZON, Forecast, Series
+from spegel_py.health.forecast import BAD_FOR, ENOUGH, HORIZON, CostSeries, Forecast
 
 EVERY = 10.0
 """Seconds between samples: active checks."""
 
 
-def series(floor: float = 0.02, limit: float = 3.0) -> Series:
-    return Series(floor=floor, limit=limit)
+def series(floor: float = 0.02, limit: float = 3.0) -> CostSeries:
+    return CostSeries(floor=floor, limit=limit)
 
 
 def fed(

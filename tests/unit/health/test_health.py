@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.health import health as module
-from spegel_py.health.condition import BAD, DOUBT
-from spegel_py.health.events import Kind, State
+from spegel_py.health.events import HealthState, Kind
+from spegel_py.health.peer_health import BAD, DOUBT
 from spegel_py.routing.base import Peer
 from tests.unit.health.book import A, B, Book, C, member
 
@@ -25,7 +25,7 @@ def beat(book: Book, seconds: int, *peers: Peer, start: float = 0.0) -> None:
 def test_nothing_known_is_healthy() -> None:
     """A peer nobody knows anything about has all its weight."""
     assert Book().weigh(A, 0.0) == 1
-    assert Book().state("a") is State.HEALTHY
+    assert Book().state("a") is HealthState.HEALTHY
 
 
 def test_one_failed_request_ends_the_trust_until_a_check_passes() -> None:
@@ -94,10 +94,10 @@ def test_a_suspicion_is_not_ended_by_being_overtaken() -> None:
     beat(book, 40, A, B)
     for now in (42.5, 43.0):
         book.observe([member(A, heard=now - 36.0), member(B)], now)
-    assert book.state("a") is State.SUSPECTED
+    assert book.state("a") is HealthState.SUSPECTED
     book.overtaken(A, 43.1)
     book.review(43.1)
-    assert (book.state("a"), book.weigh(A, 43.1)) == (State.SUSPECTED, 0)
+    assert (book.state("a"), book.weigh(A, 43.1)) == (HealthState.SUSPECTED, 0)
     assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED]
 
 
@@ -108,16 +108,16 @@ def test_three_failed_requests_outlast_passing_checks() -> None:
         book.failed(A, "stalled", now)
         book.checked(A, None, 0.01, now + 0.5)
     assert book.weigh(A, 3.0) == 0
-    assert book.state("a") is State.UNHEALTHY
+    assert book.state("a") is HealthState.UNHEALTHY
     book.answered(A, 4.0)
-    assert (book.weigh(A, 4.0), book.state("a")) == (1, State.HEALTHY)
+    assert (book.weigh(A, 4.0), book.state("a")) == (1, HealthState.HEALTHY)
     for now in (10.0, 11.0, 12.0):
         book.failed(A, "stalled", now)
     book.checked(A, None, 0.01, 12.5)
     book.review(311.9)
-    assert book.state("a") is State.UNHEALTHY
+    assert book.state("a") is HealthState.UNHEALTHY
     book.review(312.0)
-    assert book.state("a") is State.HEALTHY
+    assert book.state("a") is HealthState.HEALTHY
 
 
 def test_failed_checks_take_the_weight_step_by_step() -> None:
@@ -175,7 +175,7 @@ def test_silence_that_ends_is_a_false_alarm() -> None:
     for tick in range(7):
         now = 40.0 + tick / 2
         book.observe([member(A, heard=now - 36.0), member(B)], now)
-    assert book.state("a") is State.SUSPECTED
+    assert book.state("a") is HealthState.SUSPECTED
     beat(book, 40, A, B, start=43.5)
     assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED, Kind.HEALTHY, Kind.FALSE_ALARM]
     assert book.weigh(A, 83.0) == 1
@@ -224,7 +224,7 @@ def test_what_was_under_way_at_a_goodbye_says_nothing(*, is_observed: bool) -> N
     for now in range(1, 10):
         book.checked(A, "refused", 0.1, float(now))
     assert book.events == []
-    assert book.state("a") is State.HEALTHY
+    assert book.state("a") is HealthState.HEALTHY
     assert A not in book.agenda.due(1.0, 10)
     book.goodbyes.clear()
     book.observe([member(A), member(B)], 11.0)
@@ -254,9 +254,9 @@ def test_a_peer_that_comes_back_starts_afresh() -> None:
     book.observe([member(B)], 4.0)
     book.observe([member(A), member(B)], 5.0)
     assert book.weigh(A, 5.0) == 1
-    assert book.state("a") is State.HEALTHY
+    assert book.state("a") is HealthState.HEALTHY
     book.checked(A, "refused", 0.1, 6.0)
-    assert book.state("a") is State.HEALTHY
+    assert book.state("a") is HealthState.HEALTHY
 
 
 def test_a_peer_that_is_not_told_apart_by_its_address() -> None:
@@ -326,7 +326,7 @@ def test_the_factor_is_a_share_and_states_agree_with_it(steps: list[tuple[str, f
         book.review(now)
         factor = book.weigh(A, now)
         assert 0 <= factor <= 1
-        if book.state("a") is State.UNHEALTHY:
+        if book.state("a") is HealthState.UNHEALTHY:
             assert factor == 0
     turns = [kind for kind in book.kinds if kind in (Kind.SUSPECTED, Kind.UNHEALTHY, Kind.HEALTHY)]
     if "gone" not in dict(steps):

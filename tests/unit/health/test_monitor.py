@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from spegel_py.errors import PeerRefused, PeerUnreachable
-from spegel_py.health.events import Kind, State
+from spegel_py.health.events import HealthState, Kind
 from spegel_py.health.monitor import Monitor
 from spegel_py.routing.base import Member, Peer
 from spegel_py.transfer.base import Deadlines, PeerAnswer, PeerRequest, UpstreamResponse
@@ -109,11 +109,11 @@ def test_a_dead_registry_is_found_within_thirty_seconds(fault: str, seed: int) -
             await asyncio.sleep(60 + seed * 2)
             assert watch.book.events == []
             how, broke = fault, watch.loop.time()
-            await watch.until(lambda: watch.book.state("a") is State.UNHEALTHY, within=30)
+            await watch.until(lambda: watch.book.state("a") is HealthState.UNHEALTHY, within=30)
             assert watch.loop.time() - broke <= 11 + 3 + 2 * (2 + 1)
             assert watch.book.weigh(A, watch.loop.time()) == 0
             how = "ok"
-            await watch.until(lambda: watch.book.state("a") is State.HEALTHY, within=15)
+            await watch.until(lambda: watch.book.state("a") is HealthState.HEALTHY, within=15)
         assert watch.book.kinds == [Kind.UNHEALTHY, Kind.MISSED, Kind.HEALTHY]
 
     virtual.run(main())
@@ -132,7 +132,9 @@ def test_after_a_failed_request_a_black_hole_is_found_within_ten_seconds() -> No
             how, broke = "silent", watch.loop.time()
             watch.book.failed(A, "unreachable", broke)
             assert watch.book.weigh(A, broke) == 0
-            found = await watch.until(lambda: watch.book.state("a") is State.UNHEALTHY, within=10)
+            found = await watch.until(
+                lambda: watch.book.state("a") is HealthState.UNHEALTHY, within=10
+            )
             assert found - broke < 6.5
 
     virtual.run(main())

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.health.passive import Failures
+from spegel_py.health.passive import PassiveCheck
 
 
-def after(*times: float) -> Failures:
-    failures = Failures(fails=3, fail_timeout=300)
+def after(*times: float) -> PassiveCheck:
+    failures = PassiveCheck(fails=3, fail_timeout=300)
     for time in times:
         failures.failed(time)
     return failures
@@ -41,7 +41,7 @@ def test_three_failures_within_the_window_count(
 def test_it_is_the_sliding_window(times: list[float], fails: int) -> None:
     """It is unhealthy exactly if some `fails` failures in a row lie within the window, the last within it of now."""
     times.sort()
-    failures = Failures(fails=fails, fail_timeout=100)
+    failures = PassiveCheck(fails=fails, fail_timeout=100)
     for time in times:
         failures.failed(time)
     now = times[-1] + 50

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from spegel_py.health.predictions import GRACE, PATIENCE, REMEMBERED, REST, Predictions, Verdict
+from spegel_py.health.predictions import (
+    GRACE,
+    PATIENCE,
+    REMEMBERED,
+    REST,
+    PredictionOutcome,
+    Predictions,
+)
 
 
 def foretold(lead: float = 5.0) -> Predictions:
@@ -14,13 +21,17 @@ def foretold(lead: float = 5.0) -> Predictions:
 def test_a_failure_that_was_foretold_is_true_with_its_lead() -> None:
     """The lead is what there really was, and the reason is the prediction's."""
     outcome = foretold().failed("a", reason="dead", now=107.0)
-    assert (outcome.verdict, outcome.lead, outcome.reason) == (Verdict.TRUE, 7.0, "slow")
+    assert (outcome.verdict, outcome.lead, outcome.reason) == (PredictionOutcome.TRUE, 7.0, "slow")
 
 
 def test_a_failure_that_nobody_foretold_is_missed() -> None:
     """It has no lead, and its own reason."""
     outcome = foretold().failed("b", reason="dead", now=107.0)
-    assert (outcome.verdict, outcome.lead, outcome.reason) == (Verdict.MISSED, None, "dead")
+    assert (outcome.verdict, outcome.lead, outcome.reason) == (
+        PredictionOutcome.MISSED,
+        None,
+        "dead",
+    )
 
 
 def test_what_does_not_come_is_a_false_alarm_once() -> None:
@@ -29,9 +40,9 @@ def test_what_does_not_come_is_a_false_alarm_once() -> None:
     over = 100.0 + PATIENCE * 5.0 + GRACE
     assert predictions.overdue(over - 0.1) == []
     [outcome] = predictions.overdue(over)
-    assert (outcome.peer, outcome.verdict) == ("a", Verdict.FALSE)
+    assert (outcome.peer, outcome.verdict) == ("a", PredictionOutcome.FALSE)
     assert predictions.overdue(over) == []
-    assert predictions.failed("a", reason="dead", now=over).verdict is Verdict.MISSED
+    assert predictions.failed("a", reason="dead", now=over).verdict is PredictionOutcome.MISSED
 
 
 def test_a_peer_has_one_prediction_at_a_time() -> None:

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.health.trend import Thresholds, Trend
+from spegel_py.health.trend import ActiveCheck, Thresholds
 
 
-def after(results: str, *, passes: int = 2, fails: int = 3) -> Trend:
+def after(results: str, *, passes: int = 2, fails: int = 3) -> ActiveCheck:
     """Return a trend that has seen these checks: + passed, - failed."""
-    trend = Trend(Thresholds(passes=passes, fails=fails))
+    trend = ActiveCheck(Thresholds(passes=passes, fails=fails))
     for result in results:
         trend.record(passed=result == "+")
     return trend
@@ -49,7 +49,7 @@ def test_only_a_full_run_turns_the_health(results: str, passes: int, fails: int)
 @given(st.text("+-", max_size=40))
 def test_a_turn_is_told_once(results: str) -> None:
     """`record` says so at each turn, and at nothing else."""
-    trend = Trend(Thresholds())
+    trend = ActiveCheck(Thresholds())
     for result in results:
         was = trend.is_healthy
         assert trend.record(passed=result == "+") == (trend.is_healthy != was)

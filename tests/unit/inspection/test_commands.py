@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from spegel_py.cli import main
 from spegel_py.config import REGISTRY
 from spegel_py.errors import BlobUnknown
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.inspection.node import SETTINGS
 from spegel_py.inspection.page import size, span
 from spegel_py.oci.digest import Digest
@@ -65,7 +65,9 @@ class Metered:
 
     def app(self) -> web.Application:
         router = self.network.join(Peer("me", "127.0.0.1", 1))
-        whereabouts = Whereabouts(store=self.store, router=router, health=lambda _: State.SUSPECTED)
+        whereabouts = Whereabouts(
+            store=self.store, router=router, health=lambda _: HealthState.SUSPECTED
+        )
         routes = debug_routes(ledger=self.ledger, whereabouts=whereabouts)
         return create_metrics_app(metrics=self.metrics, state=self.state, routes=routes)
 
@@ -76,7 +78,7 @@ class Metered:
             members=self.members,
             advertised=["r.io/app:v1", str(DIGEST)],
             supervision={"alerts": self.alerts, "actions": [ACTION]},
-            health=lambda _: State.SUSPECTED,
+            health=lambda _: HealthState.SUSPECTED,
             pulls=self.metrics.summary(),
             in_flight=self.in_flight,
         )

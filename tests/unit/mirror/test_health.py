@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spegel_py.errors import BlobUnknown
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.routing.base import Peer
 from tests.unit.health.book import Book
 from tests.unit.mirror.lab import LARGE, SMALL, blob, start_lab
@@ -70,7 +70,7 @@ async def test_an_answer_is_no_network_error(status: int) -> None:
             with pytest.raises(BlobUnknown):
                 await lab.pull(blob(data))
     assert book.events == []
-    assert book.state("peer0") is State.HEALTHY
+    assert book.state("peer0") is HealthState.HEALTHY
 
 
 async def test_with_nobody_healthy_a_pull_still_asks() -> None:
@@ -80,6 +80,6 @@ async def test_with_nobody_healthy_a_pull_still_asks() -> None:
         await lab.serve(FakePeer(SMALL))
         for now in range(3):
             book.checked(lab.peers[0], "refused", 0.1, float(now))
-        assert book.state("peer0") is State.UNHEALTHY
+        assert book.state("peer0") is HealthState.UNHEALTHY
         _, body, _ = await lab.pull(blob(SMALL))
     assert body == SMALL

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
@@ -322,7 +322,7 @@ async def debugging(node: Node, **options: Any) -> AsyncIterator[RawClient]:
 
     router = options.pop("router", None) or node.network.join(Peer("asking", "127.0.0.1", 1))
     whereabouts = Whereabouts(
-        store=node.store, router=router, health=lambda _: State.HEALTHY, **options
+        store=node.store, router=router, health=lambda _: HealthState.HEALTHY, **options
     )
     routes = debug_routes(ledger=node.ledger, whereabouts=whereabouts)
     async with serve(

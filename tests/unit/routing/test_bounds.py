@@ -11,7 +11,7 @@ from spegel_py.routing.libp2p.bounds import (
     MESSAGES,
     MESSAGES_PER_SECOND,
     ON_LOOPBACK,
-    AddressBook,
+    ConnectionCounts,
     MessageBudget,
     PeerExceedsBound,
     is_full,
@@ -24,7 +24,7 @@ from spegel_py.routing.libp2p.bounds import (
 )
 def test_an_address_holds_so_many_connections(address: str, limit: int) -> None:
     """One more is refused, until one of them has ended; other addresses are not concerned."""
-    book = AddressBook(3)
+    book = ConnectionCounts(3)
     held = [book.one_more(address) for _ in range(limit)]
     for each in held:
         each.__enter__()

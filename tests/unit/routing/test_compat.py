@@ -42,8 +42,8 @@ from spegel_py.routing.libp2p.addresses import (
     multiaddr,
 )
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS, MAX_UNREAD
-from spegel_py.routing.libp2p.ease import ReadAhead
-from spegel_py.routing.libp2p.lock import Lock
+from spegel_py.routing.libp2p.lock import FastLock
+from spegel_py.routing.libp2p.speedups import ReadAhead
 from tests.routers import free_port
 from tests.unit.routing.hosts import on_trio, ours, running, stock, until
 
@@ -164,12 +164,12 @@ def test_stock_locks_give_the_others_a_turn_each() -> None:
     async def test() -> None:
         async with _stream() as (_, receiver, _sent_back):
             muxed, turns = receiver.muxed_stream, [0]
-            assert isinstance(muxed.window_lock, Lock)
-            assert isinstance(muxed.conn.streams_lock, Lock)
+            assert isinstance(muxed.window_lock, FastLock)
+            assert isinstance(muxed.conn.streams_lock, FastLock)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_count_turns, turns)
                 await trio.sleep(0)
-                assert await _turns_of(Lock(), turns) == 0
+                assert await _turns_of(FastLock(), turns) == 0
                 assert await _turns_of(trio.Lock(), turns) > 0
                 nursery.cancel_scope.cancel()
 

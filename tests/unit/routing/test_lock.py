@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from spegel_py.routing.libp2p.lock import Lock
+from spegel_py.routing.libp2p.lock import FastLock
 from tests.unit.routing.hosts import on_trio
 
 
@@ -13,7 +13,7 @@ def test_a_free_lock_lets_nobody_else_run_first() -> None:
     """Who takes it, and gives it back, goes on at once."""
 
     async def test() -> None:
-        lock, ran = Lock(), trio.Event()
+        lock, ran = FastLock(), trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep, 0)
             nursery.start_soon(_set, ran)
@@ -28,7 +28,7 @@ def test_who_comes_first_gets_it_first_and_nobody_else_meanwhile() -> None:
     """One at a time, in the order of coming."""
 
     async def test() -> None:
-        lock, order, inside = Lock(), list[int](), 0
+        lock, order, inside = FastLock(), list[int](), 0
 
         async def enter(number: int) -> None:
             nonlocal inside
@@ -61,7 +61,7 @@ def test_who_gives_up_waiting_is_passed_over() -> None:
     """A cancelled wait neither takes the lock nor keeps it from the next."""
 
     async def test() -> None:
-        lock, got = Lock(), trio.Event()
+        lock, got = FastLock(), trio.Event()
         await lock.acquire()
 
         async def take() -> None:

@@ -15,9 +15,9 @@ from spegel_py.routing.libp2p.keys import closest, name_hash, position, record_k
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import (
     REFRESHES_PER_SECOND,
+    KeyPlacement,
     LocalKeys,
-    Plan,
-    Share,
+    PeerSyncState,
     next_interval,
     tells_everything,
 )
@@ -74,7 +74,7 @@ def test_whatever_happens_the_peer_ends_with_what_it_should_hold(
     changes: list[tuple[bool, set[int], str]],
 ) -> None:
     """Through additions, removals, losses and changes of regime, told and held stay equal, checksum included."""
-    local, share, listener = LocalKeys(), Share(), Listener()
+    local, share, listener = LocalKeys(), PeerSyncState(), Listener()
     for added, numbers, regime in changes:
         keys = [POOL[number] for number in numbers]
         local.add(keys) if added else local.remove(keys)
@@ -92,7 +92,7 @@ def test_whatever_happens_the_peer_ends_with_what_it_should_hold(
 
 def test_when_tags_were_pulled_is_told_once_and_again_when_they_are_pulled_anew() -> None:
     """The age follows the key, in both regimes; a peer that lost track hears it again; other keys have none."""
-    local, share, listener = LocalKeys(), Share(), Listener()
+    local, share, listener = LocalKeys(), PeerSyncState(), Listener()
     local.add(POOL[:2])
     assert local.age({POOL[0]: 100.0, POOL[5]: 1.0})
     first = share.next_frames(local, None, now=130.0)
@@ -115,7 +115,7 @@ def test_when_tags_were_pulled_is_told_once_and_again_when_they_are_pulled_anew(
 
 def test_a_change_goes_out_as_a_delta() -> None:
     """One new key among thousands costs one small frame, and nothing new costs nothing."""
-    local, share = LocalKeys(), Share()
+    local, share = LocalKeys(), PeerSyncState()
     local.add(name_hash(f"bulk {number}") for number in range(5000))
     share.next_frames(local, None, now=0.0)
     local.add([POOL[0]])
@@ -125,7 +125,7 @@ def test_a_change_goes_out_as_a_delta() -> None:
 
 def test_a_peer_that_is_too_far_behind_gets_the_whole_set() -> None:
     """When the log of changes is shorter than the gap, the set is sent again."""
-    local, share, listener = LocalKeys(), Share(), Listener()
+    local, share, listener = LocalKeys(), PeerSyncState(), Listener()
     listener.hear(share.next_frames(local, None, now=0.0))
     for _ in range(sharing.LOG_LENGTH):
         local.add([POOL[0]])
@@ -157,7 +157,7 @@ def test_the_regime_changes_with_the_size_and_not_with_every_node() -> None:
 def test_a_key_goes_to_its_closest_peers() -> None:
     """With more peers than copies, every key is told to exactly the closest ones."""
     peers = [bytes([number]) * 38 for number in range(10)]
-    local, plan = LocalKeys(), Plan(replication=3)
+    local, plan = LocalKeys(), KeyPlacement(replication=3)
     local.add(POOL)
     plan.members(peers)
     places = [(position(peer), peer) for peer in peers]
@@ -170,7 +170,7 @@ def test_a_key_goes_to_its_closest_peers() -> None:
 
 def test_with_few_peers_everybody_is_close() -> None:
     """With no more peers than copies, each is told everything."""
-    local, plan = LocalKeys(), Plan(replication=3)
+    local, plan = LocalKeys(), KeyPlacement(replication=3)
     local.add(POOL)
     plan.members([b"a", b"b"])
     assert set(plan.part_for(b"a", local)) == set(POOL)

@@ -72,11 +72,11 @@ def test_a_whole_set_is_told_again_once_in_an_interval() -> None:
     class Situation:
         hello = Hello(INTERVAL, "", 5000)
 
-    link = announce.Link(
+    link = announce.AnnounceStream(
         host=ours(),
         peer=PEER,
         local=LocalKeys(),
-        situation=cast("announce.Situation", Situation()),
+        situation=cast("announce.AnnounceContext", Situation()),
         carried=lambda *_: None,
     )
     link._share = cast("Any", Share())

@@ -14,7 +14,7 @@ from libp2p.peer.id import ID
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.streams import Exchanges, MessageReader, ProposedStream, Stream
+from spegel_py.routing.libp2p.streams import MessageReader, ProposedStream, Stream, StreamPool
 from tests.unit.routing.hosts import on_trio, ours, running
 
 ECHO = TProtocol("/test/echo/1.0.0")
@@ -56,10 +56,10 @@ def test_the_first_message_goes_with_the_proposal() -> None:
                 await write(data)
 
             connection.muxed_conn._write_frame = count
-            exchanges: Exchanges[bytes] = Exchanges(host, ECHO, timeout=5, is_known=True)
+            exchanges: StreamPool[bytes] = StreamPool(host, ECHO, timeout=5, is_known=True)
             async with exchanges.running():
-                assert await exchanges.ask(peer, saying(b"one")) == b"one"
-                assert await exchanges.ask(peer, saying(b"two")) == b"two"
+                assert await exchanges.exchange(peer, saying(b"one")) == b"one"
+                assert await exchanges.exchange(peer, saying(b"two")) == b"two"
             [first] = [frame for frame in frames if ECHO.encode() in frame]
             opened, *rest = [
                 frame for frame in frames if frame[4:8] == first[4:8]
@@ -75,18 +75,18 @@ def test_a_peer_that_does_not_speak_the_protocol_is_found_out_by_its_answer() ->
 
     async def test() -> None:
         async with asking() as (host, peer):
-            other: Exchanges[bytes] = Exchanges(
+            other: StreamPool[bytes] = StreamPool(
                 host, TProtocol("/test/other/1.0.0"), timeout=20, is_known=True
             )
-            exchanges: Exchanges[bytes] = Exchanges(host, ECHO, timeout=5, is_known=True)
+            exchanges: StreamPool[bytes] = StreamPool(host, ECHO, timeout=5, is_known=True)
             async with other.running(), exchanges.running():
                 began = trio.current_time()
                 with pytest.raises(
                     PeerUnreachable, match=f"{peer} does not speak /test/other/1.0.0"
                 ):
-                    await other.ask(peer, saying(b"one"))
+                    await other.exchange(peer, saying(b"one"))
                 assert trio.current_time() - began < 5
-                assert await exchanges.ask(peer, saying(b"two")) == b"two"
+                assert await exchanges.exchange(peer, saying(b"two")) == b"two"
 
     on_trio(test)
 

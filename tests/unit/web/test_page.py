@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.flight.messages import Place, Role, Shape
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.inspection.measurement import Measurement
 from spegel_py.web.page import PARTS, PERIOD, Page
 from spegel_py.web.rendering import short
@@ -233,7 +233,7 @@ async def test_the_parts_are_made_once_a_period_for_all(busy: Stage) -> None:
     now = [100.0]
     page = Page(sources=busy.sources(), clock=lambda: now[0], now=lambda: busy.wall)
     first = await page.parts()
-    busy.health[busy.peers[0].id] = State.UNHEALTHY
+    busy.health[busy.peers[0].id] = HealthState.UNHEALTHY
     now[0] += PERIOD / 2
     assert await page.parts() is first
     now[0] += PERIOD / 2

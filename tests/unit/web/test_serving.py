@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from spegel_py.health.events import State
+from spegel_py.health.events import HealthState
 from spegel_py.registry.app import create_metrics_app
 from spegel_py.registry.server import serve
 from spegel_py.web.page import PARTS
@@ -87,12 +87,12 @@ async def events(response: aiohttp.ClientResponse, count: int) -> list[Event]:
 
 async def test_who_looks_gets_all_parts_first_and_then_what_has_changed(served: Served) -> None:
     """A peer whose health turns is one part (and one figure), not the page."""
-    served.stage.health = dict.fromkeys(served.stage.health, State.HEALTHY)
+    served.stage.health = dict.fromkeys(served.stage.health, HealthState.HEALTHY)
     async with served.follow() as response:
         assert response.content_type == "text/event-stream"
         first = {event["name"] for event in await events(response, len(PARTS))}
         assert first == set(PARTS)
-        served.stage.health[served.stage.peers[0].id] = State.UNHEALTHY
+        served.stage.health[served.stage.peers[0].id] = HealthState.UNHEALTHY
         news = await events(response, 2)
     assert {event["name"] for event in news} == {"figures", "peers"}
     assert "unhealthy" in next(event["html"] for event in news if event["name"] == "peers")

@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from spegel_py.health import suspicion
-from spegel_py.health.events import State
-from spegel_py.health.forecast import HORIZON, Forecast, Outlook
-from spegel_py.health.passive import Failures
-from spegel_py.health.suspicion import Heartbeats
-from spegel_py.health.trend import Thresholds, Trend
+from spegel_py.health import heartbeats
+from spegel_py.health.events import HealthState
+from spegel_py.health.forecast import HORIZON, ExpectedFailure, Forecast
+from spegel_py.health.heartbeats import Heartbeats
+from spegel_py.health.passive import PassiveCheck
+from spegel_py.health.trend import ActiveCheck, Thresholds
 from spegel_py.routing.base import Peer
 
 DOUBT = 30.0
@@ -37,7 +37,7 @@ BAD, FORESEEN = 0.25, 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class HealthRules:
     """When a peer counts as unhealthy: `fails` checks in a row, or `passive_fails` requests within
     `passive_fail_timeout` seconds; `timeout` is the longest a check may take, `first_byte` a request.
     """
@@ -54,22 +54,24 @@ class Rules:
 class Judgement:
     """How a peer is, what its weight is multiplied by (0 to 1), and why."""
 
-    state: State
+    state: HealthState
     factor: float
     reason: str = ""
 
 
-class Condition:
+class PeerHealth:
     """What checks, requests and heartbeats have told of one peer. Times are monotonic seconds."""
 
-    def __init__(self, *, peer: Peer, rules: Rules) -> None:
+    def __init__(self, *, peer: Peer, rules: HealthRules) -> None:
         self.peer = peer
         self._rules = rules
-        self.trend = Trend(Thresholds(passes=rules.passes, fails=rules.fails))
-        self.failures = Failures(fails=rules.passive_fails, fail_timeout=rules.passive_fail_timeout)
+        self.trend = ActiveCheck(Thresholds(passes=rules.passes, fails=rules.fails))
+        self.failures = PassiveCheck(
+            fails=rules.passive_fails, fail_timeout=rules.passive_fail_timeout
+        )
         self.heartbeats = Heartbeats()
         self.forecast = Forecast(check_limit=rules.timeout, first_byte_limit=rules.first_byte)
-        self.state = State.HEALTHY
+        self.state = HealthState.HEALTHY
         self.is_lost = False
         self._doubt_until = -math.inf
         self._doubt = ""
@@ -120,37 +122,41 @@ class Condition:
         """Return what all of it comes to; `is_deaf` says that this node hears nobody, so that silence says nothing."""
         if not self.trend.is_healthy:
             return Judgement(
-                State.UNHEALTHY, 0.0, f"{self._rules.fails} checks failed: {self._failed_check}"
+                HealthState.UNHEALTHY,
+                0.0,
+                f"{self._rules.fails} checks failed: {self._failed_check}",
             )
         if self.failures.is_unhealthy(now):
-            return Judgement(State.UNHEALTHY, 0.0, f"{self._rules.passive_fails} requests failed")
+            return Judgement(
+                HealthState.UNHEALTHY, 0.0, f"{self._rules.passive_fails} requests failed"
+            )
         is_in_doubt = now < self._doubt_until
         if is_in_doubt and self._doubt:
-            return Judgement(State.SUSPECTED, 0.0, self._doubt)
+            return Judgement(HealthState.SUSPECTED, 0.0, self._doubt)
         phi = 0.0 if is_deaf else self.heartbeats.phi(now)
         outlook = self.forecast.outlook(now)
         cost = BAD if self.forecast.is_bad(now) else 1.0
         factor = min(
             self.trend.factor,
-            suspicion.factor(phi),
+            heartbeats.factor(phi),
             _of_outlook(outlook),
             cost,
             0.0 if is_in_doubt else 1.0,
         )
-        if phi >= suspicion.SUSPECT:
-            return Judgement(State.SUSPECTED, factor, "it is silent for too long")
+        if phi >= heartbeats.SUSPECT:
+            return Judgement(HealthState.SUSPECTED, factor, "it is silent for too long")
         if outlook is not None:
-            return Judgement(State.SUSPECTED, factor, outlook.reason)
-        return Judgement(State.HEALTHY, factor)
+            return Judgement(HealthState.SUSPECTED, factor, outlook.reason)
+        return Judgement(HealthState.HEALTHY, factor)
 
-    def foreseen(self, now: float) -> Outlook | None:
+    def foreseen(self, now: float) -> ExpectedFailure | None:
         """Return when the peer is expected to fail: by its trends, else by its silence."""
         if (outlook := self.forecast.outlook(now)) is not None:
             return outlook
-        if self.heartbeats.phi(now) >= suspicion.SUSPECT:
-            return Outlook(self.heartbeats.left(now), "it is silent for too long")
+        if self.heartbeats.phi(now) >= heartbeats.SUSPECT:
+            return ExpectedFailure(self.heartbeats.left(now), "it is silent for too long")
         return None
 
 
-def _of_outlook(outlook: Outlook | None) -> float:
+def _of_outlook(outlook: ExpectedFailure | None) -> float:
     return 1.0 if outlook is None else max(FORESEEN, outlook.lead / HORIZON)

@@ -8,7 +8,7 @@ import trio
 from libp2p.abc import IMuxedConn, INetStream
 from libp2p.io.trio import TrioTCPStream
 
-from spegel_py.routing.libp2p.lock import Lock
+from spegel_py.routing.libp2p.lock import FastLock
 
 READ_AHEAD = 16 * 1024
 """Bytes that are read at once."""
@@ -49,7 +49,7 @@ def _be_brief(owner: object, *locks: str) -> None:
     for name in locks:
         if not isinstance(getattr(owner, name), trio.Lock | trio.Semaphore):
             raise TypeError(f"{owner}.{name} is no lock")
-        setattr(owner, name, Lock())
+        setattr(owner, name, FastLock())
 
 
 def _release_in_bulk(muxed: Any) -> None:

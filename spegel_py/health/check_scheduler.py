@@ -26,7 +26,7 @@ JITTER = 0.1
 """Each check comes up to so much of the interval sooner or later, so that nodes do not fall into step."""
 
 
-class Agenda:
+class CheckScheduler:
     """Times are monotonic seconds; `interval` is the time between two checks of one peer."""
 
     def __init__(self, *, interval: float, random: Random, budget: int = BUDGET) -> None:

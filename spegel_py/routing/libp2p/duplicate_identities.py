@@ -21,7 +21,7 @@ MAX_TWINS = 16
 """Twins remembered at a time."""
 
 
-class Twins:
+class DuplicateIdentities:
     """The twins that were met lately; `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -1,0 +1,167 @@
+"""Short requests between nodes and their responses, `/spegel-py/flight/1.0.0`.
+
+A message is a length (u16, big endian) and as many bytes: MAX_REQUEST of a request at most, and
+MAX_RESPONSE of a response. A response of length 0 is a refusal. A stream carries one request after
+the other and is kept for a while, since a new stream takes two more frames each way. The sender is
+the peer that the Noise handshake of the connection authenticated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
+
+from spegel_py.errors import PeerRefused, PeerStalled, PeerUnreachable, RouterUnavailable
+from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE, Peer, RequestHandler
+from spegel_py.routing.libp2p.records import RecordTable
+from spegel_py.routing.libp2p.streams import MessageReader, Stream, StreamPool
+
+PROTOCOL = TProtocol("/spegel-py/flight/1.0.0")
+TIMEOUT = 2.0
+"""Seconds for one exchange, whatever the caller's own deadline: a live peer responds in 4 ms, a
+stopped one never."""
+IDLE_TIMEOUT = 60.0
+"""Seconds for which a peer may keep a stream open without a request."""
+KEPT = 4
+"""Streams kept to one peer: the layers of an image are requested at the same time."""
+
+_LENGTH = struct.Struct(">H")
+
+
+class Libp2pRequestResponse:
+    """The RequestResponse port, on the asyncio side.
+
+    Args:
+        table: returns the record table of the Trio side's present life; it knows the partners.
+        send: sends a request to a peer id across the bridge to the Trio side.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - it is the port's name
+        table: Callable[[], RecordTable],
+        send: Callable[[str, bytes], Awaitable[bytes]],
+    ) -> None:
+        self._id = id
+        self._table = table
+        self._send = send
+        self._handler: RequestHandler | None = None
+        self.changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Libp2pRequestResponse {self._id[-6:]}: {len(self.partners())} partners>"
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    def partners(self) -> Mapping[str, Peer]:
+        return self._table().partners(time.monotonic())
+
+    def set_handler(self, handler: RequestHandler) -> None:
+        self._handler = handler
+
+    async def request(self, peer_id: str, message: bytes, *, timeout: float) -> bytes:
+        if len(message) > MAX_REQUEST:
+            raise ValueError(f"a request of {len(message)} bytes")
+        if peer_id not in self.partners():
+            raise PeerUnreachable(f"{peer_id} is not connected, or takes no part")
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._send(peer_id, message)
+        except TimeoutError as error:
+            raise PeerStalled(f"{peer_id} did not answer in time") from error
+        except RouterUnavailable as error:
+            raise PeerUnreachable(f"{peer_id} cannot be asked: {error}") from error
+
+    def handle(self, peer_id: str, message: bytes) -> bytes:
+        """Return the response to a partner's request, on the Trio side. Raises ValueError."""
+        if self._handler is None:
+            raise ValueError("no handler is set yet")
+        return self._handler(peer_id, message)
+
+
+# On the Trio side
+
+
+class RequestResponseHandler:
+    """Answers peers' requests with `handler`; `dropped` counts the malformed ones."""
+
+    def __init__(self, handler: RequestHandler, dropped: Callable[[str], None]) -> None:
+        self._handler = handler
+        self._dropped = dropped
+
+    async def handle(self, stream: INetStream) -> None:
+        """Answer every request of one stream. A message that is too long ends this stream only."""
+        peer, reader = str(stream.muxed_conn.peer_id), MessageReader(stream)
+        try:
+            while True:
+                reader.begin()
+                with trio.fail_after(IDLE_TIMEOUT):
+                    message = await _receive(reader, MAX_REQUEST)
+                with trio.fail_after(TIMEOUT):
+                    await stream.write(_frame(self._response(peer, message)))
+        except trio.TooSlowError:
+            await stream.reset()
+        except PeerRefused:
+            self._dropped("oversized-frame")
+            await stream.reset()
+        except StreamError:
+            if reader.is_within:
+                self._dropped("half-frame")
+            await stream.close()
+
+    def _response(self, peer: str, message: bytes) -> bytes:
+        try:
+            return self._handler(peer, message)
+        except ValueError:
+            self._dropped("malformed-question")
+            return b""
+
+
+class RequestResponseClient:
+    """Sends requests to peers."""
+
+    def __init__(self, host: BasicHost) -> None:
+        self._streams: StreamPool[bytes] = StreamPool(
+            host, PROTOCOL, timeout=TIMEOUT, most=KEPT, is_known=True
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[RequestResponseClient]:
+        """Send requests while the block lasts; exchanges under way are given up at its end."""
+        async with self._streams.running():
+            yield self
+
+    async def request(self, peer: ID, message: bytes) -> bytes:
+        """Return the response. Raises PeerRefused, PeerUnreachable."""
+
+        async def exchange(stream: Stream) -> bytes:
+            await stream.write(_frame(message))
+            return await _receive(MessageReader(stream), MAX_RESPONSE)
+
+        if not (response := await self._streams.exchange(peer, exchange)):
+            raise PeerRefused(f"{peer} refuses this request", status=400)
+        return response
+
+
+def _frame(message: bytes) -> bytes:
+    return _LENGTH.pack(len(message)) + message
+
+
+async def _receive(reader: MessageReader, most: int) -> bytes:
+    (length,) = _LENGTH.unpack(await reader.read_exactly(_LENGTH.size))
+    if length > most:
+        raise PeerRefused(f"a message of {length} bytes", status=400)
+    return await reader.read_exactly(length)
