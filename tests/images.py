@@ -57,11 +57,11 @@ def random_layer(seed: str, size: int, algorithm: str = "sha256") -> build.Layer
 
 def runnable_layer() -> build.Layer:
     """Return a layer with a shell and a few tools, of the machine the test runs on."""
-    tools: dict[str, bytes | build.Link | build.Program] = {
-        f"bin/{name}": build.Link("busybox") for name in APPLETS
+    tools: dict[str, bytes | build.Symlink | build.Executable] = {
+        f"bin/{name}": build.Symlink("busybox") for name in APPLETS
     }
     return build.layer(
-        {"bin/busybox": build.Program(BUSYBOX.read_bytes())}
+        {"bin/busybox": build.Executable(BUSYBOX.read_bytes())}
         | tools
         | {"etc/passwd": b"root:x:0:0::/:/bin/sh\n", "tmp/.keep": b""}
     )

@@ -17,8 +17,8 @@ from spegel_py.demo.content import shown
 from spegel_py.demo.tree import UPSTREAM, Tree
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.pull import Event, Fetched, Finished, Interrupted, Opened
-from spegel_py.pull.progress import short
+from spegel_py.pull import BlobFinished, BlobInterrupted, BlobOpened, BytesFetched, PullEvent
+from spegel_py.pull.progress import short_digest
 
 WIDTH = 8
 """Characters of a bar in a cell."""
@@ -78,20 +78,20 @@ class Board:
                 if node in holders:
                     cell.offset, cell.is_done = blob.size, True
 
-    def hear(self, node: str, event: Event, source: str | None) -> None:
+    def hear(self, node: str, event: PullEvent, source: str | None) -> None:
         """Take in an event of the pull of `node`; `source` names the node that the event's peer is."""
         match event:
-            case Opened(blob, offset, _) | Interrupted(blob, offset, _):
+            case BlobOpened(blob, offset, _) | BlobInterrupted(blob, offset, _):
                 self._cell(node, blob.digest).offset = offset
                 self.comes_from(node, blob.digest, source or "")
-            case Fetched(blob, offset, _, _):
+            case BytesFetched(blob, offset, _, _):
                 self._cell(node, blob.digest).offset = offset
-            case Finished(blob, _):
+            case BlobFinished(blob, _):
                 cell = self._cell(node, blob.digest)
                 cell.offset, cell.is_done = blob.size, True
                 if not self._console.is_terminal:
                     self.say(
-                        f"  {node}: {short(blob.digest)} {shown(blob.size)} from {cell.source or '?'}, verified"
+                        f"  {node}: {short_digest(blob.digest)} {shown(blob.size)} from {cell.source or '?'}, verified"
                     )
 
     def comes_from(self, node: str, digest: Digest, source: str) -> None:
@@ -109,7 +109,7 @@ class Board:
         if blob is None or not self.tree.place(digest, node, source):
             return
         if not self._console.is_terminal and self.tree.reaches(digest, self._pulling):
-            self.say(f"  {short(digest)} {shown(blob.size)}: {self.tree.line(digest)}")
+            self.say(f"  {short_digest(digest)} {shown(blob.size)}: {self.tree.line(digest)}")
 
     def killed(self, node: str) -> None:
         """Show that a node is no more."""
@@ -135,11 +135,11 @@ class Board:
             )
         for blob in self._blobs:
             cells = (self._show(self._cell(node, blob.digest), blob) for node in nodes)
-            table.add_row(short(blob.digest), shown(blob.size), *cells)
+            table.add_row(short_digest(blob.digest), shown(blob.size), *cells)
         return table
 
     def _drawn(self, blob: Child) -> Drawing:
-        top = Drawing(Text(f"{short(blob.digest)} {UPSTREAM}"), guide_style="dim")
+        top = Drawing(Text(f"{short_digest(blob.digest)} {UPSTREAM}"), guide_style="dim")
         self._grow(top, blob, UPSTREAM)
         return top
 

@@ -13,7 +13,7 @@ from spegel_py.demo.content import Content
 from spegel_py.demo.journal import peer_ids
 from spegel_py.demo.node import Node, PortTaken
 from spegel_py.pull.blobs import in_thread
-from spegel_py.pull.session import first
+from spegel_py.pull.session import first_error
 from spegel_py.store.layout import LayoutWriter
 
 STARTS = 3
@@ -103,7 +103,7 @@ async def together(*waits: Coroutine[None, None, None]) -> None:
             for wait in waits:
                 tasks.create_task(wait)
     except BaseExceptionGroup as group:
-        raise first(group) from group
+        raise first_error(group) from group
 
 
 def _make_layouts(nodes: Sequence[Node]) -> None:

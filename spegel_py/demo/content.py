@@ -103,7 +103,7 @@ def _layer(seed: str, number: int, size: int) -> build.Layer:
     rng = random.Random(
         f"{seed}/{number}"
     )  # a text is seeded through sha512: the same in every run
-    files: dict[str, bytes | build.Link | build.Program] = {
+    files: dict[str, bytes | build.Symlink | build.Executable] = {
         f"data/{number}/noise.bin": _noise(rng, size)
     }
     if number:

@@ -16,7 +16,7 @@ from spegel_py.demo.outcome import Kill, NodeResult
 from spegel_py.demo.pace import Pace
 from spegel_py.demo.tree import UPSTREAM
 from spegel_py.errors import OCIError, PeerError, SpegelError
-from spegel_py.pull import Event, Fetched, Interrupted, Opened, PullReport, pull
+from spegel_py.pull import BlobInterrupted, BlobOpened, BytesFetched, PullEvent, PullReport, pull
 from spegel_py.pull.plan import rotated
 from spegel_py.store.layout import LayoutWriter
 
@@ -71,14 +71,14 @@ class Puller:
             return self._failure(error, time.monotonic() - began)
         return await self._success(report)
 
-    async def hear(self, event: Event) -> None:
+    async def hear(self, event: PullEvent) -> None:
         """Show what happens, and hold the pull to its rate."""
         self._stage.board.hear(self._node.name, event, self._source(event))
-        if isinstance(event, Opened) and event.is_upstream:
+        if isinstance(event, BlobOpened) and event.is_upstream:
             self._stage.board.takes(self._node.name, event.blob.digest, UPSTREAM)
-        if isinstance(event, Interrupted):
+        if isinstance(event, BlobInterrupted):
             self._resumed += 1
-        if isinstance(event, Fetched) and (
+        if isinstance(event, BytesFetched) and (
             delay := self._pace.delay(event.count, time.monotonic())
         ):
             await asyncio.sleep(delay)
@@ -123,9 +123,9 @@ class Puller:
         """Return what the node has logged since this pull began."""
         return self._node.events()[self._logged :]
 
-    def _source(self, event: Event) -> str | None:
+    def _source(self, event: PullEvent) -> str | None:
         """Return the name of where an event's bytes come from."""
-        if not isinstance(event, Opened | Fetched):
+        if not isinstance(event, BlobOpened | BytesFetched):
             return None
         if event.is_upstream:
             return UPSTREAM
@@ -150,12 +150,12 @@ class Killer(Puller):
         self._killed = 0.0
         self._client_byte = 0
 
-    async def hear(self, event: Event) -> None:
+    async def hear(self, event: PullEvent) -> None:
         """Kill at the right moment; the body is not read on before the victim is dead."""
         await super().hear(event)
-        if isinstance(event, Interrupted) and event.blob == self._blob:
+        if isinstance(event, BlobInterrupted) and event.blob == self._blob:
             self._was_broken = True
-        if not isinstance(event, Fetched) or event.blob != self._blob:
+        if not isinstance(event, BytesFetched) or event.blob != self._blob:
             return
         self._samples.append((time.time(), event.offset))
         victim = self._by_id.get(event.peer or "")

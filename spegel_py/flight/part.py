@@ -83,7 +83,7 @@ class Part:
 
     async def _tell_while_it_grows(self, tell: Tell) -> None:
         ingest = self._ingest
-        over = asyncio.create_task(ingest.over(), name=f"end of {self.digest}")
+        over = asyncio.create_task(ingest.wait_over(), name=f"end of {self.digest}")
         try:
             while True:
                 self._changed.clear()

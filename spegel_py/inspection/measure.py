@@ -19,7 +19,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import Platform, plan
-from spegel_py.pull.client import Deadlines, Manifest, MirrorClient
+from spegel_py.pull.client import Manifest, MirrorClient, PullDeadlines
 from spegel_py.pull.session import DEPTH, PARALLEL
 
 INTERVAL = 0.25
@@ -32,7 +32,7 @@ async def measure(
     mirror: str,
     platform: Platform | None = None,
     parallel: int = PARALLEL,
-    deadlines: Deadlines | None = None,
+    deadlines: PullDeadlines | None = None,
     interval: float = INTERVAL,
 ) -> AsyncGenerator[Measurement, None]:
     """Yield the same measurement again and again while it grows, every `interval` seconds, and once when it is over.

@@ -70,21 +70,21 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Symlink:
     """A symbolic link in a layer."""
 
     target: str
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class Executable:
     """An executable file in a layer."""
 
     data: bytes = field(repr=False)
 
 
 def layer(
-    files: Mapping[str, bytes | Link | Program], *, level: int = 1, algorithm: str = "sha256"
+    files: Mapping[str, bytes | Symlink | Executable], *, level: int = 1, algorithm: str = "sha256"
 ) -> Layer:
     """Return a layer with these files and their folders; gzip `level` 0 stores without packing (fast)."""
     archive = _tar(files)
@@ -144,7 +144,7 @@ def descriptor(blob: Blob, media_type: str) -> dict[str, object]:
     return {"mediaType": media_type, "digest": str(blob.digest), "size": len(blob.data)}
 
 
-def _tar(files: Mapping[str, bytes | Link | Program]) -> bytes:
+def _tar(files: Mapping[str, bytes | Symlink | Executable]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for folder in _folders(files):
@@ -153,12 +153,12 @@ def _tar(files: Mapping[str, bytes | Link | Program]) -> bytes:
             archive.addfile(entry)
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
-            if isinstance(content, Link):
+            if isinstance(content, Symlink):
                 entry.type, entry.linkname = tarfile.SYMTYPE, content.target
                 archive.addfile(entry)
                 continue
-            data = content.data if isinstance(content, Program) else content
-            entry.size, entry.mode = len(data), 0o755 if isinstance(content, Program) else 0o644
+            data = content.data if isinstance(content, Executable) else content
+            entry.size, entry.mode = len(data), 0o755 if isinstance(content, Executable) else 0o644
             archive.addfile(entry, io.BytesIO(data))
     return out.getvalue()
 

@@ -24,7 +24,7 @@ from spegel_py.errors import (
     Unsupported,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.range import ByteRange, ContentRange, Span, spans
+from spegel_py.oci.range import ByteRange, ContentRange, Extent, spans
 from spegel_py.oci.reference import canonical_registry, check_registry, check_repository, check_tag
 
 MIRRORED_HEADER = "X-Spegel-Mirrored"
@@ -260,7 +260,7 @@ def _ranges(fields: Mapping[str, list[str]]) -> tuple[ByteRange, ...]:
     return ByteRange.parse_all(lines[0]) if len(lines) == 1 and "if-range" not in fields else ()
 
 
-def _range_of(span: Span) -> ByteRange:
+def _range_of(span: Extent) -> ByteRange:
     start, length = span
     return ByteRange(start, start + length - 1)
 

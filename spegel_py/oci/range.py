@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from spegel_py.errors import RangeInvalid
 
-Span = tuple[int, int]
+Extent = tuple[int, int]
 """Some bytes of content: the first, and how many."""
 
 MAX_BYTES = (1 << 63) - 1
@@ -104,7 +104,7 @@ EVERYTHING = ByteRange(0, None)
 """The whole content, as a range."""
 
 
-def spans(ranges: Iterable[ByteRange], size: int) -> tuple[Span, ...]:
+def spans(ranges: Iterable[ByteRange], size: int) -> tuple[Extent, ...]:
     """Return the bytes that several ranges mean of content of `size` bytes, in order.
 
     Ranges outside the content are left out, and those that touch are one. Of more than MAX_PARTS

@@ -1,18 +1,26 @@
 """Pulling an image through a registry mirror into an OCI image layout, as a container runtime does."""
 
-from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgress, Opened, Planned
+from spegel_py.pull.events import (
+    BlobFinished,
+    BlobInterrupted,
+    BlobOpened,
+    BytesFetched,
+    OnProgress,
+    PullEvent,
+    PullPlanned,
+)
 from spegel_py.pull.plan import Platform
 from spegel_py.pull.session import PullReport, pull
 
 __all__ = [
-    "Event",
-    "Fetched",
-    "Finished",
-    "Interrupted",
+    "BlobFinished",
+    "BlobInterrupted",
+    "BlobOpened",
+    "BytesFetched",
     "OnProgress",
-    "Opened",
-    "Planned",
     "Platform",
+    "PullEvent",
+    "PullPlanned",
     "PullReport",
     "pull",
 ]

@@ -11,14 +11,21 @@ from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable, StoreUn
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.pull.client import Body
-from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgress, Opened
+from spegel_py.pull.events import (
+    BlobFinished,
+    BlobInterrupted,
+    BlobOpened,
+    BytesFetched,
+    OnProgress,
+    PullEvent,
+)
 from spegel_py.pull.hosts import Hosts
-from spegel_py.pull.resume import Patience
+from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import BlobWriter, LayoutWriter
 from spegel_py.transfer.threads import settled
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CHUNK = 1024 * 1024
 
@@ -57,38 +64,38 @@ class BlobFetcher:
         Raises BlobUnknown, PeerError when all patience is spent, StoreUnavailable.
         """
         if await in_thread(_is_right, self._writer, blob):
-            return await self.tell(Finished(blob, was_here=True))
+            return await self.report(BlobFinished(blob, was_here=True))
         # Filled in the thread: a cancellation may come while the part is being opened.
         begun: list[BlobWriter] = []
         try:
             await in_thread(lambda: begun.append(self._writer.begin(blob.digest, blob.size)))
             before = self.fetched
             await self._complete(blob, begun[0])
-            await self.tell(Finished(blob, was_here=self.fetched == before))
+            await self.report(BlobFinished(blob, was_here=self.fetched == before))
         finally:
             for part in begun:
                 await in_thread(part.close)
         return None
 
-    async def tell(self, event: Event) -> None:
+    async def report(self, event: PullEvent) -> None:
         """Pass an event on, and wait if that asks for it."""
         heard = self._on_progress(event) if self._on_progress else None
         if inspect.isawaitable(heard):
             await heard
 
     async def _complete(self, blob: Child, part: BlobWriter) -> None:
-        patience = Patience(reached=part.offset)
+        retries = RetryState(reached=part.offset)
         while True:
             try:
                 if part.offset != blob.size:
                     await self._attempt(blob, part)
                 return await in_thread(part.commit)
             except PeerError as error:
-                patience = patience.after(error, part.offset)
-                if patience.is_over:
+                retries = retries.after(error, part.offset)
+                if retries.is_over:
                     raise
-                await self.tell(Interrupted(blob, part.offset, str(error)))
-            await asyncio.sleep(patience.pause)
+                await self.report(BlobInterrupted(blob, part.offset, str(error)))
+            await asyncio.sleep(retries.pause)
 
     async def _attempt(self, blob: Child, part: BlobWriter) -> None:
         if part.offset > blob.size:
@@ -96,24 +103,24 @@ class BlobFetcher:
         async with self._hosts.blob(blob, part.offset) as body:
             if body.start != part.offset:
                 await in_thread(part.restart)
-            await self.tell(Opened(blob, part.offset, body.peer, body.is_upstream))
-            await self._take(blob, part, body)
+            await self.report(BlobOpened(blob, part.offset, body.peer, body.is_upstream))
+            await self._copy(blob, part, body)
 
-    async def _take(self, blob: Child, part: BlobWriter, body: Body) -> None:
+    async def _copy(self, blob: Child, part: BlobWriter, body: Body) -> None:
         while piece := await body.next():
             if part.offset + len(piece) > blob.size:
                 await in_thread(part.restart)
                 raise DigestMismatch(f"more than the {blob.size} bytes of {blob.digest} came")
             await in_thread(part.write, piece)
             self.count(len(piece), body.peer, is_upstream=body.is_upstream)
-            await self.tell(Fetched(blob, part.offset, len(piece), body.peer, body.is_upstream))
+            await self.report(
+                BytesFetched(blob, part.offset, len(piece), body.peer, body.is_upstream)
+            )
         if part.offset < blob.size:
             raise PeerUnreachable(f"{blob.digest} ended at byte {part.offset} of {blob.size}")
 
 
-async def in_thread(
-    function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
-) -> Result:
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call in a thread.
 
     A cancelled caller waits for the call first, however often it is cancelled: the descriptor that

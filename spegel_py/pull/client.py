@@ -36,8 +36,14 @@ from spegel_py.oci.manifest import (
 )
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import resume
-from spegel_py.pull.failures import check_status, in_time, parse_mirror, translated
-from spegel_py.pull.token import Challenge, fetch_token
+from spegel_py.pull.answers import (
+    Challenge,
+    check_status,
+    fetch_token,
+    in_time,
+    parse_mirror,
+    translated,
+)
 
 ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"))
 """What is accepted for a tag, as containerd sends it."""
@@ -50,7 +56,7 @@ BUFFER = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deadlines:
+class PullDeadlines:
     """How long each wait may last, in seconds."""
 
     connect: float = 5.0
@@ -86,14 +92,14 @@ class MirrorClient:
         *,
         mirror: str,
         reference: Reference,
-        deadlines: Deadlines | None = None,
+        deadlines: PullDeadlines | None = None,
         is_upstream: bool = False,
     ) -> None:
         self._url, self._authorization = parse_mirror(mirror, is_upstream=is_upstream)
         self._token: str | None = None
         self._is_upstream = is_upstream
         self._reference = reference
-        self._deadlines = deadlines or Deadlines()
+        self._deadlines = deadlines or PullDeadlines()
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -154,7 +160,7 @@ class MirrorClient:
                     f"{self._url} gave no use of {blob.digest}: {step}", status=response.status
                 )
             yield Body(
-                start=0 if step is resume.Step.RESTART else offset,
+                start=0 if step is resume.BodyUse.RESTART else offset,
                 peer=None if self._is_upstream else response.headers.get(PEER_HEADER),
                 is_upstream=self._is_upstream,
                 response=response,
@@ -200,7 +206,7 @@ class MirrorClient:
         with translated(self._url):
             async with asyncio.timeout(self._deadlines.connect + self._deadlines.head):
                 response = await self._ask(self._session, request, accept)
-                if self._is_upstream and await self._got_token(self._session, response):
+                if self._is_upstream and await self._fetch_token_for(self._session, response):
                     response = await self._ask(self._session, request, accept)
         try:
             check_status(request, response.status, self._url, is_upstream=self._is_upstream)
@@ -224,7 +230,7 @@ class MirrorClient:
             method, url, headers=headers, allow_redirects=self._is_upstream
         )
 
-    async def _got_token(
+    async def _fetch_token_for(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse
     ) -> bool:
         """Get the token that an answer says is wanted, or a new one; False if none is."""

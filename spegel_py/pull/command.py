@@ -28,7 +28,7 @@ from spegel_py.errors import (
 )
 from spegel_py.oci.reference import Reference
 from spegel_py.pull.plan import Platform
-from spegel_py.pull.progress import shown
+from spegel_py.pull.progress import show_progress
 from spegel_py.pull.session import PARALLEL, PullReport, pull
 from spegel_py.store.layout import LayoutWriter
 
@@ -115,7 +115,7 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
     writer = await asyncio.to_thread(lambda: LayoutWriter.create(root=args.into))
     with ExitStack() as stack:
         is_silent = args.json or args.quiet
-        hear = None if is_silent else stack.enter_context(shown(Console(stderr=True)))
+        show = None if is_silent else stack.enter_context(show_progress(Console(stderr=True)))
         return await pull(
             reference,
             mirror=args.mirror,
@@ -123,7 +123,7 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
             writer=writer,
             platform=platform,
             parallel=args.parallel,
-            on_progress=hear,
+            on_progress=show,
         )
 
 

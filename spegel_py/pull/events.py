@@ -9,7 +9,7 @@ from spegel_py.oci.manifest import Child
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PullPlanned:
     """It is known what there is: the root, every manifest below it and itself, and every blob, each once."""
 
     root: Child
@@ -18,7 +18,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class BlobOpened:
     """A blob's bytes are about to come, from `offset` on; `peer` is the id of the node they come from, if known."""
 
     blob: Child
@@ -29,7 +29,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class BytesFetched:
     """`count` more bytes of a blob were written: `offset` are there now."""
 
     blob: Child
@@ -40,7 +40,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
+class BlobInterrupted:
     """A blob broke off with `offset` bytes there; it is tried again."""
 
     blob: Child
@@ -49,15 +49,15 @@ class Interrupted:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class BlobFinished:
     """A blob is there and its digest was verified; `was_here` if nothing of it had to come over the network."""
 
     blob: Child
     was_here: bool
 
 
-Event = Planned | Opened | Fetched | Interrupted | Finished
+PullEvent = PullPlanned | BlobOpened | BytesFetched | BlobInterrupted | BlobFinished
 
-OnProgress = Callable[[Event], Awaitable[None] | None]
+OnProgress = Callable[[PullEvent], Awaitable[None] | None]
 """Hears every event of a pull. What it returns is awaited before the next byte of that blob is read, so that it can
 hold a body back; what it raises ends the pull."""

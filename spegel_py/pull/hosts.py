@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from spegel_py.errors import BlobUnknown, ManifestUnknown, PeerRefused, PeerStalled, PeerUnreachable
 from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import Reference
-from spegel_py.pull.client import Body, Deadlines, Manifest, MirrorClient
+from spegel_py.pull.client import Body, Manifest, MirrorClient, PullDeadlines
 
 _NOT_GIVEN = (ManifestUnknown, BlobUnknown, PeerRefused, PeerStalled, PeerUnreachable)
 """What has the next host asked; wrong bytes are asked for again where they came from."""
@@ -60,7 +60,7 @@ class Hosts:
 
 @asynccontextmanager
 async def connected(
-    *, mirror: str, upstream: str | None, reference: Reference, deadlines: Deadlines | None
+    *, mirror: str, upstream: str | None, reference: Reference, deadlines: PullDeadlines | None
 ) -> AsyncIterator[Hosts]:
     """Give the hosts of a pull while the block lasts. Raises ConfigError for what is no address."""
     first = MirrorClient(mirror=mirror, reference=reference, deadlines=deadlines)

@@ -19,17 +19,25 @@ from rich.progress import (
 
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, OnProgress, Opened, Planned
+from spegel_py.pull.events import (
+    BlobFinished,
+    BlobInterrupted,
+    BlobOpened,
+    BytesFetched,
+    OnProgress,
+    PullEvent,
+    PullPlanned,
+)
 
 PEER_LENGTH = 8
 """Characters of a peer id that are shown: its end, which differs between nodes, where its beginning does not."""
 
 
 @contextmanager
-def shown(console: Console) -> Iterator[OnProgress]:
+def show_progress(console: Console) -> Iterator[OnProgress]:
     """Show a pull's events on `console` while the block lasts."""
     if not console.is_terminal:
-        yield _Lines(console).hear
+        yield _Lines(console).show
         return
     columns = (
         SpinnerColumn(),
@@ -40,15 +48,15 @@ def shown(console: Console) -> Iterator[OnProgress]:
         TextColumn("{task.fields[source]}"),
     )
     with Progress(*columns, console=console, expand=True, refresh_per_second=10) as progress:
-        yield _Bars(progress).hear
+        yield _Bars(progress).show
 
 
-def short(digest: Digest) -> str:
+def short_digest(digest: Digest) -> str:
     """Return as much of a digest as tells it from others on a screen."""
     return digest.hex[:12]
 
 
-def source(peer: str | None, *, is_upstream: bool = False) -> str:
+def source_text(peer: str | None, *, is_upstream: bool = False) -> str:
     """Return the words for where bytes come from; a mirror names no peer for what it has itself."""
     if is_upstream:
         return "from upstream"
@@ -62,25 +70,28 @@ class _Bars:
         self._progress = progress
         self._tasks: dict[Child, TaskID] = {}
 
-    def hear(self, event: Event) -> None:
+    def show(self, event: PullEvent) -> None:
         match event:
-            case Planned(root, _, blobs):
+            case PullPlanned(root, _, blobs):
                 self._progress.console.print(f"{root.digest}: {len(blobs)} blobs", highlight=False)
                 for blob in blobs:
                     self._tasks[blob] = self._progress.add_task(
-                        short(blob.digest), total=blob.size, start=False, source="waiting"
+                        short_digest(blob.digest),
+                        total=blob.size,
+                        start=False,
+                        source="waiting",
                     )
-            case Opened(blob, offset, peer, is_upstream):
+            case BlobOpened(blob, offset, peer, is_upstream):
                 self._progress.start_task(self._tasks[blob])
-                where = source(peer, is_upstream=is_upstream)
+                where = source_text(peer, is_upstream=is_upstream)
                 self._progress.update(self._tasks[blob], completed=offset, source=escape(where))
-            case Fetched(blob, offset):
+            case BytesFetched(blob, offset):
                 self._progress.update(self._tasks[blob], completed=offset)
-            case Interrupted(blob, offset, error):
+            case BlobInterrupted(blob, offset, error):
                 self._progress.update(
                     self._tasks[blob], completed=offset, source=escape(f"again: {error[:60]}")
                 )
-            case Finished(blob, was_here):
+            case BlobFinished(blob, was_here):
                 self._progress.start_task(self._tasks[blob])
                 end = "was here" if was_here else "verified"
                 self._progress.update(self._tasks[blob], completed=blob.size, source=end)
@@ -93,23 +104,25 @@ class _Lines:
         self._console = console
         self._sources: dict[Child, str] = {}
 
-    def hear(self, event: Event) -> None:
+    def show(self, event: PullEvent) -> None:
         match event:
-            case Planned(root, _, blobs):
+            case PullPlanned(root, _, blobs):
                 size = sum(blob.size for blob in blobs)
                 self._line(f"{root.digest}: {len(blobs)} blobs, {size} bytes")
-            case Opened(blob, offset, peer, is_upstream):
-                self._sources[blob] = source(peer, is_upstream=is_upstream)
+            case BlobOpened(blob, offset, peer, is_upstream):
+                self._sources[blob] = source_text(peer, is_upstream=is_upstream)
                 if offset:
-                    self._line(f"{short(blob.digest)}: going on at byte {offset} of {blob.size}")
-            case Interrupted(blob, offset, error):
+                    self._line(
+                        f"{short_digest(blob.digest)}: going on at byte {offset} of {blob.size}"
+                    )
+            case BlobInterrupted(blob, offset, error):
                 self._line(
-                    f"{short(blob.digest)}: broke off at byte {offset} of {blob.size}: {error}"
+                    f"{short_digest(blob.digest)}: broke off at byte {offset} of {blob.size}: {error}"
                 )
-            case Finished(blob, was_here):
-                how = "was here" if was_here else self._sources.get(blob, source(None))
-                self._line(f"{short(blob.digest)}: {blob.size} bytes, {how}, verified")
-            case Fetched():
+            case BlobFinished(blob, was_here):
+                how = "was here" if was_here else self._sources.get(blob, source_text(None))
+                self._line(f"{short_digest(blob.digest)}: {blob.size} bytes, {how}, verified")
+            case BytesFetched():
                 pass
 
     def _line(self, text: str) -> None:

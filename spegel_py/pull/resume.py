@@ -21,7 +21,7 @@ PAUSE_FIRST, PAUSE_LAST = 0.1, 2.0
 """Seconds before the second attempt without progress, doubled up to the last; after progress there is no pause."""
 
 
-class Step(Enum):
+class BodyUse(Enum):
     """What an answer to a request for the rest of a blob allows."""
 
     APPEND = "the bytes go on where ours end"
@@ -35,7 +35,7 @@ def wanted(offset: int) -> ByteRange | None:
 
 def judge(
     *, status: int, content_range: str | None, length: int | None, offset: int, size: int
-) -> Step | str:
+) -> BodyUse | str:
     """Return what to do with the answer for a blob of `size` bytes of which `offset` are at hand.
 
     A text is why the answer is no use: nothing of it may be written. `length` is its Content-Length in bytes, None
@@ -44,7 +44,7 @@ def judge(
     if status == 200:
         if length is not None and length != size:
             return f"it has {length} bytes, not the {size} that the manifest says"
-        return Step.RESTART if offset else Step.APPEND
+        return BodyUse.RESTART if offset else BodyUse.APPEND
     if status != 206:
         return f"status {status}"
     part = ContentRange.parse(content_range or "")
@@ -54,11 +54,11 @@ def judge(
         return f"it has {part.size} bytes, not the {size} that the manifest says"
     if part.start != offset or (length is not None and length != part.length):
         return f"{length} bytes from byte {part.start} on, where those from byte {offset} on were asked for"
-    return Step.APPEND
+    return BodyUse.APPEND
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryState:
     """How often a blob was tried so far, and how far it came: whether to go on, and after which pause."""
 
     reached: int = 0
@@ -67,7 +67,7 @@ class Patience:
     mismatches: int = 0
     is_final: bool = False
 
-    def after(self, error: SpegelError, offset: int) -> Patience:
+    def after(self, error: SpegelError, offset: int) -> RetryState:
         """Return the patience left after an attempt that failed with `offset` bytes at hand."""
         if _is_final(error):
             return replace(self, is_final=True)

@@ -14,14 +14,14 @@ from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import plan
 from spegel_py.pull.blobs import BlobFetcher, in_thread
-from spegel_py.pull.client import Deadlines, Manifest
-from spegel_py.pull.events import OnProgress, Planned
+from spegel_py.pull.client import Manifest, PullDeadlines
+from spegel_py.pull.events import OnProgress, PullPlanned
 from spegel_py.pull.hosts import Hosts, connected
 from spegel_py.pull.plan import Platform
-from spegel_py.pull.resume import Patience
+from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import LayoutWriter
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 PARALLEL = 3
 """Blobs fetched at the same time: what containerd does for Kubernetes (max_concurrent_downloads)."""
@@ -60,7 +60,7 @@ async def pull(
     upstream: str | None = None,
     parallel: int = PARALLEL,
     on_progress: OnProgress | None = None,
-    deadlines: Deadlines | None = None,
+    deadlines: PullDeadlines | None = None,
     order: Callable[[Sequence[Child]], Sequence[Child]] = tuple,
 ) -> PullReport:
     """Pull an image through a mirror (`http://host:port`) into a layout; all platforms where `platform` is None.
@@ -81,7 +81,7 @@ async def pull(
         manifests = await _Walk(hosts, writer, fetcher, platform).run(name)
         root = manifests[0].child
         blobs = plan.blobs(one.data for one in manifests if one.child.media_type not in INDEXES)
-        await fetcher.tell(Planned(root, tuple(one.child for one in manifests), blobs))
+        await fetcher.report(PullPlanned(root, tuple(one.child for one in manifests), blobs))
         await _fetch_all(fetcher, order(blobs), parallel)
         if name.name is not None:
             await in_thread(writer.tag, name.name, root)
@@ -123,7 +123,7 @@ class _Walk:
         return list(self._found.values())
 
     async def _follow(self, tag: str) -> Manifest:
-        found = await self._patiently(lambda: self._hosts.resolve(tag))
+        found = await self._retry(lambda: self._hosts.resolve(tag))
         if isinstance(found, Child):
             return await self._get(
                 Child(found.digest, -1, ""), total=found.size
@@ -147,7 +147,7 @@ class _Walk:
         size = max(total, child.size)
         part = await in_thread(self._writer.begin, child.digest, size if size > 0 else None)
         try:
-            got = await self._patiently(lambda: self._hosts.manifest(child))
+            got = await self._retry(lambda: self._hosts.manifest(child))
             if child.size not in (-1, got.child.size):
                 raise DigestMismatch(
                     f"{child.digest} has {got.child.size} bytes, its index says {child.size}"
@@ -162,16 +162,16 @@ class _Walk:
         self._fetcher.count(got.child.size, got.peer, is_upstream=got.is_upstream)
         return got
 
-    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        patience = Patience()
+    async def _retry(self, ask: Callable[[], Awaitable[T]]) -> T:
+        retries = RetryState()
         while True:
             try:
                 return await ask()
             except PeerError as error:
-                patience = patience.after(error, 0)
-                if patience.is_over:
+                retries = retries.after(error, 0)
+                if retries.is_over:
                     raise
-            await asyncio.sleep(patience.pause)
+            await asyncio.sleep(retries.pause)
 
 
 async def _fetch_all(fetcher: BlobFetcher, blobs: Sequence[Child], parallel: int) -> None:
@@ -187,10 +187,10 @@ async def _fetch_all(fetcher: BlobFetcher, blobs: Sequence[Child], parallel: int
             for _ in range(max(1, parallel)):
                 tasks.create_task(work())
     except BaseExceptionGroup as group:
-        raise first(group) from group
+        raise first_error(group) from group
 
 
-def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error of a group: the one that ended the others."""
     error = group.exceptions[0]
-    return first(error) if isinstance(error, BaseExceptionGroup) else error
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error

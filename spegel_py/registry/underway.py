@@ -90,6 +90,6 @@ async def _grown(digest: Digest, ingest: Ingest, least: int) -> None:
     """Return once so many bytes are there. Raises ContentNotFound where they do not come."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
-            await ingest.grown(least - 1)
+            await ingest.wait_beyond(least - 1)
     if ingest.size < least:
         raise ContentNotFound(f"{digest} does not grow")

@@ -79,11 +79,11 @@ class Ingest(Protocol):
         """Whether it is known that nobody writes any more."""
         ...
 
-    async def grown(self, beyond: int) -> None:
+    async def wait_beyond(self, beyond: int) -> None:
         """Return once there are more than `beyond` bytes, or nobody writes any more."""
         ...
 
-    async def over(self) -> None:
+    async def wait_over(self) -> None:
         """Return once nobody writes any more."""
         ...
 

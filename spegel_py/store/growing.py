@@ -14,12 +14,12 @@ from pathlib import Path
 import structlog
 
 from spegel_py.oci.digest import Digest
+from spegel_py.store.files import FileAccess, open_cached_or_thread
 from spegel_py.store.inotify import Inotify
-from spegel_py.store.reach import Reach, reached
 
 log = structlog.get_logger(__name__)
 
-LOOK = 2.0
+RECHECK = 2.0
 """Seconds after which a file is looked at though the kernel told nothing: an event may have been lost."""
 
 POLL = 0.05
@@ -27,14 +27,14 @@ POLL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class IngestFile:
     """A file that was found open for writing, or left so: its descriptor, where it lies, and its `total`."""
 
     fd: int
     path: Path
     total: int | None
 
-    def is_here(self) -> bool:
+    def is_in_place(self) -> bool:
         """Say whether the file lies there still: one that does not was committed, or thrown away."""
         try:
             return os.path.samestat(os.fstat(self.fd), self.path.lstat())
@@ -42,73 +42,75 @@ class Found:
             return False
 
 
-class Following:
+class GrowingFiles:
     """The files that are followed now, by what they become. `find` finds one, at once or in a thread; whoever opens one
     that is open already shares it: a node of whom many take a layer looks for it once."""
 
-    def __init__(self, find: Callable[[Digest, Reach], Found]) -> None:
+    def __init__(self, find: Callable[[Digest, FileAccess], IngestFile]) -> None:
         self._find = find
         self._inotify = Inotify()
-        self._followed: dict[Digest, _Followed] = {}
+        self._open_files: dict[Digest, _OpenFile] = {}
 
     def __repr__(self) -> str:
-        return f"<Following {len(self._followed)} by {self._inotify!r}>"
+        return f"<Following {len(self._open_files)} by {self._inotify!r}>"
 
     def has(self, digest: Digest) -> bool:
         """Say whether one is open that goes on growing."""
-        return digest in self._followed and self._followed[digest].growing.goes_on
+        return digest in self._open_files and self._open_files[digest].growing.is_growing
 
     @asynccontextmanager
-    async def open(self, digest: Digest) -> AsyncIterator[Growing]:
+    async def open(self, digest: Digest) -> AsyncIterator[GrowingFile]:
         """Give the file as it grows; raises what `find` raises."""
-        followed = self._followed[digest] if self.has(digest) else await self._begin(digest)
-        followed.users += 1
+        file = self._open_files[digest] if self.has(digest) else await self._begin(digest)
+        file.users += 1
         try:
-            yield followed.growing
+            yield file.growing
         finally:
-            followed.users -= 1
-            if not followed.users:
-                followed.stack.close()
-                if self._followed.get(digest) is followed:
-                    del self._followed[digest]
+            file.users -= 1
+            if not file.users:
+                file.stack.close()
+                if self._open_files.get(digest) is file:
+                    del self._open_files[digest]
 
-    async def _begin(self, digest: Digest) -> _Followed:
-        found = await reached(partial(self._find, digest), lambda unused: os.close(unused.fd))
+    async def _begin(self, digest: Digest) -> _OpenFile:
+        found = await open_cached_or_thread(
+            partial(self._find, digest), lambda unused: os.close(unused.fd)
+        )
         with ExitStack() as stack:
             stack.callback(os.close, found.fd)
-            growing = Growing(fd=found.fd, total=found.total, is_here=found.is_here)
+            growing = GrowingFile(fd=found.fd, total=found.total, is_in_place=found.is_in_place)
             stack.enter_context(growing.watched_by(self._inotify))
-            self._followed[digest] = _Followed(growing, stack.pop_all())
-        return self._followed[digest]
+            self._open_files[digest] = _OpenFile(growing, stack.pop_all())
+        return self._open_files[digest]
 
 
 @dataclass(slots=True)
-class _Followed:
+class _OpenFile:
     """A file that is open until `stack` ends, with how many use it."""
 
-    growing: Growing
+    growing: GrowingFile
     stack: ExitStack
     users: int = 0
 
 
-def as_total(text: str) -> int | None:
+def parse_total(text: str) -> int | None:
     """Return the length that such a file says."""
     return int(text) if text.isascii() and text.isdigit() and int(text) else None
 
 
-class Growing:
+class GrowingFile:
     """The Ingest port over a descriptor; whoever learns of a change calls `tell`.
 
     `is_here` says whether the file still lies where its writer has it.
     """
 
     def __init__(
-        self, *, fd: int, total: int | None, is_here: Callable[[], bool] = lambda: True
+        self, *, fd: int, total: int | None, is_in_place: Callable[[], bool] = lambda: True
     ) -> None:
         self.fd = fd
         self.total = total
         self.is_over = False
-        self._is_here = is_here
+        self._is_in_place = is_in_place
         self._timer: asyncio.TimerHandle
         self._waiting: dict[asyncio.Future[None], int] = {}
 
@@ -124,11 +126,11 @@ class Growing:
         return self.total is not None and self.size >= self.total
 
     @property
-    def goes_on(self) -> bool:
+    def is_growing(self) -> bool:
         """Whether somebody writes it still, as far as can be seen, who said how long it will be."""
-        return not self.is_over and self.total is not None and self._is_here()
+        return not self.is_over and self.total is not None and self._is_in_place()
 
-    async def grown(self, beyond: int) -> None:
+    async def wait_beyond(self, beyond: int) -> None:
         while not self.is_over and self.size <= beyond:
             changed = asyncio.get_running_loop().create_future()
             self._waiting[changed] = beyond
@@ -137,10 +139,10 @@ class Growing:
             finally:
                 del self._waiting[changed]
 
-    async def over(self) -> None:
-        await self.grown(sys.maxsize)
+    async def wait_over(self) -> None:
+        await self.wait_beyond(sys.maxsize)
 
-    def tell(self, is_over: bool) -> None:
+    def notify(self, is_over: bool) -> None:
         """Wake who waits for what is there now; with True nobody writes any more, and all are woken."""
         self.is_over = self.is_over or is_over
         size = self.size
@@ -149,24 +151,24 @@ class Growing:
                 changed.set_result(None)
 
     @contextmanager
-    def watched_by(self, inotify: Inotify) -> Iterator[Growing]:
+    def watched_by(self, inotify: Inotify) -> Iterator[GrowingFile]:
         """Have the kernel tell of changes while the block lasts; where it cannot the file is looked at by the clock."""
         with ExitStack() as stack:
-            look = LOOK
+            interval = RECHECK
             try:
-                stack.enter_context(inotify.watching(self.fd, self.tell))
+                stack.enter_context(inotify.watching(self.fd, self.notify))
             except OSError as error:
-                look = POLL
+                interval = POLL
                 log.warning(
-                    "no inotify watch, looking by the clock", error=str(error), seconds=look
+                    "no inotify watch, looking by the clock", error=str(error), seconds=interval
                 )
-            self._look(look)  # it may have been closed before the watch began
+            self._recheck(interval)  # it may have been closed before the watch began
             try:
                 yield self
             finally:
                 self._timer.cancel()
 
-    def _look(self, again: float) -> None:
+    def _recheck(self, again: float) -> None:
         """Look whatever was told, now and every so many seconds."""
-        self.tell(not self._is_here())
-        self._timer = asyncio.get_running_loop().call_later(again, self._look, again)
+        self.notify(not self._is_in_place())
+        self._timer = asyncio.get_running_loop().call_later(again, self._recheck, again)

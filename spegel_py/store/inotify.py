@@ -21,7 +21,7 @@ LINGER = 10.0
 """Seconds for which the descriptor is kept after the last watch: closing it takes the kernel 15 ms, and the next file
 comes soon as a rule."""
 
-Changed = Callable[[bool], None]
+OnChange = Callable[[bool], None]
 """Called when there may be more bytes; with True when a writer has closed the file."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,14 +34,14 @@ class Inotify:
     def __init__(self) -> None:
         self._fd = -1
         self._listeners: dict[
-            int, dict[object, Changed]
+            int, dict[object, OnChange]
         ] = {}  # by watch: the kernel has one for each file
 
     def __repr__(self) -> str:
         return f"<Inotify {len(self._listeners)} files>"
 
     @contextmanager
-    def watching(self, fd: int, changed: Changed) -> Iterator[None]:
+    def watching(self, fd: int, changed: OnChange) -> Iterator[None]:
         """Call `changed` while the block lasts. Raises OSError where the kernel has no watch left."""
         if self._fd < 0:
             self._open()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Ingest, Inventory, Tag
-from spegel_py.store.growing import Growing
+from spegel_py.store.growing import GrowingFile
 
 PIECE = 1024 * 1024
 """Longest piece that `read` yields, in bytes (the port's limit)."""
@@ -162,15 +162,15 @@ class MemoryIngests:
     def write(self, digest: Digest, data: bytes) -> None:
         """Add bytes to it."""
         os.write(self._parts[digest].fd, data)
-        self._parts[digest].tell(is_over=False)
+        self._parts[digest].notify(is_over=False)
 
     def end(self, digest: Digest) -> None:
         """Let its writer be done, or give up: it is found no more, and whoever has it open keeps what is there."""
         part = self._parts.pop(digest)
-        part.tell(is_over=True)
+        part.notify(is_over=True)
         os.close(part.fd)
 
-    def readers(self, digest: Digest) -> list[Growing]:
+    def readers(self, digest: Digest) -> list[GrowingFile]:
         """Return who has it open now."""
         return self._parts[digest].readers
 
@@ -181,7 +181,7 @@ class MemoryIngests:
     async def open(self, digest: Digest) -> AsyncIterator[Ingest]:
         if (part := self._parts.get(digest)) is None:
             raise ContentNotFound(f"{digest} is not being pulled")
-        reader = Growing(fd=os.dup(part.fd), total=part.total)
+        reader = GrowingFile(fd=os.dup(part.fd), total=part.total)
         part.readers.append(reader)
         try:
             yield reader
@@ -194,8 +194,8 @@ class MemoryIngests:
 class _Part:
     fd: int
     total: int | None
-    readers: list[Growing] = field(default_factory=list)
+    readers: list[GrowingFile] = field(default_factory=list)
 
-    def tell(self, *, is_over: bool) -> None:
+    def notify(self, *, is_over: bool) -> None:
         for reader in self.readers:
-            reader.tell(is_over)
+            reader.notify(is_over)

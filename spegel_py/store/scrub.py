@@ -31,7 +31,7 @@ from spegel_py.store.base import (
     Watcher,
 )
 from spegel_py.store.files import Signature
-from spegel_py.store.pump import Emit, pumped
+from spegel_py.store.watching import Emit, watch_in_task
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +160,7 @@ class ScrubbedWatcher:
         return f"<ScrubbedWatcher {self._watcher!r}>"
 
     def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
-        return pumped(self._run)
+        return watch_in_task(self._run)
 
     async def _run(self, emit: Emit) -> None:
         self._store.withdraw = lambda digest: emit(ContentEvent(Change.REMOVED, str(digest)))

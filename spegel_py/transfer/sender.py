@@ -143,7 +143,7 @@ class Sender:
 
 async def _there(ingest: Ingest, at: int, end: int) -> int:
     """Return up to where there is something, once it is more than `at`. Raises StoreUnavailable where no more comes."""
-    await ingest.grown(at)
+    await ingest.wait_beyond(at)
     there = min(end, ingest.size)
     if there <= at:
         raise StoreUnavailable(f"who writes it stopped at byte {at}")

@@ -55,16 +55,16 @@ async def test_what_is_pulled_is_read_as_it_grows(pulling: Pulling) -> None:
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
         assert (ingest.total, ingest.size, ingest.is_over) == (len(DATA), 0, False)
         for number in range(3):
-            waiting = asyncio.create_task(ingest.grown(number * MIB))
+            waiting = asyncio.create_task(ingest.wait_beyond(number * MIB))
             await asyncio.sleep(0)
             assert not waiting.done()
             await pulling.write(DIGEST, DATA[number * MIB : (number + 1) * MIB])
             await waiting
             assert os.pread(ingest.fd, MIB, number * MIB)[:256] == DATA[:256]
         while not ingest.is_complete:
-            await ingest.grown(ingest.size)
+            await ingest.wait_beyond(ingest.size)
         await pulling.commit(DIGEST)
-        await ingest.grown(len(DATA))
+        await ingest.wait_beyond(len(DATA))
         assert ingest.is_over
         assert os.pread(ingest.fd, len(DATA), 0) == DATA
 
@@ -74,8 +74,8 @@ async def test_a_writer_that_dies_is_seen_at_once(pulling: Pulling) -> None:
     await pulling.begin(DIGEST, len(DATA))
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
         await pulling.write(DIGEST, DATA[:MIB])
-        await ingest.grown(MIB - 1)
-        waiting = asyncio.create_task(ingest.grown(MIB))
+        await ingest.wait_beyond(MIB - 1)
+        waiting = asyncio.create_task(ingest.wait_beyond(MIB))
         await asyncio.sleep(0)
         await pulling.fail(DIGEST)
         await waiting
@@ -87,12 +87,12 @@ async def test_many_read_the_same_at_the_same_time(pulling: Pulling) -> None:
     await pulling.begin(DIGEST, len(DATA))
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as first:
         async with pulling.ingests.open(DIGEST) as second:
-            both = asyncio.gather(first.grown(0), second.grown(0))
+            both = asyncio.gather(first.wait_beyond(0), second.wait_beyond(0))
             await asyncio.sleep(0)
             await pulling.write(DIGEST, DATA[:MIB])
             await both
         await pulling.write(DIGEST, DATA[MIB : 2 * MIB])
-        await first.grown(2 * MIB - 1)
+        await first.wait_beyond(2 * MIB - 1)
 
 
 async def test_what_is_open_is_known_until_it_ends(pulling: Pulling) -> None:
@@ -104,7 +104,7 @@ async def test_what_is_open_is_known_until_it_ends(pulling: Pulling) -> None:
         assert not pulling.ingests.has_open(Digest.of(b"other"))
         await pulling.write(DIGEST, DATA)
         await pulling.commit(DIGEST)
-        await ingest.over()
+        await ingest.wait_over()
         assert not pulling.ingests.has_open(DIGEST)
 
 
@@ -114,12 +114,12 @@ async def test_who_begins_anew_is_found_though_the_last_one_is_still_read(pullin
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as first:
         await pulling.write(DIGEST, DATA[:MIB])
         await pulling.fail(DIGEST)
-        await first.over()
+        await first.wait_over()
         await pulling.begin(DIGEST, len(DATA))
         async with pulling.ingests.open(DIGEST) as second:
             assert not second.is_over
             await pulling.write(DIGEST, DATA)
-            await second.grown(len(DATA) - 1)
+            await second.wait_beyond(len(DATA) - 1)
 
 
 async def test_no_descriptor_is_left(pulling: Pulling, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.containerd.blobs import FileBlobs
 from spegel_py.store.containerd.client import BlobRecord, NamedImage
-from spegel_py.store.containerd.records import Records
+from spegel_py.store.containerd.records import BlobRecords
 from tests.contract.test_watcher import keys, listening
 from tests.images import image
 from tests.integration.cluster import joined, metric
@@ -113,7 +113,7 @@ class CountingClient(Client):
 class CountingBlobs(FileBlobs):
     """Counts how often the content's folder is listed."""
 
-    def __init__(self, *, content_path: Path, records: Records) -> None:
+    def __init__(self, *, content_path: Path, records: BlobRecords) -> None:
         super().__init__(content_path=content_path, records=records)
         self.listed = 0
 

@@ -34,17 +34,17 @@ from spegel_py.errors import (
 from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
 from spegel_py.pull import (
-    Event,
-    Fetched,
-    Finished,
-    Interrupted,
-    Opened,
+    BlobFinished,
+    BlobInterrupted,
+    BlobOpened,
+    BytesFetched,
     Platform,
+    PullEvent,
     PullReport,
     command,
     pull,
 )
-from spegel_py.pull.client import ACCEPT, Deadlines
+from spegel_py.pull.client import ACCEPT, PullDeadlines
 from spegel_py.pull.plan import rotated
 from spegel_py.registry.app import create_app
 from spegel_py.registry.server import serve
@@ -55,7 +55,7 @@ from tests import images
 
 NAME = "registry.example:5000/team/app:1.0"
 AMD64 = Platform.parse("linux/amd64")
-QUICK = Deadlines(connect=2.0, head=0.5, stall=0.3)
+QUICK = PullDeadlines(connect=2.0, head=0.5, stall=0.3)
 SIZE = 300_000
 
 
@@ -214,16 +214,16 @@ class Pulled:
     """What a pull gave, and the events it told."""
 
     report: PullReport
-    events: list[Event]
+    events: list[PullEvent]
 
-    def of(self, kind: type[Event]) -> list[Event]:
+    def of(self, kind: type[PullEvent]) -> list[PullEvent]:
         return [event for event in self.events if isinstance(event, kind)]
 
 
 async def pulled(
     mirror: str, root: Path, *, platform: Platform | None = AMD64, reference: str = NAME
 ) -> Pulled:
-    events: list[Event] = []
+    events: list[PullEvent] = []
     writer = LayoutWriter.create(root=root, is_durable=False)
     report = await pull(
         reference,
@@ -282,7 +282,7 @@ async def test_pull_of_one_platform(
         == result.report.fetched
         == len(image.root.data) + sum(len(b.data) for b in chosen.blobs)
     )
-    assert len(result.of(Finished)) == result.report.blobs == 3
+    assert len(result.of(BlobFinished)) == result.report.blobs == 3
 
 
 async def test_pull_of_all_platforms(tmp_path: Path) -> None:
@@ -316,7 +316,9 @@ async def test_second_pull_fetches_manifests_only(tmp_path: Path) -> None:
         await pulled(mirror, tmp_path / "here")
         again = await pulled(mirror, tmp_path / "here")
         assert again.report.fetched == len(image.root.data)
-        assert all(isinstance(event, Finished) and event.was_here for event in again.of(Finished))
+        assert all(
+            isinstance(event, BlobFinished) and event.was_here for event in again.of(BlobFinished)
+        )
         layer = image.blobs[-1]
         path = tmp_path / "here" / "blobs" / "sha256" / layer.digest.hex
         path.chmod(0o644)
@@ -356,10 +358,10 @@ async def test_order_and_awaited_progress(tmp_path: Path) -> None:
     opened: list[Digest] = []
     held = asyncio.Event()
 
-    async def hear(event: Event) -> None:
-        if isinstance(event, Opened):
+    async def hear(event: PullEvent) -> None:
+        if isinstance(event, BlobOpened):
             opened.append(event.blob.digest)
-        if isinstance(event, Fetched):
+        if isinstance(event, BytesFetched):
             await held.wait()
 
     writer = LayoutWriter.create(root=tmp_path / "here", is_durable=False)
@@ -428,7 +430,9 @@ async def test_a_broken_body_goes_on(tmp_path: Path, resets: bool) -> None:
     check_complete(tmp_path, mirror.image)
     if not resets:  # an RST may destroy what was on its way
         offsets = [
-            event.offset for event in result.of(Interrupted) if isinstance(event, Interrupted)
+            event.offset
+            for event in result.of(BlobInterrupted)
+            if isinstance(event, BlobInterrupted)
         ]
         assert offsets == [50_000, 100_000, 150_000, 200_000, 250_000]
         assert mirror.ranges[1:] == [f"bytes={offset}-" for offset in offsets]
@@ -440,8 +444,8 @@ async def test_a_stalled_body_goes_on(tmp_path: Path) -> None:
     mirror = Mirror(one_layer(), [ending_after(50_000, stalls=30)])
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
-    [event] = result.of(Interrupted)
-    assert isinstance(event, Interrupted)
+    [event] = result.of(BlobInterrupted)
+    assert isinstance(event, BlobInterrupted)
     assert "nothing in time" in event.error
     check_complete(tmp_path, mirror.image)
 
@@ -465,7 +469,7 @@ async def test_one_bad_answer_is_outlived(tmp_path: Path, fault: Fault) -> None:
     mirror = Mirror(one_layer(), [fault])
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
-    assert len(result.of(Interrupted)) == 1
+    assert len(result.of(BlobInterrupted)) == 1
     check_complete(tmp_path, mirror.image)
 
 
@@ -503,8 +507,8 @@ async def test_a_pull_that_was_cancelled_is_resumed(tmp_path: Path) -> None:
     here = LayoutWriter.create(root=tmp_path, is_durable=False)
     reached = asyncio.Event()
 
-    def hear(event: Event) -> None:
-        if isinstance(event, Fetched) and event.offset == 50_000:
+    def hear(event: PullEvent) -> None:
+        if isinstance(event, BytesFetched) and event.offset == 50_000:
             reached.set()
 
     async with mirror.running() as url:
@@ -544,7 +548,9 @@ async def test_the_peer_is_told(tmp_path: Path) -> None:
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
     peers = {
-        event.blob.digest: event.peer for event in result.of(Opened) if isinstance(event, Opened)
+        event.blob.digest: event.peer
+        for event in result.of(BlobOpened)
+        if isinstance(event, BlobOpened)
     }
     assert peers == {mirror.image.blobs[1].digest: None, layer.digest: "12D3KooW"}
     assert result.report.peers == {
@@ -721,7 +727,9 @@ async def test_ctrl_c_keeps_what_is_there(tmp_path: Path) -> None:
 # Upstream, for what the mirror does not give
 
 
-def pulling(mirror: str, upstream: str, root: Path, events: list[Event]) -> Awaitable[PullReport]:
+def pulling(
+    mirror: str, upstream: str, root: Path, events: list[PullEvent]
+) -> Awaitable[PullReport]:
     writer = LayoutWriter.create(root=root, is_durable=False)
     return pull(
         NAME,
@@ -736,7 +744,7 @@ def pulling(mirror: str, upstream: str, root: Path, events: list[Event]) -> Awai
 
 async def test_what_the_mirror_has_not_comes_from_upstream(tmp_path: Path) -> None:
     """The mirror is asked first for each thing, upstream for what it has not, and again where a body breaks off."""
-    image, events = one_layer(), list[Event]()
+    image, events = one_layer(), list[PullEvent]()
     images.write_layout(tmp_path / "there", {"registry.example/other:1": one_layer(1)})
     upstream = Mirror(image, [ending_after(50_000)])
     async with registry(tmp_path / "there") as mirror, upstream.running() as url:
@@ -746,12 +754,14 @@ async def test_what_the_mirror_has_not_comes_from_upstream(tmp_path: Path) -> No
     assert report.upstream == report.fetched == report.bytes
     assert report.peers == {}
     assert upstream.ranges == [None, "bytes=50000-"]
-    assert all(event.is_upstream for event in events if isinstance(event, Opened | Fetched))
+    assert all(
+        event.is_upstream for event in events if isinstance(event, BlobOpened | BytesFetched)
+    )
 
 
 async def test_the_mirror_is_asked_first(tmp_path: Path) -> None:
     """Upstream is asked for nothing that the mirror gives, and goes on where the mirror broke off and gives no more."""
-    image, events = one_layer(), list[Event]()
+    image, events = one_layer(), list[PullEvent]()
     mirror, upstream = Mirror(image), Mirror(image)
     async with mirror.running() as url, upstream.running() as behind:
         report = await pulling(url, behind, tmp_path / "one", events)
@@ -769,7 +779,7 @@ async def test_the_mirror_is_asked_first(tmp_path: Path) -> None:
 
 async def test_upstream_may_redirect_and_the_mirror_be_away(tmp_path: Path) -> None:
     """Registries send to their storage, with the range; a mirror that does not run costs nothing but its bytes."""
-    storage, events = Mirror(one_layer()), list[Event]()
+    storage, events = Mirror(one_layer()), list[PullEvent]()
     async with storage.running() as where:
         elsewhere = answering(
             lambda request, data: web.Response(

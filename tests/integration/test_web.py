@@ -16,7 +16,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from spegel_py.oci.build import Image
-from spegel_py.pull import Event, Fetched, OnProgress, pull
+from spegel_py.pull import BytesFetched, OnProgress, PullEvent, pull
 from spegel_py.store.layout import LayoutWriter
 from tests.benchmarks import nodes
 from tests.benchmarks.nodes import Node
@@ -117,8 +117,8 @@ async def test_a_pull_shows_while_somebody_looks(pair: list[Node], browser: Brow
 def _held_back_by(event: asyncio.Event) -> OnProgress:
     """Return what holds a pull back, from the first bytes of a large blob on, until the event is set."""
 
-    async def hear(news: Event) -> None:
-        if isinstance(news, Fetched) and news.blob.size > 1_000_000:
+    async def hear(news: PullEvent) -> None:
+        if isinstance(news, BytesFetched) and news.blob.size > 1_000_000:
             await event.wait()
 
     return hear

@@ -426,7 +426,7 @@ async def _start(cluster: Cluster, began: float) -> None:
 
     async def fill_registry() -> None:
         await cluster.registry.start()
-        program = oci.Program(images.BUSYBOX.read_bytes())  # a layer that no other image has
+        program = oci.Executable(images.BUSYBOX.read_bytes())  # a layer that no other image has
         pause = oci.image([oci.layer({"bin/sleep": program})], command=("/bin/sleep", "2147483647"))
         await asyncio.gather(
             cluster.registry.push(PAUSE, pause),

@@ -1,10 +1,13 @@
 """containerd's content as the store: read over gRPC, or from its folder where that is mounted."""
 
-from spegel_py.store.containerd.checks import check_content_path, check_socket
 from spegel_py.store.containerd.client import Client
 from spegel_py.store.containerd.cri import CriStatus, ImageSettings, content_root, cri_status
-from spegel_py.store.containerd.ingests import ContainerdIngests
-from spegel_py.store.containerd.store import ContainerdStore
+from spegel_py.store.containerd.store import (
+    ContainerdIngests,
+    ContainerdStore,
+    check_content_path,
+    check_socket,
+)
 from spegel_py.store.containerd.watcher import ContainerdWatcher
 
 __all__ = [

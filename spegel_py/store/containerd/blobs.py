@@ -18,9 +18,8 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.base import Content, Descriptor
 from spegel_py.store.containerd.client import Client
-from spegel_py.store.containerd.records import Records
-from spegel_py.store.files import PIECE, FileContent
-from spegel_py.store.reach import ANYHOW, Reach, reached
+from spegel_py.store.containerd.records import BlobRecords
+from spegel_py.store.files import BLOCKING, PIECE, FileAccess, FileContent, open_cached_or_thread
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +58,7 @@ class FileBlobs:
     manifests say: a power cut or a full disk damaged it, and a body that is too short fails a pull.
     """
 
-    def __init__(self, *, content_path: Path, records: Records) -> None:
+    def __init__(self, *, content_path: Path, records: BlobRecords) -> None:
         self._root = content_path
         self._records = records
         self._lengths: dict[Digest, frozenset[int]] = {}
@@ -73,7 +72,7 @@ class FileBlobs:
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[Content]:
-        fd = await reached(partial(self._open, digest), os.close)
+        fd = await open_cached_or_thread(partial(self._open, digest), os.close)
         try:
             if digest not in self._records:
                 await self._records.check(digest)
@@ -100,11 +99,11 @@ class FileBlobs:
         self, digests: Collection[Digest], *, anew: Collection[Digest] = ()
     ) -> frozenset[Digest]:
         if len(digests) > FEW:
-            here = await asyncio.to_thread(self._pick, digests, ANYHOW)
+            here = await asyncio.to_thread(self._pick, digests, BLOCKING)
         else:
-            here = await reached(partial(self._pick, digests))
+            here = await open_cached_or_thread(partial(self._pick, digests))
         unsure = frozenset(one for one in here if one in anew or one not in self._records)
-        return (here - unsure) | await self._records.look(unsure) if unsure else here
+        return (here - unsure) | await self._records.query(unsure) if unsure else here
 
     def _list(self) -> frozenset[Digest]:
         self._check_here()
@@ -123,12 +122,12 @@ class FileBlobs:
                     continue
         return frozenset(found)
 
-    def _pick(self, digests: Collection[Digest], reach: Reach) -> frozenset[Digest]:
-        return frozenset(digest for digest in digests if self._is_here(digest, reach))
+    def _pick(self, digests: Collection[Digest], access: FileAccess) -> frozenset[Digest]:
+        return frozenset(digest for digest in digests if self._is_here(digest, access))
 
-    def _is_here(self, digest: Digest, reach: Reach) -> bool:
+    def _is_here(self, digest: Digest, access: FileAccess) -> bool:
         try:
-            fd = self._open(digest, reach)
+            fd = self._open(digest, access)
         except ContentNotFound:
             return False
         try:
@@ -136,9 +135,9 @@ class FileBlobs:
         finally:
             os.close(fd)
 
-    def _open(self, digest: Digest, reach: Reach) -> int:
+    def _open(self, digest: Digest, access: FileAccess) -> int:
         try:
-            return reach.open(self._root, "blobs", digest.algorithm, digest.hex)
+            return access.open(self._root, "blobs", digest.algorithm, digest.hex)
         except StoreUnavailable as error:
             if self._root.exists() or not self._root.parent.is_dir():
                 raise
@@ -156,7 +155,7 @@ class FileBlobs:
 class RemoteBlobs:
     """Blobs read through containerd's socket."""
 
-    def __init__(self, *, client: Client, records: Records) -> None:
+    def __init__(self, *, client: Client, records: BlobRecords) -> None:
         self._client = client
         self._records = records
 
@@ -180,7 +179,7 @@ class RemoteBlobs:
     async def present(
         self, digests: Collection[Digest], *, anew: Collection[Digest] = ()
     ) -> frozenset[Digest]:
-        return await self._records.look(digests)
+        return await self._records.query(digests)
 
 
 @dataclass(frozen=True, slots=True)

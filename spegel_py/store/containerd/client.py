@@ -133,18 +133,18 @@ class Client:
 
     async def version(self) -> str:
         """Return the daemon's version, as in `1.6.20~ds1` or `v2.1.4`."""
-        answer = await self.ask(f"{_VERSION}/Version", Empty(), version_pb2.VersionResponse)
+        answer = await self.call(f"{_VERSION}/Version", Empty(), version_pb2.VersionResponse)
         return str(answer.version)
 
     async def image(self, name: str) -> NamedImage:
         """Return the image of this name, or raise ContentNotFound."""
         request = images_pb2.GetImageRequest(name=name)
-        answer = await self.ask(f"{_IMAGES}/Get", request, images_pb2.GetImageResponse)
+        answer = await self.call(f"{_IMAGES}/Get", request, images_pb2.GetImageResponse)
         return _image(answer.image)
 
     async def images(self) -> list[NamedImage]:
         """Return all images; those whose target is no digest of ours are left out."""
-        answer = await self.ask(
+        answer = await self.call(
             f"{_IMAGES}/List", images_pb2.ListImagesRequest(), images_pb2.ListImagesResponse
         )
         found = []
@@ -158,7 +158,7 @@ class Client:
     async def info(self, digest: Digest) -> BlobRecord:
         """Return the record of a blob, or raise ContentNotFound."""
         request = content_pb2.InfoRequest(digest=str(digest))
-        answer = await self.ask(f"{_CONTENT}/Info", request, content_pb2.InfoResponse)
+        answer = await self.call(f"{_CONTENT}/Info", request, content_pb2.InfoResponse)
         return _record(digest, answer.info)
 
     async def content(self) -> dict[Digest, BlobRecord]:
@@ -228,7 +228,7 @@ class Client:
                 call.cancel()
         raise StoreUnavailable(f"containerd at {self.socket} ended its event stream")
 
-    async def ask(self, method: str, request: Message, answer: type[Message]) -> Any:
+    async def call(self, method: str, request: Message, answer: type[Message]) -> Any:
         """Return the answer to one call, also of services that other modules of this package speak."""
         with _errors():
             call = self._channel.unary_unary(

@@ -45,7 +45,7 @@ async def cri_status(client: Client) -> CriStatus:
     """Return what the daemon tells. Raises StoreUnavailable, also while the CRI is still starting."""
     request = cri_pb2.StatusRequest(verbose=True)
     try:
-        answer = await client.ask(f"{_RUNTIME}/Status", request, cri_pb2.StatusResponse)
+        answer = await client.call(f"{_RUNTIME}/Status", request, cri_pb2.StatusResponse)
     except StoreUnavailable as error:
         cause = error.__cause__
         if (
@@ -67,7 +67,7 @@ async def content_root(client: Client) -> Path | None:
 
 async def _exports(client: Client, kind: str, name: str) -> dict[str, str]:
     request = introspection_pb2.PluginsRequest(filters=[f'type=="{kind}",id=="{name}"'])
-    answer = await client.ask(
+    answer = await client.call(
         f"{_INTROSPECTION}/Plugins", request, introspection_pb2.PluginsResponse
     )
     return {export.key: export.value for plugin in answer.plugins for export in plugin.exports}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+import os
+import stat
+from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
+from spegel_py.errors import ConfigError, ContentNotFound, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Content, Descriptor, Tag
+from spegel_py.store.base import Content, Descriptor, Ingest, Tag
 from spegel_py.store.containerd.blobs import Blobs, FileBlobs, RemoteBlobs
 from spegel_py.store.containerd.client import Client
-from spegel_py.store.containerd.origins import ContainerdOrigins
-from spegel_py.store.containerd.pulls import PullTimes
-from spegel_py.store.containerd.records import Records
+from spegel_py.store.containerd.pull_times import PullTimes
+from spegel_py.store.containerd.records import BlobRecords, ContainerdOrigins
+from spegel_py.store.files import FileAccess
+from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
 
 
 class ContainerdStore:
@@ -24,7 +29,7 @@ class ContainerdStore:
     def __init__(self, *, client: Client, content_path: Path | None = None) -> None:
         self.client = client
         self.pulls = PullTimes()
-        self.records = records = Records(client=client)
+        self.records = records = BlobRecords(client=client)
         self.origins = ContainerdOrigins(client=client, records=records)
         self.blobs: Blobs = (
             FileBlobs(content_path=content_path, records=records)
@@ -44,3 +49,111 @@ class ContainerdStore:
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Content]:
         return self.blobs.open(digest)
+
+
+FOLDER = "ingest"
+
+
+class ContainerdIngests:
+    """The Ingests port over the folder of containerd's content store.
+
+    It finds what is written for one `namespace`, or for any (None).
+    """
+
+    def __init__(self, *, content_path: Path, namespace: str | None) -> None:
+        self._root = content_path
+        self._begin = "" if namespace is None else f"{namespace}/"
+        self._following = GrowingFiles(self._find)
+
+    def __repr__(self) -> str:
+        return f"<ContainerdIngests {self._root} {self._following!r}>"
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
+        return self._following.open(digest)
+
+    def has_open(self, digest: Digest) -> bool:
+        return self._following.has(digest)
+
+    def _find(self, digest: Digest, access: FileAccess) -> IngestFile:
+        """Return the ingest of a digest that was written to last: others were left behind."""
+        with ExitStack() as opened:
+            found = [
+                one
+                for folder in self._folders(digest, access)
+                if (one := self._open(folder, access, opened))
+            ]
+            if not found:
+                raise ContentNotFound(f"{digest} is not being pulled")
+            newest = max(found, key=lambda one: os.fstat(one.fd).st_mtime_ns)
+            return replace(newest, fd=os.dup(newest.fd))
+
+    def _folders(self, digest: Digest, access: FileAccess) -> list[str]:
+        ends = (f"-{digest}", f"@{digest}")
+        folders = access.names(self._root, FOLDER)  # none where nothing was pulled yet
+        refs = ((folder, access.read(self._root, FOLDER, folder, "ref")) for folder in folders)
+        return [
+            folder for folder, ref in refs if ref.startswith(self._begin) and ref.endswith(ends)
+        ]
+
+    def _open(self, folder: str, access: FileAccess, opened: ExitStack) -> IngestFile | None:
+        total = parse_total(access.read(self._root, FOLDER, folder, "total"))
+        try:
+            fd = access.open(self._root, FOLDER, folder, "data")
+        except StoreError:  # it has just ended
+            return None
+        opened.callback(os.close, fd)
+        return IngestFile(fd, self._root / FOLDER / folder / "data", total)
+
+
+_METADATA = "io.containerd.metadata.v1.bolt"
+"""The folder that every containerd makes, at its first start, beside its content."""
+
+
+def check_socket(socket: Path) -> None:
+    """Raise unless `socket` is a Unix socket that may be connected to."""
+    advice = "give containerd's socket, usually /run/containerd/containerd.sock"
+    try:
+        mode = socket.stat().st_mode
+    except PermissionError as error:
+        raise ConfigError(
+            f"{socket} cannot be reached by user {os.geteuid()}; run as root"
+        ) from error
+    except FileNotFoundError as error:
+        raise StoreUnavailable(
+            f"there is no {socket} yet; start containerd, or {advice}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{socket} cannot be reached: {error.strerror}; {advice}") from error
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"{socket} is not a socket; {advice}")
+    if not os.access(socket, os.R_OK | os.W_OK):
+        raise ConfigError(
+            f"{socket} may not be used by user {os.geteuid()}; run as root or change its group"
+        )
+
+
+def check_content_path(content_path: Path | None) -> None:
+    """Raise unless `content_path` is containerd's content store; None, not mounted, is right too.
+
+    A daemon that never pulled has nothing there: an empty folder is right, and none in a folder of containerd's.
+    """
+    if content_path is None or (
+        not content_path.exists() and (content_path.parent / _METADATA).is_dir()
+    ):
+        return
+    advice = "mount containerd's io.containerd.content.v1.content there, or set it empty to read over the socket"
+    if not content_path.exists():
+        raise StoreUnavailable(
+            f"there is no content path {content_path} yet; start containerd, or {advice}"
+        )
+    if not content_path.is_dir():
+        raise ConfigError(f"the content path {content_path} is not a folder; {advice}")
+    if not os.access(content_path, os.R_OK | os.X_OK):
+        raise ConfigError(
+            f"the content path {content_path} cannot be read by user {os.geteuid()}; run as root"
+        )
+    names = {path.name for path in content_path.iterdir()}
+    if names and not names & {"blobs", "ingest"}:
+        raise ConfigError(
+            f"the content path {content_path} holds neither blobs nor ingest; {advice}"
+        )

@@ -29,13 +29,12 @@ from spegel_py.store.containerd.client import (
     NamedImage,
     StoreEvent,
 )
-from spegel_py.store.containerd.origins import ContainerdOrigins
-from spegel_py.store.containerd.pulls import PullTimes
-from spegel_py.store.containerd.records import Records
+from spegel_py.store.containerd.gc_watch import GCWatch
+from spegel_py.store.containerd.pull_times import PullTimes
+from spegel_py.store.containerd.records import BlobRecords, ContainerdOrigins
 from spegel_py.store.containerd.store import ContainerdStore
-from spegel_py.store.containerd.vigil import Vigil
-from spegel_py.store.pump import Emit, Ledger, pumped
-from spegel_py.store.walk import Walker
+from spegel_py.store.walker import Walker
+from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +65,7 @@ class ContainerdWatcher:
         return f"<ContainerdWatcher {self._store!r}>"
 
     def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
-        return pumped(self._run)
+        return watch_in_task(self._run)
 
     def away(self) -> float | None:
         """Return since when the daemon has been away (monotonic seconds), None while it is followed."""
@@ -92,10 +91,10 @@ class ContainerdWatcher:
                 self._store.records,
                 self._store.origins,
                 self._store.pulls,
-                Ledger(emit),
+                InventoryDiff(emit),
                 self._filters,
                 is_return=self._away is not None,
-                listed=self._follows,
+                on_listed=self._mark_followed,
             )
             try:
                 await session.run()
@@ -113,7 +112,7 @@ class ContainerdWatcher:
             self._retry.clear()
             pause = min(pause * 2, RETRY_LAST)
 
-    def _follows(self) -> None:
+    def _mark_followed(self) -> None:
         self._away = None
         self._is_back.set()
 
@@ -124,17 +123,17 @@ class _Session:
 
     client: Client
     blobs: Blobs
-    records: Records
+    records: BlobRecords
     origins: ContainerdOrigins
     pulls: PullTimes
-    ledger: Ledger
+    diff: InventoryDiff
     filters: Filters
     is_return: bool
-    listed: Callable[[], None] = lambda: None
+    on_listed: Callable[[], None] = lambda: None
     has_listed: bool = False
     images: dict[str, NamedImage] = field(default_factory=dict)
-    reach: dict[Digest, frozenset[Digest]] = field(default_factory=dict)
-    vigil: Vigil = field(default_factory=Vigil)
+    contents: dict[Digest, frozenset[Digest]] = field(default_factory=dict)
+    gc_watch: GCWatch = field(default_factory=GCWatch)
     queue: asyncio.Queue[StoreEvent | None] = field(default_factory=asyncio.Queue)
     walker: Walker = field(init=False)
 
@@ -144,12 +143,12 @@ class _Session:
     async def run(self) -> None:
         """Follow the daemon until it goes away; raises a group of StoreUnavailable."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._hear())
+            tasks.create_task(self._read_events())
             await self.queue.get()  # the subscription is on its way
             await self._list()
             await self._follow()
 
-    async def _hear(self) -> None:
+    async def _read_events(self) -> None:
         async with aclosing(self.client.events()) as events:
             async for event in events:
                 self.queue.put_nowait(event)
@@ -161,13 +160,13 @@ class _Session:
         # a file may outlive its record for a moment; one that is about to go is not told, for its end is not either
         here = await self.records.list() & await self.blobs.all()
         for image in self.images.values():
-            if image.target.digest not in self.reach:
-                self.reach[image.target.digest] = await self.walker.reach(image.target, here)
-        self._tell_origins()
+            if image.target.digest not in self.contents:
+                self.contents[image.target.digest] = await self.walker.reachable(image.target, here)
+        self._update_origins()
         shared = filter(self._is_shared, self._held() & here)
-        self.ledger.replace([str(digest) for digest in shared], self._tags(here))
+        self.diff.replace([str(digest) for digest in shared], self._tags(here))
         self.has_listed = True
-        self.listed()
+        self.on_listed()
         if self.is_return:
             log.info("containerd is back", socket=str(self.client.socket), images=len(self.images))
 
@@ -177,13 +176,13 @@ class _Session:
         while True:
             event = None
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(min(self.vigil.next() or relist, relist)):
+                async with asyncio.timeout_at(min(self.gc_watch.next_due() or relist, relist)):
                     event = await self.queue.get()
             if event is not None:
                 await self._apply(event)
-            if due := self.vigil.due(clock()):
+            if due := self.gc_watch.due(clock()):
                 present = await self._refresh(due)
-                self.vigil.looked(due, present=present, held=self._held(), now=clock())
+                self.gc_watch.record_check(due, present=present, held=self._held(), now=clock())
             if clock() >= relist:
                 await self._relist()
                 relist = clock() + RELIST
@@ -194,56 +193,54 @@ class _Session:
                 await self._renew(name)
             case ContentCreated(digest) | ContentDeleted(digest):
                 self.records.drop(digest)
-                await self._look_after({digest})
+                await self._refresh_and_watch({digest})
 
     async def _renew(self, name: str) -> None:
         """Bring one image up to date: asked for, walked, and looked after, with what it pointed at before."""
         before = self.images.pop(name, None)
-        touched = set(self.reach[before.target.digest]) if before else set()
+        touched = set(self.contents[before.target.digest]) if before else set()
         try:
             image = await self.client.image(name)
         except ContentNotFound:
-            self.ledger.remove([name])
+            self.diff.remove([name])
         else:
             self.images[name] = image
-            self.reach[image.target.digest] = await self.walker.reach(image.target)
-            touched |= self.reach[image.target.digest]
+            self.contents[image.target.digest] = await self.walker.reachable(image.target)
+            touched |= self.contents[image.target.digest]
         if before and before.target.digest not in self._roots():
-            del self.reach[before.target.digest]
+            del self.contents[before.target.digest]
         if self.filters:  # a pull adds its repository to the labels of blobs that were here before
-            await self.records.look(touched)
-        self._tell_origins()
-        await self._look_after(touched)
+            await self.records.query(touched)
+        self._update_origins()
+        await self._refresh_and_watch(touched)
 
-    async def _look_after(self, digests: AbstractSet[Digest]) -> None:
+    async def _refresh_and_watch(self, digests: AbstractSet[Digest]) -> None:
         await self._refresh(digests)
-        self.vigil.begin(digests, asyncio.get_running_loop().time())
+        self.gc_watch.begin(digests, asyncio.get_running_loop().time())
 
     async def _refresh(self, digests: AbstractSet[Digest]) -> frozenset[Digest]:
         """Tell which of the digests, and of the tags that point at them, are there and which are not."""
         # the file of a blob that no image holds any more may stay for another namespace
         present = await self.blobs.present(digests, anew=digests - self._held())
         told, tags = frozenset(filter(self._is_shared, present)), self._tags(present)
-        self.ledger.add(str(digest) for digest in told)
-        self.ledger.tag(tags)
+        self.diff.add(str(digest) for digest in told)
+        self.diff.add_tags(tags)
         here = {name for name, image in self.images.items() if image.target.digest in digests}
-        self.ledger.remove(
-            name for name in here - tags.keys() if _is_tag(name)
-        )  # others are digests
-        self.ledger.remove(str(digest) for digest in digests if digest not in told)
+        self.diff.remove(name for name in here - tags.keys() if _is_tag(name))  # others are digests
+        self.diff.remove(str(digest) for digest in digests if digest not in told)
         return present
 
     async def _relist(self) -> None:
         """Find the images that changed without an event, and the blobs that went; walk no others."""
         held = self._held()
         told, before = (
-            {one for one in held if str(one) in self.ledger},
+            {one for one in held if str(one) in self.diff},
             set(filter(self._is_shared, held)),
         )
         gone = told - await self.records.list()
-        self._tell_origins()
+        self._update_origins()
         if changed := gone | (before ^ set(filter(self._is_shared, held))):
-            await self._look_after(changed)
+            await self._refresh_and_watch(changed)
         now = {image.name: image for image in await self.client.images()}
         for name in now.keys() | self.images.keys():
             if now.get(name) != self.images.get(name):
@@ -253,12 +250,12 @@ class _Session:
 
     def _held(self) -> frozenset[Digest]:
         """Return the content of all images, missing blobs too."""
-        return frozenset().union(*(self.reach[root] for root in self._roots()))
+        return frozenset().union(*(self.contents[root] for root in self._roots()))
 
     def _roots(self) -> set[Digest]:
         return {image.target.digest for image in self.images.values()}
 
-    def _tell_origins(self) -> None:
+    def _update_origins(self) -> None:
         """Tell where the images came from that hold content, where filters want to know it."""
         if not self.filters:
             return
@@ -269,7 +266,7 @@ class _Session:
         found: dict[Digest, frozenset[str]] = {}
         for root, repositories in names.items():
             sources = self.origins.of_root(root, repositories)
-            for digest in self.reach[root]:
+            for digest in self.contents[root]:
                 found[digest] = found.get(digest, frozenset()) | sources
         self.origins.of_images = found
 

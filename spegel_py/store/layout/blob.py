@@ -106,11 +106,11 @@ class BlobWriter:
         with disk_errors(self._folder):
             os.fchmod(self._fd, 0o644)
             if self._is_durable:
-                settle(self._fd)
+                sync_file(self._fd)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._path.rename(target)
             if self._is_durable:
-                settle_folder(target.parent)
+                sync_folder(target.parent)
         self._is_committed = True  # renamed: nothing of it is left to clean up
 
     def close(self) -> None:
@@ -143,12 +143,12 @@ def _total_of(part: Path) -> Path:
     return part.with_name(part.name + TOTAL)
 
 
-def settle(fd: int) -> None:
+def sync_file(fd: int) -> None:
     """Wait until the file is on the disk."""
     os.fsync(fd)
 
 
-def settle_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Wait until the names in the folder are on the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import structlog
 
-from spegel_py.errors import ContentNotFound, StoreUnavailable
+from spegel_py.errors import ContentNotFound, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Content, Descriptor, Tag
-from spegel_py.store.files import FileContent, Signature
+from spegel_py.store.base import Content, Descriptor, Ingest, Tag
+from spegel_py.store.files import FileAccess, FileContent, Signature, open_file
+from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
 from spegel_py.store.layout import folder
-from spegel_py.store.layout.verify import Verdicts, Verifier
-from spegel_py.store.reach import open_file
+from spegel_py.store.layout.blob import PARTIAL, TOTAL, part_name
+from spegel_py.store.layout.folder import BLOBS
+from spegel_py.store.layout.verify import BlobVerdicts, Verifier
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +34,7 @@ class LayoutStore:
 
     def __init__(self, *, root: Path, settle: float = SETTLE) -> None:
         self.root = root
-        self.verifier = Verifier(Verdicts(settle=settle))
+        self.verifier = Verifier(BlobVerdicts(settle=settle))
         self._tags: Mapping[str, Tag] = {}
         self._index_read: Signature | None = None
         self._index_was_bad = False
@@ -86,3 +88,29 @@ class LayoutStore:
         else:
             self._index_was_bad = False
         return self._tags
+
+
+class LayoutIngests:
+    """The Ingests port over the parts in a layout folder."""
+
+    def __init__(self, *, root: Path) -> None:
+        self._root = root
+        self._following = GrowingFiles(self._find)
+
+    def __repr__(self) -> str:
+        return f"<LayoutIngests {self._root} {self._following!r}>"
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
+        return self._following.open(digest)
+
+    def has_open(self, digest: Digest) -> bool:
+        return self._following.has(digest)
+
+    def _find(self, digest: Digest, access: FileAccess) -> IngestFile:
+        name = part_name(digest)
+        total = parse_total(access.read(self._root, BLOBS, PARTIAL, name + TOTAL))
+        try:
+            fd = access.open(self._root, BLOBS, PARTIAL, name)
+        except StoreError as error:
+            raise ContentNotFound(f"{digest} is not being pulled") from error
+        return IngestFile(fd, self._root / BLOBS / PARTIAL / name, total)

@@ -29,7 +29,7 @@ PATIENCE = 4.0
 """A changed file must lie still this many times as long as hashing it took, so that hashing stays rare."""
 
 
-class Verdict(Enum):
+class BlobVerdict(Enum):
     """What is known of a file."""
 
     GOOD = "its content is its digest's"
@@ -39,13 +39,13 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class _Hashed:
     signature: Signature
     is_good: bool
     took: float
 
 
-class Verdicts:
+class BlobVerdicts:
     """The memory of what was hashed; pure, so that its patience can be tested without files.
 
     `settle` is how many seconds a file that did not match must lie still before it is hashed again, and
@@ -54,47 +54,47 @@ class Verdicts:
 
     def __init__(self, *, settle: float) -> None:
         self._settle = settle
-        self._judged: dict[Digest, _Judged] = {}
-        self._named: set[Digest] = set()
+        self._hashed: dict[Digest, _Hashed] = {}
+        self._reported: set[Digest] = set()
 
     def __repr__(self) -> str:
-        return f"<Verdicts good={sum(one.is_good for one in self._judged.values())} of={len(self._judged)}>"
+        return f"<Verdicts good={sum(one.is_good for one in self._hashed.values())} of={len(self._hashed)}>"
 
-    def of(self, digest: Digest, signature: Signature, now: float) -> Verdict:
+    def of(self, digest: Digest, signature: Signature, now: float) -> BlobVerdict:
         """Return what is known of the file with this name and signature."""
-        judged = self._judged.get(digest)
+        judged = self._hashed.get(digest)
         if judged is None:
-            return Verdict.UNKNOWN
+            return BlobVerdict.UNKNOWN
         if judged.signature == signature:
-            return Verdict.GOOD if judged.is_good else Verdict.BAD
+            return BlobVerdict.GOOD if judged.is_good else BlobVerdict.BAD
         is_due = judged.is_good or now >= self.due(digest, signature, now)
-        return Verdict.UNKNOWN if is_due else Verdict.UNSETTLED
+        return BlobVerdict.UNKNOWN if is_due else BlobVerdict.UNSETTLED
 
     def due(self, digest: Digest, signature: Signature, now: float) -> float:
         """Return when a file that did not match has lain still for long enough."""
         changed = min(
             signature.ctime_ns / 1e9, now
         )  # a clock that was set back must not make us wait for it
-        return changed + max(self._settle, PATIENCE * self._judged[digest].took)
+        return changed + max(self._settle, PATIENCE * self._hashed[digest].took)
 
     def record(self, digest: Digest, signature: Signature, *, is_good: bool, took: float) -> None:
         """Remember the outcome of hashing, and how many seconds it took."""
-        self._judged[digest] = _Judged(signature, is_good, took)
+        self._hashed[digest] = _Hashed(signature, is_good, took)
         if is_good:
-            self._named.discard(digest)
+            self._reported.discard(digest)
 
-    def should_name(self, digest: Digest, signature: Signature, now: float) -> bool:
+    def should_report(self, digest: Digest, signature: Signature, now: float) -> bool:
         """Say, once, that a file with the verdict BAD has lain still: it is damaged, not unfinished."""
-        if digest in self._named or now < self.due(digest, signature, now):
+        if digest in self._reported or now < self.due(digest, signature, now):
             return False
-        self._named.add(digest)
+        self._reported.add(digest)
         return True
 
     def keep(self, digests: Collection[Digest]) -> None:
         """Forget all but these."""
-        for digest in self._judged.keys() - set(digests):
-            del self._judged[digest]
-            self._named.discard(digest)
+        for digest in self._hashed.keys() - set(digests):
+            del self._hashed[digest]
+            self._reported.discard(digest)
 
 
 @dataclass(slots=True)
@@ -108,24 +108,26 @@ class _Hashing:
 class Verifier:
     """Hashes files in threads, each file once however many wait for it, and remembers the verdicts."""
 
-    verdicts: Verdicts
+    verdicts: BlobVerdicts
     _running: dict[tuple[Digest, Signature], _Hashing] = field(default_factory=dict)
 
     async def check(self, digest: Digest, fd: int) -> int:
         """Return the size of the open file if it is the digest's content, else raise ContentNotFound."""
         signature = Signature.of(os.fstat(fd))
         verdict = self.verdict(digest, signature)
-        if verdict is Verdict.UNKNOWN:
-            verdict = Verdict.GOOD if await self._hash(digest, signature, fd) else Verdict.BAD
-        if verdict is not Verdict.GOOD:
+        if verdict is BlobVerdict.UNKNOWN:
+            verdict = (
+                BlobVerdict.GOOD if await self._hash(digest, signature, fd) else BlobVerdict.BAD
+            )
+        if verdict is not BlobVerdict.GOOD:
             raise ContentNotFound(f"the blob {digest} is here but {verdict.value}")
         return signature.size
 
-    def verdict(self, digest: Digest, signature: Signature) -> Verdict:
+    def verdict(self, digest: Digest, signature: Signature) -> BlobVerdict:
         """Return what is known of the file; a damaged one is named in the log, once."""
         now = time.time()
         verdict = self.verdicts.of(digest, signature, now)
-        if verdict is Verdict.BAD and self.verdicts.should_name(digest, signature, now):
+        if verdict is BlobVerdict.BAD and self.verdicts.should_report(digest, signature, now):
             log.warning("damaged blob is not served", digest=str(digest), size=signature.size)
         return verdict
 

@@ -25,9 +25,9 @@ from spegel_py.store.base import ContentEvent, Inventory, Tag
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.blob import PARTIAL
 from spegel_py.store.layout.store import LayoutStore
-from spegel_py.store.layout.verify import Verdict
-from spegel_py.store.pump import Emit, Ledger, pumped
-from spegel_py.store.walk import Walker
+from spegel_py.store.layout.verify import BlobVerdict
+from spegel_py.store.walker import Walker
+from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
 
 log = structlog.get_logger(__name__)
 
@@ -64,12 +64,12 @@ class LayoutWatcher:
         return f"<LayoutWatcher {self._store.root}>"
 
     def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
-        return pumped(self._run)
+        return watch_in_task(self._run)
 
     async def _run(self, emit: Emit) -> None:
         pause, is_away = RETRY_FIRST, False
         while True:
-            session = _Session(self._store, Ledger(emit), self._filters)
+            session = _Session(self._store, InventoryDiff(emit), self._filters)
             try:
                 folder.identity(self._store.root)
                 if is_away:
@@ -89,7 +89,7 @@ class _Session:
     """One stretch of time in which the folder is there."""
 
     store: LayoutStore
-    ledger: Ledger
+    diff: InventoryDiff
     filters: Filters
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     queue: asyncio.PriorityQueue[tuple[int, Digest]] = field(default_factory=asyncio.PriorityQueue)
@@ -127,9 +127,9 @@ class _Session:
             if self.filters:
                 keys, told = await self._filtered(keys, told, tags)
             if has_told:
-                self.ledger.become(keys, told)
+                self.diff.update(keys, told)
             elif not self.queued or time.monotonic() - started > FIRST_INVENTORY:
-                self.ledger.replace(keys, told)
+                self.diff.replace(keys, told)
                 has_told = True
             self._name_refused(scan.refused)
             await asyncio.sleep(max(PAUSE, 4 * took))
@@ -146,14 +146,14 @@ class _Session:
         verdicts.keep(scan.blobs)
         for digest, signature in scan.blobs.items():
             verdict, key = self.store.verifier.verdict(digest, signature), str(digest)
-            if verdict is Verdict.GOOD or (verdict is Verdict.UNKNOWN and key in self.ledger):
+            if verdict is BlobVerdict.GOOD or (verdict is BlobVerdict.UNKNOWN and key in self.diff):
                 keys.add(key)
-            if verdict is Verdict.UNKNOWN and digest not in self.queued:
+            if verdict is BlobVerdict.UNKNOWN and digest not in self.queued:
                 self.queued.add(digest)
                 self.queue.put_nowait(
                     (signature.size, digest)
                 )  # small first: manifests are of use at once
-            elif verdict in (Verdict.UNSETTLED, Verdict.BAD):
+            elif verdict in (BlobVerdict.UNSETTLED, BlobVerdict.BAD):
                 now = time.time()
                 soon = verdicts.due(digest, signature, now)
                 due = min(due, soon) if soon > now else due
@@ -174,7 +174,7 @@ class _Session:
         self, keys: Collection[str], told: Mapping[str, float], tags: Mapping[str, Tag]
     ) -> tuple[set[str], dict[str, float]]:
         """Return those of the keys, and of the tags that are told, that no filter keeps here."""
-        self.store.named = named = await self._named(tags)
+        self.store.named = named = await self._reported(tags)
         shared = {
             digest for digest, repositories in named.items() if self.filters.shares(repositories)
         }
@@ -184,18 +184,18 @@ class _Session:
             if not self.filters.exclude(name) and tags[name].digest in shared
         }
 
-    async def _named(self, tags: Mapping[str, Tag]) -> dict[Digest, frozenset[str]]:
+    async def _reported(self, tags: Mapping[str, Tag]) -> dict[Digest, frozenset[str]]:
         """Return the repositories whose tags reach content, by its digest."""
         named: dict[Digest, set[str]] = {}
         for name, tag in tags.items():
             # index.json may say anything of its entries: whether one is a manifest is seen by reading it
-            for digest in await self.walker.reach(Child(tag.digest, 0, OCI_INDEX)):
+            for digest in await self.walker.reachable(Child(tag.digest, 0, OCI_INDEX)):
                 named.setdefault(digest, set()).add(name.rpartition(":")[0])
         return {digest: frozenset(repositories) for digest, repositories in named.items()}
 
     def _is_moving(self, name: str, digest: Digest) -> bool:
         """Say whether a tag that was told points at something that is being verified: it is not gone meanwhile."""
-        return name in self.ledger and digest in self.queued
+        return name in self.diff and digest in self.queued
 
     def _name_refused(self, refused: frozenset[str]) -> None:
         for name in sorted(refused - self.refused):

@@ -20,7 +20,7 @@ from spegel_py.errors import ConfigError, NameInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_INDEX, Child
 from spegel_py.oci.reference import Reference
-from spegel_py.store.layout.blob import BlobWriter, disk_errors, settle, settle_folder
+from spegel_py.store.layout.blob import BlobWriter, disk_errors, sync_file, sync_folder
 from spegel_py.store.layout.folder import BLOBS, INDEX, MARKER, PULLED, REF_NAME, VERSION
 
 LOCK = ".index.lock"
@@ -150,12 +150,12 @@ class LayoutWriter:
             with temporary.open("xb") as file:
                 file.write(data)
                 if self.is_durable:
-                    settle(file.fileno())
+                    sync_file(file.fileno())
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
         if self.is_durable:
-            settle_folder(path.parent)
+            sync_folder(path.parent)
 
 
 def _without(entries: list[Any], name: str) -> list[Any]:

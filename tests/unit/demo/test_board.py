@@ -11,13 +11,13 @@ from spegel_py.demo.board import Board
 from spegel_py.demo.tree import UPSTREAM
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.pull import Event, Fetched, Finished, Opened
+from spegel_py.pull import BlobFinished, BlobOpened, BytesFetched, PullEvent
 
 BLOB = Child(Digest.of(b"layer"), 1_000_000, "")
-PULLED: list[Event] = [
-    Opened(BLOB, 0, "x"),
-    Fetched(BLOB, 500_000, 500_000, "x"),
-    Finished(BLOB, was_here=False),
+PULLED: list[PullEvent] = [
+    BlobOpened(BLOB, 0, "x"),
+    BytesFetched(BLOB, 500_000, 500_000, "x"),
+    BlobFinished(BLOB, was_here=False),
 ]
 
 
@@ -61,7 +61,7 @@ def test_board_draws_the_tree_as_it_grows() -> None:
     board.expect(["node 2"], [OTHER], holders=["node 1"])
     board.expect(["node 2", "node 3"], [BLOB])
     board.takes("node 2", BLOB.digest, UPSTREAM)
-    board.hear("node 2", Fetched(BLOB, 500_000, 500_000, None, is_upstream=True), UPSTREAM)
+    board.hear("node 2", BytesFetched(BLOB, 500_000, 500_000, None, is_upstream=True), UPSTREAM)
     board.takes("node 3", BLOB.digest, "node 2")
     shown = io.StringIO()
     Console(file=shown, width=120).print(board.render())

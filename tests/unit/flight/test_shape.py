@@ -11,7 +11,7 @@ from spegel_py.flight.shape import draw, sight
 from spegel_py.flight.steward import Steward
 from spegel_py.flight.tree import Tree
 from spegel_py.oci.digest import Digest
-from spegel_py.store.growing import Growing
+from spegel_py.store.growing import GrowingFile
 from tests.unit.flight.test_tree import grown
 
 DIGEST = Digest.of(b"layer")
@@ -26,7 +26,9 @@ def told(tree: Tree, **holders: Role) -> dict[str, tuple[Role | None, int]]:
 
 
 def part(role: Role, parent: str | None = None) -> Part:
-    made = Part(digest=DIGEST, ingest=Growing(fd=-1, total=10), role=role, renew=1.0, parent=parent)
+    made = Part(
+        digest=DIGEST, ingest=GrowingFile(fd=-1, total=10), role=role, renew=1.0, parent=parent
+    )
     made.offset = 7
     return made
 

@@ -20,20 +20,27 @@ from spegel_py.errors import (
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Child
 from spegel_py.pull import command
-from spegel_py.pull.events import Event, Fetched, Finished, Interrupted, Opened, Planned
-from spegel_py.pull.failures import parse_mirror
-from spegel_py.pull.progress import shown
+from spegel_py.pull.answers import parse_mirror
+from spegel_py.pull.events import (
+    BlobFinished,
+    BlobInterrupted,
+    BlobOpened,
+    BytesFetched,
+    PullEvent,
+    PullPlanned,
+)
+from spegel_py.pull.progress import show_progress
 
 BLOB = Child(Digest.of(b"layer"), 1000, OCI_LAYER_GZIP)
 ROOT = Child(Digest.of(b"root"), 100, OCI_MANIFEST)
-EVENTS: list[Event] = [
-    Planned(ROOT, (ROOT,), (BLOB,)),
-    Opened(BLOB, 0, "12D3KooWpeer[bold]A"),
-    Fetched(BLOB, 400, 400, "12D3KooWpeer[bold]A"),
-    Interrupted(BLOB, 400, "[/broke] off"),
-    Opened(BLOB, 400, None),
-    Fetched(BLOB, 1000, 600, None),
-    Finished(BLOB, was_here=False),
+EVENTS: list[PullEvent] = [
+    PullPlanned(ROOT, (ROOT,), (BLOB,)),
+    BlobOpened(BLOB, 0, "12D3KooWpeer[bold]A"),
+    BytesFetched(BLOB, 400, 400, "12D3KooWpeer[bold]A"),
+    BlobInterrupted(BLOB, 400, "[/broke] off"),
+    BlobOpened(BLOB, 400, None),
+    BytesFetched(BLOB, 1000, 600, None),
+    BlobFinished(BLOB, was_here=False),
 ]
 
 
@@ -128,9 +135,9 @@ def test_a_mirrors_credentials_are_taken_from_its_address() -> None:
 def test_lines_without_a_terminal() -> None:
     """Elsewhere than on a terminal each blob's end and each break is one line, with the peer it came from."""
     out = io.StringIO()
-    with shown(Console(file=out, width=40)) as hear:
+    with show_progress(Console(file=out, width=40)) as show:
         for event in EVENTS:
-            hear(event)
+            show(event)
     lines = out.getvalue().splitlines()
     assert len(lines) == 4
     assert "broke off at byte 400 of 1000: [/broke] off" in lines[1]
@@ -141,17 +148,17 @@ def test_lines_without_a_terminal() -> None:
 def test_upstream_is_named() -> None:
     """What comes past the mirror is said to."""
     out = io.StringIO()
-    with shown(Console(file=out, width=40)) as hear:
-        for event in (EVENTS[0], Opened(BLOB, 0, None, is_upstream=True), EVENTS[-1]):
-            hear(event)
+    with show_progress(Console(file=out, width=40)) as show:
+        for event in (EVENTS[0], BlobOpened(BLOB, 0, None, is_upstream=True), EVENTS[-1]):
+            show(event)
     assert out.getvalue().splitlines()[1].endswith("1000 bytes, from upstream, verified")
 
 
 def test_bars_on_a_terminal() -> None:
     """On a terminal each blob has a bar with its peer; texts of others are no markup."""
     out = io.StringIO()
-    with shown(Console(file=out, width=120, force_terminal=True)) as hear:
+    with show_progress(Console(file=out, width=120, force_terminal=True)) as show:
         for event in EVENTS[:4]:
-            hear(event)
+            show(event)
     assert "again: [/broke] off" in out.getvalue()
     assert str(BLOB.digest.hex[:12]) in out.getvalue()

@@ -8,22 +8,22 @@ from hypothesis import strategies as st
 
 from spegel_py.errors import DigestMismatch, PeerRefused, PeerUnreachable
 from spegel_py.pull import resume
-from spegel_py.pull.resume import Patience, Step
+from spegel_py.pull.resume import BodyUse, RetryState
 
 
 @pytest.mark.parametrize(
     ("status", "content_range", "length", "offset", "step"),
     [
-        pytest.param(200, None, 100, 0, Step.APPEND, id="whole"),
-        pytest.param(200, None, None, 0, Step.APPEND, id="whole, chunked"),
-        pytest.param(200, None, 100, 40, Step.RESTART, id="range ignored"),
-        pytest.param(206, "bytes 40-99/100", 60, 40, Step.APPEND, id="rest"),
-        pytest.param(206, "bytes 40-59/100", 20, 40, Step.APPEND, id="part of the rest"),
-        pytest.param(206, "bytes 0-99/100", 100, 0, Step.APPEND, id="206 for the whole"),
+        pytest.param(200, None, 100, 0, BodyUse.APPEND, id="whole"),
+        pytest.param(200, None, None, 0, BodyUse.APPEND, id="whole, chunked"),
+        pytest.param(200, None, 100, 40, BodyUse.RESTART, id="range ignored"),
+        pytest.param(206, "bytes 40-99/100", 60, 40, BodyUse.APPEND, id="rest"),
+        pytest.param(206, "bytes 40-59/100", 20, 40, BodyUse.APPEND, id="part of the rest"),
+        pytest.param(206, "bytes 0-99/100", 100, 0, BodyUse.APPEND, id="206 for the whole"),
     ],
 )
 def test_answers_that_are_used(
-    status: int, content_range: str | None, length: int | None, offset: int, step: Step
+    status: int, content_range: str | None, length: int | None, offset: int, step: BodyUse
 ) -> None:
     """A 206 that starts where ours ends goes on; a 200 begins anew."""
     assert (
@@ -64,43 +64,43 @@ def test_the_range_asked_for_is_containerds() -> None:
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=resume.ATTEMPTS - 1))
 def test_progress_keeps_patience(steps: list[int]) -> None:
     """As long as every attempt brings something, the blob is not given up and no pause is made."""
-    patience, offset = Patience(), 0
+    retries, offset = RetryState(), 0
     for step in steps:
         offset += step
-        patience = patience.after(PeerUnreachable("broke off"), offset)
-        assert not patience.is_over
-        assert patience.pause == 0
+        retries = retries.after(PeerUnreachable("broke off"), offset)
+        assert not retries.is_over
+        assert retries.pause == 0
 
 
 def test_no_progress_ends() -> None:
     """Attempts that bring nothing are paused for ever longer, and end."""
-    patience, pauses = Patience(reached=40), []
-    while not patience.is_over:
-        patience = patience.after(PeerUnreachable("refused"), 40)
-        pauses.append(patience.pause)
+    retries, pauses = RetryState(reached=40), []
+    while not retries.is_over:
+        retries = retries.after(PeerUnreachable("refused"), 40)
+        pauses.append(retries.pause)
     assert pauses == [0.1, 0.2, 0.4, 0.8]
 
 
 def test_a_drip_ends() -> None:
     """A mirror that gives a byte an attempt is given up in the end."""
-    patience = Patience()
+    retries = RetryState()
     for offset in range(1, resume.ATTEMPTS + 1):
-        assert not patience.is_over
-        patience = patience.after(PeerUnreachable("broke off"), offset)
-    assert patience.is_over
+        assert not retries.is_over
+        retries = retries.after(PeerUnreachable("broke off"), offset)
+    assert retries.is_over
 
 
 def test_going_round_in_circles_is_no_progress() -> None:
     """A blob that starts anew each time (range answered with 200) must come further than before to count."""
-    patience = Patience().after(PeerUnreachable("broke off"), 50)
+    retries = RetryState().after(PeerUnreachable("broke off"), 50)
     for _ in range(resume.FRUITLESS):
-        patience = patience.after(PeerUnreachable("broke off"), 50)
-    assert patience.is_over
+        retries = retries.after(PeerUnreachable("broke off"), 50)
+    assert retries.is_over
 
 
 def test_wrong_bytes_twice_end() -> None:
     """The first mismatch may come from an old part; the second does not."""
-    once = Patience(reached=10).after(DigestMismatch("wrong"), 0)
+    once = RetryState(reached=10).after(DigestMismatch("wrong"), 0)
     assert not once.is_over
     assert once.after(DigestMismatch("wrong"), 0).is_over
 
@@ -111,4 +111,4 @@ def test_wrong_bytes_twice_end() -> None:
 )
 def test_refusals(status: int, is_over: bool) -> None:
     """What the mirror will refuse again is not asked again; what may pass is."""
-    assert Patience().after(PeerRefused("refused", status=status), 0).is_over is is_over
+    assert RetryState().after(PeerRefused("refused", status=status), 0).is_over is is_over

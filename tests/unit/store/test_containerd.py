@@ -28,9 +28,8 @@ from spegel_py.store.containerd import (
 )
 from spegel_py.store.containerd.blobs import FileBlobs
 from spegel_py.store.containerd.client import SOURCE, BlobRecord
-from spegel_py.store.containerd.origins import ContainerdOrigins
-from spegel_py.store.containerd.records import Records
-from spegel_py.store.walk import Walker
+from spegel_py.store.containerd.records import BlobRecords, ContainerdOrigins
+from spegel_py.store.walker import Walker
 from tests import images
 from tests.containerd import Daemon
 from tests.contract.test_watcher import keys, listening
@@ -60,7 +59,7 @@ async def client(daemon: Daemon) -> AsyncIterator[Client]:
 def file_blobs(content_path: Path) -> FileBlobs:
     """Return the blobs in a folder of a daemon that never answered."""
     client = Client(socket=content_path / "no.sock")
-    return FileBlobs(content_path=content_path, records=Records(client=client))
+    return FileBlobs(content_path=content_path, records=BlobRecords(client=client))
 
 
 @pytest.fixture(params=["path", "gRPC"])
@@ -317,7 +316,7 @@ async def test_the_port_that_a_label_lacks_is_that_of_the_images_name() -> None:
     async with FakeClient(
         BlobRecord(digest, 5, frozenset({"10.0.0.1/a", "::1/b", "10.0.0.1/c"}))
     ) as client:
-        records = Records(client=client)
+        records = BlobRecords(client=client)
         await records.list()
         origins = ContainerdOrigins(client=client, records=records)
         images = frozenset({"10.0.0.1:5000/a", "10.0.0.1/a", "[::1]:5000/b", "r.io/c"})
@@ -384,9 +383,9 @@ async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) ->
     walker = Walker(open=file_blobs(tmp_path).open)
     root = images.child(one)._replace(digest=Digest.of(garbage))
     with structlog.testing.capture_logs() as logs:
-        assert await walker.reach(root) == await walker.reach(root) == {root.digest}
+        assert await walker.reachable(root) == await walker.reachable(root) == {root.digest}
     assert [log["event"] for log in logs] == ["manifest cannot be read"]
-    assert await walker.reach(images.child(one)) == {blob.digest for blob in one.blobs}
+    assert await walker.reachable(images.child(one)) == {blob.digest for blob in one.blobs}
 
 
 async def test_an_odd_descriptor_hides_no_other_content(tmp_path: Path) -> None:
@@ -401,7 +400,7 @@ async def test_an_odd_descriptor_hides_no_other_content(tmp_path: Path) -> None:
     walker = Walker(open=file_blobs(tmp_path).open, expect=expected.append)
     root = images.child(one)._replace(digest=Digest.of(data))
     parts = {str(blob.digest) for blob in one.blobs[1:]} - {odd["digest"]}
-    assert {str(digest) for digest in await walker.reach(root)} == {str(root.digest)} | parts
+    assert {str(digest) for digest in await walker.reachable(root)} == {str(root.digest)} | parts
     assert {str(child.digest) for child in expected} == parts
 
 

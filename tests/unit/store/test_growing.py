@@ -129,12 +129,12 @@ async def test_without_inotify_files_are_looked_at_again(
         asyncio.timeout(10),
         ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found,
     ):
-        waiting = asyncio.create_task(found.grown(0))
+        waiting = asyncio.create_task(found.wait_beyond(0))
         await asyncio.sleep(0)
         data.write_bytes(b"x" * 10)
         await waiting
         data.rename(tmp_path / "blob")
-        await found.grown(10)
+        await found.wait_beyond(10)
         assert found.is_over
 
 

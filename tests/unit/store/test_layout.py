@@ -19,7 +19,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.files import Signature
 from spegel_py.store.layout import LayoutStore, LayoutWatcher, LayoutWriter, check_layout
 from spegel_py.store.layout.folder import REF_NAME, read_index, scan
-from spegel_py.store.layout.verify import Verdict, Verdicts
+from spegel_py.store.layout.verify import BlobVerdict, BlobVerdicts
 from tests.contract.test_watcher import listening
 from tests.images import image, write_layout
 
@@ -313,28 +313,28 @@ def test_no_index_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, da
 
 def test_hashing_a_file_that_keeps_changing_stays_rare() -> None:
     """After a mismatch a changed file is hashed again only when it lay still for four times the last hashing."""
-    verdicts = Verdicts(settle=2.0)
+    verdicts = BlobVerdicts(settle=2.0)
     first, later = _signature(changed=100.0, size=1), _signature(changed=110.0, size=2)
-    assert verdicts.of(DIGEST, first, 100.0) is Verdict.UNKNOWN
+    assert verdicts.of(DIGEST, first, 100.0) is BlobVerdict.UNKNOWN
     verdicts.record(DIGEST, first, is_good=False, took=5.0)
-    assert verdicts.of(DIGEST, first, 1000.0) is Verdict.BAD
-    assert verdicts.of(DIGEST, later, 129.9) is Verdict.UNSETTLED
-    assert verdicts.of(DIGEST, later, 130.0) is Verdict.UNKNOWN
+    assert verdicts.of(DIGEST, first, 1000.0) is BlobVerdict.BAD
+    assert verdicts.of(DIGEST, later, 129.9) is BlobVerdict.UNSETTLED
+    assert verdicts.of(DIGEST, later, 130.0) is BlobVerdict.UNKNOWN
     verdicts.record(DIGEST, later, is_good=True, took=5.0)
-    assert verdicts.of(DIGEST, later, 130.0) is Verdict.GOOD
-    assert verdicts.of(DIGEST, first, 130.0) is Verdict.UNKNOWN, (
+    assert verdicts.of(DIGEST, later, 130.0) is BlobVerdict.GOOD
+    assert verdicts.of(DIGEST, first, 130.0) is BlobVerdict.UNKNOWN, (
         "a good file that changed is looked at at once"
     )
     verdicts.keep([])
-    assert verdicts.of(DIGEST, later, 130.0) is Verdict.UNKNOWN
+    assert verdicts.of(DIGEST, later, 130.0) is BlobVerdict.UNKNOWN
 
 
 def test_a_file_is_called_damaged_once_and_only_when_it_lies_still() -> None:
     """Unfinished is not damaged."""
-    verdicts = Verdicts(settle=2.0)
+    verdicts = BlobVerdicts(settle=2.0)
     signature = _signature(changed=100.0, size=1)
     verdicts.record(DIGEST, signature, is_good=False, took=0.0)
-    assert [verdicts.should_name(DIGEST, signature, now) for now in (101.0, 102.0, 103.0)] == [
+    assert [verdicts.should_report(DIGEST, signature, now) for now in (101.0, 102.0, 103.0)] == [
         False,
         True,
         False,

@@ -11,7 +11,9 @@ Emit = Callable[[Inventory | ContentEvent], None]
 """Hands one event to whoever iterates over the watcher."""
 
 
-async def pumped(run: Callable[[Emit], Awaitable[None]]) -> AsyncIterator[Inventory | ContentEvent]:
+async def watch_in_task(
+    run: Callable[[Emit], Awaitable[None]],
+) -> AsyncIterator[Inventory | ContentEvent]:
     """Yield what `run` emits, while it runs in a task of its own; closing the iterator ends that task.
 
     A generator must not be suspended inside a task group or a timeout, so those live in `run`. When `run`
@@ -35,7 +37,7 @@ async def pumped(run: Callable[[Emit], Awaitable[None]]) -> AsyncIterator[Invent
         await asyncio.wait([task])
 
 
-class Ledger:
+class InventoryDiff:
     """What the listener believes is held; it decides which events bring that up to date.
 
     Tags are given as a mapping to when they were pulled, in Unix time; other keys have no such time.
@@ -43,43 +45,43 @@ class Ledger:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
-        self._told: dict[str, float | None] = {}
+        self._announced: dict[str, float | None] = {}
 
     def __repr__(self) -> str:
-        return f"<Ledger keys={len(self._told)}>"
+        return f"<Ledger keys={len(self._announced)}>"
 
     def __contains__(self, key: str) -> bool:
-        return key in self._told
+        return key in self._announced
 
     def replace(self, keys: Collection[str], tags: Mapping[str, float]) -> None:
         """Tell the whole inventory anew."""
-        self._told = {**dict.fromkeys(keys), **tags}
-        self._emit(Inventory(frozenset(self._told), dict(tags)))
+        self._announced = {**dict.fromkeys(keys), **tags}
+        self._emit(Inventory(frozenset(self._announced), dict(tags)))
 
-    def become(self, keys: Collection[str], tags: Mapping[str, float]) -> None:
+    def update(self, keys: Collection[str], tags: Mapping[str, float]) -> None:
         """Tell only what differs from what was told."""
-        self.remove(self._told.keys() - keys - tags.keys())
+        self.remove(self._announced.keys() - keys - tags.keys())
         self.add(keys)
-        self.tag(tags)
+        self.add_tags(tags)
 
     def add(self, keys: Iterable[str]) -> None:
         """Tell those of the keys that are new."""
         for key in keys:
-            if key not in self._told:
-                self._told[key] = None
+            if key not in self._announced:
+                self._announced[key] = None
                 self._emit(ContentEvent(Change.ADDED, key))
 
-    def tag(self, tags: Mapping[str, float]) -> None:
+    def add_tags(self, tags: Mapping[str, float]) -> None:
         """Tell those of the tags that are new or were pulled again."""
         for name, pulled in tags.items():
-            if self._told.get(name) != pulled:
-                change = Change.RENEWED if name in self._told else Change.ADDED
-                self._told[name] = pulled
+            if self._announced.get(name) != pulled:
+                change = Change.RENEWED if name in self._announced else Change.ADDED
+                self._announced[name] = pulled
                 self._emit(ContentEvent(change, name, pulled))
 
     def remove(self, keys: Iterable[str]) -> None:
         """Tell that those of the keys that were told are gone."""
         for key in keys:
-            if key in self._told:
-                del self._told[key]
+            if key in self._announced:
+                del self._announced[key]
                 self._emit(ContentEvent(Change.REMOVED, key))

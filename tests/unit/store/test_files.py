@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spegel_py.errors import ContentNotFound
-from spegel_py.store import reach
-from spegel_py.store.reach import ANYHOW, AT_ONCE, Uncached, open_file
+from spegel_py.store import files
+from spegel_py.store.files import BLOCKING, CACHED_ONLY, NotCached, open_file
 from tests.processes import descriptors
 
 
@@ -51,7 +51,7 @@ async def test_a_kernel_that_cannot_tell_has_a_thread_open_it(
     def refuse(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(reach, "openat2", refuse)
+    monkeypatch.setattr(files, "openat2", refuse)
     assert content(await open_file(tmp_path, "blobs", "one")) == b"content"
 
 
@@ -71,7 +71,7 @@ async def test_neither_way_follows_a_link_or_opens_a_folder(tmp_path: Path, blob
 def test_names_and_short_files_are_read_at_once(tmp_path: Path, blob: Path) -> None:
     """Both ways give the same of what was just written."""
     blob.write_text(" text\n")
-    for way in (AT_ONCE, ANYHOW):
+    for way in (CACHED_ONLY, BLOCKING):
         assert way.read(tmp_path, "blobs", "one") == "text"
         assert way.names(tmp_path, "blobs") == ["one"]
 
@@ -79,13 +79,13 @@ def test_names_and_short_files_are_read_at_once(tmp_path: Path, blob: Path) -> N
 def test_what_is_not_to_be_had_at_once_is_not_waited_for(tmp_path: Path, blob: Path) -> None:
     """The names in a folder that has not changed for long may have to come from the disk; what is not there, too."""
     os.utime(blob.parent, (1, 1))
-    with pytest.raises(Uncached):
-        AT_ONCE.names(tmp_path, "blobs")
-    with pytest.raises(Uncached):
-        AT_ONCE.read(tmp_path, "blobs", "absent")
-    assert ANYHOW.names(tmp_path, "blobs") == ["one"]
-    assert ANYHOW.read(tmp_path, "blobs", "absent") == ""
-    assert ANYHOW.names(tmp_path, "absent") == []
+    with pytest.raises(NotCached):
+        CACHED_ONLY.names(tmp_path, "blobs")
+    with pytest.raises(NotCached):
+        CACHED_ONLY.read(tmp_path, "blobs", "absent")
+    assert BLOCKING.names(tmp_path, "blobs") == ["one"]
+    assert BLOCKING.read(tmp_path, "blobs", "absent") == ""
+    assert BLOCKING.names(tmp_path, "absent") == []
 
 
 def test_that_something_is_not_there_is_known_at_once_where_it_was_looked_for(
@@ -93,8 +93,8 @@ def test_that_something_is_not_there_is_known_at_once_where_it_was_looked_for(
 ) -> None:
     """The kernel remembers what it did not find, and what was removed."""
     blob.unlink()
-    assert ANYHOW.names(tmp_path, "absent") == []
+    assert BLOCKING.names(tmp_path, "absent") == []
     with pytest.raises(ContentNotFound):
-        AT_ONCE.open(tmp_path, "blobs", "one")
-    assert AT_ONCE.read(tmp_path, "blobs", "one") == ""
-    assert AT_ONCE.names(tmp_path, "absent") == []
+        CACHED_ONLY.open(tmp_path, "blobs", "one")
+    assert CACHED_ONLY.read(tmp_path, "blobs", "one") == ""
+    assert CACHED_ONLY.names(tmp_path, "absent") == []

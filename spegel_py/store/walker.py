@@ -54,12 +54,14 @@ class Walker:
     def __repr__(self) -> str:
         return f"<Walker manifests={len(self._known)}>"
 
-    async def reach(self, root: Child, held: frozenset[Digest] | None = None) -> frozenset[Digest]:
+    async def reachable(
+        self, root: Child, held: frozenset[Digest] | None = None
+    ) -> frozenset[Digest]:
         """Return the digests of an image's content, missing ones too; manifests that are missing end their branch.
 
         Give `held`, the digests of everything that is here, to save looking for manifests that are not.
         """
-        reached = {root.digest}
+        open_cached_or_thread = {root.digest}
         level = [root]
         while level:
             parents = [one for one in level if held is None or one.digest in held]
@@ -69,10 +71,11 @@ class Walker:
             level = [
                 child
                 for child, is_of_index in below
-                if child.digest not in reached and (is_of_index or child.media_type in MANIFESTS)
+                if child.digest not in open_cached_or_thread
+                and (is_of_index or child.media_type in MANIFESTS)
             ]
-            reached.update(child.digest for child, _ in below)
-        return frozenset(reached)
+            open_cached_or_thread.update(child.digest for child, _ in below)
+        return frozenset(open_cached_or_thread)
 
     def keep(self, digests: Collection[Digest]) -> None:
         """Forget all manifests but these."""

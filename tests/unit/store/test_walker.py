@@ -13,7 +13,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_INDEX, OCI_LAYER_GZIP, Child
 from spegel_py.store.base import Content
 from spegel_py.store.memory import MemoryStore
-from spegel_py.store.walk import Walker
+from spegel_py.store.walker import Walker
 from tests import images
 from tests.images import image
 
@@ -37,8 +37,8 @@ async def test_a_root_is_walked_whatever_its_record_says(media_type: str) -> Non
     walker = Walker(open=stored(many).open)
     odd = images.child(many)._replace(media_type=media_type, size=7)
     with structlog.testing.capture_logs() as logs:
-        assert await walker.reach(odd) == {blob.digest for blob in many.blobs}
-        assert await walker.reach(images.child(many)) == {blob.digest for blob in many.blobs}
+        assert await walker.reachable(odd) == {blob.digest for blob in many.blobs}
+        assert await walker.reachable(images.child(many)) == {blob.digest for blob in many.blobs}
     assert logs == []
 
 
@@ -51,7 +51,7 @@ async def test_an_entry_of_an_index_is_walked_whatever_the_index_says(media_type
     store = stored(one)
     walker = Walker(open=store.open)
     root = Child(store.add(index), len(index), OCI_INDEX)
-    assert await walker.reach(root) == {root.digest} | {blob.digest for blob in one.blobs}
+    assert await walker.reachable(root) == {root.digest} | {blob.digest for blob in one.blobs}
 
 
 async def test_a_root_that_is_no_manifest_is_a_leaf_without_a_word() -> None:
@@ -61,7 +61,7 @@ async def test_a_root_that_is_no_manifest_is_a_leaf_without_a_word() -> None:
     walker = Walker(open=store.open)
     with structlog.testing.capture_logs() as logs:
         root = Child(store.add(data), len(data), "application/octet-stream")
-        assert await walker.reach(root) == {root.digest}
+        assert await walker.reachable(root) == {root.digest}
     assert logs == []
 
 
@@ -75,5 +75,5 @@ async def test_layers_are_not_read() -> None:
         opened.append(digest)
         return store.open(digest)
 
-    await Walker(open=noted).reach(images.child(one))
+    await Walker(open=noted).reachable(images.child(one))
     assert opened == [one.root.digest]

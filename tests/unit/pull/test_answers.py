@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spegel_py.pull.token import Challenge, _token
+from spegel_py.pull.answers import Challenge, _token
 
 HUB = 'Bearer realm="https://auth.example/token?a=b",service="registry.example",scope="repository:library/app:pull"'
 

@@ -29,7 +29,7 @@ class _Watch:
     due: float
 
 
-class Vigil:
+class GCWatch:
     """The blobs that are looked after."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Vigil:
         for digest in digests:
             self._watches[digest] = _Watch(now, now + FIRST)
 
-    def next(self) -> float | None:
+    def next_due(self) -> float | None:
         """Return when to look next, or None if there is nothing to look after."""
         return min((watch.due for watch in self._watches.values()), default=None)
 
@@ -53,7 +53,7 @@ class Vigil:
             digest for digest, watch in self._watches.items() if watch.due <= now + FIRST / 2
         )
 
-    def looked(
+    def record_check(
         self,
         digests: Iterable[Digest],
         *,
