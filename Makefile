@@ -63,15 +63,15 @@ bench-kubernetes: ## first pulls and rolling restarts on a real Kubernetes, besi
 
 chaos: ## break things in the middle of real pulls, and say what became of those; needs root
 	.ci/setup test
-	$(BIN)/python -m tests.chaos $(ARGS)
+	$(BIN)/python -m tests.faults.chaos $(ARGS)
 
 crowd: ## break what nodes share while they pull it, in every way there is; needs root
 	.ci/setup test
-	$(BIN)/python -m tests.crowd $(ARGS)
+	$(BIN)/python -m tests.faults.crowd $(ARGS)
 
 drill: ## break a cluster of six nodes in every way there is, and hold how it heals against the objectives; needs root
 	.ci/setup test
-	$(BIN)/python -m tests.drill $(ARGS)
+	$(BIN)/python -m tests.faults.drill $(ARGS)
 
 fuzz: ## give every parser of bytes from outside inputs that nobody would think of
 	.ci/setup test

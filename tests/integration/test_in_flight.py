@@ -15,10 +15,10 @@ from spegel_py.web.rendering import short
 from tests.benchmarks.flash.crowd import play
 from tests.benchmarks.flash.outcome import missed
 from tests.benchmarks.flash.plan import SHARING, Case, Shape
-from tests.crowd import faults
-from tests.crowd.ground import Ground, start_ground
-from tests.crowd.player import play as play_row
-from tests.crowd.rows import Row
+from tests.faults.crowd import faults
+from tests.faults.crowd.ground import Ground, start_ground
+from tests.faults.crowd.player import play as play_row
+from tests.faults.crowd.rows import Row
 from tests.images import image
 from tests.integration.cluster import metric, publish, registry_away, start_cluster
 from tests.lab import Node, start_lab

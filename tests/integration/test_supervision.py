@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from spegel_py.supervision.journal import read
-from tests.chaos.content import small_disk
-from tests.chaos.links import halved
+from tests.faults.chaos.content import small_disk
+from tests.faults.chaos.links import halved
 from tests.images import image
 from tests.integration.chronicles import (
     alerts,

@@ -1,0 +1,1 @@
+"""Programs that break real clusters: pulls through faults, disturbed crowds, the drill, a rogue."""

@@ -1,0 +1,96 @@
+"""The rows: what strikes, when, and how often an image may come from the registry for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.faults.crowd import faults
+from tests.faults.crowd.faults import Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One kind of fault. `copies` is how often the registry may send the layer, `why` says for what."""
+
+    name: str
+    fault: Fault
+    copies: float = 1.03
+    why: str = ""
+    tries: int = 1
+    """How often each pull may be tried, as a kubelet does."""
+    strikes_first: bool = False
+    """Whether it strikes before anybody pulls, rather than in the middle."""
+
+
+ROWS = (
+    Row(name="nothing", fault=faults.nothing),
+    Row(
+        name="leader's mirror killed",
+        fault=faults.leader_mirror_killed,
+        copies=2.1,
+        why="its containerd goes on unseen, another one leads",
+    ),
+    Row(
+        name="leader's containerd killed",
+        fault=faults.leader_containerd_killed,
+        copies=1.5,
+        why="what it fetched is lost if nobody had it yet",
+    ),
+    Row(
+        name="leader's machine lost",
+        fault=faults.leader_lost,
+        copies=1.5,
+        why="what nobody had of it is fetched again",
+    ),
+    Row(
+        name="inner follower's mirror killed",
+        fault=faults.inner_killed,
+        copies=1.7,
+        why="its containerd goes upstream",
+    ),
+    Row(
+        name="steward killed",
+        fault=faults.steward_killed,
+        copies=1.7,
+        why="its containerd goes upstream",
+    ),
+    Row(
+        name="steward killed, then the leader",
+        fault=faults.steward_then_leader_killed,
+        copies=2.7,
+        why="two containerds go upstream on their own, and another one leads",
+    ),
+    Row(
+        name="leader's upstream a black hole",
+        fault=faults.upstream_black_hole,
+        copies=1.5,
+        why="another one goes on",
+    ),
+    Row(
+        name="leader's upstream reset",
+        fault=faults.upstream_reset,
+        copies=2.1,
+        why="two may go on at once",
+    ),
+    Row(
+        name="leader slow",
+        fault=faults.leader_slow,
+        copies=2.1,
+        why="if it all but stalls another one fetches too",
+    ),
+    Row(
+        name="registry restarted",
+        fault=faults.registry_restarted,
+        copies=4.0,
+        why="all begin again",
+        tries=3,
+    ),
+    Row(name="halves", fault=faults.halves, copies=2.1, why="each half fetches the rest"),
+    Row(
+        name="halves joined",
+        fault=faults.halves_joined,
+        strikes_first=True,
+        copies=2.1,
+        why="each half began to fetch",
+    ),
+)
