@@ -22,9 +22,9 @@ from spegel_py.config import Config
 from spegel_py.credentials import read_credentials
 from spegel_py.descriptors import raise_limit
 from spegel_py.errors import ConfigError
-from spegel_py.flight.flights import Flights
 from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
+from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.inspection.guard import guard_hosts
 from spegel_py.inspection.holders import Holders
 from spegel_py.inspection.images import Images
@@ -124,16 +124,16 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             timeout=config.health_timeout,
         )
         ingests, all_ingests = parts.make_ingests(config), parts.make_ingests(config, of_all=True)
-        flights = None
+        sharing = None
         if config.share_in_flight:
-            flights = Flights(
+            sharing = InFlightSharing(
                 requests=router.requests,
                 ingests=ingests,
                 store=scrubbed,
-                led=metrics.flight.led,
+                on_lead=metrics.flight.led,
                 advertised=lambda: advertiser.told,
             )
-            metrics.flight.watch(flights.counts)
+            metrics.flight.watch(sharing.counts)
         mirror = Mirror(
             router=router,
             upstream=upstream,
@@ -144,7 +144,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             peers=config.mirror_resolve_retries,
             verify=verify,
             spreading=parts.make_spreading(config),
-            sources=flights,
+            sources=sharing,
             expected=None if all_ingests is None else partial(expected_size, all_ingests),
         )
         freshness = Freshness(ttl=config.tag_ttl)
@@ -178,8 +178,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             ledger=ledger,
             credentials=auth,
             node=node_name(config.node_name),
-            underway=Underway(ingests=ingests, size_of=mirror.size_of, source_of=flights.source_of)
-            if flights and ingests
+            underway=Underway(ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of)
+            if sharing and ingests
             else None,
         )
 
@@ -192,7 +192,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 supervision=supervisor.describe(),
                 health=health.state,
                 pulls=metrics.summary(),
-                in_flight=flights.describe() if flights else None,
+                in_flight=sharing.describe() if sharing else None,
             )
 
         whereabouts = Whereabouts(store=spelled, router=router, health=health.state)
@@ -237,7 +237,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 ledger=ledger,
                 images=images,
                 measurer=measurer,
-                in_flight=flights.look if flights else None,
+                in_flight=sharing.views if sharing else None,
             )
             StatusPage(sources=sources).install(aside)
         await _serve(
@@ -256,8 +256,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 room=aside_room,
             )
         await stack.enter_async_context(router.running())
-        if flights:
-            await stack.enter_async_context(flights.running())
+        if sharing:
+            await stack.enter_async_context(sharing.running())
         async with asyncio.TaskGroup() as group:
             advertising = group.create_task(advertiser.run(), name="advertiser")
             log.info(

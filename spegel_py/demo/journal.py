@@ -73,7 +73,7 @@ def sources(events: Iterable[Event]) -> list[tuple[str, str]]:
 def links(events: Iterable[Event]) -> list[tuple[str, str | None]]:
     """Return (digest, peer id) each time that it was said whom the node takes content from, in order; None is upstream.
 
-    That is what its steward says at first, and who gives it then, or goes on where another one broke off.
+    That is what its coordinator says at first, and who gives it then, or goes on where another one broke off.
     """
     found: list[tuple[str, str | None]] = []
     for event in events:

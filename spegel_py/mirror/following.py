@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from spegel_py.errors import PeerLoops
-from spegel_py.flight.flights import Source
-from spegel_py.flight.messages import Why
-from spegel_py.flight.rules import Rules
+from spegel_py.inflight.in_flight_sharing import Parent
+from spegel_py.inflight.messages import ParentFault
+from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.attempts import Attempt
 from spegel_py.mirror.candidates import Candidates
 from spegel_py.mirror.patience import Patience
@@ -29,14 +29,14 @@ WORTH = 8 * 1024 * 1024
 that hold it: at 1 Gbit/s it takes 70 ms."""
 
 _WHY = {
-    Result.UNREACHABLE: Why.DEAD,
-    Result.NOT_FOUND: Why.REFUSED,
-    Result.REFUSED: Why.REFUSED,
-    Result.MISMATCH: Why.REFUSED,
-    Result.BUSY: Why.BUSY,
-    Result.STALLED: Why.STALL,
-    Result.SLOW: Why.SLOW,
-    Result.LOOPS: Why.LOOP,
+    Result.UNREACHABLE: ParentFault.DEAD,
+    Result.NOT_FOUND: ParentFault.REFUSED,
+    Result.REFUSED: ParentFault.REFUSED,
+    Result.MISMATCH: ParentFault.REFUSED,
+    Result.BUSY: ParentFault.BUSY,
+    Result.STALLED: ParentFault.STALL,
+    Result.SLOW: ParentFault.SLOW,
+    Result.LOOPS: ParentFault.LOOP,
 }
 
 
@@ -46,18 +46,20 @@ class Sources(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def rules(self) -> Rules: ...
-    async def find(
+    def rules(self) -> InFlightRules: ...
+    async def find_parent(
         self,
         digest: Digest,
         *,
         offset: int = 0,
         bad: str | None = None,
-        why: Why | None = None,
+        why: ParentFault | None = None,
         within: float | None = None,
-    ) -> Source | None: ...
-    async def line_up(self, digest: Digest, *, offset: int, held: int) -> Source | None: ...
-    def leads(self, digest: Digest) -> bool: ...
+    ) -> Parent | None: ...
+    async def find_parent_in_crowd(
+        self, digest: Digest, *, offset: int, held: int
+    ) -> Parent | None: ...
+    def is_leader(self, digest: Digest) -> bool: ...
 
 
 class FollowingSelector:
@@ -158,12 +160,12 @@ class Following:
     @property
     def silence(self) -> float:
         """Seconds without a byte after which the runtime is left to itself."""
-        return self._sources.rules.silence
+        return self._sources.rules.max_silence
 
     @property
     def patience(self) -> Patience:
         """How slow a source must be for the steward to be asked whether it is the one at fault."""
-        return Patience(min_rate=self._sources.rules.floor, window=self._sources.rules.stall)
+        return Patience(min_rate=self._sources.rules.slow_rate, window=self._sources.rules.stall)
 
     def stall(self, peer: Peer) -> float | None:
         """Return after how many silent seconds another source is asked for; None of a peer that was not named."""
@@ -184,9 +186,11 @@ class Following:
         """
         if size - self._offset < WORTH:
             return
-        holders = await candidates.found_all(self._sources.rules.at_once)
+        holders = await candidates.found_all(self._sources.rules.crowd_answer)
         if 0 < holders < FEW:
-            source = await self._sources.line_up(self._digest, offset=self._offset, held=holders)
+            source = await self._sources.find_parent_in_crowd(
+                self._digest, offset=self._offset, held=holders
+            )
             if source is not None:
                 self._name(source)
 
@@ -195,7 +199,7 @@ class Following:
         bad, why = self._complaint()
         if (within := self._patience()) <= 0:
             return False
-        source = await self._sources.find(
+        source = await self._sources.find_parent(
             self._digest, offset=self._got[0], bad=bad, why=why, within=within
         )
         if source is not None:
@@ -212,20 +216,20 @@ class Following:
             self._asking = asyncio.create_task(
                 self._ask_for_better(sent), name=f"better source of {self._digest}"
             )
-        return self._selector.is_named or self._sources.leads(self._digest)
+        return self._selector.is_named or self._sources.is_leader(self._digest)
 
     async def _ask_for_better(self, sent: int) -> None:
         under_way = [each for each in self._attempts() if each.result is None and each.is_open]
         if not under_way:
             return
         giver = under_way[-1].peer
-        source = await self._sources.find(
-            self._digest, offset=self._offset + sent, bad=giver.id, why=Why.SLOW
+        source = await self._sources.find_parent(
+            self._digest, offset=self._offset + sent, bad=giver.id, why=ParentFault.SLOW
         )
         if source is not None and source.peer != giver:
             self._name(source)
 
-    def _name(self, source: Source) -> None:
+    def _name(self, source: Parent) -> None:
         self._stalls[source.peer] = source.stall
         self._selector.name(source.peer)
 
@@ -240,15 +244,17 @@ class Following:
                 reached,
                 max(self._last_byte(each, now) for each in self._attempts() if each.bytes),
             )
-        return self._got[1] + self._sources.rules.silence - now
+        return self._got[1] + self._sources.rules.max_silence - now
 
     def _last_byte(self, attempt: Attempt, now: float) -> float:
         silent = self._stalls.get(attempt.peer, 0.0) if attempt.result is Result.STALLED else 0.0
         return (attempt.ended or now) - silent
 
-    def _complaint(self) -> tuple[str | None, Why | None]:
+    def _complaint(self) -> tuple[str | None, ParentFault | None]:
         """Return who was the last source, and what was wrong with it; nothing where it was nobody's fault."""
         named = [each for each in self._attempts() if self._selector.was_named(each.peer)]
         if not named or (result := named[-1].result) is None or (why := _WHY.get(result)) is None:
             return None, None
-        return named[-1].peer.id, Why.SHORT if why is Why.DEAD and named[-1].bytes else why
+        return named[-1].peer.id, ParentFault.SHORT if why is ParentFault.DEAD and named[
+            -1
+        ].bytes else why

@@ -31,7 +31,7 @@ MIRRORED_HEADER = "X-Spegel-Mirrored"
 """A peer sets it to `true`: answer from local content only; a request makes one hop at most (as Spegel)."""
 
 IN_FLIGHT_HEADER = "X-Spegel-In-Flight"
-"""A peer that was sent here by a steward sets it to `true`: answer also from what is still being pulled here. Others
+"""A peer that was sent here by a coordinator sets it to `true`: answer also from what is still being pulled here. Others
 are not, since two that wait for each other's first byte would wait for ever."""
 
 SOURCE_HEADER = "X-Spegel-Source"

@@ -54,7 +54,7 @@ class Pulls:
     A pull that `filters` exclude is answered with 404, here and for peers, and so is content of this node
     that came, as `origins` tell, from nowhere else. Of tags `freshness` says for how long they
     are answered; a peer is told how old they are, and decides for itself. In `ledger` it is noted of each
-    client's pull how it went, and counted from there. Peers that a steward sent here are answered with what
+    client's pull how it went, and counted from there. Peers that a coordinator sent here are answered with what
     is `underway` too, if that is given. This node's own runtime, which gives the name `node` as its own, is
     also sent content that other nodes are still pulling. `limits` admit the transfers of all other clients.
     """

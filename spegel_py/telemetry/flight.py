@@ -42,7 +42,7 @@ class FlightMetrics:
         self._leads.labels(reason).inc()
 
     def took(self, count: int) -> None:
-        """Count bytes of a source that its steward named."""
+        """Count bytes of a source that its coordinator named."""
         self._bytes.inc(count)
 
     def watch(self, counts: Callable[[], Mapping[str, int]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spegel_py.flight.shape import Sight
+from spegel_py.inflight.tree_view import TreeView
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurer import Measurer
 from spegel_py.telemetry.ledger import Ledger
@@ -15,7 +15,7 @@ from spegel_py.telemetry.ledger import Ledger
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """`state` is what `/debug/state` tells, `history` Supervisor.history, `giving` how many transfers go to which
-    address now, `sent` how many body bytes this node has sent to anybody, `in_flight` Flights.look, None where nothing
+    address now, `sent` how many body bytes this node has sent to anybody, `in_flight` InFlightSharing.views, None where nothing
     is shared so."""
 
     state: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -25,4 +25,4 @@ class Sources:
     ledger: Ledger
     images: Images
     measurer: Measurer
-    in_flight: Callable[[], Awaitable[Sequence[Sight]]] | None
+    in_flight: Callable[[], Awaitable[Sequence[TreeView]]] | None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from spegel_py.flight.messages import Role
-from spegel_py.flight.shape import Sight
+from spegel_py.inflight.messages import Role
+from spegel_py.inflight.tree_view import TreeView
 
 STEP = 18
 """Between two columns, in pixels."""
@@ -65,26 +65,26 @@ def middle(column: int) -> int:
     return STEP * column + STEP // 2
 
 
-def tree(sight: Sight, *, own: str, addresses: Mapping[str, str]) -> Tree:
+def tree(view: TreeView, *, own: str, addresses: Mapping[str, str]) -> Tree:
     """Return the tree of a digest; `addresses` are peers' by their ids."""
     return Tree(
-        digest=str(sight.digest),
-        total=sight.total,
-        role=sight.role.value,
-        rows=tuple(_rows(sight, own, addresses)),
-        more=sight.shape.more,
-        is_told=sight.is_told,
+        digest=str(view.digest),
+        total=view.total,
+        role=view.role.value,
+        rows=tuple(_rows(view, own, addresses)),
+        more=view.snapshot.more,
+        is_told=view.is_told,
     )
 
 
-def _rows(sight: Sight, own: str, addresses: Mapping[str, str]) -> Iterator[Row]:
-    places = sight.shape.places
+def _rows(view: TreeView, own: str, addresses: Mapping[str, str]) -> Iterator[Row]:
+    places = view.snapshot.places
     names = [
         "this node" if place.node == own else addresses.get(place.node) or _short(place.node)
         for place in places
     ]
-    whole = sight.total or max(
-        (place.offset for place in places if place.role is Role.HOLD), default=0
+    whole = view.total or max(
+        (place.offset for place in places if place.role is Role.COMPLETE), default=0
     )
     for line in _lines([place.parent for place in places]):
         place = places[line.number]

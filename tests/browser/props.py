@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from spegel_py.flight.messages import Place, Role, Shape
-from spegel_py.flight.shape import Sight
+from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
+from spegel_py.inflight.tree_view import TreeView
 from spegel_py.inspection.measurement import Part
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
@@ -77,14 +77,14 @@ def part(kind: Any, size: int, source: Any, peer: str | None, seconds: float) ->
     )
 
 
-def shape(names: Sequence[str], parents: Sequence[int | None], *, far: int) -> Shape:
+def shape(names: Sequence[str], parents: Sequence[int | None], *, far: int) -> TreeSnapshot:
     """Return a tree whose first node leads and has `far` bytes, and whose others follow, each a little behind."""
-    return Shape(
+    return TreeSnapshot(
         tuple(
-            Place(
+            TreeNode(
                 name,
                 parent,
-                Role.LEAD if parent is None else Role.FOLLOW,
+                Role.LEADER if parent is None else Role.FOLLOWER,
                 max(0, far - 3_000_000 * number),
             )
             for number, (name, parent) in enumerate(zip(names, parents, strict=True))
@@ -93,13 +93,13 @@ def shape(names: Sequence[str], parents: Sequence[int | None], *, far: int) -> S
 
 
 def sight(
-    content: str, total: int | None, role: Role, shape: Shape, *, is_told: bool = True
-) -> Sight:
-    return Sight(
-        digest=Digest.of(content.encode()), total=total, role=role, shape=shape, is_told=is_told
+    content: str, total: int | None, role: Role, shape: TreeSnapshot, *, is_told: bool = True
+) -> TreeView:
+    return TreeView(
+        digest=Digest.of(content.encode()), total=total, role=role, snapshot=shape, is_told=is_told
     )
 
 
-def parts(sights: Sequence[Sight]) -> list[dict[str, object]]:
+def parts(sights: Sequence[TreeView]) -> list[dict[str, object]]:
     """Return what `/debug/state` tells of a node's parts, as far as the page reads it."""
     return [{"digest": str(each.digest), "role": each.role.value} for each in sights]

@@ -16,9 +16,9 @@ from functools import partial
 from typing import Any
 
 from spegel_py.errors import ManifestUnknown
-from spegel_py.flight.messages import Role
-from spegel_py.flight.shape import Sight
 from spegel_py.health.events import HealthState
+from spegel_py.inflight.messages import Role
+from spegel_py.inflight.tree_view import TreeView
 from spegel_py.inspection.holders import Holders
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurement import Measurement
@@ -80,7 +80,7 @@ class Stage:
         self.held: set[str] = set()
         self.network = network
         self.router = network.join(Peer(self.id, "10.12.0.1", 5000))
-        self.sights: list[Sight] | None = None
+        self.sights: list[TreeView] | None = None
         self.looks = 0
         self.measurer = Measurer(mirror="http://127.0.0.1:9")
         for peer in self.peers:
@@ -214,11 +214,11 @@ class Stage:
             [names[8], self.id, names[9]], [None, 0, 1], far=int(0.4 * 31_500_000)
         )
         self.sights = [
-            props.sight("led", length, Role.LEAD, replace(led, more=3)),
-            props.sight("followed", 31_500_000, Role.FOLLOW, followed),
+            props.sight("led", length, Role.LEADER, replace(led, more=3)),
+            props.sight("followed", 31_500_000, Role.FOLLOWER, followed),
         ]
 
-    async def _look(self) -> Sequence[Sight]:
+    async def _look(self) -> Sequence[TreeView]:
         self.looks += 1
         return self.sights or ()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from spegel_py.flight.rules import Rules
+from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.build import Blob
 from tests.images import image
 from tests.integration.cluster import (
@@ -185,7 +185,7 @@ async def test_a_large_layer_that_was_cut_off_on_the_disk_is_not_offered(lab: La
     answer, seconds = await timed(puller, blob_path(app.blobs[-1]))
     assert answer.status == 404
     assert (
-        seconds < PROMPT + Rules().grace
-    )  # a steward that is new since the puller restarted waits for so long
+        seconds < PROMPT + InFlightRules().takeover_grace
+    )  # a coordinator that is new since the puller restarted waits for so long
     await puller.cri.pull(reference)
     assert [one.size for one in lab.registry.requests("GET")] == [len(app.blobs[-1].data)]

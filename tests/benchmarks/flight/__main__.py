@@ -15,7 +15,7 @@ from tests.benchmarks.flight.simulation import Result, Scene, simulate
 SIZES = (100, 1000, 10_000)
 CHURN = (0.0, 0.1)
 STARTS = 250
-"""Nodes that start to pull in a second, or all within two: a scheduler binds no more pods. A steward answers 500
+"""Nodes that start to pull in a second, or all within two: a scheduler binds no more pods. A coordinator answers 500
 questions in a second; whoever waits for too long goes upstream by itself."""
 
 

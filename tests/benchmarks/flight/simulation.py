@@ -1,8 +1,8 @@
-"""Many nodes that pull one blob at the same time, in virtual time: the real stewards, and a model of all around them.
+"""Many nodes that pull one blob at the same time, in virtual time: the real coordinators, and a model of all around them.
 
 Bytes flow as in a fluid: who fetches upstream shares the registry's rate evenly, who is fed by one node shares that
 node's upload rate; each step of STEP seconds a node gets of what its source had before, so that a hop costs one step.
-Messages take LATENCY each way, and a steward needs SERVICE for each, one after the other. Nodes die in two ways: half
+Messages take LATENCY each way, and a coordinator needs SERVICE for each, one after the other. Nodes die in two ways: half
 of them so that connections break at once (a killed process), half without a word (a lost machine).
 """
 
@@ -16,21 +16,21 @@ from enum import Enum, auto
 from functools import partial
 from random import Random
 
-from spegel_py.flight.messages import (
-    Alone,
-    Ask,
-    Follow,
-    Lead,
-    Note,
-    Question,
-    Reply,
+from spegel_py.inflight.coordinator import Coordinator
+from spegel_py.inflight.messages import (
+    CoordinatorRequest,
+    CoordinatorResponse,
+    FetchUncoordinated,
+    FetchUpstream,
+    FollowParent,
+    Heartbeat,
+    ParentFault,
+    ParentRequest,
+    RetryLater,
     Role,
-    Wait,
-    Why,
 )
-from spegel_py.flight.rendezvous import stewards
-from spegel_py.flight.rules import Rules
-from spegel_py.flight.steward import Steward
+from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.spread import SLOW, Spreading
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.libp2p.records import TTL_FACTOR
@@ -39,7 +39,7 @@ from spegel_py.routing.libp2p.sharing import next_interval
 STEP = 0.05
 LATENCY = 0.002
 SERVICE = 0.002
-"""Seconds of a steward's processor for one message: a stream of libp2p opened, read and answered."""
+"""Seconds of a coordinator's processor for one message: a stream of libp2p opened, read and answered."""
 SEEN = 0.3
 """Seconds until all know that a connection broke, or that a node came."""
 PATIENCE = 600.0
@@ -63,7 +63,7 @@ class State(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """`nodes` start within `spread` seconds to pull `size` bytes; rates in bytes per second. The share `churn` of them
-    dies within the time one node's pull takes, the first leader and the steward first, and as many come anew."""
+    dies within the time one node's pull takes, the first leader and the coordinator first, and as many come anew."""
 
     nodes: int
     size: int = 100_000_000
@@ -111,18 +111,20 @@ class _Node:
     looked: float = 0.0  # when they were looked up
     feeds: int = 0
     serial: int = 0  # of its questions: an answer to an earlier one is of no use
-    steward: Steward | None = None
-    free: float = 0.0  # when its steward has answered all that came
+    coordinator: Coordinator | None = None
+    free: float = 0.0  # when its coordinator has answered all that came
     told: list[str] = field(default_factory=list)
-    deaf: dict[str, float] = field(default_factory=dict)  # stewards that did not answer, until when
+    deaf: dict[str, float] = field(
+        default_factory=dict
+    )  # coordinators that did not answer, until when
 
 
 class Simulation:
     """One run of a scene."""
 
-    def __init__(self, scene: Scene, *, rules: Rules | None = None) -> None:
+    def __init__(self, scene: Scene, *, rules: InFlightRules | None = None) -> None:
         self.scene = scene
-        self._rules = rules or Rules()
+        self._rules = rules or InFlightRules()
         self._random = Random(scene.seed)
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -197,7 +199,7 @@ class Simulation:
             elif node.state is State.FOLLOWING and self.now - node.grew > self._rules.stall_at(
                 node.depth
             ):
-                self._complain(node, Why.STALL)
+                self._complain(node, ParentFault.STALL)
 
     def _gain(self, node: _Node, fetching: int) -> float:
         left = self.scene.size - node.have
@@ -222,8 +224,8 @@ class Simulation:
         node.have, node.state = float(self.scene.size), State.DONE
         node.serial += 1
         self._holders.append(node)
-        if not was_following:  # else it is advertised before the steward would forget the node
-            self._tell(node, Role.HOLD)
+        if not was_following:  # else it is advertised before the coordinator would forget the node
+            self._tell(node, Role.COMPLETE)
 
     # Coming and going
 
@@ -267,14 +269,14 @@ class Simulation:
 
     def _broke(self, node: _Node, victim: _Node) -> None:
         if node.is_alive and node.parent is victim and node.state is State.FOLLOWING:
-            self._complain(node, Why.DEAD)
+            self._complain(node, ParentFault.DEAD)
 
     def _change(self, name: str, *, comes: bool) -> None:
         (self._view.add if comes else self._view.discard)(name)
         self._ranked = []
         for node in self._nodes.values():
-            if node.steward is not None and node.is_alive:
-                node.steward.set_members(self._view - {node.id}, self.now)
+            if node.coordinator is not None and node.is_alive:
+                node.coordinator.set_members(self._view - {node.id}, self.now)
         first = self._order()[:1]
         for node in self._nodes.values():
             if (
@@ -285,11 +287,11 @@ class Simulation:
             ):
                 self._renew(node, node.serial, again=False)
 
-    # Talking to stewards
+    # Talking to coordinators
 
     def _order(self) -> list[str]:
         if not self._ranked:
-            self._ranked = stewards(DIGEST, self._view, self._rules.asked)
+            self._ranked = ranked_coordinators(DIGEST, self._view, self._rules.coordinators)
         return self._ranked
 
     def _take(self, node: _Node, most: int) -> bool:
@@ -314,17 +316,17 @@ class Simulation:
         ):
             self._ask(node)
 
-    def _ask(self, node: _Node, bad: str | None = None, why: Why | None = None) -> None:
+    def _ask(self, node: _Node, bad: str | None = None, why: ParentFault | None = None) -> None:
         self._unfollow(node)
         node.state, node.leads = State.ASKING, False
         node.serial += 1
         serial = node.serial
 
-        def answered(reply: Reply) -> None:
+        def answered(reply: CoordinatorResponse) -> None:
             if node.is_alive and node.serial == serial:
                 self._obey(node, reply)
 
-        ask = Ask(
+        ask = ParentRequest(
             DIGEST, int(node.have), held=min(FOUND, len(self._living_holders())), bad=bad, why=why
         )
         self._send(node, ask, answered, self._asked_first(node))
@@ -333,23 +335,23 @@ class Simulation:
         if node.is_alive and node.serial == serial:
             self._ask(node)
 
-    def _complain(self, node: _Node, why: Why) -> None:
+    def _complain(self, node: _Node, why: ParentFault) -> None:
         assert node.parent is not None
         self._ask(node, node.parent.id, why)
 
-    def _obey(self, node: _Node, reply: Reply) -> None:
+    def _obey(self, node: _Node, reply: CoordinatorResponse) -> None:
         match reply:
-            case Follow(parent, depth, renew):
+            case FollowParent(parent, depth, renew):
                 self._follow(node, self._nodes[parent], depth, renew)
                 self._after(renew, partial(self._renew, node, node.serial))
-            case Lead(renew) if self._take(node, 1):
+            case FetchUpstream(renew) if self._take(node, 1):
                 node.renew, node.leads = renew, True
                 self._renew(node, node.serial)
-            case Lead(renew):
+            case FetchUpstream(renew):
                 self._leaders += 1
                 node.state, node.renew, node.grew = State.LEADING, renew, self.now
                 self._renew(node, node.serial)
-            case Wait(seconds) if self.now - node.grew < self._rules.silence:
+            case RetryLater(seconds) if self.now - node.grew < self._rules.max_silence:
                 self._after(seconds, partial(self._ask_again, node, node.serial))
             case _:
                 self._alone += 1
@@ -380,28 +382,32 @@ class Simulation:
         if not node.is_alive or node.serial != serial:
             return
         if node.state is State.LEADING or (node.state is State.TAKING and node.leads):
-            self._tell(node, Role.LEAD)
+            self._tell(node, Role.LEADER)
         elif node.state is State.FOLLOWING and node.renew:
-            self._tell(node, Role.FOLLOW)
+            self._tell(node, Role.FOLLOWER)
         if again:
             self._after(node.renew, lambda: self._renew(node, serial))
 
     def _tell(self, node: _Node, role: Role) -> None:
-        parent = node.parent.id if node.parent is not None and role is Role.FOLLOW else None
-        note = Note(DIGEST, role, int(node.have), parent)
+        parent = node.parent.id if node.parent is not None and role is Role.FOLLOWER else None
+        note = Heartbeat(DIGEST, role, int(node.have), parent)
         node.told = self._order()[:]
         self._send(node, note, lambda _: None, self._asked_first(node))
 
     def _asked_first(self, node: _Node) -> list[str]:
-        """Return the steward and those after it; who did not answer lately comes last."""
+        """Return the coordinator and those after it; who did not answer lately comes last."""
         return sorted(self._order(), key=lambda name: node.deaf.get(name, 0.0) > self.now)
 
     def _send(
-        self, node: _Node, question: Question, answered: Callable[[Reply], None], targets: list[str]
+        self,
+        node: _Node,
+        question: CoordinatorRequest,
+        answered: Callable[[CoordinatorResponse], None],
+        targets: list[str],
     ) -> None:
-        """Put a question to the first of these stewards, or to the next one where it does not answer in time."""
+        """Put a question to the first of these coordinators, or to the next one where it does not answer in time."""
         if not targets:
-            answered(Alone())
+            answered(FetchUncoordinated())
             return
         target, asked = self._nodes[targets[0]], self.now
         within = self._rules.answer_within(len(self._view))
@@ -411,10 +417,10 @@ class Simulation:
             nonlocal is_over
             if not is_over:
                 is_over = True
-                node.deaf[target.id] = self.now + self._rules.deaf
+                node.deaf[target.id] = self.now + self._rules.unresponsive
                 self._send(node, question, answered, targets[1:])
 
-        def reply(answer: Reply) -> None:
+        def reply(answer: CoordinatorResponse) -> None:
             nonlocal is_over
             if not is_over:
                 is_over = True
@@ -422,7 +428,7 @@ class Simulation:
 
         def serve() -> None:
             if target.is_alive:
-                answer = self._steward(target).answer(node.id, question, self.now)
+                answer = self._coordinator(target).answer(node.id, question, self.now)
                 self._after(LATENCY, lambda: reply(answer))
 
         self._after(within, too_late)
@@ -432,11 +438,11 @@ class Simulation:
             self._queue = max(self._queue, target.free - asked)
             self._at(target.free, serve)
 
-    def _steward(self, node: _Node) -> Steward:
-        if node.steward is None:
-            node.steward = Steward(own=node.id, now=-60.0, rules=self._rules)
-            node.steward.set_members(self._view - {node.id}, -60.0)
-        return node.steward
+    def _coordinator(self, node: _Node) -> Coordinator:
+        if node.coordinator is None:
+            node.coordinator = Coordinator(own=node.id, now=-60.0, rules=self._rules)
+            node.coordinator.set_members(self._view - {node.id}, -60.0)
+        return node.coordinator
 
 
 def simulate(scene: Scene) -> Result:

@@ -68,19 +68,19 @@ async def inner_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
 
 
 @asynccontextmanager
-async def steward_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
+async def coordinator_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
     """Kill the mirror that keeps the book."""
-    await _kill(ground.steward())
+    await _kill(ground.coordinator())
     yield ()
 
 
 @asynccontextmanager
-async def steward_then_leader_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
+async def coordinator_then_leader_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
     """Kill the mirror that keeps the book, and a second later that of who fetches."""
-    leader, steward = await ground.leader(), ground.steward()
-    await _kill(steward)
+    leader, coordinator = await ground.leader(), ground.coordinator()
+    await _kill(coordinator)
     await asyncio.sleep(1)
-    if leader is not steward:
+    if leader is not coordinator:
         await _kill(leader)
     yield ()
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from spegel_py.flight.rendezvous import stewards
+from spegel_py.inflight.rendezvous import ranked_coordinators
 from spegel_py.oci.build import Blob, Image
 from tests import images
 from tests.benchmarks.flash.crowd import BURST
@@ -97,10 +97,10 @@ class Ground:
                 return node
         raise AssertionError("nobody takes and gives")
 
-    def steward(self) -> Node:
+    def coordinator(self) -> Node:
         """Return who keeps the book of the layer."""
         names = {self._peer(node): node for node in self.nodes}
-        [first] = stewards(self.layer.digest, names, 1)
+        [first] = ranked_coordinators(self.layer.digest, names, 1)
         return names[first]
 
     def _peer(self, node: Node) -> str:

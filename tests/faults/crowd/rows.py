@@ -50,13 +50,13 @@ ROWS = (
     ),
     Row(
         name="steward killed",
-        fault=faults.steward_killed,
+        fault=faults.coordinator_killed,
         copies=1.7,
         why="its containerd goes upstream",
     ),
     Row(
         name="steward killed, then the leader",
-        fault=faults.steward_then_leader_killed,
+        fault=faults.coordinator_then_leader_killed,
         copies=2.7,
         why="two containerds go upstream on their own, and another one leads",
     ),

@@ -24,7 +24,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.flight import messages
+from spegel_py.inflight import messages
 from spegel_py.routing.libp2p import kademlia, request_response
 from spegel_py.routing.libp2p.keys import name_hash, record_key
 from tests.faults.rogue.peer import RoguePeer, frame, hello, key_set
@@ -308,7 +308,7 @@ def waiting_coordinator(seconds: float) -> Attack:
                 while True:
                     (length,) = struct.unpack(">H", await _exactly(stream, 2))
                     await _exactly(stream, length)
-                    reply = messages.encode(messages.Wait(seconds))
+                    reply = messages.encode(messages.RetryLater(seconds))
                     await stream.write(struct.pack(">H", len(reply)) + reply)
 
         async with AsyncExitStack() as stack:

@@ -20,7 +20,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.flight import messages
+from spegel_py.inflight import messages
 from spegel_py.routing.libp2p import bootstrap, frames, kademlia
 from spegel_py.routing.libp2p.keys import record_key
 from tests.fuzz.mutations import VALUES, as_json, objects
@@ -118,7 +118,7 @@ _QUESTIONS = as_json(
             "serves": st.booleans(),
             "held": st.integers(0, 2000),
             "bad": st.just(PEER),
-            "why": st.sampled_from([each.value for each in messages.Why]),
+            "why": st.sampled_from([each.value for each in messages.ParentFault]),
             "role": st.sampled_from([each.value for each in messages.Role]),
             "parent": st.just(PEER),
         }
@@ -162,8 +162,8 @@ _REPLIES = as_json(
     structured=_QUESTIONS,
 )
 def _questions(data: bytes) -> None:
-    question = messages.decode_question(data)
-    assert messages.decode_question(messages.encode(question)) == question
+    question = messages.decode_request(data)
+    assert messages.decode_request(messages.encode(question)) == question
 
 
 @target(
@@ -180,8 +180,8 @@ def _questions(data: bytes) -> None:
     structured=_REPLIES,
 )
 def _replies(data: bytes) -> None:
-    reply = messages.decode_reply(data)
-    assert messages.decode_reply(messages.encode(reply)) == reply
+    reply = messages.decode_response(data)
+    assert messages.decode_response(messages.encode(reply)) == reply
 
 
 # Kademlia

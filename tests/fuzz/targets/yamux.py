@@ -18,7 +18,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from structlog.testing import capture_logs
 
-from spegel_py.flight import messages
+from spegel_py.inflight import messages
 from spegel_py.routing.libp2p import announce, compat, frames, kademlia, request_response
 from spegel_py.routing.libp2p.addresses import multiaddr
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS
@@ -225,8 +225,8 @@ def _receiver() -> announce.AnnounceReceiver:
 
 
 def _answer(_peer: str, question: bytes) -> bytes:
-    messages.decode_question(question)
-    return messages.encode(messages.Alone())
+    messages.decode_request(question)
+    return messages.encode(messages.FetchUncoordinated())
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def test_sources_in_order() -> None:
 
 
 def test_links_in_order() -> None:
-    """Whom a node takes something from is told by its steward, by the relay's start, and when another goes on."""
+    """Whom a node takes something from is told by its coordinator, by the relay's start, and when another goes on."""
     leads: dict[str, Any] = {"event": "in flight", "digest": LAYER, "role": "lead", "parent": None}
     follows = leads | {"role": "follow", "parent": "12D3KooWB"}
     started: dict[str, Any] = {

@@ -1,13 +1,13 @@
-"""Whom a pull asks while its steward names sources."""
+"""Whom a pull asks while its coordinator names sources."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
 
-from spegel_py.flight.flights import Source
-from spegel_py.flight.messages import Why
-from spegel_py.flight.rules import Rules
+from spegel_py.inflight.in_flight_sharing import Parent
+from spegel_py.inflight.messages import ParentFault
+from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.following import FollowingSelector
 from spegel_py.mirror.scores import Outcome, Result, Scores
 from spegel_py.mirror.selector import WeightedSelector
@@ -79,41 +79,43 @@ def test_a_holder_that_was_named_before_counts_again_when_it_is_picked() -> None
 class ScriptedSources:
     """Names these sources one after the other, and keeps the complaints."""
 
-    named: list[Source]
-    rules: Rules = field(default_factory=Rules)
+    named: list[Parent]
+    rules: InFlightRules = field(default_factory=InFlightRules)
     id: str = ME.id
-    complaints: list[tuple[str | None, Why | None]] = field(default_factory=list)
+    complaints: list[tuple[str | None, ParentFault | None]] = field(default_factory=list)
 
-    async def find(
+    async def find_parent(
         self,
         digest: Digest,
         *,
         offset: int = 0,
         bad: str | None = None,
-        why: Why | None = None,
+        why: ParentFault | None = None,
         within: float | None = None,
-    ) -> Source | None:
+    ) -> Parent | None:
         self.complaints.append((bad, why))
         return self.named.pop(0) if self.named else None
 
-    async def line_up(self, digest: Digest, *, offset: int, held: int) -> Source | None:
+    async def find_parent_in_crowd(
+        self, digest: Digest, *, offset: int, held: int
+    ) -> Parent | None:
         return None
 
-    def leads(self, digest: Digest) -> bool:
+    def is_leader(self, digest: Digest) -> bool:
         return False
 
 
 async def test_a_source_that_takes_it_from_here_is_left_at_once() -> None:
-    """The steward is told that it is a ring, and the next source that it names gives the content."""
+    """The coordinator is told that it is a ring, and the next source that it names gives the content."""
     ring, source = (
         FakePeer(LARGE, headers={"X-Spegel-Source": ME.id}),
         FakePeer(LARGE, headers={"X-Spegel-Source": "x"}),
     )
     async with ring.serve("ring") as first, source.serve("source") as second:
-        sources = ScriptedSources([Source(first, 3.0), Source(second, 3.0)])
+        sources = ScriptedSources([Parent(first, 3.0), Parent(second, 3.0)])
         async with start_lab(sources=sources) as lab, lab.mirror.fetch(blob(LARGE)) as relay:
             sink = MemorySink()
             assert await relay.send(sink)
     assert bytes(sink.taken) == LARGE
     assert lab.attempts() == {"loops": 1, "ok": 1}
-    assert sources.complaints == [(None, None), ("ring", Why.LOOP)]
+    assert sources.complaints == [(None, None), ("ring", ParentFault.LOOP)]

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from structlog.testing import capture_logs
 
-from spegel_py.flight.messages import Place, Role, Shape
 from spegel_py.health.events import HealthState
+from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
 from spegel_py.inspection.measurement import Measurement
 from spegel_py.web.page import PARTS, PERIOD, Page
 from spegel_py.web.rendering import short
@@ -118,7 +118,7 @@ async def test_what_is_in_flight_is_drawn(busy: Stage) -> None:
     assert outline.open == []
     names = {
         place.node: peer.authority
-        for place in led.shape.places
+        for place in led.snapshot.places
         for peer in busy.peers
         if peer.id == place.node
     }
@@ -131,12 +131,14 @@ async def test_what_is_in_flight_is_drawn(busy: Stage) -> None:
     assert f"{short(str(followed.digest))} 31.5 MB, taken from another node" in outline.text
 
 
-async def test_where_the_steward_does_not_tell_it_is_said(busy: Stage) -> None:
+async def test_where_the_coordinator_does_not_tell_it_is_said(busy: Stage) -> None:
     """What this node knows itself is shown: also that it is one of those that are left out."""
     giver = busy.peers[0]
-    places = (Place(giver.id, None, None, 0), Place(busy.id, 0, Role.FOLLOW, 5_000_000))
-    alone = props.sight("x", None, Role.FOLLOW, Shape(places), is_told=False)
-    many = props.sight("y", 100, Role.FOLLOW, Shape((Place(giver.id, None, Role.LEAD, 50),), 40))
+    places = (TreeNode(giver.id, None, None, 0), TreeNode(busy.id, 0, Role.FOLLOWER, 5_000_000))
+    alone = props.sight("x", None, Role.FOLLOWER, TreeSnapshot(places), is_told=False)
+    many = props.sight(
+        "y", 100, Role.FOLLOWER, TreeSnapshot((TreeNode(giver.id, None, Role.LEADER, 50),), 40)
+    )
     busy.sights = [alone, many]
     text = Outline(await page_of(busy).whole()).text
     assert "of unknown length, taken from another node" in text
@@ -156,7 +158,7 @@ async def test_without_sharing_it_is_said_how_to_switch_it_on(busy: Stage) -> No
     assert "--share-in-flight" not in text
 
 
-async def test_stewards_are_asked_once_a_period_and_only_for_who_looks(busy: Stage) -> None:
+async def test_coordinators_are_asked_once_a_period_and_only_for_who_looks(busy: Stage) -> None:
     """However many look within it; a page that is not made asks nobody."""
     busy.share()
     now = [100.0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.flight.messages import Place, Role, Shape
+from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
 from spegel_py.web import trees
 from spegel_py.web.trees import Row, Tree
 from tests.browser import props
@@ -19,7 +19,7 @@ Parents = Sequence[int | None]
 def drawn(parents: Parents) -> Sequence[Row]:
     """The rows of nodes named by their numbers."""
     shape = props.shape([str(number) for number in range(len(parents))], parents, far=0)
-    return trees.tree(props.sight("x", 100, Role.LEAD, shape), own="0", addresses={}).rows
+    return trees.tree(props.sight("x", 100, Role.LEADER, shape), own="0", addresses={}).rows
 
 
 @st.composite
@@ -72,8 +72,8 @@ def test_every_line_leads_from_a_node_to_the_one_that_takes_it_from_that(parents
     assert sorted(int(row.id) for row in drawn(parents)) == list(range(len(parents)))
 
 
-def shown(places: Sequence[Place], *, total: int | None = 100, more: int = 0) -> Tree:
-    sight = props.sight("x", total, Role.FOLLOW, Shape(tuple(places), more))
+def shown(places: Sequence[TreeNode], *, total: int | None = 100, more: int = 0) -> Tree:
+    sight = props.sight("x", total, Role.FOLLOWER, TreeSnapshot(tuple(places), more))
     return trees.tree(sight, own="me", addresses={"A": "10.0.0.1:5000"})
 
 
@@ -81,9 +81,9 @@ def test_nodes_have_their_addresses_and_this_one_is_marked() -> None:
     """Of one that is not connected here the end of its id is shown."""
     rows = shown(
         [
-            Place("A", None, Role.LEAD, 50),
-            Place("me", 0, Role.FOLLOW, 25),
-            Place("12D3KooWxyzStranger", 1, None, 0),
+            TreeNode("A", None, Role.LEADER, 50),
+            TreeNode("me", 0, Role.FOLLOWER, 25),
+            TreeNode("12D3KooWxyzStranger", 1, None, 0),
         ]
     ).rows
     assert [row.name for row in rows] == ["10.0.0.1:5000", "this node", "…Stranger"]
@@ -92,16 +92,18 @@ def test_nodes_have_their_addresses_and_this_one_is_marked() -> None:
     assert [row.share for row in rows] == [0.5, 0.25, 0.0]
 
 
-@pytest.mark.parametrize(("holder", "share"), [(Role.HOLD, 0.25), (Role.LEAD, None)])
+@pytest.mark.parametrize(("holder", "share"), [(Role.COMPLETE, 0.25), (Role.LEADER, None)])
 def test_without_its_own_file_a_node_goes_by_who_has_all_of_it(
     holder: Role, share: float | None
 ) -> None:
     """Where nobody has, there is no bar."""
-    rows = shown([Place("A", None, holder, 200), Place("me", 0, Role.FOLLOW, 50)], total=None).rows
+    rows = shown(
+        [TreeNode("A", None, holder, 200), TreeNode("me", 0, Role.FOLLOWER, 50)], total=None
+    ).rows
     assert rows[1].share == share
 
 
 def test_it_is_said_when_this_node_is_not_among_those_shown() -> None:
     """It is one of those that are left out."""
-    tree = shown([Place("A", None, Role.LEAD, 50)], more=3)
+    tree = shown([TreeNode("A", None, Role.LEADER, 50)], more=3)
     assert (tree.has_own, tree.more, tree.width) == (False, 3, trees.STEP)

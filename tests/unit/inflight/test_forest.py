@@ -5,22 +5,22 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.flight.tree import Node, Tree
+from spegel_py.inflight.forest import Forest, ForestNode
 
 
-def grown(count: int, *, max_depth: int = 16) -> Tree:
+def grown(count: int, *, max_depth: int = 16) -> Forest:
     """A tree of a source `0` and so many that were attached where it is best, one after the other."""
-    tree = Tree(max_depth=max_depth)
+    tree = Forest(max_depth=max_depth)
     tree.make_source(tree.add("0"))
     for number in range(1, count + 1):
         node = tree.add(str(number))
-        best = tree.pick(node)
+        best = tree.best_parent(node)
         assert best is not None
         assert tree.attach(node, best)
     return tree
 
 
-def depths(tree: Tree) -> dict[str, int | None]:
+def depths(tree: Forest) -> dict[str, int | None]:
     return {node.id: node.depth for node in tree}
 
 
@@ -47,7 +47,7 @@ def test_whoever_has_it_all_is_as_good_as_the_source() -> None:
     tree = grown(3)
     holder = tree.add("holder")
     tree.make_source(holder)
-    assert tree.pick(tree.add("new")) is holder
+    assert tree.best_parent(tree.add("new")) is holder
 
 
 def test_those_below_move_with_a_node() -> None:
@@ -57,7 +57,7 @@ def test_those_below_move_with_a_node() -> None:
     assert node is not None
     tree.detach(node)
     assert depths(tree) == {"0": 0, "1": 1, "2": None, "3": None, "4": None, "holder": None}
-    assert tree.pick(tree.add("new"), without=["0", "1"]) is None
+    assert tree.best_parent(tree.add("new"), without=["0", "1"]) is None
     tree.make_source(holder)
     assert tree.attach(node, holder)
     assert depths(tree) == {"0": 0, "1": 1, "2": 1, "3": 2, "4": 3, "holder": 0, "new": None}
@@ -81,8 +81,8 @@ def test_what_is_below_counts_for_the_depth() -> None:
     tree.make_source(other)
     for name in ("a", "b"):
         node = tree.add(name)
-        tree.attach(node, tree.pick(node, without=["0", "1", "2", "3"]) or other)
-    best = tree.pick(first)
+        tree.attach(node, tree.best_parent(node, without=["0", "1", "2", "3"]) or other)
+    best = tree.best_parent(first)
     assert best is not None
     assert (
         best.depth == 0
@@ -91,16 +91,16 @@ def test_what_is_below_counts_for_the_depth() -> None:
 
 def test_who_is_blocked_or_does_not_serve_feeds_nobody() -> None:
     """A blocked node is passed over until it is not; a leaf is never chosen."""
-    tree = Tree()
+    tree = Forest()
     source, new = tree.add("source"), tree.add("new")
     tree.make_source(source)
     tree.block(source, on=True)
-    assert tree.pick(new) is None
+    assert tree.best_parent(new) is None
     tree.block(source, on=False)
-    assert tree.pick(new) is source
+    assert tree.best_parent(new) is source
     leaf = tree.add("leaf", serves=False)
     tree.attach(leaf, source)
-    assert tree.pick(new) is source
+    assert tree.best_parent(new) is source
 
 
 NAMES = st.sampled_from("abcdefg")
@@ -112,13 +112,13 @@ STEPS = st.lists(
 )
 
 
-def take(tree: Tree, step: str, node: Node, other: str) -> None:
+def take(tree: Forest, step: str, node: ForestNode, other: str) -> None:
     match step:
         case "attach":
             tree.attach(node, tree.add(other))
         case "pick":
             tree.detach(node)
-            if (best := tree.pick(node, without=[other])) is not None:
+            if (best := tree.best_parent(node, without=[other])) is not None:
                 assert best.id != other
                 assert tree.attach(node, best)
                 assert node.depth is not None
@@ -135,7 +135,7 @@ def take(tree: Tree, step: str, node: Node, other: str) -> None:
 @given(STEPS)
 def test_whatever_happens_the_depths_are_true(steps: list[tuple[str, str, str]]) -> None:
     """There is never a ring, each depth is the number of steps to a source, and `pick` gives a way to one."""
-    tree = Tree(max_depth=4)
+    tree = Forest(max_depth=4)
     for step, name, other in steps:
         node = tree.add(name)
         take(tree, step, node, other)

@@ -1,4 +1,4 @@
-"""The steward's decisions about one digest."""
+"""The coordinator's decisions about one digest."""
 
 from __future__ import annotations
 
@@ -8,34 +8,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.flight.book import Book
-from spegel_py.flight.messages import Alone, Answer, Ask, Follow, Lead, Note, Role, Wait, Why
-from spegel_py.flight.rules import Rules
+from spegel_py.inflight.messages import (
+    Assignment,
+    FetchUncoordinated,
+    FetchUpstream,
+    FollowParent,
+    Heartbeat,
+    ParentFault,
+    ParentRequest,
+    RetryLater,
+    Role,
+)
+from spegel_py.inflight.pull_tree import PullTree
+from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 
 DIGEST = Digest.of(b"layer")
-RULES = Rules()
+RULES = InFlightRules()
 MIB = 1024 * 1024
 
 
 @dataclass
 class Talk:
-    """A book, the time, and who leads: whose progress is told every second, as it is."""
+    """A tree, the time, and who leads: whose progress is told every second, as it is."""
 
-    book: Book = field(default_factory=lambda: Book(rules=RULES))
+    tree: PullTree = field(default_factory=lambda: PullTree(rules=RULES))
     now: float = 100.0
 
-    def ask(self, name: str, offset: int = 0, *, serves: bool = True) -> Answer:
-        return self.book.ask(name, Ask(DIGEST, offset, serves), self.now)
+    def ask(self, name: str, offset: int = 0, *, serves: bool = True) -> Assignment:
+        return self.tree.assign(name, ParentRequest(DIGEST, offset, serves), self.now)
 
-    def complain(self, name: str, bad: str, why: Why, offset: int = 0) -> Answer:
-        return self.book.ask(name, Ask(DIGEST, offset, bad=bad, why=why), self.now)
+    def complain(self, name: str, bad: str, why: ParentFault, offset: int = 0) -> Assignment:
+        return self.tree.assign(name, ParentRequest(DIGEST, offset, bad=bad, why=why), self.now)
 
     def note(self, name: str, role: Role, offset: int = 0, parent: str | None = None) -> float:
-        return self.book.note(name, Note(DIGEST, role, offset, parent), self.now)
+        return self.tree.record_heartbeat(name, Heartbeat(DIGEST, role, offset, parent), self.now)
 
-    def parent(self, answer: Answer) -> str:
-        assert isinstance(answer, Follow)
+    def parent(self, answer: Assignment) -> str:
+        assert isinstance(answer, FollowParent)
         return answer.parent
 
 
@@ -51,84 +61,86 @@ def chain() -> Talk:
     for name in "ABC":
         talk.ask(name)
     talk.now += 1
-    talk.note("A", Role.LEAD, 10 * MIB)
+    talk.note("A", Role.LEADER, 10 * MIB)
     return talk
 
 
 def test_the_first_leads_and_the_others_follow_in_a_chain(talk: Talk) -> None:
     """Whoever asks for what nobody has goes upstream; each of the next takes it from the one before."""
     assert [talk.ask(name) for name in "ABCD"] == [
-        Lead(RULES.lead_renew),
-        Follow("A", 1, RULES.renew),
-        Follow("B", 2, RULES.renew),
-        Follow("C", 3, RULES.renew),
+        FetchUpstream(RULES.leader_heartbeat),
+        FollowParent("A", 1, RULES.heartbeat),
+        FollowParent("B", 2, RULES.heartbeat),
+        FollowParent("C", 3, RULES.heartbeat),
     ]
 
 
 def test_whoever_has_it_all_feeds_first(chain: Talk) -> None:
     """A node that holds the content is as good as its source, and free."""
-    chain.note("C", Role.HOLD, 20 * MIB)
-    assert chain.ask("D") == Follow("C", 1, RULES.renew)
+    chain.note("C", Role.COMPLETE, 20 * MIB)
+    assert chain.ask("D") == FollowParent("C", 1, RULES.heartbeat)
 
 
 def test_in_a_large_cluster_each_speaks_less_often(talk: Talk) -> None:
-    """The interval grows with the followers, so that their steward is not kept busy; a leader's does not."""
+    """The interval grows with the followers, so that their coordinator is not kept busy; a leader's does not."""
     answers = [talk.ask(f"n{number}") for number in range(200)]
-    assert isinstance(answers[-1], Follow)
+    assert isinstance(answers[-1], FollowParent)
     assert answers[-1].renew == pytest.approx(10.0)
-    assert talk.note("n0", Role.LEAD, 1) == RULES.lead_renew
+    assert talk.note("n0", Role.LEADER, 1) == RULES.leader_heartbeat
 
 
 def test_when_the_leader_goes_the_first_that_asks_leads(chain: Talk) -> None:
     """The one that was fed by it is sent upstream from where it is; those below it stay there."""
-    chain.book.lost("A")
+    chain.tree.remove("A")
     chain.now += 1
-    assert chain.complain("B", "A", Why.DEAD, 4 * MIB) == Lead(RULES.lead_renew)
-    assert chain.book.parents() == {"C": "B"}
+    assert chain.complain("B", "A", ParentFault.DEAD, 4 * MIB) == FetchUpstream(
+        RULES.leader_heartbeat
+    )
+    assert chain.tree.parents() == {"C": "B"}
     assert chain.parent(chain.ask("D")) == "C"
 
 
 def test_a_newcomer_yields_to_those_that_have_more(chain: Talk) -> None:
     """Who has nothing yet is not sent upstream while those that were half done have not asked; but it waits once."""
-    chain.note("B", Role.FOLLOW, 9 * MIB, parent="A")
-    chain.book.lost("A")
+    chain.note("B", Role.FOLLOWER, 9 * MIB, parent="A")
+    chain.tree.remove("A")
     chain.now += 1
-    assert chain.ask("D") == Wait(RULES.notice)
-    assert isinstance(chain.complain("B", "A", Why.DEAD, 9 * MIB), Lead)
-    chain.book.lost("B")
-    chain.note("C", Role.FOLLOW, 8 * MIB, parent="B")
-    chain.now += RULES.notice
-    assert isinstance(chain.ask("D"), Lead)
+    assert chain.ask("D") == RetryLater(RULES.accused_timeout)
+    assert isinstance(chain.complain("B", "A", ParentFault.DEAD, 9 * MIB), FetchUpstream)
+    chain.tree.remove("B")
+    chain.note("C", Role.FOLLOWER, 8 * MIB, parent="B")
+    chain.now += RULES.accused_timeout
+    assert isinstance(chain.ask("D"), FetchUpstream)
 
 
 def test_of_those_that_wait_the_one_with_most_goes_upstream() -> None:
     """A book that was opened a moment ago knows only who asked; who has least may be first when the wait is over."""
-    talk = Talk(Book(rules=RULES, settled=101.0))
-    assert talk.ask("A") == Wait(1.0)
-    assert talk.ask("B", 50 * MIB) == Wait(1.0)
+    talk = Talk(PullTree(rules=RULES, settled=101.0))
+    assert talk.ask("A") == RetryLater(1.0)
+    assert talk.ask("B", 50 * MIB) == RetryLater(1.0)
     talk.now = 101.0
-    assert talk.ask("A") == Wait(RULES.notice)
-    assert isinstance(talk.ask("B", 50 * MIB), Lead)
+    assert talk.ask("A") == RetryLater(RULES.accused_timeout)
+    assert isinstance(talk.ask("B", 50 * MIB), FetchUpstream)
     assert talk.parent(talk.ask("A")) == "B"
 
 
 def test_when_one_in_the_middle_goes_the_next_takes_its_place(chain: Talk) -> None:
     """Who was fed by it finds another source, and nobody is sent upstream."""
-    chain.book.lost("B")
-    assert chain.parent(chain.complain("C", "B", Why.DEAD)) == "A"
+    chain.tree.remove("B")
+    assert chain.parent(chain.complain("C", "B", ParentFault.DEAD)) == "A"
 
 
 def test_what_was_fetched_and_deleted_is_fetched_again_without_a_pause(talk: Talk) -> None:
     """Upstream gives it: only where nobody gets a byte is it spared."""
     for name in "ABCDEF":
-        assert isinstance(talk.ask(name), Lead)
+        assert isinstance(talk.ask(name), FetchUpstream)
         talk.now += 0.05
-        talk.note(name, Role.HOLD, 1000)
+        talk.note(name, Role.COMPLETE, 1000)
         talk.now += 0.05
         assert talk.parent(talk.ask("X")) == name
-        assert isinstance(talk.complain("X", name, Why.REFUSED), Lead)
-        talk.note("X", Role.HOLD, 1000)
-        talk.book.lost("X")
+        assert isinstance(talk.complain("X", name, ParentFault.REFUSED), FetchUpstream)
+        talk.note("X", Role.COMPLETE, 1000)
+        talk.tree.remove("X")
 
 
 def test_a_leader_that_says_that_it_failed_is_followed_by_another_after_a_pause(talk: Talk) -> None:
@@ -136,19 +148,19 @@ def test_a_leader_that_says_that_it_failed_is_followed_by_another_after_a_pause(
     talk.ask("A")
     pauses = []
     for number in range(5):
-        talk.note("A", Role.GONE)
+        talk.note("A", Role.LEFT)
         answer = talk.ask("A")
-        assert isinstance(answer, Wait), number
+        assert isinstance(answer, RetryLater), number
         pauses.append(answer.seconds)
         talk.now += answer.seconds
-        assert isinstance(talk.ask("A"), Lead)
+        assert isinstance(talk.ask("A"), FetchUpstream)
     assert pauses == [1.0, 2.0, 4.0, 8.0, 8.0]
     talk.now += 1
-    talk.note("A", Role.LEAD, 1)
-    talk.note("A", Role.GONE)
+    talk.note("A", Role.LEADER, 1)
+    talk.note("A", Role.LEFT)
     talk.now += 8
-    assert isinstance(talk.ask("A"), Lead)
-    assert talk.ask("B") == Follow("A", 1, RULES.renew)
+    assert isinstance(talk.ask("A"), FetchUpstream)
+    assert talk.ask("B") == FollowParent("A", 1, RULES.heartbeat)
 
 
 def test_only_one_of_many_that_lost_their_leader_goes_upstream(talk: Talk) -> None:
@@ -156,76 +168,80 @@ def test_only_one_of_many_that_lost_their_leader_goes_upstream(talk: Talk) -> No
     for number in range(20):
         talk.ask(f"n{number}")
     talk.now += 2
-    talk.book.lost("n0")
-    answers = [talk.complain(f"n{number}", "n0", Why.DEAD) for number in range(1, 20)]
-    assert [type(answer) for answer in answers] == [Lead] + 18 * [Follow]
+    talk.tree.remove("n0")
+    answers = [talk.complain(f"n{number}", "n0", ParentFault.DEAD) for number in range(1, 20)]
+    assert [type(answer) for answer in answers] == [FetchUpstream] + 18 * [FollowParent]
 
 
 def test_a_leader_that_falls_silent_is_given_up(chain: Talk) -> None:
     """Without a word for as long as its lease, nobody is sent to it."""
-    chain.now += RULES.lead_lease
-    assert isinstance(chain.ask("D"), Lead)
+    chain.now += RULES.leader_lease
+    assert isinstance(chain.ask("D"), FetchUpstream)
 
 
 def test_a_leader_that_gets_nothing_gives_way_until_it_does(chain: Talk) -> None:
     """One that stalls while others wait is no source; with its next byte it is one again."""
     for _ in range(6):
         chain.now += 1
-        chain.note("A", Role.LEAD, 10 * MIB)
-    assert isinstance(chain.ask("D"), Lead)
-    assert chain.book.leaders() == ["D"]
-    chain.note("A", Role.LEAD, 11 * MIB)
-    assert set(chain.book.leaders()) == {"A", "D"}
+        chain.note("A", Role.LEADER, 10 * MIB)
+    assert isinstance(chain.ask("D"), FetchUpstream)
+    assert chain.tree.leaders() == ["D"]
+    chain.note("A", Role.LEADER, 11 * MIB)
+    assert set(chain.tree.leaders()) == {"A", "D"}
 
 
 def test_a_leader_that_others_complain_of_must_speak(chain: Talk) -> None:
     """One complaint sends only its sender elsewhere; for the others it decides whether the leader speaks."""
     chain.now += 0.5
     assert isinstance(
-        chain.complain("B", "A", Why.DEAD), Lead
+        chain.complain("B", "A", ParentFault.DEAD), FetchUpstream
     )  # it cannot reach it, whatever the others can
-    assert chain.book.leaders() == ["A", "B"]
-    chain.note("A", Role.LEAD, 12 * MIB)
-    chain.now += RULES.notice
+    assert chain.tree.leaders() == ["A", "B"]
+    chain.note("A", Role.LEADER, 12 * MIB)
+    chain.now += RULES.accused_timeout
     assert chain.parent(chain.ask("D")) == "A"
-    chain.complain("D", "A", Why.SHORT)
-    chain.now += RULES.notice
-    chain.book.expire(chain.now)
-    assert chain.book.leaders() == ["B"]
+    chain.complain("D", "A", ParentFault.SHORT)
+    chain.now += RULES.accused_timeout
+    chain.tree.expire(chain.now)
+    assert chain.tree.leaders() == ["B"]
 
 
 def test_who_could_not_reach_a_source_is_not_sent_there_again(chain: Talk) -> None:
     """For a while, also when it complains of another one."""
-    chain.note("C", Role.HOLD, 20 * MIB)
-    chain.note("D", Role.HOLD, 20 * MIB)
+    chain.note("C", Role.COMPLETE, 20 * MIB)
+    chain.note("D", Role.COMPLETE, 20 * MIB)
     assert chain.parent(chain.ask("E")) == "C"
-    assert chain.parent(chain.complain("E", "C", Why.DEAD)) == "D"
-    assert chain.parent(chain.complain("E", "D", Why.DEAD)) in {"A", "B"}
+    assert chain.parent(chain.complain("E", "C", ParentFault.DEAD)) == "D"
+    assert chain.parent(chain.complain("E", "D", ParentFault.DEAD)) in {"A", "B"}
 
 
 def test_a_holder_that_has_it_no_more_is_forgotten(chain: Talk) -> None:
     """It was collected meanwhile."""
-    chain.note("H", Role.HOLD, 20 * MIB)
-    chain.complain("C", "H", Why.REFUSED)
+    chain.note("H", Role.COMPLETE, 20 * MIB)
+    chain.complain("C", "H", ParentFault.REFUSED)
     assert chain.parent(chain.ask("D")) != "H"
 
 
 def test_who_stalls_with_its_source_stays(chain: Talk) -> None:
     """While the leader has nothing more either, another source would not have it; once it has, the fault is nearer."""
-    assert chain.complain("B", "A", Why.STALL, 10 * MIB) == Follow("A", 1, RULES.renew)
-    assert chain.complain("C", "B", Why.STALL, 10 * MIB) == Follow("B", 2, RULES.renew)
-    assert chain.parent(chain.complain("C", "B", Why.STALL, 9 * MIB)) == "A"
+    assert chain.complain("B", "A", ParentFault.STALL, 10 * MIB) == FollowParent(
+        "A", 1, RULES.heartbeat
+    )
+    assert chain.complain("C", "B", ParentFault.STALL, 10 * MIB) == FollowParent(
+        "B", 2, RULES.heartbeat
+    )
+    assert chain.parent(chain.complain("C", "B", ParentFault.STALL, 9 * MIB)) == "A"
 
 
 def test_a_slow_source_is_left_only_if_it_could_give_more(chain: Talk) -> None:
     """One that has hardly more than it gave waits for its own; one that has is left for long."""
-    assert chain.parent(chain.complain("B", "A", Why.SLOW, 7 * MIB)) == "A"
-    assert isinstance(chain.complain("B", "A", Why.SLOW, 5 * MIB), Lead)
-    for second in range(round(2 * RULES.shun)):
+    assert chain.parent(chain.complain("B", "A", ParentFault.SLOW, 7 * MIB)) == "A"
+    assert isinstance(chain.complain("B", "A", ParentFault.SLOW, 5 * MIB), FetchUpstream)
+    for second in range(round(2 * RULES.avoid)):
         chain.now += 1
-        chain.note("A", Role.LEAD, (20 + second) * MIB)
-        chain.note("B", Role.LEAD, (6 + second) * MIB)
-    assert isinstance(chain.ask("B", 30 * MIB), Lead)
+        chain.note("A", Role.LEADER, (20 + second) * MIB)
+        chain.note("B", Role.LEADER, (6 + second) * MIB)
+    assert isinstance(chain.ask("B", 30 * MIB), FetchUpstream)
 
 
 def test_a_busy_source_is_left_alone_for_a_while(chain: Talk) -> None:
@@ -233,17 +249,17 @@ def test_a_busy_source_is_left_alone_for_a_while(chain: Talk) -> None:
     only = Talk()
     only.ask("A")
     assert only.parent(only.ask("B")) == "A"
-    assert only.complain("B", "A", Why.BUSY) == Wait(RULES.busy)
+    assert only.complain("B", "A", ParentFault.BUSY) == RetryLater(RULES.busy)
     only.now += 1
-    only.note("A", Role.LEAD, MIB)
-    assert only.ask("B") == Wait(RULES.busy - 1)
+    only.note("A", Role.LEADER, MIB)
+    assert only.ask("B") == RetryLater(RULES.busy - 1)
     only.now += 1
     assert only.parent(only.ask("B")) == "A"
 
 
 def test_a_leaf_takes_and_gives_nothing(talk: Talk) -> None:
     """A node that cannot serve what it gets never leads for others, nor feeds them."""
-    assert talk.ask("leaf", serves=False) == Alone()
+    assert talk.ask("leaf", serves=False) == FetchUncoordinated()
     talk.ask("A")
     assert talk.parent(talk.ask("leaf", serves=False)) == "A"
     assert talk.parent(talk.ask("B")) == "A"
@@ -252,31 +268,40 @@ def test_a_leaf_takes_and_gives_nothing(talk: Talk) -> None:
 
 def test_each_holder_feeds_a_chain_of_its_own(talk: Talk) -> None:
     """As many are sent to the holders they know as there are; all others follow these, at once and in chains."""
-    answers = [talk.book.ask(name, Ask(DIGEST, held=2), talk.now) for name in "ABCDE"]
-    assert [type(answer) for answer in answers] == [Lead, Lead, Follow, Follow, Follow]
-    assert talk.book.parents() == {"C": "A", "D": "B", "E": "C"}
-    talk.note("H", Role.HOLD, 20 * MIB)
-    assert isinstance(talk.book.ask("F", Ask(DIGEST, held=3), talk.now), Lead)
-    assert talk.parent(talk.book.ask("G", Ask(DIGEST, held=3), talk.now)) == "F"
-    assert talk.book.ask("leaf", Ask(DIGEST, serves=False, held=9), talk.now) == Alone()
+    answers = [talk.tree.assign(name, ParentRequest(DIGEST, held=2), talk.now) for name in "ABCDE"]
+    assert [type(answer) for answer in answers] == [
+        FetchUpstream,
+        FetchUpstream,
+        FollowParent,
+        FollowParent,
+        FollowParent,
+    ]
+    assert talk.tree.parents() == {"C": "A", "D": "B", "E": "C"}
+    talk.note("H", Role.COMPLETE, 20 * MIB)
+    assert isinstance(talk.tree.assign("F", ParentRequest(DIGEST, held=3), talk.now), FetchUpstream)
+    assert talk.parent(talk.tree.assign("G", ParentRequest(DIGEST, held=3), talk.now)) == "F"
+    assert (
+        talk.tree.assign("leaf", ParentRequest(DIGEST, serves=False, held=9), talk.now)
+        == FetchUncoordinated()
+    )
 
 
 def test_a_book_that_is_new_waits_for_what_is_in_flight() -> None:
     """Until it is settled nobody is sent upstream; who is told of meanwhile is a source at once."""
-    talk = Talk(Book(rules=RULES, settled=100.5))
-    assert talk.ask("B") == Wait(0.5)
-    talk.note("C", Role.FOLLOW, MIB, parent="A")
-    assert talk.ask("B") == Wait(0.5)
-    talk.note("A", Role.LEAD, 2 * MIB)
+    talk = Talk(PullTree(rules=RULES, settled=100.5))
+    assert talk.ask("B") == RetryLater(0.5)
+    talk.note("C", Role.FOLLOWER, MIB, parent="A")
+    assert talk.ask("B") == RetryLater(0.5)
+    talk.note("A", Role.LEADER, 2 * MIB)
     assert talk.parent(talk.ask("B")) == "C"
 
 
 def test_a_ring_that_others_made_feeds_nobody(talk: Talk) -> None:
     """Two that say that they follow each other have no source, and one of them leads when it asks."""
-    talk.note("A", Role.FOLLOW, MIB, parent="B")
-    talk.note("B", Role.FOLLOW, MIB, parent="A")
-    assert isinstance(talk.ask("C"), Lead)
-    assert talk.parent(talk.complain("A", "B", Why.STALL, MIB)) == "C"
+    talk.note("A", Role.FOLLOWER, MIB, parent="B")
+    talk.note("B", Role.FOLLOWER, MIB, parent="A")
+    assert isinstance(talk.ask("C"), FetchUpstream)
+    assert talk.parent(talk.complain("A", "B", ParentFault.STALL, MIB)) == "C"
 
 
 NAMES = st.sampled_from("ABCDEF")
@@ -284,7 +309,7 @@ OFFSETS = st.integers(0, 12).map(lambda mib: mib * MIB)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), NAMES, OFFSETS, st.booleans()),
-        st.tuples(st.just("complain"), NAMES, OFFSETS, NAMES, st.sampled_from(Why)),
+        st.tuples(st.just("complain"), NAMES, OFFSETS, NAMES, st.sampled_from(ParentFault)),
         st.tuples(st.just("note"), NAMES, OFFSETS, st.sampled_from(Role), NAMES),
         st.tuples(st.just("lost"), NAMES),
         st.tuples(st.just("pass"), st.sampled_from([0.1, 1.0, 1.6, 4.5, 7.0, 30.0])),
@@ -293,17 +318,17 @@ STEPS = st.lists(
 )
 
 
-def take(talk: Talk, step: tuple[object, ...]) -> Answer | None:
+def take(talk: Talk, step: tuple[object, ...]) -> Assignment | None:
     """Make one step; return the answer to an ask."""
     match step:
         case ("ask", str(name), int(offset), bool(serves)):
             return talk.ask(name, offset, serves=serves)
-        case ("complain", str(name), int(offset), str(bad), Why() as why):
+        case ("complain", str(name), int(offset), str(bad), ParentFault() as why):
             return talk.complain(name, bad, why, offset)
         case ("note", str(name), int(offset), Role() as role, str(parent)):
-            talk.note(name, role, offset, parent if role is Role.FOLLOW else None)
+            talk.note(name, role, offset, parent if role is Role.FOLLOWER else None)
         case ("lost", str(name)):
-            talk.book.lost(name)
+            talk.tree.remove(name)
         case ("pass", float(seconds)):
             talk.now += seconds
     return None
@@ -325,17 +350,17 @@ def test_whatever_nodes_say_nobody_is_sent_in_a_ring(steps: list[tuple[object, .
     talk = Talk()
     for step in steps:
         answer = take(talk, step)
-        parents = talk.book.parents()
+        parents = talk.tree.parents()
         assert not has_ring(parents)
         match answer:
-            case Follow(parent, depth):
+            case FollowParent(parent, depth):
                 assert parent != step[1]
                 assert parents[str(step[1])] == parent
                 assert 1 <= depth <= 16
-            case Wait(seconds):
-                assert 0 < seconds <= max(RULES.backoff_most, RULES.busy)
-            case Lead():
-                assert step[1] in talk.book.leaders()
+            case RetryLater(seconds):
+                assert 0 < seconds <= max(RULES.backoff_max, RULES.busy)
+            case FetchUpstream():
+                assert step[1] in talk.tree.leaders()
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from([0.1, 0.5, 1.0])), max_size=60))
@@ -350,9 +375,9 @@ def test_while_a_leader_gets_on_nobody_else_is_sent_upstream(
         talk.now += seconds
         if talk.now - said >= 1:
             said = talk.now
-            talk.note("leader", Role.LEAD, number + 1)
-        assert isinstance(talk.ask(name), Follow)
-    assert talk.book.leaders() == ["leader"]
+            talk.note("leader", Role.LEADER, number + 1)
+        assert isinstance(talk.ask(name), FollowParent)
+    assert talk.tree.leaders() == ["leader"]
 
 
 @given(STEPS)
@@ -368,10 +393,10 @@ def test_a_second_is_sent_upstream_only_if_it_was_failed_by_the_first(
             continue
         size += 1
         talk.now += 0.1
-        talk.note("leader", Role.LEAD, size)
+        talk.note("leader", Role.LEADER, size)
         if step[0] == "complain":
             complained.add(str(step[1]))
-        if isinstance(take(talk, step), Lead):
+        if isinstance(take(talk, step), FetchUpstream):
             assert str(step[1]) in complained
             assert talk.now - granted[-1] >= RULES.backoff
             granted.append(talk.now)

@@ -1,6 +1,7 @@
-"""Which node keeps the book of a digest: the top of a rendezvous hash, so that nobody has to be asked or elected. Pure.
+"""The coordinator of a digest is the top of a rendezvous hash, so nobody asks for or elects one.
 
-When a node comes or goes, only the digests move of which it is the top (Thaler and Ravishankar, 1998).
+When a node joins or leaves, only the digests move that it coordinates (Thaler and Ravishankar,
+1998). Pure.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Iterable
 from spegel_py.oci.digest import Digest
 
 
-def stewards(digest: Digest, members: Iterable[str], count: int) -> list[str]:
-    """Return the first `count` of the members (peer ids) for this digest, whoever comes first first."""
+def ranked_coordinators(digest: Digest, members: Iterable[str], count: int) -> list[str]:
+    """Return the first `count` coordinators of this digest among the members (ids), best first."""
     seeded = hashlib.blake2b(str(digest).encode(), digest_size=8)
 
     def weight(member: str) -> tuple[bytes, str]:

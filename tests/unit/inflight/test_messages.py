@@ -8,25 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.flight import messages
-from spegel_py.flight.messages import (
-    Alone,
-    Ask,
-    Follow,
-    Lead,
-    Look,
+from spegel_py.inflight import messages
+from spegel_py.inflight.messages import (
+    CoordinatorRequest,
+    CoordinatorResponse,
+    FetchUncoordinated,
+    FetchUpstream,
+    FollowParent,
+    Heartbeat,
+    HeartbeatAck,
     MessageError,
-    Note,
-    Noted,
-    Place,
-    Question,
-    Reply,
+    ParentFault,
+    ParentRequest,
+    RetryLater,
     Role,
-    Shape,
-    Wait,
-    Why,
-    decode_question,
-    decode_reply,
+    TreeNode,
+    TreeQuery,
+    TreeSnapshot,
+    decode_request,
+    decode_response,
     encode,
 )
 from spegel_py.oci.digest import Digest
@@ -37,68 +37,70 @@ DIGESTS = st.builds(Digest.of, st.binary(max_size=4), st.sampled_from(["sha256",
 PEERS = st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZ", min_size=1, max_size=messages.MAX_ID)
 OFFSETS = st.integers(0, messages.MAX_OFFSET)
 SECONDS = st.floats(0, messages.MAX_SECONDS)
-QUESTIONS: st.SearchStrategy[Question] = st.one_of(
-    st.builds(Ask, DIGESTS, OFFSETS, st.booleans(), st.integers(0, messages.MAX_HELD)),
+QUESTIONS: st.SearchStrategy[CoordinatorRequest] = st.one_of(
+    st.builds(ParentRequest, DIGESTS, OFFSETS, st.booleans(), st.integers(0, messages.MAX_HELD)),
     st.builds(
-        Ask,
+        ParentRequest,
         DIGESTS,
         OFFSETS,
         st.booleans(),
         st.integers(0, messages.MAX_HELD),
         PEERS,
-        st.sampled_from(Why),
+        st.sampled_from(ParentFault),
     ),
-    st.builds(Note, DIGESTS, st.sampled_from([Role.LEAD, Role.HOLD, Role.GONE]), OFFSETS),
-    st.builds(Note, DIGESTS, st.just(Role.FOLLOW), OFFSETS, PEERS),
-    st.builds(Look, DIGESTS),
+    st.builds(
+        Heartbeat, DIGESTS, st.sampled_from([Role.LEADER, Role.COMPLETE, Role.LEFT]), OFFSETS
+    ),
+    st.builds(Heartbeat, DIGESTS, st.just(Role.FOLLOWER), OFFSETS, PEERS),
+    st.builds(TreeQuery, DIGESTS),
 )
 
 
 @st.composite
-def shapes(draw: st.DrawFn) -> Shape:
+def shapes(draw: st.DrawFn) -> TreeSnapshot:
     """Forests of any form, each place below an earlier one or none."""
     places = [
-        Place(
+        TreeNode(
             draw(PEERS),
             draw(st.none() | st.integers(0, number - 1)) if number else None,
             draw(st.none() | st.sampled_from(Role)),
             draw(OFFSETS),
         )
-        for number in range(draw(st.integers(0, messages.MAX_PLACES)))
+        for number in range(draw(st.integers(0, messages.MAX_TREE_NODES)))
     ]
-    return Shape(tuple(places), draw(OFFSETS))
+    return TreeSnapshot(tuple(places), draw(OFFSETS))
 
 
-REPLIES: st.SearchStrategy[Reply] = st.one_of(
-    st.builds(Lead, SECONDS),
-    st.builds(Follow, PEERS, st.integers(0, messages.MAX_DEPTH), SECONDS),
-    st.builds(Wait, SECONDS),
-    st.just(Alone()),
-    st.builds(Noted, SECONDS),
+REPLIES: st.SearchStrategy[CoordinatorResponse] = st.one_of(
+    st.builds(FetchUpstream, SECONDS),
+    st.builds(FollowParent, PEERS, st.integers(0, messages.MAX_DEPTH), SECONDS),
+    st.builds(RetryLater, SECONDS),
+    st.just(FetchUncoordinated()),
+    st.builds(HeartbeatAck, SECONDS),
     shapes(),
 )
 
 
 @given(QUESTIONS)
-def test_a_question_is_read_back_as_it_was_written(question: Question) -> None:
+def test_a_question_is_read_back_as_it_was_written(question: CoordinatorRequest) -> None:
     """Encoding and decoding are inverse, and within the bound."""
     raw = encode(question)
-    assert decode_question(raw) == question
+    assert decode_request(raw) == question
     assert len(raw) <= MAX_REQUEST
 
 
 @given(REPLIES)
-def test_a_reply_is_read_back_as_it_was_written(reply: Reply) -> None:
+def test_a_reply_is_read_back_as_it_was_written(reply: CoordinatorResponse) -> None:
     """Encoding and decoding are inverse, and within the bound."""
     raw = encode(reply)
-    assert decode_reply(raw) == reply
+    assert decode_response(raw) == reply
     assert len(raw) <= MAX_RESPONSE
 
 
 @given(st.binary(max_size=300))
 def test_garbage_is_a_message_error_and_nothing_else(raw: bytes) -> None:
     """Any bytes either are a message or raise MessageError."""
-    for decode in (decode_question, decode_reply):
+    for decode in (decode_request, decode_response):
         try:
             decode(raw)
         except MessageError:
@@ -152,9 +154,9 @@ NAMES = st.sampled_from(
 def test_members_of_any_kind_are_checked(kind: str, fields: dict[str, object]) -> None:
     """What is read back is of this protocol, whatever the members are; else it is a MessageError."""
     raw = json.dumps({"kind": kind, **fields}).encode()
-    for decode in (decode_question, decode_reply):
+    for decode in (decode_request, decode_response):
         try:
-            message: Question | Reply = decode(raw)
+            message: CoordinatorRequest | CoordinatorResponse = decode(raw)
         except MessageError:
             continue
         assert decode(encode(message)) == message
@@ -199,7 +201,7 @@ def test_members_of_any_kind_are_checked(kind: str, fields: dict[str, object]) -
 def test_a_malformed_question_is_refused(fields: dict[str, object]) -> None:
     """Each member that is missing, of another type or out of bounds is a MessageError."""
     with pytest.raises(MessageError):
-        decode_question(json.dumps(fields).encode())
+        decode_request(json.dumps(fields).encode())
 
 
 @pytest.mark.parametrize(
@@ -217,22 +219,25 @@ def test_a_malformed_question_is_refused(fields: dict[str, object]) -> None:
     ],
 )
 def test_a_malformed_reply_is_refused(raw: bytes) -> None:
-    """What a steward may not answer is a MessageError."""
+    """What a coordinator may not answer is a MessageError."""
     with pytest.raises(MessageError):
-        decode_reply(raw)
+        decode_response(raw)
 
 
 def test_the_longest_shape_is_within_the_bound() -> None:
     """As many nodes as there may be, with the longest ids and numbers."""
     places = tuple(
-        Place(
-            "p" * messages.MAX_ID, number - 1 if number else None, Role.FOLLOW, messages.MAX_OFFSET
+        TreeNode(
+            "p" * messages.MAX_ID,
+            number - 1 if number else None,
+            Role.FOLLOWER,
+            messages.MAX_OFFSET,
         )
-        for number in range(messages.MAX_PLACES)
+        for number in range(messages.MAX_TREE_NODES)
     )
-    raw = encode(Shape(places, messages.MAX_OFFSET))
+    raw = encode(TreeSnapshot(places, messages.MAX_OFFSET))
     assert len(raw) <= MAX_RESPONSE
-    assert decode_reply(raw) == Shape(places, messages.MAX_OFFSET)
+    assert decode_response(raw) == TreeSnapshot(places, messages.MAX_OFFSET)
 
 
 @pytest.mark.parametrize(
@@ -245,16 +250,16 @@ def test_the_longest_shape_is_within_the_bound() -> None:
         [{"node": "p", "offset": 0, "parent": 0}],
         [{"node": "p", "offset": 0}, {"node": "q", "offset": 0, "parent": 1}],
         [{"node": "p", "offset": 0, "role": "king"}],
-        [{"node": "p", "offset": 0}] * (messages.MAX_PLACES + 1),
+        [{"node": "p", "offset": 0}] * (messages.MAX_TREE_NODES + 1),
     ],
 )
 def test_a_malformed_shape_is_refused(places: object) -> None:
     """No place is above itself, so that a shape is a forest whatever a peer says."""
     with pytest.raises(MessageError):
-        decode_reply(json.dumps({"kind": "shape", "places": places, "more": 0}).encode())
+        decode_response(json.dumps({"kind": "shape", "places": places, "more": 0}).encode())
 
 
 def test_a_later_version_may_say_more() -> None:
     """Members that are not known are ignored."""
     raw = json.dumps({"kind": "wait", "seconds": 2, "later": {"x": 1}}).encode()
-    assert decode_reply(raw) == Wait(2.0)
+    assert decode_response(raw) == RetryLater(2.0)

@@ -1,4 +1,4 @@
-"""Whole clusters in virtual time: what the steward's decisions add up to."""
+"""Whole clusters in virtual time: what the coordinator's decisions add up to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_crowd_fetches_once(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crowd_that_loses_nodes_fetches_little_more(seed: int) -> None:
-    """While a tenth of 300 nodes dies, leader and steward first, and others come, all that live get the blob."""
+    """While a tenth of 300 nodes dies, leader and coordinator first, and others come, all that live get the blob."""
     result = simulate(Scene(nodes=300, churn=0.1, seed=seed))
     assert result.done == result.living == 300
     assert result.upstream < 1.2

@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from spegel_py.flight.messages import MessageError, Note, Role, Why
-from spegel_py.flight.rendezvous import stewards
-from spegel_py.flight.rules import Rules
+from spegel_py.inflight.messages import Heartbeat, MessageError, ParentFault, Role
+from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.telemetry.flight import REASONS
 from tests.routers import until
-from tests.unit.flight.net import HASTY, TALKATIVE, Node, Upstream, start_node
+from tests.unit.inflight.net import HASTY, TALKATIVE, Node, Upstream, start_node
 
 LARGE = bytes(range(251)) * 40_000
 """More than is verified before it is passed on, so that it goes on as it comes, and enough to line up for."""
@@ -59,7 +59,7 @@ async def nodes(upstream: Upstream) -> AsyncIterator[Nodes]:
     network = MemoryNetwork()
     async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
 
-        async def start(count: int, rules: Rules = TALKATIVE) -> list[Node]:
+        async def start(count: int, rules: InFlightRules = TALKATIVE) -> list[Node]:
             nodes = [
                 start_node(f"n{number}", network, upstream, rules=rules) for number in range(count)
             ]
@@ -69,15 +69,15 @@ async def nodes(upstream: Upstream) -> AsyncIterator[Nodes]:
 
 
 def ordered(nodes: list[Node], digest: Digest) -> list[Node]:
-    """The nodes with the digest's steward last: it pulls too, but its death is a matter of its own."""
-    [first] = stewards(digest, [node.peer.id for node in nodes], 1)
+    """The nodes with the digest's coordinator last: it pulls too, but its death is a matter of its own."""
+    [first] = ranked_coordinators(digest, [node.peer.id for node in nodes], 1)
     return sorted(nodes, key=lambda node: node.peer.id == first)
 
 
 async def started(node: Node) -> asyncio.Task[bool]:
     """Let a node pull, and wait until it has its place."""
     pull = asyncio.create_task(node.pull(), name=f"pull {node.peer.id}")
-    await until(lambda: node.upstream.digest in node.flights.parts)
+    await until(lambda: node.upstream.digest in node.sharing.participations)
     return pull
 
 
@@ -135,17 +135,17 @@ async def test_when_one_in_the_middle_dies_nobody_goes_upstream(
     nodes: Nodes, upstream: Upstream
 ) -> None:
     """Who took it from that one gets the rest from another, within the same answer."""
-    first, middle, last, steward = ordered(await nodes(4), upstream.digest)
-    pulls = {node.peer.id: await started(node) for node in (first, middle, last, steward)}
+    first, middle, last, coordinator = ordered(await nodes(4), upstream.digest)
+    pulls = {node.peer.id: await started(node) for node in (first, middle, last, coordinator)}
     upstream.allow(HALF)
-    for node in (middle, last, steward):
+    for node in (middle, last, coordinator):
         await reached(node, HALF)
     await middle.die()
     pulls.pop(middle.peer.id).cancel()
     upstream.allow()
     assert await asyncio.gather(*pulls.values()) == [True] * 3
     assert len(upstream.asked) == 1
-    assert last.answers == steward.answers == [200]
+    assert last.answers == coordinator.answers == [200]
 
 
 async def test_when_upstream_refuses_the_leader_another_one_leads(
@@ -164,13 +164,13 @@ async def test_when_upstream_refuses_the_leader_another_one_leads(
     assert upstream.given == len(LARGE)
 
 
-async def test_the_death_of_the_steward_costs_nothing(nodes: Nodes, upstream: Upstream) -> None:
+async def test_the_death_of_the_coordinator_costs_nothing(nodes: Nodes, upstream: Upstream) -> None:
     """The next one knows what is in flight: who comes then takes it from those that have some."""
-    *others, steward = ordered(await nodes(4), upstream.digest)
+    *others, coordinator = ordered(await nodes(4), upstream.digest)
     pulls = [await started(node) for node in others[:2]]
     upstream.allow(HALF)
     await reached(others[1], HALF)
-    await steward.die()
+    await coordinator.die()
     pulls.append(await started(others[2]))
     upstream.allow()
     assert await asyncio.gather(*pulls) == [True] * 3
@@ -197,23 +197,23 @@ async def test_nothing_is_left_when_all_is_over(nodes: Nodes, upstream: Upstream
     pulls = [await started(node) for node in crowd]
     upstream.allow()
     await asyncio.gather(*pulls)
-    await until(lambda: not any(node.flights.parts for node in crowd))
+    await until(lambda: not any(node.sharing.participations for node in crowd))
 
 
-UNHURRIED = replace(TALKATIVE, renew=0.4, margin=0.1)
+UNHURRIED = replace(TALKATIVE, heartbeat=0.4, margin=0.1)
 """For a test of what followers tell at their end: 1.1 s after their last word at the latest."""
 
 
-async def last_words(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[Note]:
-    """Return a list to which is added what the node tells stewards from now on that it has, or has given up."""
-    words, tell = list[Note](), node.flights.tell
+async def last_words(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[Heartbeat]:
+    """Return a list to which is added what the node tells coordinators from now on that it has, or has given up."""
+    words, tell = list[Heartbeat](), node.sharing.send_heartbeat
 
-    async def heard(note: Note) -> float:
-        if note.role in (Role.HOLD, Role.GONE):
+    async def heard(note: Heartbeat) -> float:
+        if note.role in (Role.COMPLETE, Role.LEFT):
             words.append(note)
         return await tell(note)
 
-    monkeypatch.setattr(node.flights, "tell", heard)
+    monkeypatch.setattr(node.sharing, "send_heartbeat", heard)
     return words
 
 
@@ -221,19 +221,19 @@ async def last_words(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[Note]:
 async def test_a_follower_tells_of_its_end_late_and_only_what_nobody_finds_otherwise(
     nodes: Nodes, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, *, is_advertised: bool
 ) -> None:
-    """Its steward sends others to it until then all the same; who fetched it upstream tells at once."""
+    """Its coordinator sends others to it until then all the same; who fetched it upstream tells at once."""
     leader, follower = ordered(await nodes(2, UNHURRIED), upstream.digest)
     led, followed = await last_words(leader, monkeypatch), await last_words(follower, monkeypatch)
     pulls = [await started(leader), await started(follower)]
     upstream.allow()
     assert all(await asyncio.gather(*pulls))
-    await until(lambda: not leader.flights.parts and not follower.flights.parts)
+    await until(lambda: not leader.sharing.participations and not follower.sharing.participations)
     if not is_advertised:
         await follower.router.withdraw([str(upstream.digest)])
-    assert [note.role for note in led] == [Role.HOLD]
+    assert [note.role for note in led] == [Role.COMPLETE]
     assert followed == []
-    await asyncio.sleep(UNHURRIED.leases * UNHURRIED.renew)
-    assert [note.role for note in followed] == ([] if is_advertised else [Role.HOLD])
+    await asyncio.sleep(UNHURRIED.heartbeats_missed * UNHURRIED.heartbeat)
+    assert [note.role for note in followed] == ([] if is_advertised else [Role.COMPLETE])
 
 
 async def test_a_follower_that_pulls_again_does_not_tell_that_it_has_it(
@@ -245,11 +245,11 @@ async def test_a_follower_that_pulls_again_does_not_tell_that_it_has_it(
     pulls = [await started(leader), await started(follower)]
     upstream.allow()
     assert all(await asyncio.gather(*pulls))
-    await until(lambda: not follower.flights.parts)
+    await until(lambda: not follower.sharing.participations)
     await follower.router.withdraw([str(upstream.digest)])
     follower.ingests.begin(upstream.digest, total=len(LARGE))
-    assert await follower.flights.find(upstream.digest) is not None
-    await asyncio.sleep(UNHURRIED.leases * UNHURRIED.renew)
+    assert await follower.sharing.find_parent(upstream.digest) is not None
+    await asyncio.sleep(UNHURRIED.heartbeats_missed * UNHURRIED.heartbeat)
     assert words == []
 
 
@@ -285,36 +285,36 @@ async def test_who_cannot_be_lined_up_behind_is_passed_over(
     """One that was to take it from the holder, and never did, has nothing to give: the holder has."""
     (idle, node, _), holder = await crowd_and_holder(nodes)
     idle.ingests.begin(upstream.digest, total=len(LARGE))
-    assert await idle.flights.line_up(upstream.digest, offset=0, held=1) is None
-    assert idle.flights.leads(upstream.digest)
+    assert await idle.sharing.find_parent_in_crowd(upstream.digest, offset=0, held=1) is None
+    assert idle.sharing.is_leader(upstream.digest)
     assert await node.pull()
     assert upstream.asked == []
     assert holder.served() >= len(LARGE)
 
 
-async def test_a_silent_steward_keeps_nobody_from_those_that_hold_it(
+async def test_a_silent_coordinator_keeps_nobody_from_those_that_hold_it(
     nodes: Nodes, upstream: Upstream
 ) -> None:
     """Its answer is not waited for where others can give the content."""
     crowd, holder = await crowd_and_holder(nodes)
-    *others, steward = ordered([*crowd, holder], upstream.digest)
+    *others, coordinator = ordered([*crowd, holder], upstream.digest)
     node = next(each for each in others if each is not holder)
-    node.network.silent.add(steward.peer.id)
-    assert await asyncio.wait_for(node.pull(), node.flights.rules.answer)
+    node.network.silent.add(coordinator.peer.id)
+    assert await asyncio.wait_for(node.pull(), node.sharing.rules.answer)
     assert upstream.asked == []
-    assert not node.flights.parts
+    assert not node.sharing.participations
 
 
 async def test_who_asks_without_writing_is_no_source(nodes: Nodes, upstream: Upstream) -> None:
     """A client that is no runtime of this node is answered at once, and leads nobody; it may take what is in flight."""
     runtime, other = ordered(await nodes(2), upstream.digest)
-    assert await other.flights.find(upstream.digest) is None
-    assert not other.flights.parts
+    assert await other.sharing.find_parent(upstream.digest) is None
+    assert not other.sharing.participations
     pull = await started(runtime)
-    source = await other.flights.find(upstream.digest)
+    source = await other.sharing.find_parent(upstream.digest)
     assert source is not None
     assert source.peer == runtime.peer
-    assert not other.flights.parts
+    assert not other.sharing.participations
     upstream.allow()
     assert await pull
 
@@ -342,7 +342,7 @@ async def test_roles_reasons_and_bytes_are_counted(nodes: Nodes, upstream: Upstr
 
 def test_every_reason_to_lead_has_a_label() -> None:
     """The metric's reasons are those that a node can have."""
-    assert set(REASONS) == {"first"} | {why.value for why in Why}
+    assert set(REASONS) == {"first"} | {why.value for why in ParentFault}
 
 
 async def test_everybody_sees_the_tree_while_it_is_in_flight(
@@ -354,19 +354,19 @@ async def test_everybody_sees_the_tree_while_it_is_in_flight(
     upstream.allow(HALF)
 
     async def all_have_half() -> bool:
-        [seen] = await leader.flights.look()
-        return [place.offset for place in seen.shape.places] == [HALF] * 4
+        [seen] = await leader.sharing.views()
+        return [place.offset for place in seen.snapshot.places] == [HALF] * 4
 
     await until(all_have_half)
     expected = [(leader.peer.id, None)] + [
         (node.peer.id, number) for number, node in enumerate(others)
     ]
     for node in crowd:
-        [seen] = await node.flights.look()
-        assert [(place.node, place.parent) for place in seen.shape.places] == expected
+        [seen] = await node.sharing.views()
+        assert [(place.node, place.parent) for place in seen.snapshot.places] == expected
         assert (seen.digest, seen.total, seen.is_told) == (upstream.digest, len(LARGE), True)
-        assert seen.role is (Role.LEAD if node is leader else Role.FOLLOW)
-    [told] = others[0].flights.describe()
+        assert seen.role is (Role.LEADER if node is leader else Role.FOLLOWER)
+    [told] = others[0].sharing.describe()
     assert told == {
         "digest": str(upstream.digest),
         "role": "follow",
@@ -375,33 +375,33 @@ async def test_everybody_sees_the_tree_while_it_is_in_flight(
     }
     upstream.allow()
     assert all(await asyncio.gather(*pulls))
-    await until(lambda: not any(node.flights.parts for node in crowd))
-    assert not await leader.flights.look()
-    assert not leader.flights.describe()
+    await until(lambda: not any(node.sharing.participations for node in crowd))
+    assert not await leader.sharing.views()
+    assert not leader.sharing.describe()
 
 
-async def test_a_steward_that_cannot_tell_the_tree_is_asked_for_sources_all_the_same(
+async def test_a_coordinator_that_cannot_tell_the_tree_is_asked_for_sources_all_the_same(
     nodes: Nodes, upstream: Upstream
 ) -> None:
     """An older one refuses the question, one that hangs says nothing: that costs the picture, and no pull."""
-    leader, follower, steward = ordered(
-        await nodes(3, replace(TALKATIVE, look=0.05)), upstream.digest
+    leader, follower, coordinator = ordered(
+        await nodes(3, replace(TALKATIVE, tree_answer=0.05)), upstream.digest
     )
     pulls = [await started(leader), await started(follower)]
-    answer = steward.network.handlers[steward.peer]
+    answer = coordinator.network.handlers[coordinator.peer]
 
     def older(name: str, question: bytes) -> bytes:
         if b'"look"' in question:
             raise MessageError("no question of this protocol")
         return answer(name, question)
 
-    steward.network.handlers[steward.peer] = older
-    [seen] = await follower.flights.look()
-    assert follower.flights._deaf == {}
-    steward.network.silence(steward.peer)
-    assert await follower.flights.look() == [seen]
-    steward.network.silence(steward.peer, on=False)
-    assert [place.node for place in seen.shape.places] == [leader.peer.id, follower.peer.id]
+    coordinator.network.handlers[coordinator.peer] = older
+    [seen] = await follower.sharing.views()
+    assert follower.sharing._coordinators.unresponsive == {}
+    coordinator.network.silence(coordinator.peer)
+    assert await follower.sharing.views() == [seen]
+    coordinator.network.silence(coordinator.peer, on=False)
+    assert [place.node for place in seen.snapshot.places] == [leader.peer.id, follower.peer.id]
     assert not seen.is_told
     upstream.allow()
     assert all(await asyncio.gather(*pulls))

@@ -1,4 +1,4 @@
-"""Who is the steward of a digest: everybody who sees the same members agrees, and little moves when they change."""
+"""Who is the coordinator of a digest: everybody who sees the same members agrees, and little moves when they change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.flight.rendezvous import stewards
+from spegel_py.inflight.rendezvous import ranked_coordinators
 from spegel_py.oci.digest import Digest
 
 DIGESTS = [Digest.of(str(number).encode()) for number in range(400)]
@@ -18,21 +18,21 @@ MEMBERS = st.sets(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_siz
 def test_the_order_of_the_members_is_of_no_matter(
     members: set[str], digest: Digest, random: object
 ) -> None:
-    """Nodes that list the same members in any order name the same stewards."""
-    there = stewards(digest, sorted(members), 3)
-    assert there == stewards(digest, sorted(members, reverse=True), 3)
+    """Nodes that list the same members in any order name the same coordinators."""
+    there = ranked_coordinators(digest, sorted(members), 3)
+    assert there == ranked_coordinators(digest, sorted(members, reverse=True), 3)
     assert len(there) == len(set(there)) == min(3, len(members))
 
 
 @given(MEMBERS, st.sampled_from(DIGESTS))
 def test_who_goes_is_followed_by_the_next(members: set[str], digest: Digest) -> None:
     """Without the first, the second is first."""
-    ranked = stewards(digest, members, len(members))
-    assert stewards(digest, members - {ranked[0]}, len(members)) == ranked[1:]
+    ranked = ranked_coordinators(digest, members, len(members))
+    assert ranked_coordinators(digest, members - {ranked[0]}, len(members)) == ranked[1:]
 
 
 def test_digests_are_spread_over_the_members() -> None:
     """Of 400 digests each of eight members has its share."""
-    shares = Counter(stewards(digest, "abcdefgh", 1)[0] for digest in DIGESTS)
+    shares = Counter(ranked_coordinators(digest, "abcdefgh", 1)[0] for digest in DIGESTS)
     assert len(shares) == 8
     assert max(shares.values()) < 2 * min(shares.values())

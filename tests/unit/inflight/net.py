@@ -1,4 +1,4 @@
-"""Nodes in one process that share what their runtimes pull: real registries and stewards over memory ports.
+"""Nodes in one process that share what their runtimes pull: real registries and coordinators over memory ports.
 
 A runtime is played by `Runtime`: it writes its ingest as containerd does, from its own mirror while that answers, else
 from upstream, and resumes where a body ended short.
@@ -13,8 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from spegel_py.flight.flights import Flights
-from spegel_py.flight.rules import Rules
+from spegel_py.inflight.in_flight_sharing import InFlightSharing
+from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
@@ -30,11 +30,11 @@ from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
 from tests.routers import free_port
 
-TALKATIVE = Rules(lead_renew=0.05, renew=0.05, backoff=0.1, grace=0.05)
+TALKATIVE = InFlightRules(leader_heartbeat=0.05, heartbeat=0.05, backoff=0.1, takeover_grace=0.05)
 """As ever, but that nodes speak more often, and wait less for each other: no deadline is shorter, so that nobody seems
 dead on a busy machine."""
 
-HASTY = replace(TALKATIVE, lead_stall=0.5, stall=0.3, stall_each=0.02)
+HASTY = replace(TALKATIVE, leader_stall=0.5, stall=0.3, stall_per_level=0.02)
 """For a test in which somebody stalls."""
 
 PIECE = 64 * 1024
@@ -80,7 +80,7 @@ class Node:
     """One node, its runtime's hands, and what the runtime was answered."""
 
     peer: Peer
-    flights: Flights
+    sharing: InFlightSharing
     ingests: MemoryIngests
     store: MemoryStore
     upstream: Upstream
@@ -173,7 +173,7 @@ class Node:
 
 @asynccontextmanager
 async def start_node(
-    name: str, network: MemoryNetwork, upstream: Upstream, *, rules: Rules = TALKATIVE
+    name: str, network: MemoryNetwork, upstream: Upstream, *, rules: InFlightRules = TALKATIVE
 ) -> AsyncIterator[Node]:
     """Run a node of this name."""
     async with AsyncExitStack() as stack:
@@ -183,22 +183,22 @@ async def start_node(
         )
         me = Peer(name, "127.0.0.1", free_port())
         router, requests = network.join(me), network.requests(me)
-        flights = Flights(
-            requests=requests, ingests=ingests, store=store, rules=rules, led=metrics.flight.led,
+        sharing = InFlightSharing(
+            requests=requests, ingests=ingests, store=store, rules=rules, on_lead=metrics.flight.led,
             advertised=lambda: network.members.get(me, {}),
         )  # fmt: skip
-        metrics.flight.watch(flights.counts)
+        metrics.flight.watch(sharing.counts)
         sender = stack.enter_context(Sender(threads=1))
         client = await stack.enter_async_context(HTTPUpstream(deadlines=deadlines))
         mirror = Mirror(
             router=router, upstream=client, metrics=metrics, deadlines=deadlines, scores=Scores(),
-            random=Random(1), sources=flights,
+            random=Random(1), sources=sharing,
         )  # fmt: skip
-        underway = Underway(ingests=ingests, size_of=mirror.size_of, source_of=flights.source_of)
+        underway = Underway(ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of)
         app = create_app(
             store=store, sender=sender, mirror=mirror, metrics=metrics,
             ready=lambda: {"ready": True, "reasons": []}, underway=underway,
         )  # fmt: skip
         await stack.enter_async_context(serve(app, me.authority, drain=0.05))
-        await stack.enter_async_context(flights.running())
-        yield Node(me, flights, ingests, store, upstream, metrics, network, router, stack)
+        await stack.enter_async_context(sharing.running())
+        yield Node(me, sharing, ingests, store, upstream, metrics, network, router, stack)
