@@ -35,6 +35,7 @@ from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.verify import Verify
 from spegel_py.node_name import node_name
+from spegel_py.outcomes import ContentSource
 from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.auth import Credentials
 from spegel_py.registry.debug import debug_routes
@@ -50,8 +51,8 @@ from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.containerd import ContainerdWatcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.store.spelled import SpelledStore
-from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
@@ -97,7 +98,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             wants=lambda: (
                 config.oci_layout is None and verify.wants(rng)
             ),  # a layout's store hashes first
-            verified=lambda is_right: metrics.verified("local", is_right=is_right),
+            verified=lambda is_right: metrics.verified(ContentSource.LOCAL, is_right=is_right),
         )
         auth = (
             Credentials(username=credentials[0], password=credentials[1]) if credentials else None
@@ -155,7 +156,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             seen=freshness.seen if config.tag_ttl else None,
         )
         supervisor = parts.make_supervisor(config, router, watcher, health, metrics)
-        ledger = Ledger(metrics=metrics, tracer=tracer)
+        pull_log = PullLog(metrics=metrics, tracer=tracer)
         sender = stack.enter_context(Sender(max_upload_rate=config.max_upload_rate))
         limits = Limits(
             per_peer=config.max_transfers_per_peer,
@@ -175,7 +176,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             origins=origins,
             freshness=freshness,
             limits=limits,
-            ledger=ledger,
+            pull_log=pull_log,
             credentials=auth,
             node=node_name(config.node_name),
             underway=Underway(ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of)
@@ -204,7 +205,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         )
         measurer = Measurer(mirror=parts.own_mirror(config, auth))
         routes = [
-            *debug_routes(ledger=ledger, whereabouts=whereabouts),
+            *debug_routes(pull_log=pull_log, whereabouts=whereabouts),
             *inspection_routes(
                 images=images, measurer=measurer if config.debug_web_enabled else None
             ),
@@ -234,7 +235,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 history=supervisor.history,
                 giving=lambda: limits.under_way,
                 sent=lambda: metrics.sent_bytes,
-                ledger=ledger,
+                pull_log=pull_log,
                 images=images,
                 measurer=measurer,
                 in_flight=sharing.views if sharing else None,

@@ -18,6 +18,7 @@ from spegel_py.inspection.measurement import Measurement, Part
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
+from spegel_py.outcomes import ContentSource
 from spegel_py.pull import Platform, plan
 from spegel_py.pull.client import Manifest, MirrorClient, PullDeadlines
 from spegel_py.pull.session import DEPTH, PARALLEL
@@ -147,7 +148,7 @@ def _noted(part: Part) -> Iterator[None]:
     try:
         yield
     except (ManifestUnknown, BlobUnknown):
-        part.source = "none"
+        part.source = ContentSource.NONE
     except SpegelError as error:
         part.error = str(error)
     finally:
@@ -156,4 +157,5 @@ def _noted(part: Part) -> Iterator[None]:
 
 def _answered(part: Part, peer: str | None) -> None:
     """Note where an answer came from: a mirror names no peer for what it has itself."""
-    part.source, part.peer = ("peer", peer) if peer else ("local", None)
+    part.source = ContentSource.PEER if peer else ContentSource.LOCAL
+    part.peer = peer or None

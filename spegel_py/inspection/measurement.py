@@ -6,8 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-Source = Literal["local", "peer", "none"]
-"""Where something came from: from this node, from a peer, or from nobody."""
+from spegel_py.outcomes import ContentSource
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,7 +21,7 @@ class Part:
     digest: str | None
     size: int = 0
     moved: int = 0
-    source: Source | None = None
+    source: ContentSource | None = None
     peer: str | None = None
     first_byte: float | None = None
     seconds: float | None = None
@@ -34,7 +33,7 @@ class Part:
             "digest": self.digest,
             "size": self.size,
             "bytes": self.moved,
-            "source": self.source,
+            "source": self.source.value if self.source else None,
             "peer": self.peer,
             "first_byte_ms": _ms(self.first_byte),
             "ms": _ms(self.seconds),
@@ -58,7 +57,7 @@ class Measurement:
         """How many bytes came from where."""
         total: Counter[str] = Counter()
         for part in self.parts:
-            total[part.source or "none"] += part.moved
+            total[part.source or ContentSource.NONE] += part.moved
         return total
 
     @property
@@ -69,7 +68,9 @@ class Measurement:
     @property
     def missing(self) -> int:
         """How many parts a runtime would get from the registry: nobody has them, or they broke off."""
-        return sum(part.source == "none" or part.error is not None for part in self.parts)
+        return sum(
+            part.source is ContentSource.NONE or part.error is not None for part in self.parts
+        )
 
     def as_json(self) -> dict[str, object]:
         """Return all of it as `/debug/measure` tells it."""
@@ -82,7 +83,9 @@ class Measurement:
             "seconds": round(self.seconds, 4),
             "bytes": moved.total(),
             "size": self.size,
-            "sources": {"local": moved["local"], "peer": moved["peer"]},
+            "sources": {
+                source.value: moved[source] for source in (ContentSource.LOCAL, ContentSource.PEER)
+            },
             "missing": self.missing,
             "parts": [part.as_json() for part in self.parts],
         }

@@ -11,11 +11,12 @@ import structlog
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerLoops, PeerRefused, PeerStalled
 from spegel_py.mirror.hedge import Latencies
-from spegel_py.mirror.scores import SHUN_BROKEN, SHUN_BUSY, SHUN_WRONG, Outcome, Result, Scores
+from spegel_py.mirror.scores import SHUN_BROKEN, SHUN_BUSY, SHUN_WRONG, Outcome, Scores
 from spegel_py.mirror.selector import PeerSelector
+from spegel_py.outcomes import AttemptOutcome, AttemptRecord
 from spegel_py.routing.base import Peer
 from spegel_py.telemetry.metrics import Metrics
-from spegel_py.telemetry.tracing import NO_SPAN, Span, of_attempt
+from spegel_py.telemetry.tracing import NO_SPAN, Attributes, Span, attributes
 from spegel_py.transfer.base import PeerAnswer, PeerRequest, Upstream, UpstreamResponse
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ class Attempt:
     bytes: int = 0
     waited: float = 0.0
     ended: float | None = None
-    result: Result | None = None
+    result: AttemptOutcome | None = None
     is_open: bool = False
     context: AsyncExitStack = field(default_factory=AsyncExitStack, repr=False)
     response: UpstreamResponse = field(init=False, repr=False)  # once the peer has answered
@@ -66,18 +67,18 @@ class Attempt:
             self.is_open = False
         await self.context.aclose()
 
-    def as_log(self) -> dict[str, object]:
-        """Return the entry of the `attempts` field of `relay finished` and `relay missed`."""
-        return {
-            "peer": self.peer.id,
-            "addr": self.peer.authority,
-            "offset": self.offset,
-            "bytes": self.bytes,
-            "ms": round(((self.ended or self.began) - self.began) * 1000, 1),
-            "outcome": self.result.value if self.result else None,
-            "hedge": self.hedge,
-            "in_flight": self.in_flight,
-        }
+    def record(self) -> AttemptRecord:
+        """Return the record of this attempt, which is logged and kept."""
+        return AttemptRecord(
+            peer=self.peer.id,
+            address=self.peer.authority,
+            offset=self.offset,
+            bytes=self.bytes,
+            milliseconds=round(((self.ended or self.began) - self.began) * 1000, 1),
+            outcome=self.result,
+            hedge=self.hedge,
+            in_flight=self.in_flight,
+        )
 
 
 class InFlight(Protocol):
@@ -161,16 +162,16 @@ class Attempts:
 
     async def succeed(self, attempt: Attempt) -> None:
         """End an attempt: all was there."""
-        await self._settle(attempt, Result.OK)
+        await self._settle(attempt, AttemptOutcome.OK)
 
     async def leave(self, attempt: Attempt) -> None:
         """End an attempt in the middle of its body: the peer is slow, and another is to go on."""
-        await self._settle(attempt, Result.SLOW)
+        await self._settle(attempt, AttemptOutcome.SLOW)
 
     async def abandon(self, attempt: Attempt) -> None:
         """End an attempt through nobody's fault, unless it has ended already."""
         if attempt.result is None:
-            await self._settle(attempt, Result.ABANDONED)
+            await self._settle(attempt, AttemptOutcome.ABANDONED)
 
     async def fail(self, attempt: Attempt, error: PeerError) -> None:
         """End an attempt: the peer failed, after `attempt.bytes` were passed on."""
@@ -225,10 +226,10 @@ class Attempts:
     def _shun(self, peer: Peer, seconds: float) -> None:
         self._scores.shun(self._key, peer, until=self._clock() + seconds)
 
-    async def _settle(self, attempt: Attempt, result: Result) -> None:
+    async def _settle(self, attempt: Attempt, result: AttemptOutcome) -> None:
         attempt.result, attempt.ended = result, self._clock()
         silence = 0.0
-        if result is Result.ABANDONED and attempt.first_byte is None:
+        if result is AttemptOutcome.ABANDONED and attempt.first_byte is None:
             silence = attempt.ended - attempt.began
             if not attempt.in_flight:
                 self._latencies.observe_unanswered(silence)
@@ -239,44 +240,56 @@ class Attempts:
             attempt.peer, Outcome(result, attempt.first_byte, silence, attempt.pace), attempt.ended
         )
         self._metrics.attempted(
-            result.value,
+            result,
             peer_id=attempt.peer.id,
             address=attempt.peer.authority,
             first_byte=attempt.first_byte,
             count=attempt.bytes,
         )
         if attempt.span.is_on:
-            attempt.span.end(
-                of_attempt(attempt.as_log()), failure=result.value if result.is_failure else ""
-            )
+            failure = result.value if result.is_failure else ""
+            attempt.span.end(_span_attributes(attempt.record()), failure=failure)
 
 
-def _result(error: PeerError) -> Result:
+def _span_attributes(record: AttemptRecord) -> Attributes:
+    return attributes(
+        {
+            "server.address": record.address,
+            "spegel.peer": record.peer,
+            "spegel.offset": record.offset,
+            "spegel.bytes": record.bytes,
+            "spegel.outcome": record.outcome.value if record.outcome else None,
+            "spegel.hedge": record.hedge,
+        }
+    )
+
+
+def _result(error: PeerError) -> AttemptOutcome:
     match error:
         case PeerRefused(status=404):
-            return Result.NOT_FOUND
+            return AttemptOutcome.NOT_FOUND
         case PeerRefused(status=503):
-            return Result.BUSY
+            return AttemptOutcome.BUSY
         case PeerRefused():
-            return Result.REFUSED
+            return AttemptOutcome.REFUSED
         case PeerStalled():
-            return Result.STALLED
+            return AttemptOutcome.STALLED
         case DigestMismatch():
-            return Result.MISMATCH
+            return AttemptOutcome.MISMATCH
         case PeerLoops():
-            return Result.LOOPS
+            return AttemptOutcome.LOOPS
         case _:
-            return Result.UNREACHABLE
+            return AttemptOutcome.UNREACHABLE
 
 
-def _pause(result: Result, *, broke_off: bool) -> float | None:
+def _pause(result: AttemptOutcome, *, broke_off: bool) -> float | None:
     """Return for how many seconds a peer that failed like this is not asked for the same content.
 
     A peer that `broke_off` had promised the content: the runtime was told so, and asks again at this mirror. It must
     then be sent upstream, also where not one byte has come.
     """
-    if result is Result.MISMATCH:
+    if result is AttemptOutcome.MISMATCH:
         return SHUN_WRONG
-    if result is Result.BUSY:
+    if result is AttemptOutcome.BUSY:
         return SHUN_BUSY
     return SHUN_BROKEN if broke_off else None

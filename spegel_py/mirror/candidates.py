@@ -12,8 +12,8 @@ import structlog
 
 from spegel_py.errors import RoutingError
 from spegel_py.mirror.selector import PeerSelector
+from spegel_py.outcomes import Lookup
 from spegel_py.routing.base import Peer, Router
-from spegel_py.telemetry.decisions import Lookup
 
 log = structlog.get_logger(__name__)
 

@@ -24,8 +24,8 @@ from spegel_py.mirror.verify import Verification, Verify
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.routing.base import Router
-from spegel_py.telemetry.decisions import Inquiry
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.telemetry.tracing import NO_SPAN
 from spegel_py.transfer.base import Deadlines, Upstream
 
@@ -84,13 +84,13 @@ class Mirror:
         pull: PullRequest,
         *,
         max_age: float = math.inf,
-        inquiry: Inquiry | None = None,
+        context: PullContext | None = None,
         follows: bool = True,
     ) -> AsyncIterator[Relay]:
         """Give an open relay of the content, which the caller sends; leaving the context ends it.
 
         `max_age` is how many seconds ago a tag may have been seen at its registry. Without `follows` only peers that
-        hold the whole content are asked, never those that are still pulling it. In `inquiry` it is noted at the end
+        hold the whole content are asked, never those that are still pulling it. In `context` it is noted at the end
         how many peers were found, and which were asked; each that is asked has a span below its own.
 
         Raises ManifestUnknown or BlobUnknown, with the number of peers tried as `attempts` in its detail,
@@ -106,7 +106,7 @@ class Mirror:
             latencies=self._latencies,
             metrics=self._metrics,
             clock=self._clock,
-            span=inquiry.span if inquiry is not None else NO_SPAN,
+            span=context.span if context is not None else NO_SPAN,
         )
         following = self._follow(pull, selector, attempts) if follows else None
         candidates = Candidates(
@@ -151,8 +151,8 @@ class Mirror:
                 yield relay
             finally:
                 await relay.close()
-                if inquiry is not None:
-                    inquiry.lookup, inquiry.attempts = candidates.lookup, relay.attempts
+                if context is not None:
+                    context.lookup, context.attempts = candidates.lookup, relay.attempts
 
     async def _size(self, pull: PullRequest) -> int | None:
         """Return how many bytes the content has to have; None where nobody has said it."""

@@ -14,9 +14,10 @@ from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.attempts import Attempt
 from spegel_py.mirror.candidates import Candidates
 from spegel_py.mirror.patience import Patience
-from spegel_py.mirror.scores import Outcome, Result
+from spegel_py.mirror.scores import Outcome
 from spegel_py.mirror.selector import PeerSelector
 from spegel_py.oci.digest import Digest
+from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 from spegel_py.transfer.base import PeerAnswer
 
@@ -29,14 +30,14 @@ WORTH = 8 * 1024 * 1024
 that hold it: at 1 Gbit/s it takes 70 ms."""
 
 _WHY = {
-    Result.UNREACHABLE: ParentFault.DEAD,
-    Result.NOT_FOUND: ParentFault.REFUSED,
-    Result.REFUSED: ParentFault.REFUSED,
-    Result.MISMATCH: ParentFault.REFUSED,
-    Result.BUSY: ParentFault.BUSY,
-    Result.STALLED: ParentFault.STALL,
-    Result.SLOW: ParentFault.SLOW,
-    Result.LOOPS: ParentFault.LOOP,
+    AttemptOutcome.UNREACHABLE: ParentFault.DEAD,
+    AttemptOutcome.NOT_FOUND: ParentFault.REFUSED,
+    AttemptOutcome.REFUSED: ParentFault.REFUSED,
+    AttemptOutcome.MISMATCH: ParentFault.REFUSED,
+    AttemptOutcome.BUSY: ParentFault.BUSY,
+    AttemptOutcome.STALLED: ParentFault.STALL,
+    AttemptOutcome.SLOW: ParentFault.SLOW,
+    AttemptOutcome.LOOPS: ParentFault.LOOP,
 }
 
 
@@ -247,7 +248,9 @@ class Following:
         return self._got[1] + self._sources.rules.max_silence - now
 
     def _last_byte(self, attempt: Attempt, now: float) -> float:
-        silent = self._stalls.get(attempt.peer, 0.0) if attempt.result is Result.STALLED else 0.0
+        silent = (
+            self._stalls.get(attempt.peer, 0.0) if attempt.result is AttemptOutcome.STALLED else 0.0
+        )
         return (attempt.ended or now) - silent
 
     def _complaint(self) -> tuple[str | None, ParentFault | None]:

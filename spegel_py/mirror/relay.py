@@ -31,6 +31,7 @@ from spegel_py.mirror.sizes import Sizes
 from spegel_py.mirror.spread import Spreading
 from spegel_py.mirror.verify import Verification, VerifyingSink
 from spegel_py.oci.distribution import PullRequest
+from spegel_py.outcomes import AttemptRecord, ContentSource, RelayOutcome
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Sink
 
@@ -76,7 +77,7 @@ class Relay:
         self._spreading = spreading
         self._is_open = False
         self._sink: Sink | None = None
-        self._outcome = "client_gone"  # until something else is known
+        self._outcome = RelayOutcome.CLIENT_GONE  # until something else is known
 
     def __repr__(self) -> str:
         return f"<Relay of {self._pull.key}: {self._sent} bytes, {self._outcome}>"
@@ -86,9 +87,9 @@ class Relay:
         return self._opened.head
 
     @property
-    def attempts(self) -> list[dict[str, object]]:
-        """What was asked of peers so far, in the order in which it began."""
-        return [attempt.as_log() for attempt in self._asking.attempts.made]
+    def attempts(self) -> list[AttemptRecord]:
+        """The requests to peers so far, in the order in which they began."""
+        return [attempt.record() for attempt in self._asking.attempts.made]
 
     async def open(self, *, within: float) -> bool:
         """Find a peer that answers; False if there is none in that many seconds.
@@ -102,14 +103,14 @@ class Relay:
         except TimeoutError:
             log.debug("no peer in time", key=self._pull.key)
         except RangeInvalid:
-            self._outcome = "range"
+            self._outcome = RelayOutcome.RANGE
             raise
         if opened is None:
-            self._outcome = "missed"
+            self._outcome = RelayOutcome.MISSED
             return False
         self._opened, self._is_open = opened, True
         if self._pull.head:
-            self._outcome = "complete"
+            self._outcome = RelayOutcome.COMPLETE
         self._log(
             "relay started",
             peer=self.head.peer.id,
@@ -127,23 +128,24 @@ class Relay:
         elif self._opened.attempt is not None:
             await self._pass_on(self._opened.attempt, sink)
         complete = self._sent == self.head.length
-        self._outcome = "complete" if complete else "cut"
+        self._outcome = RelayOutcome.COMPLETE if complete else RelayOutcome.CUT
         return complete
 
     async def close(self) -> None:
         """Hang up on peers that are still sending, and log how it went."""
         attempts = self._asking.attempts
         if self._is_open and self._sink is not None and self._sent == self.head.length:
-            self._outcome = "complete"  # a client may leave with the last byte, before it is known that it has it
+            self._outcome = (
+                RelayOutcome.COMPLETE
+            )  # a client may leave with the last byte, before it is known that it has it
             await attempts.succeed_all()
         await attempts.close()
         self._forget_body()
+        outcome, made = self._outcome.value, [attempt.as_json() for attempt in self.attempts]
         if self._is_open:
-            self._log(
-                "relay finished", total=self._sent, outcome=self._outcome, attempts=self.attempts
-            )
+            self._log("relay finished", total=self._sent, outcome=outcome, attempts=made)
         else:
-            self._log("relay missed", outcome=self._outcome, attempts=self.attempts)
+            self._log("relay missed", outcome=outcome, attempts=made)
 
     def _forget_body(self) -> None:
         """Let go of the body, and of the memory that it took: this object may stay until a garbage collection."""
@@ -188,7 +190,7 @@ class Relay:
         self._log("relay spread", offset=offset)
 
     def _verified(self, is_right: bool) -> None:
-        self._metrics.verified("peer", is_right=is_right)
+        self._metrics.verified(ContentSource.PEER, is_right=is_right)
 
     @property
     def _sent(self) -> int:

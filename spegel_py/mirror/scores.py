@@ -18,10 +18,10 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from enum import Enum
 
 from spegel_py.health.health import Health
 from spegel_py.mirror.quarantine import Quarantine
+from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 
 PRIOR_LATENCY = 0.005
@@ -54,31 +54,6 @@ SHUN_WRONG = 600.0
 """Seconds for which a peer is not asked again for content of which it may have sent wrong bytes, or said it would."""
 
 
-class Result(Enum):
-    """How a request to a peer ended; the value is the metrics' label and the log's field."""
-
-    OK = "ok"
-    NOT_FOUND = "not_found"  # 404: a stale record, no fault
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-    STALLED = "stalled"
-    MISMATCH = "mismatch"
-    BUSY = "busy"  # 503: it serves as many as it will, no fault
-    SLOW = "slow"  # another goes on where it was left, and it is not asked again for this pull: no fault
-    LOOPS = "loops"  # it takes the content from here itself: no fault
-    ABANDONED = "abandoned"  # another was quicker, our client left, or time was up: no fault
-
-    @property
-    def is_failure(self) -> bool:
-        """Whether it speaks against the peer."""
-        return self in (Result.REFUSED, Result.UNREACHABLE, Result.STALLED, Result.MISMATCH)
-
-    @property
-    def is_network_error(self) -> bool:
-        """Whether the peer gave no answer, or not all of one."""
-        return self in (Result.UNREACHABLE, Result.STALLED)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of one request: its result and the seconds to the first byte, None if there was none.
@@ -87,7 +62,7 @@ class Outcome:
     the peer was waited for with each MiB of the body, None where that was too short to tell.
     """
 
-    result: Result
+    result: AttemptOutcome
     first_byte: float | None = None
     silence: float = 0.0
     pace: float | None = None
@@ -127,9 +102,9 @@ class Score:
         failures, load = self.failures_at(now), self.load_at(now)
         if outcome.result.is_failure:
             failures += 1
-        elif outcome.result is Result.OK:
+        elif outcome.result is AttemptOutcome.OK:
             failures /= 2
-        elif outcome.result is Result.BUSY:
+        elif outcome.result is AttemptOutcome.BUSY:
             load += BUSY_LOAD
         self.failures, self.load, self.at = failures, load, now
 
@@ -178,12 +153,12 @@ class Scores:
             score.learn(outcome, now)
         if self._health is None:
             return
-        if outcome.result is Result.OK:
+        if outcome.result is AttemptOutcome.OK:
             self._health.answered(peer, now, first_byte=outcome.first_byte, pace=outcome.pace)
         elif outcome.result.is_network_error:
-            is_body = outcome.result is Result.STALLED and outcome.first_byte is not None
+            is_body = outcome.result is AttemptOutcome.STALLED and outcome.first_byte is not None
             self._health.failed(peer, outcome.result.value, now, is_body=is_body)
-        elif outcome.result is Result.ABANDONED and outcome.silence:
+        elif outcome.result is AttemptOutcome.ABANDONED and outcome.silence:
             self._health.overtaken(peer, now)
 
     def shun(self, key: str, peer: Peer, *, until: float) -> None:

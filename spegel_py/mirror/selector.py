@@ -5,7 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import Protocol
 
-from spegel_py.mirror.scores import Outcome, Result, Scores
+from spegel_py.mirror.scores import Outcome, Scores
+from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 
 
@@ -75,7 +76,7 @@ class WeightedSelector:
 
     def record(self, peer: Peer, outcome: Outcome, now: float) -> None:
         self._scores.end(peer, outcome, now)
-        if outcome.result is Result.ABANDONED:
+        if outcome.result is AttemptOutcome.ABANDONED:
             self._waiting.append(peer)
 
     def _choice(self, now: float) -> dict[Peer, float]:

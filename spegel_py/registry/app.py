@@ -19,8 +19,8 @@ from spegel_py.registry.limits import Limits
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
 from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Origins, Store
-from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.sender import Sender
 
 State = Mapping[str, object]
@@ -45,7 +45,7 @@ def create_app(
     filters: Filters = EVERYTHING,
     freshness: Freshness | None = None,
     limits: Limits | None = None,
-    ledger: Ledger | None = None,
+    pull_log: PullLog | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
     node: str = "",
@@ -68,7 +68,7 @@ def create_app(
         filters=filters,
         freshness=freshness or Freshness(),
         limits=limits or Limits(per_peer=0, overall=0, metrics=metrics),
-        ledger=ledger or Ledger(metrics=metrics),
+        pull_log=pull_log or PullLog(metrics=metrics),
         client_timeout=client_timeout,
         node=node,
         underway=underway,

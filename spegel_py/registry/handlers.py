@@ -21,9 +21,9 @@ from spegel_py.errors import (
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.opening import WHOLE
-from spegel_py.mirror.scores import Result
 from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
 from spegel_py.oci.filters import Filters
+from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
 from spegel_py.registry import responses
 from spegel_py.registry.limits import Limits, Slot
 from spegel_py.registry.local import Found, Local
@@ -32,17 +32,14 @@ from spegel_py.registry.provenance import Provenance
 from spegel_py.registry.responses import Entity
 from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Content, Origins, Store
-from spegel_py.telemetry.decisions import Inquiry, Source
-from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
+from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.transfer.base import ClientGone, Sink
 from spegel_py.transfer.sender import Sender
 from spegel_py.transfer.sink import ResponseSink
 
 log = structlog.get_logger(__name__)
-
-BUSY = Result.BUSY.value
-"""The outcome of asking a peer that had no slot left."""
 
 Send = Callable[[Sink], Awaitable[object]]
 """Sends a body, which may have to end short: the sink tells."""
@@ -53,7 +50,7 @@ class Pulls:
 
     A pull that `filters` exclude is answered with 404, here and for peers, and so is content of this node
     that came, as `origins` tell, from nowhere else. Of tags `freshness` says for how long they
-    are answered; a peer is told how old they are, and decides for itself. In `ledger` it is noted of each
+    are answered; a peer is told how old they are, and decides for itself. In `pull_log` it is noted of each
     client's pull how it went, and counted from there. Peers that a coordinator sent here are answered with what
     is `underway` too, if that is given. This node's own runtime, which gives the name `node` as its own, is
     also sent content that other nodes are still pulling. `limits` admit the transfers of all other clients.
@@ -69,7 +66,7 @@ class Pulls:
         filters: Filters,
         freshness: Freshness,
         limits: Limits,
-        ledger: Ledger,
+        pull_log: PullLog,
         client_timeout: float,
         node: str = "",
         underway: Underway | None = None,
@@ -86,7 +83,7 @@ class Pulls:
         self._filters = filters
         self._freshness = freshness
         self._limits = limits
-        self._ledger = ledger
+        self._pull_log = pull_log
         self._client_timeout = client_timeout
         self._node = node
         self._underway = underway
@@ -102,63 +99,63 @@ class Pulls:
         pull = PullRequest.parse(
             method=request.method, target=request.raw_path, headers=request.headers.items()
         )
-        with self._ledger.inquiry(pull, request.headers) as inquiry:
-            response = await self._answer(request, pull, inquiry)
-            inquiry.status = response.status
+        with self._pull_log.recording(pull, request.headers) as context:
+            response = await self._answer(request, pull, context)
+            context.status = response.status
             return response
 
     async def _answer(
-        self, request: web.Request, pull: PullRequest, inquiry: Inquiry
+        self, request: web.Request, pull: PullRequest, context: PullContext
     ) -> web.StreamResponse:
         if self._filters.exclude(pull.label):
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         if pull.name and not self._freshness.ttl:
             raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
-        if (response := await self._from_this_node(request, pull, inquiry)) is not None:
+        if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
         if pull.mirrored or self._mirror is None:
             raise pull.kind.unknown(f"{pull.key} is not here", detail={"attempts": 0})
-        return await self._from_peers(request, pull, self._mirror, inquiry)
+        return await self._from_peers(request, pull, self._mirror, context)
 
     async def _from_this_node(
-        self, request: web.Request, pull: PullRequest, inquiry: Inquiry
+        self, request: web.Request, pull: PullRequest, context: PullContext
     ) -> web.StreamResponse | None:
         """Answer from what is here, and a peer that was sent here from what comes in; None where it is neither."""
         is_sent_here = pull.mirrored and pull.in_flight and not pull.ranges
         underway = self._underway if is_sent_here else None
         if underway is None or not underway.has(pull):
-            response = await self._from_here(request, pull, inquiry)
+            response = await self._from_here(request, pull, context)
             if response is not None or underway is None:
                 return response
-        return await self._while_it_grows(request, pull, underway, inquiry)
+        return await self._while_it_grows(request, pull, underway, context)
 
     async def _from_here(
-        self, request: web.Request, pull: PullRequest, inquiry: Inquiry
+        self, request: web.Request, pull: PullRequest, context: PullContext
     ) -> web.StreamResponse | None:
         """Answer from this node's own content; None where it is not here, or the store is away."""
         async with AsyncExitStack() as stack:
             try:
                 found = await self._local.find(pull)
-                if self._is_too_old(pull, found, inquiry):
+                if self._is_too_old(pull, found, context):
                     return None
-                inquiry.local = "held"
+                context.local = LocalState.HELD
                 if pull.head:
                     return self._answer_head(
-                        pull, self._entity(pull, found, found.size), "local", inquiry
+                        pull, self._entity(pull, found, found.size), ContentSource.LOCAL, context
                     )
                 content = await stack.enter_async_context(self._store.open(found.digest))
             except OCIError:  # it is here, but not as what it is asked for
-                inquiry.local = "held"
+                context.local = LocalState.HELD
                 raise
             except ContentNotFound:
-                inquiry.local = "absent"
+                context.local = LocalState.ABSENT
                 return None
             except StoreUnavailable as error:
-                inquiry.local = "away"
+                context.local = LocalState.AWAY
                 log.warning("store away", key=pull.key, error=str(error))
                 return None
             pull = pull.within(content.size)
-            return await self._send_content(request, pull, found, content, inquiry)
+            return await self._send_content(request, pull, found, content, context)
 
     async def _send_content(
         self,
@@ -166,7 +163,7 @@ class Pulls:
         pull: PullRequest,
         found: Found,
         content: Content,
-        inquiry: Inquiry,
+        context: PullContext,
     ) -> web.StreamResponse:
         entity = self._entity(pull, found, content.size)
         to_peer = self._counts_as_peer(request, pull)
@@ -180,10 +177,10 @@ class Pulls:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
 
         with self._admitted(request, pull) as slot:
-            return await self._send(request, pull, entity, "local", send, inquiry, slot)
+            return await self._send(request, pull, entity, ContentSource.LOCAL, send, context, slot)
 
     async def _while_it_grows(
-        self, request: web.Request, pull: PullRequest, underway: Underway, inquiry: Inquiry
+        self, request: web.Request, pull: PullRequest, underway: Underway, context: PullContext
     ) -> web.StreamResponse | None:
         """Answer a peer with what this node's runtime is fetching; None if it is not, or has just fetched it."""
         async with AsyncExitStack() as stack:
@@ -192,11 +189,11 @@ class Pulls:
                 if self._provenance is not None:
                     await self._provenance.check(pull, found.digest)
             except ContentNotFound:  # it may have been committed since the store was asked
-                return await self._from_here(request, pull, inquiry)
+                return await self._from_here(request, pull, context)
             except StoreUnavailable as error:
                 log.debug("cannot follow what is written", key=pull.key, error=str(error))
                 return None
-            inquiry.local = "growing"
+            context.local = LocalState.GROWING
             entity = replace(
                 self._entity(pull, found, found.size), source=underway.source_of(found.digest)
             )
@@ -210,7 +207,9 @@ class Pulls:
                     )
 
             with self._admitted(request, pull, grows=True) as slot:
-                return await self._send(request, pull, entity, "local", send, inquiry, slot)
+                return await self._send(
+                    request, pull, entity, ContentSource.LOCAL, send, context, slot
+                )
 
     def _entity(self, pull: PullRequest, found: Found, size: int) -> Entity:
         """Return what a client is told of content that is here, and note as of when it was told a tag."""
@@ -249,13 +248,13 @@ class Pulls:
         return pull.mirrored or not self._is_own_runtime(request, pull)
 
     async def _from_peers(
-        self, request: web.Request, pull: PullRequest, mirror: Mirror, inquiry: Inquiry
+        self, request: web.Request, pull: PullRequest, mirror: Mirror, context: PullContext
     ) -> web.StreamResponse:
         with self._relayed(request, pull) as slot:
             try:
-                return await self._relay(request, pull, mirror, inquiry, slot)
+                return await self._relay(request, pull, mirror, context, slot)
             except OCIError:
-                if any(attempt["outcome"] == BUSY for attempt in inquiry.attempts):
+                if any(attempt.outcome is AttemptOutcome.BUSY for attempt in context.attempts):
                     self._limits.refused_by_a_peer()
                 raise
 
@@ -264,16 +263,16 @@ class Pulls:
         request: web.Request,
         pull: PullRequest,
         mirror: Mirror,
-        inquiry: Inquiry,
+        context: PullContext,
         slot: Slot | None,
     ) -> web.StreamResponse:
         if pull.name is not None:
             self._freshness.missed(pull.name, time.time())  # until a peer answers
         max_age = self._freshness.ttl if pull.name else math.inf
         if pull.ranges:
-            return await self._parts_from_peers(request, pull, mirror, inquiry, slot)
+            return await self._parts_from_peers(request, pull, mirror, context, slot)
         follows = self._is_own_runtime(request, pull)
-        async with mirror.fetch(pull, max_age=max_age, inquiry=inquiry, follows=follows) as relay:
+        async with mirror.fetch(pull, max_age=max_age, context=context, follows=follows) as relay:
             head = relay.head
             self._note_seen(pull, None if pull.digest else time.time() - (head.age or 0))
             entity = Entity(
@@ -286,16 +285,18 @@ class Pulls:
                 age=head.age,
             )
             if pull.head:
-                return self._answer_head(pull, entity, "peer", inquiry)
-            inquiry.peer = head.peer.id
-            return await self._send(request, pull, entity, "peer", relay.send, inquiry, slot)
+                return self._answer_head(pull, entity, ContentSource.PEER, context)
+            context.peer = head.peer.id
+            return await self._send(
+                request, pull, entity, ContentSource.PEER, relay.send, context, slot
+            )
 
     async def _parts_from_peers(
         self,
         request: web.Request,
         pull: PullRequest,
         mirror: Mirror,
-        inquiry: Inquiry,
+        context: PullContext,
         slot: Slot | None,
     ) -> web.StreamResponse:
         """Answer several ranges of a blob.
@@ -304,11 +305,11 @@ class Pulls:
         its own; small content is fetched once, since it is verified as a whole.
         """
         whole = replace(pull, ranges=())
-        async with mirror.fetch(replace(whole, head=True), inquiry=inquiry, follows=False) as relay:
+        async with mirror.fetch(replace(whole, head=True), context=context, follows=False) as relay:
             head = relay.head
         pull = pull.within(head.size)
         if (multipart := _multipart(pull, head.media_type, head.size)) is None:
-            return await self._relay(request, pull, mirror, inquiry, slot)
+            return await self._relay(request, pull, mirror, context, slot)
         entity = Entity(
             media_type=head.media_type,
             digest=head.digest,
@@ -323,22 +324,22 @@ class Pulls:
             fetches = [replace(whole, range=each) for each in pull.ranges]
 
         async def send(sink: Sink) -> None:
-            made = inquiry.attempts
+            made = context.attempts
             for each in fetches:
                 try:
-                    async with mirror.fetch(each, inquiry=inquiry, follows=False) as part:
+                    async with mirror.fetch(each, context=context, follows=False) as part:
                         parts = PartsSink(sink, multipart=multipart, start=part.head.start)
                         is_whole = await part.send(parts)
                 except OCIError as error:  # after the head nothing but a short body can be sent
                     log.debug("no peer has the next part", key=pull.key, error=error.message)
                     is_whole = False
                 finally:
-                    made = inquiry.attempts = [*made, *inquiry.attempts]
+                    made = context.attempts = [*made, *context.attempts]
                 if not is_whole:
                     break
 
-        inquiry.peer = head.peer.id
-        return await self._send(request, pull, entity, "peer", send, inquiry, slot)
+        context.peer = head.peer.id
+        return await self._send(request, pull, entity, ContentSource.PEER, send, context, slot)
 
     def _is_own_runtime(self, request: web.Request, pull: PullRequest) -> bool:
         """Return True if the client is known to be this node's own runtime.
@@ -360,12 +361,12 @@ class Pulls:
             return None
         return self._freshness.seen(pull.name, found.pulled)
 
-    def _is_too_old(self, pull: PullRequest, found: Found, inquiry: Inquiry) -> bool:
+    def _is_too_old(self, pull: PullRequest, found: Found, context: PullContext) -> bool:
         """Say whether a tag's own copy is not to be answered to a client: its registry may know better."""
         seen, now = self._seen(pull, found), time.time()
         if seen is None or pull.mirrored or self._freshness.is_fresh(seen, now):
             return False
-        inquiry.local, inquiry.age = "too_old", now - seen
+        context.local, context.age = LocalState.TOO_OLD, now - seen
         log.debug("tag too old", name=pull.name, seconds=round(now - seen))
         return True
 
@@ -378,9 +379,9 @@ class Pulls:
         return time.time() - seen
 
     def _answer_head(
-        self, pull: PullRequest, entity: Entity, source: Source, inquiry: Inquiry
+        self, pull: PullRequest, entity: Entity, source: ContentSource, context: PullContext
     ) -> web.StreamResponse:
-        inquiry.source, inquiry.digest = source, entity.digest
+        context.source, context.digest = source, entity.digest
         return responses.content(pull, entity)
 
     async def _send(
@@ -388,9 +389,9 @@ class Pulls:
         request: web.Request,
         pull: PullRequest,
         entity: Entity,
-        source: Source,
+        source: ContentSource,
         send: Send,
-        inquiry: Inquiry,
+        context: PullContext,
         slot: Slot | None,
     ) -> web.StreamResponse:
         """Send head and body, and note what was sent; after a body that ends short the connection is closed."""
@@ -398,21 +399,21 @@ class Pulls:
         await response.prepare(
             request
         )  # raises where the client is gone: then nothing was answered
-        inquiry.source, inquiry.digest, inquiry.length = source, entity.digest, entity.length
-        inquiry.status = response.status  # known from here on, whatever becomes of the body
+        context.source, context.digest, context.length = source, entity.digest, entity.length
+        context.status = response.status  # known from here on, whatever becomes of the body
         sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
-        inquiry.progress = lambda: sink.sent
+        context.progress = lambda: sink.sent
         if slot is not None:
             slot.reader = sink
         try:
             await send(sink)
         except ClientGone as error:
-            inquiry.left = True
+            context.left = True
             log.info("client gone", key=pull.key, sent=sink.sent, error=str(error))
         finally:
             self._metrics.sent(source, sink.sent)
-            request[responses.SENT] = inquiry.sent = sink.sent
-            if not inquiry.is_complete:  # a client that leaves with the last byte has it all
+            request[responses.SENT] = context.sent = sink.sent
+            if not context.is_complete:  # a client that leaves with the last byte has it all
                 response.force_close()
         return response
 

@@ -10,6 +10,7 @@ from spegel_py.errors import ContentNotFound, RoutingError, StoreUnavailable
 from spegel_py.health.events import HealthState
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
+from spegel_py.outcomes import LocalState
 from spegel_py.routing.base import Router
 from spegel_py.store.base import Store
 
@@ -69,7 +70,7 @@ class Whereabouts:
             error = str(failure)
         return {
             "key": key,
-            "local": local,
+            "local": local.value,
             "digest": digest,
             "peers": peers,
             "ended": ended,
@@ -77,15 +78,15 @@ class Whereabouts:
             "ms": self._since(began),
         }
 
-    async def _here(self, key: str) -> tuple[str, str | None]:
-        """Return whether it is `held` here, `absent`, or the store `away`; and its digest, where that is known."""
+    async def _here(self, key: str) -> tuple[LocalState, str | None]:
+        """Return the state of the content in this node's store, and its digest if it is known."""
         try:
             digest = (await self._store.resolve(key)).digest if "/" in key else Digest.parse(key)
-            return "held", str((await self._store.stat(digest)).digest)
+            return LocalState.HELD, str((await self._store.stat(digest)).digest)
         except ContentNotFound:
-            return "absent", None
+            return LocalState.ABSENT, None
         except StoreUnavailable:
-            return "away", None
+            return LocalState.AWAY, None
 
     def _since(self, began: float) -> float:
         return round((self._clock() - began) * 1000, 1)

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections import Counter as TagCounter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from spegel_py.telemetry.decisions import Decision, Miss, Source
+from spegel_py.outcomes import AttemptOutcome, ContentSource, MissReason
 from spegel_py.telemetry.flight import FlightMetrics
 from spegel_py.telemetry.health import HealthMetrics
 from spegel_py.telemetry.peers import PeerMetrics
+from spegel_py.telemetry.pull_record import PullRecord
 from spegel_py.telemetry.routing import RoutingMetrics
 
 Limit = Literal["peer", "overall", "in_flight"]
@@ -70,7 +71,7 @@ class Metrics:
             ["source"],
             registry=registry,
         )
-        for reason in get_args(Miss):
+        for reason in MissReason:
             self._misses.labels(
                 reason
             )  # as 0, so that Prometheus sees the first of each as an increase
@@ -198,21 +199,19 @@ class Metrics:
             self._registries.add(registry)
         return registry
 
-    def decided(self, decision: Decision, *, at: float) -> None:
+    def decided(self, record: PullRecord, *, at: float) -> None:
         """Count a client's pull that is over; `at` is Unix time."""
-        source = (decision.source or "none") if decision.is_hit else "none"
-        self.pulls[decision.reason or "hit"] += 1
+        source = record.source if record.is_hit else ContentSource.NONE
+        self.pulls[record.reason or "hit"] += 1
         self.answers[source] += 1
-        self._requests.labels(
-            self.label(decision.registry), "hit" if decision.is_hit else "miss"
-        ).inc()
+        self._requests.labels(self.label(record.registry), "hit" if record.is_hit else "miss").inc()
         self._answers.labels(source).inc()
-        if decision.reason is not None:
-            self._misses.labels(decision.reason).inc()
-        if decision.source is not None:
-            self.client_bytes[decision.source] += decision.sent
-            self._client_bytes.labels(decision.source).inc(decision.sent)
-        if source == "peer":
+        if record.reason is not None:
+            self._misses.labels(record.reason).inc()
+        if record.source is not ContentSource.NONE:
+            self.client_bytes[record.source] += record.sent
+            self._client_bytes.labels(record.source).inc(record.sent)
+        if source is ContentSource.PEER:
             self._last_success.set(at)
 
     def summary(self) -> dict[str, object]:
@@ -221,12 +220,17 @@ class Metrics:
         return {
             "total": total,
             "hit_rate": round((total - self.answers["none"]) / total, 4) if total else None,
-            "answers": {source: self.answers[source] for source in ("local", "peer", "none")},
-            "bytes": {source: self.client_bytes[source] for source in ("local", "peer")},
-            "misses": {reason: count for reason, count in self.pulls.items() if reason != "hit"},
+            "answers": {source.value: self.answers[source] for source in ContentSource},
+            "bytes": {
+                source.value: self.client_bytes[source]
+                for source in (ContentSource.LOCAL, ContentSource.PEER)
+            },
+            "misses": {
+                str(reason): count for reason, count in self.pulls.items() if reason != "hit"
+            },
         }
 
-    def sent(self, source: Source, count: int) -> None:
+    def sent(self, source: ContentSource, count: int) -> None:
         """Count body bytes sent, to clients and to peers."""
         self.sent_bytes += count
         self._bytes.labels(source).inc(count)
@@ -236,9 +240,15 @@ class Metrics:
         self._resolve.labels(router).observe(seconds)
 
     def attempted(
-        self, outcome: str, *, peer_id: str, address: str, first_byte: float | None, count: int
+        self,
+        outcome: AttemptOutcome,
+        *,
+        peer_id: str,
+        address: str,
+        first_byte: float | None,
+        count: int,
     ) -> None:
-        """Count one request to a peer; `outcome` is the value of a mirror.scores.Result, the rest as PeerMetrics."""
+        """Count one request to a peer, as PeerMetrics does."""
         self._attempts.labels(outcome).inc()
         self.peers.attempted(
             peer_id=peer_id, address=address, outcome=outcome, first_byte=first_byte, count=count
@@ -256,7 +266,7 @@ class Metrics:
         """Count a body that is fetched from several peers at once from now on."""
         self._spreads.inc()
 
-    def verified(self, source: Source, *, is_right: bool) -> None:
+    def verified(self, source: ContentSource, *, is_right: bool) -> None:
         """Count a large blob that was hashed."""
         self._verified.labels(source, "ok" if is_right else "wrong").inc()
 

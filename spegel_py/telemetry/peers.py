@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Summary
 
+from spegel_py.outcomes import AttemptOutcome
+
 MAX_PEERS = 64
 """Peers that get a label of their own, the first that are asked; the others are counted together as `other`."""
 
@@ -16,7 +18,7 @@ KEPT = 120.0
 
 OTHER = "other"
 
-FAILURES = ("refused", "unreachable", "stalled", "mismatch")
+FAILURES = tuple(outcome for outcome in AttemptOutcome if outcome.is_failure)
 """Outcomes that are shown as 0 from a peer's first request on: Prometheus sees no increase in the first value of a
 series, so the first failure would be seen by nobody."""
 
@@ -24,7 +26,7 @@ series, so the first failure would be seen by nobody."""
 @dataclass(slots=True)
 class _Shown:
     ids: set[str] = field(default_factory=set)  # an address may come back with another identity
-    outcomes: set[str] = field(default_factory=set)
+    outcomes: set[AttemptOutcome] = field(default_factory=set)
     asked: float = 0.0
 
 
@@ -62,7 +64,13 @@ class PeerMetrics:
         return f"<PeerMetrics of {len(self._shown)} peers>"
 
     def attempted(
-        self, *, peer_id: str, address: str, outcome: str, first_byte: float | None, count: int
+        self,
+        *,
+        peer_id: str,
+        address: str,
+        outcome: AttemptOutcome,
+        first_byte: float | None,
+        count: int,
     ) -> None:
         """Count one request that has ended, after `count` bytes; `first_byte` is None where no answer came."""
         label = self._label(peer_id, address, outcome)
@@ -86,7 +94,7 @@ class PeerMetrics:
             self._received.remove(label)
             self._first_byte.remove(label)
 
-    def _label(self, peer_id: str, address: str, outcome: str) -> str:
+    def _label(self, peer_id: str, address: str, outcome: AttemptOutcome) -> str:
         shown = self._shown.get(address)
         if shown is None:
             if len(self._shown) >= MAX_PEERS:

@@ -1,42 +1,41 @@
-"""Spans of requests, and of what was asked of peers for them: the port, what spans say, and what there is when nobody
-collects them. Pure; `otlp` is where they go."""
+"""The port for spans: of requests to this node, and of its requests to peers. Pure.
+
+The spans here do nothing; `otlp` has the ones that are sent to a collector.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from spegel_py.telemetry.decisions import Attempt, Decision
+from typing import Protocol
 
 Attributes = Mapping[str, str | int | float | bool]
 
 CONTEXT = ("traceparent", "tracestate")
-"""The headers of W3C Trace Context: whose child a request is."""
+"""The headers of W3C Trace Context, which name the parent of a request's span."""
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Span(Protocol):
-    """Something that takes time; it has begun, and is to be ended once."""
+    """An operation that takes time. It has begun, and has to be ended once."""
 
     @property
     def is_on(self) -> bool:
-        """Whether anybody will see it; if not, there is no need to work out what it says."""
+        """Return True if the span is recorded; otherwise its attributes need not be computed."""
         ...
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What tells a peer that its work is this span's child."""
+        """The headers by which a peer makes its own span a child of this span."""
         ...
 
     def child(self, name: str) -> Span:
-        """Begin something that is done for this span at a peer."""
+        """Begin the span of a request to a peer."""
         ...
 
     def end(self, attributes: Attributes, *, failure: str = "") -> None:
-        """End it, and say what came of it; a `failure` in a word or two makes it an error."""
+        """End the span; a `failure` in a word or two marks it as an error."""
         ...
 
 
@@ -44,13 +43,13 @@ class Tracer(Protocol):
     """Begins spans."""
 
     def request(self, name: str, headers: Mapping[str, str]) -> Span:
-        """Begin the span of a request, as a child of the one that its headers name, if they do."""
+        """Begin the span of a request, as a child of the span that its headers name, if any."""
         ...
 
 
 class _NoSpan:
     is_on = False
-    headers = NOTHING
+    headers = NO_HEADERS
 
     def child(self, name: str) -> Span:
         return self
@@ -68,42 +67,8 @@ NO_SPAN: Span = _NoSpan()
 NO_TRACER: Tracer = _NoTracer()
 
 
-def of_request(decision: Decision, *, is_mirrored: bool) -> Attributes:
-    """Return what the span of a request says: what its record does; `is_mirrored` if a peer made it."""
-    return _given(
-        {
-            "http.request.method": decision.method,
-            "http.response.status_code": decision.status,
-            "spegel.kind": decision.kind,
-            "spegel.reference": decision.reference,
-            "spegel.digest": decision.digest,
-            "spegel.mirrored": is_mirrored,
-            "spegel.source": decision.source,
-            "spegel.reason": decision.reason,
-            "spegel.why": decision.text,
-            "spegel.bytes": decision.sent,
-            "spegel.peers_found": decision.lookup.found if decision.lookup else None,
-        }
-    )
-
-
-def of_attempt(attempt: Attempt) -> Attributes:
-    """Return what the span of a request to a peer says: what its entry in the record does."""
-    return _given(
-        {
-            "server.address": attempt["addr"],
-            "spegel.peer": attempt["peer"],
-            "spegel.offset": attempt["offset"],
-            "spegel.bytes": attempt["bytes"],
-            "spegel.outcome": attempt["outcome"],
-            "spegel.hedge": attempt["hedge"],
-        }
-    )
-
-
-def _given(attributes: Mapping[str, object]) -> Attributes:
+def attributes(values: Mapping[str, object]) -> Attributes:
+    """Return the values that a span can have; None is left out."""
     return {
-        name: value
-        for name, value in attributes.items()
-        if isinstance(value, str | int | float | bool)
+        name: value for name, value in values.items() if isinstance(value, str | int | float | bool)
     }

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from spegel_py.inspection.images import Listing
-from spegel_py.telemetry.decisions import Inquiry, Query
+from spegel_py.telemetry.pull_record import PullContext, RecordQuery
 from spegel_py.web import plots, records, trees, views
 from spegel_py.web.records import Row
 from spegel_py.web.rendering import load, render
@@ -115,8 +115,8 @@ class Page:
     async def decisions(self, key: str) -> str:
         """Return the page of the decisions that match, as `/debug/decisions` finds them."""
         await self._load()
-        ledger, query = self._sources.ledger, Query.parse(key) if key else None
-        found = ledger.find(query, limit=FOUND)
+        pull_log, query = self._sources.pull_log, RecordQuery.parse(key) if key else None
+        found = pull_log.find(query, limit=FOUND)
         return render(
             "search.html",
             title="decisions",
@@ -125,7 +125,7 @@ class Page:
             key=key,
             found=found,
             most=FOUND,
-            kept=ledger.kept,
+            kept=pull_log.kept,
         )
 
     async def images(self, part: str, number: int) -> str:
@@ -173,7 +173,7 @@ class Page:
 
     def _values(self, state: Mapping[str, Any], listing: Listing, now: float) -> dict[str, Any]:
         sources = self._sources
-        rows, under_way = self._read(), sources.ledger.under_way
+        rows, under_way = self._read(), sources.pull_log.under_way
         peers = views.peers(
             state["peers"],
             own=state["id"],
@@ -194,29 +194,33 @@ class Page:
             "total": views.total(bins),
             "minutes": views.minutes(bins, each=int(60 / WIDTH)),
             "reaches": self._reach(now),
-            "decisions": sources.ledger.find(None, limit=DECISIONS),
-            "kept": sources.ledger.kept,
+            "decisions": sources.pull_log.find(None, limit=DECISIONS),
+            "kept": sources.pull_log.kept,
             "history": {name: entries[:HISTORY] for name, entries in sources.history().items()},
             "measurement": sources.measurer.latest,
         }
 
     def _read(self) -> Sequence[Row]:
         """Return the records' rows, read anew only where there are new ones."""
-        ledger = self._sources.ledger
-        if self._seen != ledger.added:
-            self._rows = [Row.of(record) for record in ledger.find(None, limit=ledger.kept)]
-            self._seen = ledger.added
+        pull_log = self._sources.pull_log
+        if self._seen != pull_log.added:
+            self._rows = [Row.of(record) for record in pull_log.find(None, limit=pull_log.kept)]
+            self._seen = pull_log.added
         return self._rows
 
     def _reach(self, now: float) -> float | None:
         """Return since when all requests are recorded, where that is less than the plots show."""
-        ledger = self._sources.ledger
-        if ledger.added == ledger.kept or not self._rows or self._rows[-1].at < now - WIDTH * BINS:
+        pull_log = self._sources.pull_log
+        if (
+            pull_log.added == pull_log.kept
+            or not self._rows
+            or self._rows[-1].at < now - WIDTH * BINS
+        ):
             return None
         return self._rows[-1].at
 
 
-def _so_far(under_way: Sequence[Inquiry], now: float) -> list[Row]:
+def _so_far(under_way: Sequence[PullContext], now: float) -> list[Row]:
     """Return rows of the clients' requests under way that have an answer."""
     return [
         Row(one.at, max(0.0, now - one.at), one.source, one.source, one.progress())

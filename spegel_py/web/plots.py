@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spegel_py.web.records import SOURCES, Bin, Source
+from spegel_py.outcomes import ContentSource
+from spegel_py.web.records import Bin
 
 HEIGHT = 100.0
 
@@ -48,7 +49,7 @@ class Plot:
 
 def throughput(bins: Sequence[Bin], *, width: float) -> Plot:
     """Return bytes a second in each bin, those from here below those from peers."""
-    rates = [{source: one.bytes[source] / width for source in SOURCES[:2]} for one in bins]
+    rates = [{source: count / width for source, count in one.bytes.items()} for one in bins]
     top = _round_up(max((sum(rate.values()) for rate in rates), default=0.0))
     return Plot(
         _stacked([{name: rate / top for name, rate in each.items()} for each in rates]),
@@ -61,13 +62,13 @@ def hit_rates(bins: Sequence[Bin]) -> Plot:
     """Return by which sources the requests of each bin were answered, as shares; nothing where there were none."""
     totals = [max(1, sum(one.requests.values())) for one in bins]
     shares = [
-        {source: one.requests[source] / total for source in SOURCES}
+        {source: one.requests[source] / total for source in ContentSource}
         for one, total in zip(bins, totals, strict=True)
     ]
     return Plot(_stacked(shares), 1.0, len(bins))
 
 
-def _stacked(shares: Sequence[Mapping[Source, float]]) -> tuple[Bar, ...]:
+def _stacked(shares: Sequence[Mapping[ContentSource, float]]) -> tuple[Bar, ...]:
     bars = []
     for number, parts in enumerate(shares):
         floor = HEIGHT

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Source = Literal["local", "peer", "none"]
-SOURCES: tuple[Source, ...] = ("local", "peer", "none")
-"""Where an answer came from in full; none is one that a runtime had to go to the registry for."""
+from spegel_py.outcomes import AttemptOutcome, ContentSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +28,29 @@ class Row:
 
     at: float
     seconds: float
-    source: Source
-    origin: Literal["local", "peer"]
+    source: ContentSource
+    origin: ContentSource
     bytes: int
     pieces: tuple[Piece, ...] = ()
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Row:
         """Return the row of a decision as `Decision.as_json` gives it."""
+        source = ContentSource(record["source"] or ContentSource.NONE)
         return cls(
             at=record["at"],
             seconds=record["ms"] / 1000,
-            source=record["source"] if record["verdict"] == "hit" else "none",
-            origin="local" if record["source"] == "local" else "peer",
+            source=source if record["verdict"] == "hit" else ContentSource.NONE,
+            origin=ContentSource.LOCAL if source is ContentSource.LOCAL else ContentSource.PEER,
             bytes=sum(record["bytes"].values()),
             pieces=tuple(_piece(each) for each in record["attempts"]),
         )
 
 
 def _piece(attempt: Mapping[str, Any]) -> Piece:
-    harmless = ("ok", "not_found", "busy", "slow", "abandoned", "None")
-    return Piece(attempt["peer"], attempt["bytes"] or 0, str(attempt["outcome"]) not in harmless)
+    outcome = AttemptOutcome(attempt["outcome"]) if attempt["outcome"] else None
+    failed = outcome is not None and (outcome.is_failure or outcome is AttemptOutcome.LOOPS)
+    return Piece(attempt["peer"], attempt["bytes"] or 0, failed)
 
 
 @dataclass(slots=True)
@@ -79,14 +79,18 @@ class Bin:
     """A stretch of time: bytes that came in it, and requests that began in it, by source."""
 
     begin: float
-    bytes: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SOURCES[:2], 0.0))
-    requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
+    bytes: dict[ContentSource, float] = field(
+        default_factory=lambda: dict.fromkeys((ContentSource.LOCAL, ContentSource.PEER), 0.0)
+    )
+    requests: dict[ContentSource, int] = field(
+        default_factory=lambda: dict.fromkeys(ContentSource, 0)
+    )
 
     @property
     def hit_rate(self) -> float | None:
         """The share of requests that needed no registry; None without any."""
         total = sum(self.requests.values())
-        return None if not total else 1 - self.requests["none"] / total
+        return None if not total else 1 - self.requests[ContentSource.NONE] / total
 
 
 def series(rows: Iterable[Row], *, now: float, width: float, count: int) -> Sequence[Bin]:

@@ -9,7 +9,7 @@ from typing import Any
 from spegel_py.inflight.tree_view import TreeView
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurer import Measurer
-from spegel_py.telemetry.ledger import Ledger
+from spegel_py.telemetry.pull_log import PullLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Sources:
     history: Callable[[], Mapping[str, Any]]
     giving: Callable[[], Mapping[str, int]]
     sent: Callable[[], int]
-    ledger: Ledger
+    pull_log: PullLog
     images: Images
     measurer: Measurer
     in_flight: Callable[[], Awaitable[Sequence[TreeView]]] | None

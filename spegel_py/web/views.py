@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spegel_py.oci.distribution import Kind
-from spegel_py.telemetry.decisions import Inquiry
+from spegel_py.outcomes import ContentSource
+from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.web import ring
 from spegel_py.web.records import Bin, Traffic
 from spegel_py.web.ring import Spot
@@ -121,7 +122,7 @@ class Pull:
 
 
 def pulls(
-    under_way: Iterable[Inquiry], *, addresses: Mapping[str, str], now: float
+    under_way: Iterable[PullContext], *, addresses: Mapping[str, str], now: float
 ) -> Sequence[Pull]:
     """Return the requests under way, the oldest first; `addresses` are peers' by their ids, `now` is Unix time."""
     return [
@@ -131,7 +132,7 @@ def pulls(
             digest=str(one.digest or one.pull.digest or ""),
             kind="manifest" if one.pull.kind is Kind.MANIFEST else "blob",
             to_peer=one.pull.mirrored,
-            source=one.source,
+            source=one.source.value if one.is_answered else None,
             peer=addresses.get(one.peer, one.peer) if one.peer else None,
             sent=one.progress(),
             length=one.length,
@@ -146,8 +147,8 @@ class Minute:
     """What the plots show of one minute, in figures."""
 
     begin: float
-    bytes: Mapping[str, float]
-    requests: Mapping[str, int]
+    bytes: Mapping[ContentSource, float]
+    requests: Mapping[ContentSource, int]
 
 
 def minutes(bins: Sequence[Bin], *, each: int) -> Sequence[Minute]:

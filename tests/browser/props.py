@@ -10,6 +10,7 @@ from spegel_py.inflight.tree_view import TreeView
 from spegel_py.inspection.measurement import Part
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
+from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource
 from spegel_py.routing.base import Peer
 
 
@@ -27,16 +28,16 @@ def request(name: str, content: str, *, mirrored: bool = False) -> PullRequest:
     )
 
 
-def attempt(peer: Peer, count: int, ms: float, outcome: str = "ok") -> dict[str, object]:
-    return {
-        "peer": peer.id,
-        "addr": peer.authority,
-        "offset": 0,
-        "bytes": count,
-        "ms": round(ms, 1),
-        "outcome": outcome,
-        "hedge": False,
-    }
+def attempt(
+    peer: Peer, count: int, ms: float, outcome: AttemptOutcome = AttemptOutcome.OK
+) -> AttemptRecord:
+    return AttemptRecord(
+        peer=peer.id,
+        address=peer.authority,
+        bytes=count,
+        milliseconds=round(ms, 1),
+        outcome=outcome,
+    )
 
 
 def alert(
@@ -64,12 +65,12 @@ def alert(
     }
 
 
-def part(kind: Any, size: int, source: Any, peer: str | None, seconds: float) -> Part:
+def part(kind: Any, size: int, source: ContentSource, peer: str | None, seconds: float) -> Part:
     return Part(
         kind=kind,
         digest=str(Digest.of(f"{kind} {size}".encode())),
         size=size,
-        moved=0 if source == "none" else size,
+        moved=0 if source is ContentSource.NONE else size,
         source=source,
         peer=peer,
         first_byte=0.0021,

@@ -1,6 +1,6 @@
 """A status page with a busy node behind it, made up in this process: ten peers, a thousand images, minutes of pulls.
 
-Store, router, ledger and page are real, over memory; what they hold is the same in every run, so that pictures of it
+Store, router, pull log and page are real, over memory; what they hold is the same in every run, so that pictures of it
 can be made again.
 """
 
@@ -24,15 +24,16 @@ from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurement import Measurement
 from spegel_py.inspection.measurer import Measurer
 from spegel_py.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, children
+from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState, Lookup
 from spegel_py.registry.app import create_metrics_app
 from spegel_py.registry.server import serve
 from spegel_py.registry.state import describe
 from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory import MemoryStore
-from spegel_py.telemetry.decisions import Inquiry, Lookup
-from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
+from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.web.routes import StatusPage
 from spegel_py.web.sources import Sources
 from tests.browser import props
@@ -67,7 +68,9 @@ class Stage:
         self.metrics, self.store, network = Metrics(), MemoryStore(), MemoryNetwork()
         self.wall = NOW
         self.clock = 0.0
-        self.ledger = Ledger(metrics=self.metrics, clock=lambda: self.clock, now=lambda: self.wall)
+        self.pull_log = PullLog(
+            metrics=self.metrics, clock=lambda: self.clock, now=lambda: self.wall
+        )
         self.id = self._peer_id()
         self.peers = [
             Peer(self._peer_id(), f"10.12.{number // 4}.{number * 7 + 4}", 5000)
@@ -103,7 +106,7 @@ class Stage:
             history=lambda: self.history,
             giving=lambda: {self.peers[2].host: 2} if self.peers else {},
             sent=lambda: self.metrics.sent_bytes,
-            ledger=self.ledger,
+            pull_log=self.pull_log,
             images=self.images,
             measurer=self.measurer,
             in_flight=None if self.sights is None else self._look,
@@ -199,10 +202,11 @@ class Stage:
             for sent, length, giver in UNDER_WAY:
                 self.wall = NOW - 1 - length / 4e7
                 request = props.request(name, f"part of {length}", mirrored=giver is None)
-                inquiry = stack.enter_context(self.ledger.inquiry(request))
-                inquiry.source, inquiry.length = ("local" if giver is None else "peer"), length
-                inquiry.peer = None if giver is None else self.peers[giver].id
-                inquiry.progress = partial(int, sent)
+                context = stack.enter_context(self.pull_log.recording(request))
+                context.source = ContentSource.LOCAL if giver is None else ContentSource.PEER
+                context.length = length
+                context.peer = None if giver is None else self.peers[giver].id
+                context.progress = partial(int, sent)
             self.wall = NOW
             yield
 
@@ -229,11 +233,11 @@ class Stage:
             reference=sorted(self.tags)[12],
             at=NOW - 40,
             parts=[
-                props.part("manifest", 1_180, "peer", giver, 0.0031),
-                props.part("blob", 3_420, "peer", giver, 0.0044),
-                props.part("blob", 31_200_000, "local", None, 0.021),
-                props.part("blob", 88_400_000, "peer", self.peers[6].id, 0.41),
-                props.part("blob", 12_900_000, "none", None, 0.002),
+                props.part("manifest", 1_180, ContentSource.PEER, giver, 0.0031),
+                props.part("blob", 3_420, ContentSource.PEER, giver, 0.0044),
+                props.part("blob", 31_200_000, ContentSource.LOCAL, None, 0.021),
+                props.part("blob", 88_400_000, ContentSource.PEER, self.peers[6].id, 0.41),
+                props.part("blob", 12_900_000, ContentSource.NONE, None, 0.002),
             ],
             seconds=0.438,
             is_over=True,
@@ -269,29 +273,34 @@ class Stage:
         fate, size = self.rng.random(), int(self.rng.lognormvariate(16.2, 1.0))
         self.wall = at
         seconds = 0.004 + size / self.rng.uniform(60e6, 140e6) / wave
-        with suppress(ManifestUnknown), self.ledger.inquiry(request) as inquiry:
+        with suppress(ManifestUnknown), self.pull_log.recording(request) as context:
             self.clock += seconds
             if fate < 0.045:
-                inquiry.local, inquiry.lookup = "absent", Lookup()
+                context.local, context.lookup = LocalState.ABSENT, Lookup()
                 raise ManifestUnknown("nobody has it")
-            inquiry.length = inquiry.sent = size
-            inquiry.status = 200
+            context.length = context.sent = size
+            context.status = 200
             if fate < 0.27:
-                inquiry.local, inquiry.source = "held", "local"
+                context.local, context.source = LocalState.HELD, ContentSource.LOCAL
             else:
-                self._give(inquiry, size, seconds)
-        self.metrics.sent("peer" if inquiry.source == "peer" else "local", inquiry.sent)
-        self.metrics.sent("local", int(0.6 * inquiry.sent))  # and as much again to peers, nearly
+                self._give(context, size, seconds)
+        self.metrics.sent(context.source, context.sent)
+        self.metrics.sent(
+            ContentSource.LOCAL, int(0.6 * context.sent)
+        )  # and as much again to peers, nearly
 
-    def _give(self, inquiry: Inquiry, size: int, seconds: float) -> None:
+    def _give(self, context: PullContext, size: int, seconds: float) -> None:
         peer = self.rng.choices(
             self.peers, [1 / (1 + number) for number in range(len(self.peers))]
         )[0]
-        inquiry.local, inquiry.source = "absent", "peer"
-        inquiry.lookup = Lookup(found=3, first=0.0004)
-        inquiry.attempts = [props.attempt(peer, size, seconds * 1000)]
+        context.local, context.source = LocalState.ABSENT, ContentSource.PEER
+        context.lookup = Lookup(found=3, first=0.0004)
+        context.attempts = [props.attempt(peer, size, seconds * 1000)]
         if self.rng.random() < 0.03:
-            inquiry.attempts = [props.attempt(self.peers[7], 0, 50.0, "stalled"), *inquiry.attempts]
+            context.attempts = [
+                props.attempt(self.peers[7], 0, 50.0, AttemptOutcome.STALLED),
+                *context.attempts,
+            ]
 
     def _member(self, number: int, peer: Peer) -> Member:
         return Member(

@@ -12,11 +12,10 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from spegel_py.mirror.scores import Result
+from spegel_py.outcomes import AttemptOutcome, MissReason
 from spegel_py.supervision.audit import Outcome
 from spegel_py.supervision.conditions import Tier
 from spegel_py.supervision.meters import Meters
-from spegel_py.telemetry.decisions import Miss
 from spegel_py.telemetry.metrics import Metrics
 from tests.deploy.chart import CHART
 
@@ -36,11 +35,11 @@ OF_KUBERNETES = {"namespace", "job", "instance", "le"}
 
 VALUES = {
     ("spegel_mirror_requests_total", "cache"): {"hit", "miss"},
-    ("spegel_mirror_misses_total", "reason"): set(get_args(Miss)),
+    ("spegel_mirror_misses_total", "reason"): {reason.value for reason in MissReason},
     ("spegel_alerts_open", "tier"): {tier.label for tier in Tier},
     ("spegel_repairs_total", "outcome"): set(get_args(Outcome)),
     ("spegel_verified_blobs_total", "outcome"): {"ok", "wrong"},
-    ("spegel_peer_requests_total", "outcome"): {result.value for result in Result},
+    ("spegel_peer_requests_total", "outcome"): {result.value for result in AttemptOutcome},
 }
 """What labels may be, where an expression picks some of it."""
 

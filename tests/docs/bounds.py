@@ -14,7 +14,7 @@ from spegel_py.oci.range import MAX_PARTS
 from spegel_py.registry import connection, room, server
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import bounds, dialling, frames, kademlia, location, mesh, records
-from spegel_py.telemetry import ledger
+from spegel_py.telemetry import pull_log
 from spegel_py.transfer import exchange
 from spegel_py.web import viewers
 
@@ -115,7 +115,9 @@ def _bounds() -> Iterator[Bound]:
         "routing.base",
     )
     yield Bound(
-        "Records of decisions", f"{ledger.LIMIT:,}, {_size(ledger.MAX_BYTES)}", "telemetry.ledger"
+        "Records of decisions",
+        f"{pull_log.LIMIT:,}, {_size(pull_log.MAX_BYTES)}",
+        "telemetry.pull_log",
     )
     yield Bound("Viewers of the status page", f"{viewers.LIMIT}", "web.viewers")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from spegel_py.telemetry.decisions import Miss
+from spegel_py.outcomes import MissReason
 from tests.faults.chaos import content, links, processes
 from tests.faults.chaos.content import Disks
 from tests.faults.chaos.misbehaving import LONG, SHORT, SLOW, WHOLE, peer
@@ -33,7 +33,7 @@ class Row:
     expected: Expected = Expected.SUCCEED
     why: str = ""
     """Why nothing better is expected."""
-    misses: frozenset[Miss] = frozenset()
+    misses: frozenset[MissReason] = frozenset()
     """The reasons that a miss may have; none where somebody good is left, who answers everything in the end."""
     is_short: bool = True
     """Whether the short form has it."""
@@ -52,13 +52,13 @@ _DISKS = Disks()
 MODES = ("off", "sample", "all")
 """Of --verify-blobs, which is about large layers only."""
 
-_BROKEN: frozenset[Miss] = frozenset({"cut", "failed", "shunned"})
+_BROKEN: frozenset[MissReason] = frozenset({MissReason.CUT, MissReason.FAILED, MissReason.SHUNNED})
 """Of what nobody can give: the body under way, what is asked for after it, and what is asked for again at once."""
 
-_GONE: frozenset[Miss] = frozenset({"client_gone"})
+_GONE: frozenset[MissReason] = frozenset({MissReason.CLIENT_GONE})
 """Of containerd, which leaves all its requests when one blob of the image is wrong, or when it ends."""
 
-_WITHDRAWN: frozenset[Miss] = frozenset({"not_found"})
+_WITHDRAWN: frozenset[MissReason] = frozenset({MissReason.NOT_FOUND})
 """Of what its holders have found to be damaged, each after sending it once."""
 
 _UNVERIFIED = "nobody but containerd verifies a large layer, and wrong bytes end its pull"
@@ -69,7 +69,7 @@ ROWS = (
     Row(
         name="all peers killed",
         during=(processes.all_killed,),
-        misses=_BROKEN | {"not_found"},
+        misses=_BROKEN | {MissReason.NOT_FOUND},
         is_short=False,
     ),
     Row(name="peer stopped", during=(processes.server_stopped,)),
@@ -123,7 +123,11 @@ ROWS = (
         during=(processes.honest_server_killed,),
     ),
     Row(name="own node killed", during=(processes.own_killed,)),
-    Row(name="own node ended", during=(processes.own_ended,), misses=_BROKEN | {"not_found"}),
+    Row(
+        name="own node ended",
+        during=(processes.own_ended,),
+        misses=_BROKEN | {MissReason.NOT_FOUND},
+    ),
     Row(
         name="own containerd restarted",
         during=(processes.own_containerd_restarted,),
@@ -134,13 +138,13 @@ ROWS = (
     Row(
         name="routers cut off",
         during=(links.routers_cut_off,),
-        misses=frozenset({"not_found"}),
+        misses=frozenset({MissReason.NOT_FOUND}),
         is_short=False,
     ),
     Row(
         name="nobody known",
         before=(links.nobody_known,),
-        misses=frozenset({"not_found"}),
+        misses=frozenset({MissReason.NOT_FOUND}),
         is_short=False,
     ),
     Row(name="registry down", before=(links.registry_down,), is_short=False),

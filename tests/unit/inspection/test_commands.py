@@ -21,6 +21,7 @@ from spegel_py.inspection.node import SETTINGS
 from spegel_py.inspection.page import size, span
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
+from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource, LocalState, Lookup
 from spegel_py.registry.app import create_metrics_app
 from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.server import serve
@@ -29,9 +30,8 @@ from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory import MemoryStore
-from spegel_py.telemetry.decisions import Lookup
-from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
 
 DIGEST = Digest.of(b"layer")
 ALERT = {
@@ -57,7 +57,7 @@ class Metered:
 
     def __init__(self) -> None:
         self.metrics, self.store, self.network = Metrics(), MemoryStore(), MemoryNetwork()
-        self.ledger = Ledger(metrics=self.metrics, clock=lambda: 1.0)
+        self.pull_log = PullLog(metrics=self.metrics, clock=lambda: 1.0)
         self.members: list[Member] = []
         self.alerts: list[dict[str, object]] = []
         self.not_ready: str | None = None
@@ -68,7 +68,7 @@ class Metered:
         whereabouts = Whereabouts(
             store=self.store, router=router, health=lambda _: HealthState.SUSPECTED
         )
-        routes = debug_routes(ledger=self.ledger, whereabouts=whereabouts)
+        routes = debug_routes(pull_log=self.pull_log, whereabouts=whereabouts)
         return create_metrics_app(metrics=self.metrics, state=self.state, routes=routes)
 
     async def state(self) -> Any:
@@ -106,30 +106,30 @@ def pull(last: str) -> PullRequest:
     return PullRequest.parse(method="GET", target=f"/v2/app/{last}?ns=r.io")
 
 
-def record(ledger: Ledger) -> None:
+def record(pull_log: PullLog) -> None:
     """Leave a miss and a hit behind."""
-    with capture_logs(), suppress(BlobUnknown), ledger.inquiry(pull("manifests/v1")) as inquiry:
-        inquiry.local, inquiry.lookup = "absent", Lookup()
+    with capture_logs(), suppress(BlobUnknown), pull_log.recording(pull("manifests/v1")) as context:
+        context.local, context.lookup = LocalState.ABSENT, Lookup()
         raise BlobUnknown("no peer could give it")
-    with capture_logs(), ledger.inquiry(pull(f"blobs/{DIGEST}")) as inquiry:
-        inquiry.local, inquiry.lookup = "absent", Lookup(found=1, first=0.001)
-        inquiry.source, inquiry.length, inquiry.sent, inquiry.status = "peer", 5, 5, 200
-        inquiry.attempts = [
-            {
-                "peer": "c",
-                "addr": "[::1]:5000",
-                "offset": 0,
-                "bytes": 5,
-                "ms": 2.5,
-                "outcome": "ok",
-                "hedge": True,
-            }
+    with capture_logs(), pull_log.recording(pull(f"blobs/{DIGEST}")) as context:
+        context.local, context.lookup = LocalState.ABSENT, Lookup(found=1, first=0.001)
+        context.source, context.length, context.sent = ContentSource.PEER, 5, 5
+        context.status = 200
+        context.attempts = [
+            AttemptRecord(
+                peer="c",
+                address="[::1]:5000",
+                bytes=5,
+                milliseconds=2.5,
+                outcome=AttemptOutcome.OK,
+                hedge=True,
+            )
         ]
 
 
 async def test_why_says_the_reason_and_who_was_asked(node: Metered, command: Command) -> None:
     """A few lines for each request, the latest last, with each peer that was asked."""
-    record(node.ledger)
+    record(node.pull_log)
     status, out, _ = await command("why")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert status == 0
@@ -149,9 +149,9 @@ async def test_why_says_the_reason_and_who_was_asked(node: Metered, command: Com
 @pytest.mark.parametrize("what", [str(DIGEST), f"r.io/app@{DIGEST}", str(DIGEST)[:20]])
 async def test_why_is_asked_of_one_thing(node: Metered, command: Command, what: str) -> None:
     """Of a digest, a reference, or a part of one; as JSON it is what the node has recorded."""
-    record(node.ledger)
+    record(node.pull_log)
     status, out, _ = await command("why", what, "--json")
-    assert (status, json.loads(out)["decisions"]) == (0, node.ledger.find(None, limit=1))
+    assert (status, json.loads(out)["decisions"]) == (0, node.pull_log.find(None, limit=1))
 
 
 async def test_why_of_nothing_recorded_says_so(node: Metered, command: Command) -> None:
@@ -162,7 +162,7 @@ async def test_why_of_nothing_recorded_says_so(node: Metered, command: Command) 
         "has recorded nothing: no client has asked it since it started (see spegel-py doctor)"
         in err
     )
-    record(node.ledger)
+    record(node.pull_log)
     status, out, err = await command("why", "r.io/app:v9")
     assert (status, out) == (1, "")
     assert (
@@ -175,7 +175,7 @@ async def test_why_of_nothing_recorded_says_so(node: Metered, command: Command) 
 
 async def test_status_shows_what_the_node_is_good_for(node: Metered, command: Command) -> None:
     """Peers by health, hit rate, answers and bytes by source, misses by reason, open alerts."""
-    record(node.ledger)
+    record(node.pull_log)
     node.members, node.alerts = [MEMBER], [ALERT]
     status, out, _ = await command("status")
     lines = [" ".join(line.split()) for line in out.splitlines()]

@@ -13,6 +13,7 @@ from aiohttp import web
 from spegel_py.cli import main
 from spegel_py.errors import Denied, Occupied, OCIError
 from spegel_py.inspection.measurement import Measurement, Part
+from spegel_py.outcomes import ContentSource
 from spegel_py.registry import responses
 from spegel_py.registry.server import serve
 
@@ -79,11 +80,17 @@ def measured(*, is_over: bool, missing: bool = False) -> Measurement:
     """Return a measurement of a manifest from a peer and a layer from here, or from nobody."""
     layer = Part(kind="blob", digest=DIGEST, size=1_000_000)
     if missing:
-        layer.source = "none"
+        layer.source = ContentSource.NONE
     else:
-        layer.source, layer.moved, layer.first_byte, layer.seconds = "local", 1_000_000, 0.001, 0.5
+        layer.source, layer.moved = ContentSource.LOCAL, 1_000_000
+        layer.first_byte, layer.seconds = 0.001, 0.5
     manifest = Part(
-        kind="manifest", digest=DIGEST, size=500, moved=500, source="peer", peer="12D3Koo-abcdef"
+        kind="manifest",
+        digest=DIGEST,
+        size=500,
+        moved=500,
+        source=ContentSource.PEER,
+        peer="12D3Koo-abcdef",
     )
     return Measurement(
         reference="r.io/app:v1", at=0.0, parts=[manifest, layer], seconds=0.5, is_over=is_over

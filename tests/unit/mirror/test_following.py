@@ -9,9 +9,10 @@ from spegel_py.inflight.in_flight_sharing import Parent
 from spegel_py.inflight.messages import ParentFault
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.following import FollowingSelector
-from spegel_py.mirror.scores import Outcome, Result, Scores
+from spegel_py.mirror.scores import Outcome, Scores
 from spegel_py.mirror.selector import WeightedSelector
 from spegel_py.oci.digest import Digest
+from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 from tests.unit.mirror.lab import LARGE, ME, MemorySink, blob, start_lab
 from tests.unit.mirror.peers import FakePeer
@@ -35,7 +36,7 @@ def test_a_named_source_is_asked_first_and_alone() -> None:
     assert made.pick(0.0) == SOURCE
     assert not made.has_more(0.0)
     assert made.pick(0.0) is None
-    made.record(SOURCE, Outcome(Result.STALLED), 1.0)
+    made.record(SOURCE, Outcome(AttemptOutcome.STALLED), 1.0)
     assert made.pick(1.0) == HOLDER
 
 
@@ -56,11 +57,11 @@ def test_what_a_named_source_does_is_nobodys_score() -> None:
     made, scores = selector()
     made.name(SOURCE)
     made.pick(0.0)
-    made.record(SOURCE, Outcome(Result.STALLED), 1.0)
+    made.record(SOURCE, Outcome(AttemptOutcome.STALLED), 1.0)
     assert scores.of(SOURCE).failures == 0
     picked = made.pick(1.0)
     assert picked == HOLDER
-    made.record(HOLDER, Outcome(Result.STALLED), 1.0)
+    made.record(HOLDER, Outcome(AttemptOutcome.STALLED), 1.0)
     assert scores.of(HOLDER).failures == 1
 
 
@@ -69,9 +70,9 @@ def test_a_holder_that_was_named_before_counts_again_when_it_is_picked() -> None
     made, scores = selector()
     made.name(HOLDER)
     made.pick(0.0)
-    made.record(HOLDER, Outcome(Result.STALLED), 0.0)
+    made.record(HOLDER, Outcome(AttemptOutcome.STALLED), 0.0)
     assert made.pick(1.0) == HOLDER
-    made.record(HOLDER, Outcome(Result.STALLED), 1.0)
+    made.record(HOLDER, Outcome(AttemptOutcome.STALLED), 1.0)
     assert scores.of(HOLDER).failures == 1
 
 

@@ -14,7 +14,7 @@ from tests.unit.mirror.peers import FakePeer
 ELSE = b"else" * 1000
 
 
-class Ledger(Book):
+class PullLog(Book):
     """Keeps what it is told of requests."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Ledger(Book):
 
 async def test_a_pull_tells_how_soon_and_how_fast_a_peer_answered() -> None:
     """The first byte's seconds of any body; of a large one the seconds of waiting for each MiB too."""
-    book = Ledger()
+    book = PullLog()
     for data in (LARGE, SMALL):
         async with start_lab(health=book) as lab:
             await lab.serve(FakePeer(data, rate=4 * len(data)))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.mirror.scores import Outcome, Result, Scores
+from spegel_py.mirror.scores import Outcome, Scores
 from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 from tests.unit.health.book import Book
 
@@ -27,7 +28,7 @@ def shares(scores: Scores, rounds: int = 4000) -> dict[str, float]:
         first = selector.pick(0.0)
         assert first is not None
         picked[first.id] += 1
-        selector.record(first, Outcome(Result.ABANDONED), 0.0)
+        selector.record(first, Outcome(AttemptOutcome.ABANDONED), 0.0)
     return {name: picked[name] / rounds for name in "abc"}
 
 
@@ -42,7 +43,7 @@ def test_faster_peers_get_more() -> None:
     for _ in range(60):
         for peer, latency in ((A, 0.01), (B, 0.01), (C, 0.04)):
             scores.begin(peer)
-            scores.end(peer, Outcome(Result.OK, latency), 0.0)
+            scores.end(peer, Outcome(AttemptOutcome.OK, latency), 0.0)
     share = shares(scores)
     assert abs(share["c"] - 1 / 9) < 0.02
     assert abs(share["a"] - share["b"]) < 0.04
@@ -61,7 +62,7 @@ def test_failing_peers_get_little_but_not_nothing() -> None:
     scores = Scores()
     for _ in range(2):
         scores.begin(C)
-        scores.end(C, Outcome(Result.UNREACHABLE), 0.0)
+        scores.end(C, Outcome(AttemptOutcome.UNREACHABLE), 0.0)
     assert abs(shares(scores)["c"] - 1 / 33) < 0.015
 
 
@@ -111,7 +112,7 @@ def test_a_peer_that_was_abandoned_may_be_picked_again() -> None:
     """Nothing is known against it: it only was not needed."""
     selector = WeightedSelector(key="k", scores=Scores(), random=Random(1))
     selector.offer(A)
-    for result, may in ((Result.ABANDONED, True), (Result.NOT_FOUND, False)):
+    for result, may in ((AttemptOutcome.ABANDONED, True), (AttemptOutcome.NOT_FOUND, False)):
         assert selector.pick(0.0) == A
         assert not selector.has_more(0.0)
         selector.record(A, Outcome(result), 0.0)
@@ -137,7 +138,7 @@ def test_an_unhealthy_peer_gets_nothing_while_another_has_it(book: Book) -> None
     scores = Scores(health=book)
     for now in range(3):
         book.checked(A, "refused", 0.1, float(now))
-    for result in (Result.OK, Result.NOT_FOUND, Result.BUSY):
+    for result in (AttemptOutcome.OK, AttemptOutcome.NOT_FOUND, AttemptOutcome.BUSY):
         selector = offering(scores, A, B)
         assert selector.pick(3.0) == B
         assert not selector.has_more(3.0)
@@ -173,9 +174,9 @@ def test_what_failed_for_one_blob_is_not_tried_for_the_next(book: Book) -> None:
     """A network error in one pull keeps all others from the peer; an answer, whatever it says, does not."""
     scores = Scores(health=book)
     for result, picked in (
-        (Result.NOT_FOUND, {A, B}),
-        (Result.REFUSED, {A, B}),
-        (Result.STALLED, {B}),
+        (AttemptOutcome.NOT_FOUND, {A, B}),
+        (AttemptOutcome.REFUSED, {A, B}),
+        (AttemptOutcome.STALLED, {B}),
     ):
         scores.begin(A)
         scores.end(A, Outcome(result), 0.0)
@@ -186,7 +187,7 @@ def test_what_failed_for_one_blob_is_not_tried_for_the_next(book: Book) -> None:
             selector.offer(B)
             seen.add(peer := selector.pick(0.0))
             assert peer is not None
-            selector.record(peer, Outcome(Result.ABANDONED), 0.0)
+            selector.record(peer, Outcome(AttemptOutcome.ABANDONED), 0.0)
         assert seen == picked
 
 
@@ -197,7 +198,7 @@ def test_with_the_last_healthy_peer_failing_the_others_are_tried(book: Book) -> 
         book.checked(A, "refused", 0.1, float(now))
     selector = offering(scores, A, B)
     assert selector.pick(3.0) == B
-    selector.record(B, Outcome(Result.UNREACHABLE), 3.0)
+    selector.record(B, Outcome(AttemptOutcome.UNREACHABLE), 3.0)
     assert selector.pick(3.0) == A
 
 

@@ -18,8 +18,8 @@ from spegel_py.registry.server import serve
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory import MemoryStore
-from spegel_py.telemetry.ledger import Ledger
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
@@ -37,7 +37,7 @@ class Node:
     store: Any
     metrics: Metrics
     network: MemoryNetwork
-    ledger: Ledger
+    pull_log: PullLog
     clients: list[RawClient] = field(default_factory=list)
 
     async def client(self) -> RawClient:
@@ -100,19 +100,19 @@ def start(network: MemoryNetwork) -> NodeFactory:
                     scores=Scores(),
                     random=Random(1),
                 )
-                ledger = Ledger(metrics=metrics)
+                pull_log = PullLog(metrics=metrics)
                 app = create_app(
                     store=store,
                     sender=sender,
                     mirror=mirror,
                     metrics=metrics,
                     ready=ready,
-                    ledger=ledger,
+                    pull_log=pull_log,
                     **options,
                 )
                 async with serve(app, "127.0.0.1:0", drain=drain) as port:
                     node = Node(
-                        Peer(name, "127.0.0.1", port), port, store, metrics, network, ledger
+                        Peer(name, "127.0.0.1", port), port, store, metrics, network, pull_log
                     )
                     try:
                         yield node

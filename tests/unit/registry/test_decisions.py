@@ -35,9 +35,9 @@ DIGEST = Digest.of(SMALL)
 async def reason(node: Node) -> tuple[str | None, dict[str, Any]]:
     """Return the reason and the record of the one pull that a node's client made, once it is over."""
     async with asyncio.timeout(5):
-        while not node.ledger.find(None, limit=9):
+        while not node.pull_log.find(None, limit=9):
             await asyncio.sleep(0.01)
-    [record] = node.ledger.find(None, limit=9)
+    [record] = node.pull_log.find(None, limit=9)
     misses = await node.counted("spegel_mirror_misses_total")
     assert misses == ({} if record["reason"] is None else {(record["reason"],): 1})
     return record["reason"], record
@@ -75,7 +75,7 @@ async def test_a_hit_from_a_peer(start: NodeFactory, method: str) -> None:
         assert [(one["peer"], one["outcome"]) for one in record["attempts"]] == [("a", "ok")]
         assert record["bytes"]["peer"] == (len(SMALL) if method == "GET" else 0)
         assert record["text"] == f"from {a.peer.authority}"
-        assert a.ledger.find(None, limit=9) == []
+        assert a.pull_log.find(None, limit=9) == []
 
 
 async def test_a_body_that_went_on_elsewhere_is_a_hit_from_both_peers(start: NodeFactory) -> None:
@@ -205,7 +205,7 @@ async def test_a_client_that_is_gone_when_its_answer_begins(
     monkeypatch.setattr(web.StreamResponse, "prepare", break_off)
     client = await leaving(node, DIGEST)
     assert await client.reader.read() == b""
-    [record] = node.ledger.find(None, limit=9)
+    [record] = node.pull_log.find(None, limit=9)
     assert (record["reason"], record["status"], record["source"]) == ("client_gone", None, None)
     assert record["text"] == "the client left before there was an answer"
 
@@ -324,7 +324,7 @@ async def debugging(node: Node, **options: Any) -> AsyncIterator[RawClient]:
     whereabouts = Whereabouts(
         store=node.store, router=router, health=lambda _: HealthState.HEALTHY, **options
     )
-    routes = debug_routes(ledger=node.ledger, whereabouts=whereabouts)
+    routes = debug_routes(pull_log=node.pull_log, whereabouts=whereabouts)
     async with serve(
         create_metrics_app(metrics=Metrics(), state=state, routes=routes), "127.0.0.1:0"
     ) as port:
@@ -342,7 +342,7 @@ async def test_decisions_are_told_newest_first(node: Node) -> None:
     async with debugging(node) as debug:
         both = (await debug.ask("GET", "/debug/decisions")).json
         assert [one["reason"] for one in both["decisions"]] == ["not_found", None]
-        assert (both["kept"], both["bytes"]) == (2, node.ledger.bytes)
+        assert (both["kept"], both["bytes"]) == (2, node.pull_log.bytes)
         assert len((await debug.ask("GET", "/debug/decisions?limit=1")).json["decisions"]) == 1
         [one] = (await debug.ask("GET", f"/debug/decisions?key={DIGEST}")).json["decisions"]
         assert one["digest"] == str(DIGEST)
@@ -401,12 +401,12 @@ async def test_a_body_on_its_way_tells_how_far_it_is(start: NodeFactory) -> None
         client = await b.client()
         client.writer.write(f"GET {blob(Digest.of(data))} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         async with asyncio.timeout(5):
-            while not (b.ledger.under_way and b.ledger.under_way[0].progress()):
+            while not (b.pull_log.under_way and b.pull_log.under_way[0].progress()):
                 await asyncio.sleep(0.01)
-        [inquiry] = b.ledger.under_way
-        assert (inquiry.source, inquiry.peer, inquiry.length) == ("peer", "a", len(data))
-        assert 0 < inquiry.progress() < len(data)
-        assert [one.pull.mirrored for one in a.ledger.under_way] == [True]
+        [context] = b.pull_log.under_way
+        assert (context.source, context.peer, context.length) == ("peer", "a", len(data))
+        assert 0 < context.progress() < len(data)
+        assert [one.pull.mirrored for one in a.pull_log.under_way] == [True]
         assert (await client.read()).body == data
         await reason(b)
-        assert b.ledger.under_way == ()
+        assert b.pull_log.under_way == ()

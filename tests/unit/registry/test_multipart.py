@@ -116,7 +116,7 @@ async def test_the_record_has_the_ranges_and_all_that_was_asked_of_peers(pair: P
     digest = await pair.hold(LARGE)
     answer = await (await pair.b.client()).ask("GET", blob(digest), "Range: bytes=0-9,1000-1009")
     await pair.b.counted("spegel_mirror_requests_total")
-    (record,) = pair.b.ledger.find(None, limit=2)
+    (record,) = pair.b.pull_log.find(None, limit=2)
     assert (record["verdict"], record["source"]) == ("hit", "peer")
     assert record["range"] == "bytes=0-9,1000-1009"
     assert record["bytes"]["peer"] == record["length"] == len(answer.body)
@@ -142,7 +142,7 @@ async def test_a_part_that_no_peer_gives_ends_the_answer_short(pair: Pair) -> No
     assert answer.status == 206
     assert len(answer.body) < int(answer.headers["content-length"])
     await pair.b.counted("spegel_mirror_requests_total")
-    (record,) = pair.b.ledger.find(None, limit=2)
+    (record,) = pair.b.pull_log.find(None, limit=2)
     assert record["reason"] == "cut"
 
 

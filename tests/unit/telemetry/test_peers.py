@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from spegel_py.mirror.scores import Result
+from spegel_py.outcomes import AttemptOutcome
 from spegel_py.telemetry.peers import FAILURES, KEPT, MAX_PEERS, PeerMetrics
 
 
@@ -16,7 +16,9 @@ class Peers:
         self.now = 0.0
         self.metrics = PeerMetrics(self.registry, clock=lambda: self.now)
 
-    def ask(self, number: int, outcome: str = "ok", *, identity: str = "") -> None:
+    def ask(
+        self, number: int, outcome: AttemptOutcome = AttemptOutcome.OK, *, identity: str = ""
+    ) -> None:
         """Count a request to one peer that took 0.25 s to answer and gave 100 bytes."""
         self.metrics.attempted(
             peer_id=identity or f"id-{number}",
@@ -44,7 +46,11 @@ def test_a_peer_is_counted_by_outcome_latency_and_bytes() -> None:
     peers = Peers()
     peers.ask(1)
     peers.metrics.attempted(
-        peer_id="id-1", address="10.0.0.1:5000", outcome="unreachable", first_byte=None, count=0
+        peer_id="id-1",
+        address="10.0.0.1:5000",
+        outcome=AttemptOutcome.UNREACHABLE,
+        first_byte=None,
+        count=0,
     )
     one = "10.0.0.1:5000"
     assert peers.value("spegel_peer_requests_total", peer=one, outcome="ok") == 1
@@ -58,7 +64,7 @@ def test_a_failure_is_seen_as_an_increase() -> None:
     """Each way to fail is there as 0 before it happens; and they are those that speak against a peer."""
     peers = Peers()
     peers.ask(1)
-    assert set(FAILURES) == {result.value for result in Result if result.is_failure}
+    assert set(FAILURES) == {result.value for result in AttemptOutcome if result.is_failure}
     assert [
         peers.value("spegel_peer_requests_total", peer="10.0.0.1:5000", outcome=each)
         for each in FAILURES
@@ -79,7 +85,7 @@ def test_a_peer_that_is_gone_takes_its_series_away() -> None:
     peers = Peers()
     for number in range(MAX_PEERS):
         peers.ask(number)
-    peers.ask(0, "stalled")
+    peers.ask(0, AttemptOutcome.STALLED)
     connected = [f"id-{number}" for number in range(1, MAX_PEERS)]
     peers.metrics.forget(but=connected)
     assert "10.0.0.0:5000" in peers.labels()

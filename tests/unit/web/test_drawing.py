@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from spegel_py.outcomes import ContentSource
 from spegel_py.web import plots, ring
 from spegel_py.web.records import Bin
 
@@ -58,14 +59,14 @@ def test_a_line_is_the_thicker_the_more_its_peer_gave() -> None:
 
 def bin_of(begin: float, **requests: int) -> Bin:
     one = Bin(begin)
-    one.requests |= requests
+    one.requests |= {ContentSource(source): count for source, count in requests.items()}
     return one
 
 
 def test_throughput_is_stacked_below_a_round_value() -> None:
     """30 + 40 bytes a second of at most 100 take 70 of 100; the scale does not follow every byte."""
     one = Bin(0.0)
-    one.bytes |= {"local": 300_000.0, "peer": 400_000.0}
+    one.bytes |= {ContentSource.LOCAL: 300_000.0, ContentSource.PEER: 400_000.0}
     plot = plots.throughput([one], width=10.0)
     assert plot.top == 100_000
     assert [(bar.source, bar.y, bar.height) for bar in plot.bars] == [
@@ -95,5 +96,5 @@ def test_a_hit_rate_fills_its_bar_with_shares() -> None:
 def test_little_is_seen_beside_much() -> None:
     """One byte a second beside a hundred million is one of a hundred high."""
     little, much = Bin(0.0), Bin(10.0)
-    little.bytes["local"], much.bytes["peer"] = 10.0, 1e9
+    little.bytes[ContentSource.LOCAL], much.bytes[ContentSource.PEER] = 10.0, 1e9
     assert [bar.height for bar in plots.throughput([little, much], width=10.0).bars] == [1, 100]

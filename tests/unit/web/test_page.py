@@ -210,7 +210,7 @@ async def test_decisions_are_searched(busy: Stage) -> None:
     assert "registry.example/web" in found
     assert "registry.example/mail" not in found
     missing = Outline(await page.decisions("registry.example/nothing")).text
-    assert f"among its last {busy.ledger.kept} requests" in missing
+    assert f"among its last {busy.pull_log.kept} requests" in missing
 
 
 async def test_images_are_searched_and_paged(busy: Stage) -> None:
@@ -247,6 +247,6 @@ async def test_the_parts_are_made_once_a_period_for_all(busy: Stage) -> None:
 async def test_where_records_were_dropped_it_is_said_since_when_all_are_kept(busy: Stage) -> None:
     """The plots then show too little before that."""
     assert "All requests are recorded since" not in await page_of(busy).whole()
-    busy.ledger._limit = 20
+    busy.pull_log._limit = 20
     busy.live_through(minutes=0.2)
     assert "All requests are recorded since" in Outline(await page_of(busy).whole()).text

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from spegel_py.oci.distribution import PullRequest
-from spegel_py.telemetry.decisions import Inquiry
+from spegel_py.outcomes import ContentSource
+from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.web import ring, views
 from spegel_py.web.records import Bin, Traffic
 
@@ -76,10 +77,10 @@ def test_a_request_under_way_says_how_far_it_is(mirrored: bool) -> None:
     asked = PullRequest.parse(
         method="GET", target=f"/v2/app/blobs/{DIGEST}?ns=r.io", headers=headers
     )
-    inquiry = Inquiry(
-        pull=asked, at=100.0, source="peer", length=1000, peer="p", progress=lambda: 400
+    context = PullContext(
+        pull=asked, at=100.0, source=ContentSource.PEER, length=1000, peer="p", progress=lambda: 400
     )
-    [pull] = views.pulls([inquiry], addresses={"p": "10.0.0.2:5000"}, now=102.0)
+    [pull] = views.pulls([context], addresses={"p": "10.0.0.2:5000"}, now=102.0)
     assert (pull.name, pull.digest, pull.kind) == ("r.io/app", DIGEST, "blob")
     assert (pull.sent, pull.length, pull.rate, pull.peer) == (400, 1000, 200.0, "10.0.0.2:5000")
     assert pull.to_peer is mirrored
@@ -88,7 +89,7 @@ def test_a_request_under_way_says_how_far_it_is(mirrored: bool) -> None:
 def test_a_request_that_has_no_answer_yet_is_shown_too() -> None:
     """Nothing is known of it but what was asked for."""
     asked = PullRequest.parse(method="GET", target="/v2/app/manifests/1?ns=r.io")
-    [pull] = views.pulls([Inquiry(pull=asked, at=100.0)], addresses={}, now=100.1)
+    [pull] = views.pulls([PullContext(pull=asked, at=100.0)], addresses={}, now=100.1)
     assert (pull.name, pull.digest, pull.source, pull.rate, pull.length) == (
         "r.io/app:1",
         "",
@@ -102,13 +103,20 @@ def test_bins_are_summed_up_by_the_minute() -> None:
     """The latest first, and all of them as one."""
     bins = [Bin(10.0 * number) for number in range(12)]
     for number, one in enumerate(bins):
-        one.bytes["peer"] = number
-        one.requests["none"] = 1
+        one.bytes[ContentSource.PEER] = number
+        one.requests[ContentSource.NONE] = 1
     latest, earliest = views.minutes(bins, each=6)
-    assert (latest.begin, latest.bytes["peer"], latest.requests["none"]) == (
+    assert (
+        latest.begin,
+        latest.bytes[ContentSource.PEER],
+        latest.requests[ContentSource.NONE],
+    ) == (
         60.0,
         sum(range(6, 12)),
         6,
     )
-    assert (earliest.begin, earliest.bytes["peer"]) == (0.0, sum(range(6)))
-    assert (views.total(bins).bytes["peer"], views.total(bins).requests["none"]) == (66, 12)
+    assert (earliest.begin, earliest.bytes[ContentSource.PEER]) == (0.0, sum(range(6)))
+    assert (
+        views.total(bins).bytes[ContentSource.PEER],
+        views.total(bins).requests[ContentSource.NONE],
+    ) == (66, 12)

@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 from spegel_py.errors import BlobUnknown, SpegelError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
-from spegel_py.telemetry.decisions import Query
-from spegel_py.telemetry.ledger import Ledger
+from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
+from spegel_py.telemetry.pull_record import RecordQuery
 
 
 def pull(name: str = "app", *, mirrored: bool = False) -> PullRequest:
@@ -23,8 +24,8 @@ def pull(name: str = "app", *, mirrored: bool = False) -> PullRequest:
     )
 
 
-def miss(ledger: Ledger, asked: PullRequest) -> None:
-    with pytest.raises(BlobUnknown), ledger.inquiry(asked):
+def miss(pull_log: PullLog, asked: PullRequest) -> None:
+    with pytest.raises(BlobUnknown), pull_log.recording(asked):
         raise BlobUnknown("nobody has it")
 
 
@@ -35,10 +36,10 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float:
 def test_metric_log_line_and_record_say_the_same() -> None:
     """One decision is one count, one line and one record, all of the same reason."""
     metrics = Metrics()
-    ledger = Ledger(metrics=metrics, clock=iter([1.0, 1.5]).__next__, now=lambda: 99.0)
+    pull_log = PullLog(metrics=metrics, clock=iter([1.0, 1.5]).__next__, now=lambda: 99.0)
     with capture_logs() as lines:
-        miss(ledger, pull())
-    [record] = ledger.find(None, limit=9)
+        miss(pull_log, pull())
+    [record] = pull_log.find(None, limit=9)
     [line] = lines
     assert (line.pop("event"), line.pop("log_level")) == ("pull decided", "info")
     assert line == record
@@ -56,10 +57,10 @@ def test_metric_log_line_and_record_say_the_same() -> None:
 def test_a_hit_is_counted_where_it_came_from_with_its_bytes() -> None:
     """Requests and bytes are told by source, and the hit rate follows."""
     metrics = Metrics()
-    ledger = Ledger(metrics=metrics)
-    with ledger.inquiry(pull()) as inquiry:
-        inquiry.source, inquiry.length, inquiry.sent = "peer", 7, 7
-    miss(ledger, pull())
+    pull_log = PullLog(metrics=metrics)
+    with pull_log.recording(pull()) as context:
+        context.source, context.length, context.sent = ContentSource.PEER, 7, 7
+    miss(pull_log, pull())
     assert sample(metrics, "spegel_mirror_answers_total", source="peer") == 1
     assert sample(metrics, "spegel_mirror_bytes_total", source="peer") == 7
     assert sample(metrics, "spegel_mirror_requests_total", registry="r.io", cache="hit") == 1
@@ -89,91 +90,87 @@ def test_before_the_first_pull_there_is_no_hit_rate() -> None:
 )
 def test_what_breaks_a_request_is_noted_and_goes_on(error: BaseException, reason: str) -> None:
     """A client that leaves is told from a fault of this node; neither is swallowed."""
-    ledger = Ledger(metrics=Metrics())
-    with pytest.raises(type(error)), ledger.inquiry(pull()):
+    pull_log = PullLog(metrics=Metrics())
+    with pytest.raises(type(error)), pull_log.recording(pull()):
         raise error
-    assert [one["reason"] for one in ledger.find(None, limit=9)] == [reason]
+    assert [one["reason"] for one in pull_log.find(None, limit=9)] == [reason]
 
 
 def test_a_peers_request_is_not_kept() -> None:
     """It is recorded where its client asked."""
     metrics = Metrics()
-    ledger = Ledger(metrics=metrics)
+    pull_log = PullLog(metrics=metrics)
     with capture_logs() as lines:
-        miss(ledger, pull(mirrored=True))
-    assert (ledger.kept, lines, metrics.answers.total()) == (0, [], 0)
+        miss(pull_log, pull(mirrored=True))
+    assert (pull_log.kept, lines, metrics.answers.total()) == (0, [], 0)
 
 
 def test_what_is_under_way_is_known_while_it_lasts() -> None:
     """Peers' requests too, the oldest first, each once, however equal they look; afterwards they are not."""
-    ledger = Ledger(metrics=Metrics(), now=lambda: 5.0)
-    with ledger.inquiry(pull()) as one:
-        with ledger.inquiry(pull()) as same, ledger.inquiry(pull(mirrored=True)) as peers:
-            assert [id(inquiry) for inquiry in ledger.under_way] == [id(one), id(same), id(peers)]
-        miss(ledger, pull())
-        assert [id(inquiry) for inquiry in ledger.under_way] == [id(one)]
-    assert ledger.under_way == ()
+    pull_log = PullLog(metrics=Metrics(), now=lambda: 5.0)
+    with pull_log.recording(pull()) as one:
+        with pull_log.recording(pull()) as same, pull_log.recording(pull(mirrored=True)) as peers:
+            assert [id(context) for context in pull_log.under_way] == [id(one), id(same), id(peers)]
+        miss(pull_log, pull())
+        assert [id(context) for context in pull_log.under_way] == [id(one)]
+    assert pull_log.under_way == ()
 
 
 def test_whoever_looks_again_sees_whether_there_is_news() -> None:
     """By the number of all records, which grows also where the oldest go."""
-    ledger = Ledger(metrics=Metrics(), limit=2)
+    pull_log = PullLog(metrics=Metrics(), limit=2)
     for _ in range(5):
-        miss(ledger, pull())
-    miss(ledger, pull(mirrored=True))
-    assert (ledger.added, ledger.kept) == (5, 2)
+        miss(pull_log, pull())
+    miss(pull_log, pull(mirrored=True))
+    assert (pull_log.added, pull_log.kept) == (5, 2)
 
 
 def test_the_oldest_records_go_first_when_there_are_too_many() -> None:
     """As many as the limit stay, and are told the newest first."""
-    ledger = Ledger(metrics=Metrics(), limit=3)
+    pull_log = PullLog(metrics=Metrics(), limit=3)
     for number in range(5):
-        miss(ledger, pull(f"app{number}"))
-    assert [one["key"] for one in ledger.find(None, limit=9)] == [
+        miss(pull_log, pull(f"app{number}"))
+    assert [one["key"] for one in pull_log.find(None, limit=9)] == [
         f"r.io/app{number}:v1" for number in (4, 3, 2)
     ]
-    assert [one["key"] for one in ledger.find(None, limit=1)] == ["r.io/app4:v1"]
+    assert [one["key"] for one in pull_log.find(None, limit=1)] == ["r.io/app4:v1"]
 
 
 def test_the_memory_of_records_is_bounded_in_bytes() -> None:
     """However long each is; `bytes` is what is kept, to the byte."""
-    ledger = Ledger(metrics=Metrics(), max_bytes=20_000)
-    attempt = {
-        "peer": "p" * 60,
-        "addr": "a",
-        "offset": 0,
-        "bytes": 0,
-        "ms": 1.0,
-        "outcome": "refused",
-        "hedge": False,
-    }
+    pull_log = PullLog(metrics=Metrics(), max_bytes=20_000)
+    attempt = AttemptRecord(
+        peer="p" * 60, address="a", milliseconds=1.0, outcome=AttemptOutcome.REFUSED
+    )
     for number in range(200):
-        with ledger.inquiry(pull(f"app{number}")) as inquiry:
-            inquiry.attempts = [attempt] * (number % 40)
-        kept = ledger.find(None, limit=1000)
+        with pull_log.recording(pull(f"app{number}")) as context:
+            context.attempts = [attempt] * (number % 40)
+        kept = pull_log.find(None, limit=1000)
         assert (
-            ledger.bytes
+            pull_log.bytes
             == sum(len(json.dumps(one, separators=(",", ":"))) for one in kept)
             <= 20_000
         )
-    assert 1 <= ledger.kept < 200
+    assert 1 <= pull_log.kept < 200
 
 
 def test_a_record_that_is_too_large_alone_is_not_kept() -> None:
     """The bound holds even then."""
-    ledger = Ledger(metrics=Metrics(), max_bytes=10)
-    miss(ledger, pull())
-    assert (ledger.kept, ledger.bytes) == (0, 0)
+    pull_log = PullLog(metrics=Metrics(), max_bytes=10)
+    miss(pull_log, pull())
+    assert (pull_log.kept, pull_log.bytes) == (0, 0)
 
 
 def test_records_are_searched() -> None:
     """By a reference, a digest or a part; without a query all are meant."""
-    ledger = Ledger(metrics=Metrics())
+    pull_log = PullLog(metrics=Metrics())
     digest = Digest.of(b"x")
-    with ledger.inquiry(pull("one")) as inquiry:
-        inquiry.digest = digest
-    miss(ledger, pull("two"))
+    with pull_log.recording(pull("one")) as context:
+        context.digest = digest
+    miss(pull_log, pull("two"))
     for text in ("r.io/one:v1", str(digest), "one"):
-        assert [one["key"] for one in ledger.find(Query.parse(text), limit=9)] == ["r.io/one:v1"]
-    assert ledger.find(Query.parse("three"), limit=9) == []
-    assert len(ledger.find(None, limit=9)) == 2
+        assert [one["key"] for one in pull_log.find(RecordQuery.parse(text), limit=9)] == [
+            "r.io/one:v1"
+        ]
+    assert pull_log.find(RecordQuery.parse("three"), limit=9) == []
+    assert len(pull_log.find(None, limit=9)) == 2

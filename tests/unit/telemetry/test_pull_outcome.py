@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from spegel_py.errors import BlobUnknown
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.oci.range import unsatisfiable
-from spegel_py.telemetry.decisions import Inquiry, Lookup, Query
-from spegel_py.telemetry.verdict import NAMED, decide
+from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource, LocalState, Lookup
+from spegel_py.telemetry.pull_outcome import NAMED, record_of
+from spegel_py.telemetry.pull_record import PullContext, RecordQuery
 
 DIGEST = Digest.of(b"x")
 UNKNOWN = BlobUnknown("no peer could give it", detail={"attempts": 0})
@@ -23,31 +25,28 @@ def pull(method: str = "GET", reference: str = f"blobs/{DIGEST}") -> PullRequest
     return PullRequest.parse(method=method, target=f"/v2/app/{reference}?ns=r.io")
 
 
-def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> dict[str, object]:
-    addr = f"{host}:5000"
-    return {
-        "peer": host,
-        "addr": addr,
-        "offset": 0,
-        "bytes": count,
-        "ms": 1.5,
-        "outcome": outcome,
-        "hedge": False,
-    }
+def attempt(outcome: str, *, host: str = "10.0.0.2", count: int = 0) -> AttemptRecord:
+    return AttemptRecord(
+        peer=host,
+        address=f"{host}:5000",
+        bytes=count,
+        milliseconds=1.5,
+        outcome=AttemptOutcome(outcome),
+    )
 
 
 @pytest.mark.parametrize(
     ("known", "reason", "text"),
     [
         pytest.param(
-            {"source": "local", "length": 9, "sent": 9},
+            {"source": ContentSource.LOCAL, "length": 9, "sent": 9},
             None,
             "from this node's own content",
             id="hit from here",
         ),
         pytest.param(
             {
-                "source": "peer",
+                "source": ContentSource.PEER,
                 "length": 9,
                 "sent": 9,
                 "left": True,
@@ -59,8 +58,8 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
         ),
         pytest.param(
             {
-                "source": "peer",
-                "local": "away",
+                "source": ContentSource.PEER,
+                "local": LocalState.AWAY,
                 "length": 9,
                 "sent": 9,
                 "attempts": [attempt("ok", count=9)],
@@ -71,11 +70,11 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
         ),
         pytest.param(
             {
-                "source": "peer",
+                "source": ContentSource.PEER,
                 "length": 9,
                 "sent": 9,
                 "attempts": [
-                    attempt("unreachable", count=4) | {"in_flight": True},
+                    replace(attempt("unreachable", count=4), in_flight=True),
                     attempt("ok", count=5),
                 ],
             },
@@ -85,7 +84,7 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
         ),
         pytest.param(
             {
-                "source": "peer",
+                "source": ContentSource.PEER,
                 "length": 9,
                 "sent": 9,
                 "attempts": [
@@ -98,19 +97,24 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
             id="hit from two peers",
         ),
         pytest.param(
-            {"source": "peer", "length": 9, "sent": 4, "attempts": [attempt("stalled", count=4)]},
+            {
+                "source": ContentSource.PEER,
+                "length": 9,
+                "sent": 4,
+                "attempts": [attempt("stalled", count=4)],
+            },
             "cut",
             "cut short after 4 of 9 bytes, no peer is left: 10.0.0.2:5000 stalled",
             id="cut by peers",
         ),
         pytest.param(
-            {"source": "local", "length": 9, "sent": 4},
+            {"source": ContentSource.LOCAL, "length": 9, "sent": 4},
             "cut",
             "cut short after 4 of 9 bytes, this node's store broke off",
             id="cut by the store",
         ),
         pytest.param(
-            {"source": "local", "length": 9, "sent": 4, "left": True},
+            {"source": ContentSource.LOCAL, "length": 9, "sent": 4, "left": True},
             "client_gone",
             "the client left after 4 of 9 bytes",
             id="client left in the middle",
@@ -134,7 +138,7 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
             id="filtered",
         ),
         pytest.param(
-            {"lookup": NOBODY, "refusal": UNKNOWN, "local": "absent"},
+            {"lookup": NOBODY, "refusal": UNKNOWN, "local": LocalState.ABSENT},
             "not_found",
             "nobody has it: neither this node nor any peer it knows of",
             id="nobody has it",
@@ -171,14 +175,14 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
             id="all failed",
         ),
         pytest.param(
-            {"lookup": NOBODY, "refusal": UNKNOWN, "local": "too_old", "age": 90000.0},
+            {"lookup": NOBODY, "refusal": UNKNOWN, "local": LocalState.TOO_OLD, "age": 90000.0},
             "too_old",
             "no peer has a younger one; the tag here was last seen at its registry 25.0 h ago, "
             "which is too long for --tag-ttl",
             id="too old",
         ),
         pytest.param(
-            {"lookup": NOBODY, "refusal": UNKNOWN, "local": "away"},
+            {"lookup": NOBODY, "refusal": UNKNOWN, "local": LocalState.AWAY},
             "store_away",
             "no peer has it; this node's own store is away",
             id="store away",
@@ -190,41 +194,45 @@ def attempt(outcome: str | None, *, host: str = "10.0.0.2", count: int = 0) -> d
 )
 def test_the_reason_is_right(known: dict[str, Any], reason: str | None, text: str) -> None:
     """Each way in which a request can end has its reason, and says it in words."""
-    decision = decide(Inquiry(pull=pull(), at=0.0, **known), seconds=0.25)
-    assert (decision.reason, decision.text) == (reason, text)
-    assert decision.is_hit == (reason is None)
+    record = record_of(PullContext(pull=pull(), at=0.0, **known), seconds=0.25)
+    assert (record.reason, record.text) == (reason, text)
+    assert record.is_hit == (reason is None)
 
 
 def test_a_head_is_a_hit_without_a_body() -> None:
     """What a HEAD says is all it promises."""
-    decision = decide(Inquiry(pull=pull("HEAD"), at=0.0, source="local"), seconds=0.1)
-    assert (decision.method, decision.is_hit) == ("HEAD", True)
+    record = record_of(
+        PullContext(pull=pull("HEAD"), at=0.0, source=ContentSource.LOCAL), seconds=0.1
+    )
+    assert (record.method, record.is_hit) == ("HEAD", True)
 
 
 def test_many_peers_are_not_all_named_in_the_text() -> None:
     """The text stays short; the record has every attempt."""
     attempts = [attempt("unreachable", host=f"10.0.0.{number}") for number in range(9)]
-    decision = decide(Inquiry(pull=pull(), at=0.0, attempts=attempts, refusal=UNKNOWN), seconds=0.1)
-    assert decision.text.count(":5000") == NAMED
-    assert decision.text.endswith("and 6 more")
-    assert len(decision.attempts) == 9
+    record = record_of(
+        PullContext(pull=pull(), at=0.0, attempts=attempts, refusal=UNKNOWN), seconds=0.1
+    )
+    assert record.text.count(":5000") == NAMED
+    assert record.text.endswith("and 6 more")
+    assert len(record.attempts) == 9
 
 
 def test_the_record_as_json_has_what_was_asked_and_what_came_of_it() -> None:
     """Milliseconds, bytes by source, the peers found and the resolved digest of a tag are all there."""
-    inquiry = Inquiry(
+    context = PullContext(
         pull=pull(reference="manifests/v1"),
         at=1.0,
-        local="absent",
+        local=LocalState.ABSENT,
         lookup=Lookup(found=3, first=0.0021),
         attempts=[attempt("ok", count=7)],
-        source="peer",
+        source=ContentSource.PEER,
         digest=DIGEST,
         length=7,
         sent=7,
         status=200,
     )
-    assert decide(inquiry, seconds=0.25).as_json() == {
+    assert record_of(context, seconds=0.25).as_json() == {
         "at": 1.0,
         "verdict": "hit",
         "source": "peer",
@@ -241,7 +249,7 @@ def test_the_record_as_json_has_what_was_asked_and_what_came_of_it() -> None:
         "local": "absent",
         "peers_found": 3,
         "lookup_ms": 2.1,
-        "attempts": [attempt("ok", count=7)],
+        "attempts": [attempt("ok", count=7).as_json()],
         "bytes": {"local": 0, "peer": 7},
         "length": 7,
         "ms": 250.0,
@@ -266,5 +274,5 @@ def test_records_are_found_by_digest_by_reference_and_by_a_part_of_either(
     text: str, matches: bool
 ) -> None:
     """A whole reference means that tag alone, not those that begin with it."""
-    query = Query.parse(text)
+    query = RecordQuery.parse(text)
     assert query.matches(key="r.io/app:v1", digest=str(DIGEST), reference="r.io/app:v1") == matches
