@@ -137,14 +137,13 @@ def _load_doctor() -> tuple[Add, Run]:
 
 def _doctor(options: argparse.Namespace) -> int:
     from spegel_py.config import Config, from_environment
-    from spegel_py.credentials import read_credentials
     from spegel_py.host.doctor import Subject, command, local_url
-    from spegel_py.registry.auth import Credentials
+    from spegel_py.tools.basic_auth import Credentials
 
     flags, environment = vars(options), from_environment()
     config = Config.load(flags=flags, environment=environment, file=options.config)
     own = settings.resolve(command.OWN, flags=flags, environment=environment, file=None)
-    credentials = read_credentials()
+    credentials = Credentials.read()
     subject = Subject(
         socket=config.containerd_sock,
         namespace=config.containerd_namespace,
@@ -156,9 +155,7 @@ def _doctor(options: argparse.Namespace) -> int:
         registries=config.registries,
         filters=config.filters,
         is_in_pod="KUBERNETES_SERVICE_HOST" in environment,
-        authorization=Credentials(username=credentials[0], password=credentials[1]).header
-        if credentials
-        else None,
+        authorization=credentials.header if credentials else None,
     )
     return command.run(subject, is_json=options.json)
 

@@ -19,7 +19,6 @@ import structlog
 
 from spegel_py import __version__, parts
 from spegel_py.config import Config
-from spegel_py.credentials import read_credentials
 from spegel_py.descriptors import raise_limit
 from spegel_py.errors import ConfigError
 from spegel_py.health.health import Health
@@ -37,7 +36,6 @@ from spegel_py.mirror.verify import Verify
 from spegel_py.node_name import node_name
 from spegel_py.outcomes import ContentSource
 from spegel_py.registry.app import create_app, create_metrics_app
-from spegel_py.registry.auth import Credentials
 from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.room import Room
@@ -53,6 +51,7 @@ from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.store.spelled import SpelledStore
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
+from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
@@ -89,7 +88,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     metrics = Metrics()
     descriptors = raise_limit()
     room, aside_room = Room.of_registry(descriptors), Room.of_metrics(descriptors)
-    credentials = read_credentials()
+    auth = Credentials.read()
     async with AsyncExitStack() as stack:
         rng, verify = random.Random(), Verify(config.verify_blobs)
         store, watcher, origins = await parts.make_store(config, stack)
@@ -99,9 +98,6 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 config.oci_layout is None and verify.wants(rng)
             ),  # a layout's store hashes first
             verified=lambda is_right: metrics.verified(ContentSource.LOCAL, is_right=is_right),
-        )
-        auth = (
-            Credentials(username=credentials[0], password=credentials[1]) if credentials else None
         )
         router = parts.make_router(config, metrics, auth)
         tracer = await parts.make_tracer(config, stack, instance=router.id)

@@ -15,7 +15,6 @@ from spegel_py.health.health import Health
 from spegel_py.health.peer_health import HealthRules
 from spegel_py.host import doctor
 from spegel_py.mirror.spread import Spreading
-from spegel_py.registry.auth import Credentials
 from spegel_py.registry.server import parse_address
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
@@ -27,7 +26,6 @@ from spegel_py.routing.libp2p.bootstrap import (
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.service import RouterSettings
-from spegel_py.settings import local_url
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
 from spegel_py.store.containerd import (
     Client,
@@ -43,6 +41,8 @@ from spegel_py.supervision.senses import Senses
 from spegel_py.supervision.supervisor import Patience, Supervisor
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.tracing import NO_TRACER, Tracer
+from spegel_py.tools.addresses import local_url
+from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 

@@ -24,6 +24,7 @@ import yaml
 
 from spegel_py.errors import ConfigError
 from spegel_py.oci.filters import Pattern
+from spegel_py.tools.addresses import is_http_url, split_host_port
 
 Parse = Callable[[Any], Any]
 """Returns a setting's value from text (flag, environment) or a YAML value; ValueError saying what it should be."""
@@ -324,19 +325,14 @@ def _pattern(written: str) -> Pattern:
 def address(given: Any) -> str:
     """host:port or :port to listen on; the host is an IP literal."""
     written = text(given)
-    host, colon, port = written.rpartition(":")
-    valid = bool(colon) and port.isascii() and port.isdigit() and 0 <= int(port) <= 65535
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        valid = valid and (
-            not bare or ((":" in bare) == (bare != host) and bool(ipaddress.ip_address(bare)))
-        )
+        host, _ = split_host_port(written)
+        if host:
+            ipaddress.ip_address(host)
     except ValueError:
-        valid = False
-    if not valid:
         raise ValueError(
             f"{quoted(written)} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000"
-        )
+        ) from None
     return written
 
 
@@ -345,20 +341,8 @@ def traces_url(given: Any) -> str | None:
     written = text(given)
     if not written:
         return None
-    try:
-        parts = urlsplit(written)
-        is_valid = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        )
-    except ValueError:
-        is_valid = False
-    if not is_valid:
+    if not is_http_url(written):
         raise ValueError(f"{quoted(written)} should be a URL such as http://collector:4318")
-    return written if parts.path not in ("", "/") else f"{written.rstrip('/')}/v1/traces"
-
-
-def local_url(address: str) -> str:
-    """Return the URL under which this machine reaches what listens on `host:port` or `:port`."""
-    host, _, port = address.rpartition(":")
-    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared
-    return f"http://{here.get(host, host)}:{port}"
+    return (
+        written if urlsplit(written).path not in ("", "/") else f"{written.rstrip('/')}/v1/traces"
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from spegel_py.aside import work_for
+from spegel_py.tools.threads import fulfil
 from tests.processes import run
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ async def inside(namespace: str, function: Callable[[], T]) -> T:
         return function()
 
     threading.Thread(
-        target=work_for, args=(future, work), name=f"in {namespace}", daemon=True
+        target=fulfil, args=(future, work), name=f"in {namespace}", daemon=True
     ).start()
     return await future
 

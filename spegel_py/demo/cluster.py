@@ -12,9 +12,9 @@ import aiohttp
 from spegel_py.demo.content import Content
 from spegel_py.demo.journal import peer_ids
 from spegel_py.demo.node import Node, PortTaken
-from spegel_py.pull.blobs import in_thread
 from spegel_py.pull.session import first_error
 from spegel_py.store.layout import LayoutWriter
+from spegel_py.tools.threads import run
 
 STARTS = 3
 """Times that a node is started on other ports when another program took one of its own."""
@@ -43,7 +43,7 @@ class Cluster:
         names = [name.format(number) for number in range(begin, begin + count)]
         added = [Node(name=each, folder=self._folder / each.replace(" ", "")) for each in names]
         self.nodes += added
-        await in_thread(_make_layouts, added)
+        await run(_make_layouts, added)
         return added
 
     async def start(self, nodes: Sequence[Node]) -> None:
@@ -66,9 +66,7 @@ class Cluster:
         found: list[Content] = []
 
         async def put() -> None:
-            found.append(
-                await in_thread(fill, LayoutWriter(root=self.nodes[0].layout, is_durable=False))
-            )
+            found.append(await run(fill, LayoutWriter(root=self.nodes[0].layout, is_durable=False)))
 
         await together(put(), self.start(self.nodes))
         return found[0]

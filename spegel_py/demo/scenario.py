@@ -4,7 +4,6 @@ an image comes that nobody has."""
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from spegel_py.demo.outcome import Kill, NodeResult, Outcome
 from spegel_py.demo.puller import Killer, Puller, Stage
 from spegel_py.demo.watch import watched
 from spegel_py.oci.manifest import Child
-from spegel_py.pull.blobs import in_thread
+from spegel_py.tools.files import hash_file
+from spegel_py.tools.threads import run
 
 
 async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Board) -> Outcome:
@@ -108,13 +108,13 @@ async def _right(expected: Sequence[tuple[Path, Child]], board: Board) -> list[b
     layouts = len({layout for layout, _ in expected})
     board.say(f"Hashing all {len(expected)} blobs and manifests of {layouts} layouts again.")
     return list(
-        await asyncio.gather(*(in_thread(_is_right, layout, child) for layout, child in expected))
+        await asyncio.gather(*(run(_is_right, layout, child) for layout, child in expected))
     )
 
 
 def _is_right(layout: Path, child: Child) -> bool:
     try:
-        with (layout / "blobs" / child.digest.algorithm / child.digest.hex).open("rb") as file:
-            return hashlib.file_digest(file, child.digest.algorithm).hexdigest() == child.digest.hex
+        path = layout / "blobs" / child.digest.algorithm / child.digest.hex
+        return hash_file(path, child.digest.algorithm) == child.digest.hex
     except OSError:
         return False

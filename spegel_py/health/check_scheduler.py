@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from random import Random
 
 from spegel_py.routing.base import Peer
+from spegel_py.tools.bounded import BoundedDict
 
 BUDGET = 32
 """Peers checked in each interval at most, whatever the cluster's size: with 10 s that is 3 small requests a second."""
@@ -34,7 +34,7 @@ class CheckScheduler:
         self._random = random
         self._budget = budget
         self._members: dict[str, Peer] = {}
-        self._interest: OrderedDict[str, tuple[Peer, float]] = OrderedDict()
+        self._interest: BoundedDict[str, tuple[Peer, float]] = BoundedDict(limit=REMEMBERED)
         self._watched: dict[str, Peer] = {}
         self._checked: dict[str, float] = {}
         self._next: dict[str, float] = {}
@@ -52,9 +52,6 @@ class CheckScheduler:
     def matters(self, peer: Peer, now: float) -> None:
         """Note that the peer was offered for a request, or asked."""
         self._interest[peer.id] = (peer, now)
-        self._interest.move_to_end(peer.id)
-        if len(self._interest) > REMEMBERED:
-            self._interest.popitem(last=False)
 
     def members(self, peers: Iterable[Peer], now: float) -> None:
         """Set who is connected; a peer that comes is planned with the others of the next interval."""

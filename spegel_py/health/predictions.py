@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
+from spegel_py.tools.bounded import BoundedDict
+
 PATIENCE, GRACE = 2.0, 10.0
 """A failure was foretold if it comes within so many times the foretold lead, and that many seconds more."""
 
@@ -48,7 +50,7 @@ class Predictions:
 
     def __init__(self) -> None:
         self._open: dict[str, _Open] = {}
-        self._resting: dict[str, float] = {}
+        self._resting: BoundedDict[str, float] = BoundedDict(limit=REMEMBERED)
         self.outcomes: deque[ScoredPrediction] = deque(maxlen=REMEMBERED)
 
     def __repr__(self) -> str:
@@ -91,10 +93,7 @@ class Predictions:
         over = [(peer, each) for peer, each in self._open.items() if each.until <= now]
         for peer, _ in over:
             del self._open[peer]
-            self._resting.pop(peer, None)
             self._resting[peer] = now + REST
-            if len(self._resting) > REMEMBERED:
-                del self._resting[next(iter(self._resting))]
         return [
             self._keep(
                 ScoredPrediction(

@@ -8,16 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
-from typing import TypeVar
 from urllib.parse import urlsplit
 
-from spegel_py.aside import work_for
-
-T = TypeVar("T")
+from spegel_py.tools.threads import run_detached
 
 PATIENCE = 2.0
 """Seconds that a mirror has for its answer. One on the same machine needs milliseconds."""
@@ -33,13 +28,6 @@ class Answer:
     status: int
     headers: Message
     body: bytes
-
-
-async def aside(work: Callable[[], T]) -> T:
-    """Return what `work` returns or raise what it raises, from a thread of its own; cancelling abandons it."""
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-    threading.Thread(target=work_for, args=(future, work), name="doctor", daemon=True).start()
-    return await future
 
 
 def explain(failure: OSError | http.client.HTTPException) -> str:
@@ -78,7 +66,7 @@ async def get(url: str, *, authorization: str | None = None, timeout: float) -> 
 
     try:
         async with asyncio.timeout(timeout):
-            return await aside(ask)
+            return await run_detached(ask)
     except TimeoutError as error:
         raise TimeoutError(f"{state} within {timeout:g} s") from error
 

@@ -29,6 +29,7 @@ from spegel_py.host.files import locked
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
+from spegel_py.tools.addresses import split_host_port
 
 log = structlog.get_logger(__name__)
 
@@ -156,15 +157,12 @@ async def _probe(request: web.Request) -> web.Response:
 
 
 def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    host, port = split_host_port(address)
     try:
         if host in ("", "::") and socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True
-            )
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(
-            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
     except OSError as error:
         raise ConfigError(

@@ -13,8 +13,7 @@ import os
 import signal
 import socket
 import sys
-import threading
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -26,6 +25,8 @@ from spegel_py.host.cluster import ClusterError, DaemonSet, connected
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
+from spegel_py.tools.addresses import split_host_port
+from spegel_py.tools.threads import run_detached
 
 log = structlog.get_logger(__name__)
 
@@ -46,17 +47,15 @@ Endpoint = tuple[str, int]
 
 def _endpoint(given: Any) -> Endpoint:
     """host:port, [v6]:port."""
-    host, _, port = settings.text(given).rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (
-        not bare
-        or (":" in bare) != (bare != host)
-        or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)
-    ):
+    try:
+        host, port = split_host_port(settings.text(given))
+    except ValueError:
+        host, port = "", 0
+    if not host or not port:
         raise ValueError(
             f"{given!r} should be a host and a port, such as spegel-cleanup.spegel.svc:8080"
         )
-    return bare, int(port)
+    return host, port
 
 
 def _daemonset(given: Any) -> tuple[str, str]:
@@ -202,7 +201,7 @@ async def _round(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | No
     host, port = endpoint
     try:
         found = await _addresses(host, port)
-    except (OSError, TimeoutError) as error:
+    except (OSError, UnicodeError, TimeoutError) as error:
         return f"{host} has no address: {error or 'no answer'}"
     room = asyncio.Semaphore(PARALLEL)
     problems = await asyncio.gather(*(_ask(session, room, address, port) for address in found))
@@ -231,27 +230,7 @@ async def _addresses(host: str, port: int) -> list[str]:
 
     The thread is one that the process does not wait for: a resolver may take half a minute, and the end does not.
     """
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[str]] = loop.create_future()
-
-    def settle(addresses: list[str] | None, error: OSError | None) -> None:
-        if found.done():
-            return
-        if error is not None:
-            found.set_exception(error)
-        else:
-            found.set_result(addresses or [])
-
-    def look_up() -> None:
-        addresses, failure = None, None
-        try:
-            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
-        except OSError as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop has ended before the resolver
-            loop.call_soon_threadsafe(settle, addresses, failure)
-
-    threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     async with asyncio.timeout(LOOKUP_TIMEOUT):
-        return await found
+        entries = await run_detached(look_up, name=f"look up {host}")
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))

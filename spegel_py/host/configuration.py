@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 
 from spegel_py import settings
-from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
 from spegel_py.host.asking import MirrorAnswer, ask_mirror
@@ -27,6 +26,7 @@ from spegel_py.node_name import NODE_NAME, node_name
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
+from spegel_py.tools.basic_auth import Credentials
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         node=node_name(values["node_name"]),
         resolves_tags=values["resolve_tags"],
         keeps_existing=values["prepend_existing"],
-        credentials=read_credentials(),
+        credentials=Credentials.read(),
     )
     root = values["containerd_registry_config_path"]
     if values["containerd_sock"]:

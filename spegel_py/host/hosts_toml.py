@@ -5,7 +5,6 @@ It is the file that Spegel writes, and a header in each mirror's table that name
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import takewhile
@@ -15,6 +14,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from spegel_py.oci.distribution import NODE_HEADER
+from spegel_py.tools.basic_auth import Credentials
 
 _TOKEN = re.compile(
     r"""
@@ -34,7 +34,7 @@ def blocks(
     *,
     can_resolve: bool,
     node: str,
-    credentials: tuple[str, str] | None = None,
+    credentials: Credentials | None = None,
 ) -> str:
     """Return the `[host]` tables of mirrors, in each of them the name of this node as a header.
 
@@ -43,7 +43,7 @@ def blocks(
     capabilities = "['pull', 'resolve']" if can_resolve else "['pull']"
     headers = f"{NODE_HEADER} = '{node}'"
     if credentials:
-        headers = f"Authorization = '{_basic(*credentials)}'\n{headers}"
+        headers = f"Authorization = '{credentials.header}'\n{headers}"
     return "\n\n".join(
         f"[host.'{target}']\ncapabilities = {capabilities}\ndial_timeout = '{DIAL_TIMEOUT}'\n"
         f"[host.'{target}'.header]\n{headers}"
@@ -150,7 +150,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _texts(each)
-
-
-def _basic(username: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()

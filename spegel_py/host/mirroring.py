@@ -11,6 +11,7 @@ from spegel_py.host import hosts_toml
 from spegel_py.host.existing import HOSTS, Existing, Tree
 from spegel_py.host.registries import DEFAULT, Registry, registry_of
 from spegel_py.host.tree import Entry, File, Folder, Link, Meta, at, grafted
+from spegel_py.tools.basic_auth import Credentials
 
 PLAIN, SECRET = Meta(mode=0o644), Meta(mode=0o600)
 FOLDER = Meta(mode=0o755)
@@ -28,7 +29,7 @@ class Mirroring:
     node: str
     resolves_tags: bool = True
     keeps_existing: bool = False
-    credentials: tuple[str, str] | None = None
+    credentials: Credentials | None = None
 
     def plan(
         self,

@@ -8,7 +8,6 @@ sends nobody upstream until those heartbeats have come.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Collection
 
 from spegel_py.inflight.messages import (
@@ -25,6 +24,7 @@ from spegel_py.inflight.pull_tree import PullTree
 from spegel_py.inflight.rendezvous import ranked_coordinators
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
+from spegel_py.tools.bounded import BoundedDict
 
 MAX_TREES = 4096
 """Trees kept, the most recently used ones: enough for a few dozen images pulled at once."""
@@ -39,7 +39,7 @@ class Coordinator:
     def __init__(self, *, own: str, now: float, rules: InFlightRules | None = None) -> None:
         self._own = own
         self._rules = rules or InFlightRules()
-        self._trees: OrderedDict[Digest, PullTree] = OrderedDict()
+        self._trees: BoundedDict[Digest, PullTree] = BoundedDict(limit=MAX_TREES)
         self._members: set[str] = set()
         self._changed: dict[str, float] = {own: now}  # members that joined or left lately → when
         self._requests = 0
@@ -80,8 +80,6 @@ class Coordinator:
         if tree is None:
             tree = PullTree(rules=self._rules, settled=self._settled_at(digest, now))
             self._trees[digest] = tree
-            if len(self._trees) > MAX_TREES:
-                self._trees.popitem(last=False)
         self._trees.move_to_end(digest)
         return tree
 

@@ -27,6 +27,7 @@ from spegel_py.inflight.messages import (
 )
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.inflight.tree_view import snapshot
+from spegel_py.tools.backoff import doubled
 
 
 @dataclass(slots=True)
@@ -286,7 +287,7 @@ class PullTree:
             asking.has_yielded = True
             return RetryLater(self._rules.accused_timeout)
         # Case 5: it is this node's turn.
-        delay = min(self._rules.backoff * 2**self._promotions, self._rules.backoff_max)
+        delay = doubled(self._rules.backoff, self._promotions, most=self._rules.backoff_max)
         self._promotions, self._next_promotion = self._promotions + 1, now + delay
         return self._lead(asking, now)
 

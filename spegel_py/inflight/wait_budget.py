@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from spegel_py.tools.backoff import doubled
+
 FIRST_PAUSE = 0.02
 """Shortest time in seconds between the first two requests; it doubles up to LATER_PAUSE."""
 
@@ -29,7 +31,7 @@ class WaitBudget:
 
     def next_pause(self, seconds: float) -> float:
         """Return the seconds to pause when a coordinator answered to wait for `seconds`."""
-        least = min(FIRST_PAUSE * (1 << min(self._asked, 10)), LATER_PAUSE)
+        least = doubled(FIRST_PAUSE, self._asked, most=LATER_PAUSE)
         self._asked += 1
         return max(seconds, least)
 

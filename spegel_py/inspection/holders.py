@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
 from spegel_py.errors import RoutingError
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Peer, Router
+from spegel_py.tools.bounded import BoundedDict
 
 PEERS = 100
 """Peers named for one digest at most."""
@@ -37,7 +37,9 @@ class Holders:
         self._router = router
         self._within = within
         self._clock = clock
-        self._known: OrderedDict[Digest, tuple[float, tuple[Peer, ...]]] = OrderedDict()
+        self._known: BoundedDict[Digest, tuple[float, tuple[Peer, ...]]] = BoundedDict(
+            limit=REMEMBERED
+        )
 
     def __repr__(self) -> str:
         return f"<Holders of {len(self._known)} digests, by {self._router!r}>"
@@ -70,6 +72,3 @@ class Holders:
 
     def _remember(self, digest: Digest, peers: tuple[Peer, ...]) -> None:
         self._known[digest] = (self._clock(), peers)
-        self._known.move_to_end(digest)
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)

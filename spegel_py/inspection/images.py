@@ -7,7 +7,6 @@ since it cannot change.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS, MAX_MANIFEST, OCI_INDEX, Child, children
 from spegel_py.routing.base import Peer
 from spegel_py.store.base import Store
+from spegel_py.tools.bounded import BoundedDict
 
 SHOWN, MOST = 100, 1000
 """Images in a listing that is not limited otherwise, and at most."""
@@ -99,7 +99,7 @@ class Images:
         self._holders = holders
         self._tags = tags
         self._held = held
-        self._children: OrderedDict[Digest, tuple[Child, ...]] = OrderedDict()
+        self._children: BoundedDict[Digest, tuple[Child, ...]] = BoundedDict(limit=REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Images {len(self._tags())} tags, {len(self._children)} manifests known>"
@@ -165,8 +165,6 @@ class Images:
             except (ContentNotFound, ManifestInvalid):
                 return ()
             self._children[parent.digest] = known
-            if len(self._children) > REMEMBERED:
-                self._children.popitem(last=False)
         held = self._held()
         return tuple(
             child

@@ -13,7 +13,8 @@ from urllib.parse import urlencode, urlsplit
 
 from spegel_py import settings
 from spegel_py.errors import ConfigError, NodeError
-from spegel_py.settings import Setting, local_url
+from spegel_py.settings import Setting
+from spegel_py.tools.addresses import is_http_url, local_url
 
 TIMEOUT = 10.0
 """Seconds to wait for an answer; a lookup takes three at most."""
@@ -156,13 +157,6 @@ def _json(data: bytes) -> object:
 
 def _url(text: str) -> str:
     url = text if "://" in text else f"http://{text}"
-    parts = urlsplit(url)
-    try:
-        is_valid = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        )
-    except ValueError:
-        is_valid = False
-    if not is_valid:
+    if not is_http_url(url):
         raise ConfigError(f"--node: {text!r} is no URL of a node: write http://10.0.0.1:9090")
     return url.rstrip("/")

@@ -13,7 +13,7 @@ from spegel_py.inspection.guard import check_origin
 from spegel_py.inspection.images import MOST, SHOWN, Images
 from spegel_py.inspection.measurement import Measurement
 from spegel_py.inspection.measurer import Measurer
-from spegel_py.query import whole_number
+from spegel_py.tools.query import whole_number
 
 LINES = "application/x-ndjson"
 

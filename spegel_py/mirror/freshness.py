@@ -9,10 +9,10 @@ Pure: times are passed in, in Unix time.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from spegel_py.oci.reference import canonical_name
+from spegel_py.tools.bounded import BoundedDict
 
 LIMIT = 4096
 """Tags remembered: those answered last. One that is forgotten counts from its pull, as after a restart."""
@@ -34,7 +34,7 @@ class Freshness:
 
     def __init__(self, *, ttl: float = math.inf) -> None:
         self.ttl = ttl
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._answers: BoundedDict[str, _Answer] = BoundedDict(limit=LIMIT)
 
     def __repr__(self) -> str:
         return f"<Freshness ttl={self.ttl:g} s, {len(self._answers)} tags>"
@@ -50,11 +50,7 @@ class Freshness:
 
     def answered(self, name: str, seen: float) -> None:
         """Note that the tag was answered as of that time: a pull that follows knows no better."""
-        key = canonical_name(name)
-        self._answers[key] = _Answer(seen)
-        self._answers.move_to_end(key)
-        if len(self._answers) > LIMIT:
-            self._answers.popitem(last=False)
+        self._answers[canonical_name(name)] = _Answer(seen)
 
     def missed(self, name: str, now: float) -> None:
         """Note that the tag was not answered: a pull that follows goes to the registry."""

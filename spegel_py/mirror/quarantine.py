@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from spegel_py.tools.bounded import BoundedDict
 
 FIRST = 600.0
 """Seconds of the first quarantine: long enough to spare every pull of a rollout, and to be looked into."""
@@ -25,7 +26,7 @@ class Quarantine:
     """Who is in quarantine, by peer id: a new address makes a peer no better."""
 
     def __init__(self) -> None:
-        self._sentences: OrderedDict[str, _Sentence] = OrderedDict()
+        self._sentences: BoundedDict[str, _Sentence] = BoundedDict(limit=LIMIT)
 
     def __repr__(self) -> str:
         return f"<Quarantine of {len(self._sentences)} offenders>"
@@ -40,9 +41,6 @@ class Quarantine:
             return former.until - now
         seconds = min(former.seconds * 2, LONGEST) if former else FIRST
         self._sentences[peer] = _Sentence(seconds, now + seconds)
-        self._sentences.move_to_end(peer)
-        if len(self._sentences) > LIMIT:
-            self._sentences.popitem(last=False)
         return seconds
 
     def holds(self, peer: str, now: float) -> bool:

@@ -16,13 +16,13 @@ and keeps a small chance, since nothing else tells that it is well again.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from spegel_py.health.health import Health
 from spegel_py.mirror.quarantine import Quarantine
 from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
+from spegel_py.tools.bounded import BoundedDict
 
 PRIOR_LATENCY = 0.005
 """Seconds to first byte assumed of an unknown peer: what a good one takes in a LAN, so that newcomers are tried."""
@@ -116,10 +116,9 @@ class Scores:
     """
 
     def __init__(self, *, limit: int = 1024, health: Health | None = None) -> None:
-        self._limit = limit
         self._health = health
-        self._scores: OrderedDict[Peer, Score] = OrderedDict()
-        self._shunned: OrderedDict[tuple[str, Peer], float] = OrderedDict()
+        self._scores: BoundedDict[Peer, Score] = BoundedDict(limit=limit)
+        self._shunned: BoundedDict[tuple[str, Peer], float] = BoundedDict(limit=limit)
         self.quarantine = Quarantine()
 
     def __repr__(self) -> str:
@@ -141,11 +140,8 @@ class Scores:
 
     def begin(self, peer: Peer) -> None:
         """Note that a request to `peer` is under way."""
-        score = self._scores.setdefault(peer, Score())
+        self._scores[peer] = score = self.of(peer)
         score.in_flight += 1
-        self._scores.move_to_end(peer)
-        if len(self._scores) > self._limit:
-            self._scores.popitem(last=False)
 
     def end(self, peer: Peer, outcome: Outcome, now: float) -> None:
         """Note how a request to `peer` ended; every `begin` has one."""
@@ -164,9 +160,6 @@ class Scores:
     def shun(self, key: str, peer: Peer, *, until: float) -> None:
         """Do not ask `peer` for this key until then."""
         self._shunned[key, peer] = until
-        self._shunned.move_to_end((key, peer))
-        if len(self._shunned) > self._limit:
-            self._shunned.popitem(last=False)
 
     def is_shunned(self, key: str, peer: Peer, now: float) -> bool:
         """Say whether `peer` is not to be asked for this key, or for anything, now."""

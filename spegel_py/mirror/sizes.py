@@ -7,12 +7,12 @@ a manifest may be anybody's, so two that differ say nothing.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from contextlib import suppress
 
 from spegel_py.errors import ManifestInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import children
+from spegel_py.tools.bounded import BoundedDict
 
 REMEMBERED = 16_384
 """Contents whose size is remembered: those of the last few hundred images, in about 3 MB."""
@@ -22,7 +22,7 @@ class Sizes:
     """Sizes in bytes by digest. Manifests are to be verified before they are learned from."""
 
     def __init__(self) -> None:
-        self._sizes: OrderedDict[Digest, int | None] = OrderedDict()
+        self._sizes: BoundedDict[Digest, int | None] = BoundedDict(limit=REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Sizes of {len(self._sizes)} contents>"
@@ -37,6 +37,3 @@ class Sizes:
             for child in children(manifest):
                 is_agreed = self._sizes.get(child.digest, child.size) == child.size
                 self._sizes[child.digest] = child.size if is_agreed else None
-                self._sizes.move_to_end(child.digest)
-        while len(self._sizes) > REMEMBERED:
-            self._sizes.popitem(last=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -11,6 +10,7 @@ from random import Random
 
 from spegel_py.errors import DigestMismatch
 from spegel_py.oci.digest import Digest
+from spegel_py.tools.bounded import BoundedDict
 from spegel_py.transfer.base import Loan, Sink
 
 HELD = 16 * 1024
@@ -51,7 +51,7 @@ class Verification:
         self._verify = verify
         self._random = random
         self._clock = clock
-        self._passed_on: OrderedDict[Digest, float] = OrderedDict()
+        self._passed_on: BoundedDict[Digest, float] = BoundedDict(limit=REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Verification {self._verify.value}: {len(self._passed_on)} blobs remembered>"
@@ -68,9 +68,6 @@ class Verification:
     def passed_on(self, digest: Digest) -> None:
         """Note that a blob was passed on in full."""
         self._passed_on[digest] = self._clock()
-        self._passed_on.move_to_end(digest)
-        if len(self._passed_on) > REMEMBERED:
-            self._passed_on.popitem(last=False)
 
 
 class Buffer(Sink):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from yarl import URL
 
 from spegel_py.errors import ConfigError, PeerRefused, PeerStalled, PeerUnreachable
 from spegel_py.oci.distribution import PullRequest
+from spegel_py.tools.basic_auth import Credentials
 
 
 def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | None]:
@@ -38,8 +38,8 @@ def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | No
         whose = "upstream's" if is_upstream else "a mirror's"
         example = "https://registry.example" if is_upstream else "http://127.0.0.1:5000"
         raise ConfigError(f"{_hide(text)[:160]!r} is not {whose} address; write it as {example}")
-    pair = f"{url.user}:{url.password or ''}".encode()
-    return str(url.origin()), f"Basic {base64.b64encode(pair).decode()}" if url.user else None
+    user = Credentials(username=url.user, password=url.password or "") if url.user else None
+    return str(url.origin()), user.header if user else None
 
 
 def _hide(text: str) -> str:

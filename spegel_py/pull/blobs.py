@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable, StoreUnavailable
@@ -22,7 +21,8 @@ from spegel_py.pull.events import (
 from spegel_py.pull.hosts import Hosts
 from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import BlobWriter, LayoutWriter
-from spegel_py.transfer.threads import settled
+from spegel_py.tools.files import hash_file
+from spegel_py.tools.threads import run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,18 +63,18 @@ class BlobFetcher:
 
         Raises BlobUnknown, PeerError when all patience is spent, StoreUnavailable.
         """
-        if await in_thread(_is_right, self._writer, blob):
+        if await run(_is_right, self._writer, blob):
             return await self.report(BlobFinished(blob, was_here=True))
         # Filled in the thread: a cancellation may come while the part is being opened.
         begun: list[BlobWriter] = []
         try:
-            await in_thread(lambda: begun.append(self._writer.begin(blob.digest, blob.size)))
+            await run(lambda: begun.append(self._writer.begin(blob.digest, blob.size)))
             before = self.fetched
             await self._complete(blob, begun[0])
             await self.report(BlobFinished(blob, was_here=self.fetched == before))
         finally:
             for part in begun:
-                await in_thread(part.close)
+                await run(part.close)
         return None
 
     async def report(self, event: PullEvent) -> None:
@@ -89,7 +89,7 @@ class BlobFetcher:
             try:
                 if part.offset != blob.size:
                     await self._attempt(blob, part)
-                return await in_thread(part.commit)
+                return await run(part.commit)
             except PeerError as error:
                 retries = retries.after(error, part.offset)
                 if retries.is_over:
@@ -99,39 +99,25 @@ class BlobFetcher:
 
     async def _attempt(self, blob: Child, part: BlobWriter) -> None:
         if part.offset > blob.size:
-            await in_thread(part.restart)
+            await run(part.restart)
         async with self._hosts.blob(blob, part.offset) as body:
             if body.start != part.offset:
-                await in_thread(part.restart)
+                await run(part.restart)
             await self.report(BlobOpened(blob, part.offset, body.peer, body.is_upstream))
             await self._copy(blob, part, body)
 
     async def _copy(self, blob: Child, part: BlobWriter, body: Body) -> None:
         while piece := await body.next():
             if part.offset + len(piece) > blob.size:
-                await in_thread(part.restart)
+                await run(part.restart)
                 raise DigestMismatch(f"more than the {blob.size} bytes of {blob.digest} came")
-            await in_thread(part.write, piece)
+            await run(part.write, piece)
             self.count(len(piece), body.peer, is_upstream=body.is_upstream)
             await self.report(
                 BytesFetched(blob, part.offset, len(piece), body.peer, body.is_upstream)
             )
         if part.offset < blob.size:
             raise PeerUnreachable(f"{blob.digest} ended at byte {part.offset} of {blob.size}")
-
-
-async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking call in a thread.
-
-    A cancelled caller waits for the call first, however often it is cancelled: the descriptor that
-    the call uses is closed next.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await settled(running)
-        raise
 
 
 def _is_right(writer: LayoutWriter, blob: Child) -> bool:
@@ -146,13 +132,9 @@ def _is_right(writer: LayoutWriter, blob: Child) -> bool:
 
 def matches(writer: LayoutWriter, digest: Digest) -> bool:
     """Say whether the layout holds the digest's content, by hashing it. Raises StoreUnavailable."""
-    hasher = digest.hasher()
     try:
-        with writer.path(digest).open("rb") as file:
-            while piece := file.read(_CHUNK):
-                hasher.update(piece)
+        return hash_file(writer.path(digest), digest.algorithm) == digest.hex
     except FileNotFoundError:
         return False
     except OSError as error:
         raise StoreUnavailable(f"{writer.path(digest)} cannot be read: {error.strerror}") from error
-    return hasher.hexdigest() == digest.hex

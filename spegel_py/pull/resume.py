@@ -7,6 +7,7 @@ from enum import Enum
 
 from spegel_py.errors import DigestMismatch, PeerRefused, SpegelError
 from spegel_py.oci.range import ByteRange, ContentRange
+from spegel_py.tools.backoff import doubled
 
 FRUITLESS = 4
 """Attempts in a row that may bring nothing before a blob is given up: as many as containerd makes."""
@@ -93,7 +94,9 @@ class RetryState:
     @property
     def pause(self) -> float:
         """Seconds to wait before the next attempt."""
-        return min(PAUSE_LAST, PAUSE_FIRST * 2 ** (self.fruitless - 1)) if self.fruitless else 0.0
+        if not self.fruitless:
+            return 0.0
+        return doubled(PAUSE_FIRST, self.fruitless - 1, most=PAUSE_LAST)
 
 
 def _is_final(error: SpegelError) -> bool:

@@ -13,13 +13,14 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import plan
-from spegel_py.pull.blobs import BlobFetcher, in_thread
+from spegel_py.pull.blobs import BlobFetcher
 from spegel_py.pull.client import Manifest, PullDeadlines
 from spegel_py.pull.events import OnProgress, PullPlanned
 from spegel_py.pull.hosts import Hosts, connected
 from spegel_py.pull.plan import Platform
 from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import LayoutWriter
+from spegel_py.tools.threads import run
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ async def pull(
         await fetcher.report(PullPlanned(root, tuple(one.child for one in manifests), blobs))
         await _fetch_all(fetcher, order(blobs), parallel)
         if name.name is not None:
-            await in_thread(writer.tag, name.name, root)
+            await run(writer.tag, name.name, root)
     return PullReport(
         digest=root.digest,
         blobs=len(blobs),
@@ -128,7 +129,7 @@ class _Walk:
             return await self._get(
                 Child(found.digest, -1, ""), total=found.size
             )  # a HEAD's length is only a hint
-        await in_thread(self._writer.put, found.data, found.child.digest.algorithm)
+        await run(self._writer.put, found.data, found.child.digest.algorithm)
         return self._keep(found)
 
     async def _descend(self, manifest: Manifest, depth: int) -> None:
@@ -145,16 +146,16 @@ class _Walk:
     async def _get(self, child: Child, total: int = -1) -> Manifest:
         """Get a manifest; its file is begun before it is asked for: who is sent to this node by then, waits for it."""
         size = max(total, child.size)
-        part = await in_thread(self._writer.begin, child.digest, size if size > 0 else None)
+        part = await run(self._writer.begin, child.digest, size if size > 0 else None)
         try:
             got = await self._retry(lambda: self._hosts.manifest(child))
             if child.size not in (-1, got.child.size):
                 raise DigestMismatch(
                     f"{child.digest} has {got.child.size} bytes, its index says {child.size}"
                 )
-            await in_thread(part.put, got.data)
+            await run(part.put, got.data)
         finally:
-            await in_thread(part.close)
+            await run(part.close)
         return self._keep(got)
 
     def _keep(self, got: Manifest) -> Manifest:

@@ -13,7 +13,6 @@ from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
-from spegel_py.registry.auth import Credentials
 from spegel_py.registry.handlers import Pulls
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
@@ -21,6 +20,7 @@ from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Origins, Store
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
+from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.sender import Sender
 
 State = Mapping[str, object]

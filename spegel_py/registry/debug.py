@@ -5,10 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from spegel_py.errors import RequestInvalid
-from spegel_py.query import whole_number
 from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.telemetry.pull_log import LIMIT, PullLog
 from spegel_py.telemetry.pull_record import RecordQuery
+from spegel_py.tools.query import whole_number
 
 SHOWN = 100
 """Records in an answer that are not limited otherwise."""

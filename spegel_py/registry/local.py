@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +12,7 @@ from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
 from spegel_py.registry.provenance import Provenance
 from spegel_py.store.base import Descriptor, Store
+from spegel_py.tools.bounded import BoundedDict
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class Local:
     def __init__(self, *, store: Store, provenance: Provenance | None = None) -> None:
         self._store = store
         self._provenance = provenance
-        self._types: OrderedDict[Descriptor, str | None] = OrderedDict()
+        self._types: BoundedDict[Descriptor, str | None] = BoundedDict(limit=REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Local of {self._store!r}>"
@@ -71,8 +71,6 @@ class Local:
             descriptor not in self._types
         ):  # with its size: a file may be cut off later, by a power cut
             self._types[descriptor] = await self._detect(descriptor)
-            if len(self._types) > REMEMBERED:
-                self._types.popitem(last=False)
         return self._types[descriptor]
 
     async def _detect(self, descriptor: Descriptor) -> str | None:

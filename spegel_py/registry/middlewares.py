@@ -11,9 +11,9 @@ from aiohttp.typedefs import Handler, Middleware
 from spegel_py.errors import NotFound, OCIError, RequestInvalid, Unauthorized, Unsupported
 from spegel_py.oci.distribution import Kind, is_base, origin_form
 from spegel_py.registry import responses
-from spegel_py.registry.auth import Credentials
 from spegel_py.registry.connection import hang_up
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.tools.basic_auth import Credentials
 
 log = structlog.get_logger(__name__)
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from spegel_py.errors import ConfigError
 from spegel_py.registry.connection import Connection
 from spegel_py.registry.room import Connections, Room
+from spegel_py.tools.addresses import split_host_port
 
 BACKLOG = 1024
 """Connections the kernel holds for us: a node that restarts pulls tens of images at once."""
@@ -98,16 +99,13 @@ async def serve(
 
 def parse_address(address: str) -> tuple[str, int]:
     """Return host ("" for all addresses) and port of `host:port`. Raises ConfigError."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ConfigError(f"{address!r} is not an address to listen on: write host:port or :port")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
+    try:
+        return split_host_port(address)
+    except ValueError:
         raise ConfigError(
-            f"{address!r} is not an address to listen on: write an IPv6 address in brackets"
-        )
-    return host, int(port)
+            f"{address!r} is not an address to listen on: write host:port or :port, "
+            "and an IPv6 address in brackets"
+        ) from None
 
 
 def _listen(address: str, host: str, port: int) -> socket.socket:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from spegel_py.tools.addresses import join_host_port
+
 NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
@@ -30,7 +32,7 @@ class Peer:
     @property
     def authority(self) -> str:
         """`host:port` as it stands in a URL; IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return join_host_port(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from spegel_py.store.base import (
 )
 from spegel_py.store.files import Signature
 from spegel_py.store.watching import Emit, watch_in_task
+from spegel_py.tools.bounded import BoundedDict
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,7 @@ class ScrubbedStore:
         self._store = store
         self._wants = wants
         self._verified = verified
-        self._right: OrderedDict[Digest, Signature] = OrderedDict()
+        self._right: BoundedDict[Digest, Signature] = BoundedDict(limit=REMEMBERED)
         self._damaged: dict[Digest, Signature] = {}
         self._queue: OrderedDict[Digest, None] = OrderedDict()
         self._news = asyncio.Event()
@@ -140,9 +141,6 @@ class ScrubbedStore:
         self._verified(is_right)
         if is_right:
             self._right[digest] = signature
-            self._right.move_to_end(digest)
-            if len(self._right) > REMEMBERED:
-                self._right.popitem(last=False)
         else:
             self._damaged[digest] = signature
             log.warning("content damaged", digest=str(digest), size=signature.size)

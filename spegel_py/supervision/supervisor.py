@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 
 from spegel_py.errors import RouterUnavailable
 from spegel_py.supervision.alerts import Alert, Book
-from spegel_py.supervision.aside import Aside
 from spegel_py.supervision.audit import Action
 from spegel_py.supervision.census import Census
 from spegel_py.supervision.chronicle import Chronicle, recall
@@ -29,6 +28,7 @@ from spegel_py.supervision.meters import Meters
 from spegel_py.supervision.probes import Standing, liveness, readiness, why_not_ready
 from spegel_py.supervision.repairs import Hands, table
 from spegel_py.supervision.senses import SETTLED_AFTER, Senses, Watch
+from spegel_py.tools.threads import DetachedThread
 
 log = structlog.get_logger(__name__)
 
@@ -95,19 +95,22 @@ class Supervisor:
 
     async def run(self) -> None:
         """Supervise until cancelled."""
-        with Aside() as aside, LoopWatch(lagged=self._meters.lagged) as self._loop_watch:
-            await self._recall(aside)
+        with (
+            DetachedThread(name="supervision-disk") as disk,
+            LoopWatch(lagged=self._meters.lagged) as self._loop_watch,
+        ):
+            await self._recall(disk)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._keep_pinging(), name="libp2p ping")
-                    tasks.create_task(self._keep_writing(aside), name="chronicle")
+                    tasks.create_task(self._keep_writing(disk), name="chronicle")
                     while True:
                         self._try_tick(tasks)
                         await asyncio.sleep(TICK)
             finally:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LAST_WORDS):
-                        await aside.run(partial(self._chronicle.flush, ()))
+                        await disk.run(partial(self._chronicle.flush, ()))
 
     # What others ask
 
@@ -275,11 +278,11 @@ class Supervisor:
         self._chronicle.alert(alert)
         self._is_written.set()
 
-    async def _recall(self, aside: Aside) -> None:
+    async def _recall(self, disk: DetachedThread) -> None:
         """Go on where the last life of this node ended; what it left open has ended with it."""
         try:
             async with asyncio.timeout(RECALL_TIMEOUT):
-                history = await aside.run(partial(recall, self._folder))
+                history = await disk.run(partial(recall, self._folder))
         except (OSError, TimeoutError) as error:
             log.warning(
                 "earlier alerts cannot be read", folder=str(self._folder), error=repr(error)
@@ -302,10 +305,10 @@ class Supervisor:
                     )
                 )
 
-    async def _keep_writing(self, aside: Aside) -> None:
+    async def _keep_writing(self, disk: DetachedThread) -> None:
         while True:
             self._writing_since = time.monotonic()
-            self._faults = await aside.run(partial(self._chronicle.flush, self._senses.folders))
+            self._faults = await disk.run(partial(self._chronicle.flush, self._senses.folders))
             self._writing_since = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(DISK_INTERVAL):

@@ -20,11 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from spegel_py.aside import settle
 from spegel_py.errors import StoreUnavailable
+from spegel_py.tools.threads import ended, settle
 from spegel_py.transfer.base import ClientGone
 from spegel_py.transfer.moves import Move, Side
-from spegel_py.transfer.threads import settled
 
 THREADS = 2
 """Threads of a mover. On loopback one moves 3 to 7 GB/s; a second lets bytes gather in sockets, so that fewer receivers
@@ -84,7 +83,7 @@ class Mover:
         finally:
             if not trip.finished.done():
                 thread.give_up(trip)
-            await settled(trip.finished)
+            await ended(trip.finished)
         trip.finished.result()
 
     def _living(self) -> _Thread:

@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from types import TracebackType
 from typing import Self
 
 from spegel_py.errors import StoreUnavailable
 from spegel_py.store.base import Content, Ingest
+from spegel_py.tools.threads import run_in
 from spegel_py.transfer.base import Loan, Sink
 from spegel_py.transfer.bucket import TokenBucket
 from spegel_py.transfer.mover import Mover
 from spegel_py.transfer.sendfile import Sendfile, Unable
-from spegel_py.transfer.threads import in_thread
 
 THREADS = 8
 """Threads that send what is not in the page cache: they wait for disks, and a disk is busy with fewer."""
@@ -138,7 +137,7 @@ class Sender:
     async def _read(self, fd: int, length: int, start: int) -> bytes:
         if length <= INLINE and (piece := _read_cached(fd, length, start)):
             return piece
-        return await in_thread(self._readers, partial(_read, fd, length, start))
+        return await run_in(self._readers, _read, fd, length, start)
 
 
 async def _there(ingest: Ingest, at: int, end: int) -> int:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from spegel_py.errors import DigestInvalid, NameInvalid, NotFound, Occupied, RequestInvalid
 from spegel_py.inspection.guard import check_origin
-from spegel_py.query import whole_number
+from spegel_py.tools.query import whole_number
 from spegel_py.web.page import Page
 from spegel_py.web.rendering import STATIC, static
 from spegel_py.web.sources import Sources

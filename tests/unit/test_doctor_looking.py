@@ -22,7 +22,6 @@ from aiohttp import web
 
 from spegel_py.cli import main
 from spegel_py.errors import ConfigError
-from spegel_py.host.asking import aside
 from spegel_py.host.configuration import configure
 from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
 from spegel_py.host.doctor.facts import Facts, NodeState, PeerState, Pull, Unknown
@@ -465,13 +464,6 @@ async def test_advice_never_ends_the_node(
     with structlog.testing.capture_logs() as logs:
         await warn(subject)
     assert [one["event"] for one in logs] == ["doctor failed"]
-
-
-async def test_what_work_aside_raises_is_raised() -> None:
-    """As if it had been called here."""
-    with pytest.raises(FileNotFoundError):
-        await aside(lambda: Path("/nowhere").read_text())
-    assert await aside(lambda: 3) == 3
 
 
 # The command

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.host import hosts_toml
+from spegel_py.tools.basic_auth import Credentials
 from tests.host_trees import EXISTING, MIRROR
 
 SERVER = "https://registry-1.docker.io"
@@ -49,7 +50,10 @@ def test_credentials_are_a_header_of_every_mirror() -> None:
     """The basic-auth secret is sent to each mirror, and to nobody else."""
     targets = ["http://a:1", "http://b:1"]
     mirrors = hosts_toml.blocks(
-        targets, can_resolve=True, node="node-1", credentials=("hello", "world")
+        targets,
+        can_resolve=True,
+        node="node-1",
+        credentials=Credentials(username="hello", password="world"),
     )
     document = tomllib.loads(hosts_toml.render(SERVER, mirrors))
     header = {"Authorization": "Basic aGVsbG86d29ybGQ=", "X-Spegel-Node": "node-1"}

@@ -15,6 +15,7 @@ from spegel_py.host.configuration import configure
 from spegel_py.host.files import read
 from spegel_py.host.registries import parse_registries
 from spegel_py.host.tree import Entry, File, Folder, Link, at
+from spegel_py.tools.basic_auth import Credentials
 from tests.host_trees import EXISTING, MIRROR, mirroring, quick
 
 
@@ -110,7 +111,10 @@ def test_prepend_existing_alone_keeps_nothing(tmp_path: Path) -> None:
 
 def test_a_secret_is_readable_by_the_owner_only(tmp_path: Path) -> None:
     """A file with the mirror's password has mode 0600, any other 0644."""
-    for credentials, mode in ((("user", "secret"), 0o600), (None, 0o644)):
+    for credentials, mode in (
+        (Credentials(username="user", password="secret"), 0o600),
+        (None, 0o644),
+    ):
         entry = at(planned(tmp_path, credentials=credentials)["_default"], ("hosts.toml",))  # type: ignore[arg-type]
         assert isinstance(entry, File)
         assert entry.meta.mode == mode

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from spegel_py import settings
 from spegel_py.config import REGISTRY, Config
-from spegel_py.credentials import read_credentials
 from spegel_py.errors import ConfigError
+from spegel_py.tools.basic_auth import Credentials
 
 
 def load(
@@ -389,12 +389,12 @@ def test_booleans(given: str, value: bool) -> None:
 
 def test_credentials_come_from_two_files(tmp_path: Path) -> None:
     """Both files give a user and a password, none gives none, one alone is an error."""
-    assert read_credentials(tmp_path) is None
+    assert Credentials.read(tmp_path) is None
     (tmp_path / "username").write_text("user\n")
     with pytest.raises(ConfigError, match="username and a password"):
-        read_credentials(tmp_path)
+        Credentials.read(tmp_path)
     (tmp_path / "password").write_text("secret\n")
-    assert read_credentials(tmp_path) == ("user", "secret")
+    assert Credentials.read(tmp_path) == Credentials(username="user", password="secret")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from spegel_py.errors import SpegelError
-from spegel_py.host.asking import aside
 from spegel_py.host.doctor import config_file, environment, hosts_files, running
 from spegel_py.host.doctor.daemon import image_settings, roots
 from spegel_py.host.doctor.facts import (
@@ -33,6 +32,7 @@ from spegel_py.store.containerd import (
     content_root,
     cri_status,
 )
+from spegel_py.tools.threads import run_detached
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
         version, cri, file, content, node, pull = await asyncio.gather(
             _fact(lambda: _version(subject, client)),
             _fact(lambda: cri_status(client)),
-            _fact(lambda: aside(lambda: config_file.read(subject.containerd_config))),
+            _fact(lambda: run_detached(lambda: config_file.read(subject.containerd_config))),
             _fact(lambda: _content(subject, client)),
             _absent()
             if from_inside
@@ -105,7 +105,7 @@ async def _absent() -> None:
 
 async def _version(subject: Subject, client: Client) -> str | Unknown:
     try:
-        await aside(lambda: check_socket(subject.socket))
+        await run_detached(lambda: check_socket(subject.socket))
     except SpegelError as error:
         reason, _, remedy = str(error).partition("; ")
         return Unknown(reason, remedy)
@@ -113,16 +113,16 @@ async def _version(subject: Subject, client: Client) -> str | Unknown:
 
 
 async def _proxy(subject: Subject, *, from_inside: bool) -> ProxySettings | Unknown:
-    found = await aside(lambda: environment.of_process(subject.socket))
+    found = await run_detached(lambda: environment.of_process(subject.socket))
     if isinstance(found, Unknown) and not from_inside and not subject.is_in_pod:
-        return await aside(environment.of_service)
+        return await run_detached(environment.of_service)
     return found
 
 
 async def _hosts(facts: Facts) -> tuple[HostsFile, ...]:
     folders = _folders(facts)
     return await hosts_files.asked(
-        await aside(lambda: hosts_files.read(folders, facts.subject.registries))
+        await run_detached(lambda: hosts_files.read(folders, facts.subject.registries))
     )
 
 
@@ -132,7 +132,7 @@ async def _dated(node: NodeState | Unknown | None) -> NodeState | Unknown | None
 
 async def _set_aside(facts: Facts) -> tuple[str, ...]:
     folders = _folders(facts)
-    return await aside(
+    return await run_detached(
         lambda: tuple(name for folder in folders for name in hosts_files.set_aside(folder))
     )
 
@@ -158,7 +158,7 @@ async def _content(subject: Subject, client: Client) -> Content:
         found = sum(_can_read(path, digest) for digest in listed or ()) if path else 0
         return Content(root=root, sample=None if listed is None else len(listed), found=found)
 
-    return await aside(look)
+    return await run_detached(look)
 
 
 async def _asked(question: Awaitable[T]) -> T | None:

@@ -26,6 +26,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p.addresses import multiaddr
+from spegel_py.tools.addresses import is_http_url
 
 log = structlog.get_logger(__name__)
 
@@ -199,14 +200,7 @@ def check_domain(text: str, *, flag: str) -> str:
 
 def check_url(text: str, *, flag: str) -> str:
     """Return the http or https URL, or raise ConfigError if it is none."""
-    try:
-        parts = urlsplit(text)
-        is_valid = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        )
-    except ValueError:
-        is_valid = False
-    if not is_valid:
+    if not is_http_url(text):
         raise ConfigError(f"{flag}: {text[:160]!r} is not an http or https URL")
     return text
 

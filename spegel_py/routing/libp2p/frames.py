@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from spegel_py.routing.libp2p.keys import HASH_SIZE
+from spegel_py.tools.addresses import join_host_port
 
 PROTOCOL = "/spegel-py/announce/1.0.0"
 KEYS_PER_FRAME = 8192
@@ -143,10 +144,9 @@ def encode(frame: Frame) -> bytes:
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
         case Hello(interval, host, port, agent, time, shares, proof):
-            authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             members = {
                 "interval": interval,
-                "registry": authority,
+                "registry": join_host_port(host, port),
                 "agent": agent,
                 "time": time,
                 "shares": shares,

@@ -5,13 +5,13 @@ The same file and format as Spegel's, so an installation keeps its peer id when 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spegel_py.errors import ConfigError
+from spegel_py.tools.files import replace_file
 
 FILE_NAME = "private.key"
 
@@ -58,11 +58,5 @@ def _create(path: Path) -> Ed25519PrivateKey:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    partial = path.with_suffix(".new")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    replace_file(path, pem, mode=0o600)
     return key

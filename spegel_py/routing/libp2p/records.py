@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from spegel_py.routing.base import Member, Peer
+from spegel_py.tools.bounded import BoundedDict
 
 MAX_KEYS_PER_PEER = 30_000
 """Keys one peer may announce, or provide one by one. 500 large images are about 10,000 keys."""
@@ -96,7 +97,7 @@ class RecordTable:
     def __init__(self, *, rng: random.Random, changed: Callable[[], None] = lambda: None) -> None:
         self._changed = changed
         self._members: dict[str, _Member] = {}
-        self._goodbyes: dict[str, None] = {}  # in the order in which they came
+        self._goodbyes: BoundedDict[str, None] = BoundedDict(limit=MAX_GOODBYES)
         self._lock = threading.Lock()
         self._rng = rng
 
@@ -259,8 +260,6 @@ class RecordTable:
         """
         with self._lock:
             self._goodbyes[peer_id] = None
-            if len(self._goodbyes) > MAX_GOODBYES:
-                del self._goodbyes[next(iter(self._goodbyes))]
 
     # Announcements (only of a connected peer: a frame may still arrive after the line was given up)
 

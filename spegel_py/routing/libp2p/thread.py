@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from spegel_py.aside import settle
 from spegel_py.errors import RouterUnavailable
+from spegel_py.tools.threads import settle
 
 START_TIMEOUT = 15.0
 """Seconds for the Trio side to come up: importing and listening take 0.3 s on an idle core."""

@@ -35,6 +35,7 @@ from spegel_py.store.containerd.records import BlobRecords, ContainerdOrigins
 from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.walker import Walker
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
+from spegel_py.tools.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +84,7 @@ class ContainerdWatcher:
             await self._is_back.wait()
 
     async def _run(self, emit: Emit) -> None:
-        pause = RETRY_FIRST
+        backoff = Backoff(first=RETRY_FIRST, most=RETRY_LAST)
         while True:
             self._session = session = _Session(
                 self._store.client,
@@ -99,7 +100,8 @@ class ContainerdWatcher:
             try:
                 await session.run()
             except* StoreUnavailable as group:
-                pause = RETRY_FIRST if session.has_listed else pause
+                if session.has_listed:
+                    backoff.reset()
                 if self._away is None:
                     log.warning(
                         "containerd is away", socket=str(session.client.socket), error=_first(group)
@@ -107,10 +109,9 @@ class ContainerdWatcher:
                     self._away = time.monotonic()
                     self._is_back.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(backoff.next()):
                     await self._retry.wait()
             self._retry.clear()
-            pause = min(pause * 2, RETRY_LAST)
 
     def _mark_followed(self) -> None:
         self._away = None

@@ -17,6 +17,7 @@ from typing import Self
 
 from spegel_py.errors import DigestMismatch, StoreUnavailable
 from spegel_py.oci.digest import Digest
+from spegel_py.tools.files import sync_folder
 
 PARTIAL = ".partial"
 """Folder under `blobs` for what is not complete; it is no algorithm, so readers pass it by."""
@@ -106,7 +107,7 @@ class BlobWriter:
         with disk_errors(self._folder):
             os.fchmod(self._fd, 0o644)
             if self._is_durable:
-                sync_file(self._fd)
+                os.fsync(self._fd)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._path.rename(target)
             if self._is_durable:
@@ -141,20 +142,6 @@ def part_name(digest: Digest) -> str:
 
 def _total_of(part: Path) -> Path:
     return part.with_name(part.name + TOTAL)
-
-
-def sync_file(fd: int) -> None:
-    """Wait until the file is on the disk."""
-    os.fsync(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in the folder are on the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _begin(path: Path) -> tuple[Path, int, bool]:

@@ -28,6 +28,7 @@ from spegel_py.store.layout.store import LayoutStore
 from spegel_py.store.layout.verify import BlobVerdict
 from spegel_py.store.walker import Walker
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
+from spegel_py.tools.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 
@@ -67,21 +68,21 @@ class LayoutWatcher:
         return watch_in_task(self._run)
 
     async def _run(self, emit: Emit) -> None:
-        pause, is_away = RETRY_FIRST, False
+        backoff, is_away = Backoff(first=RETRY_FIRST, most=RETRY_LAST), False
         while True:
             session = _Session(self._store, InventoryDiff(emit), self._filters)
             try:
                 folder.identity(self._store.root)
                 if is_away:
                     log.info("image layout is back", root=str(self._store.root))
-                pause, is_away = RETRY_FIRST, False
+                is_away = False
+                backoff.reset()
                 await session.run()
             except* StoreUnavailable as group:
                 if not is_away:
                     log.warning("image layout is away", error=str(group.exceptions[0]))
                 is_away = True
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RETRY_LAST)
+            await asyncio.sleep(backoff.next())
 
 
 @dataclass(slots=True)

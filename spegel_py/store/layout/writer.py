@@ -6,10 +6,8 @@ Everything here blocks: call it in a thread. Several processes may write into on
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,8 +18,9 @@ from spegel_py.errors import ConfigError, NameInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_INDEX, Child
 from spegel_py.oci.reference import Reference
-from spegel_py.store.layout.blob import BlobWriter, disk_errors, sync_file, sync_folder
+from spegel_py.store.layout.blob import BlobWriter, disk_errors
 from spegel_py.store.layout.folder import BLOBS, INDEX, MARKER, PULLED, REF_NAME, VERSION
+from spegel_py.tools.files import hash_file, replace_file
 
 LOCK = ".index.lock"
 """File whose lock is held while index.json is read, changed and renamed into place."""
@@ -58,11 +57,9 @@ class LayoutWriter:
             with writer._locked():
                 if not (root / INDEX).exists():
                     empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-                    writer._replace(root / INDEX, json.dumps(empty).encode())
+                    writer._replace(root / INDEX, empty)
                 if not (root / MARKER).exists():
-                    writer._replace(
-                        root / MARKER, json.dumps({"imageLayoutVersion": VERSION}).encode()
-                    )
+                    writer._replace(root / MARKER, {"imageLayoutVersion": VERSION})
         return writer
 
     def path(self, digest: Digest) -> Path:
@@ -79,8 +76,7 @@ class LayoutWriter:
     def verify(self, digest: Digest) -> bool:
         """Say whether the blob is there and its content is right; it is hashed."""
         try:
-            with self.path(digest).open("rb") as file:
-                return hashlib.file_digest(file, digest.algorithm).hexdigest() == digest.hex
+            return hash_file(self.path(digest), digest.algorithm) == digest.hex
         except OSError:
             return False
 
@@ -133,7 +129,7 @@ class LayoutWriter:
                 raise ConfigError(
                     f"{self.root / INDEX} is not an image index; repair or remove it"
                 ) from error
-            self._replace(self.root / INDEX, json.dumps(index).encode())
+            self._replace(self.root / INDEX, index)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -144,18 +140,8 @@ class LayoutWriter:
         finally:
             os.close(fd)
 
-    def _replace(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                if self.is_durable:
-                    sync_file(file.fileno())
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        if self.is_durable:
-            sync_folder(path.parent)
+    def _replace(self, path: Path, value: object) -> None:
+        replace_file(path, json.dumps(value).encode(), is_durable=self.is_durable)
 
 
 def _without(entries: list[Any], name: str) -> list[Any]:

@@ -18,8 +18,8 @@ from spegel_py.inspection.measurer import Measurer
 from spegel_py.inspection.routes import LINES, inspection_routes
 from spegel_py.oci.build import Image
 from spegel_py.registry.app import create_metrics_app
-from spegel_py.registry.auth import Credentials
 from spegel_py.registry.server import serve
+from spegel_py.tools.basic_auth import Credentials
 from tests.images import image
 from tests.unit.registry.conftest import Node, NodeFactory
 

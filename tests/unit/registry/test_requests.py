@@ -9,7 +9,7 @@ import json
 import pytest
 
 from spegel_py.oci.digest import Digest
-from spegel_py.registry.auth import Credentials
+from spegel_py.tools.basic_auth import Credentials
 from tests.unit.registry.conftest import Node, NodeFactory
 
 BLOB = f"/v2/app/blobs/{Digest.of(b'x')}"

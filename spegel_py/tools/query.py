@@ -1,4 +1,4 @@
-"""What the query of a URL says, as the routes for people read it."""
+"""Numbers in the query of a URL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from spegel_py.errors import RequestInvalid
 
 
 def whole_number(text: str | None, name: str, *, default: int, low: int, high: int) -> int:
-    """Return the number that a query gives by this name, the default where it gives none. Raises RequestInvalid."""
+    """Return the number given as `?name=`, or the default if the query has no such parameter.
+
+    Raises RequestInvalid for any text but a whole number from `low` to `high`.
+    """
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):

@@ -1,0 +1,41 @@
+"""`host:port` and http URLs: written and read in one way everywhere. IPv6 hosts stand in brackets."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+MAX_PORT = 65535
+
+
+def join_host_port(host: str, port: int) -> str:
+    """Return `host:port`, with an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Return host and port of `host:port`, `[ipv6]:port` or `:port`; the host without brackets.
+
+    Raises ValueError for any other text, and for a port above 65535. The host is not checked.
+    """
+    host, colon, port = text.rpartition(":")
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= MAX_PORT
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not is_number or (":" in bare) != (bare != host):
+        raise ValueError(f"{text[:160]!r} is not host:port, [ipv6]:port or :port")
+    return bare, int(port)
+
+
+def is_http_url(text: str) -> bool:
+    """Return True if the text is an http or https URL with a host, and its port, if any, is valid."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+def local_url(address: str) -> str:
+    """Return the URL at which this machine reaches a server that listens on `host:port` or `:port`."""
+    host, _, port = address.rpartition(":")
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared
+    return f"http://{here.get(host, host)}:{port}"
