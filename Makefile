@@ -1,4 +1,4 @@
-# Every target sets up what it needs; see README.md.
+# Every target sets up all that it needs; see CONTRIBUTING.md.
 PYTHON ?= python3
 BIN := .venv/bin
 VERSIONS ?= 1.7.35 2.4.2
@@ -41,7 +41,7 @@ check: ## linters, types, layers
 	$(BIN)/lint-imports
 	shellcheck .ci/* deploy/*/*.sh tests/kubernetes/*.sh
 
-bench: ## measure what the README states
+bench: ## measure lookups, small requests, idle cost and dead peers: docs/benchmarks/README.md
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
@@ -80,6 +80,9 @@ fuzz: ## give every parser of bytes from outside inputs that nobody would think 
 docs: ## write the pages that are made from the program
 	.ci/setup test
 	$(BIN)/python -m tests.docs.configuration
+	$(BIN)/python -m tests.docs.commands
+	$(BIN)/python -m tests.docs.metrics
+	$(BIN)/python -m tests.docs.events
 	$(BIN)/python -m tests.docs.bounds
 
 pictures: ## draw the dashboard from a run of four nodes; needs a Prometheus (PROMETHEUS_BIN)

@@ -264,7 +264,14 @@ def test_every_folder_that_a_flag_names_is_mounted(helm: Helm, values: Values) -
 
 # Pages
 
-PAGES = [ROOT / "README.md", ROOT / "deploy" / "README.md", CHART / "templates" / "NOTES.txt"]
+GUIDES = ROOT / "docs" / "guides"
+PAGES = [
+    ROOT / "README.md",
+    GUIDES / "kubernetes.md",
+    GUIDES / "host.md",
+    GUIDES / "troubleshooting.md",
+    CHART / "templates" / "NOTES.txt",
+]
 
 
 def test_pages_set_values_that_are_there() -> None:
@@ -296,5 +303,5 @@ def test_pages_give_commands_that_the_program_takes(page: Path) -> None:
     commands = re.findall(r"spegel-py ((?:alerts|cleanup|doctor) [^`\n)]*)", text)
     assert commands
     for command in commands:
-        given = shlex.split(command)
+        given = shlex.split(command, comments=True)
         assert callable(cli._parser(given).parse_args(given).run)

@@ -32,10 +32,11 @@ _HEAD = """\
 
 <!-- Made by `make docs` from the program's own constants. -->
 
-Whatever a peer, a client or a file sends, a node holds no more than this. Bounds on what strangers can do are by
-address, since an identity costs nothing; on loopback, where whole clusters run in tests, they are by identity.
+A node never holds more than this for its peers, clients and files. Bounds against strangers are by
+address, because an identity costs nothing. On loopback, where tests run whole clusters, they are by
+identity.
 
-| what | bound | where |
+| subject | bound | module |
 |---|---|---|
 """
 
@@ -151,12 +152,12 @@ def render() -> str:
         (room.REGISTRY + room.METRICS) * CONNECTION,
     )
     return (
-        f"{_HEAD}{rows}\n## What they add up to\n\n"
-        "What one address can have a node hold, with everything at its bound at once:\n\n"
+        f"{_HEAD}{rows}\n## Sum\n\n"
+        "One address can make a node hold this much, with everything at its bound at once:\n\n"
         f"| | MB |\n|---|---|\n{shares}| **together** | **{total:.0f}** |\n\n"
-        f"The chart's limit is {limit():.0f} MB. Several addresses can do more: all records together take "
-        f"{all_records / 1e6:.0f} MB, all connections {all_connections / 1e6:.0f} MB. "
-        "[`make chaos`](../benchmarks/chaos.md) has a rogue peer try all of it.\n"
+        f"The chart's limit is {limit():.0f} MB. Several addresses can do more: all records together\n"
+        f"take {all_records / 1e6:.0f} MB, all connections {all_connections / 1e6:.0f} MB. "
+        "[`make chaos`](../benchmarks/chaos.md#a-rogue-peer)\nhas a rogue peer that tries every bound.\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,21 +30,26 @@ _HEAD = """\
 
 <!-- Made by `make docs` from the program's own table of settings: change the help text there. -->
 
-Every setting of `spegel-py registry` is a flag, an environment variable and a key of the YAML file that `--config`
-names. A flag wins over the environment, the environment over the file, the file over the default. A file may be
-nested: `health: {interval: 10s}` is `health_interval`. Durations are written as Go does (`20ms`, `5s`, `1m30s`).
-Where a setting takes several values, a flag takes them as separate arguments, a file as a list, and
-a variable with commas between them, as Spegel does: a value that has a comma itself, such as
-`"^docker\\.io/a{1,3}/"`, stands in double quotes there. What is unknown or malformed ends the start
-with one line that names it, and exit status 2.
+Every setting of `spegel-py registry` is a flag, an environment variable (the flag in upper snake
+case) and a key of the YAML file that `--config` names (the flag in snake case). A flag wins over the
+environment, the environment over the file, the file over the default. An unknown or malformed value
+stops the start with one line that names it, and exit status 2.
 
-The last column is the key of the [chart's values](../../deploy/README.md#values), where there is one.
-
-The password of the registry is no setting: it is read from the files `username` and `password` under
-`/etc/secrets/basic-auth`, where they are there. Tracing is set up further by OpenTelemetry's own variables:
-`OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say how much is sampled (all, or what the caller's `traceparent`
-says), `OTEL_RESOURCE_ATTRIBUTES` adds what else is to be known of a node, `OTEL_EXPORTER_OTLP_HEADERS` what the
-collector wants to be sent.
+- **A file may be nested**: `health: {interval: 10s}` is `health_interval`, and
+  `containerd: {namespace: …}` is `containerd_namespace`.
+- **Durations** are written as Go does: `20ms`, `5s`, `1m30s`.
+- **Several values** are separate arguments of a flag, a list in a file, and separated by commas in a
+  variable, as with Spegel. A value with a comma, such as `"^docker\\.io/a{1,3}/"`, stands in double
+  quotes there.
+- **The last column** is the key of the [chart's values](../guides/kubernetes.md#values), if there is
+  one.
+- **The password** of the registry is no setting. It is read from the files `username` and `password`
+  under `/etc/secrets/basic-auth`, if they exist.
+- **Tracing** (`--tracing-endpoint`) sends a span for each request and for each peer that is asked. It
+  needs `pip install 'spegel-py[tracing]'`; the image has it. OpenTelemetry's own variables configure
+  the rest: `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` set the sampling (all, or as the
+  caller's `traceparent` decides), `OTEL_RESOURCE_ATTRIBUTES` adds attributes of the node, and
+  `OTEL_EXPORTER_OTLP_HEADERS` has the headers for the collector.
 
 | flag | variable | key | default | chart |
 |---|---|---|---|---|
@@ -54,7 +60,7 @@ def render() -> str:
     """Return the page."""
     values = yaml.safe_load(_VALUES.read_text())["spegel"]
     rows = "".join(f"{_row(setting, values)}\n" for setting in REGISTRY)
-    return f"{_HEAD}{rows}\n## What they mean\n\n{''.join(_meanings())}"
+    return f"{_HEAD}{rows}\n## Meaning\n\n{''.join(_meanings())}"
 
 
 def _row(setting: Setting, values: dict[str, Any]) -> str:
@@ -74,7 +80,8 @@ def _chart(setting: Setting, values: dict[str, Any]) -> str:
 
 def _meanings() -> Iterator[str]:
     for setting in REGISTRY:
-        yield f"### {setting.flag[2:]}\n\n{setting.help[0].upper()}{setting.help[1:]}.\n"
+        meaning = f"{setting.help[0].upper()}{setting.help[1:]}."
+        yield f"### {setting.flag[2:]}\n\n{textwrap.fill(meaning, 100, break_on_hyphens=False)}\n"
         if setting.choices:
             yield f"One of {', '.join(f'`{choice}`' for choice in setting.choices)}.\n"
         if setting.many:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from spegel_py.cli import COMMANDS
 from spegel_py.config import REGISTRY
 from tests.deploy.test_monitoring import EXPORTED, stem
-from tests.docs import bounds, configuration
+from tests.docs import bounds, commands, configuration, events, metrics
 
 ROOT = Path(__file__).parents[2]
-PAGES = [
-    *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "README.md",
-    *sorted((ROOT / "deploy").rglob("*.md")),
-]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += sorted((ROOT / "deploy").rglob("*.md"))
+HISTORY = ROOT / "CHANGELOG.md"
+"""The page that may name things that are gone."""
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -30,6 +30,12 @@ def test_the_page_of_bounds_is_up_to_date() -> None:
     """`make docs` was run after a bound was changed, and all of them fit into the chart's memory limit."""
     assert bounds.PAGE.read_text() == bounds.render()
     assert sum(megabytes for _, megabytes in bounds.memory()) < bounds.limit()
+
+
+@pytest.mark.parametrize("made", [commands, metrics, events], ids=lambda made: made.__name__)
+def test_a_generated_page_is_up_to_date(made: ModuleType) -> None:
+    """`make docs` was run after a command, a metric or a log event was changed."""
+    assert made.PAGE.read_text() == made.render()
 
 
 def test_defaults_on_the_page_are_the_program_s() -> None:
@@ -83,9 +89,22 @@ def test_metrics_on_a_page_are_exported(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_events_on_a_page_are_logged(page: Path) -> None:
     """A log line that is shown is one of the program's."""
-    code = "".join(path.read_text() for path in (ROOT / "spegel_py").rglob("*.py"))
-    for event in re.findall(r'"event": "([^"]+)"', page.read_text()):
-        assert f'"{event}"' in code, event
+    shown = set(re.findall(r'"event": "([^"]+)"', page.read_text()))
+    assert shown <= events.events().keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_on_a_page_exist(page: Path) -> None:
+    """A test, a folder of tests or a script that is named is there, and so is a module of ours."""
+    named = {
+        found
+        for code in _code(page.read_text())
+        for found in re.findall(
+            r"(?<![\w/.-])((?:tests|spegel_py|deploy|unit|contract|integration)/[\w./-]*\w)", code
+        )
+    }
+    for path in named if page != HISTORY else ():
+        assert (ROOT / path).exists() or (ROOT / "tests" / path).exists(), path
 
 
 def _code(text: str) -> list[str]:

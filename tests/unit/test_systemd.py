@@ -1,4 +1,4 @@
-"""The systemd unit and its page: every command line and setting in them is one the program knows."""
+"""The systemd unit and its guide: every command line and setting in them is one the program knows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from spegel_py.host.doctor.command import OWN as DOCTOR
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT = FOLDER / "spegel-py.service"
+GUIDE = FOLDER.parents[1] / "docs" / "guides" / "host.md"
 PROGRAM = "/opt/spegel-py/bin/spegel-py"
 
 
@@ -40,9 +41,9 @@ def example(*, is_commented: bool) -> dict[str, str]:
 
 
 def commands() -> list[str]:
-    """Return every command line of ours in the unit and on the page."""
+    """Return every command line of ours in the unit and in its guide."""
     in_unit = re.findall(r"^Exec\w+=[-+]*(.+)$", UNIT.read_text(), re.MULTILINE)
-    return in_unit + re.findall(rf"{PROGRAM} [^)\n]*", (FOLDER / "README.md").read_text())
+    return in_unit + re.findall(rf"{PROGRAM} [^)\n]*", GUIDE.read_text())
 
 
 @pytest.mark.parametrize("command", commands())
