@@ -32,6 +32,11 @@ MANIFEST = json.dumps(
 QUICK = Deadlines(
     connect=0.3, first_byte=0.3, stall=0.3, rate_window=0.3, resolve=0.05, manifest=2.0, blob=4.0
 )
+"""For tests of a deadline."""
+PATIENT = Deadlines(
+    connect=10, first_byte=10, stall=10, rate_window=10, resolve=10, manifest=10, blob=10
+)
+"""For all other tests: peers share the event loop of the mirror, on a machine that may be busy."""
 ME = Peer("me", "127.0.0.1", 1)
 
 
@@ -98,7 +103,7 @@ class Lab:
 
 @asynccontextmanager
 async def start_lab(
-    *, deadlines: Deadlines = QUICK, health: Health | None = None, **options: Any
+    *, deadlines: Deadlines = PATIENT, health: Health | None = None, **options: Any
 ) -> AsyncIterator[Lab]:
     """Run a mirror that knows no peers yet; `options` go to it."""
     network, metrics, scores = MemoryNetwork(), Metrics(), Scores(health=health)

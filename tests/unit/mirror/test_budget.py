@@ -13,6 +13,7 @@ from spegel_py.oci.digest import Digest
 from tests.unit.mirror.lab import (
     LARGE,
     MANIFEST,
+    QUICK,
     MemorySink,
     blob,
     manifest,
@@ -93,7 +94,7 @@ async def test_a_manifest_waits_for_memory() -> None:
 
 async def test_a_peer_that_stalls_before_its_first_byte_is_not_asked_for_that_again() -> None:
     """A runtime asks this mirror again at once, and must be sent upstream then: three failures end its pull."""
-    async with start_lab() as lab:
+    async with start_lab(deadlines=QUICK) as lab:
         await lab.serve(FakePeer(LARGE, cut_at=0, ending="stall"))
         _, taken, is_complete = await lab.pull(blob(LARGE))
         assert (taken, is_complete) == (b"", False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,12 +10,21 @@ from structlog.testing import capture_logs
 from spegel_py.errors import BlobUnknown
 from spegel_py.mirror.hedge import ENOUGH
 from spegel_py.oci.range import ByteRange
-from tests.unit.mirror.lab import LARGE, QUICK, SMALL, Lab, blob, manifest, manifest_peer, start_lab
+from tests.unit.mirror.lab import (
+    LARGE,
+    PATIENT,
+    QUICK,
+    SMALL,
+    Lab,
+    blob,
+    manifest,
+    manifest_peer,
+    start_lab,
+)
 from tests.unit.mirror.peers import FakePeer
 
 HEDGES = "spegel_mirror_hedges_total"
 RESUMES = "spegel_mirror_resumes_total"
-PATIENT = replace(QUICK, first_byte=2.0, stall=2.0, manifest=5.0, blob=5.0)
 
 
 async def test_a_slow_peer_is_overtaken(lab: Lab) -> None:
@@ -43,7 +51,7 @@ async def test_a_silent_peer_is_asked_less_and_less(lab: Lab) -> None:
 
 async def test_a_quick_peer_is_not_hedged() -> None:
     """Where the first peer answers in good time nobody else hears of the pull: the load does not double."""
-    async with start_lab(deadlines=PATIENT) as lab:
+    async with start_lab() as lab:
         other = FakePeer(SMALL)
         for _ in range(ENOUGH):  # a busy machine is slow, but then it always is
             lab.mirror._latencies.observe(1.0)
@@ -57,7 +65,7 @@ async def test_a_quick_peer_is_not_hedged() -> None:
 async def test_four_peers_are_asked_at_most_at_a_time(lab: Lab) -> None:
     """Eight silent peers are not all asked at once; the manifest's deadline ends it."""
     fakes = [manifest_peer(silent=True) for _ in range(8)]
-    async with start_lab(deadlines=PATIENT) as lab:
+    async with start_lab() as lab:
         await lab.serve(*fakes)
         pulling = asyncio.create_task(lab.pull(manifest("v1")))
         async with asyncio.timeout(5):
@@ -72,7 +80,7 @@ async def test_four_peers_are_asked_at_most_at_a_time(lab: Lab) -> None:
 
 async def test_a_failure_starts_the_next_at_once() -> None:
     """Nobody waits for a percentile where a peer has failed, and that is no hedge."""
-    async with start_lab(deadlines=PATIENT) as lab:
+    async with start_lab() as lab:
         for _ in range(ENOUGH):
             lab.mirror._latencies.observe(60.0)
         await lab.serve(FakePeer(status=500), FakePeer(status=404), FakePeer(SMALL))
@@ -84,7 +92,7 @@ async def test_a_failure_starts_the_next_at_once() -> None:
 
 async def test_a_peer_that_was_overtaken_may_go_on_with_the_body() -> None:
     """The loser of the first race is asked again when the winner breaks off."""
-    async with start_lab(deadlines=PATIENT) as lab:
+    async with start_lab() as lab:
         slow = FakePeer(LARGE, delay=0.4)
         await lab.serve(slow, FakePeer(LARGE, cut_at=1_000_000))
         head, body, complete = await lab.pull(blob(LARGE))
@@ -97,7 +105,7 @@ async def test_a_peer_that_was_overtaken_may_go_on_with_the_body() -> None:
 
 async def test_a_peer_that_was_overtaken_is_asked_after_wrong_bytes() -> None:
     """The loser of the first race is asked again when the winner's small blob turns out to be wrong."""
-    async with start_lab(deadlines=PATIENT) as lab:
+    async with start_lab() as lab:
         await lab.serve(FakePeer(SMALL, delay=0.4), FakePeer(b"x" * len(SMALL)))
         head, body, _ = await lab.pull(blob(SMALL))
     assert body == SMALL
@@ -106,7 +114,7 @@ async def test_a_peer_that_was_overtaken_is_asked_after_wrong_bytes() -> None:
 
 async def test_going_on_is_hedged_too() -> None:
     """After a break a silent peer does not hold up the body: a third one is asked for the same rest."""
-    async with start_lab(deadlines=PATIENT) as lab:
+    async with start_lab() as lab:
         silent, third = FakePeer(LARGE, silent=True), FakePeer(LARGE)
         await lab.serve(FakePeer(LARGE, cut_at=1_000_000), silent, third)
         with capture_logs() as logs:
@@ -131,16 +139,18 @@ async def test_going_on_is_hedged_too() -> None:
     ],
 )
 async def test_every_range_survives_every_break(
-    lab: Lab, asked: ByteRange | None, start: int, length: int, ending: str, breaks: int
+    asked: ByteRange | None, start: int, length: int, ending: str, breaks: int
 ) -> None:
-    """Whatever part is pulled, however peers break off, and however many: each next one goes on at the very byte."""
+    """Whatever part is pulled, however many peers break off: the next one goes on at the very byte."""
     broken = [FakePeer(LARGE, cut_at=900_000 + number, ending=ending) for number in range(breaks)]  # type: ignore[arg-type]
-    await lab.serve(*broken, FakePeer(LARGE))
-    head, body, complete = await lab.pull(blob(LARGE, asked))
-    assert complete
-    assert (head.start, head.length, head.size) == (start, length, len(LARGE))
-    assert body == LARGE[start : start + length]
-    assert lab.count(RESUMES) == breaks
+    is_silent = ending in ("stall", "trickle")
+    async with start_lab(deadlines=QUICK if is_silent else PATIENT) as lab:
+        await lab.serve(*broken, FakePeer(LARGE))
+        head, body, complete = await lab.pull(blob(LARGE, asked))
+        assert complete
+        assert (head.start, head.length, head.size) == (start, length, len(LARGE))
+        assert body == LARGE[start : start + length]
+        assert lab.count(RESUMES) == breaks
 
 
 async def test_a_busy_peer_is_passed_over_and_not_blamed(lab: Lab) -> None:

@@ -25,7 +25,9 @@ from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
 from tests.unit.registry.raw import RawClient
 
-QUICK = Deadlines(connect=0.5, first_byte=0.5, stall=0.5, resolve=0.05, manifest=2.0, blob=4.0)
+PATIENT = Deadlines(connect=10, first_byte=10, stall=10, resolve=10, manifest=10, blob=10)
+"""All nodes of a test share one event loop, on a machine that may be busy: only a test of a deadline
+has a short one."""
 
 
 @dataclass
@@ -82,7 +84,7 @@ def start(network: MemoryNetwork) -> NodeFactory:
         store: Any = None,
         reason: str | None = None,
         drain: float = 0.2,
-        deadlines: Deadlines = QUICK,
+        deadlines: Deadlines = PATIENT,
         router: Any = None,
         **options: Any,
     ) -> AsyncIterator[Node]:

@@ -24,6 +24,7 @@ from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.base import Peer
 from spegel_py.store.memory import MemoryStore
 from spegel_py.telemetry.metrics import Metrics
+from spegel_py.transfer.base import Deadlines
 from tests.unit.mirror.peers import FakePeer
 from tests.unit.registry.conftest import Node, NodeFactory
 from tests.unit.registry.raw import RawClient
@@ -273,7 +274,7 @@ async def test_a_store_that_is_away(node: Node) -> None:
 
 async def test_a_lookup_that_takes_too_long(start: NodeFactory) -> None:
     """It was still going on when the client was sent upstream."""
-    async with start(router=SlowRouter()) as node:
+    async with start(router=SlowRouter(), deadlines=Deadlines(resolve=0.05)) as node:
         await (await node.client()).ask("GET", blob(DIGEST))
         assert (await reason(node))[0] == "lookup_timeout"
 
