@@ -33,7 +33,7 @@ a summary with `_count` and `_sum`.
 
 def render() -> str:
     """Return the page."""
-    return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in _rows())
+    return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in sorted(_rows()))
 
 
 def _rows() -> Iterator[tuple[str, str, str, str]]:
