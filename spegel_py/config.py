@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -400,8 +399,3 @@ class Config:
 
 def _host(registry: str) -> str:
     return urlsplit(registry).netloc if "://" in registry else registry.rstrip("/")
-
-
-def from_environment() -> Mapping[str, str]:
-    """Return the process's environment."""
-    return os.environ

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from spegel_py.inspection.words import size, span
+from spegel_py.tools.human import size, span
 
 if TYPE_CHECKING:
     from jinja2 import Environment

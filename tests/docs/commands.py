@@ -33,10 +33,9 @@ def render() -> str:
 
 
 def _section(command: Command) -> str:
-    add, _ = command.load()
     parser = Parser(prog=f"spegel-py {command.name}", allow_abbrev=False)
-    add(parser)
-    title = f"## {command.name}\n\n{command.text[0].upper()}{command.text[1:]}.\n\n"
+    command.add_arguments(parser)
+    title = f"## {command.name}\n\n{command.help[0].upper()}{command.help[1:]}.\n\n"
     if command.name == "registry":
         return title + _REGISTRY
     rows = "".join(_rows(parser))

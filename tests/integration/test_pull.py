@@ -22,6 +22,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from spegel_py.commands import pull_command
 from spegel_py.errors import (
     BlobUnknown,
     DigestMismatch,
@@ -41,7 +42,6 @@ from spegel_py.pull import (
     Platform,
     PullEvent,
     PullReport,
-    command,
     pull,
 )
 from spegel_py.pull.client import ACCEPT, PullDeadlines
@@ -576,8 +576,10 @@ async def test_encodings_are_left_alone(tmp_path: Path) -> None:
 
 def run(mirror: str, into: Path, *more: str) -> int:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args([NAME, "--mirror", mirror, "--into", str(into), *more]))
+    pull_command.add_arguments(parser)
+    return pull_command.run(
+        parser.parse_args([NAME, "--mirror", mirror, "--into", str(into), *more])
+    )
 
 
 async def test_command_prints_json(tmp_path: Path) -> None:
@@ -701,10 +703,10 @@ def _tls(folder: Path) -> ssl.SSLContext:
 
 RUN = """
 import argparse, sys
-from spegel_py.pull import command
+from spegel_py.commands import pull_command
 parser = argparse.ArgumentParser()
-command.add_arguments(parser)
-sys.exit(command.run(parser.parse_args()))
+pull_command.add_arguments(parser)
+sys.exit(pull_command.run(parser.parse_args()))
 """
 
 

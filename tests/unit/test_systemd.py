@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from spegel_py import cli, settings
+from spegel_py.commands.doctor_command import OWN as DOCTOR
 from spegel_py.config import REGISTRY, Config
 from spegel_py.host.configuration import SETTINGS as CONFIGURATION
-from spegel_py.host.doctor.command import OWN as DOCTOR
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT = FOLDER / "spegel-py.service"

@@ -14,11 +14,11 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from spegel_py.cli import main
+from spegel_py.commands.output import size, span
+from spegel_py.commands.running_node import SETTINGS
 from spegel_py.config import REGISTRY
 from spegel_py.errors import BlobUnknown
 from spegel_py.health.events import HealthState
-from spegel_py.inspection.node import SETTINGS
-from spegel_py.inspection.page import size, span
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource, LocalState, Lookup

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from spegel_py.commands import pull_command
 from spegel_py.errors import (
     BlobUnknown,
     DigestMismatch,
@@ -19,7 +20,6 @@ from spegel_py.errors import (
 )
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Child
-from spegel_py.pull import command
 from spegel_py.pull.answers import parse_mirror
 from spegel_py.pull.events import (
     BlobFinished,
@@ -46,8 +46,8 @@ EVENTS: list[PullEvent] = [
 
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(arguments))
+    pull_command.add_arguments(parser)
+    return pull_command.run(parser.parse_args(arguments))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_folder_with_other_things_is_a_wrong_argument(
 )
 def test_every_failure_says_what_to_do(error: SpegelError, said: str) -> None:
     """What is wrong with the mirror, the content or the disk comes with what to do about it."""
-    assert said in command.advice(error)
+    assert said in pull_command.advice(error)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_every_failure_says_what_to_do(error: SpegelError, said: str) -> None:
 )
 def test_with_upstream_failures_speak_of_it(error: SpegelError, said: str) -> None:
     """Where a registry was named, that it did not give it either is what is to be looked at."""
-    assert said in command.advice(error, upstream="https://registry.example")
+    assert said in pull_command.advice(error, upstream="https://registry.example")
 
 
 def test_a_mirrors_credentials_are_taken_from_its_address() -> None:

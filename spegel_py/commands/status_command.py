@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spegel_py.inspection.node import Node, add_node_flags
-from spegel_py.inspection.page import print_json, print_table, size, span
+from spegel_py.commands.output import print_json, print_table, size, span
+from spegel_py.commands.running_node import RunningNode, add_node_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the node's state; returns the exit status. Raises NodeError."""
-    node = Node.of(options)
+    node = RunningNode.of(options)
     state = node.ask("/debug/state")
     if options.json:
         print_json(state)

@@ -45,17 +45,17 @@ def add_address_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Node:
+class RunningNode:
     """A node that is asked at the `url` of its metrics page."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def __repr__(self) -> str:
-        return f"<Node {self.url}>"
+        return f"<RunningNode {self.url}>"
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> Node:
+    def of(cls, options: argparse.Namespace) -> RunningNode:
         """Return the node that the flags or the environment name. Raises ConfigError."""
         if options.node is not None:
             return cls(_url(options.node))

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from spegel_py.commands.output import moment, print_json, print_line, print_table, size
+from spegel_py.commands.running_node import RunningNode, add_node_flags, at_most
 from spegel_py.errors import NodeError
-from spegel_py.inspection.node import Node, add_node_flags, at_most
-from spegel_py.inspection.page import moment, print_json, print_line, print_table, size
 
 SHOWN = 20
 """Requests shown, the latest."""
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the decisions, the latest last; returns the exit status. Raises NodeError."""
-    node = Node.of(options)
+    node = RunningNode.of(options)
     key = {"key": options.what} if options.what else {}
     answer = node.ask("/debug/decisions", limit=options.limit, **key)
     if options.json:

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from spegel_py.commands.output import moment, print_json, print_line, print_table, size
+from spegel_py.commands.running_node import RunningNode, add_node_flags, at_most
 from spegel_py.errors import NodeError
-from spegel_py.inspection.node import Node, add_node_flags, at_most
-from spegel_py.inspection.page import moment, print_json, print_line, print_table, size
 
 SHOWN = 100
 """Images shown, in the order of their names."""
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the images; returns the exit status. Raises NodeError, also where the node's store does not answer."""
-    node = Node.of(options)
+    node = RunningNode.of(options)
     listing = node.ask("/debug/images", part=options.part, limit=options.limit)
     if options.json:
         print_json(listing)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from spegel_py.cli import main
+from spegel_py.commands.alerts_command import SHOWN
 from spegel_py.supervision.alerts import Alert
 from spegel_py.supervision.audit import Action
 from spegel_py.supervision.chronicle import Chronicle
-from spegel_py.supervision.command import SHOWN
 from spegel_py.supervision.conditions import Tier
 from spegel_py.supervision.isolation import KEPT, Episode, Level
 

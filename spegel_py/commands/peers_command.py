@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from spegel_py.inspection.node import Node, add_node_flags
-from spegel_py.inspection.page import print_json, print_line, print_table, span
+from spegel_py.commands.output import print_json, print_line, print_table, span
+from spegel_py.commands.running_node import RunningNode, add_node_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the peers, by their addresses; returns the exit status. Raises NodeError."""
-    node = Node.of(options)
+    node = RunningNode.of(options)
     peers = sorted(node.ask("/debug/state")["peers"], key=lambda peer: str(peer["address"]))
     if options.json:
         print_json({"peers": peers})

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from spegel_py.commands.output import print_json, print_line, print_table, size
+from spegel_py.commands.running_node import RunningNode, add_node_flags
 from spegel_py.errors import NodeError
-from spegel_py.inspection.node import Node, add_node_flags
-from spegel_py.inspection.page import print_json, print_line, print_table, size
 
 Measurement = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Have the node measure, and print what came of it; returns the exit status. Raises NodeError."""
-    node, measurement = Node.of(options), None
+    node, measurement = RunningNode.of(options), None
     with Console(stderr=True).status(f"measuring {options.image}") as status:
         for measurement in node.follow("/debug/measure", image=options.image):
             status.update(

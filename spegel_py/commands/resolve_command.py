@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from spegel_py.inspection.node import Node, add_node_flags
-from spegel_py.inspection.page import print_json, print_line, print_table
+from spegel_py.commands.output import print_json, print_line, print_table
+from spegel_py.commands.running_node import RunningNode, add_node_flags
 
 _HERE = {"held": "yes", "absent": "no", "away": "not known: the node's store does not answer"}
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print who has it; returns the exit status. Raises NodeError, also for what is neither reference nor digest."""
-    answer = Node.of(options).ask("/debug/resolve", key=options.what)
+    answer = RunningNode.of(options).ask("/debug/resolve", key=options.what)
     if options.json:
         print_json(answer)
     else:

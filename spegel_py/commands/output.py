@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from spegel_py.inspection.words import moment, size, span
+from spegel_py.tools.human import moment, size, span
 
 __all__ = ["moment", "print_json", "print_line", "print_table", "size", "span"]
 

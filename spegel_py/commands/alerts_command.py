@@ -1,0 +1,145 @@
+"""`spegel-py alerts`: what is or was wrong with a node, and which repairs it tried.
+
+With a data directory the alerts are read from its files, closed ones included; also if no node
+runs. Without one, a running node is asked for its open alerts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from spegel_py import settings
+from spegel_py.commands.output import moment, print_json, print_line, print_table
+from spegel_py.commands.running_node import RunningNode, add_address_flags
+from spegel_py.errors import ConfigError
+from spegel_py.settings import Setting
+from spegel_py.supervision.alerts import Alert
+from spegel_py.supervision.chronicle import ALERTS, History, recall
+
+SHOWN = 20
+"""Closed alerts shown without --all, the latest."""
+
+SETTINGS = (Setting("data_dir", settings.path, None, "the node's data directory"),)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the flags of `alerts`."""
+    parser.epilog = (
+        "With --data-dir what is kept there, closed alerts too; else a running node's open ones."
+    )
+    settings.add_flags(parser, SETTINGS)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help=f"show all that are kept, not the last {SHOWN} closed ones",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
+    add_address_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the alerts; returns the exit status. Raises ConfigError and NodeError."""
+    values = settings.resolve(SETTINGS, flags=vars(options), environment=os.environ, file=None)
+    if options.node is None and values["data_dir"]:
+        _print_kept(_history(values["data_dir"]), options)
+    else:
+        _print_open(RunningNode.of(options), options)
+    return 0
+
+
+def _print_kept(history: History, options: argparse.Namespace) -> None:
+    alerts = history.alerts if options.all else _latest(history.alerts)
+    ids = {alert.id for alert in alerts}
+    actions = [action for action in history.actions if action.get("alert") in ids]
+    if options.json:
+        print_json(
+            {
+                "alerts": [alert.as_record() for alert in alerts],
+                "actions": actions,
+                "isolation": [episode.as_record() for episode in history.episodes],
+            }
+        )
+    elif not alerts:
+        print_line(f"no alert is recorded ({ALERTS} is not there, or empty)")
+    else:
+        print_table(
+            ("alert", "tier", "condition", "opened", "seen after", "over after", "what was done"),
+            [
+                (
+                    alert.id,
+                    alert.tier.label,
+                    f"{alert.condition} {alert.subject[-16:]}".strip(),
+                    datetime.fromtimestamp(alert.opened, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                    f"{alert.detection:.1f} s",
+                    _over(alert),
+                    _done(alert.id, actions),
+                )
+                for alert in alerts
+            ],
+            wraps="what was done",
+        )
+
+
+def _print_open(node: RunningNode, options: argparse.Namespace) -> None:
+    supervision = node.ask("/debug/state")["supervision"]
+    alerts, actions = supervision["alerts"], supervision["actions"]
+    if options.json:
+        print_json({"alerts": alerts, "actions": actions})
+    elif not alerts:
+        print_line(
+            f"{node.url} has no open alert; "
+            "--data-dir shows closed ones too, where the node has one"
+        )
+    else:
+        print_table(
+            ("alert", "tier", "condition", "opened", "seen after", "state", "what was done"),
+            [
+                (
+                    alert["id"],
+                    alert["tier"],
+                    f"{alert['condition']} {alert['subject'][-16:]}".strip(),
+                    moment(alert["opened"]),
+                    f"{alert['detection_seconds']:.1f} s",
+                    "escalated" if alert["escalated"] else "open",
+                    _done(alert["id"], actions),
+                )
+                for alert in alerts
+            ],
+            wraps="what was done",
+        )
+
+
+def _history(folder: Path) -> History:
+    if not folder.is_dir():
+        raise ConfigError(f"--data-dir: there is no folder {folder}")
+    try:
+        return recall(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"--data-dir: {error.filename or folder} cannot be read: {error.strerror}"
+        ) from error
+
+
+def _latest(alerts: Sequence[Alert]) -> list[Alert]:
+    closed = [alert for alert in alerts if not alert.is_open]
+    return [*closed[-SHOWN:], *(alert for alert in alerts if alert.is_open)]
+
+
+def _done(alert: str, actions: Iterable[Mapping[str, Any]]) -> str:
+    """Return the repairs that were tried for an alert, with their outcomes."""
+    return ", ".join(
+        f"{one.get('action')}: {one.get('outcome')}" for one in actions if one.get("alert") == alert
+    )
+
+
+def _over(alert: Alert) -> str:
+    if alert.is_open:
+        return "escalated" if alert.escalated else "open"
+    return "restarted" if alert.recovery is None else f"{alert.recovery:.1f} s"
