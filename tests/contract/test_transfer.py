@@ -23,7 +23,7 @@ DATA = bytes(range(256)) * 4096
 DIGEST = Digest.of(DATA)
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"
 QUICK = Deadlines(connect=1.0, first_byte=0.5, stall=0.3, rate_window=0.6)
-PATIENT = Deadlines()
+PATIENT = Deadlines(connect=10, first_byte=10, stall=10, rate_window=10)
 
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
@@ -36,7 +36,7 @@ class Way:
     is_copying: bool
     sink: Callable[[], MemorySink] | Callable[[], SocketSink]
 
-    def upstream(self, deadlines: Deadlines = QUICK) -> HTTPUpstream:
+    def upstream(self, deadlines: Deadlines = PATIENT) -> HTTPUpstream:
         return HTTPUpstream(
             deadlines=deadlines, authorization="Basic abc", is_copying=self.is_copying
         )
@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_is_not_the_peers_fault(
     sink, fake = make(10), FakePeer(DATA * 16)
     async with (
         fake.serve("a") as peer,
-        way.upstream(PATIENT) as upstream,
+        way.upstream() as upstream,
         upstream.open(peer, blob()) as response,
     ):
         with pytest.raises(ClientGone):
@@ -238,10 +238,10 @@ async def test_a_refusal_is_told_with_its_status(upstream: Upstream, status: int
     ],
 )
 async def test_a_bad_head_is_an_error_of_the_peer(
-    upstream: Upstream, fake: FakePeer, error: type[PeerError]
+    way: Way, fake: FakePeer, error: type[PeerError]
 ) -> None:
     """A head that does not come, or is not what was asked, is a PeerError within the deadlines."""
-    async with fake.serve("a") as peer, asyncio.timeout(5):
+    async with fake.serve("a") as peer, way.upstream(QUICK) as upstream, asyncio.timeout(5):
         with pytest.raises(error):
             async with upstream.open(peer, blob(range=ByteRange(5, None), size=len(DATA))):
                 pass
@@ -257,11 +257,16 @@ async def test_a_bad_head_is_an_error_of_the_peer(
     ],
 )
 async def test_a_body_that_breaks_is_an_error_of_the_peer(
-    way: Way, upstream: Upstream, fake: FakePeer, error: type[PeerError]
+    way: Way, fake: FakePeer, error: type[PeerError]
 ) -> None:
     """A body that ends short, stalls or trickles is a PeerError, and what came before it was passed on."""
     sink = way.sink()
-    async with fake.serve("a") as peer, asyncio.timeout(5), upstream.open(peer, blob()) as response:
+    async with (
+        fake.serve("a") as peer,
+        way.upstream(QUICK) as upstream,
+        asyncio.timeout(5),
+        upstream.open(peer, blob()) as response,
+    ):
         with pytest.raises(error):
             await response.send(sink)
     await sink.close()
@@ -342,7 +347,7 @@ async def test_an_answer_may_come_in_pieces(way: Way, size: int) -> None:
 
     async with (
         listening(talk) as peer,
-        way.upstream(PATIENT) as upstream,
+        way.upstream() as upstream,
         upstream.open(peer, blob()) as response,
     ):
         assert await way.pulled(response) == DATA[:400_000]

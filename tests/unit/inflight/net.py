@@ -178,9 +178,7 @@ async def start_node(
     """Run a node of this name."""
     async with AsyncExitStack() as stack:
         store, ingests, metrics = MemoryStore(), MemoryIngests(), Metrics()
-        deadlines = Deadlines(
-            connect=10, first_byte=10, stall=10, resolve=10, manifest=10, blob=10
-        )
+        deadlines = Deadlines(connect=10, first_byte=10, stall=10, resolve=10, manifest=10, blob=10)
         me = Peer(name, "127.0.0.1", free_port())
         router, requests = network.join(me), network.requests(me)
         sharing = InFlightSharing(
