@@ -1,4 +1,4 @@
-"""Images made from nothing, as values: for demonstrations and tests. Nothing is written anywhere here."""
+"""Images built in memory, for demonstrations and tests. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spegel_py.oci.manifest import (
 
 @dataclass(frozen=True, slots=True)
 class MediaTypes:
-    """The four names a format gives to the parts of an image."""
+    """The media types that a format gives to the parts of an image."""
 
     index: str
     manifest: str
@@ -39,7 +39,7 @@ DOCKER = MediaTypes(DOCKER_INDEX, DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER_G
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes that know their digest."""
+    """Bytes and their digest."""
 
     data: bytes = field(repr=False)
     digest: Digest
@@ -52,7 +52,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A compressed file tree, and the digest of what it is uncompressed (the config's `diff_id`)."""
+    """A compressed file tree, and the digest of the uncompressed tree (the config's `diff_id`)."""
 
     blob: Blob
     diff_id: Digest
@@ -60,7 +60,9 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A manifest or an index with all that is below it; `blobs` starts with `root`, each blob once."""
+    """A manifest or an index with all content below it. `blobs` starts with `root` and has each
+    blob once.
+    """
 
     root: Blob
     media_type: str
@@ -86,7 +88,9 @@ class Executable:
 def layer(
     files: Mapping[str, bytes | Symlink | Executable], *, level: int = 1, algorithm: str = "sha256"
 ) -> Layer:
-    """Return a layer with these files and their folders; gzip `level` 0 stores without packing (fast)."""
+    """Return a layer with these files and their folders. gzip `level` 0 stores without compression
+    (fast).
+    """
     archive = _tar(files)
     packed = gzip.compress(archive, level, mtime=0)
     return Layer(Blob.of(packed, algorithm), Digest.of(archive))
@@ -140,7 +144,7 @@ def index(images: Sequence[Image], *, types: MediaTypes = OCI, algorithm: str = 
 
 
 def descriptor(blob: Blob, media_type: str) -> dict[str, object]:
-    """Return the blob's descriptor as it stands in a manifest."""
+    """Return the blob's descriptor for a manifest."""
     return {"mediaType": media_type, "digest": str(blob.digest), "size": len(blob.data)}
 
 

@@ -14,7 +14,7 @@ _HEX = re.compile(r"[a-f0-9]+")
 
 
 class Hasher(Protocol):
-    """The part of hashlib's objects that is used to verify content."""
+    """The methods of hashlib's objects that verify content."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
@@ -22,7 +22,7 @@ class Hasher(Protocol):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """A digest that was checked against the spec's grammar when it was made."""
+    """A digest. `parse` checks it against the spec's grammar."""
 
     algorithm: str
     hex: str
@@ -32,7 +32,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Return the digest written as `text`, or raise DigestInvalid saying what is wrong with it."""
+        """Return the digest written as `text`. Raises DigestInvalid with the reason."""
         algorithm, colon, hexa = text.partition(":")
         if not colon:
             raise DigestInvalid(f"a digest has the form algorithm:hex, not {text[:160]!r}")
@@ -57,5 +57,5 @@ class Digest:
         return hashlib.new(self.algorithm)
 
     def matches(self, data: bytes | bytearray | memoryview) -> bool:
-        """Say whether `data` is this digest's content."""
+        """Return True if `data` has this digest."""
         return hashlib.new(self.algorithm, data).hexdigest() == self.hex

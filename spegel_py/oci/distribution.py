@@ -1,7 +1,7 @@
-"""The pull half of the OCI distribution spec: a request as a value, and the one renderer of its errors.
+"""The pull half of the OCI distribution spec: requests as values, and the renderer of its errors.
 
-Nothing here knows a web framework: a method, a raw request target and header lines go in, a frozen
-PullRequest or an OCIError comes out. What is not valid never gets past this module.
+No web framework is involved. A method, a raw request target and header lines go in; a frozen
+PullRequest or an OCIError comes out. Invalid requests never pass this module.
 """
 
 from __future__ import annotations
@@ -28,47 +28,54 @@ from spegel_py.oci.range import ByteRange, ContentRange, Extent, spans
 from spegel_py.oci.reference import canonical_registry, check_registry, check_repository, check_tag
 
 MIRRORED_HEADER = "X-Spegel-Mirrored"
-"""A peer sets it to `true`: answer from local content only; a request makes one hop at most (as Spegel)."""
+"""A peer sets it to `true` to be answered from local content only, so a request makes one hop (as
+Spegel).
+"""
 
 IN_FLIGHT_HEADER = "X-Spegel-In-Flight"
-"""A peer that was sent here by a coordinator sets it to `true`: answer also from what is still being pulled here. Others
-are not, since two that wait for each other's first byte would wait for ever."""
+"""A peer that a coordinator sent here sets it to `true`, to be answered from content still being
+pulled.
+
+Other peers are not answered so: two that wait for each other's first byte would wait for ever.
+"""
 
 SOURCE_HEADER = "X-Spegel-Source"
-"""The id of the peer that this node takes the content from, at the head of content that still grows here."""
+"""The id of the peer from which this node takes content that is still growing here."""
 
 NODE_HEADER = "X-Spegel-Node"
-"""The name of the node whose runtime asks. `configuration` has runtimes send it to every mirror in hosts.toml."""
+"""The name of the node whose runtime asks.
+
+`configuration` makes runtimes send it to every mirror in hosts.toml.
+"""
 
 NAMESPACE_HEADER = "OCI-Namespace"
-"""Names the registry where the query has no `ns` (distribution spec, "Registry Proxying").
-
-An answer has it too.
+"""Names the registry if the query has no `ns` (distribution spec, "Registry Proxying"). Answers
+have it too.
 """
 
 METHODS = ("GET", "HEAD")
 
 
 class Kind(Enum):
-    """What is pulled; the value is the path segment in front of the reference."""
+    """The kind of the requested content. Its value is the path segment before the reference."""
 
     MANIFEST = "manifests"
     BLOB = "blobs"
 
     def unknown(self, message: str, *, detail: object | None = None) -> OCIError:
-        """Return the 404 that says nobody has a thing of this kind."""
+        """Return the 404 for content of this kind that no node has."""
         error = ManifestUnknown if self is Kind.MANIFEST else BlobUnknown
         return error(message, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """A valid request; `reference` is a tag's text only for a manifest whose registry is known.
+    """A valid pull request. `reference` is a tag only for a manifest whose registry is known.
 
-    `registry` is what `?ns=` or OCI-Namespace names, in its canonical spelling. It is None for a
-    digest asked without one (skopeo, dockerd). `namespace` is the client's own spelling where that
-    is another one. `node` names the node whose runtime asks; None where the client does not say it.
-    `ranges` are several ranges of a blob, where `range` is None; of a manifest they are ignored.
+    `registry` is the registry in `?ns=` or OCI-Namespace, in its canonical spelling. It is None for
+    a digest that was requested without one (skopeo, dockerd). `namespace` is the client's own
+    spelling if that differs. `node` is the node whose runtime asks, if the client tells it. Several
+    ranges of a blob are in `ranges`, and `range` is then None; for a manifest they are ignored.
     """
 
     head: bool
@@ -86,12 +93,12 @@ class PullRequest:
 
     @property
     def digest(self) -> Digest | None:
-        """The digest asked for; None for a tag."""
+        """The requested digest; None for a tag."""
         return self.reference if isinstance(self.reference, Digest) else None
 
     @property
     def key(self) -> str:
-        """What the content is advertised under: the digest's text, or `registry/repository:tag`."""
+        """The key that advertises the content: the digest, or `registry/repository:tag`."""
         return self.name or str(self.reference)
 
     @property
@@ -101,9 +108,9 @@ class PullRequest:
 
     @property
     def label(self) -> str:
-        """What filters look at, in the client's spelling.
+        """The name that filters are applied to, in the client's spelling.
 
-        It is `registry/repository`, with `:tag` where there is one.
+        It is `registry/repository`, followed by `:tag` if a tag is requested.
         """
         registry = self.namespace or self.registry
         tag = "" if self.digest else f":{self.reference}"
@@ -111,13 +118,13 @@ class PullRequest:
 
     @property
     def target(self) -> str:
-        """The request target under which another registry mirror has it, percent-encoded."""
+        """The percent-encoded request target of this content at another registry mirror."""
         ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
         return f"/v2/{self.repository}/{self.kind.value}/{self.reference}{ns}"
 
     @property
     def asked_range(self) -> str | None:
-        """The range or ranges of the content that are asked for, as a header's value."""
+        """The requested range or ranges as the value of a Range header."""
         asked = self.ranges or ([self.range] if self.range else [])
         specs = [str(one).removeprefix("bytes=") for one in asked]
         return f"bytes={','.join(specs)}" if specs else None
@@ -125,8 +132,8 @@ class PullRequest:
     def within(self, size: int) -> PullRequest:
         """Return the request for content of `size` bytes.
 
-        It has several ranges only if they lie apart in that content. Raises RangeInvalid if all of
-        several ranges lie outside the content.
+        It keeps several ranges only if they are separate in that content. Raises RangeInvalid if
+        several ranges are requested and all lie outside the content.
         """
         if not self.ranges:
             return self
@@ -139,11 +146,20 @@ class PullRequest:
     def parse(
         cls, *, method: str, target: str, headers: Iterable[tuple[str, str]] = ()
     ) -> PullRequest:
-        """Return the request for `target`, the raw request target (still percent-encoded, with its query).
+        """Return the request of a method, a target and header lines.
 
-        Raises Unsupported for another method, NotFound where the path is no endpoint, NameInvalid
-        and DigestInvalid for a malformed path, ManifestUnknown for a tag without a registry,
-        RequestInvalid for two different registries, RangeInvalid for a malformed byte range.
+        Args:
+            method: The HTTP method.
+            target: The raw request target, percent-encoded and with its query.
+            headers: The header lines as names and values.
+
+        Raises:
+            Unsupported: The method is not GET or HEAD.
+            NotFound: The path is no endpoint.
+            NameInvalid, DigestInvalid: The path is malformed.
+            ManifestUnknown: A tag is requested without a registry.
+            RequestInvalid: Two different registries are given.
+            RangeInvalid: A byte range is malformed.
         """
         if method not in METHODS:
             raise Unsupported(f"only {' and '.join(METHODS)} are served here, not {method[:16]!r}")
@@ -181,7 +197,7 @@ def _last(fields: Mapping[str, Sequence[str]], header: str) -> str:
 
 
 def origin_form(target: str) -> str:
-    """Return a request target without the scheme and host of a proxy's request (RFC 9112, 3.2.2)."""
+    """Return a request target without scheme and host, which proxies send (RFC 9112, 3.2.2)."""
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         return target
@@ -189,12 +205,12 @@ def origin_form(target: str) -> str:
 
 
 def is_base(target: str) -> bool:
-    """Say whether a target is the API's base, `/v2/` (the spec's end-1) or, as registries allow, `/v2`."""
+    """Return True for the API's base: `/v2/` (the spec's end-1) or, as registries allow, `/v2`."""
     return origin_form(target).partition("?")[0] in ("/v2/", "/v2")
 
 
 def _split(path: str) -> tuple[str, Kind, str]:
-    """Return repository, kind and reference of a raw path; the rightmost kind is the endpoint."""
+    """Return repository, kind and reference of a raw path. The rightmost kind is the endpoint."""
     segments = path.split("/")
     if segments[:2] != ["", "v2"]:
         raise NotFound(f"no such endpoint: {path[:160]!r}")
@@ -205,7 +221,7 @@ def _split(path: str) -> tuple[str, Kind, str]:
 
 
 def _segment(raw: str) -> str:
-    """Return one path segment decoded; no encoding may smuggle in a separator or a traversal."""
+    """Return one decoded path segment. No encoding may hide a separator or a traversal."""
     try:
         text = unquote(raw, errors="strict")
     except UnicodeDecodeError:
@@ -222,9 +238,8 @@ def _segment(raw: str) -> str:
 
 
 def _namespace(query: str) -> str:
-    """Return the registry of `?ns=`, percent-decoded once; empty without one.
-
-    Other parameters are ignored.
+    """Return the registry in `?ns=`, percent-decoded once, or an empty text. Other parameters are
+    ignored.
     """
     pairs = (pair.partition("=") for pair in query.split("&"))
     values = {value for name, _, value in pairs if name == "ns" and value}
@@ -237,14 +252,14 @@ def _reference(kind: Kind, text: str, registry: str | None) -> Digest | str:
     if kind is Kind.BLOB or ":" in text:
         return Digest.parse(text)
     tag = check_tag(text)
-    if registry is None:  # a 404, after which clients go on to the registry
+    if registry is None:  # after a 404 clients go on to the registry
         advice = "add ?ns=<registry> to the request"
         raise ManifestUnknown(f"the tag {tag!r} needs its registry: {advice}")
     return tag
 
 
 def _fields(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the header lines by lower-case name, in order, each line as it came."""
+    """Return the header lines in order, by lower-case name."""
     fields: dict[str, list[str]] = {}
     for name, value in headers:
         fields.setdefault(name.lower(), []).append(value)
@@ -252,9 +267,9 @@ def _fields(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _ranges(fields: Mapping[str, list[str]]) -> tuple[ByteRange, ...]:
-    """Return the ranges asked for.
+    """Return the requested ranges.
 
-    They are ignored with If-Range: no validator is given out that could match it.
+    They are ignored with If-Range: answers carry no validator that could match it.
     """
     lines = fields.get("range", [])
     return ByteRange.parse_all(lines[0]) if len(lines) == 1 and "if-range" not in fields else ()
@@ -267,7 +282,7 @@ def _range_of(span: Extent) -> ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class RenderedError:
-    """An error as it goes over the wire; `body` is not sent for HEAD, its length is."""
+    """An error as it is sent. `body` is not sent for HEAD, but its length is."""
 
     status: int
     headers: Mapping[str, str]
@@ -275,7 +290,7 @@ class RenderedError:
 
 
 def render(error: OCIError) -> RenderedError:
-    """Return `error` as the spec's JSON with the headers that its status calls for."""
+    """Return the error as the spec's JSON, with the headers of its status."""
     entry = {"code": error.code, "message": error.message, "detail": error.detail}
     body = json.dumps(
         {"errors": [{name: value for name, value in entry.items() if value is not None}]}
@@ -287,8 +302,9 @@ def render(error: OCIError) -> RenderedError:
 def _headers_of(error: OCIError) -> dict[str, str]:
     """Return the headers of an error.
 
-    A 401 has no challenge, though RFC 9110, 11.6.1, wants one: containerd answers a challenge with the credentials that
-    its user has for the upstream registry, in clear text. Without one it goes on to the next host, as with Spegel.
+    A 401 has no challenge, though RFC 9110, 11.6.1, requires one. containerd answers a challenge
+    with the user's credentials for the upstream registry, in clear text. Without a challenge it
+    tries the next host, as with Spegel.
     """
     match error:
         case Unsupported():

@@ -1,4 +1,4 @@
-"""Which images are mirrored: one rule for what is served, what is asked of peers and what is advertised."""
+"""The filters of images. The same rule decides about serving, asking peers and advertising."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from spegel_py.errors import OCIError
 from spegel_py.oci.reference import Reference, canonical_name, canonical_registry, is_host
 
 WILDCARDS = ("_default", "*")
-"""What stands for all registries among those that are mirrored."""
+"""Entries that stand for all registries."""
 
 
 class Pattern(Protocol):
-    """A compiled regular expression, whichever library compiled it."""
+    """A compiled regular expression of any library."""
 
     @property
     def pattern(self) -> str: ...
@@ -22,12 +22,12 @@ class Pattern(Protocol):
 
 
 class Filters:
-    """What is left out: labels in which one of `patterns` is found, and those of other registries than `registries`.
+    """Excludes labels that match one of `patterns`, and labels of registries outside `registries`.
 
-    A label is `registry/repository`, with `:tag` where there is one. No registries means all of
-    them, and so does a wildcard among them. A label without a registry (a digest that was asked for
-    without `ns`) belongs to any. A registry may be spelled in any way: a pattern is looked for in
-    the label as it is spelled, and in its canonical spelling.
+    A label is `registry/repository`, optionally followed by `:tag`. No registries, or a wildcard
+    among them, mean all registries. A label without a registry (a digest requested without `ns`)
+    belongs to any registry. A registry may be spelled in several ways, so a pattern is tried on the
+    label as given and on its canonical spelling.
     """
 
     def __init__(self, *, patterns: Iterable[Pattern] = (), registries: Iterable[str] = ()) -> None:
@@ -41,13 +41,14 @@ class Filters:
         )
 
     def __repr__(self) -> str:
-        return f"<Filters {[one.pattern for one in self._patterns]} registries={sorted(self._registries) or 'all'}>"
+        patterns = [one.pattern for one in self._patterns]
+        return f"<Filters {patterns} registries={sorted(self._registries) or 'all'}>"
 
     def __bool__(self) -> bool:
         return bool(self._patterns or self._registries)
 
     def exclude(self, label: str) -> bool:
-        """Say whether what has this label is not mirrored."""
+        """Return True if content with this label is not mirrored."""
         if not self:
             return False
         canonical = canonical_name(label)
@@ -58,10 +59,11 @@ class Filters:
         return any(pattern.search(each) for pattern in self._patterns for each in labels)
 
     def shares(self, sources: Iterable[str]) -> bool:
-        """Return True if content that came from these repositories is mirrored: one that is will do.
+        """Return True if content from these repositories is mirrored. One repository that is
+        mirrored suffices.
 
-        A source is `registry/repository`, with its registry always; the registry's port may be unknown,
-        and missing. Content without a known source is mirrored only where nothing is left out.
+        A source is `registry/repository`; the registry's port may be missing. Content without a
+        known source is mirrored only if there are no filters.
         """
         return not self or any(not self._leaves_out(source) for source in sources)
 
@@ -75,11 +77,11 @@ class Filters:
 
 
 EVERYTHING = Filters()
-"""Nothing is left out."""
+"""The filters that exclude nothing."""
 
 
 def repository_of(name: str) -> str | None:
-    """Return the label of an image's content, `registry/repository`; None for a name that has none (a bare digest)."""
+    """Return the label `registry/repository` of an image's content; None for a bare digest."""
     try:
         reference = Reference.parse(name)
     except OCIError:

@@ -1,12 +1,13 @@
-"""Manifests and indexes: what they are and which content they name (OCI image spec; Docker's schema 2).
+"""Manifests and indexes, and the content that they name (OCI image spec; Docker's schema 2).
 
-The bytes come from strangers (a layout folder, another peer), so every field is checked before it is used,
-and unknown fields are let pass. A document that could be read both as an index and as an image manifest is
-refused: two readers must never see two different images in the same bytes (CVE-2021-41190).
+The bytes come from untrusted sources (a layout folder, another peer), so every field is checked
+before its use. Unknown fields are ignored. A document that can be read both as an index and as an
+image manifest is refused: two readers must never see two different images in the same bytes
+(CVE-2021-41190).
 
-Whether a client takes a manifest is the client's own decision, so this reader is lenient.
-Registries and runtimes take manifests without `schemaVersion`, with an empty `mediaType`, and with
-null for an empty list.
+Each client decides itself whether it accepts a manifest, so this reader is lenient. Registries and
+runtimes accept manifests without `schemaVersion`, with an empty `mediaType`, and with null for an
+empty list.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
 """Media types whose children are manifests."""
 
 MANIFESTS = INDEXES | {OCI_MANIFEST, DOCKER_MANIFEST}
-"""Media types that are asked for under `/manifests/` and have children."""
+"""Media types that are requested under `/manifests/` and have children."""
 
 MAX_MANIFEST = 4 * 1024 * 1024
-"""Longest manifest in bytes; the limit that the distribution spec asks registries to support."""
+"""Bytes of the longest manifest: the limit that the distribution spec asks registries to support.
+"""
 
 _FOREIGN = (
     "application/vnd.oci.image.layer.nondistributable.",
@@ -44,7 +46,7 @@ _FOREIGN = (
 
 
 class Child(NamedTuple):
-    """What a manifest says of one piece of content below it."""
+    """A manifest's descriptor of one piece of content below it."""
 
     digest: Digest
     size: int
@@ -54,7 +56,7 @@ class Child(NamedTuple):
 def detect(data: bytes) -> str | None:
     """Return the media type of a manifest's bytes, or None if they are not a manifest.
 
-    It is what `mediaType` says, or where that is absent (the OCI spec allows it) what the shape says.
+    It is the value of `mediaType`. The OCI spec allows that to be absent; then the fields decide.
     """
     try:
         return _media_type(_document(data))
@@ -62,25 +64,38 @@ def detect(data: bytes) -> str | None:
         return None
 
 
-def children(data: bytes) -> tuple[Child, ...]:
-    """Return the content that a manifest names and that can be shared, in the manifest's order.
+class ParsedManifest(NamedTuple):
+    """A manifest's media type, and the shareable content that it names."""
 
-    That is an index's manifests, or an image's config and then its layers. Left out are `subject`,
-    which points up and not down, and layers that must not be redistributed (foreign layers, which
-    lie at their own URLs). A descriptor that cannot be used is left out alone, and its neighbours
-    stay. A size that is missing or malformed is never taken for 0. Raises ManifestInvalid.
+    media_type: str
+    children: tuple[Child, ...]
+
+
+def children(data: bytes) -> tuple[Child, ...]:
+    """Return the shareable content that a manifest names, in the manifest's order.
+
+    These are an index's manifests, or an image's config followed by its layers. `subject` is left
+    out because it points up. Foreign layers are left out because they must not be redistributed and
+    have URLs of their own. An unusable descriptor is left out without its neighbours. A size that
+    is missing or malformed never counts as 0. Raises ManifestInvalid.
     """
+    return parse(data).children
+
+
+def parse(data: bytes) -> ParsedManifest:
+    """Return the results of `detect` and `children` from one reading. Raises ManifestInvalid."""
     document = _document(data)
     media_type = _media_type(document)
     found = (_usable(entry) for entry in _entries(document, media_type))
-    return _shared((child for child in found if child is not None), media_type)
+    shared = _shared((child for child in found if child is not None), media_type)
+    return ParsedManifest(media_type, shared)
 
 
 def all_children(data: bytes) -> tuple[Child, ...]:
-    """Return the same as `children` for a reader that needs the whole image.
+    """Return the result of `children` for a reader that needs the whole image.
 
-    Raises ManifestInvalid also where a descriptor cannot be used, or an image has no config: the
-    rest would be taken for the whole image.
+    Raises ManifestInvalid also for an unusable descriptor and for an image without a config,
+    because the rest would be mistaken for the whole image.
     """
     document = _document(data)
     media_type = _media_type(document)
@@ -116,11 +131,14 @@ def _media_type(document: dict[str, object]) -> str:
 
 
 def _shape(document: dict[str, object], named: str | None) -> str:
-    """Return the media type that a manifest's fields stand for. Raises ManifestInvalid.
+    """Return the media type that a manifest's fields imply. Raises ManifestInvalid.
 
-    Case 1: one kind has content. Null or an empty list beside it is no content of the other kind.
-    Case 2: no field has content, as in an index of nothing: the kind whose fields are there.
-    Case 3: the empty fields of both kinds are there: the kind that the manifest names.
+    Case 1: the fields of one kind have content. Null or an empty list is no content of the other
+    kind.
+
+    Case 2: no field has content, as in an empty index. The kind whose fields exist is taken.
+
+    Case 3: the empty fields of both kinds exist. The kind that the manifest names is taken.
     """
     is_index = _has_content(document, "manifests")
     is_image = _has_content(document, "config") or _has_content(document, "layers")
@@ -144,14 +162,14 @@ def _has_content(document: dict[str, object], field: str) -> bool:
 
 
 def _entries(document: dict[str, object], media_type: str) -> list[object]:
-    """Return the descriptors of a manifest, unchecked; a list that is none counts as empty."""
+    """Return the unchecked descriptors of a manifest. A malformed list counts as empty."""
     if media_type in INDEXES:
         return _list(document, "manifests")
     return [document.get("config"), *_list(document, "layers")]
 
 
 def _all(document: dict[str, object], media_type: str) -> list[Child]:
-    """Return all descriptors of a manifest. Raises ManifestInvalid where one cannot be used."""
+    """Return all descriptors of a manifest. Raises ManifestInvalid if one is unusable."""
     for field in ("manifests",) if media_type in INDEXES else ("layers",):
         if not isinstance(document.get(field, []), list | None):
             raise ManifestInvalid(f"{field} of a manifest is a list")
@@ -164,7 +182,7 @@ def _list(document: dict[str, object], field: str) -> list[object]:
 
 
 def _shared(found: Iterable[Child], media_type: str) -> tuple[Child, ...]:
-    """Return what may be redistributed of a manifest's content."""
+    """Return the content that may be redistributed."""
     return tuple(child for child in found if media_type in INDEXES or not _is_foreign(child))
 
 

@@ -1,4 +1,4 @@
-"""Byte ranges of HTTP as values: what is asked for (Range) and what was sent (Content-Range); RFC 9110."""
+"""HTTP byte ranges as values: requested ones (Range) and sent ones (Content-Range); RFC 9110."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from spegel_py.errors import RangeInvalid
 
 Extent = tuple[int, int]
-"""Some bytes of content: the first, and how many."""
+"""A part of content: the first byte's position, and the number of bytes."""
 
 MAX_BYTES = (1 << 63) - 1
-"""Bytes of the longest content: sizes are signed 64-bit numbers for registries and runtimes."""
+"""Bytes of the longest content. Sizes are signed 64-bit numbers for registries and runtimes."""
 
 MAX_PARTS = 16
-"""Parts of one answer: each of them may be a request to a peer."""
+"""Parts of one answer. Each part may cost a request to a peer."""
 
 _SPEC = re.compile(r"(?P<first>[0-9]+)?-(?P<last>[0-9]+)?")
 _CONTENT_RANGE = re.compile(
@@ -25,7 +25,9 @@ _CONTENT_RANGE = re.compile(
 
 
 def unsatisfiable(size: int) -> RangeInvalid:
-    """Return the 416 for content of `size` bytes; it is rendered with `Content-Range: bytes */size`."""
+    """Return the 416 for content of `size` bytes. It is rendered with `Content-Range: bytes
+    */size`.
+    """
     return RangeInvalid(
         f"the range lies outside the {size} bytes of the content", detail={"size": size}
     )
@@ -33,9 +35,9 @@ def unsatisfiable(size: int) -> RangeInvalid:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The bytes `first` to `last`, both included; to the end without `last`.
+    """The bytes from `first` to `last`, both included. Without `last` they end with the content.
 
-    Without `first`, `last` is how many bytes of the end are meant.
+    Without `first`, `last` is the number of bytes at the content's end.
     """
 
     first: int | None
@@ -48,7 +50,7 @@ class ByteRange:
 
     @classmethod
     def parse(cls, text: str) -> ByteRange | None:
-        """Return the range of a Range header's value; None for several, and for everything.
+        """Return the range in a Range header; None for several ranges or the whole content.
 
         Raises RangeInvalid.
         """
@@ -57,12 +59,12 @@ class ByteRange:
 
     @classmethod
     def parse_all(cls, text: str) -> tuple[ByteRange, ...]:
-        """Return the ranges of a Range header's value, in order; none for the whole content.
+        """Return the ranges in a Range header, in order; none for the whole content.
 
-        Ranges that overlap or touch are one. Ignored, as the RFC allows, are other units, and
-        `bytes=0-`, which is the whole content: containerd 2.1 probes with it and then pulls in one
-        stream only if it is answered with a plain 200. Raises RangeInvalid for a `bytes` range that
-        is not one, as Go's file server does.
+        Overlapping or adjacent ranges become one. Other units are ignored, as the RFC allows. So is
+        `bytes=0-`, the whole content: containerd 2.1 probes with it, and pulls in one stream only
+        after a plain 200. Raises RangeInvalid for a malformed `bytes` range, as Go's file server
+        does.
         """
         unit, equals, specs = text.partition("=")
         if not equals or unit.strip().lower() != "bytes":
@@ -88,7 +90,7 @@ class ByteRange:
         return cls(first, last)
 
     def resolve(self, size: int) -> tuple[int, int]:
-        """Return (start, length) within content of `size` bytes, cut at its end, or raise RangeInvalid."""
+        """Return (start, length) in content of `size` bytes, cut to it. Raises RangeInvalid."""
         if self.first is None:
             length = min(self.last or 0, size)
             start = size - length
@@ -101,14 +103,15 @@ class ByteRange:
 
 
 EVERYTHING = ByteRange(0, None)
-"""The whole content, as a range."""
+"""The whole content as a range."""
 
 
 def spans(ranges: Iterable[ByteRange], size: int) -> tuple[Extent, ...]:
-    """Return the bytes that several ranges mean of content of `size` bytes, in order.
+    """Return the parts of content of `size` bytes that the ranges select, in order.
 
-    Ranges outside the content are left out, and those that touch are one. Of more than MAX_PARTS
-    the smallest gaps are sent too, as the RFC allows. Raises RangeInvalid if all lie outside.
+    Ranges outside the content are left out, and adjacent ones become one. With more than MAX_PARTS,
+    the smallest gaps are sent too, as the RFC allows. Raises RangeInvalid if all ranges lie
+    outside.
     """
     found = []
     for each in ranges:
@@ -125,7 +128,7 @@ def spans(ranges: Iterable[ByteRange], size: int) -> tuple[Extent, ...]:
 
 
 def _merged(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
-    """Return the ranges with a start in order, those that touch as one; then the longest suffix."""
+    """Return the ranges with a start, in order and merged, followed by the longest suffix."""
     found: list[ByteRange] = []
     given = list(ranges)
     with_start = [one for one in given if one.first is not None]
@@ -141,14 +144,16 @@ def _merged(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
 
 
 def _number(digits: str) -> int:
-    """Return a number of bytes; one that no content has counts as the largest that there is."""
+    """Return a number of bytes, at most MAX_BYTES."""
     significant = digits.lstrip("0")
     return int(significant or "0") if len(significant) < len(str(MAX_BYTES)) else MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """Which bytes of how many an answer holds; without a start, none, because the range lay outside (416)."""
+    """The bytes in an answer. Without `start` it has none, since the range lay outside the content
+    (416).
+    """
 
     start: int | None
     length: int
@@ -161,9 +166,10 @@ class ContentRange:
 
     @classmethod
     def parse(cls, text: str) -> ContentRange | None:
-        """Return the value of a Content-Range header; None where malformed or without a size (`/*`).
+        """Return the value of a Content-Range header; None if it is malformed or has no size
+        (`/*`).
 
-        A size that no content has is malformed too.
+        A size above MAX_BYTES is malformed too.
         """
         match = _CONTENT_RANGE.fullmatch(text.strip())
         if match is None:

@@ -1,11 +1,10 @@
-"""Image references with their registry spelled out: `registry/repository[:tag][@digest]`.
+"""Image references with an explicit registry: `registry/repository[:tag][@digest]`.
 
-A tag's full name `registry/repository:tag` is what is looked up and advertised, exactly as Spegel does, so the
-same text is found from every node.
+A tag is looked up and advertised under its full name `registry/repository:tag`, exactly as Spegel
+does, so all nodes use the same key.
 
-One registry has several spellings: host names know no case, 443 is the port of https, a trailing
-dot is the root of the DNS, and docker.io has aliases. Its canonical spelling stands for all of them
-in keys.
+A registry has several spellings: host names ignore case, 443 is the port of https, a trailing dot
+is the root of the DNS, and docker.io has aliases. Keys use its canonical spelling.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ from spegel_py.errors import NameInvalid
 from spegel_py.oci.digest import Digest
 
 MAX_NAME = 255
-"""Longest `registry/repository` in characters; the limit most clients and registries use (distribution spec)."""
+"""Characters of the longest `registry/repository`: the limit of most clients and registries
+(distribution spec).
+"""
 
 _REPOSITORY = re.compile(
     r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
@@ -29,28 +30,28 @@ _REGISTRY = re.compile(rf"(?:\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::[
 DOCKER_HUB = "docker.io"
 _ALIASES = {"index.docker.io": DOCKER_HUB, "registry-1.docker.io": DOCKER_HUB}
 _LOOPBACK = ("127.", "[::1]")
-"""Beginnings of hosts that containerd asks without TLS: 443 is not their default port."""
+"""Prefixes of hosts that containerd asks without TLS, so 443 is not their default port."""
 
 
 def check_repository(text: str) -> str:
-    """Return `text` if it is a repository name of the distribution spec, else raise NameInvalid."""
+    """Return `text` if it is a repository name of the distribution spec. Raises NameInvalid."""
     if len(text) > MAX_NAME or not _REPOSITORY.fullmatch(text):
         raise NameInvalid(f"not a repository name: {text[:160]!r}")
     return text
 
 
 def check_tag(text: str) -> str:
-    """Return `text` if it is a tag of the distribution spec, else raise NameInvalid."""
+    """Return `text` if it is a tag of the distribution spec. Raises NameInvalid."""
     if not _TAG.fullmatch(text):
         raise NameInvalid(f"not a tag: {text[:160]!r}")
     return text
 
 
 def check_registry(text: str) -> str:
-    """Return `text` if it is a registry's `host[:port]`, else raise NameInvalid.
+    """Return `text` if it is a registry's `host[:port]`. Raises NameInvalid.
 
-    The host is a name, an IPv4 address, or an IPv6 address in brackets. A name may have underscores
-    and a trailing dot, as containerd takes them.
+    The host is a name, an IPv4 address, or an IPv6 address in brackets. containerd accepts
+    underscores and a trailing dot in a name.
     """
     if len(text) > MAX_NAME or not _REGISTRY.fullmatch(text):
         raise NameInvalid(f"not a registry's host[:port]: {text[:160]!r}")
@@ -58,10 +59,10 @@ def check_registry(text: str) -> str:
 
 
 def canonical_registry(text: str) -> str:
-    """Return the spelling of a registry that stands for all its spellings. Any text is let pass.
+    """Return the canonical spelling of a registry. Any text is accepted.
 
-    A spelling that would not look like a registry any more, such as `name` for `name:443`, is not
-    shortened.
+    A spelling is not shortened if the result would not look like a registry, such as `name` for
+    `name:443`.
     """
     bracket = text.rfind("]")
     host, colon, port = text[bracket + 1 :].partition(":")
@@ -75,9 +76,9 @@ def canonical_registry(text: str) -> str:
 
 
 def canonical_name(name: str) -> str:
-    """Return a tag's full name with its registry in the canonical spelling: the key of the tag.
+    """Return the key of a tag: its full name with the registry in the canonical spelling.
 
-    Any other text without a slash, such as a digest, is returned as it is.
+    A text without a slash, such as a digest, is returned unchanged.
     """
     registry, slash, rest = name.partition("/")
     return f"{canonical_registry(registry)}/{rest}" if slash and is_host(registry) else name
@@ -85,7 +86,7 @@ def canonical_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What an image is called; at least one of tag and digest is set."""
+    """The name of an image. A tag or a digest is set, or both."""
 
     registry: str
     repository: str
@@ -99,27 +100,28 @@ class Reference:
 
     @property
     def name(self) -> str | None:
-        """The tag's full name as it is written, `registry/repository:tag`; None without a tag."""
+        """The tag's full name as written, `registry/repository:tag`; None without a tag."""
         return f"{self.registry}/{self.repository}:{self.tag}" if self.tag else None
 
     @property
     def key(self) -> str | None:
-        """The key that the tag is looked up under; None without a tag."""
+        """The key of the tag's lookup; None without a tag."""
         return canonical_name(self.name) if self.name else None
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Return the reference written as `text`; a registry is required, a tag or a digest too.
+        """Return the reference written as `text`. It needs a registry, and a tag or a digest.
 
-        Raises NameInvalid or DigestInvalid. Short names such as `alpine` are not expanded here: containerd and the
-        image-layout annotation both give full references.
+        Raises NameInvalid or DigestInvalid. Short names such as `alpine` are not expanded:
+        containerd and the image-layout annotation both give full references.
         """
         rest, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
         registry, slash, path = rest.partition("/")
         if not slash or not is_host(registry):
             raise NameInvalid(
-                f"a reference starts with its registry, as in registry.example/app:1: {text[:160]!r}"
+                "a reference starts with its registry, as in registry.example/app:1: "
+                f"{text[:160]!r}"
             )
         repository, colon, tag = path.partition(":")
         if not colon and digest is None:
@@ -133,5 +135,5 @@ class Reference:
 
 
 def is_host(text: str) -> bool:
-    """Say whether the first part of a name is a registry, as Docker tells it from a repository's first part."""
+    """Return True if the first part of a name is a registry, by Docker's rule."""
     return "." in text or ":" in text or text == "localhost"
