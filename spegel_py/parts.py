@@ -152,7 +152,7 @@ def make_supervisor(
 
 async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher, Origins]:
     if config.oci_layout is not None:
-        check_layout(config.oci_layout)
+        await check_layout(config.oci_layout)
         layout = LayoutStore(root=config.oci_layout)
         return layout, LayoutWatcher(store=layout, filters=config.filters), layout
     with suppress(

@@ -1,1 +1,3 @@
-"""What this node holds: one port, implemented for containerd, an image-layout folder and tests."""
+"""The content that this node holds: one port, implemented for containerd, for image layouts and for
+tests.
+"""

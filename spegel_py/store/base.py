@@ -1,4 +1,4 @@
-"""The ports of the store: reading content (Store) and following what comes and goes (Watcher)."""
+"""The ports of the store: reading content (Store) and following its changes (Watcher)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spegel_py.oci.digest import Digest
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One piece of content: its digest and its size in bytes."""
+    """The digest of a piece of content, and its size in bytes."""
 
     digest: Digest
     size: int
@@ -21,18 +21,22 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """What a tag points at here, and when it was last pulled, in Unix time: it may have moved since."""
+    """The digest that a tag points at here, and the Unix time of the tag's last pull.
+
+    The tag may have moved at the registry since.
+    """
 
     digest: Digest
     pulled: float
 
 
 class Content(Protocol):
-    """An opened piece of content: it stays readable to its end even if it is deleted meanwhile.
+    """An opened piece of content. It stays readable to its end even if it is deleted meanwhile.
 
-    `fd` is a read-only descriptor of a regular file holding exactly the content, for the kernel to send from,
-    or None where the bytes come only through `read` (a content store that is not mounted, memory). Use pread,
-    not read, on it: ranges of one content may be sent at the same time.
+    `fd` is a read-only descriptor of a regular file that holds exactly the content. The kernel
+    sends from it. It is None where only `read` gives the bytes: a content store that is not
+    mounted, or memory. Read from it with pread, because several ranges of one content may be sent
+    at the same time.
     """
 
     @property
@@ -44,16 +48,17 @@ class Content(Protocol):
     def read(self, start: int, length: int) -> AsyncIterator[bytes]:
         """Yield the bytes [start, start + length) in pieces of at most 1 MiB.
 
-        Raises StoreUnavailable when the source breaks or ends early.
+        Raises StoreUnavailable if the source breaks or ends early.
         """
         ...
 
 
 class Ingest(Protocol):
-    """Content that is being written here, from its first byte on; nothing that is there changes any more.
+    """Content that is being written here. Bytes that are there do not change any more.
 
-    Its bytes are read from `fd` with pread, or sent from there by the kernel; it stays readable when its writer is
-    done, or has given up. It may be what a writer left behind long ago, which nobody can see: a wait needs a deadline.
+    Read its bytes from `fd` with pread, or let the kernel send them from there. It stays readable
+    after its writer has finished or given up. A dead writer cannot be seen, so the file may be an
+    old leftover: every wait needs a deadline.
     """
 
     @property
@@ -61,50 +66,53 @@ class Ingest(Protocol):
 
     @property
     def size(self) -> int:
-        """How many bytes are there now."""
+        """Bytes written so far."""
         ...
 
     @property
     def total(self) -> int | None:
-        """How many there will be; None where the writer does not say."""
+        """Bytes of the whole content; None if the writer does not say."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether all bytes are there: they need not be right yet."""
+        """Whether all bytes are there. They are not verified yet."""
         ...
 
     @property
     def is_over(self) -> bool:
-        """Whether it is known that nobody writes any more."""
+        """Whether the writer is known to have stopped."""
         ...
 
     async def wait_beyond(self, beyond: int) -> None:
-        """Return once there are more than `beyond` bytes, or nobody writes any more."""
+        """Return once there are more than `beyond` bytes, or the writer has stopped."""
         ...
 
     async def wait_over(self) -> None:
-        """Return once nobody writes any more."""
+        """Return once the writer has stopped."""
         ...
 
 
 class Ingests(Protocol):
-    """What is being written here, and is not content yet."""
+    """The content that is being written here."""
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
-        """Open what becomes this content; entering raises ContentNotFound where nothing does."""
+        """Open the ingest of this content. Entering raises ContentNotFound if there is none."""
         ...
 
     def has_open(self, digest: Digest) -> bool:
-        """Say whether somebody here has it open while it grows: then it need not be looked for."""
+        """Return True if this process has the ingest open and it still grows."""
         ...
 
 
 class Store(Protocol):
-    """What this node holds. Every method raises StoreUnavailable when the thing behind it is away."""
+    """The content that this node holds.
+
+    Every method raises StoreUnavailable while the daemon or disk behind the store is away.
+    """
 
     async def resolve(self, name: str) -> Tag:
-        """Return what the tag `registry/repository:tag` points at, or raise ContentNotFound."""
+        """Return the tag `registry/repository:tag`, or raise ContentNotFound."""
         ...
 
     async def stat(self, digest: Digest) -> Descriptor:
@@ -112,15 +120,16 @@ class Store(Protocol):
         ...
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Content]:
-        """Open the content for reading; entering raises ContentNotFound where it is not here (any more)."""
+        """Open the content for reading. Entering raises ContentNotFound if it is not here."""
         ...
 
 
 class Origins(Protocol):
-    """Where what this node holds came from."""
+    """The repositories from which this node's content was pulled."""
 
     async def sources(self, digest: Digest) -> frozenset[str]:
-        """Return the repositories (`registry/repository`) that content came from; none where unknown.
+        """Return the repositories (`registry/repository`) of a piece of content; none if they are
+        unknown.
 
         Raises StoreUnavailable.
         """
@@ -128,7 +137,7 @@ class Origins(Protocol):
 
 
 class Change(Enum):
-    """What happened to a key."""
+    """A change of one key."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -137,9 +146,10 @@ class Change(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ContentEvent:
-    """One key came or went. The key is a digest's text or a tag's full name, as it is advertised.
+    """One key was added, removed or renewed.
 
-    `pulled` is of a tag that was added or renewed: when, in Unix time.
+    The key is a digest's text or a tag's full name, as it is advertised. `pulled` is the Unix time
+    of the tag's pull, for a tag that was added or renewed.
     """
 
     change: Change
@@ -149,19 +159,23 @@ class ContentEvent:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything that is held now: it replaces all that was known before it. `pulled` is of its tags."""
+    """All keys that are held now. It replaces all earlier knowledge.
+
+    `pulled` maps its tags to the Unix times of their pulls.
+    """
 
     keys: frozenset[str]
     pulled: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 class Watcher(Protocol):
-    """Follows what a store holds."""
+    """Follows the content of a store."""
 
     def watch(self) -> AsyncIterator[Inventory | ContentEvent]:
-        """Yield an Inventory first, then changes as they happen, and a new Inventory after every gap.
+        """Yield an Inventory first, then changes as they happen, and a new Inventory after every
+        gap.
 
-        It never ends and never raises for a source that is away: it waits for it with back-off, says so once
-        in the log, and lists again when it is back.
+        The iterator never ends. If the source is away it logs that once, retries with back-off, and
+        lists again when the source is back.
         """
         ...

@@ -1,4 +1,4 @@
-"""Regular files below a folder: opened without following links, and without a thread where possible.
+"""Regular files below a folder: opened without links, and without a thread if possible.
 
 A file can be opened in two ways. The blocking way may wait for a disk, so it runs in a thread. The
 cached way asks the kernel to fail where it would have to wait. Content that was just written is in
@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from aiofiles.base import wrap
+
 from spegel_py.errors import ContentNotFound, StoreError, StoreUnavailable
 
 T = TypeVar("T")
@@ -38,6 +40,10 @@ The kernel cannot be asked whether they are.
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO that somebody put there must not wait for its writer
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+_pread = wrap(os.pread)
+"""By position, since readers of several ranges share the descriptor and its offset."""
 
 
 class NotCached(Exception):
@@ -76,7 +82,7 @@ class FileContent:
         end = start + length
         while start < end:
             try:
-                piece = await asyncio.to_thread(os.pread, self.fd, min(PIECE, end - start), start)
+                piece = await _pread(self.fd, min(PIECE, end - start), start)
             except OSError as error:
                 raise StoreUnavailable(f"reading content failed: {error.strerror}") from error
             if not piece:
@@ -140,7 +146,7 @@ async def open_in_thread(make: Callable[[], T], close: Callable[[T], None]) -> T
 
 
 def open_below(root: Path, *parts: str) -> int:
-    """Return a descriptor of the regular file `root`/`parts`. No symbolic link below `root` is followed.
+    """Return a descriptor of the regular file `root`/`parts`, without following links below.
 
     Args:
         root: A folder.
@@ -170,7 +176,7 @@ def open_below(root: Path, *parts: str) -> int:
 
 
 def open_folder(root: Path, *parts: str) -> int:
-    """Return a descriptor of the folder `root`/`parts`, opened as in `open_below`. Raises OSError."""
+    """Return a descriptor of the folder `root`/`parts`, as in `open_below`. Raises OSError."""
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for part in parts:
         try:
@@ -210,7 +216,7 @@ _WORKING_FOLDER = -100
 _OPENAT2 = 437  # the number of the call, on every architecture
 _HOW = struct.Struct("QQQ")
 
-# PyDLL keeps the interpreter's lock: the call waits for nothing, and taking the lock again may take 5 ms
+# PyDLL keeps the interpreter's lock: the call never waits, and taking the lock may take 5 ms
 _syscall = ctypes.PyDLL(None, use_errno=True).syscall
 _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
 _syscall.restype = ctypes.c_long
@@ -221,8 +227,8 @@ def openat2(
 ) -> int:
     """Return a descriptor of `path` below the open `folder`.
 
-    Raises OSError: BlockingIOError for a path that is not in memory, another one for a kernel
-    without the call.
+    Raises OSError: BlockingIOError for a path that is not in memory, another OSError for a
+    kernel without the call.
     """
     how = _HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
     fd = int(_syscall(_OPENAT2, folder, os.fsencode(path), how, len(how)))

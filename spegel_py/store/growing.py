@@ -1,4 +1,4 @@
-"""Content that is being written by another process: its file is open here, and the kernel tells when it grows."""
+"""Files that another process is writing: opened here, and followed as they grow."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ from spegel_py.store.inotify import Inotify
 log = structlog.get_logger(__name__)
 
 RECHECK = 2.0
-"""Seconds after which a file is looked at though the kernel told nothing: an event may have been lost."""
+"""Seconds between checks of a watched file: the kernel may have lost an event."""
 
 POLL = 0.05
-"""Seconds between looks where the kernel gives no watch."""
+"""Seconds between checks of a file that the kernel gives no watch for."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestFile:
-    """A file that was found open for writing, or left so: its descriptor, where it lies, and its `total`."""
+    """An ingest's file: its descriptor, its path, and its final length `total` if known.
+
+    Its writer may be gone.
+    """
 
     fd: int
     path: Path
     total: int | None
 
     def is_in_place(self) -> bool:
-        """Say whether the file lies there still: one that does not was committed, or thrown away."""
+        """Return True if the file still has its path. A writer moves it to commit it, and deletes
+        it to give up.
+        """
         try:
             return os.path.samestat(os.fstat(self.fd), self.path.lstat())
         except OSError:
@@ -43,8 +48,13 @@ class IngestFile:
 
 
 class GrowingFiles:
-    """The files that are followed now, by what they become. `find` finds one, at once or in a thread; whoever opens one
-    that is open already shares it: a node of whom many take a layer looks for it once."""
+    """The open files that still grow, by the digest of their content.
+
+    Args:
+        find: Finds and opens the file of a digest. It is called at once, or else in a thread.
+
+    Readers of one file share it, so a layer that many peers take is looked for once.
+    """
 
     def __init__(self, find: Callable[[Digest, FileAccess], IngestFile]) -> None:
         self._find = find
@@ -52,15 +62,15 @@ class GrowingFiles:
         self._open_files: dict[Digest, _OpenFile] = {}
 
     def __repr__(self) -> str:
-        return f"<Following {len(self._open_files)} by {self._inotify!r}>"
+        return f"<GrowingFiles {len(self._open_files)} by {self._inotify!r}>"
 
     def has(self, digest: Digest) -> bool:
-        """Say whether one is open that goes on growing."""
+        """Return True if the file is open here and still grows."""
         return digest in self._open_files and self._open_files[digest].growing.is_growing
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[GrowingFile]:
-        """Give the file as it grows; raises what `find` raises."""
+        """Open the file of this content. Raises the errors of `find`."""
         file = self._open_files[digest] if self.has(digest) else await self._begin(digest)
         file.users += 1
         try:
@@ -86,7 +96,7 @@ class GrowingFiles:
 
 @dataclass(slots=True)
 class _OpenFile:
-    """A file that is open until `stack` ends, with how many use it."""
+    """An open file with its number of users. Closing `stack` closes it."""
 
     growing: GrowingFile
     stack: ExitStack
@@ -94,14 +104,14 @@ class _OpenFile:
 
 
 def parse_total(text: str) -> int | None:
-    """Return the length that such a file says."""
+    """Return the length written in a `total` file; None if it is malformed or 0."""
     return int(text) if text.isascii() and text.isdigit() and int(text) else None
 
 
 class GrowingFile:
-    """The Ingest port over a descriptor; whoever learns of a change calls `tell`.
+    """The Ingest port over a descriptor. Its creator calls `notify` after each change.
 
-    `is_here` says whether the file still lies where its writer has it.
+    `is_in_place` returns True while the file still has its writer's path.
     """
 
     def __init__(
@@ -115,7 +125,7 @@ class GrowingFile:
         self._waiting: dict[asyncio.Future[None], int] = {}
 
     def __repr__(self) -> str:
-        return f"<Growing {self.size} of {self.total} bytes{', over' if self.is_over else ''}>"
+        return f"<GrowingFile {self.size} of {self.total} bytes{', over' if self.is_over else ''}>"
 
     @property
     def size(self) -> int:
@@ -127,7 +137,7 @@ class GrowingFile:
 
     @property
     def is_growing(self) -> bool:
-        """Whether somebody writes it still, as far as can be seen, who said how long it will be."""
+        """Whether the file has a known length and, as far as can be seen, a writer."""
         return not self.is_over and self.total is not None and self._is_in_place()
 
     async def wait_beyond(self, beyond: int) -> None:
@@ -143,7 +153,9 @@ class GrowingFile:
         await self.wait_beyond(sys.maxsize)
 
     def notify(self, is_over: bool) -> None:
-        """Wake who waits for what is there now; with True nobody writes any more, and all are woken."""
+        """Wake the tasks that wait for bytes that exist now, and all tasks if the writer has
+        stopped.
+        """
         self.is_over = self.is_over or is_over
         size = self.size
         for changed, beyond in self._waiting.items():
@@ -152,7 +164,9 @@ class GrowingFile:
 
     @contextmanager
     def watched_by(self, inotify: Inotify) -> Iterator[GrowingFile]:
-        """Have the kernel tell of changes while the block lasts; where it cannot the file is looked at by the clock."""
+        """Follow the file by kernel events while the block lasts, or by a timer where there is no
+        watch.
+        """
         with ExitStack() as stack:
             interval = RECHECK
             try:
@@ -162,13 +176,13 @@ class GrowingFile:
                 log.warning(
                     "no inotify watch, looking by the clock", error=str(error), seconds=interval
                 )
-            self._recheck(interval)  # it may have been closed before the watch began
+            self._recheck(interval)  # the writer may have stopped before the watch began
             try:
                 yield self
             finally:
                 self._timer.cancel()
 
     def _recheck(self, again: float) -> None:
-        """Look whatever was told, now and every so many seconds."""
+        """Check the file now, and again every `again` seconds."""
         self.notify(not self._is_in_place())
         self._timer = asyncio.get_running_loop().call_later(again, self._recheck, again)

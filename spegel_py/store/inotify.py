@@ -1,7 +1,7 @@
-"""Being told by the kernel that files change which this process has open: a thin layer over inotify(7).
+"""Kernel events for files that this process has open: a thin layer over inotify(7).
 
-watchfiles, which follows folders, gathers what happens for 50 ms at least and tells no end of a write; here a file is
-followed that grows by the millisecond, and the end of its writer is what counts most.
+watchfiles follows folders, collects events for at least 50 ms, and does not report the end of a
+write. Here a single file grows by the millisecond, and the end of its writer matters most.
 """
 
 from __future__ import annotations
@@ -18,31 +18,34 @@ _HEAD = struct.Struct("iIII")
 _BUFFER = 64 * 1024
 
 LINGER = 10.0
-"""Seconds for which the descriptor is kept after the last watch: closing it takes the kernel 15 ms, and the next file
-comes soon as a rule."""
+"""Seconds to keep the descriptor after the last watch.
+
+Closing it takes the kernel 15 ms, and the next file usually comes soon.
+"""
 
 OnChange = Callable[[bool], None]
-"""Called when there may be more bytes; with True when a writer has closed the file."""
+"""Called when the file may have grown; the argument is True when a writer closed it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Inotify:
-    """Watches open files for the event loop; it has a descriptor of its own while there is one to watch, and a while
-    longer."""
+    """Watches open files for the event loop.
+
+    It has one inotify descriptor, from the first watch until LINGER seconds after the last.
+    """
 
     def __init__(self) -> None:
         self._fd = -1
-        self._listeners: dict[
-            int, dict[object, OnChange]
-        ] = {}  # by watch: the kernel has one for each file
+        # by watch, because the kernel has one watch for each file
+        self._listeners: dict[int, dict[object, OnChange]] = {}
 
     def __repr__(self) -> str:
         return f"<Inotify {len(self._listeners)} files>"
 
     @contextmanager
     def watching(self, fd: int, changed: OnChange) -> Iterator[None]:
-        """Call `changed` while the block lasts. Raises OSError where the kernel has no watch left."""
+        """Call `changed` on each event while the block lasts. Raises OSError if none is free."""
         if self._fd < 0:
             self._open()
         try:
@@ -52,31 +55,30 @@ class Inotify:
                 )
             )
         except OSError:
-            self._rest_if_idle()
+            self._close_later_if_idle()
             raise
         token = object()
         self._listeners.setdefault(watch, {})[token] = changed
         try:
             yield
         finally:
-            self._leave(watch, token)
+            self._remove(watch, token)
 
-    def _leave(self, watch: int, token: object) -> None:
-        if (
-            listeners := self._listeners.get(watch)
-        ) is None:  # the file is gone from the disk, and its watch with it
+    def _remove(self, watch: int, token: object) -> None:
+        listeners = self._listeners.get(watch)
+        if listeners is None:  # the kernel dropped the watch of a deleted file
             return
         listeners.pop(token, None)
         if not listeners:
             del self._listeners[watch]
             _libc.inotify_rm_watch(self._fd, watch)
-            self._rest_if_idle()
+            self._close_later_if_idle()
 
     def _open(self) -> None:
         self._fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         asyncio.get_running_loop().add_reader(self._fd, self._read)
 
-    def _rest_if_idle(self) -> None:
+    def _close_later_if_idle(self) -> None:
         if not self._listeners:
             asyncio.get_running_loop().call_later(LINGER, self._close_if_idle)
 
@@ -96,18 +98,17 @@ class Inotify:
         while at < len(events):
             watch, mask, _, length = _HEAD.unpack_from(events, at)
             at += _HEAD.size + length
-            self._tell(watch, mask)
+            self._notify(watch, mask)
 
-    def _tell(self, watch: int, mask: int) -> None:
-        if (
-            mask & _OVERFLOW
-        ):  # events were lost, so any file may have grown; an end shows when the file is looked at
-            told = [
+    def _notify(self, watch: int, mask: int) -> None:
+        # after an overflow any file may have grown; a missed end shows at the next check
+        if mask & _OVERFLOW:
+            called = [
                 changed for listeners in self._listeners.values() for changed in listeners.values()
             ]
         else:
-            told = list(self._listeners.get(watch, {}).values())
-        for changed in told:
+            called = list(self._listeners.get(watch, {}).values())
+        for changed in called:
             changed(bool(mask & (_CLOSE_WRITE | _IGNORED)))
 
 

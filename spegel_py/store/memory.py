@@ -1,4 +1,4 @@
-"""A store in memory, its watcher and its ingests, for tests."""
+"""A store in memory with its watcher and its ingests, for tests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inge
 from spegel_py.store.growing import GrowingFile
 
 PIECE = 1024 * 1024
-"""Longest piece that `read` yields, in bytes (the port's limit)."""
+"""Bytes of the longest piece that `read` yields, as the Content port says."""
 
 
 class MemoryStore:
-    """The Store port over a dict; tests add and remove content, and take the whole store away and back."""
+    """The Store port over a dict. Tests add and remove content, and simulate an outage."""
 
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
@@ -28,15 +28,16 @@ class MemoryStore:
         self._subscribers: set[asyncio.Queue[Inventory | ContentEvent]] = set()
 
     def __repr__(self) -> str:
-        return f"<MemoryStore blobs={len(self._blobs)} names={sorted(self._names)} away={self._is_away}>"
+        names = sorted(self._names)
+        return f"<MemoryStore blobs={len(self._blobs)} names={names} away={self._is_away}>"
 
     @property
     def keys(self) -> frozenset[str]:
-        """Everything that is held, as keys."""
+        """The keys of all content and tags."""
         return frozenset(self._names) | {str(digest) for digest in self._blobs}
 
     def add(self, data: bytes, *names: str, algorithm: str = "sha256") -> Digest:
-        """Hold `data`, under these full tag names too; return its digest."""
+        """Add `data` and point these full tag names at it. Return its digest."""
         digest = Digest.of(data, algorithm)
         if digest not in self._blobs:
             self._blobs[digest] = data
@@ -46,23 +47,23 @@ class MemoryStore:
         return digest
 
     def tag(self, name: str, digest: Digest, *, pulled: float | None = None) -> None:
-        """Let `name` point at `digest`, pulled now or at that Unix time."""
+        """Point `name` at `digest`, pulled now or at the Unix time `pulled`."""
         change = Change.RENEWED if name in self._names else Change.ADDED
         self._names[name] = Tag(digest, time.time() if pulled is None else pulled)
         self._tell(ContentEvent(change, name, self._names[name].pulled))
 
     def remove(self, key: Digest | str) -> None:
-        """Drop a piece of content or a tag; no matter if it is not there."""
+        """Remove a piece of content or a tag, if it exists."""
         gone = self._names.pop(key, None) if isinstance(key, str) else self._blobs.pop(key, None)
         if gone is not None:
             self._tell(ContentEvent(Change.REMOVED, str(key)))
 
     def leave(self) -> None:
-        """Behave as if the daemon were away: every read raises StoreUnavailable, watchers hear nothing."""
+        """Begin an outage: every read raises StoreUnavailable, and watchers get no events."""
         self._is_away = True
 
     def come_back(self) -> None:
-        """End what `leave` began; watchers get a new Inventory."""
+        """End the outage. Watchers get a new Inventory."""
         self._is_away = False
         self._tell(self._inventory())
 
@@ -81,7 +82,10 @@ class MemoryStore:
         yield MemoryContent(self._find(digest))
 
     def subscribe(self) -> asyncio.Queue[Inventory | ContentEvent]:
-        """Return a queue that gets every change from now on, with the present inventory in it unless away."""
+        """Return a queue that gets every change from now on.
+
+        It starts with the present inventory, except during an outage.
+        """
         queue: asyncio.Queue[Inventory | ContentEvent] = asyncio.Queue()
         self._subscribers.add(queue)
         if not self._is_away:
@@ -89,7 +93,7 @@ class MemoryStore:
         return queue
 
     def unsubscribe(self, queue: asyncio.Queue[Inventory | ContentEvent]) -> None:
-        """End what `subscribe` began."""
+        """Stop sending changes to the queue."""
         self._subscribers.discard(queue)
 
     def _inventory(self) -> Inventory:
@@ -114,7 +118,7 @@ class MemoryStore:
 
 @dataclass(frozen=True, slots=True)
 class MemoryContent:
-    """The Content port over bytes: no descriptor, so senders take the way of `read`."""
+    """The Content port over bytes. It has no descriptor, so senders use `read`."""
 
     data: bytes
 
@@ -150,28 +154,28 @@ class MemoryWatcher:
 
 
 class MemoryIngests:
-    """The Ingests port over files in memory, which tests write to."""
+    """The Ingests port over files in memory, which tests write."""
 
     def __init__(self) -> None:
         self._parts: dict[Digest, _Part] = {}
 
     def begin(self, digest: Digest, *, total: int | None = None) -> None:
-        """Let somebody write this content."""
+        """Start an ingest of this content."""
         self._parts[digest] = _Part(os.memfd_create("ingest"), total)
 
     def write(self, digest: Digest, data: bytes) -> None:
-        """Add bytes to it."""
+        """Append bytes to the ingest."""
         os.write(self._parts[digest].fd, data)
         self._parts[digest].notify(is_over=False)
 
     def end(self, digest: Digest) -> None:
-        """Let its writer be done, or give up: it is found no more, and whoever has it open keeps what is there."""
+        """End the ingest: it cannot be opened any more, and its readers keep the bytes."""
         part = self._parts.pop(digest)
         part.notify(is_over=True)
         os.close(part.fd)
 
     def readers(self, digest: Digest) -> list[GrowingFile]:
-        """Return who has it open now."""
+        """Return the open readers of the ingest."""
         return self._parts[digest].readers
 
     def has_open(self, digest: Digest) -> bool:

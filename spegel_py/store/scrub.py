@@ -1,8 +1,8 @@
-"""Scrubbing: large blobs are hashed once after they were first sent, and a damaged one is neither told nor sent again.
+"""Scrubbing: a large blob is hashed once after it was first sent. A damaged blob is withdrawn.
 
-A disk may damage what was right when it was pulled, and what it gives would fail the pulls of every other node.
-Afterwards, since the first answer must not wait, and the bytes are in the page cache then. Small content is verified
-whenever it is first looked at.
+A disk may damage content after its pull, and sending it would fail the pulls of all other nodes.
+The hash comes after the first answer, which must not wait; the bytes are in the page cache then.
+Small content is verified when it is first looked up.
 """
 
 from __future__ import annotations
@@ -37,23 +37,30 @@ from spegel_py.tools.bounded import BoundedDict
 log = structlog.get_logger(__name__)
 
 PIECE = 1024 * 1024
-"""Bytes hashed at a time: 0.6 ms."""
+"""Bytes hashed at a time; one piece takes 0.6 ms."""
 
 REST = 3.0
-"""After each piece the thread rests this many times as long as it took: a quarter of one processor at most. A lower
-priority is not for a thread to ask for, where the service manager allows no call for it."""
+"""Pause after each piece, as a multiple of the piece's time: the thread takes at most a quarter of
+one processor.
+
+A thread cannot lower its priority where the service manager forbids that call.
+"""
 
 QUEUE = 256
-"""Blobs that wait to be hashed; what comes beyond that is hashed when it is sent again."""
+"""Blobs that wait to be hashed. A blob that finds the queue full is hashed after it is sent again.
+"""
 
 REMEMBERED = 16_384
-"""Files known to be right."""
+"""Files known to be undamaged."""
 
 
 class ScrubbedStore:
-    """The Store port over another one whose content comes in files; `run` hashes what was opened and is not known.
+    """The Store port over a store whose content comes from files. `run` hashes what was opened.
 
-    `wants` decides about each, `verified` is told each verdict.
+    Args:
+        store: The store to check.
+        wants: Returns True if the next opened blob should be hashed.
+        verified: Called with each result; True for an undamaged blob.
     """
 
     def __init__(
@@ -66,8 +73,8 @@ class ScrubbedStore:
         self._damaged: dict[Digest, Signature] = {}
         self._queue: OrderedDict[Digest, None] = OrderedDict()
         self._news = asyncio.Event()
-        self.withdraw: Callable[[Digest], None] = lambda digest: None
-        """Called with what was found damaged just now."""
+        self.on_damaged: Callable[[Digest], None] = lambda digest: None
+        """Called with the digest of a blob that was just found damaged."""
 
     def __repr__(self) -> str:
         return (
@@ -89,17 +96,17 @@ class ScrubbedStore:
             if digest in self._damaged:
                 self._check(digest, content)
             yield content
-            self._note(digest, content)
+            self._enqueue(digest, content)
 
     async def is_damaged(self, digest: Digest) -> bool:
-        """Say whether what is here under this digest now is known to be damaged."""
+        """Return True if the copy of this content here is known to be damaged."""
         if digest in self._damaged:
             with suppress(StoreError):
                 await self.stat(digest)
         return digest in self._damaged
 
     async def run(self) -> None:
-        """Hash what was sent, one blob after the other, until cancelled."""
+        """Hash the opened blobs one after the other, until cancelled."""
         with ThreadPoolExecutor(1, thread_name_prefix="scrub") as pool:
             while True:
                 while not self._queue:
@@ -112,13 +119,13 @@ class ScrubbedStore:
                     log.info("not scrubbed", digest=str(digest), error=str(error))
 
     def _check(self, digest: Digest, content: Content) -> None:
-        """Raise ContentNotFound for a damaged file; one that took its place is as good as any."""
+        """Raise ContentNotFound for a damaged file. Its replacement is trusted."""
         if _signature(content) == self._damaged[digest]:
             raise ContentNotFound(f"the copy of {digest} here is damaged")
         del self._damaged[digest]
 
-    def _note(self, digest: Digest, content: Content) -> None:
-        """Have content hashed that was sent, if it comes in a file, is large, and not known to be right."""
+    def _enqueue(self, digest: Digest, content: Content) -> None:
+        """Queue content that was sent if it is a large file that is not known to be undamaged."""
         if (
             content.size <= MAX_MANIFEST
             or (signature := _signature(content)) is None
@@ -144,11 +151,13 @@ class ScrubbedStore:
         else:
             self._damaged[digest] = signature
             log.warning("content damaged", digest=str(digest), size=signature.size)
-            self.withdraw(digest)
+            self.on_damaged(digest)
 
 
 class ScrubbedWatcher:
-    """The Watcher port over another one: what the store found damaged is removed, and added when it was replaced."""
+    """The Watcher port over another watcher. Damaged blobs are removed, and added again when
+    replaced.
+    """
 
     def __init__(self, *, watcher: Watcher, store: ScrubbedStore) -> None:
         self._watcher = watcher
@@ -161,7 +170,7 @@ class ScrubbedWatcher:
         return watch_in_task(self._run)
 
     async def _run(self, emit: Emit) -> None:
-        self._store.withdraw = lambda digest: emit(ContentEvent(Change.REMOVED, str(digest)))
+        self._store.on_damaged = lambda digest: emit(ContentEvent(Change.REMOVED, str(digest)))
         async for event in self._watcher.watch():
             match event:
                 case Inventory(keys, pulled):
@@ -188,7 +197,7 @@ def _signature(content: Content) -> Signature | None:
 
 
 async def _hash(digest: Digest, fd: int, pool: ThreadPoolExecutor) -> str:
-    """Return the hash of a file in hexadecimal digits, computed in a thread that is in no hurry."""
+    """Return the hash of a file in hexadecimal digits, computed slowly in a thread."""
     loop, hasher, offset = asyncio.get_running_loop(), digest.hasher(), 0
     while True:
         began = time.monotonic()

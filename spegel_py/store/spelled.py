@@ -1,4 +1,4 @@
-"""A store in which a tag is found however its registry is spelled in the image's name."""
+"""A store that finds a tag under every spelling of its registry."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from spegel_py.store.base import Content, Descriptor, Store, Tag
 class SpelledStore(Store):
     """The Store port over another store.
 
-    containerd keeps an image under the name that it was pulled by. `spellings` returns the names
-    under which a tag is held here, by its key, beside the key itself.
+    containerd keeps an image under the name of its pull. `spellings` maps a tag's key to the other
+    names under which this node holds the tag.
     """
 
     def __init__(self, *, store: Store, spellings: Callable[[str], Iterable[str]]) -> None:
@@ -25,7 +25,7 @@ class SpelledStore(Store):
         return f"<SpelledStore {self._store!r}>"
 
     async def resolve(self, name: str) -> Tag:
-        """Return what the tag points at; of several spellings, the one that was pulled last."""
+        """Return the tag. Of several spellings, the last pulled one counts."""
         found = []
         for each in dict.fromkeys((name, *self._spellings(name))):
             with suppress(ContentNotFound):

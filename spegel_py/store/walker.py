@@ -1,12 +1,12 @@
-"""From an image to all its content: manifests are read through the store, what is missing is passed by.
+"""The content of an image, found by reading its manifests through the store.
 
-An image pulled for one platform lacks the manifests of the others, and one whose layers were discarded after
-unpacking lacks those: only what is really there is listed. containerd's gc labels would name the children too,
-but reading 1,000 manifests takes less than a second and is right for content that nobody labelled.
+Only content that is really here is listed. An image pulled for one platform lacks the manifests of
+the others, and unpacking may have discarded its layers. containerd's gc labels also name the
+children. Reading 1,000 manifests instead takes less than a second, and also finds content that
+nobody labelled.
 
-Whether content is a manifest is told by its bytes. The media type in an image's record, or in an
-index, is what somebody wrote there: one odd record would otherwise hide the content of every image
-with the same target.
+The bytes decide whether content is a manifest. The media type in an image's record or in an index
+may be wrong, and one wrong record would hide the content of every image with that target.
 """
 
 from __future__ import annotations
@@ -14,41 +14,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
 
 import structlog
 
 from spegel_py.errors import ContentNotFound, ManifestInvalid
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, children, detect
+from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, ParsedManifest, parse
 from spegel_py.store.base import Content
 
 log = structlog.get_logger(__name__)
 
 CALLS = 16
-"""Manifests read at the same time; more only queue up in the daemon or at the disk."""
+"""Manifests read at the same time. More would only queue up in the daemon or at the disk."""
 
 Open = Callable[[Digest], AbstractAsyncContextManager[Content]]
 """Opens content by its digest, as Store.open does."""
 
 Expect = Callable[[Child], None]
-"""Is told of each child that a manifest names."""
+"""Called with each child that a manifest names."""
 
 
-class _Read(NamedTuple):
-    """One piece of content that was read: its children, none if it is no manifest."""
-
-    children: tuple[Child, ...] = ()
-    is_index: bool = False
+_LEAF = ParsedManifest("", ())
+"""Content that is no manifest."""
 
 
 class Walker:
-    """Lists what images are made of; what a manifest says is remembered, for it cannot change."""
+    """Lists the content of images. Manifests are remembered, since they cannot change."""
 
     def __init__(self, *, open: Open, expect: Expect = lambda child: None) -> None:  # noqa: A002 - the port's word
         self._open = open
         self._expect = expect
-        self._known: dict[Digest, _Read] = {}
+        self._known: dict[Digest, ParsedManifest] = {}
         self._slots = asyncio.Semaphore(CALLS)
 
     def __repr__(self) -> str:
@@ -57,17 +53,20 @@ class Walker:
     async def reachable(
         self, root: Child, held: frozenset[Digest] | None = None
     ) -> frozenset[Digest]:
-        """Return the digests of an image's content, missing ones too; manifests that are missing end their branch.
+        """Return the digests of an image's content, missing ones included. A missing manifest ends
+        its branch.
 
-        Give `held`, the digests of everything that is here, to save looking for manifests that are not.
+        Args:
+            root: The image's target.
+            held: The digests of all content here, if known: other manifests are not looked up.
         """
         open_cached_or_thread = {root.digest}
         level = [root]
         while level:
             parents = [one for one in level if held is None or one.digest in held]
             read = await asyncio.gather(*map(self._read, parents))
-            below = [(child, one.is_index) for one in read for child in one.children]
-            # a config or a layer is not read, unless its own descriptor calls it a manifest
+            below = [(child, one.media_type in INDEXES) for one in read for child in one.children]
+            # Configs and layers are not read, unless their own descriptor calls them manifests.
             level = [
                 child
                 for child, is_of_index in below
@@ -78,25 +77,25 @@ class Walker:
         return frozenset(open_cached_or_thread)
 
     def keep(self, digests: Collection[Digest]) -> None:
-        """Forget all manifests but these."""
+        """Forget all other manifests."""
         for digest in self._known.keys() - set(digests):
             del self._known[digest]
 
-    async def _read(self, content: Child) -> _Read:
+    async def _read(self, content: Child) -> ParsedManifest:
         known = self._known.get(content.digest)
         if known is not None:
             return known
         try:
             async with self._slots:
                 data = await self._bytes(content.digest)
-            found = _Read(children(data), detect(data) in INDEXES)
+            found = parse(data)
         except ContentNotFound:
-            return _Read()
+            return _LEAF
         except ManifestInvalid as error:
             if content.media_type in MANIFESTS:
                 digest = str(content.digest)
                 log.warning("manifest cannot be read", digest=digest, error=error.message)
-            found = _Read()
+            found = _LEAF
         self._known[content.digest] = found
         for child in found.children:
             self._expect(child)

@@ -1,4 +1,4 @@
-"""What all watchers share: a task that finds out, a generator that tells, and a ledger of what was told."""
+"""The parts that all watchers share: a task that emits events, and inventory differences."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from spegel_py.store.base import Change, ContentEvent, Inventory
 
 Emit = Callable[[Inventory | ContentEvent], None]
-"""Hands one event to whoever iterates over the watcher."""
+"""Passes one event to the watcher's consumer."""
 
 
 async def watch_in_task(
     run: Callable[[Emit], Awaitable[None]],
 ) -> AsyncIterator[Inventory | ContentEvent]:
-    """Yield what `run` emits, while it runs in a task of its own; closing the iterator ends that task.
+    """Yield the events that `run` emits. It runs in a task that ends with the iterator.
 
-    A generator must not be suspended inside a task group or a timeout, so those live in `run`. When `run`
-    returns the iterator ends; when it fails the failure is raised here.
+    A generator must not be suspended inside a task group or a timeout, so those belong in `run`.
+    The iterator ends when `run` returns, and raises the error of `run`.
     """
     queue: asyncio.Queue[Inventory | ContentEvent | None] = asyncio.Queue()
 
@@ -38,9 +38,9 @@ async def watch_in_task(
 
 
 class InventoryDiff:
-    """What the listener believes is held; it decides which events bring that up to date.
+    """The keys that the consumer knows, and the events that bring it up to date.
 
-    Tags are given as a mapping to when they were pulled, in Unix time; other keys have no such time.
+    Tags come as a mapping to the Unix times of their pulls. Other keys have no such time.
     """
 
     def __init__(self, emit: Emit) -> None:
@@ -48,31 +48,31 @@ class InventoryDiff:
         self._announced: dict[str, float | None] = {}
 
     def __repr__(self) -> str:
-        return f"<Ledger keys={len(self._announced)}>"
+        return f"<InventoryDiff keys={len(self._announced)}>"
 
     def __contains__(self, key: str) -> bool:
         return key in self._announced
 
     def replace(self, keys: Collection[str], tags: Mapping[str, float]) -> None:
-        """Tell the whole inventory anew."""
+        """Send a whole inventory."""
         self._announced = {**dict.fromkeys(keys), **tags}
         self._emit(Inventory(frozenset(self._announced), dict(tags)))
 
     def update(self, keys: Collection[str], tags: Mapping[str, float]) -> None:
-        """Tell only what differs from what was told."""
+        """Send the difference between the inventory and the known keys."""
         self.remove(self._announced.keys() - keys - tags.keys())
         self.add(keys)
         self.add_tags(tags)
 
     def add(self, keys: Iterable[str]) -> None:
-        """Tell those of the keys that are new."""
+        """Send the keys that are not known yet."""
         for key in keys:
             if key not in self._announced:
                 self._announced[key] = None
                 self._emit(ContentEvent(Change.ADDED, key))
 
     def add_tags(self, tags: Mapping[str, float]) -> None:
-        """Tell those of the tags that are new or were pulled again."""
+        """Send the tags that are new or were pulled again."""
         for name, pulled in tags.items():
             if self._announced.get(name) != pulled:
                 change = Change.RENEWED if name in self._announced else Change.ADDED
@@ -80,7 +80,7 @@ class InventoryDiff:
                 self._emit(ContentEvent(change, name, pulled))
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Tell that those of the keys that were told are gone."""
+        """Send the removal of the keys that are known."""
         for key in keys:
             if key in self._announced:
                 del self._announced[key]

@@ -1,4 +1,4 @@
-"""The two ways to containerd's blobs: as files where its folder is mounted, else over gRPC."""
+"""Reading containerd's blobs: as files where its folder is mounted, else over gRPC."""
 
 from __future__ import annotations
 
@@ -26,36 +26,43 @@ log = structlog.get_logger(__name__)
 ALGORITHMS = ("sha256", "sha512")
 
 FEW = 64
-"""Blobs looked for at once where the kernel has all of it in memory: a millisecond of the event loop's time at most."""
+"""Blobs looked up on the event loop, if the kernel has all of them in memory; this takes 1 ms at
+most.
+"""
 
 
 class Blobs(Protocol):
-    """What the store and the walk need of containerd's content."""
+    """The access to containerd's content that the store and the walker need."""
 
     async def stat(self, digest: Digest) -> Descriptor: ...
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Content]: ...
 
     def expect(self, child: Child) -> None:
-        """Learn from a manifest how long a blob is."""
+        """Learn a blob's length from a manifest that names it."""
         ...
 
     async def all(self) -> frozenset[Digest]:
-        """Return every blob there is."""
+        """Return the digests of all blobs."""
         ...
 
     async def present(
         self, digests: Collection[Digest], *, anew: Collection[Digest] = ()
     ) -> frozenset[Digest]:
-        """Return those of the digests whose blobs are there; `anew` are asked of containerd again."""
+        """Return the digests whose blobs are here.
+
+        `anew` are digests whose remembered records may be outdated, so containerd is asked again.
+        """
         ...
 
 
 class FileBlobs:
-    """Blobs read from the content store's folder: committed ones only, pulls under way lie elsewhere.
+    """Blobs read from the content store's folder. It holds committed blobs only; ingests lie
+    elsewhere.
 
-    What is known from `records` needs no daemon: peers are served while containerd restarts. A file
-    that lies there for another namespace alone counts as not here. So does one that is not as long as
-    manifests say: a power cut or a full disk damaged it, and a body that is too short fails a pull.
+    Blobs with a remembered record need no daemon, so peers are served while containerd restarts. A
+    file that only another namespace holds counts as absent. So does a file with another length than
+    the manifests say: a power cut or a full disk damaged it, and a body that is too short would
+    fail a pull.
     """
 
     def __init__(self, *, content_path: Path, records: BlobRecords) -> None:
@@ -85,7 +92,7 @@ class FileBlobs:
             os.close(fd)
 
     def expect(self, child: Child) -> None:
-        # one manifest may lie, so every length that any manifest says will do
+        # One manifest may be wrong about a length, so the length in any manifest is accepted.
         self._lengths[child.digest] = self._lengths.get(child.digest, frozenset()) | {child.size}
 
     async def all(self) -> frozenset[Digest]:
@@ -147,7 +154,10 @@ class FileBlobs:
         return size in self._lengths.get(digest, (size,))
 
     def _check_here(self) -> None:
-        """Raise StoreUnavailable where containerd's folder is away; 2.1 makes the content's with the first blob."""
+        """Raise StoreUnavailable if containerd's folder is away.
+
+        containerd 2.1 creates the content folder with its first blob, so its parent is checked.
+        """
         if not self._root.parent.is_dir():
             raise StoreUnavailable(f"the content path {self._root} is not there")
 
@@ -171,7 +181,7 @@ class RemoteBlobs:
         yield RemoteContent(self._client, digest, found.size)
 
     def expect(self, child: Child) -> None:
-        """The daemon has noted the length of each blob by itself, and a read that ends before it breaks."""
+        """Ignore the length: the daemon records it itself, and a shorter read fails."""
 
     async def all(self) -> frozenset[Digest]:
         return await self._records.list()
@@ -184,7 +194,7 @@ class RemoteBlobs:
 
 @dataclass(frozen=True, slots=True)
 class RemoteContent:
-    """The Content port over gRPC; a blob that is deleted between two reads breaks the second."""
+    """The Content port over gRPC. A blob deleted between two reads fails the second."""
 
     client: Client
     digest: Digest

@@ -1,6 +1,8 @@
-"""A small client of containerd's gRPC API: the few calls that are used, as values of ours.
+"""A small client of containerd's gRPC API: the few calls that are used, with values of this
+package.
 
-Every call has a deadline, and every error is one of ours: no gRPC type leaves this module.
+Every call has a deadline. Every error is one of `spegel_py.errors`, so no gRPC type leaves this
+module.
 """
 
 from __future__ import annotations
@@ -24,14 +26,20 @@ from spegel_py.oci.manifest import Child
 from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
 
 TIMEOUT = 5.0
-"""Seconds for one answer, or for the next part of a stream: a local daemon answers in milliseconds."""
+"""Seconds for one answer, or for the next part of a stream. A local daemon answers in milliseconds.
+"""
 
 SOURCE = "containerd.io/distribution.source."
-"""How the labels begin that say where a blob was pulled from: a registry follows. The value is a list
-of repositories with commas between them (containerd, remotes/docker/handler.go)."""
+"""Prefix of the labels with a blob's repositories; the registry follows.
+
+The value is a list of repositories with commas between them (containerd,
+remotes/docker/handler.go).
+"""
 
 CHILD = "containerd.io/gc.ref.content"
-"""How the labels begin by which a manifest keeps its content from the collector: the value is a digest."""
+"""Prefix of the labels that protect a manifest's content from garbage collection. The value is a
+digest.
+"""
 
 _IMAGES = "/containerd.services.images.v1.Images"
 _CONTENT = "/containerd.services.content.v1.Content"
@@ -40,23 +48,21 @@ _VERSION = "/containerd.services.version.v1.Version"
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # one list of all images
-    ("grpc.enable_http_proxy", 0),  # a proxy of the environment is not for a Unix socket
+    ("grpc.enable_http_proxy", 0),  # a proxy in the environment is not for a Unix socket
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    (
-        "grpc.max_reconnect_backoff_ms",
-        1000,
-    ),  # the default of 120 s would leave a restarted daemon unnoticed
+    # the default of 120 s would leave a restarted daemon unnoticed
+    ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image by its name in containerd: a tag, `repository@digest`, or a bare digest; and what it points at.
+    """An image in containerd. Its name is a tag, `repository@digest`, or a bare digest.
 
-    `created` is when this record was made, and `updated` when it was written last, in Unix time:
-    each pull writes it, though nothing changed, and so does each label that is set.
+    `created` and `updated` are the Unix times at which its record was made and last written. Each
+    pull writes the record, even without a change, and so does each new label.
     """
 
     name: str
@@ -68,9 +74,10 @@ class NamedImage:
 
 @dataclass(frozen=True, slots=True)
 class BlobRecord:
-    """A blob that the namespace holds, and the repositories (`registry/repository`) it was pulled from.
+    """A blob that the namespace holds, and the repositories (`registry/repository`) it was pulled
+    from.
 
-    A blob that was imported came from none. One that several images share may have come from many.
+    An imported blob has no repository. A blob that several images share may have several.
     """
 
     digest: Digest
@@ -80,21 +87,21 @@ class BlobRecord:
 
 @dataclass(frozen=True, slots=True)
 class ImageChanged:
-    """An image of this name was created, updated or deleted; which, is found out by asking for it."""
+    """An image of this name was created, updated or deleted. Query the image to learn which."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class ContentCreated:
-    """A blob was committed; told by containerd 2.1 and later only."""
+    """A blob was committed. Only containerd 2.1 and later send this."""
 
     digest: Digest
 
 
 @dataclass(frozen=True, slots=True)
 class ContentDeleted:
-    """A blob was deleted by somebody; what garbage collection takes is not told."""
+    """A blob was deleted by a client. Garbage collection sends no event."""
 
     digest: Digest
 
@@ -103,7 +110,7 @@ StoreEvent = ImageChanged | ContentCreated | ContentDeleted
 
 
 class Client:
-    """A connection to one daemon, in one of its namespaces; it connects by itself, again and again.
+    """A connection to one namespace of a daemon. It reconnects by itself.
 
     Use it as an async context manager. Methods raise StoreUnavailable while the daemon is away.
     """
@@ -143,7 +150,7 @@ class Client:
         return _image(answer.image)
 
     async def images(self) -> list[NamedImage]:
-        """Return all images; those whose target is no digest of ours are left out."""
+        """Return all images, except those whose target is no valid digest."""
         answer = await self.call(
             f"{_IMAGES}/List", images_pb2.ListImagesRequest(), images_pb2.ListImagesResponse
         )
@@ -166,10 +173,10 @@ class Client:
         return {digest: _record(digest, info) async for digest, info in self._infos()}
 
     async def named_by_manifests(self) -> dict[Digest, frozenset[str]]:
-        """Return where the manifests came from that name content, by the content's digest.
+        """Return the sources of the manifests that name content, by the content's digest.
 
-        Content that is being pulled counts, since containerd labels a manifest before it fetches what
-        the manifest names.
+        Content that is being pulled is included: containerd labels a manifest before it fetches the
+        manifest's content.
         """
         found: dict[Digest, frozenset[str]] = {}
         async for digest, info in self._infos():
@@ -190,9 +197,9 @@ class Client:
                     continue
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
-        """Yield the bytes [start, start + length) of a blob in pieces of the daemon's choice."""
+        """Yield the bytes [start, start + length) of a blob, in pieces of the daemon's size."""
         if not length:
-            return  # to containerd a size of 0 means to the end
+            return  # containerd reads to the end if the size is 0
         request = content_pb2.ReadContentRequest(digest=str(digest), offset=start, size=length)
         async for answer in self._stream(
             f"{_CONTENT}/Read", request, content_pb2.ReadContentResponse
@@ -200,9 +207,10 @@ class Client:
             yield answer.data
 
     async def events(self) -> AsyncGenerator[StoreEvent | None, None]:
-        """Yield None once the subscription was sent, then events as they come; raises StoreUnavailable at the end.
+        """Yield None once the subscription is active, then events as they come.
 
-        It has no deadline: silence is normal, and a daemon that dies closes the socket.
+        It has no deadline, since silence is normal and a dying daemon closes the socket. At the end
+        it raises StoreUnavailable.
         """
         request = events_pb2.SubscribeRequest(
             filters=[
@@ -216,8 +224,8 @@ class Client:
                 response_deserializer=events_pb2.Envelope.FromString,
             )(request, metadata=self._metadata)
             try:
-                # nothing of the stream comes before its first event: an answer to a later call on the same
-                # connection says that the daemon is there and has the subscription
+                # The stream sends nothing before its first event. An answer to a later call on the
+                # same connection proves that the daemon has the subscription.
                 await self.version()
                 yield None
                 while (envelope := await call.read()) is not grpc.aio.EOF:
@@ -229,7 +237,7 @@ class Client:
         raise StoreUnavailable(f"containerd at {self.socket} ended its event stream")
 
     async def call(self, method: str, request: Message, answer: type[Message]) -> Any:
-        """Return the answer to one call, also of services that other modules of this package speak."""
+        """Return the answer to one call. Other modules here use it for further services."""
         with _errors():
             call = self._channel.unary_unary(
                 method,
@@ -270,7 +278,7 @@ def _errors() -> Iterator[None]:
         ) from error
     except TimeoutError as error:
         raise StoreUnavailable("containerd does not answer in time") from error
-    except grpc.aio.UsageError as error:  # the channel is closed: this node is stopping
+    except grpc.aio.UsageError as error:  # the channel is closed because this node is stopping
         raise StoreUnavailable(f"containerd: {error}") from error
 
 

@@ -1,6 +1,8 @@
-"""What a daemon tells of the settings it runs with: 1.x in the CRI's status, 2.4 as what its plugins export.
+"""The settings of a running daemon: 1.x reports them in the CRI's status, 2.4 as exports of its
+plugins.
 
-Versions 2.0 to 2.3 tell neither: there the status has lost its image settings, and no plugin exports them yet.
+Versions 2.0 to 2.3 report neither. Their status has lost the image settings, and no plugin exports
+them yet.
 """
 
 from __future__ import annotations
@@ -22,27 +24,29 @@ _INTROSPECTION = "/containerd.services.introspection.v1.Introspection"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSettings:
-    """How a daemon's CRI pulls images; what could not be learned has the default."""
+    """The image settings of a daemon's CRI. Unknown ones have their defaults."""
 
     config_path: str
-    """Folders of hosts.toml files with `:` between them, in the order in which they are searched; "" for none."""
+    """Folders of hosts.toml files, with `:` between them, in the order of their search; "" for
+    none.
+    """
     discards_layers: bool
     has_mirrors: bool = False
-    """Whether the older `registry.mirrors` are set, beside which `config_path` may not be."""
+    """Whether the older `registry.mirrors` is set. It excludes `config_path`."""
     pulls_locally: bool = False
     """Whether `use_local_image_pull` is set (2.1 and later)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CriStatus:
-    """Whether a daemon serves the CRI, and how that pulls; None where it does not tell."""
+    """Whether a daemon serves the CRI, and its image settings; None if it does not report them."""
 
     is_served: bool
     images: ImageSettings | None = None
 
 
 async def cri_status(client: Client) -> CriStatus:
-    """Return what the daemon tells. Raises StoreUnavailable, also while the CRI is still starting."""
+    """Return the daemon's status. Raises StoreUnavailable, also while the CRI is starting."""
     request = cri_pb2.StatusRequest(verbose=True)
     try:
         answer = await client.call(f"{_RUNTIME}/Status", request, cri_pb2.StatusResponse)
@@ -60,7 +64,7 @@ async def cri_status(client: Client) -> CriStatus:
 
 
 async def content_root(client: Client) -> Path | None:
-    """Return the folder of the daemon's content store, as the daemon itself sees it; None where it does not tell."""
+    """Return the folder of the daemon's content store, in the daemon's view; None if unknown."""
     root = (await _exports(client, "io.containerd.content.v1", "content")).get("root")
     return Path(root) if root else None
 
@@ -83,7 +87,7 @@ def _from_exports(exports: dict[str, str]) -> ImageSettings | None:
 
 
 def _from_status(config: str) -> ImageSettings | None:
-    """Read the status's `config`, containerd's own struct as JSON."""
+    """Parse the status's `config`: containerd's own struct as JSON."""
     try:
         given = json.loads(config)
         registry, containerd = given["registry"], given["containerd"]

@@ -1,8 +1,9 @@
-"""Which blobs to look after, and when to look next: garbage collection takes them without a word.
+"""The blobs that garbage collection may take, and the times to check them.
 
-containerd tells of images that go, not of the blobs that its collector then takes, 0.2 s later or, on a busy
-node, minutes later. So what an image held is looked at again and again for a while, and what no image holds any
-more is looked at until it is gone. Pure: time is passed in, in seconds of any clock.
+containerd reports a deleted image, but not the blobs that its collector takes 0.2 s later, or
+minutes later on a busy node. So the content of a deleted image is checked repeatedly for a while.
+Blobs that no image holds are checked until they are gone. Pure: time is passed in, in seconds of
+any clock.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from dataclasses import dataclass
 from spegel_py.oci.digest import Digest
 
 FIRST, EAGER, LAZY = 0.1, 1.5, 15.0
-"""Seconds between two looks: the first, doubling up to the eager pace (so that a loss is told within 2 s), and the
-pace at which something is looked after that nobody has collected for long."""
+"""Seconds between two checks: the first pause, the longest eager pause, and the lazy pause.
+
+The pause doubles up to the eager one, so that a loss is announced within 2 s. Blobs that stay
+uncollected for long are checked at the lazy pace.
+"""
 
 EAGER_FOR = 600.0
-"""Seconds for which the eager pace is kept: longer than a loaded collector takes."""
+"""Seconds of the eager pace: longer than a busy collector takes."""
 
 HELD_FOR = 60.0
-"""Seconds for which blobs are looked after that an image holds: unpacking may discard layers after a pull."""
+"""Seconds for which an image's blobs are checked: unpacking may discard layers after a pull."""
 
 
 @dataclass(slots=True)
@@ -30,25 +34,25 @@ class _Watch:
 
 
 class GCWatch:
-    """The blobs that are looked after."""
+    """The blobs that are checked."""
 
     def __init__(self) -> None:
         self._watches: dict[Digest, _Watch] = {}
 
     def __repr__(self) -> str:
-        return f"<Vigil blobs={len(self._watches)}>"
+        return f"<GCWatch blobs={len(self._watches)}>"
 
     def begin(self, digests: Iterable[Digest], now: float) -> None:
-        """Look after these from now on, eagerly at first, though they were looked after before."""
+        """Start to check the blobs, or restart at the eager pace."""
         for digest in digests:
             self._watches[digest] = _Watch(now, now + FIRST)
 
     def next_due(self) -> float | None:
-        """Return when to look next, or None if there is nothing to look after."""
+        """Return the time of the next check; None if there is nothing to check."""
         return min((watch.due for watch in self._watches.values()), default=None)
 
     def due(self, now: float) -> frozenset[Digest]:
-        """Return what to look at now, and a little ahead, so that looks are shared."""
+        """Return the blobs to check now. Blobs due a little later share the check."""
         return frozenset(
             digest for digest, watch in self._watches.items() if watch.due <= now + FIRST / 2
         )
@@ -61,7 +65,14 @@ class GCWatch:
         held: Collection[Digest],
         now: float,
     ) -> None:
-        """Note a look at `digests`, of which `present` are there and `held` belong to images; plan the next."""
+        """Record a check and plan the next.
+
+        Args:
+            digests: The checked blobs.
+            present: The blobs that still exist.
+            held: The blobs that belong to images.
+            now: The time of the check.
+        """
         for digest in digests:
             watch = self._watches[digest]
             age = now - watch.since

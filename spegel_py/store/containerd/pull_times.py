@@ -1,8 +1,8 @@
-"""When an image was last pulled, told from the time that containerd writes at every change of its record.
+"""The time of an image's last pull, derived from the update time in its record.
 
-A pull of an image that is there already writes a new time and nothing else, and so does a label that
-somebody sets. What tells them apart is the labels: a pull leaves them as they were. Pure: images are
-passed in as they are seen.
+A pull of an unchanged image writes a new update time and nothing else. Setting a label writes it
+too. The labels distinguish the two, because a pull leaves them unchanged. Pure: images are passed
+in as they are seen.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from spegel_py.store.containerd.client import NamedImage
 
 CRI_OWN = "io.cri-containerd.image"
-"""The label by which the CRI marks images as its own: it sets it anew after pulls of other clients."""
+"""The label by which the CRI marks its images. The CRI sets it again after pulls of other clients.
+"""
 
 
 @dataclass(slots=True)
@@ -23,10 +24,10 @@ class _Known:
 
 
 class PullTimes:
-    """Remembers of each image how it was seen last, and when it was pulled, in Unix time.
+    """Remembers each image's last record and the Unix time of its last pull.
 
-    Where nobody can say whether a change was a pull, it counts as none: a tag that is thought older
-    than it is costs a request to its registry, one that is thought younger may be answered wrongly.
+    A change of unknown cause does not count as a pull. A tag that seems older than it is costs one
+    request to its registry. A tag that seems younger may be answered with outdated content.
     """
 
     def __init__(self) -> None:
@@ -36,41 +37,41 @@ class PullTimes:
         return f"<PullTimes images={len(self._known)}>"
 
     def of(self, image: NamedImage) -> float:
-        """Return when the image, which was seen just now, was last pulled."""
+        """Return the time of the last pull of an image that was just read."""
         before = self._known.get(image.name)
         if before is not None and image.updated <= before.image.updated:
-            return before.pulled  # seen already, or a record that was read before the one known
+            return before.pulled  # a record already seen, or an older one that was read late
         pulled = _first(image) if before is None else _next(before, image)
         self._known[image.name] = _Known(image, pulled)
         return pulled
 
     def keep(self, names: Collection[str]) -> None:
-        """Forget all images but these."""
+        """Forget all other images."""
         for name in self._known.keys() - set(names):
             del self._known[name]
 
 
 def _first(image: NamedImage) -> float:
-    """Return when an image was pulled that was never seen before.
+    """Return the time of the last pull of an image that was not known.
 
-    Its last change may have been its pull or a label: with labels of somebody's, it counts from when
-    the record was made.
+    Its last change may be a pull or a label. If it has labels of other tools, the time of the
+    record's creation counts.
     """
     return image.created if _labels(image) else image.updated
 
 
 def _next(before: _Known, image: NamedImage) -> float:
-    """Return when an image was pulled whose record has changed since it was seen."""
-    # Case 1: the record was deleted, and made anew.
+    """Return the time of the last pull of an image whose record has changed."""
+    # Case 1: the record was deleted and created again.
     if image.created != before.image.created:
         return _first(image)
-    # Case 2: a pull moved it, whatever else it wrote.
+    # Case 2: a pull moved the image to another target, whatever else changed.
     if image.target.digest != before.image.target.digest:
         return image.updated
-    # Case 3: somebody labelled it. A pull that replaced somebody's labels looks the same.
+    # Case 3: the labels changed. A pull that replaced another tool's labels looks the same.
     if _labels(image) != _labels(before.image):
         return before.pulled
-    # Case 4: nothing changed but the time.
+    # Case 4: only the time changed, so it was a pull.
     return image.updated
 
 

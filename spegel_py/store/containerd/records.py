@@ -1,7 +1,7 @@
-"""What the records of one of containerd's namespaces say of its blobs, remembered.
+"""One containerd namespace's records of its blobs, and the origins of the blobs.
 
-containerd keeps the blobs of all its namespaces in one folder. Whose a file there is, and where its
-content came from, is written in each namespace's records alone.
+containerd keeps the blobs of all namespaces in one folder. Only the records say which namespace
+holds a blob, and where it was pulled from.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd.client import BlobRecord, Client
 
 CALLS = 16
-"""Calls of one batch that are under way at the same time; more only queue up in the daemon."""
+"""Calls of one batch at the same time. More would only queue up in the daemon."""
 
 
 class BlobRecords:
-    """Knows which blobs the client's namespace holds, and the repositories that containerd pulled each from.
+    """The blobs that the client's namespace holds, with the repositories of their pulls.
 
-    A blob that is not known yet is asked for, once. Before the daemon has answered anything, a blob
-    counts as held: a node serves what is on its disk while containerd starts.
+    An unknown blob is looked up once. Before the daemon's first answer every blob counts as held,
+    so that a node serves the content of its disk while containerd starts.
     """
 
     def __init__(self, *, client: Client) -> None:
@@ -31,17 +31,17 @@ class BlobRecords:
         self._has_heard = False
 
     def __repr__(self) -> str:
-        return f"<Records of {self._client.namespace}, blobs={len(self._sources)}>"
+        return f"<BlobRecords of {self._client.namespace}, blobs={len(self._sources)}>"
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._sources
 
     def sources(self, digest: Digest) -> frozenset[str]:
-        """Return the repositories that a blob came from, as far as known: `registry/repository`."""
+        """Return the known repositories (`registry/repository`) of a blob."""
         return self._sources.get(digest, frozenset())
 
     async def check(self, digest: Digest) -> None:
-        """Raise ContentNotFound where the namespace does not hold the blob, or StoreUnavailable."""
+        """Raise ContentNotFound for a blob of other namespaces only. Raises StoreUnavailable."""
         if digest in self._sources:
             return
         try:
@@ -56,9 +56,11 @@ class BlobRecords:
                 )
 
     async def list(self) -> frozenset[Digest]:
-        """Ask for all records, which replaces what was known, and return the digests."""
+        """Read all records in place of the remembered ones, and return their digests."""
         found = await self._client.content()
-        same: dict[frozenset[str], frozenset[str]] = {}  # thousands of blobs have the same sources
+        same: dict[
+            frozenset[str], frozenset[str]
+        ] = {}  # thousands of blobs share one set of sources
         self._sources = {
             digest: same.setdefault(record.sources, record.sources)
             for digest, record in found.items()
@@ -67,7 +69,7 @@ class BlobRecords:
         return frozenset(self._sources)
 
     async def query(self, digests: Collection[Digest]) -> frozenset[Digest]:
-        """Ask for the records of these, known or not, and return the digests that the namespace holds."""
+        """Read the blobs' records again, and return the digests that the namespace holds."""
         slots = asyncio.Semaphore(CALLS)
 
         async def ask(digest: Digest) -> BlobRecord | None:
@@ -96,19 +98,20 @@ class BlobRecords:
 
 
 PAUSE = 0.1
-"""Seconds between two looks at the manifests of what is being pulled, at least."""
+"""Seconds between two readings of the manifests' labels, at least."""
 
 REST = 5.0
-"""Such a look lists all records. The pause after it lasts this many times as long as it took."""
+"""Pause after such a reading of all records, as a multiple of the reading's time."""
 
 
 class ContainerdOrigins:
     """The Origins port over a namespace's records.
 
-    A pull leaves its repository in a label on each blob that it fetches. A layer that was unpacked before
-    is not fetched again, and an imported image has no label at all. So content also came from where the
-    images came from that hold it: `of_images`, as the watcher tells. containerd labels a blob last, so
-    content that it is pulling right now came from where the manifest came from that names it.
+    A pull labels each blob that it fetches with its repository. Two kinds of blobs have no such
+    label: a layer that was unpacked before is not fetched again, and an imported image is not
+    labelled. So the origins of the images that hold the blob count too (`of_images`, set by the
+    watcher). containerd labels a blob last. So during its pull the origins of the manifest that
+    names it count.
     """
 
     def __init__(self, *, client: Client, records: BlobRecords) -> None:
@@ -116,19 +119,19 @@ class ContainerdOrigins:
         self._records = records
         self._lock = asyncio.Lock()
         self._pulling: Mapping[Digest, frozenset[str]] = {}
-        self._looked = self._due = 0.0
+        self._read_at = self._due = 0.0
         self.of_images: Mapping[Digest, frozenset[str]] = {}
 
     def __repr__(self) -> str:
         return f"<ContainerdOrigins {self._records!r}>"
 
     def known(self, digest: Digest) -> frozenset[str]:
-        """Return the repositories that are known without a question to containerd."""
+        """Return the repositories that are known without asking containerd."""
         of_images = self.of_images.get(digest, frozenset())
         return with_ports(self._records.sources(digest), of_images) | of_images
 
     def of_root(self, digest: Digest, names: Collection[str]) -> frozenset[str]:
-        """Return where an image came from, by the label of its root, else by its `names`."""
+        """Return an image's repositories: from the label of its root, else from its `names`."""
         return with_ports(self._records.sources(digest), names) or frozenset(names)
 
     async def sources(self, digest: Digest) -> frozenset[str]:
@@ -141,19 +144,19 @@ class ContainerdOrigins:
         """Return the sources of the manifests that name this content."""
         asked = time.monotonic()
         async with self._lock:
-            if digest not in self._pulling and self._looked < asked:
+            if digest not in self._pulling and self._read_at < asked:
                 await asyncio.sleep(max(0.0, self._due - time.monotonic()))
-                self._looked = time.monotonic()
+                self._read_at = time.monotonic()
                 self._pulling = await self._client.named_by_manifests()
                 now = time.monotonic()
-                self._due = now + max(PAUSE, REST * (now - self._looked))
+                self._due = now + max(PAUSE, REST * (now - self._read_at))
         return self._pulling.get(digest, frozenset())
 
 
 def with_ports(labelled: Collection[str], known: Collection[str]) -> frozenset[str]:
-    """Return the sources that labels tell, as the known ones of the same host and repository are written.
+    """Return the labelled sources, with the registry's port where a known source has one.
 
-    A label has the registry's host and not its port.
+    containerd's labels contain the registry's host without its port.
     """
     written: dict[str, set[str]] = {}
     for name in known:
@@ -162,7 +165,7 @@ def with_ports(labelled: Collection[str], known: Collection[str]) -> frozenset[s
 
 
 def without_port(repository: str) -> str:
-    """Return `registry/repository` with the registry as containerd's labels have it: its host alone."""
+    """Return `registry/repository` without the registry's port, as in containerd's labels."""
     registry, _, path = repository.partition("/")
     host, _, port = registry.rpartition(":")
     if not host or not port.isdecimal():

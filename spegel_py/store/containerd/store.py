@@ -1,4 +1,4 @@
-"""What containerd holds, as a Store."""
+"""containerd's content as a store: committed blobs, ingests, and checks before the start."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
 
 
 class ContainerdStore:
-    """The Store port over a daemon: tags are asked of it, blobs are read from its folder if that is mounted.
+    """The Store port over a daemon. Tags come from its socket, blobs from its folder.
 
-    Any blob of the client's namespace is found by its digest, whatever its labels: imported images are
-    as good as pulled ones. Without a `content_path` (None) blobs are read through the socket.
+    Every blob in the client's namespace is found by its digest, whatever its labels, so imported
+    images count too. Without a `content_path` (None) blobs are read through the socket.
     """
 
     def __init__(self, *, client: Client, content_path: Path | None = None) -> None:
@@ -55,9 +55,15 @@ FOLDER = "ingest"
 
 
 class ContainerdIngests:
-    """The Ingests port over the folder of containerd's content store.
+    """The Ingests port over the ingest folder of containerd's content store.
 
-    It finds what is written for one `namespace`, or for any (None).
+    Only ingests of `namespace` are found, or of all namespaces (None).
+
+    An ingest is a folder of an unpredictable name with three files. `data` grows. `ref` starts with
+    the namespace and ends in the digest, as in `k8s.io/7/layer-sha256:…` (1.6 to 2.1). `total` is
+    the final length. The folder exists before containerd asks its mirror for the content. `data` is
+    renamed at the commit, so an open descriptor reads on. The ingest folder itself is created with
+    the first ingest.
     """
 
     def __init__(self, *, content_path: Path, namespace: str | None) -> None:
@@ -75,7 +81,7 @@ class ContainerdIngests:
         return self._following.has(digest)
 
     def _find(self, digest: Digest, access: FileAccess) -> IngestFile:
-        """Return the ingest of a digest that was written to last: others were left behind."""
+        """Return the ingest of a digest that was written last. Older ones are leftovers."""
         with ExitStack() as opened:
             found = [
                 one
@@ -89,7 +95,7 @@ class ContainerdIngests:
 
     def _folders(self, digest: Digest, access: FileAccess) -> list[str]:
         ends = (f"-{digest}", f"@{digest}")
-        folders = access.names(self._root, FOLDER)  # none where nothing was pulled yet
+        folders = access.names(self._root, FOLDER)  # empty before the first pull
         refs = ((folder, access.read(self._root, FOLDER, folder, "ref")) for folder in folders)
         return [
             folder for folder, ref in refs if ref.startswith(self._begin) and ref.endswith(ends)
@@ -99,18 +105,21 @@ class ContainerdIngests:
         total = parse_total(access.read(self._root, FOLDER, folder, "total"))
         try:
             fd = access.open(self._root, FOLDER, folder, "data")
-        except StoreError:  # it has just ended
+        except StoreError:  # the ingest has just ended
             return None
         opened.callback(os.close, fd)
         return IngestFile(fd, self._root / FOLDER / folder / "data", total)
 
 
 _METADATA = "io.containerd.metadata.v1.bolt"
-"""The folder that every containerd makes, at its first start, beside its content."""
+"""The folder that every containerd creates beside its content folder, at its first start."""
 
 
 def check_socket(socket: Path) -> None:
-    """Raise unless `socket` is a Unix socket that may be connected to."""
+    """Raise unless `socket` is a Unix socket that this process may use.
+
+    Raises StoreUnavailable for a socket that does not exist yet, ConfigError for other faults.
+    """
     advice = "give containerd's socket, usually /run/containerd/containerd.sock"
     try:
         mode = socket.stat().st_mode
@@ -133,15 +142,21 @@ def check_socket(socket: Path) -> None:
 
 
 def check_content_path(content_path: Path | None) -> None:
-    """Raise unless `content_path` is containerd's content store; None, not mounted, is right too.
+    """Raise unless `content_path` is containerd's content store, or None (not mounted).
 
-    A daemon that never pulled has nothing there: an empty folder is right, and none in a folder of containerd's.
+    Before the first pull the folder may be empty. It may also be missing, if its parent belongs to
+    containerd.
+
+    Raises StoreUnavailable for a folder that does not exist yet, ConfigError for other faults.
     """
     if content_path is None or (
         not content_path.exists() and (content_path.parent / _METADATA).is_dir()
     ):
         return
-    advice = "mount containerd's io.containerd.content.v1.content there, or set it empty to read over the socket"
+    advice = (
+        "mount containerd's io.containerd.content.v1.content there, "
+        "or set it empty to read over the socket"
+    )
     if not content_path.exists():
         raise StoreUnavailable(
             f"there is no content path {content_path} yet; start containerd, or {advice}"

@@ -1,4 +1,4 @@
-"""An OCI image-layout folder as the store: what runs where there is no containerd, and what `pull` writes."""
+"""An OCI image-layout folder as the store: without containerd, and as the target of `pull`."""
 
 from spegel_py.store.layout.blob import BlobWriter
 from spegel_py.store.layout.folder import check_layout

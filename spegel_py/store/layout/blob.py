@@ -1,4 +1,5 @@
-"""One blob on its way into a layout folder: a part that can be resumed, verified before it gets its name.
+"""One blob on its way into a layout folder: a part file that can be resumed and is verified before
+its rename.
 
 Everything here blocks: call it in a thread.
 """
@@ -20,19 +21,23 @@ from spegel_py.oci.digest import Digest
 from spegel_py.tools.files import sync_folder
 
 PARTIAL = ".partial"
-"""Folder under `blobs` for what is not complete; it is no algorithm, so readers pass it by."""
+"""Folder under `blobs` for incomplete blobs. Readers pass it by, since it is not an algorithm's
+name.
+"""
 
 TOTAL = ".total"
-"""Ending of the file beside a part that says how many bytes it is to have, for those who read it while it grows."""
+"""Ending of the file beside a part that tells readers the part's final length in bytes."""
 
 _CHUNK = 1024 * 1024
 
 
 class BlobWriter:
-    """One blob being written. What was written stays for the next attempt unless it proves wrong.
+    """One blob being written. Its part stays for the next attempt unless the content proves wrong.
 
-    While one process writes a blob, another that begins the same one writes a copy of its own, from byte 0
-    and not to be resumed: whoever commits last wins, with the same bytes. `total` is for those who read it meanwhile.
+    If another process is writing the same blob, this process writes a private copy from byte 0. The
+    copy cannot be resumed. The last commit wins, with the same bytes.
+
+    `total` is the final length in bytes, for readers of the growing part.
     """
 
     def __init__(
@@ -44,7 +49,7 @@ class BlobWriter:
         self._hasher = digest.hasher()
         self._is_committed = False
         self.offset = 0
-        """Bytes that are there already: the next `write` goes here."""
+        """Bytes that are there already: the position of the next `write`."""
         parts = folder / PARTIAL
         with disk_errors(folder):
             parts.mkdir(parents=True, exist_ok=True)
@@ -72,7 +77,7 @@ class BlobWriter:
         self.close()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`; raises StoreUnavailable, saying so when the disk is full, and the part is kept."""
+        """Append `data`. Raises StoreUnavailable, with a line for a full disk; the part is kept."""
         view = memoryview(data).cast("B")
         with disk_errors(self._folder):
             while view:
@@ -82,22 +87,23 @@ class BlobWriter:
                 view = view[written:]
 
     def restart(self) -> None:
-        """Throw away what is there and begin at byte 0."""
+        """Discard all bytes and begin at byte 0."""
         with disk_errors(self._folder):
             os.ftruncate(self._fd, 0)
         self._hasher, self.offset = self._digest.hasher(), 0
 
     def put(self, data: bytes) -> None:
-        """Write and commit a blob that is at hand in memory; raises what these do."""
+        """Write and commit a whole blob from memory. Raises the errors of `write` and `commit`."""
         if self.offset:
             self.restart()
         self.write(data)
         self.commit()
 
     def commit(self) -> None:
-        """Verify the whole blob and let it appear under its name.
+        """Verify the whole blob and move it to its name.
 
-        Raises DigestMismatch, and the part is thrown away: it can never become right.
+        Raises DigestMismatch for wrong content, and discards the part, which can never become
+        right.
         """
         if self._hasher.hexdigest() != self._digest.hex:
             length = self.offset
@@ -112,19 +118,16 @@ class BlobWriter:
             self._path.rename(target)
             if self._is_durable:
                 sync_folder(target.parent)
-        self._is_committed = True  # renamed: nothing of it is left to clean up
+        self._is_committed = True  # renamed: no part is left to clean up
 
     def close(self) -> None:
-        """Let go of the part; twice is no matter."""
+        """Close the part. A second call does nothing."""
         if self._fd < 0:
             return
-        with suppress(OSError):  # a disk that takes nothing any more
-            _total_of(self._path).unlink(
-                missing_ok=True
-            )  # nobody writes now, so nobody reads meanwhile
-        if not self._is_committed and not (
-            self._is_shared and self.offset
-        ):  # nothing that could be gone on with
+        with suppress(OSError):  # the disk may accept no changes any more
+            # without a writer the part does not grow, so readers need no length
+            _total_of(self._path).unlink(missing_ok=True)
+        if not self._is_committed and not (self._is_shared and self.offset):
             self._path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = -1
@@ -136,7 +139,7 @@ class BlobWriter:
 
 
 def part_name(digest: Digest) -> str:
-    """Return the name of the file that a blob is written to first."""
+    """Return the name of a blob's part file."""
     return f"{digest.algorithm}-{digest.hex}"
 
 
@@ -145,7 +148,10 @@ def _total_of(part: Path) -> Path:
 
 
 def _begin(path: Path) -> tuple[Path, int, bool]:
-    """Open and lock the part at `path`, or a private one beside it while another process holds that."""
+    """Open and lock the part at `path`, or a private part if another process holds the lock.
+
+    Return its path, its descriptor, and whether it is the shared part.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
         fd = os.open(path, flags, 0o600)
@@ -157,7 +163,7 @@ def _begin(path: Path) -> tuple[Path, int, bool]:
             os.close(fd)
             private = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
             return private, os.open(private, flags | os.O_EXCL, 0o600), False
-        except FileNotFoundError:  # committed between our open and our lock
+        except FileNotFoundError:  # the other process committed between the open and the lock
             pass
         except BaseException:
             os.close(fd)
@@ -167,7 +173,7 @@ def _begin(path: Path) -> tuple[Path, int, bool]:
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a refusal of the disk into StoreUnavailable with a line for the operator."""
+    """Turn an error of the disk into StoreUnavailable with a line for the operator."""
     try:
         yield
     except OSError as error:

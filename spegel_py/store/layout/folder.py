@@ -1,17 +1,22 @@
-"""The folder as it lies on disk (OCI image spec, image-layout.md): blocking, and nothing is trusted.
+"""The files of a layout (OCI image spec, image-layout.md), none of them trusted.
 
-Whoever can write into the folder decides what this node offers, so nothing is followed that leads out of it:
-blobs are regular files directly under `blobs/<algorithm>/`, named by their hex digits; no symbolic links.
+Anyone who can write into the folder decides what this node offers, so nothing may lead out of it.
+Blobs are regular files directly under `blobs/<algorithm>/`, named by their hex digits. Symbolic
+links are refused.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import aiofiles
+import aiofiles.os
 
 from spegel_py.errors import ConfigError, DigestInvalid, OCIError, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
@@ -20,7 +25,8 @@ from spegel_py.store.base import Tag
 from spegel_py.store.files import Signature, open_below, open_folder
 
 MARKER = "oci-layout"
-"""The file that makes a folder a layout; while it is missing the folder is away (an unmounted disk)."""
+"""The file that marks a layout. While it is missing the folder is away, as with an unmounted disk.
+"""
 
 INDEX = "index.json"
 BLOBS = "blobs"
@@ -28,33 +34,34 @@ VERSION = "1.0.0"
 ALGORITHMS = ("sha256", "sha512")
 
 REF_NAME = "org.opencontainers.image.ref.name"
-"""The annotation that holds a tag; here it is always a full reference, `registry/repository:tag`."""
+"""The annotation that holds a tag. Here it is always a full reference, `registry/repository:tag`.
+"""
 
 PULLED = "spegel-py.pulled"
-"""The annotation that says when a tag was pulled, in ISO 8601; what other tools write has none."""
+"""The annotation that holds the time of a tag's pull, in ISO 8601. Other tools do not write it."""
 
 MAX_INDEX = 16 * 1024 * 1024
-"""Longest index.json in bytes that is read: some 50,000 images."""
+"""Bytes of the longest index.json that is read: some 50,000 images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What lies under `blobs`: files with a digest's name, and the names that were refused."""
+    """The files under `blobs` that are named by a digest, and the names that were refused."""
 
     blobs: dict[Digest, Signature]
     refused: frozenset[str]
 
 
-def check_layout(root: Path) -> None:
-    """Raise ConfigError, in one line that says what to do, unless `root` is a layout that can be read."""
+async def check_layout(root: Path) -> None:
+    """Raise ConfigError, in one line with advice, unless `root` is a readable layout."""
     advice = "give an OCI image layout, or make one with `spegel-py pull`"
-    if not root.is_dir():
+    if not await aiofiles.os.path.isdir(root):
         raise ConfigError(f"{root} is not a folder; {advice}")
-    if not os.access(root, os.R_OK | os.X_OK):
+    if not await aiofiles.os.access(root, os.R_OK | os.X_OK):
         raise ConfigError(f"{root} cannot be read by user {os.geteuid()}; change its owner or mode")
     try:
-        marker = json.loads(_read(root, MARKER))
-        read_index(root)
+        marker = json.loads((await _read(root, MARKER))[0])
+        await read_index(root)
     except (StoreError, ValueError, RecursionError) as error:
         raise ConfigError(f"{root} is not an OCI image layout: {error}; {advice}") from error
     version = marker.get("imageLayoutVersion") if isinstance(marker, dict) else None
@@ -65,7 +72,9 @@ def check_layout(root: Path) -> None:
 
 
 def identity(root: Path) -> tuple[int, int]:
-    """Return what tells this folder from another at its path, or raise StoreUnavailable if it is away."""
+    """Return the device and inode of the folder, as its identity. Raises StoreUnavailable if it
+    is away.
+    """
     try:
         (root / MARKER).lstat()
         status = root.stat()
@@ -74,25 +83,29 @@ def identity(root: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def read_index(root: Path) -> dict[str, Tag]:
-    """Return the tags of index.json; entries without a full reference are no tags.
+async def read_index(root: Path) -> dict[str, Tag]:
+    """Return the tags of index.json. Entries without a full reference are no tags.
 
-    A tag was pulled when its entry says so, else when the file was written last.
+    A tag's time of pull is the one in its entry, else the time of the file's last change.
 
-    Raises ContentNotFound where there is no such file, ValueError where it is not an index.
+    Raises ContentNotFound for a missing file, ValueError for a file that is not an index.
     """
-    document = json.loads(_read(root, INDEX))
+    data, written = await _read(root, INDEX)
+    return await asyncio.to_thread(_parse_index, data, written)  # parsing 16 MiB takes 0.5 s
+
+
+def _parse_index(data: bytes, written: float) -> dict[str, Tag]:
+    document = json.loads(data)
     entries = document.get("manifests") if isinstance(document, dict) else None
     if entries is None and isinstance(document, dict):
         entries = []
     if not isinstance(entries, list):
         raise ValueError(f"{INDEX} is not an image index")
-    written = (root / INDEX).lstat().st_mtime
     return dict(tag for entry in entries if (tag := _tag(entry, written)))
 
 
 def scan(root: Path) -> Scan:
-    """Return what lies under `blobs` by name, unverified, or raise StoreUnavailable."""
+    """Return the names under `blobs`, without verifying content. Raises StoreUnavailable."""
     identity(root)
     blobs: dict[Digest, Signature] = {}
     refused: set[str] = set()
@@ -106,19 +119,13 @@ def scan(root: Path) -> Scan:
             continue
         try:
             _scan(folder, algorithm, blobs, refused)
-        except OSError as error:  # the disk fails
+        except OSError as error:  # a failing disk
             raise StoreUnavailable(
                 f"the image layout {root} cannot be read: {error.strerror}"
             ) from error
         finally:
             os.close(folder)
     return Scan(blobs, frozenset(refused))
-
-
-def open_blob(root: Path, digest: Digest) -> int:
-    """Return a descriptor of the blob's file, unverified; raises ContentNotFound or StoreUnavailable."""
-    identity(root)
-    return open_below(root, BLOBS, digest.algorithm, digest.hex)
 
 
 def _scan(folder: int, algorithm: str, blobs: dict[Digest, Signature], refused: set[str]) -> None:
@@ -129,7 +136,7 @@ def _scan(folder: int, algorithm: str, blobs: dict[Digest, Signature], refused: 
                     Digest.parse(f"{algorithm}:{entry.name}"),
                     entry.stat(follow_symlinks=False),
                 )
-            except (DigestInvalid, FileNotFoundError):  # a temporary name; just removed
+            except (DigestInvalid, FileNotFoundError):  # a temporary name, or a file just removed
                 continue
             if stat.S_ISREG(status.st_mode):
                 blobs[digest] = Signature.of(status)
@@ -137,13 +144,14 @@ def _scan(folder: int, algorithm: str, blobs: dict[Digest, Signature], refused: 
                 refused.add(f"{BLOBS}/{algorithm}/{entry.name}")
 
 
-def _read(root: Path, name: str) -> bytes:
-    fd = open_below(root, name)
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_INDEX + 1)
+async def _read(root: Path, name: str) -> tuple[bytes, float]:
+    """Return a small file's content and the Unix time of its last change."""
+    async with aiofiles.open(name, "rb", opener=lambda name, _: open_below(root, name)) as file:
+        written = os.fstat(file.fileno()).st_mtime
+        data = await file.read(MAX_INDEX + 1)
     if len(data) > MAX_INDEX:
         raise ValueError(f"{name} is longer than {MAX_INDEX} bytes")
-    return data
+    return data, written
 
 
 def _tag(entry: object, written: float) -> tuple[str, Tag] | None:

@@ -1,8 +1,7 @@
-"""Reading from an image-layout folder."""
+"""Reading an image-layout folder: its committed blobs, and the parts that `pull` is writing."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -23,13 +22,15 @@ from spegel_py.store.layout.verify import BlobVerdicts, Verifier
 log = structlog.get_logger(__name__)
 
 SETTLE = 2.0
-"""Seconds a blob that does not match its name must lie still before it is hashed again, or called damaged."""
+"""Seconds for which a blob with wrong content must stay unchanged before it is hashed again or
+called damaged.
+"""
 
 
 class LayoutStore:
-    """The Store and Origins ports over an OCI image layout: what it hands out was verified, or is verified first.
+    """The Store and Origins ports over an OCI image layout. Only verified blobs are handed out.
 
-    The first `stat` or `open` of a blob that nobody verified yet takes as long as hashing it.
+    The first `stat` or `open` of an unverified blob takes as long as hashing it.
     """
 
     def __init__(self, *, root: Path, settle: float = SETTLE) -> None:
@@ -38,8 +39,10 @@ class LayoutStore:
         self._tags: Mapping[str, Tag] = {}
         self._index_read: Signature | None = None
         self._index_was_bad = False
-        self.named: Mapping[Digest, frozenset[str]] = {}
-        """The repositories whose tags reach content, as the watcher found them last, where filters want it."""
+        self.repositories: Mapping[Digest, frozenset[str]] = {}
+        """The repositories of content by its digest, as the watcher found them last. Empty without
+        filters.
+        """
 
     def __repr__(self) -> str:
         return f"<LayoutStore {self.root} tags={len(self._tags)} {self.verifier.verdicts!r}>"
@@ -65,15 +68,18 @@ class LayoutStore:
             os.close(fd)
 
     async def sources(self, digest: Digest) -> frozenset[str]:
-        return self.named.get(digest, frozenset())
+        return self.repositories.get(digest, frozenset())
 
     async def tags(self) -> Mapping[str, Tag]:
-        """Return what index.json says, or said last while it cannot be read (somebody writes it in place)."""
+        """Return the tags of index.json, or the last known ones while it cannot be read.
+
+        Some tools write the file in place, so it may be incomplete for a moment.
+        """
         folder.identity(self.root)
         try:
             signature = Signature.of((self.root / folder.INDEX).lstat())
             if signature != self._index_read:
-                self._tags = await asyncio.to_thread(folder.read_index, self.root)
+                self._tags = await folder.read_index(self.root)
                 self._index_read = signature
         except (ContentNotFound, FileNotFoundError):
             self._tags = {}

@@ -1,7 +1,8 @@
-"""Which blobs are what their names say: each is hashed before it is first offered, and again when it changed.
+"""Verification of a layout's blobs: each is hashed before it is first offered, and after each
+change.
 
-A file that does not match may be damaged or may still be being written. It is not hashed again until it
-changed and then lay still for a while, so that a slow copy costs a few hashings and not one for each write.
+A wrong file may be damaged or still being written. It is hashed again only after it changed and
+then stayed unchanged for a while. So a slow copy costs a few hashes, and not one for each write.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from spegel_py.store.files import Signature
 log = structlog.get_logger(__name__)
 
 CHUNK = 1024 * 1024
-"""Bytes hashed at a time; hashlib lets other threads run meanwhile."""
+"""Bytes hashed at a time. hashlib lets other threads run meanwhile."""
 
 PATIENCE = 4.0
-"""A changed file must lie still this many times as long as hashing it took, so that hashing stays rare."""
+"""Time for which a changed file must stay unchanged, as a multiple of its hashing time. It keeps
+hashing rare.
+"""
 
 
 class BlobVerdict(Enum):
-    """What is known of a file."""
+    """The state of a file's verification."""
 
     GOOD = "its content is its digest's"
     BAD = "its content is not its digest's"
@@ -46,10 +49,11 @@ class _Hashed:
 
 
 class BlobVerdicts:
-    """The memory of what was hashed; pure, so that its patience can be tested without files.
+    """The results of hashing. Pure: time is passed in, as seconds since the epoch.
 
-    `settle` is how many seconds a file that did not match must lie still before it is hashed again, and
-    before it is called damaged. Times are seconds since the epoch, as ctime is.
+    Args:
+        settle: Seconds for which a wrong file must stay unchanged before it is hashed again, and
+            before it is called damaged.
     """
 
     def __init__(self, *, settle: float) -> None:
@@ -58,10 +62,11 @@ class BlobVerdicts:
         self._reported: set[Digest] = set()
 
     def __repr__(self) -> str:
-        return f"<Verdicts good={sum(one.is_good for one in self._hashed.values())} of={len(self._hashed)}>"
+        good = sum(one.is_good for one in self._hashed.values())
+        return f"<BlobVerdicts good={good} of={len(self._hashed)}>"
 
     def of(self, digest: Digest, signature: Signature, now: float) -> BlobVerdict:
-        """Return what is known of the file with this name and signature."""
+        """Return the verdict on the file with this name and signature."""
         judged = self._hashed.get(digest)
         if judged is None:
             return BlobVerdict.UNKNOWN
@@ -71,27 +76,26 @@ class BlobVerdicts:
         return BlobVerdict.UNKNOWN if is_due else BlobVerdict.UNSETTLED
 
     def due(self, digest: Digest, signature: Signature, now: float) -> float:
-        """Return when a file that did not match has lain still for long enough."""
-        changed = min(
-            signature.ctime_ns / 1e9, now
-        )  # a clock that was set back must not make us wait for it
+        """Return the time at which a wrong file has stayed unchanged for long enough."""
+        # a clock that was set back must not lengthen the wait
+        changed = min(signature.ctime_ns / 1e9, now)
         return changed + max(self._settle, PATIENCE * self._hashed[digest].took)
 
     def record(self, digest: Digest, signature: Signature, *, is_good: bool, took: float) -> None:
-        """Remember the outcome of hashing, and how many seconds it took."""
+        """Record the result of hashing, and the seconds that it took."""
         self._hashed[digest] = _Hashed(signature, is_good, took)
         if is_good:
             self._reported.discard(digest)
 
     def should_report(self, digest: Digest, signature: Signature, now: float) -> bool:
-        """Say, once, that a file with the verdict BAD has lain still: it is damaged, not unfinished."""
+        """Return True once for each damaged file: it is BAD and has stayed unchanged."""
         if digest in self._reported or now < self.due(digest, signature, now):
             return False
         self._reported.add(digest)
         return True
 
     def keep(self, digests: Collection[Digest]) -> None:
-        """Forget all but these."""
+        """Forget all other blobs."""
         for digest in self._hashed.keys() - set(digests):
             del self._hashed[digest]
             self._reported.discard(digest)
@@ -106,13 +110,17 @@ class _Hashing:
 
 @dataclass(slots=True)
 class Verifier:
-    """Hashes files in threads, each file once however many wait for it, and remembers the verdicts."""
+    """Hashes files in threads and remembers the verdicts. Concurrent checks of a file share one
+    hash.
+    """
 
     verdicts: BlobVerdicts
     _running: dict[tuple[Digest, Signature], _Hashing] = field(default_factory=dict)
 
     async def check(self, digest: Digest, fd: int) -> int:
-        """Return the size of the open file if it is the digest's content, else raise ContentNotFound."""
+        """Return the size of the open file if its content has this digest, else raise
+        ContentNotFound.
+        """
         signature = Signature.of(os.fstat(fd))
         verdict = self.verdict(digest, signature)
         if verdict is BlobVerdict.UNKNOWN:
@@ -124,7 +132,7 @@ class Verifier:
         return signature.size
 
     def verdict(self, digest: Digest, signature: Signature) -> BlobVerdict:
-        """Return what is known of the file; a damaged one is named in the log, once."""
+        """Return the verdict on the file. A damaged file is logged once."""
         now = time.time()
         verdict = self.verdicts.of(digest, signature, now)
         if verdict is BlobVerdict.BAD and self.verdicts.should_report(digest, signature, now):
@@ -164,7 +172,7 @@ class Verifier:
 
 
 def _matches(digest: Digest, signature: Signature, fd: int, stop: threading.Event) -> bool:
-    """Say whether the whole file is the digest's content and did not change meanwhile; closes `fd`."""
+    """Return True if the whole file has this digest and did not change meanwhile. Closes `fd`."""
     hasher, offset = digest.hasher(), 0
     try:
         while not stop.is_set() and (piece := os.pread(fd, CHUNK, offset)):

@@ -1,7 +1,7 @@
-"""Following an image-layout folder: told by inotify, decided by listing it again.
+"""Following an image-layout folder: inotify events trigger listings, and listings decide.
 
-What an event of the kernel says is never believed in detail: it only wakes a listing, so that renames, copies
-in place, events lost in an overflow and a folder that was swapped for another all come out right.
+An event's details are never trusted. So renames, copies in place, lost events and a replaced folder
+are all handled by the same listing.
 """
 
 from __future__ import annotations
@@ -33,28 +33,33 @@ from spegel_py.tools.backoff import Backoff
 log = structlog.get_logger(__name__)
 
 FIRST_INVENTORY = 2.0
-"""Seconds after which the inventory is given with what is verified until then; the rest follows as events."""
+"""Seconds after which the first inventory is sent with the blobs verified so far. The rest follow
+as events.
+"""
 
 RELIST = 30.0
-"""Seconds after which the folder is listed again though the kernel told nothing (it may drop events)."""
+"""Seconds after which the folder is listed again without an event, since the kernel may drop
+events.
+"""
 
 POLL = 2.0
-"""Seconds between listings where the kernel gives no more inotify watches."""
+"""Seconds between listings where the kernel has no inotify watch left."""
 
 PAUSE = 0.05
-"""Seconds between two listings, at least: many changes make one listing."""
+"""Seconds between two listings at least, so that many changes cause one listing."""
 
 RETRY_FIRST, RETRY_LAST = 0.1, 2.0
-"""Seconds between looks for a folder that is away: the first pause, doubled up to the last."""
+"""Seconds between checks for a folder that is away: the first pause, doubled up to the last."""
 
 HASHERS = 2
 """Blobs verified at the same time."""
 
 
 class LayoutWatcher:
-    """The Watcher port over the folder of a LayoutStore, whose verdicts on blobs it shares.
+    """The Watcher port over a LayoutStore's folder. They share the verdicts on blobs.
 
-    Tags that `filters` exclude are not told, nor is content that only such images hold, or none.
+    Tags that `filters` exclude are left out. So is content that no image, or only excluded images,
+    hold.
     """
 
     def __init__(self, *, store: LayoutStore, filters: Filters = EVERYTHING) -> None:
@@ -87,7 +92,7 @@ class LayoutWatcher:
 
 @dataclass(slots=True)
 class _Session:
-    """One stretch of time in which the folder is there."""
+    """A period in which the folder is there."""
 
     store: LayoutStore
     diff: InventoryDiff
@@ -102,15 +107,15 @@ class _Session:
         self.walker = Walker(open=self.store.open)
 
     async def run(self) -> None:
-        """Follow the folder until it goes away; raises a group of StoreUnavailable."""
+        """Follow the folder until it is away. Raises a group of StoreUnavailable."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._hear())
+            tasks.create_task(self._read_events())
             for _ in range(HASHERS):
                 tasks.create_task(self._verify())
             await self._list()
 
     async def _list(self) -> None:
-        started, has_told = time.monotonic(), False
+        started, has_announced = time.monotonic(), False
         while True:
             self.wake.clear()
             began = time.monotonic()
@@ -120,27 +125,29 @@ class _Session:
             )
             took = time.monotonic() - began
             keys, due = self._judge(scan)
-            told = {
+            tagged = {
                 name: tag.pulled
                 for name, tag in tags.items()
                 if str(tag.digest) in keys or self._is_moving(name, tag.digest)
             }
             if self.filters:
-                keys, told = await self._filtered(keys, told, tags)
-            if has_told:
-                self.diff.update(keys, told)
+                keys, tagged = await self._filtered(keys, tagged, tags)
+            if has_announced:
+                self.diff.update(keys, tagged)
             elif not self.queued or time.monotonic() - started > FIRST_INVENTORY:
-                self.diff.replace(keys, told)
-                has_told = True
-            self._name_refused(scan.refused)
+                self.diff.replace(keys, tagged)
+                has_announced = True
+            self._log_refused(scan.refused)
             await asyncio.sleep(max(PAUSE, 4 * took))
-            limit = RELIST if has_told else FIRST_INVENTORY
+            limit = RELIST if has_announced else FIRST_INVENTORY
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(limit, due - time.time()))):
                     await self.wake.wait()
 
     def _judge(self, scan: folder.Scan) -> tuple[set[str], float]:
-        """Return the keys of the good blobs and when to look again; have the unknown ones verified."""
+        """Return the keys of the good blobs and the time of the next listing. Queue unknown blobs
+        for hashing.
+        """
         keys: set[str] = set()
         due = time.time() + RELIST
         verdicts = self.store.verifier.verdicts
@@ -153,7 +160,7 @@ class _Session:
                 self.queued.add(digest)
                 self.queue.put_nowait(
                     (signature.size, digest)
-                )  # small first: manifests are of use at once
+                )  # small first: manifests are useful at once
             elif verdict in (BlobVerdict.UNSETTLED, BlobVerdict.BAD):
                 now = time.time()
                 soon = verdicts.due(digest, signature, now)
@@ -166,55 +173,55 @@ class _Session:
             try:
                 await self.store.stat(digest)
             except ContentNotFound:
-                pass  # gone, or the verdict says what is wrong with it
+                pass  # removed, or its verdict says what is wrong
             finally:
                 self.queued.discard(digest)
                 self.wake.set()
 
     async def _filtered(
-        self, keys: Collection[str], told: Mapping[str, float], tags: Mapping[str, Tag]
+        self, keys: Collection[str], tagged: Mapping[str, float], tags: Mapping[str, Tag]
     ) -> tuple[set[str], dict[str, float]]:
-        """Return those of the keys, and of the tags that are told, that no filter keeps here."""
-        self.store.named = named = await self._reported(tags)
+        """Return the keys and the tags that the filters let pass."""
+        self.store.repositories = found = await self._repositories(tags)
         shared = {
-            digest for digest, repositories in named.items() if self.filters.shares(repositories)
+            digest for digest, repositories in found.items() if self.filters.shares(repositories)
         }
         return {str(digest) for digest in shared if str(digest) in keys}, {
             name: pulled
-            for name, pulled in told.items()
+            for name, pulled in tagged.items()
             if not self.filters.exclude(name) and tags[name].digest in shared
         }
 
-    async def _reported(self, tags: Mapping[str, Tag]) -> dict[Digest, frozenset[str]]:
-        """Return the repositories whose tags reach content, by its digest."""
-        named: dict[Digest, set[str]] = {}
+    async def _repositories(self, tags: Mapping[str, Tag]) -> dict[Digest, frozenset[str]]:
+        """Return the repositories whose tags lead to content, by its digest."""
+        found: dict[Digest, set[str]] = {}
         for name, tag in tags.items():
-            # index.json may say anything of its entries: whether one is a manifest is seen by reading it
+            # An entry of index.json may have any media type, so the walker reads its content to
+            # find out.
             for digest in await self.walker.reachable(Child(tag.digest, 0, OCI_INDEX)):
-                named.setdefault(digest, set()).add(name.rpartition(":")[0])
-        return {digest: frozenset(repositories) for digest, repositories in named.items()}
+                found.setdefault(digest, set()).add(name.rpartition(":")[0])
+        return {digest: frozenset(repositories) for digest, repositories in found.items()}
 
     def _is_moving(self, name: str, digest: Digest) -> bool:
-        """Say whether a tag that was told points at something that is being verified: it is not gone meanwhile."""
+        """Return True for an announced tag whose new target is being verified; it stays."""
         return name in self.diff and digest in self.queued
 
-    def _name_refused(self, refused: frozenset[str]) -> None:
+    def _log_refused(self, refused: frozenset[str]) -> None:
         for name in sorted(refused - self.refused):
             log.warning("not a regular file, refused", root=str(self.store.root), name=name)
         self.refused = refused
 
-    async def _hear(self) -> None:
+    async def _read_events(self) -> None:
         root = self.store.root
-        known, is_heard = folder.identity(root), False
+        known, has_watch = folder.identity(root), False
         try:
             async with aclosing(_changes(root)) as batches:
                 async for changes in batches:
                     self._check_same(known)
-                    if (
-                        changes or not is_heard
-                    ):  # what came after the first listing and before the watch is not told
+                    # a change between the first listing and the watch has no event
+                    if changes or not has_watch:
                         self.wake.set()
-                    is_heard = True
+                    has_watch = True
         except OSError as error:
             self._check_same(known)
             log.warning(

@@ -1,6 +1,7 @@
-"""Writing into an image-layout folder so that a reader never sees half of anything.
+"""Writing into an image-layout folder. Readers never see an incomplete file.
 
-Everything here blocks: call it in a thread. Several processes may write into one folder at the same time.
+Everything here blocks: call it in a thread. Several processes may write into one folder at the same
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from spegel_py.errors import ConfigError, NameInvalid
+from spegel_py.errors import ConfigError, NameInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_INDEX, Child
 from spegel_py.oci.reference import Reference
@@ -23,13 +24,14 @@ from spegel_py.store.layout.folder import BLOBS, INDEX, MARKER, PULLED, REF_NAME
 from spegel_py.tools.files import hash_file, replace_file
 
 LOCK = ".index.lock"
-"""File whose lock is held while index.json is read, changed and renamed into place."""
+"""File whose lock is held while index.json is read, changed and replaced."""
 
 
 class LayoutWriter:
     """Adds blobs and tags to one layout.
 
-    `is_durable` has every file on the disk before it appears under its name; tests switch it off for speed.
+    `is_durable` makes every file reach the disk before it gets its name. Tests turn it off for
+    speed.
     """
 
     def __init__(self, *, root: Path, is_durable: bool = True) -> None:
@@ -41,9 +43,9 @@ class LayoutWriter:
 
     @classmethod
     def create(cls, *, root: Path, is_durable: bool = True) -> Self:
-        """Return a writer for the layout at `root`, made first if the folder is empty or missing.
+        """Return a writer for the layout at `root`. An empty or missing folder becomes a layout.
 
-        Raises ConfigError for a folder with other things in it, StoreUnavailable where the disk refuses.
+        Raises ConfigError for a folder with other files, StoreUnavailable for an error of the disk.
         """
         writer = cls(root=root, is_durable=is_durable)
         with disk_errors(root):
@@ -63,46 +65,53 @@ class LayoutWriter:
         return writer
 
     def path(self, digest: Digest) -> Path:
-        """Return where the blob lies, or would."""
+        """Return the path of the blob, whether or not it exists."""
         return self.root / BLOBS / digest.algorithm / digest.hex
 
     def has(self, digest: Digest, size: int) -> bool:
-        """Say whether a blob of this name and size is there; it is not hashed."""
+        """Return True if a blob of this digest and size exists. It is not hashed."""
         try:
             return self.path(digest).lstat().st_size == size
         except OSError:
             return False
 
     def verify(self, digest: Digest) -> bool:
-        """Say whether the blob is there and its content is right; it is hashed."""
+        """Return True if the blob exists and its content has this digest. The whole blob is hashed.
+
+        Raises StoreUnavailable for a blob that cannot be read.
+        """
+        path = self.path(digest)
         try:
-            return hash_file(self.path(digest), digest.algorithm) == digest.hex
-        except OSError:
+            return hash_file(path, digest.algorithm) == digest.hex
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise StoreUnavailable(f"{path} cannot be read: {error.strerror}") from error
 
     def begin(self, digest: Digest, total: int | None = None) -> BlobWriter:
-        """Return a writer, a context manager, that goes on with the blob where an earlier one stopped.
+        """Return a context manager that writes the blob, from where an earlier attempt stopped.
 
-        With `total`, the bytes that it will have, nodes may give peers what is there of it before it is complete.
+        `total` is the final length in bytes, if known. With it, this node can give peers the
+        growing part.
         """
         return BlobWriter(
             folder=self.root / BLOBS, digest=digest, is_durable=self.is_durable, total=total
         )
 
     def put(self, data: bytes, algorithm: str = "sha256") -> Digest:
-        """Add a blob that is at hand in memory."""
+        """Add a blob from memory."""
         digest = Digest.of(data, algorithm)
         with self.begin(digest) as blob:
             blob.put(data)
         return digest
 
     def remove(self, digest: Digest) -> None:
-        """Remove a blob; no matter if it is not there."""
+        """Remove a blob, if it exists."""
         with disk_errors(self.root):
             self.path(digest).unlink(missing_ok=True)
 
     def tag(self, name: str, root: Child) -> None:
-        """Let the full name `registry/repository:tag` point at a manifest; raises NameInvalid."""
+        """Point the full name `registry/repository:tag` at a manifest. Raises NameInvalid."""
         if Reference.parse(name).name != name:
             raise NameInvalid(f"a tag is registry/repository:tag, without a digest: {name[:160]!r}")
         entry = {
@@ -117,7 +126,7 @@ class LayoutWriter:
         self._change_index(lambda entries: [*_without(entries, name), entry])
 
     def untag(self, name: str) -> None:
-        """Remove a tag; no matter if it is not there. Blobs stay."""
+        """Remove a tag, if it exists. Blobs stay."""
         self._change_index(lambda entries: _without(entries, name))
 
     def _change_index(self, change: Callable[[list[Any]], list[Any]]) -> None:

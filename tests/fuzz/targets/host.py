@@ -238,7 +238,7 @@ def _layout(parent: Path, data: bytes) -> None:
                         _MAKE[kind](root / place)
         _fill(root, index)
         with suppress(ConfigError):
-            folder.check_layout(root)
+            asyncio.run(folder.check_layout(root))
         asyncio.run(_serve(root))
 
 

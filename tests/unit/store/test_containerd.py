@@ -1,4 +1,4 @@
-"""containerd's odd sides: partial images, names that are no tags, silent losses, wrong settings."""
+"""containerd's special cases: partial images, names without a tag, losses, wrong settings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def client(daemon: Daemon) -> AsyncIterator[Client]:
 
 
 def file_blobs(content_path: Path) -> FileBlobs:
-    """Return the blobs in a folder of a daemon that never answered."""
+    """Return the blobs of a folder whose daemon never answered."""
     client = Client(socket=content_path / "no.sock")
     return FileBlobs(content_path=content_path, records=BlobRecords(client=client))
 
@@ -74,7 +74,7 @@ def store(request: pytest.FixtureRequest, daemon: Daemon, client: Client) -> Con
 async def test_an_image_of_one_platform_lists_what_is_there(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """The other platforms' manifests are missing: they are passed by, and nothing fails."""
+    """The manifests of other platforms are missing. They are left out, and nothing fails."""
     many = image("many", platforms=("amd64", "arm64"))
     await daemon.load({NAME: many})
     foreign = {str(blob.digest) for blob in image("many", platforms=("amd64", "arm64")).blobs}
@@ -89,7 +89,9 @@ async def test_an_image_of_one_platform_lists_what_is_there(
 async def test_names_with_a_digest_are_no_tags_but_their_content_counts(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """CRI makes three names for one pull; only the tag is a key, and the name with a digest is counted."""
+    """The CRI creates three names for one pull. Only the tag is a key; the name with a digest is
+    counted.
+    """
     one = image()
     await daemon.load({NAME: one})
     await daemon.ctr("images", "tag", NAME, f"registry.example/team/app@{one.root.digest}")
@@ -107,7 +109,7 @@ async def test_names_with_a_digest_are_no_tags_but_their_content_counts(
 async def test_content_deleted_behind_an_image_is_told(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """A layer that somebody deletes is withdrawn, and a manifest takes its tag with it."""
+    """A deleted layer is withdrawn. A deleted manifest takes its tag with it."""
     one = image()
     await daemon.load({NAME: one})
     async with listening(ContainerdWatcher(store=store)) as listener:
@@ -122,7 +124,7 @@ async def test_content_deleted_behind_an_image_is_told(
 async def test_collected_content_is_told_within_two_seconds(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """Garbage collection emits no event; the loss is noticed by looking."""
+    """Garbage collection emits no event, so the loss is found by a check."""
     one = image()
     await daemon.load({NAME: one})
     async with listening(ContainerdWatcher(store=store)) as listener:
@@ -139,7 +141,7 @@ async def test_collected_content_is_told_within_two_seconds(
 
 @pytest.mark.root
 async def test_an_absence_is_logged_once(daemon: Daemon, store: ContainerdStore) -> None:
-    """One line when the daemon goes, one when it is back, however many attempts lie between."""
+    """One line when the daemon goes away and one when it is back, for any number of attempts."""
     with structlog.testing.capture_logs() as logs:
         async with listening(ContainerdWatcher(store=store)) as listener:
             await listener.until(lambda: bool(listener.events))
@@ -152,7 +154,7 @@ async def test_an_absence_is_logged_once(daemon: Daemon, store: ContainerdStore)
 
 @pytest.mark.root
 async def test_a_stopped_daemon_does_not_hold_a_request(daemon: Daemon) -> None:
-    """A daemon that accepts and never answers is unavailable after the deadline."""
+    """A daemon that accepts connections and never answers is unavailable after the deadline."""
     async with Client(socket=daemon.socket, timeout=0.3) as client:
         await client.version()
         daemon.process.send(19)  # SIGSTOP
@@ -168,7 +170,7 @@ async def test_a_stopped_daemon_does_not_hold_a_request(daemon: Daemon) -> None:
 async def test_a_label_that_is_set_on_an_image_makes_it_no_younger(
     daemon: Daemon, client: Client, store: ContainerdStore
 ) -> None:
-    """Neither for peers nor for a request, nor after a start; an import does."""
+    """A label counts for no reader as a pull, also after a start. An import counts."""
     await daemon.load({NAME: image()})
     async with listening(ContainerdWatcher(store=store)) as listener:
         await listener.until(lambda: NAME in listener.pulled)
@@ -176,7 +178,9 @@ async def test_a_label_that_is_set_on_an_image_makes_it_no_younger(
         await daemon.ctr("images", "label", NAME, "team=one")
         assert (await client.image(NAME)).updated > first
         assert (await store.resolve(NAME)).pulled == first
-        await daemon.load({"registry.example/team/last:1": image("last")})  # told after the label
+        await daemon.load(
+            {"registry.example/team/last:1": image("last")}
+        )  # announced after the label
         await listener.until(lambda: "registry.example/team/last:1" in listener.keys)
         assert listener.pulled[NAME] == first
         assert (await ContainerdStore(client=client).resolve(NAME)).pulled == pytest.approx(first)
@@ -197,7 +201,7 @@ async def test_reads_by_path_need_no_daemon(daemon: Daemon, client: Client) -> N
 
 @pytest.mark.root
 async def test_the_other_namespace_is_not_ours(daemon: Daemon) -> None:
-    """Over gRPC a client sees the images and the content of its namespace only."""
+    """A gRPC client sees only the images and content of its namespace."""
     await daemon.load({NAME: image()})
     async with Client(socket=daemon.socket, namespace="moby") as client:
         assert await client.images() == []
@@ -210,7 +214,7 @@ async def test_the_other_namespace_is_not_ours(daemon: Daemon) -> None:
 async def test_content_of_another_namespace_is_not_here(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """Though its file lies in the same folder, and before and after the namespace was listed."""
+    """Its file lies in the same folder. The result is the same before and after the first listing."""
     ours, theirs = image("ours"), image("theirs")
     await daemon.load({NAME: ours})
     await daemon.load({NAME: theirs}, namespace="default")
@@ -233,7 +237,7 @@ async def test_content_of_another_namespace_is_not_here(
         await daemon.load({NAME: late}, namespace="default")
         with pytest.raises(ContentNotFound):
             await store.stat(late.root.digest)
-        await daemon.load({NAME: theirs})  # from now on it is of both
+        await daemon.load({NAME: theirs})  # both namespaces hold it from now on
         await listener.until(lambda: listener.keys >= keys(NAME, theirs))
         assert await store.stat(theirs.root.digest)
 
@@ -243,7 +247,7 @@ async def test_content_of_another_namespace_is_not_here(
 async def test_content_that_only_another_namespace_still_holds_is_withdrawn(
     daemon: Daemon, store: ContainerdStore, how: str
 ) -> None:
-    """Its file stays for the other one, and is neither told nor given."""
+    """The file stays for the other namespace, and is neither announced nor served."""
     one = image()
     for namespace in ("k8s.io", "default"):
         await daemon.load({NAME: one}, namespace=namespace)
@@ -264,7 +268,7 @@ async def test_content_that_only_another_namespace_still_holds_is_withdrawn(
 async def test_what_is_known_is_given_while_containerd_is_away(
     daemon: Daemon, client: Client
 ) -> None:
-    """What is not known cannot be told from another namespace's content by then."""
+    """An unknown blob cannot be told from another namespace's content then."""
     one, theirs = image(), image("theirs")
     await daemon.load({NAME: one})
     await daemon.load({NAME: theirs}, namespace="default")
@@ -293,7 +297,9 @@ async def label(daemon: Daemon, repositories: str, *blobs: build.Blob) -> None:
 async def test_content_comes_from_where_its_labels_say(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """Whatever the image is called here; what is told agrees, and follows a label that a pull adds."""
+    """The image's name here does not matter. Announcements agree, and follow a label that a pull
+    adds.
+    """
     one = image()
     await daemon.load({SECRET: one})
     await label(daemon, "secret/app", *one.blobs)
@@ -304,14 +310,14 @@ async def test_content_comes_from_where_its_labels_say(
         for blob in one.blobs:
             assert await store.origins.sources(blob.digest) == {"registry.example/secret/app"}
         await label(daemon, "secret/app,public/app", *one.blobs)
-        await daemon.ctr("images", "tag", "--force", SECRET, PUBLIC)  # an event, as a pull gives it
+        await daemon.ctr("images", "tag", "--force", SECRET, PUBLIC)  # an event, as after a pull
         await listener.until(lambda: listener.keys == keys(PUBLIC, one))
         both = {"registry.example/secret/app", "registry.example/public/app"}
         assert await store.origins.sources(one.root.digest) == both
 
 
 async def test_the_port_that_a_label_lacks_is_that_of_the_images_name() -> None:
-    """Where host and repository agree; else it stays unknown."""
+    """The name's port is used if host and repository agree. Otherwise the port stays unknown."""
     digest = Digest.of(b"layer")
     async with FakeClient(
         BlobRecord(digest, 5, frozenset({"10.0.0.1/a", "::1/b", "10.0.0.1/c"}))
@@ -325,7 +331,7 @@ async def test_the_port_that_a_label_lacks_is_that_of_the_images_name() -> None:
 
 
 class FakeClient(Client):
-    """Tells one record."""
+    """A client that returns one record."""
 
     def __init__(self, record: BlobRecord) -> None:
         super().__init__(socket=Path("/nonexistent/sock"))
@@ -339,7 +345,7 @@ class FakeClient(Client):
 async def test_content_without_a_label_comes_from_where_its_images_say(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """From all of them, and from nowhere that is known once they are gone."""
+    """The content belongs to all their repositories. Once they are gone its origin is unknown."""
     one = image()
     await daemon.load({SECRET: one})
     async with listening(ContainerdWatcher(store=store, filters=FILTERS)) as listener:
@@ -366,7 +372,7 @@ async def test_content_without_a_label_comes_from_where_its_images_say(
 async def test_content_that_is_being_pulled_comes_from_where_its_manifest_came(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """containerd labels a manifest before it fetches what the manifest names."""
+    """containerd labels a manifest before it fetches the manifest's content."""
     one = image()
     await daemon.load({SECRET: one})
     layer = one.blobs[-1]
@@ -377,7 +383,7 @@ async def test_content_that_is_being_pulled_comes_from_where_its_manifest_came(
 
 
 async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) -> None:
-    """Garbage and over-long manifests are leaves, named in the log once; the walk goes on."""
+    """Garbage and manifests that are too long are leaves, logged once. The walk continues."""
     garbage, one = b"\x00garbage", image()
     images.write_layout(tmp_path, {NAME: one}).put(garbage)
     walker = Walker(open=file_blobs(tmp_path).open)
@@ -389,7 +395,7 @@ async def test_a_manifest_that_cannot_be_read_ends_its_branch(tmp_path: Path) ->
 
 
 async def test_an_odd_descriptor_hides_no_other_content(tmp_path: Path) -> None:
-    """The config and the other layers are shared, and the size of the odd one is not believed."""
+    """The config and the other layers are shared. The odd descriptor's size is not used."""
     one = image(layers=3)
     expected: list[Child] = []
     document = json.loads(one.root.data)
@@ -405,7 +411,9 @@ async def test_an_odd_descriptor_hides_no_other_content(tmp_path: Path) -> None:
 
 
 async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> None:
-    """With all of containerd's folder; the content's alone is made with the first blob."""
+    """The whole folder of containerd must be missing: the content folder is created with the first
+    blob.
+    """
     blobs = file_blobs(tmp_path / "containerd" / "content")
     with pytest.raises(StoreUnavailable):
         await blobs.stat(Digest.of(b""))
@@ -421,7 +429,7 @@ async def test_a_content_path_that_went_away_is_unavailable(tmp_path: Path) -> N
 
 
 def test_a_socket_that_is_none_is_a_config_error(tmp_path: Path) -> None:
-    """Another kind of file is an error, one that is missing may come; one line with the path and what to do."""
+    """Another kind of file is an error; a missing socket may come. The text has path and advice."""
     (tmp_path / "file").touch()
     for path, kind, words in (
         (tmp_path / "missing", StoreUnavailable, "there is no"),
@@ -437,7 +445,9 @@ def test_a_socket_that_is_none_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_a_content_path_that_is_none_is_a_config_error(tmp_path: Path) -> None:
-    """A file, or a folder with other things in it; a missing one may come; not mounted (None) is right."""
+    """A file or a folder with other files is an error. A missing folder may come, and None is
+    allowed.
+    """
     (tmp_path / "file").touch()
     for path, kind, words in (
         (tmp_path / "missing", StoreUnavailable, "there is no"),

@@ -1,4 +1,4 @@
-"""Files that are reached at once where the kernel has them in memory, and as safely in a thread where it has not."""
+"""Opening files at once if the kernel has them in memory, and as safely in a thread if not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def content(fd: int) -> bytes:
 async def test_what_the_kernel_has_in_memory_needs_no_thread(
     tmp_path: Path, blob: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Waking one costs more than the opening; Linux 5.12 can tell."""
+    """Waking a thread costs more than the open. Linux 5.12 can tell whether it is needed."""
 
     async def refuse(*_: object) -> None:
         raise AssertionError("a thread was asked")
@@ -46,7 +46,7 @@ async def test_what_the_kernel_has_in_memory_needs_no_thread(
 async def test_a_kernel_that_cannot_tell_has_a_thread_open_it(
     tmp_path: Path, blob: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """An older one, one in a sandbox, and one that would have to ask the disk."""
+    """The kernel is too old, or sandboxed, or would have to ask the disk."""
 
     def refuse(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
@@ -56,7 +56,7 @@ async def test_a_kernel_that_cannot_tell_has_a_thread_open_it(
 
 
 async def test_neither_way_follows_a_link_or_opens_a_folder(tmp_path: Path, blob: Path) -> None:
-    """Whoever can write there must not make this node read other files."""
+    """A process that can write there must not make this node read other files."""
     (tmp_path / "link").symlink_to(blob)
     (tmp_path / "folder").symlink_to(blob.parent)
     os.mkfifo(tmp_path / "fifo")
@@ -69,7 +69,7 @@ async def test_neither_way_follows_a_link_or_opens_a_folder(tmp_path: Path, blob
 
 
 def test_names_and_short_files_are_read_at_once(tmp_path: Path, blob: Path) -> None:
-    """Both ways give the same of what was just written."""
+    """Both ways give the same result for a file that was just written."""
     blob.write_text(" text\n")
     for way in (CACHED_ONLY, BLOCKING):
         assert way.read(tmp_path, "blobs", "one") == "text"
@@ -77,7 +77,9 @@ def test_names_and_short_files_are_read_at_once(tmp_path: Path, blob: Path) -> N
 
 
 def test_what_is_not_to_be_had_at_once_is_not_waited_for(tmp_path: Path, blob: Path) -> None:
-    """The names in a folder that has not changed for long may have to come from the disk; what is not there, too."""
+    """The names of a folder that is long unchanged may come from the disk. So may the absence of a
+    file.
+    """
     os.utime(blob.parent, (1, 1))
     with pytest.raises(NotCached):
         CACHED_ONLY.names(tmp_path, "blobs")
@@ -91,7 +93,7 @@ def test_what_is_not_to_be_had_at_once_is_not_waited_for(tmp_path: Path, blob: P
 def test_that_something_is_not_there_is_known_at_once_where_it_was_looked_for(
     tmp_path: Path, blob: Path
 ) -> None:
-    """The kernel remembers what it did not find, and what was removed."""
+    """The kernel remembers names that it did not find, and names that were removed."""
     blob.unlink()
     assert BLOCKING.names(tmp_path, "absent") == []
     with pytest.raises(ContentNotFound):

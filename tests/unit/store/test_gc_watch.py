@@ -1,4 +1,4 @@
-"""When blobs are looked at that garbage collection may take."""
+"""The times at which blobs are checked that garbage collection may take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOB = Digest.of(b"blob")
 
 
 def looks(gc_watch: GCWatch, *, until: float, present: bool, held: bool) -> list[float]:
-    """Return the times of all looks, with the same finding each time."""
+    """Return the times of all checks, with the same finding each time."""
     times: list[float] = []
     while (due := gc_watch.next_due()) is not None and due <= until:
         times.append(due)
@@ -23,7 +23,7 @@ def looks(gc_watch: GCWatch, *, until: float, present: bool, held: bool) -> list
 
 
 def test_the_first_looks_come_quickly_and_then_keep_a_pace_below_two_seconds() -> None:
-    """A blob that is collected is missed within 2 s, for as long as a loaded collector takes."""
+    """The loss of a collected blob is found within 2 s, for as long as a busy collector takes."""
     gc_watch = GCWatch()
     gc_watch.begin([BLOB], 0.0)
     times = looks(gc_watch, until=EAGER_FOR, present=True, held=False)
@@ -34,7 +34,7 @@ def test_the_first_looks_come_quickly_and_then_keep_a_pace_below_two_seconds() -
 
 
 def test_what_nobody_collects_is_looked_after_lazily_for_ever() -> None:
-    """A lease may hold it for a day."""
+    """A lease may hold the blob for a day."""
     gc_watch = GCWatch()
     gc_watch.begin([BLOB], 0.0)
     looks(gc_watch, until=EAGER_FOR + 2, present=True, held=False)
@@ -44,7 +44,7 @@ def test_what_nobody_collects_is_looked_after_lazily_for_ever() -> None:
 
 
 def test_what_is_gone_and_held_by_no_image_is_let_go() -> None:
-    """One look is enough."""
+    """One check is enough."""
     gc_watch = GCWatch()
     gc_watch.begin([BLOB], 0.0)
     assert len(looks(gc_watch, until=100, present=False, held=False)) == 1
@@ -52,7 +52,7 @@ def test_what_is_gone_and_held_by_no_image_is_let_go() -> None:
 
 
 def test_what_an_image_holds_is_looked_after_for_a_minute() -> None:
-    """Whether it is there or still to come."""
+    """The blob may be here or still to come."""
     for present in (True, False):
         gc_watch = GCWatch()
         gc_watch.begin([BLOB], 0.0)
@@ -65,7 +65,7 @@ def test_what_an_image_holds_is_looked_after_for_a_minute() -> None:
 
 
 def test_beginning_again_is_eager_again() -> None:
-    """A second event about the same blob starts over."""
+    """A second event about the same blob restarts the eager pace."""
     gc_watch = GCWatch()
     gc_watch.begin([BLOB], 0.0)
     looks(gc_watch, until=30, present=True, held=False)

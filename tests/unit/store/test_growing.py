@@ -1,4 +1,4 @@
-"""Files that grow: what is seen of them where the kernel tells, and where it does not."""
+"""Growing files: how changes are seen with and without the kernel's events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGEST = Digest.of(b"layer")
 
 
 def ingest(root: Path, name: str, ref: str, *, data: bytes = b"", total: str | None = "10") -> Path:
-    """Lay out an ingest as containerd does; return its data file."""
+    """Create an ingest as containerd does. Return its data file."""
     folder = root / "ingest" / name
     folder.mkdir(parents=True)
     (folder / "ref").write_text(ref)
@@ -41,7 +41,7 @@ def ingest(root: Path, name: str, ref: str, *, data: bytes = b"", total: str | N
     ],
 )
 async def test_an_ingest_is_known_by_its_ref(tmp_path: Path, ref: str) -> None:
-    """The digest at its end counts, whatever stands before."""
+    """The digest at the end counts, after any text."""
     ingest(tmp_path, "other", f"k8s.io/1/layer-{Digest.of(b'other')}")
     ingest(tmp_path, "one", ref, data=b"1234")
     async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
@@ -49,7 +49,7 @@ async def test_an_ingest_is_known_by_its_ref(tmp_path: Path, ref: str) -> None:
 
 
 async def test_an_ingest_of_another_namespace_is_not_ours(tmp_path: Path) -> None:
-    """Neither when it is alone nor when it was written to last."""
+    """It is not found alone, and not as the ingest that was written last."""
     ingest(tmp_path, "theirs", f"default/1/layer-{DIGEST}", data=b"theirs")
     ingests = ContainerdIngests(content_path=tmp_path, namespace="k8s.io")
     with pytest.raises(ContentNotFound):
@@ -65,7 +65,7 @@ async def test_an_ingest_of_another_namespace_is_not_ours(tmp_path: Path) -> Non
     "ref", [f"k8s.io/1/layer-{DIGEST}-attempt", f"k8s.io/1/x{DIGEST}", str(DIGEST)[:-1], ""]
 )
 async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
-    """What does not end in the digest, after a separator, is something else."""
+    """A ref that does not end in a separator and the digest is something else."""
     ingest(tmp_path, "one", ref)
     with pytest.raises(ContentNotFound):
         async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST):
@@ -74,7 +74,7 @@ async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
 
 @pytest.mark.parametrize("total", [None, "", "0", "-1", "many"])
 async def test_a_length_that_is_not_said_is_not_known(tmp_path: Path, total: str | None) -> None:
-    """Then nobody can be told how long the body is."""
+    """Then no client can be told the length of the body."""
     ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}", total=total)
     async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
         assert found.total is None
@@ -82,30 +82,30 @@ async def test_a_length_that_is_not_said_is_not_known(tmp_path: Path, total: str
 
 
 async def test_of_two_ingests_the_one_that_grew_last_is_taken(tmp_path: Path) -> None:
-    """Another namespace may pull the same, and an earlier pull may have left one behind."""
+    """Another namespace may pull the same content, and an earlier pull may have left an ingest."""
     old = ingest(tmp_path, "old", f"k8s.io/1/layer-{DIGEST}", data=b"123456")
     ingest(tmp_path, "new", f"k8s.io/2/layer-{DIGEST}", data=b"12")
     os.utime(old, (1, 1))
     before = descriptors()
     async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
         assert found.size == 2
-    assert descriptors() == before + 1  # the kernel's, which is kept for a while
+    assert descriptors() == before + 1  # the inotify descriptor, which is kept for a while
 
 
 async def test_it_is_looked_for_once_for_all_who_open_it(tmp_path: Path) -> None:
-    """A node of whom seven take a layer has one descriptor of it, until the last of them leaves."""
+    """Seven readers of one layer share one descriptor until the last of them leaves."""
     ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
     ingests, before = ContainerdIngests(content_path=tmp_path, namespace=None), descriptors()
     async with ingests.open(DIGEST) as first:
         async with ingests.open(DIGEST) as second:
             assert second is first
-            assert descriptors() == before + 2  # with the kernel's watch
+            assert descriptors() == before + 2  # one of them is the inotify descriptor
         assert first.size == 0
     assert descriptors() == before + 1
 
 
 async def test_a_link_is_not_followed(tmp_path: Path) -> None:
-    """Whoever can write there must not make this node read other files."""
+    """A process that can write there must not make this node read other files."""
     data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
     data.unlink()
     data.symlink_to("/etc/passwd")
@@ -117,7 +117,7 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
 async def test_without_inotify_files_are_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the kernel has no watch left, growth and a commit are seen all the same."""
+    """Without a kernel watch, growth and a commit are seen all the same."""
 
     def refuse(*_: object) -> int:
         raise OSError(28, "no watch left")
@@ -139,19 +139,19 @@ async def test_without_inotify_files_are_looked_at_again(
 
 
 async def test_lost_events_wake_everybody(tmp_path: Path) -> None:
-    """After an overflow of the kernel's queue nobody sleeps on."""
+    """After an overflow of the kernel's queue no reader stays asleep."""
     data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}", data=b"x")
     told: list[bool] = []
     watcher = Inotify()
     with data.open("rb") as file, watcher.watching(file.fileno(), told.append):
-        watcher._tell(-1, 0x4000)
+        watcher._notify(-1, 0x4000)
     assert told == [False]
 
 
 async def test_the_kernel_s_descriptor_is_kept_for_the_next_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing it takes milliseconds: that is done when nothing has grown for a while, and not by the event loop."""
+    """Closing takes milliseconds. It is done after a pause, and not on the event loop."""
     closed: dict[int, int] = {}
 
     def close(fd: int) -> None:

@@ -1,4 +1,4 @@
-"""The layout folder with bad, odd and unfinished things in it."""
+"""Layout folders with wrong, odd and unfinished files."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def _marker_is_a_link(root: Path) -> None:
         ),
     ],
 )
-def test_a_folder_that_is_no_layout_is_a_config_error(
+async def test_a_folder_that_is_no_layout_is_a_config_error(
     root: Path, spoil: Callable[[Path], None], words: str
 ) -> None:
-    """One line says what is wrong, where, and what to do."""
-    check_layout(root)
+    """One line names the fault, the place and a remedy."""
+    await check_layout(root)
     spoil(root)
     with pytest.raises(ConfigError, match=words) as caught:
-        check_layout(root)
+        await check_layout(root)
     text = str(caught.value)
     assert str(root) in text
     assert "give an OCI image layout" in text
@@ -106,7 +106,7 @@ def test_a_folder_that_is_no_layout_is_a_config_error(
 
 
 async def test_a_damaged_blob_is_named_once_and_the_rest_is_served(root: Path) -> None:
-    """Wrong bytes under a right name are neither told nor served; all else is."""
+    """A blob with wrong bytes is neither announced nor served. All other content is."""
     layer = image().blobs[-1]
     blob_path(root, layer.digest).write_bytes(b"x" * len(layer.data))
     store = LayoutStore(root=root, settle=0.1)
@@ -117,7 +117,7 @@ async def test_a_damaged_blob_is_named_once_and_the_rest_is_served(root: Path) -
             async with asyncio.timeout(5):
                 while not logs:
                     await asyncio.sleep(0.02)
-            (root / "blobs" / "unrelated").touch()  # another listing names it no second time
+            (root / "blobs" / "unrelated").touch()  # another listing does not log it again
             await asyncio.sleep(0.3)
             await refuses(store, layer.digest)
     assert [(one["event"], one["digest"]) for one in logs] == [
@@ -127,7 +127,7 @@ async def test_a_damaged_blob_is_named_once_and_the_rest_is_served(root: Path) -
 
 
 async def test_a_damaged_blob_that_is_replaced_is_told(root: Path) -> None:
-    """Putting the right file in its place by a rename is enough."""
+    """Replacing the file by a rename is enough."""
     blob_path(root).write_bytes(b"wrong")
     async with listening(LayoutWatcher(store=LayoutStore(root=root, settle=0.1))) as listener:
         await listener.until(lambda: bool(listener.events))
@@ -137,7 +137,7 @@ async def test_a_damaged_blob_that_is_replaced_is_told(root: Path) -> None:
 
 
 async def test_a_good_blob_that_is_damaged_later_is_withdrawn(root: Path) -> None:
-    """A file changed in place, with its size and mtime kept, is noticed, not told any more and not served."""
+    """A file changed in place with the same size and mtime is noticed, withdrawn and not served."""
     LayoutWriter(root=root).put(DATA)
     store = LayoutStore(root=root)
     async with listening(LayoutWatcher(store=store)) as listener:
@@ -150,7 +150,7 @@ async def test_a_good_blob_that_is_damaged_later_is_withdrawn(root: Path) -> Non
 
 
 async def test_a_blob_being_written_is_told_when_it_is_whole(root: Path) -> None:
-    """A copy in place grows under its final name: it is told once it is right, and never called damaged."""
+    """A copy that grows in place is announced once it is right, and never called damaged."""
     data = b"piece" * 1000
     digest = Digest.of(data)
     store = LayoutStore(root=root, settle=0.3)
@@ -167,7 +167,7 @@ async def test_a_blob_being_written_is_told_when_it_is_whole(root: Path) -> None
 
 
 async def test_blobs_without_a_tag_are_content(root: Path) -> None:
-    """What lies there under a right name is held, sha512 too; temporary names are passed by."""
+    """Every file with the right name is content, sha512 too. Temporary names are ignored."""
     writer = LayoutWriter(root=root)
     loose = writer.put(DATA), writer.put(DATA, "sha512")
     (root / "blobs" / "sha256" / f"{DIGEST.hex}.tmp").write_bytes(DATA)
@@ -220,7 +220,7 @@ def _socket(root: Path) -> None:
 async def test_nothing_but_regular_files_inside_is_served(
     root: Path, put: Callable[[Path], None]
 ) -> None:
-    """Links that lead out of the folder, pipes, folders and sockets are refused, without hanging, and named."""
+    """Links that lead out, pipes, folders and sockets are refused without hanging, and logged."""
     put(root)
     store = LayoutStore(root=root)
     async with asyncio.timeout(5):
@@ -230,7 +230,9 @@ async def test_nothing_but_regular_files_inside_is_served(
 
 
 async def test_a_folder_that_vanishes_is_unavailable(root: Path) -> None:
-    """Reads raise StoreUnavailable, also when only the marker is gone (an unmounted disk leaves an empty folder)."""
+    """Reads raise StoreUnavailable, also if only the marker is gone: an unmounted disk leaves an
+    empty folder.
+    """
     store = LayoutStore(root=root)
     root.rename(root.with_name("elsewhere"))
     for spoil in (None, root.mkdir):
@@ -243,7 +245,7 @@ async def test_a_folder_that_vanishes_is_unavailable(root: Path) -> None:
 
 
 async def test_an_absence_is_logged_once(root: Path) -> None:
-    """One line when the folder goes, one when it is back."""
+    """One line when the folder goes away and one when it is back."""
     store = LayoutStore(root=root)
     with structlog.testing.capture_logs() as logs:
         async with listening(LayoutWatcher(store=store)) as listener:
@@ -256,7 +258,7 @@ async def test_an_absence_is_logged_once(root: Path) -> None:
 
 
 async def test_an_index_written_in_place_keeps_the_tags(root: Path) -> None:
-    """Half an index.json takes no tag away; it is named once; the whole one counts again."""
+    """An incomplete index.json removes no tag and is logged once. The complete one counts again."""
     store = LayoutStore(root=root)
     assert await store.resolve(NAME)
     whole = (root / "index.json").read_text()
@@ -269,7 +271,7 @@ async def test_an_index_written_in_place_keeps_the_tags(root: Path) -> None:
     assert len(logs) == 1
 
 
-def test_only_full_references_are_tags(root: Path) -> None:
+async def test_only_full_references_are_tags(root: Path) -> None:
     """Short names, references with a digest and garbage in the annotation are no tags."""
     entry = json.loads((root / "index.json").read_text())["manifests"][0]
     names = [
@@ -284,7 +286,7 @@ def test_only_full_references_are_tags(root: Path) -> None:
     entries = [entry | {"annotations": {REF_NAME: name}} for name in names]
     entries += [entry | {"annotations": None}, entry | {"digest": "sha256:zz"}, entry]
     (root / "index.json").write_text(json.dumps({"manifests": entries}))
-    assert [(name, tag.digest) for name, tag in read_index(root).items()] == [
+    assert [(name, tag.digest) for name, tag in (await read_index(root)).items()] == [
         (NAME, image().root.digest)
     ]
 
@@ -301,18 +303,18 @@ _json = st.recursive(
 
 @given(st.binary(max_size=40) | _json.map(lambda value: json.dumps(value).encode()))
 def test_no_index_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    """Whatever index.json holds, it is tags or one of the announced errors."""
+    """Any index.json results in tags or one of the documented errors."""
     root = tmp_path_factory.getbasetemp()
     (root / "index.json").write_bytes(data)
     try:
-        tags = read_index(root)
+        tags = asyncio.run(read_index(root))
     except (ValueError, StoreError):
         return
     assert all(isinstance(digest, Digest) for digest in tags.values())
 
 
 def test_hashing_a_file_that_keeps_changing_stays_rare() -> None:
-    """After a mismatch a changed file is hashed again only when it lay still for four times the last hashing."""
+    """After a mismatch a changed file must stay unchanged for four times the last hashing time."""
     verdicts = BlobVerdicts(settle=2.0)
     first, later = _signature(changed=100.0, size=1), _signature(changed=110.0, size=2)
     assert verdicts.of(DIGEST, first, 100.0) is BlobVerdict.UNKNOWN
@@ -330,7 +332,7 @@ def test_hashing_a_file_that_keeps_changing_stays_rare() -> None:
 
 
 def test_a_file_is_called_damaged_once_and_only_when_it_lies_still() -> None:
-    """Unfinished is not damaged."""
+    """An unfinished file is not damaged."""
     verdicts = BlobVerdicts(settle=2.0)
     signature = _signature(changed=100.0, size=1)
     verdicts.record(DIGEST, signature, is_good=False, took=0.0)

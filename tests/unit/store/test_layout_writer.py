@@ -1,4 +1,4 @@
-"""Writing a layout: whole or not at all, resumable, by several at once."""
+"""Writing a layout: complete or not at all, resumable, and by several processes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def writer(tmp_path: Path) -> LayoutWriter:
     return LayoutWriter.create(root=tmp_path / "layout")
 
 
-def test_a_new_layout_is_a_layout(writer: LayoutWriter) -> None:
-    """What `create` makes passes the start-up check, and creating it again changes nothing."""
-    check_layout(writer.root)
+async def test_a_new_layout_is_a_layout(writer: LayoutWriter) -> None:
+    """A layout from `create` passes the start-up check. Creating it again changes nothing."""
+    await check_layout(writer.root)
     writer.put(DATA)
     LayoutWriter.create(root=writer.root)
     assert writer.path(DIGEST).read_bytes() == DATA
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
-    """Nobody's home folder becomes a layout by a slip."""
+    """Nobody's home folder becomes a layout by mistake."""
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="empty folder"):
         LayoutWriter.create(root=tmp_path)
@@ -43,7 +43,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_blob_is_resumed_where_it_stopped(writer: LayoutWriter) -> None:
-    """A second writer continues at the first one's size; the blob appears only when it is whole."""
+    """A second writer continues at the first one's size. The blob appears when complete."""
     with writer.begin(DIGEST) as blob:
         blob.write(DATA[:60_000])
     assert scan(writer.root).blobs == {}
@@ -58,7 +58,7 @@ def test_a_blob_is_resumed_where_it_stopped(writer: LayoutWriter) -> None:
 
 
 def test_a_blob_that_is_there_is_verified(writer: LayoutWriter) -> None:
-    """`has` looks at the size, `verify` at the bytes."""
+    """`has` checks the size, `verify` the bytes."""
     assert not writer.verify(DIGEST)
     writer.put(DATA)
     assert writer.verify(DIGEST)
@@ -68,7 +68,7 @@ def test_a_blob_that_is_there_is_verified(writer: LayoutWriter) -> None:
 
 
 def test_wrong_bytes_are_thrown_away(writer: LayoutWriter) -> None:
-    """A mismatch leaves no blob and no part: the next attempt starts at byte 0."""
+    """A mismatch leaves no blob and no part, so the next attempt starts at byte 0."""
     with writer.begin(DIGEST) as blob:
         blob.write(DATA[::-1])
         with pytest.raises(DigestMismatch, match="100000 bytes"):
@@ -79,7 +79,7 @@ def test_wrong_bytes_are_thrown_away(writer: LayoutWriter) -> None:
 
 
 def test_two_writers_of_one_blob_do_not_mix(writer: LayoutWriter) -> None:
-    """The second writes a copy of its own, which is gone if it gives up; both may commit."""
+    """The second writes a private copy, which is removed if it gives up. Both may commit."""
     with writer.begin(DIGEST) as first, writer.begin(DIGEST) as second:
         first.write(DATA[:5])
         second.write(DATA)
@@ -92,7 +92,7 @@ def test_two_writers_of_one_blob_do_not_mix(writer: LayoutWriter) -> None:
     assert list((writer.root / "blobs" / ".partial").iterdir()) == []
 
 
-def test_a_tag_is_added_moved_and_removed(writer: LayoutWriter) -> None:
+async def test_a_tag_is_added_moved_and_removed(writer: LayoutWriter) -> None:
     """Other entries and fields of the index stay as they are."""
     index = writer.root / "index.json"
     other = {"mediaType": "x/y", "digest": str(DIGEST), "size": 1, "annotations": None}
@@ -102,7 +102,7 @@ def test_a_tag_is_added_moved_and_removed(writer: LayoutWriter) -> None:
     old, new = Child(DIGEST, 1, OCI_MANIFEST), Child(Digest.of(b""), 0, OCI_MANIFEST)
     writer.tag("registry.example/app:1", old)
     writer.tag("registry.example/app:1", new)
-    assert [(name, tag.digest) for name, tag in read_index(writer.root).items()] == [
+    assert [(name, tag.digest) for name, tag in (await read_index(writer.root)).items()] == [
         ("registry.example/app:1", new.digest)
     ]
     writer.untag("registry.example/app:1")
@@ -119,12 +119,12 @@ def test_a_tag_is_added_moved_and_removed(writer: LayoutWriter) -> None:
     ids=["short", "tag and digest", "digest"],
 )
 def test_only_full_names_are_tagged(writer: LayoutWriter, name: str) -> None:
-    """What could not be looked up under its name is not written."""
+    """A name that could not be looked up is not written."""
     with pytest.raises(NameInvalid):
         writer.tag(name, Child(DIGEST, 1, OCI_MANIFEST))
 
 
-def test_concurrent_taggers_lose_nothing(writer: LayoutWriter) -> None:
+async def test_concurrent_taggers_lose_nothing(writer: LayoutWriter) -> None:
     """Processes that tag at the same time wait for each other."""
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_tag_many, args=(writer.root, number)) for number in range(3)]
@@ -132,7 +132,7 @@ def test_concurrent_taggers_lose_nothing(writer: LayoutWriter) -> None:
         worker.start()
     for worker in workers:
         worker.join(30)
-    assert len(read_index(writer.root)) == 3 * 20
+    assert len(await read_index(writer.root)) == 3 * 20
 
 
 def _tag_many(root: Path, number: int) -> None:
@@ -145,7 +145,7 @@ def _tag_many(root: Path, number: int) -> None:
 def test_a_full_disk_is_said_in_one_line(
     writer: LayoutWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The part is kept, so that the next run goes on."""
+    """The part is kept, so that the next run resumes it."""
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -161,7 +161,7 @@ def test_a_full_disk_is_said_in_one_line(
 
 
 def test_a_damaged_index_is_not_overwritten(writer: LayoutWriter) -> None:
-    """Whoever wrote it may want to repair it."""
+    """Its author may want to repair it."""
     (writer.root / "index.json").write_text("{")
     with pytest.raises(ConfigError, match="repair or remove"):
         writer.tag("registry.example/app:1", Child(DIGEST, 1, OCI_MANIFEST))

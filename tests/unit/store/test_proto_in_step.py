@@ -1,4 +1,4 @@
-"""The committed protobuf messages say what the .proto files beside them say."""
+"""The committed protobuf messages agree with the .proto files beside them."""
 
 from __future__ import annotations
 

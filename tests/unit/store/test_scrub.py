@@ -34,7 +34,7 @@ class Folder(MemoryStore):
         self.opened = 0
 
     def put(self, data: bytes, contents: bytes | None = None) -> Digest:
-        """Hold a blob whose file has these contents, which should be the data."""
+        """Add a blob whose file has these contents, or the data itself."""
         digest = self.add(data)
         replacement = self.root / "new"
         replacement.write_bytes(data if contents is None else contents)
@@ -54,7 +54,7 @@ class Folder(MemoryStore):
 
 @dataclass
 class Scrubbed:
-    """A store that is being scrubbed, and the verdicts."""
+    """A store that is being scrubbed, with its verdicts."""
 
     folder: Folder
     store: ScrubbedStore = field(init=False)
@@ -67,7 +67,7 @@ class Scrubbed:
         )
 
     async def send(self, digest: Digest) -> None:
-        """Open content as somebody who sends it does."""
+        """Open content as a sender does."""
         async with self.store.open(digest):
             pass
 
@@ -89,7 +89,7 @@ async def scrubbed(tmp_path: Path) -> AsyncIterator[Scrubbed]:
 
 
 async def test_a_blob_is_hashed_once(scrubbed: Scrubbed) -> None:
-    """After it was sent first; as long as its file is the same, never again."""
+    """It is hashed after the first sending, and never again while its file is unchanged."""
     digest = scrubbed.folder.put(LARGE)
     for _ in range(3):
         await scrubbed.send(digest)
@@ -102,7 +102,7 @@ async def test_a_blob_is_hashed_once(scrubbed: Scrubbed) -> None:
 
 
 async def test_a_damaged_blob_is_sent_no_more(scrubbed: Scrubbed) -> None:
-    """It is here no longer, by whatever it is asked, and the log names it."""
+    """Every request for it fails, and the log names it."""
     digest = scrubbed.folder.put(LARGE, LARGE[:-1] + b"!")
     with capture_logs() as logs:
         await scrubbed.send(digest)
@@ -118,7 +118,7 @@ async def test_a_damaged_blob_is_sent_no_more(scrubbed: Scrubbed) -> None:
 
 
 async def test_a_file_that_took_its_place_is_sent(scrubbed: Scrubbed) -> None:
-    """A blob that was pulled again is as good as any."""
+    """A blob that was pulled again is trusted."""
     digest = scrubbed.folder.put(LARGE, LARGE[:-1] + b"!")
     await scrubbed.send(digest)
     await scrubbed.judged(1)
@@ -132,7 +132,7 @@ async def test_a_file_that_took_its_place_is_sent(scrubbed: Scrubbed) -> None:
 
 
 async def test_what_is_small_or_not_wanted_is_not_hashed(scrubbed: Scrubbed) -> None:
-    """Small content is verified elsewhere, and a sample leaves others out."""
+    """Small content is verified elsewhere. A sample leaves other blobs out."""
     await scrubbed.send(scrubbed.folder.put(b"small"))
     scrubbed.wants = False
     digest = scrubbed.folder.put(LARGE)
@@ -145,7 +145,7 @@ async def test_what_is_small_or_not_wanted_is_not_hashed(scrubbed: Scrubbed) -> 
 
 
 async def test_a_blob_that_is_gone_by_then_is_passed_by(scrubbed: Scrubbed) -> None:
-    """The next one is hashed all the same."""
+    """The next blob is hashed all the same."""
     gone, other = scrubbed.folder.put(LARGE), scrubbed.folder.put(LARGE + b"x")
     async with scrubbed.store.open(gone):
         scrubbed.folder.remove(gone)
@@ -155,7 +155,7 @@ async def test_a_blob_that_is_gone_by_then_is_passed_by(scrubbed: Scrubbed) -> N
 
 
 async def test_peers_are_told_that_a_damaged_blob_is_gone(scrubbed: Scrubbed) -> None:
-    """It is removed once found out, left out of every inventory, and added again when its file was replaced."""
+    """It is removed when found, missing from every inventory, and added again with a new file."""
     digest = scrubbed.folder.put(LARGE, LARGE[:-1] + b"!")
     name = "r.io/app:1"
     scrubbed.folder.tag(name, digest)

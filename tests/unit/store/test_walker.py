@@ -1,4 +1,4 @@
-"""From an image to its content: told by the bytes, whatever records and indexes say of them."""
+"""From an image to its content: the bytes decide, not the claims of records and indexes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import images
 from tests.images import image
 
 ODD = ["application/octet-stream", "", OCI_LAYER_GZIP, "text/html; charset=utf-8"]
-"""Media types that are no manifest's."""
+"""Media types of no manifest."""
 
 
 def stored(*these: build.Image) -> MemoryStore:
@@ -32,7 +32,7 @@ def stored(*these: build.Image) -> MemoryStore:
 
 @pytest.mark.parametrize("media_type", ODD)
 async def test_a_root_is_walked_whatever_its_record_says(media_type: str) -> None:
-    """An odd record reaches all content, and so does a sound record of the same target after it."""
+    """A wrong record leads to all content. So does a right record of its target after it."""
     many = image("many", platforms=("amd64", "arm64"))
     walker = Walker(open=stored(many).open)
     odd = images.child(many)._replace(media_type=media_type, size=7)
@@ -44,7 +44,7 @@ async def test_a_root_is_walked_whatever_its_record_says(media_type: str) -> Non
 
 @pytest.mark.parametrize("media_type", ODD)
 async def test_an_entry_of_an_index_is_walked_whatever_the_index_says(media_type: str) -> None:
-    """What an index calls a layer, and is an image manifest, reaches the image's content."""
+    """An image manifest that an index calls a layer leads to the image's content."""
     one = image()
     entry = {"mediaType": media_type, "digest": str(one.root.digest), "size": len(one.root.data)}
     index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
@@ -55,7 +55,7 @@ async def test_an_entry_of_an_index_is_walked_whatever_the_index_says(media_type
 
 
 async def test_a_root_that_is_no_manifest_is_a_leaf_without_a_word() -> None:
-    """A record of something that does not call itself a manifest is as it should be."""
+    """A record of content that does not claim to be a manifest is in order."""
     store = MemoryStore()
     data = b"\x7fELF no manifest"
     walker = Walker(open=store.open)
@@ -65,8 +65,24 @@ async def test_a_root_that_is_no_manifest_is_a_leaf_without_a_word() -> None:
     assert logs == []
 
 
+async def test_a_manifest_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its children and its kind come from one reading."""
+    parsed: list[str] = []
+    loads = json.loads
+
+    def counted(text: str) -> object:
+        parsed.append(text)
+        return loads(text)
+
+    one = image()
+    store = stored(one)
+    monkeypatch.setattr(json, "loads", counted)
+    await Walker(open=store.open).reachable(images.child(one))
+    assert len(parsed) == 1
+
+
 async def test_layers_are_not_read() -> None:
-    """Only manifests are opened, though a layer might be one by its bytes."""
+    """Only manifests are opened, though a layer's bytes could be a manifest."""
     one = image(layers=3)
     store = stored(one)
     opened: list[Digest] = []
