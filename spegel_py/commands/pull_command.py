@@ -1,4 +1,4 @@
-"""`spegel-py pull`: an image through a mirror into an OCI image layout."""
+"""`spegel-py pull`: pull an image through a mirror into an OCI image layout."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from spegel_py.pull.session import PARALLEL, PullReport, pull
 from spegel_py.store.layout import LayoutWriter
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+"""Exit status after Ctrl-C: 128 and the number of SIGINT, as in shells."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the arguments of `pull`."""
+    """Add the arguments of `pull` to the parser."""
     parser.add_argument(
         "reference", metavar="REF", help="full reference: registry/repository:tag or @digest"
     )
@@ -77,7 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pull; return 0, 1 where it failed, 2 for wrong arguments, 130 after Ctrl-C. Errors are one line on stderr."""
+    """Pull, and print one line on stderr for an error.
+
+    Return 0, 1 after a failure, 2 for wrong arguments, 130 after Ctrl-C.
+    """
     try:
         reference = _reference(args.reference)
         if args.parallel < 1:
@@ -128,22 +131,34 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
 
 
 def advice(error: SpegelError, *, upstream: str | None = None) -> str:
-    """Return what to do about an error, to follow its text; empty where the text says it."""
+    """Return advice to append to an error's text; empty if the text contains it."""
     match error:
         case ManifestUnknown() | BlobUnknown() if upstream is not None:
             return "; is the name right, and --upstream its registry?"
         case ManifestUnknown() | BlobUnknown():
-            return "; pull it from its own registry with --upstream URL, or wait until a node that has it is back"
+            return (
+                "; pull it from its own registry with --upstream URL, "
+                "or wait until a node with the image is back"
+            )
         case DigestMismatch():
-            return "; run it again, and if it stays, look for `peer failed` in the mirror's log: a copy is damaged"
+            return (
+                "; run it again. If the error stays, look for `peer failed` in the mirror's log: "
+                "a copy is damaged"
+            )
         case PeerRefused(status=401 | 403):
             return f"; give them as --{'mirror' if upstream is None else 'upstream'} http://user:password@host:port"
         case PeerRefused() if upstream is None:
             return "; is --mirror the address of a registry mirror, with the right http:// or https://?"
         case PeerError() if upstream is not None:
-            return "; are mirror and registry running, and --mirror and --upstream right? What is there is kept"
+            return (
+                "; are mirror and registry running, and --mirror and --upstream right? "
+                "The fetched part is kept"
+            )
         case PeerError():
-            return "; is the mirror running, and --mirror its address? What is there is kept: run it again"
+            return (
+                "; is the mirror running, and --mirror its address? "
+                "The fetched part is kept: run it again"
+            )
         case StoreError() if "full" not in str(error):
             return "; give another --into, or change its owner or mode"
         case _:
@@ -159,13 +174,13 @@ def as_json(report: PullReport) -> dict[str, object]:
 
 
 def summary(reference: Reference, report: PullReport, into: Path) -> str:
-    """Return the one line that ends a pull that went well."""
+    """Return the last line of a successful pull."""
     rate = report.fetched / max(report.seconds, 0.001) / 1e6
     upstream = f", {report.upstream / 1e6:.1f} MB from upstream" if report.upstream else ""
     return (
         f"{reference} is in {into}: {report.digest}, {report.verified} digests verified, "
-        f"{report.fetched / 1e6:.1f} of {report.bytes / 1e6:.1f} MB fetched in {report.seconds:.1f} s "
-        f"({rate:.0f} MB/s){upstream}"
+        f"{report.fetched / 1e6:.1f} of {report.bytes / 1e6:.1f} MB fetched "
+        f"in {report.seconds:.1f} s ({rate:.0f} MB/s){upstream}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pulling an image through a registry mirror into an OCI image layout, as a container runtime does."""
+"""Pulling an image through a registry mirror into an OCI image layout, as a runtime does."""
 
 from spegel_py.pull.events import (
     BlobFinished,

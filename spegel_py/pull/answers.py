@@ -1,4 +1,7 @@
-"""What can be wrong with a mirror, as one clear error each; aiohttp's exceptions end here."""
+"""The answers of a mirror or registry: each failure as one clear error, and the tokens of a 401.
+
+aiohttp's exceptions do not leave this module.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ from spegel_py.tools.basic_auth import Credentials
 
 
 def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | None]:
-    """Return a mirror's `scheme://host:port`, and the Authorization header if it names a user. Raises ConfigError."""
+    """Return a mirror's `scheme://host:port`, and the Authorization header if the URL has a user.
+
+    Raises ConfigError.
+    """
     try:
         url = URL(text)
         host = url.host
@@ -50,7 +56,7 @@ def _hide(text: str) -> str:
 def check_status(
     request: PullRequest, status: int, where: str, *, is_upstream: bool = False
 ) -> None:
-    """Raise what an answer's status means: ManifestUnknown, BlobUnknown or PeerRefused, unless there is content."""
+    """Raise the error of an answer's status: ManifestUnknown, BlobUnknown or PeerRefused."""
     if status == 404 and is_upstream:
         raise request.kind.unknown(
             f"the mirror did not give {request.key}, and {where} does not have it"
@@ -67,7 +73,7 @@ def check_status(
 
 @asynccontextmanager
 async def in_time(seconds: float, message: str) -> AsyncIterator[None]:
-    """Raise PeerStalled with the message if the block takes longer."""
+    """Raise PeerStalled with the message if the block takes longer than `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -77,7 +83,7 @@ async def in_time(seconds: float, message: str) -> AsyncIterator[None]:
 
 @contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Turn aiohttp's and the system's exceptions into PeerErrors that name the mirror at `where`."""
+    """Turn exceptions of aiohttp and the system into PeerErrors that name the host `where`."""
     try:
         yield
     except aiohttp.ClientSSLError as error:
@@ -97,7 +103,9 @@ def translated(where: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the cause in the system's or the TLS library's words; asyncio and uvloop word their own differently."""
+    """Return the reason in the words of the system or the TLS library, because asyncio and uvloop
+    differ.
+    """
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(inner, ssl.SSLCertVerificationError):
         return _line(inner.verify_message)
@@ -115,15 +123,19 @@ def _line(text: str) -> str:
 
 
 MAX_ANSWER = 1024 * 1024
-"""Bytes of a token's answer at most; real ones have 5 KB."""
+"""Bytes of the longest token answer. Real ones have 5 KB."""
 
 _PARAMETER = re.compile(r'(?<!\w)(\w++)="([^"]*)"', re.ASCII)
-"""A parameter is looked for at the beginning of a word only, since a header may be one long word."""
+"""Parameters are searched at the start of words only, since a header may be one long word."""
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """Where a token is to be got, and what it is for."""
+    """The address of a token server, and the service and scope to request.
+
+    Public registries want a token from anonymous clients too. Their 401 names the server
+    (distribution spec, token authentication), and each token is for one repository.
+    """
 
     realm: URL
     service: str
@@ -131,9 +143,10 @@ class Challenge:
 
     @classmethod
     def parse(cls, header: str, *, is_secure: bool) -> Self | None:
-        """Return what a `WWW-Authenticate` asks for; None if that is no token, or it is not to be asked for there.
+        """Return the challenge of a `WWW-Authenticate` header; None if it asks for no token.
 
-        Who is asked `is_secure` over TLS may not send credentials anywhere without.
+        It is also None for an address that must not be asked. A registry that was asked over TLS
+        (`is_secure`) may not send credentials to a server without TLS.
         """
         scheme, _, rest = header.partition(" ")
         if scheme.lower() != "bearer":
@@ -145,15 +158,14 @@ class Challenge:
             return None
         if realm.scheme not in (("https",) if is_secure else ("http", "https")) or not realm.host:
             return None
-        if (
-            realm.user is not None or realm.password is not None
-        ):  # whose password goes where is not the asked one's say
+        # the answer must not choose the credentials that are sent
+        if realm.user is not None or realm.password is not None:
             return None
         return cls(realm, fields.get("service", ""), fields.get("scope", ""))
 
     @property
     def url(self) -> URL:
-        """The address that gives the token."""
+        """The address of the request for the token."""
         wanted = {
             name: value
             for name, value in (("service", self.service), ("scope", self.scope))
@@ -165,7 +177,9 @@ class Challenge:
 async def fetch_token(
     session: aiohttp.ClientSession, challenge: Challenge, authorization: str | None
 ) -> str:
-    """Return the token that is asked for, got with the registry's credentials if there are any. Raises PeerError."""
+    """Return the requested token, using the registry's credentials if there are any. Raises
+    PeerError.
+    """
     where = str(challenge.realm)
     headers = {"Accept": "application/json"} | (
         {"Authorization": authorization} if authorization else {}

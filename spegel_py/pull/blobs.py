@@ -1,13 +1,11 @@
-"""One blob from the mirror into the layout: resumed, verified, and tried again while it comes nearer."""
+"""Fetching one blob into the layout: resumed, verified, and retried while it makes progress."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import ParamSpec, TypeVar
 
-from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable, StoreUnavailable
-from spegel_py.oci.digest import Digest
+from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable
 from spegel_py.oci.manifest import Child
 from spegel_py.pull.client import Body
 from spegel_py.pull.events import (
@@ -21,18 +19,14 @@ from spegel_py.pull.events import (
 from spegel_py.pull.hosts import Hosts
 from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import BlobWriter, LayoutWriter
-from spegel_py.tools.files import hash_file
 from spegel_py.tools.threads import run
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_CHUNK = 1024 * 1024
 
 
 class BlobFetcher:
-    """Fetches blobs into one layout, and counts the bytes that came over the network: through the mirror by peer, and
-    from `upstream`."""
+    """Fetches blobs into one layout.
+
+    It counts the bytes from the network: `mirrored` by peer, and `upstream`.
+    """
 
     def __init__(
         self, *, hosts: Hosts, writer: LayoutWriter, on_progress: OnProgress | None
@@ -48,24 +42,24 @@ class BlobFetcher:
 
     @property
     def fetched(self) -> int:
-        """Bytes that came over the network."""
+        """Bytes from the network."""
         return self.upstream + sum(self.mirrored.values())
 
     def count(self, count: int, peer: str | None, *, is_upstream: bool) -> None:
-        """Note that so many bytes came."""
+        """Add bytes from the network to the counts."""
         if is_upstream:
             self.upstream += count
         else:
             self.mirrored[peer] = self.mirrored.get(peer, 0) + count
 
     async def fetch(self, blob: Child) -> None:
-        """Have the blob in the layout, verified; what is there already is hashed and kept if it is right.
+        """Fetch the blob into the layout and verify it. An existing right blob is kept.
 
-        Raises BlobUnknown, PeerError when all patience is spent, StoreUnavailable.
+        Raises BlobUnknown, PeerError after the last retry, StoreUnavailable.
         """
         if await run(_is_right, self._writer, blob):
             return await self.report(BlobFinished(blob, was_here=True))
-        # Filled in the thread: a cancellation may come while the part is being opened.
+        # The thread fills this list: a cancellation may come while the part is being opened.
         begun: list[BlobWriter] = []
         try:
             await run(lambda: begun.append(self._writer.begin(blob.digest, blob.size)))
@@ -78,7 +72,7 @@ class BlobFetcher:
         return None
 
     async def report(self, event: PullEvent) -> None:
-        """Pass an event on, and wait if that asks for it."""
+        """Pass an event on, and await the result if it is awaitable."""
         heard = self._on_progress(event) if self._on_progress else None
         if inspect.isawaitable(heard):
             await heard
@@ -121,20 +115,10 @@ class BlobFetcher:
 
 
 def _is_right(writer: LayoutWriter, blob: Child) -> bool:
-    """Say whether the blob is there and its bytes are its digest's; what is wrong is removed."""
+    """Return True if the layout has the blob with the right content. A wrong blob is removed."""
     if not writer.has(blob.digest, blob.size):
         return False
-    if matches(writer, blob.digest):
+    if writer.verify(blob.digest):
         return True
     writer.remove(blob.digest)
     return False
-
-
-def matches(writer: LayoutWriter, digest: Digest) -> bool:
-    """Say whether the layout holds the digest's content, by hashing it. Raises StoreUnavailable."""
-    try:
-        return hash_file(writer.path(digest), digest.algorithm) == digest.hex
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise StoreUnavailable(f"{writer.path(digest)} cannot be read: {error.strerror}") from error

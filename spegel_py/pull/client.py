@@ -1,7 +1,7 @@
-"""A mirror, or the registry behind it, as a client sees it: thin I/O over aiohttp, every wait bounded, every failure
-one clear error.
+"""An HTTP client of a mirror or of the registry behind it: thin I/O over aiohttp.
 
-The requests are those that containerd makes, in its words: `Accept` on one line, `ns` percent-encoded, `bytes=N-`.
+Every wait is bounded, and every failure is one clear error. Requests have containerd's form:
+`Accept` on one line, `ns` percent-encoded, `bytes=N-`.
 """
 
 from __future__ import annotations
@@ -46,32 +46,32 @@ from spegel_py.pull.answers import (
 )
 
 ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"))
-"""What is accepted for a tag, as containerd sends it."""
+"""Media types that are accepted for a tag, as containerd sends them."""
 
 PEER_HEADER = "X-Spegel-Peer"
-"""Names the node that a relayed answer's bytes come from, by its peer id."""
+"""The id of the peer that sent a relayed answer's bytes."""
 
 BUFFER = 512 * 1024
-"""Bytes read ahead while the disk is written; aiohttp stops reading at twice that."""
+"""Bytes read ahead while the disk is written. aiohttp stops reading at twice that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullDeadlines:
-    """How long each wait may last, in seconds."""
+    """Seconds that each wait of a pull may last."""
 
     connect: float = 5.0
-    """For a TCP connection and TLS: the mirror is on this machine or beside it, as a rule."""
+    """For a TCP connection and TLS. The mirror is usually on this machine or near it."""
 
     head: float = 30.0
-    """For the head of an answer: the mirror itself looks for peers for 10 s at most."""
+    """For the head of an answer. The mirror itself looks for peers for 10 s at most."""
 
     stall: float = 30.0
-    """Without a single byte in mid-body; then the rest is asked for anew."""
+    """Without a byte in the middle of a body. Then the rest is requested again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A manifest whose digest was verified, with its descriptor and the peer it came from, if known."""
+    """A verified manifest with its descriptor, and the id of the peer that sent it, if known."""
 
     child: Child
     data: bytes
@@ -80,11 +80,12 @@ class Manifest:
 
 
 class MirrorClient:
-    """Asks a mirror for the content of one repository, or a registry (`is_upstream`), which may redirect and want a
-    token. An async context manager.
+    """Requests the content of one repository from a mirror, or from a registry (`is_upstream`).
 
-    Its methods raise ManifestUnknown or BlobUnknown where the mirror says that nobody has it, and PeerError for
-    whatever else is wrong with the mirror or its answers.
+    A registry may redirect and ask for a token. Use the client as an async context manager.
+
+    Its methods raise ManifestUnknown or BlobUnknown if the host does not have the content, and
+    PeerError for every other failure.
     """
 
     def __init__(
@@ -128,8 +129,11 @@ class MirrorClient:
             self._session = None
 
     async def resolve(self, tag: str) -> Child | Manifest:
-        """Return what a tag points at: by HEAD, with the size said there (else -1), or where the mirror does not say,
-        the whole by GET."""
+        """Return the target of a tag.
+
+        It is a Child from a HEAD, with the size given there (else -1). If the HEAD names no digest,
+        it is the whole manifest from a GET.
+        """
         request = self._request(Kind.MANIFEST, tag)
         try:
             async with self._answer(replace(request, head=True), accept=ACCEPT) as response:
@@ -139,13 +143,13 @@ class MirrorClient:
             return await self._get_manifest(request, ACCEPT)
 
     async def manifest(self, digest: Digest, media_type: str = "") -> Manifest:
-        """Return a manifest by its digest."""
+        """Return the manifest with this digest."""
         accept = f"{media_type}, */*" if media_type else ACCEPT
         return await self._get_manifest(self._request(Kind.MANIFEST, digest), accept)
 
     @asynccontextmanager
     async def blob(self, blob: Child, offset: int) -> AsyncIterator[Body]:
-        """Open a blob from `offset` on; `Body.start` is 0 where the mirror sends it from the beginning all the same."""
+        """Open a blob from `offset` on. `Body.start` is 0 if the host sends the whole blob."""
         request = replace(self._request(Kind.BLOB, blob.digest), range=resume.wanted(offset))
         async with self._answer(request, accept=f"{blob.media_type or '*/*'}, */*") as response:
             step = resume.judge(
@@ -212,7 +216,7 @@ class MirrorClient:
             check_status(request, response.status, self._url, is_upstream=self._is_upstream)
             yield response
         finally:
-            response.release()  # back into the pool if the body was read to its end, else closed
+            response.release()  # reused if the body was read to its end, else closed
 
     async def _ask(
         self, session: aiohttp.ClientSession, request: PullRequest, accept: str
@@ -233,7 +237,7 @@ class MirrorClient:
     async def _fetch_token_for(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse
     ) -> bool:
-        """Get the token that an answer says is wanted, or a new one; False if none is."""
+        """Get the token that an answer asks for. Return False if it asks for none."""
         header, is_secure = (
             response.headers.get("WWW-Authenticate", ""),
             self._url.startswith("https:"),
@@ -247,7 +251,7 @@ class MirrorClient:
 
 
 class Body:
-    """The bytes of a blob as they come in, from `start` on, from `peer` first."""
+    """The incoming bytes of a blob, from `start` on. `peer` sends the first bytes."""
 
     def __init__(
         self,
@@ -267,7 +271,10 @@ class Body:
         self._where = where
 
     async def next(self) -> bytes:
-        """Return what came in, empty at the end; raises PeerError where it breaks, after all that came was given."""
+        """Return the next bytes, empty at the end.
+
+        Raises PeerError for a broken body, after all received bytes were returned.
+        """
         try:
             async with asyncio.timeout(self._stall):
                 return await self._response.content.readany()
@@ -279,12 +286,16 @@ class Body:
 
 
 def _left_over(content: aiohttp.StreamReader) -> bytes:
-    """Return what aiohttp had read before the body broke: its readers raise and forget it (3.14, streams.py)."""
+    """Return bytes that aiohttp read before the body broke. Its own readers discard them (3.14,
+    streams.py).
+    """
     return content._read_nowait(-1) if content._buffer else b""
 
 
 def _named(request: PullRequest, said: str, data: bytes) -> Digest:
-    """Return the digest that the bytes must have: the one asked for, else the one the mirror names, else their own."""
+    """Return the expected digest: the requested one, else the one the mirror names, else the bytes'
+    own.
+    """
     if request.digest is not None:
         return request.digest
     try:

@@ -1,4 +1,4 @@
-"""What a pull tells while it runs, as values."""
+"""The events of a running pull, as values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spegel_py.oci.manifest import Child
 
 @dataclass(frozen=True, slots=True)
 class PullPlanned:
-    """It is known what there is: the root, every manifest below it and itself, and every blob, each once."""
+    """The content of the image is known: all its manifests, `root` included, and each blob once."""
 
     root: Child
     manifests: tuple[Child, ...]
@@ -19,18 +19,18 @@ class PullPlanned:
 
 @dataclass(frozen=True, slots=True)
 class BlobOpened:
-    """A blob's bytes are about to come, from `offset` on; `peer` is the id of the node they come from, if known."""
+    """A blob's bytes are about to arrive, from `offset` on. `peer` is the sender's id, if known."""
 
     blob: Child
     offset: int
     peer: str | None
     is_upstream: bool = False
-    """Whether they come from the registry behind the mirror."""
+    """Whether the registry behind the mirror sends them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BytesFetched:
-    """`count` more bytes of a blob were written: `offset` are there now."""
+    """`count` more bytes of a blob were written, so it has `offset` bytes now."""
 
     blob: Child
     offset: int
@@ -41,7 +41,7 @@ class BytesFetched:
 
 @dataclass(frozen=True, slots=True)
 class BlobInterrupted:
-    """A blob broke off with `offset` bytes there; it is tried again."""
+    """A blob's transfer broke at `offset` bytes, and will be retried."""
 
     blob: Child
     offset: int
@@ -50,7 +50,7 @@ class BlobInterrupted:
 
 @dataclass(frozen=True, slots=True)
 class BlobFinished:
-    """A blob is there and its digest was verified; `was_here` if nothing of it had to come over the network."""
+    """A blob is complete and verified. `was_here` means that no byte came over the network."""
 
     blob: Child
     was_here: bool
@@ -59,5 +59,8 @@ class BlobFinished:
 PullEvent = PullPlanned | BlobOpened | BytesFetched | BlobInterrupted | BlobFinished
 
 OnProgress = Callable[[PullEvent], Awaitable[None] | None]
-"""Hears every event of a pull. What it returns is awaited before the next byte of that blob is read, so that it can
-hold a body back; what it raises ends the pull."""
+"""Called with every event of a pull.
+
+An awaitable result is awaited before the blob's next byte is read, so it can delay the body. An
+exception ends the pull.
+"""

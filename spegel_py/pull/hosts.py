@@ -1,6 +1,6 @@
-"""The mirror first, and the registry behind it for what the mirror does not give: as a runtime goes through hosts.toml.
+"""The hosts of a pull: the mirror first, then the registry, as a runtime follows hosts.toml.
 
-Each request goes that way anew, the rest of a blob that broke off too: what one host began the other one may end.
+Each request tries both again. So does the rest of a broken blob, which the other host may complete.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from spegel_py.oci.reference import Reference
 from spegel_py.pull.client import Body, Manifest, MirrorClient, PullDeadlines
 
 _NOT_GIVEN = (ManifestUnknown, BlobUnknown, PeerRefused, PeerStalled, PeerUnreachable)
-"""What has the next host asked; wrong bytes are asked for again where they came from."""
+"""Failures after which the next host is asked. Wrong bytes are requested again from the same host.
+"""
 
 
 class Hosts:
-    """Gives content from the mirror, else from upstream if there is one; raises what the last one asked did."""
+    """Gets content from the mirror, else from upstream if given. Raises the last host's error."""
 
     def __init__(self, *, mirror: MirrorClient, upstream: MirrorClient | None) -> None:
         self._mirror = mirror
@@ -28,7 +29,7 @@ class Hosts:
         return f"<Hosts {self._mirror!r}, {self._upstream!r}>"
 
     async def resolve(self, tag: str) -> Child | Manifest:
-        """Return what a tag points at, as MirrorClient does."""
+        """Return the target of a tag, as MirrorClient does."""
         try:
             return await self._mirror.resolve(tag)
         except _NOT_GIVEN:
@@ -37,7 +38,7 @@ class Hosts:
         return await self._upstream.resolve(tag)
 
     async def manifest(self, child: Child) -> Manifest:
-        """Return a manifest by its digest."""
+        """Return the manifest with this digest."""
         try:
             return await self._mirror.manifest(child.digest, child.media_type)
         except _NOT_GIVEN:
@@ -47,7 +48,7 @@ class Hosts:
 
     @asynccontextmanager
     async def blob(self, blob: Child, offset: int) -> AsyncIterator[Body]:
-        """Open a blob from `offset` on, as MirrorClient does; a body that breaks off is not gone on with here."""
+        """Open a blob from `offset` on, as MirrorClient does. A broken body is not resumed here."""
         async with AsyncExitStack() as stack:
             try:
                 body = await stack.enter_async_context(self._mirror.blob(blob, offset))
@@ -62,7 +63,7 @@ class Hosts:
 async def connected(
     *, mirror: str, upstream: str | None, reference: Reference, deadlines: PullDeadlines | None
 ) -> AsyncIterator[Hosts]:
-    """Give the hosts of a pull while the block lasts. Raises ConfigError for what is no address."""
+    """Yield the hosts of a pull. Raises ConfigError for an invalid address."""
     first = MirrorClient(mirror=mirror, reference=reference, deadlines=deadlines)
     second = None
     if upstream is not None:

@@ -1,7 +1,8 @@
-"""What there is to fetch: which manifests of an index are meant, and which blobs are below them. Pure.
+"""The content to fetch: the chosen manifests of an index, and the blobs below them. Pure.
 
-Platforms are normalised and matched as containerd does (its package `platforms`): `arm64` is `arm64/v8`, `amd64` is
-`amd64/v1`, `arm` is `arm/v7`, and a machine runs its own variant and those below it, the highest one first.
+Platforms are normalised and matched as in containerd's package `platforms`. `arm64` is `arm64/v8`,
+`amd64` is `amd64/v1`, `arm` is `arm/v7`. A machine runs its own variant and lower ones; the highest
+wins.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ _DEFAULT_VARIANTS = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 
 
 _LEVEL = re.compile(r"v([0-9]{1,3})")
-"""A variant that has an order among others, as v7; an image may say anything there."""
+"""A variant with an order, such as v7. An image may contain any text there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """An operating system and a processor, by Go's names; `variant` is spelled out where the processor has any."""
+    """An operating system and a processor, by Go's names. `variant` is explicit if the processor
+    has any.
+    """
 
     os: str
     architecture: str
@@ -52,7 +55,7 @@ class Platform:
 
     @classmethod
     def of(cls, os: str, architecture: str, variant: str = "") -> Self:
-        """Return the platform of these names, normalised."""
+        """Return the platform with these names, in normal form."""
         name, implied = _ALIASES.get(architecture.lower(), (architecture.lower(), ""))
         found = variant.lower() or implied or _DEFAULT_VARIANTS.get(name, "")
         return cls(os.lower(), name, f"v{found}" if found.isdigit() else found)
@@ -65,17 +68,20 @@ class Platform:
             part and part.isascii() and part.isprintable() for part in parts
         ):
             raise ConfigError(
-                f"{text[:80]!r} is not a platform; write os/arch or os/arch/variant, as in linux/arm64"
+                f"{text[:80]!r} is not a platform; "
+                "write os/arch or os/arch/variant, as in linux/arm64"
             )
         return cls.of(*parts)
 
     @classmethod
     def here(cls) -> Self:
-        """Return this machine's platform, with Linux images for any system."""
+        """Return Linux on this machine's processor, whatever the machine's own system is."""
         return cls.of("linux", machine.machine() or "amd64")
 
     def rank(self, other: Platform) -> int | None:
-        """Return how well content for `other` runs here, the higher the better; None where it does not."""
+        """Return how well content for `other` runs here; a higher number is better, None means not
+        at all.
+        """
         if (self.os, self.architecture) != (other.os, other.architecture):
             return None
         if self.variant == other.variant:
@@ -90,10 +96,10 @@ def _level(variant: str) -> int | None:
 
 
 def select(index: bytes, platform: Platform | None) -> tuple[Child, ...]:
-    """Return the manifests of an index that are to be fetched: all without a platform, else the best one for it.
+    """Return the manifests of an index to fetch: all without a platform, else the best match.
 
-    An index within the index is always descended into. An entry that names no platform is taken where none that
-    names one fits. Raises ManifestInvalid, and ConfigError where nothing is for the platform.
+    A nested index is always included. An entry without a platform is taken if no other entry fits.
+    Raises ManifestInvalid, and ConfigError if nothing fits the platform.
     """
     entries = platforms(index)
     if platform is None:
@@ -105,9 +111,8 @@ def select(index: bytes, platform: Platform | None) -> tuple[Child, ...]:
         if child not in nested
         and (rank := -1 if found is None else platform.rank(found)) is not None
     ]
-    best = max(
-        ranked, key=lambda pair: pair[0], default=None
-    )  # the first of several that are equally good
+    # of several equally good ones, the first
+    best = max(ranked, key=lambda pair: pair[0], default=None)
     if best is None and not nested:
         has = (
             ", ".join(
@@ -122,8 +127,11 @@ def select(index: bytes, platform: Platform | None) -> tuple[Child, ...]:
 
 
 def platforms(index: bytes) -> list[tuple[Child, Platform | None]]:
-    """Return an index's entries, each with the platform it names, None where it names none. Raises ManifestInvalid."""
-    found = all_children(index)  # checks every field that is used but the platform
+    """Return an index's entries with their platforms; None for an entry without one.
+
+    Raises ManifestInvalid.
+    """
+    found = all_children(index)  # checks every used field but the platform
     entries = json.loads(index).get("manifests") or []
     return [
         (child, _platform(entry.get("platform")))
@@ -132,12 +140,18 @@ def platforms(index: bytes) -> list[tuple[Child, Platform | None]]:
 
 
 def blobs(manifests: Iterable[bytes]) -> tuple[Child, ...]:
-    """Return the configs and layers of these image manifests in order, each digest once. Raises ManifestInvalid."""
+    """Return the configs and layers of image manifests in order, each digest once.
+
+    Raises ManifestInvalid.
+    """
     return unique(child for data in manifests for child in all_children(data))
 
 
 def unique(found: Iterable[Child]) -> tuple[Child, ...]:
-    """Return each digest once. Raises ManifestInvalid where one has two sizes, or is a manifest in a blob's place."""
+    """Return each digest once.
+
+    Raises ManifestInvalid for a digest with two sizes, and for a manifest in place of a blob.
+    """
     known: dict[str, Child] = {}
     for child in found:
         if known.setdefault(str(child.digest), child).size != child.size:
@@ -150,7 +164,9 @@ def unique(found: Iterable[Child]) -> tuple[Child, ...]:
 
 
 def rotated(found: Sequence[Child], start: int) -> tuple[Child, ...]:
-    """Return the same in order, from another one on: nodes that pull together then have something for each other."""
+    """Return the same sequence from another start, so that nodes that pull together can exchange
+    blobs.
+    """
     return tuple(found[(start + at) % len(found)] for at in range(len(found)))
 
 

@@ -1,4 +1,4 @@
-"""A pull as a person sees it: a bar for each blob on a terminal, a line for each finished blob elsewhere."""
+"""The display of a pull: a bar for each blob on a terminal, else a line for each finished blob."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from spegel_py.pull.events import (
 )
 
 PEER_LENGTH = 8
-"""Characters of a peer id that are shown: its end, which differs between nodes, where its beginning does not."""
+"""Characters of a peer id that are shown: its end, because ids of all nodes begin alike."""
 
 
 @contextmanager
@@ -52,12 +52,12 @@ def show_progress(console: Console) -> Iterator[OnProgress]:
 
 
 def short_digest(digest: Digest) -> str:
-    """Return as much of a digest as tells it from others on a screen."""
+    """Return the first digits of a digest, enough to tell digests apart on a screen."""
     return digest.hex[:12]
 
 
 def source_text(peer: str | None, *, is_upstream: bool = False) -> str:
-    """Return the words for where bytes come from; a mirror names no peer for what it has itself."""
+    """Return the text for the source of bytes. A mirror names no peer for its own content."""
     if is_upstream:
         return "from upstream"
     return f"from …{peer[-PEER_LENGTH:]}" if peer else "from the mirror"
@@ -98,7 +98,7 @@ class _Bars:
 
 
 class _Lines:
-    """Writes one line for each blob that ends, or breaks off."""
+    """Prints one line for each blob that finishes or breaks."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -117,7 +117,8 @@ class _Lines:
                     )
             case BlobInterrupted(blob, offset, error):
                 self._line(
-                    f"{short_digest(blob.digest)}: broke off at byte {offset} of {blob.size}: {error}"
+                    f"{short_digest(blob.digest)}: "
+                    f"broke off at byte {offset} of {blob.size}: {error}"
                 )
             case BlobFinished(blob, was_here):
                 how = "was here" if was_here else self._sources.get(blob, source_text(None))

@@ -1,4 +1,4 @@
-"""What to do with an answer and after a failure: the decisions of pulling one blob. Pure."""
+"""The decisions of pulling one blob: how to use an answer, and whether to retry. Pure."""
 
 from __future__ import annotations
 
@@ -10,37 +10,46 @@ from spegel_py.oci.range import ByteRange, ContentRange
 from spegel_py.tools.backoff import doubled
 
 FRUITLESS = 4
-"""Attempts in a row that may bring nothing before a blob is given up: as many as containerd makes."""
+"""Attempts in a row without progress before a blob is given up: as many as containerd makes."""
 
 MISMATCHES = 2
-"""Times that a whole blob may prove wrong: the second one did not come from a damaged part of an earlier pull."""
+"""Times that a whole blob may be wrong. The first may contain a damaged part of an earlier pull."""
 
 ATTEMPTS = 100
-"""Attempts for one blob in all, even while each brings something: an end for a mirror that drips."""
+"""Attempts for one blob in all, even with progress: an end for a mirror that sends very little."""
 
 PAUSE_FIRST, PAUSE_LAST = 0.1, 2.0
-"""Seconds before the second attempt without progress, doubled up to the last; after progress there is no pause."""
+"""Seconds before an attempt after one without progress: the first pause, doubled up to the last.
+
+After progress there is no pause.
+"""
 
 
 class BodyUse(Enum):
-    """What an answer to a request for the rest of a blob allows."""
+    """The use of an answer to a request for the rest of a blob."""
 
     APPEND = "the bytes go on where ours end"
     RESTART = "the bytes are the blob from its beginning"
 
 
 def wanted(offset: int) -> ByteRange | None:
-    """Return the range to ask for with `offset` bytes at hand: to the end, as containerd does; None for the whole."""
+    """Return the range to request after `offset` bytes: to the end, as containerd does; None for
+    the whole blob.
+    """
     return ByteRange(offset, None) if offset else None
 
 
 def judge(
     *, status: int, content_range: str | None, length: int | None, offset: int, size: int
 ) -> BodyUse | str:
-    """Return what to do with the answer for a blob of `size` bytes of which `offset` are at hand.
+    """Return the use of an answer, or the reason why it is unusable.
 
-    A text is why the answer is no use: nothing of it may be written. `length` is its Content-Length in bytes, None
-    where it gives none.
+    Args:
+        status: Its status.
+        content_range: Its Content-Range header, if any.
+        length: Its Content-Length in bytes; None without one.
+        offset: Bytes of the blob that are here already.
+        size: Bytes of the whole blob.
     """
     if status == 200:
         if length is not None and length != size:
@@ -54,13 +63,13 @@ def judge(
     if part.size != size:
         return f"it has {part.size} bytes, not the {size} that the manifest says"
     if part.start != offset or (length is not None and length != part.length):
-        return f"{length} bytes from byte {part.start} on, where those from byte {offset} on were asked for"
+        return f"{length} bytes from byte {part.start} on, not those from byte {offset} on"
     return BodyUse.APPEND
 
 
 @dataclass(frozen=True, slots=True)
 class RetryState:
-    """How often a blob was tried so far, and how far it came: whether to go on, and after which pause."""
+    """The attempts for one blob so far. They decide whether and when to retry."""
 
     reached: int = 0
     attempts: int = 0
@@ -69,7 +78,7 @@ class RetryState:
     is_final: bool = False
 
     def after(self, error: SpegelError, offset: int) -> RetryState:
-        """Return the patience left after an attempt that failed with `offset` bytes at hand."""
+        """Return the state after an attempt that failed with `offset` bytes here."""
         if _is_final(error):
             return replace(self, is_final=True)
         if isinstance(error, DigestMismatch):
@@ -83,7 +92,7 @@ class RetryState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the blob is to be given up."""
+        """Whether the blob is given up."""
         return (
             self.is_final
             or self.fruitless >= FRUITLESS
@@ -100,7 +109,9 @@ class RetryState:
 
 
 def _is_final(error: SpegelError) -> bool:
-    """Say whether asking again cannot help: the mirror understood, and refuses what it will refuse again."""
+    """Return True for an answer that would repeat: the mirror understood the request and refuses
+    it.
+    """
     return (
         isinstance(error, PeerRefused)
         and 400 <= error.status < 500

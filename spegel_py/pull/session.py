@@ -1,4 +1,4 @@
-"""One pull from its reference to the tag in the layout, in containerd's order: manifests down, then blobs."""
+"""One pull, in containerd's order: manifests from the root down, then blobs, then the tag."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from spegel_py.tools.threads import run
 T = TypeVar("T")
 
 PARALLEL = 3
-"""Blobs fetched at the same time: what containerd does for Kubernetes (max_concurrent_downloads)."""
+"""Blobs fetched at the same time: containerd's value for Kubernetes (max_concurrent_downloads)."""
 
 DEPTH = 4
-"""Indexes within indexes that are followed; real images have two."""
+"""Levels of nested indexes that are followed. Real images have two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullReport:
-    """What a pull did: all that is counted was verified by its digest."""
+    """The result of a pull. All its content was verified by digest."""
 
     digest: Digest
-    """Of the image: its index, or its manifest where there is none."""
+    """Digest of the image: of its index, or of its manifest if it has no index."""
     blobs: int
-    """Configs and layers, those that were there before included."""
+    """Number of configs and layers, including blobs that were here before."""
     bytes: int
     """Size of the image in bytes: blobs and manifests."""
     fetched: int
-    """Bytes that came over the network, those that came twice included."""
+    """Bytes from the network, including bytes that came twice."""
     peers: dict[str, int] = field(default_factory=dict)
-    """Of these, how many by the id of the peer that the mirror named; the empty name where it named none."""
+    """Bytes of `fetched` by the id of the sending peer; the empty id if the mirror named none."""
     upstream: int = 0
-    """Of these, how many from upstream, past the mirror."""
+    """Bytes of `fetched` from upstream, past the mirror."""
     seconds: float
     verified: int
-    """Digests verified: of blobs and manifests."""
+    """Number of verified digests: of blobs and manifests."""
 
 
 async def pull(
@@ -64,14 +64,27 @@ async def pull(
     deadlines: PullDeadlines | None = None,
     order: Callable[[Sequence[Child]], Sequence[Child]] = tuple,
 ) -> PullReport:
-    """Pull an image through a mirror (`http://host:port`) into a layout; all platforms where `platform` is None.
+    """Pull an image through a mirror into a layout. The tag is written last, after all content.
 
-    What the mirror does not give is asked of `upstream`, a registry, if that is given. Nothing is tagged before all is
-    there and verified. What a pull that fails or is cancelled has got stays, and the next one goes on with it. `order`
-    may put the blobs into another order than the manifests'.
+    A pull that fails or is cancelled keeps its bytes, and the next one resumes from them.
 
-    Raises ConfigError for a wrong argument, ManifestUnknown or BlobUnknown where nobody has it, ManifestInvalid,
-    PeerError where mirror and upstream fail, StoreUnavailable where the disk does.
+    Args:
+        reference: The image.
+        mirror: The mirror's address, `http://host:port`.
+        writer: Writes the layout.
+        platform: The platform to pull; None for all.
+        upstream: A registry for content that the mirror does not give.
+        parallel: Blobs fetched at the same time.
+        on_progress: Called with each event.
+        deadlines: Seconds that each wait may last.
+        order: Returns the blobs in the order of their fetching.
+
+    Raises:
+        ConfigError: An argument is wrong.
+        ManifestUnknown, BlobUnknown: No host has the content.
+        ManifestInvalid: A manifest is malformed.
+        PeerError: The mirror and upstream failed.
+        StoreUnavailable: The disk failed.
     """
     began = time.monotonic()
     name = Reference.parse(reference) if isinstance(reference, str) else reference
@@ -99,10 +112,10 @@ async def pull(
 
 
 class _Walk:
-    """From the root to every manifest that is meant; each is written at once, as containerd does.
+    """Fetches all chosen manifests from the root down. Each is written at once, as containerd does.
 
-    So a node that shares what it is getting can give it to others. No tag leads to it before all that it names is
-    there.
+    A node that shares its pulls can then give them to peers. No tag leads to a manifest before its
+    content is complete.
     """
 
     def __init__(
@@ -128,7 +141,7 @@ class _Walk:
         if isinstance(found, Child):
             return await self._get(
                 Child(found.digest, -1, ""), total=found.size
-            )  # a HEAD's length is only a hint
+            )  # the length from a HEAD is only a hint
         await run(self._writer.put, found.data, found.child.digest.algorithm)
         return self._keep(found)
 
@@ -139,12 +152,14 @@ class _Walk:
             raise ManifestInvalid(f"more than {DEPTH} indexes within each other")
         for child in plan.select(manifest.data, self._platform):
             if child.media_type and child.media_type not in MANIFESTS:
-                continue  # an index may list other things; runtimes pass them by
+                continue  # an index may list other content, which runtimes ignore
             if child.digest not in self._found:
                 await self._descend(await self._get(child), depth + 1)
 
     async def _get(self, child: Child, total: int = -1) -> Manifest:
-        """Get a manifest; its file is begun before it is asked for: who is sent to this node by then, waits for it."""
+        """Fetch a manifest. Its file is created before the request, so peers sent here can wait for
+        it.
+        """
         size = max(total, child.size)
         part = await run(self._writer.begin, child.digest, size if size > 0 else None)
         try:
@@ -176,7 +191,7 @@ class _Walk:
 
 
 async def _fetch_all(fetcher: BlobFetcher, blobs: Sequence[Child], parallel: int) -> None:
-    """Fetch the blobs in order, so many at a time; the first that fails for good ends the others."""
+    """Fetch the blobs in order, `parallel` at a time, until one fails for good."""
     waiting = iter(blobs)
 
     async def work() -> None:
@@ -192,6 +207,6 @@ async def _fetch_all(fetcher: BlobFetcher, blobs: Sequence[Child], parallel: int
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a group: the one that ended the others."""
+    """Return the first error of a group, which ended the other tasks."""
     error = group.exceptions[0]
     return first_error(error) if isinstance(error, BaseExceptionGroup) else error

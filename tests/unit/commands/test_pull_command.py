@@ -75,7 +75,7 @@ def run(*arguments: str) -> int:
 def test_wrong_arguments(
     arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong argument is one line on stderr and status 2, and no password is repeated."""
+    """A wrong argument gives one line on stderr and status 2, and no password is printed."""
     assert run(*arguments, "--into", str(tmp_path / "layout")) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -87,7 +87,7 @@ def test_wrong_arguments(
 def test_a_folder_with_other_things_is_a_wrong_argument(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder that is no layout is not written into."""
+    """A folder that is no layout stays unchanged."""
     (tmp_path / "letter.txt").write_text("dear")
     assert run("r.example/app:1", "--mirror", "http://127.0.0.1:1", "--into", str(tmp_path)) == 2
     assert "holds other files" in capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_a_folder_with_other_things_is_a_wrong_argument(
     ids=lambda value: type(value).__name__ if isinstance(value, SpegelError) else "",
 )
 def test_every_failure_says_what_to_do(error: SpegelError, said: str) -> None:
-    """What is wrong with the mirror, the content or the disk comes with what to do about it."""
+    """Each failure of the mirror, the content or the disk comes with advice."""
     assert said in pull_command.advice(error)
 
 
@@ -121,19 +121,19 @@ def test_every_failure_says_what_to_do(error: SpegelError, said: str) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, SpegelError) else "",
 )
 def test_with_upstream_failures_speak_of_it(error: SpegelError, said: str) -> None:
-    """Where a registry was named, that it did not give it either is what is to be looked at."""
+    """If upstream was given and failed too, the advice is about both."""
     assert said in pull_command.advice(error, upstream="https://registry.example")
 
 
 def test_a_mirrors_credentials_are_taken_from_its_address() -> None:
-    """User and password of the URL are sent, and are no part of the address that is shown."""
+    """User and password of the URL are sent, and are missing from the printed address."""
     where, auth = parse_mirror("https://me:secret@mirror.example:8443/")
     assert where == "https://mirror.example:8443"
     assert auth == "Basic bWU6c2VjcmV0"
 
 
 def test_lines_without_a_terminal() -> None:
-    """Elsewhere than on a terminal each blob's end and each break is one line, with the peer it came from."""
+    """Without a terminal each finished and each broken blob is one line, with its peer."""
     out = io.StringIO()
     with show_progress(Console(file=out, width=40)) as show:
         for event in EVENTS:
@@ -146,7 +146,7 @@ def test_lines_without_a_terminal() -> None:
 
 
 def test_upstream_is_named() -> None:
-    """What comes past the mirror is said to."""
+    """Bytes from upstream, past the mirror, are named as such."""
     out = io.StringIO()
     with show_progress(Console(file=out, width=40)) as show:
         for event in (EVENTS[0], BlobOpened(BLOB, 0, None, is_upstream=True), EVENTS[-1]):
@@ -155,7 +155,7 @@ def test_upstream_is_named() -> None:
 
 
 def test_bars_on_a_terminal() -> None:
-    """On a terminal each blob has a bar with its peer; texts of others are no markup."""
+    """On a terminal each blob has a bar with its peer. Foreign texts are not markup."""
     out = io.StringIO()
     with show_progress(Console(file=out, width=120, force_terminal=True)) as show:
         for event in EVENTS[:4]:

@@ -1,4 +1,4 @@
-"""What a registry asks for when it wants a token."""
+"""The challenge of a registry that wants a token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HUB = 'Bearer realm="https://auth.example/token?a=b",service="registry.example",
 
 
 def test_a_challenge_is_an_address() -> None:
-    """Who gives the token is asked for exactly what the registry named."""
+    """The token server gets exactly the registry's service and scope."""
     challenge = Challenge.parse(HUB, is_secure=True)
     assert challenge is not None
     assert challenge.url.host == "auth.example"
@@ -37,7 +37,9 @@ def test_a_challenge_is_an_address() -> None:
     ],
 )
 def test_what_is_not_to_be_asked(header: str, is_secure: bool) -> None:
-    """Without an address, or with one to which credentials would go in the clear, there is nothing to ask for."""
+    """Without an address, or with one that would get credentials in clear text, no token is
+    requested.
+    """
     assert Challenge.parse(header, is_secure=is_secure) is None
 
 
@@ -55,5 +57,5 @@ def test_what_is_not_to_be_asked(header: str, is_secure: bool) -> None:
     ],
 )
 def test_tokens(data: bytes, token: str | None) -> None:
-    """Both of the names in use are read; what cannot be sent in a header is no token."""
+    """Both field names in use are read. A text that cannot be sent in a header is no token."""
     assert _token(data) == token

@@ -17,7 +17,7 @@ from spegel_py.store.layout import BlobWriter, LayoutWriter
 
 
 async def test_a_part_that_is_opened_while_the_pull_is_cancelled_is_closed(tmp_path: Path) -> None:
-    """Its lock would keep the next pull from going on with it."""
+    """Its lock would prevent the next pull from resuming it."""
     began, may_end = threading.Event(), threading.Event()
     writer = LayoutWriter.create(root=tmp_path, is_durable=False)
     opened: list[BlobWriter] = []

@@ -1,4 +1,4 @@
-"""Which manifests and blobs of an image are fetched."""
+"""The manifests and blobs of an image that are fetched."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def index(*entries: dict[str, object]) -> bytes:
     ],
 )
 def test_names_of_one_platform_are_one(text: str, same: str) -> None:
-    """Other names of a platform mean the same, as containerd normalises them."""
+    """Other names of a platform are equal, as containerd normalises them."""
     assert Platform.parse(text) == Platform.parse(same)
 
 
 @pytest.mark.parametrize("size", [None, -1, 7.0])
 def test_a_pull_of_a_part_is_no_pull(size: object) -> None:
-    """An image with a layer that cannot be fetched is refused, and never written without it."""
+    """An image with an unusable layer is refused, and never written without it."""
     layer = entry("layer", media_type=OCI_LAYER_GZIP) | {"size": size}
     config = entry("config", media_type=OCI_CONFIG)
     image = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer]}
@@ -65,7 +65,7 @@ def test_a_pull_of_a_part_is_no_pull(size: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "linux", "linux/", "/amd64", "a/b/c/d", "linux/amd64/"])
 def test_what_is_no_platform_is_refused(text: str) -> None:
-    """A malformed platform is a wrong argument that says how to write one."""
+    """A malformed platform is a wrong argument. The text shows the right form."""
     with pytest.raises(ConfigError, match="linux/arm64"):
         Platform.parse(text)
 
@@ -83,13 +83,13 @@ def test_what_is_no_platform_is_refused(text: str) -> None:
     ],
 )
 def test_best_variant(wanted: str, there: list[str], chosen: int) -> None:
-    """Of the manifests that run on a platform, the highest variant is taken, the first of equals."""
+    """The highest variant that runs on the platform is taken; of equal ones, the first."""
     data = index(*(entry(str(number), platform) for number, platform in enumerate(there)))
     assert plan.select(data, Platform.parse(wanted)) == (child(str(chosen)),)
 
 
 def test_all_platforms() -> None:
-    """Without a platform everything is fetched, attestations too, each once."""
+    """Without a platform everything is fetched once, attestations too."""
     data = index(
         entry("a", "linux/amd64"), entry("b", "linux/arm64"), entry("a", "linux/amd64"), entry("c")
     )
@@ -97,14 +97,14 @@ def test_all_platforms() -> None:
 
 
 def test_nothing_for_the_platform() -> None:
-    """The error names what there is to choose from."""
+    """The error names the available platforms."""
     data = index(entry("a", "linux/amd64"), entry("x", "unknown/unknown"))
     with pytest.raises(ConfigError, match=r"not there for linux/riscv64; .*: linux/amd64$"):
         plan.select(data, Platform.parse("linux/riscv64"))
 
 
 def test_nested_index_and_entries_without_platform() -> None:
-    """An inner index is descended into; an entry that names no platform stands in where none fits."""
+    """A nested index is followed. An entry without a platform is taken if no other fits."""
     data = index(entry("inner", media_type=OCI_INDEX), entry("bare"), entry("arm", "linux/arm64"))
     inner = child("inner", media_type=OCI_INDEX)
     assert plan.select(data, Platform.parse("linux/amd64")) == (inner, child("bare"))
@@ -113,7 +113,7 @@ def test_nested_index_and_entries_without_platform() -> None:
 
 @pytest.mark.parametrize("odd", [7, "linux", {"os": 1, "architecture": "amd64"}, []])
 def test_odd_platforms_are_none(odd: object) -> None:
-    """A platform that is no object of texts counts as none named."""
+    """A platform that is not an object of texts counts as missing."""
     assert plan.platforms(index(entry("a") | {"platform": odd})) == [(child("a"), None)]
 
 
@@ -128,7 +128,7 @@ def manifest(*layers: Child) -> bytes:
 
 
 def test_shared_layers_are_fetched_once() -> None:
-    """A blob that several manifests or layers name is there once, in the order of its first mention."""
+    """A blob that several manifests or layers name appears once, at its first position."""
     base, app, other = (child(name, media_type=OCI_LAYER_GZIP) for name in ("base", "app", "other"))
     found = plan.blobs([manifest(base, app, base), manifest(base, other)])
     assert [one.digest for one in found] == [
@@ -137,7 +137,7 @@ def test_shared_layers_are_fetched_once() -> None:
 
 
 def test_contradictions_are_refused() -> None:
-    """One digest with two sizes, or a manifest among the layers, is no image."""
+    """A digest with two sizes, or a manifest among the layers, is refused."""
     with pytest.raises(ManifestInvalid, match="another size"):
         plan.blobs([manifest(child("a", 1, OCI_LAYER_GZIP), child("a", 2, OCI_LAYER_GZIP))])
     with pytest.raises(ManifestInvalid, match="is a manifest"):
@@ -146,7 +146,7 @@ def test_contradictions_are_refused() -> None:
 
 @given(count=st.integers(1, 9), start=st.integers(0, 20))
 def test_rotation_loses_nothing(count: int, start: int) -> None:
-    """A rotated plan holds the same blobs and starts where it should."""
+    """A rotated plan has the same blobs and the right start."""
     found = [child(str(number)) for number in range(count)]
     rotated = plan.rotated(found, start)
     assert rotated[0] == found[start % count]

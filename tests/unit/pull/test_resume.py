@@ -25,7 +25,7 @@ from spegel_py.pull.resume import BodyUse, RetryState
 def test_answers_that_are_used(
     status: int, content_range: str | None, length: int | None, offset: int, step: BodyUse
 ) -> None:
-    """A 206 that starts where ours ends goes on; a 200 begins anew."""
+    """A 206 from our end resumes. A 200 restarts."""
     assert (
         resume.judge(
             status=status, content_range=content_range, length=length, offset=offset, size=100
@@ -48,7 +48,7 @@ def test_answers_that_are_used(
     ],
 )
 def test_answers_that_are_not_used(status: int, content_range: str | None, length: int) -> None:
-    """Nothing is written of an answer that is not exactly the rest, or the whole, of this blob."""
+    """An answer is written only if it is exactly the rest, or the whole, of this blob."""
     step = resume.judge(
         status=status, content_range=content_range, length=length, offset=40, size=100
     )
@@ -56,14 +56,14 @@ def test_answers_that_are_not_used(status: int, content_range: str | None, lengt
 
 
 def test_the_range_asked_for_is_containerds() -> None:
-    """The whole is asked for without a range, the rest with an open one."""
+    """The whole is requested without a range, the rest with an open range."""
     assert resume.wanted(0) is None
     assert str(resume.wanted(40)) == "bytes=40-"
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=resume.ATTEMPTS - 1))
 def test_progress_keeps_patience(steps: list[int]) -> None:
-    """As long as every attempt brings something, the blob is not given up and no pause is made."""
+    """While every attempt makes progress the blob is not given up, and there is no pause."""
     retries, offset = RetryState(), 0
     for step in steps:
         offset += step
@@ -73,7 +73,7 @@ def test_progress_keeps_patience(steps: list[int]) -> None:
 
 
 def test_no_progress_ends() -> None:
-    """Attempts that bring nothing are paused for ever longer, and end."""
+    """Pauses grow after attempts without progress, and then the blob is given up."""
     retries, pauses = RetryState(reached=40), []
     while not retries.is_over:
         retries = retries.after(PeerUnreachable("refused"), 40)
@@ -82,7 +82,7 @@ def test_no_progress_ends() -> None:
 
 
 def test_a_drip_ends() -> None:
-    """A mirror that gives a byte an attempt is given up in the end."""
+    """A mirror that gives one byte for each attempt is given up in the end."""
     retries = RetryState()
     for offset in range(1, resume.ATTEMPTS + 1):
         assert not retries.is_over
@@ -91,7 +91,7 @@ def test_a_drip_ends() -> None:
 
 
 def test_going_round_in_circles_is_no_progress() -> None:
-    """A blob that starts anew each time (range answered with 200) must come further than before to count."""
+    """A blob that restarts each time (200 for a range) must get further than before to count."""
     retries = RetryState().after(PeerUnreachable("broke off"), 50)
     for _ in range(resume.FRUITLESS):
         retries = retries.after(PeerUnreachable("broke off"), 50)
@@ -99,7 +99,7 @@ def test_going_round_in_circles_is_no_progress() -> None:
 
 
 def test_wrong_bytes_twice_end() -> None:
-    """The first mismatch may come from an old part; the second does not."""
+    """The first mismatch may come from an old part. The second does not."""
     once = RetryState(reached=10).after(DigestMismatch("wrong"), 0)
     assert not once.is_over
     assert once.after(DigestMismatch("wrong"), 0).is_over
@@ -110,5 +110,5 @@ def test_wrong_bytes_twice_end() -> None:
     [(400, True), (401, True), (403, True), (416, False), (429, False), (500, False), (503, False)],
 )
 def test_refusals(status: int, is_over: bool) -> None:
-    """What the mirror will refuse again is not asked again; what may pass is."""
+    """A permanent refusal is not retried. A temporary one is."""
     assert RetryState().after(PeerRefused("refused", status=status), 0).is_over is is_over

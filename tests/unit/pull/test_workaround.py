@@ -1,4 +1,4 @@
-"""What is worked around in aiohttp; these fail when it is no longer needed."""
+"""Workarounds for aiohttp. These tests fail when they are not needed any more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from spegel_py.pull.client import _left_over
 
 
 async def test_aiohttp_forgets_what_came_before_a_break() -> None:
-    """Its reader (3.14) raises though it holds bytes that came in: without them a pull could be held to make no way."""
+    """Its reader (3.14) raises though it holds received bytes. Without them a pull might seem
+    stuck.
+    """
     reader = aiohttp.StreamReader(Mock(), 1024, loop=asyncio.get_running_loop())
     reader.feed_data(b"came in")
     reader.set_exception(aiohttp.ClientPayloadError())
