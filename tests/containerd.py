@@ -13,7 +13,7 @@ from pathlib import Path
 from spegel_py.errors import SpegelError
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
-from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.grpc_client import Client
 from tests import images
 from tests.processes import Process, run
 

@@ -23,7 +23,7 @@ from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, all_
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import plan
 from spegel_py.pull.plan import Platform
-from spegel_py.store.files import open_below
+from spegel_py.store.file_access import open_below
 from spegel_py.store.layout import LayoutWriter
 
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")

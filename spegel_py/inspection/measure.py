@@ -20,7 +20,7 @@ from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.outcomes import ContentSource
 from spegel_py.pull import Platform, plan
-from spegel_py.pull.client import Manifest, MirrorClient, PullDeadlines
+from spegel_py.pull.mirror_client import Manifest, MirrorClient, PullDeadlines
 from spegel_py.pull.session import DEPTH, PARALLEL
 
 INTERVAL = 0.25

@@ -1,6 +1,7 @@
 """Pulling an image through a registry mirror into an OCI image layout, as a runtime does."""
 
-from spegel_py.pull.events import (
+from spegel_py.pull.plan import Platform
+from spegel_py.pull.pull_events import (
     BlobFinished,
     BlobInterrupted,
     BlobOpened,
@@ -9,7 +10,6 @@ from spegel_py.pull.events import (
     PullEvent,
     PullPlanned,
 )
-from spegel_py.pull.plan import Platform
 from spegel_py.pull.session import PullReport, pull
 
 __all__ = [

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from spegel_py.errors import BlobUnknown, ManifestUnknown, PeerRefused, PeerStalled, PeerUnreachable
 from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import Reference
-from spegel_py.pull.client import Body, Manifest, MirrorClient, PullDeadlines
+from spegel_py.pull.mirror_client import Body, Manifest, MirrorClient, PullDeadlines
 
 _NOT_GIVEN = (ManifestUnknown, BlobUnknown, PeerRefused, PeerStalled, PeerUnreachable)
 """Failures after which the next host is asked. Wrong bytes are requested again from the same host.

@@ -19,7 +19,7 @@ from rich.progress import (
 
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.pull.events import (
+from spegel_py.pull.pull_events import (
     BlobFinished,
     BlobInterrupted,
     BlobOpened,

@@ -13,11 +13,11 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull import plan
-from spegel_py.pull.blobs import BlobFetcher
-from spegel_py.pull.client import Manifest, PullDeadlines
-from spegel_py.pull.events import OnProgress, PullPlanned
+from spegel_py.pull.blob_fetcher import BlobFetcher
 from spegel_py.pull.hosts import Hosts, connected
+from spegel_py.pull.mirror_client import Manifest, PullDeadlines
 from spegel_py.pull.plan import Platform
+from spegel_py.pull.pull_events import OnProgress, PullPlanned
 from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import LayoutWriter
 from spegel_py.tools.threads import run

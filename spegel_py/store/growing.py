@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from spegel_py.oci.digest import Digest
-from spegel_py.store.files import FileAccess, open_cached_or_thread
+from spegel_py.store.file_access import FileAccess, open_cached_or_thread
 from spegel_py.store.inotify import Inotify
 
 log = structlog.get_logger(__name__)

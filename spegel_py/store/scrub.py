@@ -30,7 +30,7 @@ from spegel_py.store.base import (
     Tag,
     Watcher,
 )
-from spegel_py.store.files import Signature
+from spegel_py.store.file_access import Signature
 from spegel_py.store.watching import Emit, watch_in_task
 from spegel_py.tools.bounded import BoundedDict
 

@@ -30,7 +30,7 @@ from spegel_py.registry.server import serve
 from spegel_py.registry.state import describe
 from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
-from spegel_py.store.memory import MemoryStore
+from spegel_py.store.memory_store import MemoryStore
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext

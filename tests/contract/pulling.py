@@ -13,7 +13,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Ingests
 from spegel_py.store.containerd import ContainerdIngests
 from spegel_py.store.layout import BlobWriter, LayoutIngests
-from spegel_py.store.memory import MemoryIngests
+from spegel_py.store.memory_store import MemoryIngests
 from tests import images
 from tests.containerd import NAMESPACE, Daemon
 from tests.processes import until

@@ -21,7 +21,7 @@ from spegel_py.errors import PeerError, StoreUnavailable
 from spegel_py.oci.range import ByteRange
 from spegel_py.registry.middlewares import close_gently
 from spegel_py.registry.server import serve
-from spegel_py.store.files import FileContent
+from spegel_py.store.file_access import FileContent
 from spegel_py.transfer.base import ClientGone, Deadlines, PeerRequest, Sink
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender

@@ -15,7 +15,7 @@ from spegel_py.oci.filters import Filters
 from spegel_py.store.base import Origins, Store, Watcher
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.layout import LayoutStore, LayoutWatcher
-from spegel_py.store.memory import MemoryStore, MemoryWatcher
+from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from tests import images
 from tests.containerd import Daemon
 

@@ -13,7 +13,7 @@ from watchfiles.main import FileChange
 
 from spegel_py.oci.build import Image
 from spegel_py.store.base import Change, ContentEvent, Inventory, Watcher
-from spegel_py.store.layout import watcher as layout_watcher
+from spegel_py.store.layout import layout_watcher
 from tests.contract.sources import LayoutSource, Source
 from tests.images import image
 

@@ -12,9 +12,9 @@ import pytest_asyncio
 
 from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
-from spegel_py.store.containerd.blobs import FileBlobs
-from spegel_py.store.containerd.client import BlobRecord, NamedImage
-from spegel_py.store.containerd.records import BlobRecords
+from spegel_py.store.containerd.blob_access import FileBlobs
+from spegel_py.store.containerd.blob_records import BlobRecords
+from spegel_py.store.containerd.grpc_client import BlobRecord, NamedImage
 from tests.contract.test_watcher import keys, listening
 from tests.images import image
 from tests.integration.cluster import joined, metric

@@ -44,7 +44,7 @@ from spegel_py.pull import (
     PullReport,
     pull,
 )
-from spegel_py.pull.client import ACCEPT, PullDeadlines
+from spegel_py.pull.mirror_client import ACCEPT, PullDeadlines
 from spegel_py.pull.plan import rotated
 from spegel_py.registry.app import create_app
 from spegel_py.registry.server import serve

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spegel_py.errors import SpegelError
-from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.grpc_client import Client
 from tests.kubernetes import addresses
 from tests.kubernetes.cgroups import Cgroup
 from tests.namespaces import Namespace

@@ -16,7 +16,7 @@ import grpc.aio
 
 from spegel_py.errors import StoreUnavailable
 from spegel_py.store.containerd.api import cri_pb2, introspection_pb2
-from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.grpc_client import Client
 
 _RUNTIME = "/runtime.v1.RuntimeService"
 _INTROSPECTION = "/containerd.services.introspection.v1.Introspection"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from spegel_py.store.containerd.client import NamedImage
+from spegel_py.store.containerd.grpc_client import NamedImage
 
 CRI_OWN = "io.cri-containerd.image"
 """The label by which the CRI marks its images. The CRI sets it again after pulls of other clients.

@@ -2,8 +2,8 @@
 
 from spegel_py.store.layout.blob import BlobWriter
 from spegel_py.store.layout.folder import check_layout
-from spegel_py.store.layout.store import LayoutIngests, LayoutStore
-from spegel_py.store.layout.watcher import LayoutWatcher
+from spegel_py.store.layout.layout_store import LayoutIngests, LayoutStore
+from spegel_py.store.layout.layout_watcher import LayoutWatcher
 from spegel_py.store.layout.writer import LayoutWriter
 
 __all__ = [

@@ -22,7 +22,7 @@ from spegel_py.errors import ConfigError, DigestInvalid, OCIError, StoreError, S
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.store.base import Tag
-from spegel_py.store.files import Signature, open_below, open_folder
+from spegel_py.store.file_access import Signature, open_below, open_folder
 
 MARKER = "oci-layout"
 """The file that marks a layout. While it is missing the folder is away, as with an unmounted disk.

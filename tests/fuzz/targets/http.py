@@ -19,7 +19,7 @@ from spegel_py.registry.app import create_app, create_metrics_app
 from spegel_py.registry.server import serve
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
-from spegel_py.store.memory import MemoryStore
+from spegel_py.store.memory_store import MemoryStore
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream

@@ -21,7 +21,8 @@ from spegel_py.errors import (
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Child
 from spegel_py.pull.answers import parse_mirror
-from spegel_py.pull.events import (
+from spegel_py.pull.progress import show_progress
+from spegel_py.pull.pull_events import (
     BlobFinished,
     BlobInterrupted,
     BlobOpened,
@@ -29,7 +30,6 @@ from spegel_py.pull.events import (
     PullEvent,
     PullPlanned,
 )
-from spegel_py.pull.progress import show_progress
 
 BLOB = Child(Digest.of(b"layer"), 1000, OCI_LAYER_GZIP)
 ROOT = Child(Digest.of(b"root"), 100, OCI_MANIFEST)

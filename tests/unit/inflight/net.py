@@ -23,7 +23,7 @@ from spegel_py.registry.server import serve
 from spegel_py.registry.underway import Underway
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork, MemoryRouter
-from spegel_py.store.memory import MemoryIngests, MemoryStore
+from spegel_py.store.memory_store import MemoryIngests, MemoryStore
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream

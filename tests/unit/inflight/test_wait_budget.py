@@ -22,7 +22,7 @@ from spegel_py.inflight.wait_budget import WaitBudget
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
-from spegel_py.store.memory import MemoryIngests, MemoryStore
+from spegel_py.store.memory_store import MemoryIngests, MemoryStore
 from tests import virtual
 
 RULES = InFlightRules()

@@ -17,7 +17,7 @@ from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
-from spegel_py.store.memory import MemoryStore
+from spegel_py.store.memory_store import MemoryStore
 from tests.images import image
 
 ME, OTHER, THIRD = (

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import aiohttp
 import pytest
 
-from spegel_py.pull.client import _left_over
+from spegel_py.pull.mirror_client import _left_over
 
 
 async def test_aiohttp_forgets_what_came_before_a_break() -> None:

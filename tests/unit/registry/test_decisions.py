@@ -22,7 +22,7 @@ from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.server import serve
 from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.base import Peer
-from spegel_py.store.memory import MemoryStore
+from spegel_py.store.memory_store import MemoryStore
 from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
 from tests.unit.mirror.peers import FakePeer

@@ -18,8 +18,8 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from spegel_py.store.base import Content
-from spegel_py.store.files import FileContent
-from spegel_py.store.memory import MemoryContent, MemoryStore
+from spegel_py.store.file_access import FileContent
+from spegel_py.store.memory_store import MemoryContent, MemoryStore
 from spegel_py.transfer.sender import Sender
 from tests.processes import until
 from tests.unit.registry.conftest import Node, NodeFactory

@@ -13,7 +13,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.registry.underway import Underway
-from spegel_py.store.memory import MemoryIngests, MemoryStore
+from spegel_py.store.memory_store import MemoryIngests, MemoryStore
 from tests.unit.registry.conftest import Node, NodeFactory
 
 MANIFEST = json.dumps(

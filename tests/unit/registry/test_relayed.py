@@ -16,7 +16,7 @@ import pytest
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
-from spegel_py.store.memory import MemoryStore
+from spegel_py.store.memory_store import MemoryStore
 from spegel_py.transfer.base import Deadlines
 from tests.unit.mirror.peers import FakePeer
 from tests.unit.registry.conftest import Node, NodeFactory

@@ -13,7 +13,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Descriptor, Ingest
-from spegel_py.store.memory import MemoryIngests, MemoryStore
+from spegel_py.store.memory_store import MemoryIngests, MemoryStore
 from tests.routers import until
 from tests.unit.registry.conftest import Node, NodeFactory
 

@@ -12,7 +12,7 @@ from spegel_py.errors import ContentNotFound
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
-from spegel_py.store.memory import MemoryStore, MemoryWatcher
+from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from spegel_py.store.spelled import SpelledStore
 from tests.routers import until
 

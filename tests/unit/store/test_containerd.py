@@ -26,9 +26,9 @@ from spegel_py.store.containerd import (
     check_content_path,
     check_socket,
 )
-from spegel_py.store.containerd.blobs import FileBlobs
-from spegel_py.store.containerd.client import SOURCE, BlobRecord
-from spegel_py.store.containerd.records import BlobRecords, ContainerdOrigins
+from spegel_py.store.containerd.blob_access import FileBlobs
+from spegel_py.store.containerd.blob_records import BlobRecords, ContainerdOrigins
+from spegel_py.store.containerd.grpc_client import SOURCE, BlobRecord
 from spegel_py.store.walker import Walker
 from tests import images
 from tests.containerd import Daemon

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from spegel_py.errors import ConfigError, ContentNotFound, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.files import Signature
+from spegel_py.store.file_access import Signature
 from spegel_py.store.layout import LayoutStore, LayoutWatcher, LayoutWriter, check_layout
+from spegel_py.store.layout.blob_verifier import BlobVerdict, BlobVerdicts
 from spegel_py.store.layout.folder import REF_NAME, read_index, scan
-from spegel_py.store.layout.verify import BlobVerdict, BlobVerdicts
 from tests.contract.test_watcher import listening
 from tests.images import image, write_layout
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST, Child
-from spegel_py.store.containerd.client import NamedImage
+from spegel_py.store.containerd.grpc_client import NamedImage
 from spegel_py.store.containerd.pull_times import CRI_OWN, PullTimes
 
 MANAGED = {CRI_OWN: "managed"}

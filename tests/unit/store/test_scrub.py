@@ -16,8 +16,8 @@ from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MAX_MANIFEST
 from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inventory
-from spegel_py.store.files import FileContent, open_below
-from spegel_py.store.memory import MemoryStore, MemoryWatcher
+from spegel_py.store.file_access import FileContent, open_below
+from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from tests.processes import until
 

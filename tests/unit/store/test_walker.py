@@ -12,7 +12,7 @@ from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_INDEX, OCI_LAYER_GZIP, Child
 from spegel_py.store.base import Content
-from spegel_py.store.memory import MemoryStore
+from spegel_py.store.memory_store import MemoryStore
 from spegel_py.store.walker import Walker
 from tests import images
 from tests.images import image

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from spegel_py.errors import StoreUnavailable
-from spegel_py.store.files import FileContent
-from spegel_py.store.memory import MemoryContent
+from spegel_py.store.file_access import FileContent
+from spegel_py.store.memory_store import MemoryContent
 from spegel_py.transfer.sender import AT_ONCE, INLINE, Sender
 from tests.contract.clients import MemorySink, SeenSink, SocketSink
 

@@ -17,9 +17,15 @@ from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.base import Content, Descriptor
-from spegel_py.store.containerd.client import Client
-from spegel_py.store.containerd.records import BlobRecords
-from spegel_py.store.files import BLOCKING, PIECE, FileAccess, FileContent, open_cached_or_thread
+from spegel_py.store.containerd.blob_records import BlobRecords
+from spegel_py.store.containerd.grpc_client import Client
+from spegel_py.store.file_access import (
+    BLOCKING,
+    PIECE,
+    FileAccess,
+    FileContent,
+    open_cached_or_thread,
+)
 
 log = structlog.get_logger(__name__)
 

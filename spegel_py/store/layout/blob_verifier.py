@@ -19,7 +19,7 @@ import structlog
 
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
-from spegel_py.store.files import Signature
+from spegel_py.store.file_access import Signature
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,9 @@ import inspect
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable
 from spegel_py.oci.manifest import Child
-from spegel_py.pull.client import Body
-from spegel_py.pull.events import (
+from spegel_py.pull.hosts import Hosts
+from spegel_py.pull.mirror_client import Body
+from spegel_py.pull.pull_events import (
     BlobFinished,
     BlobInterrupted,
     BlobOpened,
@@ -16,7 +17,6 @@ from spegel_py.pull.events import (
     OnProgress,
     PullEvent,
 )
-from spegel_py.pull.hosts import Hosts
 from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import BlobWriter, LayoutWriter
 from spegel_py.tools.threads import run

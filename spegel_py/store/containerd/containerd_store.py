@@ -11,11 +11,11 @@ from pathlib import Path
 from spegel_py.errors import ConfigError, ContentNotFound, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Ingest, Tag
-from spegel_py.store.containerd.blobs import Blobs, FileBlobs, RemoteBlobs
-from spegel_py.store.containerd.client import Client
+from spegel_py.store.containerd.blob_access import Blobs, FileBlobs, RemoteBlobs
+from spegel_py.store.containerd.blob_records import BlobRecords, ContainerdOrigins
+from spegel_py.store.containerd.grpc_client import Client
 from spegel_py.store.containerd.pull_times import PullTimes
-from spegel_py.store.containerd.records import BlobRecords, ContainerdOrigins
-from spegel_py.store.files import FileAccess
+from spegel_py.store.file_access import FileAccess
 from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
 
 

@@ -15,8 +15,8 @@ import structlog
 from spegel_py.errors import StoreUnavailable
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.store.base import ContentEvent, Inventory
-from spegel_py.store.containerd.session import FollowSession
-from spegel_py.store.containerd.store import ContainerdStore
+from spegel_py.store.containerd.containerd_store import ContainerdStore
+from spegel_py.store.containerd.follow_session import FollowSession
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
 from spegel_py.tools.backoff import Backoff
 

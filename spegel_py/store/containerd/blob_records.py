@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.containerd.client import BlobRecord, Client
+from spegel_py.store.containerd.grpc_client import BlobRecord, Client
 
 CALLS = 16
 """Calls of one batch at the same time. More would only queue up in the daemon."""

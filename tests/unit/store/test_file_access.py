@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spegel_py.errors import ContentNotFound
-from spegel_py.store import files
-from spegel_py.store.files import BLOCKING, CACHED_ONLY, NotCached, open_file
+from spegel_py.store import file_access
+from spegel_py.store.file_access import BLOCKING, CACHED_ONLY, NotCached, open_file
 from tests.processes import descriptors
 
 
@@ -51,7 +51,7 @@ async def test_a_kernel_that_cannot_tell_has_a_thread_open_it(
     def refuse(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files, "openat2", refuse)
+    monkeypatch.setattr(file_access, "openat2", refuse)
     assert content(await open_file(tmp_path, "blobs", "one")) == b"content"
 
 

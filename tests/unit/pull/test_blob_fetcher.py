@@ -11,7 +11,7 @@ import pytest
 
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.pull.blobs import BlobFetcher
+from spegel_py.pull.blob_fetcher import BlobFetcher
 from spegel_py.pull.hosts import Hosts
 from spegel_py.store.layout import BlobWriter, LayoutWriter
 

@@ -12,12 +12,12 @@ import structlog
 from spegel_py.errors import ContentNotFound, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Ingest, Tag
-from spegel_py.store.files import FileAccess, FileContent, Signature, open_file
+from spegel_py.store.file_access import FileAccess, FileContent, Signature, open_file
 from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.blob import PARTIAL, TOTAL, part_name
+from spegel_py.store.layout.blob_verifier import BlobVerdicts, Verifier
 from spegel_py.store.layout.folder import BLOBS
-from spegel_py.store.layout.verify import BlobVerdicts, Verifier
 
 log = structlog.get_logger(__name__)
 

@@ -24,8 +24,8 @@ from spegel_py.oci.manifest import OCI_INDEX, Child
 from spegel_py.store.base import ContentEvent, Inventory, Tag
 from spegel_py.store.layout import folder
 from spegel_py.store.layout.blob import PARTIAL
-from spegel_py.store.layout.store import LayoutStore
-from spegel_py.store.layout.verify import BlobVerdict
+from spegel_py.store.layout.blob_verifier import BlobVerdict
+from spegel_py.store.layout.layout_store import LayoutStore
 from spegel_py.store.walker import Walker
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
 from spegel_py.tools.backoff import Backoff

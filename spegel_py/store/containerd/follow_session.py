@@ -18,15 +18,15 @@ from spegel_py.errors import ContentNotFound, OCIError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters, repository_of
 from spegel_py.oci.reference import Reference
-from spegel_py.store.containerd.client import (
+from spegel_py.store.containerd.containerd_store import ContainerdStore
+from spegel_py.store.containerd.gc_watch import GCWatch
+from spegel_py.store.containerd.grpc_client import (
     ContentCreated,
     ContentDeleted,
     ImageChanged,
     NamedImage,
     StoreEvent,
 )
-from spegel_py.store.containerd.gc_watch import GCWatch
-from spegel_py.store.containerd.store import ContainerdStore
 from spegel_py.store.walker import Walker
 from spegel_py.store.watching import InventoryDiff
 
