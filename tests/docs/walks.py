@@ -1,4 +1,9 @@
-"""Read the walks of ARCHITECTURE.md, and look their hops up in the code."""
+"""Read the walks of ARCHITECTURE.md, and look their hops up in the code.
+
+A walk is a nested list. An item is a hop, `module:function`, and each hop below it is called by it.
+A hop without a hop above it runs in another task, or on another node. The hop before such a hop says
+how it gets there: `over` a protocol, as a value that it `hands over`, or with an event that it `sets`.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +17,25 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "ARCHITECTURE.md"
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-_WALK = re.compile(r"^### (.+)\n(.*?)(?=^##)", re.MULTILINE | re.DOTALL)
-_HOP = re.compile(r"^\d+\. `([\w.]+):([\w.]+)`(?: calls back `(\w+)`)?(?: over `([\w.]+):(\w+)`)?")
+_WALK = re.compile(r"^### (.+?)\n(.*?)(?=^##)", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(r"^( *)- `([\w.]+):([\w.]+)`(.*?)(?=^ *- |\Z|^\n)", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\b(over|hands\s+over|sets)\s+`(?:[\w.]+:)?(\w+)`")
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One step of a walk.
 
-    `callback` is the parameter through which the next hop is called, if it is no direct call.
-    `protocol` is the constant (module, name) that names a protocol, if the next hop is on another
-    node and handles the messages of that protocol.
+    `caller` is the hop above it, None at the margin. `link` is the way to the next hop at the
+    margin: a kind and the name of a protocol's constant, of a value's type, or of an event.
     """
 
     module: str
     name: str
-    callback: str | None = None
-    protocol: tuple[str, str] | None = None
+    caller: Hop | None = None
+    link: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.module}:{self.name}"
@@ -49,64 +54,64 @@ def walks() -> dict[str, list[Hop]]:
 
 
 def _hops(body: str) -> Iterator[Hop]:
-    for line in body.splitlines():
-        if re.match(r"\d+\. ", line):
-            found = _HOP.match(line)
-            if found is None:
-                raise ValueError(f"no hop: {line}")
-            module, name, callback, place, constant = found.groups()
-            yield Hop(module, name, callback, (place, constant) if place else None)
+    above: list[tuple[int, Hop]] = []
+    for indentation, module, name, rest in _ITEM.findall(body):
+        while above and above[-1][0] >= len(indentation):
+            above.pop()
+        link = _LINK.search(rest)
+        hop = Hop(
+            module,
+            name,
+            caller=above[-1][1] if above else None,
+            link=(" ".join(link[1].split()), link[2]) if link else None,
+        )
+        above.append((len(indentation), hop))
+        yield hop
 
 
-def function(hop: Hop) -> Function | None:
-    """Return the definition of a hop; None if there is none."""
-    node: ast.AST | None = tree(hop.module)
+def definition(hop: Hop) -> Definition | None:
+    """Return the function, method or class of a hop; None if there is none."""
+    found: ast.AST | None = tree(hop.module)
     for part in hop.name.split("."):
-        node = next(
-            (
-                each
-                for each in getattr(node, "body", ())
-                if isinstance(each, Function | ast.ClassDef) and each.name == part
-            ),
-            None,
-        )
-    return node if isinstance(node, Function) else None
+        body = getattr(found, "body", ())
+        found = next((each for each in body if _is_definition(each, part)), None)
+    return found if isinstance(found, Definition) else None
 
 
-def leads_to(hop: Hop, after: Hop) -> bool:
-    """Return True if one hop calls the next one, or hands it over.
+def is_reached(hop: Hop, before: Hop) -> bool:
+    """Return True if a hop is called by its caller, or reached by the link of the hop before.
 
-    Case 1: messages of a protocol go to another node, which handles them with the next hop.
-    Case 2: the next hop was given to this one as a callback.
-    Case 3: this hop is a port's method, and the next hop implements it.
-    Case 4: this hop calls or references the next one by its name.
+    Case 1: the caller is a port's method; the hop has the same name in an implementation.
+    Case 2: the caller calls or references the hop by its name.
+    Case 3: the hop handles the messages of a protocol that the hop before sends.
+    Case 4: both know the type of the value that is handed over.
+    Case 5: both use the event that is set.
     """
-    here = function(hop)
-    if here is None:
+    if hop.caller is not None:
+        if _is_port(hop.caller):
+            return hop.attribute == hop.caller.attribute and not _is_port(hop)
+        caller = definition(hop.caller)
+        return caller is not None and _mentions(caller, hop.attribute)
+    if before.link is None:
         return False
-    if hop.protocol is not None:
-        constant = hop.protocol[1]
-        return _mentions(tree(hop.module), constant) and any(
-            _gives(call, after.attribute) and any(_mentions(each, constant) for each in call.args)
+    kind, name = before.link
+    if kind == "over":
+        return _mentions(tree(before.module), name) and any(
+            any(_mentions(each, name) for each in call.args)
+            and any(_mentions(each, hop.attribute) for each in call.args)
             for call in _calls()
         )
-    if hop.callback is not None:
-        return _mentions(here, hop.callback) and any(
-            keyword.arg == hop.callback and _mentions(keyword.value, after.attribute)
-            for call in _calls()
-            for keyword in call.keywords
-        )
-    if _is_port(hop):
-        return after.attribute == hop.attribute and not _is_port(after)
-    return _mentions(here, after.attribute)
+    sender = definition(before)
+    receiver = definition(hop) if kind == "sets" else _around(hop)
+    return sender is not None and _mentions(sender, name) and _mentions(receiver, name)
 
 
 @cache
 def tree(module: str) -> ast.Module:
-    """Return the syntax tree of a module of the package."""
+    """Return the syntax tree of a module of the package; an empty one if there is none."""
     path = ROOT / "spegel_py" / module.replace(".", "/")
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(source.read_text())
+    return ast.parse(source.read_text() if source.exists() else "")
 
 
 @cache
@@ -120,25 +125,31 @@ def _calls() -> list[ast.Call]:
     ]
 
 
-def _mentions(node: ast.AST, name: str) -> bool:
+def _is_definition(node: ast.AST, name: str) -> bool:
+    return isinstance(node, Definition) and node.name == name
+
+
+def _around(hop: Hop) -> ast.AST:
+    """Return the class of a method, or the hop's module."""
+    owner = hop.name.rpartition(".")[0]
+    return (definition(Hop(hop.module, owner)) if owner else None) or tree(hop.module)
+
+
+def _mentions(node: ast.AST | None, name: str) -> bool:
     """Return True if a name is used below a node, as a variable or an attribute."""
+    if node is None:
+        return False
+    plain = name.lstrip("_")
     return any(
-        (isinstance(each, ast.Attribute) and each.attr.lstrip("_") == name.lstrip("_"))
-        or (isinstance(each, ast.Name) and each.id.lstrip("_") == name.lstrip("_"))
+        (isinstance(each, ast.Attribute) and each.attr.lstrip("_") == plain)
+        or (isinstance(each, ast.Name) and each.id.lstrip("_") == plain)
         for each in ast.walk(node)
     )
 
 
-def _gives(call: ast.Call, name: str) -> bool:
-    return any(_mentions(each, name) for each in call.args)
-
-
 def _is_port(hop: Hop) -> bool:
     """Return True if a hop is a method of a Protocol."""
-    owner = hop.name.rpartition(".")[0]
-    return any(
-        isinstance(node, ast.ClassDef)
-        and node.name == owner
-        and any(_mentions(base, "Protocol") for base in node.bases)
-        for node in tree(hop.module).body
+    owner = _around(hop)
+    return isinstance(owner, ast.ClassDef) and any(
+        _mentions(base, "Protocol") for base in owner.bases
     )
