@@ -35,8 +35,8 @@ case) and a key of the YAML file that `--config` names (the flag in snake case).
 environment, the environment over the file, the file over the default. An unknown or malformed value
 stops the start with one line that names it, and exit status 2.
 
-- **A file may be nested**: `health: {interval: 10s}` is `health_interval`, and
-  `containerd: {namespace: …}` is `containerd_namespace`.
+- **A file may be nested**: `health: {interval: 10s, passive: {fails: 3}}` sets `health_interval` and
+  `health_passive_fails`.
 - **Durations** are written as Go does: `20ms`, `5s`, `1m30s`.
 - **Several values** are separate arguments of a flag, a list in a file, and separated by commas in a
   variable, as with Spegel. A value with a comma, such as `"^docker\\.io/a{1,3}/"`, stands in double
