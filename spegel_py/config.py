@@ -1,4 +1,7 @@
-"""The settings of `spegel-py registry`: the names, variables and meanings of Spegel's, and a few of our own."""
+"""The settings of `spegel-py registry`: a field of `Config` each, with default, help and parser.
+
+Names, variables and meanings are Spegel's where Spegel has the setting.
+"""
 
 from __future__ import annotations
 
@@ -8,356 +11,249 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.errors import ConfigError
 from spegel_py.node_name import NODE_NAME
 from spegel_py.oci.filters import WILDCARDS, Filters, Pattern
-from spegel_py.settings import Setting
-from spegel_py.telemetry.logging import LOGGING, LogFormat
+from spegel_py.settings import declared, setting
+from spegel_py.telemetry.logging import LOG_FORMAT, LOG_LEVEL, LogFormat
 
 CONTENT_PATH = Path("/var/lib/containerd/io.containerd.content.v1.content")
 
 
-def _text_or_off(given: Any) -> str:
-    """Text; YAML reads `off` as false."""
-    return "off" if given is False else settings.text(given)
-
-
-def _duration_or_off(given: Any) -> float | None:
-    written = _text_or_off(given)
-    try:
-        return None if written == "off" else settings.duration(written)
-    except ValueError:
-        raise ValueError(
-            f"{settings.quoted(given)} should be off or a duration such as 30s"
-        ) from None
-
-
 def _parallel(given: Any) -> str | int:
-    written = _text_or_off(given)
+    """Return auto, off, or a number of peers."""
+    written = values.text_or_off(given)
     try:
-        return written if written in ("auto", "off") else settings.integer(2, 16)(written)
+        return written if written in ("auto", "off") else values.integer(2, 16)(written)
     except ValueError:
         raise ValueError(
-            f"{settings.quoted(given)} should be auto, off or a number from 2 to 16"
+            f"{values.quoted(given)} should be auto, off or a number from 2 to 16"
         ) from None
 
 
 def _registries(given: Any) -> tuple[str, ...]:
-    found = settings.texts(given)
+    """Return registries as they were given: each a URL, or a host with its port."""
+    found = values.texts(given)
     for each in found:
         try:
             _host(each)
         except ValueError:
             advice = "should be a registry such as https://registry.example:5000"
-            raise ValueError(f"{settings.quoted(each)} {advice}") from None
+            raise ValueError(f"{values.quoted(each)} {advice}") from None
     return found
-
-
-REGISTRY = (
-    *LOGGING,
-    Setting(
-        "registry_addr",
-        settings.address,
-        ":5000",
-        "address of the registry that containerd and peers ask",
-    ),
-    Setting("router_addr", settings.address, ":5001", "address of the libp2p router"),
-    Setting("metrics_addr", settings.address, ":9090", "address of the metrics page"),
-    NODE_NAME,
-    Setting(
-        "data_dir",
-        settings.path,
-        None,
-        "folder for the identity (private.key), alerts and audit; without one the identity changes with each start",
-    ),
-    Setting(
-        "containerd_sock",
-        settings.path,
-        Path("/run/containerd/containerd.sock"),
-        "containerd's socket",
-    ),
-    Setting(
-        "containerd_namespace",
-        settings.text,
-        "k8s.io",
-        "containerd namespace whose images are shared",
-    ),
-    Setting(
-        "containerd_content_path",
-        settings.path,
-        CONTENT_PATH,
-        "containerd's content store; empty if it is not mounted: blobs are then read through the socket",
-    ),
-    Setting(
-        "oci_layout",
-        settings.path,
-        None,
-        "serve this OCI image-layout folder instead of containerd",
-    ),
-    Setting(
-        "bootstrap_kind",
-        settings.text,
-        "static",
-        "where first peers come from",
-        choices=("dns", "http", "static"),
-    ),
-    Setting(
-        "static_bootstrap_peers",
-        settings.texts,
-        (),
-        "multiaddrs of first peers, with or without /p2p/<id>",
-        many=True,
-    ),
-    Setting(
-        "dns_bootstrap_domain", settings.text, "", "name whose A and AAAA records are first peers"
-    ),
-    Setting("http_bootstrap_addr", settings.text, "", "address that serves /id to other nodes"),
-    Setting("http_bootstrap_url", settings.text, "", "URL of another node's /id"),
-    Setting("http_bootstrap_peer", settings.text, "", "older name of http-bootstrap-url"),
-    Setting(
-        "http_bootstrap_cert_dir",
-        settings.path,
-        None,
-        "folder with ca.crt, tls.crt and tls.key for that URL",
-    ),
-    Setting(
-        "mirrored_registries",
-        _registries,
-        (),
-        "registries that are mirrored; _default, * or none means all",
-        many=True,
-    ),
-    Setting(
-        "registry_filters",
-        settings.patterns,
-        (),
-        "Go regular expressions (RE2) over registry/repository[:tag]; a match is not mirrored",
-        many=True,
-    ),
-    Setting(
-        "tag_ttl",
-        settings.seconds(0, 10 * 365 * 86400),
-        86400.0,
-        "for how long a tag is answered after it was seen at its registry, from here or from a peer; 0: digests only",
-    ),
-    Setting(
-        "mirror_resolve_timeout",
-        settings.seconds(0.001, 60),
-        0.2,
-        "longest wait for a peer to be found: 10 ms over the network, so it matters only when a lookup hangs",
-    ),
-    Setting(
-        "mirror_resolve_retries", settings.integer(1, 64), 8, "peers tried for one request at most"
-    ),
-    Setting(
-        "mirror_parallel",
-        _parallel,
-        "auto",
-        "peers that a large blob is fetched from at the same time: a number from 2 to 16, auto for up to 4 where a "
-        "single one sends less than 20 MB/s, or off",
-    ),
-    Setting(
-        "share_in_flight",
-        settings.boolean,
-        True,
-        "take what is still being pulled from the node that pulls it, so that one fetches a new image for all",
-    ),
-    Setting(
-        "share_in_flight_slots",
-        settings.integer(0, 10_000),
-        32,
-        "blobs given to other nodes at a time while they are still being pulled here, beside --max-transfers; who is "
-        "refused takes it from another node; 0: no limit",
-    ),
-    Setting(
-        "verify_blobs",
-        _text_or_off,
-        "sample",
-        "which blobs above 4 MiB are hashed, in passing from a peer and once after they were sent from here: sample is "
-        "one in 32 and what a runtime asks for again, off is none",
-        choices=("off", "sample", "all"),
-    ),
-    Setting(
-        "max_transfers_per_peer",
-        settings.integer(0, 10_000),
-        16,
-        "blobs sent to one other node, or any other client but this node's runtime, at a time; it gets what is beyond "
-        "that elsewhere; 0: no limit",
-    ),
-    Setting(
-        "max_transfers",
-        settings.integer(0, 100_000),
-        128,
-        "blobs sent to all other nodes at a time: each then still gets 1 MB/s of a link of 1 Gbit/s; 0: no limit",
-    ),
-    Setting(
-        "max_upload_rate",
-        settings.integer(0, 10**12),
-        0,
-        "bytes per second sent to all other nodes together; content up to 256 KiB does not wait for it, and a transfer "
-        "that gets less than 32 KiB/s is given up by its peer, as is one that has more than a minute to go and gets "
-        "less than 48 KiB/s after 10 s, 64 KiB/s after a minute or 128 KiB/s after five; 0: no limit",
-    ),
-    Setting(
-        "health_interval",
-        settings.seconds(0.5, 600),
-        10.0,
-        "time between two checks of a peer, by asking its registry",
-    ),
-    Setting(
-        "health_timeout",
-        settings.seconds(0.1, 60),
-        3.0,
-        "longest a check of a peer may take; below health-interval",
-    ),
-    Setting(
-        "health_passes",
-        settings.integer(1, 100),
-        2,
-        "checks in a row that make an unhealthy peer healthy",
-    ),
-    Setting(
-        "health_fails",
-        settings.integer(1, 100),
-        3,
-        "checks in a row that make a peer unhealthy: it is asked for nothing while others have the content",
-    ),
-    Setting(
-        "health_passive_fails",
-        settings.integer(1, 100),
-        3,
-        "requests without an answer, within health-passive-fail-timeout, that make a peer unhealthy for as long",
-    ),
-    Setting(
-        "health_passive_fail_timeout",
-        settings.seconds(1, 86400),
-        300.0,
-        "for how long a peer is unhealthy whose requests failed; one that succeeds ends it at once",
-    ),
-    Setting(
-        "announce_interval",
-        settings.seconds(0.5, 600),
-        4.0,
-        "time between announcements; a peer not heard from for twice as long is not offered any more",
-    ),
-    Setting(
-        "mesh_limit",
-        settings.integer(0, 100_000),
-        128,
-        "cluster size up to which every node tells every other all it holds; above, a key goes to its closest peers",
-    ),
-    Setting(
-        "replication",
-        settings.integer(1, 100),
-        20,
-        "closest peers that are told a key above the mesh limit",
-    ),
-    Setting(
-        "warn_when_isolated_for",
-        settings.seconds(10, 86400),
-        60.0,
-        "time without any peer, counted from the start, after which the log warns, once",
-    ),
-    Setting(
-        "critical_when_isolated_for",
-        settings.seconds(10, 7 * 86400),
-        300.0,
-        "time without any peer after which the log says so again, as critical",
-    ),
-    Setting(
-        "ready_when_alone",
-        _duration_or_off,
-        30.0,
-        "time after which a node that no peer was lost to, as in a cluster of one, is ready without one; off: never",
-    ),
-    Setting(
-        "tracing_endpoint",
-        settings.traces_url,
-        None,
-        "URL of a collector that spans are sent to over OTLP/HTTP, as in http://collector:4318; needs the extra "
-        "`tracing` to be installed",
-    ),
-    Setting(
-        "debug_web_enabled",
-        settings.boolean,
-        True,
-        "serve the status page, /debug/web/ at metrics-addr, and let people measure pulls through this node there",
-    ),
-    Setting(
-        "debug_hosts",
-        settings.texts,
-        (),
-        "names under which browsers and others reach the pages below /debug/ at metrics-addr, as of an Ingress or a "
-        "Service; addresses, localhost, the host's name and node-name need not be given, and /metrics is answered "
-        "under any name",
-        many=True,
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All settings of a node, parsed. Times are in seconds, paths None when empty."""
+    """All settings of a node, parsed. Times are in seconds; a path is None where it is empty."""
 
-    log_level: str
-    log_format: LogFormat
-    registry_addr: str
-    router_addr: str
-    metrics_addr: str
-    node_name: str
-    data_dir: Path | None
-    containerd_sock: Path
-    containerd_namespace: str
-    containerd_content_path: Path | None
-    oci_layout: Path | None
-    bootstrap_kind: str
-    static_bootstrap_peers: tuple[str, ...]
-    dns_bootstrap_domain: str
-    http_bootstrap_addr: str
-    http_bootstrap_url: str
-    http_bootstrap_peer: str
-    http_bootstrap_cert_dir: Path | None
-    mirrored_registries: tuple[str, ...]
-    registry_filters: tuple[Pattern, ...]
-    tag_ttl: float
-    mirror_resolve_timeout: float
-    mirror_resolve_retries: int
-    mirror_parallel: str | int
-    share_in_flight: bool
-    share_in_flight_slots: int
-    verify_blobs: str
-    max_transfers_per_peer: int
-    max_transfers: int
-    max_upload_rate: int
-    health_interval: float
-    health_timeout: float
-    health_passes: int
-    health_fails: int
-    health_passive_fails: int
-    health_passive_fail_timeout: float
-    announce_interval: float
-    mesh_limit: int
-    replication: int
-    warn_when_isolated_for: float
-    critical_when_isolated_for: float
-    ready_when_alone: float | None
-    tracing_endpoint: str | None
-    debug_web_enabled: bool
-    debug_hosts: tuple[str, ...]
+    log_level: str = declared(LOG_LEVEL)
+    log_format: LogFormat = declared(LOG_FORMAT)
+    registry_addr: str = setting(
+        values.address, ":5000", "address of the registry that containerd and peers ask"
+    )
+    router_addr: str = setting(values.address, ":5001", "address of the libp2p router")
+    metrics_addr: str = setting(values.address, ":9090", "address of the metrics page")
+    node_name: str = declared(NODE_NAME)
+    data_dir: Path | None = setting(
+        values.path,
+        None,
+        "folder for the identity (private.key), alerts and audit; without one the identity "
+        "changes with each start",
+    )
+    containerd_sock: Path = setting(
+        values.path, Path("/run/containerd/containerd.sock"), "containerd's socket"
+    )
+    containerd_namespace: str = setting(
+        values.text, "k8s.io", "containerd namespace whose images are shared"
+    )
+    containerd_content_path: Path | None = setting(
+        values.path,
+        CONTENT_PATH,
+        "containerd's content store; empty if it is not mounted: blobs are then read through "
+        "the socket",
+    )
+    oci_layout: Path | None = setting(
+        values.path, None, "serve this OCI image-layout folder instead of containerd"
+    )
+    bootstrap_kind: str = setting(
+        values.text, "static", "where first peers come from", choices=("dns", "http", "static")
+    )
+    static_bootstrap_peers: tuple[str, ...] = setting(
+        values.texts, (), "multiaddrs of first peers, with or without /p2p/<id>", many=True
+    )
+    dns_bootstrap_domain: str = setting(
+        values.text, "", "name whose A and AAAA records are first peers"
+    )
+    http_bootstrap_addr: str = setting(values.text, "", "address that serves /id to other nodes")
+    http_bootstrap_url: str = setting(values.text, "", "URL of another node's /id")
+    http_bootstrap_peer: str = setting(values.text, "", "older name of http-bootstrap-url")
+    http_bootstrap_cert_dir: Path | None = setting(
+        values.path, None, "folder with ca.crt, tls.crt and tls.key for that URL"
+    )
+    mirrored_registries: tuple[str, ...] = setting(
+        _registries, (), "registries that are mirrored; _default, * or none means all", many=True
+    )
+    registry_filters: tuple[Pattern, ...] = setting(
+        values.patterns,
+        (),
+        "Go regular expressions (RE2) over registry/repository[:tag]; a match is not mirrored",
+        many=True,
+    )
+    tag_ttl: float = setting(
+        values.seconds(0, 10 * 365 * 86400),
+        86400.0,
+        "for how long a tag is answered after it was seen at its registry, from here or from "
+        "a peer; 0: digests only",
+    )
+    mirror_resolve_timeout: float = setting(
+        values.seconds(0.001, 60),
+        0.2,
+        "longest wait for a peer to be found: 10 ms over the network, so it matters only "
+        "when a lookup hangs",
+    )
+    mirror_resolve_retries: int = setting(
+        values.integer(1, 64), 8, "peers tried for one request at most"
+    )
+    mirror_parallel: str | int = setting(
+        _parallel,
+        "auto",
+        "peers that a large blob is fetched from at the same time: a number from 2 to 16, "
+        "auto for up to 4 where a single one sends less than 20 MB/s, or off",
+    )
+    share_in_flight: bool = setting(
+        values.boolean,
+        True,
+        "take what is still being pulled from the node that pulls it, so that one fetches a "
+        "new image for all",
+    )
+    share_in_flight_slots: int = setting(
+        values.integer(0, 10_000),
+        32,
+        "blobs given to other nodes at a time while they are still being pulled here, beside "
+        "--max-transfers; who is refused takes it from another node; 0: no limit",
+    )
+    verify_blobs: str = setting(
+        values.text_or_off,
+        "sample",
+        "which blobs above 4 MiB are hashed, in passing from a peer and once after they were "
+        "sent from here: sample is one in 32 and what a runtime asks for again, off is none",
+        choices=("off", "sample", "all"),
+    )
+    max_transfers_per_peer: int = setting(
+        values.integer(0, 10_000),
+        16,
+        "blobs sent to one other node, or any other client but this node's runtime, at a "
+        "time; it gets what is beyond that elsewhere; 0: no limit",
+    )
+    max_transfers: int = setting(
+        values.integer(0, 100_000),
+        128,
+        "blobs sent to all other nodes at a time: each then still gets 1 MB/s of a link of 1 "
+        "Gbit/s; 0: no limit",
+    )
+    max_upload_rate: int = setting(
+        values.integer(0, 10**12),
+        0,
+        "bytes per second sent to all other nodes together; content up to 256 KiB does not "
+        "wait for it, and a transfer that gets less than 32 KiB/s is given up by its peer, "
+        "as is one that has more than a minute to go and gets less than 48 KiB/s after 10 s, "
+        "64 KiB/s after a minute or 128 KiB/s after five; 0: no limit",
+    )
+    health_interval: float = setting(
+        values.seconds(0.5, 600), 10.0, "time between two checks of a peer, by asking its registry"
+    )
+    health_timeout: float = setting(
+        values.seconds(0.1, 60), 3.0, "longest a check of a peer may take; below health-interval"
+    )
+    health_passes: int = setting(
+        values.integer(1, 100), 2, "checks in a row that make an unhealthy peer healthy"
+    )
+    health_fails: int = setting(
+        values.integer(1, 100),
+        3,
+        "checks in a row that make a peer unhealthy: it is asked for nothing while others "
+        "have the content",
+    )
+    health_passive_fails: int = setting(
+        values.integer(1, 100),
+        3,
+        "requests without an answer, within health-passive-fail-timeout, that make a peer "
+        "unhealthy for as long",
+    )
+    health_passive_fail_timeout: float = setting(
+        values.seconds(1, 86400),
+        300.0,
+        "for how long a peer is unhealthy whose requests failed; one that succeeds ends it at once",
+    )
+    announce_interval: float = setting(
+        values.seconds(0.5, 600),
+        4.0,
+        "time between announcements; a peer not heard from for twice as long is not offered "
+        "any more",
+    )
+    mesh_limit: int = setting(
+        values.integer(0, 100_000),
+        128,
+        "cluster size up to which every node tells every other all it holds; above, a key "
+        "goes to its closest peers",
+    )
+    replication: int = setting(
+        values.integer(1, 100), 20, "closest peers that are told a key above the mesh limit"
+    )
+    warn_when_isolated_for: float = setting(
+        values.seconds(10, 86400),
+        60.0,
+        "time without any peer, counted from the start, after which the log warns, once",
+    )
+    critical_when_isolated_for: float = setting(
+        values.seconds(10, 7 * 86400),
+        300.0,
+        "time without any peer after which the log says so again, as critical",
+    )
+    ready_when_alone: float | None = setting(
+        values.duration_or_off,
+        30.0,
+        "time after which a node that no peer was lost to, as in a cluster of one, is ready "
+        "without one; off: never",
+    )
+    tracing_endpoint: str | None = setting(
+        values.traces_url,
+        None,
+        "URL of a collector that spans are sent to over OTLP/HTTP, as in "
+        "http://collector:4318; needs the extra `tracing` to be installed",
+    )
+    debug_web_enabled: bool = setting(
+        values.boolean,
+        True,
+        "serve the status page, /debug/web/ at metrics-addr, and let people measure pulls "
+        "through this node there",
+    )
+    debug_hosts: tuple[str, ...] = setting(
+        values.texts,
+        (),
+        "names under which browsers and others reach the pages below /debug/ at "
+        "metrics-addr, as of an Ingress or a Service; addresses, localhost, the host's name "
+        "and node-name need not be given, and /metrics is answered under any name",
+        many=True,
+    )
 
     @classmethod
     def load(
         cls, *, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None
     ) -> Config:
-        """Return the settings from flags, environment and file; ConfigError names what is wrong."""
-        values = settings.resolve(REGISTRY, flags=flags, environment=environment, file=file)
-        config = cls(**values)
+        """Return the settings from flags, environment and file.
+
+        Raises ConfigError, which names the flag, variable or key at fault.
+        """
+        found = settings.resolve(REGISTRY, flags=flags, environment=environment, file=file)
+        config = cls(**found)
         config.check()
         return config
 
     def check(self) -> None:
-        """Raise ConfigError for settings that are right each for itself but not together."""
+        """Raise ConfigError for settings that are valid by themselves but not together."""
         if self.bootstrap_kind == "dns" and not self.dns_bootstrap_domain:
             raise ConfigError("--bootstrap-kind dns needs --dns-bootstrap-domain")
         if self.bootstrap_kind == "http" and not (self.bootstrap_url or self.http_bootstrap_addr):
@@ -374,28 +270,33 @@ class Config:
                 f"--critical-when-isolated-for: {self.critical_when_isolated_for:g}s must be longer than "
                 f"--warn-when-isolated-for ({self.warn_when_isolated_for:g}s)"
             )
-        for setting, value in (
-            ("registry-addr", self.registry_addr),
-            ("router-addr", self.router_addr),
+        for flag, address in (
+            ("--registry-addr", self.registry_addr),
+            ("--router-addr", self.router_addr),
         ):
-            if value.endswith(":0"):
-                raise ConfigError(f"--{setting}: port 0 cannot be told to peers; give a fixed port")
+            if address.endswith(":0"):
+                raise ConfigError(f"{flag}: port 0 cannot be told to peers; give a fixed port")
 
     @property
     def bootstrap_url(self) -> str:
+        """The URL to bootstrap from, under either name of its setting."""
         return self.http_bootstrap_url or self.http_bootstrap_peer
 
     @property
     def registries(self) -> tuple[str, ...]:
-        """The registries that are mirrored, as they are given; none means all."""
+        """The registries that are mirrored, as they were given; none means all."""
         given = self.mirrored_registries
         return () if any(_host(each) in WILDCARDS for each in given) else given
 
     @property
     def filters(self) -> Filters:
-        """What is not mirrored. Registries may be given as URLs, as Spegel wants them."""
+        """The filters of what is not mirrored. A registry may be given as a URL, as in Spegel."""
         return Filters(patterns=self.registry_filters, registries=map(_host, self.registries))
 
 
 def _host(registry: str) -> str:
     return urlsplit(registry).netloc if "://" in registry else registry.rstrip("/")
+
+
+REGISTRY = settings.declared_in(Config)
+"""All settings of a node, in the order of their declaration."""

@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from spegel_py import settings
+from spegel_py import values
 from spegel_py.settings import Setting
 
 MACHINE_ID = Path("/etc/machine-id")
@@ -22,7 +22,7 @@ _VALID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 def _name(given: Any) -> str:
     """A name that can stand in an HTTP header; empty for the default."""
-    written = settings.text(given)
+    written = values.text(given)
     if written and not _VALID.fullmatch(written):
         raise ValueError(
             f"{written!r} should be a node's name: letters, digits, dots, dashes and underscores"

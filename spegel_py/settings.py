@@ -1,7 +1,8 @@
-"""How settings are read: one table of settings, filled from flag > environment > file > default.
+"""Settings and their sources: flag, else environment variable, else YAML file, else default.
 
-Every setting has one name; its flag is `--name`, its environment variable `NAME`, its YAML key `name` (or nested:
-`health: {interval: 10s}` is `health_interval`). Whatever is unknown or malformed is named where it stands.
+Every setting has one name. Its flag is `--name`, its environment variable `NAME`, and its YAML key
+`name`. YAML may be nested: `health: {interval: 10s}` is `health_interval`. An error names the flag,
+variable or key that is unknown or malformed.
 """
 
 from __future__ import annotations
@@ -9,45 +10,30 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import ipaddress
-import re
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import yaml
 
+from spegel_py import values
 from spegel_py.errors import ConfigError
-from spegel_py.oci.filters import Pattern
-from spegel_py.tools.addresses import is_http_url, split_host_port
 
-Parse = Callable[[Any], Any]
-"""Returns a setting's value from text (flag, environment) or a YAML value; ValueError saying what it should be."""
-
-_DURATION_PART = re.compile(r"(\d++(?:\.\d++)?)(ms|s|m|h)")
-_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_OPEN_COUNT, _REST_OF_COUNT = re.compile(r"\{[0-9]*$"), re.compile(r"^[0-9]*\}")
-MAX_QUOTED = 200
-"""Characters of a value that an error shows."""
-
-_SHORTENED = reprlib.Repr()
-_SHORTENED.maxlevel = 2
-_SHORTENED.maxstring = _SHORTENED.maxother = _SHORTENED.maxlong = 160
-_TRUE, _FALSE = ("true", "1", "t", "yes", "on"), ("false", "0", "f", "no", "off")
+_SETTING = "setting"
+"""Key of a dataclass field's metadata under which its setting is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its name (snake case), how it is read, its default and what it means."""
+    """A setting: its name in snake case, the parser of its values, its default and its help.
+
+    `many` settings take several values; one with `choices` takes only these.
+    """
 
     name: str
-    parse: Parse
+    parse: values.Parse
     default: Any
     help: str
     many: bool = False
@@ -62,15 +48,37 @@ class Setting:
         return self.name.upper()
 
 
+def setting(
+    parse: values.Parse,
+    default: Any,
+    help: str,  # noqa: A002 - the name that argparse has for it
+    *,
+    many: bool = False,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare a setting as a field of a dataclass, whose name is the setting's."""
+    return declared(Setting("", parse, default, help, many=many, choices=choices))
+
+
+def declared(shared: Setting) -> Any:
+    """Declare a setting that several commands have as a field of a dataclass."""
+    return field(default=shared.default, metadata={_SETTING: shared})
+
+
+def declared_in(table: type) -> tuple[Setting, ...]:
+    """Return the settings that the fields of a dataclass declare, in their order."""
+    return tuple(replace(each.metadata[_SETTING], name=each.name) for each in fields(table))
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are ConfigErrors: one line, no usage dump."""
+    """An argument parser that raises ConfigError, in one line and without the usage."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
-    """Give the parser a flag for each setting; values stay text until `resolve`."""
+    """Give the parser a flag for each setting. Values stay text until `resolve` parses them."""
     for setting in settings:
         text = (
             f"{setting.help} (default: {_shown(setting.default)}; env {setting.variable})".replace(
@@ -86,7 +94,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
                 help=text,
                 metavar="VALUE",
             )
-        elif setting.parse is boolean:
+        elif setting.parse is values.boolean:
             action = parser.add_argument(
                 setting.flag, dest=setting.name, nargs="?", const="true", help=text, metavar="BOOL"
             )
@@ -94,9 +102,9 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
             action = parser.add_argument(
                 setting.flag, dest=setting.name, help=text, metavar="VALUE"
             )
-        # for completion; as choices of argparse's they would be checked here, and not in the other places
-        action.offers = ("true", "false") if setting.parse is boolean else setting.choices  # type: ignore[attr-defined]
-        action.is_path = setting.parse is path  # type: ignore[attr-defined]
+        # For completion only. As argparse's own choices they would be checked for flags alone.
+        action.offers = ("true", "false") if setting.parse is values.boolean else setting.choices  # type: ignore[attr-defined]
+        action.is_path = setting.parse is values.path  # type: ignore[attr-defined]
 
 
 def resolve(
@@ -133,21 +141,22 @@ def _parsed(setting: Setting, given: Any, where: str, *, is_variable: bool = Fal
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: {' '.join(str(error).split())[:1000]}") from error
     if setting.choices and value not in setting.choices:
-        raise ConfigError(f"{where}: {quoted(given)} is not one of {', '.join(setting.choices)}")
+        raise ConfigError(
+            f"{where}: {values.quoted(given)} is not one of {', '.join(setting.choices)}"
+        )
     return value
 
 
 def _values(variable: str) -> list[str]:
-    """Return the values of a variable that holds several, separated by commas or line breaks.
+    """Return the values of a variable, which commas or line breaks separate.
 
-    It is read as a CSV file is; Spegel reads its lists in the same way. A value that has a comma
-    itself stands in double quotes.
+    The variable is read as a CSV file, as in Spegel. A value with a comma stands in double quotes.
     """
     try:
         lines = io.StringIO(variable, newline="")
         rows = list(csv.reader(lines, strict=True, skipinitialspace=True))
     except csv.Error as error:
-        fault = f"{quoted(variable)} should be values with commas between them: {error}"
+        fault = f"{values.quoted(variable)} should be values with commas between them: {error}"
         raise ValueError(fault) from error
     return [value.strip() for row in rows for value in row if value.strip()]
 
@@ -193,7 +202,7 @@ def _flatten(
 
 
 def _shown_key(key: str) -> str:
-    """Return a key as an error shows it: in one line, and not all of it where it is long."""
+    """Return a key as an error shows it: in one line, shortened."""
     return key[:160] if key.isprintable() else repr(key[:160])
 
 
@@ -206,143 +215,3 @@ def _shown(value: Any) -> str:
     if value is None or value == "" or value == ():
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-# How values are read
-
-
-def text(given: Any) -> str:
-    """Any text."""
-    if isinstance(given, (dict, list)):
-        raise ValueError(f"{quoted(given)} should be text")
-    return str(given)
-
-
-def quoted(given: Any) -> str:
-    """Return a value as it is shown in an error: not all of it where it is long, or holds itself a billion times."""
-    shown = _SHORTENED.repr(given)
-    return shown if len(shown) <= MAX_QUOTED else f"{shown[:MAX_QUOTED]}…"
-
-
-def _written(given: Any) -> str:
-    """Return a value as text; empty for a list or a mapping, which none of these values is."""
-    return "" if isinstance(given, (dict, list)) else str(given)
-
-
-def boolean(given: Any) -> bool:
-    """true or false."""
-    if isinstance(given, bool):
-        return given
-    if _written(given).lower() in _TRUE:
-        return True
-    if _written(given).lower() in _FALSE:
-        return False
-    raise ValueError(f"{quoted(given)} should be true or false")
-
-
-def duration(given: Any) -> float:
-    """A duration as Go writes it (20ms, 1m30s, 0) in seconds."""
-    written = _written(given).strip()
-    if written == "0":
-        return 0.0
-    if not _DURATION.fullmatch(
-        written
-    ):  # looked for at its beginning only, since it may be one long number
-        raise ValueError(f"{quoted(given)} should be a duration such as 20ms, 5s or 1m30s")
-    parts = _DURATION_PART.findall(written)
-    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
-
-
-def integer(low: int, high: int) -> Parse:
-    """A whole number within bounds."""
-
-    def parse(given: Any) -> int:
-        try:
-            number = int(_written(given))
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise ValueError(f"{quoted(given)} should be a whole number from {low} to {high}")
-        return number
-
-    return parse
-
-
-def seconds(low: float, high: float) -> Parse:
-    """A duration within bounds, in seconds."""
-
-    def parse(given: Any) -> float:
-        value = duration(given)
-        if not low <= value <= high:
-            raise ValueError(f"{quoted(given)} should lie between {low:g}s and {high:g}s")
-        return value
-
-    return parse
-
-
-def path(given: Any) -> Path | None:
-    """A path; empty for none."""
-    return Path(text(given)) if text(given) else None
-
-
-def texts(given: Any) -> tuple[str, ...]:
-    """Several values: separate arguments, or one text with commas."""
-    items = given if isinstance(given, list) else [given]
-    return tuple(part.strip() for item in items for part in text(item).split(",") if part.strip())
-
-
-def patterns(given: Any) -> tuple[Pattern, ...]:
-    """Regular expressions in Go's syntax: separate arguments, or a YAML list.
-
-    A comma is part of the expression. Spegel's filters are expressions of Go, whose syntax and
-    meaning are RE2's. Both match in linear time.
-    """
-    items = [text(item) for item in (given if isinstance(given, list) else [given])]
-    for item, following in pairwise(items):
-        if _OPEN_COUNT.search(item) and _REST_OF_COUNT.search(following):
-            halves = f"{quoted(item)} and {quoted(following)}"
-            raise ValueError(f"{halves} look like one expression: put it in double quotes")
-    return tuple(_pattern(item) for item in items)
-
-
-def _pattern(written: str) -> Pattern:
-    import re2  # 1 MB of memory, which only a node that has filters pays
-
-    options = re2.Options()
-    options.log_errors = False  # on standard error, past the log
-    options.never_capture = True  # the text of a group is not wanted, and finding it takes longer
-    try:
-        found: Pattern = re2.compile(written, options)
-    except (re2.error, UnicodeEncodeError) as error:
-        cause = (
-            error.args[0].decode(errors="replace") if isinstance(error, re2.error) else str(error)
-        )
-        fault = f"{quoted(written)} is not a regular expression of Go (RE2): {cause[:200]}"
-        raise ValueError(fault) from error
-    return found
-
-
-def address(given: Any) -> str:
-    """host:port or :port to listen on; the host is an IP literal."""
-    written = text(given)
-    try:
-        host, _ = split_host_port(written)
-        if host:
-            ipaddress.ip_address(host)
-    except ValueError:
-        raise ValueError(
-            f"{quoted(written)} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000"
-        ) from None
-    return written
-
-
-def traces_url(given: Any) -> str | None:
-    """A URL that spans are sent to, empty for none; a collector's own address gets the path that OTLP has for them."""
-    written = text(given)
-    if not written:
-        return None
-    if not is_http_url(written):
-        raise ValueError(f"{quoted(written)} should be a URL such as http://collector:4318")
-    return (
-        written if urlsplit(written).path not in ("", "/") else f"{written.rstrip('/')}/v1/traces"
-    )

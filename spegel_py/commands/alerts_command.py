@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.commands.output import moment, print_json, print_line, print_table
 from spegel_py.commands.running_node import RunningNode, add_address_flags
 from spegel_py.errors import ConfigError
@@ -24,7 +24,7 @@ from spegel_py.supervision.chronicle import ALERTS, History, recall
 SHOWN = 20
 """Closed alerts shown without --all, the latest."""
 
-SETTINGS = (Setting("data_dir", settings.path, None, "the node's data directory"),)
+SETTINGS = (Setting("data_dir", values.path, None, "the node's data directory"),)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.config import REGISTRY, Config
 from spegel_py.host.configuration import CONFIG_PATH
 from spegel_py.host.doctor.examination import examine
@@ -42,7 +42,7 @@ OWN = (
     CONFIG_PATH,
     Setting(
         "containerd_config",
-        lambda given: Path(settings.text(given)),
+        lambda given: Path(values.text(given)),
         Path("/etc/containerd/config.toml"),
         "containerd's configuration, read where the daemon does not tell how it runs",
     ),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.errors import ConfigError, NodeError
 from spegel_py.settings import Setting
 from spegel_py.tools.addresses import is_http_url, local_url
@@ -23,9 +23,7 @@ _REFUSALS = (400, 403, 409)
 """Answers with which a node says why it does not do what it is asked for."""
 
 SETTINGS = (
-    Setting(
-        "metrics_addr", settings.address, ":9090", "the node's metrics address, on this machine"
-    ),
+    Setting("metrics_addr", values.address, ":9090", "the node's metrics address, on this machine"),
 )
 
 
@@ -141,7 +139,7 @@ def at_most(most: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         try:
-            return int(settings.integer(1, most)(text))
+            return int(values.integer(1, most)(text))
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
 from spegel_py.host.configuration import CONFIG_PATH
@@ -45,7 +45,7 @@ LOCK_DEADLINE = 60.0
 
 def _address(given: Any) -> str:
     """An address to listen on, or empty for none."""
-    return settings.address(given) if given else ""
+    return values.address(given) if given else ""
 
 
 SETTINGS = (
@@ -59,7 +59,7 @@ SETTINGS = (
     ),
     Setting(
         "linger",
-        settings.seconds(0, 3600),
+        values.seconds(0, 3600),
         0.0,
         "time after SIGTERM for which the folder stays locked, so that nothing configures it again",
     ),

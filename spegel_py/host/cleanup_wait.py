@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.errors import ConfigError, HostError
 from spegel_py.host.cluster import ClusterError, DaemonSet, connected
 from spegel_py.settings import Setting
@@ -48,7 +48,7 @@ Endpoint = tuple[str, int]
 def _endpoint(given: Any) -> Endpoint:
     """host:port, [v6]:port."""
     try:
-        host, port = split_host_port(settings.text(given))
+        host, port = split_host_port(values.text(given))
     except ValueError:
         host, port = "", 0
     if not host or not port:
@@ -60,7 +60,7 @@ def _endpoint(given: Any) -> Endpoint:
 
 def _daemonset(given: Any) -> tuple[str, str]:
     """namespace/name."""
-    namespace, slash, name = settings.text(given).partition("/")
+    namespace, slash, name = values.text(given).partition("/")
     if not (namespace and slash and name) or "/" in name:
         raise ValueError(
             f"{given!r} should be a namespace and a name, such as spegel/spegel-py-cleanup"
@@ -78,7 +78,7 @@ SETTINGS = (
     ),
     Setting(
         "give_up",
-        settings.seconds(0, 86400),
+        values.seconds(0, 86400),
         120.0,
         "time without any progress of the DaemonSet after which it fails with the names of the nodes; 0: never",
     ),
@@ -90,11 +90,11 @@ SETTINGS = (
     ),
     Setting(
         "threshold",
-        settings.integer(1, 1_000_000),
+        values.integer(1, 1_000_000),
         3,
         "rounds in a row in which every address must answer",
     ),
-    Setting("period", settings.seconds(0.001, 3600), 2.0, "time from one round to the next"),
+    Setting("period", values.seconds(0.001, 3600), 2.0, "time from one round to the next"),
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
 from spegel_py.host.asking import MirrorAnswer, ask_mirror
@@ -40,7 +40,7 @@ WAITS = (
 
 def config_path(given: Any) -> Path:
     """A path that names a folder, links followed; none is no choice here."""
-    if found := settings.path(given):
+    if found := values.path(given):
         return Path(os.path.realpath(found))
     raise ValueError("it is empty: name the folder of containerd's config_path")
 
@@ -57,14 +57,14 @@ SETTINGS = (
     CONFIG_PATH,
     Setting(
         "mirrored_registries",
-        lambda given: parse_registries(settings.texts(given)),
+        lambda given: parse_registries(values.texts(given)),
         (),
         "registries to mirror, such as https://docker.io; _default, * or none means all",
         many=True,
     ),
     Setting(
         "mirror_targets",
-        lambda given: parse_targets(settings.texts(given)),
+        lambda given: parse_targets(values.texts(given)),
         (),
         "mirrors to ask, in this order, such as http://127.0.0.1:5000",
         many=True,
@@ -72,19 +72,19 @@ SETTINGS = (
     NODE_NAME,
     Setting(
         "resolve_tags",
-        settings.boolean,
+        values.boolean,
         True,
         "have tags resolved by the mirror too; if not, only digests are",
     ),
     Setting(
         "prepend_existing",
-        settings.boolean,
+        values.boolean,
         False,
         "keep what is set up for the registries that are named, after the mirror; all else is set aside until cleanup",
     ),
     Setting(
         "containerd_sock",
-        settings.path,
+        values.path,
         None,
         "containerd's socket, to fail if containerd says that it does not read the folder; none: it is not asked",
     ),

@@ -11,28 +11,28 @@ from typing import Literal, TextIO, cast
 
 import structlog
 
-from spegel_py import settings
+from spegel_py import values
 from spegel_py.settings import Setting
 
 LogFormat = Literal["console", "json"]
 LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR")
 
-LOGGING = (
-    Setting(
-        "log_level",
-        lambda given: settings.text(given).upper(),
-        "INFO",
-        "least level that is logged",
-        choices=LEVELS,
-    ),
-    Setting(
-        "log_format",
-        settings.text,
-        "json",
-        "json for one object a line, console for people",
-        choices=("json", "console"),
-    ),
+LOG_LEVEL = Setting(
+    "log_level",
+    lambda given: values.text(given).upper(),
+    "INFO",
+    "least level that is logged",
+    choices=LEVELS,
 )
+LOG_FORMAT = Setting(
+    "log_format",
+    values.text,
+    "json",
+    "json for one object a line, console for people",
+    choices=("json", "console"),
+)
+LOGGING = (LOG_LEVEL, LOG_FORMAT)
+"""The settings of the log, which several commands have."""
 
 
 class Stderr:

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from spegel_py.config import REGISTRY
-from spegel_py.settings import Setting, boolean, path, text, texts
+from spegel_py.settings import Setting
+from spegel_py.values import boolean, path, text, texts
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 

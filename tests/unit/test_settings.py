@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py import settings
+from spegel_py import settings, values
 from spegel_py.config import REGISTRY, Config
 from spegel_py.errors import ConfigError
 from spegel_py.tools.basic_auth import Credentials
@@ -219,14 +219,14 @@ def test_settings_that_need_each_other_say_so(flags: dict[str, Any], named: str)
 )
 def test_durations_are_go_durations(text: str, seconds: float) -> None:
     """Durations are written as Spegel's flags take them."""
-    assert settings.duration(text) == pytest.approx(seconds)
+    assert values.duration(text) == pytest.approx(seconds)
 
 
 @given(st.text(max_size=20))
 def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     """No text makes the duration parser fail in another way."""
     try:
-        seconds = settings.duration(text)
+        seconds = values.duration(text)
     except ValueError:
         return
     assert seconds >= 0
@@ -470,7 +470,7 @@ def test_a_check_must_end_before_the_next() -> None:
 )
 def test_a_collector_is_given_by_its_address(written: str, url: str | None) -> None:
     """The path is OTLP's where none is given."""
-    assert settings.traces_url(written) == url
+    assert values.traces_url(written) == url
 
 
 @pytest.mark.parametrize(
@@ -479,4 +479,4 @@ def test_a_collector_is_given_by_its_address(written: str, url: str | None) -> N
 def test_what_is_no_url_of_a_collector_is_named(written: str) -> None:
     """With an example of one that is."""
     with pytest.raises(ValueError, match="should be a URL such as http://collector:4318"):
-        settings.traces_url(written)
+        values.traces_url(written)

@@ -18,7 +18,7 @@ from spegel_py.pull.plan import Platform, platforms, select
 from spegel_py.pull.resume import judge
 from spegel_py.registry.middlewares import handler_name
 from spegel_py.registry.multipart import Multipart
-from spegel_py.settings import patterns
+from spegel_py.values import patterns
 from tests.fuzz.mutations import NUMBERS, as_json, objects
 from tests.fuzz.target import target
 
