@@ -29,6 +29,7 @@ from spegel_py.inspection.holders import Holders
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurer import Measurer
 from spegel_py.inspection.routes import inspection_routes
+from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.scores import Scores
@@ -49,7 +50,6 @@ from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.containerd import ContainerdWatcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.store.spelled import SpelledStore
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.base import Deadlines
@@ -85,7 +85,7 @@ async def run(config: Config) -> None:
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     """Run a node while the block lasts."""
-    metrics = Metrics()
+    metrics = NodeMetrics()
     descriptors = raise_limit()
     room, aside_room = Room.of_registry(descriptors), Room.of_metrics(descriptors)
     auth = Credentials.read()
@@ -97,7 +97,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             wants=lambda: (
                 config.oci_layout is None and verify.wants(rng)
             ),  # a layout's store hashes first
-            verified=lambda is_right: metrics.verified(ContentSource.LOCAL, is_right=is_right),
+            verified=lambda is_right: metrics.mirror.verified(
+                ContentSource.LOCAL, is_right=is_right
+            ),
         )
         router = parts.make_router(config, metrics, auth)
         tracer = await parts.make_tracer(config, stack, instance=router.id)
@@ -127,14 +129,14 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 requests=router.requests,
                 ingests=ingests,
                 store=scrubbed,
-                on_lead=metrics.flight.led,
+                on_lead=metrics.in_flight.led,
                 advertised=lambda: advertiser.told,
             )
-            metrics.flight.watch(sharing.counts)
+            metrics.in_flight.watch(sharing.counts)
         mirror = Mirror(
             router=router,
             upstream=upstream,
-            metrics=metrics,
+            metrics=metrics.mirror,
             deadlines=deadlines,
             scores=scores,
             random=rng,
@@ -148,24 +150,24 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         advertiser = Advertiser(
             watcher=ScrubbedWatcher(watcher=watcher, store=scrubbed),
             router=router,
-            changed=metrics.advertised,
+            changed=metrics.routing.advertised,
             seen=freshness.seen if config.tag_ttl else None,
         )
         supervisor = parts.make_supervisor(config, router, watcher, health, metrics)
-        pull_log = PullLog(metrics=metrics, tracer=tracer)
+        pull_log = PullLog(metrics=metrics.pulls, tracer=tracer)
         sender = stack.enter_context(Sender(max_upload_rate=config.max_upload_rate))
         limits = Limits(
             per_peer=config.max_transfers_per_peer,
             overall=config.max_transfers,
             growing=config.share_in_flight_slots,
-            metrics=metrics,
+            metrics=metrics.server,
         )
         spelled = SpelledStore(store=scrubbed, spellings=advertiser.spellings)
         app = create_app(
             store=spelled,
             sender=sender,
             mirror=mirror,
-            metrics=metrics,
+            metrics=metrics.server,
             ready=supervisor.readiness,
             live=supervisor.liveness,
             filters=config.filters,
@@ -188,7 +190,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 advertised=advertiser.told,
                 supervision=supervisor.describe(),
                 health=health.state,
-                pulls=metrics.summary(),
+                pulls=metrics.pulls.summary(),
                 in_flight=sharing.describe() if sharing else None,
             )
 
@@ -208,29 +210,32 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         ]
         by_digest = watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple
         metrics.health.watch(health.counts)
-        metrics.watch(
-            connected_peers=router.connected,
+        metrics.mirror.watch(quarantined=lambda: float(scores.quarantine.count(time.monotonic())))
+        metrics.routing.watch(
+            connected=router.connected,
             records_held=lambda: float(router.records()),
-            quarantined_peers=lambda: float(scores.quarantine.count(time.monotonic())),
-            queues={
+            records=router.records_by_kind,
+            peers=router.protocols,
+            images=lambda: [*advertiser.tags, *by_digest()],
+        )
+        metrics.watch_queues(
+            {
                 "advertise": lambda: float(advertiser.to_tell),
                 "send": lambda: float(sender.load),
                 "relay": lambda: float(upstream.load),
-            },
-            images=lambda: [*advertiser.tags, *by_digest()],
+            }
         )
-        metrics.routing.watch(records=router.records_by_kind, peers=router.protocols)
         await _serve(stack, "--registry-addr", app, config.registry_addr, room=room)
         guard = guard_hosts(
             [*config.debug_hosts, socket.gethostname(), node_name(config.node_name)]
         )
-        aside = create_metrics_app(metrics=metrics, state=state, routes=routes, guard=[guard])
+        aside = create_metrics_app(render=metrics.render, state=state, routes=routes, guard=[guard])
         if config.debug_web_enabled:
             sources = Sources(
                 state=state,
                 history=supervisor.history,
                 giving=lambda: limits.under_way,
-                sent=lambda: metrics.sent_bytes,
+                sent=lambda: metrics.server.sent_bytes,
                 pull_log=pull_log,
                 images=images,
                 measurer=measurer,

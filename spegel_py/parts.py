@@ -14,6 +14,7 @@ from spegel_py.errors import ConfigError, StoreUnavailable
 from spegel_py.health.health import Health
 from spegel_py.health.peer_health import HealthRules
 from spegel_py.host import doctor
+from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.spread import Spreading
 from spegel_py.registry.server import parse_address
 from spegel_py.routing.libp2p.bootstrap import (
@@ -39,7 +40,6 @@ from spegel_py.store.layout import LayoutIngests, LayoutStore, LayoutWatcher, ch
 from spegel_py.supervision.repairs import Hands
 from spegel_py.supervision.senses import Senses
 from spegel_py.supervision.supervisor import Patience, Supervisor
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.tracing import NO_TRACER, Tracer
 from spegel_py.tools.addresses import local_url
 from spegel_py.tools.basic_auth import Credentials
@@ -115,7 +115,7 @@ async def advise(config: Config) -> None:
 
 
 def make_supervisor(
-    config: Config, router: Libp2pRouter, watcher: Watcher, health: Health, metrics: Metrics
+    config: Config, router: Libp2pRouter, watcher: Watcher, health: Health, metrics: NodeMetrics
 ) -> Supervisor:
     containerd = watcher if isinstance(watcher, ContainerdWatcher) else None
     folders = (config.data_dir, config.oci_layout or config.containerd_content_path)
@@ -128,7 +128,7 @@ def make_supervisor(
             life=lambda: router.life,
             ping=router.ping,
             containerd_away=containerd.away if containerd else lambda: None,
-            pulls=lambda: metrics.pulls,
+            pulls=lambda: metrics.pulls.outcomes,
             unhealthy=lambda: health.reasons(time.monotonic()),
             predicted=health.predictions.open,
             twins=router.twins,
@@ -181,7 +181,7 @@ def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
     return None
 
 
-def make_router(config: Config, metrics: Metrics, auth: Credentials | None) -> Libp2pRouter:
+def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) -> Libp2pRouter:
     host, port = parse_address(config.router_addr)
     registry_host, registry_port = parse_address(config.registry_addr)
     return Libp2pRouter(

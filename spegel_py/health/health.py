@@ -14,10 +14,10 @@ import structlog
 from spegel_py.health import heartbeats
 from spegel_py.health.check_scheduler import CheckScheduler
 from spegel_py.health.events import HealthEvent, HealthState, Kind
+from spegel_py.health.metrics import HealthMetrics
 from spegel_py.health.peer_health import HealthRules, PeerHealth
 from spegel_py.health.predictions import PredictionOutcome, Predictions, ScoredPrediction
 from spegel_py.routing.base import Member, Peer
-from spegel_py.telemetry.health import HealthMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -227,7 +227,7 @@ class Health:
             condition.peer,
             judgement.reason or f"it is {before.value} no more",
         )
-        self._metrics.turned(judgement.state.value)
+        self._metrics.turned(judgement.state)
         if judgement.state is HealthState.UNHEALTHY:
             self._fail(condition.peer, judgement.reason, now)
 
@@ -273,7 +273,7 @@ class Health:
         self.agenda.forget(peer_id)
 
     def _tell_outcome(self, peer: Peer, outcome: ScoredPrediction) -> None:
-        self._metrics.predicted(outcome.verdict.value, outcome.lead)
+        self._metrics.predicted(outcome.verdict, outcome.lead)
         if outcome.verdict is not PredictionOutcome.MISSED:
             log.info(
                 "prediction ended",

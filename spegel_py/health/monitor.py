@@ -16,8 +16,8 @@ import structlog
 from spegel_py.errors import PeerError, PeerRefused
 from spegel_py.health.check_scheduler import BUDGET
 from spegel_py.health.health import Health
+from spegel_py.health.metrics import CheckOutcome, HealthMetrics
 from spegel_py.routing.base import Member, Peer
-from spegel_py.telemetry.health import HealthMetrics
 from spegel_py.telemetry.logging import Faults
 from spegel_py.transfer.base import PeerRequest, Upstream
 
@@ -117,10 +117,10 @@ class Monitor:
             self._under_way.discard(peer.id)
         now = self._clock()
         if failure is not None and now - began > timeout + LATE:
-            self._metrics.checked("void")
+            self._metrics.checked(CheckOutcome.VOID)
             self._health.agenda.hurry(peer, now)
             return
-        self._metrics.checked("passed" if failure is None else "failed")
+        self._metrics.checked(CheckOutcome.PASSED if failure is None else CheckOutcome.FAILED)
         self._health.checked(peer, failure, now - began, now)
 
     async def _ask_twice(self, peer: Peer, timeout: float) -> str | None:

@@ -11,11 +11,11 @@ import structlog
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerLoops, PeerRefused, PeerStalled
 from spegel_py.mirror.hedge import Latencies
+from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.mirror.scores import SHUN_BROKEN, SHUN_BUSY, SHUN_WRONG, Outcome, Scores
 from spegel_py.mirror.selector import PeerSelector
 from spegel_py.outcomes import AttemptOutcome, AttemptRecord
 from spegel_py.routing.base import Peer
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.tracing import NO_SPAN, Attributes, Span, attributes
 from spegel_py.transfer.base import PeerAnswer, PeerRequest, Upstream, UpstreamResponse
 
@@ -109,7 +109,7 @@ class Attempts:
         selector: PeerSelector,
         scores: Scores,
         latencies: Latencies,
-        metrics: Metrics,
+        metrics: MirrorMetrics,
         clock: Callable[[], float],
         span: Span = NO_SPAN,
     ) -> None:
@@ -235,7 +235,7 @@ class Attempts:
                 self._latencies.observe_unanswered(silence)
         await attempt.leave()
         if attempt.in_flight:
-            self._metrics.flight.took(attempt.bytes)
+            self._metrics.received_in_flight(attempt.bytes)
         self._selector.record(
             attempt.peer, Outcome(result, attempt.first_byte, silence, attempt.pace), attempt.ended
         )

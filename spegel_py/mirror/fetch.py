@@ -15,6 +15,7 @@ from spegel_py.mirror.budget import Budget
 from spegel_py.mirror.candidates import Candidates
 from spegel_py.mirror.following import Following, FollowingSelector, Sources
 from spegel_py.mirror.hedge import Latencies
+from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.mirror.relay import Relay
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.selector import WeightedSelector
@@ -24,7 +25,6 @@ from spegel_py.mirror.verify import Verification, Verify
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.routing.base import Router
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.telemetry.tracing import NO_SPAN
 from spegel_py.transfer.base import Deadlines, Upstream
@@ -46,7 +46,7 @@ class Mirror:
         *,
         router: Router,
         upstream: Upstream,
-        metrics: Metrics,
+        metrics: MirrorMetrics,
         deadlines: Deadlines,
         scores: Scores,
         random: Random,

@@ -25,6 +25,7 @@ from spegel_py.mirror.asking import Asking
 from spegel_py.mirror.attempts import Attempt
 from spegel_py.mirror.budget import Budget
 from spegel_py.mirror.following import Following
+from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.mirror.opening import WHOLE, Opened, Opening, RelayHead
 from spegel_py.mirror.passage import Extent, Passage
 from spegel_py.mirror.sizes import Sizes
@@ -32,7 +33,6 @@ from spegel_py.mirror.spread import Spreading
 from spegel_py.mirror.verify import Verification, VerifyingSink
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptRecord, ContentSource, RelayOutcome
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Sink
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Relay:
         *,
         pull: PullRequest,
         asking: Asking,
-        metrics: Metrics,
+        metrics: MirrorMetrics,
         verification: Verification,
         size: int | None,
         sizes: Sizes,

@@ -15,10 +15,10 @@ from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
 from spegel_py.registry.handlers import Pulls
 from spegel_py.registry.limits import Limits
+from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
 from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Origins, Store
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.sender import Sender
@@ -39,13 +39,13 @@ def create_app(
     store: Store,
     sender: Sender,
     mirror: Mirror | None,
-    metrics: Metrics,
+    metrics: ServerMetrics,
+    pull_log: PullLog,
     ready: Probe,
     live: Probe = _alive,
     filters: Filters = EVERYTHING,
     freshness: Freshness | None = None,
     limits: Limits | None = None,
-    pull_log: PullLog | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
     node: str = "",
@@ -68,7 +68,7 @@ def create_app(
         filters=filters,
         freshness=freshness or Freshness(),
         limits=limits or Limits(per_peer=0, overall=0, metrics=metrics),
-        pull_log=pull_log or PullLog(metrics=metrics),
+        pull_log=pull_log,
         client_timeout=client_timeout,
         node=node,
         underway=underway,
@@ -96,18 +96,18 @@ def create_app(
 
 def create_metrics_app(
     *,
-    metrics: Metrics,
+    render: Callable[[str], tuple[bytes, str]],
     state: Callable[[], Awaitable[State]],
     routes: Iterable[web.RouteDef] = (),
     guard: Iterable[Middleware] = (),
 ) -> web.Application:
     """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` and further `routes` for people.
 
-    Every request passes the `guard` first, which may refuse it with an OCIError.
+    `render` returns the metrics, and their content type for an Accept header. Every request passes the `guard` first, which may refuse it with an OCIError.
     """
 
     async def show(request: web.Request) -> web.Response:
-        body, content_type = metrics.render(request.headers.get("Accept", ""))
+        body, content_type = render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def show_state(request: web.Request) -> web.Response:

@@ -27,12 +27,12 @@ from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
 from spegel_py.registry import responses
 from spegel_py.registry.limits import Limits, Slot
 from spegel_py.registry.local import Found, Local
+from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.multipart import Multipart, PartsSink
 from spegel_py.registry.provenance import Provenance
 from spegel_py.registry.responses import Entity
 from spegel_py.registry.underway import Underway
 from spegel_py.store.base import Content, Origins, Store
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.transfer.base import ClientGone, Sink
@@ -62,7 +62,7 @@ class Pulls:
         store: Store,
         sender: Sender,
         mirror: Mirror | None,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         filters: Filters,
         freshness: Freshness,
         limits: Limits,

@@ -13,14 +13,14 @@ from typing import Protocol
 import structlog
 
 from spegel_py.errors import Busy
-from spegel_py.telemetry.metrics import Limit, Metrics
+from spegel_py.registry.metrics import ServerMetrics, TransferLimit
 
 log = structlog.get_logger(__name__)
 
-_TRANSFERS: Mapping[Limit, str] = {
-    "overall": "transfers to peers",
-    "peer": "transfers to you",
-    "in_flight": "transfers of what is still being pulled",
+_TRANSFERS: Mapping[TransferLimit, str] = {
+    TransferLimit.OVERALL: "transfers to peers",
+    TransferLimit.PEER: "transfers to you",
+    TransferLimit.IN_FLIGHT: "transfers of what is still being pulled",
 }
 
 LEAST_RATE = 64 * 1024
@@ -109,7 +109,7 @@ class Limits:
         per_peer: int,
         overall: int,
         growing: int = 0,
-        metrics: Metrics,
+        metrics: ServerMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._per_peer = per_peer
@@ -144,12 +144,16 @@ class Limits:
         it may have here, so that it cannot take all slots that this node has at a peer.
         """
         if grows:
-            self._check("in_flight", self._growing, self._most_growing)
+            self._check(TransferLimit.IN_FLIGHT, self._growing, self._most_growing)
         else:
-            self._check("overall", self._under_way.total() - self._growing, self._overall)
-            self._check("peer", self._under_way[address], self._per_peer, address)
+            self._check(
+                TransferLimit.OVERALL, self._under_way.total() - self._growing, self._overall
+            )
+            self._check(TransferLimit.PEER, self._under_way[address], self._per_peer, address)
             if relays:
-                self._check("peer", self._relayed[address], (self._per_peer + 1) // 2, address)
+                self._check(
+                    TransferLimit.PEER, self._relayed[address], (self._per_peer + 1) // 2, address
+                )
         slot = Slot(address, PATIENCE_WITH_NODES if is_node else PATIENCE, grows, relays)
         self._count(slot, 1)
         self._slots[slot] = None
@@ -173,7 +177,7 @@ class Limits:
         """Note that a peer had no slot for this node: clients that hardly read what is relayed may hold them."""
         self._contend(_AT_A_PEER)
 
-    def _check(self, limit: Limit, under_way: int, most: int, address: str = "") -> None:
+    def _check(self, limit: TransferLimit, under_way: int, most: int, address: str = "") -> None:
         if most and under_way >= most:
             self._metrics.refused(limit)
             self._contend((limit, address))
@@ -202,8 +206,11 @@ class Limits:
         if slot.relays and _AT_A_PEER in self._contended:
             return True
         if slot.grows or not slot.is_counted:
-            return slot.is_counted and ("in_flight", "") in self._contended
-        return ("overall", "") in self._contended or ("peer", slot.address) in self._contended
+            return slot.is_counted and (TransferLimit.IN_FLIGHT, "") in self._contended
+        return (TransferLimit.OVERALL, "") in self._contended or (
+            TransferLimit.PEER,
+            slot.address,
+        ) in self._contended
 
     def _contend(self, scope: _Scope) -> None:
         self._contended[scope] = self._clock() + CONTENDED

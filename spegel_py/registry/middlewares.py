@@ -12,7 +12,7 @@ from spegel_py.errors import NotFound, OCIError, RequestInvalid, Unauthorized, U
 from spegel_py.oci.distribution import Kind, is_base, origin_form
 from spegel_py.registry import responses
 from spegel_py.registry.connection import hang_up
-from spegel_py.telemetry.metrics import Metrics
+from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.tools.basic_auth import Credentials
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ def authenticate(credentials: Credentials) -> Middleware:
     return middleware
 
 
-def measure(metrics: Metrics) -> Middleware:
+def measure(metrics: ServerMetrics) -> Middleware:
     """Count and time every answer, and log it for debugging."""
 
     @web.middleware

@@ -19,7 +19,7 @@ import structlog
 
 from spegel_py.errors import OCIError
 from spegel_py.oci.distribution import PullRequest
-from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.metrics import PullMetrics
 from spegel_py.telemetry.pull_outcome import record_of
 from spegel_py.telemetry.pull_record import PullContext, PullRecord, RecordQuery
 from spegel_py.telemetry.tracing import NO_HEADERS, NO_TRACER, Tracer
@@ -52,7 +52,7 @@ class PullLog:
     def __init__(
         self,
         *,
-        metrics: Metrics,
+        metrics: PullMetrics,
         tracer: Tracer = NO_TRACER,
         limit: int = LIMIT,
         max_bytes: int = MAX_BYTES,

@@ -23,6 +23,7 @@ from spegel_py.inspection.holders import Holders
 from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurement import Measurement
 from spegel_py.inspection.measurer import Measurer
+from spegel_py.metrics import NodeMetrics
 from spegel_py.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, children
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState, Lookup
 from spegel_py.registry.app import create_metrics_app
@@ -31,7 +32,6 @@ from spegel_py.registry.state import describe
 from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.web.routes import StatusPage
@@ -65,11 +65,11 @@ class Stage:
 
     def __init__(self, *, peers: int = 10, images: int = 1000, seed: int = 7) -> None:
         self.rng = random.Random(seed)
-        self.metrics, self.store, network = Metrics(), MemoryStore(), MemoryNetwork()
+        self.metrics, self.store, network = NodeMetrics(), MemoryStore(), MemoryNetwork()
         self.wall = NOW
         self.clock = 0.0
         self.pull_log = PullLog(
-            metrics=self.metrics, clock=lambda: self.clock, now=lambda: self.wall
+            metrics=self.metrics.pulls, clock=lambda: self.clock, now=lambda: self.wall
         )
         self.id = self._peer_id()
         self.peers = [
@@ -105,7 +105,7 @@ class Stage:
             state=self.state,
             history=lambda: self.history,
             giving=lambda: {self.peers[2].host: 2} if self.peers else {},
-            sent=lambda: self.metrics.sent_bytes,
+            sent=lambda: self.metrics.server.sent_bytes,
             pull_log=self.pull_log,
             images=self.images,
             measurer=self.measurer,
@@ -119,7 +119,7 @@ class Stage:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
         """Serve the page while the block lasts; give its address."""
-        app = create_metrics_app(metrics=self.metrics, state=self.state)
+        app = create_metrics_app(render=self.metrics.render, state=self.state)
         self.page().install(app)
         async with serve(app, "127.0.0.1:0", drain=0.2) as port:
             yield f"http://127.0.0.1:{port}/debug/web/"
@@ -141,7 +141,7 @@ class Stage:
                 },
             },
             health=lambda peer: self.health[peer],
-            pulls=self.metrics.summary(),
+            pulls=self.metrics.pulls.summary(),
             in_flight=None if self.sights is None else props.parts(self.sights),
         )
         return {**made, "uptime_seconds": 64_000.0}
@@ -284,8 +284,8 @@ class Stage:
                 context.local, context.source = LocalState.HELD, ContentSource.LOCAL
             else:
                 self._give(context, size, seconds)
-        self.metrics.sent(context.source, context.sent)
-        self.metrics.sent(
+        self.metrics.server.sent(context.source, context.sent)
+        self.metrics.server.sent(
             ContentSource.LOCAL, int(0.6 * context.sent)
         )  # and as much again to peers, nearly
 

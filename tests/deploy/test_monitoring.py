@@ -12,11 +12,11 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
+from spegel_py.metrics import NodeMetrics
 from spegel_py.outcomes import AttemptOutcome, MissReason
 from spegel_py.supervision.audit import Outcome
 from spegel_py.supervision.conditions import Tier
 from spegel_py.supervision.meters import Meters
-from spegel_py.telemetry.metrics import Metrics
 from tests.deploy.chart import CHART
 
 DASHBOARD = json.loads((CHART / "monitoring" / "dashboard.json").read_text())
@@ -48,7 +48,7 @@ GRAFANAS = {"$__rate_interval": "5m", "$__range": "3h", "$namespace": ".*", "$in
 
 def exported() -> dict[str, set[str]]:
     """Return every name that a node exports, with its labels."""
-    metrics = Metrics()
+    metrics = NodeMetrics()
     Meters(registry=metrics.registry)
     names: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from spegel_py.metrics import NodeMetrics
 from spegel_py.supervision.meters import Meters
-from spegel_py.telemetry.metrics import Metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -37,7 +37,7 @@ def render() -> str:
 
 
 def _rows() -> Iterator[tuple[str, str, str, str]]:
-    metrics = Metrics()
+    metrics = NodeMetrics()
     Meters(registry=metrics.registry)
     for collector in list(metrics.registry._collector_to_names):
         labels = collector._labelnames if isinstance(collector, MetricWrapperBase) else ()

@@ -32,6 +32,7 @@ from spegel_py.errors import (
     PeerUnreachable,
     StoreUnavailable,
 )
+from spegel_py.metrics import NodeMetrics
 from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
 from spegel_py.pull import (
@@ -49,7 +50,7 @@ from spegel_py.pull.plan import rotated
 from spegel_py.registry.app import create_app
 from spegel_py.registry.server import serve
 from spegel_py.store.layout import LayoutStore, LayoutWriter
-from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.sender import Sender
 from tests import images
 
@@ -66,12 +67,14 @@ def _ready() -> dict[str, object]:
 @asynccontextmanager
 async def registry(root: Path) -> AsyncIterator[str]:
     """Serve the layout at `root` with the real registry; give its URL."""
+    metrics = NodeMetrics()
     with Sender(threads=2) as sender:
         app = create_app(
             store=LayoutStore(root=root),
             sender=sender,
             mirror=None,
-            metrics=Metrics(),
+            metrics=metrics.server,
+            pull_log=PullLog(metrics=metrics.pulls),
             ready=_ready,
         )
         async with serve(app, "127.0.0.1:0", drain=0.2) as port:

@@ -11,7 +11,9 @@ from typing import Any, cast
 from hypothesis import strategies as st
 
 from spegel_py.inspection.routes import inspection_routes
+from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
@@ -20,7 +22,7 @@ from spegel_py.registry.server import serve
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
-from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
@@ -50,16 +52,17 @@ async def _registry(
     network: MemoryNetwork, name: str, *, holds: bytes
 ) -> AsyncIterator[tuple[int, list[object]]]:
     """Serve a registry of that network; give its port, and the requests that are being answered."""
-    store, metrics, under_way = MemoryStore(), Metrics(), list[object]()
+    store, metrics, under_way = MemoryStore(), NodeMetrics(), list[object]()
     store.add(holds, *([TAG] if holds == MANIFEST else []))
     with Sender(threads=2) as sender:
         async with HTTPUpstream(deadlines=QUICK) as upstream:
-            mirror = _Mirrors(network.join(Peer(name, "127.0.0.1", 1)), upstream, metrics)
+            mirror = _Mirrors(network.join(Peer(name, "127.0.0.1", 1)), upstream, metrics.mirror)
             app = create_app(
                 store=store,
                 sender=sender,
                 mirror=cast("Mirror", mirror),
-                metrics=metrics,
+                metrics=metrics.server,
+                pull_log=PullLog(metrics=metrics.pulls),
                 ready=_alive,
             )
             app.middlewares.insert(0, counting(under_way))
@@ -71,7 +74,7 @@ async def _registry(
 class _Mirrors:
     """Mirrors, a new one for each pull: what one has learnt of a peer would keep the next input from it."""
 
-    def __init__(self, router: Any, upstream: HTTPUpstream, metrics: Metrics) -> None:
+    def __init__(self, router: Any, upstream: HTTPUpstream, metrics: MirrorMetrics) -> None:
         self._router = router
         self._upstream = upstream
         self._metrics = metrics
@@ -110,7 +113,7 @@ def _metrics() -> Iterator[Check]:
     """Serve all that is on a metrics port."""
     stage, under_way = Stage(images=20), list[object]()
     app = create_metrics_app(
-        metrics=stage.metrics,
+        render=stage.metrics.render,
         state=stage.state,
         routes=inspection_routes(images=stage.images, measurer=stage.measurer),
     )

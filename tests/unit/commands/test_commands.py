@@ -19,6 +19,7 @@ from spegel_py.commands.running_node import SETTINGS
 from spegel_py.config import REGISTRY
 from spegel_py.errors import BlobUnknown
 from spegel_py.health.events import HealthState
+from spegel_py.metrics import NodeMetrics
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource, LocalState, Lookup
@@ -30,7 +31,6 @@ from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 
 DIGEST = Digest.of(b"layer")
@@ -56,8 +56,8 @@ class Metered:
     """What a node would have behind its metrics page."""
 
     def __init__(self) -> None:
-        self.metrics, self.store, self.network = Metrics(), MemoryStore(), MemoryNetwork()
-        self.pull_log = PullLog(metrics=self.metrics, clock=lambda: 1.0)
+        self.metrics, self.store, self.network = NodeMetrics(), MemoryStore(), MemoryNetwork()
+        self.pull_log = PullLog(metrics=self.metrics.pulls, clock=lambda: 1.0)
         self.members: list[Member] = []
         self.alerts: list[dict[str, object]] = []
         self.not_ready: str | None = None
@@ -69,7 +69,7 @@ class Metered:
             store=self.store, router=router, health=lambda _: HealthState.SUSPECTED
         )
         routes = debug_routes(pull_log=self.pull_log, whereabouts=whereabouts)
-        return create_metrics_app(metrics=self.metrics, state=self.state, routes=routes)
+        return create_metrics_app(render=self.metrics.render, state=self.state, routes=routes)
 
     async def state(self) -> Any:
         return describe(
@@ -79,7 +79,7 @@ class Metered:
             advertised=["r.io/app:v1", str(DIGEST)],
             supervision={"alerts": self.alerts, "actions": [ACTION]},
             health=lambda _: HealthState.SUSPECTED,
-            pulls=self.metrics.summary(),
+            pulls=self.metrics.pulls.summary(),
             in_flight=self.in_flight,
         )
 

@@ -7,8 +7,8 @@ from random import Random
 from spegel_py.health.events import HealthEvent, Kind
 from spegel_py.health.health import Health
 from spegel_py.health.peer_health import HealthRules
+from spegel_py.metrics import NodeMetrics
 from spegel_py.routing.base import Member, Peer
-from spegel_py.telemetry.metrics import Metrics
 
 A, B, C = (Peer(name, f"10.0.0.{number}", 5000) for number, name in enumerate("abc"))
 
@@ -17,7 +17,7 @@ class Book(Health):
     """Health with the defaults, and what it told."""
 
     def __init__(self, seed: int = 1) -> None:
-        self.metrics = Metrics()
+        self.metrics = NodeMetrics()
         self.events: list[HealthEvent] = []
         self.goodbyes: set[str] = set()
         super().__init__(

@@ -15,6 +15,7 @@ from random import Random
 
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.inflight.rules import InFlightRules
+from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
@@ -24,7 +25,7 @@ from spegel_py.registry.underway import Underway
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork, MemoryRouter
 from spegel_py.store.memory_store import MemoryIngests, MemoryStore
-from spegel_py.telemetry.metrics import Metrics
+from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
@@ -84,7 +85,7 @@ class Node:
     ingests: MemoryIngests
     store: MemoryStore
     upstream: Upstream
-    metrics: Metrics
+    metrics: NodeMetrics
     network: MemoryNetwork
     router: MemoryRouter
     stack: AsyncExitStack
@@ -177,24 +178,24 @@ async def start_node(
 ) -> AsyncIterator[Node]:
     """Run a node of this name."""
     async with AsyncExitStack() as stack:
-        store, ingests, metrics = MemoryStore(), MemoryIngests(), Metrics()
+        store, ingests, metrics = MemoryStore(), MemoryIngests(), NodeMetrics()
         deadlines = Deadlines(connect=10, first_byte=10, stall=10, resolve=10, manifest=10, blob=10)
         me = Peer(name, "127.0.0.1", free_port())
         router, requests = network.join(me), network.requests(me)
         sharing = InFlightSharing(
-            requests=requests, ingests=ingests, store=store, rules=rules, on_lead=metrics.flight.led,
+            requests=requests, ingests=ingests, store=store, rules=rules, on_lead=metrics.in_flight.led,
             advertised=lambda: network.members.get(me, {}),
         )  # fmt: skip
-        metrics.flight.watch(sharing.counts)
+        metrics.in_flight.watch(sharing.counts)
         sender = stack.enter_context(Sender(threads=1))
         client = await stack.enter_async_context(HTTPUpstream(deadlines=deadlines))
         mirror = Mirror(
-            router=router, upstream=client, metrics=metrics, deadlines=deadlines, scores=Scores(),
+            router=router, upstream=client, metrics=metrics.mirror, deadlines=deadlines, scores=Scores(),
             random=Random(1), sources=sharing,
         )  # fmt: skip
         underway = Underway(ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of)
         app = create_app(
-            store=store, sender=sender, mirror=mirror, metrics=metrics,
+            store=store, sender=sender, mirror=mirror, metrics=metrics.server, pull_log=PullLog(metrics=metrics.pulls),
             ready=lambda: {"ready": True, "reasons": []}, underway=underway,
         )  # fmt: skip
         await stack.enter_async_context(serve(app, me.authority, drain=0.05))

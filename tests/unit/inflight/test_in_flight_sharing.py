@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 
 from spegel_py.inflight.messages import Heartbeat, MessageError, ParentFault, Role
+from spegel_py.inflight.metrics import REASONS
 from spegel_py.inflight.rendezvous import ranked_coordinators
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.routing.memory import MemoryNetwork
-from spegel_py.telemetry.flight import REASONS
 from tests.routers import until
 from tests.unit.inflight.net import HASTY, TALKATIVE, Node, Upstream, start_node
 

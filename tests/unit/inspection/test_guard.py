@@ -8,9 +8,9 @@ from aiohttp import web
 
 from spegel_py.errors import Denied
 from spegel_py.inspection.guard import check_host, guard_hosts
+from spegel_py.metrics import NodeMetrics
 from spegel_py.registry.app import State, create_metrics_app
 from spegel_py.registry.server import serve
-from spegel_py.telemetry.metrics import Metrics
 
 KNOWN = {"localhost", "node-1", "spegel.example"}
 
@@ -68,7 +68,7 @@ async def test_only_metrics_are_answered_under_any_name() -> None:
         return web.Response(text="done")
 
     app = create_metrics_app(
-        metrics=Metrics(),
+        render=NodeMetrics().render,
         state=state,
         routes=[web.post("/debug/measure", measure)],
         guard=[guard_hosts(["Spegel.example:443", ""])],

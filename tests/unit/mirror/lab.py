@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from spegel_py.health.health import Health
+from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.opening import WHOLE, RelayHead
 from spegel_py.mirror.scores import Scores
@@ -19,7 +20,6 @@ from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import ClientGone, Deadlines, Sink
 from spegel_py.transfer.client import HTTPUpstream
 from tests.unit.mirror.peers import FakePeer
@@ -63,7 +63,7 @@ class Lab:
 
     network: MemoryNetwork
     mirror: Mirror
-    metrics: Metrics
+    metrics: NodeMetrics
     scores: Scores
     stack: AsyncExitStack
     peers: list[Peer] = field(default_factory=list)
@@ -106,13 +106,13 @@ async def start_lab(
     *, deadlines: Deadlines = PATIENT, health: Health | None = None, **options: Any
 ) -> AsyncIterator[Lab]:
     """Run a mirror that knows no peers yet; `options` go to it."""
-    network, metrics, scores = MemoryNetwork(), Metrics(), Scores(health=health)
+    network, metrics, scores = MemoryNetwork(), NodeMetrics(), Scores(health=health)
     router = network.join(ME)
     async with AsyncExitStack() as stack, HTTPUpstream(deadlines=deadlines) as upstream:
         mirror = Mirror(
             router=router,
             upstream=upstream,
-            metrics=metrics,
+            metrics=metrics.mirror,
             deadlines=deadlines,
             scores=scores,
             router_name="memory",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.registry.app import create_app
@@ -18,7 +19,6 @@ from spegel_py.registry.server import serve
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
@@ -37,7 +37,7 @@ class Node:
     peer: Peer
     port: int
     store: Any
-    metrics: Metrics
+    metrics: NodeMetrics
     network: MemoryNetwork
     pull_log: PullLog
     clients: list[RawClient] = field(default_factory=list)
@@ -91,23 +91,23 @@ def start(network: MemoryNetwork) -> NodeFactory:
         def ready() -> dict[str, object]:
             return {"ready": reason is None, "reasons": [reason] if reason else []}
 
-        store, metrics, me = store or MemoryStore(), Metrics(), Peer(name, "127.0.0.1", 1)
+        store, metrics, me = store or MemoryStore(), NodeMetrics(), Peer(name, "127.0.0.1", 1)
         with Sender(threads=2) as sender:
             async with HTTPUpstream(deadlines=deadlines) as upstream:
                 mirror = Mirror(
                     router=router or network.join(me),
                     upstream=upstream,
-                    metrics=metrics,
+                    metrics=metrics.mirror,
                     deadlines=deadlines,
                     scores=Scores(),
                     random=Random(1),
                 )
-                pull_log = PullLog(metrics=metrics)
+                pull_log = PullLog(metrics=metrics.pulls)
                 app = create_app(
                     store=store,
                     sender=sender,
                     mirror=mirror,
-                    metrics=metrics,
+                    metrics=metrics.server,
                     ready=ready,
                     pull_log=pull_log,
                     **options,

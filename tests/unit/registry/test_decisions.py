@@ -14,6 +14,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from spegel_py.health.events import HealthState
+from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
@@ -23,7 +24,6 @@ from spegel_py.registry.server import serve
 from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.base import Peer
 from spegel_py.store.memory_store import MemoryStore
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.transfer.base import Deadlines
 from tests.unit.mirror.peers import FakePeer
 from tests.unit.registry.conftest import Node, NodeFactory
@@ -293,7 +293,7 @@ async def test_a_fault_of_this_node(start: NodeFactory) -> None:
             "error",
             f"a fault of this node: ZeroDivisionError: {DIGEST}",
         )
-        assert node.metrics.pulls["error"] == 1
+        assert node.metrics.pulls.outcomes["error"] == 1
 
 
 class SlowRouter:
@@ -327,7 +327,7 @@ async def debugging(node: Node, **options: Any) -> AsyncIterator[RawClient]:
     )
     routes = debug_routes(pull_log=node.pull_log, whereabouts=whereabouts)
     async with serve(
-        create_metrics_app(metrics=Metrics(), state=state, routes=routes), "127.0.0.1:0"
+        create_metrics_app(render=NodeMetrics().render, state=state, routes=routes), "127.0.0.1:0"
     ) as port:
         client = await RawClient.connect(port)
         yield client

@@ -157,7 +157,7 @@ def serving(node: Node, images: Images, measurer: Measurer | None) -> Any:
 
     routes = inspection_routes(images=images, measurer=measurer)
     return serve(
-        create_metrics_app(metrics=node.metrics, state=state, routes=routes), "127.0.0.1:0"
+        create_metrics_app(render=node.metrics.render, state=state, routes=routes), "127.0.0.1:0"
     )
 
 

@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from spegel_py.errors import ConfigError
+from spegel_py.metrics import NodeMetrics
 from spegel_py.registry.app import State, create_metrics_app
 from spegel_py.registry.server import parse_address, serve
-from spegel_py.telemetry.metrics import MAX_REGISTRIES, Metrics
+from spegel_py.telemetry.metrics import MAX_REGISTRIES
 from tests.unit.registry.conftest import Node, NodeFactory
 from tests.unit.registry.raw import RawClient
 
@@ -22,7 +23,7 @@ def app() -> web.Application:
     async def state() -> State:
         return {"ready": True}
 
-    return create_metrics_app(metrics=Metrics(), state=state)
+    return create_metrics_app(render=NodeMetrics().render, state=state)
 
 
 @pytest.mark.parametrize(
@@ -184,17 +185,16 @@ async def test_a_client_cannot_grow_the_metrics(start: NodeFactory) -> None:
 
 def test_gauges_are_asked_when_they_are_read() -> None:
     """Peers, records, queues and images are read from their owners at every scrape."""
-    metrics, peers = Metrics(), ["a", "b", "c"]
+    metrics, peers = NodeMetrics(), ["a", "b", "c"]
     images = ["r.io/app@sha256:1", "r.io/app@sha256:2", "s.io/app@sha256:1", "s.io/app:1"]
-    metrics.watch(
-        connected_peers=lambda: peers,
-        records_held=lambda: 7,
-        quarantined_peers=lambda: 2,
-        queues={"advertise": lambda: 5},
-        images=lambda: images,
-    )
+    metrics.mirror.watch(quarantined=lambda: 2)
+    metrics.watch_queues({"advertise": lambda: 5})
     metrics.routing.watch(
-        records=lambda: {"announced": 4, "provided": 3}, peers=lambda: {"announce": len(peers)}
+        connected=lambda: peers,
+        records_held=lambda: 7,
+        records=lambda: {"announced": 4, "provided": 3},
+        peers=lambda: {"announce": len(peers)},
+        images=lambda: images,
     )
     value = metrics.registry.get_sample_value
     assert (
@@ -220,7 +220,7 @@ def test_gauges_are_asked_when_they_are_read() -> None:
 
 def test_metrics_of_two_nodes_are_apart() -> None:
     """Each Metrics has a registry of its own: two nodes in one process do not mix."""
-    one, other = Metrics(), Metrics()
+    one, other = NodeMetrics(), NodeMetrics()
     one.routing.dropped("stale", 2)
     name = "spegel_announce_frames_dropped_total"
     assert one.registry.get_sample_value(name, {"reason": "stale"}) == 2

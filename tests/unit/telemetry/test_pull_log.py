@@ -9,10 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown, SpegelError
+from spegel_py.metrics import NodeMetrics
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource
-from spegel_py.telemetry.metrics import Metrics
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import RecordQuery
 
@@ -29,14 +29,14 @@ def miss(pull_log: PullLog, asked: PullRequest) -> None:
         raise BlobUnknown("nobody has it")
 
 
-def sample(metrics: Metrics, name: str, **labels: str) -> float:
+def sample(metrics: NodeMetrics, name: str, **labels: str) -> float:
     return metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def test_metric_log_line_and_record_say_the_same() -> None:
     """One decision is one count, one line and one record, all of the same reason."""
-    metrics = Metrics()
-    pull_log = PullLog(metrics=metrics, clock=iter([1.0, 1.5]).__next__, now=lambda: 99.0)
+    metrics = NodeMetrics()
+    pull_log = PullLog(metrics=metrics.pulls, clock=iter([1.0, 1.5]).__next__, now=lambda: 99.0)
     with capture_logs() as lines:
         miss(pull_log, pull())
     [record] = pull_log.find(None, limit=9)
@@ -51,20 +51,20 @@ def test_metric_log_line_and_record_say_the_same() -> None:
     )
     assert sample(metrics, "spegel_mirror_misses_total", reason="not_found") == 1
     assert sample(metrics, "spegel_mirror_answers_total", source="none") == 1
-    assert metrics.summary()["misses"] == {"not_found": 1}
+    assert metrics.pulls.summary()["misses"] == {"not_found": 1}
 
 
 def test_a_hit_is_counted_where_it_came_from_with_its_bytes() -> None:
     """Requests and bytes are told by source, and the hit rate follows."""
-    metrics = Metrics()
-    pull_log = PullLog(metrics=metrics)
+    metrics = NodeMetrics()
+    pull_log = PullLog(metrics=metrics.pulls)
     with pull_log.recording(pull()) as context:
         context.source, context.length, context.sent = ContentSource.PEER, 7, 7
     miss(pull_log, pull())
     assert sample(metrics, "spegel_mirror_answers_total", source="peer") == 1
     assert sample(metrics, "spegel_mirror_bytes_total", source="peer") == 7
     assert sample(metrics, "spegel_mirror_requests_total", registry="r.io", cache="hit") == 1
-    assert metrics.summary() == {
+    assert metrics.pulls.summary() == {
         "total": 2,
         "hit_rate": 0.5,
         "answers": {"local": 0, "peer": 1, "none": 1},
@@ -75,7 +75,7 @@ def test_a_hit_is_counted_where_it_came_from_with_its_bytes() -> None:
 
 def test_before_the_first_pull_there_is_no_hit_rate() -> None:
     """Nothing asked is neither 0 nor 100 %."""
-    assert Metrics().summary()["hit_rate"] is None
+    assert NodeMetrics().pulls.summary()["hit_rate"] is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_before_the_first_pull_there_is_no_hit_rate() -> None:
 )
 def test_what_breaks_a_request_is_noted_and_goes_on(error: BaseException, reason: str) -> None:
     """A client that leaves is told from a fault of this node; neither is swallowed."""
-    pull_log = PullLog(metrics=Metrics())
+    pull_log = PullLog(metrics=NodeMetrics().pulls)
     with pytest.raises(type(error)), pull_log.recording(pull()):
         raise error
     assert [one["reason"] for one in pull_log.find(None, limit=9)] == [reason]
@@ -98,16 +98,16 @@ def test_what_breaks_a_request_is_noted_and_goes_on(error: BaseException, reason
 
 def test_a_peers_request_is_not_kept() -> None:
     """It is recorded where its client asked."""
-    metrics = Metrics()
-    pull_log = PullLog(metrics=metrics)
+    metrics = NodeMetrics()
+    pull_log = PullLog(metrics=metrics.pulls)
     with capture_logs() as lines:
         miss(pull_log, pull(mirrored=True))
-    assert (pull_log.kept, lines, metrics.answers.total()) == (0, [], 0)
+    assert (pull_log.kept, lines, metrics.pulls.answers.total()) == (0, [], 0)
 
 
 def test_what_is_under_way_is_known_while_it_lasts() -> None:
     """Peers' requests too, the oldest first, each once, however equal they look; afterwards they are not."""
-    pull_log = PullLog(metrics=Metrics(), now=lambda: 5.0)
+    pull_log = PullLog(metrics=NodeMetrics().pulls, now=lambda: 5.0)
     with pull_log.recording(pull()) as one:
         with pull_log.recording(pull()) as same, pull_log.recording(pull(mirrored=True)) as peers:
             assert [id(context) for context in pull_log.under_way] == [id(one), id(same), id(peers)]
@@ -118,7 +118,7 @@ def test_what_is_under_way_is_known_while_it_lasts() -> None:
 
 def test_whoever_looks_again_sees_whether_there_is_news() -> None:
     """By the number of all records, which grows also where the oldest go."""
-    pull_log = PullLog(metrics=Metrics(), limit=2)
+    pull_log = PullLog(metrics=NodeMetrics().pulls, limit=2)
     for _ in range(5):
         miss(pull_log, pull())
     miss(pull_log, pull(mirrored=True))
@@ -127,7 +127,7 @@ def test_whoever_looks_again_sees_whether_there_is_news() -> None:
 
 def test_the_oldest_records_go_first_when_there_are_too_many() -> None:
     """As many as the limit stay, and are told the newest first."""
-    pull_log = PullLog(metrics=Metrics(), limit=3)
+    pull_log = PullLog(metrics=NodeMetrics().pulls, limit=3)
     for number in range(5):
         miss(pull_log, pull(f"app{number}"))
     assert [one["key"] for one in pull_log.find(None, limit=9)] == [
@@ -138,7 +138,7 @@ def test_the_oldest_records_go_first_when_there_are_too_many() -> None:
 
 def test_the_memory_of_records_is_bounded_in_bytes() -> None:
     """However long each is; `bytes` is what is kept, to the byte."""
-    pull_log = PullLog(metrics=Metrics(), max_bytes=20_000)
+    pull_log = PullLog(metrics=NodeMetrics().pulls, max_bytes=20_000)
     attempt = AttemptRecord(
         peer="p" * 60, address="a", milliseconds=1.0, outcome=AttemptOutcome.REFUSED
     )
@@ -156,14 +156,14 @@ def test_the_memory_of_records_is_bounded_in_bytes() -> None:
 
 def test_a_record_that_is_too_large_alone_is_not_kept() -> None:
     """The bound holds even then."""
-    pull_log = PullLog(metrics=Metrics(), max_bytes=10)
+    pull_log = PullLog(metrics=NodeMetrics().pulls, max_bytes=10)
     miss(pull_log, pull())
     assert (pull_log.kept, pull_log.bytes) == (0, 0)
 
 
 def test_records_are_searched() -> None:
     """By a reference, a digest or a part; without a query all are meant."""
-    pull_log = PullLog(metrics=Metrics())
+    pull_log = PullLog(metrics=NodeMetrics().pulls)
     digest = Digest.of(b"x")
     with pull_log.recording(pull("one")) as context:
         context.digest = digest

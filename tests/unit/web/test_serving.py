@@ -58,7 +58,7 @@ def quiet() -> Iterator[None]:
 
 @asynccontextmanager
 async def serving(stage: Stage) -> AsyncIterator[Served]:
-    app, page = create_metrics_app(metrics=stage.metrics, state=stage.state), stage.page()
+    app, page = create_metrics_app(render=stage.metrics.render, state=stage.state), stage.page()
     page.install(app)
     async with (
         stage.measurer.running(),

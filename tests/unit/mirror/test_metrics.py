@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
+from spegel_py.mirror.metrics import FAILURES, KEPT, MAX_PEERS, PeerMetrics
 from spegel_py.outcomes import AttemptOutcome
-from spegel_py.telemetry.peers import FAILURES, KEPT, MAX_PEERS, PeerMetrics
 
 
 class Peers:

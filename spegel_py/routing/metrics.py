@@ -1,0 +1,135 @@
+"""The metrics of routing: peers, records, announcements."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Collection, Mapping
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from spegel_py.telemetry.metrics import RegistryLabels, show_counts
+
+Direction = Literal["sent", "received"]
+
+RECORDS = ("announced", "provided")
+"""How records came: in the announcement of a whole node, or one by one as in standard Kademlia."""
+
+PROTOCOLS = ("announce", "kademlia")
+"""The protocol of a connected peer: announcements, or only Kademlia. The latter is Spegel in Go,
+or a peer that has not said hello yet."""
+
+
+class RoutingMetrics:
+    """The metrics of routing. Frames are counted from the libp2p thread too."""
+
+    def __init__(self, registry: CollectorRegistry, labels: RegistryLabels) -> None:
+        self._labels = labels
+        self._connected: Callable[[], Collection[str]] = tuple
+        self._images: Callable[[], Collection[str]] = tuple
+        self._connected_peers = Gauge(
+            "spegel_connected_peers", "Peers connected now.", registry=registry
+        )
+        self._records_held = Gauge(
+            "spegel_records_held",
+            "Records of who holds what that this node holds now.",
+            registry=registry,
+        )
+        self._records = Gauge(
+            "spegel_dht_records", "Records held, by how they came.", ["kind"], registry=registry
+        )
+        self._peers = Gauge(
+            "spegel_dht_peers",
+            "Peers connected, by their protocol.",
+            ["protocol"],
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "spegel_announce_frames_dropped",
+            "Announcements of peers that were dropped, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._frames = Counter(
+            "spegel_announce_frames",
+            "Frames of the announce protocol, sent and received, by kind.",
+            ["direction", "frame"],
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "spegel_announce_bytes",
+            "Bytes of those frames, without what encryption and TCP add.",
+            ["direction", "frame"],
+            registry=registry,
+        )
+        self._advertised_tags = Gauge(
+            "spegel_advertised_image_tags", "Tags advertised.", ["registry"], registry=registry
+        )
+        self._advertised_content = Gauge(
+            "spegel_advertised_content_digests",
+            "Content digests advertised.",
+            ["registry"],
+            registry=registry,
+        )
+        self._advertised_images = Gauge(
+            "spegel_advertised_image_digests",
+            "Images advertised, by a tag or by a digest in place of one.",
+            ["registry"],
+            registry=registry,
+        )
+
+    @property
+    def connected(self) -> Collection[str]:
+        """The ids of the peers that are connected now."""
+        return self._connected()
+
+    def carried(self, direction: Direction, frame: str, size: int) -> None:
+        """Count a frame of `size` bytes; `frame` is one of the protocol's few kinds."""
+        self._frames.labels(direction, frame).inc()
+        self._bytes.labels(direction, frame).inc(size)
+
+    def dropped(self, reason: str, count: int = 1) -> None:
+        """Count announcements that were dropped; `reason` must be one of a few."""
+        self._dropped.labels(reason).inc(count)
+
+    def advertised(self, keys: Collection[str]) -> None:
+        """Show the keys that are advertised now: tags by registry, and the number of digests.
+
+        Digests belong to no registry.
+        """
+        tags = Tally(self._labels.of(key.partition("/")[0]) for key in keys if "/" in key)
+        self._advertised_tags.clear()
+        for registry, count in tags.items():
+            self._advertised_tags.labels(registry).set(count)
+        self._advertised_content.labels("").set(len(keys) - tags.total())
+
+    def watch(
+        self,
+        *,
+        connected: Callable[[], Collection[str]],
+        records_held: Callable[[], float],
+        records: Callable[[], Mapping[str, int]],
+        peers: Callable[[], Mapping[str, int]],
+        images: Callable[[], Collection[str]],
+    ) -> None:
+        """Call these functions at every scrape; they must neither block nor raise.
+
+        Args:
+            connected: returns the ids of the connected peers.
+            records_held: returns the number of records.
+            records: returns the number of records for each of RECORDS.
+            peers: returns the number of peers for each of PROTOCOLS.
+            images: returns the names of all images that are advertised.
+        """
+        self._connected, self._images = connected, images
+        self._connected_peers.set_function(lambda: float(len(connected())))
+        self._records_held.set_function(records_held)
+        show_counts(self._records, RECORDS, records)
+        show_counts(self._peers, PROTOCOLS, peers)
+
+    def refresh(self) -> None:
+        """Count the advertised images by registry; called before every scrape."""
+        self._advertised_images.clear()
+        registries = (name.partition("/")[0] for name in self._images())
+        for registry, count in Tally(map(self._labels.of, registries)).items():
+            self._advertised_images.labels(registry).set(count)
