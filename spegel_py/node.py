@@ -30,10 +30,10 @@ from spegel_py.inspection.images import Images
 from spegel_py.inspection.measurer import Measurer
 from spegel_py.inspection.routes import inspection_routes
 from spegel_py.metrics import NodeMetrics
-from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
-from spegel_py.mirror.verify import Verify
+from spegel_py.mirror.verification import Verify
 from spegel_py.node_name import node_name
 from spegel_py.outcomes import ContentSource
 from spegel_py.registry.app import create_app, create_metrics_app
@@ -95,7 +95,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         scrubbed = ScrubbedStore(
             store=store,
             wants=lambda: (
-                config.oci_layout is None and verify.wants(rng)
+                config.oci_layout is None and verify.selects(rng)
             ),  # a layout's store hashes first
             verified=lambda is_right: metrics.mirror.verified(
                 ContentSource.LOCAL, is_right=is_right
@@ -142,8 +142,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             random=rng,
             peers=config.mirror_resolve_retries,
             verify=verify,
-            spreading=parts.make_spreading(config),
-            sources=sharing,
+            parallel=parts.make_spreading(config),
+            parents=sharing,
             expected=None if all_ingests is None else partial(expected_size, all_ingests),
         )
         freshness = Freshness(ttl=config.tag_ttl)
@@ -151,7 +151,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             watcher=ScrubbedWatcher(watcher=watcher, store=scrubbed),
             router=router,
             changed=metrics.routing.advertised,
-            seen=freshness.seen if config.tag_ttl else None,
+            seen=freshness.last_seen if config.tag_ttl else None,
         )
         supervisor = parts.make_supervisor(config, router, watcher, health, metrics)
         pull_log = PullLog(metrics=metrics.pulls, tracer=tracer)

@@ -15,7 +15,7 @@ from spegel_py.health.health import Health
 from spegel_py.health.peer_health import HealthRules
 from spegel_py.host import doctor
 from spegel_py.metrics import NodeMetrics
-from spegel_py.mirror.spread import Spreading
+from spegel_py.mirror.slow_peers import ParallelSettings
 from spegel_py.registry.server import parse_address
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
@@ -53,14 +53,14 @@ def own_mirror(config: Config, auth: Credentials | None) -> str:
     return str(url.with_user(auth.username).with_password(auth.password) if auth else url)
 
 
-def make_spreading(config: Config) -> Spreading | None:
+def make_spreading(config: Config) -> ParallelSettings | None:
     match config.mirror_parallel:
         case "off":
             return None
         case int(peers):
-            return Spreading(peers=peers, at_once=True)
+            return ParallelSettings(peers=peers, at_once=True)
         case _:
-            return Spreading()
+            return ParallelSettings()
 
 
 def make_rules(config: Config, deadlines: Deadlines) -> HealthRules:

@@ -1,6 +1,6 @@
 """The messages between a participant and the coordinator of a digest, and their bytes. Pure.
 
-A message is a JSON object with its kind in `kind`, no longer than a RequestResponse carries. Unknown
+A message is a JSON object with its kind in `kind`, no longer than RequestResponse carries. Unknown
 members are ignored, so that a later version may add some; an unknown kind is refused. The version
 is in the name of the protocol that carries the messages. No message names its sender: the sender
 is the peer that the connection authenticated. Fields are named as on the wire.

@@ -1,1 +1,1 @@
-"""Getting from a peer what this node does not hold: who is asked, in which order, and what if one fails."""
+"""Content from peers: a pull reads from `pull` through `first_response` to `body_relay`."""

@@ -1,4 +1,4 @@
-"""The peers of one lookup as they come in: the lookup runs on while the first of them are already being asked."""
+"""The peers of one lookup as they come in: the first are asked while the lookup still runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,26 @@ from spegel_py.routing.base import Peer, Router
 
 log = structlog.get_logger(__name__)
 
-AGE = 1.0
-"""Seconds after which a look-up is worth making again: a layer takes about as long."""
+REFRESH_AFTER = 1.0
+"""Seconds after which another lookup is worth its cost: a layer takes about as long."""
 
 
 class Candidates:
-    """An async context manager around a lookup of `key`; `found` is called with the seconds to its first
-    peer.
+    """The peers of one pull; an async context manager around their lookup.
 
-    `wait` is for how many seconds a further peer is waited for at most, `max_age` how many seconds ago a peer may
-    have pulled a tag. Where nobody is left, it is looked up once more, since somebody may have got the content
-    meanwhile; then `further` may find one more, and says so.
+    Where no peer is left, the key is looked up once more, since another node may have got the
+    content meanwhile. After that a parent is looked for.
+
+    Args:
+        router: finds the peers.
+        key: the content's digest or the tag's full name.
+        limit: peers found, at most.
+        selector: chooses the next peer.
+        wait: seconds to wait for a further peer.
+        clock: monotonic seconds.
+        on_first: called with the seconds until the first peer was found.
+        max_age: seconds ago at which a peer may have pulled a tag, at most.
+        find_parent: names a parent for the selector, and returns True if there is one.
     """
 
     def __init__(
@@ -39,9 +48,9 @@ class Candidates:
         selector: PeerSelector,
         wait: float,
         clock: Callable[[], float],
-        found: Callable[[float], None],
+        on_first: Callable[[float], None],
         max_age: float = math.inf,
-        further: Callable[[], Awaitable[bool]] | None = None,
+        find_parent: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._router = router
         self._key = key
@@ -49,10 +58,10 @@ class Candidates:
         self._selector = selector
         self._wait = wait
         self._clock = clock
-        self._found = found
+        self._on_first = on_first
         self._max_age = max_age
-        self._further = further
-        self._news = asyncio.Event()
+        self._find_parent = find_parent
+        self._changed = asyncio.Event()
         self._ended = False
         self._peers: set[Peer] = set()
         self._first: float | None = None
@@ -76,46 +85,49 @@ class Candidates:
 
     @property
     def lookup(self) -> Lookup:
-        """What the lookup has given so far."""
+        """The results of the lookup so far."""
         return Lookup(
             found=len(self._peers), first=self._first, ended=self._ended, error=self._error
         )
 
     def take(self) -> Peer | None:
-        """Return whom to ask next, None while nobody is known."""
+        """Return the next peer to ask, None while no peer is known."""
         return self._selector.pick(self._clock())
 
     def has_more(self) -> bool:
-        """Say whether `take` would return a peer."""
+        """Return True if `take` would return a peer."""
         return self._selector.has_more(self._clock())
 
-    async def news(self) -> None:
-        """Wait until there is somebody to take, or the lookup ends; for ever after that."""
-        self._news.clear()
+    async def wait_for_change(self) -> None:
+        """Wait until there is a peer to take, or the lookup ends; for ever after that."""
+        self._changed.clear()
         if not self.has_more():
-            await self._news.wait()
+            await self._changed.wait()
 
-    async def wait(self) -> bool:
-        """Wait for a further peer; False when nobody is left, nor found in the wait, nor by `further`."""
+    async def wait_for_peer(self) -> bool:
+        """Wait for a further peer; return False when no peer is left."""
+        # 1. the lookup that runs now
         try:
             async with asyncio.timeout(self._wait):
                 while not self.has_more() and not self._ended:
-                    await self.news()
+                    await self.wait_for_change()
         except TimeoutError:
-            await asyncio.sleep(0)  # a busy loop may not have handed over what came in time
+            await asyncio.sleep(0)  # a busy loop may not have delivered a peer found in time
+        # 2. another lookup
         if not self.has_more() and self.refresh():
-            await self.found_all(self._wait)
-        return self.has_more() or (self._further is not None and await self._further())
+            await self.count_within(self._wait)
+        # 3. a parent that is still getting the content
+        return self.has_more() or (self._find_parent is not None and await self._find_parent())
 
-    async def found_all(self, within: float) -> int:
-        """Return how many peers have it, as far as that is known in so many seconds."""
+    async def count_within(self, seconds: float) -> int:
+        """Return the number of peers known to have the content after at most so many seconds."""
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=within)
+            await asyncio.wait({self._task}, timeout=seconds)
         return len(self._peers)
 
     def refresh(self) -> bool:
-        """Begin to look up once more; False where one of a moment ago, or still under way, will do."""
-        is_due = self._ended and self._clock() - self._began >= AGE
+        """Begin another lookup; return False if the last one is recent enough, or still runs."""
+        is_due = self._ended and self._clock() - self._began >= REFRESH_AFTER
         if is_due:
             self._begin()
         return is_due
@@ -133,15 +145,15 @@ class Candidates:
                 if len(self._peers | {peer}) > self._limit:
                     break
                 self._selector.offer(peer)
-                self._news.set()
+                self._changed.set()
                 self._peers.add(peer)
                 if self._first is None:
                     self._first = self._clock() - began
-                    self._found(self._first)
+                    self._on_first(self._first)
         except RoutingError as error:
             self._error = str(error)
             log.warning("lookup failed", key=self._key, error=str(error))
         finally:
             self._ended = True
             self._selector.complete()
-            self._news.set()
+            self._changed.set()

@@ -1,45 +1,25 @@
-"""Choosing among the peers of one pull: no I/O, no clock, no randomness of its own."""
+"""The choice among the peers of one pull: no I/O, no clock, no randomness of its own."""
 
 from __future__ import annotations
 
 from random import Random
-from typing import Protocol
 
-from spegel_py.mirror.scores import Outcome, Scores
+from spegel_py.mirror.scores import AttemptResult, Scores
 from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 
 
-class PeerSelector(Protocol):
-    """Decides who is asked next; made for one pull. Times are monotonic seconds."""
+class PeerSelector:
+    """Decides which peer one pull asks next. Times are monotonic seconds.
 
-    def offer(self, peer: Peer) -> None:
-        """Make a peer known that has the content; a peer offered twice is one peer."""
-        ...
+    A parent named by the coordinator comes first. Until its attempt has ended no other peer is
+    asked: the parent may have to wait for the content itself, and the holders are to be spared. It
+    is asked whatever is known about it, and its outcome changes no score: in a chain the node that
+    stalls is seldom the one at fault, and the coordinator judges that.
 
-    def complete(self) -> None:
-        """Note that no more peers will be offered."""
-        ...
-
-    def pick(self, now: float) -> Peer | None:
-        """Return who to ask next, None while there is nobody. Its outcome must be recorded; a peer that was
-        abandoned may be picked again, any other is picked once."""
-        ...
-
-    def has_more(self, now: float) -> bool:
-        """Say whether `pick` would return a peer."""
-        ...
-
-    def record(self, peer: Peer, outcome: Outcome, now: float) -> None:
-        """Learn how asking a picked peer ended."""
-        ...
-
-
-class WeightedSelector:
-    """Picks at random, in proportion to the peers' weights (see scores).
-
-    Peers that are not trusted at all wait until all were offered, and are picked only if no other was: then everybody
-    may be well, and only the checks be wrong.
+    Every other peer is picked at random, in proportion to its weight (see scores). Untrusted peers
+    wait until all peers were offered, and are picked only if there is no trusted one: then all
+    peers may be well, and only the checks be wrong.
     """
 
     def __init__(self, *, key: str, scores: Scores, random: Random) -> None:
@@ -49,21 +29,57 @@ class WeightedSelector:
         self._offered: set[Peer] = set()
         self._waiting: list[Peer] = []
         self._is_complete = False
+        self._named_parent: Peer | None = None
+        self._parent_stalls: dict[Peer, float] = {}
+        self._parents_asked: set[Peer] = set()
+        self._parents_under_way: set[Peer] = set()
 
     def __repr__(self) -> str:
-        return f"<WeightedSelector of {self._key}: {len(self._waiting)} of {len(self._offered)} peers left>"
+        return (
+            f"<PeerSelector of {self._key}: {len(self._waiting)} of {len(self._offered)} "
+            f"peers left, parent {self._named_parent}>"
+        )
 
     def offer(self, peer: Peer) -> None:
+        """Add a peer that has the content; a peer offered twice is one peer."""
         if peer not in self._offered:
             self._offered.add(peer)
             self._waiting.append(peer)
 
     def complete(self) -> None:
+        """Record that no more peers will be offered."""
         self._is_complete = True
 
+    def name_parent(self, peer: Peer, *, stall: float) -> None:
+        """Make this peer the next one; it may be silent for `stall` seconds."""
+        self._parent_stalls[peer] = stall
+        self._named_parent = peer
+
+    @property
+    def has_named_parent(self) -> bool:
+        """Whether a named parent was not asked yet."""
+        return self._named_parent is not None
+
+    def parent_stall(self, peer: Peer) -> float | None:
+        """Return the seconds for which a parent may be silent; None for any other peer."""
+        return self._parent_stalls.get(peer)
+
+    def was_parent(self, peer: Peer) -> bool:
+        """Return True if the peer was asked as a parent."""
+        return peer in self._parents_asked
+
     def pick(self, now: float) -> Peer | None:
-        choice = self._choice(now)
-        if not choice:
+        """Return the peer to ask next, None while there is none.
+
+        The attempt's outcome must be recorded. A peer whose attempt was abandoned may be picked
+        again, any other peer is picked once.
+        """
+        if (parent := self._named_parent) is not None:
+            self._named_parent = None
+            self._parents_asked.add(parent)
+            self._parents_under_way.add(parent)
+            return parent
+        if self._parents_under_way or not (choice := self._choice(now)):
             return None
         weights = [self._scores.of(peer).weight(now) * trust for peer, trust in choice.items()]
         [peer] = self._random.choices(list(choice), weights)
@@ -72,15 +88,22 @@ class WeightedSelector:
         return peer
 
     def has_more(self, now: float) -> bool:
-        return bool(self._choice(now))
+        """Return True if `pick` would return a peer."""
+        if self._named_parent is not None:
+            return True
+        return not self._parents_under_way and bool(self._choice(now))
 
-    def record(self, peer: Peer, outcome: Outcome, now: float) -> None:
-        self._scores.end(peer, outcome, now)
-        if outcome.result is AttemptOutcome.ABANDONED:
+    def record(self, peer: Peer, result: AttemptResult, now: float) -> None:
+        """Record how the attempt at a picked peer ended."""
+        if peer in self._parents_under_way:
+            self._parents_under_way.discard(peer)
+            return
+        self._scores.end(peer, result, now)
+        if result.outcome is AttemptOutcome.ABANDONED:
             self._waiting.append(peer)
 
     def _choice(self, now: float) -> dict[Peer, float]:
-        """Return who may be picked, each with its trust; with 1 where nobody is trusted."""
+        """Return the peers that may be picked, with their trust; 1 for all if none is trusted."""
         offered = [
             peer for peer in self._offered if not self._scores.is_shunned(self._key, peer, now)
         ]

@@ -8,8 +8,8 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from spegel_py.errors import NotFound, Unsupported
-from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.pull import Mirror
 from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses

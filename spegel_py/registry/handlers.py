@@ -18,9 +18,9 @@ from spegel_py.errors import (
     StoreUnavailable,
     Unsupported,
 )
-from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.freshness import Freshness
-from spegel_py.mirror.opening import WHOLE
+from spegel_py.mirror.pull import Mirror
+from spegel_py.mirror.verification import MAX_BUFFERED
 from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
@@ -267,7 +267,7 @@ class Pulls:
         slot: Slot | None,
     ) -> web.StreamResponse:
         if pull.name is not None:
-            self._freshness.missed(pull.name, time.time())  # until a peer answers
+            self._freshness.record_miss(pull.name, time.time())  # until a peer answers
         max_age = self._freshness.ttl if pull.name else math.inf
         if pull.ranges:
             return await self._parts_from_peers(request, pull, mirror, context, slot)
@@ -320,7 +320,7 @@ class Pulls:
             multipart=multipart,
         )
         fetches = [whole]
-        if head.size > WHOLE:
+        if head.size > MAX_BUFFERED:
             fetches = [replace(whole, range=each) for each in pull.ranges]
 
         async def send(sink: Sink) -> None:
@@ -359,7 +359,7 @@ class Pulls:
         """Return when the tag that is pulled was last seen at its registry; None for a digest."""
         if pull.name is None or found.pulled is None:
             return None
-        return self._freshness.seen(pull.name, found.pulled)
+        return self._freshness.last_seen(pull.name, found.pulled)
 
     def _is_too_old(self, pull: PullRequest, found: Found, context: PullContext) -> bool:
         """Say whether a tag's own copy is not to be answered to a client: its registry may know better."""
@@ -375,7 +375,7 @@ class Pulls:
         if pull.name is None or seen is None:
             return None
         if not pull.mirrored:
-            self._freshness.answered(pull.name, seen)
+            self._freshness.record_answer(pull.name, seen)
         return time.time() - seen
 
     def _answer_head(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from spegel_py.mirror import budget, opening
+from spegel_py.mirror import verification
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
 from spegel_py.registry import connection, room, server
@@ -68,8 +68,12 @@ def _bounds() -> Iterator[Bound]:
     yield Bound("Ranges of one request", f"{MAX_PARTS}", "oci.range")
     yield Bound("Head of a peer's answer", _size(exchange.MAX_HEAD), "transfer.exchange")
     yield Bound("Manifest", _size(manifest.MAX_MANIFEST), "oci.manifest")
-    yield Bound("Blob that is held until it is verified", _size(opening.WHOLE), "mirror.opening")
-    yield Bound("All bodies that are held", _size(budget.LIMIT), "mirror.budget")
+    yield Bound(
+        "Blob that is held until it is verified",
+        _size(verification.MAX_BUFFERED),
+        "mirror.verification",
+    )
+    yield Bound("All bodies that are held", _size(verification.MEMORY_LIMIT), "mirror.verification")
     yield Bound(
         "libp2p connections from one address",
         f"{bounds.MAX_CONNECTIONS_PER_ADDRESS}",
@@ -128,7 +132,7 @@ def memory() -> list[tuple[str, float]]:
     registry, metrics = room.Room(), room.Room.of(room.METRICS)
     return [
         ("an idle node", IDLE),
-        ("bodies that are held", budget.LIMIT / 1e6),
+        ("bodies that are held", verification.MEMORY_LIMIT / 1e6),
         ("HTTP connections", (registry.per_address + metrics.per_address) * CONNECTION / 1e6),
         ("records", records.MAX_RECORDS_PER_PLACE * RECORD / 1e6),
         ("streams that nobody reads", bounds.MAX_CONNECTIONS_PER_ADDRESS * bounds.MAX_UNREAD / 1e6),

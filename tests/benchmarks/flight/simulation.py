@@ -31,7 +31,7 @@ from spegel_py.inflight.messages import (
 )
 from spegel_py.inflight.rendezvous import ranked_coordinators
 from spegel_py.inflight.rules import InFlightRules
-from spegel_py.mirror.spread import SLOW, Spreading
+from spegel_py.mirror.slow_peers import SLOW, ParallelSettings
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.libp2p.records import TTL_FACTOR
 from spegel_py.routing.libp2p.sharing import next_interval
@@ -44,7 +44,7 @@ SEEN = 0.3
 """Seconds until all know that a connection broke, or that a node came."""
 PATIENCE = 600.0
 """Seconds after which the simulation is given up."""
-SPREAD = Spreading().peers
+SPREAD = ParallelSettings().peers
 """Holders that a node takes from at once where one is slow."""
 FOUND = 8
 """Holders that one lookup finds at most."""

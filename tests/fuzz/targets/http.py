@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from spegel_py.inspection.routes import inspection_routes
 from spegel_py.metrics import NodeMetrics
-from spegel_py.mirror.fetch import Mirror
 from spegel_py.mirror.metrics import MirrorMetrics
+from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST

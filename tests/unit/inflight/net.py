@@ -16,7 +16,7 @@ from random import Random
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.metrics import NodeMetrics
-from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
 from spegel_py.registry.app import create_app
@@ -191,7 +191,7 @@ async def start_node(
         client = await stack.enter_async_context(HTTPUpstream(deadlines=deadlines))
         mirror = Mirror(
             router=router, upstream=client, metrics=metrics.mirror, deadlines=deadlines, scores=Scores(),
-            random=Random(1), sources=sharing,
+            random=Random(1), parents=sharing,
         )  # fmt: skip
         underway = Underway(ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of)
         app = create_app(

@@ -11,9 +11,10 @@ from typing import Any
 
 from spegel_py.health.health import Health
 from spegel_py.metrics import NodeMetrics
-from spegel_py.mirror.fetch import Mirror
-from spegel_py.mirror.opening import WHOLE, RelayHead
+from spegel_py.mirror.first_response import RelayHead
+from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.verification import MAX_BUFFERED
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import OCI_MANIFEST
@@ -24,7 +25,7 @@ from spegel_py.transfer.base import ClientGone, Deadlines, Sink
 from spegel_py.transfer.client import HTTPUpstream
 from tests.unit.mirror.peers import FakePeer
 
-LARGE = bytes(range(251)) * (WHOLE // 251 + 1000)
+LARGE = bytes(range(251)) * (MAX_BUFFERED // 251 + 1000)
 SMALL = b"small" * 1000
 MANIFEST = json.dumps(
     {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}

@@ -11,7 +11,7 @@ from random import Random
 from spegel_py.errors import RouterUnavailable
 from spegel_py.mirror.candidates import Candidates
 from spegel_py.mirror.scores import Scores
-from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.mirror.selector import PeerSelector
 from spegel_py.routing.base import NOTHING, Peer
 
 A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
@@ -51,17 +51,17 @@ def candidates(
         router=router,
         key="k",
         limit=3,
-        selector=WeightedSelector(key="k", scores=Scores(), random=Random(1)),
+        selector=PeerSelector(key="k", scores=Scores(), random=Random(1)),
         wait=wait,
         clock=clock,
-        found=(found if found is not None else []).append,
-        further=further,
+        on_first=(found if found is not None else []).append,
+        find_parent=further,
     )
 
 
 async def next_of(found: Candidates) -> Peer | None:
     """Return who is to be asked next, after the wait for one."""
-    await found.wait()
+    await found.wait_for_peer()
     return found.take()
 
 
@@ -134,10 +134,10 @@ async def test_news_of_a_peer_that_came_before_it_was_waited_for_is_not_lost() -
     router = ScriptedRouter()
     async with candidates(router, wait=5) as found, asyncio.timeout(5):
         router.script.put_nowait(A)
-        assert await found.wait()
-        await found.news()
+        assert await found.wait_for_peer()
+        await found.wait_for_change()
         assert found.take() == A
-        waiting = asyncio.create_task(found.news())
+        waiting = asyncio.create_task(found.wait_for_change())
         await asyncio.sleep(0)
         router.script.put_nowait(B)
         await waiting
@@ -169,12 +169,12 @@ async def test_looking_again_offers_no_more_than_the_limit() -> None:
     for step in (A, B, None, A, Peer("c", "10.0.0.3", 1), Peer("d", "10.0.0.4", 1), None):
         router.script.put_nowait(step)
     async with candidates(router, wait=1.0, clock=lambda: now[0]) as found:
-        assert await found.found_all(1.0) == 2
+        assert await found.count_within(1.0) == 2
         found.refresh()
-        assert await found.found_all(1.0) == 2
+        assert await found.count_within(1.0) == 2
         now[0] += 60
         found.refresh()
-        assert await found.found_all(1.0) == 3
+        assert await found.count_within(1.0) == 3
         assert {await next_of(found) for _ in range(4)} == {A, B, Peer("c", "10.0.0.3", 1), None}
 
 
@@ -185,6 +185,6 @@ async def test_who_came_while_a_body_was_under_way_is_found_when_it_breaks() -> 
         router.script.put_nowait(step)
     async with candidates(router, wait=1.0, clock=lambda: now[0]) as found:
         assert await next_of(found) == A
-        assert await found.found_all(1.0) == 1
+        assert await found.count_within(1.0) == 1
         now[0] += 60
         assert await next_of(found) == B

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spegel_py.mirror.quarantine import FIRST, LIMIT, LONGEST, Quarantine
+from spegel_py.mirror.scores import FIRST_QUARANTINE, MAX_OFFENDERS, MAX_QUARANTINE, Quarantine
 
 
 def test_a_quarantine_ends_and_the_next_is_twice_as_long() -> None:
@@ -13,16 +13,16 @@ def test_a_quarantine_ends_and_the_next_is_twice_as_long() -> None:
         assert quarantine.holds("a", now + lengths[-1] - 1)
         now += lengths[-1]
         assert not quarantine.holds("a", now)
-    assert lengths[:3] == [FIRST, 2 * FIRST, 4 * FIRST]
-    assert lengths[-1] == LONGEST
+    assert lengths[:3] == [FIRST_QUARANTINE, 2 * FIRST_QUARANTINE, 4 * FIRST_QUARANTINE]
+    assert lengths[-1] == MAX_QUARANTINE
 
 
 def test_what_several_pulls_find_out_at_once_is_one_offence() -> None:
     """Who is in quarantine already is not punished again."""
     quarantine = Quarantine()
     quarantine.add("a", 0.0)
-    assert quarantine.add("a", 1.0) == FIRST - 1
-    assert not quarantine.holds("a", FIRST)
+    assert quarantine.add("a", 1.0) == FIRST_QUARANTINE - 1
+    assert not quarantine.holds("a", FIRST_QUARANTINE)
 
 
 def test_others_are_not_held() -> None:
@@ -30,13 +30,13 @@ def test_others_are_not_held() -> None:
     quarantine = Quarantine()
     quarantine.add("a", 0.0)
     assert not quarantine.holds("b", 0.0)
-    assert (quarantine.count(0.0), quarantine.count(FIRST)) == (1, 0)
+    assert (quarantine.count(0.0), quarantine.count(FIRST_QUARANTINE)) == (1, 0)
 
 
 def test_offenders_are_forgotten_beyond_a_limit() -> None:
     """Invented peers cannot fill the memory."""
     quarantine = Quarantine()
-    for number in range(LIMIT + 1):
+    for number in range(MAX_OFFENDERS + 1):
         quarantine.add(str(number), 0.0)
-    assert quarantine.count(0.0) == LIMIT
+    assert quarantine.count(0.0) == MAX_OFFENDERS
     assert not quarantine.holds("0", 0.0)

@@ -8,7 +8,7 @@ from spegel_py.mirror.scores import (
     BUSY_HALF_LIFE,
     HALF_LIFE,
     PRIOR_LATENCY,
-    Outcome,
+    AttemptResult,
     Score,
     Scores,
 )
@@ -16,7 +16,7 @@ from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 
 A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
-FAILED = Outcome(AttemptOutcome.STALLED)
+FAILED = AttemptResult(AttemptOutcome.STALLED)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,9 @@ def test_the_weight_is_the_formula(score: Score, weight: float) -> None:
 def test_latency_is_a_moving_average() -> None:
     """Each first byte moves the latency by 30 % of the difference; answers without one leave it."""
     score = Score(latency=0.010)
-    score.learn(Outcome(AttemptOutcome.OK, 0.110), 0)
+    score.record(AttemptResult(AttemptOutcome.OK, 0.110), 0)
     assert score.latency == pytest.approx(0.040)
-    score.learn(Outcome(AttemptOutcome.UNREACHABLE), 0)
+    score.record(AttemptResult(AttemptOutcome.UNREACHABLE), 0)
     assert score.latency == pytest.approx(0.040)
 
 
@@ -54,16 +54,16 @@ def test_a_success_halves_what_failures_cost() -> None:
     """Failures add up, and every success halves them."""
     score = Score()
     for _ in range(2):
-        score.learn(FAILED, 0)
+        score.record(FAILED, 0)
     assert score.failures_at(0) == 2
-    score.learn(Outcome(AttemptOutcome.OK, 0.01), 0)
+    score.record(AttemptResult(AttemptOutcome.OK, 0.01), 0)
     assert score.failures_at(0) == 1
 
 
 def test_a_busy_peer_counts_as_loaded_for_a_while() -> None:
     """Each 503 stands for four requests of others, half of which are over after five seconds."""
     score = Score(latency=0.01)
-    score.learn(Outcome(AttemptOutcome.BUSY), 100)
+    score.record(AttemptResult(AttemptOutcome.BUSY), 100)
     assert score.weight(100) == pytest.approx(20)
     assert score.weight(100 + BUSY_HALF_LIFE) == pytest.approx(100 / 3)
 
@@ -71,9 +71,9 @@ def test_a_busy_peer_counts_as_loaded_for_a_while() -> None:
 def test_silence_is_a_latency_of_at_least_that() -> None:
     """A peer that was left while it was silent is as slow as that; one that was left early is not known to be."""
     score = Score(latency=0.010)
-    score.learn(Outcome(AttemptOutcome.ABANDONED, silence=0.110), 0)
+    score.record(AttemptResult(AttemptOutcome.ABANDONED, silence=0.110), 0)
     assert score.latency == pytest.approx(0.040)
-    score.learn(Outcome(AttemptOutcome.ABANDONED, silence=0.001), 0)
+    score.record(AttemptResult(AttemptOutcome.ABANDONED, silence=0.001), 0)
     assert score.latency == pytest.approx(0.040)
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_fault_costs_nothing(result: AttemptOutcome) -> None:
     """A stale record, or a client of ours that left, does not speak against the peer."""
     scores = Scores()
     scores.begin(A)
-    scores.end(A, Outcome(result, PRIOR_LATENCY), 0)
+    scores.end(A, AttemptResult(result, PRIOR_LATENCY), 0)
     assert scores.of(A).weight(0) == Score().weight(0)
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.mirror.scores import Outcome, Scores
-from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.mirror.scores import AttemptResult, Scores
+from spegel_py.mirror.selector import PeerSelector
 from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
 from tests.unit.health.book import Book
@@ -22,13 +22,13 @@ def shares(scores: Scores, rounds: int = 4000) -> dict[str, float]:
     """Return how often each of three peers is picked first, as a share of all picks."""
     random, picked = Random(7), Counter[str]()
     for _ in range(rounds):
-        selector = WeightedSelector(key="k", scores=scores, random=random)
+        selector = PeerSelector(key="k", scores=scores, random=random)
         for peer in (A, B, C):
             selector.offer(peer)
         first = selector.pick(0.0)
         assert first is not None
         picked[first.id] += 1
-        selector.record(first, Outcome(AttemptOutcome.ABANDONED), 0.0)
+        selector.record(first, AttemptResult(AttemptOutcome.ABANDONED), 0.0)
     return {name: picked[name] / rounds for name in "abc"}
 
 
@@ -43,7 +43,7 @@ def test_faster_peers_get_more() -> None:
     for _ in range(60):
         for peer, latency in ((A, 0.01), (B, 0.01), (C, 0.04)):
             scores.begin(peer)
-            scores.end(peer, Outcome(AttemptOutcome.OK, latency), 0.0)
+            scores.end(peer, AttemptResult(AttemptOutcome.OK, latency), 0.0)
     share = shares(scores)
     assert abs(share["c"] - 1 / 9) < 0.02
     assert abs(share["a"] - share["b"]) < 0.04
@@ -62,14 +62,14 @@ def test_failing_peers_get_little_but_not_nothing() -> None:
     scores = Scores()
     for _ in range(2):
         scores.begin(C)
-        scores.end(C, Outcome(AttemptOutcome.UNREACHABLE), 0.0)
+        scores.end(C, AttemptResult(AttemptOutcome.UNREACHABLE), 0.0)
     assert abs(shares(scores)["c"] - 1 / 33) < 0.015
 
 
 @given(st.lists(st.sampled_from([A, B, C]), max_size=9), st.integers())
 def test_every_peer_offered_is_picked_once(offers: list[Peer], seed: int) -> None:
     """Each peer comes out once, however often it was offered, and then nobody."""
-    selector = WeightedSelector(key="k", scores=Scores(), random=Random(seed))
+    selector = PeerSelector(key="k", scores=Scores(), random=Random(seed))
     for peer in offers:
         selector.offer(peer)
     picked = [selector.pick(0.0) for _ in set(offers)]
@@ -79,7 +79,7 @@ def test_every_peer_offered_is_picked_once(offers: list[Peer], seed: int) -> Non
 
 def test_a_peer_offered_later_is_picked_later() -> None:
     """A selector that ran dry gives out who is offered afterwards."""
-    selector = WeightedSelector(key="k", scores=Scores(), random=Random(1))
+    selector = PeerSelector(key="k", scores=Scores(), random=Random(1))
     assert selector.pick(0.0) is None
     selector.offer(A)
     assert selector.pick(0.0) == A
@@ -89,7 +89,7 @@ def test_shunned_peers_are_left_out_while_it_lasts() -> None:
     """A peer that is shunned for this content is not picked until that is over."""
     scores = Scores()
     scores.shun("k", A, until=10.0)
-    selector = WeightedSelector(key="k", scores=scores, random=Random(1))
+    selector = PeerSelector(key="k", scores=scores, random=Random(1))
     selector.offer(A)
     assert selector.pick(9.0) is None
     assert selector.pick(10.0) == A
@@ -99,7 +99,7 @@ def test_the_choice_depends_on_the_given_randomness_only() -> None:
     """The same seed gives the same order."""
 
     def order(seed: int) -> list[Peer | None]:
-        selector = WeightedSelector(key="k", scores=Scores(), random=Random(seed))
+        selector = PeerSelector(key="k", scores=Scores(), random=Random(seed))
         for peer in (A, B, C):
             selector.offer(peer)
         return [selector.pick(0.0) for _ in range(3)]
@@ -110,12 +110,12 @@ def test_the_choice_depends_on_the_given_randomness_only() -> None:
 
 def test_a_peer_that_was_abandoned_may_be_picked_again() -> None:
     """Nothing is known against it: it only was not needed."""
-    selector = WeightedSelector(key="k", scores=Scores(), random=Random(1))
+    selector = PeerSelector(key="k", scores=Scores(), random=Random(1))
     selector.offer(A)
     for result, may in ((AttemptOutcome.ABANDONED, True), (AttemptOutcome.NOT_FOUND, False)):
         assert selector.pick(0.0) == A
         assert not selector.has_more(0.0)
-        selector.record(A, Outcome(result), 0.0)
+        selector.record(A, AttemptResult(result), 0.0)
         assert selector.has_more(0.0) is may
 
 
@@ -124,8 +124,8 @@ def book() -> Book:
     return Book()
 
 
-def offering(scores: Scores, *peers: Peer, complete: bool = True) -> WeightedSelector:
-    selector = WeightedSelector(key="k", scores=scores, random=Random(1))
+def offering(scores: Scores, *peers: Peer, complete: bool = True) -> PeerSelector:
+    selector = PeerSelector(key="k", scores=scores, random=Random(1))
     for peer in peers:
         selector.offer(peer)
     if complete:
@@ -142,7 +142,7 @@ def test_an_unhealthy_peer_gets_nothing_while_another_has_it(book: Book) -> None
         selector = offering(scores, A, B)
         assert selector.pick(3.0) == B
         assert not selector.has_more(3.0)
-        selector.record(B, Outcome(result), 3.0)
+        selector.record(B, AttemptResult(result), 3.0)
         assert selector.pick(3.0) is None
 
 
@@ -179,15 +179,15 @@ def test_what_failed_for_one_blob_is_not_tried_for_the_next(book: Book) -> None:
         (AttemptOutcome.STALLED, {B}),
     ):
         scores.begin(A)
-        scores.end(A, Outcome(result), 0.0)
+        scores.end(A, AttemptResult(result), 0.0)
         seen = set()
         for seed in range(200):
-            selector = WeightedSelector(key="other", scores=scores, random=Random(seed))
+            selector = PeerSelector(key="other", scores=scores, random=Random(seed))
             selector.offer(A)
             selector.offer(B)
             seen.add(peer := selector.pick(0.0))
             assert peer is not None
-            selector.record(peer, Outcome(AttemptOutcome.ABANDONED), 0.0)
+            selector.record(peer, AttemptResult(AttemptOutcome.ABANDONED), 0.0)
         assert seen == picked
 
 
@@ -198,7 +198,7 @@ def test_with_the_last_healthy_peer_failing_the_others_are_tried(book: Book) -> 
         book.checked(A, "refused", 0.1, float(now))
     selector = offering(scores, A, B)
     assert selector.pick(3.0) == B
-    selector.record(B, Outcome(AttemptOutcome.UNREACHABLE), 3.0)
+    selector.record(B, AttemptResult(AttemptOutcome.UNREACHABLE), 3.0)
     assert selector.pick(3.0) == A
 
 
@@ -215,4 +215,4 @@ def test_unhealthy_holders_take_no_place_among_those_looked_up(book: Book) -> No
     for now in range(3):
         book.checked(A, "refused", 0.1, float(now))
     scores.quarantine.add(B.id, 3.0)
-    assert scores.left_out(3.0) == 2
+    assert scores.excluded_count(3.0) == 2

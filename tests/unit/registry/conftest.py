@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spegel_py.metrics import NodeMetrics
-from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.registry.app import create_app
 from spegel_py.registry.server import serve

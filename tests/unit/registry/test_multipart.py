@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.mirror.opening import WHOLE
+from spegel_py.mirror.verification import MAX_BUFFERED
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.registry.multipart import Multipart
@@ -21,7 +21,7 @@ from tests.unit.registry.raw import Answer
 from tests.unit.registry.test_relayed import Pair
 
 SMALL = bytes(range(251)) * 400
-LARGE = bytes(range(251)) * (WHOLE // 251 + 1000)
+LARGE = bytes(range(251)) * (MAX_BUFFERED // 251 + 1000)
 MANIFEST = json.dumps(
     {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": []}
 ).encode()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spegel_py.errors import BlobUnknown
-from spegel_py.mirror.fetch import Mirror
+from spegel_py.mirror.pull import Mirror
 from tests.unit.registry.conftest import NodeFactory
 
 PATH = f"/v2/app/blobs/sha256:{'0' * 64}"

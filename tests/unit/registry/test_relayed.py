@@ -301,7 +301,7 @@ async def test_a_tag_stays_as_old_as_it_was_at_the_peer(start: NodeFactory) -> N
         b.store.add(MANIFEST)
         b.store.tag(name, digest, pulled=time.time())
         assert (await ages(b))[1] in (40, 41)
-        assert freshness.seen(name, time.time()) == pytest.approx(time.time() - 40, abs=2)
+        assert freshness.last_seen(name, time.time()) == pytest.approx(time.time() - 40, abs=2)
         b.store.remove(name)
         a.network.leave(a.peer)
         assert await ages(b) == (404, None)

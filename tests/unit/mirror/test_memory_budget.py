@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from spegel_py.errors import BlobUnknown
-from spegel_py.mirror.budget import Budget
+from spegel_py.mirror.verification import MemoryBudget
 from spegel_py.oci.digest import Digest
 from tests.unit.mirror.lab import (
     LARGE,
@@ -27,22 +27,22 @@ BLOBS = [bytes([number]) * 100_000 for number in range(4)]
 
 async def test_bytes_are_free_again_once_they_are_given_back() -> None:
     """Who waits goes on then, and not before."""
-    budget = Budget(limit=10)
-    assert budget.try_take(6)
-    assert not budget.try_take(5)
-    waiting = asyncio.create_task(budget.take(5))
+    budget = MemoryBudget(limit=10)
+    assert budget.try_reserve(6)
+    assert not budget.try_reserve(5)
+    waiting = asyncio.create_task(budget.reserve(5))
     await asyncio.sleep(0)
     assert not waiting.done()
-    budget.give_back(6)
+    budget.release(6)
     await asyncio.wait_for(waiting, 5)
-    assert budget.held == 5
+    assert budget.reserved == 5
 
 
 @pytest.mark.parametrize("is_right", [True, False])
 async def test_a_small_blob_without_memory_is_verified_on_its_way(is_right: bool) -> None:
     """Pulls whose clients do not read hold all there is; the next one is passed on all the same, and never wrong."""
     async with start_lab() as lab, AsyncExitStack() as stack:
-        lab.mirror._budget = budget = Budget(limit=2 * len(BLOBS[0]))
+        lab.mirror._memory = budget = MemoryBudget(limit=2 * len(BLOBS[0]))
         *slow, last = BLOBS[:3]
         served = last if is_right else last[:-1] + b"x"
         for data in (*slow, served):
@@ -53,43 +53,43 @@ async def test_a_small_blob_without_memory_is_verified_on_its_way(is_right: bool
             )
         for data in slow:
             await stack.enter_async_context(lab.mirror.fetch(blob(data)))
-        assert budget.held == 2 * len(BLOBS[0])
+        assert budget.reserved == 2 * len(BLOBS[0])
         sink = MemorySink()
         async with lab.mirror.fetch(blob(last)) as relay:
             assert await relay.send(sink) is is_right
         assert (bytes(sink.taken) == last) is is_right
-        assert budget.held == 2 * len(BLOBS[0])
+        assert budget.reserved == 2 * len(BLOBS[0])
         await stack.aclose()
-        assert budget.held == 0
+        assert budget.reserved == 0
 
 
 async def test_memory_is_given_back_however_a_pull_ends() -> None:
     """Sent whole, left by its client, failed at its peer, refused, or never sent."""
     async with start_lab() as lab:
-        budget = lab.mirror._budget
+        budget = lab.mirror._memory
         await lab.serve(FakePeer(BLOBS[0]))
         assert (await lab.pull(blob(BLOBS[0])))[2]
-        assert budget.held == 0
+        assert budget.reserved == 0
         with pytest.raises(Exception, match="enough"):
             await lab.pull(blob(BLOBS[0]), MemorySink(limit=0))
-        assert budget.held == 0
+        assert budget.reserved == 0
         with pytest.raises(BlobUnknown):  # its bytes are another blob's
             await lab.pull(blob(BLOBS[1]))
-        assert budget.held == 0
+        assert budget.reserved == 0
 
 
 async def test_a_manifest_waits_for_memory() -> None:
     """It cannot be passed on before all of it is verified."""
     async with start_lab() as lab:
-        lab.mirror._budget = budget = Budget(limit=len(MANIFEST) + 1)
+        lab.mirror._memory = budget = MemoryBudget(limit=len(MANIFEST) + 1)
         await lab.serve(manifest_peer())
-        await budget.take(2)
+        await budget.reserve(2)
         waiting = asyncio.create_task(lab.pull(manifest(Digest.of(MANIFEST))))
         await asyncio.wait({waiting}, timeout=0.2)
         assert not waiting.done()
-        budget.give_back(2)
+        budget.release(2)
         assert (await asyncio.wait_for(waiting, 5))[1] == MANIFEST
-        assert budget.held == 0
+        assert budget.reserved == 0
 
 
 async def test_a_peer_that_stalls_before_its_first_byte_is_not_asked_for_that_again() -> None:

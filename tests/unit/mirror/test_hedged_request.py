@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown
-from spegel_py.mirror.hedge import ENOUGH
+from spegel_py.mirror.hedge_schedule import MIN_SAMPLES
 from spegel_py.oci.range import ByteRange
 from tests.unit.mirror.lab import (
     LARGE,
@@ -53,7 +53,7 @@ async def test_a_quick_peer_is_not_hedged() -> None:
     """Where the first peer answers in good time nobody else hears of the pull: the load does not double."""
     async with start_lab() as lab:
         other = FakePeer(SMALL)
-        for _ in range(ENOUGH):  # a busy machine is slow, but then it always is
+        for _ in range(MIN_SAMPLES):  # a busy machine is slow, but then it always is
             lab.mirror._latencies.observe(1.0)
         await lab.serve(FakePeer(SMALL), other)
         for _ in range(5):
@@ -81,7 +81,7 @@ async def test_four_peers_are_asked_at_most_at_a_time(lab: Lab) -> None:
 async def test_a_failure_starts_the_next_at_once() -> None:
     """Nobody waits for a percentile where a peer has failed, and that is no hedge."""
     async with start_lab() as lab:
-        for _ in range(ENOUGH):
+        for _ in range(MIN_SAMPLES):
             lab.mirror._latencies.observe(60.0)
         await lab.serve(FakePeer(status=500), FakePeer(status=404), FakePeer(SMALL))
         async with asyncio.timeout(5):

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown, ManifestUnknown, RangeInvalid
-from spegel_py.mirror.patience import Patience
+from spegel_py.mirror.slow_peers import SlowPeerPolicy
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
@@ -244,7 +244,7 @@ async def test_a_head_is_answered_from_the_verified_manifest(
     )
     assert body == b""
     assert fake.requests[0][0].startswith(f"GET /v2/app/manifests/{reference}?ns=r.io ")
-    assert lab.mirror._budget.held == 0
+    assert lab.mirror._memory.reserved == 0
 
 
 @pytest.mark.parametrize("reference", ["v1", Digest.of(MANIFEST)], ids=["tag", "digest"])
@@ -390,7 +390,8 @@ async def test_a_small_blob_that_comes_slowly_goes_on_at_the_next_peer(
 ) -> None:
     """Its client sees nothing until it was verified: so a slow peer is left early, and what it gave is kept."""
     monkeypatch.setattr(
-        "spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2)
+        "spegel_py.mirror.first_response.BUFFERED_POLICY",
+        SlowPeerPolicy(min_rate=1024 * 1024, window=0.2),
     )
     data = SMALL * 100
     slow, quick = FakePeer(data, rate=rate), FakePeer(data)
@@ -408,7 +409,8 @@ async def test_a_slow_peer_is_not_left_where_it_is_the_only_one(
 ) -> None:
     """A slow body is better than none."""
     monkeypatch.setattr(
-        "spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.1)
+        "spegel_py.mirror.first_response.BUFFERED_POLICY",
+        SlowPeerPolicy(min_rate=1024 * 1024, window=0.1),
     )
     data = SMALL * 20
     await lab.serve(FakePeer(data, rate=200_000))
@@ -422,7 +424,8 @@ async def test_wrong_parts_of_a_small_blob_are_found_out(
 ) -> None:
     """Put together from two peers it is verified as a whole: then a third gives all of it."""
     monkeypatch.setattr(
-        "spegel_py.mirror.opening.SMALL", Patience(min_rate=1024 * 1024, window=0.2)
+        "spegel_py.mirror.first_response.BUFFERED_POLICY",
+        SlowPeerPolicy(min_rate=1024 * 1024, window=0.2),
     )
     data = SMALL * 100
     await lab.serve(FakePeer(data, rate=200_000), FakePeer(bytes(len(data))), FakePeer(data))
@@ -455,7 +458,7 @@ async def test_what_the_runtime_expects_counts(said: int) -> None:
         return len(LARGE) if digest == Digest.of(LARGE) else None
 
     async with start_lab(expected=expected) as lab:
-        lab.mirror._sizes.learn(
+        lab.mirror._sizes.record_manifest(
             describing(LARGE).replace(f'"size": {len(LARGE)}'.encode(), f'"size": {said}'.encode())
         )
         await lab.serve(FakePeer(LARGE, extra_size=said - len(LARGE)), FakePeer(LARGE))

@@ -8,9 +8,8 @@ from random import Random
 from spegel_py.inflight.in_flight_sharing import Parent
 from spegel_py.inflight.messages import ParentFault
 from spegel_py.inflight.rules import InFlightRules
-from spegel_py.mirror.following import FollowingSelector
-from spegel_py.mirror.scores import Outcome, Scores
-from spegel_py.mirror.selector import WeightedSelector
+from spegel_py.mirror.scores import AttemptResult, Scores
+from spegel_py.mirror.selector import PeerSelector
 from spegel_py.oci.digest import Digest
 from spegel_py.outcomes import AttemptOutcome
 from spegel_py.routing.base import Peer
@@ -20,9 +19,9 @@ from tests.unit.mirror.peers import FakePeer
 HOLDER, SOURCE = Peer("holder", "10.0.0.1", 5000), Peer("source", "10.0.0.2", 5000)
 
 
-def selector() -> tuple[FollowingSelector, Scores]:
+def selector() -> tuple[PeerSelector, Scores]:
     scores = Scores()
-    made = FollowingSelector(WeightedSelector(key="k", scores=scores, random=Random(1)))
+    made = PeerSelector(key="k", scores=scores, random=Random(1))
     made.offer(HOLDER)
     made.complete()
     return made, scores
@@ -31,48 +30,48 @@ def selector() -> tuple[FollowingSelector, Scores]:
 def test_a_named_source_is_asked_first_and_alone() -> None:
     """Those that hold the content are asked once it has ended."""
     made, _ = selector()
-    made.name(SOURCE)
+    made.name_parent(SOURCE, stall=3.0)
     assert made.has_more(0.0)
     assert made.pick(0.0) == SOURCE
     assert not made.has_more(0.0)
     assert made.pick(0.0) is None
-    made.record(SOURCE, Outcome(AttemptOutcome.STALLED), 1.0)
+    made.record(SOURCE, AttemptResult(AttemptOutcome.STALLED), 1.0)
     assert made.pick(1.0) == HOLDER
 
 
 def test_a_source_may_be_named_while_another_gives() -> None:
     """That is how one that is slow is left for a better one."""
     made, _ = selector()
-    made.name(SOURCE)
+    made.name_parent(SOURCE, stall=3.0)
     made.pick(0.0)
     better = Peer("better", "10.0.0.3", 5000)
-    made.name(better)
-    assert made.is_named
+    made.name_parent(better, stall=3.0)
+    assert made.has_named_parent
     assert made.pick(0.0) == better
-    assert not made.is_named
+    assert not made.has_named_parent
 
 
 def test_what_a_named_source_does_is_nobodys_score() -> None:
     """It waits for others: a failure of one in a chain says nothing of the rest; of a peer that was picked it does."""
     made, scores = selector()
-    made.name(SOURCE)
+    made.name_parent(SOURCE, stall=3.0)
     made.pick(0.0)
-    made.record(SOURCE, Outcome(AttemptOutcome.STALLED), 1.0)
+    made.record(SOURCE, AttemptResult(AttemptOutcome.STALLED), 1.0)
     assert scores.of(SOURCE).failures == 0
     picked = made.pick(1.0)
     assert picked == HOLDER
-    made.record(HOLDER, Outcome(AttemptOutcome.STALLED), 1.0)
+    made.record(HOLDER, AttemptResult(AttemptOutcome.STALLED), 1.0)
     assert scores.of(HOLDER).failures == 1
 
 
 def test_a_holder_that_was_named_before_counts_again_when_it_is_picked() -> None:
     """A name holds for one request."""
     made, scores = selector()
-    made.name(HOLDER)
+    made.name_parent(HOLDER, stall=3.0)
     made.pick(0.0)
-    made.record(HOLDER, Outcome(AttemptOutcome.STALLED), 0.0)
+    made.record(HOLDER, AttemptResult(AttemptOutcome.STALLED), 0.0)
     assert made.pick(1.0) == HOLDER
-    made.record(HOLDER, Outcome(AttemptOutcome.STALLED), 1.0)
+    made.record(HOLDER, AttemptResult(AttemptOutcome.STALLED), 1.0)
     assert scores.of(HOLDER).failures == 1
 
 
@@ -114,7 +113,7 @@ async def test_a_source_that_takes_it_from_here_is_left_at_once() -> None:
     )
     async with ring.serve("ring") as first, source.serve("source") as second:
         sources = ScriptedSources([Parent(first, 3.0), Parent(second, 3.0)])
-        async with start_lab(sources=sources) as lab, lab.mirror.fetch(blob(LARGE)) as relay:
+        async with start_lab(parents=sources) as lab, lab.mirror.fetch(blob(LARGE)) as relay:
             sink = MemorySink()
             assert await relay.send(sink)
     assert bytes(sink.taken) == LARGE

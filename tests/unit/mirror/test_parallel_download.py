@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from spegel_py.mirror.opening import WHOLE
-from spegel_py.mirror.patience import Patience
-from spegel_py.mirror.spread import WORTH, Spreading
-from spegel_py.mirror.verify import Verify
+from spegel_py.mirror.parallel_download import MIN_REST
+from spegel_py.mirror.slow_peers import ParallelSettings, SlowPeerPolicy
+from spegel_py.mirror.verification import MAX_BUFFERED, Verify
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import ClientGone
 from tests.processes import until
@@ -21,15 +20,15 @@ from tests.unit.mirror.peers import FakePeer
 
 DATA = bytes(range(251)) * 50_000  # 12.5 MB
 SPREADS = "spegel_mirror_spreads_total"
-AT_ONCE = Spreading(peers=3, at_once=True)
-WHERE_SLOW = Spreading(peers=3, patience=Patience(min_rate=50_000_000, window=0.2))
+AT_ONCE = ParallelSettings(peers=3, at_once=True)
+WHERE_SLOW = ParallelSettings(peers=3, policy=SlowPeerPolicy(min_rate=50_000_000, window=0.2))
 SLOW = 2_000_000
 """Bytes per second of a peer that takes 6 s for it alone."""
 
 
 @pytest.fixture
 async def spread() -> AsyncIterator[Lab]:
-    async with start_lab(spreading=AT_ONCE) as lab:
+    async with start_lab(parallel=AT_ONCE) as lab:
         yield lab
 
 
@@ -71,15 +70,15 @@ async def test_several_peers_share_a_body(
     assert {attempt["outcome"] for attempt in finished["attempts"]} == {"abandoned", "ok"}
 
 
-@pytest.mark.parametrize("size", [WHOLE + 1, WHOLE + 250 * 1024])
+@pytest.mark.parametrize("size", [MAX_BUFFERED + 1, MAX_BUFFERED + 250 * 1024])
 async def test_a_small_rest_is_not_spread(spread: Lab, size: int) -> None:
     """What one peer gives before others have begun comes from one."""
     other = FakePeer(DATA[:size])
     await spread.serve(FakePeer(DATA[:size]), other)
-    part = ByteRange(size - WORTH + 1, None)
+    part = ByteRange(size - MIN_REST + 1, None)
     _, body, complete = await spread.pull(blob(DATA[:size], part))
     assert complete
-    assert body == DATA[size - WORTH + 1 : size]
+    assert body == DATA[size - MIN_REST + 1 : size]
     assert other.requests == []
 
 
@@ -125,7 +124,7 @@ async def test_without_a_peer_left_the_body_ends_short(spread: Lab) -> None:
 
 async def test_a_slow_peer_is_helped_out_by_others() -> None:
     """Where a single peer stays below the rate the rest is spread over it and the others."""
-    async with start_lab(spreading=WHERE_SLOW) as lab:
+    async with start_lab(parallel=WHERE_SLOW) as lab:
         slow, others = FakePeer(DATA, rate=SLOW), [FakePeer(DATA) for _ in range(2)]
         await lab.serve(slow, *others)
         with capture_logs() as logs:
@@ -141,7 +140,7 @@ async def test_a_slow_peer_is_helped_out_by_others() -> None:
 
 async def test_who_came_meanwhile_helps_out_too() -> None:
     """A holder that was not known yet when the pull began gives its part of what is spread."""
-    async with start_lab(spreading=WHERE_SLOW) as lab:
+    async with start_lab(parallel=WHERE_SLOW) as lab:
         await lab.serve(*[FakePeer(DATA, rate=SLOW) for _ in range(2)], late := FakePeer(DATA))
         pull, newcomer = blob(DATA), lab.peers.pop()
         pulling = asyncio.create_task(lab.pull(pull))
@@ -158,8 +157,8 @@ async def test_who_came_meanwhile_helps_out_too() -> None:
 
 async def test_a_slow_peer_without_others_goes_on() -> None:
     """A body is not broken off where there is nobody to help."""
-    async with start_lab(spreading=WHERE_SLOW) as lab:
-        slow = FakePeer(DATA[: WHOLE + WORTH], rate=4 * SLOW)
+    async with start_lab(parallel=WHERE_SLOW) as lab:
+        slow = FakePeer(DATA[: MAX_BUFFERED + MIN_REST], rate=4 * SLOW)
         await lab.serve(slow)
         _, body, complete = await lab.pull(blob(slow.data))
         assert complete
@@ -178,7 +177,7 @@ class SlowSink(MemorySink):
 async def test_a_slow_client_spreads_nothing() -> None:
     """What counts is the time spent waiting for the peer."""
     async with start_lab(
-        spreading=Spreading(peers=3, patience=Patience(min_rate=50_000_000, window=1.0))
+        parallel=ParallelSettings(peers=3, policy=SlowPeerPolicy(min_rate=50_000_000, window=1.0))
     ) as lab:
         other = FakePeer(DATA)
         await lab.serve(FakePeer(DATA), other)
@@ -199,7 +198,7 @@ async def test_a_client_that_leaves_ends_all_of_it(spread: Lab) -> None:
 
 async def test_wrong_bytes_among_several_peers_accuse_nobody_for_sure() -> None:
     """Nobody knows which it was: none is asked for this content again, and none is put into quarantine."""
-    async with start_lab(spreading=AT_ONCE, verify=Verify.ALL) as lab:
+    async with start_lab(parallel=AT_ONCE, verify=Verify.ALL) as lab:
         await lab.serve(*[FakePeer(b"x" * len(DATA)) for _ in range(2)])
         with capture_logs() as logs:
             _, _, complete = await lab.pull(blob(DATA))

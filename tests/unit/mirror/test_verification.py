@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from spegel_py.errors import BlobUnknown, DigestMismatch
-from spegel_py.mirror.verify import (
-    AGAIN,
-    HELD,
-    REMEMBERED,
-    SAMPLE,
-    Verification,
+from spegel_py.mirror.verification import (
+    HELD_BACK,
+    MAX_REMEMBERED,
+    SAMPLED_ONE_IN,
+    SUSPICIOUS_WITHIN,
+    VerificationPolicy,
     Verify,
     VerifyingSink,
 )
@@ -42,18 +42,18 @@ class Never(Random):
 def verifying(data: bytes) -> tuple[VerifyingSink, MemorySink]:
     sink = MemorySink()
     return VerifyingSink(
-        sink, digest=Digest.of(data), size=len(data), verified=lambda is_right: None
+        sink, digest=Digest.of(data), size=len(data), on_verified=lambda is_right: None
     ), sink
 
 
-@given(st.lists(st.integers(1, HELD), min_size=1, max_size=4), st.integers(1, 3 * HELD))
+@given(st.lists(st.integers(1, HELD_BACK), min_size=1, max_size=4), st.integers(1, 3 * HELD_BACK))
 async def test_the_end_is_held_back_until_all_was_seen(pieces: list[int], extra: int) -> None:
     """However the bytes come, at most 16 KiB are held, and the last byte passes only when all are right."""
     data = bytes(sum(pieces)) + b"e" * extra
     verifier, sink = verifying(data)
     at = 0
     for length in [*pieces, extra]:
-        assert sink.sent == min(at, max(0, len(data) - HELD))
+        assert sink.sent == min(at, max(0, len(data) - HELD_BACK))
         assert verifier.sent == at
         await verifier.write(data[at : at + length])
         at += length
@@ -65,7 +65,7 @@ async def test_the_end_of_wrong_content_does_not_pass() -> None:
     verifier, sink = verifying(LARGE)
     with pytest.raises(DigestMismatch):
         await verifier.write(WRONG)
-    assert sink.sent == len(LARGE) - HELD
+    assert sink.sent == len(LARGE) - HELD_BACK
 
 
 @pytest.mark.parametrize("sent", [LARGE, WRONG], ids=["right", "wrong"])
@@ -74,7 +74,7 @@ async def test_a_thread_hashes_what_a_lent_socket_takes(sent: bytes) -> None:
     client, written = SocketSink.connect(), 0
     verdicts: list[bool] = []
     verifier = VerifyingSink(
-        client, digest=Digest.of(LARGE), size=len(LARGE), verified=verdicts.append
+        client, digest=Digest.of(LARGE), size=len(LARGE), on_verified=verdicts.append
     )
 
     class Counted(Sink):
@@ -102,33 +102,36 @@ async def test_a_thread_hashes_what_a_lent_socket_takes(sent: bytes) -> None:
     await client.close()
     assert verdicts == [sent == LARGE]
     assert verifier.sent == len(LARGE)
-    assert client.taken == (LARGE if sent == LARGE else LARGE[:-HELD])
-    assert HELD <= written < HELD + 64 * 1024  # and what came with the head
+    assert client.taken == (LARGE if sent == LARGE else LARGE[:-HELD_BACK])
+    assert HELD_BACK <= written < HELD_BACK + 64 * 1024  # and what came with the head
 
 
 def test_a_sample_is_one_in_thirty_two() -> None:
     """`sample` verifies some, `all` every one, `off` none."""
     random = Random(5)
-    assert abs(sum(Verify.SAMPLE.wants(random) for _ in range(16_000)) - 16_000 / SAMPLE) < 150
-    assert Verify.ALL.wants(random)
-    assert not Verify.OFF.wants(random)
+    assert (
+        abs(sum(Verify.SAMPLE.selects(random) for _ in range(16_000)) - 16_000 / SAMPLED_ONE_IN)
+        < 150
+    )
+    assert Verify.ALL.selects(random)
+    assert not Verify.OFF.selects(random)
 
 
 def test_what_is_asked_for_again_is_suspicious() -> None:
     """A blob that was passed on is verified with the sample if it is asked for again soon: a runtime threw it away."""
     now = 0.0
-    verification = Verification(verify=Verify.SAMPLE, random=Never(), clock=lambda: now)
+    verification = VerificationPolicy(verify=Verify.SAMPLE, random=Never(), clock=lambda: now)
     digest = Digest.of(LARGE)
-    assert not verification.wants(digest)
-    verification.passed_on(digest)
-    assert verification.wants(digest)
-    assert not verification.wants(Digest.of(SMALL))
-    now = AGAIN
-    assert not verification.wants(digest)
-    for number in range(REMEMBERED):
-        verification.passed_on(Digest.of(str(number).encode()))
-    verification.passed_on(digest)
-    assert verification.wants(digest)
+    assert not verification.should_verify(digest)
+    verification.record_relayed(digest)
+    assert verification.should_verify(digest)
+    assert not verification.should_verify(Digest.of(SMALL))
+    now = SUSPICIOUS_WITHIN
+    assert not verification.should_verify(digest)
+    for number in range(MAX_REMEMBERED):
+        verification.record_relayed(Digest.of(str(number).encode()))
+    verification.record_relayed(digest)
+    assert verification.should_verify(digest)
 
 
 async def test_the_second_pull_of_a_wrong_blob_finds_its_peer_out() -> None:
@@ -161,7 +164,7 @@ async def test_a_wrong_blob_ends_short_and_its_peer_is_left_out() -> None:
         with capture_logs() as logs:
             _, body, complete = await lab.pull(blob(LARGE))
         assert not complete
-        assert body == LARGE[:-HELD]
+        assert body == LARGE[:-HELD_BACK]
         [event] = [entry for entry in logs if entry["event"] == "peer sent wrong bytes"]
         assert (event["peer"], event["addr"]) == ("peer0", lab.peers[0].authority)
         assert event["quarantine_seconds"] == 600
@@ -187,7 +190,7 @@ async def test_others_serve_while_one_is_in_quarantine(lab: Lab) -> None:
 async def test_what_went_on_elsewhere_is_verified_as_a_whole() -> None:
     """A body of two peers is right if both were; its end is held back over the change."""
     async with start_lab(verify=Verify.ALL) as lab:
-        await lab.serve(FakePeer(LARGE, cut_at=len(LARGE) - HELD // 2), FakePeer(LARGE))
+        await lab.serve(FakePeer(LARGE, cut_at=len(LARGE) - HELD_BACK // 2), FakePeer(LARGE))
         _, body, complete = await lab.pull(blob(LARGE))
         assert complete
         assert body == LARGE

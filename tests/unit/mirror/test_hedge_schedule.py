@@ -8,11 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.mirror.hedge import AT_FIRST, ENOUGH, GAP, RECENT, Latencies, Schedule
+from spegel_py.mirror.hedge_schedule import (
+    DEFAULT_DELAY,
+    MAX_SAMPLES,
+    MIN_GAP,
+    MIN_SAMPLES,
+    HedgeSchedule,
+    LatencyWindow,
+)
 
 
-def seen(*seconds: float) -> Latencies:
-    latencies = Latencies()
+def seen(*seconds: float) -> LatencyWindow:
+    latencies = LatencyWindow()
     for each in seconds:
         latencies.observe(each)
     return latencies
@@ -20,8 +27,8 @@ def seen(*seconds: float) -> Latencies:
 
 def test_until_enough_is_known_a_peer_is_asked_each_50_ms() -> None:
     """A few answers say nothing about the slowest tenth."""
-    assert seen(*[1.0] * (ENOUGH - 1)).delays() == pytest.approx(
-        [AT_FIRST, 2 * AT_FIRST, 3 * AT_FIRST]
+    assert seen(*[1.0] * (MIN_SAMPLES - 1)).delays() == pytest.approx(
+        [DEFAULT_DELAY, 2 * DEFAULT_DELAY, 3 * DEFAULT_DELAY]
     )
 
 
@@ -34,28 +41,28 @@ def test_the_delays_are_percentiles() -> None:
 
 def test_equal_times_do_not_ask_everybody_at_once() -> None:
     """Delays are some milliseconds apart, and never below that, however quick all peers are."""
-    assert seen(*[0.0001] * 100).delays() == pytest.approx([GAP, 2 * GAP, 3 * GAP])
+    assert seen(*[0.0001] * 100).delays() == pytest.approx([MIN_GAP, 2 * MIN_GAP, 3 * MIN_GAP])
 
 
 def test_old_times_are_forgotten() -> None:
     """A cluster that has become quick is hedged quickly again."""
-    assert seen(*[1.0] * RECENT, *[0.02] * RECENT).delays()[0] == pytest.approx(0.02)
+    assert seen(*[1.0] * MAX_SAMPLES, *[0.02] * MAX_SAMPLES).delays()[0] == pytest.approx(0.02)
 
 
 def test_silence_counts_where_it_is_longer_than_most_answers_take() -> None:
     """A peer that lost a race before most would have answered says nothing; one that lost later was slow."""
-    latencies = seen(*[0.02] * ENOUGH)
-    for _ in range(ENOUGH):
+    latencies = seen(*[0.02] * MIN_SAMPLES)
+    for _ in range(MIN_SAMPLES):
         latencies.observe_unanswered(0.01)
     assert latencies.delays()[0] == pytest.approx(0.02)
-    for _ in range(ENOUGH):
+    for _ in range(MIN_SAMPLES):
         latencies.observe_unanswered(0.3)
     assert latencies.delays()[0] == pytest.approx(0.3)
 
 
 def test_hedges_that_win_do_not_make_more_of_them() -> None:
     """Where every fifth request is slow and its hedge wins, it stays every fifth."""
-    latencies, hedged = Latencies(), 0
+    latencies, hedged = LatencyWindow(), 0
     for number in range(2000):
         delay = latencies.delays()[0]
         if (takes := 0.5 if number % 5 == 0 else 0.010 + number % 7 / 1000) > delay:
@@ -69,45 +76,45 @@ def test_hedges_that_win_do_not_make_more_of_them() -> None:
 
 def test_a_slow_first_peer_is_hedged_at_each_delay() -> None:
     """The first is asked at once, three more at their times after it, and then nobody."""
-    schedule = Schedule(delays=[1, 2, 3])
+    schedule = HedgeSchedule(delays=[1, 2, 3])
     assert schedule.due() == -math.inf
-    assert not schedule.asked(10.0)
+    assert not schedule.record_request(10.0)
     for at in (11.0, 12.0, 13.0):
         assert schedule.due() == at
-        assert schedule.asked(at)
+        assert schedule.record_request(at)
     assert schedule.due() == math.inf
 
 
 def test_a_failure_starts_the_next_at_once() -> None:
     """The peer that replaces a failed one is no hedge, and leaves the times of hedges as they were."""
-    schedule = Schedule(delays=[1, 2])
-    schedule.asked(10.0)
-    assert schedule.asked(11.0)
-    schedule.failed()
+    schedule = HedgeSchedule(delays=[1, 2])
+    schedule.record_request(10.0)
+    assert schedule.record_request(11.0)
+    schedule.record_failure()
     assert schedule.due() == -math.inf
-    assert not schedule.asked(11.5)
+    assert not schedule.record_request(11.5)
     assert schedule.due() == 12.0
 
 
 def test_when_all_have_failed_the_next_gets_its_time() -> None:
     """A peer asked after failures is not hedged sooner than the first one would have been."""
-    schedule = Schedule(delays=[1, 2])
-    schedule.asked(10.0)
-    schedule.failed()
-    schedule.asked(10.9)
+    schedule = HedgeSchedule(delays=[1, 2])
+    schedule.record_request(10.0)
+    schedule.record_failure()
+    schedule.record_request(10.9)
     assert schedule.due() == 11.9
 
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_never_more_than_four_are_under_way(events: list[bool]) -> None:
     """Whatever fails when, there is one more under way than there are delays at most."""
-    schedule, under_way, now = Schedule(delays=[1, 2, 3]), 0, 0.0
+    schedule, under_way, now = HedgeSchedule(delays=[1, 2, 3]), 0, 0.0
     for is_failure in events:
         now += 0.7
         if is_failure and under_way:
-            schedule.failed()
+            schedule.record_failure()
             under_way -= 1
         while schedule.due() <= now:
-            schedule.asked(now)
+            schedule.record_request(now)
             under_way += 1
         assert 1 <= under_way <= 4

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.mirror.ranges import PATIENCE, Piece, Plan
+from spegel_py.mirror.parallel_download import DUPLICATE_AFTER, PieceRange, PieceScheduler
 
 
 @given(
@@ -27,21 +27,21 @@ def test_the_client_gets_all_bytes_in_order(
         Random(seed),
         0.0,
     )
-    plan = Plan(first=first, last=first + length - 1, piece=piece, window=window)
-    got, asked = bytearray(), dict[int, Piece]()
+    plan = PieceScheduler(first=first, last=first + length - 1, piece=piece, window=window)
+    got, asked = bytearray(), dict[int, PieceRange]()
     while not plan.is_done:
-        now += random.choice([0.01, PATIENCE])
+        now += random.choice([0.01, DUPLICATE_AFTER])
         peer = random.randrange(peers)
         if peer not in asked:
             if (taken := plan.take(peer, now)) is not None:
                 asked[peer] = taken
         elif random.random() < 0.2:
             del asked[peer]
-            plan.drop(peer)
+            plan.give_up(peer)
         else:
             done = asked.pop(peer)
             plan.put(done, content[done.first : done.last + 1])
-        while random.random() < 0.7 and (data := plan.pop()) is not None:
+        while random.random() < 0.7 and (data := plan.pop_data()) is not None:
             got += data
         held = sum(len(data) for data in plan._ready.values())
         assert held <= window * piece
@@ -51,48 +51,48 @@ def test_the_client_gets_all_bytes_in_order(
 
 def test_pieces_are_handed_out_within_the_window() -> None:
     """Where the client takes nothing nobody is asked for more than the window holds."""
-    plan = Plan(first=10, last=99, piece=10, window=2)
+    plan = PieceScheduler(first=10, last=99, piece=10, window=2)
     first, second = plan.take("a", 0), plan.take("b", 0)
-    assert (first, second) == (Piece(10, 19), Piece(20, 29))
+    assert (first, second) == (PieceRange(10, 19), PieceRange(20, 29))
     assert plan.take("c", 0) is None
     assert first
     plan.put(first, b"x" * 10)
     assert plan.take("a", 0) is None
-    assert plan.pop() == b"x" * 10
-    assert plan.take("a", 0) == Piece(30, 39)
+    assert plan.pop_data() == b"x" * 10
+    assert plan.take("a", 0) == PieceRange(30, 39)
 
 
 def test_what_a_peer_did_not_give_is_asked_of_the_next() -> None:
     """A failed peer's piece goes before new ones."""
-    plan = Plan(first=0, last=99, piece=10, window=5)
+    plan = PieceScheduler(first=0, last=99, piece=10, window=5)
     lost = plan.take("a", 0)
     plan.take("b", 0)
-    plan.drop("a")
+    plan.give_up("a")
     assert plan.take("c", 0) == lost
 
 
 def test_a_piece_that_holds_up_the_client_is_asked_of_a_second_peer() -> None:
     """Of one with nothing else to do, after a while, once; whoever gives it first is taken."""
-    plan = Plan(first=0, last=19, piece=10, window=2)
+    plan = PieceScheduler(first=0, last=19, piece=10, window=2)
     late, other = plan.take("slow", 0), plan.take("quick", 0)
     assert late
     assert other
     plan.put(other, b"y" * 10)
-    assert plan.take("quick", PATIENCE / 2) is None
-    assert plan.take("quick", PATIENCE) == late
+    assert plan.take("quick", DUPLICATE_AFTER / 2) is None
+    assert plan.take("quick", DUPLICATE_AFTER) == late
     assert plan.take("third", 9) is None
     assert plan.put(late, b"x" * 10)
     assert not plan.put(late, b"x" * 10)
-    assert (plan.pop(), plan.pop(), plan.is_done) == (b"x" * 10, b"y" * 10, True)
+    assert (plan.pop_data(), plan.pop_data(), plan.is_done) == (b"x" * 10, b"y" * 10, True)
 
 
 def test_a_second_peer_that_fails_takes_nothing_away() -> None:
     """The piece stays with the first one."""
-    plan = Plan(first=0, last=9, piece=10, window=2)
+    plan = PieceScheduler(first=0, last=9, piece=10, window=2)
     late = plan.take("slow", 0)
-    assert plan.take("quick", PATIENCE) == late
-    plan.drop("quick")
-    assert plan.take("third", PATIENCE) == late
-    plan.drop("slow")
-    plan.drop("third")
-    assert plan.take("fourth", PATIENCE) == late
+    assert plan.take("quick", DUPLICATE_AFTER) == late
+    plan.give_up("quick")
+    assert plan.take("third", DUPLICATE_AFTER) == late
+    plan.give_up("slow")
+    plan.give_up("third")
+    assert plan.take("fourth", DUPLICATE_AFTER) == late
