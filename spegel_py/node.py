@@ -94,10 +94,10 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         store, watcher, origins = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
             store=store,
-            wants=lambda: (
+            should_hash=lambda: (
                 config.oci_layout is None and verify.selects(rng)
             ),  # a layout's store hashes first
-            verified=lambda is_right: metrics.mirror.verified(
+            on_verified=lambda is_right: metrics.mirror.verified(
                 ContentSource.LOCAL, is_right=is_right
             ),
         )

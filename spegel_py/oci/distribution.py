@@ -24,7 +24,7 @@ from spegel_py.errors import (
     Unsupported,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.range import ByteRange, ContentRange, Extent, spans
+from spegel_py.oci.range import ByteRange, ByteSpan, ContentRange, spans
 from spegel_py.oci.reference import canonical_registry, check_registry, check_repository, check_tag
 
 MIRRORED_HEADER = "X-Spegel-Mirrored"
@@ -123,7 +123,7 @@ class PullRequest:
         return f"/v2/{self.repository}/{self.kind.value}/{self.reference}{ns}"
 
     @property
-    def asked_range(self) -> str | None:
+    def range_header(self) -> str | None:
         """The requested range or ranges as the value of a Range header."""
         asked = self.ranges or ([self.range] if self.range else [])
         specs = [str(one).removeprefix("bytes=") for one in asked]
@@ -275,7 +275,7 @@ def _ranges(fields: Mapping[str, list[str]]) -> tuple[ByteRange, ...]:
     return ByteRange.parse_all(lines[0]) if len(lines) == 1 and "if-range" not in fields else ()
 
 
-def _range_of(span: Extent) -> ByteRange:
+def _range_of(span: ByteSpan) -> ByteRange:
     start, length = span
     return ByteRange(start, start + length - 1)
 

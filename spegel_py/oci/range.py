@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from spegel_py.errors import RangeInvalid
 
-Extent = tuple[int, int]
+ByteSpan = tuple[int, int]
 """A part of content: the first byte's position, and the number of bytes."""
 
 MAX_BYTES = (1 << 63) - 1
@@ -106,7 +106,7 @@ EVERYTHING = ByteRange(0, None)
 """The whole content as a range."""
 
 
-def spans(ranges: Iterable[ByteRange], size: int) -> tuple[Extent, ...]:
+def spans(ranges: Iterable[ByteRange], size: int) -> tuple[ByteSpan, ...]:
     """Return the parts of content of `size` bytes that the ranges select, in order.
 
     Ranges outside the content are left out, and adjacent ones become one. With more than MAX_PARTS,

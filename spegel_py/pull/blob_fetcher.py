@@ -60,22 +60,22 @@ class BlobFetcher:
         if await run(_is_right, self._writer, blob):
             return await self.report(BlobFinished(blob, was_here=True))
         # The thread fills this list: a cancellation may come while the part is being opened.
-        begun: list[BlobWriter] = []
+        opened: list[BlobWriter] = []
         try:
-            await run(lambda: begun.append(self._writer.begin(blob.digest, blob.size)))
+            await run(lambda: opened.append(self._writer.begin(blob.digest, blob.size)))
             before = self.fetched
-            await self._complete(blob, begun[0])
+            await self._complete(blob, opened[0])
             await self.report(BlobFinished(blob, was_here=self.fetched == before))
         finally:
-            for part in begun:
+            for part in opened:
                 await run(part.close)
         return None
 
     async def report(self, event: PullEvent) -> None:
         """Pass an event on, and await the result if it is awaitable."""
-        heard = self._on_progress(event) if self._on_progress else None
-        if inspect.isawaitable(heard):
-            await heard
+        result = self._on_progress(event) if self._on_progress else None
+        if inspect.isawaitable(result):
+            await result
 
     async def _complete(self, blob: Child, part: BlobWriter) -> None:
         retries = RetryState(reached=part.offset)

@@ -150,9 +150,9 @@ class MirrorClient:
     @asynccontextmanager
     async def blob(self, blob: Child, offset: int) -> AsyncIterator[Body]:
         """Open a blob from `offset` on. `Body.start` is 0 if the host sends the whole blob."""
-        request = replace(self._request(Kind.BLOB, blob.digest), range=resume.wanted(offset))
+        request = replace(self._request(Kind.BLOB, blob.digest), range=resume.range_after(offset))
         async with self._answer(request, accept=f"{blob.media_type or '*/*'}, */*") as response:
-            step = resume.judge(
+            step = resume.judge_answer(
                 status=response.status,
                 content_range=response.headers.get("Content-Range"),
                 length=response.content_length,
@@ -193,7 +193,9 @@ class MirrorClient:
                 None if self._is_upstream else response.headers.get(PEER_HEADER),
                 detect(data),
             )
-            digest = _named(request, response.headers.get("Docker-Content-Digest", ""), data)
+            digest = _expected_digest(
+                request, response.headers.get("Docker-Content-Digest", ""), data
+            )
         if not digest.matches(data):
             raise DigestMismatch(f"{self._url} sent {len(data)} bytes that are not {digest}")
         if media_type is None:
@@ -209,16 +211,16 @@ class MirrorClient:
             raise PeerUnreachable("the client of the mirror is closed")
         with translated(self._url):
             async with asyncio.timeout(self._deadlines.connect + self._deadlines.head):
-                response = await self._ask(self._session, request, accept)
+                response = await self._send(self._session, request, accept)
                 if self._is_upstream and await self._fetch_token_for(self._session, response):
-                    response = await self._ask(self._session, request, accept)
+                    response = await self._send(self._session, request, accept)
         try:
             check_status(request, response.status, self._url, is_upstream=self._is_upstream)
             yield response
         finally:
             response.release()  # reused if the body was read to its end, else closed
 
-    async def _ask(
+    async def _send(
         self, session: aiohttp.ClientSession, request: PullRequest, accept: str
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "spegel-py"}
@@ -292,14 +294,14 @@ def _left_over(content: aiohttp.StreamReader) -> bytes:
     return content._read_nowait(-1) if content._buffer else b""
 
 
-def _named(request: PullRequest, said: str, data: bytes) -> Digest:
+def _expected_digest(request: PullRequest, claimed: str, data: bytes) -> Digest:
     """Return the expected digest: the requested one, else the one the mirror names, else the bytes'
     own.
     """
     if request.digest is not None:
         return request.digest
     try:
-        return Digest.parse(said)
+        return Digest.parse(claimed)
     except DigestInvalid:
         return Digest.of(data)
 

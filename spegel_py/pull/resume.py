@@ -32,14 +32,14 @@ class BodyUse(Enum):
     RESTART = "the bytes are the blob from its beginning"
 
 
-def wanted(offset: int) -> ByteRange | None:
+def range_after(offset: int) -> ByteRange | None:
     """Return the range to request after `offset` bytes: to the end, as containerd does; None for
     the whole blob.
     """
     return ByteRange(offset, None) if offset else None
 
 
-def judge(
+def judge_answer(
     *, status: int, content_range: str | None, length: int | None, offset: int, size: int
 ) -> BodyUse | str:
     """Return the use of an answer, or the reason why it is unusable.

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from spegel_py.oci.range import ContentRange, Extent
+from spegel_py.oci.range import ByteSpan, ContentRange
 from spegel_py.transfer.base import Sink
 
 
@@ -19,7 +19,7 @@ class Multipart:
 
     media_type: str
     size: int
-    spans: Sequence[Extent]
+    spans: Sequence[ByteSpan]
     boundary: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
@@ -49,7 +49,7 @@ class Multipart:
         if position < sum(self.spans[-1]) <= end:
             yield self._end
 
-    def _head(self, span: Extent) -> bytes:
+    def _head(self, span: ByteSpan) -> bytes:
         lines = (
             "" if span == self.spans[0] else "\r\n",
             f"--{self.boundary}\r\n",

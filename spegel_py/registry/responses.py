@@ -10,7 +10,7 @@ from aiohttp import web
 from spegel_py.errors import OCIError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import NAMESPACE_HEADER, SOURCE_HEADER, PullRequest, render
-from spegel_py.oci.range import ContentRange, Extent
+from spegel_py.oci.range import ByteSpan, ContentRange
 from spegel_py.registry.multipart import Multipart, PartsSink
 from spegel_py.transfer.base import Sink
 
@@ -43,11 +43,11 @@ class Entity:
     multipart: Multipart | None = None
 
     @property
-    def spans(self) -> Sequence[Extent]:
+    def spans(self) -> Sequence[ByteSpan]:
         """The bytes of the content that are sent, in order."""
         return self.multipart.spans if self.multipart else ((self.start, self.length),)
 
-    def sink(self, sink: Sink, span: Extent) -> Sink:
+    def sink(self, sink: Sink, span: ByteSpan) -> Sink:
         """Return where the content's bytes of a span are written to, to arrive at `sink`."""
         if self.multipart is None:
             return sink

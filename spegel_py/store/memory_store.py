@@ -41,7 +41,7 @@ class MemoryStore:
         digest = Digest.of(data, algorithm)
         if digest not in self._blobs:
             self._blobs[digest] = data
-            self._tell(ContentEvent(Change.ADDED, str(digest)))
+            self._emit(ContentEvent(Change.ADDED, str(digest)))
         for name in names:
             self.tag(name, digest)
         return digest
@@ -50,13 +50,13 @@ class MemoryStore:
         """Point `name` at `digest`, pulled now or at the Unix time `pulled`."""
         change = Change.RENEWED if name in self._names else Change.ADDED
         self._names[name] = Tag(digest, time.time() if pulled is None else pulled)
-        self._tell(ContentEvent(change, name, self._names[name].pulled))
+        self._emit(ContentEvent(change, name, self._names[name].pulled))
 
     def remove(self, key: Digest | str) -> None:
         """Remove a piece of content or a tag, if it exists."""
         gone = self._names.pop(key, None) if isinstance(key, str) else self._blobs.pop(key, None)
         if gone is not None:
-            self._tell(ContentEvent(Change.REMOVED, str(key)))
+            self._emit(ContentEvent(Change.REMOVED, str(key)))
 
     def leave(self) -> None:
         """Begin an outage: every read raises StoreUnavailable, and watchers get no events."""
@@ -65,7 +65,7 @@ class MemoryStore:
     def come_back(self) -> None:
         """End the outage. Watchers get a new Inventory."""
         self._is_away = False
-        self._tell(self._inventory())
+        self._emit(self._inventory())
 
     async def resolve(self, name: str) -> Tag:
         self._check_here()
@@ -110,7 +110,7 @@ class MemoryStore:
         if self._is_away:
             raise StoreUnavailable("the memory store is away")
 
-    def _tell(self, event: Inventory | ContentEvent) -> None:
+    def _emit(self, event: Inventory | ContentEvent) -> None:
         if not self._is_away:
             for queue in self._subscribers:
                 queue.put_nowait(event)

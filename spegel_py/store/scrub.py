@@ -59,16 +59,16 @@ class ScrubbedStore:
 
     Args:
         store: The store to check.
-        wants: Returns True if the next opened blob should be hashed.
-        verified: Called with each result; True for an undamaged blob.
+        should_hash: Returns True if the next opened blob should be hashed.
+        on_verified: Called with each result; True for an undamaged blob.
     """
 
     def __init__(
-        self, *, store: Store, wants: Callable[[], bool], verified: Callable[[bool], None]
+        self, *, store: Store, should_hash: Callable[[], bool], on_verified: Callable[[bool], None]
     ) -> None:
         self._store = store
-        self._wants = wants
-        self._verified = verified
+        self._should_hash = should_hash
+        self._on_verified = on_verified
         self._right: BoundedDict[Digest, Signature] = BoundedDict(limit=REMEMBERED)
         self._damaged: dict[Digest, Signature] = {}
         self._queue: OrderedDict[Digest, None] = OrderedDict()
@@ -132,7 +132,11 @@ class ScrubbedStore:
             or digest in self._queue
         ):
             return
-        if self._right.get(digest) != signature and len(self._queue) < QUEUE and self._wants():
+        if (
+            self._right.get(digest) != signature
+            and len(self._queue) < QUEUE
+            and self._should_hash()
+        ):
             self._queue[digest] = None
             self._news.set()
 
@@ -145,7 +149,7 @@ class ScrubbedStore:
                 is_right = await _hash(digest, content.fd, pool) == digest.hex
             except OSError:  # a sector that cannot be read
                 is_right = False
-        self._verified(is_right)
+        self._on_verified(is_right)
         if is_right:
             self._right[digest] = signature
         else:

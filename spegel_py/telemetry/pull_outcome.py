@@ -41,7 +41,7 @@ def record_of(context: PullContext, *, seconds: float) -> PullRecord:
         key=pull.key,
         reference=_reference(pull),
         registry=pull.registry,
-        range=pull.asked_range,
+        range=pull.range_header,
         digest=str(digest) if digest else None,
         local=context.local,
         lookup=context.lookup,

@@ -1,4 +1,4 @@
-"""What is being pulled into the stores that the contract of ingests is run on, and the hands that write it."""
+"""Ingests that the contract runs on, with ways to write them from outside."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.processes import until
 
 
 class Pulling(Protocol):
-    """Ingests, and a hand that writes them."""
+    """Ingests, and a writer for them."""
 
     ingests: Ingests
 
     async def begin(self, digest: Digest, total: int) -> None: ...
     async def write(self, digest: Digest, data: bytes) -> None:
-        """Add bytes, a whole MiB or the end."""
+        """Append bytes: a whole MiB, or the end."""
 
     async def commit(self, digest: Digest) -> None:
-        """Let it be content."""
+        """Commit the content."""
 
     async def fail(self, digest: Digest) -> None:
-        """Let its writer die."""
+        """Let the writer die."""
 
     async def close(self) -> None: ...
 
@@ -61,7 +61,7 @@ class MemoryPulling:
 
 
 class LayoutPulling:
-    """LayoutIngests, and a LayoutWriter as `pull` has it."""
+    """LayoutIngests, and a LayoutWriter as in `pull`."""
 
     def __init__(self, folder: Path) -> None:
         self.writer = images.write_layout(folder / "layout", {})
@@ -88,7 +88,7 @@ class LayoutPulling:
 
 
 class ContainerdPulling:
-    """ContainerdIngests of a real daemon, and `ctr` that streams into it."""
+    """ContainerdIngests of a real daemon, and `ctr` streaming into it."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon

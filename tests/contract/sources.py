@@ -1,4 +1,4 @@
-"""The stores that the contract is run on, each with a hand that changes what lies behind it."""
+"""The stores that the contract runs on, with ways to change their content from outside."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tests.containerd import Daemon
 
 
 class Source(Protocol):
-    """A store, its watcher, and what a test does behind their backs."""
+    """A store, its watcher, and the changes that a test makes from outside."""
 
     store: Store
     watcher: Watcher
     can_read_deleted: bool
-    """Whether opened content outlives its deletion (over gRPC containerd gives no such promise)."""
+    """Whether opened content outlives its deletion. containerd over gRPC gives no such promise."""
 
     origins: Origins
-    """Where content came from, once a watcher with filters has told of it."""
+    """The origins of content, once a watcher with filters has found them."""
 
     filtered: Callable[[Filters], Watcher]
     """Returns another watcher of the same store, with these filters."""
@@ -42,14 +42,14 @@ class Source(Protocol):
         """Remove the tag alone."""
 
     async def leave(self) -> None:
-        """Take away what is behind the store."""
+        """Begin an outage of the store's backend."""
 
     async def come_back(self) -> None: ...
     async def close(self) -> None: ...
 
 
 class NoOrigins:
-    """Knows of nothing where it came from."""
+    """Knows no origins."""
 
     async def sources(self, digest: Digest) -> frozenset[str]:
         return frozenset()
@@ -130,7 +130,7 @@ class LayoutSource:
 
 
 class ContainerdSource:
-    """A real containerd with a folder of its own, changed through `ctr`."""
+    """A real containerd with its own folder, changed through `ctr`."""
 
     def __init__(self, daemon: Daemon, *, is_mounted: bool) -> None:
         self.daemon = daemon
@@ -148,7 +148,7 @@ class ContainerdSource:
 
     @classmethod
     async def start(cls, *, is_mounted: bool) -> Self:
-        """Start a daemon; its folder's name is short because a socket's path must be."""
+        """Start a daemon. Its folder's name is short because a socket's path must be."""
         daemon = Daemon(folder=Path(tempfile.mkdtemp(prefix="spegel-")), has_cri=False)
         await daemon.start()
         return cls(daemon, is_mounted=is_mounted)
@@ -159,10 +159,12 @@ class ContainerdSource:
     async def remove(self, name: str, image: Image) -> None:
         await self.daemon.ctr(
             "images", "rm", "--sync", name
-        )  # else its collector comes when it sees fit
+        )  # otherwise the collector runs at a time of its own
 
     async def untag(self, name: str) -> None:
-        await self.daemon.ctr("images", "rm", name)  # another image that holds the content keeps it
+        await self.daemon.ctr(
+            "images", "rm", name
+        )  # another image with the same content protects it
 
     async def leave(self) -> None:
         await self.daemon.kill()

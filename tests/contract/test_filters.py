@@ -1,4 +1,4 @@
-"""What the watchers of stores that know images promise of filters."""
+"""The contract of filters, for the watchers of stores that know images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def source(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 async def test_a_filtered_image_is_not_told(source: Source) -> None:
-    """Neither what was there before nor what comes later, tag and content alike; what another image shares is."""
+    """Its tag and content are not announced, before and after the start. Shared content is."""
     shown, hidden = image("shown", layers=2), image("hidden", layers=1)
     await source.add(HIDDEN, hidden)
     async with listening(source.filtered(FILTERS)) as listener:
@@ -46,7 +46,7 @@ async def test_a_filtered_image_is_not_told(source: Source) -> None:
 
 
 async def test_content_that_only_a_filtered_image_still_holds_is_withdrawn(source: Source) -> None:
-    """With the last image that may be shared its content goes, though it is still here."""
+    """With the last allowed image its content is withdrawn, though it is still here."""
     one = image()
     await source.add(HIDDEN, one)
     await source.add(SHOWN, one)
@@ -59,7 +59,7 @@ async def test_content_that_only_a_filtered_image_still_holds_is_withdrawn(sourc
 
 
 async def test_a_filtered_tag_is_not_told_but_its_content_is(source: Source) -> None:
-    """A rule for a tag says nothing of its repository's digests, which are asked for without a tag."""
+    """A rule for a tag does not apply to digests, which are requested without a tag."""
     name = "registry.example/team/app:latest"
     async with listening(source.filtered(FILTERS)) as listener:
         await listener.until(lambda: bool(listener.events))

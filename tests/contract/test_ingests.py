@@ -1,4 +1,4 @@
-"""What every Ingests promises, on the real daemon too."""
+"""The contract of every Ingests, on a real daemon too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEADLINE = 10.0
 
 @pytest.fixture(params=["memory", "layout", pytest.param("containerd", marks=CONTAINERD)])
 async def pulling(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pulling]:
-    """One into which nothing is pulled yet."""
+    """A place into which no content is being pulled yet."""
     made: Pulling
     match request.param:
         case "memory":
@@ -38,7 +38,7 @@ async def pulling(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 async def test_what_nobody_pulls_is_not_found(pulling: Pulling) -> None:
-    """Also where nothing was ever pulled, and while something else is."""
+    """It is not found before the first pull, nor during a pull of other content."""
     other = Digest.of(b"other")
     with pytest.raises(ContentNotFound):
         async with pulling.ingests.open(DIGEST):
@@ -50,7 +50,7 @@ async def test_what_nobody_pulls_is_not_found(pulling: Pulling) -> None:
 
 
 async def test_what_is_pulled_is_read_as_it_grows(pulling: Pulling) -> None:
-    """The length is known from the beginning, each byte can be read once it counts, and after the commit too."""
+    """The length is known from the start. Each byte is readable at once and after the commit."""
     await pulling.begin(DIGEST, len(DATA))
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
         assert (ingest.total, ingest.size, ingest.is_over) == (len(DATA), 0, False)
@@ -70,7 +70,7 @@ async def test_what_is_pulled_is_read_as_it_grows(pulling: Pulling) -> None:
 
 
 async def test_a_writer_that_dies_is_seen_at_once(pulling: Pulling) -> None:
-    """Whoever waits for more hears that none will come, and keeps what is there."""
+    """A waiting reader learns that no more bytes will come, and keeps its bytes."""
     await pulling.begin(DIGEST, len(DATA))
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
         await pulling.write(DIGEST, DATA[:MIB])
@@ -83,7 +83,7 @@ async def test_a_writer_that_dies_is_seen_at_once(pulling: Pulling) -> None:
 
 
 async def test_many_read_the_same_at_the_same_time(pulling: Pulling) -> None:
-    """All are woken, whoever came first; one that leaves takes nothing from the others."""
+    """All readers are woken, in any order. A reader that leaves does not disturb the others."""
     await pulling.begin(DIGEST, len(DATA))
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as first:
         async with pulling.ingests.open(DIGEST) as second:
@@ -96,7 +96,7 @@ async def test_many_read_the_same_at_the_same_time(pulling: Pulling) -> None:
 
 
 async def test_what_is_open_is_known_until_it_ends(pulling: Pulling) -> None:
-    """Whoever wants it too need not look elsewhere; what has ended is to be looked for in the store."""
+    """A reader that wants it too need not search. Ended content is searched in the store."""
     await pulling.begin(DIGEST, len(DATA))
     assert not pulling.ingests.has_open(DIGEST)
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as ingest:
@@ -109,7 +109,7 @@ async def test_what_is_open_is_known_until_it_ends(pulling: Pulling) -> None:
 
 
 async def test_who_begins_anew_is_found_though_the_last_one_is_still_read(pulling: Pulling) -> None:
-    """A reader of a writer that died must not hide the next writer from others."""
+    """A reader of a dead writer's file must not hide the next writer."""
     await pulling.begin(DIGEST, len(DATA))
     async with asyncio.timeout(DEADLINE), pulling.ingests.open(DIGEST) as first:
         await pulling.write(DIGEST, DATA[:MIB])
@@ -123,7 +123,7 @@ async def test_who_begins_anew_is_found_though_the_last_one_is_still_read(pullin
 
 
 async def test_no_descriptor_is_left(pulling: Pulling, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Soon after the last reader has left, this process has as many open as before."""
+    """Soon after the last reader has left, this process has as many descriptors as before."""
     monkeypatch.setattr(inotify, "LINGER", 0.0)
     await pulling.begin(DIGEST, len(DATA))
     before = descriptors()
@@ -132,6 +132,6 @@ async def test_no_descriptor_is_left(pulling: Pulling, monkeypatch: pytest.Monke
             pass
 
     async def are_closed() -> bool:
-        return descriptors() <= before  # what an earlier test has left open may be closed meanwhile
+        return descriptors() <= before  # descriptors of an earlier test may be closed meanwhile
 
     await until(are_closed)

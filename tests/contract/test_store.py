@@ -1,4 +1,4 @@
-"""What every Store promises."""
+"""The contract of every Store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def read(content: Content, start: int, length: int) -> bytes:
 
 
 async def test_a_tag_resolves_to_its_digest(source: Source) -> None:
-    """`resolve` gives the digest of what the full name points at, index or image."""
+    """`resolve` returns the digest under the full name, of an index or an image."""
     one, many = image("one"), image("many", platforms=("amd64", "arm64"))
     await source.add(NAME, one)
     await source.add("docker.io/library/alpine:3", many)
@@ -31,7 +31,7 @@ async def test_a_tag_resolves_to_its_digest(source: Source) -> None:
 
 
 async def test_an_unknown_tag_is_not_found(source: Source) -> None:
-    """A name that is not here raises ContentNotFound, also one that differs only in its registry."""
+    """An unknown name raises ContentNotFound, also if only its registry differs."""
     await source.add(NAME, image())
     for name in ("registry.example/team/app:2", "other.example/team/app:1"):
         with pytest.raises(ContentNotFound):
@@ -46,7 +46,7 @@ async def test_a_tag_that_moved_resolves_anew(source: Source) -> None:
 
 
 async def test_stat_gives_the_size_of_every_blob(source: Source) -> None:
-    """Manifests, configs and layers alike, of all platforms."""
+    """This holds for manifests, configs and layers of all platforms."""
     many = image("many", platforms=("amd64", "arm64"))
     await source.add(NAME, many)
     for blob in many.blobs:
@@ -55,7 +55,7 @@ async def test_stat_gives_the_size_of_every_blob(source: Source) -> None:
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 async def test_unknown_content_is_not_found(source: Source, algorithm: str) -> None:
-    """A digest that is not here raises ContentNotFound from `stat` and on entering `open`."""
+    """An unknown digest raises ContentNotFound from `stat` and on entering `open`."""
     await source.add(NAME, image())
     digest = Digest.of(b"never stored", algorithm)
     with pytest.raises(ContentNotFound):
@@ -66,7 +66,9 @@ async def test_unknown_content_is_not_found(source: Source, algorithm: str) -> N
 
 
 async def test_content_reads_back_whole_and_in_ranges(source: Source) -> None:
-    """`read` gives exactly the bytes asked for, in pieces of at most 1 MiB; `fd` holds the same bytes."""
+    """`read` gives exactly the requested bytes, in pieces of at most 1 MiB. `fd` has the same
+    bytes.
+    """
     big = image("big", layers=1, size=3 * MEBIBYTE)
     await source.add(NAME, big)
     layer = big.blobs[-1]
@@ -101,7 +103,7 @@ async def test_ranges_of_one_content_are_read_at_the_same_time(source: Source) -
 
 
 async def test_reading_beyond_the_end_is_an_error(source: Source) -> None:
-    """Never fewer bytes than asked for without an error."""
+    """A read never gives too few bytes without an error."""
     await source.add(NAME, image())
     async with source.store.open(image().root.digest) as content:
         with pytest.raises(StoreUnavailable):
@@ -109,7 +111,7 @@ async def test_reading_beyond_the_end_is_an_error(source: Source) -> None:
 
 
 async def test_opened_content_outlives_its_deletion(source: Source) -> None:
-    """What was opened is read to its end though it is deleted meanwhile; after that it is not found."""
+    """Opened content is readable to its end after its deletion. Then it is not found."""
     one = image("one", layers=1, size=MEBIBYTE)
     await source.add(NAME, one)
     layer = one.blobs[-1]
@@ -123,7 +125,7 @@ async def test_opened_content_outlives_its_deletion(source: Source) -> None:
 
 
 async def test_while_the_source_is_away_names_are_unavailable(source: Source) -> None:
-    """`resolve` raises StoreUnavailable, quickly, and works again once the source is back."""
+    """`resolve` raises StoreUnavailable quickly, and works again once the source is back."""
     await source.add(NAME, image())
     await source.leave()
     async with asyncio.timeout(3):

@@ -1,4 +1,4 @@
-"""What every Watcher promises."""
+"""The contract of every Watcher."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE = 10.0
 
 
 class Listener:
-    """Does what the advertiser does: keeps the picture that a watcher's events draw."""
+    """Follows a watcher as the advertiser does, and keeps the resulting set of keys."""
 
     def __init__(self) -> None:
         self.keys: set[str] = set()
@@ -62,7 +62,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(watcher: Watcher) -> AsyncIterator[Listener]:
-    """Listen to the watcher in the background; a failure of it fails the test."""
+    """Listen to the watcher in the background. Its failure fails the test."""
     listener = Listener()
     task = asyncio.create_task(listener.listen(watcher))
     try:
@@ -78,7 +78,7 @@ def keys(name: str, one: Image) -> set[str]:
 
 
 async def test_the_inventory_comes_first_and_is_complete(source: Source) -> None:
-    """Tags, manifests, configs and layers that were there before are in the first event."""
+    """Tags, manifests, configs and layers that existed before are in the first event."""
     many = image("many", platforms=("amd64", "arm64"))
     await source.add(NAME, many)
     async with listening(source.watcher) as listener:
@@ -87,7 +87,7 @@ async def test_the_inventory_comes_first_and_is_complete(source: Source) -> None
 
 
 async def test_an_empty_source_gives_an_empty_inventory(source: Source) -> None:
-    """Nothing is there, and that is said."""
+    """An empty inventory is an event too."""
     async with listening(source.watcher) as listener:
         await listener.until(lambda: bool(listener.events))
         assert listener.events == [Inventory(frozenset())]
@@ -103,7 +103,7 @@ async def test_what_is_added_is_told(source: Source) -> None:
 
 
 async def test_what_is_removed_is_told(source: Source) -> None:
-    """The tag and the content of a removed image come as REMOVED; what another image shares stays."""
+    """The tag and the content of a removed image come as REMOVED. Shared content stays."""
     one, other = image("one", layers=2), image("other", layers=1)
     await source.add(NAME, one)
     await source.add(OTHER, other)
@@ -114,7 +114,7 @@ async def test_what_is_removed_is_told(source: Source) -> None:
 
 
 async def test_a_tag_that_moves_stays_told(source: Source) -> None:
-    """The name is still held: only its new content is told."""
+    """The name is still held, so only its new content is announced."""
     old, new = image("old"), image("new")
     await source.add(NAME, old)
     async with listening(source.watcher) as listener:
@@ -125,7 +125,7 @@ async def test_a_tag_that_moves_stays_told(source: Source) -> None:
 
 
 async def test_when_a_tag_was_pulled_is_told(source: Source) -> None:
-    """With the inventory, with a new tag, and again when it is pulled once more, though nothing changed."""
+    """The time comes with the inventory, with a new tag, and after a pull without a change."""
     before = time.time()
     await source.add(NAME, image("one"))
     async with listening(source.watcher) as listener:
@@ -141,12 +141,12 @@ async def test_when_a_tag_was_pulled_is_told(source: Source) -> None:
 
 
 async def test_after_a_gap_everything_is_told_anew(source: Source) -> None:
-    """A source that goes away and comes back gives a second Inventory, and the watcher goes on after it."""
+    """After an outage the watcher sends a second Inventory, and continues from there."""
     await source.add(NAME, image("one"))
     async with listening(source.watcher) as listener:
         await listener.until(lambda: listener.keys == keys(NAME, image("one")))
         await source.leave()
-        await asyncio.sleep(1.2)  # longer than any watcher takes to notice
+        await asyncio.sleep(1.2)  # longer than any watcher needs to notice
         await source.come_back()
         await listener.until(lambda: listener.inventories == 2)
         assert listener.keys == keys(NAME, image("one"))
@@ -155,7 +155,7 @@ async def test_after_a_gap_everything_is_told_anew(source: Source) -> None:
 
 
 async def test_a_source_that_is_away_at_first_is_waited_for(source: Source) -> None:
-    """The watcher neither raises nor ends; it gives the inventory once the source is there."""
+    """The watcher neither raises nor ends, and sends the inventory once the source is there."""
     await source.add(NAME, image())
     await source.leave()
     async with listening(source.watcher) as listener:
@@ -168,7 +168,7 @@ async def test_a_source_that_is_away_at_first_is_waited_for(source: Source) -> N
 async def test_what_comes_before_the_kernel_watches_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A layout's changes between the first listing and the start of the watch are found once that is there."""
+    """Changes between a layout's first listing and the start of its watch are found afterwards."""
     watching = asyncio.Event()
 
     async def late(_: Path) -> AsyncGenerator[set[FileChange], None]:
@@ -186,7 +186,7 @@ async def test_what_comes_before_the_kernel_watches_is_told(
 
 
 async def test_two_listeners_hear_the_same(source: Source) -> None:
-    """Each call of `watch` is a story of its own, from the inventory on."""
+    """Each call of `watch` starts with an inventory of its own."""
     async with listening(source.watcher) as first, listening(source.watcher) as second:
         await source.add(NAME, image())
         await first.until(lambda: first.keys == keys(NAME, image()))

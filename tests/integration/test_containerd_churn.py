@@ -1,4 +1,6 @@
-"""Images that come and go without end on every node: what is advertised is what is held, and nothing is left over."""
+"""Images pulled and deleted continuously on every node. Each node advertises exactly its content,
+without leaks.
+"""
 
 from __future__ import annotations
 
@@ -23,28 +25,30 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(240)
 
 CYCLES = 200
 WORKERS = 2
-"""Pulls and deletions that are under way at the same time on one node."""
+"""Pulls and deletions at the same time on one node."""
 
 SPARE = 4
-"""Threads, descriptors and tasks that a node may have more of at the end: a pool or a connection that was idle."""
+"""Threads, descriptors and tasks that a node may have gained at the end: an idle pool or
+connection.
+"""
 
 
 def make(number: int) -> Image:
-    """Return an image that shares a layer with all others, another with half of them, and has one of its own."""
+    """Return an image with three layers: shared by all images, shared by half, and its own."""
     layers = ("all", f"half/{number % 2}", f"own/{number}")
     return build.image([random_layer(f"churn/{seed}", 20_000) for seed in layers])
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a node's process uses that may leak."""
+    """The resources of a node's process that may leak."""
 
     descriptors: int
     threads: int
     tasks: int
 
     def fits(self, before: Usage) -> bool:
-        """Say whether this is no more than before, but for what is spare."""
+        """Return True if no resource grew by more than the spare."""
         return (
             self.descriptors <= before.descriptors + SPARE
             and self.threads <= before.threads + SPARE
@@ -59,7 +63,7 @@ async def usage(node: Node) -> Usage:
 
 
 async def churn(nodes: Sequence[Node], references: Sequence[str], cycles: int) -> None:
-    """Pull and delete on all nodes, so often in all; what each worker pulled last stays."""
+    """Pull and delete on all nodes, `cycles` times in all. The last pull of each worker stays."""
     left = iter(range(cycles))
 
     async def work(node: Node, own: Sequence[str], rng: random.Random) -> None:
@@ -73,13 +77,13 @@ async def churn(nodes: Sequence[Node], references: Sequence[str], cycles: int) -
         for number, node in enumerate(nodes):
             for worker in range(
                 WORKERS
-            ):  # two of one node never have the same image: containerd would see a race
+            ):  # workers of one node never share an image: containerd would see a race
                 rng = random.Random(f"{number}/{worker}")
                 workers.create_task(work(node, references[worker::WORKERS], rng))
 
 
 async def pull(node: Node, reference: str) -> None:
-    """Pull as a kubelet does, which tries again when containerd's collector took a snapshot it was building on."""
+    """Pull like a kubelet, which retries when the collector took a snapshot that was in use."""
     for _ in range(5):
         try:
             await node.cri.pull(reference)
@@ -92,13 +96,13 @@ async def pull(node: Node, reference: str) -> None:
 
 
 async def held(node: Node) -> set[str]:
-    """Return what a node holds, asked of its containerd: all content, and the names with a tag."""
+    """Return the content in a node's containerd: all digests, and the names with a tag."""
     names = (await node.daemon.ctr("images", "ls", "-q")).split()
     return await node.daemon.content() | {name for name in names if "@" not in name and "/" in name}
 
 
 async def agrees(observer: Observer, node: Node, universe: set[str]) -> bool:
-    """Say whether a node advertises what it holds and nothing else."""
+    """Return True if a node advertises exactly its content."""
     here = await held(node)
     tags = sum("/" in key for key in here)
     return await observer.advertised(node, universe | here) == here and (await state(node))[
@@ -114,7 +118,7 @@ async def is_small(node: Node, before: Usage) -> bool:
 
 
 async def test_after_200_pulls_and_deletions_every_node_advertises_what_it_holds() -> None:
-    """With several in flight on three nodes no event is lost or made up, and nothing leaks."""
+    """With several pulls at once on three nodes no event is lost or invented, and nothing leaks."""
     async with start_cluster(3) as lab, observing(lab) as observer:
         apps = {lab.name(f"test/churn:{number}"): make(number) for number in range(10)}
         for reference, app in apps.items():

@@ -1,4 +1,4 @@
-"""Which content is shared: of one namespace alone, without labels too, and layer by layer where containerd tells."""
+"""The shared content: of one namespace, also without labels, and layer by layer if possible."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 
 async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_not() -> None:
-    """With --containerd-namespace images of that namespace are told, imported ones too; of k8s.io nothing is given."""
+    """With --containerd-namespace only that namespace's images are announced, imported ones too."""
     ours, theirs = image("ours"), image("theirs")
     async with start_lab(nodes=2) as lab:
         holder, puller = lab.nodes
@@ -51,7 +51,9 @@ async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_no
 
 
 async def test_imported_images_are_shared_as_pulled_ones_are() -> None:
-    """An image of `ctr images import` has no label of a registry, and is told and pulled by others all the same."""
+    """An image of `ctr images import` has no registry label. It is announced and pulled all the
+    same.
+    """
     app = image("imported")
     async with start_cluster(2) as lab, observing(lab) as observer:
         holder, puller = lab.nodes
@@ -65,7 +67,9 @@ async def test_imported_images_are_shared_as_pulled_ones_are() -> None:
 
 
 async def test_filtered_content_is_not_given_under_any_name() -> None:
-    """By where containerd pulled it from; a layer that a public image shares is given. What is told agrees."""
+    """The repository of its pull decides. A layer shared with a public image is served and
+    announced.
+    """
     shared, own, other = (random_layer(name, 4096) for name in ("shared", "own", "other"))
     secret, public = build.image([shared, own]), build.image([shared, other])
     filters = f"^{re.escape(REGISTRY)}/test/secret$"
@@ -95,7 +99,7 @@ async def test_filtered_content_is_not_given_under_any_name() -> None:
 
 
 async def test_a_crowd_shares_what_is_being_pulled_with_filters_too() -> None:
-    """A layer that is still coming in belongs to the image whose manifest names it."""
+    """A layer that is still being pulled belongs to the image whose manifest names it."""
     async with start_cluster(2, registry_filters="^nothing$") as lab:
         reference, app = lab.name("test/app:crowd"), image("crowd", layers=1, size=8_000_000)
         await lab.registry.push(reference, app)
@@ -106,7 +110,9 @@ async def test_a_crowd_shares_what_is_being_pulled_with_filters_too() -> None:
 
 
 async def test_each_layer_is_told_as_it_is_complete() -> None:
-    """From containerd 2.1 on peers find the first layer while the second is being pulled; before, with the image."""
+    """From containerd 2.1 on peers find the first layer while the second is pulled; before, with
+    the image.
+    """
     first, second = random_layer("first", 200_000), random_layer("second", 8_000_000)
     app = build.image([first, second])
     async with start_cluster(2) as lab:

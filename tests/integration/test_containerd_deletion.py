@@ -1,4 +1,4 @@
-"""Content that goes: peers hear of it though garbage collection tells nobody, and no answer breaks meanwhile."""
+"""Deleted content: peers learn of it though garbage collection is silent, and no answer breaks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.lab import Lab, Node, Response, until
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.asyncio(loop_scope="module")]
 
 PROMISED = 2.0
-"""Seconds within which peers know that content is gone."""
+"""Seconds after which peers know that content is gone."""
 
 LARGE = 6_000_000
-"""Bytes of a layer that is sent as it comes, and not verified first."""
+"""Bytes of a layer that is sent as it arrives, and not verified first."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -42,7 +42,7 @@ async def remove_with_cri(node: Node, reference: str) -> None:
 
 
 async def remove_with_ctr(node: Node, reference: str) -> None:
-    """Remove every name, as `ctr` knows nothing of images with several."""
+    """Remove every name, because `ctr` does not know that an image has several."""
     listed = (await node.daemon.ctr("images", "ls")).splitlines()
     [digest] = [line.split()[2] for line in listed if line.startswith(f"{reference} ")]
     await node.daemon.ctr(
@@ -51,7 +51,7 @@ async def remove_with_ctr(node: Node, reference: str) -> None:
 
 
 async def collected(node: Node, app: Image) -> float:
-    """Wait until containerd has removed the files of an image and return when that was seen."""
+    """Wait until containerd has removed an image's files. Return the time of that."""
 
     async def is_gone() -> bool:
         return not any(node.daemon.path(blob.digest).exists() for blob in app.blobs)
@@ -64,7 +64,7 @@ async def collected(node: Node, app: Image) -> float:
 async def test_peers_know_within_two_seconds_that_content_was_collected(
     cluster: Lab, observer: Observer, remove: Callable[[Node, str], Awaitable[None]]
 ) -> None:
-    """From the moment the blobs are gone nobody is sent to this node for two seconds more, at most."""
+    """Peers are sent to this node for at most two seconds after its blobs are gone."""
     app = image(f"collected/{remove.__name__}")
     reference = cluster.name(f"test/app:{remove.__name__.replace('_', '-')}")
     holder, *others = cluster.nodes
@@ -82,7 +82,7 @@ async def test_peers_know_within_two_seconds_that_content_was_collected(
 async def test_a_blob_deleted_by_hand_is_withdrawn_and_the_rest_of_its_image_stays(
     cluster: Lab, observer: Observer
 ) -> None:
-    """What containerd lost of an image is not told any more; what it still has is."""
+    """Lost content of an image is withdrawn. The rest stays."""
     app = image("by-hand")
     reference = cluster.name("test/app:by-hand")
     holder = cluster.nodes[0]
@@ -94,12 +94,12 @@ async def test_a_blob_deleted_by_hand_is_withdrawn_and_the_rest_of_its_image_sta
     await observer.sees(holder, keys(reference, app) - {lost})
 
 
-# Files that go while they are asked for
+# Files that disappear while they are requested
 
 
 @asynccontextmanager
 async def streaming(node: Node, blob: Blob) -> AsyncIterator[list[Response]]:
-    """Ask a node for a blob again and again, twice at a time; every answer is whole or 404, or the block fails."""
+    """Request a blob repeatedly, two at a time. Each answer must be the whole blob or a 404."""
     answers: list[Response] = []
     is_over = asyncio.Event()
 
@@ -131,7 +131,7 @@ async def answered(answers: list[Response], status: int, *, count: int = 10) -> 
 async def test_a_blob_that_vanishes_comes_from_the_next_holder_and_then_is_not_found(
     cluster: Lab, size: int
 ) -> None:
-    """Under a stream of requests the file goes at one holder, then at the other: whole answers, then 404 alone."""
+    """During requests one holder loses the file, then the other: whole answers, then only 404s."""
     app = image(f"vanishing/{size}", layers=1, size=size)
     blob = app.blobs[-1]
     reference = cluster.name(f"test/app:vanishing-{size}")
@@ -149,7 +149,9 @@ async def test_a_blob_that_vanishes_comes_from_the_next_holder_and_then_is_not_f
 
 
 async def test_a_file_that_comes_and_goes_is_never_a_broken_answer(cluster: Lab) -> None:
-    """Where the file vanishes between being looked at and being opened, its own node says 404, and no half a 200."""
+    """If the file disappears between lookup and opening, its node answers 404, and never half a
+    200.
+    """
     app = image("flickering", layers=1, size=LARGE)
     blob = app.blobs[-1]
     reference = cluster.name("test/app:flickering")

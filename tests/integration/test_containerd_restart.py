@@ -1,4 +1,6 @@
-"""A containerd that is away, dies or comes late: the node lives on, and afterwards tells what changed meanwhile."""
+"""A containerd that is away, dies or starts late: the node survives and announces the changes
+later.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 @asynccontextmanager
 async def blind(node: Node, number: int) -> AsyncIterator[None]:
-    """End containerd and start it again while spegel-py is stopped; what happens in the block it cannot hear of."""
+    """Restart containerd while spegel-py is stopped, so that it cannot see the block's changes."""
     assert node.spegel
-    node.write_hosts_toml(mirror=None)  # a stopped mirror would hold containerd up
+    node.write_hosts_toml(mirror=None)  # a stopped mirror would delay containerd
     node.spegel.send(signal.SIGSTOP)
     try:
         await node.daemon.process.end(number)
@@ -42,7 +44,7 @@ async def blind(node: Node, number: int) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "kill -9"])
 async def test_what_changed_while_the_node_was_blind_is_told_after_it(number: int) -> None:
-    """Images pulled and removed around a restart of containerd, with no event heard, are told and withdrawn."""
+    """Images pulled and removed around a restart, without an event, are announced and withdrawn."""
     kept, gone, new = (image(f"blind/{name}") for name in ("kept", "gone", "new"))
     async with start_cluster(2) as lab:
         holder = lab.nodes[0]
@@ -53,14 +55,16 @@ async def test_what_changed_while_the_node_was_blind_is_told_after_it(number: in
         async with blind(holder, number):
             await holder.cri.pull(names[2])
             await holder.cri.remove(names[1])
-        await heal(lab)  # a node that was stopped was given up by its peers
+        await heal(lab)  # peers gave up a node that was stopped
         async with observing(lab) as observer:
             await observer.sees(holder, keys(names[0], kept) | keys(names[2], new), deadline=20)
             await observer.misses(holder, keys(names[1], gone), deadline=20)
 
 
 async def test_a_node_starts_without_containerd_and_finds_it_later() -> None:
-    """Without a socket a node is live and serves blobs from the disk; once containerd is there its images are told."""
+    """Without a socket a node is live and serves blobs from the disk. Later its images are
+    announced.
+    """
     app, later = image("before"), image("later")
     async with start_lab(nodes=2) as lab:
         reference, second = lab.name("test/app:before"), lab.name("test/app:later")
@@ -83,7 +87,7 @@ async def test_a_node_starts_without_containerd_and_finds_it_later() -> None:
 
 
 async def test_a_node_starts_before_containerd_ever_ran() -> None:
-    """On a new machine, with neither socket nor content, a node is live; what is pulled later is told."""
+    """On a new machine, without socket and content, a node is live. Later pulls are announced."""
     app = image("first")
     async with start_lab(nodes=2) as lab:
         reference = lab.name("test/app:first")

@@ -1,4 +1,4 @@
-"""A store with 500 images and 5,000 blobs: neither a start nor an event costs more than its share."""
+"""A store with 500 images and 5,000 blobs: a start and an event cost only their share."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ IMAGES, LAYERS = 500, 8
 BLOBS = IMAGES * (LAYERS + 2)
 
 EVENTS = 12
-"""Events of one image at most: it has three names, each of which is created, updated once or twice, and deleted."""
+"""Events of one image at most: three names, each created, updated once or twice, and deleted."""
 
 LOOKS = 20
-"""Questions about one blob at most: once as it comes, and as it goes, at each look until it is gone."""
+"""Queries for one blob at most: when it comes, when it goes, and at each check until it is gone."""
 
 EXTRA = 3.0
-"""Seconds that a start with all these may take longer than one with nothing."""
+"""Seconds that a start with a full store may take longer than with an empty one."""
 
 MEMORY = Path("/dev/shm")
-"""Where containerd imports thousands of blobs twice as fast as on a disk: it waits for each to be written."""
+"""Folder for imports. containerd imports thousands of blobs here twice as fast as on a disk."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def lab() -> AsyncIterator[Lab]:
-    """Two nodes without spegel-py; the second one's containerd is full."""
+    """Two nodes without spegel-py. The second one's containerd is full."""
     async with start_lab(nodes=2, parent=MEMORY) as lab:
         many = {
             lab.name(f"test/many:{number}"): image(f"many/{number}", layers=LAYERS, size=200)
@@ -55,14 +55,14 @@ async def lab() -> AsyncIterator[Lab]:
 
 
 def spent(node: Node) -> float:
-    """Return the seconds of CPU that spegel-py has taken; on an idle machine they pass in no more time than that."""
+    """Return the CPU seconds of spegel-py. On an idle machine the elapsed time is no longer."""
     assert node.spegel
     times = psutil.Process(node.spegel.pid).cpu_times()
     return times.user + times.system
 
 
 async def told(node: Node, count: int) -> None:
-    """Wait until a node advertises so many blobs."""
+    """Wait until a node advertises `count` blobs."""
 
     async def is_so() -> bool:
         return await metric(node, "spegel_advertised_content_digests") == count
@@ -71,7 +71,9 @@ async def told(node: Node, count: int) -> None:
 
 
 async def test_a_full_node_starts_almost_as_fast_as_an_empty_one(lab: Lab) -> None:
-    """It is live, and all it holds is told, for three seconds more of work than an empty node has, at most."""
+    """It is live with all content announced after at most three more seconds of work than an empty
+    node.
+    """
     empty, full = lab.nodes
     await empty.start_spegel()
     alone = spent(empty)
@@ -87,7 +89,7 @@ async def test_a_full_node_starts_almost_as_fast_as_an_empty_one(lab: Lab) -> No
 
 
 class CountingClient(Client):
-    """Counts what containerd is asked."""
+    """Counts the calls to containerd."""
 
     def __init__(self, *, socket: Path) -> None:
         super().__init__(socket=socket)
@@ -111,7 +113,7 @@ class CountingClient(Client):
 
 
 class CountingBlobs(FileBlobs):
-    """Counts how often the content's folder is listed."""
+    """Counts the listings of the content folder."""
 
     def __init__(self, *, content_path: Path, records: BlobRecords) -> None:
         super().__init__(content_path=content_path, records=records)
@@ -123,7 +125,7 @@ class CountingBlobs(FileBlobs):
 
 
 async def test_an_event_costs_what_its_image_costs(lab: Lab) -> None:
-    """Five images that come and go among 500 are asked for by name; neither images nor content are listed again."""
+    """Five images that come and go among 500 are queried by name. There is no other listing."""
     daemon, cri = lab.nodes[1].daemon, lab.nodes[1].cri
     few = {lab.name(f"test/few:{number}"): image(f"few/{number}") for number in range(5)}
     for name, one in few.items():
@@ -135,7 +137,7 @@ async def test_an_event_costs_what_its_image_costs(lab: Lab) -> None:
             await listener.until(lambda: len(listener.keys) == BLOBS + IMAGES)
             await until(
                 lambda: _is(client.calls["list of images"] == 2)
-            )  # the second look, a second after the start
+            )  # the second listing, a second after the start
             client.calls.clear()
             for name in few:
                 await cri.pull(name)

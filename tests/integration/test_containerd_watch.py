@@ -1,4 +1,4 @@
-"""Following a containerd that really pulls, as Kubernetes has it pull."""
+"""Following a containerd with real pulls, as Kubernetes makes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def following(node: Node, *, is_mounted: bool) -> AsyncIterator[Listener]:
 async def test_a_pull_is_told_at_once_and_its_removal_within_two_seconds(
     lab: Lab, is_mounted: bool
 ) -> None:
-    """One CRI pull makes three names and one tag key; removing the image withdraws it all."""
+    """One CRI pull makes three names and one tag key. Removing the image withdraws everything."""
     reference = lab.name("test/app:1")
     await lab.registry.push(reference, APP)
     node = lab.nodes[0]
@@ -46,12 +46,12 @@ async def test_a_pull_is_told_at_once_and_its_removal_within_two_seconds(
         await node.cri.remove(reference)
         removed = time.monotonic()
         await listener.until(lambda: listener.keys == set())
-        assert time.monotonic() - removed < 3.0  # a second for the collector, two for us
+        assert time.monotonic() - removed < 3.0  # one second for the collector, two for this node
 
 
 @pytest.mark.parametrize("is_mounted", [True, False], ids=["path", "gRPC"])
 async def test_layers_that_are_discarded_after_unpacking_are_withdrawn(is_mounted: bool) -> None:
-    """With discard_unpacked_layers only the manifest and the config stay; no event tells of the rest."""
+    """With discard_unpacked_layers manifest and config stay. Layers go without an event."""
     async with start_lab(nodes=1, discards_layers=True) as lab:
         reference = lab.name("test/app:1")
         await lab.registry.push(reference, APP)
@@ -62,7 +62,7 @@ async def test_layers_that_are_discarded_after_unpacking_are_withdrawn(is_mounte
 
 
 async def test_a_platform_of_an_index_is_told_without_the_others(lab: Lab) -> None:
-    """What was not pulled is not told."""
+    """Content that was not pulled is not announced."""
     reference = lab.name("test/app:1")
     many = image("many", platforms=("amd64", "arm64"), is_runnable=True)
     await lab.registry.push(reference, many)
@@ -76,7 +76,7 @@ async def test_a_platform_of_an_index_is_told_without_the_others(lab: Lab) -> No
 
 
 async def test_a_pull_makes_a_tag_younger_and_a_label_does_not(lab: Lab) -> None:
-    """Of the same digest, through the CRI and through ctr, which drops the CRI's own label."""
+    """The digest is the same; the pull is by the CRI, and by ctr, which drops the CRI's label."""
     reference = lab.name("test/app:again")
     await lab.registry.push(reference, APP)
     node = lab.nodes[0]
@@ -91,14 +91,14 @@ async def test_a_pull_makes_a_tag_younger_and_a_label_does_not(lab: Lab) -> None
             await listener.until(partial(_is_of, listener, reference, written))
         before = listener.pulled[reference]
         await node.daemon.ctr("images", "label", reference, "team=one")
-        other = lab.name("test/app:other")  # told after the label
+        other = lab.name("test/app:other")  # announced after the label
         await node.daemon.ctr("images", "tag", reference, other)
         await listener.until(lambda: other in listener.pulled)
         assert listener.pulled[reference] == before
 
 
 async def _written(node: Node, reference: str) -> float:
-    """Return when containerd last wrote the image's record, in Unix time."""
+    """Return the Unix time of containerd's last write of the image's record."""
     async with Client(socket=node.daemon.socket) as client:
         return (await client.image(reference)).updated
 

@@ -1,4 +1,4 @@
-"""Pulling from a real registry app, and from mirrors that misbehave, over real sockets."""
+"""Pulling from a real registry app, and from faulty mirrors, over real sockets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _ready() -> dict[str, object]:
 
 @asynccontextmanager
 async def registry(root: Path) -> AsyncIterator[str]:
-    """Serve the layout at `root` with the real registry; give its URL."""
+    """Serve the layout at `root` with the real registry. Yield its URL."""
     metrics = NodeMetrics()
     with Sender(threads=2) as sender:
         app = create_app(
@@ -82,12 +82,12 @@ async def registry(root: Path) -> AsyncIterator[str]:
 
 
 Fault = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
-"""Answers a request for a blob with these bytes."""
+"""Answers a request for a blob that has these bytes."""
 
 
 @dataclass
 class Mirror:
-    """A mirror that holds an image in memory; `faults` are used up one a request for its layer, not for its config."""
+    """A mirror with an image in memory. Each request for its layer uses up one of `faults`."""
 
     image: build.Image
     faults: list[Fault] = field(default_factory=list)
@@ -161,7 +161,7 @@ def part_of(request: web.Request, data: bytes) -> web.Response:
 def answering(
     response: Callable[[web.Request, bytes], web.Response],
 ) -> Fault:
-    """Return a fault that answers with what `response` makes."""
+    """Return a fault that answers with the result of `response`."""
 
     async def fault(request: web.Request, data: bytes) -> web.StreamResponse:
         return response(request, data)
@@ -170,7 +170,7 @@ def answering(
 
 
 def ending_after(count: int, *, stalls: float = 0.0, resets: bool = False) -> Fault:
-    """Return a fault that sends `count` bytes of the rest, and then hangs up, after a while if it stalls."""
+    """Return a fault that sends `count` bytes of the rest and hangs up, if it stalls later."""
 
     async def fault(request: web.Request, data: bytes) -> web.StreamResponse:
         whole = part_of(request, data)
@@ -214,7 +214,7 @@ def one_layer(size: int = SIZE, algorithm: str = "sha256") -> build.Image:
 
 @dataclass
 class Pulled:
-    """What a pull gave, and the events it told."""
+    """The result of a pull, and its events."""
 
     report: PullReport
     events: list[PullEvent]
@@ -254,7 +254,7 @@ def check_complete(root: Path, image: build.Image) -> None:
 
 
 def parts(root: Path) -> list[int]:
-    """Return the bytes of each part that has some; one may be finished, and gone, while it is looked at."""
+    """Return the sizes of the parts that have bytes. A part may disappear meanwhile."""
     sizes: list[int] = []
     for path in (root / "blobs" / ".partial").glob("*"):
         with contextlib.suppress(FileNotFoundError):
@@ -270,7 +270,7 @@ def parts(root: Path) -> list[int]:
 async def test_pull_of_one_platform(
     tmp_path: Path, types: build.MediaTypes, algorithm: str
 ) -> None:
-    """Of an index, this platform's manifest and blobs are fetched, verified and tagged; the rest is left."""
+    """This platform's manifest and blobs are fetched, verified and tagged, and no others."""
     image = images.image("app", platforms=("amd64", "arm64"), types=types, algorithm=algorithm)
     images.write_layout(tmp_path / "there", {NAME: image})
     async with registry(tmp_path / "there") as mirror:
@@ -298,7 +298,7 @@ async def test_pull_of_all_platforms(tmp_path: Path) -> None:
 
 
 async def test_pull_by_digest(tmp_path: Path) -> None:
-    """A reference with a digest needs no tag, and writes none."""
+    """A reference with a digest needs no tag and writes none."""
     image = one_layer()
     images.write_layout(tmp_path / "there", {NAME: image})
     async with registry(tmp_path / "there") as mirror:
@@ -312,7 +312,7 @@ async def test_pull_by_digest(tmp_path: Path) -> None:
 
 
 async def test_second_pull_fetches_manifests_only(tmp_path: Path) -> None:
-    """Blobs that are there are verified and not fetched; a damaged one is fetched anew."""
+    """Existing blobs are verified and not fetched. A damaged one is fetched again."""
     image = one_layer()
     images.write_layout(tmp_path / "there", {NAME: image})
     async with registry(tmp_path / "there") as mirror:
@@ -331,7 +331,7 @@ async def test_second_pull_fetches_manifests_only(tmp_path: Path) -> None:
 
 
 async def test_nobody_has_the_tag(tmp_path: Path) -> None:
-    """A 404 for the tag says at once that nobody in the cluster has it."""
+    """A 404 for the tag fails at once: no node in the cluster has it."""
     images.write_layout(tmp_path / "there", {"registry.example/other:1": one_layer()})
     async with registry(tmp_path / "there") as mirror:
         with pytest.raises(ManifestUnknown, match=f"nobody in the cluster has {NAME}"):
@@ -339,7 +339,7 @@ async def test_nobody_has_the_tag(tmp_path: Path) -> None:
 
 
 async def test_nobody_has_a_blob(tmp_path: Path) -> None:
-    """A 404 for a blob names it; what was fetched before stays, and nothing is tagged."""
+    """A 404 for a blob names it. Fetched content stays, and no tag is written."""
     image = images.image("app", layers=3)
     writer = images.write_layout(tmp_path / "there", {NAME: image})
     writer.remove(image.blobs[-1].digest)
@@ -355,7 +355,7 @@ async def test_nobody_has_a_blob(tmp_path: Path) -> None:
 
 
 async def test_order_and_awaited_progress(tmp_path: Path) -> None:
-    """The blobs come in the order asked for, and what the callback awaits holds a body back."""
+    """The blobs come in the requested order, and an awaited callback delays a body."""
     image = images.image("app", layers=4, size=SIZE)
     images.write_layout(tmp_path / "there", {NAME: image})
     opened: list[Digest] = []
@@ -388,11 +388,11 @@ async def test_order_and_awaited_progress(tmp_path: Path) -> None:
     assert opened == found[2:] + found[:2]
 
 
-# From mirrors that misbehave
+# Faulty mirrors
 
 
 async def test_requests_are_containerds(tmp_path: Path) -> None:
-    """HEAD for the tag, GET by digest, blobs; the registry percent-encoded; the types on one Accept line."""
+    """HEAD for the tag, GET by digest, blobs; an encoded registry; the types on one Accept line."""
     mirror = Mirror(images.image("app", layers=1, platforms=("amd64", "arm64")))
     async with mirror.running() as url:
         await pulled(url, tmp_path)
@@ -414,7 +414,7 @@ async def test_requests_are_containerds(tmp_path: Path) -> None:
 async def test_a_head_that_is_no_use_falls_back_to_get(
     tmp_path: Path, tag_header: bool, head_status: int
 ) -> None:
-    """Where HEAD does not tell the digest, the manifest is got by its tag."""
+    """If HEAD gives no digest, the manifest is requested by its tag."""
     mirror = Mirror(one_layer(), tag_header=tag_header, head_status=head_status)
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
@@ -425,13 +425,13 @@ async def test_a_head_that_is_no_use_falls_back_to_get(
 
 @pytest.mark.parametrize("resets", [False, True], ids=["FIN", "RST"])
 async def test_a_broken_body_goes_on(tmp_path: Path, resets: bool) -> None:
-    """Each break is followed by a request for exactly the bytes that are missing."""
+    """After each break exactly the missing bytes are requested."""
     mirror = Mirror(one_layer())
     mirror.faults = [ending_after(50_000, resets=resets)] * 5
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
     check_complete(tmp_path, mirror.image)
-    if not resets:  # an RST may destroy what was on its way
+    if not resets:  # an RST may discard bytes on their way
         offsets = [
             event.offset
             for event in result.of(BlobInterrupted)
@@ -443,7 +443,7 @@ async def test_a_broken_body_goes_on(tmp_path: Path, resets: bool) -> None:
 
 
 async def test_a_stalled_body_goes_on(tmp_path: Path) -> None:
-    """No byte within the deadline is a break."""
+    """No byte within the deadline counts as a break."""
     mirror = Mirror(one_layer(), [ending_after(50_000, stalls=30)])
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
@@ -454,7 +454,7 @@ async def test_a_stalled_body_goes_on(tmp_path: Path) -> None:
 
 
 async def test_a_range_answered_with_200_starts_anew(tmp_path: Path) -> None:
-    """A mirror that ignores the range sends the whole, and the whole is taken."""
+    """A mirror that ignores the range sends the whole blob, which is taken."""
     mirror = Mirror(one_layer(), [ending_after(50_000), WHOLE])
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
@@ -468,7 +468,7 @@ async def test_a_range_answered_with_200_starts_anew(tmp_path: Path) -> None:
     ids=["shifted", "shorter", "longer", "503", "wrong"],
 )
 async def test_one_bad_answer_is_outlived(tmp_path: Path, fault: Fault) -> None:
-    """Another range than asked for, another length, a 503 or wrong bytes cost an attempt, not the pull."""
+    """A wrong range, a wrong length, a 503 or wrong bytes cost an attempt, not the pull."""
     mirror = Mirror(one_layer(), [fault])
     async with mirror.running() as url:
         result = await pulled(url, tmp_path)
@@ -477,7 +477,7 @@ async def test_one_bad_answer_is_outlived(tmp_path: Path, fault: Fault) -> None:
 
 
 async def test_wrong_bytes_for_ever(tmp_path: Path) -> None:
-    """Wrong bytes again and again end the pull, and none of them stays."""
+    """Repeated wrong bytes end the pull, and none of the bytes stay."""
     mirror = Mirror(one_layer(), [*[WRONG] * 9])
     async with mirror.running() as url:
         with pytest.raises(DigestMismatch, match="are not the content of"):
@@ -496,7 +496,7 @@ async def test_wrong_bytes_for_ever(tmp_path: Path) -> None:
     ids=["breaks", "503", "stalls"],
 )
 async def test_no_progress_ends(tmp_path: Path, fault: Fault, error: type[Exception]) -> None:
-    """Four attempts in a row without a byte end the pull with what was wrong."""
+    """Four attempts in a row without a byte end the pull with their error."""
     mirror = Mirror(one_layer(), [*[fault] * 9])
     async with mirror.running() as url:
         with pytest.raises(error, match=url):
@@ -505,7 +505,7 @@ async def test_no_progress_ends(tmp_path: Path, fault: Fault, error: type[Except
 
 
 async def test_a_pull_that_was_cancelled_is_resumed(tmp_path: Path) -> None:
-    """What was written before the end of one pull is where the next one goes on."""
+    """The next pull resumes at the bytes that the first one wrote."""
     mirror = Mirror(one_layer(), [ending_after(50_000, stalls=30)])
     here = LayoutWriter.create(root=tmp_path, is_durable=False)
     reached = asyncio.Event()
@@ -522,14 +522,14 @@ async def test_a_pull_that_was_cancelled_is_resumed(tmp_path: Path) -> None:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert 50_000 in parts(tmp_path)  # beside that of the config, if it was not there yet
+        assert 50_000 in parts(tmp_path)  # beside the config's request, if the config was missing
         await pulled(url, tmp_path)
     assert mirror.ranges[-1] == "bytes=50000-"
     check_complete(tmp_path, mirror.image)
 
 
 async def test_a_damaged_part_is_outlived(tmp_path: Path) -> None:
-    """A part of an earlier pull that proves wrong, or too long, is thrown away and all is fetched anew."""
+    """An earlier part that is wrong or too long is discarded, and the blob fetched again."""
     mirror = Mirror(one_layer())
     writer = LayoutWriter.create(root=tmp_path, is_durable=False)
     config, layer = mirror.image.blobs[1:]
@@ -542,7 +542,7 @@ async def test_a_damaged_part_is_outlived(tmp_path: Path) -> None:
 
 
 async def test_the_peer_is_told(tmp_path: Path) -> None:
-    """The peer that a relayed answer names is told with the bytes, and counted."""
+    """The peer in a relayed answer is reported with the bytes, and counted."""
     named = answering(
         lambda request, data: web.Response(body=data, headers={"X-Spegel-Peer": "12D3KooW"})
     )
@@ -563,7 +563,9 @@ async def test_the_peer_is_told(tmp_path: Path) -> None:
 
 
 async def test_encodings_are_left_alone(tmp_path: Path) -> None:
-    """A mirror that labels a gzip layer as encoded does not have it unpacked: the digest is of what was sent."""
+    """A gzip layer that a mirror labels as encoded is not unpacked, since the digest is of the sent
+    bytes.
+    """
     labelled = answering(
         lambda request, data: web.Response(body=data, headers={"Content-Encoding": "gzip"})
     )
@@ -586,7 +588,7 @@ def run(mirror: str, into: Path, *more: str) -> int:
 
 
 async def test_command_prints_json(tmp_path: Path) -> None:
-    """With --json the report is one object on stdout, and nothing else is printed."""
+    """With --json stdout has one object with the report, and nothing else is printed."""
     image = one_layer()
     images.write_layout(tmp_path / "there", {NAME: image})
     async with registry(tmp_path / "there") as mirror:
@@ -600,7 +602,9 @@ async def test_command_prints_json(tmp_path: Path) -> None:
 
 
 async def test_command_prints_lines(tmp_path: Path) -> None:
-    """Without a terminal there is a line for each blob on stderr and the summary on stdout; --quiet has none."""
+    """Without a terminal stderr has a line for each blob, stdout the summary. --quiet prints
+    neither.
+    """
     images.write_layout(tmp_path / "there", {NAME: one_layer()})
     async with registry(tmp_path / "there") as mirror:
         process = await _start(mirror, tmp_path / "here")
@@ -626,7 +630,7 @@ async def _start(mirror: str, into: Path, *more: str) -> asyncio.subprocess.Proc
 
 
 def test_unreachable_mirror(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A mirror that is not there is one line that names it, status 1."""
+    """A mirror that does not run gives one line with its address, and status 1."""
     assert run("http://127.0.0.1:9", tmp_path) == 1
     err = capsys.readouterr().err
     assert "no connection to http://127.0.0.1:9: Connection refused; is the mirror running" in err
@@ -634,7 +638,7 @@ def test_unreachable_mirror(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A place that the disk refuses is one line that names it, status 1."""
+    """A folder that cannot be created gives one line with its path, and status 1."""
     assert run("http://127.0.0.1:9", Path("/proc/nothing/layout")) == 1
     err = capsys.readouterr().err
     assert "/proc/nothing/layout cannot be written" in err
@@ -642,7 +646,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk ends the pull at once, says so, and is not taken for the mirror's fault."""
+    """A full disk ends the pull at once with that error, and does not blame the mirror."""
 
     def full(fd: int, data: bytes, offset: int) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -658,7 +662,9 @@ async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_tls_that_is_not_trusted(tmp_path: Path) -> None:
-    """An untrusted certificate, and plain HTTP where TLS is spoken and the reverse, name the mirror and the cause."""
+    """An untrusted certificate, and HTTP mixed with TLS, give an error with the mirror and the
+    cause.
+    """
     mirror = Mirror(one_layer())
     async with mirror.running(_tls(tmp_path)) as url:
         with pytest.raises(PeerUnreachable, match=f"no TLS with {url}: self.signed certificate"):
@@ -714,7 +720,7 @@ sys.exit(pull_command.run(parser.parse_args()))
 
 
 async def test_ctrl_c_keeps_what_is_there(tmp_path: Path) -> None:
-    """Ctrl-C ends a pull within a second with one line that says how to go on; the part stays."""
+    """Ctrl-C ends a pull within a second with one line of advice. The part stays."""
     mirror = Mirror(one_layer(), [ending_after(50_000, stalls=30)])
     async with mirror.running() as url:
         process = await _start(url, tmp_path)
@@ -726,10 +732,10 @@ async def test_ctrl_c_keeps_what_is_there(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert b"Traceback" not in err
     assert err.splitlines()[-1].startswith(b"spegel-py: stopped; what is there is kept")
-    assert 50_000 in parts(tmp_path)  # beside that of the config, if it was not on the disk yet
+    assert 50_000 in parts(tmp_path)  # beside the config's part, if that was not on the disk yet
 
 
-# Upstream, for what the mirror does not give
+# Upstream, for content that the mirror does not give
 
 
 def pulling(
@@ -748,7 +754,7 @@ def pulling(
 
 
 async def test_what_the_mirror_has_not_comes_from_upstream(tmp_path: Path) -> None:
-    """The mirror is asked first for each thing, upstream for what it has not, and again where a body breaks off."""
+    """The mirror is asked first each time; upstream for missing content and after a broken body."""
     image, events = one_layer(), list[PullEvent]()
     images.write_layout(tmp_path / "there", {"registry.example/other:1": one_layer(1)})
     upstream = Mirror(image, [ending_after(50_000)])
@@ -765,7 +771,7 @@ async def test_what_the_mirror_has_not_comes_from_upstream(tmp_path: Path) -> No
 
 
 async def test_the_mirror_is_asked_first(tmp_path: Path) -> None:
-    """Upstream is asked for nothing that the mirror gives, and goes on where the mirror broke off and gives no more."""
+    """Upstream gets no request for the mirror's content, and completes a broken body."""
     image, events = one_layer(), list[PullEvent]()
     mirror, upstream = Mirror(image), Mirror(image)
     async with mirror.running() as url, upstream.running() as behind:
@@ -783,7 +789,9 @@ async def test_the_mirror_is_asked_first(tmp_path: Path) -> None:
 
 
 async def test_upstream_may_redirect_and_the_mirror_be_away(tmp_path: Path) -> None:
-    """Registries send to their storage, with the range; a mirror that does not run costs nothing but its bytes."""
+    """Registries redirect to their storage, with the range. A mirror that does not run only costs
+    its bytes.
+    """
     storage, events = Mirror(one_layer()), list[PullEvent]()
     async with storage.running() as where:
         elsewhere = answering(
@@ -801,8 +809,9 @@ async def test_upstream_may_redirect_and_the_mirror_be_away(tmp_path: Path) -> N
 
 
 async def test_a_token_is_got_where_upstream_wants_one(tmp_path: Path) -> None:
-    """Like public registries do, for a repository at a time; the password goes to who gives tokens, and one that is
-    over is got anew."""
+    """Public registries want one token for each repository. The password goes to the token server,
+    and an expired token is renewed.
+    """
     upstream, asked = Mirror(one_layer()), list[tuple[str, str | None]]()
 
     @web.middleware
@@ -812,7 +821,8 @@ async def test_a_token_is_got_where_upstream_wants_one(tmp_path: Path) -> None:
             return web.json_response({"token": f"t{len(asked)}"})
         is_blob, valid = "/blobs/" in request.path, f"Bearer t{len(asked)}"
         if request.headers.get("Authorization") != valid or (is_blob and len(asked) < 2):
-            realm = f'Bearer realm="{request.url.origin()}/token",service="s",scope="repository:team/app:pull"'
+            server = f"{request.url.origin()}/token"
+            realm = f'Bearer realm="{server}",service="s",scope="repository:team/app:pull"'
             return web.Response(status=401, headers={"WWW-Authenticate": realm})
         return await handler(request)
 
@@ -838,7 +848,7 @@ async def test_a_token_is_got_where_upstream_wants_one(tmp_path: Path) -> None:
 
 
 async def test_who_gives_no_token_is_named(tmp_path: Path) -> None:
-    """Where a registry's own source of tokens does not answer, that is what the error names."""
+    """If a registry's token server does not answer, the error names that server."""
     challenge = {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/token"'}
     unauthorized = answering(lambda request, data: web.Response(status=401, headers=challenge))
     missing = answering(lambda request, data: web.Response(status=404))
@@ -849,8 +859,9 @@ async def test_who_gives_no_token_is_named(tmp_path: Path) -> None:
 
 
 async def test_neither_has_it(tmp_path: Path) -> None:
-    """Where upstream has not got it either, the error names upstream, and nothing is left of that layer; what came of
-    the config beside it stays for the next attempt."""
+    """If upstream lacks it too, the error names upstream. The layer leaves nothing; the config's
+    part stays.
+    """
     image, missing = one_layer(), answering(lambda request, data: web.Response(status=404))
     mirror, upstream = Mirror(image, [missing]), Mirror(image, [missing])
     async with mirror.running() as beside, upstream.running() as url:
@@ -863,7 +874,7 @@ async def test_neither_has_it(tmp_path: Path) -> None:
 
 
 async def test_a_manifest_is_being_written_before_it_is_asked_for(tmp_path: Path) -> None:
-    """Its part says how long it will be while the mirror is asked, so a node can promise it to others."""
+    """Its part has a length while the mirror is asked, so a node can offer it to others."""
     image, found = one_layer(), list[str]()
 
     async def look(request: web.Request, data: bytes) -> web.StreamResponse:

@@ -1,4 +1,6 @@
-"""Tags that move at their registry, on containerd: they are answered for a while, however often they are pulled."""
+"""Tags that move at their registry, on containerd: they are answered for a while, despite later
+pulls.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,21 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 
 async def age(node: Node, reference: str) -> int | None:
-    """Return how old a node says a tag is; None if it does not answer it."""
+    """Return a tag's age by a node's answer; None if it does not answer the tag."""
     answer = await node.get(manifest_path(reference), method="HEAD")
     return int(answer.headers["age"]) if answer.status == 200 else None
 
 
 async def digest(node: Node, reference: str) -> str:
-    """Return what a tag points at in a node's containerd."""
+    """Return a tag's digest in a node's containerd."""
     listed = await node.daemon.ctr("images", "ls", f"name=={reference}")
     return listed.splitlines()[1].split()[2]
 
 
 async def test_a_tag_that_moved_is_pulled_from_its_registry_once_it_has_run_out() -> None:
-    """Neither a peer nor the node itself answers the old target any more, by the registry's clock, not by pulls."""
+    """No peer and no node answers the old target any more. The registry's clock counts, not the
+    pulls.
+    """
     old, new = image("old", is_runnable=True), image("new", is_runnable=True)
     async with start_cluster(2, tag_ttl="8s") as lab:
         holder, puller = lab.nodes
@@ -40,7 +44,7 @@ async def test_a_tag_that_moved_is_pulled_from_its_registry_once_it_has_run_out(
         assert first is not None
         assert first >= 2, "what came from a peer is as old as it was there"
         await lab.registry.push(reference, new)
-        await puller.cri.pull(reference)  # from here: it still counts
+        await puller.cri.pull(reference)  # from this node: it still counts
         assert await digest(puller, reference) == str(old.root.digest)
         await until(lambda: _is_none(puller, reference), deadline=20)
         await puller.cri.pull(reference)
@@ -48,13 +52,13 @@ async def test_a_tag_that_moved_is_pulled_from_its_registry_once_it_has_run_out(
         assert await age(puller, reference) in (0, 1)
         await until(
             lambda: _is_younger(holder, reference, 8), deadline=5
-        )  # from the puller, who knows better
+        )  # from the puller, whose answer is newer
         await holder.cri.pull(reference)
         assert await digest(holder, reference) == str(new.root.digest)
 
 
 async def test_with_a_ttl_of_0_only_digests_come_from_peers(lab: Lab) -> None:
-    """The tag is asked of its registry, everything else of the peer."""
+    """The tag is requested from its registry, all other content from the peer."""
     app = image("digests", layers=2, size=300_000, is_runnable=True)
     reference = lab.name("test/app:0")
     holder, puller = lab.nodes

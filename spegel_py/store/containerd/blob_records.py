@@ -72,25 +72,25 @@ class BlobRecords:
         """Read the blobs' records again, and return the digests that the namespace holds."""
         slots = asyncio.Semaphore(CALLS)
 
-        async def ask(digest: Digest) -> BlobRecord | None:
+        async def fetch(digest: Digest) -> BlobRecord | None:
             async with slots:
                 try:
                     return await self._client.info(digest)
                 except ContentNotFound:
                     return None
 
-        asked = list(digests)
-        answers = await asyncio.gather(*map(ask, asked), return_exceptions=True)
+        requested = list(digests)
+        answers = await asyncio.gather(*map(fetch, requested), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        for digest, answer in zip(asked, answers, strict=True):
+        for digest, answer in zip(requested, answers, strict=True):
             if isinstance(answer, BlobRecord):
                 self._sources[digest] = answer.sources
             else:
                 self.drop(digest)
-        self._has_heard = self._has_heard or bool(asked)
-        return frozenset(digest for digest in asked if digest in self._sources)
+        self._has_heard = self._has_heard or bool(requested)
+        return frozenset(digest for digest in requested if digest in self._sources)
 
     def drop(self, digest: Digest) -> None:
         """Forget a blob that may be gone."""
@@ -142,9 +142,9 @@ class ContainerdOrigins:
 
     async def _of_manifests(self, digest: Digest) -> frozenset[str]:
         """Return the sources of the manifests that name this content."""
-        asked = time.monotonic()
+        requested = time.monotonic()
         async with self._lock:
-            if digest not in self._pulling and self._read_at < asked:
+            if digest not in self._pulling and self._read_at < requested:
                 await asyncio.sleep(max(0.0, self._due - time.monotonic()))
                 self._read_at = time.monotonic()
                 self._pulling = await self._client.named_by_manifests()

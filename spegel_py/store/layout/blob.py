@@ -57,7 +57,7 @@ class BlobWriter:
             try:
                 if total is not None and self._is_shared:
                     _total_of(self._path).write_text(str(total))
-                self._hash_what_is_there()
+                self._hash_existing()
             except OSError:
                 os.close(self._fd)
                 raise
@@ -132,7 +132,7 @@ class BlobWriter:
         os.close(self._fd)
         self._fd = -1
 
-    def _hash_what_is_there(self) -> None:
+    def _hash_existing(self) -> None:
         while piece := os.pread(self._fd, _CHUNK, self.offset):
             self._hasher.update(piece)
             self.offset += len(piece)

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 CHUNK = 1024 * 1024
 """Bytes hashed at a time. hashlib lets other threads run meanwhile."""
 
-PATIENCE = 4.0
+UNCHANGED_FACTOR = 4.0
 """Time for which a changed file must stay unchanged, as a multiple of its hashing time. It keeps
 hashing rare.
 """
@@ -45,7 +45,7 @@ class BlobVerdict(Enum):
 class _Hashed:
     signature: Signature
     is_good: bool
-    took: float
+    seconds: float
 
 
 class BlobVerdicts:
@@ -79,11 +79,13 @@ class BlobVerdicts:
         """Return the time at which a wrong file has stayed unchanged for long enough."""
         # a clock that was set back must not lengthen the wait
         changed = min(signature.ctime_ns / 1e9, now)
-        return changed + max(self._settle, PATIENCE * self._hashed[digest].took)
+        return changed + max(self._settle, UNCHANGED_FACTOR * self._hashed[digest].seconds)
 
-    def record(self, digest: Digest, signature: Signature, *, is_good: bool, took: float) -> None:
+    def record(
+        self, digest: Digest, signature: Signature, *, is_good: bool, seconds: float
+    ) -> None:
         """Record the result of hashing, and the seconds that it took."""
-        self._hashed[digest] = _Hashed(signature, is_good, took)
+        self._hashed[digest] = _Hashed(signature, is_good, seconds)
         if is_good:
             self._reported.discard(digest)
 
@@ -165,7 +167,7 @@ class Verifier:
         is_good = await asyncio.to_thread(_matches, digest, signature, fd, stop)
         if not stop.is_set():
             self.verdicts.record(
-                digest, signature, is_good=is_good, took=time.monotonic() - started
+                digest, signature, is_good=is_good, seconds=time.monotonic() - started
             )
             self.verdict(digest, signature)
         return is_good

@@ -123,7 +123,7 @@ class _Session:
                 await asyncio.to_thread(folder.scan, self.store.root),
                 await self.store.tags(),
             )
-            took = time.monotonic() - began
+            scan_seconds = time.monotonic() - began
             keys, due = self._judge(scan)
             tagged = {
                 name: tag.pulled
@@ -138,7 +138,7 @@ class _Session:
                 self.diff.replace(keys, tagged)
                 has_announced = True
             self._log_refused(scan.refused)
-            await asyncio.sleep(max(PAUSE, 4 * took))
+            await asyncio.sleep(max(PAUSE, 4 * scan_seconds))
             limit = RELIST if has_announced else FIRST_INVENTORY
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(limit, due - time.time()))):

@@ -15,7 +15,7 @@ from spegel_py.oci.filters import Filters
 from spegel_py.oci.range import MAX_BYTES, MAX_PARTS, ByteRange, ContentRange, spans
 from spegel_py.oci.reference import MAX_NAME, Reference, canonical_name
 from spegel_py.pull.plan import Platform, platforms, select
-from spegel_py.pull.resume import judge
+from spegel_py.pull.resume import judge_answer
 from spegel_py.registry.middlewares import handler_name
 from spegel_py.registry.multipart import Multipart
 from spegel_py.values import patterns
@@ -138,7 +138,7 @@ def _ranges(data: bytes) -> None:
 )
 def _content_ranges(data: bytes) -> None:
     text = data.decode("latin-1")
-    judge(status=206, content_range=text, length=None, offset=3, size=100)
+    judge_answer(status=206, content_range=text, length=None, offset=3, size=100)
     found = ContentRange.parse(text)
     if found is None:
         return

@@ -1,4 +1,4 @@
-"""Requests of the distribution spec: what is a pull, what is refused and as what, and errors as JSON."""
+"""Requests of the distribution spec: pulls, refusals with their errors, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_tag_is_named_by_its_registry_repository_and_tag() -> None:
 
 
 def test_a_digest_is_looked_up_under_its_own_text() -> None:
-    """A digest's key is its text, whatever repository it was asked in."""
+    """A digest's key is its text, in every repository."""
     pull = parse(BLOB + "?ns=docker.io")
     assert (pull.kind, pull.digest, pull.key, pull.name) == (
         Kind.BLOB,
@@ -68,19 +68,19 @@ def test_a_digest_needs_no_registry() -> None:
 
 @pytest.mark.parametrize("query", ["", "?ns=", "?other=r.io"])
 def test_a_tag_without_a_registry_is_nobodys(query: str) -> None:
-    """It is a 404, after which clients go on to the registry, and names the parameter."""
+    """It is a 404, after which clients go on to the registry. The text names the parameter."""
     with pytest.raises(ManifestUnknown, match=r"\?ns="):
         parse(f"/v2/app/manifests/v1{query}")
 
 
 def test_an_empty_ns_is_none() -> None:
-    """A digest needs no registry, and an empty one beside another one does not count."""
+    """A digest needs no registry. An empty `ns` beside another one does not count."""
     assert parse(BLOB + "?ns=") == parse(BLOB)
     assert parse(BLOB + "?ns=&ns=r.io").registry == "r.io"
 
 
 def test_the_registry_may_come_in_a_header() -> None:
-    """OCI-Namespace says it where the query does not; its last line counts."""
+    """OCI-Namespace names the registry if the query does not. Its last line counts."""
     assert parse("/v2/app/manifests/v1", OCI_Namespace="r.io").key == "r.io/app:v1"
     assert parse("/v2/app/manifests/v1?ns=", OCI_Namespace="r.io").key == "r.io/app:v1"
     assert parse("/v2/app/manifests/v1?ns=q.io", OCI_Namespace="r.io").key == "q.io/app:v1"
@@ -93,7 +93,7 @@ def test_the_registry_may_come_in_a_header() -> None:
     ["index.docker.io", "registry-1.docker.io", "DOCKER.io", "docker.io:443"],
 )
 def test_all_spellings_of_a_registry_have_one_key(ns: str) -> None:
-    """Peers are asked by the canonical spelling; filters and the answer see the client's own."""
+    """Peers are asked for the canonical spelling. Filters and the answer see the client's own."""
     pull = parse(f"/v2/library/alpine/manifests/3?ns={ns}")
     assert pull.key == pull.name == "docker.io/library/alpine:3"
     assert pull.target == "/v2/library/alpine/manifests/3?ns=docker.io"
@@ -112,7 +112,7 @@ def test_all_spellings_of_a_registry_have_one_key(ns: str) -> None:
     ],
 )
 def test_repositories_may_be_called_like_endpoints(path: str, repository: str) -> None:
-    """The rightmost `manifests` or `blobs` is the endpoint, all before it the repository."""
+    """The rightmost `manifests` or `blobs` is the endpoint, after the repository."""
     assert parse(path + "?ns=r.io").repository == repository
 
 
@@ -167,7 +167,7 @@ def test_the_base_is_known_with_and_without_slash(target: str) -> None:
 def test_what_is_malformed_is_refused_as_the_right_error(
     target: str, error: type[OCIError]
 ) -> None:
-    """Each malformed target is refused with the error the spec has for it."""
+    """Each malformed target is refused with the spec's error."""
     with pytest.raises(error):
         parse(target)
 
@@ -199,7 +199,7 @@ TAGS = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}", fullmatch=True)
 def test_the_target_sent_to_a_peer_reads_back_as_the_same_request(
     repository: str, tag: str, registry: str, head: bool
 ) -> None:
-    """A request and the target made from it are the same request."""
+    """Parsing a request's own target gives the same request."""
     pull = PullRequest(
         head=head, kind=Kind.MANIFEST, registry=registry, repository=repository, reference=tag
     )
@@ -207,14 +207,14 @@ def test_the_target_sent_to_a_peer_reads_back_as_the_same_request(
 
 
 def test_headers_are_read_line_by_line() -> None:
-    """All Accept lines are kept in order; header names are read whatever their case."""
+    """All Accept lines are kept in order. Header names ignore case."""
     pull = PullRequest.parse(
         method="GET",
         target=BLOB,
         headers=[
             ("Accept", "a/b"),
             ("accept", "c/d, e/f"),
-            ("accept", "\xe9/x"),  # no other client's request could carry it on
+            ("accept", "\xe9/x"),  # the line could not be sent on in another request
             ("RANGE", "bytes=3-"),
             ("x-spegel-mirrored", "True"),
         ],
@@ -237,9 +237,9 @@ def test_a_range_counts_for_get_only_and_without_conditions() -> None:
 
 
 def test_several_ranges_are_several_only_where_they_do_not_touch() -> None:
-    """One that remains is a single range; a manifest is never sent in parts."""
+    """A single remaining range is a plain range. A manifest is never sent in parts."""
     several = parse(BLOB, Range="bytes=0-9,1000-1009")
-    assert (several.range, several.asked_range) == (None, "bytes=0-9,1000-1009")
+    assert (several.range, several.range_header) == (None, "bytes=0-9,1000-1009")
     assert several.within(2000).ranges == (ByteRange(0, 9), ByteRange(1000, 1009))
     assert several.within(500).range == ByteRange(0, 9)
     assert several.within(500).ranges == ()
@@ -247,11 +247,11 @@ def test_several_ranges_are_several_only_where_they_do_not_touch() -> None:
         parse(BLOB, Range="bytes=10-11,20-21").within(5)
     assert parse(BLOB, Range="bytes=5-9,10-19").range == ByteRange(5, 19)
     manifest = parse(f"/v2/app/manifests/{DIGEST}", Range="bytes=0-9,1000-1009")
-    assert (manifest.range, manifest.ranges, manifest.asked_range) == (None, (), None)
+    assert (manifest.range, manifest.ranges, manifest.range_header) == (None, (), None)
 
 
 def test_errors_are_rendered_as_the_spec_says() -> None:
-    """An error is JSON with code, message and, where there is one, detail."""
+    """An error is JSON with code, message and, if there is one, detail."""
     rendered = render(BlobUnknown("nobody has it", detail={"attempts": 2}))
     assert rendered.status == 404
     assert rendered.headers["Content-Type"] == "application/json"
@@ -273,10 +273,10 @@ def test_errors_are_rendered_as_the_spec_says() -> None:
 def test_errors_carry_the_header_their_status_calls_for(
     error: OCIError, header: str, value: str
 ) -> None:
-    """405 says what is allowed, 416 how long the content is."""
+    """405 names the allowed methods, 416 the content's length."""
     assert render(error).headers[header] == value
 
 
 def test_a_401_asks_for_no_password() -> None:
-    """containerd would answer with the one that its user has for the upstream registry."""
+    """containerd would answer with its user's password for the upstream registry."""
     assert "WWW-Authenticate" not in render(Unauthorized("x")).headers

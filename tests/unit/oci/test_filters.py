@@ -1,4 +1,4 @@
-"""What is mirrored and what is not."""
+"""Images that are mirrored, and images that are excluded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spegel_py.oci.filters import EVERYTHING, Filters, repository_of
     ],
 )
 def test_patterns_and_registries_hold_at_once(label: str, is_excluded: bool) -> None:
-    """What a pattern is found in, and what another registry has, is left out."""
+    """Labels that match a pattern are excluded, and so are labels of other registries."""
     filters = Filters(patterns=[re.compile(":latest$")], registries=["docker.io"])
     assert filters.exclude(label) == is_excluded
 
@@ -40,7 +40,7 @@ def test_patterns_and_registries_hold_at_once(label: str, is_excluded: bool) -> 
     ],
 )
 def test_a_registry_is_filtered_however_it_is_spelled(label: str, is_excluded: bool) -> None:
-    """A rule cannot be passed by another spelling; a pattern may be for one spelling only."""
+    """Another spelling does not evade a rule. A pattern may be for one spelling only."""
     patterns = [re.compile("^docker.io/private/"), re.compile(r"^Reg\.Example\./own/")]
     filters = Filters(patterns=patterns, registries=["docker.io", "REG.example:443"])
     assert filters.exclude(label) == is_excluded
@@ -48,7 +48,7 @@ def test_a_registry_is_filtered_however_it_is_spelled(label: str, is_excluded: b
 
 @pytest.mark.parametrize("wildcard", ["*", "_default"])
 def test_a_wildcard_means_all_registries(wildcard: str) -> None:
-    """Beside others too; patterns still hold."""
+    """It may stand beside other registries. Patterns still hold."""
     filters = Filters(patterns=[re.compile(":latest$")], registries=["docker.io", wildcard])
     assert not filters.exclude("quay.io/app:1")
     assert filters.exclude("quay.io/app:latest")
@@ -73,7 +73,9 @@ def test_no_rule_leaves_nothing_out() -> None:
     ],
 )
 def test_content_is_shared_if_one_of_its_sources_is(sources: list[str], is_shared: bool) -> None:
-    """Not if all are left out, also those of a registry without a dot, and not if none is known."""
+    """It is excluded if all sources are, also on a registry without a dot, or if no source is
+    known.
+    """
     patterns = [re.compile("secret$"), re.compile(":latest$")]
     assert Filters(patterns=patterns, registries=["docker.io"]).shares(sources) == is_shared
     assert Filters(patterns=patterns[1:]).shares(sources) == bool(sources)
@@ -81,7 +83,7 @@ def test_content_is_shared_if_one_of_its_sources_is(sources: list[str], is_share
 
 
 def test_a_source_without_its_port_is_any_that_the_rules_name() -> None:
-    """containerd does not keep the port: the safe side is that of a registry that is filtered."""
+    """containerd does not keep the port, so the safe choice is a filtered registry."""
     filters = Filters(patterns=[re.compile(r"^10\.0\.0\.1:5000/secret/")])
     assert not filters.shares(["10.0.0.1/secret/app"])
     assert not filters.shares(["10.0.0.1:5000/secret/app"])
@@ -104,5 +106,5 @@ def test_a_source_without_its_port_is_any_that_the_rules_name() -> None:
     ],
 )
 def test_the_repository_of_an_image_name(name: str, repository: str | None) -> None:
-    """Content is filtered by the repository of the names that hold it."""
+    """Content is filtered by the repositories of its images' names."""
     assert repository_of(name) == repository

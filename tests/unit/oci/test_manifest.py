@@ -1,4 +1,4 @@
-"""Reading manifests: what they are, what they name, and what is refused."""
+"""Reading manifests: their kinds, their content, and refusals."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ INDEX: dict[str, Any] = {"manifests": [CHILD]}
     ],
 )
 def test_detect(data: bytes, expected: str | None) -> None:
-    """A manifest is known by its media type, else by its shape; anything else is none."""
+    """A manifest is recognised by its media type, else by its fields. Other bytes have no type."""
     assert manifest.detect(data) == expected
 
 
 def test_children_of_an_image_are_its_config_and_layers_in_order() -> None:
-    """Config first, then the layers as they stand."""
+    """The config comes first, followed by the layers in order."""
     layers = [build.layer({"a": b"1"}), build.layer({"b": b"2"})]
     image = build.image(layers)
     found = manifest.children(image.root.data)
@@ -138,7 +138,9 @@ def test_children_of_an_index_are_its_manifests() -> None:
 
 
 def test_foreign_layers_and_subject_are_left_out() -> None:
-    """What must not be redistributed, and what points up, is not a child."""
+    """Content that must not be redistributed is not a child, and neither is the parent in
+    `subject`.
+    """
     foreign = CHILD | {
         "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
         "urls": ["http://x"],
@@ -166,7 +168,7 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_descriptor_hides_no_other(odd: object) -> None:
-    """It is left out alone, wherever it stands, and never with a size of 0."""
+    """It alone is left out, in any position, and never counted with a size of 0."""
     other = manifest.Child(Digest.parse(DIGEST), 7, "x/y")
     assert manifest.children(document(config=CHILD, layers=[CHILD, odd, CHILD])) == (other,) * 3
     assert manifest.children(document(config=odd, layers=[CHILD])) == (other,)
@@ -175,7 +177,7 @@ def test_an_odd_descriptor_hides_no_other(odd: object) -> None:
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_descriptor_is_refused_where_all_are_needed(odd: object) -> None:
-    """A reader that writes a whole image must not take what is left of it for the whole."""
+    """A reader that writes a whole image must not mistake the rest for the whole."""
     for data in (
         document(config=odd, layers=[]),
         document(config=CHILD, layers=[CHILD, odd]),
@@ -187,7 +189,7 @@ def test_an_odd_descriptor_is_refused_where_all_are_needed(odd: object) -> None:
 
 @pytest.mark.parametrize("layers", [{}, "a", 5])
 def test_a_list_of_layers_that_is_none_hides_no_config(layers: object) -> None:
-    """Only a reader that needs all of it refuses the manifest."""
+    """Only a reader that needs the whole image refuses the manifest."""
     data = document(config=CHILD, layers=layers)
     assert len(manifest.children(data)) == 1
     with pytest.raises(ManifestInvalid, match="layers of a manifest is a list"):
@@ -195,14 +197,14 @@ def test_a_list_of_layers_that_is_none_hides_no_config(layers: object) -> None:
 
 
 def test_a_descriptor_need_not_have_a_media_type() -> None:
-    """A null is what Go writes for one that is not set."""
+    """Go writes null for a type that is not set."""
     bare = {"digest": DIGEST, "size": 7}
     found = manifest.all_children(document(manifests=[bare, bare | {"mediaType": None}]))
     assert found == (manifest.Child(Digest.parse(DIGEST), 7, ""),) * 2
 
 
 def test_an_image_without_a_config_has_its_layers() -> None:
-    """An artifact may have none; whoever needs a whole image refuses it."""
+    """An artifact may have no config. A reader that needs a whole image refuses it."""
     data = document(layers=[CHILD])
     assert manifest.detect(data) == manifest.OCI_MANIFEST
     assert len(manifest.children(data)) == 1
@@ -230,7 +232,7 @@ _documents = st.dictionaries(_fields, _json | st.just(2) | st.just(CHILD) | st.j
 
 @given(st.binary(max_size=64) | _documents.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_break_the_reader(data: bytes) -> None:
-    """Whatever is read, the answer is a value or ManifestInvalid, and all functions agree."""
+    """Any bytes give a value or ManifestInvalid, and all functions agree."""
     try:
         found = manifest.children(data)
     except ManifestInvalid:

@@ -1,4 +1,4 @@
-"""Byte ranges: what is asked for, what it means for a size, and what an answer says it holds."""
+"""Byte ranges: requested ones, their meaning for a size, and the ranges of answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_range_header_is_read_or_ignored(text: str, expected: ByteRange | None
     ],
 )
 def test_ranges_that_touch_are_one(text: str, expected: list[str]) -> None:
-    """What remains is in order, a suffix last."""
+    """The remaining ranges are in order, a suffix last."""
     found = [str(each) for each in ByteRange.parse_all(f"bytes={text}")]
     assert found == [f"bytes={each}" for each in expected]
 
@@ -65,14 +65,14 @@ def test_ranges_that_touch_are_one(text: str, expected: list[str]) -> None:
     ],
 )
 def test_a_number_may_have_any_number_of_digits(text: str, span: tuple[int, int]) -> None:
-    """One that is larger than any content means its end."""
+    """A number larger than any content means the content's end."""
     asked = ByteRange.parse(f"bytes={text}")
     assert asked is not None
     assert asked.resolve(10) == span
 
 
 def test_a_start_of_many_digits_lies_outside() -> None:
-    """It is no range of any content."""
+    """It lies outside every content."""
     asked = ByteRange.parse("bytes=99999999999999999999-")
     assert asked is not None
     with pytest.raises(RangeInvalid):
@@ -94,19 +94,19 @@ def test_several_ranges_are_resolved_against_a_size(
     text: str,
     expected: list[tuple[int, int]],
 ) -> None:
-    """Those outside are left out, and those that touch are one."""
+    """Ranges outside are left out, and adjacent ones become one."""
     assert list(spans(ByteRange.parse_all(f"bytes={text}"), 10)) == expected
 
 
 def test_several_ranges_that_all_lie_outside_are_refused_with_the_size() -> None:
-    """The size is what the client needs for its next question."""
+    """The client needs the size for its next request."""
     with pytest.raises(RangeInvalid) as refused:
         spans(ByteRange.parse_all("bytes=10-11,20-"), 10)
     assert refused.value.detail == {"size": 10}
 
 
 def test_many_ranges_are_joined_over_the_smallest_gaps() -> None:
-    """No header has this node make hundreds of requests."""
+    """A header must not make this node send hundreds of requests."""
     asked = [ByteRange(number * 100, number * 100) for number in range(MAX_PARTS)]
     asked += [ByteRange(51, 51), ByteRange(53, 53)]
     found = spans(asked, 10_000)
@@ -120,7 +120,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted),
 
 @given(RANGES, st.integers(1, 40))
 def test_spans_have_all_that_was_asked_for(pairs: list[list[int]], size: int) -> None:
-    """Every byte asked for is in one span, and no two spans touch."""
+    """Every requested byte is in one span, and no two spans touch."""
     ranges = [ByteRange(first, last) for first, last in pairs]
     wanted = {each for one in ranges for each in range(one.first or 0, (one.last or 0) + 1)}
     wanted &= set(range(size))
@@ -137,14 +137,14 @@ def test_spans_have_all_that_was_asked_for(pairs: list[list[int]], size: int) ->
 
 @pytest.mark.parametrize("text", ["", "-", "9-5", "a-b", "1-2-3", "--1", "\uff11-"])
 def test_a_malformed_byte_range_is_refused(text: str) -> None:
-    """A `bytes` range that is not one is a RangeInvalid, not the whole content."""
+    """A malformed `bytes` range is a RangeInvalid, not the whole content."""
     with pytest.raises(RangeInvalid):
         ByteRange.parse(f"bytes={text}")
 
 
 @given(st.text(max_size=40))
 def test_no_text_breaks_the_range_parser(text: str) -> None:
-    """Any value is read, ignored or refused with RangeInvalid, and what was read is printed back alike."""
+    """Any value is read, ignored or refused with RangeInvalid. A range prints back."""
     try:
         parsed = ByteRange.parse(text)
     except RangeInvalid:
@@ -191,7 +191,7 @@ def test_a_range_outside_the_content_is_refused_with_its_size(asked: ByteRange, 
 def test_resolved_ranges_lie_within_the_content(
     first: int | None, last: int | None, size: int
 ) -> None:
-    """Whatever is asked, what is sent lies within the content, and its Content-Range reads back."""
+    """Any requested range gives bytes within the content, and its Content-Range reads back."""
     try:
         start, length = ByteRange(first, last).resolve(size)
     except RangeInvalid:
@@ -215,7 +215,7 @@ def test_resolved_ranges_lie_within_the_content(
     ],
 )
 def test_a_content_range_that_makes_no_sense_is_none(text: str) -> None:
-    """A Content-Range that is malformed, impossible or without a size is not believed."""
+    """A Content-Range that is malformed, impossible or without a size is ignored."""
     assert ContentRange.parse(text) is None
 
 

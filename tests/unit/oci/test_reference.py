@@ -1,4 +1,4 @@
-"""References and digests: the spec's grammar, nothing more and nothing less."""
+"""References and digests, exactly by the spec's grammar."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back(reference: Reference) -> None:
 
 @given(st.text(max_size=120))
 def test_any_text_is_a_reference_or_a_clear_error(text: str) -> None:
-    """No text raises anything but a 400 of the registry's own errors."""
+    """Every text is a reference or raises one of the registry's own 400 errors."""
     try:
         reference = Reference.parse(text)
     except OCIError as error:
@@ -74,7 +74,7 @@ def test_any_text_is_a_reference_or_a_clear_error(text: str) -> None:
     ],
 )
 def test_the_name_is_the_key_a_tag_is_advertised_under(text: str, name: str | None) -> None:
-    """A tag's name leaves the digest out, and a reference by digest alone has none."""
+    """A tag's name omits the digest. A reference with only a digest has no name."""
     assert Reference.parse(text).name == name
 
 
@@ -99,10 +99,10 @@ def test_the_name_is_the_key_a_tag_is_advertised_under(text: str, name: str | No
         ("[fd00::1]", "[fd00::1]"),
         ("my_registry.local:5000", "my_registry.local:5000"),
         ("LOCALHOST.", "localhost"),
-        ("localhost:443", "localhost:443"),  # without a port it is http
+        ("localhost:443", "localhost:443"),  # without a port it means http
         ("127.0.0.1:443", "127.0.0.1:443"),
         ("[::1]:443", "[::1]:443"),
-        ("registry:443", "registry:443"),  # `registry/app` would be no name of a registry
+        ("registry:443", "registry:443"),  # `registry/app` would not be recognised as a registry
         ("registry.", "registry."),
     ],
 )
@@ -119,7 +119,7 @@ HOSTS = r"(\[[0-9a-fA-F:.]{1,6}\]|[a-zA-Z0-9_.-]{1,8})(:[0-9]{1,3}|:443)?"
 
 @given(st.from_regex(HOSTS, fullmatch=True))
 def test_the_canonical_spelling_is_its_own(text: str) -> None:
-    """What was made canonical once stays, and is as much of a registry as before."""
+    """A canonical spelling stays, and is a registry exactly if the original is one."""
     canonical = canonical_registry(text)
     assert canonical_registry(canonical) == canonical
     try:
@@ -131,7 +131,7 @@ def test_the_canonical_spelling_is_its_own(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "sha256:" + HEX, "library/alpine:3", "alpine"])
 def test_what_names_no_registry_stays(text: str) -> None:
-    """Digests and names without a registry are keys as they are."""
+    """Digests and names without a registry are keys without a change."""
     assert canonical_name(text) == text
 
 
@@ -157,7 +157,7 @@ def test_what_names_no_registry_stays(text: str) -> None:
     ],
 )
 def test_what_is_no_reference_is_refused(text: str) -> None:
-    """Short names, upper case, empty or escaping parts and overlong ones are NameInvalid."""
+    """Short names, upper case, empty or escaping parts and overlong names are NameInvalid."""
     with pytest.raises(NameInvalid):
         Reference.parse(text)
 

@@ -27,7 +27,7 @@ def test_answers_that_are_used(
 ) -> None:
     """A 206 from our end resumes. A 200 restarts."""
     assert (
-        resume.judge(
+        resume.judge_answer(
             status=status, content_range=content_range, length=length, offset=offset, size=100
         )
         is step
@@ -49,7 +49,7 @@ def test_answers_that_are_used(
 )
 def test_answers_that_are_not_used(status: int, content_range: str | None, length: int) -> None:
     """An answer is written only if it is exactly the rest, or the whole, of this blob."""
-    step = resume.judge(
+    step = resume.judge_answer(
         status=status, content_range=content_range, length=length, offset=40, size=100
     )
     assert isinstance(step, str)
@@ -57,8 +57,8 @@ def test_answers_that_are_not_used(status: int, content_range: str | None, lengt
 
 def test_the_range_asked_for_is_containerds() -> None:
     """The whole is requested without a range, the rest with an open range."""
-    assert resume.wanted(0) is None
-    assert str(resume.wanted(40)) == "bytes=40-"
+    assert resume.range_after(0) is None
+    assert str(resume.range_after(40)) == "bytes=40-"
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=resume.ATTEMPTS - 1))

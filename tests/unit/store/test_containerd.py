@@ -214,7 +214,7 @@ async def test_the_other_namespace_is_not_ours(daemon: Daemon) -> None:
 async def test_content_of_another_namespace_is_not_here(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """Its file lies in the same folder. The result is the same before and after the first listing."""
+    """Its file lies in the same folder, before and after the first listing alike."""
     ours, theirs = image("ours"), image("theirs")
     await daemon.load({NAME: ours})
     await daemon.load({NAME: theirs}, namespace="default")

@@ -318,11 +318,11 @@ def test_hashing_a_file_that_keeps_changing_stays_rare() -> None:
     verdicts = BlobVerdicts(settle=2.0)
     first, later = _signature(changed=100.0, size=1), _signature(changed=110.0, size=2)
     assert verdicts.of(DIGEST, first, 100.0) is BlobVerdict.UNKNOWN
-    verdicts.record(DIGEST, first, is_good=False, took=5.0)
+    verdicts.record(DIGEST, first, is_good=False, seconds=5.0)
     assert verdicts.of(DIGEST, first, 1000.0) is BlobVerdict.BAD
     assert verdicts.of(DIGEST, later, 129.9) is BlobVerdict.UNSETTLED
     assert verdicts.of(DIGEST, later, 130.0) is BlobVerdict.UNKNOWN
-    verdicts.record(DIGEST, later, is_good=True, took=5.0)
+    verdicts.record(DIGEST, later, is_good=True, seconds=5.0)
     assert verdicts.of(DIGEST, later, 130.0) is BlobVerdict.GOOD
     assert verdicts.of(DIGEST, first, 130.0) is BlobVerdict.UNKNOWN, (
         "a good file that changed is looked at at once"
@@ -335,7 +335,7 @@ def test_a_file_is_called_damaged_once_and_only_when_it_lies_still() -> None:
     """An unfinished file is not damaged."""
     verdicts = BlobVerdicts(settle=2.0)
     signature = _signature(changed=100.0, size=1)
-    verdicts.record(DIGEST, signature, is_good=False, took=0.0)
+    verdicts.record(DIGEST, signature, is_good=False, seconds=0.0)
     assert [verdicts.should_report(DIGEST, signature, now) for now in (101.0, 102.0, 103.0)] == [
         False,
         True,

@@ -45,7 +45,8 @@ def _described(file: FileDescriptorProto) -> dict[str, list[str]]:
     found = {"package": [file.package]}
     for service in file.service:
         found[f"service {service.name}"] = [
-            f"{method.name}({_name(method.input_type)}) {'stream ' if method.server_streaming else ''}"
+            f"{method.name}({_name(method.input_type)}) "
+            f"{'stream ' if method.server_streaming else ''}"
             f"{_name(method.output_type)}"
             for method in service.method
         ]

@@ -63,7 +63,7 @@ class Scrubbed:
 
     def __post_init__(self) -> None:
         self.store = ScrubbedStore(
-            store=self.folder, wants=lambda: self.wants, verified=self.verdicts.append
+            store=self.folder, should_hash=lambda: self.wants, on_verified=self.verdicts.append
         )
 
     async def send(self, digest: Digest) -> None:
