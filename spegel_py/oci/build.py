@@ -60,8 +60,9 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A manifest or an index with all content below it. `blobs` starts with `root` and has each
-    blob once.
+    """A manifest or an index with all content below it.
+
+    `blobs` starts with `root` and has each blob once.
     """
 
     root: Blob

@@ -49,8 +49,9 @@ NODE_HEADER = "X-Spegel-Node"
 """
 
 NAMESPACE_HEADER = "OCI-Namespace"
-"""Names the registry if the query has no `ns` (distribution spec, "Registry Proxying"). Answers
-have it too.
+"""Names the registry if the query has no `ns` (distribution spec, "Registry Proxying").
+
+Answers have it too.
 """
 
 METHODS = ("GET", "HEAD")
@@ -238,8 +239,9 @@ def _segment(raw: str) -> str:
 
 
 def _namespace(query: str) -> str:
-    """Return the registry in `?ns=`, percent-decoded once, or an empty text. Other parameters are
-    ignored.
+    """Return the registry in `?ns=`, percent-decoded once, or an empty text.
+
+    Other parameters are ignored.
     """
     pairs = (pair.partition("=") for pair in query.split("&"))
     values = {value for name, _, value in pairs if name == "ns" and value}

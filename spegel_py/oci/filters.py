@@ -59,8 +59,9 @@ class Filters:
         return any(pattern.search(each) for pattern in self._patterns for each in labels)
 
     def shares(self, sources: Iterable[str]) -> bool:
-        """Return True if content from these repositories is mirrored. One repository that is
-        mirrored suffices.
+        """Return True if content from these repositories is mirrored.
+
+        One repository that is mirrored suffices.
 
         A source is `registry/repository`; the registry's port may be missing. Content without a
         known source is mirrored only if there are no filters.

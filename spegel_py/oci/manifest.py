@@ -118,11 +118,13 @@ def _media_type(document: dict[str, object]) -> str:
     version, named = document.get("schemaVersion"), document.get("mediaType")
     if version not in (None, 2):
         raise ManifestInvalid("a manifest has schemaVersion 2")
+    # Case 1: no media type is given, so the fields imply it.
     if named in (None, ""):
         shape = _shape(document, None)
         if version is None and not _all(document, shape):  # a config has a `config` of its own
             raise ManifestInvalid("nothing in the document says that it is a manifest")
         return shape
+    # Case 2: a media type is given, and the fields must agree with it.
     if not isinstance(named, str) or named not in MANIFESTS:
         raise ManifestInvalid(f"not the media type of a manifest: {str(named)[:160]!r}")
     if (named in INDEXES) != (_shape(document, named) in INDEXES):

@@ -25,8 +25,9 @@ _CONTENT_RANGE = re.compile(
 
 
 def unsatisfiable(size: int) -> RangeInvalid:
-    """Return the 416 for content of `size` bytes. It is rendered with `Content-Range: bytes
-    */size`.
+    """Return the 416 for content of `size` bytes.
+
+    It is rendered with `Content-Range: bytes */size`.
     """
     return RangeInvalid(
         f"the range lies outside the {size} bytes of the content", detail={"size": size}
@@ -151,8 +152,9 @@ def _number(digits: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """The bytes in an answer. Without `start` it has none, since the range lay outside the content
-    (416).
+    """The bytes in an answer.
+
+    Without `start` it has none, since the range lay outside the content (416).
     """
 
     start: int | None

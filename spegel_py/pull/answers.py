@@ -1,6 +1,6 @@
 """The answers of a mirror or registry: each failure as one clear error, and the tokens of a 401.
 
-aiohttp's exceptions do not leave this module.
+`translated` turns aiohttp's exceptions into errors of this program.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from yarl import URL
 from spegel_py.errors import ConfigError, PeerRefused, PeerStalled, PeerUnreachable
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.tools.basic_auth import Credentials
+
+MAX_ANSWER = 1024 * 1024
+"""Bytes of the longest token answer. Real ones have 5 KB."""
+
+_PARAMETER = re.compile(r'(?<!\w)(\w++)="([^"]*)"', re.ASCII)
+"""Parameters are searched at the start of words only, since a header may be one long word."""
 
 
 def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | None]:
@@ -103,8 +109,9 @@ def translated(where: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason in the words of the system or the TLS library, because asyncio and uvloop
-    differ.
+    """Return the reason in the words of the system or the TLS library.
+
+    asyncio and uvloop word theirs differently.
     """
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(inner, ssl.SSLCertVerificationError):
@@ -120,13 +127,6 @@ def _reason(error: Exception) -> str:
 
 def _line(text: str) -> str:
     return " ".join(text.split())[:200]
-
-
-MAX_ANSWER = 1024 * 1024
-"""Bytes of the longest token answer. Real ones have 5 KB."""
-
-_PARAMETER = re.compile(r'(?<!\w)(\w++)="([^"]*)"', re.ASCII)
-"""Parameters are searched at the start of words only, since a header may be one long word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,19 +166,20 @@ class Challenge:
     @property
     def url(self) -> URL:
         """The address of the request for the token."""
-        wanted = {
+        query = {
             name: value
             for name, value in (("service", self.service), ("scope", self.scope))
             if value
         }
-        return self.realm.update_query(wanted)
+        return self.realm.update_query(query)
 
 
 async def fetch_token(
     session: aiohttp.ClientSession, challenge: Challenge, authorization: str | None
 ) -> str:
-    """Return the requested token, using the registry's credentials if there are any. Raises
-    PeerError.
+    """Return the requested token, using the registry's credentials if there are any.
+
+    Raises PeerError.
     """
     where = str(challenge.realm)
     headers = {"Accept": "application/json"} | (

@@ -152,19 +152,20 @@ class MirrorClient:
         """Open a blob from `offset` on. `Body.start` is 0 if the host sends the whole blob."""
         request = replace(self._request(Kind.BLOB, blob.digest), range=resume.range_after(offset))
         async with self._answer(request, accept=f"{blob.media_type or '*/*'}, */*") as response:
-            step = resume.judge_answer(
+            use = resume.judge_answer(
                 status=response.status,
                 content_range=response.headers.get("Content-Range"),
                 length=response.content_length,
                 offset=offset,
                 size=blob.size,
             )
-            if isinstance(step, str):
+            if isinstance(use, str):
                 raise PeerRefused(
-                    f"{self._url} gave no use of {blob.digest}: {step}", status=response.status
+                    f"{self._url} sent an unusable answer for {blob.digest}: {use}",
+                    status=response.status,
                 )
             yield Body(
-                start=0 if step is resume.BodyUse.RESTART else offset,
+                start=0 if use is resume.BodyUse.RESTART else offset,
                 peer=None if self._is_upstream else response.headers.get(PEER_HEADER),
                 is_upstream=self._is_upstream,
                 response=response,
@@ -288,8 +289,9 @@ class Body:
 
 
 def _left_over(content: aiohttp.StreamReader) -> bytes:
-    """Return bytes that aiohttp read before the body broke. Its own readers discard them (3.14,
-    streams.py).
+    """Return bytes that aiohttp read before the body broke.
+
+    Its own readers discard them (3.14, streams.py).
     """
     return content._read_nowait(-1) if content._buffer else b""
 

@@ -37,8 +37,9 @@ _LEVEL = re.compile(r"v([0-9]{1,3})")
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """An operating system and a processor, by Go's names. `variant` is explicit if the processor
-    has any.
+    """An operating system and a processor, by Go's names.
+
+    `variant` is explicit if the processor has any.
     """
 
     os: str

@@ -51,12 +51,15 @@ def judge_answer(
         offset: Bytes of the blob that are here already.
         size: Bytes of the whole blob.
     """
+    # Case 1: the whole blob comes. Bytes that are here already are discarded.
     if status == 200:
         if length is not None and length != size:
             return f"it has {length} bytes, not the {size} that the manifest says"
         return BodyUse.RESTART if offset else BodyUse.APPEND
+    # Case 2: no content comes.
     if status != 206:
         return f"status {status}"
+    # Case 3: a part comes, but without a position, of another blob, or not the requested part.
     part = ContentRange.parse(content_range or "")
     if part is None or part.start is None:
         return "status 206 without a usable Content-Range"
@@ -64,6 +67,7 @@ def judge_answer(
         return f"it has {part.size} bytes, not the {size} that the manifest says"
     if part.start != offset or (length is not None and length != part.length):
         return f"{length} bytes from byte {part.start} on, not those from byte {offset} on"
+    # Case 4: exactly the rest comes.
     return BodyUse.APPEND
 
 

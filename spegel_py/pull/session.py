@@ -139,9 +139,8 @@ class _Walk:
     async def _follow(self, tag: str) -> Manifest:
         found = await self._retry(lambda: self._hosts.resolve(tag))
         if isinstance(found, Child):
-            return await self._get(
-                Child(found.digest, -1, ""), total=found.size
-            )  # the length from a HEAD is only a hint
+            # the length from a HEAD is only a hint
+            return await self._get(Child(found.digest, -1, ""), total=found.size)
         await run(self._writer.put, found.data, found.child.digest.algorithm)
         return self._keep(found)
 
@@ -157,8 +156,9 @@ class _Walk:
                 await self._descend(await self._get(child), depth + 1)
 
     async def _get(self, child: Child, total: int = -1) -> Manifest:
-        """Fetch a manifest. Its file is created before the request, so peers sent here can wait for
-        it.
+        """Fetch a manifest.
+
+        Its file is created before the request, so peers sent here can wait for it.
         """
         size = max(total, child.size)
         part = await run(self._writer.begin, child.digest, size if size > 0 else None)

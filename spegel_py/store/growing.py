@@ -38,8 +38,9 @@ class IngestFile:
     total: int | None
 
     def is_in_place(self) -> bool:
-        """Return True if the file still has its path. A writer moves it to commit it, and deletes
-        it to give up.
+        """Return True if the file still has its path.
+
+        A writer moves it to commit it, and deletes it to give up.
         """
         try:
             return os.path.samestat(os.fstat(self.fd), self.path.lstat())

@@ -159,8 +159,9 @@ class ScrubbedStore:
 
 
 class ScrubbedWatcher:
-    """The Watcher port over another watcher. Damaged blobs are removed, and added again when
-    replaced.
+    """The Watcher port over another watcher.
+
+    Damaged blobs are removed, and added again when replaced.
     """
 
     def __init__(self, *, watcher: Watcher, store: ScrubbedStore) -> None:

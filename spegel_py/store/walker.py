@@ -27,10 +27,10 @@ log = structlog.get_logger(__name__)
 CALLS = 16
 """Manifests read at the same time. More would only queue up in the daemon or at the disk."""
 
-Open = Callable[[Digest], AbstractAsyncContextManager[Content]]
+OpenContent = Callable[[Digest], AbstractAsyncContextManager[Content]]
 """Opens content by its digest, as Store.open does."""
 
-Expect = Callable[[Child], None]
+OnChild = Callable[[Child], None]
 """Called with each child that a manifest names."""
 
 
@@ -41,7 +41,7 @@ _LEAF = ParsedManifest("", ())
 class Walker:
     """Lists the content of images. Manifests are remembered, since they cannot change."""
 
-    def __init__(self, *, open: Open, expect: Expect = lambda child: None) -> None:  # noqa: A002 - the port's word
+    def __init__(self, *, open: OpenContent, expect: OnChild = lambda child: None) -> None:  # noqa: A002 - as in the port
         self._open = open
         self._expect = expect
         self._known: dict[Digest, ParsedManifest] = {}
@@ -53,14 +53,15 @@ class Walker:
     async def reachable(
         self, root: Child, held: frozenset[Digest] | None = None
     ) -> frozenset[Digest]:
-        """Return the digests of an image's content, missing ones included. A missing manifest ends
-        its branch.
+        """Return the digests of an image's content, missing ones included.
+
+        A missing manifest ends its branch.
 
         Args:
             root: The image's target.
             held: The digests of all content here, if known: other manifests are not looked up.
         """
-        open_cached_or_thread = {root.digest}
+        found = {root.digest}
         level = [root]
         while level:
             parents = [one for one in level if held is None or one.digest in held]
@@ -70,11 +71,10 @@ class Walker:
             level = [
                 child
                 for child, is_of_index in below
-                if child.digest not in open_cached_or_thread
-                and (is_of_index or child.media_type in MANIFESTS)
+                if child.digest not in found and (is_of_index or child.media_type in MANIFESTS)
             ]
-            open_cached_or_thread.update(child.digest for child, _ in below)
-        return frozenset(open_cached_or_thread)
+            found.update(child.digest for child, _ in below)
+        return frozenset(found)
 
     def keep(self, digests: Collection[Digest]) -> None:
         """Forget all other manifests."""

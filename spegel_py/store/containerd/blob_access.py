@@ -62,8 +62,9 @@ class Blobs(Protocol):
 
 
 class FileBlobs:
-    """Blobs read from the content store's folder. It holds committed blobs only; ingests lie
-    elsewhere.
+    """Blobs read from the content store's folder.
+
+    It holds committed blobs only; ingests lie elsewhere.
 
     Blobs with a remembered record need no daemon, so peers are served while containerd restarts. A
     file that only another namespace holds counts as absent. So does a file with another length than

@@ -58,9 +58,8 @@ class BlobRecords:
     async def list(self) -> frozenset[Digest]:
         """Read all records in place of the remembered ones, and return their digests."""
         found = await self._client.content()
-        same: dict[
-            frozenset[str], frozenset[str]
-        ] = {}  # thousands of blobs share one set of sources
+        # thousands of blobs share one set of sources
+        same: dict[frozenset[str], frozenset[str]] = {}
         self._sources = {
             digest: same.setdefault(record.sources, record.sources)
             for digest, record in found.items()

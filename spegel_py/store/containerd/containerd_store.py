@@ -69,16 +69,16 @@ class ContainerdIngests:
     def __init__(self, *, content_path: Path, namespace: str | None) -> None:
         self._root = content_path
         self._begin = "" if namespace is None else f"{namespace}/"
-        self._following = GrowingFiles(self._find)
+        self._growing = GrowingFiles(self._find)
 
     def __repr__(self) -> str:
-        return f"<ContainerdIngests {self._root} {self._following!r}>"
+        return f"<ContainerdIngests {self._root} {self._growing!r}>"
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
-        return self._following.open(digest)
+        return self._growing.open(digest)
 
     def has_open(self, digest: Digest) -> bool:
-        return self._following.has(digest)
+        return self._growing.has(digest)
 
     def _find(self, digest: Digest, access: FileAccess) -> IngestFile:
         """Return the ingest of a digest that was written last. Older ones are leftovers."""

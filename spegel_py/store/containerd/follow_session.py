@@ -141,8 +141,9 @@ class FollowSession:
         self.gc_watch.begin(digests, asyncio.get_running_loop().time())
 
     async def _refresh(self, digests: AbstractSet[Digest]) -> frozenset[Digest]:
-        """Announce or withdraw the digests, and the tags that point at them. Return the existing
-        digests.
+        """Announce or withdraw the digests, and the tags that point at them.
+
+        Return the existing digests.
         """
         # The file of a blob that no image holds may stay for another namespace, so its record is
         # read.
@@ -151,15 +152,15 @@ class FollowSession:
         self.diff.add(str(digest) for digest in shared)
         self.diff.add_tags(tags)
         here = {name for name, image in self.images.items() if image.target.digest in digests}
-        self.diff.remove(
-            name for name in here - tags.keys() if _is_tag(name)
-        )  # other names are no keys
+        # names without a tag are no keys
+        self.diff.remove(name for name in here - tags.keys() if _is_tag(name))
         self.diff.remove(str(digest) for digest in digests if digest not in shared)
         return present
 
     async def _relist(self) -> None:
-        """Find images that changed without an event, and blobs that were deleted. Walk no other
-        images.
+        """Find images that changed without an event, and blobs that were deleted.
+
+        Walk no other images.
         """
         held = self._held()
         shared, before = (
@@ -215,9 +216,7 @@ class FollowSession:
         ]
 
     def _tags(self, digests: AbstractSet[Digest]) -> dict[str, float]:
-        """Return the announced tags that point at these digests, with the Unix times of their
-        pulls.
-        """
+        """Return the announced tags of these digests, with the Unix times of their pulls."""
         return {
             name: self.store.pulls.of(image)
             for name, image in self.images.items()

@@ -34,7 +34,7 @@ class _Watch:
 
 
 class GCWatch:
-    """The blobs that are checked."""
+    """The blobs to check, with the time of each blob's next check."""
 
     def __init__(self) -> None:
         self._watches: dict[Digest, _Watch] = {}

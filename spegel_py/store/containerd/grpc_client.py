@@ -37,8 +37,9 @@ remotes/docker/handler.go).
 """
 
 CHILD = "containerd.io/gc.ref.content"
-"""Prefix of the labels that protect a manifest's content from garbage collection. The value is a
-digest.
+"""Prefix of the labels that protect a manifest's content from garbage collection.
+
+The value is a digest.
 """
 
 _IMAGES = "/containerd.services.images.v1.Images"

@@ -21,8 +21,9 @@ from spegel_py.oci.digest import Digest
 from spegel_py.tools.files import sync_folder
 
 PARTIAL = ".partial"
-"""Folder under `blobs` for incomplete blobs. Readers pass it by, since it is not an algorithm's
-name.
+"""Folder under `blobs` for incomplete blobs.
+
+Readers pass it by, since it is not an algorithm's name.
 """
 
 TOTAL = ".total"

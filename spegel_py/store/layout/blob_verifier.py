@@ -27,8 +27,9 @@ CHUNK = 1024 * 1024
 """Bytes hashed at a time. hashlib lets other threads run meanwhile."""
 
 UNCHANGED_FACTOR = 4.0
-"""Time for which a changed file must stay unchanged, as a multiple of its hashing time. It keeps
-hashing rare.
+"""Time for which a changed file must stay unchanged, as a multiple of its hashing time.
+
+It keeps hashing rare.
 """
 
 
@@ -68,10 +69,13 @@ class BlobVerdicts:
     def of(self, digest: Digest, signature: Signature, now: float) -> BlobVerdict:
         """Return the verdict on the file with this name and signature."""
         judged = self._hashed.get(digest)
+        # Case 1: the file was never hashed.
         if judged is None:
             return BlobVerdict.UNKNOWN
+        # Case 2: it is unchanged since it was hashed.
         if judged.signature == signature:
             return BlobVerdict.GOOD if judged.is_good else BlobVerdict.BAD
+        # Case 3: it changed. A right file is hashed again at once, a wrong one after a wait.
         is_due = judged.is_good or now >= self.due(digest, signature, now)
         return BlobVerdict.UNKNOWN if is_due else BlobVerdict.UNSETTLED
 
@@ -112,8 +116,9 @@ class _Hashing:
 
 @dataclass(slots=True)
 class Verifier:
-    """Hashes files in threads and remembers the verdicts. Concurrent checks of a file share one
-    hash.
+    """Hashes files in threads and remembers the verdicts.
+
+    Concurrent checks of a file share one hash.
     """
 
     verdicts: BlobVerdicts

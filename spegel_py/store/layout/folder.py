@@ -72,8 +72,9 @@ async def check_layout(root: Path) -> None:
 
 
 def identity(root: Path) -> tuple[int, int]:
-    """Return the device and inode of the folder, as its identity. Raises StoreUnavailable if it
-    is away.
+    """Return the device and inode of the folder, as its identity.
+
+    Raises StoreUnavailable if it is away.
     """
     try:
         (root / MARKER).lstat()

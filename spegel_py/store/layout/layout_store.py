@@ -40,8 +40,9 @@ class LayoutStore:
         self._index_read: Signature | None = None
         self._index_was_bad = False
         self.repositories: Mapping[Digest, frozenset[str]] = {}
-        """The repositories of content by its digest, as the watcher found them last. Empty without
-        filters.
+        """The repositories of content by its digest, as the watcher found them last.
+
+        Empty without filters.
         """
 
     def __repr__(self) -> str:
@@ -101,16 +102,16 @@ class LayoutIngests:
 
     def __init__(self, *, root: Path) -> None:
         self._root = root
-        self._following = GrowingFiles(self._find)
+        self._growing = GrowingFiles(self._find)
 
     def __repr__(self) -> str:
-        return f"<LayoutIngests {self._root} {self._following!r}>"
+        return f"<LayoutIngests {self._root} {self._growing!r}>"
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
-        return self._following.open(digest)
+        return self._growing.open(digest)
 
     def has_open(self, digest: Digest) -> bool:
-        return self._following.has(digest)
+        return self._growing.has(digest)
 
     def _find(self, digest: Digest, access: FileAccess) -> IngestFile:
         name = part_name(digest)

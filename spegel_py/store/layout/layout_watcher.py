@@ -33,8 +33,9 @@ from spegel_py.tools.backoff import Backoff
 log = structlog.get_logger(__name__)
 
 FIRST_INVENTORY = 2.0
-"""Seconds after which the first inventory is sent with the blobs verified so far. The rest follow
-as events.
+"""Seconds after which the first inventory is sent with the blobs verified so far.
+
+The rest follow as events.
 """
 
 RELIST = 30.0
@@ -145,8 +146,9 @@ class _Session:
                     await self.wake.wait()
 
     def _judge(self, scan: folder.Scan) -> tuple[set[str], float]:
-        """Return the keys of the good blobs and the time of the next listing. Queue unknown blobs
-        for hashing.
+        """Return the keys of the good blobs and the time of the next listing.
+
+        Queue unknown blobs for hashing.
         """
         keys: set[str] = set()
         due = time.time() + RELIST
@@ -154,13 +156,15 @@ class _Session:
         verdicts.keep(scan.blobs)
         for digest, signature in scan.blobs.items():
             verdict, key = self.store.verifier.verdict(digest, signature), str(digest)
+            # Case 1: the content is right, or was right when it was announced.
             if verdict is BlobVerdict.GOOD or (verdict is BlobVerdict.UNKNOWN and key in self.diff):
                 keys.add(key)
+            # Case 2: the content must be hashed. Small blobs come first: manifests are useful at
+            # once.
             if verdict is BlobVerdict.UNKNOWN and digest not in self.queued:
                 self.queued.add(digest)
-                self.queue.put_nowait(
-                    (signature.size, digest)
-                )  # small first: manifests are useful at once
+                self.queue.put_nowait((signature.size, digest))
+            # Case 3: the content was wrong. It may be hashed once the file stays unchanged.
             elif verdict in (BlobVerdict.UNSETTLED, BlobVerdict.BAD):
                 now = time.time()
                 soon = verdicts.due(digest, signature, now)

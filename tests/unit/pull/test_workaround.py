@@ -12,8 +12,9 @@ from spegel_py.pull.mirror_client import _left_over
 
 
 async def test_aiohttp_forgets_what_came_before_a_break() -> None:
-    """Its reader (3.14) raises though it holds received bytes. Without them a pull might seem
-    stuck.
+    """Its reader (3.14) raises though it holds received bytes.
+
+    Without them a pull might seem stuck.
     """
     reader = aiohttp.StreamReader(Mock(), 1024, loop=asyncio.get_running_loop())
     reader.feed_data(b"came in")

@@ -89,8 +89,9 @@ async def test_an_image_of_one_platform_lists_what_is_there(
 async def test_names_with_a_digest_are_no_tags_but_their_content_counts(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """The CRI creates three names for one pull. Only the tag is a key; the name with a digest is
-    counted.
+    """The CRI creates three names for one pull.
+
+    Only the tag is a key; the name with a digest is counted.
     """
     one = image()
     await daemon.load({NAME: one})
@@ -297,8 +298,9 @@ async def label(daemon: Daemon, repositories: str, *blobs: build.Blob) -> None:
 async def test_content_comes_from_where_its_labels_say(
     daemon: Daemon, store: ContainerdStore
 ) -> None:
-    """The image's name here does not matter. Announcements agree, and follow a label that a pull
-    adds.
+    """The image's name here does not matter.
+
+    Announcements agree, and follow a label that a pull adds.
     """
     one = image()
     await daemon.load({SECRET: one})
@@ -445,8 +447,9 @@ def test_a_socket_that_is_none_is_a_config_error(tmp_path: Path) -> None:
 
 
 def test_a_content_path_that_is_none_is_a_config_error(tmp_path: Path) -> None:
-    """A file or a folder with other files is an error. A missing folder may come, and None is
-    allowed.
+    """A file or a folder with other files is an error.
+
+    A missing folder may come, and None is allowed.
     """
     (tmp_path / "file").touch()
     for path, kind, words in (

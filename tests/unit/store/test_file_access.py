@@ -77,8 +77,9 @@ def test_names_and_short_files_are_read_at_once(tmp_path: Path, blob: Path) -> N
 
 
 def test_what_is_not_to_be_had_at_once_is_not_waited_for(tmp_path: Path, blob: Path) -> None:
-    """The names of a folder that is long unchanged may come from the disk. So may the absence of a
-    file.
+    """The names of a folder that is long unchanged may come from the disk.
+
+    So may the absence of a file.
     """
     os.utime(blob.parent, (1, 1))
     with pytest.raises(NotCached):

@@ -37,8 +37,9 @@ def test_a_label_is_no_pull() -> None:
 
 
 def test_a_pull_of_a_labelled_image_counts() -> None:
-    """It counts if it keeps the labels or moves the tag. If it removes the labels, a label may have
-    ended.
+    """It counts if it keeps the labels or moves the tag.
+
+    If it removes the labels, a label may have ended.
     """
     times, labels = PullTimes(), MANAGED | {"x": "y"}
     assert times.of(seen(5)) == 5
