@@ -18,17 +18,22 @@ from functools import partial
 import structlog
 
 from spegel_py import __version__, parts
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.guard import guard_hosts
+from spegel_py.admin.holder_cache import HolderCache
+from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.images import LocalImages
+from spegel_py.admin.measurer import Measurer
+from spegel_py.admin.routes import image_routes, pull_routes
+from spegel_py.admin.state import describe
+from spegel_py.admin.web.page import PageSources
+from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.config import Config
 from spegel_py.descriptors import raise_limit
 from spegel_py.errors import ConfigError
 from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
-from spegel_py.inspection.guard import guard_hosts
-from spegel_py.inspection.holders import Holders
-from spegel_py.inspection.images import Images
-from spegel_py.inspection.measurer import Measurer
-from spegel_py.inspection.routes import inspection_routes
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.pull import Mirror
@@ -36,14 +41,11 @@ from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.verification import Verify
 from spegel_py.node_name import node_name
 from spegel_py.outcomes import ContentSource
-from spegel_py.registry.app import create_app, create_metrics_app
-from spegel_py.registry.debug import debug_routes
+from spegel_py.registry.app import create_app
 from spegel_py.registry.limits import Limits
 from spegel_py.registry.room import Room
 from spegel_py.registry.server import DRAIN, serve
-from spegel_py.registry.state import describe
 from spegel_py.registry.underway import Underway, expected_size
-from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import id_app
 from spegel_py.routing.libp2p.router import Libp2pRouter
@@ -55,8 +57,6 @@ from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
-from spegel_py.web.routes import StatusPage
-from spegel_py.web.sources import Sources
 
 log = structlog.get_logger(__name__)
 
@@ -194,19 +194,17 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 in_flight=sharing.describe() if sharing else None,
             )
 
-        whereabouts = Whereabouts(store=spelled, router=router, health=health.state)
-        images = Images(
+        holder_lookup = HolderLookup(store=spelled, router=router, health=health.state)
+        images = LocalImages(
             store=scrubbed,
-            holders=Holders(router=router),
+            holders=HolderCache(router=router),
             tags=lambda: advertiser.tags,
             held=lambda: advertiser.told,
         )
         measurer = Measurer(mirror=parts.own_mirror(config, auth))
         routes = [
-            *debug_routes(pull_log=pull_log, whereabouts=whereabouts),
-            *inspection_routes(
-                images=images, measurer=measurer if config.debug_web_enabled else None
-            ),
+            *pull_routes(pull_log=pull_log, holder_lookup=holder_lookup),
+            *image_routes(images=images, measurer=measurer if config.debug_web_enabled else None),
         ]
         by_digest = watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple
         metrics.health.watch(health.counts)
@@ -229,9 +227,9 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         guard = guard_hosts(
             [*config.debug_hosts, socket.gethostname(), node_name(config.node_name)]
         )
-        aside = create_metrics_app(render=metrics.render, state=state, routes=routes, guard=[guard])
+        aside = create_admin_app(render=metrics.render, state=state, routes=routes, guard=[guard])
         if config.debug_web_enabled:
-            sources = Sources(
+            sources = PageSources(
                 state=state,
                 history=supervisor.history,
                 giving=lambda: limits.under_way,

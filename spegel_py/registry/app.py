@@ -1,11 +1,10 @@
-"""The two applications of a node: the registry with its probes, and the metrics page."""
+"""The application of the registry, with its probes."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
 from spegel_py.errors import NotFound, Unsupported
 from spegel_py.mirror.freshness import Freshness
@@ -23,14 +22,11 @@ from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.sender import Sender
 
-State = Mapping[str, object]
-"""What a node says of itself, as JSON."""
-
-Probe = Callable[[], State]
+Probe = Callable[[], Mapping[str, object]]
 """Answers a probe as JSON; `reasons` says why it fails, and is empty where it does not."""
 
 
-def _alive() -> State:
+def _alive() -> Mapping[str, object]:
     return {"live": True, "reasons": []}
 
 
@@ -90,34 +86,7 @@ def create_app(
     app = web.Application(middlewares=[close_gently, *before, measure(metrics), oci_errors])
     # no 100 Continue: a body is refused, so it need not come
     app.router.add_route("*", "/{tail:.*}", handle, expect_handler=_ignore)
-    app.on_response_prepare.append(_add_headers)
-    return app
-
-
-def create_metrics_app(
-    *,
-    render: Callable[[str], tuple[bytes, str]],
-    state: Callable[[], Awaitable[State]],
-    routes: Iterable[web.RouteDef] = (),
-    guard: Iterable[Middleware] = (),
-) -> web.Application:
-    """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` and further `routes` for people.
-
-    `render` returns the metrics, and their content type for an Accept header. Every request passes the `guard` first, which may refuse it with an OCIError.
-    """
-
-    async def show(request: web.Request) -> web.Response:
-        body, content_type = render(request.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    async def show_state(request: web.Request) -> web.Response:
-        return web.json_response(await state())
-
-    app = web.Application(middlewares=[oci_errors, *guard])
-    app.router.add_get("/metrics", show)
-    app.router.add_get("/debug/state", show_state)
-    app.router.add_routes(routes)
-    app.on_response_prepare.append(_add_headers)
+    app.on_response_prepare.append(add_headers)
     return app
 
 
@@ -125,7 +94,8 @@ async def _ignore(_request: web.Request) -> None:
     return None
 
 
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that every answer of a node has."""
     response.headers["Server"] = responses.SERVER
     if origin_form(request.raw_path).startswith("/v2"):
         name, value = responses.API_VERSION

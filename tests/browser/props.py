@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from spegel_py.admin.measurement import MeasuredPart
 from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
 from spegel_py.inflight.tree_view import TreeView
-from spegel_py.inspection.measurement import Part
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource
@@ -65,8 +65,10 @@ def alert(
     }
 
 
-def part(kind: Any, size: int, source: ContentSource, peer: str | None, seconds: float) -> Part:
-    return Part(
+def part(
+    kind: Any, size: int, source: ContentSource, peer: str | None, seconds: float
+) -> MeasuredPart:
+    return MeasuredPart(
         kind=kind,
         digest=str(Digest.of(f"{kind} {size}".encode())),
         size=size,

@@ -15,27 +15,27 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.holder_cache import HolderCache
+from spegel_py.admin.images import LocalImages
+from spegel_py.admin.measurement import Measurement
+from spegel_py.admin.measurer import Measurer
+from spegel_py.admin.state import describe
+from spegel_py.admin.web.page import PageSources
+from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.errors import ManifestUnknown
 from spegel_py.health.events import HealthState
 from spegel_py.inflight.messages import Role
 from spegel_py.inflight.tree_view import TreeView
-from spegel_py.inspection.holders import Holders
-from spegel_py.inspection.images import Images
-from spegel_py.inspection.measurement import Measurement
-from spegel_py.inspection.measurer import Measurer
 from spegel_py.metrics import NodeMetrics
 from spegel_py.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, children
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState, Lookup
-from spegel_py.registry.app import create_metrics_app
 from spegel_py.registry.server import serve
-from spegel_py.registry.state import describe
 from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext
-from spegel_py.web.routes import StatusPage
-from spegel_py.web.sources import Sources
 from tests.browser import props
 
 NOW = 1_764_000_000.0
@@ -91,17 +91,17 @@ class Stage:
         self._fill(images)
 
     @property
-    def images(self) -> Images:
-        return Images(
+    def images(self) -> LocalImages:
+        return LocalImages(
             store=self.store,
-            holders=Holders(router=self.router),
+            holders=HolderCache(router=self.router),
             tags=lambda: self.tags,
             held=lambda: self.held,
         )
 
-    def sources(self) -> Sources:
+    def sources(self) -> PageSources:
         """Return what the page asks."""
-        return Sources(
+        return PageSources(
             state=self.state,
             history=lambda: self.history,
             giving=lambda: {self.peers[2].host: 2} if self.peers else {},
@@ -119,7 +119,7 @@ class Stage:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[str]:
         """Serve the page while the block lasts; give its address."""
-        app = create_metrics_app(render=self.metrics.render, state=self.state)
+        app = create_admin_app(render=self.metrics.render, state=self.state)
         self.page().install(app)
         async with serve(app, "127.0.0.1:0", drain=0.2) as port:
             yield f"http://127.0.0.1:{port}/debug/web/"

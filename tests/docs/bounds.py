@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from spegel_py.admin.web import viewers
 from spegel_py.mirror import verification
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
@@ -16,7 +17,6 @@ from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import bounds, dialling, frames, kademlia, location, mesh, records
 from spegel_py.telemetry import pull_log
 from spegel_py.transfer import exchange
-from spegel_py.web import viewers
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bounds.md"
 _VALUES = PAGE.parents[2] / "deploy" / "helm" / "spegel-py" / "values.yaml"

@@ -10,14 +10,15 @@ from typing import Any, cast
 
 from hypothesis import strategies as st
 
-from spegel_py.inspection.routes import inspection_routes
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.routes import image_routes
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
-from spegel_py.registry.app import create_app, create_metrics_app
+from spegel_py.registry.app import create_app
 from spegel_py.registry.server import serve
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
@@ -112,10 +113,10 @@ def _requests() -> Iterator[Check]:
 def _metrics() -> Iterator[Check]:
     """Serve all that is on a metrics port."""
     stage, under_way = Stage(images=20), list[object]()
-    app = create_metrics_app(
+    app = create_admin_app(
         render=stage.metrics.render,
         state=stage.state,
-        routes=inspection_routes(images=stage.images, measurer=stage.measurer),
+        routes=image_routes(images=stage.images, measurer=stage.measurer),
     )
     app.middlewares.insert(0, counting(under_way))
     stage.page().install(app)

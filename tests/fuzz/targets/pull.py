@@ -7,8 +7,8 @@ from contextlib import suppress
 from hypothesis import strategies as st
 from yarl import URL
 
+from spegel_py.admin.guard import check_origin
 from spegel_py.errors import Denied, OCIError
-from spegel_py.inspection.guard import check_origin
 from spegel_py.pull.answers import Challenge, _token
 from spegel_py.tools.query import whole_number
 from tests.fuzz.mutations import as_json, objects

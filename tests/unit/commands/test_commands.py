@@ -13,6 +13,10 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.routes import pull_routes
+from spegel_py.admin.state import describe
 from spegel_py.cli import main
 from spegel_py.commands.output import size, span
 from spegel_py.commands.running_node import SETTINGS
@@ -23,11 +27,7 @@ from spegel_py.metrics import NodeMetrics
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptOutcome, AttemptRecord, ContentSource, LocalState, Lookup
-from spegel_py.registry.app import create_metrics_app
-from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.server import serve
-from spegel_py.registry.state import describe
-from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
@@ -65,11 +65,11 @@ class Metered:
 
     def app(self) -> web.Application:
         router = self.network.join(Peer("me", "127.0.0.1", 1))
-        whereabouts = Whereabouts(
+        holder_lookup = HolderLookup(
             store=self.store, router=router, health=lambda _: HealthState.SUSPECTED
         )
-        routes = debug_routes(pull_log=self.pull_log, whereabouts=whereabouts)
-        return create_metrics_app(render=self.metrics.render, state=self.state, routes=routes)
+        routes = pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup)
+        return create_admin_app(render=self.metrics.render, state=self.state, routes=routes)
 
     async def state(self) -> Any:
         return describe(

@@ -13,15 +13,15 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.routes import pull_routes
 from spegel_py.health.events import HealthState
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
-from spegel_py.registry.app import create_metrics_app
-from spegel_py.registry.debug import debug_routes
 from spegel_py.registry.server import serve
-from spegel_py.registry.whereabouts import Whereabouts
 from spegel_py.routing.base import Peer
 from spegel_py.store.memory_store import MemoryStore
 from spegel_py.transfer.base import Deadlines
@@ -322,12 +322,12 @@ async def debugging(node: Node, **options: Any) -> AsyncIterator[RawClient]:
         return {}
 
     router = options.pop("router", None) or node.network.join(Peer("asking", "127.0.0.1", 1))
-    whereabouts = Whereabouts(
+    holder_lookup = HolderLookup(
         store=node.store, router=router, health=lambda _: HealthState.HEALTHY, **options
     )
-    routes = debug_routes(pull_log=node.pull_log, whereabouts=whereabouts)
+    routes = pull_routes(pull_log=node.pull_log, holder_lookup=holder_lookup)
     async with serve(
-        create_metrics_app(render=NodeMetrics().render, state=state, routes=routes), "127.0.0.1:0"
+        create_admin_app(render=NodeMetrics().render, state=state, routes=routes), "127.0.0.1:0"
     ) as port:
         client = await RawClient.connect(port)
         yield client

@@ -13,9 +13,9 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from spegel_py.admin.admin_app import State, create_admin_app
 from spegel_py.metrics import NodeMetrics
 from spegel_py.registry import connection
-from spegel_py.registry.app import State, create_metrics_app
 from spegel_py.registry.connection import MAX_HEAD
 from spegel_py.registry.room import Room
 from spegel_py.registry.server import serve
@@ -157,7 +157,7 @@ async def metrics_port(room: Room) -> AsyncIterator[int]:
         return {"ready": True}
 
     async with serve(
-        create_metrics_app(render=NodeMetrics().render, state=state), "127.0.0.1:0", room=room
+        create_admin_app(render=NodeMetrics().render, state=state), "127.0.0.1:0", room=room
     ) as port:
         yield port
 

@@ -11,13 +11,13 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.holder_cache import HolderCache
+from spegel_py.admin.images import LocalImages
+from spegel_py.admin.measurer import Measurer
+from spegel_py.admin.routes import LINES, image_routes
 from spegel_py.errors import Occupied
-from spegel_py.inspection.holders import Holders
-from spegel_py.inspection.images import Images
-from spegel_py.inspection.measurer import Measurer
-from spegel_py.inspection.routes import LINES, inspection_routes
 from spegel_py.oci.build import Image
-from spegel_py.registry.app import create_metrics_app
 from spegel_py.registry.server import serve
 from spegel_py.tools.basic_auth import Credentials
 from tests.images import image
@@ -141,9 +141,9 @@ async def test_one_image_is_measured_at_a_time(node: Node) -> None:
 @pytest.fixture
 async def aside(node: Node) -> AsyncIterator[str]:
     """The node's metrics port."""
-    images = Images(
+    images = LocalImages(
         store=node.store,
-        holders=Holders(router=node.network.join(node.peer)),
+        holders=HolderCache(router=node.network.join(node.peer)),
         tags=lambda: {name: 5.0 for name in node.store.keys if "/" in name},
         held=lambda: node.store.keys,
     )
@@ -151,13 +151,13 @@ async def aside(node: Node) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def serving(node: Node, images: Images, measurer: Measurer | None) -> Any:
+def serving(node: Node, images: LocalImages, measurer: Measurer | None) -> Any:
     async def state() -> dict[str, object]:
         return {}
 
-    routes = inspection_routes(images=images, measurer=measurer)
+    routes = image_routes(images=images, measurer=measurer)
     return serve(
-        create_metrics_app(render=node.metrics.render, state=state, routes=routes), "127.0.0.1:0"
+        create_admin_app(render=node.metrics.render, state=state, routes=routes), "127.0.0.1:0"
     )
 
 
@@ -223,9 +223,9 @@ async def test_images_are_listed_as_json(node: Node, aside: str) -> None:
 
 async def test_where_the_page_is_switched_off_nobody_measures(node: Node) -> None:
     """The images are listed still."""
-    images = Images(
+    images = LocalImages(
         store=node.store,
-        holders=Holders(router=node.network.join(node.peer)),
+        holders=HolderCache(router=node.network.join(node.peer)),
         tags=dict,
         held=lambda: node.store.keys,
     )

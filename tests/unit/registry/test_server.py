@@ -9,9 +9,9 @@ from contextlib import closing
 import pytest
 from aiohttp import web
 
+from spegel_py.admin.admin_app import State, create_admin_app
 from spegel_py.errors import ConfigError
 from spegel_py.metrics import NodeMetrics
-from spegel_py.registry.app import State, create_metrics_app
 from spegel_py.registry.server import parse_address, serve
 from spegel_py.telemetry.metrics import MAX_REGISTRIES
 from tests.unit.registry.conftest import Node, NodeFactory
@@ -23,7 +23,7 @@ def app() -> web.Application:
     async def state() -> State:
         return {"ready": True}
 
-    return create_metrics_app(render=NodeMetrics().render, state=state)
+    return create_admin_app(render=NodeMetrics().render, state=state)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ STEP = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TreeRow:
     """One node. Lines lead down the columns `through` its row, from the column `above` to its own one, and from there
     on if it has nodes `below`. `share` is of the whole content, None where that is not known."""
 
@@ -39,13 +39,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
+class TreeDrawing:
     """One digest: the rows that are drawn, and how many nodes are left out; `total` bytes, None where not known."""
 
     digest: str
     total: int | None
     role: str
-    rows: tuple[Row, ...]
+    rows: tuple[TreeRow, ...]
     more: int
     is_told: bool
 
@@ -65,9 +65,9 @@ def middle(column: int) -> int:
     return STEP * column + STEP // 2
 
 
-def tree(view: TreeView, *, own: str, addresses: Mapping[str, str]) -> Tree:
+def tree(view: TreeView, *, own: str, addresses: Mapping[str, str]) -> TreeDrawing:
     """Return the tree of a digest; `addresses` are peers' by their ids."""
-    return Tree(
+    return TreeDrawing(
         digest=str(view.digest),
         total=view.total,
         role=view.role.value,
@@ -77,7 +77,7 @@ def tree(view: TreeView, *, own: str, addresses: Mapping[str, str]) -> Tree:
     )
 
 
-def _rows(view: TreeView, own: str, addresses: Mapping[str, str]) -> Iterator[Row]:
+def _rows(view: TreeView, own: str, addresses: Mapping[str, str]) -> Iterator[TreeRow]:
     places = view.snapshot.places
     names = [
         "this node" if place.node == own else addresses.get(place.node) or _short(place.node)
@@ -88,7 +88,7 @@ def _rows(view: TreeView, own: str, addresses: Mapping[str, str]) -> Iterator[Ro
     )
     for line in _lines([place.parent for place in places]):
         place = places[line.number]
-        yield Row(
+        yield TreeRow(
             id=place.node,
             name=names[line.number],
             role=None if place.role is None else place.role.value,

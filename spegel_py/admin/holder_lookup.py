@@ -21,7 +21,7 @@ PEERS = 100
 """Peers named at most."""
 
 
-class Whereabouts:
+class HolderLookup:
     """Asks the `store` and the `router`; `health` says how the peer of an id is."""
 
     def __init__(

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pytest
 from structlog.testing import capture_logs
 
+from spegel_py.admin.measurement import Measurement
+from spegel_py.admin.web.page import PARTS, PERIOD, Page
+from spegel_py.admin.web.rendering import short
 from spegel_py.health.events import HealthState
 from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
-from spegel_py.inspection.measurement import Measurement
-from spegel_py.web.page import PARTS, PERIOD, Page
-from spegel_py.web.rendering import short
 from tests.browser import props
 from tests.browser.stage import NOW, Stage
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spegel_py.admin.web import trees
+from spegel_py.admin.web.trees import TreeDrawing, TreeRow
 from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
-from spegel_py.web import trees
-from spegel_py.web.trees import Row, Tree
 from tests.browser import props
 
 Parents = Sequence[int | None]
 
 
-def drawn(parents: Parents) -> Sequence[Row]:
+def drawn(parents: Parents) -> Sequence[TreeRow]:
     """The rows of nodes named by their numbers."""
     shape = props.shape([str(number) for number in range(len(parents))], parents, far=0)
     return trees.tree(props.sight("x", 100, Role.LEADER, shape), own="0", addresses={}).rows
@@ -72,7 +72,7 @@ def test_every_line_leads_from_a_node_to_the_one_that_takes_it_from_that(parents
     assert sorted(int(row.id) for row in drawn(parents)) == list(range(len(parents)))
 
 
-def shown(places: Sequence[TreeNode], *, total: int | None = 100, more: int = 0) -> Tree:
+def shown(places: Sequence[TreeNode], *, total: int | None = 100, more: int = 0) -> TreeDrawing:
     sight = props.sight("x", total, Role.FOLLOWER, TreeSnapshot(tuple(places), more))
     return trees.tree(sight, own="me", addresses={"A": "10.0.0.1:5000"})
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from spegel_py.admin.measurement import MeasuredPart, Measurement
 from spegel_py.cli import main
 from spegel_py.errors import Denied, Occupied, OCIError
-from spegel_py.inspection.measurement import Measurement, Part
 from spegel_py.outcomes import ContentSource
 from spegel_py.registry import responses
 from spegel_py.registry.server import serve
@@ -78,13 +78,13 @@ async def command(page: Page, capsys: pytest.CaptureFixture[str]) -> AsyncIterat
 
 def measured(*, is_over: bool, missing: bool = False) -> Measurement:
     """Return a measurement of a manifest from a peer and a layer from here, or from nobody."""
-    layer = Part(kind="blob", digest=DIGEST, size=1_000_000)
+    layer = MeasuredPart(kind="blob", digest=DIGEST, size=1_000_000)
     if missing:
         layer.source = ContentSource.NONE
     else:
         layer.source, layer.moved = ContentSource.LOCAL, 1_000_000
         layer.first_byte, layer.seconds = 0.001, 0.5
-    manifest = Part(
+    manifest = MeasuredPart(
         kind="manifest",
         digest=DIGEST,
         size=500,

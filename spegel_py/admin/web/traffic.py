@@ -14,7 +14,7 @@ from spegel_py.outcomes import AttemptOutcome, ContentSource
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PeerShare:
     """What one peer gave of an answer; `failed` says that it did not give what it was asked for."""
 
     peer: str
@@ -23,7 +23,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrafficRow:
     """As much of a decision as plots need. `bytes` came from `origin`, also where the answer ended short."""
 
     at: float
@@ -31,10 +31,10 @@ class Row:
     source: ContentSource
     origin: ContentSource
     bytes: int
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[PeerShare, ...] = ()
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Row:
+    def of(cls, record: Mapping[str, Any]) -> TrafficRow:
         """Return the row of a decision as `Decision.as_json` gives it."""
         source = ContentSource(record["source"] or ContentSource.NONE)
         return cls(
@@ -47,14 +47,14 @@ class Row:
         )
 
 
-def _piece(attempt: Mapping[str, Any]) -> Piece:
+def _piece(attempt: Mapping[str, Any]) -> PeerShare:
     outcome = AttemptOutcome(attempt["outcome"]) if attempt["outcome"] else None
     failed = outcome is not None and (outcome.is_failure or outcome is AttemptOutcome.LOOPS)
-    return Piece(attempt["peer"], attempt["bytes"] or 0, failed)
+    return PeerShare(attempt["peer"], attempt["bytes"] or 0, failed)
 
 
 @dataclass(slots=True)
-class Traffic:
+class PeerTraffic:
     """What came of asking one peer."""
 
     asked: int = 0
@@ -62,12 +62,12 @@ class Traffic:
     bytes: int = 0
 
 
-def by_peer(rows: Iterable[Row]) -> Mapping[str, Traffic]:
+def by_peer(rows: Iterable[TrafficRow]) -> Mapping[str, PeerTraffic]:
     """Return what each peer gave, by its id."""
-    found: dict[str, Traffic] = {}
+    found: dict[str, PeerTraffic] = {}
     for row in rows:
         for piece in row.pieces:
-            traffic = found.setdefault(piece.peer, Traffic())
+            traffic = found.setdefault(piece.peer, PeerTraffic())
             traffic.asked += 1
             traffic.failed += piece.failed
             traffic.bytes += piece.bytes
@@ -75,7 +75,7 @@ def by_peer(rows: Iterable[Row]) -> Mapping[str, Traffic]:
 
 
 @dataclass(slots=True)
-class Bin:
+class TimeBin:
     """A stretch of time: bytes that came in it, and requests that began in it, by source."""
 
     begin: float
@@ -93,13 +93,15 @@ class Bin:
         return None if not total else 1 - self.requests[ContentSource.NONE] / total
 
 
-def series(rows: Iterable[Row], *, now: float, width: float, count: int) -> Sequence[Bin]:
+def series(
+    rows: Iterable[TrafficRow], *, now: float, width: float, count: int
+) -> Sequence[TimeBin]:
     """Return `count` bins of `width` seconds, the last of which holds `now`; their edges do not move with it.
 
     A body's bytes are spread evenly over the time that its request took.
     """
     last = now // width * width
-    bins = [Bin(last - (count - 1 - number) * width) for number in range(count)]
+    bins = [TimeBin(last - (count - 1 - number) * width) for number in range(count)]
     first = bins[0].begin
     for row in rows:
         number = int((row.at - first) // width)
@@ -109,7 +111,7 @@ def series(rows: Iterable[Row], *, now: float, width: float, count: int) -> Sequ
     return bins
 
 
-def _spread(bins: Sequence[Bin], row: Row, first: float, width: float) -> None:
+def _spread(bins: Sequence[TimeBin], row: TrafficRow, first: float, width: float) -> None:
     if not row.bytes or row.at + row.seconds < first:
         return
     end = row.at + max(row.seconds, 1e-3)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from spegel_py.inspection.images import Listing
+from spegel_py.admin.images import ImageListing, LocalImages
+from spegel_py.admin.measurer import Measurer
+from spegel_py.admin.web import plots, traffic, trees, views
+from spegel_py.admin.web.rendering import load, render
+from spegel_py.admin.web.traffic import TrafficRow
+from spegel_py.admin.web.trees import TreeDrawing
+from spegel_py.inflight.tree_view import TreeView
+from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext, RecordQuery
-from spegel_py.web import plots, records, trees, views
-from spegel_py.web.records import Row
-from spegel_py.web.rendering import load, render
-from spegel_py.web.sources import Sources
-from spegel_py.web.trees import Tree
 
 PERIOD = 1.0
 """Seconds for which the parts are as good as new ones."""
@@ -63,13 +66,35 @@ PARTS = (
 """The parts that are replaced while somebody looks, each a template of that name."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSources:
+    """The functions and objects that the page reads, only while somebody looks at it.
+
+    Args:
+        state: returns the JSON of `/debug/state`.
+        history: Supervisor.history.
+        giving: returns the number of transfers to each address now.
+        sent: returns the number of body bytes that this node has sent to anybody.
+        in_flight: InFlightSharing.views; None if in-flight sharing is off.
+    """
+
+    state: Callable[[], Awaitable[Mapping[str, Any]]]
+    history: Callable[[], Mapping[str, Any]]
+    giving: Callable[[], Mapping[str, int]]
+    sent: Callable[[], int]
+    pull_log: PullLog
+    images: LocalImages
+    measurer: Measurer
+    in_flight: Callable[[], Awaitable[Sequence[TreeView]]] | None
+
+
 class Page:
     """Asks the `sources` and renders. `clock` is monotonic, `now` Unix time, both in seconds."""
 
     def __init__(
         self,
         *,
-        sources: Sources,
+        sources: PageSources,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -79,7 +104,7 @@ class Page:
         self._lock = asyncio.Lock()
         self._parts: Mapping[str, str] = {}
         self._made = -PERIOD
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[TrafficRow] = ()
         self._seen = -1
         self._is_loaded = False
 
@@ -163,7 +188,7 @@ class Page:
         }
         return {name: render(f"{name}.html", **values) for name in PARTS}
 
-    async def _trees(self, state: Mapping[str, Any]) -> Sequence[Tree] | None:
+    async def _trees(self, state: Mapping[str, Any]) -> Sequence[TreeDrawing] | None:
         """Return the trees of what is in flight here; None where nothing is shared so."""
         if self._sources.in_flight is None:
             return None
@@ -171,16 +196,18 @@ class Page:
         sights = await self._sources.in_flight()
         return [trees.tree(sight, own=state["id"], addresses=addresses) for sight in sights]
 
-    def _values(self, state: Mapping[str, Any], listing: Listing, now: float) -> dict[str, Any]:
+    def _values(
+        self, state: Mapping[str, Any], listing: ImageListing, now: float
+    ) -> dict[str, Any]:
         sources = self._sources
         rows, under_way = self._read(), sources.pull_log.under_way
         peers = views.peers(
             state["peers"],
             own=state["id"],
-            traffic=records.by_peer(rows),
+            traffic=traffic.by_peer(rows),
             giving=views.addresses(sources.giving()),
         )
-        bins = records.series([*rows, *_so_far(under_way, now)], now=now, width=WIDTH, count=BINS)
+        bins = traffic.series([*rows, *_so_far(under_way, now)], now=now, width=WIDTH, count=BINS)
         pulls, names = state["pulls"], {peer.id: peer.address for peer in peers}
         return {
             "state": state,
@@ -200,11 +227,13 @@ class Page:
             "measurement": sources.measurer.latest,
         }
 
-    def _read(self) -> Sequence[Row]:
+    def _read(self) -> Sequence[TrafficRow]:
         """Return the records' rows, read anew only where there are new ones."""
         pull_log = self._sources.pull_log
         if self._seen != pull_log.added:
-            self._rows = [Row.of(record) for record in pull_log.find(None, limit=pull_log.kept)]
+            self._rows = [
+                TrafficRow.of(record) for record in pull_log.find(None, limit=pull_log.kept)
+            ]
             self._seen = pull_log.added
         return self._rows
 
@@ -220,10 +249,10 @@ class Page:
         return self._rows[-1].at
 
 
-def _so_far(under_way: Sequence[PullContext], now: float) -> list[Row]:
+def _so_far(under_way: Sequence[PullContext], now: float) -> list[TrafficRow]:
     """Return rows of the clients' requests under way that have an answer."""
     return [
-        Row(one.at, max(0.0, now - one.at), one.source, one.source, one.progress())
+        TrafficRow(one.at, max(0.0, now - one.at), one.source, one.source, one.progress())
         for one in under_way
         if one.source is not None and not one.pull.mirrored
     ]

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from spegel_py.admin.holder_cache import HolderCache
 from spegel_py.errors import ContentNotFound, ManifestInvalid, StoreUnavailable
-from spegel_py.inspection.holders import Holders
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS, MAX_MANIFEST, OCI_INDEX, Child, children
 from spegel_py.routing.base import Peer
@@ -29,7 +29,7 @@ REMEMBERED = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class LocalImage:
     """One tag that is held and shared: `blobs` of its content are here, with `size` bytes together, `missing` are not.
 
     Manifests count as blobs. Of an index only the platforms that are here count. `peers` have its manifest too; None
@@ -61,13 +61,13 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class ImageListing:
     """The images from `offset` on, in the order of their names; `total` match, `held` there are in all.
 
     `error` is why none could be looked at.
     """
 
-    images: tuple[Image, ...]
+    images: tuple[LocalImage, ...]
     total: int
     held: int
     offset: int
@@ -84,14 +84,14 @@ class Listing:
         }
 
 
-class Images:
+class LocalImages:
     """Lists the `tags` that a node shares, with when each was pulled; `held` are the keys of all that is here."""
 
     def __init__(
         self,
         *,
         store: Store,
-        holders: Holders,
+        holders: HolderCache,
         tags: Callable[[], Mapping[str, float]],
         held: Callable[[], Collection[str]],
     ) -> None:
@@ -104,12 +104,12 @@ class Images:
     def __repr__(self) -> str:
         return f"<Images {len(self._tags())} tags, {len(self._children)} manifests known>"
 
-    async def list(self, *, part: str = "", offset: int = 0, limit: int = SHOWN) -> Listing:
+    async def list(self, *, part: str = "", offset: int = 0, limit: int = SHOWN) -> ImageListing:
         """Return the images whose name has `part` in it; one that goes meanwhile is left out."""
         tags, slots = self._tags(), asyncio.Semaphore(CALLS)
         names = sorted(name for name in tags if part in name)
 
-        async def look(name: str, pulled: float) -> Image | None:
+        async def look(name: str, pulled: float) -> LocalImage | None:
             async with slots:
                 return await self._look(name, pulled)
 
@@ -117,15 +117,15 @@ class Images:
         try:
             looked = await asyncio.gather(*(look(name, tags[name]) for name in shown))
         except StoreUnavailable as error:
-            return Listing(
+            return ImageListing(
                 images=(), total=len(names), held=len(tags), offset=offset, error=str(error)
             )
         found = [image for image in looked if image is not None]
         peers = await self._holders.of({image.digest for image in found})
         images = tuple(replace(image, peers=peers.get(image.digest)) for image in found)
-        return Listing(images=images, total=len(names), held=len(tags), offset=offset)
+        return ImageListing(images=images, total=len(names), held=len(tags), offset=offset)
 
-    async def _look(self, name: str, pulled: float) -> Image | None:
+    async def _look(self, name: str, pulled: float) -> LocalImage | None:
         try:
             digest = (await self._store.resolve(name)).digest
             size = (await self._store.stat(digest)).size
@@ -134,7 +134,7 @@ class Images:
         content = await self._content(Child(digest, size, OCI_INDEX))
         held = self._held()
         here = [child for child in content if str(child.digest) in held or child.digest == digest]
-        return Image(
+        return LocalImage(
             name=name,
             digest=digest,
             size=sum(child.size for child in here),

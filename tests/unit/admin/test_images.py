@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from spegel_py.admin.holder_cache import FRESH, HolderCache
+from spegel_py.admin.images import ImageListing, LocalImages
 from spegel_py.errors import RouterUnavailable
-from spegel_py.inspection.holders import FRESH, Holders
-from spegel_py.inspection.images import Images, Listing
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Peer
@@ -57,9 +57,11 @@ class Held:
         self.router = Router(self.network)
         self.now = 0.0
         self.tags: dict[str, float] = {}
-        self.images = Images(
+        self.images = LocalImages(
             store=self.store,
-            holders=Holders(router=cast("Any", self.router), within=0.2, clock=lambda: self.now),
+            holders=HolderCache(
+                router=cast("Any", self.router), within=0.2, clock=lambda: self.now
+            ),
             tags=lambda: self.tags,
             held=lambda: self.store.keys,
         )
@@ -80,7 +82,7 @@ def node() -> Held:
     return Held()
 
 
-def names(listing: Listing) -> list[str]:
+def names(listing: ImageListing) -> list[str]:
     return [one.name for one in listing.images]
 
 

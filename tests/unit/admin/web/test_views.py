@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from spegel_py.admin.web import ring, views
+from spegel_py.admin.web.traffic import PeerTraffic, TimeBin
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import ContentSource
 from spegel_py.telemetry.pull_record import PullContext
-from spegel_py.web import ring, views
-from spegel_py.web.records import Bin, Traffic
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -43,7 +43,7 @@ def test_of_many_peers_those_are_shown_that_matter() -> None:
     """Who is not well, then who gave most."""
     members = [member(name) for name in "abcdef"]
     members[0]["health"], members[1]["health"] = "suspected", "unhealthy"
-    traffic = {"e": Traffic(bytes=10), "d": Traffic(bytes=5), "a": Traffic(bytes=1)}
+    traffic = {"e": PeerTraffic(bytes=10), "d": PeerTraffic(bytes=5), "a": PeerTraffic(bytes=1)}
     assert {peer.id for peer in shown(members, traffic=traffic, most=4)} == {"a", "b", "d", "e"}
 
 
@@ -101,7 +101,7 @@ def test_a_request_that_has_no_answer_yet_is_shown_too() -> None:
 
 def test_bins_are_summed_up_by_the_minute() -> None:
     """The latest first, and all of them as one."""
-    bins = [Bin(10.0 * number) for number in range(12)]
+    bins = [TimeBin(10.0 * number) for number in range(12)]
     for number, one in enumerate(bins):
         one.bytes[ContentSource.PEER] = number
         one.requests[ContentSource.NONE] = 1

@@ -28,7 +28,7 @@ REMEMBERED = 2048
 """Digests whose answers are remembered."""
 
 
-class Holders:
+class HolderCache:
     """Asks the `router`, and remembers the answers for a few seconds. `clock` is monotonic, in seconds."""
 
     def __init__(

@@ -6,10 +6,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from spegel_py.admin.admin_app import State, create_admin_app
+from spegel_py.admin.guard import check_host, guard_hosts
 from spegel_py.errors import Denied
-from spegel_py.inspection.guard import check_host, guard_hosts
 from spegel_py.metrics import NodeMetrics
-from spegel_py.registry.app import State, create_metrics_app
 from spegel_py.registry.server import serve
 
 KNOWN = {"localhost", "node-1", "spegel.example"}
@@ -67,7 +67,7 @@ async def test_only_metrics_are_answered_under_any_name() -> None:
     async def measure(_: web.Request) -> web.Response:
         return web.Response(text="done")
 
-    app = create_metrics_app(
+    app = create_admin_app(
         render=NodeMetrics().render,
         state=state,
         routes=[web.post("/debug/measure", measure)],

@@ -10,7 +10,7 @@ from spegel_py.outcomes import ContentSource
 
 
 @dataclass(slots=True, kw_only=True)
-class Part:
+class MeasuredPart:
     """One manifest or blob of the image. `digest` is None for a tag that nobody has.
 
     `source` is None until there was an answer; `first_byte` and `seconds` count from when it was asked for. `peer` is
@@ -47,7 +47,7 @@ class Measurement:
 
     reference: str
     at: float
-    parts: list[Part] = field(default_factory=list)
+    parts: list[MeasuredPart] = field(default_factory=list)
     seconds: float = 0.0
     is_over: bool = False
     error: str | None = None

@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.web.page import PARTS
+from spegel_py.admin.web.status_page import StatusPage
+from spegel_py.admin.web.viewers import LIMIT, Viewers
 from spegel_py.health.events import HealthState
-from spegel_py.registry.app import create_metrics_app
 from spegel_py.registry.server import serve
-from spegel_py.web.page import PARTS
-from spegel_py.web.routes import StatusPage
-from spegel_py.web.viewers import LIMIT, Viewers
 from tests.browser.stage import Stage
 from tests.routers import until
 
@@ -58,7 +58,7 @@ def quiet() -> Iterator[None]:
 
 @asynccontextmanager
 async def serving(stage: Stage) -> AsyncIterator[Served]:
-    app, page = create_metrics_app(render=stage.metrics.render, state=stage.state), stage.page()
+    app, page = create_admin_app(render=stage.metrics.render, state=stage.state), stage.page()
     page.install(app)
     async with (
         stage.measurer.running(),

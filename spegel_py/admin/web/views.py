@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spegel_py.admin.web import ring
+from spegel_py.admin.web.ring import Spot
+from spegel_py.admin.web.traffic import PeerTraffic, TimeBin
 from spegel_py.oci.distribution import Kind
 from spegel_py.outcomes import ContentSource
 from spegel_py.telemetry.pull_record import PullContext
-from spegel_py.web import ring
-from spegel_py.web.records import Bin, Traffic
-from spegel_py.web.ring import Spot
 
 MOST = 128
 """Peers that are drawn and listed: what is more can be told apart by nobody, and would be sent to each viewer."""
@@ -21,11 +21,11 @@ HEALTH_MARKS = {"healthy": "✓", "suspected": "?", "unhealthy": "✕"}
 """Signs beside the words, so that nothing is told by a colour alone."""
 
 
-NOTHING = Traffic()
+NOTHING = PeerTraffic()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class PeerView:
     """A peer in table and picture, by its `number`; `giving` is how many transfers go to it now, as far as known."""
 
     number: int
@@ -36,7 +36,7 @@ class Peer:
     keys: int
     heard: float | None
     skew: float | None
-    traffic: Traffic
+    traffic: PeerTraffic
     giving: int
     spot: Spot
 
@@ -54,16 +54,16 @@ def peers(
     members: Sequence[Mapping[str, Any]],
     *,
     own: str,
-    traffic: Mapping[str, Traffic],
+    traffic: Mapping[str, PeerTraffic],
     giving: Mapping[str, int],
     most: int = MOST,
-) -> Sequence[Peer]:
+) -> Sequence[PeerView]:
     """Return peers as they follow on the ring: of many those that are not well, then those that gave most.
 
     `giving` counts transfers under way by the address they go to, which says whom only where it is one peer's.
     """
 
-    def gave(member: Mapping[str, Any]) -> Traffic:
+    def gave(member: Mapping[str, Any]) -> PeerTraffic:
         return traffic.get(member["id"], NOTHING)
 
     shown = sorted(
@@ -74,7 +74,7 @@ def peers(
     hosts = Counter(_host(member["address"]) for member in members)
     spots = ring.spots([gave(member).bytes for member in order])
     return [
-        Peer(
+        PeerView(
             number=number,
             id=member["id"],
             address=member["address"] or "not known yet",
@@ -101,7 +101,7 @@ def _host(authority: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pull:
+class PullView:
     """A request that is being answered: for a client of this node, or `to_peer`. `source` is None until it is known."""
 
     key: str
@@ -123,10 +123,10 @@ class Pull:
 
 def pulls(
     under_way: Iterable[PullContext], *, addresses: Mapping[str, str], now: float
-) -> Sequence[Pull]:
+) -> Sequence[PullView]:
     """Return the requests under way, the oldest first; `addresses` are peers' by their ids, `now` is Unix time."""
     return [
-        Pull(
+        PullView(
             key=f"{one.at:.6f}-{one.pull.key}",
             name=one.pull.label,
             digest=str(one.digest or one.pull.digest or ""),
@@ -151,7 +151,7 @@ class Minute:
     requests: Mapping[ContentSource, int]
 
 
-def minutes(bins: Sequence[Bin], *, each: int) -> Sequence[Minute]:
+def minutes(bins: Sequence[TimeBin], *, each: int) -> Sequence[Minute]:
     """Return the bins summed up, so many to a minute, the latest first; the latest one may be cut."""
     found = []
     for first in range(0, len(bins), each):
@@ -168,9 +168,9 @@ def minutes(bins: Sequence[Bin], *, each: int) -> Sequence[Minute]:
     return found[::-1]
 
 
-def total(bins: Iterable[Bin]) -> Bin:
+def total(bins: Iterable[TimeBin]) -> TimeBin:
     """Return all the bins as one."""
-    whole = Bin(0.0)
+    whole = TimeBin(0.0)
     for one in bins:
         for source, count in one.bytes.items():
             whole.bytes[source] += count

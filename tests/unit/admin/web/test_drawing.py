@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
+from spegel_py.admin.web import plots, ring
+from spegel_py.admin.web.traffic import TimeBin
 from spegel_py.outcomes import ContentSource
-from spegel_py.web import plots, ring
-from spegel_py.web.records import Bin
 
 PEER = "12D3KooWMVv1VGPM1VmgXYmZJ1c5MEHwddDt2VKDkL1qMtGxYH33"
 
@@ -57,15 +57,15 @@ def test_a_line_is_the_thicker_the_more_its_peer_gave() -> None:
     assert flows[3] == 9
 
 
-def bin_of(begin: float, **requests: int) -> Bin:
-    one = Bin(begin)
+def bin_of(begin: float, **requests: int) -> TimeBin:
+    one = TimeBin(begin)
     one.requests |= {ContentSource(source): count for source, count in requests.items()}
     return one
 
 
 def test_throughput_is_stacked_below_a_round_value() -> None:
     """30 + 40 bytes a second of at most 100 take 70 of 100; the scale does not follow every byte."""
-    one = Bin(0.0)
+    one = TimeBin(0.0)
     one.bytes |= {ContentSource.LOCAL: 300_000.0, ContentSource.PEER: 400_000.0}
     plot = plots.throughput([one], width=10.0)
     assert plot.top == 100_000
@@ -78,9 +78,9 @@ def test_throughput_is_stacked_below_a_round_value() -> None:
 
 def test_nothing_is_drawn_of_nothing() -> None:
     """The scale is not zero for it."""
-    plot = plots.throughput([Bin(0.0), Bin(10.0)], width=10.0)
+    plot = plots.throughput([TimeBin(0.0), TimeBin(10.0)], width=10.0)
     assert (plot.bars, plot.top, plot.count) == ((), 1000, 2)
-    assert plots.hit_rates([Bin(0.0)]).bars == ()
+    assert plots.hit_rates([TimeBin(0.0)]).bars == ()
 
 
 def test_a_hit_rate_fills_its_bar_with_shares() -> None:
@@ -95,6 +95,6 @@ def test_a_hit_rate_fills_its_bar_with_shares() -> None:
 
 def test_little_is_seen_beside_much() -> None:
     """One byte a second beside a hundred million is one of a hundred high."""
-    little, much = Bin(0.0), Bin(10.0)
+    little, much = TimeBin(0.0), TimeBin(10.0)
     little.bytes[ContentSource.LOCAL], much.bytes[ContentSource.PEER] = 10.0, 1e9
     assert [bar.height for bar in plots.throughput([little, much], width=10.0).bars] == [1, 100]

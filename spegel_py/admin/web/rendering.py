@@ -15,7 +15,7 @@ from spegel_py.tools.human import size, span
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_FILES = files("spegel_py.web")
+_FILES = files("spegel_py.admin.web")
 
 STATIC: Mapping[str, str] = {
     "page.css": "text/css",
@@ -54,7 +54,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(
-        loader=PackageLoader("spegel_py.web"),
+        loader=PackageLoader("spegel_py.admin.web"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

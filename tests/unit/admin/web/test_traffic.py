@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from spegel_py.admin.web.traffic import TrafficRow, by_peer, series
 from spegel_py.outcomes import ContentSource
-from spegel_py.web.records import Row, by_peer, series
 
 
 def record(**given: Any) -> dict[str, Any]:
@@ -35,7 +35,10 @@ def test_a_peer_is_told_what_it_gave_and_where_it_failed() -> None:
         attempt("c", "abandoned", None),
     ]
     found = by_peer(
-        [Row.of(record(attempts=attempts)), Row.of(record(attempts=[attempt("b", "ok", 1)]))]
+        [
+            TrafficRow.of(record(attempts=attempts)),
+            TrafficRow.of(record(attempts=[attempt("b", "ok", 1)])),
+        ]
     )
     assert {peer: (each.asked, each.failed, each.bytes) for peer, each in found.items()} == {
         "a": (1, 1, 200),
@@ -46,7 +49,7 @@ def test_a_peer_is_told_what_it_gave_and_where_it_failed() -> None:
 
 def test_bytes_are_spread_over_the_time_that_they_took() -> None:
     """Half of a body that was sent across the edge of two bins is in each, and the request in the first."""
-    bins = series([Row.of(record(at=105.0, ms=10_000.0))], now=119.0, width=10.0, count=3)
+    bins = series([TrafficRow.of(record(at=105.0, ms=10_000.0))], now=119.0, width=10.0, count=3)
     assert [one.begin for one in bins] == [90.0, 100.0, 110.0]
     assert [one.bytes[ContentSource.PEER] for one in bins] == pytest.approx([0, 300, 300])
     assert [one.requests[ContentSource.PEER] for one in bins] == [0, 1, 0]
@@ -54,7 +57,11 @@ def test_bytes_are_spread_over_the_time_that_they_took() -> None:
 
 def test_what_lies_outside_of_the_plot_is_left_out() -> None:
     """Of a body that began before it the rest is shown, of what came later nothing; all of that is no error."""
-    rows = [Row.of(record(at=80.0, ms=20_000.0)), Row.of(record(at=500.0)), Row.of(record(at=1.0))]
+    rows = [
+        TrafficRow.of(record(at=80.0, ms=20_000.0)),
+        TrafficRow.of(record(at=500.0)),
+        TrafficRow.of(record(at=1.0)),
+    ]
     bins = series(rows, now=109.0, width=10.0, count=2)
     assert [one.bytes[ContentSource.PEER] for one in bins] == pytest.approx([300, 0])
     assert [sum(one.requests.values()) for one in bins] == [0, 0]
@@ -62,13 +69,13 @@ def test_what_lies_outside_of_the_plot_is_left_out() -> None:
 
 def test_an_answer_in_no_time_is_shown() -> None:
     """A body that took less than the clock tells is in one bin, with all of its bytes."""
-    bins = series([Row.of(record(at=100.0, ms=0.0))], now=101.0, width=10.0, count=1)
+    bins = series([TrafficRow.of(record(at=100.0, ms=0.0))], now=101.0, width=10.0, count=1)
     assert bins[0].bytes[ContentSource.PEER] == pytest.approx(600)
 
 
 def test_a_miss_counts_for_the_registry_and_its_bytes_for_who_sent_them() -> None:
     """What was cut short is no hit, though a peer's bytes came."""
-    bins = series([Row.of(record(verdict="miss"))], now=101.0, width=10.0, count=1)
+    bins = series([TrafficRow.of(record(verdict="miss"))], now=101.0, width=10.0, count=1)
     assert bins[0].requests == {"local": 0, "peer": 0, "none": 1}
     assert bins[0].bytes[ContentSource.PEER] == pytest.approx(600)
     assert bins[0].hit_rate == 0

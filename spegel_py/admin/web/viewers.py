@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from spegel_py.admin.web.page import PERIOD, Page
 from spegel_py.errors import Busy
-from spegel_py.web.page import PERIOD, Page
 
 LIMIT = 16
 """Viewers at a time; further ones have the page as it was when it was loaded."""

@@ -8,13 +8,12 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 
+from spegel_py.admin.guard import check_origin
+from spegel_py.admin.web.page import Page, PageSources
+from spegel_py.admin.web.rendering import STATIC, static
+from spegel_py.admin.web.viewers import Viewers
 from spegel_py.errors import DigestInvalid, NameInvalid, NotFound, Occupied, RequestInvalid
-from spegel_py.inspection.guard import check_origin
 from spegel_py.tools.query import whole_number
-from spegel_py.web.page import Page
-from spegel_py.web.rendering import STATIC, static
-from spegel_py.web.sources import Sources
-from spegel_py.web.viewers import Viewers
 
 ROOT = "/debug/web"
 
@@ -41,7 +40,7 @@ HEADERS = {
 class StatusPage:
     """The page of one node; `now` is Unix time in seconds."""
 
-    def __init__(self, *, sources: Sources, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, sources: PageSources, now: Callable[[], float] = time.time) -> None:
         self._measurer = sources.measurer
         self._page = Page(sources=sources, now=now)
         self.viewers = Viewers(page=self._page)

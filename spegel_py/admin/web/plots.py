@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from spegel_py.admin.web.traffic import TimeBin
 from spegel_py.outcomes import ContentSource
-from spegel_py.web.records import Bin
 
 HEIGHT = 100.0
 
@@ -47,7 +47,7 @@ class Plot:
         return paths
 
 
-def throughput(bins: Sequence[Bin], *, width: float) -> Plot:
+def throughput(bins: Sequence[TimeBin], *, width: float) -> Plot:
     """Return bytes a second in each bin, those from here below those from peers."""
     rates = [{source: count / width for source, count in one.bytes.items()} for one in bins]
     top = _round_up(max((sum(rate.values()) for rate in rates), default=0.0))
@@ -58,7 +58,7 @@ def throughput(bins: Sequence[Bin], *, width: float) -> Plot:
     )
 
 
-def hit_rates(bins: Sequence[Bin]) -> Plot:
+def hit_rates(bins: Sequence[TimeBin]) -> Plot:
     """Return by which sources the requests of each bin were answered, as shares; nothing where there were none."""
     totals = [max(1, sum(one.requests.values())) for one in bins]
     shares = [

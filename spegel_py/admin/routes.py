@@ -8,17 +8,47 @@ from contextlib import aclosing
 
 from aiohttp import web
 
+from spegel_py.admin.guard import check_origin
+from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.images import MOST, SHOWN, LocalImages
+from spegel_py.admin.measurement import Measurement
+from spegel_py.admin.measurer import Measurer
 from spegel_py.errors import Denied, RequestInvalid
-from spegel_py.inspection.guard import check_origin
-from spegel_py.inspection.images import MOST, SHOWN, Images
-from spegel_py.inspection.measurement import Measurement
-from spegel_py.inspection.measurer import Measurer
+from spegel_py.telemetry.pull_log import LIMIT, PullLog
+from spegel_py.telemetry.pull_record import RecordQuery
 from spegel_py.tools.query import whole_number
 
 LINES = "application/x-ndjson"
 
 
-def inspection_routes(*, images: Images, measurer: Measurer | None) -> list[web.RouteDef]:
+RECORDS_SHOWN = 100
+"""Records in an answer that are not limited otherwise."""
+
+
+def pull_routes(*, pull_log: PullLog, holder_lookup: HolderLookup) -> list[web.RouteDef]:
+    """Return `/debug/decisions?key=&limit=` (newest first; a digest, a reference or a part of one), and
+    `/debug/resolve?key=` (a digest or a reference)."""
+
+    async def decisions(request: web.Request) -> web.Response:
+        key = request.query.get("key")
+        limit = whole_number(
+            request.query.get("limit"), "limit", default=RECORDS_SHOWN, low=1, high=LIMIT
+        )
+        found = pull_log.find(RecordQuery.parse(key) if key else None, limit=limit)
+        return web.json_response(
+            {"decisions": found, "kept": pull_log.kept, "bytes": pull_log.bytes}
+        )
+
+    async def resolve(request: web.Request) -> web.Response:
+        key = request.query.get("key")
+        if not key:
+            raise RequestInvalid("?key= must say what is looked for: a digest or a reference")
+        return web.json_response(await holder_lookup.resolve(key))
+
+    return [web.get("/debug/decisions", decisions), web.get("/debug/resolve", resolve)]
+
+
+def image_routes(*, images: LocalImages, measurer: Measurer | None) -> list[web.RouteDef]:
     """Return `GET /debug/images?part=&offset=&limit=`, and `POST /debug/measure?image=`.
 
     The latter answers when the measurement is over; where `Accept` says application/x-ndjson with a line for each

@@ -1,20 +1,30 @@
-"""Measuring: an image is pulled through the node's own mirror, as a runtime would, and its bytes are thrown away.
+"""Measuring a pull: an image is pulled through the node's own mirror, and its bytes are dropped.
 
-It says how long that takes, and of each manifest and blob where it came from: from here, from a peer, or from nobody,
-so that a runtime would have gone to the registry. Manifests are verified, blobs only by their length, since hashing
-them would measure this processor. A measurement goes on after what is missing or fails, so that it shows all of it.
+A measurement shows the duration, and the source of each manifest and blob: this node, a peer, or
+nobody, so that a runtime would have gone to the registry. Manifests are verified. Blobs are
+verified only by their length, since hashing them would measure this processor. A measurement goes
+on after a part that is missing or fails, so that it shows all parts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Literal
 
-from spegel_py.errors import BlobUnknown, ConfigError, ManifestUnknown, SpegelError
-from spegel_py.inspection.measurement import Measurement, Part
+import structlog
+
+from spegel_py.admin.measurement import MeasuredPart, Measurement
+from spegel_py.errors import (
+    BlobUnknown,
+    ConfigError,
+    ManifestUnknown,
+    NameInvalid,
+    Occupied,
+    SpegelError,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
@@ -22,6 +32,8 @@ from spegel_py.outcomes import ContentSource
 from spegel_py.pull import Platform, plan
 from spegel_py.pull.mirror_client import Manifest, MirrorClient, PullDeadlines
 from spegel_py.pull.session import DEPTH, PARALLEL
+
+log = structlog.get_logger(__name__)
 
 INTERVAL = 0.25
 """Seconds between two looks at how far a measurement has come."""
@@ -98,7 +110,7 @@ class _Pull:
 
     async def _resolve(self, client: MirrorClient, tag: str) -> Digest | None:
         """Return what a tag points at; None where nobody says, which is a part of its own then."""
-        part = Part(kind="manifest", digest=None)
+        part = MeasuredPart(kind="manifest", digest=None)
         with _noted(part):
             found = await client.resolve(tag)
             return found.child.digest if isinstance(found, Manifest) else found.digest
@@ -123,13 +135,13 @@ class _Pull:
             if not below.media_type or below.media_type in MANIFESTS:
                 await self._descend(client, below, depth + 1)
 
-    def _part(self, kind: Literal["manifest", "blob"], child: Child) -> Part:
-        part = Part(kind=kind, digest=str(child.digest), size=child.size)
+    def _part(self, kind: Literal["manifest", "blob"], child: Child) -> MeasuredPart:
+        part = MeasuredPart(kind=kind, digest=str(child.digest), size=child.size)
         self._measurement.parts.append(part)
         return part
 
 
-async def _fetch(client: MirrorClient, part: Part, blob: Child) -> None:
+async def _fetch(client: MirrorClient, part: MeasuredPart, blob: Child) -> None:
     began = time.monotonic()
     with _noted(part):
         async with client.blob(blob, 0) as body:
@@ -142,7 +154,7 @@ async def _fetch(client: MirrorClient, part: Part, blob: Child) -> None:
 
 
 @contextmanager
-def _noted(part: Part) -> Iterator[None]:
+def _noted(part: MeasuredPart) -> Iterator[None]:
     """Note how long the block took, and what went wrong in it."""
     began = time.monotonic()
     try:
@@ -155,7 +167,98 @@ def _noted(part: Part) -> Iterator[None]:
         part.seconds = time.monotonic() - began
 
 
-def _answered(part: Part, peer: str | None) -> None:
+def _answered(part: MeasuredPart, peer: str | None) -> None:
     """Note where an answer came from: a mirror names no peer for what it has itself."""
     part.source = ContentSource.PEER if peer else ContentSource.LOCAL
     part.peer = peer or None
+
+
+class Measurer:
+    """Measures through the `mirror` at this URL, which may name a user and a password.
+
+    Use `running()` around its life: it ends what is measured in the background. `latest` is the measurement that is
+    under way, else the last one; None before the first.
+    """
+
+    def __init__(self, *, mirror: str) -> None:
+        self._mirror = mirror
+        self._is_busy = False
+        self._task: asyncio.Task[None] | None = None
+        self.latest: Measurement | None = None
+
+    def __repr__(self) -> str:
+        return f"<Measurer {'at work on' if self._is_busy else 'after'} {self.latest and self.latest.reference}>"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Measurer]:
+        """Let measurements be started while the block lasts."""
+        try:
+            yield self
+        finally:
+            await self.stop()
+
+    async def follow(self, text: str) -> AsyncGenerator[Measurement, None]:
+        """Measure, and yield what is known so far again and again; closing it ends the measurement.
+
+        Raises Occupied where one is under way, NameInvalid and DigestInvalid, before anything is measured.
+        """
+        reference = self._admit(text)
+        try:
+            async with aclosing(measure(reference, mirror=self._mirror)) as steps:
+                async for measurement in steps:
+                    self.latest = measurement
+                    yield measurement
+        finally:
+            self._end()
+
+    def start(self, text: str) -> None:
+        """Measure in the background, which `latest` tells of. Raises as `follow` does."""
+        reference = self._admit(text)
+        self._task = asyncio.create_task(self._run(reference), name="measuring")
+        self._task.add_done_callback(lambda _: self._end())
+
+    async def stop(self) -> None:
+        """End what is measured in the background, if anything is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _admit(self, text: str) -> Reference:
+        try:
+            reference = Reference.parse(text.strip())
+        except NameInvalid as error:
+            raise NameInvalid(
+                f"{error.message}; write it as in registry.example/app:1, or with @sha256:…"
+            ) from error
+        if self._is_busy:
+            name = self.latest.reference if self.latest else "another image"
+            raise Occupied(
+                f"{name} is being measured, and one is at a time: try again when that is over"
+            )
+        self._is_busy = True
+        return reference
+
+    async def _run(self, reference: Reference) -> None:
+        try:
+            async with aclosing(measure(reference, mirror=self._mirror)) as steps:
+                async for measurement in steps:
+                    self.latest = measurement
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, and it must not be lost
+            log.error("measuring failed", reference=str(reference), error=repr(error))
+
+    def _end(self) -> None:
+        self._is_busy = False
+        if self.latest is not None:
+            log.info("image measured", **_summary(self.latest))
+
+
+def _summary(one: Measurement) -> dict[str, object]:
+    moved = one.bytes
+    return {
+        "reference": one.reference,
+        "seconds": round(one.seconds, 3),
+        "local": moved["local"],
+        "peer": moved["peer"],
+        "missing": one.missing,
+        "error": one.error,
+    }
