@@ -224,12 +224,14 @@ async def metric(node: Node, name: str, **labels: str) -> float:
     return total((await node.get("/metrics", port=9090)).body.decode(), name, **labels)
 
 
+def json_lines(text: str) -> list[dict[str, Any]]:
+    """Return the objects in the lines of a log that are complete JSON objects."""
+    lines = (line for line in text.splitlines() if line.startswith("{") and line.endswith("}"))
+    return [json.loads(line) for line in lines]
+
+
 def events(node: Node, event: str, **fields: object) -> list[dict[str, Any]]:
-    """Return what a node logged of this name and with these fields, oldest first."""
+    """Return a node's log entries with this name and these fields, oldest first."""
     assert node.spegel
-    lines = (
-        json.loads(line)
-        for line in node.spegel.output.splitlines()
-        if line.startswith("{") and line[-1] == "}"
-    )
+    lines = json_lines(node.spegel.output)
     return [line for line in lines if line.get("event") == event and fields.items() <= line.items()]

@@ -1,4 +1,4 @@
-"""Real containerds pull an image that nobody has: one of them fetches it for all."""
+"""Real containerds pull an image that no node has: one of them fetches it for all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.benchmarks.flash.crowd import play
 from tests.benchmarks.flash.outcome import missed
 from tests.benchmarks.flash.plan import SHARING, Case, Shape
 from tests.faults.crowd import faults
-from tests.faults.crowd.ground import Ground, start_ground
+from tests.faults.crowd.cluster import CrowdCluster
+from tests.faults.crowd.cluster import start_cluster as start_crowd
 from tests.faults.crowd.player import play as play_row
 from tests.faults.crowd.rows import Row
 from tests.images import image
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 
 async def test_a_crowd_fetches_a_new_image_once() -> None:
-    """The registry sends each layer and the manifest to one of three nodes, and all of them have the image."""
+    """The registry sends each layer and the manifest to one of three nodes; all get the image."""
     async with start_lab(nodes=3) as lab:
         case = Case(3, Shape(2, 8), upstream="50mbit")
         outcome = await play(lab, case, SHARING)
@@ -39,7 +40,7 @@ async def test_a_crowd_fetches_a_new_image_once() -> None:
 
 
 async def test_a_crowd_lines_up_behind_the_one_that_holds_an_image() -> None:
-    """One takes the layer from it and feeds the next: the holder sends it once and a little, not to each of them."""
+    """Nodes pass the layer on in a chain: the holder sends little more than one copy of it."""
     async with start_cluster(4) as lab:
         holder, *crowd = lab.nodes
         reference, app = lab.name("test/app:lined-up"), image("lined-up", layers=1, size=24_000_000)
@@ -56,9 +57,10 @@ async def test_a_crowd_lines_up_behind_the_one_that_holds_an_image() -> None:
 
 
 async def test_a_crowd_whose_containerds_fetch_in_parts_fetches_once() -> None:
-    """One asks the registry for parts of the layer, several at a time; the others get theirs from one answer.
+    """The leader requests parts of the layer, several at a time, and feeds all other nodes.
 
-    It asks for all from some byte on each time, and hangs up when it has the part: so the registry sends more.
+    Each request is open-ended and is aborted when the part is complete, so the registry sends more
+    than one copy.
     """
     async with start_lab(nodes=3, part=1024 * 1024) as lab:
         if await lab.nodes[0].daemon.version() < (2, 1):
@@ -74,46 +76,46 @@ async def test_a_crowd_whose_containerds_fetch_in_parts_fetches_once() -> None:
         assert len({one.client.partition(":")[0] for one in blobs}) == 1
 
 
-def looked_at(fault: faults.Fault) -> faults.Fault:
-    """Return a fault before which every node's page and state are looked at, while the registry stands still."""
+def after_inspection(fault: faults.Fault) -> faults.Fault:
+    """Return a fault that waits, with a stopped registry, until each node shows the whole tree."""
 
     @asynccontextmanager
-    async def strike(ground: Ground) -> AsyncIterator[Collection[Node]]:
-        ground.lab.registry.process.send(signal.SIGSTOP)
+    async def strike(crowd: CrowdCluster) -> AsyncIterator[Collection[Node]]:
+        crowd.lab.registry.process.send(signal.SIGSTOP)
         try:
             await until(
-                lambda: _all_show_all(ground), deadline=5.0
+                lambda: _all_show_all(crowd), deadline=5.0
             )  # a leader that stalls longer is replaced
         finally:
-            ground.lab.registry.process.send(signal.SIGCONT)
-        async with fault(ground) as excused:
+            crowd.lab.registry.process.send(signal.SIGCONT)
+        async with fault(crowd) as excused:
             yield excused
 
     return strike
 
 
-async def _all_show_all(ground: Ground) -> bool:
-    return all(await asyncio.gather(*(_shows_all(ground, node) for node in ground.nodes)))
+async def _all_show_all(crowd: CrowdCluster) -> bool:
+    return all(await asyncio.gather(*(_shows_all(crowd, node) for node in crowd.nodes)))
 
 
-async def _shows_all(ground: Ground, node: Node) -> bool:
-    """Say whether a node tells of its part, and its page shows the whole tree of the layer, with one that fetches."""
+async def _shows_all(crowd: CrowdCluster, node: Node) -> bool:
+    """Return True if a node's state and page show the whole tree of the layer, with one leader."""
     state, page = (
         await node.get("/debug/state", port=9090),
         await node.get("/debug/web/", port=9090),
     )
     parts = {part["digest"]: part["role"] for part in json.loads(state.body)["in_flight"]}
-    if (role := parts.get(str(ground.layer.digest))) is None:
+    if (role := parts.get(str(crowd.layer.digest))) is None:
         return False
     _, _, tree = page.body.decode().partition(
-        f"Who takes {short(str(ground.layer.digest))} from whom"
+        f"Who takes {short(str(crowd.layer.digest))} from whom"
     )
     rows = re.findall(
         r'<span class="name">(.*?)</span> <span class="does">(.*?)</span>',
         tree.partition("</ul>")[0],
     )
     doing = dict(rows)
-    others = {f"{other.address}:5000" for other in ground.nodes if other is not node}
+    others = {f"{other.address}:5000" for other in crowd.nodes if other is not node}
     return (
         doing.keys() == {"this node", *others}
         and list(doing.values()).count("fetches it") == 1
@@ -122,14 +124,16 @@ async def _shows_all(ground: Ground, node: Node) -> bool:
 
 
 @pytest.mark.parametrize(
-    "fault", [looked_at(faults.leader_mirror_killed), faults.leader_lost], ids=["mirror", "machine"]
+    "fault",
+    [after_inspection(faults.leader_mirror_killed), faults.leader_lost],
+    ids=["mirror", "machine"],
 )
 async def test_a_crowd_outlives_who_fetches(fault: faults.Fault) -> None:
-    """Whoever's own containerd lives has the image, with the right bytes, and nothing is left open.
+    """Every node whose own containerd lives gets the image with the right bytes.
 
-    Before that, the page of each of them shows the whole tree.
+    Nothing is left open, and before the fault the page of each node shows the whole tree.
     """
-    async with start_ground(size=25_000_000) as ground:
-        outcome = await play_row(ground, Row(name="leader", fault=fault, copies=2.1))
+    async with start_crowd(size=25_000_000) as crowd:
+        outcome = await play_row(crowd, Row(name="leader", fault=fault, copies=2.1))
         assert outcome.missed == []
-        assert sum(pull.succeeded for pull in outcome.pulls) >= len(ground.nodes) - 1
+        assert sum(pull.succeeded for pull in outcome.pulls) >= len(crowd.nodes) - 1

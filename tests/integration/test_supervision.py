@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from spegel_py.supervision.journal import read
-from tests.faults.chaos.content import small_disk
-from tests.faults.chaos.links import halved
+from tests.faults.primitives import halved, small_disk
 from tests.images import image
 from tests.integration.chronicles import (
     alerts,

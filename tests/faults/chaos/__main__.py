@@ -1,117 +1,92 @@
-"""Breaks things in the middle of real pulls, and prints what became of those: `python -m tests.faults.chaos`.
+"""Break things in the middle of real pulls, and print the results: `python -m tests.faults.chaos`.
 
-It needs root and containerd. The exit status is 1 if a row misses its bound: every pull succeeds with the right digests
-where the registry or one good peer is left, within 5 s more than an undisturbed one.
+It needs root and containerd. The exit status is 1 if a row misses its bound: every pull succeeds
+with the right digests while the registry or one good peer is left, within 5 s more than an
+undisturbed pull.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
-import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tests.benchmarks.machine import conditions
 from tests.faults.chaos import report
-from tests.faults.chaos.field import FULL, SHORT, start_field
-from tests.faults.chaos.player import Player
-from tests.faults.chaos.report import Outcome
-from tests.faults.chaos.rogue import Siege, besiege
+from tests.faults.chaos.cluster import FULL, SHORT, start_cluster
+from tests.faults.chaos.player import ChaosPlayer
+from tests.faults.chaos.report import ChaosOutcome
+from tests.faults.chaos.rogue import ROGUE, RogueOutcome, play_rogue
 from tests.faults.chaos.rows import ROWS, Row
-from tests.processes import end_in_good_order
+from tests.faults.harness import Play, chosen, parser, run
+from tests.faults.report import Outcome, as_json
 
-ROGUE = "rogue peer"
-"""What the row of the rogue's attacks is called."""
+Item = tuple[Row, int]
+"""A row, and how many nodes pull at once."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play the rows asked for; returns the exit status."""
+    """Play the chosen rows and return the exit status."""
     options = _options(arguments)
-    names = {row.name for row in ROWS} | {ROGUE}
-    if unknown := set(options.only or ()) - names:
-        raise SystemExit(
-            f"no such rows: {', '.join(sorted(unknown))}; there are: {', '.join(sorted(names))}"
-        )
-    rows = [
-        row
-        for row in ROWS
-        if (row.name in options.only if options.only else row.is_short or not options.short)
+    rows = [*ROWS, Row(name=ROGUE)]
+    if options.only:
+        rows = chosen(rows, options.only)
+    elif options.short:
+        rows = [row for row in rows if row.is_short]
+    items = [
+        (row, at_once)
+        for row in rows
+        for at_once in ((1,) if options.short or row.name == ROGUE else (1, 2))
     ]
-    given = conditions() | {"size": "short" if options.short else "full", "seed": options.seed}
-    try:
-        outcomes, siege = asyncio.run(_run(rows, options))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    if options.json:
-        options.json.write_text(report.as_json(given, outcomes))
-    page = report.markdown(given, outcomes) + (f"\n{siege.markdown()}" if siege else "")
-    if options.markdown:
-        options.markdown.write_text(page)
-    print(page)
-    return 1 if any(outcome.missed for outcome in outcomes) or (siege and siege.missed) else 0
+    views = {"json": as_json, "markdown": _markdown}
+    size = "short" if options.short else "full"
+    start = partial(_start, options)
+    return run(items, start, views, options, size=size, seed=options.seed)
+
+
+@asynccontextmanager
+async def _start(
+    options: argparse.Namespace, outcomes: list[Outcome]
+) -> AsyncIterator[Play[Item, Outcome]]:
+    async with start_cluster(SHORT if options.short else FULL) as cluster:
+        player = ChaosPlayer(
+            cluster=cluster,
+            random=random.Random(options.seed),
+            rounds=1 if options.short else options.rounds,
+            logs=options.logs,
+        )
+
+        async def play(item: Item) -> Outcome:
+            row, at_once = item
+            if row.name == ROGUE:
+                return await play_rogue(cluster, seconds=options.turn, only=options.attack or ())
+            return await player.play(row, at_once)
+
+        try:
+            yield play
+        finally:
+            outcomes[:0] = player.undisturbed()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults.chaos", description="Break things in mid-pull."
-    )
-    parser.add_argument(
-        "--short", action="store_true", help="a small image, most rows, each once, no pairs"
-    )
-    parser.add_argument("--only", action="append", metavar="ROW", help="play this row; repeatable")
-    parser.add_argument(
-        "--attack", action="append", metavar="NAME", help="the rogue does this one; repeatable"
-    )
-    parser.add_argument(
-        "--turn",
-        type=float,
-        default=3.0,
-        metavar="S",
-        help="seconds of each of the rogue's attacks",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=2,
-        metavar="N",
-        help="times a row is played, alone and in pairs",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="chooses when faults strike"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the page that is printed"
-    )
-    parser.add_argument(
-        "--logs", type=Path, metavar="FOLDER", help="keep the logs of rounds that went wrong"
-    )
-    return parser.parse_args(arguments)
+    options = parser("tests.faults.chaos", "Break things in mid-pull.", "json", "markdown")
+    add = options.add_argument
+    add("--short", action="store_true", help="a small image, most rows, each once, no pairs")
+    add("--attack", action="append", metavar="NAME", help="play this attack only; repeatable")
+    add("--turn", type=float, default=3.0, metavar="S", help="seconds of each attack")
+    add("--rounds", type=int, default=2, metavar="N", help="times each row is played")
+    add("--seed", type=int, default=1, metavar="N", help="chooses when faults strike")
+    add("--logs", type=Path, metavar="FOLDER", help="keep the logs of rounds that went wrong")
+    return options.parse_args(arguments)
 
 
-async def _run(
-    rows: Sequence[Row], options: argparse.Namespace
-) -> tuple[list[Outcome], Siege | None]:
-    end_in_good_order()
-    async with start_field(SHORT if options.short else FULL) as field:
-        player = Player(field=field, random=random.Random(options.seed), logs=options.logs)
-        outcomes = []
-        for row in rows:
-            for at_once in (1,) if options.short else (1, 2):
-                outcome = await player.play(
-                    row, at_once, rounds=1 if options.short else options.rounds
-                )
-                print(
-                    f"{row.name}, {at_once} at once: {outcome.verdict}", file=sys.stderr, flush=True
-                )
-                outcomes.append(outcome)
-        siege = None
-        if not options.only or ROGUE in options.only:
-            siege = await besiege(field, tours=1, seconds=options.turn, only=options.attack or ())
-            print(f"{ROGUE}: {siege.missed or 'ok'}", file=sys.stderr, flush=True)
-        return [*player.undisturbed(), *outcomes], siege
+def _markdown(conditions: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+    pulls = [one for one in outcomes if isinstance(one, ChaosOutcome)]
+    rogue = [one.markdown() for one in outcomes if isinstance(one, RogueOutcome)]
+    return "\n".join([report.markdown(conditions, pulls), *rogue])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Whether each miss of a pull has a record, and whether its reason is right: possible under the fault, and borne out by
-what else is in the record. The judging is pure.
+"""Judge the misses of a pull: each needs a record with a right reason.
 
-The reason is not taken from the code under test again: `_EVIDENCE` says in its own words what a record has to show.
+A reason is right if the fault makes it possible and the other fields of the record confirm it.
+`_EVIDENCE` defines that independently of the code under test. `judge` is pure.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from tests.integration.cluster import json_lines
 from tests.lab import Node
 
 Record = Mapping[str, Any]
@@ -40,7 +41,7 @@ _EVIDENCE: Mapping[str, Callable[[Record], bool]] = {
     "client_gone": lambda record: record["source"] is None or _is_short(record),
     "store_away": lambda record: record["local"] == "away" and not record["attempts"],
 }
-"""By reason: whether a record shows what its reason says. A reason that is not here no row makes possible."""
+"""By reason: whether the other fields of a record confirm it. No row allows any other reason."""
 
 
 def judge(
@@ -50,14 +51,17 @@ def judge(
     fetched: Collection[str],
     was_away: bool,
 ) -> list[str]:
-    """Return what is wrong with the misses of a pull, in words.
+    """Return the complaints about the misses of a pull, as text.
 
-    `allowed` are the reasons that the fault makes possible; `fetched` are the paths that containerd got from the
-    registry, each of which must have been a miss, unless the node itself `was_away`.
+    Args:
+        decisions: The records of the node.
+        allowed: The reasons that the fault makes possible.
+        fetched: The paths that containerd got from the registry. Each needs a miss.
+        was_away: Whether the node itself had ended. Then a path needs no miss.
     """
     misses = [one for one in decisions if one["verdict"] == "miss"]
     wrong = [complaint for one in misses if (complaint := _complaint(one, allowed))]
-    missed = {part for one in misses for part in (one["key"], one["digest"]) if part}
+    missed = {name for one in misses for name in (one["key"], one["digest"]) if name}
     unexplained = [] if was_away else [path for path in fetched if not _is_explained(path, missed)]
     return wrong + [f"no miss explains {path}" for path in dict.fromkeys(unexplained)]
 
@@ -70,26 +74,22 @@ def _complaint(miss: Record, allowed: Collection[str]) -> str:
 
 
 def _is_explained(path: str, missed: Collection[str]) -> bool:
-    """Say whether something that was missed is what a path of the registry ends in: a digest, or a tag."""
+    """Return True if a path of the registry ends in a digest or tag that was missed."""
     last = path.partition("?")[0].rsplit("/", 1)[-1]
     return any(one == last or one.endswith(f":{last}") for one in missed)
 
 
-# Reading them
+# Reading the records
 
 
 async def decisions_of(node: Node, *, log_from: int) -> tuple[list[Record], bool]:
-    """Return the decisions of a node since it was started, and whether it has ended: then they are its log's, from a
-    character on."""
+    """Return the decisions of a node since its start, and whether it has ended.
+
+    The decisions of a node that has ended come from its log, from character `log_from` on.
+    """
     try:
         answer = await node.get("/debug/decisions?limit=1000", port=9090)
         return json.loads(answer.body)["decisions"], False
     except (OSError, http.client.HTTPException):
-        return _logged(node.spegel.output[log_from:] if node.spegel else ""), True
-
-
-def _logged(log: str) -> list[Record]:
-    lines = [
-        json.loads(line) for line in log.splitlines() if line.startswith("{") and line.endswith("}")
-    ]
-    return [line for line in lines if line.get("event") == "pull decided"]
+        lines = json_lines(node.spegel.output[log_from:] if node.spegel else "")
+        return [line for line in lines if line.get("event") == "pull decided"], True

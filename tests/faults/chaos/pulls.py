@@ -1,125 +1,85 @@
-"""One pull by a containerd, as a kubelet would have it, and what became of it."""
+"""One pull of chaos: its attempts, the counters of its node, and its misses."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import http.client
-import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import grpc.aio
 
-from tests.faults.chaos.field import Field
+from tests.faults.chaos.cluster import ChaosCluster
 from tests.faults.chaos.misses import decisions_of, judge
+from tests.faults.pulls import DEADLINE, FAILURES, Pull, attempts, content_of
 from tests.integration.cluster import metric
 from tests.lab import Node
 from tests.processes import until
 
-DEADLINE = 60.0
-"""Seconds after which a pull counts as hung."""
-
-FAILURES = ("unreachable", "stalled", "refused", "mismatch")
-"""Outcomes of requests to peers that speak against the peer."""
-
-Content = Literal["right", "incomplete", "wrong"]
-"""Whether each blob of the image lies in the content store, and whether each that does has its digest."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pull:
-    """One pull by a containerd; what its node counts, bytes by where they came from among it, is None where it died."""
+class ChaosPull(Pull):
+    """A pull with the counters of its node, which are None if the node died."""
 
-    seconds: float
-    """What its longest try took."""
-    succeeded: bool
-    errors: tuple[str, ...] = ()
-    """Why tries failed, in order."""
-    content: Content = "incomplete"
     failures: int | None = None
-    """Requests to peers that failed: they broke, stalled, refused or sent wrong bytes."""
+    """Requests that peers broke off, stalled, refused or answered with wrong bytes."""
     local: int | None = None
+    """Bytes from the node's own content."""
     peer: int | None = None
+    """Bytes from peers."""
     registry: int = 0
+    """Bytes from the registry."""
     misses: tuple[tuple[str, int], ...] = ()
-    """Requests that no peer answered in full, by the reason on record."""
+    """How many requests no peer answered in full, by the recorded reason."""
     complaints: tuple[str, ...] = ()
     """Misses without a record, or with a reason that cannot be right."""
 
 
-async def pull(field: Field, node: Node, tries: int, *, reasons: Collection[str] = ()) -> Pull:
-    """Pull, and where that fails try again, `tries` times in all; `reasons` are those that misses may have."""
+async def pull(
+    cluster: ChaosCluster, node: Node, tries: int, *, reasons: Collection[str] = ()
+) -> ChaosPull:
+    """Pull with at most `tries` attempts; `reasons` are the reasons that a miss may have."""
     log_from = len(node.spegel.output) if node.spegel else 0
-    errors: list[str] = []
-    longest, succeeded = 0.0, False
-    while not succeeded and len(errors) < tries:
-        if errors:
-            await until(lambda: _is_ready(node, errors[-1]), deadline=DEADLINE, pause=0.1)
-        began = time.monotonic()
-        try:
-            await node.cri.pull(field.reference, deadline=DEADLINE)
-            succeeded = True
-        except grpc.aio.AioRpcError as failure:
-            errors.append(f"{failure.code().name}: {failure.details()}")
-        longest = max(longest, time.monotonic() - began)
+    made = await attempts(node, cluster.reference, tries=tries, before_retry=_until_ready)
     counted = await _counted(node)
-    fetched = [one for one in field.lab.registry.requests("GET") if one.client == node.address]
+    fetched = [one for one in cluster.lab.registry.requests("GET") if one.client == node.address]
+    paths = [one.path for one in fetched]
     decisions, was_away = await decisions_of(node, log_from=log_from)
     misses = Counter(str(one["reason"]) for one in decisions if one["verdict"] == "miss")
-    return Pull(
-        seconds=longest,
-        succeeded=succeeded,
-        errors=tuple(errors),
-        content=await asyncio.to_thread(content_of, field, node),
-        failures=counted.get("failures"),
-        local=counted.get("local"),
-        peer=counted.get("peer"),
+    return ChaosPull.of(
+        made,
+        await asyncio.to_thread(content_of, cluster.image, node),
+        **counted,
         registry=sum(one.size for one in fetched),
         misses=tuple(sorted(misses.items())),
-        complaints=tuple(
-            judge(
-                decisions, allowed=reasons, fetched=[one.path for one in fetched], was_away=was_away
-            )
-        ),
+        complaints=tuple(judge(decisions, allowed=reasons, fetched=paths, was_away=was_away)),
     )
 
 
-async def _is_ready(node: Node, error: str) -> bool:
-    """Say whether a containerd may be asked again after an error, as it may when a kubelet does it, after 10 s.
+async def _until_ready(node: Node, error: str) -> None:
+    """Wait until another attempt makes sense; a kubelet waits 10 s.
 
-    It is there again if it died, and it has thrown away what it had of a blob that turned out to be wrong.
+    A containerd that died has to answer again, and must have deleted a wrong blob.
     """
-    try:
-        await node.cri.images()
-    except grpc.aio.AioRpcError:
-        return False
-    return "commit digest" not in error or not list(
-        (node.daemon.content_path / "ingest").glob("*/data")
-    )
 
-
-def content_of(field: Field, node: Node) -> Content:
-    """Return what lies in a node's content store of the image; it reads all of it."""
-    found: Content = "right"
-    for blob in field.image.blobs:
+    async def is_ready() -> bool:
         try:
-            with node.daemon.path(blob.digest).open("rb") as file:
-                if hashlib.file_digest(file, blob.digest.algorithm).hexdigest() != blob.digest.hex:
-                    return "wrong"
-        except FileNotFoundError:
-            found = "incomplete"
-    return found
+            await node.cri.images()
+        except grpc.aio.AioRpcError:
+            return False
+        ingests = node.daemon.content_path / "ingest"
+        return "commit digest" not in error or not list(ingests.glob("*/data"))
+
+    await until(is_ready, deadline=DEADLINE, pause=0.1)
 
 
 async def _counted(node: Node) -> dict[str, int]:
-    """Return what a node has counted since it started; nothing if it has ended."""
-    served, attempts = "spegel_served_bytes_total", "spegel_peer_attempts_total"
+    """Return a node's counters since its start, or nothing if it has ended."""
+    served, outcomes = "spegel_served_bytes_total", "spegel_peer_attempts_total"
     try:
         counts = {source: await metric(node, served, source=source) for source in ("local", "peer")}
-        failures = [await metric(node, attempts, outcome=outcome) for outcome in FAILURES]
+        failures = [await metric(node, outcomes, outcome=outcome) for outcome in FAILURES]
     except (OSError, http.client.HTTPException):
         return {}
     return {name: int(count) for name, count in (counts | {"failures": sum(failures)}).items()}

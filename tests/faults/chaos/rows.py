@@ -1,4 +1,4 @@
-"""The rows of the suite: what breaks, when, and why a row may end otherwise than well."""
+"""The rows of chaos: the faults, when they strike, and how pulls may end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from spegel_py.outcomes import MissReason
-from tests.faults.chaos import content, links, processes
-from tests.faults.chaos.content import Disks
-from tests.faults.chaos.misbehaving import LONG, SHORT, SLOW, WHOLE, peer
-from tests.faults.chaos.scene import Fault
+from tests.faults.chaos import faults
+from tests.faults.chaos.faults import FailingDisks
+from tests.faults.chaos.misbehaving_peer import LONG, SHORT, SLOW, WHOLE, peer
+from tests.faults.chaos.round import Fault
 
 
 class Expected(Enum):
@@ -23,7 +23,7 @@ class Expected(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One kind of fault; `before` is broken from the start of the pull on, `during` breaks in the middle of it."""
+    """One kind of fault: `before` is there when the pull begins, `during` strikes in its middle."""
 
     name: str
     before: tuple[Fault, ...] = ()
@@ -34,58 +34,61 @@ class Row:
     why: str = ""
     """Why nothing better is expected."""
     misses: frozenset[MissReason] = frozenset()
-    """The reasons that a miss may have; none where somebody good is left, who answers everything in the end."""
+    """The reasons that a miss may have; none if a good peer is left, which answers in the end."""
     is_short: bool = True
-    """Whether the short form has it."""
+    """Whether the short form plays it."""
 
     @property
     def tries(self) -> int:
-        """Return how often a pull is tried, as a kubelet does it."""
+        """Return how often a pull may be attempted, as a kubelet does."""
         return TRIES if self.expected is Expected.RETRIED else 1
 
 
 TRIES = 6
-"""One that nobody verifies, one for each seed that is found out then, the good one, and one to spare."""
+"""Attempts: one unverified, one for each damaged seed, the successful one, and one to spare."""
 
-_DISKS = Disks()
+_DISKS = FailingDisks()
 
 MODES = ("off", "sample", "all")
-"""Of --verify-blobs, which is about large layers only."""
+"""Values of --verify-blobs, which affects large layers only."""
 
 _BROKEN: frozenset[MissReason] = frozenset({MissReason.CUT, MissReason.FAILED, MissReason.SHUNNED})
-"""Of what nobody can give: the body under way, what is asked for after it, and what is asked for again at once."""
+"""No peer is left: for the body in transfer, for later requests, and for immediate retries."""
 
 _GONE: frozenset[MissReason] = frozenset({MissReason.CLIENT_GONE})
-"""Of containerd, which leaves all its requests when one blob of the image is wrong, or when it ends."""
+"""containerd ends, or cancels all its requests because one blob of the image is wrong."""
 
 _WITHDRAWN: frozenset[MissReason] = frozenset({MissReason.NOT_FOUND})
-"""Of what its holders have found to be damaged, each after sending it once."""
+"""Each holder has found its content damaged after sending it once, and withdrawn it."""
 
 _UNVERIFIED = "nobody but containerd verifies a large layer, and wrong bytes end its pull"
-_PASSED_ON = "a large layer is verified in passing: its bytes are with containerd when they are found to be wrong"
+_PASSED_ON = (
+    "a large layer is verified in passing: "
+    "its bytes are with containerd when they are found to be wrong"
+)
 
 ROWS = (
-    Row(name="peer killed", during=(processes.server_killed,)),
+    Row(name="peer killed", during=(faults.server_killed,)),
     Row(
         name="all peers killed",
-        during=(processes.all_killed,),
+        during=(faults.all_killed,),
         misses=_BROKEN | {MissReason.NOT_FOUND},
         is_short=False,
     ),
-    Row(name="peer stopped", during=(processes.server_stopped,)),
-    Row(name="peer's link down", during=(links.server_unplugged,)),
-    Row(name="peer's packets dropped", during=(links.server_cut_off,), is_short=False),
-    Row(name="peer's connections reset", during=(links.server_reset,)),
-    Row(name="peer trickles", during=(links.server_trickling,)),
+    Row(name="peer stopped", during=(faults.server_stopped,)),
+    Row(name="peer's link down", during=(faults.server_unplugged,)),
+    Row(name="peer's packets dropped", during=(faults.server_cut_off,), is_short=False),
+    Row(name="peer's connections reset", during=(faults.server_reset,)),
+    Row(name="peer trickles", during=(faults.server_trickling,)),
     Row(
         name="peer's containerd restarted",
-        during=(processes.server_s_containerd_restarted,),
+        during=(faults.server_containerd_restarted,),
         is_short=False,
     ),
     *(
         Row(
             name=f"small layers wrong, verify {mode}",
-            before=(content.small_spoiled,),
+            before=(faults.small_corrupted,),
             flags={"verify_blobs": mode},
             is_short=mode == "all",
         )
@@ -94,7 +97,7 @@ ROWS = (
     *(
         Row(
             name=f"large layer wrong, verify {mode}",
-            before=(content.large_spoiled,),
+            before=(faults.large_corrupted,),
             flags={"verify_blobs": mode},
             expected=Expected.FAIL if mode == "off" else Expected.RETRIED,
             why=_UNVERIFIED if mode == "off" else _PASSED_ON,
@@ -103,16 +106,17 @@ ROWS = (
         )
         for mode in MODES
     ),
-    Row(name="peer's files cut off before", before=(content.large_truncated,)),
+    Row(name="peer's files cut off before", before=(faults.large_truncated,)),
     Row(
         name="peer's files cut off",
-        during=(content.server_truncated,),
+        during=(faults.server_truncated,),
         expected=Expected.RETRIED,
-        why="the kernel zeroes what it has queued of a file that is cut off under it, which no runtime does",
+        why="the kernel zeroes what it has queued of a file that is cut off under it, "
+        "which no runtime does",
         misses=_BROKEN | _GONE,
         is_short=False,
     ),
-    Row(name="peer's files deleted", during=(content.server_emptied,), is_short=False),
+    Row(name="peer's files deleted", during=(faults.server_emptied,), is_short=False),
     Row(name="two peers' disks fail", before=(_DISKS.mounted,), during=(_DISKS.failing,)),
     Row(name="peer slow to answer", before=(peer(SLOW),)),
     Row(name="peer's lengths too small", before=(peer(SHORT),)),
@@ -120,38 +124,34 @@ ROWS = (
     Row(
         name="peer answers 200 to a range",
         before=(peer(WHOLE),),
-        during=(processes.honest_server_killed,),
+        during=(faults.honest_server_killed,),
     ),
-    Row(name="own node killed", during=(processes.own_killed,)),
-    Row(
-        name="own node ended",
-        during=(processes.own_ended,),
-        misses=_BROKEN | {MissReason.NOT_FOUND},
-    ),
+    Row(name="own node killed", during=(faults.own_killed,)),
+    Row(name="own node ended", during=(faults.own_ended,), misses=_BROKEN | {MissReason.NOT_FOUND}),
     Row(
         name="own containerd restarted",
-        during=(processes.own_containerd_restarted,),
+        during=(faults.own_containerd_restarted,),
         expected=Expected.RETRIED,
         why="who asked containerd lost the answer with it, and asks again",
         misses=_GONE,
     ),
     Row(
         name="routers cut off",
-        during=(links.routers_cut_off,),
+        during=(faults.routers_cut_off,),
         misses=frozenset({MissReason.NOT_FOUND}),
         is_short=False,
     ),
     Row(
         name="nobody known",
-        before=(links.nobody_known,),
+        before=(faults.nobody_known,),
         misses=frozenset({MissReason.NOT_FOUND}),
         is_short=False,
     ),
-    Row(name="registry down", before=(links.registry_down,), is_short=False),
-    Row(name="registry slow", before=(links.registry_slow,), is_short=False),
+    Row(name="registry down", before=(faults.registry_down,), is_short=False),
+    Row(name="registry slow", before=(faults.registry_slow,), is_short=False),
     Row(
         name="registry slow, peer killed",
-        before=(links.registry_slow,),
-        during=(processes.server_killed,),
+        before=(faults.registry_slow,),
+        during=(faults.server_killed,),
     ),
 )

@@ -1,158 +1,127 @@
-"""What strikes in the middle of a crowd's pulls: broken when entered, mended when left, unless by a new start."""
+"""The faults of crowd: broken on entry; mended on exit, unless a restart mends them."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from tests.faults.chaos.links import filtered, halved
-from tests.faults.crowd.ground import Ground
-from tests.integration.cluster import joined
-from tests.lab import REGISTRY, Node
+from tests.faults.crowd.cluster import HOST, CrowdCluster
+from tests.faults.primitives import NodeFault, filtered, halved, kill, killed, unplugged
+from tests.integration.cluster import joined, limited
+from tests.lab import Node
 from tests.processes import run
 
-JOINED = 3.0
-"""Seconds after which halves are joined again: both have fetched a good part by then."""
+JOINED_AFTER = 3.0
+"""Seconds after which halves are joined: by then both have fetched much of the layer."""
 
-Fault = Callable[[Ground], AbstractAsyncContextManager[Collection[Node]]]
-"""Breaks something, and yields the machines whose own pull may fail for it: their containerd or upstream is broken."""
+Fault = Callable[[CrowdCluster], AbstractAsyncContextManager[Collection[Node]]]
+"""Breaks something, and yields the machines whose own pull may fail.
 
-HOST = REGISTRY.partition(":")[0]
+These are the machines whose containerd or upstream is broken.
+"""
 
 
-async def _kill(node: Node) -> None:
-    assert node.spegel
-    await node.spegel.end(signal.SIGKILL)
+def _at(
+    select: Callable[[CrowdCluster], Awaitable[Node]], fault: NodeFault, *, is_excused: bool = False
+) -> Fault:
+    """Return the fault of the machine that `select` returns; its own pull may fail if excused."""
+
+    @asynccontextmanager
+    async def broken(cluster: CrowdCluster) -> AsyncIterator[Collection[Node]]:
+        node = await select(cluster)
+        async with fault(node):
+            yield (node,) if is_excused else ()
+
+    return broken
 
 
 @asynccontextmanager
-async def nothing(ground: Ground) -> AsyncIterator[Collection[Node]]:
+async def _containerd_killed(node: Node) -> AsyncIterator[None]:
+    await node.daemon.kill()
+    yield
+
+
+@asynccontextmanager
+async def _lost(node: Node) -> AsyncIterator[None]:
+    async with unplugged(node):
+        await asyncio.gather(node.daemon.kill(), kill(node))
+        yield
+
+
+@asynccontextmanager
+async def _upstream_reset(node: Node) -> AsyncIterator[None]:
+    """Reset a node's connections to the registry; without a mirror this fails its pull."""
+    await run(*node.namespace.prefix, "ss", "-K", "-tn", "dst", HOST)
+    yield
+
+
+_leader, _coordinator = CrowdCluster.leader, CrowdCluster.coordinator
+
+leader_mirror_killed = _at(_leader, killed)
+leader_containerd_killed = _at(_leader, _containerd_killed, is_excused=True)
+leader_lost = _at(_leader, _lost, is_excused=True)
+inner_follower_killed = _at(CrowdCluster.inner_follower, killed)
+coordinator_killed = _at(_coordinator, killed)
+upstream_black_hole = _at(
+    _leader,
+    lambda node: filtered(node, f"ip saddr {HOST} drop", f"ip daddr {HOST} drop"),
+    is_excused=True,
+)
+upstream_reset = _at(_leader, _upstream_reset, is_excused=True)
+leader_slow = _at(_leader, lambda node: limited(node, "8mbit"))
+"""Limit the bytes that reach the leader to 1 MB/s."""
+
+
+@asynccontextmanager
+async def nothing(cluster: CrowdCluster) -> AsyncIterator[Collection[Node]]:
     """Break nothing."""
     yield ()
 
 
 @asynccontextmanager
-async def leader_mirror_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Kill the mirror of who fetches; its containerd goes on."""
-    await _kill(await ground.leader())
-    yield ()
-
-
-@asynccontextmanager
-async def leader_containerd_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Kill the containerd that fetches."""
-    leader = await ground.leader()
-    await leader.daemon.kill()
-    yield (leader,)
-
-
-@asynccontextmanager
-async def leader_lost(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Take away the whole machine that fetches."""
-    leader = await ground.leader()
-    await leader.namespace.plug(is_in=False)
-    await asyncio.gather(leader.daemon.kill(), _kill(leader))
-    try:
-        yield (leader,)
-    finally:
-        await leader.namespace.plug(is_in=True)
-
-
-@asynccontextmanager
-async def inner_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Kill a mirror that takes from one node and gives to another."""
-    await _kill(await ground.inner())
-    yield ()
-
-
-@asynccontextmanager
-async def coordinator_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Kill the mirror that keeps the book."""
-    await _kill(ground.coordinator())
-    yield ()
-
-
-@asynccontextmanager
-async def coordinator_then_leader_killed(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Kill the mirror that keeps the book, and a second later that of who fetches."""
-    leader, coordinator = await ground.leader(), ground.coordinator()
-    await _kill(coordinator)
+async def coordinator_then_leader_killed(cluster: CrowdCluster) -> AsyncIterator[Collection[Node]]:
+    """Kill the coordinator's mirror, and a second later the leader's."""
+    leader, coordinator = await cluster.leader(), await cluster.coordinator()
+    await kill(coordinator)
     await asyncio.sleep(1)
     if leader is not coordinator:
-        await _kill(leader)
+        await kill(leader)
     yield ()
 
 
 @asynccontextmanager
-async def upstream_black_hole(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Drop every packet between the registry and who fetches from it."""
-    leader = await ground.leader()
-    async with filtered([leader], f"ip saddr {HOST} drop", f"ip daddr {HOST} drop"):
-        yield (leader,)
-
-
-@asynccontextmanager
-async def upstream_reset(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Reset the connections to the registry of who fetches, which ends its pull as it does without a mirror."""
-    leader = await ground.leader()
-    await run(*leader.namespace.prefix, "ss", "-K", "-tn", "dst", HOST)
-    yield (leader,)
-
-
-@asynccontextmanager
-async def leader_slow(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Let little reach who fetches: 1 MB/s."""
-    leader = await ground.leader()
-    await leader.namespace.limit("8mbit")
-    try:
-        yield ()
-    finally:
-        await run(
-            "tc",
-            "-n",
-            leader.namespace.switch,
-            "qdisc",
-            "del",
-            "dev",
-            leader.namespace.port,
-            "root",
-        )
-
-
-@asynccontextmanager
-async def registry_restarted(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Stop the registry for a second: without a mirror every pull fails of that."""
-    await ground.lab.registry.stop()
+async def registry_restarted(cluster: CrowdCluster) -> AsyncIterator[Collection[Node]]:
+    """Stop the registry for a second, which would fail every pull without a mirror."""
+    await cluster.lab.registry.stop()
     await asyncio.sleep(1)
-    await ground.lab.registry.start()
-    yield ground.nodes
+    await cluster.lab.registry.start()
+    yield cluster.nodes
 
 
 @asynccontextmanager
-async def halves(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Cut the machines into halves, which both reach the registry."""
-    half = len(ground.nodes) // 2
-    async with halved(ground.nodes[:half], ground.nodes[half:]):
+async def halves(cluster: CrowdCluster) -> AsyncIterator[Collection[Node]]:
+    """Separate the machines into halves, which both reach the registry."""
+    half = len(cluster.nodes) // 2
+    async with halved(cluster.nodes[:half], cluster.nodes[half:]):
         yield ()
 
 
 @asynccontextmanager
-async def halves_joined(ground: Ground) -> AsyncIterator[Collection[Node]]:
-    """Begin in halves that have lost each other, each with a leader of its own, and join them while both fetch."""
-    half = len(ground.nodes) // 2
-    halves = ground.nodes[:half], ground.nodes[half:]
+async def halves_joined(cluster: CrowdCluster) -> AsyncIterator[Collection[Node]]:
+    """Begin with halves that have a leader each, and join them while both leaders fetch."""
+    half = len(cluster.nodes) // 2
+    groups = cluster.nodes[:half], cluster.nodes[half:]
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(halved(*halves))
-        await asyncio.gather(*(joined(*nodes, deadline=30) for nodes in halves))
-        joining = asyncio.create_task(_end_after(stack, JOINED))
+        await stack.enter_async_context(halved(*groups))
+        await asyncio.gather(*(joined(*nodes, deadline=30) for nodes in groups))
+        joining = asyncio.create_task(_close_after(stack, JOINED_AFTER))
         try:
             yield ()
         finally:
             await joining
 
 
-async def _end_after(stack: AsyncExitStack, seconds: float) -> None:
+async def _close_after(stack: AsyncExitStack, seconds: float) -> None:
     await asyncio.sleep(seconds)
     await stack.aclose()

@@ -1,4 +1,4 @@
-"""The rows: what strikes, when, and how often an image may come from the registry for it."""
+"""The rows of crowd: the faults, and how often the registry may send the layer under each."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from tests.faults.crowd.faults import Fault
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One kind of fault. `copies` is how often the registry may send the layer, `why` says for what."""
+    """One kind of fault."""
 
     name: str
     fault: Fault
     copies: float = 1.03
+    """How often the registry may send the layer."""
     why: str = ""
+    """Why it may send more than one copy."""
     tries: int = 1
-    """How often each pull may be tried, as a kubelet does."""
+    """How often each pull may be attempted, as a kubelet does."""
     strikes_first: bool = False
-    """Whether it strikes before anybody pulls, rather than in the middle."""
+    """Whether the fault strikes before the pulls begin, rather than in their middle."""
 
 
 ROWS = (
@@ -44,7 +46,7 @@ ROWS = (
     ),
     Row(
         name="inner follower's mirror killed",
-        fault=faults.inner_killed,
+        fault=faults.inner_follower_killed,
         copies=1.7,
         why="its containerd goes upstream",
     ),

@@ -1,4 +1,4 @@
-"""How soon each fault was seen and how soon it was over, as an SVG: bars on a scale of powers of ten; pure."""
+"""A drawing (SVG) of the times until each fault was seen and over, on a logarithmic scale. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.benchmarks.svg import bar, drawing, text
-from tests.faults.drill.report import Outcome, slowest
+from tests.faults.drill.report import DrillOutcome, slowest
 
 _SEEN, _OVER, _LIMIT = "#00add8", "#0b6e4f", "#c0392b"
 _LEFT, _DECADE, _LINE, _TOP = 190, 130, 44, 64
 _LEAST, _MOST = 0.1, 1000.0
 
 
-def svg(outcomes: Sequence[Outcome], conditions: Mapping[str, Any]) -> str:
-    """Return the drawing: for each fault the slowest node's two times, and a mark where the objective is."""
+def svg(conditions: Mapping[str, Any], outcomes: Sequence[DrillOutcome]) -> str:
+    """Return the drawing: for each fault the slowest node's two times, with marks at the limits."""
     shown = [outcome for outcome in outcomes if outcome.sightings]
     width, height = _LEFT + _x(_MOST) + 60, _TOP + _LINE * len(shown) + 20
-    what = f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, {str(conditions['time'])[:10]}"
+    version, day = conditions["spegel-py"], str(conditions["time"])[:10]
+    subtitle = f"spegel-py {version}, {conditions['cores']} cores, {day}"
     parts = [
-        text(8, 18, f"Fault drill, seconds (slowest of 6 nodes): {what}"),
+        text(8, 18, f"Fault drill, seconds (slowest of 6 nodes): {subtitle}"),
         *_legend(),
         *_axis(height),
     ]
@@ -49,7 +50,7 @@ def _axis(height: float) -> list[str]:
     return parts
 
 
-def _row(outcome: Outcome, y: float) -> list[str]:
+def _row(outcome: DrillOutcome, y: float) -> list[str]:
     seen = slowest([each.seen for each in outcome.sightings])
     over = slowest([each.over for each in outcome.sightings])
     parts = [text(8, y + 16, outcome.row)]

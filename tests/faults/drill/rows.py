@@ -1,4 +1,4 @@
-"""The rows of the drill: what is broken, who is to see it as what and by when, and who is well all the time."""
+"""The rows of the drill: each fault, the alerts it must raise, and the nodes that stay well."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from enum import Enum, auto
 from spegel_py.supervision import conditions
 from spegel_py.supervision.conditions import Condition
 from tests.faults.drill import faults
+from tests.faults.drill.cluster import CLOCK, CRASHABLE, SMALL_DISK, DrillCluster
 from tests.faults.drill.faults import Fault, halves
-from tests.faults.drill.ground import CLOCK, OPERATED, SMALL_DISK, Ground
 from tests.lab import Node
 
 DEAD, SILENT, HEALED = 2.0, 10.0, 15.0
-"""Seconds until everybody knows that a node was killed; that it froze, or is a black hole; and until all find all."""
+"""Seconds until all nodes know a killed node, until they know a silent one, and to heal.
+
+A node is silent if it is frozen, cut off or a black hole. The cluster has healed when every node
+finds every image.
+"""
 ACTIVE = 30.0
-"""Kraken's bound, seconds, for what only the active check can find."""
+"""Seconds to find a fault by active checks only; the bound is Kraken's."""
 
 
-class Who(Enum):
-    """Some of the nodes, as seen from a fault."""
+class Nodes(Enum):
+    """A group of nodes, relative to a fault."""
 
     VICTIM = auto()
     OTHERS = auto()
@@ -28,52 +32,52 @@ class Who(Enum):
     PULLERS = auto()
     BYSTANDERS = auto()  # neither pullers nor the victim
 
-    def of(self, ground: Ground, victim: Node) -> list[Node]:
-        """Return these nodes."""
+    def of(self, cluster: DrillCluster, victim: Node) -> list[Node]:
+        """Return the nodes of the group."""
         match self:
-            case Who.VICTIM:
+            case Nodes.VICTIM:
                 return [victim]
-            case Who.ALL:
-                return list(ground.nodes)
-            case Who.PULLERS:
-                return list(ground.pullers)
-            case Who.OTHERS:
-                return _without(ground.nodes, [victim])
-            case Who.BYSTANDERS:
-                return _without(ground.nodes, [victim, *ground.pullers])
+            case Nodes.ALL:
+                return list(cluster.nodes)
+            case Nodes.PULLERS:
+                return list(cluster.pullers)
+            case Nodes.OTHERS:
+                return _without(cluster.nodes, [victim])
+            case Nodes.BYSTANDERS:
+                return _without(cluster.nodes, [victim, *cluster.pullers])
 
 
 class Well(Enum):
-    """Which nodes are well and reach each other all the time, so that to suspect one another is wrong."""
+    """The nodes that are well and reach each other all the time, so no suspicion is justified."""
 
     OTHERS = auto()  # all but the victim
     ALL = auto()
     HALVES = auto()
     STEADY = auto()  # all but the last two
 
-    def groups(self, ground: Ground, victim: Node) -> list[list[Node]]:
-        """Return the groups of nodes that are well for each other."""
+    def groups(self, cluster: DrillCluster, victim: Node) -> list[list[Node]]:
+        """Return groups of nodes; the nodes of a group reach each other."""
         match self:
             case Well.OTHERS:
-                return [_without(ground.nodes, [victim])]
+                return [_without(cluster.nodes, [victim])]
             case Well.ALL:
-                return [list(ground.nodes)]
+                return [list(cluster.nodes)]
             case Well.HALVES:
-                return list(halves(ground))
+                return list(halves(cluster))
             case Well.STEADY:
-                return [ground.nodes[:-2]]
+                return [cluster.nodes[:-2]]
 
 
-def _without(nodes: Sequence[Node], those: Sequence[Node]) -> list[Node]:
-    return [node for node in nodes if node not in those]
+def _without(nodes: Sequence[Node], excluded: Sequence[Node]) -> list[Node]:
+    return [node for node in nodes if node not in excluded]
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """An alert that these nodes are to raise, within `limit` seconds or else what its tier says."""
+class ExpectedAlert:
+    """An alert that these nodes must raise, within `limit` seconds or the limit of its tier."""
 
     condition: Condition
-    who: Who
+    nodes: Nodes
     limit: float | None = None
 
 
@@ -83,25 +87,24 @@ class Row:
 
     name: str
     fault: Fault
-    victim: int = OPERATED
-    """The number of the node it strikes, from 0."""
-    expected: tuple[Expected, ...] = ()
+    victim: int = CRASHABLE
+    """The index of the node that the fault strikes."""
+    expected: tuple[ExpectedAlert, ...] = ()
     known: float | None = None
-    """Seconds until nobody offers the victim any more."""
-    lookup: float | None = HEALED
-    """Seconds from the mending until all find all; None if that is not looked at."""
+    """Seconds until no other node offers the victim."""
     well: Well = Well.OTHERS
     heals_itself: bool = False
-    """Whether it is over with nothing done: then that is measured from the fault."""
+    """Whether the fault ends without mending. Then times are measured from the fault."""
     calm: float = 0.0
-    """Seconds of undisturbed pulls before, to compare with."""
+    """Seconds of undisturbed pulls before the fault, as the baseline."""
     is_timed: bool = False
+    """Whether the p99 is judged."""
     is_short: bool = True
 
 
 def _rows(*, is_short: bool) -> tuple[Row, ...]:
     seconds = 30.0 if is_short else 120.0
-    lost = Expected(conditions.PEER_LOST, Who.OTHERS)
+    lost = ExpectedAlert(conditions.PEER_LOST, Nodes.OTHERS)
     return (
         Row(name="node killed", fault=faults.killed, expected=(lost,), known=DEAD),
         Row(
@@ -116,14 +119,14 @@ def _rows(*, is_short: bool) -> tuple[Row, ...]:
             name="link down",
             fault=faults.unplugged,
             victim=SMALL_DISK,
-            expected=(lost, Expected(conditions.ISOLATED, Who.VICTIM)),
+            expected=(lost, ExpectedAlert(conditions.ISOLATED, Nodes.VICTIM)),
             known=SILENT,
             is_short=False,
         ),
         Row(
             name="partition in halves",
             fault=faults.in_halves,
-            expected=(Expected(conditions.PARTITIONED, Who.ALL),),
+            expected=(ExpectedAlert(conditions.PARTITIONED, Nodes.ALL),),
             well=Well.HALVES,
         ),
         Row(
@@ -131,42 +134,42 @@ def _rows(*, is_short: bool) -> tuple[Row, ...]:
             fault=faults.black_hole,
             victim=0,
             expected=(
-                Expected(conditions.PEER_UNHEALTHY, Who.PULLERS, SILENT),
-                Expected(conditions.PEER_UNHEALTHY, Who.BYSTANDERS, ACTIVE),
+                ExpectedAlert(conditions.PEER_UNHEALTHY, Nodes.PULLERS, SILENT),
+                ExpectedAlert(conditions.PEER_UNHEALTHY, Nodes.BYSTANDERS, ACTIVE),
             ),
         ),
         Row(
             name="containerd killed",
             fault=faults.containerd_killed,
             victim=CLOCK,
-            expected=(Expected(conditions.CONTAINERD_AWAY, Who.VICTIM),),
+            expected=(ExpectedAlert(conditions.CONTAINERD_AWAY, Nodes.VICTIM),),
             well=Well.ALL,
         ),
         Row(
             name="disk full",
             fault=faults.disk_full,
             victim=SMALL_DISK,
-            expected=(Expected(conditions.DISK_FULL, Who.VICTIM),),
+            expected=(ExpectedAlert(conditions.DISK_FULL, Nodes.VICTIM),),
             well=Well.ALL,
         ),
         Row(
             name="disk read-only",
             fault=faults.disk_read_only,
             victim=SMALL_DISK,
-            expected=(Expected(conditions.DATA_DIR_READ_ONLY, Who.VICTIM),),
+            expected=(ExpectedAlert(conditions.DATA_DIR_READ_ONLY, Nodes.VICTIM),),
             well=Well.ALL,
             is_short=False,
         ),
         Row(
             name="libp2p side crashed",
             fault=faults.libp2p_crashed,
-            expected=(Expected(conditions.ROUTER_DOWN, Who.VICTIM),),
+            expected=(ExpectedAlert(conditions.ROUTER_DOWN, Nodes.VICTIM),),
             heals_itself=True,
         ),
         Row(
             name="libp2p side hung",
             fault=faults.libp2p_hung,
-            expected=(Expected(conditions.ROUTER_HUNG, Who.VICTIM), lost),
+            expected=(ExpectedAlert(conditions.ROUTER_HUNG, Nodes.VICTIM), lost),
             known=SILENT,
             heals_itself=True,
             is_short=False,
@@ -175,7 +178,7 @@ def _rows(*, is_short: bool) -> tuple[Row, ...]:
             name="clock set ahead by 1 h",
             fault=faults.clock_jumped,
             victim=CLOCK,
-            expected=(Expected(conditions.CLOCK_JUMPED, Who.VICTIM),),
+            expected=(ExpectedAlert(conditions.CLOCK_JUMPED, Nodes.VICTIM),),
             well=Well.ALL,
             heals_itself=True,
             is_short=False,
@@ -192,4 +195,4 @@ def _rows(*, is_short: bool) -> tuple[Row, ...]:
 
 
 FULL, SHORT = _rows(is_short=False), tuple(row for row in _rows(is_short=True) if row.is_short)
-"""The whole drill, and a short form: fewer rows, and too short a churn to judge its p99."""
+"""The whole drill, and a short form with fewer rows and a churn too short to judge its p99."""

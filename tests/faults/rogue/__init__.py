@@ -1,1 +1,1 @@
-"""A rogue node for tests: a peer and a client that do what no honest one does, by turns."""
+"""A rogue node for tests: a peer and a client that attack honest nodes in many ways."""

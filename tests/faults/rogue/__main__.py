@@ -1,7 +1,8 @@
-"""The rogue as a process: `python -m tests.faults.rogue FILE` reads its world as JSON from a file, and attacks by turns.
+"""The rogue as a process: `python -m tests.faults.rogue FILE` plays each attack once.
 
-It writes one line of JSON for each turn: the attack, and after its end the seconds it took and what it failed of, if it
-failed on its own side. It ends after `tours` of all attacks, each turn of `seconds`, or at a signal.
+FILE has the environment as JSON, with the `seconds` of each attack and the names of the `only`
+attacks to play, all if there are none. Two lines of JSON per attack go to stdout: its name when it
+begins, and its seconds and its own failure, if any, when it ends.
 """
 
 from __future__ import annotations
@@ -20,52 +21,46 @@ from typing import Any
 import trio
 
 from spegel_py.routing.libp2p import compat
-from tests.faults.rogue.attacks import ATTACKS, Attack, World
-from tests.faults.rogue.registry import CHECKS, RogueRegistry
+from tests.faults.rogue.attacks import ATTACKS, Attack
+from tests.faults.rogue.environment import Environment
+from tests.faults.rogue.registry import HEALTH_ANSWERS, RogueRegistry
 
 
 def main() -> None:
-    """Attack until all tours are over."""
+    """Play each attack once."""
     given: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
-    tours, seconds, only = (
-        given.pop("tours"),
-        given.pop("seconds"),
-        given.pop("only", None) or list(ATTACKS),
-    )
+    seconds, only = given.pop("seconds"), given.pop("only", None) or list(ATTACKS)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGTERM, _end)
     compat.silence()
     logging.disable(logging.CRITICAL)
-    content = {
-        f"sha256:{file.name}": file.read_bytes() for file in Path(given.pop("content")).iterdir()
-    }
+    files = Path(given.pop("content")).iterdir()
+    content = {f"sha256:{file.name}": file.read_bytes() for file in files}
     sizes = {digest: len(data) for digest, data in content.items()}
-    world = World(http=RogueRegistry(given["address"], 5000, content), sizes=sizes, **given)
-    for _ in range(tours):
-        for name in only:
-            _say(attack=name)
-            began, failure = (
-                time.monotonic(),
-                trio.run(partial(_turn, ATTACKS[name], world, seconds)),
-            )
-            _say(attack=name, seconds=round(time.monotonic() - began, 1), failure=failure)
-            world.http.way, world.http.check, world.http.own = None, CHECKS["well"], {}
-    _say(asked=len(world.http.asked))
+    http = RogueRegistry(given.pop("address"), 5000, content)
+    env = Environment(http=http, sizes=sizes, **given)
+    for name in only:
+        _print(attack=name)
+        began = time.monotonic()
+        failure = trio.run(partial(_turn, ATTACKS[name], env, seconds))
+        _print(attack=name, seconds=round(time.monotonic() - began, 1), failure=failure)
+        http.answer, http.health_answer, http.genuine = None, HEALTH_ANSWERS["well"], {}
+    _print(requests=len(http.requests))
 
 
-async def _turn(attack: Attack, world: World, seconds: float) -> str:
-    """Let one attack go on for so long, and return what it failed of."""
+async def _turn(attack: Attack, env: Environment, seconds: float) -> str:
+    """Let an attack go on for this many seconds, and return its own failure as text."""
     failed: list[str] = []
     try:
         with trio.move_on_after(seconds):
-            await attack(world)
+            await attack(env)
     except* Exception as failures:
         failed.append(repr(failures)[:300])
     return "".join(failed)
 
 
-def _say(**fields: object) -> None:
+def _print(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A rogue libp2p peer: it speaks the protocols of a node, and says in them what it likes. On Trio."""
+"""A rogue libp2p peer: it speaks the protocols of a node, with any content. On Trio."""
 
 from __future__ import annotations
 
@@ -7,21 +7,41 @@ import struct
 import time
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import Any
 
 import trio
+import varint
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p.abc import INetStream
 from libp2p.custom_types import StreamHandlerFn
 from libp2p.host.basic_host import BasicHost
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import announce, compat, kademlia, request_response
-from spegel_py.routing.libp2p.addresses import multiaddr
+
+ODD_HELLOS = (
+    '{"interval": 1' + "0" * 400 + ', "registry": ":5000"}',
+    '{"interval": 5, "registry": ":5000", "time": 1' + "0" * 400 + "}",
+    '{"interval": 5, "registry": ":' + "9" * 4000 + '"}',
+    '{"interval": 5, "registry": ":5000", "time": NaN}',
+    '{"interval": 5, "registry": ":5000", "time": 1e999}',
+    '{"interval": 5, "registry": ":5000", "agent": "\\ud800"}',
+    '{"interval": 5, "registry": ":5000", "agent": "\\u001b[2J\\u001b]0;owned\\u0007"}',
+    '{"interval": 5, "registry": "[fe80::1%' + "a" * 64 + ']:5000"}',
+    '{"interval": 5, "registry": "[fe80::1%\\ud800]:5000"}',
+    '{"interval": 5, "registry": "[fe80::1%' + "x." * 400_000 + 'x]:5000"}',
+    '{"interval": 5, "registry": ":5000", "proof": 5}',
+    "[" * 100_000,
+    "[]",
+    "null",
+    "",
+)
+"""Bodies of hellos; some once ended a node, its libp2p side or its status page."""
 
 KEYS_PER_FRAME = 9_000
-"""Keys in one frame of a rogue's set: as many as fit into the largest frame."""
+"""Keys in one frame of a rogue's set; the largest frame holds no more."""
 
 
 def frame(kind: int, body: bytes) -> bytes:
@@ -29,8 +49,23 @@ def frame(kind: int, body: bytes) -> bytes:
     return struct.pack(">I", 1 + len(body)) + bytes([kind]) + body
 
 
+ODD_FRAMES = (
+    frame(9, b""),
+    frame(255, b"x" * 1000),
+    frame(2, b"\xff"),
+    frame(2, b"\x07" + b"x" * 31),
+    frame(5, b"x"),
+    frame(6, b"x"),
+    frame(7, b""),
+    frame(8, b"x" * 35),
+    struct.pack(">I", 0),
+    struct.pack(">I", 1 << 31) + b"x" * 100,
+)
+"""Malformed announce frames."""
+
+
 def hello(registry: str, **members: object) -> bytes:
-    """Return a hello as an honest node of a long interval sends it, with other members in place of some."""
+    """Return the hello of an honest node with a long interval, with these members changed."""
     honest = {
         "interval": 60,
         "registry": registry,
@@ -51,37 +86,35 @@ def key_set(keys: Collection[bytes], *, is_complete: bool = True) -> Iterable[by
 
 
 class RoguePeer:
-    """One identity. Streams that others open to it are read to their end, unless `on` says otherwise."""
+    """One identity.
 
-    def __init__(self, address: str, port: int = 0) -> None:
-        self.address = address
-        self._port = port
-        listens = [multiaddr(address, port)] if port else []
-        self.host: BasicHost = compat.build_host(
-            Ed25519PrivateKey.generate(), announce=lambda: listens
-        )
+    Streams that other nodes open are read to their end, unless `on` sets another handler.
+    """
+
+    def __init__(self) -> None:
+        key = Ed25519PrivateKey.generate()
+        self.host: BasicHost = compat.build_host(key, announce=list)
         for protocol in (announce.PROTOCOL, kademlia.PROTOCOL, request_response.PROTOCOL):
             self.on(protocol, _read_all)
 
     def on(self, protocol: Any, handler: StreamHandlerFn) -> None:
-        """Handle streams of a protocol."""
+        """Set the handler of a protocol's streams."""
         self.host.set_stream_handler(protocol, handler)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[RoguePeer]:
+    async def running(self) -> AsyncIterator[None]:
         """Run while the block lasts."""
-        async with self.host.run([multiaddr(self.address, self._port)] if self._port else []):
+        async with self.host.run([]):
             try:
-                yield self
+                yield
             finally:
                 await compat.hang_up_all(self.host)
                 compat.shut_connections(self.host)
 
     async def dial(self, target: str) -> ID:
         """Connect to a node's router at an IP address. Raises PeerUnreachable."""
-        return await compat.dial(
-            self.host, Multiaddr(f"/ip4/{target}/tcp/5001"), expected=None, timeout=5
-        )
+        address = Multiaddr(f"/ip4/{target}/tcp/5001")
+        return await compat.dial(self.host, address, expected=None, timeout=5)
 
     async def announce(self, peer: ID, *frames: bytes) -> INetStream:
         """Open an announce stream to a peer and send frames."""
@@ -90,12 +123,39 @@ class RoguePeer:
             await stream.write(each)
         return stream
 
-    def muxed(self, peer: ID) -> Any:
-        """Return the multiplexed connection to a peer, to write raw frames to."""
-        return cast("Any", self.host.get_network().get_connections(peer)[0]).muxed_conn
-
 
 async def _read_all(stream: INetStream) -> None:
     with suppress(Exception):
         while await stream.read(65536):
             await trio.sleep(0)
+
+
+# Kademlia's frames
+
+
+async def read_exactly(stream: INetStream, size: int) -> bytes:
+    """Return this many bytes of a stream."""
+    data = b""
+    while len(data) < size:
+        data += await stream.read(size - len(data))
+    return data
+
+
+async def receive(stream: INetStream) -> Message:
+    """Return the next Kademlia message of a stream."""
+    length = shift = 0
+    while True:
+        [byte] = await read_exactly(stream, 1)
+        length |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            break
+    message = Message()
+    message.ParseFromString(await read_exactly(stream, length))
+    return message
+
+
+async def send(stream: INetStream, message: Message) -> None:
+    """Send a Kademlia message."""
+    raw = message.SerializeToString()
+    await stream.write(bytes(varint.encode(len(raw))) + raw)

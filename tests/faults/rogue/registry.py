@@ -1,4 +1,4 @@
-"""A rogue registry: an HTTP server in threads that answers for content in one of many wrong ways at a time."""
+"""A rogue registry: an HTTP server in threads that answers requests for content wrongly."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 SMALL = 4 * 1024 * 1024
-"""Bytes up to which a node verifies a blob before it passes on the first byte; a rogue's wrong bytes stay below."""
+"""Bytes up to which a node verifies a blob before it passes on the first byte.
+
+The rogue sends wrong bytes for such blobs only: no node can detect them in time in larger ones.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: its method and path, and the content it is for, as far as the rogue has it."""
+class Request:
+    """One request, with the size and the bytes of the requested content if the rogue has it."""
 
     method: str
     path: str
@@ -29,16 +32,16 @@ class Asked:
 
     @property
     def reference(self) -> str:
-        """The digest or the tag that is asked for."""
+        """The requested digest or tag."""
         return self.path.partition("?")[0].rpartition("/")[2]
 
 
-Way = Callable[[Asked], Iterable[bytes]]
-"""Yields the bytes of an answer, head and all."""
+Answer = Callable[[Request], Iterable[bytes]]
+"""Yields the bytes of an answer, including its head."""
 
 
 def head(status: int | str = 200, **fields: object) -> bytes:
-    """Return the head of an answer; underscores in names become hyphens."""
+    """Return the head of an answer; underscores in field names become hyphens."""
     lines = [
         f"HTTP/1.1 {status} X",
         *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items()),
@@ -46,24 +49,29 @@ def head(status: int | str = 200, **fields: object) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def described(asked: Asked, **fields: object) -> bytes:
-    """Return the head that an honest node gives, with some fields changed."""
-    kind = MANIFEST if asked.is_manifest else "application/octet-stream"
+def honest_head(request: Request, **fields: object) -> bytes:
+    """Return the head that an honest node sends, with these fields changed."""
+    kind = MANIFEST if request.is_manifest else "application/octet-stream"
     honest = {
         "Content_Type": kind,
-        "Content_Length": asked.size,
-        "Docker_Content_Digest": asked.reference,
+        "Content_Length": request.size,
+        "Docker_Content_Digest": request.reference,
     }
     return head(200, **(honest | fields))
 
 
-def _body(asked: Asked, head: bytes, pieces: Iterable[bytes]) -> Iterable[bytes]:
+def _altered(body: Answer, **fields: object) -> Answer:
+    """Return the answer with an honest head, save for these fields, and this body."""
+    return lambda request: _body(request, honest_head(request, **fields), body(request))
+
+
+def _body(request: Request, head: bytes, pieces: Iterable[bytes]) -> Iterable[bytes]:
     yield head
-    if asked.method != "HEAD":
+    if request.method != "HEAD":
         yield from pieces
 
 
-def _drip(data: bytes, count: int, pause: float) -> Iterable[bytes]:
+def _trickle(data: bytes, count: int, pause: float) -> Iterable[bytes]:
     for start in range(0, len(data), count):
         yield data[start : start + count]
         time.sleep(pause)
@@ -79,80 +87,95 @@ def _endless(piece: bytes, times: int = 200_000) -> Iterable[bytes]:
         yield piece
 
 
-def _if_small(asked: Asked, pieces: Iterable[bytes]) -> Iterable[bytes]:
-    """Return wrong bytes where they are verified before they are passed on, and none of a large blob."""
-    return pieces if asked.size <= SMALL else []
+def _if_small(request: Request, pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """Return these wrong bytes for a small blob, and none for a large one."""
+    return pieces if request.size <= SMALL else []
 
 
-def _wrong(asked: Asked) -> Iterable[bytes]:
-    """Yield wrong bytes of what is verified before it is passed on; of a large blob only the first of them."""
-    if asked.size <= SMALL:
-        return [b"\0" * asked.size]
-    return [b""]
+def _zeros(request: Request) -> Iterable[bytes]:
+    """Return zeros for a small blob, and nothing for a large one."""
+    return [bytes(request.size)] if request.size <= SMALL else []
 
 
 _CHUNKED = head(200, Content_Type=MANIFEST, Transfer_Encoding="chunked")
 
-WAYS: Mapping[str, Way] = {
-    "length too small": lambda asked: _body(asked, described(asked, Content_Length=1), [b"x"]),
-    "type of something else": lambda asked: _body(asked, described(asked, Content_Type="text/evil"), _wrong(asked)),
-    "a tag's digest that nobody has": lambda asked: _body(
-        asked, described(asked, Docker_Content_Digest="sha256:" + "ab" * 32), _wrong(asked)
+WRONG_ANSWERS: Mapping[str, Answer] = {
+    "length too small": _altered(lambda _: [b"x"], Content_Length=1),
+    "type of something else": _altered(_zeros, Content_Type="text/evil"),
+    "a tag's digest that nobody has": _altered(_zeros, Docker_Content_Digest="sha256:" + "ab" * 32),
+    "wrong bytes": _altered(_zeros),
+    "no byte of the body": _altered(lambda _: _silence()),
+    "40 kB a second": _altered(lambda request: _trickle(request.data, 4_000, 0.1)),
+    "a length of 10^15": _altered(
+        lambda request: _endless(bytes(65536)) if request.size > SMALL else [],
+        Content_Length=10**15,
     ),
-    "wrong bytes": lambda asked: _body(asked, described(asked), _wrong(asked)),
-    "no byte of the body": lambda asked: _body(asked, described(asked), _silence()),
-    "40 kB a second": lambda asked: _body(asked, described(asked), _drip(asked.data, 4_000, 0.1)),
-    "a length of 10^15": lambda asked: _body(
-        asked, described(asked, Content_Length=10**15), _endless(b"\0" * 65536) if asked.size > SMALL else [b""]
-    ),
-    "a length of 10^18, and an end": lambda asked: _body(asked, described(asked, Content_Length=10**18), [b"x" * 9]),
-    "no answer": lambda asked: _silence(),
-    "a head without an end": lambda asked: [b"HTTP/1.1 200 OK\r\nX: ", *_endless(b"x" * 65536, 200)],
-    "a head byte by byte": lambda asked: _drip(described(asked), 1, 0.1),
-    "a thousand interim answers": lambda asked: _endless(
+    "a length of 10^18, and an end": _altered(lambda _: [b"x" * 9], Content_Length=10**18),
+    "no answer": lambda _: _silence(),
+    "a head without an end": lambda _: [
+        b"HTTP/1.1 200 OK\r\nX: ",
+        *_endless(b"x" * 65536, 200),
+    ],
+    "a head byte by byte": lambda request: _trickle(honest_head(request), 1, 0.1),
+    "a thousand interim answers": lambda _: _endless(
         b"HTTP/1.1 100 Continue\r\nX: " + b"a" * 900 + b"\r\n\r\n", 1000
     ),
-    "chunks": lambda asked: _body(asked, _CHUNKED, _if_small(asked, [b"fffffffffffffff\r\nabc"])),
-    "chunks without an end": lambda asked: _body(
-        asked, _CHUNKED, _if_small(asked, _endless(b"10000\r\n" + b"x" * 65536 + b"\r\n", 200))
+    "chunks": lambda request: _body(
+        request, _CHUNKED, _if_small(request, [b"fffffffffffffff\r\nabc"])
     ),
-    "gzip": lambda asked: [described(asked, Content_Encoding="gzip", Content_Length=100) + b"x" * 100],
-    "an age of 5,000 digits": lambda asked: [described(asked, Age="9" * 5000)],
-    "a redirect": lambda asked: [head(302, Location="http://169.254.169.254/", Content_Length=0)],
-    "another protocol": lambda asked: [head(101, Upgrade="x", Connection="upgrade") + b"x" * 100],
-    "status 999": lambda asked: [head(999, Content_Length=0)],
-    "a reason of a megabyte": lambda asked: [b"HTTP/1.1 200 " + b"x" * 1_000_000 + b"\r\n\r\n"],
-    "part of what was not asked for": lambda asked: [
-        head(206, Content_Type=MANIFEST, Content_Range=f"bytes 0-9/{asked.size}", Content_Length=10) + b"x" * 10
+    "chunks without an end": lambda request: _body(
+        request,
+        _CHUNKED,
+        _if_small(request, _endless(b"10000\r\n" + b"x" * 65536 + b"\r\n", 200)),
+    ),
+    "gzip": lambda request: [
+        honest_head(request, Content_Encoding="gzip", Content_Length=100) + b"x" * 100
     ],
-    "a source of 20 kB": lambda asked: [described(asked, X_Spegel_Source="x" * 20_000)],
-}  # fmt: skip
-"""Every way that was tried against a node, by what it is."""
+    "an age of 5,000 digits": lambda request: [honest_head(request, Age="9" * 5000)],
+    "a redirect": lambda _: [head(302, Location="http://169.254.169.254/", Content_Length=0)],
+    "another protocol": lambda _: [head(101, Upgrade="x", Connection="upgrade") + b"x" * 100],
+    "status 999": lambda _: [head(999, Content_Length=0)],
+    "a reason of a megabyte": lambda _: [b"HTTP/1.1 200 " + b"x" * 1_000_000 + b"\r\n\r\n"],
+    "part of what was not asked for": lambda request: [
+        head(
+            206,
+            Content_Type=MANIFEST,
+            Content_Range=f"bytes 0-9/{request.size}",
+            Content_Length=10,
+        )
+        + b"x" * 10
+    ],
+    "a source of 20 kB": lambda request: [honest_head(request, X_Spegel_Source="x" * 20_000)],
+}
+"""By name: every wrong answer that was tried against a node."""
 
-CHECKS: Mapping[str, bytes] = {
+HEALTH_ANSWERS: Mapping[str, bytes] = {
     "well": head(200, Content_Length=0),
     "an age of 5,000 digits": head(200, Content_Length=0, Age="9" * 5000),
     "a length of 19 digits": head(200, Content_Length="9" * 19),
     "chunks": head(200, Transfer_Encoding="chunked") + b"5\r\nhello\r\n0\r\n\r\n",
     "no HTTP": b"SSH-2.0-x\r\n\r\n",
 }
-"""Answers to a health check, by what they are."""
+"""By name: answers to a health check."""
 
 
 class RogueRegistry:
-    """Answers at an address until it is closed: health checks by `check`, everything else by `way`.
+    """Answers at an address until it is closed.
 
-    `content` is what it says it has, by digest; what it is asked for is in `asked`. Content in `own` is answered
-    rightly, for what the rogue makes itself.
+    Attributes:
+        answer: The answer to each request for content; None for 404.
+        health_answer: The answer to each health check.
+        genuine: The rogue's own content by digest, which it serves correctly.
+        requests: The method and path of each request for content.
     """
 
     def __init__(self, address: str, port: int, content: Mapping[str, bytes]) -> None:
         self._listener = socket.create_server((address, port), backlog=128)
         self._content = content
-        self.way: Way | None = None
-        self.check = CHECKS["well"]
-        self.own: dict[str, bytes] = {}
-        self.asked: list[str] = []
+        self.answer: Answer | None = None
+        self.health_answer = HEALTH_ANSWERS["well"]
+        self.genuine: dict[str, bytes] = {}
+        self.requests: list[str] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -173,18 +196,15 @@ class RogueRegistry:
                     return
                 received += data
             method, path, _ = received.decode("latin-1").split(" ", 2)
-            for piece in self._answer(method, path):
+            for piece in self._pieces(method, path):
                 connection.sendall(piece)
 
-    def _answer(self, method: str, path: str) -> Iterable[bytes]:
+    def _pieces(self, method: str, path: str) -> Iterable[bytes]:
         if path.startswith("/livez"):
-            return [self.check]
+            return [self.health_answer]
         data = self._content.get(path.partition("?")[0].rpartition("/")[2], b"")
-        asked = Asked(method, path, len(data) or 500, data)
-        self.asked.append(f"{method} {path}")
-        if (made := self.own.get(asked.reference)) is not None:
-            return [
-                described(asked, Content_Length=len(made)),
-                *([] if method == "HEAD" else [made]),
-            ]
-        return [head(404, Content_Length=0)] if self.way is None else self.way(asked)
+        request = Request(method, path, len(data) or 500, data)
+        self.requests.append(f"{method} {path}")
+        if (made := self.genuine.get(request.reference)) is not None:
+            return _body(request, honest_head(request, Content_Length=len(made)), [made])
+        return [head(404, Content_Length=0)] if self.answer is None else self.answer(request)

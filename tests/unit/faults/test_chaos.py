@@ -1,31 +1,32 @@
-"""What the chaos suite makes of what it saw."""
+"""The verdicts and the page of the chaos suite."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.faults.chaos.field import parse_traffic
+from tests.faults.chaos.cluster import parse_traffic
 from tests.faults.chaos.misses import judge
-from tests.faults.chaos.pulls import DEADLINE, Pull
-from tests.faults.chaos.report import ALLOWANCE, Outcome, markdown
+from tests.faults.chaos.pulls import ChaosPull
+from tests.faults.chaos.report import ALLOWANCE, ChaosOutcome, markdown
 from tests.faults.chaos.rows import Expected
+from tests.faults.pulls import DEADLINE
 
-GOOD = Pull(seconds=3.0, succeeded=True, content="right")
-LOST = Pull(seconds=1.0, succeeded=False, errors=("unexpected commit digest",))
-AGAIN = Pull(seconds=4.0, succeeded=True, errors=("UNAVAILABLE",), content="right")
-WRONG = Pull(seconds=3.0, succeeded=False, errors=("cut",), content="wrong")
-PART = Pull(seconds=3.0, succeeded=True)
-LATE = Pull(seconds=3.1 + ALLOWANCE, succeeded=True, content="right")
-UNEXPLAINED = Pull(
+GOOD = ChaosPull(seconds=3.0, succeeded=True, content="right")
+LOST = ChaosPull(seconds=1.0, succeeded=False, errors=("unexpected commit digest",))
+AGAIN = ChaosPull(seconds=4.0, succeeded=True, errors=("UNAVAILABLE",), content="right")
+WRONG = ChaosPull(seconds=3.0, succeeded=False, errors=("cut",), content="wrong")
+PART = ChaosPull(seconds=3.0, succeeded=True)
+LATE = ChaosPull(seconds=3.1 + ALLOWANCE, succeeded=True, content="right")
+UNEXPLAINED = ChaosPull(
     seconds=3.0, succeeded=True, content="right", complaints=("no miss explains /v2/a/blobs/x",)
 )
-HUNG = Pull(seconds=DEADLINE, succeeded=False, errors=("DEADLINE_EXCEEDED",))
+HUNG = ChaosPull(seconds=DEADLINE, succeeded=False, errors=("DEADLINE_EXCEEDED",))
 
 
 def outcome(
-    *pulls: Pull, expected: Expected = Expected.SUCCEED, error: str = "", left_out: str = ""
-) -> Outcome:
-    return Outcome(
+    *pulls: ChaosPull, expected: Expected = Expected.SUCCEED, error: str = "", left_out: str = ""
+) -> ChaosOutcome:
+    return ChaosOutcome(
         row="peer killed",
         at_once=1,
         pulls=pulls,
@@ -62,13 +63,13 @@ def outcome(
         pytest.param(outcome(left_out="no loop devices here"), [], id="left out"),
     ],
 )
-def test_a_row_says_which_bounds_it_missed(given: Outcome, missed: list[str]) -> None:
-    """A row misses its bounds by pulls that fail, hang, come late or hold wrong content, unless that is expected."""
+def test_a_row_says_which_bounds_it_missed(given: ChaosOutcome, missed: list[str]) -> None:
+    """A row misses its bounds by pulls that fail, hang, end late or leave wrong content."""
     assert given.missed == missed
 
 
 def test_a_page_has_a_line_for_each_row_and_the_reasons_below() -> None:
-    """The page shows each row's counts and verdict, and below the table why pulls failed."""
+    """The page shows each row's counts and verdict, and the errors of pulls below the table."""
     page = markdown({"cores": 2}, [outcome(GOOD, LOST)])
     [line] = [line for line in page.splitlines() if line.startswith("| peer killed")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -78,7 +79,7 @@ def test_a_page_has_a_line_for_each_row_and_the_reasons_below() -> None:
 
 
 def test_traffic_is_read_from_the_switch_s_side() -> None:
-    """What the switch receives on a port is what the machine at it sent."""
+    """The switch receives on a port the bytes that the machine at the port sends."""
     counters = "head\nhead\n  p-n1: 100 1 0 0 0 0 0 0 200 2 0 0 0 0 0 0\n"
     traffic = parse_traffic(counters)
     assert traffic.sent == {"p-n1": 100}
@@ -89,7 +90,7 @@ def test_traffic_is_read_from_the_switch_s_side() -> None:
 
 
 def decision(reason: str | None, **fields: object) -> dict[str, object]:
-    """Return a record as `/debug/decisions` has it: by default a 404 without anybody asked."""
+    """Return a record as in `/debug/decisions`: by default a 404 without a request to a peer."""
     return {
         "verdict": "miss" if reason else "hit",
         "reason": reason,
@@ -139,7 +140,7 @@ WHOLE = CUT | {"bytes": {"local": 0, "peer": 9}}
     ],
 )
 def test_a_reason_has_to_fit_its_record(record: dict[str, object], is_right: bool) -> None:
-    """A reason that the fault makes possible is still wrong where the record shows something else."""
+    """A reason that the fault allows is still wrong if the record contradicts it."""
     reason = str(record["reason"])
     wrong = judge([record], allowed=[reason], fetched=[], was_away=False)
     assert wrong == ([] if is_right else [f"{reason} does not fit its record: why"])
@@ -149,7 +150,7 @@ def test_a_reason_has_to_fit_its_record(record: dict[str, object], is_right: boo
 
 
 def test_what_came_from_the_registry_needs_a_miss() -> None:
-    """By digest or by tag; a node that was not there has nothing to explain."""
+    """A miss matches by digest or by tag; a node that was away needs no miss."""
     hit, miss = decision(None), decision("not_found", key="r.io/a:1", digest="sha256:bb")
     paths = ["/v2/a/manifests/1?ns=r.io", "/v2/a/manifests/sha256:bb"]
     assert judge([hit, miss], allowed=["not_found"], fetched=paths, was_away=False) == []

@@ -1,4 +1,4 @@
-"""What the fault drill makes of what it saw."""
+"""The verdicts, the page and the drawing of the fault drill."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pytest
 
 from spegel_py.supervision.conditions import CONDITIONS, Tier
 from tests.faults.drill import plot
-from tests.faults.drill.__main__ import chosen
 from tests.faults.drill.report import (
     Death,
+    DrillOutcome,
     Failure,
     Measure,
-    Outcome,
-    Pull,
     Sighting,
-    as_json,
     limits,
     markdown,
     most_waits,
     p99,
 )
 from tests.faults.drill.rows import FULL, SHORT
+from tests.faults.harness import chosen
+from tests.faults.pulls import Attempt
+from tests.faults.report import as_json
 
 SEEN = Sighting(
     node="10.99.1.1",
@@ -35,13 +35,15 @@ SEEN = Sighting(
     over_limit=1800.0,
     is_on_record=True,
 )
-PULL = Pull(node="10.99.1.2", began=100.0, seconds=1.0)
+PULL = Attempt(node="10.99.1.2", began=100.0, seconds=1.0)
 HEALED = Measure(seconds=3.0, limit=15.0)
 GIVEN = {"spegel-py": "0.1.0", "cores": 2, "time": "2026-11-25T19:00:00+00:00"}
 
 
-def outcome(*sightings: Sighting, **fields: object) -> Outcome:
-    seen = Outcome(row="node killed", sightings=sightings or (SEEN,), lookup=HEALED, pulls=(PULL,))
+def outcome(*sightings: Sighting, **fields: object) -> DrillOutcome:
+    seen = DrillOutcome(
+        row="node killed", sightings=sightings or (SEEN,), lookup=HEALED, pulls=(PULL,)
+    )
     return replace(seen, **fields)  # type: ignore[arg-type]  # a test's shorthand
 
 
@@ -118,12 +120,12 @@ def outcome(*sightings: Sighting, **fields: object) -> Outcome:
         pytest.param(outcome(waits=1), [], id="one wait"),
         pytest.param(outcome(waits=2), ["a pull waited 2 times on a dead peer"], id="two waits"),
         pytest.param(
-            Outcome(row="node killed", error="TimeoutError"), ["TimeoutError"], id="not played"
+            DrillOutcome(row="node killed", error="TimeoutError"), ["TimeoutError"], id="not played"
         ),
     ],
 )
-def test_a_row_says_which_objectives_it_missed(given: Outcome, missed: list[str]) -> None:
-    """A row misses what was seen, known, over or found too late, or not put on record, and what went wrong."""
+def test_a_row_says_which_objectives_it_missed(given: DrillOutcome, missed: list[str]) -> None:
+    """A row misses late or missing events, missing records, wrong suspicions and failed pulls."""
     assert given.missed == missed
 
 
@@ -157,7 +159,7 @@ DEAD = Death(node="10.99.1.6", down=100.0, up=110.0)
 def test_a_wait_is_a_failed_request_to_a_peer_that_was_dead(
     peer: str, times: list[float], waits: int
 ) -> None:
-    """What broke as the peer died is no wait; what failed later is one, of the pull it was made for."""
+    """A request that broke as the peer died is no wait; a later failure is a wait of its pull."""
     failures = [Failure(node=PULL.node, peer=peer, at=at) for at in times]
     assert most_waits([PULL], failures, [DEAD]) == waits
 
@@ -178,7 +180,7 @@ def test_a_row_may_want_more_than_the_tier_but_never_less(tier: Tier) -> None:
 
 
 def test_the_page_shows_the_slowest_node_against_the_objective() -> None:
-    """A line has the slowest node's times, the limits, and the verdict; why pulls failed stands below."""
+    """A line has the slowest node's times, the limits and the verdict; errors stand below."""
     given = outcome(SEEN, replace(SEEN, seen=2.5), pulls=(replace(PULL, error="cut"),))
     page = markdown({"cores": 2}, [given])
     [line] = [line for line in page.splitlines() if line.startswith("| node killed")]
@@ -196,29 +198,32 @@ def test_the_page_shows_the_slowest_node_against_the_objective() -> None:
 
 
 def test_json_holds_everything_even_what_did_not_happen() -> None:
-    """What was never seen is null, and each row says what it missed."""
+    """An event that did not happen is null, and each row lists the objectives it missed."""
     [row] = json.loads(as_json(GIVEN, [outcome(replace(SEEN, seen=None, over=None))]))["rows"]
     assert row["sightings"][0]["seen"] is None
     assert row["missed"] == ["peer-lost not seen by 1 of 1"]
 
 
 def test_the_drawing_has_a_mark_for_each_objective() -> None:
-    """Each fault has two bars and two marks; what never happened says so."""
-    drawn = plot.svg([outcome(), outcome(replace(SEEN, over=None))], GIVEN)
+    """Each fault has two bars and two marks; an event that did not happen is marked `never`."""
+    drawn = plot.svg(GIVEN, [outcome(), outcome(replace(SEEN, over=None))])
     assert drawn.count('height="12.0" fill="#c0392b"') == 4
     assert drawn.count("never") == 1
 
 
 def test_the_short_form_is_a_part_of_the_drill() -> None:
-    """CI plays rows of the full drill, save that the churn is shorter and its p99 not judged."""
+    """CI plays rows of the full drill, with a shorter churn whose p99 is not judged."""
     assert {row.name for row in SHORT[:-1]} < {row.name for row in FULL}
     assert FULL[-1].is_timed
     assert not SHORT[-1].is_timed
 
 
 def test_every_condition_of_the_cluster_and_the_node_is_drilled() -> None:
-    """Left out: a prediction, what only a defect of the program itself would show, and a copied identity, which
-    tests/integration/test_router.py copies."""
+    """Every condition is in the drill, with four exceptions.
+
+    Left out are predictions, two conditions that only a defect of the program would show, and a
+    copied identity, for which tests/integration/test_router.py has a test.
+    """
     drilled = {expected.condition.name for row in FULL for expected in row.expected}
     assert CONDITIONS.keys() - drilled == {
         "pulls-failing",
@@ -229,7 +234,7 @@ def test_every_condition_of_the_cluster_and_the_node_is_drilled() -> None:
 
 
 def test_an_unknown_row_is_refused_with_those_that_there_are() -> None:
-    """Whoever asks for a row that is not there is told which there are."""
-    assert [row.name for row in chosen(["disk full"], is_short=True)] == ["disk full"]
+    """The error about an unknown row lists the known ones."""
+    assert [row.name for row in chosen(SHORT, ["disk full"])] == ["disk full"]
     with pytest.raises(SystemExit, match=r"no such rows: disk fell; there are: .*disk full"):
-        chosen(["disk fell"], is_short=False)
+        chosen(FULL, ["disk fell"])

@@ -1,4 +1,4 @@
-"""Four machines that pull an image which nobody has, and what can be seen of who takes it from whom."""
+"""Four machines that pull a new image, and the observation of the paths its bytes take."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from tests.processes import run
 
 NODES = 4
 SIZE = 60_000_000
-"""Bytes of the one layer, unless another size is given."""
+"""Bytes of the only layer, unless another size is given."""
 RATE = "100mbit"
-"""What the registry sends to all of them together: the layer takes five seconds."""
+"""The registry's rate to all machines together: the layer takes five seconds."""
+HOST = REGISTRY.partition(":")[0]
+"""The registry's address."""
 
 _RECEIVED = re.compile(r"bytes_received:(\d+)")
 _SENT = re.compile(r"bytes_acked:(\d+)")
 _PEER = re.compile(r"/p2p/(12D3\w+)")
 
 
-class Ground:
+class CrowdCluster:
     """The machines, and the image of the round, whose layer has `size` bytes."""
 
     def __init__(self, lab: Lab, size: int) -> None:
@@ -44,11 +46,11 @@ class Ground:
 
     @property
     def layer(self) -> Blob:
-        """The blob that takes long."""
+        """The largest blob of the image."""
         return max(self.image.blobs, key=lambda blob: len(blob.data))
 
     async def renew(self) -> None:
-        """Make new machines of all, with a new image at the registry that none of them knows of."""
+        """Start all nodes without content, and push a new image."""
         await asyncio.gather(*(self._renew(node) for node in self.nodes))
         await joined(*self.nodes)
         seed = secrets.token_hex(8)
@@ -67,38 +69,40 @@ class Ground:
         await node.start_spegel(share_in_flight="true")
 
     async def fetched(self, node: Node) -> int:
-        """Return how many bytes have come to a machine over the connections that it has to the registry now."""
-        host = REGISTRY.partition(":")[0]
-        return _total(_RECEIVED, await run(*node.namespace.prefix, "ss", "-tniH", "dst", host))
+        """Return the bytes that a machine received over its open connections to the registry."""
+        return _total(_RECEIVED, await run(*node.namespace.prefix, "ss", "-tniH", "dst", HOST))
 
-    async def given(self, node: Node) -> int:
-        """Return how many bytes a mirror has sent to others over the connections that there are now."""
+    async def served(self, node: Node) -> int:
+        """Return the bytes that a mirror sent over its open connections to other machines."""
         others = [
             word
             for other in self.nodes
             if other is not node
             for word in ("or", "dst", other.address)
         ][1:]
-        found = await run(
+        sockets = await run(
             *node.namespace.prefix, "ss", "-tniH", "sport", "=", ":5000", "and", "(", *others, ")"
         )
-        return _total(_SENT, found)
+        return _total(_SENT, sockets)
 
     async def leader(self) -> Node:
-        """Return who fetches the most from the registry now."""
+        """Return the machine that fetches the most from the registry now."""
         counts = {node.address: await self.fetched(node) for node in self.nodes}
         return max(self.nodes, key=lambda node: counts[node.address])
 
-    async def inner(self) -> Node:
-        """Return a machine that takes from one and gives to another; AssertionError where there is none."""
+    async def inner_follower(self) -> Node:
+        """Return a machine that receives from a peer and serves another peer.
+
+        Raises AssertionError if there is none.
+        """
         leader = await self.leader()
         for node in self.nodes:
-            if node is not leader and await self.given(node) > 1_000_000:
+            if node is not leader and await self.served(node) > 1_000_000:
                 return node
-        raise AssertionError("nobody takes and gives")
+        raise AssertionError("no follower serves another machine")
 
-    def coordinator(self) -> Node:
-        """Return who keeps the book of the layer."""
+    async def coordinator(self) -> Node:
+        """Return the machine that coordinates the pulls of the layer."""
         names = {self._peer(node): node for node in self.nodes}
         [first] = ranked_coordinators(self.layer.digest, names, 1)
         return names[first]
@@ -107,16 +111,25 @@ class Ground:
         assert node.spegel
         return str(_PEER.findall(node.spegel.output)[0])
 
-    def right(self, node: Node) -> bool:
-        """Say whether the machine holds the whole image, with the right bytes."""
-        return all(_holds(node.daemon.path(blob.digest), blob) for blob in self.image.blobs)
+    def copies(self) -> float:
+        """Return how often the registry sent the layer in this round."""
+        path = f"/blobs/{self.layer.digest}"
+        sent = sum(
+            request.size
+            for request in self.lab.registry.requests("GET")
+            if request.path.partition("?")[0].endswith(path)
+        )
+        return sent / len(self.layer.data)
 
 
-def left_open(node: Node) -> int:
-    """Return how many files of content a mirror has open, and watches."""
+async def left_open(node: Node) -> int:
+    """Return the resources of a pull that a mirror still holds.
+
+    These are open content files, inotify watches, and digests in flight.
+    """
     if node.spegel is None or (pid := node.spegel.pid) is None:
         return 0
-    found = 0
+    found = len((await state(node))["in_flight"])
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
             found += "io.containerd.content" in str(descriptor.readlink())
@@ -126,26 +139,12 @@ def left_open(node: Node) -> int:
     return found
 
 
-async def in_flight(node: Node) -> int:
-    """Return in how many flights a mirror takes part still."""
-    if node.spegel is None or node.spegel.pid is None:
-        return 0
-    return len((await state(node))["in_flight"])
-
-
-def _holds(path: Path, blob: Blob) -> bool:
-    try:
-        return blob.digest.matches(path.read_bytes())
-    except OSError:
-        return False
-
-
 def _total(pattern: re.Pattern[str], text: str) -> int:
     return sum(map(int, pattern.findall(text)))
 
 
 @asynccontextmanager
-async def start_ground(*, size: int = SIZE) -> AsyncIterator[Ground]:
+async def start_cluster(*, size: int = SIZE) -> AsyncIterator[CrowdCluster]:
     """Start the machines and the registry; everything is ended and removed at the end."""
     async with start_lab(nodes=NODES) as lab, lab.registry.namespace.throttled(RATE, burst=BURST):
-        yield Ground(lab, size)
+        yield CrowdCluster(lab, size)

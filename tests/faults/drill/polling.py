@@ -1,45 +1,49 @@
-"""Looks at what nodes say of themselves, a few times a second, and remembers when each thing was first seen."""
+"""Polls `/debug/state` of nodes, and records when each alert was first seen open and closed."""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
 import json
+import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from spegel_py.routing.libp2p.records import TTL_FACTOR
 from tests.benchmarks.loss import INTERVAL
-from tests.faults.drill.ground import Ground, now
+from tests.faults.drill.cluster import DrillCluster
 from tests.lab import Node
 
 PAUSE = 0.2
-"""Seconds between two looks at one node."""
+"""Seconds between two polls of one node."""
 
 
-class Eyes:
-    """What was seen of some nodes. Times are monotonic seconds; alerts that were `known` before are passed over."""
+class StatePoller:
+    """Alerts and peers as nodes showed them. Times are monotonic seconds.
+
+    Args:
+        cluster: The machines.
+        victim: The node that the fault strikes.
+        known: The ids of earlier alerts by node, which are ignored.
+    """
 
     def __init__(
-        self, *, ground: Ground, victim: Node, known: Mapping[Node, Collection[str]]
+        self, *, cluster: DrillCluster, victim: Node, known: Mapping[Node, Collection[str]]
     ) -> None:
-        self._ground = ground
-        self._victim = ground.id(victim)
+        self._cluster = cluster
+        self._victim = cluster.id(victim)
         self._known = known
         self._alerts: dict[Node, dict[str, tuple[float, Mapping[str, Any]]]] = {
-            node: {} for node in ground.nodes
+            node: {} for node in cluster.nodes
         }
         self._closed: dict[tuple[Node, str], float] = {}
         self._missed: dict[Node, float | None] = {}
 
-    def __repr__(self) -> str:
-        return f"<Eyes on {self._ground}>"
-
     @asynccontextmanager
-    async def open(self, nodes: Collection[Node]) -> AsyncIterator[None]:
-        """Look at these nodes while the block lasts."""
-        tasks = [asyncio.create_task(self._keep_looking(node)) for node in nodes]
+    async def polling(self, nodes: Collection[Node]) -> AsyncIterator[None]:
+        """Poll these nodes while the block lasts."""
+        tasks = [asyncio.create_task(self._poll(node)) for node in nodes]
         try:
             yield
         finally:
@@ -48,28 +52,31 @@ class Eyes:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def opened(self, node: Node, condition: str, subject: str | None) -> tuple[float, str] | None:
-        """Return when an alert of the condition (about the subject, if that is given) was first seen, and its id."""
+        """Return when a node first showed an alert of this condition, and the alert's id.
+
+        If `subject` is given, only alerts about it count.
+        """
         for identity, (at, alert) in self._alerts[node].items():
             if alert["condition"] == condition and subject in (None, alert["subject"]):
                 return at, identity
         return None
 
     def closed(self, node: Node, identity: str) -> float | None:
-        """Return when an alert was first seen to be open no more."""
+        """Return when a node first showed an alert as closed."""
         return self._closed.get((node, identity))
 
     def missed(self, node: Node) -> float | None:
-        """Return since when a node does not offer the victim; None if it does."""
+        """Return since when a node no longer offers the victim; None if it does."""
         return self._missed.get(node)
 
-    async def _keep_looking(self, node: Node) -> None:
+    async def _poll(self, node: Node) -> None:
         while True:
             with suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
-                self._take(node, await self._ground.state(node))
+                self._record(node, await self._cluster.state(node))
             await asyncio.sleep(PAUSE)
 
-    def _take(self, node: Node, state: Mapping[str, Any]) -> None:
-        at = now()
+    def _record(self, node: Node, state: Mapping[str, Any]) -> None:
+        at = time.monotonic()
         present = {alert["id"]: alert for alert in state["supervision"]["alerts"]}
         for identity, alert in present.items():
             if identity not in self._known[node]:

@@ -1,5 +1,7 @@
-"""A node that a test may lay hands on: `python -m tests.faults.drill.operated registry ...` runs the real one, whose libp2p
-side dies at SIGUSR1, as a fault in it would have it, and hangs for ever at SIGUSR2.
+"""A node whose libp2p side can be crashed: `python -m tests.faults.drill.crashable registry ...`.
+
+It is the real node, save that its libp2p side ends with an exception at SIGUSR1, and hangs for
+ever at SIGUSR2.
 """
 
 from __future__ import annotations
@@ -20,21 +22,21 @@ _running = node.running
 
 
 @asynccontextmanager
-async def _operable(config: Config) -> AsyncIterator[Libp2pRouter]:
+async def _crashable(config: Config) -> AsyncIterator[Libp2pRouter]:
     async with _running(config) as router:
         loop = asyncio.get_running_loop()
         tasks: set[asyncio.Task[None]] = set()
 
-        def do(harm: Coroutine[None, None, None]) -> None:
+        def start(harm: Coroutine[None, None, None]) -> None:
             task = asyncio.ensure_future(harm)
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        loop.add_signal_handler(CRASH, lambda: do(router.crash()))
-        loop.add_signal_handler(HANG, lambda: do(router.hang(threading.Event().wait)))
+        loop.add_signal_handler(CRASH, lambda: start(router.crash()))
+        loop.add_signal_handler(HANG, lambda: start(router.hang(threading.Event().wait)))
         yield router
 
 
 if __name__ == "__main__":
-    node.running = _operable
+    node.running = _crashable
     raise SystemExit(cli.main())
