@@ -1,5 +1,7 @@
-"""`spegel-py demo`: a cluster on this machine, a pull, a node killed in its middle, and a new image for all at once; no
-root, no containerd."""
+"""`spegel-py demo`: a cluster on this machine that pulls, survives a kill, and gets a new image.
+
+It needs neither root nor containerd.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +20,33 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from spegel_py.demo import content, source
-from spegel_py.demo.board import Board
-from spegel_py.demo.cluster import Fill
-from spegel_py.demo.outcome import Outcome, problems
-from spegel_py.demo.report import as_json, as_table
+from spegel_py.demo import demo_image, image_import
+from spegel_py.demo.demo_cluster import Fill
+from spegel_py.demo.demo_report import as_json, as_table
+from spegel_py.demo.demo_result import DemoResult, problems
+from spegel_py.demo.progress_table import ProgressTable
 from spegel_py.demo.scenario import play
 from spegel_py.errors import ConfigError, SpegelError
 from spegel_py.store.layout import LayoutWriter
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+"""Exit status after Ctrl-C: 128 plus the number of SIGINT, as in shells."""
 
 NODES, SIZES, LAYERS = range(2, 17), range(20, 513), range(1, 101)
-"""What is allowed. A node takes 100 MB of memory; the image, in MB, is made in memory and takes twice its size."""
+"""Allowed numbers of nodes, MB and layers.
+
+A node takes 100 MB of memory. The image is made in memory, and takes twice its size there.
+"""
 
 RATE = 30.0
-"""MB/s that pulls of phase 1 are held to: a slow network's, so that there is something to see, and time for nodes to
-serve each other what they have just got. Two cores do five times as much."""
+"""MB/s that each pull of phase 1 is limited to, as in a slow network.
 
+So the pulls can be watched, and nodes have time to serve each other what they just received. Two
+cores could do five times as much.
+"""
 
 PIPE_WIDTH = 110
-"""Columns of what is printed where there is no terminal."""
+"""Columns of the output without a terminal."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demonstration; return 0 if all was right, 1 if not, 2 for wrong arguments, 130 after Ctrl-C."""
+    """Run the demonstration and print its result.
+
+    Returns 0 if all was right, 1 if not, 2 for wrong arguments, 130 after Ctrl-C.
+    """
     try:
         _check(args)
         with (
@@ -110,30 +120,30 @@ def run(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-async def _play(args: argparse.Namespace, folder: Path) -> Outcome:
+async def _play(args: argparse.Namespace, folder: Path) -> DemoResult:
     task = asyncio.current_task()
     if task is not None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    board = Board(console=_console(), is_silent=args.json)
+    table = ProgressTable(console=_console(), is_silent=args.json)
     return await play(
-        nodes=args.nodes, fill=_fill(args, folder), folder=folder, rate=args.rate, board=board
+        nodes=args.nodes, fill=_fill(args, folder), folder=folder, rate=args.rate, table=table
     )
 
 
 def _fill(args: argparse.Namespace, folder: Path) -> Fill:
     if args.image is None:
-        return partial(content.make, size=args.size * content.MB, layers=args.layers)
+        return partial(demo_image.make, size=args.size * demo_image.MB, layers=args.layers)
 
-    def bring(writer: LayoutWriter) -> content.Content:
+    def import_image(writer: LayoutWriter) -> demo_image.DemoImage:
         scratch = folder / "unpacked"
         scratch.mkdir()
-        brought = source.bring(args.image, writer, scratch)
+        imported = image_import.import_image(args.image, writer, scratch)
         shutil.rmtree(scratch)
-        brought.check()
-        return brought
+        imported.check()
+        return imported
 
-    return bring
+    return import_image
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -150,7 +160,7 @@ def _check(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _folder(parent: Path | None, *, is_kept: bool) -> Iterator[Path]:
-    """Give a new folder, and remove it at the end unless it is to be kept."""
+    """Give a new folder, which is removed at the end unless it is kept."""
     try:
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +174,7 @@ def _folder(parent: Path | None, *, is_kept: bool) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _print(args: argparse.Namespace, outcome: Outcome, folder: Path) -> None:
+def _print(args: argparse.Namespace, outcome: DemoResult, folder: Path) -> None:
     if args.json:
         sys.stdout.write(json.dumps(as_json(outcome)) + "\n")
         return
@@ -176,7 +186,7 @@ def _print(args: argparse.Namespace, outcome: Outcome, folder: Path) -> None:
 
 
 def _console() -> Console:
-    """Return stdout; a pipe has no width, so it gets one that the last table fits into."""
+    """Return stdout; a pipe gets a width that the last table fits into."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 

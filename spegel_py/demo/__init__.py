@@ -1,1 +1,1 @@
-"""A cluster on this machine that anybody can start: real nodes and pulls, one of them killed, an image new to all."""
+"""`spegel-py demo`: a cluster of real nodes on this machine, with pulls, a kill and a new image."""

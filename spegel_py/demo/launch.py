@@ -1,8 +1,8 @@
-"""Becomes a node that ends when the process that started it ends, whatever ended that, SIGKILL included.
+"""A script that becomes a node which ends with its parent process, even if that gets SIGKILL.
 
-Run as a script of its own, with nothing of this package imported: the kernel's parent-death signal (Linux, prctl(2))
-is asked for by the child itself, in one thread, and outlives the exec. Doing that between fork and exec of the
-parent would run Python code in a copy of a process with threads.
+The script imports nothing of this package. The child itself asks the kernel for the parent-death
+signal (Linux, prctl(2)), in its only thread; the request outlives the exec. The parent must not do
+that between fork and exec: it would run Python code in a copy of a process with threads.
 """
 
 import ctypes
@@ -14,13 +14,13 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Take the parent's process id and the node's arguments from the command line, and become the node."""
+    """Read the parent's process id and the node's arguments from argv, and exec the node."""
     parent, arguments = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # the parent ended before the prctl
         raise SystemExit(1)
-    os.execv(sys.executable, [sys.executable, "-m", "spegel_py", *arguments])  # noqa: S606 - no shell is meant
+    os.execv(sys.executable, [sys.executable, "-m", "spegel_py", *arguments])  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Asking a node how it is, over HTTP as an orchestrator does."""
+"""A node's probes and metrics, asked over HTTP as an orchestrator asks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import aiohttp
 
 
 async def answers(session: aiohttp.ClientSession, url: str) -> bool:
-    """Say whether a probe is answered with 200."""
+    """Return True if a probe is answered with 200."""
     return await _get(session, url) is not None
 
 
 async def metrics(session: aiohttp.ClientSession, url: str) -> dict[str, float]:
-    """Return a node's own meters that have no labels, by name; none while it does not answer."""
+    """Return a node's `spegel_…` metrics without labels; none while the node does not answer."""
     return parse(await _get(session, url) or "")
 
 
 async def served(session: aiohttp.ClientSession, url: str) -> float:
-    """Return how many body bytes a node has sent, by its own meter; 0 while it does not answer."""
+    """Return the body bytes that a node has sent, by its metric; 0 while it does not answer."""
     return total(await _get(session, url) or "", "spegel_served_bytes_total")
 
 
 def total(text: str, name: str) -> float:
-    """Return the sum of a Prometheus page's meter over all its labels."""
+    """Return the sum of a Prometheus metric over all its labels."""
     return sum(
         float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{")
     )

@@ -1,56 +1,84 @@
-"""The demonstration itself: everybody pulls at once; then one more joins, and a node is killed while it serves it; then
-an image comes that nobody has."""
+"""The phases of the demonstration.
+
+1. All nodes but the first, which has the image, pull it at once.
+2. One more node joins and pulls; a node is killed while it sends.
+3. All nodes pull an image at once that only a registry far away has.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from spegel_py.demo.arrival import arrive
-from spegel_py.demo.board import Board
-from spegel_py.demo.cluster import Fill, cluster
-from spegel_py.demo.content import MB, shown
-from spegel_py.demo.node import Node
-from spegel_py.demo.outcome import Kill, NodeResult, Outcome
-from spegel_py.demo.puller import Killer, Puller, Stage
-from spegel_py.demo.watch import watched
+from spegel_py.demo import demo_image, probe
+from spegel_py.demo.demo_cluster import DemoCluster, Fill, cluster
+from spegel_py.demo.demo_image import FRESH_NAME, MB, shown
+from spegel_py.demo.demo_node import DemoNode
+from spegel_py.demo.demo_result import DemoResult, FreshImageResult, NodeKill, NodeResult
+from spegel_py.demo.log_watch import watching_logs
+from spegel_py.demo.progress_table import ProgressTable
+from spegel_py.demo.puller import DemoContext, KillingPuller, Puller
+from spegel_py.demo.source_tree import UPSTREAM
+from spegel_py.demo.throttled_proxy import ThrottledProxy
 from spegel_py.oci.manifest import Child
 from spegel_py.tools.files import hash_file
 from spegel_py.tools.threads import run
 
+SIZE, LAYERS = 32 * MB, 4
+"""Bytes and layers of the image of phase 3, large enough to be seen on its way."""
 
-async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Board) -> Outcome:
-    """Run all of it in `folder`, `rate` in MB/s; every process has ended when this returns or raises.
+RATE = 10.0
+"""MB/s that upstream gives to all nodes together.
 
-    Raises what `fill` raises, and DemoFailed where nodes do not come up.
+Slow enough to watch, and quick enough for the whole to take four seconds.
+"""
+
+COUNTED = 5.0
+"""Seconds until the registry's metric has counted all bytes: it counts when an answer ends."""
+
+
+async def play(
+    *, nodes: int, fill: Fill, folder: Path, rate: float, table: ProgressTable
+) -> DemoResult:
+    """Run all phases in `folder`; every process has ended when this returns or raises.
+
+    Args:
+        nodes: number of nodes in phase 1.
+        fill: puts the image into the first node's layout.
+        folder: an empty folder for the nodes' layouts and logs.
+        rate: MB/s that each pull of phase 1 is limited to; 0 for no limit.
+        table: shows the progress.
+
+    Raises DemoFailed if a node does not come up, and the errors of `fill`.
     """
     began = time.monotonic()
     async with cluster(folder) as made:
-        board.say(f"Starting {nodes} nodes; the image is put into node 1 only.")
+        table.say(f"Starting {nodes} nodes; the image is put into node 1 only.")
         first, *others = await made.prepare(nodes)
         content = await made.start_with(fill)
         if len(content.tags) > 1:
-            board.say(
+            table.say(
                 f"Of {len(content.tags)} images the first is shared: {', '.join(content.tags)}"
             )
-        stage = Stage(cluster=made, content=content, board=board)
-        with board.live():
+        context = DemoContext(cluster=made, content=content, table=table)
+        with table.live():
             await made.joined([first], records=0)
-            await made.joined(others, records=stage.keys)
-            results = await _everybody(stage, others, rate)
+            await made.joined(others, records=context.keys)
+            results = await _pull_together(context, others, rate)
             kill = None
             if not any(result.error for result in results):
-                result, kill = await _one_more(stage)
+                result, kill = await _pull_and_kill(context)
                 results.append(result)
-        expected = _expected(stage, made.nodes)
+        expected = _expected(context, made.nodes)
         arrival = None
         if not any(result.error for result in results):
-            arrival, arrived = await arrive(made, folder=folder, board=board)
+            arrival, arrived = await _pull_fresh_image(made, folder=folder, table=table)
             expected += _expected(arrived, made.running)
-        right = await _right(expected, board)
-    return Outcome(
+        right = await _verify(expected, table)
+    return DemoResult(
         image=content.name,
         digest=str(content.manifests[0].digest),
         bytes=content.size,
@@ -66,47 +94,121 @@ async def play(*, nodes: int, fill: Fill, folder: Path, rate: float, board: Boar
     )
 
 
-async def _everybody(stage: Stage, nodes: Sequence[Node], rate: float) -> list[NodeResult]:
-    """Have all these nodes pull at the same time, each from another blob on; `rate` is in MB/s."""
+async def _pull_together(
+    context: DemoContext, nodes: Sequence[DemoNode], rate: float
+) -> list[NodeResult]:
+    """Let all these nodes pull at the same time, each starting with another blob.
+
+    `rate` is in MB/s.
+    """
     names = ", ".join(node.name for node in nodes)
-    stage.board.say(f"Phase 1: {names} pull {shown(stage.content.size)} at the same time.")
-    stage.board.expect(
-        [node.name for node in nodes], stage.content.blobs, holders=[stage.cluster.nodes[0].name]
+    context.table.say(f"Phase 1: {names} pull {shown(context.content.size)} at the same time.")
+    context.table.expect(
+        [node.name for node in nodes],
+        context.content.blobs,
+        holders=[context.cluster.nodes[0].name],
     )
-    step = len(stage.content.blobs) / len(nodes)
-    async with watched(stage, nodes):
+    step = len(context.content.blobs) / len(nodes)
+    async with watching_logs(context, nodes):
         pulls = (
-            Puller(stage=stage, node=node, rate=rate * MB).run(round(at * step))
+            Puller(context=context, node=node, rate=rate * MB).run(round(at * step))
             for at, node in enumerate(nodes)
         )
         return list(await asyncio.gather(*pulls))
 
 
-async def _one_more(stage: Stage) -> tuple[NodeResult, Kill | None]:
-    """Have one more node join and pull, and kill the one that sends it the largest layer."""
-    stage.board.say(
-        "Phase 2: one more node joins and pulls; the node that sends it the largest layer is killed."
+async def _pull_and_kill(context: DemoContext) -> tuple[NodeResult, NodeKill | None]:
+    """Let one more node join and pull, and kill the node that sends it the largest layer."""
+    context.table.say(
+        "Phase 2: one more node joins and pulls; the node that sends it the largest layer is "
+        "killed."
     )
-    holders = len(stage.cluster.nodes)
-    [joiner] = await stage.cluster.prepare(1)
-    await stage.cluster.start([joiner])
-    stage.board.expect([joiner.name], stage.content.blobs)
-    await stage.cluster.joined([joiner], records=holders * stage.keys)
-    killer = Killer(stage=stage, node=joiner)
-    async with watched(stage, [joiner]):
+    holders = len(context.cluster.nodes)
+    [joiner] = await context.cluster.prepare(1)
+    await context.cluster.start([joiner])
+    context.table.expect([joiner.name], context.content.blobs)
+    await context.cluster.joined([joiner], records=holders * context.keys)
+    killer = KillingPuller(context=context, node=joiner)
+    async with watching_logs(context, [joiner]):
         result = await killer.run()
     return result, killer.kill()
 
 
-def _expected(stage: Stage, nodes: Sequence[Node]) -> list[tuple[Path, Child]]:
-    """Return what should be in the layouts of these nodes by now."""
-    return [(node.layout, child) for node in nodes for child in stage.content.all]
+async def _pull_fresh_image(
+    made: DemoCluster, *, folder: Path, table: ProgressTable
+) -> tuple[FreshImageResult, DemoContext]:
+    """Let all running nodes pull an image that only a new registry process has.
+
+    The registry process has ended when this returns. Raises DemoFailed if it does not come up.
+    """
+    nodes = made.running
+    table.say(
+        f"Phase 3: an image that nobody has; all {len(nodes)} nodes pull it at once from a "
+        "registry far away."
+    )
+    async with cluster(folder) as beyond:
+        [registry] = await beyond.prepare(1, name=UPSTREAM)
+        fresh = await beyond.start_with(
+            partial(demo_image.make, size=SIZE, layers=LAYERS, seed="fresh", name=FRESH_NAME)
+        )
+        async with ThrottledProxy(port=registry.ports.registry, rate=RATE * MB).open() as upstream:
+            context = DemoContext(cluster=made, content=fresh, table=table, upstream=upstream)
+            results = await _pull_all(context, nodes)
+        sent = await _sent(beyond, registry, sum(result.from_upstream for result in results))
+    return _fresh_image_result(context, results, sent), context
 
 
-async def _right(expected: Sequence[tuple[Path, Child]], board: Board) -> list[bool]:
-    """Hash everything in all layouts again, and say of each thing that should be there whether it is right."""
+async def _pull_all(context: DemoContext, nodes: list[DemoNode]) -> list[NodeResult]:
+    fresh, table = context.content, context.table
+    table.say(
+        f"  {shown(fresh.size)} over a line of {RATE:g} MB/s; the tree says who takes which layer "
+        "from whom."
+    )
+    table.expect([node.name for node in nodes], fresh.blobs)
+    with table.live():
+        async with watching_logs(context, nodes):
+            return list(
+                await asyncio.gather(*(Puller(context=context, node=node).run() for node in nodes))
+            )
+
+
+async def _sent(beyond: DemoCluster, registry: DemoNode, least: int) -> int:
+    """Return the bytes sent by the registry's own metric, once that is `least` or more."""
+
+    async def has_counted() -> bool:
+        return await probe.served(beyond.session, registry.metrics) >= least
+
+    await registry.until(has_counted, "did not count what it sent", deadline=COUNTED)
+    return int(await probe.served(beyond.session, registry.metrics))
+
+
+def _fresh_image_result(
+    context: DemoContext, results: list[NodeResult], sent: int
+) -> FreshImageResult:
+    fresh = context.content
+    return FreshImageResult(
+        image=fresh.name,
+        digest=str(fresh.manifests[0].digest),
+        bytes=fresh.size,
+        blobs=len(fresh.blobs),
+        line_rate=RATE,
+        upstream_bytes=sent,
+        results=tuple(results),
+        tree={
+            str(blob.digest): dict(context.table.tree.sources(blob.digest)) for blob in fresh.blobs
+        },
+    )
+
+
+def _expected(context: DemoContext, nodes: Sequence[DemoNode]) -> list[tuple[Path, Child]]:
+    """Return the manifests and blobs that each of these nodes' layouts should have."""
+    return [(node.layout, child) for node in nodes for child in context.content.all]
+
+
+async def _verify(expected: Sequence[tuple[Path, Child]], table: ProgressTable) -> list[bool]:
+    """Hash all expected content again; return for each whether it is there and right."""
     layouts = len({layout for layout, _ in expected})
-    board.say(f"Hashing all {len(expected)} blobs and manifests of {layouts} layouts again.")
+    table.say(f"Hashing all {len(expected)} blobs and manifests of {layouts} layouts again.")
     return list(
         await asyncio.gather(*(run(_is_right, layout, child) for layout, child in expected))
     )

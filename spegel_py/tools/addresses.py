@@ -1,4 +1,7 @@
-"""`host:port` and http URLs: written and read in one way everywhere. IPv6 hosts stand in brackets."""
+"""`host:port` and http URLs: written and read in one way everywhere.
+
+IPv6 hosts stand in brackets.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def split_host_port(text: str) -> tuple[str, int]:
 
 
 def is_http_url(text: str) -> bool:
-    """Return True if the text is an http or https URL with a host, and its port, if any, is valid."""
+    """Return True for an http or https URL with a host; its port, if any, must be valid."""
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -35,7 +38,7 @@ def is_http_url(text: str) -> bool:
 
 
 def local_url(address: str) -> str:
-    """Return the URL at which this machine reaches a server that listens on `host:port` or `:port`."""
+    """Return the URL at which this machine reaches a server listening on `address`."""
     host, _, port = address.rpartition(":")
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared
     return f"http://{here.get(host, host)}:{port}"

@@ -60,7 +60,10 @@ async def run_detached(function: Callable[[], T], *, name: str = "detached") -> 
 
 
 class DetachedThread:
-    """A daemon thread that makes blocking calls in turn. Use it as a context manager, on the loop."""
+    """A daemon thread that makes blocking calls in turn.
+
+    Use it as a context manager, on the loop.
+    """
 
     def __init__(self, *, name: str) -> None:
         self._name = name
@@ -83,7 +86,10 @@ class DetachedThread:
         self._jobs.put(None)
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Return the result of a call; a cancelled caller abandons it, and it still runs to its end."""
+        """Return the result of a call.
+
+        A cancelled caller abandons the call, which still runs to its end.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(partial(fulfil, future, function))
         return await future

@@ -14,10 +14,12 @@ class TokenBucket:
     """Lets `rate` bytes a second through. Senders pay after each piece, and wait as long as they are told.
 
     Each is told to wait until all that was sent before and by itself is paid for, so that many share it evenly.
+    While nobody sends, the bucket fills for `burst` seconds. A rate of 0 is no limit.
     """
 
-    def __init__(self, *, rate: int) -> None:
+    def __init__(self, *, rate: float, burst: float = STEP) -> None:
         self._rate = rate
+        self._burst = burst
         self._paid_until = float("-inf")
 
     def __repr__(self) -> str:
@@ -30,5 +32,7 @@ class TokenBucket:
 
     def pay(self, count: int, now: float) -> float:
         """Note `count` bytes sent by `now`; return for how many seconds their sender must wait."""
-        self._paid_until = max(self._paid_until, now - STEP) + count / self._rate
+        if not self._rate:
+            return 0.0
+        self._paid_until = max(self._paid_until, now - self._burst) + count / self._rate
         return max(0.0, self._paid_until - now)

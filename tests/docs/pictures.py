@@ -23,8 +23,8 @@ from typing import Any
 import aiohttp
 
 from spegel_py import __version__
-from spegel_py.demo.cluster import cluster
-from spegel_py.demo.node import Node, free_ports
+from spegel_py.demo.demo_cluster import cluster
+from spegel_py.demo.demo_node import DemoNode, free_ports
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from tests.deploy.test_monitoring import DASHBOARD
@@ -105,7 +105,7 @@ async def main() -> int:
 
 @asynccontextmanager
 async def _prometheus(
-    program: str, folder: Path, nodes: Sequence[Node], session: aiohttp.ClientSession
+    program: str, folder: Path, nodes: Sequence[DemoNode], session: aiohttp.ClientSession
 ) -> AsyncIterator[str]:
     port = free_ports().metrics
     url, targets = f"http://127.0.0.1:{port}", [f"127.0.0.1:{node.ports.metrics}" for node in nodes]
@@ -135,12 +135,12 @@ async def _prometheus(
 
 
 async def _pull(
-    nodes: Sequence[Node], images: Sequence[Image], session: aiohttp.ClientSession
+    nodes: Sequence[DemoNode], images: Sequence[Image], session: aiohttp.ClientSession
 ) -> None:
     """Have clients of the two nodes that hold nothing pull; one of the two that hold everything dies and comes back."""
     began = time.monotonic()
 
-    async def client(node: Node, rng: random.Random) -> None:
+    async def client(node: DemoNode, rng: random.Random) -> None:
         while time.monotonic() - began < SECONDS:
             one = rng.choice(images)
             for blob in one.blobs:
@@ -161,7 +161,7 @@ async def _pull(
             os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(1)
         nodes[1].kill()
-        await nodes[1].gone()
+        await nodes[1].wait_ended()
         await asyncio.sleep(RETURNS - DIES)
         nodes[1].start(bootstrap=nodes[0].ports.router)
 

@@ -18,10 +18,10 @@ import pytest
 from yarl import URL
 
 import spegel_py
-from spegel_py.demo import node
-from spegel_py.demo.cluster import cluster
-from spegel_py.demo.line import PIECE, Line
-from spegel_py.demo.node import DemoFailed
+from spegel_py.demo import demo_node
+from spegel_py.demo.demo_cluster import cluster
+from spegel_py.demo.demo_node import DemoFailed
+from spegel_py.demo.throttled_proxy import PIECE, ThrottledProxy
 from tests import images
 from tests.processes import until
 
@@ -206,7 +206,7 @@ async def test_a_slow_line() -> None:
 
     far = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with asyncio.timeout(20), far:
-        async with Line(port=far.sockets[0].getsockname()[1], rate=50 * MB).open() as url:
+        async with ThrottledProxy(port=far.sockets[0].getsockname()[1], rate=50 * MB).open() as url:
             near = [await asyncio.open_connection("127.0.0.1", URL(url).port) for _ in range(2)]
             for reader, writer in near:
                 writer.write(b"hello")
@@ -223,10 +223,10 @@ async def test_a_port_that_is_taken_meanwhile(
 ) -> None:
     """Where another program took a port first, the nodes are started again on others."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        free = node.free_ports()
+        free = demo_node.free_ports()
         given = [replace(free, router=taken.getsockname()[1])]
-        real = node.free_ports
-        monkeypatch.setattr(node, "free_ports", lambda: given.pop() if given else real())
+        real = demo_node.free_ports
+        monkeypatch.setattr(demo_node, "free_ports", lambda: given.pop() if given else real())
         async with cluster(tmp_path) as made:
             nodes = await made.prepare(1)
             assert nodes[0].ports.router == taken.getsockname()[1]

@@ -15,7 +15,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from spegel_py.demo.node import Ports, free_ports
+from spegel_py.demo.demo_node import Ports, free_ports
 from spegel_py.demo.probe import answers
 from spegel_py.oci.build import Image
 from tests.images import image, write_layout

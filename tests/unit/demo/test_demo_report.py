@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from spegel_py.demo.outcome import Arrival, Kill, NodeResult, Outcome, problems
-from spegel_py.demo.report import as_json, as_table
+from spegel_py.demo.demo_report import as_json, as_table
+from spegel_py.demo.demo_result import DemoResult, FreshImageResult, NodeKill, NodeResult, problems
 
 NODE = NodeResult(
     node="node 2", from_peers={"node 1": 60, "node 3": 40}, fetched=100, seconds=2.0, verified=8
 )
-KILL = Kill(
+KILL = NodeKill(
     node="node 1",
     pid=4711,
     layer="sha256:" + "a" * 64,
@@ -28,7 +28,7 @@ KILL = Kill(
     failover_ms=20.0,
 )
 LAYER = "sha256:" + "c" * 64
-ARRIVAL = Arrival(
+ARRIVAL = FreshImageResult(
     image="demo.local/fresh:1",
     digest="sha256:" + "d" * 64,
     bytes=10_000_000,
@@ -49,7 +49,7 @@ ARRIVAL = Arrival(
     ),
     tree={LAYER: {"node 2": "upstream", "node 3": "node 2"}},
 )
-RIGHT = Outcome(
+RIGHT = DemoResult(
     image="demo.local/app:1",
     digest="sha256:" + "b" * 64,
     bytes=100,
@@ -119,7 +119,7 @@ def test_nothing_is_wrong() -> None:
         ),
     ],
 )
-def test_every_fault_is_named(outcome: Outcome, said: str) -> None:
+def test_every_fault_is_named(outcome: DemoResult, said: str) -> None:
     """Each thing that must hold is one problem when it does not."""
     [problem] = problems(outcome)
     assert said in problem
@@ -156,7 +156,7 @@ def test_json_holds_the_arrival() -> None:
     assert as_json(replace(RIGHT, arrival=None))["arrival"] is None
 
 
-def table(outcome: Outcome) -> str:
+def table(outcome: DemoResult) -> str:
     out = io.StringIO()
     Console(file=out, width=400).print(as_table(outcome))
     return out.getvalue()

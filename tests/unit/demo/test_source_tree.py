@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spegel_py.demo.tree import UPSTREAM, Tree
+from spegel_py.demo.source_tree import UPSTREAM, SourceTree
 from spegel_py.oci.digest import Digest
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
@@ -10,7 +10,7 @@ A, B = Digest.of(b"a"), Digest.of(b"b")
 
 def test_every_blob_has_a_tree() -> None:
     """Chains and branches are told from upstream down; another blob's nodes are not in it."""
-    tree = Tree()
+    tree = SourceTree()
     for node, source in (("n1", UPSTREAM), ("n2", "n1"), ("n3", "n1"), ("n4", "n2")):
         assert tree.place(A, node, source)
     assert not tree.place(A, "n4", "n2")
@@ -22,7 +22,7 @@ def test_every_blob_has_a_tree() -> None:
 
 def test_a_node_has_one_source() -> None:
     """Whose source fails is below the next one, with all that it feeds."""
-    tree = Tree()
+    tree = SourceTree()
     for node, source in (("n1", UPSTREAM), ("n2", "n1"), ("n3", "n2"), ("n2", UPSTREAM)):
         tree.place(A, node, source)
     assert tree.line(A) == "upstream → (n1, n2 → n3)"
@@ -30,7 +30,7 @@ def test_a_node_has_one_source() -> None:
 
 def test_what_does_not_come_from_upstream_is_not_in_it() -> None:
     """A follower whose source is not known yet, and nodes that seem to feed each other, are left out until they are."""
-    tree = Tree()
+    tree = SourceTree()
     for node, source in (("n1", UPSTREAM), ("n2", "n3"), ("n3", "n2"), ("n1", "n1")):
         tree.place(A, node, source)
     assert not tree.reaches(A, ["n1", "n2", "n3"])

@@ -1,4 +1,7 @@
-"""What the nodes' logs say: who gave whom how many bytes, and what happened when one was killed. Pure but for Tail."""
+"""Facts read from the nodes' logs: the bytes from each peer, and the effect of a kill.
+
+Pure, except LogTail.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-Event = Mapping[str, Any]
-"""One line of a node's log (`--log-format json`): `event`, `timestamp`, and the event's own fields."""
+LogEvent = Mapping[str, Any]
+"""One line of a node's log (`--log-format json`):
+
+`event`, `timestamp`, and the event's own fields.
+"""
 
 
-def parse(lines: Iterable[str]) -> list[Event]:
-    """Return the events among the lines; anything else that a process writes is passed by."""
-    found: list[Event] = []
+def parse(lines: Iterable[str]) -> list[LogEvent]:
+    """Return the events among the lines; other output of the process is skipped."""
+    found: list[LogEvent] = []
     for line in lines:
         try:
             event = json.loads(line)
@@ -28,7 +34,7 @@ def parse(lines: Iterable[str]) -> list[Event]:
     return found
 
 
-def peer_ids(events: Iterable[Event]) -> set[str]:
+def peer_ids(events: Iterable[LogEvent]) -> set[str]:
     """Return the node's own peer ids, from the addresses it listens on."""
     up = (event for event in events if event["event"] == "libp2p up")
     return {
@@ -39,13 +45,13 @@ def peer_ids(events: Iterable[Event]) -> set[str]:
     }
 
 
-def is_up(events: Iterable[Event]) -> bool:
-    """Say whether the node has come up with all its parts."""
+def is_up(events: Iterable[LogEvent]) -> bool:
+    """Return True if the node has come up with all its parts."""
     return any(event["event"] == "node up" for event in events)
 
 
-def received(events: Iterable[Event]) -> dict[str, int]:
-    """Return how many body bytes the node passed on from each peer, by the peer's registry address."""
+def received(events: Iterable[LogEvent]) -> dict[str, int]:
+    """Return the body bytes that the node relayed from each peer, by registry address."""
     total: Counter[str] = Counter()
     for event in events:
         if event["event"] == "relay finished" and event["method"] == "GET":
@@ -54,15 +60,18 @@ def received(events: Iterable[Event]) -> dict[str, int]:
     return {address: count for address, count in total.items() if count}
 
 
-def misses(events: Iterable[Event]) -> int:
-    """Return how many requests the node answered with 404 for want of a peer: a runtime takes these upstream."""
+def misses(events: Iterable[LogEvent]) -> int:
+    """Return the number of requests answered with 404 for lack of a peer.
+
+    A runtime sends these upstream.
+    """
     return sum(
         1 for event in events if event["event"] == "relay missed" and event["outcome"] == "missed"
     )
 
 
-def sources(events: Iterable[Event]) -> list[tuple[str, str]]:
-    """Return (digest, registry address) each time that a blob's bytes began to come from a peer, in order."""
+def sources(events: Iterable[LogEvent]) -> list[tuple[str, str]]:
+    """Return (digest, registry address) for each peer that began to send a blob, in order."""
     return [
         (event["digest"], event["addr"])
         for event in events
@@ -70,10 +79,11 @@ def sources(events: Iterable[Event]) -> list[tuple[str, str]]:
     ]
 
 
-def links(events: Iterable[Event]) -> list[tuple[str, str | None]]:
-    """Return (digest, peer id) each time that it was said whom the node takes content from, in order; None is upstream.
+def links(events: Iterable[LogEvent]) -> list[tuple[str, str | None]]:
+    """Return (digest, peer id) for each source of content that the log names, in order.
 
-    That is what its coordinator says at first, and who gives it then, or goes on where another one broke off.
+    None stands for upstream. The first source of a blob is the coordinator's answer. Later ones
+    are the peers that sent it, or continued it after a failure.
     """
     found: list[tuple[str, str | None]] = []
     for event in events:
@@ -86,20 +96,23 @@ def links(events: Iterable[Event]) -> list[tuple[str, str | None]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takeover:
-    """A body that one peer began and another finished, within one answer to the client."""
+    """A body that one peer began and another peer finished, in one response to the client."""
 
     from_addr: str
     to_addr: str
     at: int
-    """The byte of the content from which on the other peer sent."""
+    """First byte of the content that the other peer sent."""
     total: int
-    """Bytes of the whole answer."""
+    """Bytes of the whole response."""
     when: float | None
-    """Unix time at which the other peer's answer was there."""
+    """Unix time of the other peer's response."""
 
 
-def takeover(events: Sequence[Event], digest: str, victim: str) -> Takeover | None:
-    """Return how the body of `digest` went on where the peer at `victim` broke off; None if it did not."""
+def takeover(events: Sequence[LogEvent], digest: str, victim: str) -> Takeover | None:
+    """Return how another peer continued the body of `digest` after the peer at `victim` failed.
+
+    None if no peer did.
+    """
     for event in events:
         if (
             event["event"] != "relay finished"
@@ -120,7 +133,7 @@ def takeover(events: Sequence[Event], digest: str, victim: str) -> Takeover | No
     return None
 
 
-def _continued(events: Sequence[Event], digest: str, address: str) -> float | None:
+def _continued(events: Sequence[LogEvent], digest: str, address: str) -> float | None:
     for event in events:
         if event["event"] == "relay continued" and (event["digest"], event["addr"]) == (
             digest,
@@ -131,27 +144,28 @@ def _continued(events: Sequence[Event], digest: str, address: str) -> float | No
 
 
 def gap(samples: Sequence[tuple[float, int]], *, at: int, killed: float) -> float | None:
-    """Return for how many seconds the client got nothing between the last byte before `at` and the first one after it.
+    """Return the seconds between the last byte before `at` and the first byte after it.
 
-    `samples` are (time, bytes there by then) as the client read them. What the dead peer's bytes on their way still
-    gave is no gap, so it begins when the last of them came, or at the kill, whichever is later.
+    `samples` are pairs of time and bytes received by then, as the client read them. Bytes of the
+    dead peer may still arrive from the sockets' buffers. So the gap begins when the last of them
+    arrived, or at the kill, whichever is later.
     """
     before = [when for when, count in samples if count <= at]
     after = [when for when, count in samples if count > at]
     return max(0.0, after[0] - max(killed, before[-1] if before else killed)) if after else None
 
 
-class Tail:
-    """Reads what was added to a log since it was last asked, whole lines only."""
+class LogTail:
+    """Reads the lines that were added to a log since the last read; whole lines only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def __repr__(self) -> str:
-        return f"<Tail {self._path} offset={self._offset}>"
+        return f"<LogTail {self._path} offset={self._offset}>"
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[LogEvent]:
         """Return the new events."""
         with self._path.open("rb") as file:
             file.seek(self._offset)

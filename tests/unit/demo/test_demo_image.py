@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.demo import content, probe, source
-from spegel_py.demo.content import MB, NAME
-from spegel_py.demo.pace import Pace
+from spegel_py.demo import demo_image, image_import, probe
+from spegel_py.demo.demo_image import MB, NAME
 from spegel_py.errors import ConfigError
 from spegel_py.oci.digest import Digest
 from spegel_py.pull.plan import Platform
 from spegel_py.store.layout import LayoutWriter
+from spegel_py.transfer.bucket import TokenBucket
 from tests import images
 
 FULL = "registry.example/team/app:1.0"
@@ -29,25 +29,25 @@ FULL = "registry.example/team/app:1.0"
 @given(size=st.integers(20, 512), layers=st.integers(1, 100))
 def test_layer_sizes(size: int, layers: int) -> None:
     """The sizes add up, none is negative, and the first is large enough for a kill in its middle."""
-    sizes = content.layer_sizes(size * MB, layers)
+    sizes = demo_image.layer_sizes(size * MB, layers)
     assert len(sizes) == layers
     assert sum(sizes) == size * MB
     assert min(sizes) >= 0
-    assert sizes[0] == max(sizes) >= content.CUT_SIZE
+    assert sizes[0] == max(sizes) >= demo_image.CUT_SIZE
 
 
 def test_the_made_image(tmp_path: Path) -> None:
     """It is complete, tagged, has a layer that dwarfs the others, and is the same each time."""
     writer = LayoutWriter.create(root=tmp_path, is_durable=False)
-    made = content.make(writer, size=2 * MB, layers=3)
+    made = demo_image.make(writer, size=2 * MB, layers=3)
     assert len(made.blobs) == 4
     assert all(
         Digest.of(writer.path(child.digest).read_bytes()) == child.digest for child in made.all
     )
     assert 2 * MB <= made.size < 2.1 * MB
     assert NAME in (tmp_path / "index.json").read_text()
-    assert content.make(writer, size=2 * MB, layers=3) == made
-    other = content.make(writer, size=2 * MB, layers=3, seed="fresh", name=content.FRESH_NAME)
+    assert demo_image.make(writer, size=2 * MB, layers=3) == made
+    other = demo_image.make(writer, size=2 * MB, layers=3, seed="fresh", name=demo_image.FRESH_NAME)
     assert not {child.digest for child in other.all} & {child.digest for child in made.all}
     with pytest.raises(ConfigError, match="needs 12000000"):
         made.check()
@@ -55,26 +55,26 @@ def test_the_made_image(tmp_path: Path) -> None:
 
 def test_noise_of_any_length() -> None:
     """Random bytes are made in pieces, so that a layer may be larger than one call of the library gives."""
-    size = 2 * content.PIECE + 1
-    assert len(content._noise(random.Random("x"), size)) == size
-    assert content._noise(random.Random("x"), 0) == b""
+    size = 2 * demo_image.PIECE + 1
+    assert len(demo_image._noise(random.Random("x"), size)) == size
+    assert demo_image._noise(random.Random("x"), 0) == b""
 
 
 @given(counts=st.lists(st.integers(1, 10_000), min_size=1), rate=st.integers(1, 10_000))
 def test_pace(counts: list[int], rate: int) -> None:
     """Who waits as told is never faster than the rate on the whole, and not slower than it must be."""
-    pace, now = Pace(rate=rate), 100.0
+    bucket, now = TokenBucket(rate=rate, burst=0.0), 100.0
     for count in counts:
-        now += pace.delay(count, now)
+        now += bucket.pay(count, now)
     assert now - 100.0 == pytest.approx(sum(counts) / rate)
 
 
 def test_no_rate_is_no_wait() -> None:
     """Rate 0 never waits; unused time is not saved up."""
-    assert Pace(rate=0).delay(10**9, 1.0) == 0
-    pace = Pace(rate=10)
-    assert pace.delay(10, 0.0) == 1.0
-    assert pace.delay(10, 100.0) == 1.0
+    assert TokenBucket(rate=0).pay(10**9, 1.0) == 0
+    bucket = TokenBucket(rate=10, burst=0.0)
+    assert bucket.pay(10, 0.0) == 1.0
+    assert bucket.pay(10, 100.0) == 1.0
 
 
 def test_metrics_page() -> None:
@@ -92,10 +92,10 @@ def test_a_meter_over_all_its_labels() -> None:
 # An image that somebody brings
 
 
-def bring(path: Path, tmp_path: Path) -> tuple[content.Content, LayoutWriter]:
+def bring(path: Path, tmp_path: Path) -> tuple[demo_image.DemoImage, LayoutWriter]:
     (tmp_path / "scratch").mkdir()
     writer = LayoutWriter.create(root=tmp_path / "copied", is_durable=False)
-    return source.bring(path, writer, tmp_path / "scratch"), writer
+    return image_import.import_image(path, writer, tmp_path / "scratch"), writer
 
 
 def archive(tmp_path: Path, *, is_packed: bool = False) -> Path:
@@ -154,7 +154,7 @@ def test_names(annotations: dict[str, object] | None, name: str) -> None:
         "size": child.size,
         "annotations": annotations,
     }
-    chosen = source.choose(json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
+    chosen = image_import.choose(json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
     assert (chosen.name, chosen.root) == (name, child)
 
 
@@ -163,7 +163,7 @@ def test_the_first_of_several_is_taken(tmp_path: Path) -> None:
     images.write_layout(
         tmp_path, {FULL: images.image("a"), "registry.example/other:2": images.image("b")}
     )
-    chosen = source.choose((tmp_path / "index.json").read_bytes())
+    chosen = image_import.choose((tmp_path / "index.json").read_bytes())
     assert chosen.tags == (FULL, "registry.example/other:2")
     assert chosen.root == images.child(images.image("a"))
 

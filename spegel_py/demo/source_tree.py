@@ -1,4 +1,4 @@
-"""Who takes each blob from whom, with upstream at the top. Pure."""
+"""The source of each blob at each node: another node, or upstream at the root. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Collection, Mapping
 from spegel_py.oci.digest import Digest
 
 UPSTREAM = "upstream"
-"""The name of the root: the registry that has the image before any node has."""
+"""Name of the root: the registry that has the image before any node has."""
 
 
-class Tree:
-    """What is known so far; every node has one source of a blob at a time."""
+class SourceTree:
+    """A tree per blob. Every node has one source of a blob at a time; nodes are known by name."""
 
     def __init__(self) -> None:
         self._sources: dict[Digest, dict[str, str]] = {}
 
     def __repr__(self) -> str:
-        return f"<Tree {'; '.join(self.line(digest) for digest in self._sources)}>"
+        return f"<SourceTree {'; '.join(self.line(digest) for digest in self._sources)}>"
 
     def place(self, digest: Digest, node: str, source: str) -> bool:
-        """Note whom a node takes a blob from; say whether that is new."""
+        """Record the source of a node; return True if it is new."""
         sources = self._sources.setdefault(digest, {})
         if node == source or sources.get(node) == source:
             return False
@@ -28,15 +28,15 @@ class Tree:
         return True
 
     def sources(self, digest: Digest) -> Mapping[str, str]:
-        """Return of each node whom it takes the blob from."""
+        """Return the source of each node that takes the blob."""
         return self._sources.get(digest, {})
 
     def below(self, digest: Digest, source: str) -> list[str]:
-        """Return who takes the blob from this source."""
+        """Return the nodes that take the blob from this source."""
         return [node for node, parent in self.sources(digest).items() if parent == source]
 
     def reaches(self, digest: Digest, nodes: Collection[str]) -> bool:
-        """Say whether the blob comes from upstream to all of these, by way of each other or not."""
+        """Return True if each of these nodes has a path to upstream, direct or through others."""
         reached, waiting = set[str](), [UPSTREAM]
         while waiting:
             found = self.below(digest, waiting.pop())

@@ -1,4 +1,7 @@
-"""The demonstration as it runs: a table of nodes and layers on a terminal, lines elsewhere, nothing with --json."""
+"""The progress of the demonstration.
+
+It is a table of nodes and layers on a terminal, lines elsewhere, and nothing with --json.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from spegel_py.demo.content import shown
-from spegel_py.demo.tree import UPSTREAM, Tree
+from spegel_py.demo.demo_image import shown
+from spegel_py.demo.source_tree import UPSTREAM, SourceTree
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.pull import BlobFinished, BlobInterrupted, BlobOpened, BytesFetched, PullEvent
@@ -27,29 +30,29 @@ _COLORS = ("green", "cyan", "magenta", "yellow", "blue", "red", "bright_green", 
 
 
 @dataclass(slots=True)
-class Cell:
-    """How far a node is with a blob, and the node it comes from."""
+class BlobProgress:
+    """The bytes of a blob that a node has, and the node or nodes that sent them."""
 
     offset: int = 0
     source: str = ""
     is_done: bool = False
 
 
-class Board:
-    """What is known of every node and blob; `node` and `source` are the nodes' names."""
+class ProgressTable:
+    """The progress of every node with every blob. `node` and `source` are the nodes' names."""
 
     def __init__(self, *, console: Console, is_silent: bool = False) -> None:
         self._console = console
         self._is_silent = is_silent
         self._blobs: tuple[Child, ...] = ()
-        self._cells: dict[tuple[str, Digest], Cell] = {}
-        self.tree = Tree()
+        self._cells: dict[tuple[str, Digest], BlobProgress] = {}
+        self.tree = SourceTree()
         self._nodes: list[str] = []
         self._pulling: tuple[str, ...] = ()
         self._dead: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"<Board {self._nodes} {len(self._blobs)} blobs>"
+        return f"<ProgressTable {self._nodes} {len(self._blobs)} blobs>"
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -61,29 +64,32 @@ class Board:
             yield
 
     def say(self, text: str) -> None:
-        """Tell what is being done."""
+        """Print a line about the step that begins."""
         if not self._is_silent:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def expect(
         self, nodes: Sequence[str], blobs: Sequence[Child], *, holders: Sequence[str] = ()
     ) -> None:
-        """Show these nodes too, which are to get the blobs; the holders have them. Of others nothing is shown on."""
-        self._blobs, self._pulling, self.tree = tuple(blobs), tuple(nodes), Tree()
+        """Show these blobs from now on, which `nodes` will pull and `holders` have already.
+
+        Blobs shown before are no longer shown.
+        """
+        self._blobs, self._pulling, self.tree = tuple(blobs), tuple(nodes), SourceTree()
         for node in (*holders, *nodes):
             if node not in self._nodes:
                 self._nodes.append(node)
             for blob in blobs:
-                cell = self._cells.setdefault((node, blob.digest), Cell())
+                cell = self._cells.setdefault((node, blob.digest), BlobProgress())
                 if node in holders:
                     cell.offset, cell.is_done = blob.size, True
 
-    def hear(self, node: str, event: PullEvent, source: str | None) -> None:
-        """Take in an event of the pull of `node`; `source` names the node that the event's peer is."""
+    def record_event(self, node: str, event: PullEvent, source: str | None) -> None:
+        """Record an event of the pull of `node`; `source` is the name of the event's peer."""
         match event:
             case BlobOpened(blob, offset, _) | BlobInterrupted(blob, offset, _):
                 self._cell(node, blob.digest).offset = offset
-                self.comes_from(node, blob.digest, source or "")
+                self.record_source(node, blob.digest, source or "")
             case BytesFetched(blob, offset, _, _):
                 self._cell(node, blob.digest).offset = offset
             case BlobFinished(blob, _):
@@ -91,19 +97,20 @@ class Board:
                 cell.offset, cell.is_done = blob.size, True
                 if not self._console.is_terminal:
                     self.say(
-                        f"  {node}: {short_digest(blob.digest)} {shown(blob.size)} from {cell.source or '?'}, verified"
+                        f"  {node}: {short_digest(blob.digest)} {shown(blob.size)} from "
+                        f"{cell.source or '?'}, verified"
                     )
 
-    def comes_from(self, node: str, digest: Digest, source: str) -> None:
-        """Note the node that a blob's bytes come from, and after a failure the one that went on."""
+    def record_source(self, node: str, digest: Digest, source: str) -> None:
+        """Record the source of a blob's bytes; after a failure, also the source that continued."""
         cell = self._cell(node, digest)
         if source and not cell.source.endswith(source):
             cell.source = f"{cell.source} → {source}" if cell.source and cell.offset else source
 
-    def takes(self, node: str, digest: Digest, source: str) -> None:
-        """Note in the blob's tree whom a node takes it from.
+    def record_link(self, node: str, digest: Digest, source: str) -> None:
+        """Record the source of a blob at a node in the blob's tree.
 
-        Elsewhere than on a terminal the tree is told once all nodes are in it, and again when it changes.
+        Without a terminal, the tree is printed once all nodes are in it, and at each later change.
         """
         blob = next((blob for blob in self._blobs if blob.digest == digest), None)
         if blob is None or not self.tree.place(digest, node, source):
@@ -111,12 +118,12 @@ class Board:
         if not self._console.is_terminal and self.tree.reaches(digest, self._pulling):
             self.say(f"  {short_digest(digest)} {shown(blob.size)}: {self.tree.line(digest)}")
 
-    def killed(self, node: str) -> None:
-        """Show that a node is no more."""
+    def mark_killed(self, node: str) -> None:
+        """Show that a node was killed."""
         self._dead.add(node)
 
     def render(self) -> Group:
-        """Return the table as it stands, and below it the blobs' trees as far as they have grown."""
+        """Return the table, and below it the blobs' trees."""
         trees = [self._drawn(blob) for blob in self._blobs if self.tree.sources(blob.digest)]
         return Group(self._table(), *([Columns(trees, padding=(0, 3))] if trees else []))
 
@@ -151,10 +158,10 @@ class Board:
                 drawing.add(self._name(node).append(how_far, "not bold default")), blob, node
             )
 
-    def _cell(self, node: str, digest: Digest) -> Cell:
-        return self._cells.setdefault((node, digest), Cell())
+    def _cell(self, node: str, digest: Digest) -> BlobProgress:
+        return self._cells.setdefault((node, digest), BlobProgress())
 
-    def _show(self, cell: Cell, blob: Child) -> Text:
+    def _show(self, cell: BlobProgress, blob: Child) -> Text:
         share = _share(cell, blob)
         full = round(share * WIDTH)
         text = Text("█" * full, "green" if cell.is_done else "yellow")
@@ -172,5 +179,5 @@ class Board:
         return _COLORS[self._nodes.index(node) % len(_COLORS)] if node in self._nodes else "white"
 
 
-def _share(cell: Cell, blob: Child) -> float:
+def _share(cell: BlobProgress, blob: Child) -> float:
     return cell.offset / blob.size if blob.size else float(cell.is_done)

@@ -1,4 +1,4 @@
-"""One node of the demonstration: a real process with a folder of its own, ended by its id."""
+"""A node of the demonstration: a real process with its own folder."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from pathlib import Path
 import aiohttp
 
 import spegel_py
-from spegel_py.demo import journal, launch, probe
-from spegel_py.demo.journal import Event, Tail, parse
+from spegel_py.demo import launch, node_log, probe
+from spegel_py.demo.node_log import LogEvent, LogTail, parse
 from spegel_py.errors import SpegelError
 
 START = 30.0
-"""Seconds for a node to come up: two on an idle core, but all nodes start at once, on two cores that are shared."""
+"""Seconds for a node to come up.
+
+It takes two on an idle core, but all nodes start at once, on two cores that others use too.
+"""
 
 STOP = 6.0
-"""Seconds from SIGTERM to SIGKILL; a node says goodbye to its peers and drains within that."""
+"""Seconds from SIGTERM to SIGKILL, in which a node leaves its peers and drains its transfers."""
 
 POLL = 0.05
-"""Seconds between two looks at something that is waited for."""
+"""Seconds between two checks of a condition."""
 
 LINES = 8
-"""Last lines of a node's log that an error quotes."""
+"""Number of last log lines that an error quotes."""
 
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "SYSTEMROOT")
 
 
 class DemoFailed(SpegelError):
-    """The demonstration could not be carried out; the text says what went wrong where."""
+    """The demonstration failed; the text names the node and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where a node listens on 127.0.0.1."""
+    """The ports of a node on 127.0.0.1."""
 
     registry: int
     router: int
@@ -49,14 +52,17 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Return three ports that were free a moment ago; another program may be quicker, so a start is retried."""
+    """Return three ports that were free just now.
+
+    Another program may take one first, so a start must be retried.
+    """
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         return Ports(*(each.getsockname()[1] for each in sockets))
 
 
-class Node:
-    """A `spegel-py registry` over an image layout, on the loopback interface."""
+class DemoNode:
+    """A `spegel-py registry` process that serves an image layout on the loopback interface."""
 
     def __init__(self, *, name: str, folder: Path) -> None:
         self.name = name
@@ -64,39 +70,39 @@ class Node:
         self.layout = folder / "layout"
         self.log = folder / "node.log"
         self.ports = free_ports()
-        self.tail = Tail(self.log)
+        self.tail = LogTail(self.log)
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def __repr__(self) -> str:
-        return f"<Node {self.name} pid={self.pid} {self.ports}>"
+        return f"<DemoNode {self.name} pid={self.pid} {self.ports}>"
 
     @property
     def address(self) -> str:
-        """Its registry's host and port, as other nodes' logs name it."""
+        """Host and port of the node's registry, as in other nodes' logs."""
         return f"127.0.0.1:{self.ports.registry}"
 
     @property
     def mirror(self) -> str:
-        """The URL that its own pulls go to."""
+        """URL of the node's registry, for its own pulls."""
         return f"http://{self.address}"
 
     @property
     def metrics(self) -> str:
-        """The URL of its meters."""
+        """URL of the node's metrics."""
         return f"http://127.0.0.1:{self.ports.metrics}/metrics"
 
     @property
     def pid(self) -> int | None:
-        """Its process id while it runs."""
+        """The node's process id; None while it does not run."""
         return (
             self._process.pid
             if self._process is not None and self._process.poll() is None
             else None
         )
 
-    def events(self) -> list[Event]:
-        """Return all that it has logged."""
+    def events(self) -> list[LogEvent]:
+        """Return all events that the node has logged."""
         return parse(self.log.read_text(errors="replace").splitlines())
 
     def start(self, *, bootstrap: int) -> None:
@@ -116,26 +122,26 @@ class Node:
                 stdout=log,
                 stderr=log,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for us: we end it in order
+                start_new_session=True,  # Ctrl-C must not reach it
             )
-        self.tail = Tail(self.log)
+        self.tail = LogTail(self.log)
 
     def move(self) -> None:
-        """Take other ports for the next start."""
+        """Choose other ports for the next start."""
         self.ports = free_ports()
 
     async def ready(self, session: aiohttp.ClientSession) -> None:
-        """Wait until it serves. Raises PortTaken, or DemoFailed with its last words."""
+        """Wait until the node serves. Raises PortTaken, or DemoFailed with its last log lines."""
 
-        async def is_up() -> bool:  # it is live before it has its router's port
-            return await probe.answers(session, self.mirror + "/livez") and journal.is_up(
+        async def is_up() -> bool:  # /livez answers before the router listens
+            return await probe.answers(session, self.mirror + "/livez") and node_log.is_up(
                 self.events()
             )
 
         await self.until(is_up, "did not come up", deadline=START)
 
     async def joined(self, session: aiohttp.ClientSession, *, peers: int, records: int) -> None:
-        """Wait until it is connected to so many others and knows so many records of who holds what."""
+        """Wait until the node has this many peers, and this many records of their content."""
 
         async def is_joined() -> bool:
             values = await probe.metrics(session, self.metrics)
@@ -156,14 +162,14 @@ class Node:
     async def until(
         self, condition: Callable[[], Awaitable[bool]], failure: str, *, deadline: float
     ) -> None:
-        """Wait for a condition; raises DemoFailed if it does not come true in so many seconds, or the node ends."""
+        """Wait for a condition. Raises DemoFailed after `deadline` seconds, or if the node ends."""
         end = time.monotonic() + deadline
         while not await condition():
             if self.pid is None:
                 raise self._ended()
             if time.monotonic() > end:
                 raise DemoFailed(
-                    f"{self.name} {failure} within {deadline:.0f} s; {self.last_words()}"
+                    f"{self.name} {failure} within {deadline:.0f} s; {self.last_lines()}"
                 )
             await asyncio.sleep(POLL)
 
@@ -172,13 +178,13 @@ class Node:
         if self._process is not None:
             self._process.kill()
 
-    async def gone(self) -> None:
-        """Wait until it has ended, which after SIGKILL it must."""
+    async def wait_ended(self) -> None:
+        """Wait until the process has ended."""
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
 
     async def stop(self) -> None:
-        """End it: SIGTERM, and SIGKILL if that takes too long."""
+        """Stop the process with SIGTERM, and after STOP seconds with SIGKILL."""
         if self._process is None or self.pid is None:
             return
         self._process.terminate()
@@ -186,26 +192,26 @@ class Node:
             await asyncio.to_thread(self._process.wait, STOP)
         except subprocess.TimeoutExpired:
             self.kill()
-            await self.gone()
+            await self.wait_ended()
 
-    def last_words(self) -> str:
-        """Return the end of its log, for an error."""
+    def last_lines(self) -> str:
+        """Return the last lines of the log, for an error."""
         lines = (
             self.log.read_text(errors="replace").splitlines()[-LINES:] if self.log.exists() else []
         )
         return "its log ends: " + " | ".join(lines) if lines else "it logged nothing"
 
     def _ended(self) -> DemoFailed:
-        words, status = (
-            self.last_words(),
+        lines, status = (
+            self.last_lines(),
             self._process.poll() if self._process is not None else None,
         )
         kind = (
             PortTaken
-            if "the port is in use" in words or "Address already in use" in words
+            if "the port is in use" in lines or "Address already in use" in lines
             else DemoFailed
         )
-        return kind(f"{self.name} ended with status {status}; {words}")
+        return kind(f"{self.name} ended with status {status}; {lines}")
 
     def _arguments(self, bootstrap: int) -> list[str]:
         options = {
@@ -227,11 +233,11 @@ class Node:
 
 
 class PortTaken(DemoFailed):
-    """Another program was quicker to take a port; other ports will do."""
+    """Another program took one of the node's ports first; other ports will do."""
 
 
 def _environment() -> dict[str, str]:
-    """Return what a node gets of our environment: nothing that is a setting of its own (LOG_LEVEL, DATA_DIR, …)."""
+    """Return the environment of a node, without settings of nodes (LOG_LEVEL, DATA_DIR, …)."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -1,7 +1,8 @@
-"""An image that somebody brings: an OCI layout folder or an archive of one, copied with every digest verified.
+"""Import of a user's image: an OCI layout folder, or an archive of one.
 
-Nothing in it is trusted. Of an archive only the files of a layout are unpacked, by names that are checked; of a folder
-no symbolic link is followed; and only what the chosen image names is copied, hashed on the way.
+Nothing in it is trusted. Only the files of a layout are unpacked from an archive, after a check of
+their names. No symbolic link in a folder is followed. Only content that the chosen image names is
+copied, and every digest is verified.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spegel_py.demo.content import Content
+from spegel_py.demo.demo_image import DemoImage
 from spegel_py.errors import ConfigError, ContentNotFound, ManifestInvalid, OCIError, SpegelError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, all_children, detect
@@ -27,22 +28,28 @@ from spegel_py.store.file_access import open_below
 from spegel_py.store.layout import LayoutWriter
 
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-"""Annotations that name an image in index.json: containerd's is a full reference, the spec's is often only a tag."""
+"""Annotations that name an image in index.json.
+
+containerd's is a full reference; the OCI specification's is often only a tag.
+"""
 
 _MEMBER = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/(?:sha256|sha512)/[0-9a-f]{64,128})")
 _CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """The image of an index.json that is taken, by its full name; `tags` are all that there are."""
+class ChosenImage:
+    """The image chosen from an index.json, with its full name;
+
+    `tags` are the names of all images.
+    """
 
     name: str
     root: Child
     tags: tuple[str, ...]
 
 
-def choose(index: bytes) -> Chosen:
+def choose(index: bytes) -> ChosenImage:
     """Return the first image of an index.json. Raises ManifestInvalid."""
     found = all_children(index)
     entries = json.loads(index).get("manifests") or []
@@ -54,13 +61,14 @@ def choose(index: bytes) -> Chosen:
     if not named:
         raise ManifestInvalid("its index.json names no image")
     name, root = named[0]
-    return Chosen(name, root, tuple(dict.fromkeys(name for name, _ in named)))
+    return ChosenImage(name, root, tuple(dict.fromkeys(name for name, _ in named)))
 
 
-def bring(path: Path, writer: LayoutWriter, scratch: Path) -> Content:
-    """Copy the first image at `path`, verified, into a layout; `scratch` is a folder for unpacking. Blocks.
+def import_image(path: Path, writer: LayoutWriter, scratch: Path) -> DemoImage:
+    """Copy the first image at `path` into a layout, verified. Blocks.
 
-    Raises ConfigError, in one line with the path, for anything that is wrong with what is there.
+    `scratch` is a folder for unpacking an archive. Raises ConfigError, in one line with the path,
+    for a missing, damaged or unsuitable file.
     """
     try:
         root = path if path.is_dir() else _unpacked(path, scratch)
@@ -83,7 +91,7 @@ def bring(path: Path, writer: LayoutWriter, scratch: Path) -> Content:
 
 
 def _unpacked(path: Path, scratch: Path) -> Path:
-    """Unpack an archive's layout, and only that, into `scratch`: regular files by checked names, no links."""
+    """Unpack the regular files of an archive's layout, after a check of their names."""
     with tarfile.open(path, "r:*") as archive:
         for member in archive:
             match = _MEMBER.fullmatch(member.name)
@@ -92,7 +100,8 @@ def _unpacked(path: Path, scratch: Path) -> Path:
                 continue
             if member.size > shutil.disk_usage(scratch).free:
                 raise ConfigError(
-                    f"{scratch} has no room for the {member.size} bytes of {member.name[:100]} in {path}"
+                    f"{scratch} has no room for the {member.size} bytes of {member.name[:100]} in "
+                    f"{path}"
                 )
             target = scratch / match[1]
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +110,7 @@ def _unpacked(path: Path, scratch: Path) -> Path:
     return scratch
 
 
-def _copy(root: Path, writer: LayoutWriter) -> Content:
+def _copy(root: Path, writer: LayoutWriter) -> DemoImage:
     try:
         _read(root, "oci-layout")
         chosen = choose(_read(root, "index.json"))
@@ -115,13 +124,17 @@ def _copy(root: Path, writer: LayoutWriter) -> Content:
         writer.put(data, child.digest.algorithm)
     writer.tag(chosen.name, manifests[0][0])
     found = tuple(child for child, _ in manifests)
-    return Content(
+    return DemoImage(
         name=chosen.name, platform=platform, manifests=found, blobs=blobs, tags=chosen.tags
     )
 
 
 def _complete(root: Path, image: Child) -> tuple[Platform | None, list[tuple[Child, bytes]]]:
-    """Return a platform of which all is there, this machine's first: an archive often holds one of those it names."""
+    """Return the first complete platform, with its manifests.
+
+    This machine's platform is tried first. An archive often has the content of only one of the
+    platforms that its index names.
+    """
     first = _manifest(root, image)
     if first[0].media_type not in INDEXES:
         return None, [first]
@@ -180,7 +193,7 @@ def _read(root: Path, *parts: str) -> bytes:
 
 
 def _name(entry: dict[str, object]) -> str:
-    """Return an entry's full name; one that has only a tag, or nothing, gets a name of ours."""
+    """Return an entry's full name; an entry with only a tag, or no name, gets a demo.local name."""
     annotations = entry.get("annotations")
     values = [annotations.get(key) for key in NAMES] if isinstance(annotations, dict) else []
     names = [value for value in values if isinstance(value, str)]

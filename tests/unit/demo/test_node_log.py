@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from spegel_py.demo import journal
-from spegel_py.demo.journal import Tail, Takeover
+from spegel_py.demo import node_log
+from spegel_py.demo.node_log import LogTail, Takeover
 
 A, B, C = "127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003"
 LAYER = "sha256:" + "a" * 64
@@ -64,7 +64,7 @@ def test_lines_that_are_no_events_are_passed_by() -> None:
         "7",
         "",
     ]
-    assert journal.parse(lines) == [{"event": "node up"}]
+    assert node_log.parse(lines) == [{"event": "node up"}]
 
 
 def test_bytes_are_counted_by_peer() -> None:
@@ -76,13 +76,13 @@ def test_bytes_are_counted_by_peer() -> None:
         finished(attempt(B, 0, 5, "unreachable"), outcome="cut"),
         {"event": "peer failed", "addr": C},
     ]
-    assert journal.received(events) == {A: 47, B: 65}
+    assert node_log.received(events) == {A: 47, B: 65}
 
 
 def test_only_answers_for_want_of_a_peer_are_misses() -> None:
     """A client that left is no request that went upstream."""
     missed = {"event": "relay missed", "outcome": "missed"}
-    assert journal.misses([missed, missed | {"outcome": "client_gone"}, missed, finished()]) == 2
+    assert node_log.misses([missed, missed | {"outcome": "client_gone"}, missed, finished()]) == 2
 
 
 def test_own_peer_ids() -> None:
@@ -91,14 +91,14 @@ def test_own_peer_ids() -> None:
         "event": "libp2p up",
         "addresses": ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooWA", "/ip4/10.0.0.1/tcp/1"],
     }
-    assert journal.peer_ids([up, {"event": "node up"}]) == {"12D3KooWA"}
+    assert node_log.peer_ids([up, {"event": "node up"}]) == {"12D3KooWA"}
 
 
 def test_sources_in_order() -> None:
     """Who sends a blob is told at its start and again when another goes on."""
     started = {"event": "relay started", "digest": LAYER, "kind": "blob", "addr": A}
     manifest = {"event": "relay started", "digest": LAYER, "kind": "manifest", "addr": C}
-    assert journal.sources([manifest, started, continued(B, 40)]) == [(LAYER, A), (LAYER, B)]
+    assert node_log.sources([manifest, started, continued(B, 40)]) == [(LAYER, A), (LAYER, B)]
 
 
 def test_links_in_order() -> None:
@@ -122,7 +122,7 @@ def test_links_in_order() -> None:
         finished(),
         {"event": "flight ended", "digest": LAYER},
     ]
-    assert journal.links(events) == [
+    assert node_log.links(events) == [
         (LAYER, peer) for peer in (None, "12D3KooWB", "12D3KooWA", "12D3KooWC")
     ]
 
@@ -131,7 +131,7 @@ def test_a_takeover_is_found() -> None:
     """The byte where the dead peer's share ends, who went on, and when, come from the mirror's own log."""
     events = [continued(B, 40), finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 60))]
     found = Takeover(from_addr=A, to_addr=B, at=40, total=100, when=10.25)
-    assert journal.takeover(events, LAYER, A) == found
+    assert node_log.takeover(events, LAYER, A) == found
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_takeover_is_found() -> None:
 )
 def test_what_is_no_takeover(event: dict[str, Any]) -> None:
     """Only a body that the dead peer began and another one finished counts."""
-    assert journal.takeover([event], LAYER, A) is None
+    assert node_log.takeover([event], LAYER, A) is None
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_what_is_no_takeover(event: dict[str, Any]) -> None:
 )
 def test_gap(samples: list[tuple[float, int]], killed: float, seconds: float | None) -> None:
     """The gap is the time for which the client got nothing, and no more than that."""
-    assert journal.gap(samples, at=40, killed=killed) == (
+    assert node_log.gap(samples, at=40, killed=killed) == (
         seconds if seconds is None else pytest.approx(seconds)
     )
 
@@ -182,7 +182,7 @@ def test_tail_gives_each_event_once(tmp_path: Path) -> None:
     """A line that is still being written is read when it is whole."""
     log = tmp_path / "node.log"
     log.write_text(json.dumps({"event": "one"}) + "\n" + '{"event": ')
-    tail = Tail(log)
+    tail = LogTail(log)
     assert tail.read() == [{"event": "one"}]
     assert tail.read() == []
     with log.open("a") as file:

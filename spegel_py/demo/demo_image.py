@@ -1,4 +1,4 @@
-"""The image that is shared: made here, with one layer that is much larger than the others. What is made is pure."""
+"""The image of the demonstration, made here with one layer much larger than the others."""
 
 from __future__ import annotations
 
@@ -14,68 +14,75 @@ from spegel_py.store.layout import LayoutWriter
 MB = 1_000_000
 
 NAME = "demo.local/spegel-py/demo:latest"
-"""What the image is called; no such registry exists, so nothing can come from anywhere but the nodes."""
+"""Name of the image. No such registry exists, so the image can come from the nodes only."""
 
 FRESH_NAME = "demo.local/spegel-py/fresh:latest"
-"""What the image is called that no node has at first, but a registry of the demonstration."""
+"""Name of the image of phase 3, which at first only a registry of the demonstration has."""
 
 CUT_SIZE = 12 * MB
-"""Least size in bytes of the largest layer. Layers up to 4 MiB are verified before their first byte is sent, so nobody
-can be killed in their middle; and of larger ones up to 6 MB were seen to be on their way already when the sender died,
-of 10 that the kernel's defaults allow (tcp_wmem, tcp_rmem)."""
+"""Bytes that the largest layer must have.
+
+A layer up to 4 MiB is verified before its first byte is sent, so no node can be killed in its
+middle. Of a larger one, up to 6 MB were measured in the sockets' buffers when the sender died; the
+kernel's defaults allow 10 MB (tcp_wmem, tcp_rmem).
+"""
 
 LEAST_LARGEST = 16 * MB
-"""Size in bytes that the largest layer of a made image gets even if that is more than half of it."""
+"""Bytes of the largest layer of a made image, at least, even if that is more than half of it."""
 
 
 PIECE = 16 * MB
-"""Random bytes made at a time."""
+"""Random bytes generated at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """An image that lies complete in a layout: all its manifests, root first, and its blobs."""
+class DemoImage:
+    """An image that is complete in a layout: all its manifests, root first, and its blobs."""
 
     name: str
     platform: Platform | None
-    """What to pull of it; None for all."""
+    """The platform to pull; None for all platforms."""
     manifests: tuple[Child, ...]
     blobs: tuple[Child, ...]
     tags: tuple[str, ...] = ()
-    """All images that were there to choose from, by name; this one is the first."""
+    """Names of all images in the layout or archive; this image is the first."""
 
     @property
     def all(self) -> tuple[Child, ...]:
-        """Everything that must be there in the end."""
+        """The manifests and blobs that a layout must have in the end."""
         return (*self.manifests, *self.blobs)
 
     @property
     def size(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of all manifests and blobs."""
         return sum(child.size for child in self.all)
 
     @property
     def largest(self) -> Child:
-        """The blob in whose middle a node is killed."""
+        """The blob during which a node is killed."""
         return max(self.blobs, key=lambda blob: blob.size)
 
     def check(self) -> None:
-        """Raise ConfigError if no layer is large enough for a node to be killed in its middle."""
+        """Raise ConfigError if no layer is large enough to kill a node in its middle."""
         if not self.blobs or self.largest.size < CUT_SIZE:
             largest = self.largest.size if self.blobs else 0
             raise ConfigError(
-                f"the largest layer of {self.name} has {largest} bytes; to kill a node in its middle it needs "
+                f"the largest layer of {self.name} has {largest} bytes; to kill a node in its "
+                "middle it needs "
                 f"{CUT_SIZE}: give another --image, or none"
             )
 
 
 def shown(size: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes as text for people."""
     return f"{size / MB:.1f} MB" if size >= MB / 10 else f"{size / 1000:.1f} kB"
 
 
 def layer_sizes(size: int, layers: int) -> list[int]:
-    """Return the layers' sizes in bytes, which add up to `size`: a large one first, as base layers are."""
+    """Return the layers' sizes in bytes, which add up to `size`.
+
+    The first is large, as base layers are.
+    """
     if layers == 1:
         return [size]
     largest = max(size // 2, min(LEAST_LARGEST, size * 2 // 3))
@@ -86,8 +93,8 @@ def layer_sizes(size: int, layers: int) -> list[int]:
 
 def make(
     writer: LayoutWriter, *, size: int, layers: int, seed: str = "demo", name: str = NAME
-) -> Content:
-    """Write an image of about `size` bytes into a layout, under `name`. Blocks, for two seconds for 100 MB."""
+) -> DemoImage:
+    """Write an image of about `size` bytes into a layout. Blocks: two seconds for 100 MB."""
     made = build.image(
         [_layer(seed, number, each) for number, each in enumerate(layer_sizes(size, layers))]
     )
@@ -95,14 +102,16 @@ def make(
         writer.put(blob.data)
     root = Child(made.root.digest, len(made.root.data), made.media_type)
     writer.tag(name, root)
-    return Content(name=name, platform=None, manifests=(root,), blobs=children(made.root.data))
+    return DemoImage(name=name, platform=None, manifests=(root,), blobs=children(made.root.data))
 
 
 def _layer(seed: str, number: int, size: int) -> build.Layer:
-    """Return a layer of files that do not compress and, but for the first and large one, of some that do."""
-    rng = random.Random(
-        f"{seed}/{number}"
-    )  # a text is seeded through sha512: the same in every run
+    """Return a layer of incompressible files.
+
+    All but the large first layer have compressible files too.
+    """
+    # Text is seeded through sha512, so the layer is the same in every run.
+    rng = random.Random(f"{seed}/{number}")
     files: dict[str, bytes | build.Symlink | build.Executable] = {
         f"data/{number}/noise.bin": _noise(rng, size)
     }
@@ -114,5 +123,5 @@ def _layer(seed: str, number: int, size: int) -> build.Layer:
 
 
 def _noise(rng: random.Random, size: int) -> bytes:
-    """Return random bytes; `randbytes` alone makes no more than 256 MiB."""
+    """Return random bytes; one call of `randbytes` returns 256 MiB at most."""
     return b"".join(rng.randbytes(min(PIECE, size - at)) for at in range(0, size, PIECE))

@@ -1,33 +1,36 @@
-"""What came out of a demonstration: values, and what is wrong with them. Pure."""
+"""The result of a demonstration, and the problems found in it. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from spegel_py.demo.content import MB
+from spegel_py.demo.demo_image import MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeResult:
-    """What one node's pull brought; bytes are those of manifests, configs and layers."""
+    """The result of one node's pull; bytes are those of manifests, configs and layers."""
 
     node: str
     from_peers: Mapping[str, int] = field(default_factory=dict)
-    """Bytes by the name of the node they came from, as this node's log counts them."""
+    """Bytes by the name of the sending node, as this node's log counts them."""
     from_upstream: int = 0
-    """Bytes that the client took from the image's own registry."""
+    """Bytes that the client fetched from the image's own registry."""
     fetched: int = 0
-    """Bytes that its pull took in: what the client itself counted."""
+    """Bytes that the pull received, as the client counts them."""
     upstream_requests: int = 0
-    """Requests that containerd takes to the image's own registry: its mirror gave 404, or failed."""
+    """Requests that containerd would send to the image's own registry.
+
+    The mirror failed, or answered 404.
+    """
     resumed: int = 0
-    """Times that an answer to the pull broke off and was asked for again."""
+    """Number of responses that broke off and were requested again."""
     seconds: float = 0.0
     verified: int = 0
-    """Digests that were verified while pulling."""
+    """Number of digests that the pull verified."""
     error: str | None = None
-    """Why the pull failed."""
+    """The reason why the pull failed; None if it succeeded."""
 
     @property
     def rate(self) -> float:
@@ -36,91 +39,91 @@ class NodeResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kill:
-    """The node that was killed while it was sending a layer, and how the layer went on."""
+class NodeKill:
+    """The kill of a node while it sent a layer, and its effect on that layer."""
 
     node: str
     pid: int
     layer: str
     size: int
     client_byte: int
-    """Bytes of the layer that the client had when the signal was sent."""
+    """Bytes of the layer that the client had received when the signal was sent."""
     at_byte: int | None = None
-    """The byte at which the dead node's share ended and another's began; None if the layer did not go on so."""
+    """Byte at which another node continued the dead node's body; None if no node did."""
     continued_from: str | None = None
     same_response: bool = False
-    """Whether the client saw one answer, without a break."""
+    """True if the client received one response without a break."""
     gap_ms: float | None = None
-    """Milliseconds for which the client got no byte of the layer, between the last of one node and the first of the
-    next."""
+    """Milliseconds between the dead node's last byte and the next node's first, at the client."""
     failover_ms: float | None = None
-    """Milliseconds from the kill to the other node's answer, by the mirror's log."""
+    """Milliseconds from the kill to the other node's response, by the mirror's log."""
 
     @property
     def hit_mid_body(self) -> bool:
-        """Whether the node had sent some but not all of the layer when it died."""
+        """True if the node had sent a part of the layer, but not all, when it died."""
         return self.at_byte is not None and 0 < self.at_byte < self.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """How an image that no node had came to all of them at once."""
+class FreshImageResult:
+    """The result of phase 3: all nodes pulled an image at once that no node had."""
 
     image: str
     digest: str
     bytes: int
     blobs: int
     line_rate: float
-    """MB per second that upstream gives all nodes together."""
+    """MB per second that upstream sends to all nodes together."""
     upstream_bytes: int
-    """What upstream sent, by its own meter."""
+    """Bytes that upstream sent, by its own metric."""
     results: tuple[NodeResult, ...]
     tree: Mapping[str, Mapping[str, str]]
-    """Of each blob, by digest: from whom each node had it in the end, another node or upstream."""
+    """By digest: the last source of the blob at each node, another node or upstream."""
 
     @property
     def copies(self) -> float:
-        """How many times the image upstream sent."""
+        """Copies of the image that upstream sent."""
         return self.upstream_bytes / self.bytes
 
     @property
     def alone_seconds(self) -> float:
-        """For how long the line would be busy if each node fetched the image for itself."""
+        """Seconds that upstream would need if each node fetched the image for itself."""
         return len(self.results) * self.bytes / MB / self.line_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """All of it."""
+class DemoResult:
+    """The result of all phases."""
 
     image: str
     digest: str
     bytes: int
     blobs: int
     rate_limit: float
-    """MB per second that each pull of phase 1 was held to; 0 for none."""
+    """MB per second that each pull of phase 1 was limited to; 0 for no limit."""
     results: tuple[NodeResult, ...]
     joiner: str | None
     """The node that joined in phase 2."""
-    kill: Kill | None
-    arrival: Arrival | None
-    """Of phase 3; None if a pull had failed before."""
+    kill: NodeKill | None
+    arrival: FreshImageResult | None
+    """The result of phase 3; None if a pull failed before it."""
     reverified: int
-    """Blobs and manifests, over all layouts, that were hashed again at the end and are right."""
+    """Blobs and manifests in all layouts whose hash was right at the end."""
     expected: int
-    """How many there should be."""
+    """Blobs and manifests that all layouts should have."""
     seconds: float
 
 
-def problems(outcome: Outcome) -> list[str]:
-    """Return what was not right, one line each; empty if all was."""
+def problems(outcome: DemoResult) -> list[str]:
+    """Return the problems, one line each; empty if all was right."""
     found = [line for result in outcome.results for line in _of_node(result)]
     kill = outcome.kill
     if kill is None:
         found.append("no node was killed")
     elif not kill.hit_mid_body:
         found.append(
-            f"the kill of {kill.node} did not hit the middle of {kill.layer}: its bytes were all on their way"
+            f"the kill of {kill.node} did not hit the middle of {kill.layer}: its bytes were all "
+            "on their way"
         )
     elif not kill.same_response:
         found.append(f"{kill.layer} did not go on within the same response")
@@ -130,7 +133,8 @@ def problems(outcome: Outcome) -> list[str]:
         found += _failures(outcome.arrival.results)
     if outcome.reverified != outcome.expected:
         found.append(
-            f"{outcome.expected - outcome.reverified} of {outcome.expected} digests are missing or wrong at the end"
+            f"{outcome.expected - outcome.reverified} of {outcome.expected} digests are missing "
+            "or wrong at the end"
         )
     return found
 

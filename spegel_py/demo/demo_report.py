@@ -1,4 +1,4 @@
-"""The outcome as it is shown: as a table for people, as JSON for programs. Pure."""
+"""The result as a table for people and as JSON for programs. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from spegel_py.demo.content import shown
-from spegel_py.demo.outcome import Arrival, NodeResult, Outcome, problems
-from spegel_py.demo.tree import UPSTREAM
+from spegel_py.demo.demo_image import shown
+from spegel_py.demo.demo_result import DemoResult, FreshImageResult, NodeResult, problems
+from spegel_py.demo.source_tree import UPSTREAM
 
 ONCE = 1.05
-"""Times the image up to which upstream is said to have sent it once: a manifest or a small part came twice."""
+"""Copies of the image up to which upstream counts as having sent it once.
+
+A manifest or a small part may have been sent twice.
+"""
 
 
-def as_json(outcome: Outcome) -> dict[str, object]:
-    """Return the outcome as JSON values; `ok` says whether nothing was wrong, `problems` what was."""
+def as_json(outcome: DemoResult) -> dict[str, object]:
+    """Return the result as JSON values; `ok` is true if the list `problems` is empty."""
     wrong = problems(outcome)
     kill, arrival = outcome.kill, outcome.arrival
     return {
@@ -51,7 +54,7 @@ def _node(result: NodeResult) -> dict[str, object]:
     return dataclasses.asdict(result) | exact
 
 
-def _arrival(arrival: Arrival) -> dict[str, object]:
+def _arrival(arrival: FreshImageResult) -> dict[str, object]:
     return {
         "image": {
             "name": arrival.image,
@@ -67,15 +70,15 @@ def _arrival(arrival: Arrival) -> dict[str, object]:
     }
 
 
-def as_table(outcome: Outcome) -> Group:
-    """Return the outcome for people."""
+def as_table(outcome: DemoResult) -> Group:
+    """Return the result as tables and sentences."""
     tables = [_table(_title(outcome), outcome.results, outcome.joiner)]
     if outcome.arrival:
         tables.append(_table(_title(outcome.arrival), outcome.arrival.results))
     return Group(*tables, *(Text(line) for line in _sentences(outcome)))
 
 
-def _title(shared: Outcome | Arrival) -> str:
+def _title(shared: DemoResult | FreshImageResult) -> str:
     return f"{shared.image}  {shown(shared.bytes)}  {shared.blobs} blobs"
 
 
@@ -101,29 +104,33 @@ def _table(title: str, results: Sequence[NodeResult], joiner: str | None = None)
     return table
 
 
-def _sentences(outcome: Outcome) -> list[str]:
+def _sentences(outcome: DemoResult) -> list[str]:
     found = []
     if outcome.rate_limit:
         found.append(
-            f"Pulls of phase 1 were held to {outcome.rate_limit:g} MB/s each (--rate 0: as fast as it goes)."
+            f"Pulls of phase 1 were held to {outcome.rate_limit:g} MB/s each (--rate 0: as fast "
+            "as it goes)."
         )
     kill = outcome.kill
     if kill and kill.at_byte is not None and kill.gap_ms is not None:
         found.append(
-            f"{kill.node} (pid {kill.pid}) was killed while sending layer {kill.layer[:19]}…: its last byte was "
-            f"{kill.at_byte} of {kill.size}; {kill.continued_from} went on within the same response; for "
+            f"{kill.node} (pid {kill.pid}) was killed while sending layer {kill.layer[:19]}…: its "
+            "last byte was "
+            f"{kill.at_byte} of {kill.size}; {kill.continued_from} went on within the same "
+            "response; for "
             f"{kill.gap_ms:.1f} ms no byte reached the client."
         )
     if outcome.arrival:
         found.append(_came(outcome.arrival))
     found.append(
-        f"{outcome.reverified} of {outcome.expected} digests over all layouts hashed again at the end."
+        f"{outcome.reverified} of {outcome.expected} digests over all layouts hashed again at the "
+        "end."
     )
     return found + [f"WRONG: {line}" for line in problems(outcome)]
 
 
-def _came(arrival: Arrival) -> str:
-    """Return what upstream had to send, and what without sharing."""
+def _came(arrival: FreshImageResult) -> str:
+    """Return a sentence on the bytes that upstream sent, and would have sent without sharing."""
     again = (
         ""
         if arrival.copies < ONCE
@@ -131,6 +138,7 @@ def _came(arrival: Arrival) -> str:
     )
     return (
         f"{arrival.image}, which no node had: upstream sent {arrival.copies:.2f} × the image for "
-        f"{len(arrival.results)} nodes{again}, at {arrival.line_rate:g} MB/s; had each node fetched it for itself, "
+        f"{len(arrival.results)} nodes{again}, at {arrival.line_rate:g} MB/s; had each node "
+        "fetched it for itself, "
         f"that would have taken {arrival.alone_seconds:.1f} s."
     )
