@@ -1,7 +1,7 @@
 """Faults of a single node, from which chaos, crowd and drill build theirs.
 
-Each breaks the node on entry. The faults named by a state mend it on exit, and the faults named by
-an event leave the mending to the caller.
+Each breaks the node on entry. `frozen`, `unplugged`, `filtered` and `halved` mend it on exit; an
+ended process is left to the caller.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ ROWS = (
         name="own containerd restarted",
         during=(faults.own_containerd_restarted,),
         expected=Expected.RETRIED,
-        why="who asked containerd lost the answer with it, and asks again",
+        why="the client of containerd lost the answer with it, and asks again",
         misses=_GONE,
     ),
     Row(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 from tests.faults.crowd.cluster import CrowdCluster, left_open
 from tests.faults.crowd.report import DEADLINE, CrowdOutcome, CrowdPull
@@ -39,7 +40,8 @@ async def _play(cluster: CrowdCluster, row: Row) -> CrowdOutcome:
         async with AsyncExitStack() as stack:
             if row.strikes_first:
                 excused = await stack.enter_async_context(row.fault(cluster))
-            pulls = [asyncio.create_task(_pull(cluster, node, row.tries)) for node in cluster.nodes]
+            pull = partial(attempts, tries=row.tries, before_retry=_wait, deadline=DEADLINE)
+            pulls = [asyncio.create_task(pull(node, cluster.reference)) for node in cluster.nodes]
             if not row.strikes_first:
                 await until(lambda: _is_in_the_middle(cluster, pulls), deadline=60, pause=0.05)
                 excused = await stack.enter_async_context(row.fault(cluster))
@@ -68,12 +70,6 @@ async def _is_in_the_middle(cluster: CrowdCluster, pulls: Sequence[_Pulling]) ->
     return await cluster.fetched(await cluster.leader()) >= MIDDLE * len(cluster.layer.data)
 
 
-async def _pull(cluster: CrowdCluster, node: Node, tries: int) -> list[Attempt]:
-    return await attempts(
-        node, cluster.reference, tries=tries, before_retry=_wait, deadline=DEADLINE
-    )
-
-
 async def _wait(node: Node, error: str) -> None:
     await asyncio.sleep(2)  # a kubelet waits ten
 
@@ -98,13 +94,13 @@ async def _results(
 
 async def _left_open(cluster: CrowdCluster) -> int:
     """Return the resources that mirrors still hold 10 s after the pulls."""
-    count = 0
+
+    async def count() -> int:
+        return sum([await left_open(node) for node in cluster.nodes])
 
     async def are_released() -> bool:
-        nonlocal count
-        count = sum([await left_open(node) for node in cluster.nodes])
-        return not count
+        return not await count()
 
     with suppress(TimeoutError):
         await until(are_released, deadline=10, pause=0.1)
-    return count
+    return await count()

@@ -32,7 +32,7 @@ class CrowdOutcome(Outcome):
     most: float = 0.0
     """The upper bound of `copies`."""
     left_open: int = 0
-    """Open files, watches and digests in flight that mirrors still have after the pulls."""
+    """Open files, watches and participations that mirrors still have after the pulls."""
 
     def missed_bounds(self) -> list[str]:
         found = []
@@ -46,7 +46,7 @@ class CrowdOutcome(Outcome):
         if self.copies > self.most:
             found.append(f"the registry sent {self.copies:.2f} copies")
         if self.left_open:
-            found.append(f"{self.left_open} files, watches or flights were left open")
+            found.append(f"{self.left_open} files, watches or participations were left open")
         return found
 
 

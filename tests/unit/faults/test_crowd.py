@@ -32,5 +32,5 @@ def test_a_row_bounds_the_registry_and_the_remains() -> None:
     outcome = CrowdOutcome(row="nothing", copies=1.5, most=1.03, left_open=2)
     assert outcome.missed == [
         "the registry sent 1.50 copies",
-        "2 files, watches or flights were left open",
+        "2 files, watches or participations were left open",
     ]
