@@ -44,35 +44,39 @@ class Command:
 COMMANDS = (
     Command(
         "registry",
-        "run a node: the registry mirror that containerd is pointed at",
+        "run a node: a registry mirror for containerd",
         "spegel_py.commands.registry_command",
     ),
     Command(
         "doctor",
-        "say whether this node will work, and what to do if not",
+        "check whether this node will work, and name the remedies",
         "spegel_py.commands.doctor_command",
     ),
     Command(
         "why",
-        "say why pulls were answered by a peer, from here, or left to the registry",
+        "show why pulls were answered by a peer, from here, or left to the registry",
         "spegel_py.commands.why_command",
     ),
-    Command("status", "show how a running node is", "spegel_py.commands.status_command"),
+    Command("status", "show the state of a running node", "spegel_py.commands.status_command"),
     Command("peers", "show the peers of a running node", "spegel_py.commands.peers_command"),
     Command(
         "images",
-        "show the images that a node has, and on how many peers",
+        "show the images of a node, and the number of peers with each",
         "spegel_py.commands.images_command",
     ),
     Command(
         "measure",
-        "have a node pull an image to nowhere, and say how fast and from whom",
+        "measure a pull through a node, and the source of each part",
         "spegel_py.commands.measure_command",
     ),
-    Command("resolve", "show who has an image or a digest", "spegel_py.commands.resolve_command"),
+    Command(
+        "resolve",
+        "show the peers that have an image or a digest",
+        "spegel_py.commands.resolve_command",
+    ),
     Command(
         "alerts",
-        "show what is or was wrong with a node, and what it did about it",
+        "show a node's alerts and repairs",
         "spegel_py.commands.alerts_command",
     ),
     Command(
@@ -82,17 +86,17 @@ COMMANDS = (
     ),
     Command(
         "demo",
-        "show it at work: nodes on this machine, one of them killed",
+        "show a cluster at work: nodes on this machine, one is killed",
         "spegel_py.commands.demo_command",
     ),
     Command(
         "configuration",
-        "have containerd ask mirrors first, by hosts.toml files",
+        "put mirrors first in containerd's hosts.toml files",
         "spegel_py.host.configuration",
     ),
     Command(
         "cleanup",
-        "put containerd's hosts.toml files back as they were",
+        "restore containerd's previous hosts.toml files",
         "spegel_py.host.cleanup",
     ),
     Command(
@@ -102,7 +106,7 @@ COMMANDS = (
     ),
     Command(
         "completion",
-        "print what lets a shell complete commands, flags and values",
+        "print a script for a shell to complete commands, flags and values",
         "spegel_py.commands.completion_command",
     ),
     Command("version", "print the version"),

@@ -59,8 +59,10 @@ class Config:
     data_dir: Path | None = setting(
         values.path,
         None,
-        "folder for the identity (private.key), alerts and audit; without one the identity "
-        "changes with each start",
+        (
+            "folder for the identity (private.key), alerts and audit; without a folder the "
+            "identity changes with each start"
+        ),
     )
     containerd_sock: Path = setting(
         values.path, Path("/run/containerd/containerd.sock"), "containerd's socket"
@@ -71,14 +73,16 @@ class Config:
     containerd_content_path: Path | None = setting(
         values.path,
         CONTENT_PATH,
-        "containerd's content store; empty if it is not mounted: blobs are then read through "
-        "the socket",
+        (
+            "containerd's content store; empty if it is not mounted: then blobs are read "
+            "through the socket"
+        ),
     )
     oci_layout: Path | None = setting(
         values.path, None, "serve this OCI image-layout folder instead of containerd"
     )
     bootstrap_kind: str = setting(
-        values.text, "static", "where first peers come from", choices=("dns", "http", "static")
+        values.text, "static", "source of the first peers", choices=("dns", "http", "static")
     )
     static_bootstrap_peers: tuple[str, ...] = setting(
         values.texts, (), "multiaddrs of first peers, with or without /p2p/<id>", many=True
@@ -104,138 +108,172 @@ class Config:
     tag_ttl: float = setting(
         values.seconds(0, 10 * 365 * 86400),
         86400.0,
-        "for how long a tag is answered after it was seen at its registry, from here or from "
-        "a peer; 0: digests only",
+        (
+            "time for which a tag is answered after a node saw it at its registry, from here "
+            "or from a peer; 0: digests only"
+        ),
     )
     mirror_resolve_timeout: float = setting(
         values.seconds(0.001, 60),
         0.2,
-        "longest wait for a peer to be found: 10 ms over the network, so it matters only "
-        "when a lookup hangs",
+        (
+            "longest wait for the first peer of a lookup: it takes 10 ms over the network, so"
+            " the limit matters only if a lookup hangs"
+        ),
     )
     mirror_resolve_retries: int = setting(
-        values.integer(1, 64), 8, "peers tried for one request at most"
+        values.integer(1, 64), 8, "number of peers tried for one request, at most"
     )
     mirror_parallel: str | int = setting(
         _parallel,
         "auto",
-        "peers that a large blob is fetched from at the same time: a number from 2 to 16, "
-        "auto for up to 4 where a single one sends less than 20 MB/s, or off",
+        (
+            "number of peers that send a large blob at the same time: 2 to 16; auto: up to 4 "
+            "if a single peer sends less than 20 MB/s; off"
+        ),
     )
     share_in_flight: bool = setting(
         values.boolean,
         True,
-        "take what is still being pulled from the node that pulls it, so that one fetches a "
-        "new image for all",
+        (
+            "share content in flight: one node fetches a new image from the registry, and all"
+            " other nodes take it from that node while it arrives"
+        ),
     )
     share_in_flight_slots: int = setting(
         values.integer(0, 10_000),
         32,
-        "blobs given to other nodes at a time while they are still being pulled here, beside "
-        "--max-transfers; who is refused takes it from another node; 0: no limit",
+        (
+            "number of in-flight blobs given to other nodes at a time, beside "
+            "--max-transfers; a refused node takes the blob from another node; 0: no limit"
+        ),
     )
     verify_blobs: str = setting(
         values.text_or_off,
         "sample",
-        "which blobs above 4 MiB are hashed, in passing from a peer and once after they were "
-        "sent from here: sample is one in 32 and what a runtime asks for again, off is none",
+        (
+            "blobs above 4 MiB that are hashed, on their way from a peer and once after this "
+            "node sent them; sample: one in 32, and every blob that a runtime asks for again;"
+            " off: none"
+        ),
         choices=("off", "sample", "all"),
     )
     max_transfers_per_peer: int = setting(
         values.integer(0, 10_000),
         16,
-        "blobs sent to one other node, or any other client but this node's runtime, at a "
-        "time; it gets what is beyond that elsewhere; 0: no limit",
+        (
+            "number of blobs sent at a time to one other node, or to one client that is not "
+            "this node's runtime; it gets further blobs elsewhere; 0: no limit"
+        ),
     )
     max_transfers: int = setting(
         values.integer(0, 100_000),
         128,
-        "blobs sent to all other nodes at a time: each then still gets 1 MB/s of a link of 1 "
-        "Gbit/s; 0: no limit",
+        (
+            "number of blobs sent to all other nodes at a time: each then still gets 1 MB/s "
+            "of a link of 1 Gbit/s; 0: no limit"
+        ),
     )
     max_upload_rate: int = setting(
         values.integer(0, 10**12),
         0,
-        "bytes per second sent to all other nodes together; content up to 256 KiB does not "
-        "wait for it, and a transfer that gets less than 32 KiB/s is given up by its peer, "
-        "as is one that has more than a minute to go and gets less than 48 KiB/s after 10 s, "
-        "64 KiB/s after a minute or 128 KiB/s after five; 0: no limit",
+        (
+            "bytes per second sent to all other nodes together; content up to 256 KiB does "
+            "not wait; a peer gives up a transfer below 32 KiB/s, and a transfer with more "
+            "than a minute to go that gets less than 48 KiB/s after 10 s, 64 KiB/s after a "
+            "minute or 128 KiB/s after five; 0: no limit"
+        ),
     )
     health_interval: float = setting(
-        values.seconds(0.5, 600), 10.0, "time between two checks of a peer, by asking its registry"
+        values.seconds(0.5, 600), 10.0, "time between two active checks of a peer's registry"
     )
     health_timeout: float = setting(
-        values.seconds(0.1, 60), 3.0, "longest a check of a peer may take; below health-interval"
+        values.seconds(0.1, 60), 3.0, "longest time for an active check; below health-interval"
     )
     health_passes: int = setting(
-        values.integer(1, 100), 2, "checks in a row that make an unhealthy peer healthy"
+        values.integer(1, 100), 2, "passed checks in a row that make an unhealthy peer healthy"
     )
     health_fails: int = setting(
         values.integer(1, 100),
         3,
-        "checks in a row that make a peer unhealthy: it is asked for nothing while others "
-        "have the content",
+        (
+            "failed checks in a row that make a peer unhealthy: it is asked for nothing while"
+            " another peer has the content"
+        ),
     )
     health_passive_fails: int = setting(
         values.integer(1, 100),
         3,
-        "requests without an answer, within health-passive-fail-timeout, that make a peer "
-        "unhealthy for as long",
+        (
+            "requests without an answer, within health-passive-fail-timeout, that make a peer"
+            " unhealthy for that time"
+        ),
     )
     health_passive_fail_timeout: float = setting(
         values.seconds(1, 86400),
         300.0,
-        "for how long a peer is unhealthy whose requests failed; one that succeeds ends it at once",
+        (
+            "time for which failed requests make a peer unhealthy; a request that succeeds "
+            "ends it at once"
+        ),
     )
     announce_interval: float = setting(
         values.seconds(0.5, 600),
         4.0,
-        "time between announcements; a peer not heard from for twice as long is not offered "
-        "any more",
+        ("time between announcements; a silent peer is no longer offered after two intervals"),
     )
     mesh_limit: int = setting(
         values.integer(0, 100_000),
         128,
-        "cluster size up to which every node tells every other all it holds; above, a key "
-        "goes to its closest peers",
+        (
+            "cluster size up to which every node announces all its keys to every other node; "
+            "above, a key goes to its closest peers"
+        ),
     )
     replication: int = setting(
-        values.integer(1, 100), 20, "closest peers that are told a key above the mesh limit"
+        values.integer(1, 100),
+        20,
+        "number of closest peers that a key is announced to above the mesh limit",
     )
     warn_when_isolated_for: float = setting(
         values.seconds(10, 86400),
         60.0,
-        "time without any peer, counted from the start, after which the log warns, once",
+        "time without any peer, counted from the start, after which the log warns once",
     )
     critical_when_isolated_for: float = setting(
         values.seconds(10, 7 * 86400),
         300.0,
-        "time without any peer after which the log says so again, as critical",
+        "time without any peer after which the log has a critical line",
     )
     ready_when_alone: float | None = setting(
         values.duration_or_off,
         30.0,
-        "time after which a node that no peer was lost to, as in a cluster of one, is ready "
-        "without one; off: never",
+        (
+            "time after which a node is ready without a peer, if it has lost none, as in a "
+            "cluster of one; off: never"
+        ),
     )
     tracing_endpoint: str | None = setting(
         values.traces_url,
         None,
-        "URL of a collector that spans are sent to over OTLP/HTTP, as in "
-        "http://collector:4318; needs the extra `tracing` to be installed",
+        (
+            "URL of the collector for spans over OTLP/HTTP, as in http://collector:4318; "
+            "needs the extra `tracing` to be installed"
+        ),
     )
     debug_web_enabled: bool = setting(
         values.boolean,
         True,
-        "serve the status page, /debug/web/ at metrics-addr, and let people measure pulls "
-        "through this node there",
+        ("serve the status page, /debug/web/ at metrics-addr, and the measuring of pulls there"),
     )
     debug_hosts: tuple[str, ...] = setting(
         values.texts,
         (),
-        "names under which browsers and others reach the pages below /debug/ at "
-        "metrics-addr, as of an Ingress or a Service; addresses, localhost, the host's name "
-        "and node-name need not be given, and /metrics is answered under any name",
+        (
+            "names under which the pages below /debug/ at metrics-addr are reached, such as "
+            "the name of an Ingress or a Service; addresses, localhost, the host's name and "
+            "node-name need not be given, and /metrics is answered under any name"
+        ),
         many=True,
     )
 

@@ -34,8 +34,10 @@ NODE_NAME = Setting(
     "node_name",
     _name,
     "",
-    "this node's name, the same for `registry` and `configuration`, and different on each node; by default made of the "
-    "host's name and its machine-id",
+    (
+        "this node's name, the same for `registry` and `configuration`, and different on "
+        "each node; the default is made of the host's name and its machine-id"
+    ),
 )
 
 

@@ -30,7 +30,8 @@ SETTINGS = (Setting("data_dir", values.path, None, "the node's data directory"),
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the flags of `alerts`."""
     parser.epilog = (
-        "With --data-dir what is kept there, closed alerts too; else a running node's open ones."
+        "With --data-dir the alerts that are kept there, closed ones too; otherwise a "
+        "running node's open alerts."
     )
     settings.add_flags(parser, SETTINGS)
     parser.add_argument(

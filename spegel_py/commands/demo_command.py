@@ -62,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image",
         type=Path,
         metavar="PATH",
-        help="OCI layout or archive to share; that of phase 3 is always made (default: one is made)",
+        help=(
+            "OCI layout or archive to share (default: a generated image; phase 3 always "
+            "generates its image)"
+        ),
     )
     parser.add_argument(
         "--size",

@@ -44,7 +44,7 @@ OWN = (
         "containerd_config",
         lambda given: Path(values.text(given)),
         Path("/etc/containerd/config.toml"),
-        "containerd's configuration, read where the daemon does not tell how it runs",
+        "containerd's configuration, read if the daemon does not report its settings",
     ),
 )
 

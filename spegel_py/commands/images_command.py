@@ -17,7 +17,7 @@ SHOWN = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `images`."""
     parser.add_argument(
-        "part", nargs="?", default="", metavar="PART", help="only those with this in their names"
+        "part", nargs="?", default="", metavar="PART", help="only images with this in their names"
     )
     parser.add_argument(
         "--limit",

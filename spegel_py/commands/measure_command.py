@@ -18,7 +18,8 @@ Measurement = Mapping[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `measure`."""
     parser.epilog = (
-        "Exit status: 0 if all of it came without the registry, 1 if not, or no node answers."
+        "Exit status: 0 if the whole image came without the registry, 1 if not, or if no "
+        "node answers."
     )
     parser.add_argument("image", metavar="REF", help="as in registry.example/app:1")
     add_node_flags(parser)

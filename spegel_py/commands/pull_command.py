@@ -47,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream",
         metavar="URL",
-        help="registry for what the mirror does not give, such as https://registry.example or https://user:password@…",
+        help=(
+            "registry for content that the mirror does not have, such as "
+            "https://registry.example or https://user:password@…"
+        ),
     )
     parser.add_argument(
         "--into",

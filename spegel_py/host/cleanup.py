@@ -55,13 +55,13 @@ SETTINGS = (
         "addr",
         _address,
         None,
-        "address of the readiness probe, such as :8080; '' to end once all is put back",
+        ("address of the readiness probe, such as :8080; '': end once all files are put back"),
     ),
     Setting(
         "linger",
         values.seconds(0, 3600),
         0.0,
-        "time after SIGTERM for which the folder stays locked, so that nothing configures it again",
+        "time after SIGTERM for which the folder stays locked against a new configuration",
     ),
 )
 

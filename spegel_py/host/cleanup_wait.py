@@ -74,13 +74,16 @@ SETTINGS = (
         "daemonset",
         _daemonset,
         None,
-        "namespace/name of the DaemonSet that cleans up, to be asked of Kubernetes",
+        "namespace/name of the DaemonSet that cleans up; Kubernetes reports its progress",
     ),
     Setting(
         "give_up",
         values.seconds(0, 86400),
         120.0,
-        "time without any progress of the DaemonSet after which it fails with the names of the nodes; 0: never",
+        (
+            "time without progress of the DaemonSet after which the command fails with the "
+            "names of the nodes; 0: never"
+        ),
     ),
     Setting(
         "probe_endpoint",
@@ -100,9 +103,7 @@ SETTINGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `cleanup-wait`."""
-    parser.epilog = (
-        "With --probe-endpoint it waits for as long as it takes; whoever starts it sets the limit."
-    )
+    parser.epilog = "With --probe-endpoint the command waits without a limit; its caller sets one."
     settings.add_flags(parser, SETTINGS)
 
 

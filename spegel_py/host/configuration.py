@@ -49,7 +49,7 @@ CONFIG_PATH = Setting(
     "containerd_registry_config_path",
     config_path,
     Path("/etc/containerd/certs.d"),
-    "the folder that config_path in containerd's configuration names",
+    "the folder that is config_path in containerd's configuration",
 )
 
 SETTINGS = (
@@ -74,26 +74,32 @@ SETTINGS = (
         "resolve_tags",
         values.boolean,
         True,
-        "have tags resolved by the mirror too; if not, only digests are",
+        "ask the mirror for tags too; if false, for digests only",
     ),
     Setting(
         "prepend_existing",
         values.boolean,
         False,
-        "keep what is set up for the registries that are named, after the mirror; all else is set aside until cleanup",
+        (
+            "keep the previous hosts of the named registries, after the mirror; all other "
+            "files are set aside until cleanup"
+        ),
     ),
     Setting(
         "containerd_sock",
         values.path,
         None,
-        "containerd's socket, to fail if containerd says that it does not read the folder; none: it is not asked",
+        (
+            "containerd's socket, to fail if containerd reports that it does not read the "
+            "folder; none: no check"
+        ),
     ),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `configuration`."""
-    parser.epilog = "What is there is kept in _backup; `spegel-py cleanup` puts it back."
+    parser.epilog = "The previous files are kept in _backup; `spegel-py cleanup` puts them back."
     settings.add_flags(parser, SETTINGS)
 
 

@@ -21,14 +21,14 @@ LOG_LEVEL = Setting(
     "log_level",
     lambda given: values.text(given).upper(),
     "INFO",
-    "least level that is logged",
+    "lowest level that is logged",
     choices=LEVELS,
 )
 LOG_FORMAT = Setting(
     "log_format",
     values.text,
     "json",
-    "json for one object a line, console for people",
+    "one JSON object a line (json), or lines for people (console)",
     choices=("json", "console"),
 )
 LOGGING = (LOG_LEVEL, LOG_FORMAT)
