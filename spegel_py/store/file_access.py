@@ -42,8 +42,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-_pread = wrap(os.pread)
-"""By position, since readers of several ranges share the descriptor and its offset."""
+pread = wrap(os.pread)
+"""os.pread in a thread. Readers of several ranges share a descriptor, so each gives its position."""
 
 
 class NotCached(Exception):
@@ -82,7 +82,7 @@ class FileContent:
         end = start + length
         while start < end:
             try:
-                piece = await _pread(self.fd, min(PIECE, end - start), start)
+                piece = await pread(self.fd, min(PIECE, end - start), start)
             except OSError as error:
                 raise StoreUnavailable(f"reading content failed: {error.strerror}") from error
             if not piece:

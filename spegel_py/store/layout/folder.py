@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import aiofiles
 import aiofiles.os
 
 from spegel_py.errors import ConfigError, DigestInvalid, OCIError, StoreError, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.store.base import Tag
-from spegel_py.store.file_access import Signature, open_below, open_folder
+from spegel_py.store.file_access import Signature, open_file, open_folder, pread
 
 MARKER = "oci-layout"
 """The file that marks a layout. While it is missing the folder is away, as with an unmounted disk.
@@ -147,9 +146,13 @@ def _scan(folder: int, algorithm: str, blobs: dict[Digest, Signature], refused: 
 
 async def _read(root: Path, name: str) -> tuple[bytes, float]:
     """Return a small file's content and the Unix time of its last change."""
-    async with aiofiles.open(name, "rb", opener=lambda name, _: open_below(root, name)) as file:
-        written = os.fstat(file.fileno()).st_mtime
-        data = await file.read(MAX_INDEX + 1)
+    # not by aiofiles.open, which leaves the file open if it is cancelled
+    fd = await open_file(root, name)
+    try:
+        written = os.fstat(fd).st_mtime
+        data = await pread(fd, MAX_INDEX + 1, 0)
+    finally:
+        os.close(fd)
     if len(data) > MAX_INDEX:
         raise ValueError(f"{name} is longer than {MAX_INDEX} bytes")
     return data, written

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from spegel_py.store.layout.blob_verifier import BlobVerdict, BlobVerdicts
 from spegel_py.store.layout.folder import REF_NAME, read_index, scan
 from tests.contract.test_watcher import listening
 from tests.images import image, write_layout
+from tests.processes import descriptors
 
 NAME = "registry.example/team/app:1"
 DATA = b"some content"
@@ -269,6 +271,19 @@ async def test_an_index_written_in_place_keeps_the_tags(root: Path) -> None:
         with pytest.raises(ContentNotFound):
             await store.resolve(NAME)
     assert len(logs) == 1
+
+
+async def test_a_cancelled_reader_of_the_index_leaves_nothing_open(root: Path) -> None:
+    """A request may end at any moment, also while the file is being opened."""
+    before = descriptors()
+    for steps in range(40):
+        reading = asyncio.create_task(read_index(root))
+        for _ in range(steps % 8):
+            await asyncio.sleep(0.0001 * (steps // 8))
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+    assert descriptors() == before
 
 
 async def test_only_full_references_are_tags(root: Path) -> None:
