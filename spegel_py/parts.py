@@ -37,9 +37,10 @@ from spegel_py.store.containerd import (
     check_socket,
 )
 from spegel_py.store.layout import LayoutIngests, LayoutStore, LayoutWatcher, check_layout
-from spegel_py.supervision.repairs import Hands
-from spegel_py.supervision.senses import Senses
-from spegel_py.supervision.supervisor import Patience, Supervisor
+from spegel_py.supervision.isolation import IsolationThresholds
+from spegel_py.supervision.observer import NodeSignals
+from spegel_py.supervision.repairs import RepairActions
+from spegel_py.supervision.supervisor import Supervisor
 from spegel_py.telemetry.tracing import NO_TRACER, Tracer
 from spegel_py.tools.addresses import local_url
 from spegel_py.tools.basic_auth import Credentials
@@ -121,7 +122,7 @@ def make_supervisor(
     folders = (config.data_dir, config.oci_layout or config.containerd_content_path)
     return Supervisor(
         folder=config.data_dir,
-        senses=Senses(
+        signals=NodeSignals(
             connected=router.connected,
             goodbyes=router.goodbyes,
             expects_peers=lambda: router.expects_peers,
@@ -134,13 +135,13 @@ def make_supervisor(
             twins=router.twins,
             folders=[folder for folder in folders if folder is not None],
         ),
-        hands=Hands(
+        actions=RepairActions(
             rejoin=router.rejoin,
             await_router=router.revived,
             restart_router=router.restart,
             reconnect_containerd=containerd.reconnect if containerd else None,
         ),
-        patience=Patience(
+        thresholds=IsolationThresholds(
             warn=config.warn_when_isolated_for,
             critical=config.critical_when_isolated_for,
             ready_when_alone=config.ready_when_alone,

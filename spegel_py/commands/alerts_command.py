@@ -19,7 +19,7 @@ from spegel_py.commands.running_node import RunningNode, add_address_flags
 from spegel_py.errors import ConfigError
 from spegel_py.settings import Setting
 from spegel_py.supervision.alerts import Alert
-from spegel_py.supervision.chronicle import ALERTS, History, recall
+from spegel_py.supervision.history import ALERTS, RecordedHistory, read_history
 
 SHOWN = 20
 """Closed alerts shown without --all, the latest."""
@@ -55,10 +55,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_kept(history: History, options: argparse.Namespace) -> None:
+def _print_kept(history: RecordedHistory, options: argparse.Namespace) -> None:
     alerts = history.alerts if options.all else _latest(history.alerts)
     ids = {alert.id for alert in alerts}
-    actions = [action for action in history.actions if action.get("alert") in ids]
+    actions = [action for action in history.repairs if action.get("alert") in ids]
     if options.json:
         print_json(
             {
@@ -117,11 +117,11 @@ def _print_open(node: RunningNode, options: argparse.Namespace) -> None:
         )
 
 
-def _history(folder: Path) -> History:
+def _history(folder: Path) -> RecordedHistory:
     if not folder.is_dir():
         raise ConfigError(f"--data-dir: there is no folder {folder}")
     try:
-        return recall(folder)
+        return read_history(folder)
     except OSError as error:
         raise ConfigError(
             f"--data-dir: {error.filename or folder} cannot be read: {error.strerror}"

@@ -18,7 +18,7 @@ from spegel_py.health.check_scheduler import BUDGET
 from spegel_py.health.health import Health
 from spegel_py.health.metrics import CheckOutcome, HealthMetrics
 from spegel_py.routing.base import Member, Peer
-from spegel_py.telemetry.logging import Faults
+from spegel_py.telemetry.logging import FaultLog
 from spegel_py.transfer.base import PeerRequest, Upstream
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class Monitor:
         self._timeout = timeout
         self._clock = clock
         self._under_way: set[str] = set()
-        self._faults = Faults(log)
+        self._faults = FaultLog(log)
         self._sample_at = 0.0
         self._urgent = asyncio.Event()
 
@@ -111,7 +111,7 @@ class Monitor:
         try:
             failure = await self._ask_twice(peer, timeout)
         except Exception as error:  # noqa: BLE001 - nothing that a peer answers may end the node
-            self._faults.tell("check ended in a fault of this node", error, peer=str(peer))
+            self._faults.log_once("check ended in a fault of this node", error, peer=str(peer))
             failure = f"it cannot be checked: {error!r:.200}"
         finally:
             self._under_way.discard(peer.id)

@@ -1,1 +1,1 @@
-"""This node's own condition: what is wrong with it, what is done about it, and the record of both."""
+"""Supervision of this node: its conditions, their repairs, and the history of both."""

@@ -1,7 +1,8 @@
-"""The book of alerts: one open for each condition and subject, closed once the condition has stayed away. Pure.
+"""The alerts of a node: one for each condition and subject, closed once the condition stays away.
 
-A condition that flaps keeps its alert open ever longer (each return doubles the time it must stay away, up to ten
-minutes), so that it writes a few lines an hour, not a few a second.
+Pure. A condition that flaps keeps its alert open longer and longer: each return doubles the time
+for which it must stay away, up to ten minutes. So it writes a few lines an hour, not a few a
+second.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from dataclasses import dataclass, replace
 from spegel_py.supervision.conditions import Observation, Tier
 
 HOLD, MAX_HOLD = 2.0, 600.0
-"""Seconds for which a condition must be gone before its alert is closed: at first, and at most when it flaps."""
+"""Seconds for which a condition must stay away before its alert is closed: at first, and at most
+if it flaps."""
+
 REMEMBERED_FOR = 600.0
-"""Seconds for which a closed alert's flapping is remembered."""
+"""Seconds for which the flapping of a closed alert is remembered."""
+
 MAX_OPEN = 256
-"""Alerts open at a time; a node with more has one cause, and that is among them."""
+"""Open alerts at most: a node with more has one cause, which is among them."""
 
 _ID = re.compile(r"ALERT-(\d{8})-(\d{3,})")
 _Key = tuple[str, str]
@@ -26,9 +30,13 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """One alert. `opened` and `closed` are Unix time, `detection` and `recovery` seconds: from the beginning of the
-    condition to the alert, and from the alert to the moment the condition was gone (None while it lasts, and where a
-    restart of the node closed it). `escalated`: what could be done was done, in vain."""
+    """One alert.
+
+    `opened` and `closed` are Unix time. `detection` is the time in seconds from the beginning of
+    the condition to the alert. `recovery` is the time in seconds from the alert to the end of the
+    condition; it is None while the condition lasts, and if a restart of the node closed the alert.
+    `escalated` is True if all repairs failed.
+    """
 
     id: str
     tier: Tier
@@ -65,7 +73,7 @@ class Alert:
 
     @classmethod
     def from_record(cls, record: Mapping[str, object]) -> Alert:
-        """Read what `as_record` wrote; ValueError, TypeError or KeyError for anything else."""
+        """Read a record of `as_record`. Raises ValueError, TypeError or KeyError for others."""
         return cls(
             id=str(record["id"]),
             tier=Tier.of(record["tier"]),
@@ -86,8 +94,11 @@ def _seconds(value: object) -> float | None:
     return None if value is None else float(str(value))
 
 
-def fold(records: Iterable[Mapping[str, object]]) -> dict[str, Alert]:
-    """Return the last state of each alert by its id, from records in the order of writing; others are passed over."""
+def latest_states(records: Iterable[Mapping[str, object]]) -> dict[str, Alert]:
+    """Return the last state of each alert by its id, from records in the order of writing.
+
+    Records that are no alerts are skipped.
+    """
     alerts: dict[str, Alert] = {}
     for record in records:
         try:
@@ -107,21 +118,20 @@ class _Entry:
     gone: float | None = None
 
 
-class Book:
+class AlertBook:
     """The alerts of one node."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
         self._entries: dict[_Key, _Entry] = {}
-        self._flapped: dict[
-            _Key, tuple[float, float]
-        ] = {}  # until when, and how long it must stay away then
+        # For each condition that flapped: until when that is remembered, and its hold in seconds.
+        self._flapped: dict[_Key, tuple[float, float]] = {}
 
     def __repr__(self) -> str:
-        return f"<Book {len(self._entries)} open>"
+        return f"<AlertBook {len(self._entries)} open>"
 
     def recall(self, history: Iterable[Alert]) -> None:
-        """Take in what earlier lives of the node wrote: ids go on from there."""
+        """Continue the numbering of the alerts of earlier lives of the node."""
         for alert in history:
             if match := _ID.fullmatch(alert.id):
                 self._numbers[match[1]] = max(self._numbers.get(match[1], 0), int(match[2]))
@@ -131,32 +141,37 @@ class Book:
         return [entry.alert for entry in list(self._entries.values())]
 
     def persists(self, alert: Alert) -> bool:
-        """Say whether the alert's condition was there at the last look."""
+        """Return True if the alert's condition was present at the last call of `observe`."""
         entry = self._entries.get((alert.condition, alert.subject))
         return entry is not None and entry.gone is None
 
-    def observe(self, seen: Iterable[Observation], *, now: float, wall: float) -> list[Alert]:
-        """Take in all that is seen now; return the alerts that this opens and closes (`now` is monotonic)."""
-        present = {(one.condition.name, one.subject): one for one in seen}
+    def observe(
+        self, observations: Iterable[Observation], *, now: float, wall: float
+    ) -> list[Alert]:
+        """Record all conditions that are present; return the alerts that were opened or closed.
+
+        `now` is monotonic, `wall` Unix time.
+        """
+        present = {(one.condition.name, one.subject): one for one in observations}
         opened = [
             self._opened(key, one, now, wall)
             for key, one in present.items()
-            if self._is_news(key, one, now)
+            if self._is_new(key, one, now)
         ]
         closed = []
         for key, entry in list(self._entries.items()):
-            self._follow(entry, is_present=key in present, now=now)
+            self._update(entry, is_present=key in present, now=now)
             if entry.gone is not None and now - entry.gone >= entry.hold:
                 closed.append(self._closed(key, entry, now, wall))
         return opened + closed
 
     def escalate(self, alert: Alert) -> Alert:
-        """Mark an open alert as beyond what is done automatically."""
+        """Mark an open alert: all automatic repairs failed."""
         entry = self._entries[alert.condition, alert.subject]
         entry.alert = replace(entry.alert, escalated=True)
         return entry.alert
 
-    def _is_news(self, key: _Key, one: Observation, now: float) -> bool:
+    def _is_new(self, key: _Key, one: Observation, now: float) -> bool:
         is_due = now - one.since >= one.condition.patience
         return key not in self._entries and is_due and len(self._entries) < MAX_OPEN
 
@@ -175,7 +190,8 @@ class Book:
         self._entries[key] = _Entry(alert, now, hold if until > now else HOLD)
         return alert
 
-    def _follow(self, entry: _Entry, *, is_present: bool, now: float) -> None:
+    def _update(self, entry: _Entry, *, is_present: bool, now: float) -> None:
+        # Case 1: the condition is gone, now or before. Case 2: it is back, so the alert flaps.
         if not is_present:
             entry.gone = now if entry.gone is None else entry.gone
         elif entry.gone is not None:

@@ -1,21 +1,29 @@
-"""What may be wrong with a node, how bad each of it is, and how soon it must be seen and mended: the one table of it.
+"""The table of conditions: their meaning, their tier, and who repairs each.
 
-| condition | tier | it means |
-|---|---|---|
-| pulls-failing | P0 | half of the clients' pulls lately ended short or in an error of ours |
-| event-loop-stalled | P0 | the HTTP side stood still for seconds |
-| isolated | P1 | no peer is connected, though there ought to be some |
-| partitioned | P1 | a third or more of the peers known lately, and two at least, went without a goodbye |
-| router-down | P1 | the libp2p side has died |
-| router-hung | P1 | the libp2p side does not answer |
-| identity-shared | P1 | two nodes have one identity: each hides what the other holds |
-| containerd-away | P1 | containerd does not answer: what is pulled now is not shared |
-| disk-full | P2 | a disk that this node needs is full; pulls go on |
-| data-dir-read-only | P2 | nothing can be written below the data directory; pulls go on |
-| clock-jumped | P2 | the wall clock was set; nothing that times out here goes by it |
-| peer-lost | P2 | one peer went without a goodbye |
-| peer-unhealthy | P2 | one peer fails the checks, and is asked for nothing |
-| peer-predicted | P2 | one peer is about to fail, and is asked for less |
+| condition | tier | meaning | repaired by |
+|---|---|---|---|
+| pulls-failing | P0 | half of the clients' recent pulls were cut or ended in an error of ours | 1 |
+| event-loop-stalled | P0 | the HTTP side stood still for seconds | `/livez` fails after 10 s |
+| isolated | P1 | no peer is connected, though some ought to be | `rejoin` |
+| partitioned | P1 | a third or more of the known peers, two at least, were lost | `rejoin` |
+| router-down | P1 | the libp2p side has died | the router restarts it |
+| router-hung | P1 | the libp2p side does not answer | `restart libp2p` |
+| identity-shared | P1 | two nodes share an identity | the operator, 2 |
+| containerd-away | P1 | containerd does not answer | `reconnect containerd`, 4 |
+| disk-full | P2 | a disk that this node needs is full; pulls go on | the operator, 3 |
+| data-dir-read-only | P2 | the data directory cannot be written; pulls go on | the operator, 3 |
+| clock-jumped | P2 | the wall clock was set | nobody: no deadline here uses it |
+| peer-lost | P2 | one peer went without a goodbye | the mesh redials it |
+| peer-unhealthy | P2 | one peer fails its checks | the weights avoid it until checks pass again |
+| peer-predicted | P2 | one peer is about to fail | its weight falls, hedged requests avoid it |
+
+1. Hedged requests and scores move pulls to other peers.
+2. The data directory was copied. Each of the nodes hides the content of the other.
+3. Records wait in memory until the disk can be written.
+4. Content that is pulled meanwhile is not shared.
+
+A lost peer went without a goodbye. The actions in backquotes are those of
+`repairs.repair_table`.
 """
 
 from __future__ import annotations
@@ -26,7 +34,7 @@ from enum import Enum
 
 
 class Tier(Enum):
-    """How bad it is, with the objectives in seconds: by when it is seen, and by when it is over."""
+    """The severity of a condition, with its objectives: seconds to detection, and to recovery."""
 
     P0 = ("P0", 5.0, 60.0)
     P1 = ("P1", 30.0, 300.0)
@@ -39,7 +47,7 @@ class Tier(Enum):
 
     @classmethod
     def of(cls, label: object) -> Tier:
-        """Return the tier of this name; ValueError if there is none."""
+        """Return the tier of this name. Raises ValueError if there is none."""
         for tier in cls:
             if tier.label == label:
                 return tier
@@ -48,9 +56,10 @@ class Tier(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One thing that may be wrong.
+    """One thing that can be wrong.
 
-    An alert is opened when it was so for `patience` seconds, which is well below what its tier allows.
+    `patience` is the number of seconds that the condition must last before its alert is opened. It
+    is well below the time to detection of the tier.
     """
 
     name: str
@@ -60,9 +69,8 @@ class Condition:
 
 PULLS_FAILING = Condition(name="pulls-failing", tier=Tier.P0)
 LOOP_STALLED = Condition(name="event-loop-stalled", tier=Tier.P0)
-ISOLATED = Condition(
-    name="isolated", tier=Tier.P1, patience=10.0
-)  # a start finds its first peer within that
+# A node that starts finds its first peer within 10 s.
+ISOLATED = Condition(name="isolated", tier=Tier.P1, patience=10.0)
 PARTITIONED = Condition(name="partitioned", tier=Tier.P1, patience=2.0)
 ROUTER_DOWN = Condition(name="router-down", tier=Tier.P1)
 ROUTER_HUNG = Condition(name="router-hung", tier=Tier.P1)
@@ -98,8 +106,11 @@ CONDITIONS: Mapping[str, Condition] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A condition that is seen now: of whom (a peer, a folder; empty for the node), since when (monotonic seconds, as
-    far as is known), by whom it is seen, and what there is to say."""
+    """A condition that is present now.
+
+    `subject` is the peer or the folder, empty for the node itself. `since` is the monotonic time at
+    which the condition began, as far as it is known. `source` is the part that saw it.
+    """
 
     condition: Condition
     since: float

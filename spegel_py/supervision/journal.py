@@ -1,7 +1,8 @@
-"""JSON lines in a file that is rotated by its size; a disk that takes nothing costs lines, never the node.
+"""A journal: JSON lines in a file that is rotated by its size.
 
-Records wait in memory until `flush`, which does all the I/O and may block: it belongs in a thread. A line that was torn
-(kill -9, a full disk) is ended before the next one is written, and passed over by the reader.
+A disk that fails costs lines, never the node. Records wait in memory until `flush`, which does all
+I/O and may block, so it runs in a thread. A torn line (kill -9, a full disk) is ended before the
+next line is written, and the reader skips it.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from contextlib import suppress
 from pathlib import Path
 
 MAX_BYTES = 256 * 1024
-"""Size at which a file is put aside: about a thousand records."""
+"""Bytes at which a file is rotated: about a thousand records."""
+
 FILES = 3
-"""Files kept of one journal, the present one included."""
+"""Files of one journal, with the current one."""
+
 MAX_WAITING = 1000
-"""Records that wait for a disk; what comes beyond is counted and lost."""
+"""Records that wait for a disk at most; further records are counted and lost."""
 
 Record = Mapping[str, object]
 
 
 class Journal:
-    """One journal, `name` below `folder`. Without a folder nothing is written.
+    """One journal, the file `name` in `folder`. Without a folder nothing is written.
 
-    `carried` gives the records that a new file begins with, so that what is still true is not rotated away.
+    `carried` returns the records with which a new file begins, so that records which are still
+    valid are not rotated away.
     """
 
     def __init__(
@@ -47,13 +51,13 @@ class Journal:
         self._lost = 0
         self._lock = threading.Lock()
         self.trouble: OSError | None = None
-        """Why the last flush failed; None if it did not."""
+        """The error of the last flush, None if it succeeded."""
 
     def __repr__(self) -> str:
         return f"<Journal {self._path} waiting={len(self._waiting)} trouble={self.trouble!r}>"
 
     def append(self, record: Record) -> None:
-        """Note a record; it is on the disk after the next flush that succeeds."""
+        """Add a record; it is on the disk after the next flush that succeeds."""
         if self._path is None:
             return
         if len(self._waiting) >= MAX_WAITING:
@@ -62,7 +66,10 @@ class Journal:
             self._waiting.append(_line(record))
 
     def flush(self) -> None:
-        """Write what waits. A failure is kept as `trouble`, and what was not written goes on waiting."""
+        """Write the waiting records.
+
+        An error is kept as `trouble`, and the records go on waiting.
+        """
         if self._path is None or not (self._waiting or self._lost):
             return
         with self._lock:
@@ -91,19 +98,22 @@ class Journal:
             os.close(descriptor)
 
     def _rotate(self, path: Path) -> None:
-        aside = [path.with_name(f"{path.name}.{number}") for number in range(1, self._files)]
-        for older, newer in zip(reversed(aside), [*reversed(aside[:-1]), path], strict=True):
+        rotated = [path.with_name(f"{path.name}.{number}") for number in range(1, self._files)]
+        for older, newer in zip(reversed(rotated), [*reversed(rotated[:-1]), path], strict=True):
             with suppress(FileNotFoundError):
                 newer.replace(older)
         self._waiting.extendleft(reversed([_line(record) for record in self._carried()]))
 
 
 def read(folder: Path, name: str) -> Iterator[dict[str, object]]:
-    """Yield the records of a journal, oldest first; torn and foreign lines are passed over. Raises OSError."""
+    """Yield the records of a journal, oldest first; torn and foreign lines are skipped.
+
+    Raises OSError.
+    """
     for path in _written(folder, name):
         try:
             lines = path.read_bytes().split(b"\n")
-        except FileNotFoundError:  # it was rotated away just now, or never written
+        except FileNotFoundError:  # it was just rotated, or never written
             continue
         for line in lines:
             with suppress(ValueError):
@@ -113,8 +123,8 @@ def read(folder: Path, name: str) -> Iterator[dict[str, object]]:
 
 
 def _written(folder: Path, name: str) -> list[Path]:
-    aside = [path for path in folder.glob(f"{name}.*") if path.suffix[1:].isdigit()]
-    return [*sorted(aside, key=lambda path: -int(path.suffix[1:])), folder / name]
+    rotated = [path for path in folder.glob(f"{name}.*") if path.suffix[1:].isdigit()]
+    return [*sorted(rotated, key=lambda path: -int(path.suffix[1:])), folder / name]
 
 
 def _line(record: Record) -> bytes:

@@ -1,8 +1,9 @@
-"""What `/readyz` and `/livez` say, and why. Pure.
+"""The answers of `/readyz` and `/livez`, with the reasons. Pure.
 
-Ready is what Spegel means by it: a peer is connected. A node that never had one, or whose peers all said goodbye, is
-ready as well once it has been alone for the grace period: a cluster of one must come up. A node that *lost* its peers
-is not ready until one is back. Alive is a node unless a restart would help it.
+Ready means the same as in Spegel: a peer is connected. A node that never had a peer, or whose peers
+all said goodbye, is ready too after a grace period alone: a cluster of one node must come up. A
+node that *lost* its peers is not ready until a peer is back. A node is alive unless a restart would
+help it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 STALLED = 10.0
-"""Seconds that one round of the event loop takes when the process had better be started again."""
+"""Seconds that one round of the event loop takes when the process should be restarted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What readiness goes by: for how many seconds there has been no peer, whether some were lost, and for how long a
-    node must be alone to be ready all the same (None: for ever)."""
+class ReadinessInput:
+    """The facts from which readiness is decided.
+
+    Args:
+        peers: number of connected peers.
+        alone: seconds for which no peer has been connected.
+        has_lost: True if all peers went, and some without a goodbye.
+        ready_when_alone: seconds alone after which the node is ready; None if it never is.
+    """
 
     peers: int
     alone: float
@@ -25,29 +32,34 @@ class Standing:
     ready_when_alone: float | None
 
 
-def readiness(standing: Standing) -> Mapping[str, object]:
-    """Return the body of `/readyz`; `reasons` says what keeps the node from being ready."""
-    why = why_not_ready(standing)
+def readiness(facts: ReadinessInput) -> Mapping[str, object]:
+    """Return the body of `/readyz`; `reasons` is empty if the node is ready."""
+    why = why_not_ready(facts)
     return {
         "ready": why is None,
         "reasons": [] if why is None else [why],
-        "peers": standing.peers,
-        "seconds_without_peer": round(standing.alone, 1),
+        "peers": facts.peers,
+        "seconds_without_peer": round(facts.alone, 1),
     }
 
 
-def why_not_ready(standing: Standing) -> str | None:
-    """Return what keeps the node from being ready, None if nothing does."""
-    if standing.peers:
+def why_not_ready(facts: ReadinessInput) -> str | None:
+    """Return the reason why the node is not ready, None if it is."""
+    if facts.peers:
         return None
-    if standing.has_lost:
+    if facts.has_lost:
         return "no peer is connected, and those there were went without a goodbye"
-    grace = standing.ready_when_alone
-    return None if grace is not None and standing.alone >= grace else "no peer is connected"
+    grace = facts.ready_when_alone
+    return None if grace is not None and facts.alone >= grace else "no peer is connected"
 
 
 def liveness(*, lag: float, beyond_repair: Collection[str]) -> Mapping[str, object]:
-    """Return the body of `/livez`; `lag` is the event loop's, `beyond_repair` the conditions that a restart mends."""
+    """Return the body of `/livez`.
+
+    Args:
+        lag: seconds of the last round of the event loop.
+        beyond_repair: conditions that only a restart repairs.
+    """
     reasons = [f"{name}: all repairs were in vain" for name in sorted(beyond_repair)]
     if lag >= STALLED:
         reasons.append(f"the event loop stood still for {lag:.0f} s")

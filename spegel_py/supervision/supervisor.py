@@ -1,4 +1,7 @@
-"""Supervision put together: it looks once a second, keeps the book of alerts, has repairs made, and answers probes."""
+"""Supervision of one node: it observes once a second, opens and closes alerts, and runs repairs.
+
+It also answers the probes, and the questions of the admin pages.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,80 +18,86 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from spegel_py.errors import RouterUnavailable
-from spegel_py.supervision.alerts import Alert, Book
-from spegel_py.supervision.audit import Action
-from spegel_py.supervision.census import Census
-from spegel_py.supervision.chronicle import Chronicle, recall
+from spegel_py.supervision.alerts import Alert, AlertBook
 from spegel_py.supervision.conditions import DATA_DIR_READ_ONLY
-from spegel_py.supervision.disk import Fault
-from spegel_py.supervision.isolation import Episode, Isolation, Level
-from spegel_py.supervision.loop import LoopWatch
-from spegel_py.supervision.medic import Medic
-from spegel_py.supervision.meters import Meters
-from spegel_py.supervision.probes import Standing, liveness, readiness, why_not_ready
-from spegel_py.supervision.repairs import Hands, table
-from spegel_py.supervision.senses import SETTLED_AFTER, Senses, Watch
+from spegel_py.supervision.history import DiskFault, History, read_history
+from spegel_py.supervision.isolation import (
+    Episode,
+    Isolation,
+    IsolationLevel,
+    IsolationThresholds,
+    PeerTracker,
+)
+from spegel_py.supervision.loop_monitor import LoopMonitor
+from spegel_py.supervision.metrics import SupervisionMetrics
+from spegel_py.supervision.observer import SETTLED_AFTER, NodeSignals, Observer
+from spegel_py.supervision.probes import ReadinessInput, liveness, readiness, why_not_ready
+from spegel_py.supervision.repair_runner import RepairRunner
+from spegel_py.supervision.repairs import (
+    RepairActions,
+    RepairOutcome,
+    RepairRecord,
+    repair_table,
+)
 from spegel_py.tools.threads import DetachedThread
 
 log = structlog.get_logger(__name__)
 
 TICK = 1.0
-"""Seconds between two looks: the tightest objective is 5 s."""
+"""Seconds between two observations: the tightest objective is 5 s."""
+
 PING_INTERVAL, PONG, MISSES = 2.0, 5.0, 2
-"""Seconds between pings of the libp2p side and for an answer, and the misses in a row that say that it hangs: one is
-what a process sees that was stopped for a while itself."""
-RECALL_TIMEOUT, LAST_WORDS = 5.0, 1.0
-"""Seconds for reading what was written before, and for writing the last records at the end."""
+"""Seconds between two pings of the libp2p side, seconds for its answer, and consecutive misses
+after which it counts as hung. A process that was stopped for a while sees a single miss."""
+
+RECALL_TIMEOUT, LAST_RECORDS = 5.0, 1.0
+"""Seconds for reading earlier records at the start, and for writing the last ones at the end."""
+
 DISK_INTERVAL = 5.0
-"""Seconds between two looks at the disks, which are also tries to write what waits; a new record is written at once."""
+"""Seconds between two checks of the disks, which also retry waiting records. A new record is
+written at once."""
+
 DISK_TIMEOUT = 10.0
-"""Seconds after which a disk that does not come back with a write counts as one that cannot be written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """Seconds without a peer: until the warning, until the critical line, and until a node that is alone counts as
-    ready (None: never)."""
-
-    warn: float
-    critical: float
-    ready_when_alone: float | None
+"""Seconds after which a disk that does not finish a write counts as read-only."""
 
 
 class Supervisor:
-    """One node's supervision. `folder` is the data directory, None to keep everything in memory."""
+    """The supervision of one node.
+
+    `folder` is the data directory, None to keep all records in memory.
+    """
 
     def __init__(
         self,
         *,
         folder: Path | None,
-        senses: Senses,
-        hands: Hands,
-        patience: Patience,
+        signals: NodeSignals,
+        actions: RepairActions,
+        thresholds: IsolationThresholds,
         registry: CollectorRegistry,
         rng: Random,
     ) -> None:
         now, wall = time.monotonic(), time.time()
         self._folder = folder
-        self._senses = senses
-        self._patience = patience
-        self._meters = Meters(registry=registry)
-        self._isolation = Isolation(warn=patience.warn, critical=patience.critical, now=now)
-        self._census = Census()
-        self._watch = Watch(
-            senses=senses, isolation=self._isolation, census=self._census, wall=wall, now=now
+        self._signals = signals
+        self._thresholds = thresholds
+        self._metrics = SupervisionMetrics(registry=registry)
+        self._isolation = Isolation(warn=thresholds.warn, critical=thresholds.critical, now=now)
+        self._peers = PeerTracker()
+        self._observer = Observer(
+            signals=signals, isolation=self._isolation, peers=self._peers, wall=wall, now=now
         )
-        self._book = Book()
-        self._chronicle = Chronicle(folder=folder, still_open=self._book.open)
-        self._table = table(hands)
-        self._medic = Medic(
-            table=self._table, acted=self._acted, escalated=self._escalated, rng=rng
+        self._book = AlertBook()
+        self._history = History(folder=folder, still_open=self._book.open)
+        self._table = repair_table(actions)
+        self._runner = RepairRunner(
+            table=self._table, on_repair=self._on_repair, on_escalated=self._escalated, rng=rng
         )
-        self._loop_watch: LoopWatch | None = None
+        self._loop_monitor: LoopMonitor | None = None
         self._hung_since: float | None = None
-        self._faults: Collection[Fault] = ()
+        self._faults: Collection[DiskFault] = ()
         self._writing_since: float | None = None
-        self._is_written = asyncio.Event()
+        self._has_news = asyncio.Event()  # a record waits to be written
 
     def __repr__(self) -> str:
         return f"<Supervisor {self._book!r} {self._isolation!r}>"
@@ -97,34 +106,34 @@ class Supervisor:
         """Supervise until cancelled."""
         with (
             DetachedThread(name="supervision-disk") as disk,
-            LoopWatch(lagged=self._meters.lagged) as self._loop_watch,
+            LoopMonitor(on_lag=self._metrics.lagged) as self._loop_monitor,
         ):
             await self._recall(disk)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._keep_pinging(), name="libp2p ping")
-                    tasks.create_task(self._keep_writing(disk), name="chronicle")
+                    tasks.create_task(self._keep_writing(disk), name="history")
                     while True:
                         self._try_tick(tasks)
                         await asyncio.sleep(TICK)
             finally:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LAST_WORDS):
-                        await disk.run(partial(self._chronicle.flush, ()))
+                    async with asyncio.timeout(LAST_RECORDS):
+                        await disk.run(partial(self._history.flush, ()))
 
-    # What others ask
+    # Answers
 
     def readiness(self) -> Mapping[str, object]:
-        """Return the body of `/readyz`, true at this moment."""
-        return readiness(self._standing())
+        """Return the body of `/readyz`, as of now."""
+        return readiness(self._readiness_input())
 
     def not_ready(self) -> str | None:
-        """Return why the node is not ready, None when it is."""
-        return why_not_ready(self._standing())
+        """Return the reason why the node is not ready, None if it is."""
+        return why_not_ready(self._readiness_input())
 
     def liveness(self) -> Mapping[str, object]:
-        """Return the body of `/livez`, true at this moment."""
-        lag = self._loop_watch.lag() if self._loop_watch else 0.0
+        """Return the body of `/livez`, as of now."""
+        lag = self._loop_monitor.lag() if self._loop_monitor else 0.0
         return liveness(
             lag=lag,
             beyond_repair=[
@@ -135,88 +144,87 @@ class Supervisor:
         )
 
     def describe(self) -> Mapping[str, object]:
-        """Return what `/debug/state` says of supervision."""
+        """Return the member `supervision` of `/debug/state`."""
         now = time.monotonic()
         return {
             "alerts": [alert.as_record() for alert in self._book.open()],
             "isolation": {
                 "cut_off": self._isolation.cut_off_since() is not None,
                 "seconds_without_peer": round(self._isolation.time_since_peer(now), 1),
-                "known_peers": self._census.known,
-                "lost_peers": len(self._census.lost()),
-                "episodes": len(self._chronicle.episodes),
+                "known_peers": self._peers.known,
+                "lost_peers": len(self._peers.lost()),
+                "episodes": len(self._history.episodes),
             },
             "not_ready": self.not_ready(),
             "not_live": self.liveness()["reasons"],
-            "actions": [action.as_record() for action in list(self._chronicle.actions)[-10:]],
+            "actions": [action.as_record() for action in list(self._history.repairs)[-10:]],
         }
 
     def history(self) -> Mapping[str, object]:
-        """Return the alerts, the stretches of isolation and the actions that are remembered, the latest first."""
+        """Return the latest alerts, episodes of isolation and repairs, the latest first."""
         return {
-            "alerts": [alert.as_record() for alert in reversed(self._chronicle.alerts.values())],
-            "isolation": [episode.as_record() for episode in reversed(self._chronicle.episodes)],
-            "actions": [action.as_record() for action in reversed(self._chronicle.actions)],
+            "alerts": [alert.as_record() for alert in reversed(self._history.alerts.values())],
+            "isolation": [episode.as_record() for episode in reversed(self._history.episodes)],
+            "actions": [action.as_record() for action in reversed(self._history.repairs)],
         }
 
-    def _standing(self) -> Standing:
-        peers = len(self._senses.connected())
-        return Standing(
+    def _readiness_input(self) -> ReadinessInput:
+        peers = len(self._signals.connected())
+        return ReadinessInput(
             peers=peers,
             alone=0.0 if peers else self._isolation.time_since_peer(time.monotonic()),
-            has_lost=self._census.has_lost_all,
-            ready_when_alone=self._patience.ready_when_alone,
+            has_lost=self._peers.has_lost_all,
+            ready_when_alone=self._thresholds.ready_when_alone,
         )
 
-    # Looking
+    # Observing
 
     def _try_tick(self, tasks: asyncio.TaskGroup) -> None:
         try:
             self._tick(tasks)
-        except Exception as error:  # noqa: BLE001 - what watches over the node must not be what ends it
+        except Exception as error:  # noqa: BLE001 - supervision must not end the node
             log.error("supervision failed", error=repr(error))
 
     def _tick(self, tasks: asyncio.TaskGroup) -> None:
         now, wall = time.monotonic(), time.time()
         self._count_peers(now, wall)
-        seen = self._watch.look(
+        observations = self._observer.observe(
             now=now,
             wall=wall,
             hung_since=self._hung_since,
-            stalled_since=self._loop_watch.take_stall() if self._loop_watch else None,
+            stalled_since=self._loop_monitor.pop_stall() if self._loop_monitor else None,
             faults=[*self._faults, *self._stuck(now)],
         )
-        for alert in self._book.observe(seen, now=now, wall=wall):
+        for alert in self._book.observe(observations, now=now, wall=wall):
             (self._opened if alert.is_open else self._closed)(alert)
-        self._medic.attend(
-            [alert for alert in self._book.open() if self._book.persists(alert)], tasks
-        )
-        self._meters.open(self._book.open())
+        persisting = [alert for alert in self._book.open() if self._book.persists(alert)]
+        self._runner.start_due(persisting, tasks)
+        self._metrics.open(self._book.open())
 
     def _count_peers(self, now: float, wall: float) -> None:
-        connected, life = self._senses.connected(), self._senses.life()
+        connected, life = self._signals.connected(), self._signals.life()
         if life.is_up and now - life.since >= SETTLED_AFTER:
-            self._census.take(connected=connected, goodbyes=self._senses.goodbyes(), now=now)
-        is_expecting = self._senses.expects_peers() or self._census.has_lost_all
+            self._peers.update(connected=connected, goodbyes=self._signals.goodbyes(), now=now)
+        is_expecting = self._signals.expects_peers() or self._peers.has_lost_all
         episode = self._isolation.observe(
             peers=len(connected), is_expecting=is_expecting, now=now, wall=wall
         )
         if episode is not None:
-            self._tell(episode)
-        self._meters.peers(
+            self._report(episode)
+        self._metrics.peers(
             is_cut_off=self._isolation.cut_off_since() is not None,
             seconds=self._isolation.time_since_peer(now),
-            known=self._census.known,
+            known=self._peers.known,
         )
 
-    def _stuck(self, now: float) -> list[Fault]:
+    def _stuck(self, now: float) -> list[DiskFault]:
         if (
             self._folder is None
             or self._writing_since is None
             or now - self._writing_since < DISK_TIMEOUT
         ):
             return []
-        return [Fault(DATA_DIR_READ_ONLY, self._folder, "the disk does not answer")]
+        return [DiskFault(DATA_DIR_READ_ONLY, self._folder, "the disk does not answer")]
 
     async def _keep_pinging(self) -> None:
         misses, first = 0, 0.0
@@ -225,30 +233,30 @@ class Supervisor:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(PONG):
-                    await self._senses.ping()
+                    await self._signals.ping()
                 misses, self._hung_since = 0, None
             except TimeoutError:
                 misses, first = misses + 1, first if misses else began
                 if misses >= MISSES:
                     self._hung_since = first
             except RouterUnavailable:
-                continue  # it is down, which is seen by itself
+                continue  # it is down, which is a condition of its own
 
-    # Telling
+    # Reporting
 
-    def _tell(self, episode: Episode) -> None:
-        self._chronicle.episode(episode)
-        self._is_written.set()
+    def _report(self, episode: Episode) -> None:
+        self._history.add_episode(episode)
+        self._has_news.set()
         seconds = round(episode.seconds, 1)
         if episode.ended is not None:
             log.info("isolation over", seconds=seconds, level=episode.level.value)
-        elif episode.level is Level.CRITICAL:
-            log.critical("isolated", time_since_peer=seconds, known_peers=self._census.known)
+        elif episode.level is IsolationLevel.CRITICAL:
+            log.critical("isolated", time_since_peer=seconds, known_peers=self._peers.known)
         else:
-            log.warning("isolated", time_since_peer=seconds, known_peers=self._census.known)
+            log.warning("isolated", time_since_peer=seconds, known_peers=self._peers.known)
 
     def _opened(self, alert: Alert) -> None:
-        self._meters.opened(alert)
+        self._metrics.opened(alert)
         self._write(alert)
         log.warning(
             "alert opened",
@@ -258,62 +266,61 @@ class Supervisor:
         )
 
     def _closed(self, alert: Alert) -> None:
-        self._meters.closed(alert)
+        self._metrics.closed(alert)
         self._write(alert)
-        self._medic.discharge(alert, f"{len(self._senses.connected())} peers connected")
+        self._runner.record_verified(alert, f"{len(self._signals.connected())} peers connected")
         log.info("alert closed", **_fields(alert), recovery_seconds=round(alert.recovery or 0.0, 1))
 
     def _escalated(self, alert: Alert) -> None:
         self._write(self._book.escalate(alert))
         log.error("alert escalated", **_fields(alert))
 
-    def _acted(self, action: Action) -> None:
-        self._meters.acted(action)
-        self._chronicle.action(action)
-        self._is_written.set()
+    def _on_repair(self, record: RepairRecord) -> None:
+        self._metrics.repaired(record)
+        self._history.add_repair(record)
+        self._has_news.set()
 
     # Writing
 
     def _write(self, alert: Alert) -> None:
-        self._chronicle.alert(alert)
-        self._is_written.set()
+        self._history.add_alert(alert)
+        self._has_news.set()
 
     async def _recall(self, disk: DetachedThread) -> None:
-        """Go on where the last life of this node ended; what it left open has ended with it."""
+        """Read the history of earlier lives of this node, and close the alerts they left open."""
         try:
             async with asyncio.timeout(RECALL_TIMEOUT):
-                history = await disk.run(partial(recall, self._folder))
+                history = await disk.run(partial(read_history, self._folder))
         except (OSError, TimeoutError) as error:
             log.warning(
                 "earlier alerts cannot be read", folder=str(self._folder), error=repr(error)
             )
             return
         self._book.recall(history.alerts)
-        self._chronicle.remember(history.alerts)
-        self._chronicle.episodes.extend(history.episodes)
+        self._history.remember(history.alerts)
+        self._history.episodes.extend(history.episodes)
         wall = time.time()
         for alert in history.alerts:
             if alert.is_open:
-                self._chronicle.alert(replace(alert, closed=wall))
-                self._acted(
-                    Action(
-                        alert=alert.id,
-                        action="restart",
-                        outcome="interrupted",
-                        began=wall,
-                        seconds=0.0,
-                    )
+                self._history.add_alert(replace(alert, closed=wall))
+                record = RepairRecord(
+                    alert=alert.id,
+                    action="restart",
+                    outcome=RepairOutcome.INTERRUPTED,
+                    began=wall,
+                    seconds=0.0,
                 )
+                self._on_repair(record)
 
     async def _keep_writing(self, disk: DetachedThread) -> None:
         while True:
             self._writing_since = time.monotonic()
-            self._faults = await disk.run(partial(self._chronicle.flush, self._senses.folders))
+            self._faults = await disk.run(partial(self._history.flush, self._signals.folders))
             self._writing_since = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(DISK_INTERVAL):
-                    await self._is_written.wait()
-            self._is_written.clear()
+                    await self._has_news.wait()
+            self._has_news.clear()
 
 
 def _fields(alert: Alert) -> Mapping[str, str]:

@@ -1,1 +1,1 @@
-"""What this node tells of itself: structured logs and Prometheus metrics."""
+"""Logs, metrics and records of pulls, and the spans of requests."""

@@ -36,11 +36,11 @@ LOGGING = (LOG_LEVEL, LOG_FORMAT)
 
 
 class Stderr:
-    """The process's stderr as it is at each write; a line that cannot be written is lost, and nothing else is.
+    """The stderr of the process, as it is at each write. A line that cannot be written is lost.
 
-    A log on a full disk, or a pipe whose reader has gone, must not break a pull. Nor may it change the exit status:
-    Python keeps what it could not write in a buffer, tries once more at the end, and then ends with status 120. So the
-    text goes to the descriptor itself, past that buffer.
+    A log on a full disk, or a pipe whose reader has gone, must not break a pull. Nor may it change
+    the exit status: Python buffers text that it could not write, tries again at the end, and then
+    exits with status 120. So the text is written to the descriptor itself, past that buffer.
     """
 
     def write(self, text: str) -> int:
@@ -49,14 +49,14 @@ class Stderr:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: no text waits here."""
+        """Do nothing: no text is buffered here."""
 
 
 def _write(text: str) -> None:
-    """Write a text to stderr. Raises OSError, and ValueError where stderr is closed."""
+    """Write a text to stderr. Raises OSError, and ValueError if stderr is closed."""
     try:
         descriptor = sys.stderr.fileno()
-    except io.UnsupportedOperation:  # a test has put an object of its own there
+    except io.UnsupportedOperation:  # a test replaced stderr
         sys.stderr.write(text)
         return
     data = text.encode(errors="backslashreplace")
@@ -64,22 +64,22 @@ def _write(text: str) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-class Faults:
-    """Logs faults of this node that a stranger can cause again and again: each kind of error once."""
+class FaultLog:
+    """Logs faults of this node that a stranger can cause repeatedly: each type of error once."""
 
     def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
         self._log = log
-        self._told: set[type[Exception]] = set()
+        self._logged: set[type[Exception]] = set()
 
-    def tell(self, event: str, error: Exception, **fields: object) -> None:
-        """Log an error with its traceback, unless one of its kind was logged before."""
-        if type(error) not in self._told:
-            self._told.add(type(error))
+    def log_once(self, event: str, error: Exception, **fields: object) -> None:
+        """Log an error with its traceback, unless an error of its type was logged before."""
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
             self._log.error(event, error=repr(error)[:500], exc_info=error, **fields)
 
 
 def configure(*, level: str, log_format: LogFormat) -> None:
-    """Set up structlog for the process, and keep third-party loggers to warnings on the same stream."""
+    """Set up structlog for the process; third-party loggers log errors only, to the same stream."""
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()

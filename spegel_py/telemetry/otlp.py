@@ -1,7 +1,9 @@
-"""Spans as OpenTelemetry has them, sent over OTLP/HTTP; the only module that knows it, loaded where it is asked for.
+"""Spans that are sent to an OpenTelemetry collector over OTLP/HTTP.
 
-Spans are sent by a thread of the SDK's, from a queue of 2048; what does not fit is lost, and nobody waits. What is
-sampled and how it is batched is said by the SDK's own variables (`OTEL_TRACES_SAMPLER`, `OTEL_BSP_…`).
+This is the only module that imports OpenTelemetry, and it is imported only if tracing is on. A
+thread of the SDK sends the spans from a queue of 2048. Spans that find the queue full are lost, and
+no request waits. The SDK's own variables control sampling and batches (`OTEL_TRACES_SAMPLER`,
+`OTEL_BSP_…`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from spegel_py.telemetry.tracing import CONTEXT, Attributes, Span, Tracer
 
 TIMEOUT = 3
-"""Seconds for one batch to be sent, tries included: at the end of a node what is left gets as long."""
+"""Seconds for sending one batch, with retries. At the end of a node the remaining spans get as
+long."""
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -31,7 +34,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 async def tracing(*, endpoint: str, version: str, instance: str) -> AsyncIterator[Tracer]:
     """Give a tracer whose spans go to the URL `endpoint`; `instance` is the node's peer id.
 
-    What is not sent yet is sent at the end.
+    Spans that are still queued are sent at the end.
     """
     resource = Resource.create(
         {"service.name": "spegel-py", "service.version": version, "service.instance.id": instance}

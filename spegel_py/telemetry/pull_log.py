@@ -31,7 +31,7 @@ LIMIT = 1000
 
 MAX_BYTES = 2 * 1024 * 1024
 """Bytes of JSON kept. A usual record has 500 bytes of JSON, and 800 bytes of names that are
-searched. Names have bounds of their own, so all of it stays below 3 MB."""
+searched. Names have bounds of their own, so a full log stays below 3 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class PullLog:
                 self._finish(context, seconds=self._clock() - began)
 
     def find(self, query: RecordQuery | None, *, limit: int) -> list[dict[str, Any]]:
-        """Return the latest records that match (all of them without a query), the newest first."""
+        """Return the latest records that match the query, the newest first; without one, all."""
         found: list[dict[str, Any]] = []
         for entry in reversed(self._entries):
             if len(found) >= limit:

@@ -11,7 +11,7 @@ from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState, MissRe
 from spegel_py.telemetry.pull_record import PullContext, PullRecord
 
 NAMED = 3
-"""Peers that the text names at most; the record has all of them."""
+"""Peers that the text names at most; the record names every peer."""
 
 _OUTCOMES = {
     AttemptOutcome.NOT_FOUND: "does not have it any more",
@@ -149,7 +149,7 @@ def _failures(context: PullContext) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    """Return the first NAMED different names, and the number of the others."""
+    """Return the first NAMED different names, and the number of further names."""
     unique = list(dict.fromkeys(names))
     more = f" and {len(unique) - NAMED} more" if len(unique) > NAMED else ""
     return ", ".join(unique[:NAMED]) + more

@@ -1,4 +1,4 @@
-"""What is known about a pull while it lasts, and the record that is kept of it afterwards. Pure."""
+"""The context of a pull while it lasts, and the record that is kept afterwards. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spegel_py.telemetry.tracing import NO_SPAN, Attributes, Span, attributes
 
 @dataclass(slots=True, kw_only=True)
 class PullContext:
-    """What is known so far about a request, filled in by the code that answers it.
+    """The facts about a request so far, filled in by the code that answers it.
 
     `at` is the Unix time at which the request came. `source` and `length` are set with the head of
     the answer; `sent` counts the bytes of its body. `age` is the number of seconds since anybody
     saw the tag, which is here, at its registry. `left` is True once the client has left. `fault` is
     the text of a programming error. Requests to peers have spans below `span`. While a body is
-    sent, `progress` returns the bytes sent so far, and `peer` is the id of the peer that sent the
-    first of them.
+    sent, `progress` returns the number of bytes so far, and `peer` is the id of the first peer
+    that sent a part of the body.
     """
 
     pull: PullRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import promql_parser
 import pytest
@@ -14,9 +14,9 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from spegel_py.metrics import NodeMetrics
 from spegel_py.outcomes import AttemptOutcome, MissReason
-from spegel_py.supervision.audit import Outcome
 from spegel_py.supervision.conditions import Tier
-from spegel_py.supervision.meters import Meters
+from spegel_py.supervision.metrics import SupervisionMetrics
+from spegel_py.supervision.repairs import RepairOutcome
 from tests.deploy.chart import CHART
 
 DASHBOARD = json.loads((CHART / "monitoring" / "dashboard.json").read_text())
@@ -37,7 +37,7 @@ VALUES = {
     ("spegel_mirror_requests_total", "cache"): {"hit", "miss"},
     ("spegel_mirror_misses_total", "reason"): {reason.value for reason in MissReason},
     ("spegel_alerts_open", "tier"): {tier.label for tier in Tier},
-    ("spegel_repairs_total", "outcome"): set(get_args(Outcome)),
+    ("spegel_repairs_total", "outcome"): {outcome.value for outcome in RepairOutcome},
     ("spegel_verified_blobs_total", "outcome"): {"ok", "wrong"},
     ("spegel_peer_requests_total", "outcome"): {result.value for result in AttemptOutcome},
 }
@@ -49,7 +49,7 @@ GRAFANAS = {"$__rate_interval": "5m", "$__range": "3h", "$namespace": ".*", "$in
 def exported() -> dict[str, set[str]]:
     """Return every name that a node exports, with its labels."""
     metrics = NodeMetrics()
-    Meters(registry=metrics.registry)
+    SupervisionMetrics(registry=metrics.registry)
     names: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):
         labels = set(collector._labelnames) if isinstance(collector, MetricWrapperBase) else set()

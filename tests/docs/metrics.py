@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.metrics import MetricWrapperBase
 
 from spegel_py.metrics import NodeMetrics
-from spegel_py.supervision.meters import Meters
+from spegel_py.supervision.metrics import SupervisionMetrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -38,7 +38,7 @@ def render() -> str:
 
 def _rows() -> Iterator[tuple[str, str, str, str]]:
     metrics = NodeMetrics()
-    Meters(registry=metrics.registry)
+    SupervisionMetrics(registry=metrics.registry)
     for collector in list(metrics.registry._collector_to_names):
         labels = collector._labelnames if isinstance(collector, MetricWrapperBase) else ()
         for family in collector.collect():

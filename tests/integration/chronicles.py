@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from spegel_py.supervision.alerts import Alert
-from spegel_py.supervision.chronicle import History, recall
+from spegel_py.supervision.history import RecordedHistory, read_history
 from tests.integration.cluster import finds
 from tests.lab import Node, until
 
@@ -13,8 +13,8 @@ HEALED = 15.0
 """Seconds after a partition has healed within which everybody finds everything."""
 
 
-def history(node: Node) -> History:
-    return recall(node.folder / "data")
+def history(node: Node) -> RecordedHistory:
+    return read_history(node.folder / "data")
 
 
 def alerts(node: Node, condition: str) -> list[Alert]:
@@ -26,7 +26,7 @@ def outcomes(node: Node, condition: str) -> list[tuple[str, str]]:
     ids = {alert.id for alert in alerts(node, condition)}
     return [
         (str(one["action"]), str(one["outcome"]))
-        for one in history(node).actions
+        for one in history(node).repairs
         if one["alert"] in ids
     ]
 

@@ -18,7 +18,7 @@ from spegel_py import node
 from spegel_py.config import Config
 from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.supervision.chronicle import History, recall
+from spegel_py.supervision.history import RecordedHistory, read_history
 from tests import routers
 from tests.images import image, write_layout
 from tests.routers import cluster, found, free_port, ports, until
@@ -36,8 +36,8 @@ class Running:
     metrics: str
     address: str
 
-    def history(self) -> History:
-        return recall(self.folder / "data")
+    def history(self) -> RecordedHistory:
+        return read_history(self.folder / "data")
 
     def outcomes(self, condition: str) -> list[tuple[str, str]]:
         """Return what was done about the closed alerts of a condition."""
@@ -48,7 +48,7 @@ class Running:
         }
         return [
             (str(one["action"]), str(one["outcome"]))
-            for one in self.history().actions
+            for one in self.history().repairs
             if one["alert"] in ids
         ]
 

@@ -80,7 +80,7 @@ from spegel_py.routing.libp2p.bounds import (
     bound_connection,
 )
 from spegel_py.routing.libp2p.speedups import ReadAhead, ease_connection, ease_stream
-from spegel_py.telemetry.logging import Faults
+from spegel_py.telemetry.logging import FaultLog
 
 log = structlog.get_logger(__name__)
 
@@ -114,13 +114,13 @@ class _MeshSwarm(Swarm):
         self.noise_key = b""
         """The public key by which others know this process."""
         self._addresses = ConnectionCounts(MAX_CONNECTIONS_PER_ADDRESS)
-        self._faults = Faults(log)
+        self._faults = FaultLog(log)
 
     def _failed(self, error: Exception) -> None:
         """Tell of a stream that ended in an error, and log it once if it is a fault of this node."""
         self.failed(error)
         if not isinstance(error, UnicodeDecodeError):
-            self._faults.tell("stream ended in a fault of this node", error)
+            self._faults.log_once("stream ended in a fault of this node", error)
 
     def track(self, raw: RawConnection) -> None:
         """Know of a new connection, and close its socket when py-libp2p has lost sight of it (traps 7, 8 and 14)."""

@@ -220,7 +220,7 @@ class _ObservedRow:
             return False
         written = history(expected[1])
         is_closed = any(alert.id == opened[1] and not alert.is_open for alert in written.alerts)
-        done = [action["outcome"] for action in written.actions if action["alert"] == opened[1]]
+        done = [action["outcome"] for action in written.repairs if action["alert"] == opened[1]]
         return is_closed and done[-1:] == ["verified"]
 
 

@@ -24,7 +24,7 @@ from spegel_py.routing.libp2p.addresses import multiaddr
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS
 from spegel_py.routing.libp2p.keys import record_key
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.telemetry.logging import Faults
+from spegel_py.telemetry.logging import FaultLog
 from tests.fuzz.target import Check, Target
 from tests.fuzz.targets import libp2p
 from tests.routers import free_port
@@ -179,7 +179,7 @@ class _Node:
             await self.settle()
         if failures := [each for each in self.failures if not isinstance(each, UnicodeDecodeError)]:
             self.failures.clear()
-            cast("Any", self.node.get_network())._faults = Faults(compat.log)
+            cast("Any", self.node.get_network())._faults = FaultLog(compat.log)
             raise failures[0]
 
     async def settle(self) -> None:

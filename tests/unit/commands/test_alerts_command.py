@@ -11,10 +11,10 @@ import pytest
 from spegel_py.cli import main
 from spegel_py.commands.alerts_command import SHOWN
 from spegel_py.supervision.alerts import Alert
-from spegel_py.supervision.audit import Action
-from spegel_py.supervision.chronicle import Chronicle
 from spegel_py.supervision.conditions import Tier
-from spegel_py.supervision.isolation import KEPT, Episode, Level
+from spegel_py.supervision.history import History
+from spegel_py.supervision.isolation import KEPT, Episode, IsolationLevel
+from spegel_py.supervision.repairs import RepairOutcome, RepairRecord
 
 OPEN = Alert(
     id="ALERT-20251125-001",
@@ -29,19 +29,19 @@ OPEN = Alert(
 
 
 def write(folder: Path, *alerts: Alert) -> None:
-    chronicle = Chronicle(folder=folder, still_open=list)
+    history = History(folder=folder, still_open=list)
     for alert in alerts:
-        chronicle.alert(alert)
-        chronicle.action(
-            Action(
+        history.add_alert(alert)
+        history.add_repair(
+            RepairRecord(
                 alert=alert.id,
                 action="reconnect containerd",
-                outcome="done",
+                outcome=RepairOutcome.DONE,
                 began=alert.opened,
                 seconds=0.1,
             )
         )
-    chronicle.flush(())
+    history.flush(())
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,23 @@ def test_a_node_without_alerts_has_none(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_episodes_are_kept_and_bounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of an episode the last state is kept, and of episodes the last hundred."""
-    chronicle = Chronicle(folder=tmp_path, still_open=list)
+    history = History(folder=tmp_path, still_open=list)
     for number in range(KEPT + 5):
         began = 1000.0 * number
-        chronicle.episode(Episode(began=began, level=Level.WARNING, seconds=60.0))
-        chronicle.episode(Episode(began=began + 0.01, level=Level.CRITICAL, seconds=300.0))
-        chronicle.episode(
-            Episode(began=began + 0.02, level=Level.CRITICAL, seconds=310.0, ended=began + 310.0)
+        history.add_episode(Episode(began=began, level=IsolationLevel.WARNING, seconds=60.0))
+        history.add_episode(
+            Episode(began=began + 0.01, level=IsolationLevel.CRITICAL, seconds=300.0)
         )
-    chronicle.flush(())
-    assert len(chronicle.episodes) == KEPT
+        history.add_episode(
+            Episode(
+                began=began + 0.02,
+                level=IsolationLevel.CRITICAL,
+                seconds=310.0,
+                ended=began + 310.0,
+            )
+        )
+    history.flush(())
+    assert len(history.episodes) == KEPT
     assert main(["alerts", "--data-dir", str(tmp_path), "--json"]) == 0
     episodes = json.loads(capsys.readouterr().out)["isolation"]
     assert [each["began"] for each in episodes] == [

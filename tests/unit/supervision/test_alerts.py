@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.supervision.alerts import HOLD, MAX_OPEN, Alert, Book, fold
+from spegel_py.supervision.alerts import HOLD, MAX_OPEN, Alert, AlertBook, latest_states
 from spegel_py.supervision.conditions import (
     CONDITIONS,
     CONTAINERD_AWAY,
@@ -29,7 +29,7 @@ def seen(condition: Condition, since: float = 0.0, subject: str = "") -> Observa
     )
 
 
-def look(book: Book, now: float, *observations: Observation) -> list[Alert]:
+def look(book: AlertBook, now: float, *observations: Observation) -> list[Alert]:
     return book.observe(observations, now=now, wall=WALL + now)
 
 
@@ -40,7 +40,7 @@ def test_every_condition_can_be_seen_in_time() -> None:
 
 def test_an_alert_says_what_is_wrong_and_since_when() -> None:
     """It has tier, condition, subject, source, and how long the condition went unseen."""
-    [alert] = look(Book(), 7.0, seen(CONTAINERD_AWAY, since=5.0, subject="x"))
+    [alert] = look(AlertBook(), 7.0, seen(CONTAINERD_AWAY, since=5.0, subject="x"))
     assert alert == Alert(
         id="ALERT-20251125-001",
         tier=Tier.P1,
@@ -55,7 +55,7 @@ def test_an_alert_says_what_is_wrong_and_since_when() -> None:
 
 def test_one_alert_for_each_condition_and_subject() -> None:
     """What is seen again opens nothing; another subject does."""
-    book = Book()
+    book = AlertBook()
     assert len(look(book, 0.0, seen(PEER_LOST, subject="a"))) == 1
     assert len(look(book, 1.0, seen(PEER_LOST, subject="a"), seen(PEER_LOST, subject="b"))) == 1
     assert [alert.subject for alert in book.open()] == ["a", "b"]
@@ -63,14 +63,14 @@ def test_one_alert_for_each_condition_and_subject() -> None:
 
 def test_a_condition_may_be_short_lived() -> None:
     """Where a condition has patience, nothing is opened before."""
-    book = Book()
+    book = AlertBook()
     assert look(book, ISOLATED.patience - 0.1, seen(ISOLATED)) == []
     assert len(look(book, ISOLATED.patience, seen(ISOLATED))) == 1
 
 
 def test_an_alert_is_closed_when_its_condition_stays_away() -> None:
     """Its recovery is the time until the condition was gone, not until that was certain."""
-    book = Book()
+    book = AlertBook()
     look(book, 0.0, seen(CONTAINERD_AWAY))
     look(book, 9.0, seen(CONTAINERD_AWAY))
     assert look(book, 10.0) == []
@@ -82,7 +82,7 @@ def test_an_alert_is_closed_when_its_condition_stays_away() -> None:
 
 def test_a_condition_that_is_back_meanwhile_keeps_its_alert() -> None:
     """The alert stays open, and notes that it flapped."""
-    book = Book()
+    book = AlertBook()
     look(book, 0.0, seen(CONTAINERD_AWAY))
     look(book, 1.0)
     assert look(book, 1.0 + HOLD / 2, seen(CONTAINERD_AWAY)) == []
@@ -93,7 +93,7 @@ def test_a_condition_that_is_back_meanwhile_keeps_its_alert() -> None:
 @pytest.mark.parametrize("period", [2, 6, 30, 120])
 def test_flapping_does_not_fill_the_disk(period: int) -> None:
     """A condition that comes and goes for a day, at whatever pace, makes at most eight records an hour and a few."""
-    book, records = Book(), 0
+    book, records = AlertBook(), 0
     for second in range(86_400):
         observations = (
             [seen(CONTAINERD_AWAY, since=float(second))] if second % period < period / 2 else []
@@ -104,7 +104,7 @@ def test_flapping_does_not_fill_the_disk(period: int) -> None:
 
 def test_ids_go_on_after_a_restart_and_begin_anew_each_day() -> None:
     """Numbers are those of the day, in UTC, above the highest that was written."""
-    book = Book()
+    book = AlertBook()
     book.recall([_alert("ALERT-20251125-041"), _alert("ALERT-20251124-900"), _alert("not an id")])
     [one] = look(book, 0.0, seen(PEER_LOST, subject="a"))
     [two] = look(
@@ -115,10 +115,10 @@ def test_ids_go_on_after_a_restart_and_begin_anew_each_day() -> None:
 
 def test_a_thousandth_alert_has_an_id_too() -> None:
     """Beyond 999 the number gets a digit more, and is recalled as well."""
-    book = Book()
+    book = AlertBook()
     book.recall([_alert("ALERT-20251125-999")])
     [alert] = look(book, 0.0, seen(PEER_LOST))
-    later = Book()
+    later = AlertBook()
     later.recall([alert])
     assert (alert.id, look(later, 0.0, seen(PEER_LOST))[0].id) == (
         "ALERT-20251125-1000",
@@ -128,14 +128,14 @@ def test_a_thousandth_alert_has_an_id_too() -> None:
 
 def test_open_alerts_are_bounded() -> None:
     """A thousand things at once open MAX_OPEN alerts."""
-    book = Book()
+    book = AlertBook()
     look(book, 0.0, *(seen(PEER_LOST, subject=str(number)) for number in range(1000)))
     assert len(book.open()) == MAX_OPEN
 
 
 def test_an_alert_survives_being_written() -> None:
     """What is folded from records is the last state of each; foreign records are passed over."""
-    book = Book()
+    book = AlertBook()
     [opened] = look(book, 1.0, seen(CONTAINERD_AWAY))
     escalated = book.escalate(opened)
     look(book, 2.0)
@@ -147,14 +147,14 @@ def test_an_alert_survives_being_written() -> None:
         escalated.as_record(),
         {"id": 1},
     ]
-    assert fold(records) == {opened.id: escalated}
-    assert fold([*records, closed.as_record()]) == {opened.id: closed}
+    assert latest_states(records) == {opened.id: escalated}
+    assert latest_states([*records, closed.as_record()]) == {opened.id: closed}
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 20.0), st.sets(st.sampled_from("abc"))), max_size=80))
 def test_whatever_flaps_the_book_is_consistent(steps: list[tuple[float, set[str]]]) -> None:
     """Ids are unique and rise, every closed alert was open, and none is closed while its condition is seen."""
-    book, now, ids, is_open = Book(), 0.0, [], set[str]()
+    book, now, ids, is_open = AlertBook(), 0.0, [], set[str]()
     for pause, subjects in steps:
         now += pause
         for alert in look(

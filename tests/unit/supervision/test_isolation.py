@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.supervision.isolation import Episode, Isolation, Level
+from spegel_py.supervision.isolation import Episode, Isolation, IsolationLevel
 
 WALL = 1_000_000.0
 
@@ -26,7 +26,7 @@ def test_the_time_counts_from_the_start() -> None:
     state = isolation()
     assert observe(state, 59.9) is None
     assert observe(state, 60.0) == Episode(
-        began=WALL, level=Level.WARNING, seconds=60.0, from_start=True
+        began=WALL, level=IsolationLevel.WARNING, seconds=60.0, from_start=True
     )
 
 
@@ -47,9 +47,9 @@ def test_an_episode_is_told_once_per_level_and_ends() -> None:
     told.append(observe(state, 400.0, peers=1))
     levels = [(each.level, each.seconds, each.ended) for each in told if each is not None]
     assert levels == [
-        (Level.WARNING, 60.0, None),
-        (Level.CRITICAL, 300.0, None),
-        (Level.CRITICAL, 400.0, WALL + 400.0),
+        (IsolationLevel.WARNING, 60.0, None),
+        (IsolationLevel.CRITICAL, 300.0, None),
+        (IsolationLevel.CRITICAL, 400.0, WALL + 400.0),
     ]
     assert observe(state, 459.0) is None
     assert observe(state, 460.0) is not None
@@ -87,7 +87,7 @@ def test_whatever_comes_episodes_are_well_formed(steps: list[tuple[float, int, b
         if episode.ended is None:
             assert not peers
             assert episode.level is not told
-            assert told is not Level.CRITICAL
+            assert told is not IsolationLevel.CRITICAL
             told = episode.level
         else:
             assert told is not None
@@ -97,5 +97,7 @@ def test_whatever_comes_episodes_are_well_formed(steps: list[tuple[float, int, b
 @pytest.mark.parametrize("ended", [None, 12.5], ids=["open", "ended"])
 def test_an_episode_survives_being_written(ended: float | None) -> None:
     """What is read is what was written."""
-    episode = Episode(began=1.5, level=Level.CRITICAL, seconds=11.0, ended=ended, from_start=True)
+    episode = Episode(
+        began=1.5, level=IsolationLevel.CRITICAL, seconds=11.0, ended=ended, from_start=True
+    )
     assert Episode.from_record(episode.as_record()) == episode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spegel_py.supervision.probes import Standing, liveness, readiness
+from spegel_py.supervision.probes import ReadinessInput, liveness, readiness
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,9 @@ def test_when_a_node_is_ready(
     peers: int, alone: float, grace: float | None, *, has_lost: bool, is_ready: bool
 ) -> None:
     """With a peer, as Spegel; without one after the grace period, unless peers were lost."""
-    body = readiness(Standing(peers=peers, alone=alone, has_lost=has_lost, ready_when_alone=grace))
+    body = readiness(
+        ReadinessInput(peers=peers, alone=alone, has_lost=has_lost, ready_when_alone=grace)
+    )
     assert (body["ready"], body["reasons"] == [], body["peers"]) == (is_ready, is_ready, peers)
 
 

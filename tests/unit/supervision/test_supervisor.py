@@ -15,10 +15,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from spegel_py.routing.base import Life
-from spegel_py.supervision.chronicle import recall
-from spegel_py.supervision.repairs import Hands
-from spegel_py.supervision.senses import Senses
-from spegel_py.supervision.supervisor import Patience, Supervisor
+from spegel_py.supervision.history import read_history
+from spegel_py.supervision.isolation import IsolationThresholds
+from spegel_py.supervision.observer import NodeSignals
+from spegel_py.supervision.repairs import RepairActions
+from spegel_py.supervision.supervisor import Supervisor
 from tests.processes import until
 
 
@@ -36,7 +37,7 @@ class Node:
     def supervisor(self) -> Supervisor:
         return Supervisor(
             folder=self.folder,
-            senses=Senses(
+            signals=NodeSignals(
                 connected=lambda: self.peers,
                 goodbyes=tuple,
                 expects_peers=lambda: True,
@@ -45,13 +46,13 @@ class Node:
                 containerd_away=lambda: self.away,
                 unhealthy=lambda: self.unhealthy,
             ),
-            hands=Hands(
+            actions=RepairActions(
                 rejoin=self._nothing,
                 await_router=self._nothing,
                 restart_router=self._nothing,
                 reconnect_containerd=self._reconnect,
             ),
-            patience=Patience(warn=10.0, critical=20.0, ready_when_alone=0.0),
+            thresholds=IsolationThresholds(warn=10.0, critical=20.0, ready_when_alone=0.0),
             registry=self.registry,
             rng=Random(1),
         )
@@ -86,14 +87,14 @@ async def test_what_is_wrong_is_seen_repaired_and_written(tmp_path: Path) -> Non
     async with running(node) as supervisor:
 
         async def is_over() -> bool:
-            return bool(history := recall(node.folder).alerts) and not history[0].is_open
+            return bool(history := read_history(node.folder).alerts) and not history[0].is_open
 
         await until(is_over)
         assert node.done == ["reconnect"]
         assert json.loads(json.dumps(supervisor.describe()))["not_ready"] is None
         assert supervisor.liveness()["live"] is True
-    history = recall(node.folder)
-    assert [action["outcome"] for action in history.actions] == ["done", "verified"]
+    history = read_history(node.folder)
+    assert [action["outcome"] for action in history.repairs] == ["done", "verified"]
     value = node.registry.get_sample_value
     assert value("spegel_repairs_total", {"action": "reconnect containerd", "outcome": "done"}) == 1
     assert value("spegel_alert_detection_seconds_count", {"tier": "P1"}) == 1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from spegel_py.supervision.audit import Action
-from spegel_py.supervision.chronicle import ALERTS, AUDIT, Chronicle
+from spegel_py.supervision.history import ALERTS, AUDIT, History
 from spegel_py.supervision.journal import Journal, read
+from spegel_py.supervision.repairs import RepairOutcome, RepairRecord
 
 
 class _Killed(BaseException):
@@ -19,12 +19,12 @@ def test_what_was_done_is_written_before_the_alert_it_was_done_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that is killed while it writes leaves no alert whose audit trail is lacking."""
-    chronicle = Chronicle(folder=tmp_path, still_open=list)
-    chronicle.action(
-        Action(
+    history = History(folder=tmp_path, still_open=list)
+    history.add_repair(
+        RepairRecord(
             alert="ALERT-20260101-001",
             action="restart",
-            outcome="interrupted",
+            outcome=RepairOutcome.INTERRUPTED,
             began=0.0,
             seconds=0.0,
         )
@@ -38,5 +38,5 @@ def test_what_was_done_is_written_before_the_alert_it_was_done_for(
 
     monkeypatch.setattr(Journal, "flush", killed_at_alerts)
     with pytest.raises(_Killed):
-        chronicle.flush(())
+        history.flush(())
     assert [record["outcome"] for record in read(tmp_path, AUDIT)] == ["interrupted"]

@@ -10,26 +10,31 @@ from pathlib import Path
 import pytest
 
 from spegel_py.routing.base import Life
-from spegel_py.supervision.census import KNOWN_FOR, Census
-from spegel_py.supervision.clock import ClockWatch
 from spegel_py.supervision.conditions import Observation
-from spegel_py.supervision.disk import judge, look
-from spegel_py.supervision.isolation import Isolation
-from spegel_py.supervision.pulls import WINDOW, Pulls
-from spegel_py.supervision.senses import MAX_LOST, MAX_SUBJECTS, Senses, Watch
+from spegel_py.supervision.history import check_disk, fault_of
+from spegel_py.supervision.isolation import KNOWN_FOR, Isolation, PeerTracker
+from spegel_py.supervision.observer import (
+    MAX_LOST,
+    MAX_SUBJECTS,
+    WINDOW,
+    ClockMonitor,
+    NodeSignals,
+    Observer,
+    PullFailures,
+)
 
 
-def census(*looks: tuple[float, str] | tuple[float, str, str]) -> Census:
+def peers(*looks: tuple[float, str] | tuple[float, str, str]) -> PeerTracker:
     """Return a census after looks at (time, connected peers, goodbyes); each peer is one letter."""
-    made = Census()
+    made = PeerTracker()
     for now, connected, *goodbyes in looks:
-        made.take(connected=connected, goodbyes="".join(goodbyes), now=now)
+        made.update(connected=connected, goodbyes="".join(goodbyes), now=now)
     return made
 
 
 def test_half_of_the_peers_gone_is_a_partition() -> None:
     """It counts from when so many were gone that it is one."""
-    made = census((0, "abcdef"), (10, "abcdef"), (11, "abcde"), (12, "abc"))
+    made = peers((0, "abcdef"), (10, "abcdef"), (11, "abcde"), (12, "abc"))
     assert made.partitioned_since() == 11
     assert made.lost() == {"f": 10, "d": 11, "e": 11}
     assert not made.has_lost_all
@@ -48,24 +53,24 @@ def test_half_of_the_peers_gone_is_a_partition() -> None:
 )
 def test_what_is_no_partition(looks: list[tuple[float, str]]) -> None:
     """A death, a goodbye, a return, and what is long past are none."""
-    assert census(*looks).partitioned_since() is None
+    assert peers(*looks).partitioned_since() is None
 
 
 def test_who_is_back_after_a_goodbye_counts_again() -> None:
     """A goodbye that is remembered beside a connected peer changes nothing."""
-    assert census((0, "ab"), (1, "a", "b"), (2, "ab", "b"), (3, "a")).lost() == {"b": 2}
+    assert peers((0, "ab"), (1, "a", "b"), (2, "ab", "b"), (3, "a")).lost() == {"b": 2}
 
 
 def test_all_peers_lost_is_remembered_until_one_is_back() -> None:
     """Also when they are no longer expected."""
-    assert census((0, "ab"), (1, ""), (2 * KNOWN_FOR, "")).has_lost_all
-    assert not census((0, "ab"), (1, ""), (2, "a")).has_lost_all
-    assert not census((0, "ab"), (1, "", "ab")).has_lost_all
+    assert peers((0, "ab"), (1, ""), (2 * KNOWN_FOR, "")).has_lost_all
+    assert not peers((0, "ab"), (1, ""), (2, "a")).has_lost_all
+    assert not peers((0, "ab"), (1, "", "ab")).has_lost_all
 
 
 def test_a_clock_that_is_set_is_seen_once() -> None:
     """A jump forward or back is told at the next look; drifting is none."""
-    clock = ClockWatch(wall=1000.0, monotonic=0.0)
+    clock = ClockMonitor(wall=1000.0, monotonic=0.0)
     assert clock.jumped(wall=1001.1, monotonic=1.0) is None
     assert clock.jumped(wall=4602.1, monotonic=2.0) == pytest.approx(3600.0)
     assert clock.jumped(wall=4603.1, monotonic=3.0) is None
@@ -85,14 +90,14 @@ def test_a_clock_that_is_set_is_seen_once() -> None:
 )
 def test_when_pulls_are_failing(outcomes: dict[str, int], *, is_failing: bool) -> None:
     """Half of all answers cut or errors is failing; misses are not, since the runtime goes upstream."""
-    pulls = Pulls()
+    pulls = PullFailures()
     assert pulls.failing({}, 0.0) is None
     assert (pulls.failing(outcomes, 1.0) is not None) == is_failing
 
 
 def test_failing_pulls_are_forgotten() -> None:
     """When the window has passed, what was counted before it says nothing."""
-    pulls = Pulls()
+    pulls = PullFailures()
     pulls.failing({}, 0.0)
     assert pulls.failing({"cut": 9}, 1.0) == "9 of 9 answers in 30 s were cut short or errors"
     assert pulls.failing({"cut": 9}, 1.0 + WINDOW) is None
@@ -110,13 +115,13 @@ def test_failing_pulls_are_forgotten() -> None:
 )
 def test_what_a_failed_write_means(number: int, expected: str) -> None:
     """No space and no quota is full; everything else is not writable."""
-    assert judge(OSError(number, "why"), Path("/d")).condition.name == expected
+    assert fault_of(OSError(number, "why"), Path("/d")).condition.name == expected
 
 
 def test_a_healthy_or_absent_folder_is_no_fault(tmp_path: Path) -> None:
     """A folder that can be written is fine, and one that is not there is not judged."""
-    assert look(tmp_path / "absent", is_written=True) is None
-    fault = look(tmp_path, is_written=True)
+    assert check_disk(tmp_path / "absent", is_written=True) is None
+    fault = check_disk(tmp_path, is_written=True)
     assert fault is None or fault.condition.name == "disk-full"  # of the machine that this runs on
 
 
@@ -154,7 +159,7 @@ def test_what_a_file_system_says_of_itself(
 ) -> None:
     """It is full below 64 MiB and 1 %; being read-only matters only where this node writes."""
     monkeypatch.setattr(os, "statvfs", lambda _: figures)
-    fault = look(Path("/d"), is_written=is_written)
+    fault = check_disk(Path("/d"), is_written=is_written)
     assert (fault.condition.name if fault else None) == expected
 
 
@@ -166,9 +171,9 @@ class Seen:
         self.away: float | None = None
         self.unhealthy: dict[str, str] = {}
         self.twins: dict[str, str] = {}
-        self.census = Census()
-        self.watch = Watch(
-            senses=Senses(
+        self.peers = PeerTracker()
+        self.observer = Observer(
+            signals=NodeSignals(
                 connected=tuple,
                 goodbyes=tuple,
                 expects_peers=lambda: True,
@@ -179,7 +184,7 @@ class Seen:
                 twins=lambda: self.twins,
             ),
             isolation=Isolation(warn=60, critical=300, now=0.0),
-            census=self.census,
+            peers=self.peers,
             wall=1000.0,
             now=0.0,
         )
@@ -189,7 +194,7 @@ class Seen:
     ) -> list[Observation]:
         return [
             one
-            for one in self.watch.look(
+            for one in self.observer.observe(
                 now=now,
                 wall=1000.0 + now,
                 hung_since=hung_since,
@@ -259,8 +264,8 @@ def test_what_has_no_beginning_counts_from_when_it_was_first_seen() -> None:
 def test_peers_with_alerts_of_their_own_are_few() -> None:
     """Hundreds of lost or judged peers are a bounded number of observations."""
     seen = Seen()
-    seen.census.take(connected=[str(number) for number in range(500)], goodbyes=(), now=0.0)
-    seen.census.take(connected=(), goodbyes=(), now=1.0)
+    seen.peers.update(connected=[str(number) for number in range(500)], goodbyes=(), now=0.0)
+    seen.peers.update(connected=(), goodbyes=(), now=1.0)
     seen.unhealthy = {str(number): "" for number in range(500)}
     names = [name for name, _, _ in named(seen.look(1.0))]
     assert (names.count("peer-lost"), names.count("peer-unhealthy")) == (MAX_LOST, MAX_SUBJECTS)

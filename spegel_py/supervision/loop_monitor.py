@@ -1,4 +1,4 @@
-"""Watches from a thread of its own how long the event loop takes to come round: it cannot see itself stand still."""
+"""Measures the lag of the event loop from a thread: a loop that stands still cannot see it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ log = structlog.get_logger(__name__)
 
 BEAT = 0.5
 """Seconds between two rounds that are timed: a quarter of a stall."""
+
 STALL = 2.0
-"""Seconds that one round takes when the loop counts as stalled: transfers wait that long, too."""
+"""Seconds that one round takes if the loop counts as stalled. Transfers wait that long too."""
+
 FRAMES = 4
-"""Innermost frames of the loop's thread that are logged of a stall."""
+"""Innermost frames of the loop's thread that are logged for a stall."""
 
 
-class LoopWatch:
-    """The lag of the running loop. Use it as a context manager, on that loop; `lagged` hears every round's lag."""
+class LoopMonitor:
+    """The lag of the running event loop; a context manager, entered on that loop.
+
+    `on_lag` is called with the lag of every round, in seconds.
+    """
 
     def __init__(
-        self, *, lagged: Callable[[float], None] = lambda seconds: None, stall: float = STALL
+        self, *, on_lag: Callable[[float], None] = lambda seconds: None, stall: float = STALL
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        self._lagged = lagged
+        self._on_lag = on_lag
         self._stall = stall
         self._asked: float | None = None
         self._last = 0.0
@@ -40,7 +45,7 @@ class LoopWatch:
         self._end = threading.Event()
 
     def __repr__(self) -> str:
-        return f"<LoopWatch lag={self.lag():.3f}>"
+        return f"<LoopMonitor lag={self.lag():.3f}>"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._run, name="loop-watch", daemon=True).start()
@@ -55,26 +60,26 @@ class LoopWatch:
         self._end.set()
 
     def lag(self) -> float:
-        """Return the seconds that the last round took, or the present one if it takes longer."""
+        """Return the seconds of the last round, or of the current one if it takes longer."""
         asked = self._asked
         return self._last if asked is None else max(self._last, time.monotonic() - asked)
 
-    def take_stall(self) -> float | None:
-        """Return when the last stall began, once it has been seen and not been taken yet (monotonic)."""
+    def pop_stall(self) -> float | None:
+        """Return when the last stall began (monotonic), once for each stall; else None."""
         since, self._stalled_since = self._stalled_since, None
         return since
 
     def _run(self) -> None:
-        said = False
+        is_logged = False
         while not self._end.wait(BEAT):
             asked = self._asked
             if asked is None:
-                said = False
+                is_logged = False
                 self._asked = time.monotonic()
                 with suppress(RuntimeError):  # the loop has ended
                     self._loop.call_soon_threadsafe(self._beat)
-            elif not said and time.monotonic() - asked >= self._stall:
-                said = True
+            elif not is_logged and time.monotonic() - asked >= self._stall:
+                is_logged = True
                 log.error(
                     "event loop stalled",
                     seconds=round(time.monotonic() - asked, 1),
@@ -86,7 +91,7 @@ class LoopWatch:
         if asked is None:
             return
         self._last = time.monotonic() - asked
-        self._lagged(self._last)
+        self._on_lag(self._last)
         if self._last >= self._stall:
             self._stalled_since = asked
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from spegel_py.supervision.loop import LoopWatch
+from spegel_py.supervision.loop_monitor import LoopMonitor
 from tests.processes import until
 
 
@@ -15,15 +15,15 @@ async def test_a_stall_is_seen_once_and_dated() -> None:
     async def has_lagged() -> bool:
         return bool(lags)
 
-    with LoopWatch(lagged=lags.append, stall=0.4) as watch:
+    with LoopMonitor(on_lag=lags.append, stall=0.4) as watch:
         await until(has_lagged)
-        assert watch.take_stall() is None
+        assert watch.pop_stall() is None
         began = time.monotonic()
         time.sleep(1.0)  # this is the fault
         lags.clear()
         await until(has_lagged)
-        since = watch.take_stall()
+        since = watch.pop_stall()
         assert since is not None
         assert began <= since < began + 1.0
         assert max(lags) >= 0.4
-        assert watch.take_stall() is None
+        assert watch.pop_stall() is None

@@ -1,4 +1,4 @@
-"""What supervision counts: open alerts, how soon they came and went, what was done, isolation, the event loop's lag."""
+"""The metrics of supervision: alerts, repairs, isolation, the lag of the event loop."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from spegel_py.supervision.alerts import Alert
-from spegel_py.supervision.audit import Action
 from spegel_py.supervision.conditions import Tier
+from spegel_py.supervision.repairs import RepairRecord
 
 _DETECTION = (0.5, 1, 2, 5, 10, 30, 60, 300)
 _RECOVERY = (1, 5, 10, 30, 60, 300, 1800)
 _LAG = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
 
 
-class Meters:
-    """The meters of supervision, in the node's registry."""
+class SupervisionMetrics:
+    """The metrics of supervision, in the registry of the node."""
 
     def __init__(self, *, registry: CollectorRegistry) -> None:
         self._open = Gauge("spegel_alerts_open", "Alerts open now.", ["tier"], registry=registry)
@@ -36,7 +36,7 @@ class Meters:
         )
         self._actions = Counter(
             "spegel_repairs",
-            "Automatic actions, by what was done and how it ended.",
+            "Automatic actions, by action and outcome.",
             ["action", "outcome"],
             registry=registry,
         )
@@ -57,7 +57,7 @@ class Meters:
         )
         self._lag = Histogram(
             "spegel_event_loop_lag_seconds",
-            "Time that the event loop took to come round, looked at twice a second.",
+            "Time of one round of the event loop, measured twice a second.",
             buckets=_LAG,
             registry=registry,
         )
@@ -65,7 +65,7 @@ class Meters:
             self._open.labels(tier.label).set(0)
 
     def open(self, alerts: Iterable[Alert]) -> None:
-        """Show which alerts are open."""
+        """Show the open alerts."""
         tiers = [alert.tier for alert in alerts]
         for tier in Tier:
             self._open.labels(tier.label).set(tiers.count(tier))
@@ -75,16 +75,16 @@ class Meters:
         self._detection.labels(alert.tier.label).observe(alert.detection)
 
     def closed(self, alert: Alert) -> None:
-        """Count an alert that is over."""
+        """Count an alert that was closed."""
         if alert.recovery is not None:
             self._recovery.labels(alert.tier.label).observe(alert.recovery)
 
-    def acted(self, action: Action) -> None:
+    def repaired(self, record: RepairRecord) -> None:
         """Count an automatic action."""
-        self._actions.labels(action.action, action.outcome).inc()
+        self._actions.labels(record.action, record.outcome).inc()
 
     def peers(self, *, is_cut_off: bool, seconds: float, known: int) -> None:
-        """Show how the node stands with its peers."""
+        """Show the isolation of the node; `seconds` is the time without a peer."""
         self._isolated.set(is_cut_off)
         self._without_peer.set(seconds)
         self._known.set(known)
