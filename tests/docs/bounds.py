@@ -1,4 +1,4 @@
-"""The page of all bounds, made from the program's own constants: `python -m tests.docs.bounds` writes it."""
+"""Write the page of all bounds, from the program's constants: `python -m tests.docs.bounds`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _VALUES = PAGE.parents[2] / "deploy" / "helm" / "spegel-py" / "values.yaml"
 IDLE = 135
 """MB of an idle node with four peers, as `make chaos` measures it."""
 CONNECTION = 20_000
-"""Bytes of an HTTP connection, its refused head included (measured: 300 heads, tests/unit/registry/test_heads.py)."""
+"""Bytes of an HTTP connection, its refused head included.
+
+Measured with 300 heads in tests/unit/registry/test_heads.py.
+"""
 RECORD = 110
 """Bytes of one record of a peer's key (measured: 100,000 records, 11 MB)."""
 _HEAD = """\
@@ -128,7 +131,7 @@ def _bounds() -> Iterator[Bound]:
 
 
 def memory() -> list[tuple[str, float]]:
-    """Return what takes memory, each with the MB that one address of an attacker can add at most."""
+    """Return the users of memory, each with the MB that one attacking address can add at most."""
     registry, metrics = room.Room(), room.Room.of(room.METRICS)
     return [
         ("an idle node", IDLE),
@@ -159,9 +162,11 @@ def render() -> str:
         f"{_HEAD}{rows}\n## Sum\n\n"
         "One address can make a node hold this much, with everything at its bound at once:\n\n"
         f"| | MB |\n|---|---|\n{shares}| **together** | **{total:.0f}** |\n\n"
-        f"The chart's limit is {limit():.0f} MB. Several addresses can do more: all records together\n"
-        f"take {all_records / 1e6:.0f} MB, all connections {all_connections / 1e6:.0f} MB. "
-        "[`make chaos`](../benchmarks/chaos.md#a-rogue-peer)\nhas a rogue peer that tries every bound.\n"
+        f"The chart's limit is {limit():.0f} MB. Several addresses can do more: all records\n"
+        f"together take {all_records / 1e6:.0f} MB, all connections "
+        f"{all_connections / 1e6:.0f} MB. "
+        "[`make chaos`](../benchmarks/chaos.md#a-rogue-peer)\n"
+        "has a rogue peer that tries every bound.\n"
     )
 
 

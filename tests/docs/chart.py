@@ -73,9 +73,8 @@ def _lines(
         if not math.isfinite(value):
             is_drawn = False
             continue
-        steps.append(
-            f"{'L' if is_drawn else 'M'}{left + at * per_second:.1f} {upper + _HEIGHT - value * per_unit:.1f}"
-        )
+        x, y = left + at * per_second, upper + _HEIGHT - value * per_unit
+        steps.append(f"{'L' if is_drawn else 'M'}{x:.1f} {y:.1f}")
         is_drawn = True
     return "".join(steps)
 

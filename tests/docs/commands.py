@@ -1,4 +1,4 @@
-"""Write the page of all commands, from the program's own parsers: `python -m tests.docs.commands`."""
+"""Write the page of all commands, from the program's parsers: `python -m tests.docs.commands`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of all settings, made from the program's own table: `python -m tests.docs.configuration` writes it."""
+"""Write the page of all settings, from their table: `python -m tests.docs.configuration`."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _HEAD = """\
 <!-- Made by `make docs` from the program's own table of settings: change the help text there. -->
 
 Every setting of `spegel-py registry` is a flag, an environment variable (the flag in upper snake
-case) and a key of the YAML file that `--config` names (the flag in snake case). A flag wins over the
-environment, the environment over the file, the file over the default. An unknown or malformed value
-stops the start with one line that names it, and exit status 2.
+case) and a key of the YAML file that `--config` names (the flag in snake case). A flag wins over
+the environment, the environment over the file, the file over the default. An unknown or malformed
+value stops the start with one line that names it, and exit status 2.
 
-- **A file may be nested**: `health: {interval: 10s, passive: {fails: 3}}` sets `health_interval` and
-  `health_passive_fails`.
+- **A file may be nested**: `health: {interval: 10s, passive: {fails: 3}}` sets `health_interval`
+  and `health_passive_fails`.
 - **Durations** are written as Go does: `20ms`, `5s`, `1m30s`.
-- **Several values** are separate arguments of a flag, a list in a file, and separated by commas in a
-  variable, as with Spegel. A value with a comma, such as `"^docker\\.io/a{1,3}/"`, stands in double
-  quotes there.
-- **The last column** is the key of the [chart's values](../guides/kubernetes.md#values), if there is
-  one.
-- **The password** of the registry is no setting. It is read from the files `username` and `password`
-  under `/etc/secrets/basic-auth`, if they exist.
-- **Tracing** (`--tracing-endpoint`) sends a span for each request and for each peer that is asked. It
-  needs `pip install 'spegel-py[tracing]'`; the image has it. OpenTelemetry's own variables configure
-  the rest: `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` set the sampling (all, or as the
-  caller's `traceparent` decides), `OTEL_RESOURCE_ATTRIBUTES` adds attributes of the node, and
-  `OTEL_EXPORTER_OTLP_HEADERS` has the headers for the collector.
+- **Several values** are separate arguments of a flag, a list in a file, and separated by commas
+  in a variable, as with Spegel. A value with a comma, such as `"^docker\\.io/a{1,3}/"`, stands in
+  double quotes there.
+- **The last column** is the key of the [chart's values](../guides/kubernetes.md#values), if there
+  is one.
+- **The password** of the registry is no setting. It is read from the files `username` and
+  `password` under `/etc/secrets/basic-auth`, if they exist.
+- **Tracing** (`--tracing-endpoint`) sends a span for each request and for each peer that is
+  asked. It needs `pip install 'spegel-py[tracing]'`; the image has it. OpenTelemetry's own
+  variables configure the rest: `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` set the
+  sampling (all, or as the caller's `traceparent` decides), `OTEL_RESOURCE_ATTRIBUTES` adds
+  attributes of the node, and `OTEL_EXPORTER_OTLP_HEADERS` has the headers for the collector.
 
 | flag | variable | key | default | chart |
 |---|---|---|---|---|

@@ -25,8 +25,9 @@ value of `event`. The [troubleshooting guide](../guides/troubleshooting.md) star
 
 Each request of a client of this node is one line at INFO, `pull decided`. Its fields are the
 record that `spegel-py why` shows. The parts of a pull are further lines at DEBUG.
-The events of a relay also have `digest`, `name`, `kind` and `method`. An ellipsis stands for fields that depend on the case. A line of the level `exception` is an error
-with a traceback in the field `exception`.
+The events of a relay also have `digest`, `name`, `kind` and `method`. An ellipsis stands for fields
+that depend on the case. A line of the level `exception` is an error with a traceback in the field
+`exception`.
 
 | event | level | fields |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Write the page of all metrics, from the program's own collectors: `python -m tests.docs.metrics`."""
+"""Write the page of all metrics, from the program's collectors: `python -m tests.docs.metrics`."""
 
 from __future__ import annotations
 

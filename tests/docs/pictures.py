@@ -1,7 +1,8 @@
-"""The dashboard's panels, drawn from a real run: `python -m tests.docs.pictures` writes docs/pictures/dashboard.svg.
+"""Draw the dashboard's panels from a real run: `python -m tests.docs.pictures`.
 
-Four nodes on this machine are scraped by a real Prometheus while clients pull through them, a node is killed and comes
-back; then the panels' own queries are put to it. Prometheus is `PROMETHEUS_BIN`, or found in the path (Debian has it).
+The picture is docs/pictures/dashboard.svg. A real Prometheus scrapes four nodes on this machine
+while clients pull through them, and a node is killed and restarted. Then Prometheus answers the
+panels' own queries. It is `PROMETHEUS_BIN`, or found in the path (Debian has it).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SECONDS = 75.0
 """How long clients pull."""
 
 DIES, RETURNS = 30.0, 50.0
-"""Seconds from the beginning: when a node that has everything is killed, and when it starts again."""
+"""Seconds from the beginning at which a node with all images is killed, and starts again."""
 
 STEP = 1
 """Seconds between two scrapes, and between two points."""
@@ -75,7 +76,7 @@ async def main() -> int:
     program = os.environ.get("PROMETHEUS_BIN") or shutil.which("prometheus")
     if program is None:
         print(
-            "there is no Prometheus: install it (Debian: prometheus), or name it with PROMETHEUS_BIN",
+            "there is no Prometheus: install it, or name it with PROMETHEUS_BIN",
             file=sys.stderr,
         )
         return 2
@@ -96,7 +97,10 @@ async def main() -> int:
                 began = time.time()
                 await _pull(nodes, images, session)
                 panels = [await _ask(panel, url, began, session) for panel in _panels()]
-    what = f"4 nodes on one machine, one hangs and dies after {DIES:.0f} s, and is back after {RETURNS:.0f} s"
+    what = (
+        f"4 nodes on one machine, one hangs and dies after {DIES:.0f} s, "
+        f"and is back after {RETURNS:.0f} s"
+    )
     title = f"The dashboard's panels, spegel-py {__version__}: {what}"
     PICTURE.write_text(svg(title, panels, SECONDS))
     print(f"{PICTURE}: {len(panels)} panels, {sum(len(panel.series) for panel in panels)} lines")
@@ -137,7 +141,7 @@ async def _prometheus(
 async def _pull(
     nodes: Sequence[DemoNode], images: Sequence[Image], session: aiohttp.ClientSession
 ) -> None:
-    """Have clients of the two nodes that hold nothing pull; one of the two that hold everything dies and comes back."""
+    """Pull as clients of the two empty nodes; one of the two full nodes dies and comes back."""
     began = time.monotonic()
 
     async def client(node: DemoNode, rng: random.Random) -> None:
@@ -186,8 +190,10 @@ def _panels() -> list[Mapping[str, Any]]:
 async def _ask(
     panel: Mapping[str, Any], url: str, began: float, session: aiohttp.ClientSession
 ) -> Panel:
-    """Put a panel's queries to Prometheus, for the time in which clients pulled; lines that are 0 all the time are left
-    out."""
+    """Put a panel's queries to Prometheus, for the time in which clients pulled.
+
+    Lines that are always 0 are left out.
+    """
     series = []
     for target in panel["targets"]:
         query = target["expr"]

@@ -5,9 +5,9 @@ Two ratios, in per cent of all sentences, count the faults that make prose hard 
 - unnamed: "what", "who" or "whoever" stands in place of a noun, so the subject has no name;
 - chained: "those that", "the one of it" and the like refer to a subject named elsewhere.
 
-STYLE.md has the rules. The exit status is 1 if a ratio is above its limit, or if a line of a page's
-prose is longer than 100 columns. The patterns are heuristics: a sentence that they miss may still be
-hard to read, and `--worst` shows the sentences that count.
+STYLE.md has the rules. The exit status is 1 if a ratio is above its limit, or if a line of a
+page's prose is longer than 100 columns. The patterns are heuristics: a sentence that they miss may
+still be hard to read, and `--worst` shows the sentences that count.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def page(path: Path) -> Iterator[Sentence]:
 
 
 def long_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a page's prose that are too long. A line of one word may be: it is a link."""
+    """Yield the lines of a page's prose that are too long. A single long link may stay."""
     for line in prose(path.read_text()).splitlines():
         if len(line) > COLUMNS and len(line.split()) > 2:
             yield f"{_name(path)}: {len(line)} columns: {line[:60]}…"

@@ -12,7 +12,7 @@ from tests.docs.chart import Panel, Series, shown, svg
 
 
 def test_a_line_is_drawn_over_time_and_has_gaps() -> None:
-    """The highest value touches the top; what is no number is left out, and the line goes on after it."""
+    """The highest value touches the top. A value that is no number interrupts the line."""
     points = [(0.0, 0.0), (5.0, 10.0), (6.0, math.nan), (10.0, 5.0)]
     drawn = svg("run", [Panel("Pulls", "reqps", [Series("peer", points)])], 10.0)
     ElementTree.fromstring(drawn)

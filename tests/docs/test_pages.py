@@ -1,4 +1,4 @@
-"""The pages for operators: made ones are up to date, links lead somewhere, and what they name is there."""
+"""The pages: generated ones are up to date, and links, commands and names exist."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_page_of_settings_is_up_to_date() -> None:
 
 
 def test_the_page_of_bounds_is_up_to_date() -> None:
-    """`make docs` was run after a bound was changed, and all of them fit into the chart's memory limit."""
+    """`make docs` was run after a bound was changed. All bounds fit into the chart's limit."""
     assert bounds.PAGE.read_text() == bounds.render()
     assert sum(megabytes for _, megabytes in bounds.memory()) < bounds.limit()
 

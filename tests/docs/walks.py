@@ -1,8 +1,9 @@
 """Read the walks of ARCHITECTURE.md, and look their hops up in the code.
 
 A walk is a nested list. An item is a hop, `module:function`, and each hop below it is called by it.
-A hop without a hop above it runs in another task, or on another node. The hop before such a hop says
-how it gets there: `over` a protocol, as a value that it `hands over`, or with an event that it `sets`.
+A hop without a hop above it runs in another task, or on another node. The hop before such a hop
+says how it gets there: `over` a protocol, with a value that it `hands over`, or by state that it
+`sets`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "ARCHITECTURE.md"
 
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.AnnAssign
 
 _WALK = re.compile(r"^### (.+?)\n(.*?)(?=^##)", re.MULTILINE | re.DOTALL)
 _ITEM = re.compile(r"^( *)- `([\w.]+):([\w.]+)`(.*?)(?=^ *- |\Z|^\n)", re.MULTILINE | re.DOTALL)
@@ -70,28 +71,37 @@ def _hops(body: str) -> Iterator[Hop]:
 
 
 def definition(hop: Hop) -> Definition | None:
-    """Return the function, method or class of a hop; None if there is none."""
+    """Return the function, method, class or callable field of a hop; None if there is none."""
     found: ast.AST | None = tree(hop.module)
     for part in hop.name.split("."):
         body = getattr(found, "body", ())
-        found = next((each for each in body if _is_definition(each, part)), None)
+        found = next((each for each in body if _defines(each, part)), None)
     return found if isinstance(found, Definition) else None
 
 
-def is_reached(hop: Hop, before: Hop) -> bool:
+def is_reached(hop: Hop, before: Hop, below: list[Hop]) -> bool:
     """Return True if a hop is called by its caller, or reached by the link of the hop before.
 
+    `below` are the hops that follow until the next hop at the margin.
+
     Case 1: the caller is a port's method; the hop has the same name in an implementation.
-    Case 2: the caller calls or references the hop by its name.
-    Case 3: the hop handles the messages of a protocol that the hop before sends.
-    Case 4: both know the type of the value that is handed over.
-    Case 5: both use the event that is set.
+    Case 2: the caller is a callable field; a call of the package fills the field with the hop.
+    Case 3: the caller calls or references the hop by its name.
+    Case 4: the hop handles the messages of a protocol that the hop before sends.
+    Case 5: the hop's class knows the type of the value that is handed over.
+    Case 6: the hop, or a hop below it, reads the state or awaits the event that is set.
     """
     if hop.caller is not None:
+        caller = definition(hop.caller)
         if _is_port(hop.caller):
             return hop.attribute == hop.caller.attribute and not _is_port(hop)
-        caller = definition(hop.caller)
-        return caller is not None and _mentions(caller, hop.attribute)
+        if isinstance(caller, ast.AnnAssign):
+            return any(
+                keyword.arg == hop.caller.attribute and _mentions(keyword.value, hop.attribute)
+                for call in _calls()
+                for keyword in call.keywords
+            )
+        return _mentions(caller, hop.attribute)
     if before.link is None:
         return False
     kind, name = before.link
@@ -101,9 +111,11 @@ def is_reached(hop: Hop, before: Hop) -> bool:
             and any(_mentions(each, hop.attribute) for each in call.args)
             for call in _calls()
         )
-    sender = definition(before)
-    receiver = definition(hop) if kind == "sets" else _around(hop)
-    return sender is not None and _mentions(sender, name) and _mentions(receiver, name)
+    if not _mentions(definition(before), name):
+        return False
+    if kind == "hands over":
+        return _mentions(_around(hop), name)
+    return any(_mentions(definition(each), name) for each in (hop, *below))
 
 
 @cache
@@ -125,8 +137,13 @@ def _calls() -> list[ast.Call]:
     ]
 
 
-def _is_definition(node: ast.AST, name: str) -> bool:
-    return isinstance(node, Definition) and node.name == name
+def _defines(node: ast.AST, name: str) -> bool:
+    match node:
+        case ast.AnnAssign(target=ast.Name(id=found)):
+            return found == name
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return node.name == name
+    return False
 
 
 def _around(hop: Hop) -> ast.AST:
