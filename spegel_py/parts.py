@@ -131,7 +131,7 @@ def make_supervisor(
             containerd_away=containerd.away if containerd else lambda: None,
             pulls=lambda: metrics.pulls.outcomes,
             unhealthy=lambda: health.reasons(time.monotonic()),
-            predicted=health.predictions.open,
+            predicted=health.predicted,
             twins=router.twins,
             folders=[folder for folder in folders if folder is not None],
         ),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from spegel_py.errors import ContentNotFound, RoutingError, StoreUnavailable
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.outcomes import LocalState

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import psutil
 
 from spegel_py import __version__
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.routing.base import Member
 
 _STARTED = time.monotonic()

@@ -1,1 +1,1 @@
-"""Which peers to trust now: checks, failed requests, heartbeats and trends become one factor. Decisions are pure."""
+"""Which peers to trust now: checks, failed requests, silence and trends give one factor."""

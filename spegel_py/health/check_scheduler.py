@@ -1,29 +1,31 @@
-"""Which peers are checked, and when: those that matter, at most so many for each interval, not in waves. Pure."""
+"""Which peers are checked, and when: peers in use first, at most BUDGET in an interval. Pure."""
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from random import Random
 
 from spegel_py.routing.base import Peer
-from spegel_py.tools.bounded import BoundedDict
 
 BUDGET = 32
-"""Peers checked in each interval at most, whatever the cluster's size: with 10 s that is 3 small requests a second."""
+"""Peers checked in an interval at most, in a cluster of any size: with 10 s that is 3 small
+requests a second."""
 
 OTHERS = 8
-"""Of those, kept for peers that nobody asks for anything now: in a cluster of 1,000 each is seen by somebody's check
-every second, and by each node's within 20 minutes."""
+"""Checks of the BUDGET kept for peers that get no requests now. In a cluster of 1,000 some node
+then checks each peer every second, and each node checks every peer within 20 minutes."""
 
 INTEREST = 300.0
-"""Seconds for which a peer matters that was offered or asked."""
+"""Seconds for which a peer counts as in use after it was a candidate of a request."""
 
 REMEMBERED = 1024
-"""Peers of interest remembered: those of last."""
+"""Peers in use that are remembered: the latest ones."""
 
 JITTER = 0.1
-"""Each check comes up to so much of the interval sooner or later, so that nodes do not fall into step."""
+"""Share of the interval by which each check comes sooner or later, so that nodes do not fall into
+step."""
 
 
 class CheckScheduler:
@@ -34,8 +36,8 @@ class CheckScheduler:
         self._random = random
         self._budget = budget
         self._members: dict[str, Peer] = {}
-        self._interest: BoundedDict[str, tuple[Peer, float]] = BoundedDict(limit=REMEMBERED)
-        self._watched: dict[str, Peer] = {}
+        self._in_use: OrderedDict[str, tuple[Peer, float]] = OrderedDict()
+        self._prioritised: dict[str, Peer] = {}
         self._checked: dict[str, float] = {}
         self._next: dict[str, float] = {}
         self._urgent: dict[str, tuple[Peer, float]] = {}
@@ -43,52 +45,59 @@ class CheckScheduler:
         self._wake: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
-        return f"<Agenda {len(self._next)} planned, {len(self._urgent)} urgent, of {len(self._members)} members>"
+        return (
+            f"<CheckScheduler {len(self._next)} planned, {len(self._urgent)} urgent, "
+            f"of {len(self._members)} members>"
+        )
 
-    def listen(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called whenever the next check may be due sooner than `next_at` said."""
+    def set_wake(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever a check may be due sooner than `next_at` returned."""
         self._wake = wake
 
-    def matters(self, peer: Peer, now: float) -> None:
-        """Note that the peer was offered for a request, or asked."""
-        self._interest[peer.id] = (peer, now)
+    def record_use(self, peer: Peer, now: float) -> None:
+        """Record that the peer was a candidate of a request."""
+        self._in_use[peer.id] = (peer, now)
+        self._in_use.move_to_end(peer.id)
+        if len(self._in_use) > REMEMBERED:
+            self._in_use.popitem(last=False)
 
-    def members(self, peers: Iterable[Peer], now: float) -> None:
-        """Set who is connected; a peer that comes is planned with the others of the next interval."""
+    def set_members(self, peers: Iterable[Peer], now: float) -> None:
+        """Set the connected peers; while there is budget left, new ones are planned at once."""
         self._members = {peer.id: peer for peer in peers}
         if len(self._next) < min(self._budget, len(self._members)):
             self._plan_at = min(self._plan_at, now)
 
-    def hurry(self, peer: Peer, now: float, *, after: float = 0.0) -> None:
-        """Check the peer soon, whoever it is, `after` so many seconds."""
+    def check_soon(self, peer: Peer, now: float, *, after: float = 0.0) -> None:
+        """Plan a check of any peer in `after` seconds, outside the budget of the interval."""
         at = now + after
         self._urgent[peer.id] = (peer, min(at, self._urgent.get(peer.id, (peer, math.inf))[1]))
         self._wake()
 
-    def proved(self, peer: Peer, now: float) -> None:
-        """Put the peer's next check off, unless it is watched: it has just answered a request, which shows more."""
-        if peer.id in self._next and peer.id not in self._watched:
+    def record_answer(self, peer: Peer, now: float) -> None:
+        """Put off the check of a peer that just answered a request, unless it has priority."""
+        if peer.id in self._next and peer.id not in self._prioritised:
             self._checked[peer.id] = now
             self._next[peer.id] = self._in_an_interval(now)
 
-    def watch(self, peer: Peer, *, on: bool) -> None:
-        """Check this peer in each interval, before any other, or not any more: it does not answer."""
+    def prioritise(self, peer: Peer, *, on: bool) -> None:
+        """Start or stop checking a peer in every interval, before any other."""
         if on:
-            self._watched[peer.id] = peer
+            self._prioritised[peer.id] = peer
         else:
-            self._watched.pop(peer.id, None)
+            self._prioritised.pop(peer.id, None)
 
     def forget(self, peer_id: str) -> None:
-        """Leave out a peer that is gone."""
+        """Remove a peer that is gone."""
         self._members.pop(peer_id, None)
-        self._interest.pop(peer_id, None)
-        self._watched.pop(peer_id, None)
+        self._in_use.pop(peer_id, None)
+        self._prioritised.pop(peer_id, None)
         self._checked.pop(peer_id, None)
         self._next.pop(peer_id, None)
         self._urgent.pop(peer_id, None)
 
     def due(self, now: float, room: int, busy: Collection[str] = ()) -> list[Peer]:
-        """Return up to `room` peers to check now; what finds no room, or is `busy`, stays due."""
+        """Return up to `room` peers to check now; a peer beyond that, or a `busy` one, stays
+        due."""
         if now >= self._plan_at:
             self._plan(now)
             self._plan_at = now + self._interval
@@ -113,26 +122,31 @@ class CheckScheduler:
 
     def _known(self) -> dict[str, Peer]:
         return (
-            {name: peer for name, (peer, _) in self._interest.items()}
-            | self._watched
+            {name: peer for name, (peer, _) in self._in_use.items()}
+            | self._prioritised
             | self._members
         )
 
     def _plan(self, now: float) -> None:
-        """Choose who is checked in the interval that begins; newcomers at a random time in it."""
-        for name in [name for name, (_, at) in self._interest.items() if now - at > INTEREST]:
-            del self._interest[name]
+        """Choose the peers to check in the interval that begins now, within the budget.
+
+        Case 1: peers with priority come first, because they failed a check.
+        Case 2: then the peers in use, the latest first.
+        Case 3: at least OTHERS checks go to the remaining peers, the longest unchecked first.
+
+        A peer that is new in the plan is checked at a random time of the interval.
+        """
+        for name in [name for name, (_, at) in self._in_use.items() if now - at > INTEREST]:
+            del self._in_use[name]
         known = self._known()
-        asked = [
-            *self._watched,
-            *(name for name in reversed(self._interest) if name not in self._watched),
+        wanted = [
+            *self._prioritised,
+            *(name for name in reversed(self._in_use) if name not in self._prioritised),
         ]
-        rest = sorted(known.keys() - set(asked))
-        self._random.shuffle(
-            rest
-        )  # who was never checked yet: not the same ones first on every node
+        rest = sorted(known.keys() - set(wanted))
+        self._random.shuffle(rest)  # so that nodes begin with different peers
         rest.sort(key=lambda name: self._checked.get(name, -math.inf))
-        chosen = asked[: self._budget - min(OTHERS, len(rest))]
+        chosen = wanted[: self._budget - min(OTHERS, len(rest))]
         chosen += rest[: self._budget - len(chosen)]
         self._next = {
             name: self._next.get(name, now + self._interval * self._random.random())

@@ -1,8 +1,9 @@
-"""Whether a peer is getting worse, and when it would fail: trends of what requests and checks cost. Pure.
+"""Whether a peer is getting worse, and when it will fail: trends of request and check costs. Pure.
 
-Every kind of cost (seconds to the first byte, seconds per MiB, the share of errors) has a limit beyond which the peer
-is of no use. Costs are averaged over steps of ten seconds and smoothed on a logarithmic scale (Holt's method), where a
-cost that keeps doubling is a straight line: what it would be later is read off it.
+Each kind of cost (seconds to the first byte, seconds per MiB, the share of errors) has a limit at
+which the peer is useless. Costs are averaged over steps of ten seconds and smoothed on a
+logarithmic scale (Holt's method). A cost that keeps doubling is a straight line on that scale, so
+its future value can be read off.
 """
 
 from __future__ import annotations
@@ -11,55 +12,60 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from spegel_py.health.deviation import mean_and_deviation
+from spegel_py.health.heartbeats import mean_and_deviation
 
 STEP = 10.0
-"""Seconds over which costs are averaged: one active check, or many requests, come in it."""
+"""Seconds over which costs are averaged: one active check, or many requests."""
 
 LEVEL, SLOPE = 0.5, 0.3
-"""Holt's smoothing of level and slope: a change of pace shows after about three steps."""
+"""Holt's smoothing factors of level and slope: a change of pace shows after about three steps."""
 
 BASELINE = 0.05
-"""Share of the newest step in what is usual of this peer: the last three minutes or so."""
+"""Share of the newest step in the peer's usual cost: an average of about three minutes."""
 
 WORSE = math.log(3)
-"""How far above what is usual a cost must be, so that noise is no trend: three times."""
+"""Distance above the usual cost from which a trend counts: three times, so that noise is no
+trend."""
 
 STEPS, RISES, LOOK_BACK = 6, 3, 4
-"""Steps before anything is foretold, and how many of the last ones must have risen: a single jump is no trend."""
+"""Steps before anything is predicted, and how many of the last LOOK_BACK steps must have risen: a
+single jump is no trend."""
 
 RISE = 0.02
-"""A step that is 2 % above the one before has risen."""
+"""Least rise of a step, on the logarithmic scale: 2 % above the step before."""
 
 HORIZON = 60.0
-"""Seconds ahead that are believed; farther ones are guesses."""
+"""Seconds ahead for which a prediction is trusted; a farther one is a guess."""
 
 PAUSE = 60.0
 """Seconds without a sample after which a trend starts over."""
 
 COSTS, ENOUGH = 64, 30
-"""Costs remembered for Dragonfly's rule, and how many make a standard deviation worth something."""
+"""Costs remembered for Dragonfly's rule, and the least number that gives a useful standard
+deviation."""
 
 TIMES_MEAN, DEVIATIONS = 20.0, 3.0
-"""Dragonfly's rule: worse than 20 × the mean, or than the mean + 3 standard deviations once there are ENOUGH."""
+"""Dragonfly's rule: a cost is bad above 20 × the mean, or with ENOUGH costs above the mean + 3
+standard deviations."""
 
 LEAST_DEVIATION = 1 / 3
-"""Of the mean: the deviation of costs that are all alike would make the slightest difference a bad one."""
+"""Least standard deviation, as a share of the mean: with equal costs the slightest difference would
+be bad otherwise."""
 
 BAD_FOR = 30.0
-"""Seconds for which one bad cost is held against a peer, if no better one comes."""
+"""Seconds for which one bad cost lowers a peer's weight, unless a better one comes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedFailure:
-    """A peer will be of no use in `lead` seconds, by what `reason` says."""
+    """A peer will be useless in `lead` seconds, because of `reason`."""
 
     lead: float
     reason: str
 
 
 class CostSeries:
-    """One kind of cost of one peer; what is below `floor` counts as `floor`, what is above `limit` as a failure."""
+    """One kind of cost of one peer: a lower cost counts as `floor`, the peer fails at `limit`."""
 
     def __init__(self, *, floor: float, limit: float) -> None:
         self._floor = floor
@@ -69,7 +75,8 @@ class CostSeries:
         self._restart()
 
     def __repr__(self) -> str:
-        return f"<Series level={math.exp(self._level):.3g} slope={self._slope:+.2f} of {self._steps} steps>"
+        level, slope = math.exp(self._level), self._slope
+        return f"<CostSeries level={level:.3g} slope={slope:+.2f} of {self._steps} steps>"
 
     def _restart(self) -> None:
         self._level = self._slope = self._baseline = self._before = 0.0
@@ -79,7 +86,7 @@ class CostSeries:
         self._sum, self._count = 0.0, 0
 
     def add(self, cost: float, now: float) -> None:
-        """Take in one cost."""
+        """Record one cost."""
         cost = max(cost, self._floor)
         self._bad_until = now + BAD_FOR if self._is_outlier(cost) else -math.inf
         self._costs.append(cost)
@@ -92,12 +99,13 @@ class CostSeries:
         self._count += 1
 
     def is_bad(self, now: float) -> bool:
-        """Say whether the newest cost was far out of what is usual of this peer."""
+        """Return True if the newest cost was far above the usual cost of this peer."""
         return now < self._bad_until
 
     def crossing(self, now: float) -> float | None:
-        """Return in how many seconds the limit will be crossed; None if that is not foreseeable."""
+        """Return the seconds until the cost crosses its limit; None if no crossing is predicted."""
         self._close(now)
+        # Case 1: no trend, since there are too few, too old or falling costs.
         if (
             now - self._newest > PAUSE
             or self._steps < STEPS
@@ -105,8 +113,10 @@ class CostSeries:
             or self._slope <= 0
         ):
             return None
+        # Case 2: a trend within the peer's usual range.
         if self._level < self._baseline + WORSE:
             return None
+        # Case 3: follow the straight line to the limit.
         lead = (self._limit - self._level) / self._slope * STEP - (now - self._began)
         return max(0.0, lead) if lead <= HORIZON else None
 
@@ -119,7 +129,7 @@ class CostSeries:
         return cost > mean + DEVIATIONS * max(deviation, LEAST_DEVIATION * mean)
 
     def _close(self, now: float) -> None:
-        """End the step under way if its time is over."""
+        """End the present step if its time is over."""
         if now - self._began < STEP or not self._count:
             return
         self._learn(math.log(self._sum / self._count))
@@ -135,14 +145,14 @@ class CostSeries:
             self._slope += SLOPE * (self._level - before - self._slope)
             self._baseline += max(BASELINE, 1 / (self._steps + 1)) * (
                 cost - self._baseline
-            )  # first the plain mean
+            )  # the plain mean while there are few steps
             self._rises.append(cost > self._before + RISE)
         self._before = cost
         self._steps += 1
 
 
 class Forecast:
-    """The trends of one peer. Times are monotonic seconds."""
+    """The cost trends of one peer. Times are monotonic seconds."""
 
     def __init__(self, *, check_limit: float, first_byte_limit: float) -> None:
         self._checks = CostSeries(floor=0.02, limit=check_limit)
@@ -154,11 +164,16 @@ class Forecast:
         return f"<Forecast checks={self._checks!r} first bytes={self._first_bytes!r}>"
 
     def checked(self, seconds: float, now: float) -> None:
-        """Take in how long a check took that passed."""
+        """Record the seconds that a passed check took."""
         self._checks.add(seconds, now)
 
     def answered(self, now: float, *, first_byte: float | None, pace: float | None) -> None:
-        """Take in a request that went well: seconds to its first byte, and of waiting per MiB of its body."""
+        """Record a successful request.
+
+        Args:
+            first_byte: seconds to the first byte.
+            pace: seconds of waiting per MiB of the body.
+        """
         self._errors.add(0.0, now)
         if first_byte is not None:
             self._first_bytes.add(first_byte, now)
@@ -166,15 +181,15 @@ class Forecast:
             self._paces.add(pace, now)
 
     def failed(self, now: float) -> None:
-        """Take in a request that failed."""
+        """Record a failed request."""
         self._errors.add(1.0, now)
 
     def is_bad(self, now: float) -> bool:
-        """Say whether something about the peer is far out of what is usual of it (Dragonfly's rule)."""
+        """Return True if a cost is far above the peer's usual one (Dragonfly's rule)."""
         return any(series.is_bad(now) for series in (self._checks, self._first_bytes, self._paces))
 
-    def outlook(self, now: float) -> ExpectedFailure | None:
-        """Return the first failure that is foreseeable."""
+    def expected_failure(self, now: float) -> ExpectedFailure | None:
+        """Return the earliest predicted failure, if any."""
         named = (
             (self._checks, "checks take longer and longer"),
             (self._first_bytes, "the first byte takes longer and longer"),
@@ -186,4 +201,4 @@ class Forecast:
             for series, reason in named
             if (lead := series.crossing(now)) is not None
         ]
-        return min(found, key=lambda outlook: outlook.lead, default=None)
+        return min(found, key=lambda failure: failure.lead, default=None)

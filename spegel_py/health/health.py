@@ -1,6 +1,7 @@
-"""The health of all peers, shared by all pulls: what is told about them goes in, a factor for each comes out. Pure.
+"""The health of all peers, shared by all pulls: events go in, a weight factor comes out. Pure.
 
-Peers go by their id: a new address makes nobody better. One that leaves and comes back starts afresh.
+A peer is known by its id: a new address does not make it healthier. A peer that leaves and comes
+back starts without a history.
 """
 
 from __future__ import annotations
@@ -13,38 +14,29 @@ import structlog
 
 from spegel_py.health import heartbeats
 from spegel_py.health.check_scheduler import CheckScheduler
-from spegel_py.health.events import HealthEvent, HealthState, Kind
-from spegel_py.health.metrics import HealthMetrics
-from spegel_py.health.peer_health import HealthRules, PeerHealth
+from spegel_py.health.peer_health import HealthRules, HealthState, PeerHealth
 from spegel_py.health.predictions import PredictionOutcome, Predictions, ScoredPrediction
 from spegel_py.routing.base import Member, Peer
+from spegel_py.telemetry.health import HealthMetrics
 
 log = structlog.get_logger(__name__)
 
 AGAIN = 0.5
-"""Seconds until a check is made again whose result speaks against what the peer was held for: the second and third
-then come within seconds, not intervals."""
+"""Seconds until a check is repeated whose result contradicts the peer's present state. The second
+and third check then come within seconds, not intervals."""
 
 LIMIT = 4096
-"""Peers remembered: those that were heard from or asked last."""
-
-_KINDS = {
-    HealthState.HEALTHY: Kind.HEALTHY,
-    HealthState.SUSPECTED: Kind.SUSPECTED,
-    HealthState.UNHEALTHY: Kind.UNHEALTHY,
-}
-_ENDS = {
-    PredictionOutcome.TRUE: Kind.FORETOLD,
-    PredictionOutcome.FALSE: Kind.FALSE_ALARM,
-    PredictionOutcome.MISSED: Kind.MISSED,
-}
+"""Peers remembered: the latest ones that were heard from or asked."""
 
 
 class Health:
-    """Says how far each peer is to be trusted. Times are monotonic seconds.
+    """How far each peer is to be trusted. Times are monotonic seconds.
 
-    `on_event` hears every turn once; it must neither block nor raise. `agenda` is what the monitor works off. `left`
-    says of a peer whether it said goodbye and is not back: what is still under way to it says nothing of its health.
+    Args:
+        left: returns True for a peer that said goodbye and is not back. Checks and requests that
+            were still under way to such a peer say nothing about its health.
+
+    `scheduler` decides which peers the monitor checks.
     """
 
     def __init__(
@@ -55,239 +47,228 @@ class Health:
         metrics: HealthMetrics,
         random: Random,
         left: Callable[[str], bool] = lambda peer_id: False,
-        on_event: Callable[[HealthEvent], None] = lambda event: None,
     ) -> None:
         self._rules = rules
         self._metrics = metrics
         self._left = left
-        self._on_event = on_event
-        self._conditions: OrderedDict[str, PeerHealth] = OrderedDict()
+        self._peers: OrderedDict[str, PeerHealth] = OrderedDict()
         self._members: dict[str, Peer] = {}
         self._unhealthy: set[str] = set()
         self._is_deaf = False
         self.predictions = Predictions()
-        self.agenda = CheckScheduler(interval=interval, random=random)
+        self.scheduler = CheckScheduler(interval=interval, random=random)
 
     def __repr__(self) -> str:
-        return f"<Health {self.counts()} {self.agenda!r}>"
+        return f"<Health {self.counts()} {self.scheduler!r}>"
 
-    # What the mirror asks and tells
+    # Called by the mirror
 
     def weigh(self, peer: Peer, now: float) -> float:
-        """Return what the peer's weight is to be multiplied by, 0 to 1, and remember that the peer matters."""
-        self.agenda.matters(peer, now)
-        condition = self._conditions.get(peer.id)
-        return condition.judge(now, is_deaf=self._is_deaf).factor if condition else 1.0
+        """Return the factor for the peer's weight, 0 to 1, and record that the peer is in use."""
+        self.scheduler.record_use(peer, now)
+        health = self._peers.get(peer.id)
+        return health.judge(now, is_deaf=self._is_deaf).factor if health else 1.0
 
     def answered(
         self, peer: Peer, now: float, *, first_byte: float | None = None, pace: float | None = None
     ) -> None:
-        """Take in a request that went well: seconds to the first byte, and of waiting for each MiB of the body."""
-        condition = self._of(peer)
-        condition.answered(now, first_byte=first_byte, pace=pace)
-        self.agenda.proved(peer, now)
-        self._review(condition, now)
+        """Record a successful request.
+
+        Args:
+            first_byte: seconds to the first byte.
+            pace: seconds of waiting per MiB of the body.
+        """
+        health = self._get(peer)
+        health.answered(now, first_byte=first_byte, pace=pace)
+        self.scheduler.record_answer(peer, now)
+        self._review(health, now)
 
     def failed(self, peer: Peer, reason: str, now: float, *, is_body: bool = False) -> None:
-        """Take in a network error of a request, `is_body` of its body; the peer is checked at once."""
-        if self._has_left(peer):
+        """Record a network error of a request, `is_body` of its body. The peer is checked at
+        once."""
+        if self._forget_if_left(peer):
             return
-        condition = self._of(peer)
-        condition.failed(reason, now, is_body=is_body)
-        self.agenda.hurry(peer, now)
-        self._review(condition, now)
+        health = self._get(peer)
+        health.failed(reason, now, is_body=is_body)
+        self.scheduler.check_soon(peer, now)
+        self._review(health, now)
 
     def overtaken(self, peer: Peer, now: float) -> None:
-        """Take in that others were quicker before the peer had answered a request."""
-        if self._has_left(peer):
+        """Record that another peer answered a request first."""
+        if self._forget_if_left(peer):
             return
-        if self._of(peer).overtaken(now):
-            self.agenda.hurry(peer, now)
-
-    # What the monitor tells
-
-    def checked(self, peer: Peer, failure: str | None, seconds: float, now: float) -> None:
-        """Take in a check that took so many seconds; `failure` says why it did not pass."""
-        if self._has_left(peer):
-            return
-        condition = self._conditions.get(peer.id)
-        if condition is not None and condition.is_lost:
-            self._end(condition, failure, now)
-            return
-        condition = self._of(peer)
-        condition.checked(failure, seconds, now)
-        self.agenda.watch(peer, on=failure is not None or not condition.trend.is_healthy)
-        if condition.trend.is_healthy == (failure is not None):
-            self.agenda.hurry(peer, now, after=AGAIN)
-        self._review(condition, now)
-
-    def observe(self, members: Iterable[Member], now: float) -> None:
-        """Take in who is connected and when each was heard from."""
-        present = {member.id: member for member in members}
-        for peer in [peer for name, peer in self._members.items() if name not in present]:
-            self._gone(peer, now)
-        self._members = {
-            name: member.peer for name, member in present.items() if member.peer is not None
-        }
-        self.agenda.members(self._members.values(), now)
-        for name, peer in self._members.items():
-            if (condition := self._conditions.get(name)) is not None and condition.is_lost:
-                self._forget(name)  # it is back before it could be checked
-            member = present[name]
-            if member.heard is not None and member.interval is not None:
-                self._of(peer).heartbeats.heard(now - member.heard, member.interval)
-        self._listen(now)
-        self.review(now)
-
-    def is_pressing(self, peer: Peer, now: float) -> bool:
-        """Say whether the peer's next check is to be quick."""
-        condition = self._conditions.get(peer.id)
-        return condition is not None and condition.is_pressing(now)
-
-    def excuse(self, seconds: float) -> None:
-        """Take in that this node stood still for so long: nobody's silence in it says anything."""
-        for condition in self._conditions.values():
-            condition.heartbeats.excuse(seconds)
-
-    def review(self, now: float) -> None:
-        """Tell of what has turned by time alone."""
-        for condition in list(self._conditions.values()):
-            self._review(condition, now)
-        for outcome in self.predictions.overdue(now):
-            if (known := self._conditions.get(outcome.peer)) is not None:
-                self._tell_outcome(known.peer, outcome)
+        if self._get(peer).overtaken(now):
+            self.scheduler.check_soon(peer, now)
 
     @property
     def unhealthy(self) -> Collection[str]:
-        """The ids of the peers that are to be asked for nothing while there are others."""
+        """The ids of the peers that get no requests while there are others."""
         return self._unhealthy
 
-    # For the metrics, the supervision and the state page
+    # Called by the monitor
+
+    def checked(self, peer: Peer, failure: str | None, seconds: float, now: float) -> None:
+        """Record a check that took `seconds`; `failure` says why it failed, None if it passed."""
+        if self._forget_if_left(peer):
+            return
+        health = self._peers.get(peer.id)
+        if health is not None and health.is_lost:
+            self._close_lost(health, failure, now)
+            return
+        health = self._get(peer)
+        health.checked(failure, seconds, now)
+        is_healthy = health.active.is_healthy
+        self.scheduler.prioritise(peer, on=failure is not None or not is_healthy)
+        if is_healthy == (failure is not None):
+            self.scheduler.check_soon(peer, now, after=AGAIN)
+        self._review(health, now)
+
+    def observe(self, members: Iterable[Member], now: float) -> None:
+        """Record the connected peers, and when each was heard from."""
+        present = {member.id: member for member in members}
+        for peer in [peer for name, peer in self._members.items() if name not in present]:
+            self._disconnected(peer, now)
+        self._members = {
+            name: member.peer for name, member in present.items() if member.peer is not None
+        }
+        self.scheduler.set_members(self._members.values(), now)
+        for name, peer in self._members.items():
+            if (health := self._peers.get(name)) is not None and health.is_lost:
+                self._forget(name)  # it is back before it could be checked
+            member = present[name]
+            if member.heard is not None and member.interval is not None:
+                self._get(peer).heartbeats.heard(now - member.heard, member.interval)
+        self._update_deafness(now)
+        self.review(now)
+
+    def needs_quick_check(self, peer: Peer, now: float) -> bool:
+        """Return True if the peer's next check should have a short timeout."""
+        health = self._peers.get(peer.id)
+        return health is not None and health.needs_quick_check(now)
+
+    def excuse(self, seconds: float) -> None:
+        """Ignore the peers' silence while this node itself stood still for `seconds`."""
+        for health in self._peers.values():
+            health.heartbeats.excuse(seconds)
+
+    def review(self, now: float) -> None:
+        """Record the changes of state that time alone causes, and score overdue predictions."""
+        for health in list(self._peers.values()):
+            self._review(health, now)
+        for score in self.predictions.overdue(now):
+            if (known := self._peers.get(score.peer)) is not None:
+                self._record_score(known.peer, score)
+
+    # Called by the metrics, the supervision and the state page
 
     def reasons(self, now: float) -> dict[str, str]:
-        """Return why each unhealthy peer is, by its id."""
+        """Return for each unhealthy peer's id the reason."""
         return {
-            name: self._conditions[name].judge(now, is_deaf=self._is_deaf).reason
+            name: self._peers[name].judge(now, is_deaf=self._is_deaf).reason
             for name in self._unhealthy
         }
 
+    def predicted(self) -> dict[str, str]:
+        """Return for each peer that is about to fail, by id, why and how soon."""
+        return {name: str(prediction) for name, prediction in self.predictions.open().items()}
+
     def counts(self) -> Counter[str]:
-        """Return how many peers are in which state."""
-        return Counter(condition.state.value for condition in self._conditions.values())
+        """Return the number of peers in each state."""
+        return Counter(health.state.value for health in self._peers.values())
 
     def state(self, peer_id: str) -> HealthState:
-        """Return how a peer is; healthy if nothing is known of it."""
-        condition = self._conditions.get(peer_id)
-        return condition.state if condition is not None else HealthState.HEALTHY
+        """Return the state of a peer; healthy if nothing is known about it."""
+        health = self._peers.get(peer_id)
+        return health.state if health is not None else HealthState.HEALTHY
 
     # Inside
 
-    def _of(self, peer: Peer) -> PeerHealth:
-        condition = self._conditions.get(peer.id)
-        if condition is None:
-            condition = self._conditions[peer.id] = PeerHealth(peer=peer, rules=self._rules)
-        condition.peer = peer
-        self._conditions.move_to_end(peer.id)
-        if len(self._conditions) > LIMIT:
-            self._forget(next(iter(self._conditions)))
-        return condition
+    def _get(self, peer: Peer) -> PeerHealth:
+        health = self._peers.get(peer.id)
+        if health is None:
+            health = self._peers[peer.id] = PeerHealth(peer=peer, rules=self._rules)
+        health.peer = peer
+        self._peers.move_to_end(peer.id)
+        if len(self._peers) > LIMIT:
+            self._forget(next(iter(self._peers)))
+        return health
 
-    def _has_left(self, peer: Peer) -> bool:
-        """Say whether a peer said goodbye, and forget what was known of it then."""
+    def _forget_if_left(self, peer: Peer) -> bool:
+        """Forget a peer that said goodbye. Return True if it did."""
         if not self._left(peer.id):
             return False
         self._forget(peer.id)
         return True
 
-    def _listen(self, now: float) -> None:
-        """Find out whether all are silent at once: then it is this node that hears nothing."""
+    def _forget(self, peer_id: str) -> None:
+        self._peers.pop(peer_id, None)
+        self._unhealthy.discard(peer_id)
+        self.scheduler.forget(peer_id)
+
+    def _update_deafness(self, now: float) -> None:
+        """This node is deaf if all peers are silent at once: then the fault is its own."""
         phis = [
-            self._conditions[name].heartbeats.phi(now)
-            for name in self._members
-            if name in self._conditions
+            self._peers[name].heartbeats.phi(now) for name in self._members if name in self._peers
         ]
         self._is_deaf = len(phis) > 1 and min(phis) >= heartbeats.SUSPECT
 
-    def _review(self, condition: PeerHealth, now: float) -> None:
-        if condition.is_lost:
+    def _review(self, health: PeerHealth, now: float) -> None:
+        """Predict a peer's failure, and record a change of its state."""
+        if health.is_lost:
             return
-        judgement = condition.judge(now, is_deaf=self._is_deaf)
+        judgement = health.judge(now, is_deaf=self._is_deaf)
         if judgement.state is not HealthState.UNHEALTHY:
-            self._predict(condition, now)
-        if judgement.state is condition.state:
+            self._predict(health, now)
+        if judgement.state is health.state:
             return
-        before, condition.state = condition.state, judgement.state
-        (
-            self._unhealthy.add
-            if judgement.state is HealthState.UNHEALTHY
-            else self._unhealthy.discard
-        )(condition.peer.id)
-        self._tell(
-            _KINDS[judgement.state],
-            condition.peer,
-            judgement.reason or f"it is {before.value} no more",
-        )
-        self._metrics.turned(judgement.state)
-        if judgement.state is HealthState.UNHEALTHY:
-            self._fail(condition.peer, judgement.reason, now)
+        before, health.state = health.state, judgement.state
+        reason = judgement.reason or f"it is {before.value} no more"
+        is_unhealthy = judgement.state is HealthState.UNHEALTHY
+        (self._unhealthy.add if is_unhealthy else self._unhealthy.discard)(health.peer.id)
+        write = log.warning if is_unhealthy else log.info
+        write(f"peer {judgement.state.value}", **_named(health.peer), reason=reason)
+        self._metrics.turned(judgement.state.value)
+        if is_unhealthy:
+            self._score_failure(health.peer, judgement.reason, now)
 
-    def _predict(self, condition: PeerHealth, now: float) -> None:
-        outlook = None if self._is_deaf else condition.foreseen(now)
-        peer = condition.peer
-        if outlook and self.predictions.predict(
-            peer.id, reason=outlook.reason, lead=outlook.lead, now=now
+    def _predict(self, health: PeerHealth, now: float) -> None:
+        expected = None if self._is_deaf else health.expected_failure(now)
+        if expected and self.predictions.predict(
+            health.peer.id, reason=expected.reason, lead=expected.lead, now=now
         ):
-            seconds = round(outlook.lead, 1)
             log.warning(
-                "failure predicted", **_named(peer), reason=outlook.reason, lead_seconds=seconds
-            )
-            self._on_event(
-                HealthEvent(
-                    kind=Kind.PREDICTED, peer=peer, reason=outlook.reason, lead=outlook.lead
-                )
+                "failure predicted",
+                **_named(health.peer),
+                reason=expected.reason,
+                lead_seconds=round(expected.lead, 1),
             )
 
-    def _gone(self, peer: Peer, now: float) -> None:
-        """Let a peer go that is not connected any more; one that said nothing is checked first."""
-        condition = self._conditions.get(peer.id)
-        if self._has_left(peer):
+    def _disconnected(self, peer: Peer, now: float) -> None:
+        """Forget a peer that said goodbye; check any other peer before it is forgotten."""
+        health = self._peers.get(peer.id)
+        if self._forget_if_left(peer):
             self.predictions.left(peer.id)
-        elif condition is None or not condition.is_lost:
-            self._of(peer).is_lost = True
-            self.agenda.hurry(peer, now)
+        elif health is None or not health.is_lost:
+            self._get(peer).is_lost = True
+            self.scheduler.check_soon(peer, now)
 
-    def _end(self, condition: PeerHealth, failure: str | None, now: float) -> None:
-        """Close the book on a peer that was lost, with what its check has shown."""
-        peer = condition.peer
-        self._tell(Kind.LOST, peer, "its registry still answers" if failure is None else failure)
-        if failure is not None and condition.state is not HealthState.UNHEALTHY:
-            self._fail(peer, failure, now)
+    def _close_lost(self, health: PeerHealth, failure: str | None, now: float) -> None:
+        """Forget a lost peer once its check has shown whether its registry still answers."""
+        peer = health.peer
+        reason = "its registry still answers" if failure is None else failure
+        log.info("peer lost", **_named(peer), reason=reason)
+        if failure is not None and health.state is not HealthState.UNHEALTHY:
+            self._score_failure(peer, failure, now)
         self._forget(peer.id)
 
-    def _fail(self, peer: Peer, reason: str, now: float) -> None:
-        self._tell_outcome(peer, self.predictions.failed(peer.id, reason=reason, now=now))
+    def _score_failure(self, peer: Peer, reason: str, now: float) -> None:
+        self._record_score(peer, self.predictions.failed(peer.id, reason=reason, now=now))
 
-    def _forget(self, peer_id: str) -> None:
-        self._conditions.pop(peer_id, None)
-        self._unhealthy.discard(peer_id)
-        self.agenda.forget(peer_id)
-
-    def _tell_outcome(self, peer: Peer, outcome: ScoredPrediction) -> None:
-        self._metrics.predicted(outcome.verdict, outcome.lead)
-        if outcome.verdict is not PredictionOutcome.MISSED:
-            log.info(
-                "prediction ended",
-                **_named(peer),
-                outcome=outcome.verdict.value,
-                reason=outcome.reason,
-            )
-        kind = _ENDS[outcome.verdict]
-        self._on_event(HealthEvent(kind=kind, peer=peer, reason=outcome.reason, lead=outcome.lead))
-
-    def _tell(self, kind: Kind, peer: Peer, reason: str) -> None:
-        told = log.warning if kind is Kind.UNHEALTHY else log.info
-        told(f"peer {kind.value}", **_named(peer), reason=reason)
-        self._on_event(HealthEvent(kind=kind, peer=peer, reason=reason))
+    def _record_score(self, peer: Peer, score: ScoredPrediction) -> None:
+        self._metrics.predicted(score.outcome.value, score.lead)
+        if score.outcome is not PredictionOutcome.MISSED:
+            outcome = score.outcome.value
+            log.info("prediction ended", **_named(peer), outcome=outcome, reason=score.reason)
 
 
 def _named(peer: Peer) -> dict[str, str]:

@@ -1,45 +1,66 @@
-"""All that is known about one peer's health, and the judgement that follows from it. Pure.
+"""The health of one peer: the recorded events, and the weight factor that follows from them. Pure.
 
-A peer's factor, which its weight in the random choice is multiplied by, is
+A peer's weight in the random choice is multiplied by its factor:
 
     0                                             while it is unhealthy, or in doubt
     the least of: checks, silence, trend, cost    otherwise
 
-A peer is unhealthy after failed checks (trend) or failed requests (passive). It is in doubt after one failed request,
-until it passes a check, so that what failed for one blob is not tried for the next. A peer that promised a body and
-stalled stays in doubt for DOUBT seconds whatever its checks say: small answers pass where large ones do not (a wrong
-MTU, a full disk). A peer that was overtaken before it had answered is in doubt too, unless it has just proved that it
-lives: a black hole beside quick peers shows in nothing else. Checks that failed in a row, growing silence, a failure
-that is foreseeable and a cost far out of the usual each take a part.
+*Unhealthy*: checks failed in a row (active filter), or requests failed (passive filter).
+
+*In doubt*: one request failed. The doubt ends with the next check that passes, so that the peer is
+not tried for the next blob before. There are two special cases:
+
+1. The peer promised a body and stalled: the doubt lasts DOUBT seconds, even if checks pass.
+   Small responses pass where large ones do not (a wrong MTU, a full disk).
+2. Another peer answered first, before this one answered at all: the doubt begins too, unless the
+   peer has just proved that it lives. A black hole beside quick peers shows in nothing else.
+
+Failed checks in a row, growing silence, a predicted failure and an unusual cost each take a part of
+the factor.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 
 from spegel_py.health import heartbeats
-from spegel_py.health.events import HealthState
+from spegel_py.health.check_filters import ActiveCheck, PassiveCheck
 from spegel_py.health.forecast import HORIZON, ExpectedFailure, Forecast
 from spegel_py.health.heartbeats import Heartbeats
-from spegel_py.health.passive import PassiveCheck
-from spegel_py.health.trend import ActiveCheck, Thresholds
 from spegel_py.routing.base import Peer
 
 DOUBT = 30.0
-"""Seconds after which a doubt ends without a check: all checks are busy, or none may end it."""
+"""Seconds after which a doubt ends without a check: all checks are busy, or a stalled body forbids
+that a check ends it."""
 
 PROOF = 1.0
-"""Seconds for which an answer proves that a peer lives: one that is only slow is then checked once a second at most."""
+"""Seconds for which an answer proves that a peer lives: a peer that is only slow is then checked
+once a second at most."""
 
 BAD, FORESEEN = 0.25, 0.05
-"""What a cost far out of the usual leaves of a peer's weight, and a foreseeable failure at least."""
+"""The factor of an unusual cost, and the least factor of a predicted failure."""
+
+
+class HealthState(Enum):
+    """How healthy a peer is; the value is the metric's label."""
+
+    HEALTHY = "healthy"
+    SUSPECTED = "suspected"
+    UNHEALTHY = "unhealthy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthRules:
-    """When a peer counts as unhealthy: `fails` checks in a row, or `passive_fails` requests within
-    `passive_fail_timeout` seconds; `timeout` is the longest a check may take, `first_byte` a request.
+    """When a peer counts as unhealthy.
+
+    Args:
+        passes, fails: checks in a row that turn a peer healthy, or unhealthy.
+        timeout: seconds that a check may take.
+        passive_fails, passive_fail_timeout: so many failed requests within so many seconds make a
+            peer unhealthy.
+        first_byte: seconds that a request may take to its first byte.
     """
 
     passes: int = 2
@@ -52,7 +73,7 @@ class HealthRules:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How a peer is, what its weight is multiplied by (0 to 1), and why."""
+    """The state of a peer, the factor for its weight (0 to 1), and the reason."""
 
     state: HealthState
     factor: float
@@ -60,13 +81,16 @@ class Judgement:
 
 
 class PeerHealth:
-    """What checks, requests and heartbeats have told of one peer. Times are monotonic seconds."""
+    """Everything that checks, requests and heartbeats show about one peer.
+
+    Times are monotonic seconds.
+    """
 
     def __init__(self, *, peer: Peer, rules: HealthRules) -> None:
         self.peer = peer
         self._rules = rules
-        self.trend = ActiveCheck(Thresholds(passes=rules.passes, fails=rules.fails))
-        self.failures = PassiveCheck(
+        self.active = ActiveCheck(passes=rules.passes, fails=rules.fails)
+        self.passive = PassiveCheck(
             fails=rules.passive_fails, fail_timeout=rules.passive_fail_timeout
         )
         self.heartbeats = Heartbeats()
@@ -80,11 +104,11 @@ class PeerHealth:
         self._failed_check = ""
 
     def __repr__(self) -> str:
-        return f"<Condition of {self.peer}: {self.state.value} {self.trend!r} {self.failures!r}>"
+        return f"<PeerHealth of {self.peer}: {self.state.value} {self.active!r} {self.passive!r}>"
 
     def checked(self, failure: str | None, seconds: float, now: float) -> None:
-        """Take in a check that took so long; `failure` says why it did not pass."""
-        self.trend.record(passed=failure is None)
+        """Record a check that took `seconds`; `failure` says why it failed, None if it passed."""
+        self.active.record(passed=failure is None)
         if failure is None:
             self._proof = now
             if not self._is_body_in_doubt:
@@ -95,68 +119,71 @@ class PeerHealth:
             self._doubt = self._doubt or f"a check failed: {failure}"
 
     def answered(self, now: float, *, first_byte: float | None, pace: float | None) -> None:
-        """Take in a request that was answered in full."""
+        """Record a request that was answered in full."""
         self._doubt_until, self._proof, self._is_body_in_doubt = -math.inf, now, False
-        self.failures.succeeded()
+        self.passive.succeeded()
         self.forecast.answered(now, first_byte=first_byte, pace=pace)
 
     def failed(self, reason: str, now: float, *, is_body: bool = False) -> None:
-        """Take in a request that found nobody, or broke, or stalled; `is_body`: after the peer had promised a body."""
+        """Record a request that found no peer, broke or stalled.
+
+        `is_body`: it failed after the peer had promised a body.
+        """
         self._is_body_in_doubt = is_body
         self._doubt, self._doubt_until = f"a request failed: {reason}", now + DOUBT
-        self.failures.failed(now)
+        self.passive.failed(now)
         self.forecast.failed(now)
 
     def overtaken(self, now: float) -> bool:
-        """Take in that others were quicker before the peer had answered; say whether it is to be checked for that."""
+        """Record that another peer answered first. Return True if this one should be checked."""
         if now - self._proof < PROOF or now < self._doubt_until:
             return False
         self._doubt, self._doubt_until, self._is_body_in_doubt = "", now + DOUBT, False
         return True
 
-    def is_pressing(self, now: float) -> bool:
-        """Say whether something speaks against the peer that the next check is to clear up."""
-        return self.is_lost or self.trend.value < 0 or now < self._doubt_until
+    def needs_quick_check(self, now: float) -> bool:
+        """Return True if the next check has to clear up a loss, a failed check or a doubt."""
+        return self.is_lost or self.active.value < 0 or now < self._doubt_until
 
     def judge(self, now: float, *, is_deaf: bool = False) -> Judgement:
-        """Return what all of it comes to; `is_deaf` says that this node hears nobody, so that silence says nothing."""
-        if not self.trend.is_healthy:
+        """Return the judgement; `is_deaf`: this node hears no peer at all, so silence is
+        ignored."""
+        # Case 1: unhealthy by the active or the passive filter.
+        if not self.active.is_healthy:
             return Judgement(
                 HealthState.UNHEALTHY,
                 0.0,
                 f"{self._rules.fails} checks failed: {self._failed_check}",
             )
-        if self.failures.is_unhealthy(now):
-            return Judgement(
-                HealthState.UNHEALTHY, 0.0, f"{self._rules.passive_fails} requests failed"
-            )
+        if self.passive.is_unhealthy(now):
+            reason = f"{self._rules.passive_fails} requests failed"
+            return Judgement(HealthState.UNHEALTHY, 0.0, reason)
+        # Case 2: in doubt for a known reason. A peer that was only overtaken has none, and is not
+        # reported as suspected, though it gets no requests either.
         is_in_doubt = now < self._doubt_until
         if is_in_doubt and self._doubt:
             return Judgement(HealthState.SUSPECTED, 0.0, self._doubt)
         phi = 0.0 if is_deaf else self.heartbeats.phi(now)
-        outlook = self.forecast.outlook(now)
-        cost = BAD if self.forecast.is_bad(now) else 1.0
+        expected = self.forecast.expected_failure(now)
         factor = min(
-            self.trend.factor,
+            self.active.factor,
             heartbeats.factor(phi),
-            _of_outlook(outlook),
-            cost,
+            1.0 if expected is None else max(FORESEEN, expected.lead / HORIZON),
+            BAD if self.forecast.is_bad(now) else 1.0,
             0.0 if is_in_doubt else 1.0,
         )
+        # Case 3: silent, or about to fail by its trends.
         if phi >= heartbeats.SUSPECT:
             return Judgement(HealthState.SUSPECTED, factor, "it is silent for too long")
-        if outlook is not None:
-            return Judgement(HealthState.SUSPECTED, factor, outlook.reason)
+        if expected is not None:
+            return Judgement(HealthState.SUSPECTED, factor, expected.reason)
+        # Case 4: healthy, perhaps with less weight.
         return Judgement(HealthState.HEALTHY, factor)
 
-    def foreseen(self, now: float) -> ExpectedFailure | None:
+    def expected_failure(self, now: float) -> ExpectedFailure | None:
         """Return when the peer is expected to fail: by its trends, else by its silence."""
-        if (outlook := self.forecast.outlook(now)) is not None:
-            return outlook
+        if (expected := self.forecast.expected_failure(now)) is not None:
+            return expected
         if self.heartbeats.phi(now) >= heartbeats.SUSPECT:
             return ExpectedFailure(self.heartbeats.left(now), "it is silent for too long")
         return None
-
-
-def _of_outlook(outlook: ExpectedFailure | None) -> float:
-    return 1.0 if outlook is None else max(FORESEEN, outlook.lead / HORIZON)

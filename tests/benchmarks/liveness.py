@@ -1,7 +1,7 @@
 """What liveness costs: announcements and checks of a node, simulated to 1,000 nodes and measured with ten.
 
 `python -m tests.benchmarks.liveness` prints both; `--simulate` leaves the measuring out, which needs root: the nodes
-get a network of their own, whose loopback counts their bytes. The simulation runs the real agenda, the real rule
+get a network of their own, whose loopback counts their bytes. The simulation runs the real scheduler, the real rule
 for the interval and the real frames; around them it adds what the layers below add to each message.
 """
 
@@ -76,9 +76,9 @@ def simulate(count: int, *, seconds: float = 600.0, seed: int = 1) -> Cost:
 
 
 def _checks(peers: Sequence[Peer], seconds: float, seed: int) -> int:
-    agenda = CheckScheduler(interval=HEALTH, random=Random(seed))
-    agenda.members(peers, 0.0)
-    return sum(len(agenda.due(tick * TICK, BUDGET)) for tick in range(int(seconds / TICK)))
+    scheduler = CheckScheduler(interval=HEALTH, random=Random(seed))
+    scheduler.set_members(peers, 0.0)
+    return sum(len(scheduler.due(tick * TICK, BUDGET)) for tick in range(int(seconds / TICK)))
 
 
 def _request() -> int:

@@ -24,7 +24,7 @@ from spegel_py.admin.state import describe
 from spegel_py.admin.web.page import PageSources
 from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.errors import ManifestUnknown
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.inflight.messages import Role
 from spegel_py.inflight.tree_view import TreeView
 from spegel_py.metrics import NodeMetrics

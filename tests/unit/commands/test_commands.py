@@ -22,7 +22,7 @@ from spegel_py.commands.output import size, span
 from spegel_py.commands.running_node import SETTINGS
 from spegel_py.config import REGISTRY
 from spegel_py.errors import BlobUnknown
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.metrics import NodeMetrics
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest

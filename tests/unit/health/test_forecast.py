@@ -150,8 +150,8 @@ def test_each_kind_of_cost_is_foretold(
     reasons = set()
     for number in range(40):
         spoil(forecast, number * EVERY, 1.5 ** max(0, number - 20))
-        if (outlook := forecast.outlook(number * EVERY)) is not None:
-            reasons.add(outlook.reason)
+        if (failure := forecast.expected_failure(number * EVERY)) is not None:
+            reasons.add(failure.reason)
     assert len(reasons) == 1
     assert reason in reasons.pop()
 
@@ -168,8 +168,11 @@ def test_errors_that_become_frequent_are_foretold() -> None:
                 forecast.failed(now)
             else:
                 forecast.answered(now, first_byte=None, pace=None)
-        if foretold is None and (outlook := forecast.outlook((step + 1) * EVERY)) is not None:
+        if (
+            foretold is None
+            and (failure := forecast.expected_failure((step + 1) * EVERY)) is not None
+        ):
             foretold = failing
-            assert "fail" in outlook.reason
+            assert "fail" in failure.reason
     assert foretold is not None
     assert foretold <= 10

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.health import health as module
-from spegel_py.health.events import HealthState, Kind
-from spegel_py.health.peer_health import BAD, DOUBT
+from spegel_py.health.peer_health import BAD, DOUBT, HealthState
 from spegel_py.routing.base import Peer
 from tests.unit.health.book import A, B, Book, C, member
 
@@ -34,10 +33,10 @@ def test_one_failed_request_ends_the_trust_until_a_check_passes() -> None:
     book.failed(A, "unreachable", 0.0)
     assert book.weigh(A, 0.0) == 0
     assert book.weigh(B, 0.0) == 1
-    assert book.agenda.due(0.0, 10) == [A]
+    assert book.scheduler.due(0.0, 10) == [A]
     book.checked(A, None, 0.01, 0.1)
     assert book.weigh(A, 0.1) == 1
-    assert book.kinds == [Kind.SUSPECTED, Kind.HEALTHY]
+    assert book.names == ["peer suspected", "peer healthy"]
     assert "unreachable" in book.events[0].reason
 
 
@@ -70,7 +69,7 @@ def test_who_is_overtaken_is_in_doubt_until_it_answers() -> None:
     book = Book()
     book.overtaken(A, 0.0)
     assert book.weigh(A, 0.0) == 0
-    assert book.agenda.due(0.0, 10) == [A]
+    assert book.scheduler.due(0.0, 10) == [A]
     book.checked(A, None, 0.01, 0.1)
     assert book.weigh(A, 0.1) == 1
     book.overtaken(A, 0.5)
@@ -84,7 +83,7 @@ def test_who_is_overtaken_and_fails_its_check_is_suspected() -> None:
     book.overtaken(A, 0.0)
     book.checked(A, "no answer", 2.0, 2.0)
     assert book.weigh(A, 2.0) == 0
-    assert book.kinds == [Kind.SUSPECTED]
+    assert book.names == ["peer suspected"]
     assert "no answer" in book.events[0].reason
 
 
@@ -98,7 +97,7 @@ def test_a_suspicion_is_not_ended_by_being_overtaken() -> None:
     book.overtaken(A, 43.1)
     book.review(43.1)
     assert (book.state("a"), book.weigh(A, 43.1)) == (HealthState.SUSPECTED, 0)
-    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED]
+    assert book.names == ["failure predicted", "peer suspected"]
 
 
 def test_three_failed_requests_outlast_passing_checks() -> None:
@@ -128,7 +127,8 @@ def test_failed_checks_take_the_weight_step_by_step() -> None:
         book.checked(A, failure, 0.1, float(now))
         factors.append(book.weigh(A, float(now)))
     assert factors == pytest.approx([2 / 3, 1 / 3, 0, 0, 0, 1])
-    assert book.kinds == [Kind.UNHEALTHY, Kind.MISSED, Kind.HEALTHY]
+    assert book.names == ["peer unhealthy", "peer healthy"]
+    assert book.count("spegel_health_predictions_total", outcome="missed") == 1
     assert "refused" in book.events[0].reason
     assert book.count("spegel_health_transitions_total", state="unhealthy") == 1
 
@@ -138,11 +138,11 @@ def test_what_speaks_against_a_peer_is_looked_into_at_once() -> None:
     book = Book()
     for now, failure in ((0.0, "refused"), (10.0, "refused")):
         book.checked(A, failure, 0.1, now)
-        assert book.agenda.due(now + module.AGAIN, 10) == [A]
-        assert book.is_pressing(A, now)
+        assert book.scheduler.due(now + module.AGAIN, 10) == [A]
+        assert book.needs_quick_check(A, now)
     book.checked(A, "refused", 0.1, 20.0)
     book.checked(A, None, 0.1, 30.0)
-    assert book.agenda.due(30.0 + module.AGAIN, 10) == [A]
+    assert book.scheduler.due(30.0 + module.AGAIN, 10) == [A]
 
 
 def test_silence_takes_the_weight_gradually_and_is_told_before_the_end() -> None:
@@ -158,12 +158,13 @@ def test_silence_takes_the_weight_gradually_and_is_told_before_the_end() -> None
     assert factors[0] == 1
     assert factors == sorted(factors, reverse=True)
     assert 0 < factors[-1] < 0.2
-    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED]
+    assert book.names == ["failure predicted", "peer suspected"]
     book.observe([member(B)], 44.5)
-    assert book.agenda.due(44.5, 10)[0] == A
+    assert book.scheduler.due(44.5, 10)[0] == A
     book.checked(A, "no answer", 2.0, 46.5)
-    assert book.kinds[2:] == [Kind.LOST, Kind.FORETOLD]
-    assert book.events[3].lead == pytest.approx(4.0, abs=0.5)
+    assert book.names[2:] == ["peer lost", "prediction ended true"]
+    lead = book.count("spegel_health_prediction_lead_seconds_sum")
+    assert lead == pytest.approx(4.0, abs=0.5)
     assert book.count("spegel_health_predictions_total", outcome="true") == 1
     assert book.count("spegel_health_prediction_lead_seconds_count") == 1
 
@@ -177,7 +178,12 @@ def test_silence_that_ends_is_a_false_alarm() -> None:
         book.observe([member(A, heard=now - 36.0), member(B)], now)
     assert book.state("a") is HealthState.SUSPECTED
     beat(book, 40, A, B, start=43.5)
-    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED, Kind.HEALTHY, Kind.FALSE_ALARM]
+    assert book.names == [
+        "failure predicted",
+        "peer suspected",
+        "peer healthy",
+        "prediction ended false",
+    ]
     assert book.weigh(A, 83.0) == 1
 
 
@@ -208,7 +214,7 @@ def test_a_goodbye_is_no_failure() -> None:
     book.goodbyes.add("a")
     book.observe([member(B)], 1.0)
     assert book.events == []
-    assert A not in book.agenda.due(1.0, 10)
+    assert A not in book.scheduler.due(1.0, 10)
 
 
 @pytest.mark.parametrize("is_observed", [True, False])
@@ -225,7 +231,7 @@ def test_what_was_under_way_at_a_goodbye_says_nothing(*, is_observed: bool) -> N
         book.checked(A, "refused", 0.1, float(now))
     assert book.events == []
     assert book.state("a") is HealthState.HEALTHY
-    assert A not in book.agenda.due(1.0, 10)
+    assert A not in book.scheduler.due(1.0, 10)
     book.goodbyes.clear()
     book.observe([member(A), member(B)], 11.0)
     book.checked(A, None, 0.1, 12.0)
@@ -237,9 +243,9 @@ def test_a_lost_peer_is_checked_at_once() -> None:
     book = Book()
     book.observe([member(A), member(B)], 0.0)
     book.observe([member(B)], 1.0)
-    assert book.agenda.due(1.0, 10)[0] == A
+    assert book.scheduler.due(1.0, 10)[0] == A
     book.checked(A, None, 0.01, 1.1)
-    assert book.kinds == [Kind.LOST]
+    assert book.names == ["peer lost"]
     assert "still answers" in book.events[0].reason
 
 
@@ -288,13 +294,11 @@ def test_a_failure_that_is_coming_takes_the_weight_ahead_of_it() -> None:
         now += 10.0
     factor = book.weigh(A, now)
     assert 0 < factor < 0.5
-    assert book.kinds == [Kind.PREDICTED, Kind.SUSPECTED]
+    assert book.names == ["failure predicted", "peer suspected"]
     for later in range(3):
         book.checked(A, "no answer", 3.0, now + later)
-    assert book.kinds[2:] == [Kind.UNHEALTHY, Kind.FORETOLD]
-    lead = book.events[-1].lead
-    assert lead is not None
-    assert lead >= 10
+    assert book.names[2:] == ["peer unhealthy", "prediction ended true"]
+    assert book.count("spegel_health_prediction_lead_seconds_sum") >= 10
 
 
 @given(
@@ -328,7 +332,9 @@ def test_the_factor_is_a_share_and_states_agree_with_it(steps: list[tuple[str, f
         assert 0 <= factor <= 1
         if book.state("a") is HealthState.UNHEALTHY:
             assert factor == 0
-    turns = [kind for kind in book.kinds if kind in (Kind.SUSPECTED, Kind.UNHEALTHY, Kind.HEALTHY)]
+    turns = [
+        kind for kind in book.names if kind in ("peer suspected", "peer unhealthy", "peer healthy")
+    ]
     if "gone" not in dict(steps):
         assert all(one is not other for one, other in pairwise(turns))
 

@@ -21,13 +21,13 @@ def foretold(lead: float = 5.0) -> Predictions:
 def test_a_failure_that_was_foretold_is_true_with_its_lead() -> None:
     """The lead is what there really was, and the reason is the prediction's."""
     outcome = foretold().failed("a", reason="dead", now=107.0)
-    assert (outcome.verdict, outcome.lead, outcome.reason) == (PredictionOutcome.TRUE, 7.0, "slow")
+    assert (outcome.outcome, outcome.lead, outcome.reason) == (PredictionOutcome.TRUE, 7.0, "slow")
 
 
 def test_a_failure_that_nobody_foretold_is_missed() -> None:
     """It has no lead, and its own reason."""
     outcome = foretold().failed("b", reason="dead", now=107.0)
-    assert (outcome.verdict, outcome.lead, outcome.reason) == (
+    assert (outcome.outcome, outcome.lead, outcome.reason) == (
         PredictionOutcome.MISSED,
         None,
         "dead",
@@ -40,9 +40,9 @@ def test_what_does_not_come_is_a_false_alarm_once() -> None:
     over = 100.0 + PATIENCE * 5.0 + GRACE
     assert predictions.overdue(over - 0.1) == []
     [outcome] = predictions.overdue(over)
-    assert (outcome.peer, outcome.verdict) == ("a", PredictionOutcome.FALSE)
+    assert (outcome.peer, outcome.outcome) == ("a", PredictionOutcome.FALSE)
     assert predictions.overdue(over) == []
-    assert predictions.failed("a", reason="dead", now=over).verdict is PredictionOutcome.MISSED
+    assert predictions.failed("a", reason="dead", now=over).outcome is PredictionOutcome.MISSED
 
 
 def test_a_peer_has_one_prediction_at_a_time() -> None:
@@ -60,16 +60,17 @@ def test_who_leaves_in_good_order_proves_nothing() -> None:
     predictions = foretold()
     predictions.left("a")
     assert predictions.overdue(1e9) == []
-    assert not predictions.outcomes
+    assert predictions.open() == {}
 
 
-def test_the_record_is_bounded() -> None:
-    """Only the last outcomes are kept."""
+def test_the_memory_of_false_alarms_is_bounded() -> None:
+    """Only the last peers are kept from a new prediction."""
     predictions = Predictions()
-    for number in range(REMEMBERED + 10):
-        predictions.failed(str(number), reason="dead", now=float(number))
-    assert len(predictions.outcomes) == REMEMBERED
-    assert predictions.outcomes[0].peer == "10"
+    for number in range(REMEMBERED + 1):
+        predictions.predict(str(number), reason="slow", lead=1.0, now=0.0)
+        predictions.overdue(100.0)
+    assert predictions.predict("0", reason="slow", lead=1.0, now=101.0)
+    assert not predictions.predict("1", reason="slow", lead=1.0, now=101.0)
 
 
 def test_what_is_foretold_can_be_asked_for() -> None:
@@ -78,4 +79,6 @@ def test_what_is_foretold_can_be_asked_for() -> None:
     predictions.predict("a", reason="it slows down", lead=30.0, now=0.0)
     predictions.predict("b", reason="it fails more and more", lead=10.0, now=0.0)
     predictions.left("b")
-    assert predictions.open() == {"a": "it slows down; foretold 30 s ahead"}
+    [(peer, prediction)] = predictions.open().items()
+    assert (peer, prediction.lead) == ("a", 30.0)
+    assert str(prediction) == "it slows down; predicted 30 s ahead"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spegel_py.errors import BlobUnknown
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.routing.base import Peer
 from tests.unit.health.book import Book
 from tests.unit.mirror.lab import LARGE, SMALL, blob, start_lab

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from spegel_py.admin.admin_app import create_admin_app
 from spegel_py.admin.holder_lookup import HolderLookup
 from spegel_py.admin.routes import pull_routes
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest

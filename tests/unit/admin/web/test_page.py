@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from spegel_py.admin.measurement import Measurement
 from spegel_py.admin.web.page import PARTS, PERIOD, Page
 from spegel_py.admin.web.rendering import short
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
 from tests.browser import props
 from tests.browser.stage import NOW, Stage

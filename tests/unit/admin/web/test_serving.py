@@ -17,7 +17,7 @@ from spegel_py.admin.admin_app import create_admin_app
 from spegel_py.admin.web.page import PARTS
 from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.admin.web.viewers import LIMIT, Viewers
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.registry.server import serve
 from tests.browser.stage import Stage
 from tests.routers import until

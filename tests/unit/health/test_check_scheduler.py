@@ -22,7 +22,7 @@ def peers(count: int) -> list[Peer]:
     return [Peer(f"p{number:04}", "10.0.0.1", 5000 + number) for number in range(count)]
 
 
-def agenda(seed: int = 1) -> CheckScheduler:
+def scheduler(seed: int = 1) -> CheckScheduler:
     return CheckScheduler(interval=INTERVAL, random=Random(seed))
 
 
@@ -39,8 +39,8 @@ def checks(
 @pytest.mark.parametrize("count", [1, 9, BUDGET])
 def test_each_peer_of_a_small_cluster_is_checked_every_interval(count: int) -> None:
     """Up to the budget all members are checked, each at most 1.1 intervals and a tick after its last check."""
-    one = agenda()
-    one.members(peers(count), 0.0)
+    one = scheduler()
+    one.set_members(peers(count), 0.0)
     times: dict[Peer, list[float]] = {}
     for now, peer in checks(one, 300):
         times.setdefault(peer, [0.0]).append(now)
@@ -57,10 +57,10 @@ def test_each_peer_of_a_small_cluster_is_checked_every_interval(count: int) -> N
 @given(st.integers(), st.sampled_from([50, 200, 1000]), st.integers(0, 100))
 def test_the_budget_holds_whatever_the_cluster(seed: int, count: int, asked: int) -> None:
     """Ten intervals see no more checks than the budget and its jitter allow, and the busiest peers are in."""
-    one, everybody = agenda(seed), peers(count)
-    one.members(everybody, 0.0)
+    one, everybody = scheduler(seed), peers(count)
+    one.set_members(everybody, 0.0)
     for peer in everybody[:asked]:
-        one.matters(peer, 0.0)
+        one.record_use(peer, 0.0)
     made = Counter(peer for _, peer in checks(one, 100))
     assert made.total() <= BUDGET * 10 / 0.9 + BUDGET
     kept = everybody[max(0, min(asked, count) - (BUDGET - OTHERS)) : min(asked, count)]
@@ -69,12 +69,12 @@ def test_the_budget_holds_whatever_the_cluster(seed: int, count: int, asked: int
 
 def test_everybody_has_their_turn() -> None:
     """In a cluster of 200, 20 of which are asked all the time, each of the others is checked within three minutes."""
-    one, everybody = agenda(), peers(200)
-    one.members(everybody, 0.0)
+    one, everybody = scheduler(), peers(200)
+    one.set_members(everybody, 0.0)
     seen = set()
     for tick in range(int(180 / TICK)):
         for peer in everybody[:20]:
-            one.matters(peer, tick * TICK)
+            one.record_use(peer, tick * TICK)
         seen.update(one.due(tick * TICK, BUDGET))
     assert seen == set(everybody)
 
@@ -84,8 +84,8 @@ def test_checks_do_not_come_in_waves() -> None:
     [peer] = peers(1)
     seconds: Counter[int] = Counter()
     for seed in range(1000):
-        one = agenda(seed)
-        one.members([peer], 0.0)
+        one = scheduler(seed)
+        one.set_members([peer], 0.0)
         seconds.update(int(now) for now, _ in checks(one, 60))
     share = sum(seconds.values()) / 60
     assert max(seconds.values()) < 1.5 * share
@@ -93,10 +93,10 @@ def test_checks_do_not_come_in_waves() -> None:
 
 def test_an_urgent_check_is_due_at_once_and_once() -> None:
     """A peer that failed a request is checked now, even one that is no member; one that is busy waits its turn."""
-    one = agenda()
+    one = scheduler()
     [peer] = peers(1)
-    one.hurry(peer, 5.0)
-    one.hurry(peer, 6.0)
+    one.check_soon(peer, 5.0)
+    one.check_soon(peer, 6.0)
     assert one.due(5.0, BUDGET, {peer.id}) == []
     assert one.due(5.0, 0) == []
     assert one.due(5.0, BUDGET) == [peer]
@@ -105,63 +105,63 @@ def test_an_urgent_check_is_due_at_once_and_once() -> None:
 
 def test_a_check_may_be_hurried_for_later() -> None:
     """The earlier of two times counts."""
-    one = agenda()
+    one = scheduler()
     [peer] = peers(1)
-    one.hurry(peer, 0.0, after=0.5)
-    one.hurry(peer, 0.0, after=9.0)
+    one.check_soon(peer, 0.0, after=0.5)
+    one.check_soon(peer, 0.0, after=9.0)
     assert one.due(0.25, BUDGET) == []
     assert one.due(0.5, BUDGET) == [peer]
 
 
 def test_the_next_look_is_told() -> None:
     """Nobody has to look before it: what is urgent, what is planned, and the next plan are all in it."""
-    one, woken = agenda(), []
-    one.members(peers(3), 0.0)
-    one.listen(lambda: woken.append(one.next_at()))
+    one, woken = scheduler(), []
+    one.set_members(peers(3), 0.0)
+    one.set_wake(lambda: woken.append(one.next_at()))
     assert one.due(0.0, BUDGET) == []
     while (now := one.next_at()) < 5 * INTERVAL:
         before = one.next_at() - 0.001
         assert one.due(before, BUDGET) == []
         one.due(now, BUDGET)
         assert one.next_at() > now
-    one.hurry(peers(1)[0], now, after=0.0)
+    one.check_soon(peers(1)[0], now, after=0.0)
     assert woken == [now]
 
 
 def test_who_is_watched_comes_first() -> None:
     """A peer that does not answer is checked in every interval, however many others there are to ask."""
-    one, everybody = agenda(), peers(500)
-    one.members(everybody, 0.0)
-    one.watch(everybody[0], on=True)
+    one, everybody = scheduler(), peers(500)
+    one.set_members(everybody, 0.0)
+    one.prioritise(everybody[0], on=True)
     for peer in everybody[100:200]:
-        one.matters(peer, 0.0)
+        one.record_use(peer, 0.0)
     assert Counter(peer for _, peer in checks(one, 100))[everybody[0]] >= 9
 
 
 def test_interest_fades() -> None:
     """A peer that is no member and was offered five minutes ago is checked no more."""
-    one = agenda()
+    one = scheduler()
     [peer] = peers(1)
-    one.matters(peer, 0.0)
+    one.record_use(peer, 0.0)
     times = [now for now, _ in checks(one, 2 * INTEREST)]
     assert INTEREST - 2 * INTERVAL <= times[-1] <= INTEREST + 2 * INTERVAL
 
 
 def test_who_is_forgotten_is_not_checked() -> None:
     """A peer that left is asked for nothing more, urgent or planned."""
-    one = agenda()
+    one = scheduler()
     [peer] = peers(1)
-    one.members([peer], 0.0)
-    one.matters(peer, 0.0)
-    one.watch(peer, on=True)
+    one.set_members([peer], 0.0)
+    one.record_use(peer, 0.0)
+    one.prioritise(peer, on=True)
     assert one.due(0.0, BUDGET) == []
-    one.hurry(peer, 0.0)
+    one.check_soon(peer, 0.0)
     one.forget(peer.id)
     assert list(checks(one, 60)) == []
 
 
 def test_what_liveness_costs_is_bounded_whatever_the_cluster() -> None:
-    """With real frames and the real agenda a node sends below 2 kB/s at 10 nodes, and no more at 1,000 than at 500."""
+    """With real frames and the real scheduler a node sends below 2 kB/s at 10 nodes, and no more at 1,000 than at 500."""
     assert simulate(10).total < 2000
     large, larger = simulate(500), simulate(1000)
     assert larger.total <= 1.1 * large.total < 6000
@@ -169,14 +169,14 @@ def test_what_liveness_costs_is_bounded_whatever_the_cluster() -> None:
 
 def test_who_has_just_answered_a_request_is_not_checked_for_an_interval() -> None:
     """A request shows more than a check; who is watched, since something speaks against it, is checked all the same."""
-    one, (served, watched) = agenda(), peers(2)
-    one.members([served, watched], 0.0)
-    one.watch(watched, on=True)
+    one, (served, watched) = scheduler(), peers(2)
+    one.set_members([served, watched], 0.0)
+    one.prioritise(watched, on=True)
     assert {peer for _, peer in checks(one, INTERVAL)} == {served, watched}
     made = Counter[Peer]()
     for second in range(10, 40):
-        one.proved(served, second)
-        one.proved(watched, second)
+        one.record_answer(served, second)
+        one.record_answer(watched, second)
         made.update(one.due(second, BUDGET))
     assert made[served] == 0
     assert made[watched] >= 2
