@@ -17,6 +17,7 @@
         ├ PeerUnreachable                          no connection, or it broke
         ├ PeerRefused(status)                      it answered, but not with what was asked
         ├ PeerStalled                              it stopped sending within the deadline
+        ├ PeerLoops                                it takes the content from this node
         └ DigestMismatch                           it sent wrong bytes
 
 Adapters translate foreign exceptions into these at their edge (`raise … from`); nothing above an adapter
