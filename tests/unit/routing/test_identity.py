@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,23 @@ def test_the_identity_is_made_once_and_kept(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
     assert load_or_create(tmp_path / "data").private_bytes_raw() == first.private_bytes_raw()
+
+
+def test_a_new_identity_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both the file and its name in the folder are on the disk before the identity is used."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    load_or_create(tmp_path)
+    assert len(synced) == 2
+    assert synced[1] == str(tmp_path)
 
 
 def test_without_a_folder_every_start_is_somebody_new() -> None:
