@@ -130,7 +130,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 ingests=ingests,
                 store=scrubbed,
                 on_lead=metrics.in_flight.led,
-                advertised=lambda: advertiser.told,
+                advertised=lambda: advertiser.advertised,
             )
             metrics.in_flight.watch(sharing.counts)
         mirror = Mirror(
@@ -187,7 +187,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 node_id=router.id,
                 not_ready=supervisor.not_ready(),
                 members=router.members(),
-                advertised=advertiser.told,
+                advertised=advertiser.advertised,
                 supervision=supervisor.describe(),
                 health=health.state,
                 pulls=metrics.pulls.summary(),
@@ -199,7 +199,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             store=scrubbed,
             holders=HolderCache(router=router),
             tags=lambda: advertiser.tags,
-            held=lambda: advertiser.told,
+            held=lambda: advertiser.advertised,
         )
         measurer = Measurer(mirror=parts.own_mirror(config, auth))
         routes = [
@@ -218,7 +218,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         )
         metrics.watch_queues(
             {
-                "advertise": lambda: float(advertiser.to_tell),
+                "advertise": lambda: float(advertiser.to_advertise),
                 "send": lambda: float(sender.load),
                 "relay": lambda: float(upstream.load),
             }

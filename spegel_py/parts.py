@@ -132,7 +132,7 @@ def make_supervisor(
             pulls=lambda: metrics.pulls.outcomes,
             unhealthy=lambda: health.reasons(time.monotonic()),
             predicted=health.predicted,
-            twins=router.twins,
+            twins=router.duplicate_identities,
             folders=[folder for folder in folders if folder is not None],
         ),
         actions=RepairActions(

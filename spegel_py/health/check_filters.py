@@ -1,5 +1,4 @@
-"""Kraken's two filters of one peer: active (checks in a row) and passive (failed requests).
-Pure."""
+"""Kraken's two filters of a peer: active (checks) and passive (failed requests). Pure."""
 
 from __future__ import annotations
 
@@ -43,9 +42,10 @@ class ActiveCheck:
 
 
 class PassiveCheck:
-    """Counts network errors of real requests: an HTTP response of any status is no error.
+    """Counts network errors of real requests: a response of any HTTP status is none.
 
-    `fails` errors within `fail_timeout` seconds make a peer unhealthy for that long. One success clears the count. Times are monotonic seconds.
+    `fails` errors within `fail_timeout` seconds make a peer unhealthy for that long. One success
+    clears the count. Times are monotonic seconds.
     """
 
     def __init__(self, *, fails: int, fail_timeout: float) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from random import Random
 
 from spegel_py.routing.base import Peer
+from spegel_py.tools.bounded import BoundedDict
 
 BUDGET = 32
 """Peers checked in an interval at most, in a cluster of any size: with 10 s that is 3 small
@@ -36,7 +36,7 @@ class CheckScheduler:
         self._random = random
         self._budget = budget
         self._members: dict[str, Peer] = {}
-        self._in_use: OrderedDict[str, tuple[Peer, float]] = OrderedDict()
+        self._in_use: BoundedDict[str, tuple[Peer, float]] = BoundedDict(limit=REMEMBERED)
         self._prioritised: dict[str, Peer] = {}
         self._checked: dict[str, float] = {}
         self._next: dict[str, float] = {}
@@ -57,9 +57,6 @@ class CheckScheduler:
     def record_use(self, peer: Peer, now: float) -> None:
         """Record that the peer was a candidate of a request."""
         self._in_use[peer.id] = (peer, now)
-        self._in_use.move_to_end(peer.id)
-        if len(self._in_use) > REMEMBERED:
-            self._in_use.popitem(last=False)
 
     def set_members(self, peers: Iterable[Peer], now: float) -> None:
         """Set the connected peers; while there is budget left, new ones are planned at once."""
@@ -96,8 +93,7 @@ class CheckScheduler:
         self._urgent.pop(peer_id, None)
 
     def due(self, now: float, room: int, busy: Collection[str] = ()) -> list[Peer]:
-        """Return up to `room` peers to check now; a peer beyond that, or a `busy` one, stays
-        due."""
+        """Return up to `room` peers to check now. Further peers, and `busy` ones, stay due."""
         if now >= self._plan_at:
             self._plan(now)
             self._plan_at = now + self._interval

@@ -14,10 +14,10 @@ import structlog
 
 from spegel_py.health import heartbeats
 from spegel_py.health.check_scheduler import CheckScheduler
+from spegel_py.health.metrics import HealthMetrics
 from spegel_py.health.peer_health import HealthRules, HealthState, PeerHealth
 from spegel_py.health.predictions import PredictionOutcome, Predictions, ScoredPrediction
 from spegel_py.routing.base import Member, Peer
-from spegel_py.telemetry.health import HealthMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -84,8 +84,7 @@ class Health:
         self._review(health, now)
 
     def failed(self, peer: Peer, reason: str, now: float, *, is_body: bool = False) -> None:
-        """Record a network error of a request, `is_body` of its body. The peer is checked at
-        once."""
+        """Record a network error of a request, `is_body` of its body, and check the peer."""
         if self._forget_if_left(peer):
             return
         health = self._get(peer)
@@ -222,14 +221,18 @@ class Health:
         if judgement.state is health.state:
             return
         before, health.state = health.state, judgement.state
-        reason = judgement.reason or f"it is {before.value} no more"
-        is_unhealthy = judgement.state is HealthState.UNHEALTHY
-        (self._unhealthy.add if is_unhealthy else self._unhealthy.discard)(health.peer.id)
-        write = log.warning if is_unhealthy else log.info
-        write(f"peer {judgement.state.value}", **_named(health.peer), reason=reason)
-        self._metrics.turned(judgement.state.value)
-        if is_unhealthy:
-            self._score_failure(health.peer, judgement.reason, now)
+        peer, reason = health.peer, judgement.reason or f"it is {before.value} no more"
+        self._metrics.turned(judgement.state)
+        self._unhealthy.discard(peer.id)
+        match judgement.state:
+            case HealthState.HEALTHY:
+                log.info("peer healthy", **_named(peer), reason=reason)
+            case HealthState.SUSPECTED:
+                log.info("peer suspected", **_named(peer), reason=reason)
+            case HealthState.UNHEALTHY:
+                log.warning("peer unhealthy", **_named(peer), reason=reason)
+                self._unhealthy.add(peer.id)
+                self._score_failure(peer, reason, now)
 
     def _predict(self, health: PeerHealth, now: float) -> None:
         expected = None if self._is_deaf else health.expected_failure(now)
@@ -265,7 +268,7 @@ class Health:
         self._record_score(peer, self.predictions.failed(peer.id, reason=reason, now=now))
 
     def _record_score(self, peer: Peer, score: ScoredPrediction) -> None:
-        self._metrics.predicted(score.outcome.value, score.lead)
+        self._metrics.predicted(score.outcome, score.lead)
         if score.outcome is not PredictionOutcome.MISSED:
             outcome = score.outcome.value
             log.info("prediction ended", **_named(peer), outcome=outcome, reason=score.reason)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from spegel_py.health.events import HealthState
+from spegel_py.health.peer_health import HealthState
 from spegel_py.health.predictions import PredictionOutcome
 from spegel_py.telemetry.metrics import show_counts
 

@@ -16,9 +16,9 @@ import structlog
 from spegel_py.errors import PeerError, PeerRefused
 from spegel_py.health.check_scheduler import BUDGET
 from spegel_py.health.health import Health
+from spegel_py.health.metrics import CheckOutcome, HealthMetrics
 from spegel_py.routing.base import Member, Peer
-from spegel_py.telemetry.health import HealthMetrics
-from spegel_py.telemetry.logging import Faults
+from spegel_py.telemetry.logging import FaultLog
 from spegel_py.transfer.base import PeerRequest, Upstream
 
 log = structlog.get_logger(__name__)
@@ -40,11 +40,11 @@ restarting."""
 
 QUICK = 1.5
 """Longest seconds of a check that follows a failure. Three such checks are over in six seconds, so
-a black hole is known within ten seconds of the first request: that has its own, earlier deadline."""
+a black hole is known within ten seconds of the first request: that has its own, earlier
+deadline."""
 
 ALIVE = 500
-"""HTTP status below which the registry is alive, though it may want credentials or have no
-`/livez`."""
+"""HTTP status below which a registry is alive, though it may want credentials or lack `/livez`."""
 
 LIVEZ = PeerRequest(target="/livez")
 
@@ -75,7 +75,7 @@ class Monitor:
         self._timeout = timeout
         self._clock = clock
         self._under_way: set[str] = set()
-        self._faults = Faults(log)
+        self._faults = FaultLog(log)
         self._sample_at = 0.0
         self._urgent = asyncio.Event()
 
@@ -119,16 +119,16 @@ class Monitor:
         try:
             failure = await self._try_twice(peer, timeout)
         except Exception as error:  # noqa: BLE001 - no response of a peer may end the node
-            self._faults.tell("check ended in a fault of this node", error, peer=str(peer))
+            self._faults.log_once("check ended in a fault of this node", error, peer=str(peer))
             failure = f"it cannot be checked: {error!r:.200}"
         finally:
             self._under_way.discard(peer.id)
         now = self._clock()
         if failure is not None and now - began > timeout + LATE:
-            self._metrics.checked("void")
+            self._metrics.checked(CheckOutcome.VOID)
             self._health.scheduler.check_soon(peer, now)
             return
-        self._metrics.checked("passed" if failure is None else "failed")
+        self._metrics.checked(CheckOutcome.PASSED if failure is None else CheckOutcome.FAILED)
         self._health.checked(peer, failure, now - began, now)
 
     async def _try_twice(self, peer: Peer, timeout: float) -> str | None:

@@ -146,8 +146,7 @@ class PeerHealth:
         return self.is_lost or self.active.value < 0 or now < self._doubt_until
 
     def judge(self, now: float, *, is_deaf: bool = False) -> Judgement:
-        """Return the judgement; `is_deaf`: this node hears no peer at all, so silence is
-        ignored."""
+        """Return the judgement; with `is_deaf` this node hears no peer, so silence is ignored."""
         # Case 1: unhealthy by the active or the passive filter.
         if not self.active.is_healthy:
             return Judgement(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from spegel_py.tools.bounded import BoundedDict
+
 PATIENCE, GRACE = 2.0, 10.0
 """A prediction is true if the failure comes within PATIENCE times the predicted lead, plus GRACE
 seconds."""
@@ -39,8 +41,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredPrediction:
-    """The score of a prediction; `lead` is how many seconds ahead of the failure a true one
-    came."""
+    """The score of a prediction; `lead` is the seconds that a true one came ahead."""
 
     peer: str
     outcome: PredictionOutcome
@@ -53,7 +54,7 @@ class Predictions:
 
     def __init__(self) -> None:
         self._open: dict[str, Prediction] = {}
-        self._resting: dict[str, float] = {}
+        self._resting: BoundedDict[str, float] = BoundedDict(limit=REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Predictions {len(self._open)} open>"
@@ -92,10 +93,7 @@ class Predictions:
         over = [(peer, each) for peer, each in self._open.items() if each.until <= now]
         for peer, _ in over:
             del self._open[peer]
-            self._resting.pop(peer, None)
             self._resting[peer] = now + REST
-            if len(self._resting) > REMEMBERED:
-                del self._resting[next(iter(self._resting))]
         return [
             ScoredPrediction(peer=peer, outcome=PredictionOutcome.FALSE, reason=each.reason)
             for peer, each in over

@@ -10,7 +10,7 @@ for every time it was busy (503), halved every 5 s. Failures are recent ones, ea
 and by every success. So a peer twice as fast gets twice the requests.
 
 Health, from 0 to 1, is the judgement of checks, heartbeats and network errors about the whole node
-(see health.condition). A peer with health 0 is asked for nothing while another peer has the
+(see health.peer_health). A peer with health 0 is asked for nothing while another peer has the
 content. Failures cover the rest: a peer whose registry passes every check may still give no
 answers, or wrong ones. It keeps a small chance, since nothing else shows that it is well again.
 

@@ -1,1 +1,1 @@
-"""Who else holds it: one port, its libp2p implementation, an in-process one for tests, and the advertiser."""
+"""Finding the peers that hold a key: ports, libp2p, an implementation for tests, advertiser."""

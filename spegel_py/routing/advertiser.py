@@ -1,7 +1,7 @@
-"""Carries what the store holds to the router: the difference between inventories, and changes, in batches.
+"""Advertises the store's content on the router, in batches.
 
-A watcher may yield thousands of changes at once, and a whole inventory again after every gap; peers are told only the
-difference, a batch at a time.
+A watcher may yield thousands of changes at once, and a whole inventory again after every gap. Peers
+get only the difference, a batch at a time.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from spegel_py.store.base import Change, ContentEvent, Inventory, Watcher
 log = structlog.get_logger(__name__)
 
 PACE = 0.05
-"""Seconds over which changes are collected: an image's layers then go out in one frame, and a withdrawal is still told
-far sooner than the two seconds promised."""
+"""Seconds over which changes are collected: an image's layers then go out in one frame, and a
+withdrawal still comes far sooner than the two seconds promised."""
 
 
 class Advertiser:
     """Keeps the router in step with one watcher.
 
-    `seen` says when a tag that was pulled at that time was last seen at its registry; tags are not told at all
-    without it. A tag whose registry has another canonical spelling is told under both names, since
+    A tag whose registry has another canonical spelling is advertised under both names, since
     Spegel's nodes look up the name that the image has.
+
+    Args:
+        changed: is called with the held keys after an advertisement.
+        seen: returns when a tag, pulled at a given time, was last seen at its registry. Without it
+            no tags are advertised.
     """
 
     def __init__(
@@ -42,45 +46,44 @@ class Advertiser:
         self._router = router
         self._changed = changed
         self._seen = seen
-        self._held: dict[
-            str, float | None
-        ] = {}  # with when it was last seen at its registry, of a tag
-        self._told: dict[str, float | None] = {}
-        self._tags: dict[str, float] = {}  # with when each was pulled, told or not
-        self._spellings: dict[str, set[str]] = {}  # tags by canonical name, where that is another
+        # Of a tag, with the time at which it was last seen at its registry.
+        self._held: dict[str, float | None] = {}
+        self._advertised: dict[str, float | None] = {}
+        self._tags: dict[str, float] = {}  # with the pull time of each, advertised or not
+        self._spellings: dict[str, set[str]] = {}  # tags by a canonical name that differs
         self._dirty = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Advertiser {len(self._told)} keys told, {self.to_tell} to tell>"
+        return f"<Advertiser {len(self._advertised)} keys advertised, {self.to_advertise} to tell>"
 
     @property
-    def told(self) -> Collection[str]:
-        """The keys that are advertised now."""
-        return self._told.keys()
+    def advertised(self) -> Collection[str]:
+        """The keys advertised now."""
+        return self._advertised.keys()
 
     @property
-    def to_tell(self) -> int:
-        """How many keys peers are still to be told of, that came, went or were renewed."""
-        return len(dict(self._to_be_told().items() ^ self._told.items()))
+    def to_advertise(self) -> int:
+        """The number of keys still to be advertised, withdrawn or renewed."""
+        return len(dict(self._wanted().items() ^ self._advertised.items()))
 
     @property
     def tags(self) -> Mapping[str, float]:
-        """The tags of what is held and shared, with when each was pulled; also where tags are not told."""
+        """The held tags with their pull times, even if tags are not advertised."""
         return self._tags
 
     def spellings(self, name: str) -> Collection[str]:
-        """Return the tags that are held under other spellings of this canonical name."""
+        """Return the held tags under other spellings of this canonical name."""
         return self._spellings.get(name, ())
 
     async def run(self) -> None:
         """Follow the watcher until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._tell(), name="advertise")
+            group.create_task(self._advertise(), name="advertise")
             async for change in _closing(self._watcher.watch()):
-                self._take(change)
+                self._apply(change)
                 self._dirty.set()
 
-    def _take(self, change: Inventory | ContentEvent) -> None:
+    def _apply(self, change: Inventory | ContentEvent) -> None:
         match change:
             case Inventory(keys, pulled):
                 self._held, self._tags, self._spellings = {}, {}, {}
@@ -110,29 +113,32 @@ class Advertiser:
             if not names:
                 del self._spellings[canonical]
 
-    def _to_be_told(self) -> dict[str, float | None]:
-        """Return what is held, tags under their canonical names too."""
-        told = dict(self._held)
+    def _wanted(self) -> dict[str, float | None]:
+        """Return the keys to advertise: the held ones, and the canonical names of tags."""
+        wanted = dict(self._held)
         for canonical, names in self._spellings.items():
             seen = [when for name in names if (when := self._held.get(name)) is not None]
-            if seen and canonical not in told:
-                told[canonical] = max(seen)
-        return told
+            if seen and canonical not in wanted:
+                wanted[canonical] = max(seen)
+        return wanted
 
-    async def _tell(self) -> None:
+    async def _advertise(self) -> None:
         while True:
             await self._dirty.wait()
             await asyncio.sleep(PACE)
             self._dirty.clear()
-            held, own = self._to_be_told(), frozenset(self._held)
-            went, news = self._told.keys() - held.keys(), dict(held.items() - self._told.items())
-            came = news.keys() - self._told.keys()
+            held, own = self._wanted(), frozenset(self._held)
+            went, news = (
+                self._advertised.keys() - held.keys(),
+                dict(held.items() - self._advertised.items()),
+            )
+            came = news.keys() - self._advertised.keys()
             if went:
                 await self._router.withdraw(went)
             if news:
                 pulled = {key: seen for key, seen in news.items() if seen is not None}
                 await self._router.advertise(news.keys(), pulled=pulled)
-            self._told = held
+            self._advertised = held
             if came or went:
                 self._changed(own)
                 log.info("advertised", added=len(came), withdrawn=len(went), total=len(held))

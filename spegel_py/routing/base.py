@@ -16,7 +16,7 @@ NOTHING: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, order=True)
 class Peer:
-    """Another node: its libp2p peer id (base58) and the host (an IP literal) and port of its registry.
+    """Another node: its libp2p peer id (base58), and its registry's host (an IP literal) and port.
 
     `knows_password` is True for a peer that proved that it knows the cluster's password.
     """
@@ -37,7 +37,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """What the router knows about one connected peer.
+    """A connected peer, as the router describes it.
 
     Args:
         keys: number of keys the peer holds.
@@ -77,7 +77,7 @@ class Life:
 
 
 class Router(Protocol):
-    """Finds peers by key. A key is a digest's text or a tag's full name `registry/repository:tag`."""
+    """Finds peers by key: a digest's text, or a tag's full name `registry/repository:tag`."""
 
     def lookup(self, key: str, *, limit: int, max_age: float = math.inf) -> AsyncIterator[Peer]:
         """Yield up to `limit` different peers that advertise the key, as they are found.
@@ -86,8 +86,8 @@ class Router(Protocol):
         of some peers is unknown: check the age in their HTTP answer too.
 
         Never yields this node itself, a peer whose records have expired, or a peer whose connection
-        is lost. Yields nothing, and raises nothing, while the background side is down: the pull then
-        goes to the registry.
+        is lost. Yields nothing, and raises nothing, while the background side is down: the pull
+        then goes to the registry.
         """
         ...
 
@@ -118,7 +118,8 @@ MAX_REQUEST = 1024
 the id of a peer."""
 
 MAX_RESPONSE = 8 * 1024
-"""Bytes of a response message at most. The longest real one, a snapshot of a whole tree, has 4,000."""
+"""Bytes of a response message at most. The longest real one, a snapshot of a whole tree, has
+4,000."""
 
 RequestHandler = Callable[[str, bytes], bytes]
 """Returns the response to a request of the peer with this id, which its connection authenticated.

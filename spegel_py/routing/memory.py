@@ -12,7 +12,7 @@ from spegel_py.routing.base import MAX_RESPONSE, NOTHING, Peer, RequestHandler
 
 
 class MemoryNetwork:
-    """Connects memory routers: each sees at once the keys that the others advertise."""
+    """Connects memory routers: each sees at once the keys of all members."""
 
     def __init__(self) -> None:
         self.members: dict[Peer, dict[str, float]] = {}

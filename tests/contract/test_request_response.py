@@ -16,7 +16,8 @@ from tests.routers import Node, cluster, until
 
 @dataclass
 class Two:
-    """Two that take part, where their registries are, and a third that does not and its id; `end` ends the second."""
+    """Two that take part, where their registries are, and a third that does not and its id; `end`
+    ends the second."""
 
     clients: list[RequestResponse]
     ports: list[int]
@@ -60,7 +61,8 @@ async def two(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
 
 
 async def test_who_takes_part_is_known_to_the_others(two: Two) -> None:
-    """Each sees the other with the address of its registry, and neither itself nor who takes no part."""
+    """Each sees the other with the address of its registry, and neither itself nor who takes no
+    part."""
     for number, client in enumerate(two.clients):
         [(name, peer)] = client.partners().items()
         assert (name, peer.id, peer.port) == (two.clients[1 - number].id,) * 2 + (
@@ -69,7 +71,7 @@ async def test_who_takes_part_is_known_to_the_others(two: Two) -> None:
 
 
 async def test_a_question_is_answered_by_whom_it_was_put_to(two: Two) -> None:
-    """The answerer is told who asks, and any bytes go both ways; many at the same time too."""
+    """The handler gets the sender's id, and any bytes go both ways; many at the same time too."""
     first, second = two.clients
     second.set_handler(lambda name, question: f"{name} ".encode() + question)
     first.set_handler(lambda name, question: question[::-1])
@@ -99,7 +101,8 @@ async def test_an_answer_beyond_the_bound_is_none(two: Two) -> None:
 
 
 async def test_what_is_no_question_is_refused(two: Two) -> None:
-    """By an answerer that raises ValueError, and as long as there is none; the next one is answered."""
+    """By an answerer that raises ValueError, and as long as there is none; the next one is
+    answered."""
 
     def answer(_: str, question: bytes) -> bytes:
         if question != b"good":
@@ -116,7 +119,7 @@ async def test_what_is_no_question_is_refused(two: Two) -> None:
 
 
 async def test_who_takes_no_part_cannot_be_asked(two: Two) -> None:
-    """Nor who is not known at all."""
+    """Nor an unknown peer."""
     for name in (two.stranger, "12D3KooWGRUNMzZyVRQNqFnhL9D8DBSbqUSQeyTvdGn1RCiXrV2w"):
         with pytest.raises(PeerUnreachable):
             await two.clients[0].request(name, b"?", timeout=5)
@@ -142,7 +145,8 @@ async def test_who_is_gone_is_no_partner_any_more(two: Two) -> None:
 
 
 async def test_whoever_waits_hears_that_partners_came_or_went(two: Two) -> None:
-    """Nobody has to look again and again: what is set is cleared by who looks, and set again by the next change."""
+    """No polling is needed: the waiting task clears the event, and the next change sets it
+    again."""
     first, second = two.clients
     assert first.changed.is_set()
     first.changed.clear()

@@ -1,4 +1,5 @@
-"""One suite for every Router: in memory, libp2p with everything told to all, libp2p above the mesh limit (one hop)."""
+"""One suite for every Router: in memory, libp2p with everything told to all, libp2p above the mesh
+limit (one hop)."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ async def test_nobody_finds_itself(three: Three) -> None:
 
 
 async def test_all_holders_are_found_once_each(three: Three) -> None:
-    """Several holders are all found, none of them twice."""
+    """Several holders are all found, each once."""
     await three.routers[0].advertise(["k"])
     await three.routers[1].advertise(["k"])
     await until(finds(three.routers[2], "k", {three.ports[0], three.ports[1]}))
@@ -120,8 +121,8 @@ async def test_advertising_twice_is_advertising_once(three: Three) -> None:
 async def test_a_tag_that_was_pulled_too_long_ago_is_not_found(three: Three) -> None:
     """A peer that says that it pulled a tag before the limit is left out, until it pulls it again.
 
-    Above the mesh limit the peer asked does not say when others pulled it: there the answer itself is looked at.
-    """
+    Above the mesh limit the peer asked does not say when others pulled it: there the answer itself
+    is looked at."""
     tag, now = "registry.example/app:1", time.time()
     await three.routers[0].advertise([tag], pulled={tag: now - 3600})
     await until(finds(three.routers[1], tag, {three.ports[0]}))

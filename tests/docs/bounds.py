@@ -14,7 +14,15 @@ from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
 from spegel_py.registry import connection, room, server
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
-from spegel_py.routing.libp2p import bounds, dialling, frames, kademlia, location, mesh, records
+from spegel_py.routing.libp2p import (
+    bounds,
+    dialling,
+    frames,
+    kademlia,
+    location,
+    peer_records,
+    records,
+)
 from spegel_py.telemetry import pull_log
 from spegel_py.transfer import exchange
 
@@ -90,9 +98,11 @@ def _bounds() -> Iterator[Bound]:
         "routing.libp2p.bounds",
     )
     yield Bound("Announce frame", _size(frames.MAX_FRAME), "routing.libp2p.frames")
-    yield Bound("Keys of a peer", f"{records.MAX_KEYS_PER_PEER:,}", "routing.libp2p.records")
     yield Bound(
-        "Records of one address", f"{records.MAX_RECORDS_PER_PLACE:,}", "routing.libp2p.records"
+        "Keys of a peer", f"{peer_records.MAX_KEYS_PER_PEER:,}", "routing.libp2p.peer_records"
+    )
+    yield Bound(
+        "Records of one address", f"{records.MAX_RECORDS_PER_ADDRESS:,}", "routing.libp2p.records"
     )
     yield Bound("Records of all peers", f"{records.MAX_RECORDS:,}", "routing.libp2p.records")
     yield Bound("Kademlia message", _size(kademlia.MAX_MESSAGE), "routing.libp2p.kademlia")
@@ -115,7 +125,7 @@ def _bounds() -> Iterator[Bound]:
         "Dials to find one peer's own address", f"{location.MAX_DIALS}", "routing.libp2p.location"
     )
     yield Bound(
-        "Peers whose addresses are remembered", f"{mesh.MAX_KNOWN:,}", "routing.libp2p.mesh"
+        "Peers whose addresses are remembered", f"{dialling.MAX_KNOWN:,}", "routing.libp2p.dialling"
     )
     yield Bound(
         "Question between nodes, and its answer",
@@ -137,7 +147,7 @@ def memory() -> list[tuple[str, float]]:
         ("an idle node", IDLE),
         ("bodies that are held", verification.MEMORY_LIMIT / 1e6),
         ("HTTP connections", (registry.per_address + metrics.per_address) * CONNECTION / 1e6),
-        ("records", records.MAX_RECORDS_PER_PLACE * RECORD / 1e6),
+        ("records", records.MAX_RECORDS_PER_ADDRESS * RECORD / 1e6),
         ("streams that nobody reads", bounds.MAX_CONNECTIONS_PER_ADDRESS * bounds.MAX_UNREAD / 1e6),
         ("frames that are being read", bounds.MAX_PEERS_PER_ADDRESS * 4 * frames.MAX_FRAME / 1e6),
     ]

@@ -1,4 +1,5 @@
-"""Who is healthy, on real nodes: what a registry that answers nobody, or a node that stands still, does to pulls."""
+"""Who is healthy, on real nodes: what a registry that answers nobody, or a node that stands still,
+does to pulls."""
 
 from __future__ import annotations
 
@@ -79,8 +80,9 @@ async def get_all(puller: Node, app: Image) -> None:
 
 
 async def test_a_black_hole_is_found_by_checks_alone_and_gets_no_request(lab: Lab) -> None:
-    """A registry whose packets are dropped is unhealthy within 30 s though nobody asks it for anything and libp2p goes
-    on; it is then asked for no blob while another holder exists, and is back after two checks that pass."""
+    """A registry whose packets are dropped is unhealthy within 30 s though nobody asks it for
+    anything and libp2p goes on; it is then asked for no blob while another holder exists, and is
+    back after two checks that pass."""
     holder, dead, puller = lab.nodes
     app = image("health/black-hole", layers=8, size=10_000)
     await publish(lab, lab.name("test/app:black-hole"), app, holder, dead)
@@ -95,7 +97,8 @@ async def test_a_black_hole_is_found_by_checks_alone_and_gets_no_request(lab: La
 
 
 async def test_what_failed_for_one_blob_is_not_tried_for_the_next(lab: Lab) -> None:
-    """After the one request that finds a black hole no pull asks it; checks make it certain within 10 s."""
+    """After the one request that finds a black hole no pull asks it; checks make it certain within
+    10 s."""
     holder, dead, puller = lab.nodes
     address = f"{dead.address}:5000"
     app = image("health/next", layers=40, size=2_000)
@@ -110,7 +113,8 @@ async def test_what_failed_for_one_blob_is_not_tried_for_the_next(lab: Lab) -> N
 
 
 async def test_a_node_that_stands_still_is_suspected_before_it_is_gone(lab: Lab) -> None:
-    """Its silence is foretold to be its end before it is let go, and counted as true; it returns when it goes on."""
+    """Its silence is foretold to be its end before it is let go, and counted as true; it returns
+    when it goes on."""
     _, frozen, puller = lab.nodes
     address = f"{frozen.address}:5000"
     true = await metric(puller, "spegel_health_predictions_total", outcome="true")
@@ -131,7 +135,8 @@ async def test_a_node_that_stands_still_is_suspected_before_it_is_gone(lab: Lab)
 
 
 async def test_a_restart_is_no_reason_for_mistrust(lab: Lab) -> None:
-    """A node that is killed and started again has its weight at once: what was held against it is forgotten."""
+    """A node that is killed and started again has its weight at once: what was held against it is
+    forgotten."""
     _, restarted, puller = lab.nodes
     assert restarted.spegel
     await restarted.spegel.end(signal.SIGKILL)

@@ -1,4 +1,5 @@
-"""The libp2p router as a whole: many keys, nodes that die, split regimes, strangers, and its own Trio side killed."""
+"""The libp2p router as a whole: many keys, nodes that die, split regimes, strangers, and its own
+Trio side killed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,15 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p import announce, compat, frames, kademlia, mesh
+from spegel_py.routing.libp2p import (
+    addresses,
+    announce,
+    compat,
+    dialling,
+    duplicate_identities,
+    frames,
+    kademlia,
+)
 from spegel_py.routing.libp2p.addresses import listen_addresses, multiaddr
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.keys import name_hash, record_key
@@ -60,7 +69,8 @@ async def test_a_killed_node_is_not_offered_any_more() -> None:
 
 
 async def test_a_stopped_node_is_not_offered_any_more_and_comes_back() -> None:
-    """A process that stands still is let go within ten seconds, and found again soon after it goes on."""
+    """A process that stands still is let go within ten seconds, and found again soon after it goes
+    on."""
     async with processes.cluster(3, mesh_limit=128) as nodes:
         await nodes[0].do(do="advertise", keys=KEYS[:1])
         await until(lambda: _finds(nodes[1], [nodes[0].port]))
@@ -78,7 +88,8 @@ async def _finds(node: processes.RouterProcess, expected: list[int]) -> bool:
 
 
 async def test_the_regimes_change_while_nodes_come_and_nothing_is_lost() -> None:
-    """A cluster that grows over its limit, and shrinks below it again, finds every key all the way."""
+    """A cluster that grows over its limit, and shrinks below it again, finds every key all the
+    way."""
     options: dict[str, Any] = {"mesh_limit": 3, "replication": 2}
     async with cluster(3, **options) as nodes:
         await nodes[0].router.advertise(KEYS[:50])
@@ -151,7 +162,8 @@ async def test_an_announcement_carries_its_interval() -> None:
 async def test_a_clock_that_jumps_ends_no_record(
     monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
-    """Lives are monotonic: when the wall clock jumps by a day nobody is lost, and nobody is kept."""
+    """Lives are monotonic: when the wall clock jumps by a day nobody is lost, and nobody is
+    kept."""
     async with cluster(2, interval=0.5) as nodes:
         await nodes[0].router.advertise(KEYS[:1])
         await until(lambda: _found_one(nodes[1]))
@@ -169,10 +181,11 @@ async def _found_one(node: Node) -> bool:
 
 
 async def test_a_hello_that_was_lost_is_said_again() -> None:
-    """Whoever was let go just after it had said hello, over a line that stands, is heard from again soon.
+    """Whoever was let go just after it had said hello, over a line that stands, is heard from again
+    soon.
 
-    So it is when a process goes on that stood still: it takes in what has waited, and then finds everybody silent.
-    """
+    So it is when a process goes on that stood still: it takes in what has waited, and then finds
+    everybody silent."""
     async with cluster(2, interval=0.5) as nodes:
         await nodes[0].router.advertise(KEYS[:1])
         await until(lambda: _found_one(nodes[1]))
@@ -186,7 +199,8 @@ async def test_a_hello_that_was_lost_is_said_again() -> None:
 
 
 async def test_a_dead_trio_side_is_started_again() -> None:
-    """While the libp2p side is down lookups find nobody and raise nothing; then all is told and found again."""
+    """While the libp2p side is down lookups find nobody and raise nothing; then all is told and
+    found again."""
     async with cluster(2) as nodes:
         one, two = nodes
         await one.router.advertise(["before"])
@@ -226,7 +240,8 @@ async def test_ipv6_works_like_ipv4() -> None:
 
 
 async def test_lookups_that_are_left_half_way_harm_no_connection() -> None:
-    """Callers that take the first peer and leave, hundreds of times, break no stream and lose no record."""
+    """Callers that take the first peer and leave, hundreds of times, break no stream and lose no
+    record."""
     async with cluster(4, mesh_limit=0, replication=1) as nodes:
         await nodes[0].router.advertise(KEYS[:300])
         await until(lambda: sum(node.router.records() for node in nodes) == 300)
@@ -244,16 +259,17 @@ async def test_lookups_that_are_left_half_way_harm_no_connection() -> None:
 
 
 async def test_a_busy_cluster_does_not_silence_a_node() -> None:
-    """News that have nothing to do with a peer, however often they come, keep no refresh from it."""
+    """News that have nothing to do with a peer, however often they come, keep no refresh from
+    it."""
     async with cluster(2, interval=0.5) as nodes:
         await nodes[0].router.advertise(["k"])
         await until(lambda: _held(nodes[1], "k", {nodes[0].registry_port}))
-        service, thread = nodes[0].router._service, nodes[0].router._thread
+        service, thread = nodes[0].router._side.service, nodes[0].router._side._thread
         assert service is not None
         assert thread is not None
 
         async def rumour() -> None:
-            service._mesh.tell_news()
+            service._context.wake()
 
         for _ in range(40):
             await thread.call(rumour)
@@ -262,7 +278,8 @@ async def test_a_busy_cluster_does_not_silence_a_node() -> None:
 
 
 async def test_a_seed_that_restarts_is_found_again() -> None:
-    """A first peer that nobody tells of the others is in the cluster again within seconds of its return."""
+    """A first peer that nobody tells of the others is in the cluster again within seconds of its
+    return."""
     async with AsyncExitStack() as stack:
         seed = Node()
         others = [Node(bootstrap=[seed.multiaddr]) for _ in range(2)]
@@ -282,7 +299,8 @@ async def test_a_seed_that_restarts_is_found_again() -> None:
 async def test_a_registry_on_all_addresses_is_reached_where_its_node_is(
     host: str, told: str
 ) -> None:
-    """A node whose registry listens on a wildcard is offered with the address it is connected from."""
+    """A node whose registry listens on a wildcard is offered with the address it is connected
+    from."""
     async with cluster(2, host=host, registry_host=told) as nodes:
         await nodes[0].router.advertise(["k"])
         await until(lambda: _held(nodes[1], "k", {nodes[0].registry_port}))
@@ -290,7 +308,8 @@ async def test_a_registry_on_all_addresses_is_reached_where_its_node_is(
 
 
 async def test_a_taken_port_is_named() -> None:
-    """A router port that another node uses is one clear error, although that node's socket would share it."""
+    """A router port that another node uses is one clear error, although that node's socket would
+    share it."""
     async with cluster(1) as nodes:
         with pytest.raises(ConfigError, match="--router-addr"):
             async with Node(port=nodes[0].port).router.running():
@@ -309,7 +328,7 @@ def _as_stranger(address: str, talk: Any) -> Any:
             load_or_create(None), announce=lambda: [multiaddr("127.0.0.1", port)]
         )
         async with host.run(listen_addresses("127.0.0.1", port)):
-            peer = await compat.dial(host, Multiaddr(address), expected=None, timeout=5)
+            peer = await dialling.dial(host, Multiaddr(address), expected=None, timeout=5)
             try:
                 return await talk(host, peer)
             finally:
@@ -334,7 +353,8 @@ HELLO = frames.encode(frames.Hello(4.0, "127.0.0.1", 9))
     ids=["empty", "huge", "unknown kind", "crooked keys", "half", "random"],
 )
 async def test_bad_announcements_are_dropped_and_counted(raw: bytes, reason: str) -> None:
-    """Garbage ends its own stream only: it is counted, and the same peer's other streams are answered."""
+    """Garbage ends its own stream only: it is counted, and the same peer's other streams are
+    answered."""
     async with cluster(1) as nodes:
         await nodes[0].router.advertise(["k"])
 
@@ -374,7 +394,8 @@ async def test_bad_dht_messages_are_dropped_and_counted(raw: bytes) -> None:
 
 
 async def test_a_record_for_somebody_else_is_refused() -> None:
-    """A peer may provide for itself only: a record that names another one is dropped and counted."""
+    """A peer may provide for itself only: a record that names another one is dropped and
+    counted."""
     async with cluster(1) as nodes:
 
         async def talk(host: Any, peer: ID) -> list[Any]:
@@ -395,7 +416,8 @@ async def test_a_record_for_somebody_else_is_refused() -> None:
 
 
 async def test_a_standard_peer_is_served_and_believed() -> None:
-    """A node without the announce protocol gets provider records without loss, and its own are found here."""
+    """A node without the announce protocol gets provider records without loss, and its own are
+    found here."""
     async with cluster(1) as nodes:
         await nodes[0].router.advertise(KEYS[:500])
 
@@ -415,7 +437,7 @@ async def test_a_standard_peer_is_served_and_believed() -> None:
             await kademlia.KademliaClient(host).add_providers(
                 peer,
                 [name_hash(f"mine {number}") for number in range(300)],
-                kademlia.own_addresses(host),
+                addresses.own_addresses(host),
             )
             with trio.move_on_after(15):
                 while len(got) < 500:
@@ -432,7 +454,8 @@ async def test_a_standard_peer_is_served_and_believed() -> None:
 
 
 async def test_a_peer_is_asked_where_it_is_not_where_it_says() -> None:
-    """A registry's address that the peer's identity does not answer at is never asked: it may be anybody's."""
+    """A registry's address that the peer's identity does not answer at is never asked: it may be
+    anybody's."""
     victim = Node()
     async with victim.router.running():
         liar = Node(registry_host="127.0.0.3", bootstrap=[victim.multiaddr])
@@ -447,13 +470,15 @@ async def test_a_peer_is_asked_where_it_is_not_where_it_says() -> None:
             async def is_at(key: str, host: str) -> bool:
                 return await where(key) == [host]
 
-            # It connects from 127.0.0.1, as from a router that rewrites addresses, and listens on another address.
+            # It connects from 127.0.0.1, as from a router that rewrites addresses, and listens on
+            # another address.
             await until(lambda: is_at(KEYS[1], "127.0.0.2"))
             await until(lambda: is_at(KEYS[0], "127.0.0.1"))
 
 
 async def test_a_password_is_for_peers_that_know_it() -> None:
-    """Who says hello proves nothing; who knows the password does, and standard peers of it are not told either."""
+    """Who says hello proves nothing; who knows the password does, and standard peers of it are not
+    told either."""
     async with cluster(2, password=b"node:secret") as [a, b]:
         stranger = Node(bootstrap=[a.multiaddr], password=b"node:other")
         async with stranger.router.running():
@@ -469,19 +494,20 @@ async def _holders(node: Node, expected: dict[int, bool]) -> bool:
 
 
 async def test_nodes_with_one_identity_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the one that dials the other, and by a third that both are connected with; a restarted node is no twin."""
-    monkeypatch.setattr(mesh, "PATIENCE", 1.0)
+    """By the one that dials the other, and by a third that both are connected with; a restarted
+    node is no twin."""
+    monkeypatch.setattr(duplicate_identities, "PATIENCE", 1.0)
     third = Node()
     first = Node(bootstrap=[third.multiaddr])
     twin = Node(key=first.key, bootstrap=[first.multiaddr, third.multiaddr])
     async with third.router.running():
         async with first.router.running():
             await until(lambda: third.router.connected() == [first.router.id])
-            assert third.router.twins() == {}
+            assert third.router.duplicate_identities() == {}
             async with twin.router.running():
-                await until(lambda: list(twin.router.twins()) == [first.multiaddr])
-                await until(lambda: list(third.router.twins()) == [first.router.id])
+                await until(lambda: list(twin.router.duplicate_identities()) == [first.multiaddr])
+                await until(lambda: list(third.router.duplicate_identities()) == [first.router.id])
         alone = Node(key=first.key, bootstrap=[third.multiaddr])
         async with alone.router.running():
             await until(lambda: bool(alone.router.connected()))
-            assert alone.router.twins() == {}
+            assert alone.router.duplicate_identities() == {}

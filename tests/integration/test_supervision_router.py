@@ -18,6 +18,7 @@ from spegel_py import node
 from spegel_py.config import Config
 from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.router import Libp2pRouter
+from spegel_py.routing.libp2p.trio_side import TrioSide
 from spegel_py.supervision.history import RecordedHistory, read_history
 from tests import routers
 from tests.images import image, write_layout
@@ -146,10 +147,10 @@ async def test_a_side_beyond_repair_fails_livez(
     async with running(tmp_path, holds=True) as one:
         await until(lambda: not one.router.expects_peers)  # it has found out that it is alone
 
-        async def broken(self: Libp2pRouter) -> None:
+        async def broken(self: TrioSide) -> None:
             raise RuntimeError("no way")
 
-        monkeypatch.setattr(Libp2pRouter, "_start", broken)
+        monkeypatch.setattr(TrioSide, "start", broken)
         await one.router.crash()
 
         async def is_given_up() -> bool:

@@ -1,17 +1,17 @@
-"""The announce protocol on its streams: telling one peer what is held here, and hearing what a peer holds.
+"""The announce protocol on its streams: announcing the local keys, and receiving a peer's keys.
 
-A node keeps one stream to every peer, over which its set and then its changes go, and a refresh every interval. The
-refresh carries a checksum; a receiver that is out of step asks for the whole set again, so that nothing that was lost
-stays lost.
+A node keeps one stream to every peer. It sends its whole set first, then changes, and a refresh
+every interval. The refresh carries a checksum: a receiver that is out of step asks for the whole
+set again, so that a lost change does not stay lost.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import trio
 from libp2p.abc import INetStream
@@ -22,6 +22,7 @@ from libp2p.peer.id import ID
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat, frames
+from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.frames import (
     Ages,
     Delta,
@@ -33,47 +34,34 @@ from spegel_py.routing.libp2p.frames import (
     Resync,
     SetPart,
 )
-from spegel_py.routing.libp2p.location import names_nobody
-from spegel_py.routing.libp2p.records import TTL_FACTOR, RecordTable
-from spegel_py.routing.libp2p.sharing import LocalKeys, PeerSyncState
+from spegel_py.routing.libp2p.location import is_unusable
+from spegel_py.routing.libp2p.peer_records import TTL_FACTOR
+from spegel_py.routing.libp2p.records import RecordTable
+from spegel_py.routing.libp2p.sharing import PeerSyncState
 from spegel_py.routing.libp2p.streams import MessageReader, finish
 
 PROTOCOL = TProtocol(frames.PROTOCOL)
 WRITE_TIMEOUT = 10.0
-"""Seconds for writing one frame: a peer that does not read for so long is left to the liveness rules."""
+"""Seconds for writing one frame. A peer that does not read for so long is left to the rules of
+liveness."""
 TOGETHER = 16 * 1024
-"""Bytes of frames that are written at once: the parts of a large set leave others' frames their turn."""
+"""Bytes of frames written at once: between the parts of a large set, other streams get their
+turn."""
 _HEAD = 4
 
 Carried = Callable[[Literal["sent", "received"], str, int], None]
-"""Is told of every frame: which way it went, its kind and its bytes. It is called on the Trio thread."""
-
-
-class AnnounceContext(Protocol):
-    """What a link needs to know of its node; all of it changes while the link runs."""
-
-    @property
-    def hello(self) -> Hello: ...
-
-    def part_for(self, peer: ID) -> Collection[bytes] | None:
-        """The keys the peer should hold, None for all."""
-        ...
-
-    def proof_for(self, peer: ID) -> str:
-        """The proof for this peer that the node knows the cluster's password, empty without one."""
-        ...
-
-    @property
-    def news(self) -> trio.Event:
-        """Set (and replaced by a fresh one) when there may be something new to tell."""
-        ...
+"""Counts a frame by direction, kind and bytes. It is called on the Trio thread."""
 
 
 class AnnounceReceiver:
-    """Hears peers' announcements into the record table.
+    """Receives peers' announcements and records them in the table.
 
-    `address_of` gives the IP address at which a connected peer is known to be; `claims` is told of another one that
-    the peer names itself. `knows_password` checks a peer's proof.
+    Args:
+        address_of: returns the proven IP address of a connected peer.
+        claims: is called with a different address that a peer claims itself.
+        knows_password: checks a peer's proof.
+        dropped: counts refused input, by reason.
+        left: is called with a peer that says goodbye.
     """
 
     def __init__(
@@ -98,7 +86,7 @@ class AnnounceReceiver:
         self._carried = carried
 
     async def handle(self, stream: INetStream) -> None:
-        """Hear one stream to its end. Malformed frames are counted and end this stream only."""
+        """Receive one stream to its end. A malformed frame is counted and ends this stream only."""
         peer = stream.muxed_conn.peer_id
         if self._address_of(peer) is None:  # the connection went away under the stream
             await stream.reset()
@@ -112,7 +100,8 @@ class AnnounceReceiver:
                     frame = await _read_frame(reader, self._carried)
                 reader.begin()
                 if isinstance(frame, Hello):
-                    # A silent peer is hidden after two intervals and given up by its node; this only frees the task.
+                    # The mesh drops a silent peer after two intervals; this timeout only frees the
+                    # task.
                     timeout = 10 * TTL_FACTOR * frame.interval
                 await self._apply(frame, peer, stream)
         except trio.TooSlowError:
@@ -145,15 +134,15 @@ class AnnounceReceiver:
     def _record(self, name: str, frame: SetPart | Delta | Ages, now: float) -> None:
         match frame:
             case SetPart(keys, first, last, complete):
-                self._count_over(self._table.stage(name, keys, first=first))
+                self._count_dropped(self._table.stage(name, keys, first=first))
                 if last:
                     self._table.commit(name, complete=complete)
             case Delta(True, keys):
-                self._count_over(self._table.add(name, keys))
+                self._count_dropped(self._table.add(name, keys))
             case Delta(False, keys):
                 self._table.remove(name, keys)
             case Ages(ages):
-                self._table.aged(name, ages, now)
+                self._table.record_ages(name, ages, now)
 
     def _hello(self, peer: ID, hello: Hello) -> None:
         at = self._address_of(peer)
@@ -168,96 +157,92 @@ class AnnounceReceiver:
             skew=None if hello.time is None else hello.time - time.time(),
             shares=hello.shares,
         )
-        if hello.host != at and not names_nobody(hello.host, at):
+        if hello.host != at and not is_unusable(hello.host, at):
             self._claims(peer, hello.host)
 
-    def _count_over(self, over: int) -> None:
+    def _count_dropped(self, over: int) -> None:
         if over:
             self._dropped("too-many-keys")
 
 
 class AnnounceStream:
-    """Keeps one peer up to date about what is held here."""
+    """Keeps one peer up to date about the local keys."""
 
     def __init__(
-        self,
-        *,
-        host: BasicHost,
-        peer: ID,
-        local: LocalKeys,
-        situation: AnnounceContext,
-        carried: Carried,
+        self, *, host: BasicHost, peer: ID, context: AnnounceContext, carried: Carried
     ) -> None:
         self._host = host
         self._peer = peer
-        self._local = local
-        self._situation = situation
+        self._context = context
         self._carried = carried
-        self._share = PeerSyncState()
-        self._told: Hello | None = None
-        self._waiting = trio.CancelScope()
+        self._state = PeerSyncState()
+        self._sent_hello: Hello | None = None
+        self._pause = trio.CancelScope()
 
     async def run(self) -> None:
-        """Tell until the stream breaks (raises) or this task is cancelled."""
+        """Announce until the stream breaks (raises) or this task is cancelled."""
         stream = await self._host.new_stream(self._peer, [PROTOCOL])
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hear, stream)
-                await self._tell(stream)
+                nursery.start_soon(self._receive, stream)
+                await self._send(stream)
         except BaseException:
             with compat.shielded(1):
                 await stream.reset()
             raise
 
-    async def _tell(self, stream: INetStream) -> None:
-        spoken = -math.inf
+    async def _send(self, stream: INetStream) -> None:
+        sent_at = -math.inf
         while True:
-            news = self._situation.news
+            news = self._context.news
             frames_due: list[Frame] = []
-            hello = self._situation.hello
-            if hello != self._told:
-                self._told = hello
+            hello = self._context.hello
+            if hello != self._sent_hello:
+                self._sent_hello = hello
                 frames_due = [
-                    replace(hello, time=time.time(), proof=self._situation.proof_for(self._peer))
+                    replace(hello, time=time.time(), proof=self._context.proof_for(self._peer))
                 ]
-            part = self._situation.part_for(self._peer)
-            frames_due += self._share.next_frames(self._local, part, time.monotonic())
-            if not frames_due and trio.current_time() >= spoken + hello.interval:
-                frames_due = [self._share.refresh()]
+            part = self._context.part_for(self._peer)
+            frames_due += self._state.next_frames(self._context.local, part, time.monotonic())
+            if not frames_due and trio.current_time() >= sent_at + hello.interval:
+                frames_due = [self._state.refresh()]
             if frames_due:
                 await _write(stream, frames_due, self._carried)
-                spoken = trio.current_time()
-            # News that are none for this peer must not put the refresh off: others would take us for dead.
-            with trio.move_on_at(spoken + hello.interval) as self._waiting:
+                sent_at = trio.current_time()
+            # News that do not concern this peer must not delay the refresh: it would take us for
+            # dead.
+            with trio.move_on_at(sent_at + hello.interval) as self._pause:
                 await news.wait()
 
-    async def _hear(self, stream: INetStream) -> None:
+    async def _receive(self, stream: INetStream) -> None:
         reader, heard = MessageReader(stream), -math.inf
         while True:
             frame = await _read_frame(reader, self._carried)
             if not isinstance(frame, Resync):
                 raise FrameError("only a resync comes back")
-            # A peer asks at a refresh, so once in an interval; five bytes more often would cost a whole set each time.
-            if (now := trio.current_time()) < heard + self._situation.hello.interval / 2:
+            # A peer asks at a refresh, so once in an interval. More often, five bytes would cost a
+            # whole set each time.
+            if (now := trio.current_time()) < heard + self._context.hello.interval / 2:
                 continue
             heard = now
-            self._share.restart()
-            self._told = (
-                None  # a peer that let go of this node in between has forgotten its hello too
-            )
-            self._waiting.cancel()
+            self._state.restart()
+            self._sent_hello = None  # a peer that dropped this node has forgotten its hello too
+            self._pause.cancel()
 
 
 async def say_goodbye(host: BasicHost, peer: ID, carried: Carried) -> None:
-    """Tell one peer that this node leaves, and return once it has heard that: a connection that ends meanwhile takes
-    with it what was not read yet. Whatever fails is left to the peer's own liveness rules."""
+    """Send one peer a goodbye, and return once the peer has read it.
+
+    A connection that is closed earlier would lose the unread goodbye. An error is left to the
+    peer's own rules of liveness.
+    """
     stream = await host.new_stream(peer, [PROTOCOL])
     await _write(stream, [Goodbye()], carried)
     await finish(stream)
 
 
 async def _write(stream: INetStream, due: Sequence[Frame], carried: Carried) -> None:
-    """Write frames: small ones together, since what they cost is the write."""
+    """Write frames: small ones together, since each write has a fixed cost."""
     encoded = [frames.encode(frame) for frame in due]
     together = b"".join(encoded)
     for data in [together] if len(together) <= TOGETHER else encoded:

@@ -1,53 +1,54 @@
-"""Where the first peers come from: a static list, a DNS name, or another node's `/id` over HTTP.
+"""Finding first peers: a static list, a DNS name, or another node's `/id` over HTTP.
 
-Every kind gives addresses; a peer's id may be missing and is then learnt from the handshake, a port may be missing and
-is then our own router port (as Spegel does). Nothing here fails a start: what is not found now is tried again.
+A source that is away does not fail the start: `Joining` asks it again. It also dials lost peers.
+Each lost peer is redialled ever less often by its own task (`discovery`). That alone would let two
+halves of a cluster meet only minutes after their partition has healed. So a few random lost peers
+are dialled every few seconds as well: a single answer leads to all members.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import socket
 import ssl
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import structlog
 from aiohttp import web
-from libp2p.peer.id import ID
-from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p.addresses import multiaddr
-from spegel_py.tools.addresses import is_http_url
+from spegel_py.routing.libp2p.bootstrap_targets import (
+    OnceLog,
+    Resolver,
+    Target,
+    check_domain,
+    check_multiaddr,
+    check_url,
+    read_answer,
+    resolved,
+    with_path,
+)
 
 log = structlog.get_logger(__name__)
 
 DNS_LIMIT = 16
-"""Addresses of a DNS answer dialled in one round, chosen at random: more join through the members they know."""
+"""Addresses of a DNS answer dialled in one round, chosen at random: their members lead to all
+others."""
 HTTP_TIMEOUT = 3.0
-"""Seconds for asking another node's `/id`."""
+"""Seconds for a request of another node's `/id`."""
 HTTP_LIMIT = 1 << 20
 """Largest `/id` answer in bytes."""
-MAX_MULTIADDR, MAX_ID = 512, 128
-"""Characters of an address and of a peer's id; base58 takes a time that grows with the square of its length."""
-MAX_ANSWERED = 256
-"""Addresses of a `/id` answer that are tried: a node has one or two, and each may be a name to resolve."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An address (a multiaddr without `/p2p`) to bootstrap from, and the peer's id where it is known."""
-
-    address: str
-    peer: str | None = None
+DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds between bootstrap attempts while no peer is connected, each ± 30 %; the last one
+repeats."""
+LOST_INTERVAL = 4.0
+"""Seconds, ± 30 %, between two rounds of dials to lost peers: with 3 s for a dial, the halves of a
+cluster meet within 10 s of their healing."""
+_JITTER = (0.7, 1.3)
 
 
 class Bootstrap(Protocol):
@@ -55,39 +56,40 @@ class Bootstrap(Protocol):
 
     @property
     def interval(self) -> float:
-        """Seconds between two looks while other peers are connected: it is how a seed that restarted is found again,
-        and how two halves of a cluster meet. A look dials only what is not connected."""
+        """Seconds between two searches while peers are connected.
+
+        They find a seed that restarted, and let two halves of a cluster meet. Connected peers are
+        not dialled.
+        """
         ...
 
     async def find(self) -> Sequence[Target]:
-        """Return targets, none if there are none now; never raises for a source that is away."""
+        """Return the targets, an empty list if the source is away; never raises for that."""
         ...
 
 
 class StaticBootstrap:
-    """The multiaddrs given; host names in them are resolved anew each time."""
+    """The given multiaddrs; host names in them are resolved anew each time."""
 
-    interval = (
-        5.0  # costs nothing while the seeds are connected, and a seed knows nobody when it starts
-    )
+    # Costs nothing while the seeds are connected. A seed knows no peer when it starts.
+    interval = 5.0
 
     def __init__(
         self, peers: Iterable[str], *, router_port: int, flag: str = "--static-bootstrap-peers"
     ) -> None:
         self._peers = [(check_multiaddr(peer, flag=flag), peer) for peer in peers]
         self._router_port = router_port
-        self._away = OnceLog()
+        self._resolver = Resolver()
 
     async def find(self) -> Sequence[Target]:
-        return await resolved(
-            [address for address, _ in self._peers], self._router_port, self._away
-        )
+        addresses = [address for address, _ in self._peers]
+        return await resolved(addresses, self._router_port, self._resolver)
 
 
 class DnsBootstrap:
-    """All A and AAAA records of one name, a headless Service's as a rule."""
+    """All A and AAAA records of one name, usually of a headless Service."""
 
-    interval = 60.0  # one query a minute from each node; who restarts asks for itself
+    interval = 60.0  # one query a minute from each node; a restarted node asks by itself
 
     def __init__(
         self,
@@ -100,18 +102,18 @@ class DnsBootstrap:
         self._domain = check_domain(domain, flag=flag)
         self._router_port = router_port
         self._rng = rng
-        self._away = OnceLog()
+        self._resolver = Resolver()
 
     async def find(self) -> Sequence[Target]:
-        hosts = await _resolve(self._domain, self._away)
+        hosts = await self._resolver.resolve(self._domain)
         chosen = self._rng.sample(hosts, min(len(hosts), DNS_LIMIT))
         return [Target(str(multiaddr(host, self._router_port))) for host in chosen]
 
 
 class HttpBootstrap:
-    """Another node's `/id`: a JSON object {"ID", "Addrs"}, as Spegel serves it, or a list of such objects.
+    """Another node's `/id`: a JSON object {"ID", "Addrs"} as in Spegel, or a list of such objects.
 
-    Of a URL without a path `/id` is asked for, as Spegel does with `--http-bootstrap-peer`.
+    For a URL without a path, `/id` is requested, as in Spegel with `--http-bootstrap-peer`.
     """
 
     interval = 30.0  # one request to one server from each node
@@ -120,7 +122,8 @@ class HttpBootstrap:
         self._url = with_path(check_url(url, flag="--http-bootstrap-peer"))
         self._router_port = router_port
         self._tls = _tls(cert_dir) if cert_dir is not None else None
-        self._away = OnceLog()
+        self._log = OnceLog()
+        self._resolver = Resolver()
 
     async def find(self) -> Sequence[Target]:
         timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT)
@@ -132,14 +135,14 @@ class HttpBootstrap:
                 response.raise_for_status()
                 addresses = read_answer(await _read(response))
         except (aiohttp.ClientError, OSError, ValueError, ConfigError) as error:
-            self._away.failed("bootstrap url does not answer", url=self._url, error=repr(error))
+            self._log.failed("bootstrap url does not answer", url=self._url, error=repr(error))
             return []
-        self._away.mended("bootstrap url answers", url=self._url)
-        return await resolved(addresses, self._router_port, self._away)
+        self._log.mended("bootstrap url answers", url=self._url)
+        return await resolved(addresses, self._router_port, self._resolver)
 
 
 class NoBootstrap:
-    """No first peers: others find this node."""
+    """No first peers: other nodes find this node."""
 
     interval = 60.0
 
@@ -148,7 +151,7 @@ class NoBootstrap:
 
 
 def id_app(addresses: Callable[[], list[str]]) -> web.Application:
-    """Return the application that serves `/id` to other nodes' HttpBootstrap (and to Spegel's)."""
+    """Return the application that serves `/id` to other nodes, and to Spegel."""
 
     async def get_id(request: web.Request) -> web.Response:
         parts = [address.partition("/p2p/") for address in addresses()]
@@ -161,96 +164,6 @@ def id_app(addresses: Callable[[], list[str]]) -> web.Application:
     return app
 
 
-def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
-    """Return the multiaddr, or raise ConfigError: it must begin with an IP or a DNS name and use TCP if anything."""
-    if len(text) > MAX_MULTIADDR:
-        raise ConfigError(
-            f"{flag}: {text[:80]!r}… is not a multiaddr: it has {len(text)} characters"
-        )
-    try:
-        address = Multiaddr(text)
-        names = [protocol.name for protocol in address.protocols()]
-        str(address)  # some that can be read cannot be written
-    except Exception as error:  # py-multiaddr raises several kinds for bad input
-        raise ConfigError(
-            f"{flag}: {text[:160]!r} is not a multiaddr; write /ip4/10.0.0.1/tcp/5001, with or without /p2p/<id>"
-        ) from error
-    if (
-        not names
-        or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6")
-        or names[1:2] not in ([], ["tcp"], ["p2p"])
-    ):
-        raise ConfigError(
-            f"{flag}: {text[:160]!r} must have the form /ip4|ip6|dns/<host>/tcp/<port>, with or without /p2p/<id>"
-        )
-    return address
-
-
-def check_domain(text: str, *, flag: str) -> str:
-    """Return the DNS name, or raise ConfigError if it is none."""
-    labels = text.rstrip(".").split(".")
-    valid = all(
-        0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum()
-        for label in labels
-    )
-    if not valid or len(text) > 253 or not text.isascii():
-        raise ConfigError(f"{flag}: {text[:160]!r} is not a DNS name")
-    return text
-
-
-def check_url(text: str, *, flag: str) -> str:
-    """Return the http or https URL, or raise ConfigError if it is none."""
-    if not is_http_url(text):
-        raise ConfigError(f"{flag}: {text[:160]!r} is not an http or https URL")
-    return text
-
-
-def with_path(url: str) -> str:
-    """Return a URL with the path `/id` where it has none."""
-    parts = urlsplit(url)
-    return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/id"))
-
-
-def read_answer(raw: bytes) -> list[Multiaddr]:
-    """Return the first addresses in another node's `/id` answer. Raises ConfigError for any other bytes."""
-    try:
-        answer = json.loads(raw)
-        entries = [answer] if isinstance(answer, dict) else answer
-        given = ((address, entry.get("ID")) for entry in entries for address in entry["Addrs"])
-        return [_with_peer(address, peer) for address, peer in islice(given, MAX_ANSWERED)]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"no answer of /id: {error!r}"[:200]) from error
-
-
-async def resolved(addresses: Iterable[Multiaddr], router_port: int, away: OnceLog) -> list[Target]:
-    """Return what to dial for these addresses; a name that does not resolve, or is none, adds nothing."""
-    return [
-        target for address in addresses for target in await _targets(address, router_port, away)
-    ]
-
-
-async def _targets(address: Multiaddr | str, router_port: int, away: OnceLog) -> list[Target]:
-    parts = str(address).strip("/").split("/")
-    kind, host, rest = parts[0], parts[1], parts[2:]
-    port = int(rest[1]) if rest[:1] == ["tcp"] else router_port
-    peer = rest[rest.index("p2p") + 1] if "p2p" in rest else None
-    hosts = [host] if kind in ("ip4", "ip6") else await _resolve(host, away)
-    return [Target(str(multiaddr(each, port)), peer) for each in hosts]
-
-
-async def _resolve(name: str, away: OnceLog) -> list[str]:
-    try:
-        answers = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: a name that cannot be one, such as a label of 64 characters
-        away.failed("bootstrap name does not resolve", name=name, error=str(error))
-        return []
-    away.mended("bootstrap name resolves", name=name)
-    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
-
-
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for piece in response.content.iter_any():
@@ -260,17 +173,8 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _with_peer(address: object, peer: object) -> Multiaddr:
-    text, name = str(address), str(peer or "")
-    if name and "/p2p/" not in text:
-        if len(name) > MAX_ID:
-            raise ValueError(f"a peer id of {len(name)} characters")
-        text = f"{text}/p2p/{ID.from_base58(name)}"
-    return check_multiaddr(text, flag="bootstrap answer")
-
-
 def _tls(cert_dir: Path) -> ssl.SSLContext:
-    """Return a context that trusts `ca.crt` and shows `tls.crt` with `tls.key`, as far as they are there."""
+    """Return a TLS context with `ca.crt`, `tls.crt` and `tls.key`, if present."""
     try:
         authority, certificate, key = (cert_dir / name for name in ("ca.crt", "tls.crt", "tls.key"))
         context = ssl.create_default_context(cafile=authority if authority.exists() else None)
@@ -283,17 +187,85 @@ def _tls(cert_dir: Path) -> ssl.SSLContext:
     return context
 
 
-class OnceLog:
-    """Says once that something is away, and once that it is back."""
+class Joining:
+    """Runs the searches for peers.
 
-    def __init__(self) -> None:
-        self._said = False
+    Args:
+        dial_targets: dials targets, and returns the number of other nodes among them.
+        dial_lost: dials a few lost peers.
+    """
 
-    def failed(self, event: str, **fields: object) -> None:
-        (log.debug if self._said else log.warning)(event, **fields)
-        self._said = True
+    def __init__(
+        self,
+        *,
+        bootstrap: Bootstrap,
+        is_connected: Callable[[], bool],
+        dial_targets: Callable[[Sequence[Target]], Awaitable[int]],
+        dial_lost: Callable[[], Awaitable[None]],
+        rng: random.Random,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._is_connected = is_connected
+        self._dial_targets = dial_targets
+        self._dial_lost = dial_lost
+        self._rng = rng
+        self._nudge = asyncio.Event()
+        self.expects_peers = not isinstance(bootstrap, NoBootstrap)
+        """True if there should be other nodes: a source is set, and did not name this node only."""
 
-    def mended(self, event: str, **fields: object) -> None:
-        if self._said:
-            log.info(event, **fields)
-        self._said = False
+    def __repr__(self) -> str:
+        return f"<Joining by {type(self._bootstrap).__name__}, expects peers: {self.expects_peers}>"
+
+    async def run(self) -> None:
+        """Search until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_bootstrapping(), name="libp2p bootstrap")
+            group.create_task(self._keep_dialling_lost(), name="libp2p lost peers")
+
+    async def now(self) -> None:
+        """Ask the source at once, with a new back-off, and dial some lost peers."""
+        self._nudge.set()
+        await self._dial_lost()
+
+    async def _keep_bootstrapping(self) -> None:
+        attempt = 0
+        while True:
+            if await self._once():
+                attempt, delay = 0, self._bootstrap.interval
+            else:
+                delay = DELAYS[min(attempt, len(DELAYS) - 1)]
+                attempt += 1
+            if await self._disturbed(delay * self._rng.uniform(*_JITTER)):
+                attempt = 0
+
+    async def _once(self) -> bool:
+        """Dial the bootstrap targets. Return True if any peer is connected afterwards."""
+        try:
+            if targets := await self._bootstrap.find():
+                self.expects_peers = await self._dial_targets(targets) > 0
+        except Exception as error:  # noqa: BLE001 - the libp2p side may be down: try again
+            log.debug("bootstrap attempt failed", error=repr(error))
+        return self._is_connected()
+
+    async def _keep_dialling_lost(self) -> None:
+        while True:
+            await asyncio.sleep(LOST_INTERVAL * self._rng.uniform(*_JITTER))
+            try:
+                await self._dial_lost()
+            except Exception as error:  # noqa: BLE001 - the next round must come
+                log.debug("looking for lost peers failed", error=repr(error))
+
+    async def _disturbed(self, delay: float) -> bool:
+        """Wait `delay` seconds, or until the last peer disconnects or `now` is called: True."""
+        loop, had_peers = asyncio.get_running_loop(), self._is_connected()
+        end = loop.time() + delay
+        while (left := end - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(min(max(left, 0.01), 1.0)):  # a loop's clock is coarse
+                    await self._nudge.wait()
+            except TimeoutError:
+                if not had_peers or self._is_connected():
+                    continue
+            self._nudge.clear()
+            return True
+        return False

@@ -1,4 +1,4 @@
-"""Bounds on what a peer can make a node hold: traps 17 and 18 of `compat`, which uses them."""
+"""Bounds on what a peer can make a node hold: traps 17 and 18 of `compat`, which applies them."""
 
 from __future__ import annotations
 
@@ -13,37 +13,43 @@ from libp2p.abc import IMuxedConn
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 MAX_STREAMS = 128
-"""Streams that are open on one connection at a time. A node opens one to announce, and a few that carry questions."""
+"""Open streams of one connection. A node opens one to announce, and a few for requests."""
 MAX_UNREAD = 2 * 1024 * 1024
-"""Bytes of one connection that nobody has read yet. A node sends 256 KiB on a stream until they are read."""
-
+"""Unread bytes of one connection. A node sends 256 KiB on a stream until they are read."""
 
 MAX_CONNECTIONS_PER_ADDRESS = 24
-"""Connections that one address may hold. A node has one, or two for a moment; several nodes behind a router that
-rewrites addresses share one address."""
+"""Connections from one address. A node has one, or two for a moment. Several nodes behind a router
+that rewrites addresses share one address."""
 MAX_PEERS_PER_ADDRESS = 16
-"""Peers at one address. It stays below the replication of 20, so that even where keys are told to the closest peers
-only, one address cannot be all of those."""
+"""Peers at one address. It is below the replication of 20, so that one address cannot
+be all of the peers closest to a key."""
 MESSAGES = 5_000
-"""Kademlia messages that are worked on at once for one address: a Go node tells its 10,000 records in 5 s."""
+"""Kademlia messages at once from one address: a Go node announces its 10,000 records in
+5 s."""
 MESSAGES_PER_SECOND = 1_000
-"""Kademlia messages a second for one address thereafter, 7 % of a core; one that has to be answered counts for five."""
-MAX_PLACES = 4_096
-"""Addresses whose budgets are remembered before those that are full again are forgotten."""
+"""Kademlia messages a second for one address thereafter, which take 7 % of a core. A message that
+needs an answer counts for five."""
+MAX_BUDGETS = 4_096
+"""Message budgets remembered before the full ones are dropped."""
 ON_LOOPBACK = 256
-"""Of connections and peers on a loopback address: whole clusters run on one machine, in demonstrations and tests."""
+"""Connections, and peers, from a loopback address: whole clusters run on one machine, in
+demonstrations and tests."""
 
 
 def is_full(held: int, address: str, *, limit: int) -> bool:
     """Return True if an IP address holds as many connections or peers as it may.
 
-    Each address of IPv6 counts for itself: a whole cluster may share one /64.
+    Each IPv6 address counts for itself: a whole cluster may share one /64.
     """
     return held >= (ON_LOOPBACK if _is_loopback(address) else limit)
 
 
-def place(address: str, peer: str) -> str:
-    """Return what stands for a peer where peers at one address count once: its address, or on loopback its id."""
+def bound_key(address: str, peer: str) -> str:
+    """Return the key under which a peer's resources are counted.
+
+    That is the peer's address, so that peers at one address share a bound. On loopback, and without
+    an address, it is the peer's id.
+    """
     return peer if not address or _is_loopback(address) else address
 
 
@@ -52,7 +58,7 @@ def _is_loopback(address: str) -> bool:
 
 
 class ConnectionCounts:
-    """How many inbound connections each address holds."""
+    """The number of inbound connections from each address."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -60,7 +66,7 @@ class ConnectionCounts:
 
     @contextmanager
     def one_more(self, address: str) -> Iterator[None]:
-        """Count a connection while the block lasts. Raises PeerExceedsBound if its address holds too many."""
+        """Count a connection while the block lasts. Raises PeerExceedsBound at the limit."""
         if is_full(self._held[address], address, limit=self._limit):
             raise PeerExceedsBound(f"{address} holds {self._held[address]} connections")
         self._held[address] += 1
@@ -73,32 +79,32 @@ class ConnectionCounts:
 
 
 class MessageBudget:
-    """Slows down whoever sends more messages than a node should work on; nothing is refused.
+    """Slows down a peer that sends too many messages; no message is refused.
 
-    Each place (an address, see `place`) has MESSAGES to spend at once, and gets MESSAGES_PER_SECOND of them back.
+    Each bound key may spend MESSAGES at once, and regains MESSAGES_PER_SECOND.
     """
 
     def __init__(self) -> None:
         self._spent_until: dict[str, float] = {}
 
-    async def spend(self, place: str, cost: int) -> None:
-        """Take `cost` messages from a place's budget, and wait until they are there."""
+    async def spend(self, key: str, cost: int) -> None:
+        """Take `cost` messages from the budget of a bound key, and wait until it has them."""
         now = trio.current_time()
-        if place not in self._spent_until and len(self._spent_until) >= MAX_PLACES:
+        if key not in self._spent_until and len(self._spent_until) >= MAX_BUDGETS:
             self._spent_until = {
                 each: until for each, until in self._spent_until.items() if until > now
             }
-        until = max(self._spent_until.get(place, now), now) + cost / MESSAGES_PER_SECOND
-        self._spent_until[place] = until
+        until = max(self._spent_until.get(key, now), now) + cost / MESSAGES_PER_SECOND
+        self._spent_until[key] = until
         await trio.sleep(max(0.0, until - now - MESSAGES / MESSAGES_PER_SECOND))
 
 
 class PeerExceedsBound(trio.TooSlowError):
-    """A peer sends more than it may. A TooSlowError, and no other error, has py-libp2p close the connection."""
+    """A peer exceeds a bound. py-libp2p closes the connection on a TooSlowError only."""
 
 
 class BoundedStream(YamuxStream):
-    """A stream whose peer loses its connection if it sends more than the window that it was given."""
+    """A stream whose peer loses its connection if it sends more than the window it was given."""
 
     @property
     def recv_window(self) -> int:
@@ -114,12 +120,12 @@ class BoundedStream(YamuxStream):
         if value < self.__dict__.get("recv_window", 0):  # bytes came
             unread = sum(map(len, self.conn.stream_buffers.values()))
             if unread > MAX_UNREAD:
-                raise PeerExceedsBound(f"{unread} bytes that nobody has read yet")
+                raise PeerExceedsBound(f"{unread} bytes are unread")
         self.__dict__["recv_window"] = value
 
 
 class _Streams(dict[int, YamuxStream]):
-    """The streams of one connection: each is bounded from its first byte on, and so is their number."""
+    """The streams of one connection: bounds each from its first byte on, and their number."""
 
     def __setitem__(self, number: int, stream: YamuxStream) -> None:
         if len(self) >= MAX_STREAMS and number not in self:
@@ -129,7 +135,7 @@ class _Streams(dict[int, YamuxStream]):
 
 
 def bound_connection(connection: IMuxedConn) -> None:
-    """Prepare a connection that nobody uses yet."""
+    """Apply the bounds to a connection that is not used yet."""
     muxed = cast("Any", connection)
     if muxed.streams:
         raise TypeError(f"{connection} has streams already")

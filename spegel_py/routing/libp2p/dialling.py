@@ -1,34 +1,83 @@
-"""Dialling peers by their addresses, none of them twice at a time, and never this node itself."""
+"""Connecting to peers by their addresses: the known addresses, and one dial to each at a time.
+
+`dial` replaces py-libp2p's own dialling (trap 4 of `compat`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from typing import cast
 
 import structlog
 import trio
+from libp2p.abc import ISecureConn
 from libp2p.host.basic_host import BasicHost
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
+from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.kademlia import Contact, strip_peer
+from spegel_py.routing.libp2p.addresses import Contact, strip_peer
 
 log = structlog.get_logger(__name__)
 
 DIAL_TIMEOUT = 3.0
-"""Seconds for one dial with its handshakes: 11 ms when idle, but a node that starts up on a busy core needs longer."""
+"""Seconds for one dial with its handshakes. It takes 11 ms on an idle node, and longer on a busy
+core at the start."""
 MAX_DIALS = 8
 """Dials at once: each costs about 20 ms of CPU at either end."""
+MAX_KNOWN = 10_000
+"""Peers whose addresses are remembered, connected or not."""
+
+
+class PeerAddresses:
+    """The addresses of peers: their own announced ones while connected, else the last ones."""
+
+    def __init__(self, host: BasicHost) -> None:
+        self._host = host
+        self._known: dict[ID, tuple[Multiaddr, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"<PeerAddresses of {len(self._known)} peers>"
+
+    def __contains__(self, peer: ID) -> bool:
+        return peer in self._known
+
+    def contact(self, peer: ID) -> Contact:
+        """Return a peer with its own announced addresses, or with the remembered ones."""
+        try:
+            addresses = tuple(
+                strip_peer(address) for address in self._host.get_peerstore().addrs(peer)
+            )
+        except Exception:  # noqa: BLE001 - py-libp2p raises if a peer has no addresses yet
+            addresses = ()
+        if addresses:
+            self._known[peer] = addresses
+        return Contact(peer, self._known.get(peer, ()))
+
+    def remembered(self, peer: ID) -> tuple[Multiaddr, ...]:
+        """Return the remembered addresses of a peer."""
+        return self._known.get(peer, ())
+
+    def remember(self, contacts: Iterable[Contact]) -> None:
+        """Remember new contacts, as long as fewer than MAX_KNOWN are known."""
+        for contact in list(contacts)[: max(0, MAX_KNOWN - len(self._known))]:
+            self._known.setdefault(contact.id, contact.addresses)
+
+    def forget(self, peer: ID) -> None:
+        """Forget the addresses of a peer."""
+        self._known.pop(peer, None)
 
 
 class Dialler:
-    """Dials for the mesh.
+    """Dials addresses, each once at a time, and never this node itself.
 
     Args:
         connected: the peers that are connected, at any time.
-        contact: returns the addresses at which a peer can be dialled.
-        twin: is called with an address at which another process has the identity of this node.
+        on_duplicate: is called with an address at which another process has this node's identity.
     """
 
     def __init__(
@@ -36,13 +85,13 @@ class Dialler:
         *,
         host: BasicHost,
         connected: Collection[ID],
-        contact: Callable[[ID], Contact],
-        twin: Callable[[str], None],
+        addresses: PeerAddresses,
+        on_duplicate: Callable[[str], None],
     ) -> None:
         self._host = host
         self._connected = connected
-        self._contact = contact
-        self._twin = twin
+        self._addresses = addresses
+        self._on_duplicate = on_duplicate
         self._dials = trio.CapacityLimiter(MAX_DIALS)
         self._dialling: set[str] = set()
         self._dialled: dict[str, ID] = {}
@@ -51,10 +100,11 @@ class Dialler:
     def __repr__(self) -> str:
         return f"<Dialler {sorted(self._dialling)}>"
 
-    async def reach(self, addresses: Iterable[Multiaddr], expected: ID | None) -> bool:
-        """Try the addresses in turn; `expected` is the peer's id where it is known. Says whether one was connected.
+    async def dial(self, addresses: Iterable[Multiaddr], expected: ID | None) -> bool:
+        """Try the addresses in turn. Return True once a connection is up.
 
-        Addresses of peers that are connected, of this node itself, and those being dialled are passed over.
+        An address is skipped if it belongs to a connected peer or to this node, or is being
+        dialled. `expected` is the peer's id, None if it is unknown.
         """
         for address in addresses:
             text = str(strip_peer(address))
@@ -67,15 +117,15 @@ class Dialler:
             self._dialling.add(text)
             try:
                 async with self._dials:
-                    found = await compat.dial(
+                    found = await dial(
                         self._host, Multiaddr(text), expected=expected, timeout=DIAL_TIMEOUT
                     )
                     self._dialled[text] = found
                     return True
-            except compat.ThisNode:
+            except ThisNode:
                 self._own_addresses.add(text)
-            except compat.SameIdentity:
-                self._twin(text)
+            except SameIdentity:
+                self._on_duplicate(text)
             except PeerUnreachable as error:
                 log.debug("dial failed", address=text, error=str(error))
             finally:
@@ -83,7 +133,7 @@ class Dialler:
         return False
 
     def is_own(self, address: str) -> bool:
-        """Say whether an address was dialled and is this node's own."""
+        """Return True if an address was dialled and proved to be this node's own."""
         return address in self._own_addresses
 
     def _is_connected(self, text: str, expected: ID | None) -> bool:
@@ -94,5 +144,100 @@ class Dialler:
         return any(
             text == str(address)
             for peer in self._connected
-            for address in self._contact(peer).addresses
+            for address in self._addresses.contact(peer).addresses
         )
+
+
+class ThisNode(PeerUnreachable):
+    """The address is this node's own."""
+
+
+class SameIdentity(PeerUnreachable):
+    """Another process answers with the identity of this node."""
+
+
+async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, timeout: float) -> ID:
+    """Connect to the peer at one address and return its id, learnt from the Noise handshake.
+
+    Args:
+        expected: the id that the peer must have, None for any.
+        timeout: seconds for connecting, securing and multiplexing together.
+
+    Raises:
+        PeerUnreachable: the text says why.
+    """
+    swarm = cast("compat.MeshSwarm", host.get_network())
+    async with _secured(swarm, address, expected=expected, timeout=timeout) as secured:
+        peer_id = secured.get_remote_peer()
+        muxed = await swarm.upgrader.upgrade_connection(secured, peer_id)
+        await swarm.add_conn(muxed, direction="outbound")
+        return peer_id
+
+
+async def prove(host: BasicHost, address: Multiaddr, *, expected: ID, timeout: float) -> None:
+    """Return if the peer `expected` answers at one address, as its Noise handshake proves.
+
+    The connection is closed again. Raises PeerUnreachable saying why; `timeout` in seconds covers
+    connecting and the handshake.
+    """
+    swarm = cast("compat.MeshSwarm", host.get_network())
+    async with _secured(swarm, address, expected=expected, timeout=timeout, is_kept=False):
+        pass  # the handshake is the proof
+
+
+@asynccontextmanager
+async def _secured(
+    swarm: compat.MeshSwarm,
+    address: Multiaddr,
+    *,
+    expected: ID | None,
+    timeout: float,
+    is_kept: bool = True,
+) -> AsyncIterator[ISecureConn]:
+    """Yield a connection to an address after its handshake, and close it unless it `is_kept`.
+
+    `timeout` covers the block too. Any error closes the connection, and is raised as a
+    PeerUnreachable unless it is a cancellation.
+    """
+    raw: RawConnection | None = None
+    try:
+        with trio.fail_after(timeout):
+            raw = cast("RawConnection", await TCP().dial(address))
+            swarm.track(raw)
+            # The handshake authenticates the peer in any case; None only skips the comparison.
+            secured = await swarm.upgrader.security_multistream.secure_outbound(
+                raw, cast("ID", None)
+            )
+            _check_identity(secured, expected=expected, swarm=swarm)
+            yield secured
+        if not is_kept:
+            await _close(raw)
+    except trio.TooSlowError:
+        await _close(raw)
+        raise PeerUnreachable(f"no answer from {address} within {timeout} s") from None
+    except PeerUnreachable:
+        await _close(raw)
+        raise
+    except Exception as error:  # py-libp2p raises a dozen kinds here, some of them bare
+        await _close(raw)
+        raise PeerUnreachable(f"cannot connect to {address}: {error!r}") from error
+    except BaseException:  # cancelled: no other task knows this socket yet
+        await _close(raw)
+        raise
+
+
+def _check_identity(secured: ISecureConn, *, expected: ID | None, swarm: compat.MeshSwarm) -> None:
+    """Raise PeerUnreachable if the peer is this node, a duplicate, or not the expected peer."""
+    peer_id = secured.get_remote_peer()
+    if peer_id == swarm.get_peer_id():
+        if compat.noise_key(secured) == swarm.noise_key:
+            raise ThisNode("that is this node itself")
+        raise SameIdentity("another node has the identity of this one")
+    if expected is not None and peer_id != expected:
+        raise PeerUnreachable(f"expected {expected}, found {peer_id}")
+
+
+async def _close(raw: RawConnection | None) -> None:
+    if raw is not None:
+        with compat.shielded(1):
+            await raw.close()

@@ -1,19 +1,17 @@
-"""The announce protocol's frames, as bytes: pure encoding and decoding, `/spegel-py/announce/1.0.0`.
+"""The frames of the announce protocol, `/spegel-py/announce/1.0.0`: encoding and decoding. Pure.
 
-A frame is a length (u32, big endian, of what follows), a kind (u8) and a body:
+A frame is a length (u32, big endian, of the rest), a kind (u8) and a body:
 
-    HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the sender's clock,
-             Unix time), shares (it takes part in sharing what is being pulled), proof (that it knows the cluster's
-             password: see `password`); unknown members are ignored
-    SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set, in parts
-    ADD      32-byte keys that came
-    REMOVE   32-byte keys that went
-    REFRESH  count (u32) and checksum (u64) of all that was told so far: "I live, and this is what you should hold"
-    GOODBYE  empty: the sender leaves in good order
-    RESYNC   empty, the only frame from receiver to sender: "send your set again"
-    AGES     32-byte keys of tags that were told, each with a u32: how many seconds ago the sender pulled it
+    HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the
+    sender's clock, Unix time), shares (it takes part in in-flight sharing), proof (that it knows
+    the cluster's password: see `password`); unknown members are ignored SET      flags (u8: 1 first
+    part, 2 last part, 4 complete), then 32-byte keys: the sender's set, in parts ADD      32-byte
+    keys that came REMOVE   32-byte keys that went REFRESH  count (u32) and checksum (u64) of all
+    keys sent so far: "I live, and you should hold these" GOODBYE  empty: the sender leaves in good
+    order RESYNC   empty, the only frame from receiver to sender: "send your set again" AGES
+    32-byte keys of sent tags, each with a u32: how many seconds ago the sender pulled it
 
-The sender's identity is never in a frame: it is the peer that the Noise handshake authenticated.
+A frame never contains the sender's identity: it is the peer that the Noise handshake authenticated.
 """
 
 from __future__ import annotations
@@ -30,14 +28,15 @@ from spegel_py.tools.addresses import join_host_port
 
 PROTOCOL = "/spegel-py/announce/1.0.0"
 KEYS_PER_FRAME = 8192
-"""Keys in one part of a set: 256 KiB, small enough that others' frames get their turn."""
+"""Keys in one part of a set: 256 KiB, small enough that other streams get their turn."""
 MAX_FRAME = 300 * 1024
-"""Largest frame in bytes: the ages of so many keys take 288 KiB, and a node sends nothing larger. Its keys take three
-times as much memory while they are looked at."""
+"""Largest frame in bytes: the ages of so many keys take 288 KiB, and a node sends no larger frame.
+Its keys take three times as much memory while they are decoded."""
 MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
-"""Bounds of an announced interval in seconds: below, a peer could not keep up; above, its death would show too late."""
+"""Bounds of an announced interval in seconds. Below, a peer could not keep up; above, its death
+would show too late."""
 MAX_AGENT = 64
-"""Characters of a peer's agent that are kept."""
+"""Characters kept of a peer's agent."""
 
 _LENGTH = struct.Struct(">I")
 _REFRESH = struct.Struct(">IQ")
@@ -48,7 +47,7 @@ _FIRST, _LAST, _COMPLETE = 1, 2, 4
 
 
 class FrameError(ValueError):
-    """The bytes are no frame of this protocol; the text says why, `reason` is one of a few words for a counter."""
+    """The bytes are no frame of this protocol; `reason` is the label of a counter."""
 
     def __init__(self, text: str, *, reason: str = "malformed-frame") -> None:
         super().__init__(text)
@@ -57,10 +56,10 @@ class FrameError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """How often the sender will be heard from (seconds), and where its registry is (empty host: as it connected).
+    """The sender's announce interval (seconds) and the address of its registry.
 
-    `time` is the sender's clock when it was sent, in Unix time, if it says so. `proof` is in base64, empty if the
-    sender has no password.
+    An empty host stands for the address that the sender is connected from. `time` is the sender's
+    clock in Unix time, if it gives it. `proof` is in base64, empty if the sender has no password.
     """
 
     interval: float
@@ -92,7 +91,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """What the receiver should hold by now."""
+    """The count and checksum of the keys that the receiver should hold."""
 
     count: int
     checksum: int
@@ -110,7 +109,7 @@ class Resync:
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """How many seconds ago the sender pulled these of its tags; keys that are not told are ignored."""
+    """Seconds since the sender pulled some of its tags; keys that were not sent are ignored."""
 
     ages: tuple[tuple[bytes, int], ...]
 
@@ -129,7 +128,7 @@ _NAMES = {
 
 
 def name(frame: Frame) -> str:
-    """Return the kind of a frame in a word, as metrics call it."""
+    """Return the kind of a frame, as metrics name it."""
     if isinstance(frame, Delta):
         return "add" if frame.added else "remove"
     return _NAMES[type(frame)]
@@ -168,7 +167,7 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
 
 
 def frame_length(head: bytes) -> int:
-    """Return the length of the frame that a 4-byte head announces; FrameError if it is empty or too long."""
+    """Return the length in a 4-byte head. Raises FrameError if it is 0 or too long."""
     (length,) = _LENGTH.unpack(head)
     if not 1 <= length <= MAX_FRAME:
         raise FrameError(f"a frame of {length} bytes", reason="oversized-frame")
@@ -176,7 +175,7 @@ def frame_length(head: bytes) -> int:
 
 
 def decode(payload: bytes) -> Frame:
-    """Return the frame in `payload` (kind and body, without the length); FrameError says what is wrong with it."""
+    """Return the frame in `payload` (kind and body, without the length). Raises FrameError."""
     kind, body = payload[0], payload[1:]
     match kind:
         case 1:
@@ -252,17 +251,17 @@ def _decode_hello(body: bytes) -> Hello:
 
 
 def _finite(value: object) -> float:
-    """Return a number that can be reckoned with. Raises ValueError, OverflowError."""
+    """Return a finite number. Raises ValueError, OverflowError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("a number is wanted")
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{number} is no number to reckon with")
+        raise ValueError(f"{number} is no finite number")
     return number
 
 
 def _address(text: str) -> str:
-    """Return an IP address, or nothing for one with a zone, which has a meaning on its own host only.
+    """Return an IP address, or "" for an address with a zone, which is valid on its own host only.
 
     Raises ValueError.
     """
@@ -271,5 +270,5 @@ def _address(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a stranger's text as it can be shown anywhere: printable ASCII, and not much of it."""
+    """Return at most MAX_AGENT characters of a peer's text, as printable ASCII."""
     return "".join(each if " " <= each <= "~" else "?" for each in text[:MAX_AGENT])

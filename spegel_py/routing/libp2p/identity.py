@@ -1,26 +1,46 @@
-"""This node's libp2p identity: an Ed25519 key, kept as PKCS#8 PEM in `private.key` under the data directory.
+"""This node's identity towards others: its libp2p key, and the proof of the cluster's password.
 
-The same file and format as Spegel's, so an installation keeps its peer id when it changes over.
+The key is Ed25519, kept as PKCS#8 PEM in `private.key` under the data directory: the same file and
+format as Spegel's, so an installation keeps its peer id when it changes over.
+
+A node that asks a peer's registry sends the password along. A stranger that only says hello must
+not get it, so each node first proves that it knows the password. The proof is a code over both
+peers' ids, which the Noise handshake has authenticated: the receiver cannot use it towards another
+peer.
+
+A stranger that connects gets a proof too, and can try passwords against it offline. scrypt makes
+each try expensive: choose a long password nevertheless.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from libp2p.peer.id import ID
 
 from spegel_py.errors import ConfigError
 from spegel_py.tools.files import replace_file
 
 FILE_NAME = "private.key"
 
+_PURPOSE = b"spegel-py basic-auth proof 1"
+_COST = {"n": 1 << 14, "r": 8, "p": 1}
+"""scrypt's parameters: 16 MiB and about 50 ms for each password that is tried."""
+
 
 def load_or_create(data_dir: Path | None) -> Ed25519PrivateKey:
-    """Return the identity kept under `data_dir`, making it on first use; without a directory a fresh one each time.
+    """Return the identity kept under `data_dir`, and create it on first use.
 
-    Raises ConfigError naming the file if it is not an Ed25519 key in PKCS#8 PEM, is readable by others, or cannot be
-    read or written.
+    Without a directory the identity is a new one each time.
+
+    Raises:
+        ConfigError: the file is not an Ed25519 key in PKCS#8 PEM, is readable by other users, or
+            cannot be read or written.
     """
     if data_dir is None:
         return Ed25519PrivateKey.generate()
@@ -44,7 +64,8 @@ def _load(path: Path) -> Ed25519PrivateKey:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"the identity file {path} is no unencrypted PKCS#8 PEM key; move it away to get a new one"
+            f"the identity file {path} is no unencrypted PKCS#8 PEM key; "
+            "move it away to get a new one"
         ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(
@@ -60,3 +81,29 @@ def _create(path: Path) -> Ed25519PrivateKey:
     )
     replace_file(path, pem, mode=0o600)
     return key
+
+
+class PasswordProof:
+    """Makes and checks proofs of one `user:password`; without one, no proof is made or accepted."""
+
+    def __init__(self, secret: bytes = b"") -> None:
+        self._key = hashlib.scrypt(secret, salt=_PURPOSE, dklen=32, **_COST) if secret else b""
+
+    def __repr__(self) -> str:
+        return f"<PasswordProof {'of a password' if self._key else 'of nothing'}>"
+
+    def make(self, *, by: ID, to: ID) -> str:
+        """Return the proof that peer `by` gives to peer `to`, empty without a password."""
+        if not self._key:
+            return ""
+        message = b"".join(part for peer in (by, to) for part in _sized(peer.to_bytes()))
+        return base64.b64encode(hmac.digest(self._key, message, "sha256")).decode()
+
+    def is_right(self, proof: str, *, by: ID, to: ID) -> bool:
+        """Return True if `by` knows the same password as this node, `to`."""
+        return bool(self._key) and hmac.compare_digest(proof, self.make(by=by, to=to))
+
+
+def _sized(data: bytes) -> tuple[bytes, bytes]:
+    """Return the data with its length in front, so that two values in a row are unambiguous."""
+    return len(data).to_bytes(2, "big"), data

@@ -1,91 +1,95 @@
-"""Kademlia as Spegel speaks it: the DHT's messages over `/spegel/kad/1.0.0`, answered and asked.
+"""Kademlia as Spegel speaks it, `/spegel/kad/1.0.0`: server, client, and upkeep of records.
 
-py-libp2p's own KadDHT is not used above its message format: it limits providers to ten a time, answers an ADD_PROVIDER
-(go-libp2p does not expect that and would take the answer for the next one), keeps records of dead peers for 48 hours
-and keys its streams to `/ipfs`. Here records live in the RecordTable, and lookups are one hop, since every node knows
-all members.
+Only the message format of py-libp2p's KadDHT is used. KadDHT itself limits providers to ten at a
+time, keeps records of dead peers for 48 hours, and speaks `/ipfs` protocols. It also answers an
+ADD_PROVIDER, which go-libp2p would take for the answer to its next message. Here records live in
+the RecordTable, and a lookup is one hop, since every node knows all members.
 
-A provider's registry port travels as one more of its addresses, `/ip4/…/tcp/<port>/http`: standard nodes store and
-return it like any other, and one that knows nothing of it (Spegel) is unharmed.
+A provider's registry port travels as one more address, `/ip4/…/tcp/<port>/http`: standard nodes
+store and return it like any other address, and a node that does not know it (Spegel) is
+unharmed.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import structlog
 import trio
 import varint
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.ping import PingService
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
-from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.addresses import endpoint
-from spegel_py.routing.libp2p.bounds import MessageBudget, place
+from spegel_py.routing.libp2p.addresses import Contact, own_addresses
+from spegel_py.routing.libp2p.announce_context import AnnounceContext
+from spegel_py.routing.libp2p.bounds import MessageBudget, bound_key
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
 from spegel_py.routing.libp2p.streams import MessageReader, Stream, StreamPool, finish, translated
+
+log = structlog.get_logger(__name__)
 
 PROTOCOL = TProtocol("/spegel/kad/1.0.0")
 CLOSEST = 20
 """Peers named in an answer: Kademlia's k."""
 MAX_ADDRESSES = 8
-"""Addresses of a peer that are looked at: a host has one or two for each of IPv4 and IPv6."""
+"""Addresses read of a peer: a host has one or two for each of IPv4 and IPv6."""
 MAX_MESSAGE = 1 << 20
 """Largest message in bytes; twenty peers with all their addresses take under 20 KiB."""
 ANSWER_COST = 5
-"""Messages that count for one that is answered: 20 peers with their addresses are looked up and written."""
+"""Cost of a message that needs an answer, in messages: 20 peers with their addresses are looked up
+and written."""
 IDLE_TIMEOUT = 60.0
-"""Seconds a peer may keep a stream open without asking (go-libp2p's own bound)."""
+"""Seconds for which a peer may keep a stream open without a message (go-libp2p's own bound)."""
 REQUEST_TIMEOUT = 2.0
-"""Seconds for one question: a live peer answers in 4 ms, a stopped one never."""
+"""Seconds for one request: a live peer answers in 4 ms, a stopped one never."""
+PING_INTERVAL, PING_TIMEOUT = 4.0, 4.0
+"""Seconds between two pings of a peer without the announce protocol, and for its pong: a stopped
+peer is dropped within 8 s."""
+REPROVIDE_INTERVAL = 600.0
+"""Seconds between full rounds of provider records; standard nodes keep them for 19 minutes or
+more."""
 ADD_TIMEOUT = 60.0
 """Seconds for a whole batch of ADD_PROVIDERs to one peer; 10,000 keys take a few."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contact:
-    """A peer id with the addresses it can be dialled at."""
-
-    id: ID
-    addresses: tuple[Multiaddr, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class KademliaBackend:
-    """What the server side needs to know to answer; all are called on the Trio side."""
+    """The functions that the server answers with; all are called on the Trio side."""
 
     providers: Callable[[bytes], list[Contact]]
-    """A key's hash → who holds it, this node included."""
+    """Returns the holders of a key's hash, this node included."""
     closest: Callable[[bytes], list[Contact]]
-    """A raw key (peer id or record key) → the closest connected peers."""
+    """Returns the connected peers closest to a raw key (peer id or record key)."""
     provide: Callable[[ID, bytes, Sequence[Multiaddr]], bool]
-    """Keep a record: provider (always the sender), key's hash, its addresses; False if it was refused."""
+    """Keeps a record of provider (always the sender), key's hash and addresses; False if
+    refused."""
     dropped: Callable[[str], None]
-    """Count something that was dropped, with the reason."""
+    """Counts refused input, by reason."""
 
 
 class KademliaServer:
-    """Answers other nodes' messages."""
+    """Answers the messages of other nodes."""
 
-    def __init__(self, host: BasicHost, answers: KademliaBackend) -> None:
+    def __init__(self, host: BasicHost, backend: KademliaBackend) -> None:
         self._host = host
-        self._answers = answers
+        self._backend = backend
         self._budget = MessageBudget()
 
     async def handle(self, stream: INetStream) -> None:
-        """Answer every message of one stream; anything malformed is counted and resets this stream only."""
+        """Answer every message of one stream. A malformed one resets this stream only."""
         sender = stream.muxed_conn.peer_id
-        at = place(compat.remote_ip(stream) or "", str(sender))
+        key = bound_key(compat.remote_ip(stream) or "", str(sender))
         reader = MessageReader(stream)
         try:
             while True:
@@ -95,7 +99,7 @@ class KademliaServer:
                 message = Message()
                 message.ParseFromString(raw)
                 await self._budget.spend(
-                    at, 1 if message.type == Message.ADD_PROVIDER else ANSWER_COST
+                    key, 1 if message.type == Message.ADD_PROVIDER else ANSWER_COST
                 )
                 answer = self._answer(message, sender)
                 if answer is not None:
@@ -104,14 +108,14 @@ class KademliaServer:
             await stream.reset()
         except StreamError:
             if reader.is_within:
-                self._answers.dropped("half-frame")
+                self._backend.dropped("half-frame")
             await stream.close()
-        except Exception as error:  # noqa: BLE001 - whatever a stranger sends must not end this node
-            self._answers.dropped(_reason(error))
+        except Exception as error:  # noqa: BLE001 - no peer's input may end this node
+            self._backend.dropped(_reason(error))
             await stream.reset()
 
     def _answer(self, message: Message, sender: ID) -> Message | None:
-        """Return what to send back, or None for a message without an answer; ValueError for a malformed one."""
+        """Return the answer, if the message needs one. Raises ValueError if it is malformed."""
         kind = message.type
         if kind == Message.ADD_PROVIDER:
             self._add_provider(message, sender)
@@ -125,8 +129,8 @@ class KademliaServer:
             raise ValueError("bad-message")
         answer = Message(type=kind, key=message.key)
         if kind == Message.GET_PROVIDERS and (key := from_record_key(message.key)):
-            _fill(answer.providerPeers, self._answers.providers(key))
-        near = [contact for contact in self._answers.closest(message.key) if contact.id != sender]
+            _fill(answer.providerPeers, self._backend.providers(key))
+        near = [contact for contact in self._backend.closest(message.key) if contact.id != sender]
         if kind == Message.FIND_NODE and message.key == self._host.get_id().to_bytes():
             near.insert(0, Contact(self._host.get_id(), own_addresses(self._host)))
         _fill(answer.closerPeers, near)
@@ -138,13 +142,16 @@ class KademliaServer:
             raise ValueError("bad-key")
         for entry in message.providerPeers[:CLOSEST]:
             if entry.id != sender.to_bytes():
-                self._answers.dropped("foreign-record")
-            elif not self._answers.provide(sender, key, _addresses(entry.addrs)):
-                self._answers.dropped("too-many-records")
+                self._backend.dropped("foreign-record")
+            elif not self._backend.provide(sender, key, _addresses(entry.addrs)):
+                self._backend.dropped("too-many-records")
 
 
 class KademliaClient:
-    """Asks other nodes; every call raises PeerUnreachable when the peer does not answer in time or in form."""
+    """Sends requests to other nodes.
+
+    Every call raises PeerUnreachable if the peer does not answer in time, or answers malformed.
+    """
 
     def __init__(self, host: BasicHost) -> None:
         self._host = host
@@ -152,31 +159,33 @@ class KademliaClient:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[KademliaClient]:
-        """Answer callers while the block lasts; questions under way are given up at its end."""
+        """Serve callers while the block lasts; requests under way are given up at its end."""
         async with self._streams.running():
             yield self
 
     def forget(self, peer: ID) -> None:
-        """Drop the streams kept to a peer that is gone."""
+        """Drop the streams kept to a disconnected peer."""
         self._streams.forget(peer)
 
     async def find_node(self, peer: ID, target: bytes) -> list[Contact]:
-        """Return the peers that `peer` knows closest to a raw key, at most as many as an answer may hold."""
-        answer = await self._ask(peer, Message(type=Message.FIND_NODE, key=target))
+        """Return the peers closest to a raw key that `peer` knows, at most CLOSEST."""
+        answer = await self._request(peer, Message(type=Message.FIND_NODE, key=target))
         return [contact for entry in answer.closerPeers[:CLOSEST] if (contact := _contact(entry))]
 
     async def get_providers(self, peer: ID, key: bytes) -> list[Contact]:
-        """Return the providers that `peer` knows of a key's hash."""
-        answer = await self._ask(peer, Message(type=Message.GET_PROVIDERS, key=record_key(key)))
+        """Return the providers of a key's hash that `peer` knows."""
+        answer = await self._request(peer, Message(type=Message.GET_PROVIDERS, key=record_key(key)))
         return [contact for entry in answer.providerPeers if (contact := _contact(entry))]
 
     async def add_providers(
         self, peer: ID, keys: Iterable[bytes], addresses: Sequence[Multiaddr]
     ) -> None:
-        """Tell `peer` that this node provides the keys; returns when the peer has taken all of them.
+        """Send `peer` this node's provider records for the keys; returns when the peer has read
+        all.
 
-        All go over one stream. The end is certain once the peer closes its side after we closed ours: it has read
-        everything then (go-libp2p answers nothing to an ADD_PROVIDER, py-libp2p an echo that is read and ignored).
+        All go over one stream. The peer has read everything once it closes its side after we closed
+        ours. (go-libp2p sends no answer to an ADD_PROVIDER; py-libp2p sends an echo, which is
+        ignored.)
         """
         stream: INetStream | None = None
         try:
@@ -209,9 +218,9 @@ class KademliaClient:
         await stream.write(bytes(batch))
         await finish(stream)
 
-    async def _ask(self, peer: ID, question: Message) -> Message:
-        async def ask(stream: Stream) -> Message:
-            await _send(stream, question)
+    async def _request(self, peer: ID, request: Message) -> Message:
+        async def exchange(stream: Stream) -> Message:
+            await _send(stream, request)
             answer = Message()
             raw = await read_varint_prefixed_bytes_limited(
                 cast("Any", MessageReader(stream)), MAX_MESSAGE
@@ -219,42 +228,61 @@ class KademliaClient:
             answer.ParseFromString(raw)
             return answer
 
-        return await self._streams.exchange(peer, ask)
+        return await self._streams.exchange(peer, exchange)
 
 
-def own_addresses(host: BasicHost) -> tuple[Multiaddr, ...]:
-    """Return the addresses this host announces, without the `/p2p` part."""
-    return tuple(strip_peer(address) for address in host.get_addrs())
+class Reprovider:
+    """Keeps the provider records at one peer that speaks standard Kademlia only (Spegel in Go).
 
-
-def strip_peer(address: Multiaddr) -> Multiaddr:
-    """Return the address without a `/p2p/<id>` part at its end."""
-    return Multiaddr(str(address).partition("/p2p/")[0])
-
-
-def registry_address(peer: Peer) -> Multiaddr:
-    """Return a registry's address in the form in which provider records carry it."""
-    return Multiaddr(
-        f"/ip{ipaddress.ip_address(peer.host).version}/{peer.host}/tcp/{peer.port}/http"
-    )
-
-
-def registry_port(addresses: Iterable[Multiaddr], *, default: int) -> int:
-    """Return the port of a provider's registry: that of its `/http` address, else `default`, the one used here.
-
-    The host in that address is not believed: see `location`.
+    It also pings the peer, and calls `lost` with the reason when the peer does not answer.
     """
-    found = (endpoint(address) for address in addresses if is_registry(address))
-    return next((at[1] for at in found if at is not None), default)
 
+    def __init__(
+        self,
+        *,
+        peer: ID,
+        kademlia: KademliaClient,
+        ping: PingService,
+        context: AnnounceContext,
+        provider_addresses: Callable[[], list[Multiaddr]],
+        lost: Callable[[str], None],
+    ) -> None:
+        self._peer = peer
+        self._kademlia = kademlia
+        self._ping = ping
+        self._context = context
+        self._provider_addresses = provider_addresses
+        self._lost = lost
 
-def is_registry(address: Multiaddr) -> bool:
-    """Return True for the address of a registry, False for one at which libp2p is spoken.
+    async def run(self) -> None:
+        """Send the records until a request fails (raises) or this task is cancelled."""
+        log.info("peer speaks standard kademlia only", peer=str(self._peer))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_pinging)
+            sent: set[bytes] = set()
+            renew = trio.current_time() + REPROVIDE_INTERVAL
+            while True:
+                news = self._context.news
+                part = set(self._context.closest_part(self._peer))
+                if trio.current_time() >= renew:
+                    sent.clear()
+                    renew = trio.current_time() + REPROVIDE_INTERVAL
+                if missing := part - sent:
+                    await self._kademlia.add_providers(
+                        self._peer, missing, self._provider_addresses()
+                    )
+                sent = part
+                with trio.move_on_at(renew):
+                    await news.wait()
 
-    Nobody can listen on port 0, so with that it is no registry's.
-    """
-    at = endpoint(address)
-    return at is not None and at[1] != 0 and str(address).endswith("/http")
+    async def _keep_pinging(self) -> None:
+        while True:
+            await trio.sleep(PING_INTERVAL)
+            try:
+                with trio.fail_after(PING_TIMEOUT):
+                    await self._ping.ping(self._peer)
+            except Exception as error:  # noqa: BLE001 - any failure means the same
+                self._lost(f"no pong: {error!r}")
 
 
 def _contact(entry: Any) -> Contact | None:
@@ -264,13 +292,13 @@ def _contact(entry: Any) -> Contact | None:
 
 
 def _addresses(raw: Sequence[bytes]) -> list[Multiaddr]:
-    """Return the first addresses, those that can be read; the others cost a stranger's message its effect."""
+    """Return the valid ones of the first MAX_ADDRESSES addresses."""
     found = []
     for each in raw[:MAX_ADDRESSES]:
         try:
             address = Multiaddr(each)
             str(address)  # py-multiaddr parses lazily
-        except Exception:  # noqa: BLE001, S112 - whatever it raises, it is no address we can use
+        except Exception:  # noqa: BLE001, S112 - any error means that the address is unusable
             continue
         found.append(address)
     return found

@@ -1,7 +1,8 @@
 """Keys of the DHT and their distances, as Spegel and go-libp2p compute them.
 
-A name (a digest's text or `registry/repository:tag`) becomes the CIDv1(raw, sha2-256) of its text; the record key
-on the wire is that CID's multihash. Between ourselves the 32 hash bytes alone are sent.
+A name (a digest's text or `registry/repository:tag`) becomes the CIDv1(raw, sha2-256) of its text;
+the record key on the wire is that CID's multihash. The announce protocol sends the 32 hash bytes
+alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _Id = TypeVar("_Id", bound=bytes)
 
 
 def name_hash(name: str) -> bytes:
-    """Return the 32 bytes that stand for a name."""
+    """Return the 32-byte hash of a name."""
     return hashlib.sha256(name.encode()).digest()
 
 
@@ -27,14 +28,17 @@ def record_key(key: bytes) -> bytes:
 
 
 def from_record_key(record: bytes) -> bytes | None:
-    """Return the hash in a sha2-256 multihash, or None for anything else (CIDs of other hashes are not ours)."""
+    """Return the hash in a sha2-256 multihash, None for other bytes."""
     if len(record) == len(_SHA2_256) + HASH_SIZE and record.startswith(_SHA2_256):
         return record[len(_SHA2_256) :]
     return None
 
 
 def position(raw: bytes) -> int:
-    """Return where a peer id's or a record key's bytes stand in the key space (libp2p kad-dht spec: sha256 of them)."""
+    """Return the position of a peer id or record key in the key space.
+
+    It is the sha256 of the bytes (libp2p kad-dht spec).
+    """
     return int.from_bytes(hashlib.sha256(raw).digest(), "big")
 
 

@@ -1,14 +1,15 @@
-"""At which IP address each connected peer can be asked: never at one that only the peer's own words name.
+"""The IP address at which each connected peer can be asked: never a mere claim of the peer.
 
-A peer says where its registry is, and whoever reaches the router's port can be a peer. If its words were
-believed, it could have this node send requests to any address of the network (server-side request forgery).
-So an address counts only if the peer's identity answered there:
+A peer announces where its registry is, and any process that reaches the router's port can be a
+peer. If that were trusted, a peer could make this node send requests to any address of the network
+(server-side request forgery). So an address counts only if the peer's identity answered there:
 
-    1. The address from which the peer is connected, as the Noise handshake of that connection proves.
-    2. An address that the peer claims and that this node has dialled: the handshake there gave the same identity.
+1. The address from which the peer is connected, as the Noise handshake proves.
+2. An address that the peer claims and that this node has dialled: the handshake there gave the same
+   identity.
 
-The second one is for nodes behind a router that rewrites source addresses (SNAT): they are connected from the
-router's address, at which nobody answers for them.
+Case 2 is for nodes behind a router that rewrites source addresses (SNAT): they are connected from
+the router's address, where no registry answers for them.
 """
 
 from __future__ import annotations
@@ -22,30 +23,29 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p.addresses import endpoint, multiaddr
-from spegel_py.routing.libp2p.kademlia import Contact
+from spegel_py.routing.libp2p.addresses import Contact, endpoint, multiaddr
 
 log = structlog.get_logger(__name__)
 
 IDENTIFY_TIMEOUT = 5.0
-"""Seconds for a new peer's identify message, which takes milliseconds: it lists the addresses it claims."""
+"""Seconds for a new peer's identify message, which lists its addresses and takes milliseconds."""
 IDENTIFY_POLL = 0.1
-"""Seconds between two looks for that message, of which py-libp2p tells nobody."""
+"""Seconds between two looks for that message, since py-libp2p reports its arrival to no one."""
 MAX_DIALS = 8
-"""Claimed addresses that are dialled for one peer: a machine has some for its containers besides its own."""
+"""Claimed addresses dialled for one peer: a machine has some for its containers besides its own."""
 
 Prove = Callable[[Multiaddr, ID], Awaitable[None]]
-"""Dial an address and return if this peer's identity answers there; raises PeerUnreachable."""
+"""Dials an address and returns if this peer's identity answers there. Raises PeerUnreachable."""
 
 
 class Locations:
     """The proven address of each connected peer.
 
     Args:
-        connected_from: returns the IP address from which a peer is connected, None once it is not.
-        contact: returns a peer with the multiaddrs that its identify message lists.
-        prove: dials one address; it bounds how many are dialled at a time.
-        found: is called with a peer and the address that was proven for it.
+        connected_from: returns the IP address from which a peer is connected, None if it is not.
+        contact: returns a peer with the multiaddrs of its identify message.
+        prove: dials one address; it bounds the dials at a time.
+        found: is called with a peer and its proven address.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class Locations:
         return self._proven.get(peer) or self._connected_from(peer)
 
     def forget(self, peer: ID) -> None:
-        """Drop the address of a peer that is not connected any more: the next time it may be elsewhere."""
+        """Forget the address of a disconnected peer: it may come back with another."""
         self._proven.pop(peer, None)
 
     async def find(self, peer: ID) -> None:
-        """Dial a new peer's own addresses if it is connected from another one than those."""
+        """Dial a new peer's own addresses if it is connected from a different one."""
         addresses, seen = (await self._identified(peer)).addresses, self._connected_from(peer)
         claims = {at[0]: address for address in addresses if (at := endpoint(address))}
         if seen is not None and seen not in claims:
-            await self._try(peer, [claims[host] for host in claims if not names_nobody(host, seen)])
+            await self._try(peer, [claims[host] for host in claims if not is_unusable(host, seen)])
 
     async def claim(self, peer: ID, host: str) -> None:
-        """Dial an IP address that a peer gives as its registry's, unless it is known already."""
+        """Dial an IP address that a peer gives as its registry's, unless it is proven already."""
         if host not in (self._connected_from(peer), self._proven.get(peer)):
             addresses = (await self._identified(peer)).addresses
             ports = dict.fromkeys(at[1] for address in addresses if (at := endpoint(address)))
@@ -89,12 +89,12 @@ class Locations:
 
     async def _identified(self, peer: ID) -> Contact:
         with trio.move_on_after(IDENTIFY_TIMEOUT):
-            while not self._contact(peer).addresses:  # noqa: ASYNC110 - nothing tells when it has come
+            while not self._contact(peer).addresses:  # noqa: ASYNC110 - its arrival is not reported
                 await trio.sleep(IDENTIFY_POLL)
         return self._contact(peer)
 
     async def _try(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
-        """Dial the addresses in turn: the first at which the peer answers is where it is."""
+        """Dial the addresses in turn, and keep the first at which the peer answers."""
         for address in addresses[:MAX_DIALS]:
             try:
                 await self._prove(address, peer)
@@ -114,10 +114,11 @@ class Locations:
             return
 
 
-def names_nobody(host: str, seen: str) -> bool:
-    """Return True if a host that a peer connected from `seen` gives as its own is no address of it from here.
+def is_unusable(host: str, seen: str) -> bool:
+    """Return True if a host named by a peer connected from `seen` cannot be its address.
 
-    That is so for an empty one, a wildcard, a multicast or link-local address, and for loopback from afar.
+    That is an empty host, a wildcard, a multicast or link-local address, or the loopback address of
+    another machine.
     """
     if not host:
         return True
@@ -131,11 +132,11 @@ def names_nobody(host: str, seen: str) -> bool:
     )
 
 
-def without_nobodies(contact: Contact, seen: str) -> Contact:
-    """Return a contact that a peer connected from `seen` named, without addresses that are nobody's from here."""
+def drop_unusable(contact: Contact, seen: str) -> Contact:
+    """Return a contact named by a peer connected from `seen`, without its unusable addresses."""
     usable = [
         each
         for each in contact.addresses
-        if (at := endpoint(each)) and not names_nobody(at[0], seen)
+        if (at := endpoint(each)) and not is_unusable(at[0], seen)
     ]
     return Contact(contact.id, tuple(usable))

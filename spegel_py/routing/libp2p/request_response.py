@@ -28,7 +28,7 @@ from spegel_py.routing.libp2p.streams import MessageReader, Stream, StreamPool
 
 PROTOCOL = TProtocol("/spegel-py/flight/1.0.0")
 TIMEOUT = 2.0
-"""Seconds for one exchange, whatever the caller's own deadline: a live peer responds in 4 ms, a
+"""Seconds for one exchange, besides the caller's own deadline: a live peer responds in 4 ms, a
 stopped one never."""
 IDLE_TIMEOUT = 60.0
 """Seconds for which a peer may keep a stream open without a request."""

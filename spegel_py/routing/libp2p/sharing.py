@@ -1,8 +1,11 @@
-"""What is told to whom: this node's own keys, and per peer the frames that bring it up to date. Pure.
+"""This node's own keys, and the frames that bring each peer up to date with them. Pure.
 
-Small cluster: every peer is told every key, so that each node answers any lookup from its own table. Large cluster:
-a key goes to the peers closest to it, as in Kademlia. A `Share` is one peer's view of the difference; it starts with
-the whole set and goes on with deltas, and moves between the two regimes by itself.
+Case 1, a small cluster: every peer is sent every key, so each node answers any lookup from its own
+table.
+Case 2, a large cluster: a key goes to the peers closest to it, as in Kademlia.
+
+A `PeerSyncState` holds what one peer was sent. It starts with the whole set and goes on with
+deltas, and switches between the two cases by itself.
 """
 
 from __future__ import annotations
@@ -12,22 +15,26 @@ from collections.abc import Collection, Iterable, Mapping
 
 from spegel_py.routing.libp2p.frames import KEYS_PER_FRAME, Ages, Delta, Frame, Refresh, set_parts
 from spegel_py.routing.libp2p.keys import closest, position, record_key
-from spegel_py.routing.libp2p.records import checksum
+from spegel_py.routing.libp2p.peer_records import checksum
 
 LOG_LENGTH = 512
-"""Changes remembered for deltas: a peer that is further behind gets the whole set again."""
+"""Changes remembered for deltas. A peer further behind gets the whole set again."""
 REFRESHES_PER_SECOND = 20
-"""Refreshes sent per second at most: above interval × this many peers the interval grows with the cluster."""
+"""Refreshes sent in a second at most. With more peers than interval × this number, the interval
+grows with the cluster."""
 ROOM = 1.25
-"""How much longer than needed a grown interval is, so that the next peers change nothing."""
+"""Factor by which a grown interval exceeds the needed one, so that the next peers change
+nothing."""
 HYSTERESIS = 0.9
-"""A large cluster is small again only below this part of the limit: one node's coming and going flips nothing."""
+"""Share of the limit below which a large cluster counts as small again, so that one node that comes
+and goes switches nothing."""
 
 
 class LocalKeys:
-    """The keys this node advertises, with a short memory of changes.
+    """The keys this node advertises, with a short log of changes.
 
-    `pulled` says of tags among them when they were pulled, on the clock of whoever calls; `pulls` counts its changes.
+    `pulled` holds when the tags among them were pulled, on the caller's clock; `pulls` counts its
+    changes.
     """
 
     def __init__(self) -> None:
@@ -42,18 +49,18 @@ class LocalKeys:
         return f"<LocalKeys {len(self.keys)} keys, version {self.version}>"
 
     def add(self, keys: Iterable[bytes]) -> bool:
-        """Add keys; say whether any was new."""
+        """Add keys. Return True if any was new."""
         return self._change(True, tuple(key for key in dict.fromkeys(keys) if key not in self.keys))
 
     def remove(self, keys: Iterable[bytes]) -> bool:
-        """Remove keys; say whether any was there."""
+        """Remove keys. Return True if any was there."""
         gone = tuple(key for key in dict.fromkeys(keys) if key in self.keys)
         for key in gone:
             self.pulled.pop(key, None)
         return self._change(False, gone)
 
-    def age(self, pulled: Mapping[bytes, float]) -> bool:
-        """Note when tags among the keys were pulled; say whether any of it is new."""
+    def record_pulls(self, pulled: Mapping[bytes, float]) -> bool:
+        """Record when tags among the keys were pulled. Return True if any time is new."""
         fresh = {
             key: at for key, at in pulled.items() if key in self.keys and self.pulled.get(key) != at
         }
@@ -71,7 +78,7 @@ class LocalKeys:
         return True
 
     def since(self, version: int) -> list[Delta] | None:
-        """Return the changes after `version`, oldest first, or None if they are not remembered any more."""
+        """Return the changes after `version`, oldest first; None if the log is too short."""
         missing = self.version - version
         if missing > len(self._log):
             return None
@@ -79,11 +86,11 @@ class LocalKeys:
 
 
 class PeerSyncState:
-    """What one peer has been told so far, and what it is to be told next."""
+    """The keys sent to one peer, and the frames that it should get next."""
 
     def __init__(self) -> None:
         self._version = -1
-        self._told: set[bytes] | None = None
+        self._sent: set[bytes] | None = None
         self._count = 0
         self._checksum = 0
         self._started = False
@@ -91,14 +98,19 @@ class PeerSyncState:
         self._aged: dict[bytes, float] = {}
 
     def restart(self) -> None:
-        """The peer lost track: begin again with the whole set."""
+        """Start again with the whole set: the peer is out of step."""
         self._started = False
 
     def next_frames(
         self, local: LocalKeys, part: Collection[bytes] | None, now: float
     ) -> list[Frame]:
-        """Return the frames that bring the peer up to date; `part` is what it should hold, None for everything."""
-        if not self._started or (part is None) != (self._told is None):
+        """Return the frames that bring the peer up to date.
+
+        Args:
+            part: the keys the peer should hold, None for all.
+            now: the time on the clock of `local.pulled`.
+        """
+        if not self._started or (part is None) != (self._sent is None):
             frames = self._whole(local, part)
         else:
             frames = (
@@ -109,12 +121,12 @@ class PeerSyncState:
         return frames
 
     def refresh(self) -> Refresh:
-        """Return the frame that says what the peer should hold by now."""
+        """Return the frame with the count and checksum of the keys that were sent."""
         return Refresh(self._count, self._checksum)
 
     def _whole(self, local: LocalKeys, part: Collection[bytes] | None) -> list[Frame]:
         keys = local.keys if part is None else set(part)
-        self._told = None if part is None else set(part)
+        self._sent = None if part is None else set(part)
         self._started, self._version = True, local.version
         self._aged = {}
         self._count, self._checksum = len(keys), checksum(keys)
@@ -128,18 +140,18 @@ class PeerSyncState:
         return [frame for change in changes for frame in _bounded(change.added, change.keys)]
 
     def _part_changed(self, part: set[bytes]) -> list[Frame]:
-        assert self._told is not None  # noqa: S101 - next_frames checked it
-        came, went = part - self._told, self._told - part
-        self._told = part
+        assert self._sent is not None  # noqa: S101 - next_frames checked it
+        came, went = part - self._sent, self._sent - part
+        self._sent = part
         self._count, self._checksum = len(part), self._checksum ^ checksum(came) ^ checksum(went)
         return [*_bounded(True, tuple(came)), *_bounded(False, tuple(went))]
 
     def _ages(self, local: LocalKeys, now: float) -> list[Frame]:
-        """Return what is new of the times at which the tags that the peer was told were pulled."""
+        """Return the new pull times of the tags that the peer was sent."""
         told = (
             local.pulled
-            if self._told is None
-            else {k: at for k, at in local.pulled.items() if k in self._told}
+            if self._sent is None
+            else {k: at for k, at in local.pulled.items() if k in self._sent}
         )
         fresh = [
             (key, max(0, round(now - at))) for key, at in told.items() if self._aged.get(key) != at
@@ -154,15 +166,16 @@ def _bounded(added: bool, keys: tuple[bytes, ...]) -> list[Frame]:
     return [Delta(added, keys[i : i + KEYS_PER_FRAME]) for i in range(0, len(keys), KEYS_PER_FRAME)]
 
 
-def tells_everything(before: bool, *, nodes: int, limit: int) -> bool:
-    """Say whether a cluster of `nodes` (this one included) is small enough to tell every peer every key."""
+def announces_everything(before: bool, *, nodes: int, limit: int) -> bool:
+    """Return True if a cluster of `nodes` is small enough to send all keys to all nodes."""
     return nodes <= (limit if before else limit * HYSTERESIS)
 
 
 def next_interval(before: float, *, base: float, peers: int) -> float:
-    """Return the seconds between refreshes for so many peers: `base`, or more where that many refreshes were too many.
+    """Return the seconds between refreshes for so many peers: `base`, or more in a large cluster.
 
-    It moves in steps, with room for a quarter more peers, since every peer must be told of each change.
+    The interval grows in steps, with room for a quarter more peers, since every peer must be sent
+    each change.
     """
     least = max(base, peers / REFRESHES_PER_SECOND)
     if least == base:
@@ -171,9 +184,10 @@ def next_interval(before: float, *, base: float, peers: int) -> float:
 
 
 class KeyPlacement:
-    """Which keys go to which peers in a large cluster, and to peers that speak only standard Kademlia.
+    """Which keys go to which peers, in a large cluster and for peers of standard Kademlia.
 
-    Working out the closest peers of a key costs 0.04 ms with 200 peers, so it is kept until the members change.
+    Computing the closest peers of a key takes 0.04 ms with 200 peers, so the result is kept until
+    the members change.
     """
 
     def __init__(self, *, replication: int) -> None:
@@ -183,15 +197,15 @@ class KeyPlacement:
         self._parts: dict[bytes, set[bytes]] = {}
         self._version = -1
 
-    def members(self, peers: Collection[bytes]) -> None:
-        """Set the peer ids (bytes) to choose among."""
+    def set_members(self, peers: Collection[bytes]) -> None:
+        """Set the peer ids (bytes) to choose from."""
         if set(peers) != self._peers.keys():
             self._peers = {peer: position(peer) for peer in peers}
             self._closest.clear()
             self._version = -1
 
     def part_for(self, peer: bytes, local: LocalKeys) -> set[bytes]:
-        """Return the local keys of which `peer` is one of the closest."""
+        """Return the local keys to which `peer` is one of the closest."""
         if len(self._peers) <= self._replication:
             return local.keys
         if self._version != local.version:

@@ -1,5 +1,4 @@
-"""Streams of libp2p as the protocols here use them: read exactly, opened without waiting, and kept from one question
-to the next."""
+"""libp2p streams for the protocols here: read exactly, opened without waiting, and pooled."""
 
 from __future__ import annotations
 
@@ -20,16 +19,16 @@ from spegel_py.errors import PeerError, PeerUnreachable
 from spegel_py.routing.libp2p import compat
 
 KEEP_STREAM = 30.0
-"""Seconds for which a stream is kept for the next question; both sides' idle bound is 60 s."""
+"""Seconds for which a stream is kept for the next exchange; both sides' idle bound is 60 s."""
 
 AT_ONCE = 16 * 1024
-"""Bytes read at once: most messages have some dozens."""
+"""Bytes read at once: most messages have a few dozen."""
 
 T = TypeVar("T")
 
 
 class Stream(Protocol):
-    """What is asked of a stream here; py-libp2p's are such."""
+    """The methods needed of a stream; those of py-libp2p have them."""
 
     async def read(self, n: int | None = None) -> bytes: ...
 
@@ -41,10 +40,11 @@ class Stream(Protocol):
 
 
 class ProposedStream:
-    """A stream that is used before the peer has agreed to its protocol: what is written first goes with the proposal,
-    and the peer's agreement comes with its answer, which saves two round trips.
+    """A stream used before the peer has agreed to its protocol, which saves two round trips.
 
-    multistream-select 1.0.0 has the initiator name itself and the protocol; the other side says both again, or `na`.
+    The first write carries the proposal too, and the peer's agreement comes with its response. In
+    multistream-select 1.0.0 the initiator sends its own name and the protocol; the other side
+    repeats both, or sends `na`.
     """
 
     def __init__(self, stream: INetStream, protocol: TProtocol) -> None:
@@ -62,8 +62,10 @@ class ProposedStream:
         await self._stream.write(proposal + data)
 
     async def read(self, n: int | None = None) -> bytes:
-        """Return up to `n` bytes, all that are there by default. Raises PeerUnreachable where the peer does not speak
-        the protocol."""
+        """Return up to `n` bytes, by default all that are there.
+
+        Raises PeerUnreachable if the peer does not speak the protocol.
+        """
         while self._agreement:
             if not (data := await self._stream.read(AT_ONCE)):
                 raise StreamEOF
@@ -88,9 +90,9 @@ class ProposedStream:
 
 
 class MessageReader:
-    """A stream's reading side, which knows whether the stream ended between two messages or broke off in one.
+    """Reads messages from a stream, and knows whether it ended between two messages or within one.
 
-    It takes all that is there at once, since a read costs as much as a dozen messages.
+    It reads all waiting bytes at once, since a read costs as much as a dozen messages.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -104,11 +106,11 @@ class MessageReader:
 
     @property
     def is_within(self) -> bool:
-        """Whether some of the message has come."""
+        """True if a part of the message has come."""
         return self._has_begun or bool(self._ahead)
 
     async def read(self, n: int | None = None) -> bytes:
-        """Return up to `n` bytes, all that are there by default."""
+        """Return up to `n` bytes, by default all that are there."""
         data = self._ahead or await self._stream.read(AT_ONCE)
         taken = bytes(data[:n])
         self._ahead = bytearray(data[len(taken) :])
@@ -116,7 +118,7 @@ class MessageReader:
         return taken
 
     async def read_exactly(self, n: int) -> bytes:
-        """Return exactly `n` bytes; StreamError when the stream ends before."""
+        """Return exactly `n` bytes. Raises StreamError if the stream ends before."""
         buffer = bytearray()
         while len(buffer) < n:
             data = await self.read(n - len(buffer))
@@ -127,12 +129,17 @@ class MessageReader:
 
 
 class StreamPool(Generic[T]):
-    """Questions to peers over one protocol, each `timeout` seconds at most, over streams that are kept: at most `most`
-    of them to one peer. With `is_known` every peer that is asked speaks it, so that a stream need not be negotiated
-    first: one that does not would take the question for another proposal, and py-libp2p's host dies of some.
+    """Exchanges with peers over one protocol, on streams that are kept for the next exchange.
 
-    Every exchange is brought to its end, since a write that is cancelled half-way leaves the connection's cipher out of
-    step, and breaks all its streams: who asks may leave at any time.
+    Every exchange is brought to its end, even if its caller is cancelled. A write that is cancelled
+    half-way leaves the connection's cipher out of step, which breaks all its streams.
+
+    Args:
+        timeout: seconds for one exchange.
+        most: streams kept to one peer, None for any number.
+        is_known: True if every peer asked speaks the protocol, so that it need not be negotiated
+            first. A peer that does not would take the message for another proposal, and some
+            proposals end py-libp2p's host.
     """
 
     def __init__(
@@ -154,7 +161,7 @@ class StreamPool(Generic[T]):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Ask for callers while the block lasts; exchanges under way are given up at its end."""
+        """Serve callers while the block lasts; exchanges under way are given up at its end."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -164,12 +171,14 @@ class StreamPool(Generic[T]):
                 nursery.cancel_scope.cancel()
 
     def forget(self, peer: ID) -> None:
-        """Drop the streams kept to a peer that is gone."""
+        """Drop the streams kept to a disconnected peer."""
         self._idle.pop(peer, None)
 
     async def exchange(self, peer: ID, use: Callable[[Stream], Awaitable[T]]) -> T:
-        """Return what `use` makes of a stream to the peer. Raises the PeerError that it raises, PeerUnreachable for any
-        other failure."""
+        """Return the result of `use` on a stream to the peer.
+
+        Raises the PeerError that `use` raises, and PeerUnreachable for any other failure.
+        """
         if self._nursery is None:
             raise PeerUnreachable("this node's libp2p side is not running")
         results: list[T] = []
@@ -179,7 +188,7 @@ class StreamPool(Generic[T]):
         async def run() -> None:
             try:
                 results.append(await self._exchange(peer, use))
-            except* Exception as group:  # noqa: BLE001 - py-libp2p raises many kinds, and groups of them; the caller gets one
+            except* Exception as group:  # noqa: BLE001 - py-libp2p raises many kinds, and groups
                 failures.append(translated(group, peer))
             finally:
                 done.set()
@@ -195,7 +204,7 @@ class StreamPool(Generic[T]):
             try:
                 with trio.fail_after(self._timeout):
                     return await self._over(peer, kept, use)
-            except StreamError:  # the peer closed it meanwhile: once more on a fresh one
+            except StreamError:  # the peer closed it: try again on a new stream
                 pass
         with trio.fail_after(self._timeout):
             return await self._over(peer, await self._open(peer), use)
@@ -228,9 +237,8 @@ class StreamPool(Generic[T]):
 
     def _keep(self, peer: ID, stream: Stream) -> None:
         now = trio.current_time()
-        for name, kept in list(
-            self._idle.items()
-        ):  # of those that are gone too; the other side closes them by itself
+        # Drop old streams of all peers, gone ones too; the other side closes them by itself.
+        for name, kept in list(self._idle.items()):
             if kept[-1][0] + KEEP_STREAM < now:
                 del self._idle[name]
         kept = self._idle.setdefault(peer, [])
@@ -240,7 +248,7 @@ class StreamPool(Generic[T]):
 
 
 async def finish(stream: INetStream) -> None:
-    """Say that this was all, and return once the peer, having read it, closes its side, or hangs up."""
+    """Close the writing side, and return once the peer has read everything and closes its side."""
     await cast("Any", stream).close_write()
     try:
         while await stream.read(AT_ONCE):
@@ -250,7 +258,7 @@ async def finish(stream: INetStream) -> None:
 
 
 def translated(error: Exception, peer: ID) -> PeerError:
-    """Return what a caller is told of a failure, which may be a group of them: the first one of it."""
+    """Return the PeerError for a failure; of an exception group, for its first exception."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, PeerError):

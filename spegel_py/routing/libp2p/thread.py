@@ -1,8 +1,9 @@
 """The one bridge between asyncio and Trio: a Trio event loop in a thread of its own.
 
-py-libp2p runs on Trio only, aiohttp on asyncio only. A thread keeps the DHT's CPU off the HTTP loop's latency and a
-crash of one side away from the other; cancellation and exceptions cross. No call waits for the other side to take it
-up: anyio's portal does, and would stop the HTTP side while the Trio side hangs.
+py-libp2p runs on Trio only, aiohttp on asyncio only. A thread of its own keeps the DHT's CPU time
+out of the HTTP loop's latency, and a crash of one side away from the other. Cancellation and
+exceptions cross the bridge. A call is queued without waiting for the other side: anyio's portal
+waits, and would stop the HTTP side while the Trio side hangs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from spegel_py.tools.threads import settle
 START_TIMEOUT = 15.0
 """Seconds for the Trio side to come up: importing and listening take 0.3 s on an idle core."""
 TaskStatus = Any
-"""Trio's task status: its type is hidden by the older stubs that py-libp2p pulls in."""
+"""Trio's task status: the older stubs that py-libp2p depends on hide its type."""
 T = TypeVar("T")
 Main = Callable[[trio.Event, TaskStatus], Awaitable[None]]
 
@@ -42,7 +43,10 @@ class TrioThread:
         self._thread = threading.Thread(target=self._run, name="libp2p", daemon=True)
 
     async def start(self) -> None:
-        """Return when `main` has reported that it is up; raises what it raised, RouterUnavailable after a deadline."""
+        """Return once `main` reports that it is up.
+
+        Raises the error of `main`, or RouterUnavailable after START_TIMEOUT.
+        """
         self._thread.start()
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -53,7 +57,10 @@ class TrioThread:
             ) from None
 
     async def call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run an async function on the Trio side and return its result; RouterUnavailable if that side is down."""
+        """Return the result of an async function that runs on the Trio side.
+
+        Raises RouterUnavailable if that side is down.
+        """
         token, scope = self._token, trio.CancelScope()
         if token is None:
             raise RouterUnavailable("the libp2p side is not running")
@@ -61,7 +68,7 @@ class TrioThread:
         self._replies.add(reply)
         try:
             token.run_sync_soon(
-                self._take_up, partial(self._answer, reply, scope, function, args), reply
+                self._start_call, partial(self._answer, reply, scope, function, args), reply
             )
             return await reply
         except trio.RunFinishedError:
@@ -74,27 +81,27 @@ class TrioThread:
             self._replies.discard(reply)
 
     async def ended(self) -> BaseException | None:
-        """Wait for the end; returns what it died of, or None after an orderly stop."""
+        """Wait for the end. Return the error that ended it, None after an orderly stop."""
         return await asyncio.shield(self._ended)
 
     async def crash(self) -> None:
-        """Kill this life with an exception, as a fault on the Trio side would (called on the Trio side, by tests)."""
+        """End this life with an exception, as a fault would. Called on the Trio side, by tests."""
         if self._nursery is not None:
             self._nursery.start_soon(_fail)
 
     async def hang(self, stuck: Callable[[], object]) -> None:
-        """Block this life with a function, as a fault on the Trio side would (called on the Trio side, by tests)."""
+        """Block this life with a function, as a fault would. Called on the Trio side, by tests."""
         if self._nursery is not None:
             self._nursery.start_soon(_block, stuck)
 
     def abandon(self) -> None:
-        """Leave this life behind: it takes no calls any more, and ends if it ever wakes up."""
+        """Abandon this life: it accepts no calls any more, and ends if it ever wakes up."""
         self._ask_to_stop()
         self._token = None
         self._refuse_all()
 
     async def stop(self, *, timeout: float) -> None:
-        """End in good order; after `timeout` seconds the thread is left behind (it is a daemon)."""
+        """Stop in good order; after `timeout` seconds the thread is abandoned (it is a daemon)."""
         self._ask_to_stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -116,17 +123,17 @@ class TrioThread:
         death: BaseException | None = None
         try:
             trio.run(self._serve)
-        except BaseException as error:  # noqa: BLE001 - a thread's end: everything is handed to the other side
+        except BaseException as error:  # noqa: BLE001 - the other side handles every end
             death = error
         self._token = None
-        self._tell(self._end, death)
+        self._post(self._end, death)
 
     async def _serve(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._main_started)
             self._token = trio.lowlevel.current_trio_token()
-            self._tell(self._up)
+            self._post(self._up)
 
     async def _main_started(self, task_status: TaskStatus) -> None:
         try:
@@ -136,12 +143,14 @@ class TrioThread:
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel()
 
-    def _take_up(self, answer: Callable[[], Awaitable[None]], reply: asyncio.Future[Any]) -> None:
+    def _start_call(
+        self, answer: Callable[[], Awaitable[None]], reply: asyncio.Future[Any]
+    ) -> None:
         try:
             if self._nursery is not None:
                 self._nursery.start_soon(answer)
         except RuntimeError:  # it is ending
-            self._tell(settle, reply, None, RouterUnavailable("the libp2p side has ended"))
+            self._post(settle, reply, None, RouterUnavailable("the libp2p side has ended"))
 
     async def _answer(
         self,
@@ -155,14 +164,14 @@ class TrioThread:
             with scope:
                 result = await function(*args)
         except trio.Cancelled:
-            self._tell(settle, reply, None, RouterUnavailable("the libp2p side has ended"))
+            self._post(settle, reply, None, RouterUnavailable("the libp2p side has ended"))
             raise
         except Exception as error:  # noqa: BLE001 - it is raised where the call was made
             failure = error
-        self._tell(settle, reply, result, failure)
+        self._post(settle, reply, result, failure)
 
-    def _tell(self, function: Callable[..., None], *args: object) -> None:
-        with suppress(RuntimeError):  # the asyncio side is gone already: nobody is left to tell
+    def _post(self, function: Callable[..., None], *args: object) -> None:
+        with suppress(RuntimeError):  # the asyncio side has ended already
             self._loop.call_soon_threadsafe(function, *args)
 
     # On the asyncio side again

@@ -33,7 +33,7 @@ from spegel_py.inflight.rendezvous import ranked_coordinators
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.slow_peers import SLOW, ParallelSettings
 from spegel_py.oci.digest import Digest
-from spegel_py.routing.libp2p.records import TTL_FACTOR
+from spegel_py.routing.libp2p.peer_records import TTL_FACTOR
 from spegel_py.routing.libp2p.sharing import next_interval
 
 STEP = 0.05

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from spegel_py.routing.libp2p.records import TTL_FACTOR
+from spegel_py.routing.libp2p.peer_records import TTL_FACTOR
 from tests.benchmarks.loss import INTERVAL
 from tests.faults.drill.cluster import DrillCluster
 from tests.lab import Node

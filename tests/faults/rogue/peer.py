@@ -19,7 +19,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p import announce, compat, kademlia, request_response
+from spegel_py.routing.libp2p import announce, compat, dialling, kademlia, request_response
 
 ODD_HELLOS = (
     '{"interval": 1' + "0" * 400 + ', "registry": ":5000"}',
@@ -114,7 +114,7 @@ class RoguePeer:
     async def dial(self, target: str) -> ID:
         """Connect to a node's router at an IP address. Raises PeerUnreachable."""
         address = Multiaddr(f"/ip4/{target}/tcp/5001")
-        return await compat.dial(self.host, address, expected=None, timeout=5)
+        return await dialling.dial(self.host, address, expected=None, timeout=5)
 
     async def announce(self, peer: ID, *frames: bytes) -> INetStream:
         """Open an announce stream to a peer and send frames."""

@@ -25,7 +25,12 @@ from spegel_py.host.hosts_toml import certificates
 from spegel_py.host.tree import Entry, File, Folder, Meta
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
-from spegel_py.routing.libp2p.bootstrap import check_domain, check_multiaddr, check_url, with_path
+from spegel_py.routing.libp2p.bootstrap_targets import (
+    check_domain,
+    check_multiaddr,
+    check_url,
+    with_path,
+)
 from spegel_py.store.layout import LayoutStore, folder
 from tests.fuzz.mutations import TEXTS, VALUES, as_json, objects
 from tests.fuzz.target import Check, Target, check_text

@@ -21,7 +21,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.inflight import messages
-from spegel_py.routing.libp2p import bootstrap, frames, kademlia
+from spegel_py.routing.libp2p import addresses, bootstrap_targets, frames, kademlia
 from spegel_py.routing.libp2p.keys import record_key
 from tests.fuzz.mutations import VALUES, as_json, objects
 from tests.fuzz.target import target
@@ -222,8 +222,8 @@ class _KademliaPeer:
         self.server = kademlia.KademliaServer(
             host,
             kademlia.KademliaBackend(
-                providers=lambda _: [kademlia.Contact(host.get_id(), tuple(self.told))],
-                closest=lambda _: [kademlia.Contact(host.get_id(), tuple(self.told))],
+                providers=lambda _: [addresses.Contact(host.get_id(), tuple(self.told))],
+                closest=lambda _: [addresses.Contact(host.get_id(), tuple(self.told))],
                 provide=self._provide,
                 dropped=lambda _: None,
             ),
@@ -273,16 +273,16 @@ def _kademlia(data: bytes) -> None:
         if contact is None:
             continue
         assert len(contact.addresses) <= kademlia.MAX_ADDRESSES
-        assert 1 <= kademlia.registry_port(contact.addresses, default=5000) <= 65535
+        assert 1 <= addresses.registry_port(contact.addresses, default=5000) <= 65535
         for address in contact.addresses:
             assert Multiaddr(address.to_bytes()) == address
-            kademlia.strip_peer(address)
+            addresses.strip_peer(address)
 
 
 # First peers
 
 
-async def _getaddrinfo(name: str, *_: object, **__: object) -> list[Any]:
+def _getaddrinfo(name: str, *_: object, **__: object) -> list[Any]:
     """Give every name that can be asked for one address, and raise for others what `socket` does."""
     name.encode("idna")
     if "\0" in name:
@@ -291,9 +291,9 @@ async def _getaddrinfo(name: str, *_: object, **__: object) -> list[Any]:
 
 
 def _check_resolved(addresses: Sequence[Multiaddr]) -> None:
-    async def resolve() -> list[bootstrap.Target]:
-        with mock.patch.object(asyncio.get_running_loop(), "getaddrinfo", _getaddrinfo):
-            return await bootstrap.resolved(addresses, 5001, bootstrap.OnceLog())
+    async def resolve() -> list[bootstrap_targets.Target]:
+        with mock.patch.object(socket, "getaddrinfo", _getaddrinfo):
+            return await bootstrap_targets.resolved(addresses, 5001, bootstrap_targets.Resolver())
 
     for each in asyncio.run(resolve()):
         parts = str(Multiaddr(each.address)).split("/")
@@ -320,7 +320,7 @@ def _check_resolved(addresses: Sequence[Multiaddr]) -> None:
 def _multiaddrs(data: bytes) -> None:
     """An address as an operator writes it: refused, or one to dial comes of it."""
     text = data.decode("utf-8", "surrogateescape")
-    _check_resolved([bootstrap.check_multiaddr(text, flag="--flag")])
+    _check_resolved([bootstrap_targets.check_multiaddr(text, flag="--flag")])
 
 
 @target(
@@ -351,8 +351,8 @@ def _multiaddrs(data: bytes) -> None:
 )
 def _id_answers(data: bytes) -> None:
     """Another node's `/id`."""
-    addresses = bootstrap.read_answer(data)
-    assert len(addresses) <= bootstrap.MAX_ANSWERED
+    addresses = bootstrap_targets.read_answer(data)
+    assert len(addresses) <= bootstrap_targets.MAX_ANSWERED
     _check_resolved(addresses)
 
 

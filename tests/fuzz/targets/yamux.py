@@ -19,7 +19,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from structlog.testing import capture_logs
 
 from spegel_py.inflight import messages
-from spegel_py.routing.libp2p import announce, compat, frames, kademlia, request_response
+from spegel_py.routing.libp2p import announce, compat, dialling, frames, kademlia, request_response
 from spegel_py.routing.libp2p.addresses import multiaddr
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS
 from spegel_py.routing.libp2p.keys import record_key
@@ -152,7 +152,7 @@ class _Node:
             self.rogue.run([]),
             self._client.running(),
         ):
-            await compat.dial(self.honest, self._address, expected=None, timeout=GIVEN_UP)
+            await dialling.dial(self.honest, self._address, expected=None, timeout=GIVEN_UP)
             await self.receive(b"")
             await self.settle()
             self._tasks = _tasks()
@@ -165,7 +165,7 @@ class _Node:
     async def receive(self, data: bytes) -> None:
         """Have the rogue send bytes on a new connection, and leave. Raises AssertionError for what comes of it."""
         with trio.fail_after(GIVEN_UP):
-            await compat.dial(self.rogue, self._address, expected=None, timeout=GIVEN_UP)
+            await dialling.dial(self.rogue, self._address, expected=None, timeout=GIVEN_UP)
             *_, newest = _connections(self.rogue, self.node)
             with suppress(Exception):  # the node has hung up
                 await newest._write_frame(data)

@@ -8,8 +8,8 @@ from random import Random
 from spegel_py.health import health as module
 from spegel_py.health.health import Health
 from spegel_py.health.peer_health import HealthRules
+from spegel_py.metrics import NodeMetrics
 from spegel_py.routing.base import Member, Peer
-from spegel_py.telemetry.metrics import Metrics
 
 A, B, C = (Peer(name, f"10.0.0.{number}", 5000) for number, name in enumerate("abc"))
 
@@ -38,7 +38,7 @@ class Book(Health):
     """Health with the default rules, and its log events. The latest one has the module's logger."""
 
     def __init__(self, seed: int = 1) -> None:
-        self.metrics = Metrics()
+        self.metrics = NodeMetrics()
         self.goodbyes: set[str] = set()
         log = RecordingLog()
         module.log = log
@@ -61,7 +61,7 @@ class Book(Health):
 
 
 def member(peer: Peer, heard: float | None = 0.0, interval: float = 4.0) -> Member:
-    """Return a connected peer as a router reports it; one that does not announce has no `heard`."""
+    """Return a connected peer as a router reports it; without `heard` it does not announce."""
     return Member(
         id=peer.id,
         address=peer.authority,

@@ -34,14 +34,16 @@ def after(results: str, *, passes: int = 2, fails: int = 3) -> ActiveCheck:
     ],
 )
 def test_the_trend_is_krakens(results: str, value: int, is_healthy: bool) -> None:
-    """A pass counts up to 2, a fail down to -3, one opposite result starts over; the health turns at the ends."""
+    """A pass counts up to 2, a fail down to -3, one opposite result starts over; the health turns
+    at the ends."""
     trend = after(results)
     assert (trend.value, trend.is_healthy) == (value, is_healthy)
 
 
 @given(st.text("+-", max_size=40), st.integers(1, 5), st.integers(1, 5))
 def test_only_a_full_run_turns_the_health(results: str, passes: int, fails: int) -> None:
-    """A peer is unhealthy exactly if a run of `fails` failures came, and no run of `passes` passes since."""
+    """A peer is unhealthy exactly if a run of `fails` failures came, and no run of `passes` passes
+    since."""
     worst, best = results.rfind("-" * fails), results.rfind("+" * passes)
     assert after(results, passes=passes, fails=fails).is_healthy == (worst == -1 or best > worst)
 
@@ -92,7 +94,8 @@ def test_three_failures_within_the_window_count(
 
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=12), st.integers(1, 5))
 def test_it_is_the_sliding_window(times: list[float], fails: int) -> None:
-    """It is unhealthy exactly if some `fails` failures in a row lie within the window, the last within it of now."""
+    """It is unhealthy exactly if some `fails` failures in a row lie within the window, the last
+    within it of now."""
     times.sort()
     failures = PassiveCheck(fails=fails, fail_timeout=100)
     for time in times:

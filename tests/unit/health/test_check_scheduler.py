@@ -1,4 +1,4 @@
-"""Who is checked when: bounded, fair, and not in waves."""
+"""Which peers are checked when: bounded, fair, and not in waves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def checks(
 
 @pytest.mark.parametrize("count", [1, 9, BUDGET])
 def test_each_peer_of_a_small_cluster_is_checked_every_interval(count: int) -> None:
-    """Up to the budget all members are checked, each at most 1.1 intervals and a tick after its last check."""
+    """Up to the budget all members are checked, each at most 1.1 intervals and a tick after its
+    last check."""
     one = scheduler()
     one.set_members(peers(count), 0.0)
     times: dict[Peer, list[float]] = {}
@@ -56,7 +57,8 @@ def test_each_peer_of_a_small_cluster_is_checked_every_interval(count: int) -> N
 @settings(max_examples=20, deadline=None)
 @given(st.integers(), st.sampled_from([50, 200, 1000]), st.integers(0, 100))
 def test_the_budget_holds_whatever_the_cluster(seed: int, count: int, asked: int) -> None:
-    """Ten intervals see no more checks than the budget and its jitter allow, and the busiest peers are in."""
+    """Ten intervals see no more checks than the budget and its jitter allow, and the busiest peers
+    are in."""
     one, everybody = scheduler(seed), peers(count)
     one.set_members(everybody, 0.0)
     for peer in everybody[:asked]:
@@ -68,7 +70,7 @@ def test_the_budget_holds_whatever_the_cluster(seed: int, count: int, asked: int
 
 
 def test_everybody_has_their_turn() -> None:
-    """In a cluster of 200, 20 of which are asked all the time, each of the others is checked within three minutes."""
+    """In a cluster of 200 with 20 peers in use, each other peer is checked within three minutes."""
     one, everybody = scheduler(), peers(200)
     one.set_members(everybody, 0.0)
     seen = set()
@@ -80,7 +82,8 @@ def test_everybody_has_their_turn() -> None:
 
 
 def test_checks_do_not_come_in_waves() -> None:
-    """A thousand nodes that start at the same moment ask one peer evenly: no second sees three times its share."""
+    """A thousand nodes that start at the same moment ask one peer evenly: no second sees three
+    times its share."""
     [peer] = peers(1)
     seconds: Counter[int] = Counter()
     for seed in range(1000):
@@ -92,7 +95,7 @@ def test_checks_do_not_come_in_waves() -> None:
 
 
 def test_an_urgent_check_is_due_at_once_and_once() -> None:
-    """A peer that failed a request is checked now, even one that is no member; one that is busy waits its turn."""
+    """A peer that failed a request is checked now, member or not; a busy one waits its turn."""
     one = scheduler()
     [peer] = peers(1)
     one.check_soon(peer, 5.0)
@@ -114,7 +117,7 @@ def test_a_check_may_be_hurried_for_later() -> None:
 
 
 def test_the_next_look_is_told() -> None:
-    """Nobody has to look before it: what is urgent, what is planned, and the next plan are all in it."""
+    """No check is due before it: it covers urgent checks, planned checks and the next plan."""
     one, woken = scheduler(), []
     one.set_members(peers(3), 0.0)
     one.set_wake(lambda: woken.append(one.next_at()))
@@ -129,7 +132,8 @@ def test_the_next_look_is_told() -> None:
 
 
 def test_who_is_watched_comes_first() -> None:
-    """A peer that does not answer is checked in every interval, however many others there are to ask."""
+    """A peer that does not answer is checked in every interval, however many others there are to
+    ask."""
     one, everybody = scheduler(), peers(500)
     one.set_members(everybody, 0.0)
     one.prioritise(everybody[0], on=True)
@@ -161,14 +165,15 @@ def test_who_is_forgotten_is_not_checked() -> None:
 
 
 def test_what_liveness_costs_is_bounded_whatever_the_cluster() -> None:
-    """With real frames and the real scheduler a node sends below 2 kB/s at 10 nodes, and no more at 1,000 than at 500."""
+    """With real frames and the real scheduler a node sends below 2 kB/s at 10 nodes, and no more at
+    1,000 than at 500."""
     assert simulate(10).total < 2000
     large, larger = simulate(500), simulate(1000)
     assert larger.total <= 1.1 * large.total < 6000
 
 
 def test_who_has_just_answered_a_request_is_not_checked_for_an_interval() -> None:
-    """A request shows more than a check; who is watched, since something speaks against it, is checked all the same."""
+    """A request shows more than a check; a peer with priority is checked all the same."""
     one, (served, watched) = scheduler(), peers(2)
     one.set_members([served, watched], 0.0)
     one.prioritise(watched, on=True)

@@ -1,4 +1,4 @@
-"""Trends: what gets worse is foretold ahead of its end, what is only noisy, busy or slow is not."""
+"""Trends: a worsening peer is predicted to fail in time; a noisy, busy or slow one is not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def series(floor: float = 0.02, limit: float = 3.0) -> CostSeries:
 def fed(
     cost: Callable[[float], float], until: float, *, every: float = EVERY
 ) -> Iterator[tuple[float, float | None]]:
-    """Yield the time and the forecast after each of these costs."""
+    """Yield the time and the forecast after each cost."""
     one, now = series(), 0.0
     while now < until:
         one.add(cost(now), now)
@@ -32,7 +32,8 @@ def fed(
 
 @pytest.mark.parametrize("doubling", [10.0, 20.0, 40.0])
 def test_a_cost_that_keeps_doubling_is_foretold(doubling: float) -> None:
-    """A peer well for five minutes, whose checks then double, is foretold at least one doubling before its end."""
+    """A peer whose checks double after five good minutes is predicted one doubling before its
+    end."""
 
     def cost(now: float) -> float:
         return float(0.03 * 2 ** (max(0.0, now - 300) / doubling))
@@ -43,7 +44,7 @@ def test_a_cost_that_keeps_doubling_is_foretold(doubling: float) -> None:
 
 
 def test_the_lead_is_about_right() -> None:
-    """Half a minute before the limit the forecast is off by no more than half of that."""
+    """Half a minute before the limit the forecast is off by at most a quarter of a minute."""
 
     def cost(now: float) -> float:
         return float(0.03 * 2 ** (max(0.0, now - 300) / 20))
@@ -57,7 +58,8 @@ def test_the_lead_is_about_right() -> None:
 @settings(max_examples=40)
 @given(st.integers(), st.floats(0.03, 0.5), st.floats(0, 0.7))
 def test_noise_is_no_trend(seed: int, usual: float, noise: float) -> None:
-    """Costs that scatter about what is usual, by up to a factor of two either way, foretell nothing for two hours."""
+    """Costs that scatter about what is usual, by up to a factor of two either way, foretell nothing
+    for two hours."""
     random = Random(seed)
     assert all(
         lead is None
@@ -67,12 +69,13 @@ def test_noise_is_no_trend(seed: int, usual: float, noise: float) -> None:
 
 @pytest.mark.parametrize("times", [3.0, 10.0, 30.0])
 def test_a_jump_is_no_trend(times: float) -> None:
-    """A peer that is slower from one moment on, by however much, and stays so, is not about to fail."""
+    """A peer that is slower from one moment on, by however much, and stays so, is not about to
+    fail."""
     assert all(lead is None for _, lead in fed(lambda now: 0.05 * (times if now > 300 else 1), 900))
 
 
 def test_a_trend_that_ends_is_forgotten() -> None:
-    """When a peer recovers, nothing is foretold within a minute."""
+    """When a peer recovers, no failure is predicted after a minute."""
 
     def cost(now: float) -> float:
         return 0.03 * 2 ** (max(0.0, now - 300) / 20) if now < 400 else 0.03
@@ -108,7 +111,8 @@ def test_old_trends_end() -> None:
     ],
 )
 def test_a_bad_cost_is_dragonflys(samples: int, cost: float, is_bad: bool) -> None:
-    """More than 20 times the mean is bad, or more than 3 deviations above it once there are enough samples."""
+    """More than 20 times the mean is bad, or more than 3 deviations above it once there are enough
+    samples."""
     one = series()
     for number in range(samples):
         one.add(0.1, float(number))
@@ -145,7 +149,7 @@ def test_a_good_cost_makes_up_for_a_bad_one() -> None:
 def test_each_kind_of_cost_is_foretold(
     spoil: Callable[[Forecast, float, float], None], reason: str
 ) -> None:
-    """Whatever gets worse is named."""
+    """The reason names the cost that gets worse."""
     forecast = Forecast(check_limit=3.0, first_byte_limit=2.0)
     reasons = set()
     for number in range(40):
@@ -157,7 +161,8 @@ def test_each_kind_of_cost_is_foretold(
 
 
 def test_errors_that_become_frequent_are_foretold() -> None:
-    """Of twenty requests in each step one more fails each time: it is foretold before half of them do."""
+    """Of twenty requests in each step one more fails each time: predicted before half of all
+    fail."""
     forecast = Forecast(check_limit=3.0, first_byte_limit=2.0)
     foretold = None
     for step in range(30):

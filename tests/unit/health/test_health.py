@@ -1,4 +1,4 @@
-"""The health book: what goes in as checks, requests and heartbeats comes out as factors and events."""
+"""Health: checks, requests and heartbeats go in, factors and log events come out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def test_nothing_known_is_healthy() -> None:
 
 
 def test_one_failed_request_ends_the_trust_until_a_check_passes() -> None:
-    """What failed for one blob is not asked for the next, until its registry has answered."""
+    """A peer that failed for one blob is not asked for the next, until its registry has
+    answered."""
     book = Book()
     book.failed(A, "unreachable", 0.0)
     assert book.weigh(A, 0.0) == 0
@@ -52,7 +53,8 @@ def test_a_success_ends_a_doubt_and_so_does_time() -> None:
 
 @pytest.mark.parametrize("comes_whole", [True, False])
 def test_a_stalled_body_is_no_matter_for_a_check(comes_whole: bool) -> None:
-    """Small answers pass where large ones do not: only a body that comes whole ends that doubt, or time."""
+    """Small answers pass where large ones do not: only a body that comes whole ends that doubt, or
+    time."""
     book = Book()
     book.failed(A, "stalled", 0.0, is_body=True)
     book.checked(A, None, 0.01, 1.0)
@@ -65,7 +67,8 @@ def test_a_stalled_body_is_no_matter_for_a_check(comes_whole: bool) -> None:
 
 
 def test_who_is_overtaken_is_in_doubt_until_it_answers() -> None:
-    """A peer that was silent while another answered is not asked before it passed a check; nothing is told of it."""
+    """A peer that was silent while another answered is not asked before it passed a check; no
+    log."""
     book = Book()
     book.overtaken(A, 0.0)
     assert book.weigh(A, 0.0) == 0
@@ -78,7 +81,8 @@ def test_who_is_overtaken_is_in_doubt_until_it_answers() -> None:
 
 
 def test_who_is_overtaken_and_fails_its_check_is_suspected() -> None:
-    """A black hole beside quick peers is out from the first pull on, and told when the check has failed."""
+    """A black hole beside quick peers is out from the first pull on, and told when the check has
+    failed."""
     book = Book()
     book.overtaken(A, 0.0)
     book.checked(A, "no answer", 2.0, 2.0)
@@ -101,7 +105,8 @@ def test_a_suspicion_is_not_ended_by_being_overtaken() -> None:
 
 
 def test_three_failed_requests_outlast_passing_checks() -> None:
-    """The passive filter holds for five minutes though the checks pass; one success ends it at once."""
+    """The passive filter holds for five minutes though the checks pass; one success ends it at
+    once."""
     book = Book()
     for now in (0.0, 1.0, 2.0):
         book.failed(A, "stalled", now)
@@ -120,7 +125,8 @@ def test_three_failed_requests_outlast_passing_checks() -> None:
 
 
 def test_failed_checks_take_the_weight_step_by_step() -> None:
-    """Each failed check takes a third; two that pass bring all of it back. Each turn is told once."""
+    """Each failed check takes a third; two passed ones restore the weight. Each turn is told
+    once."""
     book = Book()
     factors = []
     for now, failure in enumerate(["refused", "refused", "refused", "refused", None, None]):
@@ -134,7 +140,8 @@ def test_failed_checks_take_the_weight_step_by_step() -> None:
 
 
 def test_what_speaks_against_a_peer_is_looked_into_at_once() -> None:
-    """A first failure, and a first pass of an unhealthy peer, are followed by the next check within a second."""
+    """A first failure, and a first pass of an unhealthy peer, are followed by the next check within
+    a second."""
     book = Book()
     for now, failure in ((0.0, "refused"), (10.0, "refused")):
         book.checked(A, failure, 0.1, now)
@@ -146,7 +153,8 @@ def test_what_speaks_against_a_peer_is_looked_into_at_once() -> None:
 
 
 def test_silence_takes_the_weight_gradually_and_is_told_before_the_end() -> None:
-    """A peer that falls silent loses weight from the sixth second on, is suspected and foretold, then lost."""
+    """A silent peer loses weight from the sixth second on, is suspected and predicted, then
+    lost."""
     book = Book()
     beat(book, 40, A, B)
     spoke = 36.0
@@ -170,7 +178,8 @@ def test_silence_takes_the_weight_gradually_and_is_told_before_the_end() -> None
 
 
 def test_silence_that_ends_is_a_false_alarm() -> None:
-    """A peer that speaks again is healthy at once, and the prediction is counted as false in the end."""
+    """A peer that speaks again is healthy at once, and the prediction is counted as false in the
+    end."""
     book = Book()
     beat(book, 40, A, B)
     for tick in range(7):
@@ -188,7 +197,8 @@ def test_silence_that_ends_is_a_false_alarm() -> None:
 
 
 def test_when_all_are_silent_it_is_this_node() -> None:
-    """Where nobody at all is heard, nobody is suspected: this node's own ear is the one thing they share."""
+    """Where nobody at all is heard, nobody is suspected: this node's own ear is the one thing they
+    share."""
     book = Book()
     beat(book, 40, A, B, C)
     for tick in range(9):
@@ -199,7 +209,8 @@ def test_when_all_are_silent_it_is_this_node() -> None:
 
 
 def test_our_own_pause_suspects_nobody() -> None:
-    """After half a minute in which this node stood still, peers have the time of an interval to be heard again."""
+    """After half a minute in which this node stood still, peers have the time of an interval to be
+    heard again."""
     book = Book()
     beat(book, 40, A, B)
     book.excuse(30.0)
@@ -208,7 +219,7 @@ def test_our_own_pause_suspects_nobody() -> None:
 
 
 def test_a_goodbye_is_no_failure() -> None:
-    """Who leaves in good order is forgotten without a word, and not checked."""
+    """A peer that leaves in good order is forgotten silently, and not checked."""
     book = Book()
     book.observe([member(A), member(B)], 0.0)
     book.goodbyes.add("a")
@@ -219,7 +230,8 @@ def test_a_goodbye_is_no_failure() -> None:
 
 @pytest.mark.parametrize("is_observed", [True, False])
 def test_what_was_under_way_at_a_goodbye_says_nothing(*, is_observed: bool) -> None:
-    """Checks and requests that end, refused, after the goodbye neither begin a suspicion nor call for a check."""
+    """Checks and requests that end, refused, after the goodbye neither begin a suspicion nor call
+    for a check."""
     book = Book()
     book.observe([member(A), member(B)], 0.0)
     book.goodbyes.add("a")
@@ -239,7 +251,8 @@ def test_what_was_under_way_at_a_goodbye_says_nothing(*, is_observed: bool) -> N
 
 
 def test_a_lost_peer_is_checked_at_once() -> None:
-    """A connection that breaks starts a check; whether the registry still answers is told, and is no failure then."""
+    """A connection that breaks starts a check; whether the registry still answers is told, and is
+    no failure then."""
     book = Book()
     book.observe([member(A), member(B)], 0.0)
     book.observe([member(B)], 1.0)
@@ -250,7 +263,7 @@ def test_a_lost_peer_is_checked_at_once() -> None:
 
 
 def test_a_peer_that_comes_back_starts_afresh() -> None:
-    """What was known before it left counts no more, of checks and of requests."""
+    """Its earlier checks and requests count no more."""
     book = Book()
     book.observe([member(A), member(B)], 0.0)
     for now in (1.0, 2.0, 3.0):
@@ -266,7 +279,7 @@ def test_a_peer_that_comes_back_starts_afresh() -> None:
 
 
 def test_a_peer_that_is_not_told_apart_by_its_address() -> None:
-    """Health goes by the peer's id: another address of it is as unhealthy."""
+    """Health goes by the peer's id: its other addresses are as unhealthy."""
     book = Book()
     for now in range(3):
         book.checked(A, "refused", 0.1, float(now))
@@ -274,7 +287,8 @@ def test_a_peer_that_is_not_told_apart_by_its_address() -> None:
 
 
 def test_a_cost_out_of_the_usual_takes_most_of_the_weight() -> None:
-    """Dragonfly's rule: a peer whose last first byte took thirty times as long gets a quarter, until it is well."""
+    """Dragonfly's rule: a peer whose last first byte took thirty times as long gets a quarter,
+    until it is well."""
     book = Book()
     for now in range(5):
         book.answered(A, float(now), first_byte=0.03)
@@ -285,7 +299,7 @@ def test_a_cost_out_of_the_usual_takes_most_of_the_weight() -> None:
 
 
 def test_a_failure_that_is_coming_takes_the_weight_ahead_of_it() -> None:
-    """A peer whose checks keep doubling is foretold and loses weight before any check fails; the failure is counted."""
+    """A peer whose checks keep doubling is predicted and loses weight before any check fails."""
     book = Book()
     now, seconds = 0.0, 0.03
     while seconds < 3.0:
@@ -310,7 +324,8 @@ def test_a_failure_that_is_coming_takes_the_weight_ahead_of_it() -> None:
     )
 )
 def test_the_factor_is_a_share_and_states_agree_with_it(steps: list[tuple[str, float]]) -> None:
-    """Whatever happens, the factor lies in [0, 1], is 0 for an unhealthy peer, and every turn is a different state."""
+    """The factor is always in [0, 1], and 0 for an unhealthy peer; each turn is to another
+    state."""
     book, now = Book(), 0.0
     for what, wait in steps:
         now += wait

@@ -20,7 +20,8 @@ def beating(count: int = 20, interval: float = 4.0, late: float = 0.0) -> Heartb
 
 
 def test_silence_is_suspected_before_its_end() -> None:
-    """With an interval of 4 s a silent peer is suspected after 6.2 s, before it counts as gone (8 s); not at 5 s."""
+    """With an interval of 4 s a silent peer is suspected after 6.2 s, before it counts as gone (8
+    s); not at 5 s."""
     heartbeats = beating()
     assert heartbeats.phi(4.0) < EASY
     assert EASY < heartbeats.phi(5.0) < SUSPECT
@@ -32,7 +33,7 @@ def test_silence_is_suspected_before_its_end() -> None:
 def test_suspicion_only_grows_with_silence(
     interval: float, late: float, one: float, other: float
 ) -> None:
-    """Whatever the peer's pace: the longer the silence, the greater phi, and the smaller the factor."""
+    """At any interval: the longer the silence, the greater phi, and the smaller the factor."""
     heartbeats = beating(interval=interval, late=late * interval)
     early, later = sorted((one, other))
     assert heartbeats.phi(early * interval) <= heartbeats.phi(later * interval)
@@ -46,7 +47,8 @@ def test_suspicion_only_grows_with_silence(
 
 @given(st.integers(), st.sampled_from([0.5, 4.0, 50.0]), st.floats(0, 0.25))
 def test_jitter_suspects_nobody(seed: int, interval: float, jitter: float) -> None:
-    """Words that come up to a quarter of the interval late, in whatever order, raise no suspicion."""
+    """Words that come up to a quarter of the interval late, in whatever order, raise no
+    suspicion."""
     random, heartbeats, now = Random(seed), Heartbeats(), 0.0
     for _ in range(50):
         heartbeats.heard(now, interval)
@@ -56,7 +58,8 @@ def test_jitter_suspects_nobody(seed: int, interval: float, jitter: float) -> No
 
 @given(st.integers())
 def test_extra_words_make_nobody_impatient(seed: int) -> None:
-    """A peer that had a lot of news, several a second, may then be silent for its interval as before."""
+    """A peer that had a lot of news, several a second, may then be silent for its interval as
+    before."""
     random, heartbeats, now = Random(seed), Heartbeats(), 0.0
     for _ in range(200):
         now += random.uniform(0.01, 0.3)
@@ -74,7 +77,7 @@ def test_another_interval_holds_from_its_announcement(before: float, after: floa
 
 
 def test_our_own_pause_is_not_theirs() -> None:
-    """A stretch in which this node stood still is left out, of the silence and of what is learnt from it."""
+    """A pause of this node is left out, of the silence and of the learnt delays."""
     heartbeats = beating()
     heartbeats.excuse(30.0)
     assert heartbeats.phi(34.5) < SUSPECT
@@ -84,7 +87,8 @@ def test_our_own_pause_is_not_theirs() -> None:
 
 
 def test_a_slow_link_is_learnt() -> None:
-    """Where every word comes 1.5 s late that is expected; a punctual peer would be suspected then."""
+    """Where every word comes 1.5 s late that is expected; a punctual peer would be suspected
+    then."""
     slow = beating(late=1.5)
     assert slow.phi(6.2) < SUSPECT < beating().phi(6.2)
 

@@ -1,4 +1,5 @@
-"""The monitor in virtual time: how soon it finds out, and that nothing but a failing peer makes it find one."""
+"""The monitor in virtual time: how soon it finds out, and that nothing but a failing peer makes it
+find one."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ class ScriptedUpstream:
 
 
 class Watch:
-    """A monitor over scripted peers, all of them connected, inside a running virtual loop."""
+    """A monitor over connected scripted peers, inside a running virtual loop."""
 
     def __init__(self, answer: Answer, peers: Iterable[Peer] = (A,), seed: int = 1) -> None:
         self.book = Book(seed)
@@ -101,7 +102,8 @@ async def watching(
 @pytest.mark.parametrize("fault", ["refused", "silent", "503"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_dead_registry_is_found_within_thirty_seconds(fault: str, seed: int) -> None:
-    """Wherever in the interval the fault falls, checks alone find it within 30 s; two passes bring the peer back."""
+    """Wherever in the interval the fault falls, checks alone find it within 30 s; two passes bring
+    the peer back."""
 
     async def main() -> None:
         how = "ok"
@@ -123,7 +125,7 @@ def test_a_dead_registry_is_found_within_thirty_seconds(fault: str, seed: int) -
 def test_after_a_failed_request_a_black_hole_is_found_within_ten_seconds() -> None:
     """The first request that fails ends the trust at once; three quick checks make it certain.
 
-    They leave three seconds and more for what is around them: the request's own deadline, and a look of supervision.
+    They leave three seconds or more for the request's own deadline and a pass of supervision.
     """
 
     async def main() -> None:
@@ -155,10 +157,11 @@ def test_any_answer_of_a_living_registry_passes(status: str) -> None:
 
 
 def test_random_drops_make_nobody_unhealthy() -> None:
-    """Of peers that lose one try in twenty, 1,000 checks find nothing wrong, with each of ten seeds.
+    """Of peers that lose one try in twenty, 1,000 checks find nothing wrong, with each of ten
+    seeds.
 
-    The second try within each check sees to it: a check fails once in 400, three in a row once in 64 million.
-    """
+    The second try within each check sees to it: a check fails once in 400, three in a row once in
+    64 million."""
     everybody = [Peer(f"p{number}", "10.0.0.1", number + 1) for number in range(20)]
 
     async def main(seed: int) -> Counter[str]:
@@ -182,7 +185,8 @@ def test_random_drops_make_nobody_unhealthy() -> None:
 
 
 def test_without_the_second_try_drops_would_have_made_peers_unhealthy() -> None:
-    """With checks of one try, three failures in a row do come in so many checks: the second try is what prevents it."""
+    """With checks of one try, three failures in a row do come in so many checks: the second try is
+    what prevents it."""
     random, run, flips = Random(1), 0, 0
     for _ in range(100_000):
         run = run + 1 if random.random() < 0.05 else 0
@@ -191,7 +195,8 @@ def test_without_the_second_try_drops_would_have_made_peers_unhealthy() -> None:
 
 
 def test_our_own_pause_makes_nobody_unhealthy() -> None:
-    """A node that stood still for a minute, again and again, blames no peer, neither for checks nor for silence."""
+    """A node that stood still for a minute, again and again, blames no peer, neither for checks nor
+    for silence."""
 
     async def main() -> None:
         async with watching(lambda peer: "ok", peers=(A, B)) as watch:
@@ -206,7 +211,8 @@ def test_our_own_pause_makes_nobody_unhealthy() -> None:
 
 
 def test_a_check_that_our_pause_fell_into_is_void() -> None:
-    """What times out because this node stood still says nothing about the peer; it is checked again."""
+    """A timeout while this node stood still does not count against the peer; it is checked
+    again."""
 
     async def main() -> None:
         how = "silent"
@@ -226,7 +232,7 @@ def test_a_check_that_our_pause_fell_into_is_void() -> None:
 
 
 def test_a_lost_peer_is_checked_within_two_seconds() -> None:
-    """When a connection is lost, what the registry says is known within two seconds."""
+    """When a connection is lost, the registry's answer is known within two seconds."""
 
     async def main() -> None:
         how = "ok"
@@ -240,7 +246,8 @@ def test_a_lost_peer_is_checked_within_two_seconds() -> None:
 
 
 def test_a_large_cluster_is_within_the_budget() -> None:
-    """Of 1,000 members, all of which are silent, no more than the budget is asked in an interval, and at a time."""
+    """Of 1,000 members, all of which are silent, no more than the budget is asked in an interval,
+    and at a time."""
 
     async def main() -> None:
         everybody = [Peer(f"p{number}", "10.0.0.1", number + 1) for number in range(1000)]
@@ -254,7 +261,7 @@ def test_a_large_cluster_is_within_the_budget() -> None:
 
 
 def test_a_fault_while_a_peer_is_checked_fails_that_peer_alone() -> None:
-    """Whatever the client raises, others are checked on; the fault is logged once."""
+    """After any error of the client, other peers are checked; the fault is logged once."""
 
     def answer(peer: Peer) -> str:
         if peer == A:

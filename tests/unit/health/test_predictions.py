@@ -35,7 +35,8 @@ def test_a_failure_that_nobody_foretold_is_missed() -> None:
 
 
 def test_what_does_not_come_is_a_false_alarm_once() -> None:
-    """A prediction stays open for twice its lead and ten seconds; afterwards a failure is a new one."""
+    """A prediction stays open for twice its lead and ten seconds; afterwards a failure is a new
+    one."""
     predictions = foretold()
     over = 100.0 + PATIENCE * 5.0 + GRACE
     assert predictions.overdue(over - 0.1) == []
@@ -46,7 +47,7 @@ def test_what_does_not_come_is_a_false_alarm_once() -> None:
 
 
 def test_a_peer_has_one_prediction_at_a_time() -> None:
-    """What is foretold already is not foretold again; after a false alarm there is a rest."""
+    """No second prediction is made while one is open; after a false alarm there is a rest."""
     predictions = foretold()
     assert not predictions.predict("a", reason="slow", lead=4.0, now=101.0)
     over = 100.0 + PATIENCE * 5.0 + GRACE

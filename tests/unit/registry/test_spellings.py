@@ -38,7 +38,7 @@ async def test_a_tag_is_shared_among_all_spellings(start: NodeFactory, held: str
         with capture_logs():
             running = asyncio.create_task(advertisers[0].run())
             try:
-                await until(lambda: bool(advertisers[0].told))
+                await until(lambda: bool(advertisers[0].advertised))
                 for node in (a, b):
                     client = await node.client()
                     for ns in spellings:

@@ -23,7 +23,7 @@ from tests.routers import until
 async def test_tags_are_known_also_where_they_are_not_told(
     seen: Callable[[str, float], float] | None,
 ) -> None:
-    """With when they were pulled; they come and go with what is held."""
+    """With their pull times; they come and go with the content."""
     store, router = MemoryStore(), MemoryNetwork().join(Peer("me", "10.0.0.1", 5000))
     digest = store.add(b"manifest")
     store.tag("r.io/app:1", digest, pulled=5.0)
@@ -40,7 +40,9 @@ async def test_tags_are_known_also_where_they_are_not_told(
             store.remove("r.io/app:1")
             await until(lambda: dict(advertiser.tags) == {"r.io/app:2": 6.0})
             await until(
-                lambda: set(advertiser.told) == {str(digest), *(["r.io/app:2"] if seen else [])}
+                lambda: (
+                    set(advertiser.advertised) == {str(digest), *(["r.io/app:2"] if seen else [])}
+                )
             )
         finally:
             running.cancel()
@@ -60,20 +62,20 @@ async def test_a_tag_is_told_under_its_canonical_name_too() -> None:
     with capture_logs():
         running = asyncio.create_task(advertiser.run())
         try:
-            await until(lambda: set(advertiser.told) == {str(digest), own, canonical})
+            await until(lambda: set(advertiser.advertised) == {str(digest), own, canonical})
             assert changes == [frozenset({str(digest), own})]
-            assert advertiser.to_tell == 0
+            assert advertiser.to_advertise == 0
             assert (await spelled.resolve(canonical)).pulled == 5.0
             with pytest.raises(ContentNotFound):
                 await spelled.resolve("reg.example/app:2")
             store.tag("reg.example./app:1", digest, pulled=7.0)
-            await until(lambda: "reg.example./app:1" in advertiser.told)
+            await until(lambda: "reg.example./app:1" in advertiser.advertised)
             assert (await spelled.resolve(canonical)).pulled == 7.0
             assert network.members[Peer("me", "10.0.0.1", 5000)][canonical] == 7.0
             store.remove("reg.example./app:1")
-            await until(lambda: set(advertiser.told) == {str(digest), own, canonical})
+            await until(lambda: set(advertiser.advertised) == {str(digest), own, canonical})
             store.remove(own)
-            await until(lambda: set(advertiser.told) == {str(digest)})
+            await until(lambda: set(advertiser.advertised) == {str(digest)})
             assert not advertiser.spellings(canonical)
         finally:
             running.cancel()

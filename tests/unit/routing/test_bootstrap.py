@@ -1,27 +1,28 @@
-"""First peers: what is accepted, what is refused in one line, and what a source that is away leads to."""
+"""First peers: accepted and refused addresses, and the effect of a source that is away."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
+import socket
+import threading
 from unittest import mock
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from multiaddr import Multiaddr
+from structlog.testing import capture_logs
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p.bootstrap import (
-    DnsBootstrap,
-    HttpBootstrap,
-    OnceLog,
-    StaticBootstrap,
+from spegel_py.routing.libp2p import bootstrap_targets
+from spegel_py.routing.libp2p.bootstrap import DnsBootstrap, HttpBootstrap, StaticBootstrap, id_app
+from spegel_py.routing.libp2p.bootstrap_targets import (
+    Resolver,
     Target,
     check_domain,
     check_url,
-    id_app,
     resolved,
 )
 
@@ -79,14 +80,13 @@ def test_what_is_no_dns_name_is_named(text: str) -> None:
 
 async def test_a_name_that_cannot_be_one_finds_nobody() -> None:
     """The resolver raises another error for it than for a name that is not there."""
-    away = OnceLog()
     names = [Multiaddr("/dns/a.example/tcp/1"), Multiaddr("/ip4/1.2.3.4/tcp/1")]
 
-    async def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise UnicodeError("label too long")
 
-    with mock.patch.object(asyncio.get_running_loop(), "getaddrinfo", refuse):
-        assert await resolved(names, 5001, away) == [Target("/ip4/1.2.3.4/tcp/1")]
+    with mock.patch.object(socket, "getaddrinfo", refuse):
+        assert await resolved(names, 5001, Resolver()) == [Target("/ip4/1.2.3.4/tcp/1")]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,33 @@ def test_what_is_no_url_is_named(text: str) -> None:
 async def test_a_name_that_does_not_resolve_finds_nobody() -> None:
     """DNS that is away is no error: it is asked again later."""
     assert await DnsBootstrap("nobody.invalid", router_port=1, rng=random.Random(1)).find() == []
+
+
+async def test_a_name_server_that_hangs_finds_no_peer_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lookup is given up after its deadline and logged once; a late answer counts."""
+    asked, answer = [0], threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        asked[0] += 1
+        assert answer.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(bootstrap_targets, "DNS_TIMEOUT", 0.1)
+    source = DnsBootstrap("seeds.example", router_port=7777, rng=random.Random(1))
+    async with asyncio.timeout(5):
+        with capture_logs() as logs:
+            assert [await source.find(), await source.find()] == [[], []]
+        assert [each["event"] for each in logs if each["log_level"] == "warning"] == [
+            "bootstrap name does not resolve"
+        ]
+        answer.set()
+        while not (found := await source.find()):
+            pass
+    assert found == [Target("/ip4/10.0.0.1/tcp/7777")]
+    assert asked == [1]
 
 
 async def test_dns_gives_all_addresses_with_our_own_port() -> None:
@@ -126,7 +153,7 @@ async def test_http_reads_what_id_serves() -> None:
 
 
 async def test_id_is_served_as_spegel_reads_it() -> None:
-    """One object with the id and the addresses, not a list of them."""
+    """One object with the id and the addresses, not a list."""
     async with TestClient(
         TestServer(id_app(lambda: [f"/ip4/10.0.0.1/tcp/5001/p2p/{PEER}"]))
     ) as client:

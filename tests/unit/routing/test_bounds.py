@@ -14,8 +14,8 @@ from spegel_py.routing.libp2p.bounds import (
     ConnectionCounts,
     MessageBudget,
     PeerExceedsBound,
+    bound_key,
     is_full,
-    place,
 )
 
 
@@ -23,7 +23,7 @@ from spegel_py.routing.libp2p.bounds import (
     ("address", "limit"), [("10.0.0.1", 3), ("2001:db8::1", 3), ("127.0.0.1", ON_LOOPBACK)]
 )
 def test_an_address_holds_so_many_connections(address: str, limit: int) -> None:
-    """One more is refused, until one of them has ended; other addresses are not concerned."""
+    """One more is refused until a connection has ended; other addresses are not affected."""
     book = ConnectionCounts(3)
     held = [book.one_more(address) for _ in range(limit)]
     for each in held:
@@ -42,10 +42,10 @@ def test_an_address_holds_so_many_connections(address: str, limit: int) -> None:
 
 def test_peers_at_one_address_stand_for_one() -> None:
     """On loopback, where whole clusters run, each stands for itself."""
-    assert {place("10.0.0.1", peer) for peer in "abc"} == {"10.0.0.1"}
+    assert {bound_key("10.0.0.1", peer) for peer in "abc"} == {"10.0.0.1"}
     assert (
-        {place("127.0.0.1", peer) for peer in "abc"}
-        == {place("", peer) for peer in "abc"}
+        {bound_key("127.0.0.1", peer) for peer in "abc"}
+        == {bound_key("", peer) for peer in "abc"}
         == {"a", "b", "c"}
     )
     assert is_full(16, "10.0.0.1", limit=16)
@@ -77,7 +77,7 @@ def test_budgets_of_addresses_that_fell_silent_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Churn costs no memory."""
-    monkeypatch.setattr(bounds, "MAX_PLACES", 10)
+    monkeypatch.setattr(bounds, "MAX_BUDGETS", 10)
     budget = MessageBudget()
 
     async def churn() -> None:

@@ -1,4 +1,5 @@
-"""py-libp2p's traps, each shown on the stock parts: a test that fails here says that a work-around may go.
+"""py-libp2p's traps, each shown on the stock parts: a test that fails here says that a work-around
+may go.
 
 The second half shows that the host of `compat` does not fall into them.
 """
@@ -32,7 +33,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import compat, dialling
 from spegel_py.routing.libp2p.addresses import (
     LOOK_AGAIN,
     OwnAddresses,
@@ -42,8 +43,7 @@ from spegel_py.routing.libp2p.addresses import (
     multiaddr,
 )
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS, MAX_UNREAD
-from spegel_py.routing.libp2p.lock import FastLock
-from spegel_py.routing.libp2p.speedups import ReadAhead
+from spegel_py.routing.libp2p.speedups import FastLock, ReadAhead
 from tests.routers import free_port
 from tests.unit.routing.hosts import on_trio, ours, running, stock, until
 
@@ -121,7 +121,8 @@ def test_stock_stream_does_not_know_an_ipv6_remote() -> None:
 
 
 def test_stock_disconnect_forgets_a_connection_that_came_meanwhile() -> None:
-    """Trap 12: a peer that connects while its old connection is being closed is connected, and nobody knows."""
+    """Trap 12: a peer that connects while its old connection is being closed is connected, and
+    nobody knows."""
 
     async def test() -> None:
         async with _connecting_while_closing(ours()) as (host, peer):
@@ -132,7 +133,7 @@ def test_stock_disconnect_forgets_a_connection_that_came_meanwhile() -> None:
 
 
 def test_stock_stream_answers_each_read_with_a_frame() -> None:
-    """Trap 13: what is read of a short message is given back to the sender at once."""
+    """Trap 13: the window of a short message is returned to the sender at once."""
 
     async def test() -> None:
         async with _stream() as (sender, receiver, sent_back):
@@ -148,7 +149,7 @@ def test_stock_stream_answers_each_read_with_a_frame() -> None:
 
 
 def test_stock_connection_reads_twice_for_a_message() -> None:
-    """Trap 14: the length of a message is read by itself, though all of it is there; ours takes what is there."""
+    """Trap 14: the length of a message is read separately; ours reads all waiting bytes."""
 
     async def test() -> None:
         assert await _reads_of_a_message(TrioTCPStream) == 2
@@ -158,8 +159,8 @@ def test_stock_connection_reads_twice_for_a_message() -> None:
 
 
 def test_stock_locks_give_the_others_a_turn_each() -> None:
-    """Trap 15: an update of a window, of which nobody else knows, passes the locks of the stream, and lets everybody
-    else run first at each; ours goes on."""
+    """Trap 15: an update of a window, of which nobody else knows, passes the locks of the stream,
+    and lets everybody else run first at each; ours goes on."""
 
     async def test() -> None:
         async with _stream() as (_, receiver, _sent_back):
@@ -181,7 +182,7 @@ async def _propose_junk(host: Any) -> bool:
     guest, lives = ours(), True
     try:
         async with running(host) as address, running(guest):
-            await compat.dial(guest, address, expected=None, timeout=5)
+            await dialling.dial(guest, address, expected=None, timeout=5)
             stream = await guest.get_network().new_stream(host.get_id())
             await stream.write(b"\x13/multistream/1.0.0\n\x05\xff\xff\xff\xff\n")
             with suppress(StreamError):
@@ -194,7 +195,7 @@ async def _propose_junk(host: Any) -> bool:
 
 
 def test_stock_host_dies_of_a_proposal_that_is_no_text() -> None:
-    """Trap 16: whoever can connect can end it with a few bytes; ours resets the stream, and goes on."""
+    """Trap 16: any peer can end the host with a few bytes; ours resets the stream and goes on."""
 
     async def test() -> None:
         assert not await _propose_junk(stock())
@@ -204,7 +205,8 @@ def test_stock_host_dies_of_a_proposal_that_is_no_text() -> None:
 
 
 def test_stock_handler_ends_the_host() -> None:
-    """Trap 16: what a handler raises ends everything; ours resets the stream, tells of it, and goes on."""
+    """Trap 16: a handler's error ends everything; ours resets the stream, reports it, and goes
+    on."""
 
     async def test(host: Any, failures: list[Exception]) -> bool:
         guest, protocol, lives = ours(), TProtocol("/test"), True
@@ -215,7 +217,7 @@ def test_stock_handler_ends_the_host() -> None:
         try:
             async with running(host) as address, running(guest):
                 host.set_stream_handler(protocol, fail)
-                await compat.dial(guest, address, expected=None, timeout=5)
+                await dialling.dial(guest, address, expected=None, timeout=5)
                 stream = await guest.new_stream(host.get_id(), [protocol])
                 with suppress(StreamError):
                     await stream.write(b"something")
@@ -240,7 +242,7 @@ def test_stock_handler_ends_the_host() -> None:
 
 
 async def _overrun(host: Any) -> tuple[bool, int]:
-    """Have a peer send 4 MiB on a stream that nobody reads, whose window is 256 KiB.
+    """Let a peer send 4 MiB on an unread stream with a window of 256 KiB.
 
     Return True if the connection stands after that, and how many bytes it holds.
     """
@@ -251,7 +253,7 @@ async def _overrun(host: Any) -> tuple[bool, int]:
 
     async with running(host) as address, running(guest):
         host.set_stream_handler(protocol, ignore)
-        await compat.dial(guest, address, expected=None, timeout=5)
+        await dialling.dial(guest, address, expected=None, timeout=5)
         sender: Any = await guest.new_stream(host.get_id(), [protocol])
         [connection] = host.get_network().get_connections(guest.get_id())
         muxed = connection.muxed_conn
@@ -271,7 +273,7 @@ async def _overrun(host: Any) -> tuple[bool, int]:
 
 
 def test_stock_stream_takes_more_than_its_window() -> None:
-    """Trap 17: a peer fills the memory with what nobody reads; ours closes the connection."""
+    """Trap 17: a peer fills the memory with unread bytes; ours closes the connection."""
 
     async def test() -> None:
         assert await _overrun(stock()) == (True, 4 << 20)
@@ -288,7 +290,7 @@ def test_a_peer_that_opens_any_number_of_streams_is_hung_up_on() -> None:
     async def test() -> None:
         host, guest = ours(), ours()
         async with running(host) as address, running(guest):
-            await compat.dial(guest, address, expected=None, timeout=5)
+            await dialling.dial(guest, address, expected=None, timeout=5)
             await until(lambda: bool(host.get_network().get_connections(guest.get_id())))
             [connection] = host.get_network().get_connections(guest.get_id())
             [back] = cast("Any", guest.get_network().get_connections(host.get_id()))
@@ -316,7 +318,7 @@ def test_a_connection_holds_so_much_that_nobody_reads() -> None:
 
         async with running(host) as address, running(guest):
             host.set_stream_handler(protocol, ignore)
-            await compat.dial(guest, address, expected=None, timeout=5)
+            await dialling.dial(guest, address, expected=None, timeout=5)
             await guest.new_stream(host.get_id(), [protocol])
             [connection] = host.get_network().get_connections(guest.get_id())
             muxed, part = cast("Any", connection).muxed_conn, bytes(64 * 1024)
@@ -365,7 +367,8 @@ async def _turns_of(lock: Any, turns: list[int]) -> int:
 
 @asynccontextmanager
 async def _stream() -> AsyncIterator[tuple[Any, Any, list[bytes]]]:
-    """Open a stream from one host to another; yields both its ends, and the frames that the receiver's sends back."""
+    """Open a stream from one host to another; yields both its ends, and the frames that the
+    receiver's sends back."""
     one, two, taken = ours(), ours(), trio.open_memory_channel[Any](1)
     protocol, done = TProtocol("/test"), trio.Event()
 
@@ -375,7 +378,7 @@ async def _stream() -> AsyncIterator[tuple[Any, Any, list[bytes]]]:
 
     async with running(one) as address, running(two):
         one.set_stream_handler(protocol, take)
-        await compat.dial(two, address, expected=one.get_id(), timeout=5)
+        await dialling.dial(two, address, expected=one.get_id(), timeout=5)
         sender: Any = await two.new_stream(one.get_id(), [protocol])
         await sender.write(b"first")
         receiver = await taken[1].receive()
@@ -398,7 +401,7 @@ async def _connecting_while_closing(host: BasicHost) -> AsyncIterator[tuple[Basi
     """Run a host with a peer that connects anew as soon as its first connection is closed."""
     guest = ours()
     async with running(host) as address, running(guest):
-        await compat.dial(guest, address, expected=None, timeout=5)
+        await dialling.dial(guest, address, expected=None, timeout=5)
         peer = guest.get_id()
         await until(lambda: bool(host.get_network().get_connections(peer)))
         [old] = host.get_network().get_connections(peer)
@@ -408,7 +411,7 @@ async def _connecting_while_closing(host: BasicHost) -> AsyncIterator[tuple[Basi
             old.close = close  # type: ignore[method-assign]
             await close()
             await until(lambda: not guest.get_connected_peers())
-            await compat.dial(guest, address, expected=None, timeout=5)
+            await dialling.dial(guest, address, expected=None, timeout=5)
             await until(lambda: old not in host.get_network().get_connections(peer) != [])
 
         old.close = close_and_be_called  # type: ignore[method-assign]
@@ -422,7 +425,7 @@ async def _listener() -> trio.SocketListener:
 async def _come_and_go(address: Multiaddr, *, until_seen: Any) -> None:
     guest = ours()
     async with running(guest):
-        await compat.dial(guest, address, expected=None, timeout=5)
+        await dialling.dial(guest, address, expected=None, timeout=5)
         await until(lambda: guest.get_id() in until_seen.get_connected_peers())
     await until(lambda: guest.get_id() not in until_seen.get_connected_peers())
 
@@ -444,7 +447,7 @@ def test_our_host_gives_inbound_slots_back() -> None:
 
 
 def test_hanging_up_leaves_a_connection_that_came_meanwhile() -> None:
-    """What a peer connects while its old connections are being closed is known, and stands."""
+    """A connection that comes while the old ones are being closed is known, and stays."""
 
     async def test() -> None:
         async with _connecting_while_closing(ours()) as (host, peer):
@@ -497,12 +500,13 @@ def test_our_host_offers_noise_only() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_dial_learns_the_id_and_both_ends_know_the_address(address: str) -> None:
-    """Without knowing whom it dials, the handshake tells; and both ends know the other's IP, of either family."""
+    """Without knowing whom it dials, the handshake tells; and both ends know the other's IP, of
+    either family."""
 
     async def test() -> None:
         one, two = ours(), ours()
         async with running(one, address) as target, running(two, address):
-            peer = await compat.dial(two, target, expected=None, timeout=5)
+            peer = await dialling.dial(two, target, expected=None, timeout=5)
             assert peer == one.get_id()
             await until(lambda: two.get_id() in one.get_connected_peers())
             for host, other in ((one, two), (two, one)):
@@ -521,7 +525,7 @@ def test_a_dial_that_is_cancelled_leaves_no_socket() -> None:
         port = listener.socket.getsockname()[1]
         async with running(host), listener, trio.open_nursery() as nursery:
             target = multiaddr("127.0.0.1", port)
-            nursery.start_soon(lambda: compat.dial(host, target, expected=None, timeout=20))
+            nursery.start_soon(lambda: dialling.dial(host, target, expected=None, timeout=20))
             stream = await listener.accept()
             assert await stream.receive_some()  # the handshake has begun
             nursery.cancel_scope.cancel()
@@ -534,17 +538,18 @@ def test_a_dial_that_is_cancelled_leaves_no_socket() -> None:
 
 
 def test_a_dial_refuses_somebody_else_itself_and_nobody() -> None:
-    """Another id than expected, this node itself, and a closed port are PeerUnreachable with the reason."""
+    """Another id than expected, this node itself, and a closed port are PeerUnreachable with the
+    reason."""
 
     async def test() -> None:
         one, two = ours(), ours()
         async with running(one) as target, running(two) as own:
             with pytest.raises(PeerUnreachable, match="expected"):
-                await compat.dial(two, target, expected=ID(b"\x00\x01x"), timeout=5)
+                await dialling.dial(two, target, expected=ID(b"\x00\x01x"), timeout=5)
             with pytest.raises(PeerUnreachable, match="this node itself"):
-                await compat.dial(two, own, expected=None, timeout=5)
+                await dialling.dial(two, own, expected=None, timeout=5)
             with pytest.raises(PeerUnreachable, match="cannot connect"):
-                await compat.dial(
+                await dialling.dial(
                     two, multiaddr("127.0.0.1", free_port()), expected=None, timeout=5
                 )
             assert two.get_connected_peers() == []
@@ -560,7 +565,7 @@ def test_a_dial_to_somebody_silent_ends() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             async with running(host):
                 with pytest.raises(PeerUnreachable, match=r"within 0\.2 s"):
-                    await compat.dial(
+                    await dialling.dial(
                         host,
                         multiaddr("127.0.0.1", silent.getsockname()[1]),
                         expected=None,
@@ -591,7 +596,7 @@ def test_a_wildcard_announces_addresses_that_can_be_dialled() -> None:
 
 
 def test_addresses_that_come_later_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that started before its network tells its address to whom it meets once it has one."""
+    """A node that started before its network announces its address once it has one."""
     now, has_network = [0.0], [False]
 
     def interfaces() -> dict[str, list[object]]:
@@ -607,7 +612,7 @@ def test_addresses_that_come_later_are_announced(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_ipv6_a_node_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that was started with ipv6.disable=1 has no sockets of it."""
+    """A kernel started with ipv6.disable=1 has no IPv6 sockets."""
     real = socket.socket
 
     def no_ipv6(family: int = -1, *args: int, **options: Any) -> socket.socket:
@@ -630,7 +635,8 @@ def test_the_self_test_passes_here_and_names_what_is_missing(
 
 
 def test_a_socket_that_nobody_knows_of_any_more_is_closed() -> None:
-    """What py-libp2p lets go of without closing it is closed with the last reference, and not left to the collector."""
+    """A connection that py-libp2p drops unclosed is closed with its last reference, not by the
+    collector."""
     swarm: Any = compat.build_host(Ed25519PrivateKey.generate(), announce=list).get_network()
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())

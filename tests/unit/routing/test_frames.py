@@ -1,4 +1,4 @@
-"""The announce protocol's frames: what is written is read back, and nothing else is."""
+"""The announce protocol's frames: an encoded frame decodes to itself, other bytes are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
 
 @given(FRAMES)
 def test_a_frame_is_read_back_as_it_was_written(frame: Frame) -> None:
-    """Encoding and decoding are inverse, and the length says what follows."""
+    """Encoding and decoding are inverse, and the length is that of the rest."""
     raw = frames.encode(frame)
     assert frames.frame_length(raw[:4]) == len(raw) - 4
     assert frames.decode(raw[4:]) == frame
@@ -95,7 +95,8 @@ def test_garbage_is_a_frame_error_and_nothing_else(raw: bytes) -> None:
     ],
 )
 def test_a_malformed_hello_is_refused(body: bytes) -> None:
-    """A hello that is no JSON, lacks a field, or names what is no IP, port or sensible interval is a FrameError."""
+    """A hello that is no JSON, lacks a field, or names what is no IP, port or sensible interval is
+    a FrameError."""
     with pytest.raises(FrameError):
         frames.decode(b"\x01" + body)
 
@@ -116,7 +117,7 @@ def test_a_malformed_hello_is_refused(body: bytes) -> None:
     | st.binary()
 )
 def test_any_hello_is_read_or_refused(body: bytes) -> None:
-    """Whatever a stranger sends is a hello that can be shown and reckoned with, or a FrameError, and nothing else."""
+    """Any bytes are a hello with printable texts and finite numbers, or a FrameError."""
     try:
         hello = frames.decode(b"\x01" + body)
     except FrameError:
@@ -130,7 +131,7 @@ def test_any_hello_is_read_or_refused(body: bytes) -> None:
 
 
 def test_an_agent_is_kept_as_it_can_be_shown() -> None:
-    """A stranger may send control sequences for a terminal, and books; plain letters are kept, and a few of them."""
+    """A stranger may send control sequences, and long texts; a few plain characters are kept."""
     body = json.dumps(
         {"interval": 4, "registry": ":5000", "agent": "\x1b]0;x\x07 \ud800" + "a" * 1000}
     ).encode()
@@ -141,7 +142,7 @@ def test_an_agent_is_kept_as_it_can_be_shown() -> None:
 
 @pytest.mark.parametrize("zone", ["eth0", "a" * 64, "a..b", "\x00", "\ud800", "b" * 100_000])
 def test_a_zone_means_nothing_on_another_host(zone: str) -> None:
-    """A peer that names such an address is asked at the one that it connected from."""
+    """A peer that names such an address is asked at the address of its connection."""
     body = json.dumps({"interval": 4, "registry": f"[fe80::1%{zone}]:5000"}).encode()
     hello = frames.decode(b"\x01" + body)
     assert isinstance(hello, Hello)
@@ -178,7 +179,7 @@ def test_a_set_goes_out_in_parts_that_fit(count: int) -> None:
 
 
 def test_a_hello_carries_the_clock_of_its_sender() -> None:
-    """The time is read back; a hello without one says nothing of it."""
+    """The time is read back; a hello without a time has none."""
     assert decode_hello(time=1234.5).time == 1234.5
     assert decode_hello(time=None).time is None
 

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from spegel_py.errors import RouterUnavailable
-from spegel_py.routing.libp2p.bootstrap import Bootstrap, NoBootstrap, Target
-from spegel_py.routing.libp2p.joining import Joining
+from spegel_py.routing.libp2p.bootstrap import Bootstrap, Joining, NoBootstrap
+from spegel_py.routing.libp2p.bootstrap_targets import Target
 from tests.processes import until
 
 OWN, OTHER = Target("/ip4/10.0.0.1/tcp/5001"), Target("/ip4/10.0.0.2/tcp/5001")
@@ -47,8 +47,8 @@ async def joining(source: Source, bootstrap: Bootstrap | None = None) -> AsyncIt
     made = Joining(
         bootstrap=bootstrap or source,
         is_connected=lambda: True,
-        reach=source.reach,
-        seek=source.seek,
+        dial_targets=source.reach,
+        dial_lost=source.seek,
         rng=Random(1),
     )
     task = asyncio.create_task(made.run())
@@ -71,7 +71,7 @@ async def joining(source: Source, bootstrap: Bootstrap | None = None) -> AsyncIt
     ids=["others are named", "only this node is named", "the source is away", "libp2p is down"],
 )
 async def test_whether_there_ought_to_be_peers(source: Source, *, is_expecting: bool) -> None:
-    """A source that names this node alone is a cluster of one; one that says nothing is no such thing."""
+    """A source that names only this node means a cluster of one; an empty answer does not."""
     async with joining(source) as made:
         assert source.asked == 1
         assert made.expects_peers is is_expecting
@@ -84,7 +84,8 @@ async def test_without_a_source_nobody_is_expected() -> None:
 
 
 async def test_a_nudge_does_not_wait_for_the_next_look() -> None:
-    """Asked to, it asks its source and looks for lost peers at once, though the next look is far away."""
+    """Asked to, it asks its source and looks for lost peers at once, though the next look is far
+    away."""
     source = Source()
 
     async def is_asked_again() -> bool:
@@ -98,7 +99,7 @@ async def test_a_nudge_does_not_wait_for_the_next_look() -> None:
 
 
 async def test_a_source_that_fails_is_asked_again() -> None:
-    """Whatever it raises: what another node answers must not end this one."""
+    """After any error: the answer of another node must not end this node."""
 
     class Failing(Source):
         async def find(self) -> Sequence[Target]:

@@ -19,7 +19,7 @@ def test_record_key_is_the_multihash_of_the_cid_that_spegel_makes() -> None:
 
 
 def test_a_record_key_gives_back_the_hash() -> None:
-    """What record_key wrapped, from_record_key unwraps."""
+    """from_record_key is the inverse of record_key."""
     assert from_record_key(record_key(name_hash(NAME))) == name_hash(NAME)
 
 

@@ -9,13 +9,13 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p.kademlia import Contact
+from spegel_py.routing.libp2p.addresses import Contact
 from spegel_py.routing.libp2p.location import (
     IDENTIFY_TIMEOUT,
     MAX_DIALS,
     Locations,
-    names_nobody,
-    without_nobodies,
+    drop_unusable,
+    is_unusable,
 )
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
@@ -23,7 +23,7 @@ ROUTER, OWN, OTHER = "10.0.0.1", "10.1.0.2", "10.9.0.9"
 
 
 class World:
-    """A peer that is connected `seen` from one address, lists others, and answers at some of them."""
+    """A peer connected from the address `seen`, which lists others, and answers at some."""
 
     def __init__(self, *, seen: str | None, lists: list[str], answers: set[str]) -> None:
         self.seen = seen
@@ -49,14 +49,33 @@ class World:
     ("seen", "lists", "answers", "dialled", "at"),
     [
         pytest.param(OWN, [OWN], {OWN}, [], OWN, id="connected from where it listens"),
-        pytest.param(ROUTER, [OWN], {OWN}, [OWN], OWN, id="behind a router that rewrites addresses"),
-        pytest.param(ROUTER, ["172.17.0.1", OWN], {OWN}, ["172.17.0.1", OWN], OWN, id="a bridge first"),
-        pytest.param(ROUTER, [OTHER], set(), [OTHER], ROUTER, id="names an address that is not its own"),
-        pytest.param(ROUTER, ["127.0.0.1", "169.254.169.254"], {"127.0.0.1"}, [], ROUTER, id="names this node"),
-        pytest.param(ROUTER, [f"10.9.0.{n}" for n in range(99)], set(), [f"10.9.0.{n}" for n in range(MAX_DIALS)],
-                     ROUTER, id="names many"),
+        pytest.param(
+            ROUTER, [OWN], {OWN}, [OWN], OWN, id="behind a router that rewrites addresses"
+        ),
+        pytest.param(
+            ROUTER, ["172.17.0.1", OWN], {OWN}, ["172.17.0.1", OWN], OWN, id="a bridge first"
+        ),
+        pytest.param(
+            ROUTER, [OTHER], set(), [OTHER], ROUTER, id="names an address that is not its own"
+        ),
+        pytest.param(
+            ROUTER,
+            ["127.0.0.1", "169.254.169.254"],
+            {"127.0.0.1"},
+            [],
+            ROUTER,
+            id="names this node",
+        ),
+        pytest.param(
+            ROUTER,
+            [f"10.9.0.{n}" for n in range(99)],
+            set(),
+            [f"10.9.0.{n}" for n in range(MAX_DIALS)],
+            ROUTER,
+            id="names many",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_new_peer_is_looked_for_at_its_own_addresses(
     seen: str, lists: list[str], answers: set[str], dialled: list[str], at: str
 ) -> None:
@@ -79,7 +98,7 @@ def test_a_registry_s_address_is_dialled_before_it_is_used(answers: set[str]) ->
 
 
 def test_a_peer_that_is_gone_is_nowhere() -> None:
-    """Neither an address that was proven, nor one that is proven too late."""
+    """Neither a proven address, nor an address that is proven too late."""
     world = World(seen=ROUTER, lists=[OWN], answers={OWN})
     trio.run(world.locations.find, PEER)
     world.seen = None
@@ -120,11 +139,12 @@ def test_a_peer_that_does_not_identify_itself_is_where_it_connected_from() -> No
 )
 def test_some_hosts_are_nobody_s(host: str, seen: str, expected: bool) -> None:
     """A cloud's metadata address among them."""
-    assert names_nobody(host, seen) is expected
+    assert is_unusable(host, seen) is expected
 
 
 def test_a_contact_is_dialled_at_addresses_that_are_somebody_s() -> None:
-    """A peer that names others cannot have this node dial itself, a cloud's metadata, or what is no TCP address."""
+    """A peer that names others cannot have this node dial itself, a cloud's metadata, or what is no
+    TCP address."""
     texts = [
         "/ip4/10.0.0.2/tcp/1",
         "/ip4/127.0.0.1/tcp/1",
@@ -132,5 +152,5 @@ def test_a_contact_is_dialled_at_addresses_that_are_somebody_s() -> None:
         "/dns4/x/tcp/1",
     ]
     contact = Contact(PEER, tuple(map(Multiaddr, texts)))
-    assert [str(each) for each in without_nobodies(contact, ROUTER).addresses] == texts[:1]
-    assert [str(each) for each in without_nobodies(contact, "127.0.0.1").addresses] == texts[:2]
+    assert [str(each) for each in drop_unusable(contact, ROUTER).addresses] == texts[:1]
+    assert [str(each) for each in drop_unusable(contact, "127.0.0.1").addresses] == texts[:2]

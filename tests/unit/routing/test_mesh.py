@@ -1,4 +1,4 @@
-"""What goes wrong with one peer stays with that peer."""
+"""An error with one peer does not affect other peers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.addresses import Contact
+from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS
 from spegel_py.routing.libp2p.dialling import MAX_DIALS
-from spegel_py.routing.libp2p.kademlia import Contact, KademliaClient
-from spegel_py.routing.libp2p.mesh import LOOK_AGAIN, Mesh, tolerating
-from spegel_py.routing.libp2p.password import PasswordProof
+from spegel_py.routing.libp2p.discovery import LOOK_AGAIN, tolerating
+from spegel_py.routing.libp2p.frames import Hello
+from spegel_py.routing.libp2p.identity import PasswordProof
+from spegel_py.routing.libp2p.kademlia import KademliaClient
+from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys
 
@@ -35,8 +39,8 @@ async def _breaks_when_cancelled() -> None:
 
 
 def test_a_break_together_with_a_cancellation_ends_one_task_only() -> None:
-    """A stream that breaks in the moment its task is cancelled raises a group that is no Exception; still it goes
-    nowhere, and the cancellation is not swallowed."""
+    """A stream that breaks in the moment its task is cancelled raises a group that is no Exception;
+    still it goes nowhere, and the cancellation is not swallowed."""
 
     async def main() -> str:
         scope = trio.CancelScope()
@@ -57,19 +61,20 @@ def test_a_break_together_with_a_cancellation_ends_one_task_only() -> None:
 
 
 def test_an_interrupt_is_not_tolerated() -> None:
-    """What is no Exception goes on."""
+    """An interrupt is raised again."""
     with pytest.raises(BaseExceptionGroup), tolerating("it broke", PEER):
         raise BaseExceptionGroup("", [KeyboardInterrupt(), ValueError()])
 
 
 def test_a_node_that_is_leaving_tells_nobody_anew() -> None:
-    """Once it says goodbye, a peer that it cannot tell any more is left alone: a hello would take the goodbye back."""
+    """Once it says goodbye, a peer that it cannot tell any more is left alone: a hello would take
+    the goodbye back."""
 
     async def main() -> None:
         mesh = _mesh()
         with trio.fail_after(5):
             await mesh.say_goodbye(timeout=1)
-            await mesh._keep_told(PEER)
+            await mesh._keep_announcing(PEER)
 
     trio.run(main)
 
@@ -78,32 +83,34 @@ def test_a_node_that_is_leaving_tells_nobody_anew() -> None:
 def test_a_peer_that_knew_nobody_is_asked_once_more(
     monkeypatch: pytest.MonkeyPatch, empty: int, asked: int
 ) -> None:
-    """Of those that joined through it in the same moment it had no addresses yet; each look is for two places."""
+    """It had no addresses of the nodes that joined at the same moment; each try asks for two
+    places."""
     mesh, times, met = _mesh(), list[float](), set[ID]()
 
     async def find_node(peer: ID, target: bytes) -> list[Contact]:
         times.append(trio.current_time())
         return [] if len(times) <= empty else [Contact(OTHER, ())]
 
-    async def meet(contacts: Iterable[Contact], *, within: trio.CapacityLimiter) -> None:
+    async def dial_named(contacts: Iterable[Contact]) -> None:
         met.update(contact.id for contact in contacts)
 
     monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
-    monkeypatch.setattr(mesh, "meet", meet)
-    trio.run(mesh._explore, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
+    monkeypatch.setattr(mesh.discovery, "dial_named", dial_named)
+    trio.run(mesh.discovery.explore, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
     assert len(times) == asked
     assert met == {OTHER}
     assert times[-1] - times[0] == pytest.approx(LOOK_AGAIN if empty else 0)
 
 
 def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may not exist, and each that does not answer holds a dial for three seconds; bootstrap peers need some."""
+    """They may not exist, and each that does not answer holds a dial for three seconds; bootstrap
+    peers need some."""
     mesh, under_way, most = _mesh(), [0], [0]
 
     async def find_node(peer: ID, target: bytes) -> list[Contact]:
         return [Contact(ID(bytes([number] * 34)), ()) for number in range(20)]
 
-    async def reach(addresses: object, expected: ID | None) -> bool:
+    async def dial(addresses: object, expected: ID | None) -> bool:
         under_way[0] += 1
         most[0] = max(most[0], under_way[0])
         await trio.sleep(3)
@@ -111,8 +118,8 @@ def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.Monk
         return False
 
     monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
-    monkeypatch.setattr(mesh, "reach", reach)
-    trio.run(mesh._meet_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
+    monkeypatch.setattr(mesh.discovery, "dial", dial)
+    trio.run(mesh.discovery._dial_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
     assert 0 < most[0] <= MAX_DIALS // 2
 
 
@@ -121,17 +128,16 @@ def _mesh() -> Mesh:
     return Mesh(
         host=host,
         table=RecordTable(rng=random.Random(1)),
-        local=LocalKeys(),
         kademlia=KademliaClient(host),
-        interval=4.0,
-        registry_host="",
-        registry_port=5000,
-        agent="test",
-        shares=False,
-        limit=128,
-        replication=20,
+        context=AnnounceContext(
+            own=host.get_id(),
+            local=LocalKeys(),
+            hello=Hello(4.0, "", 5000, "test"),
+            limit=128,
+            replication=20,
+            password=PasswordProof(),
+        ),
         provider_addresses=list,
-        password=PasswordProof(),
         carried=lambda direction, frame, size: None,
         dropped=lambda reason: None,
         rng=random.Random(1),

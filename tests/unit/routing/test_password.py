@@ -5,14 +5,14 @@ from __future__ import annotations
 from libp2p.peer.id import ID
 
 from spegel_py.routing.libp2p.frames import MAX_AGENT
-from spegel_py.routing.libp2p.password import PasswordProof
+from spegel_py.routing.libp2p.identity import PasswordProof
 
 A, B, C = (ID(b"\x12\x20" + letter * 32) for letter in (b"a", b"b", b"c"))
 KNOWS = PasswordProof(b"node:secret")
 
 
 def test_who_knows_the_password_proves_it() -> None:
-    """The proof holds no word of it, and fits into a hello."""
+    """The proof does not contain the password, and fits into a hello."""
     proof = KNOWS.make(by=A, to=B)
     assert PasswordProof(b"node:secret").is_right(proof, by=A, to=B)
     assert "secret" not in proof
@@ -20,7 +20,7 @@ def test_who_knows_the_password_proves_it() -> None:
 
 
 def test_a_proof_is_good_between_two_peers_only() -> None:
-    """Whoever was given one can pass it on to nobody, nor send it back."""
+    """The receiver of a proof cannot use it towards another peer, nor towards its sender."""
     proof = KNOWS.make(by=A, to=B)
     assert not KNOWS.is_right(proof, by=A, to=C)
     assert not KNOWS.is_right(proof, by=C, to=B)

@@ -1,4 +1,4 @@
-"""The table of who holds what: what is offered, for how long, and what ends it."""
+"""The record table: the holders of a key, how long they count, and what ends that."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import random
 import pytest
 
 from spegel_py.routing.base import Peer
-from spegel_py.routing.libp2p import records
+from spegel_py.routing.libp2p import peer_records, records
 from spegel_py.routing.libp2p.keys import name_hash
-from spegel_py.routing.libp2p.records import RecordTable, checksum
+from spegel_py.routing.libp2p.peer_records import checksum
+from spegel_py.routing.libp2p.records import RecordTable
 
 A, B = Peer("A", "10.0.0.1", 5000), Peer("B", "10.0.0.2", 5000)
 KEY, OTHER = name_hash("key"), name_hash("other")
@@ -36,7 +37,8 @@ def test_an_announced_key_is_offered() -> None:
 
 
 def test_an_announcement_lives_twice_its_interval() -> None:
-    """A peer not heard from for 2 x its interval is not offered any more; one word from it and it is again."""
+    """A peer not heard from for 2 x its interval is not offered any more; one word from it and it
+    is again."""
     table = table_with(A, interval=5.0)
     assert table.providers(KEY, now=9.9) == [A]
     assert table.providers(KEY, now=10.0) == []
@@ -47,7 +49,8 @@ def test_an_announcement_lives_twice_its_interval() -> None:
 
 
 def test_a_disconnected_peer_is_gone_at_once() -> None:
-    """The moment a connection is lost, nothing its peer announced is offered, and a late frame changes nothing."""
+    """The moment a connection is lost, nothing its peer announced is offered, and a late frame
+    changes nothing."""
     table = table_with(A)
     table.peer_disconnected("A")
     table.add("A", [OTHER])
@@ -110,7 +113,8 @@ def test_a_miss_is_certain_only_with_every_connected_peers_whole_set() -> None:
 
 
 def test_standard_records_have_a_life_of_their_own() -> None:
-    """A provider record of a standard peer is offered until it runs out, and hidden while the peer is away."""
+    """A provider record of a standard peer is offered until it runs out, and hidden while the peer
+    is away."""
     table = RecordTable(rng=random.Random(1))
     table.peer_connected("A")
     assert table.provide("A", KEY, A, expires=100.0)
@@ -125,7 +129,8 @@ def test_standard_records_have_a_life_of_their_own() -> None:
 
 
 def test_a_withdrawn_key_takes_its_standard_record_along() -> None:
-    """A peer that speaks both protocols and withdraws a key is not offered for it through an older record."""
+    """A peer that speaks both protocols and withdraws a key is not offered for it through an older
+    record."""
     table = table_with(A)
     table.provide("A", KEY, A, expires=100.0)
     table.remove("A", [KEY])
@@ -134,7 +139,7 @@ def test_a_withdrawn_key_takes_its_standard_record_along() -> None:
 
 def test_one_peer_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys beyond the bound are refused and counted, by either protocol."""
-    monkeypatch.setattr(records, "MAX_KEYS_PER_PEER", 2)
+    monkeypatch.setattr(peer_records, "MAX_KEYS_PER_PEER", 2)
     table = table_with(A, keys=())
     keys = [name_hash(str(number)) for number in range(5)]
     assert table.add("A", keys) == 3
@@ -142,9 +147,9 @@ def test_one_peer_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [table.provide("B", key, B, expires=9.0) for key in keys[:3]] == [True, True, False]
 
 
-def told(table: RecordTable, peer: Peer, count: int, *, place: str = "") -> int:
-    """Have a new peer announce a set of so many keys, and return how many of them were left out."""
-    table.peer_connected(peer.id, place=place)
+def told(table: RecordTable, peer: Peer, count: int, *, bound_key: str = "") -> int:
+    """Let a new peer announce so many keys, and return how many were refused."""
+    table.peer_connected(peer.id, bound_key=bound_key)
     table.hello(peer.id, peer, interval=5.0, now=0.0)
     over = table.stage(
         peer.id, [name_hash(f"{peer.id}{number}") for number in range(count)], first=True
@@ -154,7 +159,7 @@ def told(table: RecordTable, peer: Peer, count: int, *, place: str = "") -> int:
 
 
 def test_all_peers_together_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that come when all is taken still have their part, which others cannot take."""
+    """Peers that come at the bound still have their part, which other peers cannot take."""
     monkeypatch.setattr(records, "MAX_RECORDS", 100)
     table = RecordTable(rng=random.Random(1))
     assert (told(table, A, 60), told(table, B, 60)) == (0, 20)
@@ -166,9 +171,12 @@ def test_all_peers_together_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPat
 
 def test_peers_at_one_address_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with many identities holds no more than one; others are not concerned."""
-    monkeypatch.setattr(records, "MAX_RECORDS_PER_PLACE", 10)
+    monkeypatch.setattr(records, "MAX_RECORDS_PER_ADDRESS", 10)
     table = RecordTable(rng=random.Random(1))
-    assert (told(table, A, 6, place="10.0.0.1"), told(table, B, 6, place="10.0.0.1")) == (0, 2)
+    assert (told(table, A, 6, bound_key="10.0.0.1"), told(table, B, 6, bound_key="10.0.0.1")) == (
+        0,
+        2,
+    )
     assert told(table, Peer("honest", "10.0.0.3", 5000), 9) == 0
 
 
@@ -185,12 +193,12 @@ def test_a_set_that_was_cut_is_not_asked_for_again_in_vain(monkeypatch: pytest.M
 
 
 def test_ages_of_tags_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer may give each key an age, though few of them are tags."""
-    monkeypatch.setattr(records, "MAX_TAGS_PER_PEER", 2)
+    """A peer may give each key an age, though few keys are tags."""
+    monkeypatch.setattr(peer_records, "MAX_TAGS_PER_PEER", 2)
     table = table_with(A, keys=())
     keys = [name_hash(str(number)) for number in range(5)]
     table.add("A", keys)
-    table.aged("A", [(key, 50) for key in keys], now=1.0)
+    table.record_ages("A", [(key, 50) for key in keys], now=1.0)
     assert sum(not table.providers(key, now=1.0, max_age=10.0) for key in keys) == 2
 
 
@@ -206,14 +214,16 @@ def test_departed_peers_are_forgotten_in_the_end() -> None:
 
 
 def test_peers_come_in_random_order() -> None:
-    """Every holder comes first sometimes: a bound on the number of peers must not favour the same ones."""
+    """Every holder comes first sometimes: a bound on the number of peers must not favour the same
+    ones."""
     peers = [Peer(str(number), "10.0.0.1", 5000 + number) for number in range(5)]
     table = table_with(*peers)
     assert {table.providers(KEY, now=1.0)[0] for _ in range(200)} == set(peers)
 
 
 def test_a_member_is_told_with_its_interval_and_its_registry() -> None:
-    """Of a peer that announces it is known how often, and since when it was not heard; of a standard one neither."""
+    """Of a peer that announces it is known how often, and since when it was not heard; of a
+    standard one neither."""
     table = table_with(A, interval=5.0)
     table.peer_connected("B")
     table.provide("B", KEY, B, expires=100.0)
@@ -235,7 +245,7 @@ def test_the_next_pass_is_due_when_the_first_announcement_runs_out() -> None:
 
 
 def test_a_goodbye_is_remembered_until_the_peer_is_back() -> None:
-    """Who said goodbye is told apart from who was lost."""
+    """A peer that said goodbye differs from a lost one."""
     table = table_with(A, B)
     table.peer_left("A")
     table.peer_disconnected("A")
@@ -248,7 +258,7 @@ def test_a_goodbye_is_remembered_until_the_peer_is_back() -> None:
 
 
 def test_a_goodbye_is_taken_back_by_a_hello_alone() -> None:
-    """Whoever reaches a peer that is leaving, and loses it again, still knows that it left in good order."""
+    """A node that dials a leaving peer, and loses it again, still knows its goodbye."""
     table = RecordTable(rng=random.Random(1))
     table.peer_left("a")
     table.peer_connected("a")
@@ -264,7 +274,8 @@ def test_a_goodbye_is_taken_back_by_a_hello_alone() -> None:
 
 
 def test_records_and_peers_are_counted_by_how_they_came() -> None:
-    """Announced and provided records apart, and connected peers by what they speak; who left counts for neither."""
+    """Announced and provided records apart, and connected peers by protocol; departed ones do not
+    count."""
     table = table_with(A, keys=(KEY, OTHER))
     table.peer_connected(B.id)
     table.provide(B.id, KEY, B, expires=9.0)
@@ -280,7 +291,7 @@ def test_records_and_peers_are_counted_by_how_they_came() -> None:
 
 
 def test_a_change_of_who_shares_is_told() -> None:
-    """By a hello that says something else, and by the end of one that shared; by nobody who takes no part."""
+    """By a different hello, and by the end of a partner; not by other peers."""
     told: list[set[str]] = []
     table = RecordTable(
         rng=random.Random(1), changed=lambda: told.append(set(table.partners(now=1.0)))

@@ -1,4 +1,4 @@
-"""What one peer is told: replayed into a record table, it always ends in the set it should hold."""
+"""The frames for one peer, replayed into a record table, always end in the set it should hold."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from spegel_py.routing.libp2p.sharing import (
     KeyPlacement,
     LocalKeys,
     PeerSyncState,
+    announces_everything,
     next_interval,
-    tells_everything,
 )
 
 POOL = [name_hash(str(number)) for number in range(12)]
@@ -45,7 +45,7 @@ class Listener:
                 case Delta(False, keys):
                     self.table.remove("A", keys)
                 case Ages(ages):
-                    self.table.aged("A", ages, now=0.0)
+                    self.table.record_ages("A", ages, now=0.0)
 
     def offers(self, key: bytes, *, max_age: float) -> bool:
         return bool(self.table.providers(key, now=0.5, max_age=max_age))
@@ -73,7 +73,8 @@ CHANGES = st.lists(
 def test_whatever_happens_the_peer_ends_with_what_it_should_hold(
     changes: list[tuple[bool, set[int], str]],
 ) -> None:
-    """Through additions, removals, losses and changes of regime, told and held stay equal, checksum included."""
+    """Through additions, removals, losses and changes of regime, told and held stay equal, checksum
+    included."""
     local, share, listener = LocalKeys(), PeerSyncState(), Listener()
     for added, numbers, regime in changes:
         keys = [POOL[number] for number in numbers]
@@ -91,10 +92,11 @@ def test_whatever_happens_the_peer_ends_with_what_it_should_hold(
 
 
 def test_when_tags_were_pulled_is_told_once_and_again_when_they_are_pulled_anew() -> None:
-    """The age follows the key, in both regimes; a peer that lost track hears it again; other keys have none."""
+    """The age follows the key, in both regimes; a peer that lost track hears it again; other keys
+    have none."""
     local, share, listener = LocalKeys(), PeerSyncState(), Listener()
     local.add(POOL[:2])
-    assert local.age({POOL[0]: 100.0, POOL[5]: 1.0})
+    assert local.record_pulls({POOL[0]: 100.0, POOL[5]: 1.0})
     first = share.next_frames(local, None, now=130.0)
     assert first[-1] == Ages(((POOL[0], 30),))
     listener.hear(first)
@@ -102,7 +104,7 @@ def test_when_tags_were_pulled_is_told_once_and_again_when_they_are_pulled_anew(
     assert not listener.offers(POOL[0], max_age=29.0)
     assert listener.offers(POOL[1], max_age=0.0), "nobody said how old it is"
     assert share.next_frames(local, None, now=140.0) == []
-    assert local.age({POOL[0]: 135.0})
+    assert local.record_pulls({POOL[0]: 135.0})
     assert share.next_frames(local, None, now=140.0) == [Ages(((POOL[0], 5),))]
     part = share.next_frames(local, {POOL[1]}, now=140.0)
     assert not any(isinstance(frame, Ages) for frame in part)
@@ -147,11 +149,11 @@ def test_adding_what_is_there_is_no_change() -> None:
 
 def test_the_regime_changes_with_the_size_and_not_with_every_node() -> None:
     """At the limit all is told to all; above it no more; back only well below it."""
-    assert tells_everything(True, nodes=128, limit=128)
-    assert not tells_everything(True, nodes=129, limit=128)
-    assert not tells_everything(False, nodes=120, limit=128)
-    assert tells_everything(False, nodes=115, limit=128)
-    assert not tells_everything(True, nodes=2, limit=0)
+    assert announces_everything(True, nodes=128, limit=128)
+    assert not announces_everything(True, nodes=129, limit=128)
+    assert not announces_everything(False, nodes=120, limit=128)
+    assert announces_everything(False, nodes=115, limit=128)
+    assert not announces_everything(True, nodes=2, limit=0)
 
 
 def test_a_key_goes_to_its_closest_peers() -> None:
@@ -159,7 +161,7 @@ def test_a_key_goes_to_its_closest_peers() -> None:
     peers = [bytes([number]) * 38 for number in range(10)]
     local, plan = LocalKeys(), KeyPlacement(replication=3)
     local.add(POOL)
-    plan.members(peers)
+    plan.set_members(peers)
     places = [(position(peer), peer) for peer in peers]
     for key in POOL:
         told = {peer for peer in peers if key in plan.part_for(peer, local)}
@@ -172,13 +174,14 @@ def test_with_few_peers_everybody_is_close() -> None:
     """With no more peers than copies, each is told everything."""
     local, plan = LocalKeys(), KeyPlacement(replication=3)
     local.add(POOL)
-    plan.members([b"a", b"b"])
+    plan.set_members([b"a", b"b"])
     assert set(plan.part_for(b"a", local)) == set(POOL)
 
 
 @given(st.lists(st.integers(0, 20_000), max_size=50), st.floats(0.5, 60))
 def test_refreshes_are_bounded_whatever_the_cluster(sizes: list[int], base: float) -> None:
-    """However a cluster grows and shrinks, a node sends 20 refreshes a second at most, and none later than it must."""
+    """However a cluster grows and shrinks, a node sends 20 refreshes a second at most, and none
+    later than it must."""
     interval = base
     for peers in sizes:
         interval = next_interval(interval, base=base, peers=peers)
@@ -187,13 +190,15 @@ def test_refreshes_are_bounded_whatever_the_cluster(sizes: list[int], base: floa
 
 
 def test_the_interval_is_the_configured_one_in_a_small_cluster() -> None:
-    """Up to 80 peers it is the 4 s that were configured, and is so again after the cluster has shrunk."""
+    """Up to 80 peers it is the 4 s that were configured, and is so again after the cluster has
+    shrunk."""
     assert next_interval(4.0, base=4.0, peers=80) == 4.0
     assert next_interval(60.0, base=4.0, peers=80) == 4.0
 
 
 def test_the_interval_changes_seldom_while_a_cluster_grows() -> None:
-    """From 2 to 1,000 nodes every peer is told of a new interval a dozen times, not hundreds of times."""
+    """From 2 to 1,000 nodes every peer is told of a new interval a dozen times, not hundreds of
+    times."""
     intervals = [4.0]
     for peers in range(1, 1000):
         intervals.append(next_interval(intervals[-1], base=4.0, peers=peers))

@@ -1,4 +1,4 @@
-"""What strangers may say is bounded: contacts, their addresses, and how often a whole set is told again."""
+"""A stranger's input is bounded: contacts, their addresses, and repeats of the whole set."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import announce, frames
+from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.frames import Hello, Resync
 from spegel_py.routing.libp2p.kademlia import CLOSEST, MAX_ADDRESSES, KademliaClient
-from spegel_py.routing.libp2p.sharing import LocalKeys
 from tests.unit.routing.hosts import ours
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
@@ -42,17 +42,17 @@ def test_an_answer_names_as_many_peers_as_kademlia_wants() -> None:
     async def ask(_peer: ID, question: Message) -> Message:
         return answer(1000, 100)
 
-    client._ask = ask  # type: ignore[method-assign,assignment]
+    client._request = ask  # type: ignore[method-assign,assignment]
     found = trio.run(client.find_node, PEER, b"target")
     assert len(found) == CLOSEST
     assert {len(contact.addresses) for contact in found} == {MAX_ADDRESSES}
 
 
 def test_a_whole_set_is_told_again_once_in_an_interval() -> None:
-    """Whatever a peer sends: each time costs as much as all that is held here."""
+    """For any input of a peer: each repeat costs as much as the whole local set."""
     restarts: list[float] = []
 
-    class Share:
+    class State:
         def restart(self) -> None:
             restarts.append(trio.current_time())
 
@@ -69,21 +69,20 @@ def test_a_whole_set_is_told_again_once_in_an_interval() -> None:
             await trio.sleep(0.01)
             return frames.encode(Resync())
 
-    class Situation:
+    class Context:
         hello = Hello(INTERVAL, "", 5000)
 
-    link = announce.AnnounceStream(
+    stream = announce.AnnounceStream(
         host=ours(),
         peer=PEER,
-        local=LocalKeys(),
-        situation=cast("announce.AnnounceContext", Situation()),
+        context=cast("AnnounceContext", Context()),
         carried=lambda *_: None,
     )
-    link._share = cast("Any", Share())
+    stream._state = cast("Any", State())
 
     async def main() -> None:
         with contextlib.suppress(StreamEOF):
-            await link._hear(cast("Any", Stream()))
+            await stream._receive(cast("Any", Stream()))
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert 3 <= len(restarts) <= 7

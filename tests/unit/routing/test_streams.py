@@ -13,7 +13,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import dialling
 from spegel_py.routing.libp2p.streams import MessageReader, ProposedStream, Stream, StreamPool
 from tests.unit.routing.hosts import on_trio, ours, running
 
@@ -22,7 +22,8 @@ ECHO = TProtocol("/test/echo/1.0.0")
 
 @asynccontextmanager
 async def asking() -> AsyncIterator[tuple[Any, ID]]:
-    """Run two connected hosts, of which the second echoes what is said in ECHO; yields the first, and whom it asks."""
+    """Run two connected hosts, of which the second echoes what is said in ECHO; yields the first,
+    and whom it asks."""
     one, two = ours(), ours()
 
     async def echo(stream: INetStream) -> None:
@@ -31,7 +32,7 @@ async def asking() -> AsyncIterator[tuple[Any, ID]]:
 
     async with running(two) as address, running(one):
         two.set_stream_handler(ECHO, echo)
-        await compat.dial(one, address, expected=two.get_id(), timeout=5)
+        await dialling.dial(one, address, expected=two.get_id(), timeout=5)
         yield one, two.get_id()
 
 
@@ -44,7 +45,8 @@ def saying(message: bytes) -> Callable[[Stream], Awaitable[bytes]]:
 
 
 def test_the_first_message_goes_with_the_proposal() -> None:
-    """Two frames go out for a first question, the stream and all the rest, and one for the next, over the same."""
+    """Two frames go out for a first question, the stream and all the rest, and one for the next,
+    over the same."""
 
     async def test() -> None:
         async with asking() as (host, peer):
@@ -71,7 +73,8 @@ def test_the_first_message_goes_with_the_proposal() -> None:
 
 
 def test_a_peer_that_does_not_speak_the_protocol_is_found_out_by_its_answer() -> None:
-    """That is an error which names peer and protocol, long before any deadline, and costs the connection nothing."""
+    """That is an error which names peer and protocol, long before any deadline, and costs the
+    connection nothing."""
 
     async def test() -> None:
         async with asking() as (host, peer):

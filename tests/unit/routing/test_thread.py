@@ -1,4 +1,5 @@
-"""The bridge to Trio: results, errors and cancellation cross it, and nothing on the one side can stop the other."""
+"""The bridge to Trio: results, errors and cancellation cross it, and nothing on the one side can
+stop the other."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ async def fail() -> None:
 
 
 async def test_results_and_errors_cross() -> None:
-    """A call returns what the function returned and raises what it raised."""
+    """A call returns the result of the function, and raises its error."""
     async with running() as thread:
         assert await asyncio.gather(*(thread.call(double, number) for number in range(50))) == list(
             range(0, 100, 2)
@@ -71,7 +72,7 @@ async def test_a_cancellation_crosses() -> None:
 
 
 async def test_calls_end_with_the_life_they_were_made_in() -> None:
-    """Whoever waits when a life ends, in good order or not, is told that it is down, and so is whoever calls later."""
+    """Callers that wait when a life ends, and later callers, get RouterUnavailable."""
     for is_crash in (False, True):
         async with running() as thread:
             call = asyncio.create_task(thread.call(trio.sleep_forever))
@@ -88,8 +89,8 @@ async def test_calls_end_with_the_life_they_were_made_in() -> None:
 
 
 async def test_a_hung_life_holds_up_nobody_and_can_be_left_behind() -> None:
-    """While a life hangs, calls and their cancellation return to the loop at once; left behind, it fails them all and
-    ends by itself when it wakes up."""
+    """While a life hangs, calls and their cancellation return to the loop at once; left behind, it
+    fails them all and ends by itself when it wakes up."""
     release = threading.Event()
     async with running() as thread:
         try:

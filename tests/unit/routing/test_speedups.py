@@ -5,12 +5,12 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from spegel_py.routing.libp2p.lock import FastLock
+from spegel_py.routing.libp2p.speedups import FastLock
 from tests.unit.routing.hosts import on_trio
 
 
 def test_a_free_lock_lets_nobody_else_run_first() -> None:
-    """Who takes it, and gives it back, goes on at once."""
+    """A task that takes and releases it goes on at once."""
 
     async def test() -> None:
         lock, ran = FastLock(), trio.Event()

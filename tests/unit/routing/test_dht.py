@@ -1,4 +1,5 @@
-"""One hedged hop: who is asked, when the next one is, and when it ends. On Trio with a virtual clock."""
+"""One hedged hop: the peers asked, the time of the next one, and the end. On Trio with a virtual
+clock."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ import trio
 from trio.testing import MockClock
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p.hop import FIRST_WAVE, HEDGE_DELAY, PATIENCE, hop
+from spegel_py.routing.libp2p.dht import FIRST_WAVE, HEDGE_DELAY, PATIENCE, query_closest
 
 
 class Crowd:
-    """Peers 0, 1, 2, … with answers and delays by number (seconds; infinity: never; negative: it fails)."""
+    """Peers 0, 1, 2, … with answers and delays by number (seconds; infinity: never; negative: it
+    fails)."""
 
     def __init__(
         self, delays: Sequence[float], answers: dict[int, list[str]] | None = None
@@ -39,7 +41,7 @@ class Crowd:
         async def main() -> None:
             start = trio.current_time()
             self.asked.clear()
-            await hop(list(range(len(self.delays))), self.ask, self._take(enough))
+            await query_closest(list(range(len(self.delays))), self.ask, self._take(enough))
             self.took = trio.current_time() - start
             self.asked = [(peer, at - start) for peer, at in self.asked]
 
@@ -55,7 +57,8 @@ class Crowd:
 
 
 def test_a_healthy_cluster_is_asked_once() -> None:
-    """When the first wave answers, nobody else is asked, and the hop ends with its slowest answer."""
+    """When the first wave answers, nobody else is asked, and the hop ends with its slowest
+    answer."""
     crowd = Crowd([0.004, 0.005, 0.006, 0.004], {0: ["x"], 1: ["y"]}).run()
     assert sorted(peer for peer, _ in crowd.asked) == list(range(FIRST_WAVE))
     assert sorted(crowd.found) == ["x", "y"]
@@ -70,7 +73,8 @@ def test_a_miss_ends_with_the_first_wave() -> None:
 
 
 def test_a_silent_peer_is_hedged() -> None:
-    """While a peer stays silent, the next closest is asked after the hedge delay, and its answer is enough."""
+    """While a peer stays silent, the next closest is asked after the hedge delay, and its answer is
+    enough."""
     crowd = Crowd([math.inf, 0.004, 0.004, 0.004], {3: ["x"]}).run()
     assert crowd.found == ["x"]
     asked_at = dict(crowd.asked)
@@ -79,7 +83,7 @@ def test_a_silent_peer_is_hedged() -> None:
 
 
 def test_the_closest_is_waited_for_although_others_have_answered() -> None:
-    """A peer of the first wave that is slow, but the only one that knows, is still heard."""
+    """The answer of a slow peer of the first wave counts if no other peer has a record."""
     crowd = Crowd([0.1, 0.004, 0.004, 0.004, 0.004, 0.004], {0: ["x"]}).run()
     assert crowd.found == ["x"]
     assert crowd.took < PATIENCE

@@ -1,0 +1,193 @@
+"""Finding members: asking peers for the peers they know, and dialling lost peers again."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import structlog
+import trio
+from libp2p.host.basic_host import BasicHost
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from spegel_py.routing.libp2p.addresses import Contact
+from spegel_py.routing.libp2p.dialling import (
+    DIAL_TIMEOUT,
+    MAX_DIALS,
+    Dialler,
+    PeerAddresses,
+    prove,
+)
+from spegel_py.routing.libp2p.kademlia import KademliaClient
+from spegel_py.routing.libp2p.location import drop_unusable
+
+log = structlog.get_logger(__name__)
+
+DISCOVERY_INTERVAL = 60.0
+"""Seconds between two searches for unknown members, each 15 ms of CPU. A joining peer is met at
+once, so this only repairs."""
+LOOK_AGAIN = 1.0
+"""Seconds after which a peer that knew no other is asked again. By then it has the addresses of the
+nodes that joined at the same moment, which takes some milliseconds."""
+REDIAL_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds between attempts to redial a lost peer; then it is left to discovery and bootstrap."""
+SOUGHT = 4
+"""Lost peers dialled at a time: each leads to all members, and a dial without an answer
+takes 3 s."""
+UNKNOWN = "0.0.0.0"  # noqa: S104 - it is compared only
+"""Stands for the address of a peer that is not connected any more."""
+
+
+class MemberDiscovery:
+    """Finds and dials members.
+
+    Args:
+        connected: the connected peers, each with the IP address it is connected from.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: BasicHost,
+        addresses: PeerAddresses,
+        dialler: Dialler,
+        kademlia: KademliaClient,
+        connected: Mapping[ID, str],
+        rng: random.Random,
+    ) -> None:
+        self._host = host
+        self._addresses = addresses
+        self._dialler = dialler
+        self._kademlia = kademlia
+        self._connected = connected
+        self._rng = rng
+        self._lost: set[ID] = set()
+        self._is_stopped = False
+        # Peers named by other peers may not exist. Half of the dials is kept for bootstrap and
+        # lost peers.
+        self._named_dials = trio.CapacityLimiter(MAX_DIALS // 2)
+
+    def __repr__(self) -> str:
+        return f"<MemberDiscovery {len(self._connected)} connected, {len(self._lost)} lost>"
+
+    def stop(self) -> None:
+        """Dial no peer any more: this node leaves."""
+        self._is_stopped = True
+
+    async def run(self) -> None:
+        """Search for unknown members until cancelled."""
+        while True:
+            await trio.sleep(DISCOVERY_INTERVAL * self._rng.uniform(0.8, 1.2))
+            if self._connected:
+                await self.explore(self._rng.choice(list(self._connected)))
+
+    # Dialling
+
+    async def dial(self, addresses: Iterable[Multiaddr], expected: ID | None) -> bool:
+        """Try a peer's addresses in turn. Return True once a connection is up.
+
+        `expected` is the peer's id, None if it is unknown.
+        """
+        return not self._is_stopped and await self._dialler.dial(addresses, expected)
+
+    async def dial_named(self, contacts: Iterable[Contact]) -> None:
+        """Dial contacts that another peer named; returns when all were tried."""
+        await self._dial_all(contacts, within=self._named_dials)
+
+    async def prove(self, address: Multiaddr, peer: ID) -> None:
+        """Return if a peer answers at an address it claims. Raises PeerUnreachable."""
+        async with self._named_dials:
+            await prove(self._host, address, expected=peer, timeout=DIAL_TIMEOUT)
+
+    async def _dial_all(
+        self, contacts: Iterable[Contact], *, within: trio.CapacityLimiter | None = None
+    ) -> None:
+        """Dial the contacts that are not connected yet, as many at a time as `within` allows."""
+
+        async def dial(contact: Contact) -> None:
+            async with within or nullcontext():
+                await self.dial(contact.addresses, contact.id)
+
+        async with trio.open_nursery() as nursery:
+            for contact in contacts:
+                if contact.id != self._host.get_id() and contact.id not in self._connected:
+                    nursery.start_soon(dial, contact)
+
+    # Lost peers
+
+    def mark_lost(self, peer: ID) -> None:
+        """Record a peer that disconnected without a goodbye."""
+        self._lost.add(peer)
+
+    def mark_connected(self, peer: ID) -> None:
+        """Record that a peer is connected, so no longer lost."""
+        self._lost.discard(peer)
+
+    def forget(self, peer: ID) -> None:
+        """Forget a peer and its addresses: it said goodbye, or was redialled in vain."""
+        self._addresses.forget(peer)
+        self._lost.discard(peer)
+
+    async def dial_lost(self) -> None:
+        """Dial SOUGHT of the lost peers, chosen at random; returns when all were tried."""
+        lost = [peer for peer in self._lost if peer in self._addresses]
+        chosen = self._rng.sample(lost, min(SOUGHT, len(lost)))
+        await self._dial_all(Contact(peer, self._addresses.remembered(peer)) for peer in chosen)
+
+    async def redial(self, peer: ID) -> None:
+        """Dial one lost peer ever less often, until it is connected, forgotten or given up."""
+        for delay in REDIAL_DELAYS:
+            await trio.sleep(delay * self._rng.uniform(0.7, 1.3))
+            if peer in self._connected or peer not in self._addresses:
+                return
+            with tolerating("reaching a peer again failed", peer):
+                await self.dial(self._addresses.remembered(peer), peer)
+        if peer not in self._connected:
+            self.forget(peer)
+
+    # Asking peers for others
+
+    def usable(self, contact: Contact, *, named_by: ID) -> Contact:
+        """Return a contact that a peer named, without its unusable addresses."""
+        return drop_unusable(contact, self._connected.get(named_by, UNKNOWN))
+
+    async def explore(self, peer: ID) -> None:
+        """Connect to the peers that a peer knows, and ask it once more if it knows none.
+
+        Nodes that join at the same moment need the second try: the peer has not received their
+        addresses yet, and the first one to join is told of no other.
+        """
+        with tolerating("exploring failed", peer):
+            if not await self._dial_through(peer):
+                await trio.sleep(LOOK_AGAIN)
+                await self._dial_through(peer)
+
+    async def _dial_through(self, peer: ID) -> bool:
+        """Ask a peer for the nodes near this node and near a random place, and connect to them.
+
+        Return True if it knew any.
+        """
+        own, knows_any = self._host.get_id(), False
+        for target in (own.to_bytes(), os.urandom(34)):
+            named = await self._kademlia.find_node(peer, target)
+            found = [self.usable(contact, named_by=peer) for contact in named if contact.id != own]
+            self._addresses.remember(found)
+            await self.dial_named(found)
+            knows_any = knows_any or bool(found)
+        return knows_any
+
+
+@contextmanager
+def tolerating(event: str, peer: ID) -> Iterator[None]:
+    """Log any error with one peer for debugging, and let it go no further.
+
+    py-libp2p raises many kinds of exceptions, and Trio groups them, even with a cancellation that
+    comes at the same moment. The cancellation goes on, as it must.
+    """
+    try:
+        yield
+    except* Exception as group:  # noqa: BLE001 - an error with one peer must not end this node
+        log.debug(event, peer=str(peer), error=repr(group))
