@@ -35,7 +35,6 @@ from spegel_py.oci.manifest import (
     detect,
 )
 from spegel_py.oci.reference import Reference
-from spegel_py.pull import resume
 from spegel_py.pull.answers import (
     Challenge,
     check_status,
@@ -44,6 +43,7 @@ from spegel_py.pull.answers import (
     parse_mirror,
     translated,
 )
+from spegel_py.pull.resume import BodyUse, judge_answer, range_after
 
 ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"))
 """Media types that are accepted for a tag, as containerd sends them."""
@@ -150,9 +150,9 @@ class MirrorClient:
     @asynccontextmanager
     async def blob(self, blob: Child, offset: int) -> AsyncIterator[Body]:
         """Open a blob from `offset` on. `Body.start` is 0 if the host sends the whole blob."""
-        request = replace(self._request(Kind.BLOB, blob.digest), range=resume.range_after(offset))
+        request = replace(self._request(Kind.BLOB, blob.digest), range=range_after(offset))
         async with self._answer(request, accept=f"{blob.media_type or '*/*'}, */*") as response:
-            use = resume.judge_answer(
+            use = judge_answer(
                 status=response.status,
                 content_range=response.headers.get("Content-Range"),
                 length=response.content_length,
@@ -165,7 +165,7 @@ class MirrorClient:
                     status=response.status,
                 )
             yield Body(
-                start=0 if use is resume.BodyUse.RESTART else offset,
+                start=0 if use is BodyUse.RESTART else offset,
                 peer=None if self._is_upstream else response.headers.get(PEER_HEADER),
                 is_upstream=self._is_upstream,
                 response=response,

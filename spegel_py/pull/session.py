@@ -12,11 +12,11 @@ from spegel_py.errors import DigestMismatch, ManifestInvalid, PeerError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
-from spegel_py.pull import plan
 from spegel_py.pull.blob_fetcher import BlobFetcher
 from spegel_py.pull.hosts import Hosts, connected
 from spegel_py.pull.mirror_client import Manifest, PullDeadlines
-from spegel_py.pull.plan import Platform
+from spegel_py.pull.plan import Platform, select
+from spegel_py.pull.plan import blobs as blobs_of
 from spegel_py.pull.pull_events import OnProgress, PullPlanned
 from spegel_py.pull.resume import RetryState
 from spegel_py.store.layout import LayoutWriter
@@ -94,7 +94,7 @@ async def pull(
         fetcher = BlobFetcher(hosts=hosts, writer=writer, on_progress=on_progress)
         manifests = await _Walk(hosts, writer, fetcher, platform).run(name)
         root = manifests[0].child
-        blobs = plan.blobs(one.data for one in manifests if one.child.media_type not in INDEXES)
+        blobs = blobs_of(one.data for one in manifests if one.child.media_type not in INDEXES)
         await fetcher.report(PullPlanned(root, tuple(one.child for one in manifests), blobs))
         await _fetch_all(fetcher, order(blobs), parallel)
         if name.name is not None:
@@ -149,7 +149,7 @@ class _Walk:
             return
         if depth == DEPTH:
             raise ManifestInvalid(f"more than {DEPTH} indexes within each other")
-        for child in plan.select(manifest.data, self._platform):
+        for child in select(manifest.data, self._platform):
             if child.media_type and child.media_type not in MANIFESTS:
                 continue  # an index may list other content, which runtimes ignore
             if child.digest not in self._found:

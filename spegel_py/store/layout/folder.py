@@ -70,7 +70,7 @@ async def check_layout(root: Path) -> None:
         )
 
 
-def identity(root: Path) -> tuple[int, int]:
+def layout_identity(root: Path) -> tuple[int, int]:
     """Return the device and inode of the folder, as its identity.
 
     Raises StoreUnavailable if it is away.
@@ -104,9 +104,9 @@ def _parse_index(data: bytes, written: float) -> dict[str, Tag]:
     return dict(tag for entry in entries if (tag := _tag(entry, written)))
 
 
-def scan(root: Path) -> Scan:
+def scan_blobs(root: Path) -> Scan:
     """Return the names under `blobs`, without verifying content. Raises StoreUnavailable."""
-    identity(root)
+    layout_identity(root)
     blobs: dict[Digest, Signature] = {}
     refused: set[str] = set()
     for algorithm in ALGORITHMS:

@@ -14,10 +14,9 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Ingest, Tag
 from spegel_py.store.file_access import FileAccess, FileContent, Signature, open_file
 from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
-from spegel_py.store.layout import folder
 from spegel_py.store.layout.blob import PARTIAL, TOTAL, part_name
 from spegel_py.store.layout.blob_verifier import BlobVerdicts, Verifier
-from spegel_py.store.layout.folder import BLOBS
+from spegel_py.store.layout.folder import BLOBS, INDEX, layout_identity, read_index
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +60,8 @@ class LayoutStore:
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[Content]:
-        folder.identity(self.root)
-        fd = await open_file(self.root, folder.BLOBS, digest.algorithm, digest.hex)
+        layout_identity(self.root)
+        fd = await open_file(self.root, BLOBS, digest.algorithm, digest.hex)
         try:
             yield FileContent(fd, await self.verifier.check(digest, fd))
         finally:
@@ -76,11 +75,11 @@ class LayoutStore:
 
         Some tools write the file in place, so it may be incomplete for a moment.
         """
-        folder.identity(self.root)
+        layout_identity(self.root)
         try:
-            signature = Signature.of((self.root / folder.INDEX).lstat())
+            signature = Signature.of((self.root / INDEX).lstat())
             if signature != self._index_read:
-                self._tags = await folder.read_index(self.root)
+                self._tags = await read_index(self.root)
                 self._index_read = signature
         except (ContentNotFound, FileNotFoundError):
             self._tags = {}

@@ -22,9 +22,9 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.manifest import OCI_INDEX, Child
 from spegel_py.store.base import ContentEvent, Inventory, Tag
-from spegel_py.store.layout import folder
 from spegel_py.store.layout.blob import PARTIAL
 from spegel_py.store.layout.blob_verifier import BlobVerdict
+from spegel_py.store.layout.folder import Scan, layout_identity, scan_blobs
 from spegel_py.store.layout.layout_store import LayoutStore
 from spegel_py.store.walker import Walker
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
@@ -78,7 +78,7 @@ class LayoutWatcher:
         while True:
             session = _Session(self._store, InventoryDiff(emit), self._filters)
             try:
-                folder.identity(self._store.root)
+                layout_identity(self._store.root)
                 if is_away:
                     log.info("image layout is back", root=str(self._store.root))
                 is_away = False
@@ -121,7 +121,7 @@ class _Session:
             self.wake.clear()
             began = time.monotonic()
             scan, tags = (
-                await asyncio.to_thread(folder.scan, self.store.root),
+                await asyncio.to_thread(scan_blobs, self.store.root),
                 await self.store.tags(),
             )
             scan_seconds = time.monotonic() - began
@@ -145,7 +145,7 @@ class _Session:
                 async with asyncio.timeout(max(0.0, min(limit, due - time.time()))):
                     await self.wake.wait()
 
-    def _judge(self, scan: folder.Scan) -> tuple[set[str], float]:
+    def _judge(self, scan: Scan) -> tuple[set[str], float]:
         """Return the keys of the good blobs and the time of the next listing.
 
         Queue unknown blobs for hashing.
@@ -217,7 +217,7 @@ class _Session:
 
     async def _read_events(self) -> None:
         root = self.store.root
-        known, has_watch = folder.identity(root), False
+        known, has_watch = layout_identity(root), False
         try:
             async with aclosing(_changes(root)) as batches:
                 async for changes in batches:
@@ -240,7 +240,7 @@ class _Session:
             self.wake.set()
 
     def _check_same(self, known: tuple[int, int]) -> None:
-        if folder.identity(self.store.root) != known:
+        if layout_identity(self.store.root) != known:
             raise StoreUnavailable(
                 f"the image layout {self.store.root} was replaced by another folder"
             )

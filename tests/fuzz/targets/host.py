@@ -266,7 +266,7 @@ async def _serve(root: Path) -> None:
     store = LayoutStore(root=root, settle=0)
     for tag in (await store.tags()).values():
         assert math.isfinite(tag.pulled)
-    for digest in [*folder.scan(root).blobs, Digest("sha512", "f" * 128)]:
+    for digest in [*folder.scan_blobs(root).blobs, Digest("sha512", "f" * 128)]:
         try:
             async with store.open(digest) as content:
                 data = b"".join([piece async for piece in content.read(0, content.size)])

@@ -20,7 +20,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.file_access import Signature
 from spegel_py.store.layout import LayoutStore, LayoutWatcher, LayoutWriter, check_layout
 from spegel_py.store.layout.blob_verifier import BlobVerdict, BlobVerdicts
-from spegel_py.store.layout.folder import REF_NAME, read_index, scan
+from spegel_py.store.layout.folder import REF_NAME, read_index, scan_blobs
 from tests.contract.test_watcher import listening
 from tests.images import image, write_layout
 from tests.processes import descriptors
@@ -227,8 +227,8 @@ async def test_nothing_but_regular_files_inside_is_served(
     store = LayoutStore(root=root)
     async with asyncio.timeout(5):
         await refuses(store)
-        assert DIGEST not in scan(root).blobs
-    assert scan(root).refused
+        assert DIGEST not in scan_blobs(root).blobs
+    assert scan_blobs(root).refused
 
 
 async def test_a_folder_that_vanishes_is_unavailable(root: Path) -> None:

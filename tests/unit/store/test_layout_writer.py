@@ -14,7 +14,7 @@ from spegel_py.errors import ConfigError, DigestMismatch, NameInvalid, StoreUnav
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST, Child
 from spegel_py.store.layout import LayoutWriter, check_layout
-from spegel_py.store.layout.folder import read_index, scan
+from spegel_py.store.layout.folder import read_index, scan_blobs
 
 DATA = os.urandom(100_000)
 DIGEST = Digest.of(DATA)
@@ -46,7 +46,7 @@ def test_a_blob_is_resumed_where_it_stopped(writer: LayoutWriter) -> None:
     """A second writer continues at the first one's size. The blob appears when complete."""
     with writer.begin(DIGEST) as blob:
         blob.write(DATA[:60_000])
-    assert scan(writer.root).blobs == {}
+    assert scan_blobs(writer.root).blobs == {}
     with writer.begin(DIGEST) as blob:
         assert blob.offset == 60_000
         assert not writer.has(DIGEST, len(DATA))
