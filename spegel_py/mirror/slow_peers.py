@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from spegel_py.errors import PeerStalled
-from spegel_py.transfer.base import MIN_RATE, Loan, Sink, UpstreamResponse
-from spegel_py.transfer.pace import Pace
+from spegel_py.transfer.base import MIN_RATE, Sink, SocketLease, UpstreamResponse
+from spegel_py.transfer.rates import RateWindow
 
 CHECK_INTERVAL = 0.5
 """Seconds between two measurements of a body's speed."""
@@ -82,8 +82,8 @@ class SpeedMonitor:
         self, response: UpstreamResponse, policy: SlowPeerPolicy, may_leave: Callable[[], bool]
     ) -> None:
         self._response = response
-        self._slow = Pace(min_rate=policy.min_rate, window=policy.window)
-        self._trickle = Pace(min_rate=policy.trickle_rate, window=policy.window)
+        self._slow = RateWindow(min_rate=policy.min_rate, window=policy.window)
+        self._trickle = RateWindow(min_rate=policy.trickle_rate, window=policy.window)
         self._may_leave = may_leave
         self.has_stopped = self.is_trickle = False
 
@@ -127,6 +127,6 @@ class _WriteTracker(Sink):
             self.is_writing = False
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Loan | None]:
-        async with self._sink.lend() as loan:
-            yield loan
+    async def lease(self) -> AsyncIterator[SocketLease | None]:
+        async with self._sink.lease() as lease:
+            yield lease

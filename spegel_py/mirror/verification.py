@@ -16,7 +16,7 @@ from random import Random
 from spegel_py.errors import DigestMismatch
 from spegel_py.oci.digest import Digest
 from spegel_py.tools.bounded import BoundedDict
-from spegel_py.transfer.base import Loan, Sink
+from spegel_py.transfer.base import Sink, SocketLease
 
 MAX_BUFFERED = 4 * 1024 * 1024
 """Bytes of the largest blob that is verified before its first byte is sent, as all manifests are.
@@ -163,7 +163,7 @@ class VerifyingSink(Sink):
         self._hasher = digest.hasher()
         self._size = size
         self._taken = 0
-        self._loan: Loan | None = None
+        self._lease: SocketLease | None = None
         self._held_back = bytearray()
 
     def __repr__(self) -> str:
@@ -171,24 +171,24 @@ class VerifyingSink(Sink):
 
     @property
     def sent(self) -> int:
-        return self._taken + (self._loan.moved if self._loan is not None else 0)
+        return self._taken + (self._lease.moved if self._lease is not None else 0)
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Loan | None]:
+    async def lease(self) -> AsyncIterator[SocketLease | None]:
         """Lease the other sink's socket for all but the end; the moving thread hashes the bytes."""
         most = self._size - HELD_BACK - self._taken
         if most <= 0:
             yield None
             return
-        async with self._sink.lend() as loan:
-            if loan is None:
+        async with self._sink.lease() as lease:
+            if lease is None:
                 yield None
                 return
-            loan.tap, loan.most, self._loan = self._hasher.update, most, loan
+            lease.observer, lease.max_bytes, self._lease = self._hasher.update, most, lease
             try:
-                yield loan
+                yield lease
             finally:
-                self._taken, self._loan = self.sent, None
+                self._taken, self._lease = self.sent, None
 
     async def write(self, data: bytes) -> None:
         """Pass a piece on.

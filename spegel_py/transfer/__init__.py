@@ -1,1 +1,1 @@
-"""Moving bytes: from a peer or the store to a client. Sockets, threads and descriptors live here only."""
+"""How bytes move: ports, an HTTP client on raw sockets, and threads that let the kernel send."""

@@ -1,4 +1,4 @@
-"""What a peer's answer must look like to be used: pure checks of its status and headers."""
+"""Checks of a peer's answer by its status and headers. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from spegel_py.oci.range import MAX_BYTES, ByteRange, ContentRange
 from spegel_py.transfer.base import PeerAnswer, PeerRequest
 
 
-def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> PeerAnswer:
-    """Return the answer with this status and these headers (looked up by their usual names), or refuse it.
+def check_answer(request: PeerRequest, status: int, headers: Mapping[str, str]) -> PeerAnswer:
+    """Return the answer with this status and these headers (by their usual names), or refuse it.
 
-    Refused with PeerRefused: other statuses; an encoded body; a chunked one whose length nobody knows; a 200 to a
-    range, and a 206 whose Content-Range is not exactly what was asked; a size other than the one known; with
-    status 404, as if it were not there, what is older than asked for.
-    Raises DigestMismatch where the peer says it is about to send other content.
+    Raises:
+        PeerRefused: another status; an encoded body; a chunked body of unknown length; a 200 to a
+            range request; a 206 with another Content-Range than requested; another size than the
+            known one. With status 404, as if the content were not there: a tag that is too old.
+        DigestMismatch: the peer is about to send other content.
     """
     if status not in (200, 206, 416):
         raise PeerRefused(f"the peer answered {status}", status=status)
@@ -42,7 +43,7 @@ def check(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Peer
 
 
 def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Digest | None:
-    """Return the digest of the content; what was asked for counts where the peer does not say."""
+    """Return the digest of the content; by default the requested one."""
     text = headers.get("Docker-Content-Digest")
     if text is None or status == 416:
         return request.digest
@@ -58,7 +59,7 @@ def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Di
 def _extent(
     request: PeerRequest, status: int, headers: Mapping[str, str]
 ) -> tuple[int | None, int, int]:
-    """Return start, length and size of what the answer holds."""
+    """Return start, length and size of the answer's body."""
     if request.range is None:
         size = _length(status, headers, known=request.size)
         if status != 200:
@@ -75,18 +76,18 @@ def _extent(
 
 
 def _age(headers: Mapping[str, str]) -> int | None:
-    """Return the Age of the answer in seconds (RFC 9111, 5.1); what is no number says nothing."""
+    """Return the Age of the answer in seconds (RFC 9111, 5.1); None if it is no number."""
     return _number(headers.get("Age", ""))
 
 
 def _number(text: str) -> int | None:
-    """Return a header's whole number of up to MAX_BYTES, which any size and age is; None for any other text."""
+    """Return a header's whole number of up to MAX_BYTES, as every size and age is, else None."""
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_BYTES))
     return number if is_number and (number := int(text)) <= MAX_BYTES else None
 
 
 def _printable(text: str | None) -> str | None:
-    """Return what can be shown and passed on: printable ASCII. Any other text counts as none."""
+    """Return the text if it is printable ASCII, which can be shown and passed on, else None."""
     return text if text and text.isascii() and text.isprintable() else None
 
 
@@ -98,7 +99,7 @@ def _resolved(asked: ByteRange, size: int) -> tuple[int | None, int]:
 
 
 def _length(status: int, headers: Mapping[str, str], *, known: int | None) -> int:
-    """Return the length of the body; of a chunked one, which does not say it, what is known of it."""
+    """Return the length of the body; a chunked body has no header for it, but may have `known`."""
     text = headers.get("Content-Length", "")
     is_chunked = "Transfer-Encoding" in headers
     if is_chunked and not text and known is not None:

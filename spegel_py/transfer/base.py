@@ -1,7 +1,7 @@
-"""The ports through which bytes flow: an Upstream opens content at a peer, a Sink takes it for a client.
+"""The ports for bytes: an Upstream opens content at a peer, a Sink takes it for a client.
 
-Bodies are handed over whole (`send`), not piece by piece, so that an implementation may let the kernel move
-them: into the socket that a Sink lends.
+A body is handed over whole (`send`), not piece by piece. So an implementation may let the kernel
+move it into the client's socket, which the Sink leases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from spegel_py.errors import SpegelError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
-from spegel_py.transfer.pace import FLOORS
+from spegel_py.transfer.rates import FLOORS
 
 
 class ClientGone(SpegelError):
@@ -25,55 +25,84 @@ class ClientGone(SpegelError):
 
 
 MIN_RATE = 32 * 1024
-"""Bytes per second that a peer must reach while it is waited for: below it, upstream is the better source."""
+"""Bytes per second that a peer must send while it is waited for: below it, upstream is better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """How long each wait may last, in seconds: a runtime waits for its mirror for ever."""
+    """The longest time of each wait, in seconds: a runtime waits for its mirror for ever."""
 
     resolve: float = 0.2
-    """For the next peer to come out of a lookup. Records are held by this node or one hop away (10 ms, 30 ms on a
-    busy node); what takes longer costs every pull of content nobody has, so it is short."""
+    """Wait for the next peer of a lookup.
+
+    Records are held by this node or one hop away (10 ms, 30 ms on a busy node). A longer wait costs
+    every pull of content that no node has, so it is short.
+    """
 
     connect: float = 0.5
-    """For a TCP connection: a round trip in the cluster is below 5 ms, and a lost SYN is sent again only
-    after 1 s, when another peer would long have answered."""
+    """Wait for a TCP connection.
+
+    A round trip in the cluster is below 5 ms. A lost SYN is sent again only after 1 s, when another
+    peer would have answered long ago.
+    """
 
     first_byte: float = 2.0
-    """From the connection to the head of the answer: the peer looks at its daemon and its disk, which take
-    milliseconds, but seconds on a node under memory pressure."""
+    """Wait from the connection to the head of the answer.
+
+    The peer asks its daemon and its disk. That takes milliseconds, but seconds on a node under
+    memory pressure.
+    """
 
     stall: float = 3.0
-    """Without a single byte in mid-body: longer than TCP's first retransmissions (0.2 + 0.4 + 0.8 s), so
-    that a lossy link is not a dead one."""
+    """Wait for a single byte in mid-body.
+
+    This is longer than TCP's first retransmissions (0.2 + 0.4 + 0.8 s), so that a lossy link does
+    not count as a dead one.
+    """
 
     min_rate: int = MIN_RATE
-    """What the stall deadline does not see: a peer that trickles."""
+    """Bytes per second of the slowest peer: a trickle does not miss the stall deadline."""
 
     rate_window: float = 5.0
-    """Seconds of waiting over which `min_rate` is measured; a pause shorter than `stall` fits into it."""
+    """Wait over which `min_rate` is measured; a pause shorter than `stall` fits into it."""
 
     floors: tuple[tuple[float, int], ...] = FLOORS
-    """What a peer must reach after how long, while much of the body is still to come."""
+    """Rates that a peer must reach after longer waits, while much of the body is still to come."""
 
     manifest: float = 3.0
-    """For a manifest, or any HEAD, from the lookup to the last byte, all peers included (as Spegel)."""
+    """Time for a manifest, or any HEAD, from the lookup to the last byte, all peers included.
+
+    Spegel has the same deadline.
+    """
 
     blob: float = 10.0
-    """For a blob, from the lookup to the first byte passed on, all peers included: four peers that connect
-    and then do not answer."""
+    """Time from a blob's lookup to the first byte for the client, all peers included.
+
+    It is enough for four peers that connect and then do not answer.
+    """
 
     client: float = 60.0
-    """For a client to take one piece of the body; then it is cut off: it holds a file and a peer."""
+    """Wait for a client to take one piece of the body.
+
+    Then the client is disconnected, since it occupies a file and a peer.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRequest:
-    """What is asked of a peer; an answer with another `digest` or `size` than those given is refused, and one that
-    says that it is older than `max_age` seconds. `stall` is of a peer that waits for the content itself: for how many
-    seconds it may be silent, before its answer and in mid-body. `trace` are the headers that make the peer's span a
-    child of ours.
+    """A request to a peer.
+
+    Args:
+        target: path and query.
+        head: True for a HEAD.
+        accept: values of the Accept header.
+        range: the part of the content, None for the whole content.
+        digest: the content's digest; an answer with another digest is refused.
+        size: the content's size in bytes; an answer with another size is refused.
+        max_age: seconds; an answer that reports a greater age is refused.
+        stall: seconds for which a peer may be silent, before its answer and in mid-body, that
+            still waits for the content itself.
+        trace: headers that make the peer's span a child of ours.
     """
 
     target: str
@@ -89,11 +118,18 @@ class PeerRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerAnswer:
-    """The checked head of a peer's answer: `length` bytes from `start` on, out of content of `size` bytes.
+    """The checked head of a peer's answer.
 
-    A range that lies outside the content is an answer too: `start` is None then, and no bytes follow. `age` is how
-    many seconds ago the peer, or who told it, saw the tag at its registry; None where it does not say (Spegel in Go).
-    `source` is the id of the peer that it takes the content from itself, while it does.
+    A range outside the content is an answer too: `start` is None then, and no bytes follow.
+
+    Args:
+        media_type: the Content-Type.
+        digest: the content's digest.
+        size: bytes of the content.
+        start: byte of the content at which the body starts.
+        length: bytes of the body.
+        age: seconds since the tag was seen at its registry, None if unknown (Spegel in Go).
+        source: id of the peer's own parent, while the peer is still getting the content.
     """
 
     media_type: str | None
@@ -107,43 +143,49 @@ class PeerAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ClientWaits:
-    """Waits for a client, written as a whole, since threads read it while another one waits.
+    """The waits for a client; replaced as a whole, since one thread waits while other threads read.
 
-    `seconds` are those of the waits that are over; `since` is the monotonic time since which the
-    client is being waited for, None while it is not.
+    `seconds` is the sum of the finished waits. `since` is the monotonic time when the current wait
+    began, None without one.
     """
 
     seconds: float = 0.0
     since: float | None = None
 
     def at(self, now: float) -> float:
-        """Return the seconds for which the client was waited for until now."""
+        """Return the seconds of waiting for the client until now."""
         return self.seconds + (max(0.0, now - self.since) if self.since is not None else 0.0)
 
     def began(self, now: float) -> ClientWaits:
-        """Return this with a wait that begins."""
+        """Return these waits with a wait that begins."""
         return ClientWaits(self.at(now), now)
 
     def ended(self, now: float) -> ClientWaits:
-        """Return this with its wait over."""
+        """Return these waits with the current one finished."""
         return ClientWaits(self.at(now))
 
 
 @dataclass(slots=True, kw_only=True)
-class Loan:
-    """A client's socket while it is lent: whoever moves bytes into it counts them in `moved` at once.
+class SocketLease:
+    """A client's socket while a body is moved into it.
 
-    It does not block, and is not to be closed. The client may take nothing for `patience` seconds. Where there is a
-    `tap` it is given all that is moved, in order, in whatever thread that is; `most` bytes may be moved.
-    `waits` counts the seconds for which the client was waited for.
+    The socket does not block, and must not be closed.
+
+    Args:
+        fd: descriptor of the socket.
+        timeout: seconds for which the client may take no byte.
+        moved: bytes moved so far, counted at once.
+        waits: waits for the client.
+        observer: called with all bytes that are moved, in order, in the moving thread.
+        max_bytes: bytes that may be moved.
     """
 
     fd: int
-    patience: float
+    timeout: float
     moved: int = 0
     waits: ClientWaits = ClientWaits()
-    tap: Callable[[memoryview], object] | None = None
-    most: int = sys.maxsize
+    observer: Callable[[memoryview], object] | None = None
+    max_bytes: int = sys.maxsize
 
 
 class Sink(Protocol):
@@ -151,37 +193,43 @@ class Sink(Protocol):
 
     @property
     def sent(self) -> int:
-        """How many bytes of the body were taken so far."""
+        """Bytes of the body that were taken so far."""
         ...
 
     async def write(self, data: bytes) -> None:
         """Send a piece, waiting while the client reads slowly. Raises ClientGone."""
         ...
 
-    def lend(self) -> AbstractAsyncContextManager[Loan | None]:
-        """Lend the client's socket, with everything sent that was written before; until it is given back nothing
-        may be written here. None where bytes can only be written, as over TLS. Raises ClientGone."""
+    def lease(self) -> AbstractAsyncContextManager[SocketLease | None]:
+        """Lease the client's socket, after everything written before was sent.
+
+        Nothing may be written until the lease ends. It is None where bytes can only be written, as
+        over TLS. Raises ClientGone.
+        """
         return nullcontext()
 
 
 class UpstreamResponse(Protocol):
-    """A peer's answer under way. Either method may be called once."""
+    """A peer's answer under way. One of `read` and `send` may be called, once."""
 
     @property
     def answer(self) -> PeerAnswer: ...
 
     @property
     def waited(self) -> float:
-        """For how many seconds of the body so far the peer was waited for, rather than the client."""
+        """Seconds of the body so far in which the peer was waited for, not the client."""
         ...
 
     async def read(self) -> bytes:
-        """Return the whole body, which is to be small. Raises PeerError."""
+        """Return the whole body, which must be small. Raises PeerError."""
         ...
 
     async def send(self, sink: Sink) -> None:
-        """Pass the whole body on. Raises PeerError if the peer breaks off, stalls or trickles; `sink.sent`
-        then says how far it came. Raises ClientGone."""
+        """Send the whole body to a sink.
+
+        Raises PeerError if the peer breaks off, stalls or trickles; `sink.sent` is then the
+        position that was reached. Raises ClientGone.
+        """
         ...
 
 
@@ -191,9 +239,10 @@ class Upstream(Protocol):
     def open(
         self, peer: Peer, request: PeerRequest
     ) -> AbstractAsyncContextManager[UpstreamResponse]:
-        """Ask `peer`, and give its answer once its head is there and is what was asked for.
+        """Ask `peer`, and give its answer once its head has come and fits the request.
 
-        Raises PeerUnreachable, PeerStalled, PeerRefused or DigestMismatch, all within connect + first_byte
-        seconds. Leaving the context before the end of the body hangs up on the peer at once.
+        Raises PeerUnreachable, PeerStalled, PeerRefused or DigestMismatch, all within connect +
+        first_byte seconds. Leaving the context before the end of the body hangs up on the peer at
+        once.
         """
         ...

@@ -1,23 +1,27 @@
-"""A limit in bytes per second over many senders; pure, with the time passed in."""
+"""A limit in bytes per second over many senders. Pure: times are passed in."""
 
 from __future__ import annotations
 
-STEP = 0.05
-"""Seconds that one sender's piece takes at the full rate, and for how long the bucket fills while nobody sends: long
-enough that a sender which sleeps a little too long loses nothing, short enough that senders take turns."""
+REFILL = 0.05
+"""Seconds that one piece takes at the full rate, and for which an idle bucket fills by default.
 
-SMALLEST = 64 * 1024
-"""Bytes of a piece at least, however low the rate: smaller ones only cost CPU."""
+That is long enough that a sender which sleeps a little too long loses nothing, and short enough
+that senders take turns.
+"""
+
+MIN_PIECE = 64 * 1024
+"""Bytes of the smallest piece, however low the rate: smaller pieces only cost CPU."""
 
 
 class TokenBucket:
-    """Lets `rate` bytes a second through. Senders pay after each piece, and wait as long as they are told.
+    """Lets `rate` bytes a second through; each sender pays after a piece, and waits as it is told.
 
-    Each is told to wait until all that was sent before and by itself is paid for, so that many share it evenly.
-    While nobody sends, the bucket fills for `burst` seconds. A rate of 0 is no limit.
+    A sender waits until all bytes that were sent before, and its own, are paid for. So many senders
+    share the rate evenly. While nobody sends, the bucket fills for `burst` seconds. A rate of 0 is
+    no limit.
     """
 
-    def __init__(self, *, rate: float, burst: float = STEP) -> None:
+    def __init__(self, *, rate: float, burst: float = REFILL) -> None:
         self._rate = rate
         self._burst = burst
         self._paid_until = float("-inf")
@@ -27,11 +31,11 @@ class TokenBucket:
 
     @property
     def piece(self) -> int:
-        """How many bytes to send at most before paying."""
-        return max(SMALLEST, int(self._rate * STEP))
+        """Bytes that may be sent before the next payment."""
+        return max(MIN_PIECE, int(self._rate * REFILL))
 
     def pay(self, count: int, now: float) -> float:
-        """Note `count` bytes sent by `now`; return for how many seconds their sender must wait."""
+        """Pay for `count` bytes sent by `now`; return the seconds that their sender must wait."""
         if not self._rate:
             return 0.0
         self._paid_until = max(self._paid_until, now - self._burst) + count / self._rate

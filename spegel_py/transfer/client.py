@@ -1,6 +1,6 @@
-"""The Upstream port over HTTP/1.1 on sockets of its own, so that the kernel can move what comes out of them.
+"""The Upstream port over HTTP/1.1 on raw sockets, so that the kernel can move the bodies.
 
-An HTTP client library would read the body itself, or think it unfinished when somebody else has read it.
+An HTTP client library would read the body itself, or call it unfinished if other code has read it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from typing import Self
 from spegel_py.errors import PeerStalled, PeerUnreachable
 from spegel_py.oci.distribution import IN_FLIGHT_HEADER, MIRRORED_HEADER
 from spegel_py.routing.base import Peer
-from spegel_py.transfer.answer import check
+from spegel_py.transfer.answer import check_answer
 from spegel_py.transfer.base import Deadlines, PeerRequest
-from spegel_py.transfer.connections import Pool, dial
-from spegel_py.transfer.exchange import Exchange, Head
+from spegel_py.transfer.connections import ConnectionPool, dial
+from spegel_py.transfer.exchange import HTTPExchange, ResponseHead
 from spegel_py.transfer.response import HTTPResponse
 from spegel_py.transfer.splicer import Splicer, can_splice
 
 FIRST = 16 * 1024
-"""Bytes read at once while a head is waited for: most manifests come with it, in one system call."""
+"""Bytes read at once while waiting for a head: most manifests come with it, in one system call."""
 
 
 class HTTPUpstream:
-    """Asks peers over HTTP/1.1. An async context manager; use it inside the event loop that it will serve.
+    """Asks peers over HTTP/1.1; an async context manager, to be used inside one event loop.
 
-    `authorization` is the whole value of the header that peers' registries ask for, None where they do not. It is
-    sent to peers that proved that they know the password, and to no others.
-    `is_copying` keeps the kernel from moving bodies, as where it cannot; for tests and measurements.
+    Args:
+        deadlines: how long each wait may last.
+        authorization: value of the header that peers' registries want, None if they want none. It
+            is sent only to peers that proved that they know the password.
+        is_copying: True to keep the kernel from moving bodies, for tests and measurements.
     """
 
     def __init__(
@@ -41,13 +43,13 @@ class HTTPUpstream:
         self._deadlines = deadlines
         self._authorization = authorization
         self._splicer = None if is_copying or not can_splice() else Splicer()
-        self._pool: Pool | None = None
+        self._pool: ConnectionPool | None = None
 
     def __repr__(self) -> str:
         return f"<HTTPUpstream {self._pool!r} {self._splicer!r}>"
 
     async def __aenter__(self) -> Self:
-        self._pool = Pool()
+        self._pool = ConnectionPool()
         return self
 
     async def __aexit__(
@@ -64,7 +66,7 @@ class HTTPUpstream:
 
     @property
     def load(self) -> int:
-        """How many bodies of peers the kernel is moving."""
+        """Number of peers' bodies that the kernel is moving."""
         return 0 if self._splicer is None else self._splicer.load
 
     @asynccontextmanager
@@ -75,7 +77,7 @@ class HTTPUpstream:
         except TimeoutError as error:
             raise PeerStalled("no answer came within the deadline") from error
         try:
-            response.answer = check(request, response.head.status, response.head.headers)
+            response.answer = check_answer(request, response.head.status, response.head.headers)
             yield response
         finally:
             if response.is_over and self._pool is not None:
@@ -84,14 +86,14 @@ class HTTPUpstream:
                 sock.close()
 
     async def _ask(self, peer: Peer, request: PeerRequest) -> tuple[socket.socket, HTTPResponse]:
-        """Return the answer's head and the connection it came on: a kept one, or a new one if that has ended."""
+        """Return the answer and its connection: an idle one, or a new one if the peer hung up."""
         if self._pool is None:
             raise PeerUnreachable("the client of peers is closed")
         if (kept := self._pool.take(peer)) is not None:
             try:
                 return kept, await self._talk(kept, peer, request)
             except _HungUp:
-                pass  # while it was idle, or just now: asked once more on a new one
+                pass  # while the connection was idle, or just now: ask once more on a new one
         try:
             async with asyncio.timeout(self._deadlines.connect):
                 sock = await dial(peer)
@@ -103,7 +105,7 @@ class HTTPUpstream:
 
     async def _talk(self, sock: socket.socket, peer: Peer, request: PeerRequest) -> HTTPResponse:
         """Send the request and wait for the head of the answer. Raises PeerError."""
-        exchange = Exchange(
+        exchange = HTTPExchange(
             method="HEAD" if request.head else "GET",
             target=request.target,
             headers=self._headers(peer, request),
@@ -114,9 +116,8 @@ class HTTPUpstream:
             sock.close()
             raise
         deadlines = self._deadlines
-        if (
-            request.stall is not None
-        ):  # it comes as fast as the registry gives it to the peer, or to another one
+        if request.stall is not None:
+            # the content comes as fast as a registry sends it to some node
             deadlines = replace(deadlines, stall=request.stall, floors=())
         return HTTPResponse(
             sock=sock, exchange=exchange, head=head, deadlines=deadlines, splicer=self._splicer
@@ -125,7 +126,9 @@ class HTTPUpstream:
     def _first_byte(self, request: PeerRequest) -> float:
         return self._deadlines.first_byte if request.stall is None else request.stall
 
-    async def _head(self, sock: socket.socket, exchange: Exchange, within: float) -> Head:
+    async def _head(
+        self, sock: socket.socket, exchange: HTTPExchange, within: float
+    ) -> ResponseHead:
         loop = asyncio.get_running_loop()
         received = 0
         try:
@@ -160,7 +163,7 @@ class HTTPUpstream:
 
 
 class _HungUp(PeerUnreachable):
-    """The peer ended the connection before the first byte of an answer: a kept one may have been too old."""
+    """The peer closed the connection before it answered: an idle connection may be too old."""
 
 
 def _broken(received: int, reason: str) -> PeerUnreachable:

@@ -1,4 +1,4 @@
-"""Connections to peers: made to the first address that answers, and kept for a while for the next request."""
+"""Connections to peers: made to the first address that answers, then kept for later requests."""
 
 from __future__ import annotations
 
@@ -17,36 +17,44 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from spegel_py.routing.base import Peer
 
 KEEPALIVE = 15.0
-"""Seconds an idle connection is kept; the layers of one pull follow each other within that, and a peer's
-registry keeps its side for 75 s, so that ours is the side which closes."""
+"""Seconds for which an idle connection is kept.
 
-PER_PEER = 8
-"""Idle connections kept to one peer: a runtime asks for 3 layers at a time, and several may pull at once."""
+The layers of one pull follow each other within that time. A peer's registry keeps its side for
+75 s, so that ours is the side which closes.
+"""
 
-KEPT = 256
-"""Idle connections kept to all peers together, so that many peers do not use up the descriptors."""
+MAX_IDLE_PER_PEER = 8
+"""Idle connections kept to one peer: a runtime asks for 3 layers at a time, of several images."""
+
+MAX_IDLE = 256
+"""Idle connections kept to all peers, so that many peers do not use up the descriptors."""
 
 STAGGER = 0.1
-"""Seconds before the next address of a name is tried too: the least that RFC 8305 (section 5) allows,
-as peers are near."""
+"""Seconds before the next address of a name is tried too.
+
+Peers are near, so this is the least that RFC 8305 (section 5) allows.
+"""
 
 WINDOW = 1024 * 1024
-"""Bytes of a near peer's body that the kernel may buffer while a client reads slowly. The kernel's own
-limit is `net.ipv4.tcp_rmem` (6 MB by default, more on some hosts) for each connection, and a hundred
-slow clients of large layers would pin as many times that in memory that counts towards the Pod."""
+"""Bytes of a near peer's body that the kernel may buffer while a client reads slowly.
+
+The kernel's own limit is `net.ipv4.tcp_rmem` (6 MB by default, more on some hosts) for each
+connection. A hundred slow clients of large layers would pin a hundred times that in memory, and it
+counts towards the Pod.
+"""
 
 FAST = 500_000_000
-"""Bytes per second that a bounded window must still allow; a peer too far away for that has no bound."""
+"""Bytes per second that a bounded window must still allow; a distant peer's window has no bound."""
 
 USUAL_RMEM_MAX = 212_992
-"""Bytes that a socket may ask for where `net.core.rmem_max` cannot be read: Linux's default."""
+"""Bytes that a socket may request if `net.core.rmem_max` cannot be read: Linux's default."""
 
 _RTT = struct.Struct("68xI")
 """The smoothed round-trip time in microseconds, in `struct tcp_info` (linux/tcp.h)."""
 
 
 async def dial(peer: Peer) -> socket.socket:
-    """Return a new connection that does not block, with small packets sent at once. Raises OSError."""
+    """Return a new non-blocking connection that sends small packets at once. Raises OSError."""
     sock = await start_connection(await _addresses(peer), happy_eyeballs_delay=STAGGER)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if (window := window_of(_round_trip(sock), _rmem_max())) is not None:
@@ -55,7 +63,7 @@ async def dial(peer: Peer) -> socket.socket:
 
 
 def window_of(round_trip: float, rmem_max: int) -> int | None:
-    """Return the bytes to bound a connection's receive window to, or None to let the kernel size it.
+    """Return the bytes of a connection's receive window, or None to let the kernel decide.
 
     Args:
         round_trip: seconds that a packet takes to the peer and back.
@@ -88,7 +96,7 @@ async def _addresses(peer: Peer) -> Sequence[AddrInfoType]:
         return await asyncio.get_running_loop().getaddrinfo(
             peer.host, peer.port, type=socket.SOCK_STREAM
         )
-    except ValueError as error:  # a text that can be no host, such as one with a lone surrogate
+    except ValueError as error:  # the text can be no host; it has a lone surrogate, for example
         raise OSError(f"{peer.host!r:.80} is no host: {error}") from error
 
 
@@ -98,14 +106,13 @@ class _Idle:
     since: float
 
 
-class Pool:
-    """Keeps idle connections, by peer; used inside one event loop, which closes them when their time is over."""
+class ConnectionPool:
+    """Keeps idle connections by peer, inside one event loop, and closes them after `keepalive`."""
 
     def __init__(self, *, keepalive: float = KEEPALIVE) -> None:
         self._keepalive = keepalive
-        self._idle: OrderedDict[Peer, deque[_Idle]] = (
-            OrderedDict()
-        )  # whose was kept last stands last
+        self._idle: OrderedDict[Peer, deque[_Idle]] = OrderedDict()
+        """Idle connections; the peer of the newest one is last."""
         self._count = 0
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -116,7 +123,7 @@ class Pool:
         return self._count
 
     def take(self, peer: Peer) -> socket.socket | None:
-        """Return the connection to the peer that was used last, unless it has ended meanwhile; None without one."""
+        """Return the connection to the peer that was used last and is still open, or None."""
         while peer in self._idle:
             sock = self._pop(peer, newest=True)
             if not _has_input(sock):
@@ -125,20 +132,20 @@ class Pool:
         return None
 
     def keep(self, peer: Peer, sock: socket.socket) -> None:
-        """Keep a connection on which nothing is under way; the longest idle ones give way."""
+        """Keep an unused connection; beyond the limits the oldest connections are closed."""
         loop = asyncio.get_running_loop()
         self._idle.setdefault(peer, deque()).append(_Idle(sock, loop.time()))
         self._idle.move_to_end(peer)
         self._count += 1
-        if len(self._idle[peer]) > PER_PEER:
+        if len(self._idle[peer]) > MAX_IDLE_PER_PEER:
             self._pop(peer).close()
-        elif self._count > KEPT:
+        elif self._count > MAX_IDLE:
             self._pop(next(iter(self._idle))).close()
         if self._sweeping is None:
             self._sweeping = loop.call_later(self._keepalive, self._sweep)
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all idle connections."""
         if self._sweeping is not None:
             self._sweeping.cancel()
         while self._idle:
@@ -165,7 +172,7 @@ class Pool:
 
 
 def _has_input(sock: socket.socket) -> bool:
-    """Say whether there is something to read though nothing was asked: an end, an error, or bytes beyond a body."""
+    """Return True if there is unexpected input: an end, an error, or bytes beyond a body."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""One request to a peer and the head of its answer, as HTTP/1.1 has them; no I/O. h11 parses, and is strict."""
+"""One HTTP/1.1 request to a peer, and the head of its answer; no I/O. h11 parses, and is strict."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from spegel_py.errors import PeerRefused
 
 MAX_HEAD = 32 * 1024
-"""Bytes of an answer's head at most, together with those of provisional answers (1xx) before it; ours have 400."""
+"""Bytes of the largest head, provisional answers (1xx) before it included; our own have 400."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """The head of an answer. `length` is that of the body as it follows, None where only its end tells.
+class ResponseHead:
+    """The head of an answer.
 
-    `rest` are bytes that came behind the head; `is_kept` says that another answer may follow on this connection.
+    Args:
+        status: HTTP status.
+        headers: by name, in any case.
+        length: bytes of the body as it is sent, None if only its end shows that.
+        rest: bytes that came with the head.
+        is_kept: True if the connection may be used again.
     """
 
     status: int
@@ -28,8 +33,8 @@ class Head:
     is_kept: bool
 
 
-class Exchange:
-    """A GET or HEAD under way: `request` is sent, what comes in is given to `receive` until there is a head."""
+class HTTPExchange:
+    """A GET or HEAD: the caller sends `request`, then passes input to `receive` for the head."""
 
     def __init__(self, *, method: str, target: str, headers: list[tuple[str, str]]) -> None:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
@@ -41,8 +46,11 @@ class Exchange:
     def __repr__(self) -> str:
         return f"<Exchange received={self._received} {self._http.their_state}>"
 
-    def receive(self, data: bytes) -> Head | None:
-        """Take bytes, not none; return the head once it is complete. Raises PeerRefused for what is not HTTP."""
+    def receive(self, data: bytes) -> ResponseHead | None:
+        """Parse one or more bytes; return the head once it is complete.
+
+        Raises PeerRefused if the input is not HTTP.
+        """
         self._received += len(data)
         try:
             self._http.receive_data(data)
@@ -56,8 +64,10 @@ class Exchange:
         return self._head(event) if isinstance(event, h11.Response) else None
 
     def decode(self, data: bytes) -> tuple[bytes, bool]:
-        """Return what chunks of the body hold, and whether that was the last; the first call gets the head's rest
-        by itself, so give it b"" then. Raises PeerRefused."""
+        """Return the bytes in the body's chunks, and True if that was the last chunk.
+
+        The first call uses the head's rest, so pass b"" then. Raises PeerRefused.
+        """
         body = bytearray()
         try:
             if data:
@@ -74,7 +84,7 @@ class Exchange:
                 f"the peer's answer has a head of more than {MAX_HEAD} bytes", status=431
             )
 
-    def _head(self, response: h11.Response) -> Head:
+    def _head(self, response: h11.Response) -> ResponseHead:
         headers = CIMultiDict(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
         )
@@ -82,7 +92,7 @@ class Exchange:
         is_last = (
             "close" in headers.get("Connection", "").lower() or response.http_version != b"1.1"
         )
-        return Head(
+        return ResponseHead(
             status=response.status_code,
             headers=CIMultiDictProxy(headers),
             length=length,

@@ -1,9 +1,12 @@
-"""The threads that move bytes: two for all transfers of a kind, since more would only contend for the interpreter with
-the event loop, while the kernel does the work outside of it.
+"""The threads that move bytes: two for all transfers of a kind.
 
-A thread steps all moves whose sides are ready in turn, one piece each, and waits for the others' in one epoll; so a
-stalled peer or a slow client costs nothing, a thousand transfers share fairly, and one that is given up ends within a
-step. Where a step would wait for a disk, a thread of a small pool makes it.
+More threads would only contend with the event loop for the interpreter, while the kernel does the
+work outside of it.
+
+A thread steps in turn all moves whose sides are ready, one piece each. For the sides that are not
+ready it waits in one epoll. So a stalled peer or a slow client costs nothing, a thousand transfers
+share fairly, and a cancelled transfer ends within a step. Where a step would wait for a disk, a
+thread of a small pool makes it.
 """
 
 from __future__ import annotations
@@ -26,32 +29,42 @@ from spegel_py.transfer.base import ClientGone
 from spegel_py.transfer.moves import Move, Side
 
 THREADS = 2
-"""Threads of a mover. On loopback one moves 3 to 7 GB/s; a second lets bytes gather in sockets, so that fewer receivers
-have to be woken, which is half of the CPU. With four, a manifest beside eight streams takes 33 ms, not 9 (p99)."""
+"""Threads of a mover.
+
+On loopback one thread moves 3 to 7 GB/s. A second one lets bytes gather in sockets, so that fewer
+receivers are woken, which is half of the CPU. With four threads a manifest beside eight streams
+takes 33 ms instead of 9 ms (p99).
+"""
 
 NICE = 5
-"""How much the event loop goes before them where processors are scarce."""
+"""Niceness of the threads: the event loop goes first where processors are scarce."""
 
 _EVENTS = {Side.SOURCE: select.EPOLLIN | select.EPOLLRDHUP, Side.CLIENT: select.EPOLLOUT}
 
-Look = Callable[[float], float]
-"""Judges a move at a monotonic time, and returns after how many seconds to look again; raises to give the move up."""
+Check = Callable[[float], float]
+"""Checks a move at a monotonic time; returns the seconds until the next check.
+
+An error that it raises cancels the move.
+"""
 
 
 @dataclass(slots=True, eq=False)
-class _Trip:
-    """A move under way; but for `finished`, which belongs to the loop, the thread's alone."""
+class _Transfer:
+    """A move under way. Only the thread uses it, but for `finished`, which belongs to the loop."""
 
     move: Move
     loop: asyncio.AbstractEventLoop
     finished: asyncio.Future[None]
     descriptors: dict[int, Side] = field(default_factory=dict)
     is_at_disk: bool = False
-    is_given_up: bool = False
+    is_cancelled: bool = False
 
 
 class Mover:
-    """Moves bytes until it is closed; `threads` start with the first of them, `disk_threads` more wait for disks."""
+    """Moves bytes until it is closed.
+
+    Its `threads` start with the first transfer; `disk_threads` more threads wait for disks.
+    """
 
     def __init__(self, *, name: str, threads: int = THREADS, disk_threads: int = 1) -> None:
         self._name = name
@@ -65,29 +78,32 @@ class Mover:
 
     @property
     def load(self) -> int:
-        """How many moves are under way."""
+        """Number of moves under way."""
         return sum(thread.load for thread in self._threads)
 
-    async def run(self, move: Move, *, look: Look) -> None:
-        """Move all of it. Raises what a step raises, or a look; then, and if cancelled, only once nobody uses the
-        move's descriptors any more."""
+    async def run(self, move: Move, *, check: Check) -> None:
+        """Move all bytes. Raises the errors of a step or of `check`.
+
+        This returns, even after an error or if cancelled, only once no thread uses the move's
+        descriptors any more.
+        """
         if self._is_closed:
             raise ClientGone("this node ends")
-        thread = self._living()
+        thread = self._thread_for_next()
         loop = asyncio.get_running_loop()
-        trip = _Trip(move, loop, loop.create_future())
-        thread.begin(trip)
+        transfer = _Transfer(move, loop, loop.create_future())
+        thread.begin(transfer)
         try:
-            while not trip.finished.done():
-                await asyncio.wait([trip.finished], timeout=look(time.monotonic()))
+            while not transfer.finished.done():
+                await asyncio.wait([transfer.finished], timeout=check(time.monotonic()))
         finally:
-            if not trip.finished.done():
-                thread.give_up(trip)
-            await ended(trip.finished)
-        trip.finished.result()
+            if not transfer.finished.done():
+                thread.cancel(transfer)
+            await ended(transfer.finished)
+        transfer.finished.result()
 
-    def _living(self) -> _Thread:
-        """Return the thread with the fewest transfers, of as many as there should be."""
+    def _thread_for_next(self) -> _Thread:
+        """Return the living thread with the fewest transfers, starting threads that are missing."""
         for thread in [thread for thread in self._threads if not thread.is_alive]:
             self._threads.remove(thread)
             thread.close()
@@ -96,7 +112,7 @@ class Mover:
         return min(self._threads, key=lambda thread: thread.load)
 
     def close(self) -> None:
-        """End what is under way, and let no more in."""
+        """End all transfers under way, and refuse new ones."""
         self._is_closed = True
         while self._threads:
             self._threads.pop().close()
@@ -104,159 +120,165 @@ class Mover:
 
 
 class _Thread:
-    """The thread: told what to do by orders, which wake it; what is not an order is done inside it."""
+    """One thread. Others give it commands, which wake it; all other methods run inside it."""
 
     def __init__(self, *, name: str, disk: ThreadPoolExecutor) -> None:
         self._disk = disk
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._orders: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], None]] = deque()
         self._is_closing = self._is_dead = False
-        self._trips: set[_Trip] = set()
-        self._by_descriptor: dict[int, _Trip] = {}
-        self._ready: deque[_Trip] = deque()
+        self._transfers: set[_Transfer] = set()
+        self._by_descriptor: dict[int, _Transfer] = {}
+        self._ready: deque[_Transfer] = deque()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
-        return f"{len(self._trips)} transfers, {len(self._ready)} ready"
+        return f"{len(self._transfers)} transfers, {len(self._ready)} ready"
 
     @property
     def load(self) -> int:
-        """How many trips it has taken up."""
-        return len(self._trips)
+        """Number of transfers of this thread."""
+        return len(self._transfers)
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can take up a trip."""
+        """Whether the thread can take a transfer."""
         return not self._is_dead
 
-    def begin(self, trip: _Trip) -> None:
-        """Take up a trip."""
-        self._trips.add(trip)  # before the order, so that the thread's death ends it too
-        self._order(partial(self._begin, trip))
+    def begin(self, transfer: _Transfer) -> None:
+        """Take a transfer."""
+        self._transfers.add(transfer)  # before the command, so that the thread's death ends it too
+        self._command(partial(self._begin, transfer))
         if self._is_dead:
-            self._end(trip, StoreUnavailable("the thread that moves bytes died"))
+            self._end(transfer, StoreUnavailable("the thread that moves bytes died"))
 
-    def give_up(self, trip: _Trip) -> None:
-        """End a trip before its time."""
+    def cancel(self, transfer: _Transfer) -> None:
+        """End a transfer early."""
         if self.is_alive:
-            self._order(partial(self._give_up, trip))
+            self._command(partial(self._cancel, transfer))
         else:
-            self._end(trip, None)
+            self._end(transfer, None)
 
     def close(self) -> None:
-        """End all trips and the thread."""
-        self._order(self._give_all_up)
+        """End all transfers and the thread."""
+        self._command(self._cancel_all)
         self._thread.join()
         self._epoll.close()
         os.close(self._wake)
 
-    def _order(self, order: Callable[[], None]) -> None:
-        if self.is_alive:  # else nothing is under way
-            self._orders.append(order)
+    def _command(self, command: Callable[[], None]) -> None:
+        if self.is_alive:  # else no transfer is under way
+            self._commands.append(command)
             os.eventfd_write(self._wake, 1)
 
     def _work(self) -> None:
-        with suppress(OSError):  # a sandbox may not let it: then it is less quick to answer
+        with suppress(OSError):  # a sandbox may forbid it: then the event loop answers later
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
-            while not self._is_closing or self._trips:
+            while not self._is_closing or self._transfers:
                 self._turn()
         except BaseException as error:
             self._is_dead = True
-            for trip in list(self._trips):  # a bug, which must leave nobody waiting
-                self._end(trip, StoreUnavailable(f"the thread that moves bytes died: {error!r}"))
+            for transfer in list(self._transfers):  # a bug, which must leave no caller waiting
+                self._end(
+                    transfer, StoreUnavailable(f"the thread that moves bytes died: {error!r}")
+                )
             raise
 
     def _turn(self) -> None:
-        """See what is ready, and step all of that once."""
-        is_told = False
+        """Poll once, and step each transfer that is ready once."""
+        has_commands = False
         for descriptor, _ in self._epoll.poll(0 if self._ready else -1):
             if descriptor == self._wake:
-                is_told = True
+                has_commands = True
             else:
                 self._resume(self._by_descriptor[descriptor], descriptor)
-        if is_told:  # after the others, since an order may end one of them
-            self._obey()
+        if has_commands:  # after the transfers, since a command may end one of them
+            self._run_commands()
         for _ in range(len(self._ready)):
             self._step(self._ready.popleft())
 
-    def _obey(self) -> None:
+    def _run_commands(self) -> None:
         os.eventfd_read(self._wake)
-        while self._orders:
-            self._orders.popleft()()
+        while self._commands:
+            self._commands.popleft()()
 
-    def _begin(self, trip: _Trip) -> None:
-        trip.descriptors[trip.move.loan.fd] = Side.CLIENT
-        if trip.move.source is not None:
-            trip.descriptors[trip.move.source] = Side.SOURCE
-        for descriptor, side in trip.descriptors.items():
-            self._by_descriptor[descriptor] = trip
-            # edges only: a side is waited for after a step found it not ready, so no call is needed in between
+    def _begin(self, transfer: _Transfer) -> None:
+        transfer.descriptors[transfer.move.lease.fd] = Side.CLIENT
+        if transfer.move.source is not None:
+            transfer.descriptors[transfer.move.source] = Side.SOURCE
+        for descriptor, side in transfer.descriptors.items():
+            self._by_descriptor[descriptor] = transfer
+            # Edges only: a side is waited for after a step found it not ready, so no system call is
+            # needed between two steps.
             self._epoll.register(descriptor, _EVENTS[side] | select.EPOLLET)
-        self._ready.append(trip)
+        self._ready.append(transfer)
 
-    def _step(self, trip: _Trip) -> None:
-        if trip not in self._trips:  # given up while it was ready
+    def _step(self, transfer: _Transfer) -> None:
+        if transfer not in self._transfers:  # cancelled while it was ready
             return
         try:
-            side = trip.move.step()
+            side = transfer.move.step()
         except Exception as error:  # noqa: BLE001 - it is raised where the move is waited for
-            self._end(trip, error)
+            self._end(transfer, error)
             return
-        if not trip.move.left:
-            self._end(trip, None)
+        if not transfer.move.left:
+            self._end(transfer, None)
         elif side is Side.DISK:
-            trip.is_at_disk = True
-            self._disk.submit(self._step_at_disk, trip)
+            transfer.is_at_disk = True
+            self._disk.submit(self._step_at_disk, transfer)
         elif side is not None:
-            trip.move.wait(side, time.monotonic())
+            transfer.move.wait(side, time.monotonic())
         else:
-            self._ready.append(trip)
+            self._ready.append(transfer)
 
-    def _resume(self, trip: _Trip, descriptor: int) -> None:
-        """Go on with a trip that waits for this side; edges that come while nobody waits are seen by the next step."""
-        move = trip.move
-        if move.waits.side is trip.descriptors[descriptor]:
+    def _resume(self, transfer: _Transfer, descriptor: int) -> None:
+        """Go on with a transfer that waits for this side.
+
+        An edge that comes while no transfer waits is found by the next step.
+        """
+        move = transfer.move
+        if move.waits.side is transfer.descriptors[descriptor]:
             move.end_wait(time.monotonic())
-            self._ready.append(trip)
+            self._ready.append(transfer)
 
-    def _give_all_up(self) -> None:
+    def _cancel_all(self) -> None:
         self._is_closing = True
-        for trip in list(self._trips):
-            self._give_up(trip)
+        for transfer in list(self._transfers):
+            self._cancel(transfer)
 
-    def _give_up(self, trip: _Trip) -> None:
-        trip.is_given_up = True
-        if not trip.is_at_disk:
-            self._end(trip, ClientGone("given up"))
+    def _cancel(self, transfer: _Transfer) -> None:
+        transfer.is_cancelled = True
+        if not transfer.is_at_disk:
+            self._end(transfer, ClientGone("cancelled"))
 
-    def _end(self, trip: _Trip, error: Exception | None) -> None:
-        if trip not in self._trips:
+    def _end(self, transfer: _Transfer, error: Exception | None) -> None:
+        if transfer not in self._transfers:
             return
-        self._trips.discard(trip)
-        trip.move.end_wait(time.monotonic())
-        for descriptor in trip.descriptors:
+        self._transfers.discard(transfer)
+        transfer.move.end_wait(time.monotonic())
+        for descriptor in transfer.descriptors:
             del self._by_descriptor[descriptor]
-            self._epoll.unregister(
-                descriptor
-            )  # whose closing would not do it: the connection has another
-        with suppress(RuntimeError):  # the loop was closed: nobody waits
-            trip.loop.call_soon_threadsafe(settle, trip.finished, None, error)
+            # closing it would not do that: the connection has another descriptor
+            self._epoll.unregister(descriptor)
+        with suppress(RuntimeError):  # the loop was closed
+            transfer.loop.call_soon_threadsafe(settle, transfer.finished, None, error)
 
-    def _step_at_disk(self, trip: _Trip) -> None:
+    def _step_at_disk(self, transfer: _Transfer) -> None:
         error: Exception | None = None
         try:
-            trip.move.step(may_block=True)
+            transfer.move.step(may_block=True)
         except Exception as failure:  # noqa: BLE001 - it is raised where the move is waited for
             error = failure
-        self._order(partial(self._back_from_disk, trip, error))
+        self._command(partial(self._back_from_disk, transfer, error))
 
-    def _back_from_disk(self, trip: _Trip, error: Exception | None) -> None:
-        trip.is_at_disk = False
-        if error is not None or not trip.move.left or trip.is_given_up:
-            self._end(trip, error)
-        else:  # a side that was not ready at the disk may be now, and its edge gone by: the next step finds out
-            self._ready.append(trip)
+    def _back_from_disk(self, transfer: _Transfer, error: Exception | None) -> None:
+        transfer.is_at_disk = False
+        if error is not None or not transfer.move.left or transfer.is_cancelled:
+            self._end(transfer, error)
+        else:
+            # A side that was not ready may be ready by now, and its edge missed: try another step.
+            self._ready.append(transfer)

@@ -1,7 +1,8 @@
-"""Bytes moved by the kernel into a client's socket, a piece at a time and without ever waiting; pure of threads.
+"""Bytes that the kernel moves into a client's socket, a piece at a time and without ever waiting.
 
-Whoever steps a Move (the Mover's thread) waits for the side that was not ready, and writes down since when: the event
-loop reads that to tell who keeps the other waiting.
+The thread that steps a Move (the Mover's) waits for the side that was not ready, and records since
+when. The event loop reads that record to tell which side keeps the other one waiting. No threads
+here.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from spegel_py.transfer.base import ClientGone, Loan
+from spegel_py.transfer.base import ClientGone, SocketLease
 
 
 class Side(Enum):
-    """Who must be waited for."""
+    """The side that must be waited for."""
 
     SOURCE = auto()
     CLIENT = auto()
-    DISK = auto()  # the next step would wait for a disk: it is to be made in a thread that may
+    DISK = auto()  # the next step would wait for a disk: it belongs in a thread that may wait
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The waits of a move, written as a whole: `source` seconds for its source so far, and the one going on.
+    """The waits of a move, replaced as a whole; times are monotonic seconds.
 
-    `side` is None while nothing is waited for; times are monotonic seconds.
+    `source` is the sum of the finished waits for the source. `side` and `since` describe the
+    current wait; `side` is None without one.
     """
 
     source: float = 0.0
@@ -33,28 +35,28 @@ class Waits:
     since: float = 0.0
 
     def source_at(self, now: float) -> float:
-        """Return the seconds for which the source was waited for until now."""
+        """Return the seconds of waiting for the source until now."""
         return self.source + (max(0.0, now - self.since) if self.side is Side.SOURCE else 0.0)
 
     def began(self, side: Side, now: float) -> Waits:
-        """Return this with a wait that begins."""
+        """Return these waits with a wait that begins."""
         return Waits(self.source, side, now)
 
     def ended(self, now: float) -> Waits:
-        """Return this with its wait over."""
+        """Return these waits with the current one finished."""
         return Waits(self.source_at(now))
 
 
 class Move(ABC):
-    """`left` bytes on their way to a client; `received` came from their source, whose descriptor is `source`: None
-    where it cannot be waited for, being a file.
+    """`left` bytes on their way to a client; `received` bytes came from their source.
 
-    One thread at a time steps it; others may read `received`, `waits` and what the loan counts.
+    `source` is the descriptor of the source, None for a file, which cannot be waited for. One
+    thread at a time steps the move. Other threads may read `received`, `waits` and the lease.
     """
 
-    def __init__(self, *, source: int | None, loan: Loan, length: int) -> None:
+    def __init__(self, *, source: int | None, lease: SocketLease, length: int) -> None:
         self.source = source
-        self.loan = loan
+        self.lease = lease
         self.left = length
         self.received = 0
         self.waits = Waits()
@@ -64,33 +66,33 @@ class Move(ABC):
 
     @abstractmethod
     def step(self, *, may_block: bool = False) -> Side | None:
-        """Move some bytes; return the side that was not ready, None if neither was in the way.
+        """Move some bytes; return the side that was not ready, None if both were.
 
-        Waits for nothing but a disk, and only if it `may_block`. Raises ClientGone, and what the source raises;
-        whatever came from it has been passed on then.
+        This waits for nothing but a disk, and only if it `may_block`. Raises ClientGone, and the
+        errors of the source. All bytes received before such an error have been passed on.
         """
 
-    def look(self, now: float) -> float:
-        """Judge the waits; return after how many seconds to look again. Raises ClientGone."""
+    def check(self, now: float) -> float:
+        """Return the seconds until the next check. Raises ClientGone after the client's timeout."""
         waits = self.waits
         if waits.side is not Side.CLIENT:
-            return self.loan.patience
-        left = waits.since + self.loan.patience - now
+            return self.lease.timeout
+        left = waits.since + self.lease.timeout - now
         if left <= 0:
             raise ClientGone("the client stopped reading")
         return left
 
     def wait(self, side: Side, now: float) -> None:
-        """Note that a side is waited for from now on."""
+        """Record that a wait for this side begins."""
         self.waits = self.waits.began(side, now)
         if side is Side.CLIENT:
-            self.loan.waits = self.loan.waits.began(now)
+            self.lease.waits = self.lease.waits.began(now)
 
     def end_wait(self, now: float) -> None:
-        """Note that nothing is waited for any more."""
+        """Record that the wait is over."""
         self.waits = self.waits.ended(now)
-        self.loan.waits = self.loan.waits.ended(now)
+        self.lease.waits = self.lease.waits.ended(now)
 
     def _moved(self, count: int) -> None:
         self.left -= count
-        self.loan.moved += count
+        self.lease.moved += count

@@ -1,4 +1,4 @@
-"""A peer's answer under way: its body read, copied, or left to the kernel."""
+"""A peer's answer under way: its body is read, copied, or moved by the kernel."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import AsyncIterator
 
 from spegel_py.errors import PeerRefused, PeerUnreachable
 from spegel_py.transfer.base import Deadlines, PeerAnswer, Sink
-from spegel_py.transfer.exchange import Exchange, Head
+from spegel_py.transfer.exchange import HTTPExchange, ResponseHead
 from spegel_py.transfer.splicer import Splicer
-from spegel_py.transfer.watch import Watch
+from spegel_py.transfer.stall_detector import StallDetector
 
 PIECE = 256 * 1024
-"""Bytes read at once where they are copied."""
+"""Bytes read at once where a body is copied."""
 
-INLINE = 256 * 1024
-"""Bodies up to this many bytes are copied on the event loop: that costs less than a pipe and a thread."""
+MAX_INLINE = 256 * 1024
+"""Bytes of the largest body that the event loop copies: cheaper than a pipe and a thread."""
 
 
 class HTTPResponse:
-    """The UpstreamResponse port over a socket. Without a `splicer` bodies are copied.
+    """The UpstreamResponse port over a socket; without a `splicer` bodies are copied.
 
-    The socket is its opener's: to be used again if `is_over` says so, else to be closed.
+    The socket belongs to the caller. It may be used again if `is_over`, else the caller closes it.
     """
 
     answer: PeerAnswer
@@ -31,8 +31,8 @@ class HTTPResponse:
         self,
         *,
         sock: socket.socket,
-        exchange: Exchange,
-        head: Head,
+        exchange: HTTPExchange,
+        head: ResponseHead,
         deadlines: Deadlines,
         splicer: Splicer | None,
     ) -> None:
@@ -42,19 +42,19 @@ class HTTPResponse:
         self._splicer = splicer
         self._rest = head.rest
         self._unread = 0 if head.length is None else head.length - len(head.rest)
-        self._watch = Watch(deadlines=deadlines, left=self._unread)
+        self._detector = StallDetector(deadlines=deadlines, left=self._unread)
 
     def __repr__(self) -> str:
         return f"<HTTPResponse {self.head.status} unread={self._unread}>"
 
     @property
     def is_over(self) -> bool:
-        """Whether the body was received to its end, nothing follows it, and the connection may be used again."""
+        """Whether the body was received to its end, and the connection may be used again."""
         return self.head.is_kept and self._unread == 0
 
     @property
     def waited(self) -> float:
-        return self._watch.total
+        return self._detector.waited
 
     async def read(self) -> bytes:
         body = bytearray()
@@ -63,20 +63,20 @@ class HTTPResponse:
         return bytes(body)
 
     async def send(self, sink: Sink) -> None:
-        if self._splicer is not None and self._unread > INLINE:
+        if self._splicer is not None and self._unread > MAX_INLINE:
             if rest := self._take_rest():
                 await sink.write(rest)  # before the socket is lent, which keeps the order
-            async with sink.lend() as loan:
-                if loan is not None:
+            async with sink.lease() as lease:
+                if lease is not None:
                     await self._splicer.splice(
-                        self._sock, min(self._unread, loan.most), loan, self._watch
+                        self._sock, min(self._unread, lease.max_bytes), lease, self._detector
                     )
-                    self._unread -= loan.moved
+                    self._unread -= lease.moved
         async for piece in self._pieces():
             await sink.write(piece)
 
     async def _pieces(self) -> AsyncIterator[bytes]:
-        """Yield what is still to come of the body."""
+        """Yield the rest of the body."""
         if self.head.length is None:
             async for piece in self._chunks():
                 yield piece
@@ -87,11 +87,11 @@ class HTTPResponse:
             piece = await self._receive(min(PIECE, self._unread))
             self._unread -= len(piece)
             yield piece
-            await asyncio.sleep(0)  # a fast peer must not keep the loop to itself
+            await asyncio.sleep(0)  # a fast peer must not occupy the loop
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body without its chunks' frames; it must be as long as the answer says."""
-        missing = self._watch.left = self.answer.length
+        """Yield the body without its chunks' frames; its length must be the answer's."""
+        missing = self._detector.left = self.answer.length
         body, is_last = self._exchange.decode(b"")
         while True:
             missing -= len(body)
@@ -110,16 +110,16 @@ class HTTPResponse:
             try:
                 piece = self._sock.recv(size)
             except BlockingIOError:
-                await self._watch.wait(self._sock)
+                await self._detector.wait(self._sock)
                 continue
             except OSError as error:
                 raise PeerUnreachable(f"the peer broke off: {error.strerror}") from error
             if not piece:
                 raise PeerUnreachable("the peer broke off in the middle of the body")
-            self._watch.note(len(piece))
+            self._detector.record(len(piece))
             return piece
 
     def _take_rest(self) -> bytes:
-        """Return what came with the head, once; what lies beyond the body is left out."""
+        """Return the body's bytes that came with the head, once."""
         rest, self._rest = self._rest, b""
         return rest[: self.head.length]

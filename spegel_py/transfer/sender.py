@@ -1,6 +1,7 @@
-"""Sending this node's own content to a client, without the event loop ever waiting for a disk.
+"""Sends this node's own content to a client, without the event loop ever waiting for a disk.
 
-aiohttp's FileResponse is not used: it blocks the loop on a slow disk, and under uvloop reads in small pieces.
+aiohttp's FileResponse is not used: it blocks the loop on a slow disk, and under uvloop it reads in
+small pieces.
 """
 
 from __future__ import annotations
@@ -14,33 +15,38 @@ from typing import Self
 from spegel_py.errors import StoreUnavailable
 from spegel_py.store.base import Content, Ingest
 from spegel_py.tools.threads import run_in
-from spegel_py.transfer.base import Loan, Sink
+from spegel_py.transfer.base import Sink, SocketLease
 from spegel_py.transfer.bucket import TokenBucket
 from spegel_py.transfer.mover import Mover
-from spegel_py.transfer.sendfile import Sendfile, Unable
+from spegel_py.transfer.sendfile import CannotSendfile, Sendfile
 
 THREADS = 8
-"""Threads that send what is not in the page cache: they wait for disks, and a disk is busy with fewer."""
+"""Threads that send content from disks, not from the page cache: a disk is busy with fewer."""
 
 READERS = 4
-"""Threads of their own for what is read: a manifest that is not in the page cache must not wait behind layers."""
+"""Threads that only read: a manifest outside the page cache must not wait behind layers."""
 
 PIECE = 512 * 1024
-"""Bytes read at once: a thread hop costs ~30 µs, so this keeps it below 0.1 CPU-seconds per GB."""
+"""Bytes read at once: a thread hop costs about 30 µs, so hops stay below 0.1 CPU-seconds per GB."""
 
-INLINE = 256 * 1024
-"""Up to this many bytes are read on the event loop if they are in the page cache: cheaper than a hop."""
+MAX_INLINE = 256 * 1024
+"""Bytes of the largest content that the event loop reads itself from the page cache.
+
+That is cheaper than a thread hop.
+"""
 
 
-AT_ONCE = 1024 * 1024
-"""Up to this many bytes the event loop has the kernel send, as far as they are cached and the socket takes them."""
+MAX_IMMEDIATE = 1024 * 1024
+"""Bytes that the event loop has the kernel send, if they are cached and the socket has room."""
 
 
 class Sender:
-    """Sends ranges of opened content; owns its threads. A context manager that waits for them at its end.
+    """Sends ranges of opened content; a context manager that waits for its threads at the end.
 
-    `max_upload_rate` is for how many bytes a second all that is sent to peers may take, 0 for any. `is_copying` keeps
-    the kernel from sending files by itself, for tests and measurements.
+    Args:
+        threads: threads that wait for disks.
+        max_upload_rate: bytes per second to all peers together, 0 without a limit.
+        is_copying: True to keep the kernel from sending files itself, for tests and measurements.
     """
 
     def __init__(
@@ -68,14 +74,17 @@ class Sender:
 
     @property
     def load(self) -> int:
-        """How many bodies the kernel is sending."""
+        """Number of bodies that the kernel is sending."""
         return self._mover.load
 
     async def send(
         self, content: Content, start: int, length: int, sink: Sink, *, to_peer: bool = False
     ) -> None:
-        """Send `length` bytes from `start` on. What goes to a peer counts against the rate; small content does not
-        wait for it. Raises StoreUnavailable if the source breaks; ClientGone."""
+        """Send `length` bytes from `start` on.
+
+        Bytes to a peer count towards the upload rate, but small content does not wait for it.
+        Raises StoreUnavailable if the source breaks; ClientGone.
+        """
         bucket = self._bucket if to_peer else None
         if content.fd is None:
             async for piece in content.read(start, length):
@@ -83,21 +92,23 @@ class Sender:
                 await _pay(bucket, len(piece), length)
             return
         end = start + length
-        if length > INLINE and not self._is_copying:
-            async with sink.lend() as loan:
-                if loan is not None:
-                    start += await self._sendfile(content.fd, start, length, loan, bucket)
+        if length > MAX_INLINE and not self._is_copying:
+            async with sink.lease() as lease:
+                if lease is not None:
+                    start += await self._sendfile(content.fd, start, length, lease, bucket)
         await self._copy(content.fd, start, end, length, sink, bucket)
 
     async def send_growing(self, ingest: Ingest, start: int, length: int, sink: Sink) -> None:
-        """Send what a peer asked for of content that is being written, each part as soon as it is there. Raises
-        StoreUnavailable if the writer stops short of it; ClientGone."""
+        """Send a range of content that is still being written to a peer, each part at once.
+
+        Raises StoreUnavailable if the writer stops before the end of the range; ClientGone.
+        """
         at, end = start, start + length
-        if length > INLINE and not self._is_copying:
-            async with sink.lend() as loan:  # once for all parts: there may be hundreds
-                while loan is not None and at < end:
+        if length > MAX_INLINE and not self._is_copying:
+            async with sink.lease() as lease:  # once for all parts: there may be hundreds
+                while lease is not None and at < end:
                     there = await _there(ingest, at, end)
-                    at += await self._sendfile(ingest.fd, at, there - at, loan, self._bucket)
+                    at += await self._sendfile(ingest.fd, at, there - at, lease, self._bucket)
                     if at < there:
                         break
         while at < end:
@@ -117,62 +128,65 @@ class Sender:
             start += len(piece)
 
     async def _sendfile(
-        self, fd: int, start: int, length: int, loan: Loan, bucket: TokenBucket | None
+        self, fd: int, start: int, length: int, lease: SocketLease, bucket: TokenBucket | None
     ) -> int:
-        """Have the kernel send; return how many bytes it could."""
-        if loan.tap is not None:  # the kernel shows nobody what it sends
+        """Let the kernel send; return how many bytes it could."""
+        if lease.observer is not None:  # the kernel shows the bytes to no observer
             return 0
-        before = loan.moved
-        while (sent := loan.moved - before) < length:
+        before = lease.moved
+        while (sent := lease.moved - before) < length:
             most = length - sent if bucket is None else min(length - sent, bucket.piece)
-            move = Sendfile(fd=fd, start=start + sent, loan=loan, length=most)
+            move = Sendfile(fd=fd, start=start + sent, lease=lease, length=most)
             try:
                 if not _is_sent_at_once(move):
-                    await self._mover.run(move, look=move.look)
-            except Unable:
+                    await self._mover.run(move, check=move.check)
+            except CannotSendfile:
                 break
             await _pay(bucket, most, length)
-        return loan.moved - before
+        return lease.moved - before
 
     async def _read(self, fd: int, length: int, start: int) -> bytes:
-        if length <= INLINE and (piece := _read_cached(fd, length, start)):
+        if length <= MAX_INLINE and (piece := _read_cached(fd, length, start)):
             return piece
         return await run_in(self._readers, _read, fd, length, start)
 
 
 async def _there(ingest: Ingest, at: int, end: int) -> int:
-    """Return up to where there is something, once it is more than `at`. Raises StoreUnavailable where no more comes."""
+    """Return the end of the available bytes, once it is beyond `at`.
+
+    Raises StoreUnavailable if no more bytes come.
+    """
     await ingest.wait_beyond(at)
     there = min(end, ingest.size)
     if there <= at:
-        raise StoreUnavailable(f"who writes it stopped at byte {at}")
+        raise StoreUnavailable(f"its writer stopped at byte {at}")
     return there
 
 
 def _is_sent_at_once(move: Sendfile) -> bool:
-    """Send here what one call sends, if it is in the page cache and the socket takes it; say whether that was all.
+    """Make one step on the event loop if the move is small; return True if no bytes are left.
 
-    It costs less than waking a thread, and content that is shared while it comes in has a piece every few milliseconds.
+    This costs less than waking a thread, and in-flight content has a piece every few milliseconds.
     """
-    if move.left <= AT_ONCE:
+    if move.left <= MAX_IMMEDIATE:
         move.step()
     return not move.left
 
 
 async def _pay(bucket: TokenBucket | None, count: int, length: int) -> None:
-    """Note what was sent of a body of `length` bytes, and wait as the limit wants."""
+    """Pay for `count` bytes of a body of `length` bytes, and wait as the limit wants."""
     if bucket is not None:
         pause = bucket.pay(count, asyncio.get_running_loop().time())
-        if length > INLINE:
+        if length > MAX_INLINE:
             await asyncio.sleep(pause)
 
 
 def _read_cached(fd: int, length: int, start: int) -> bytes:
-    """Return the beginning of this that is in the page cache; nothing where a disk would have to be waited for."""
+    """Return the first of these bytes that are in the page cache; b"" if a disk must be read."""
     buffer = bytearray(length)
     try:
         count = os.preadv(fd, [buffer], start, os.RWF_NOWAIT)
-    except OSError:  # not there, or a file system that cannot tell
+    except OSError:  # not cached, or a file system that cannot tell
         return b""
     return bytes(buffer[:count])
 

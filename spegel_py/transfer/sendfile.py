@@ -1,4 +1,4 @@
-"""A file's bytes sent by the kernel, from the page cache to the socket."""
+"""A file's bytes, sent by the kernel from the page cache to the socket."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import errno
 import os
 
 from spegel_py.errors import StoreUnavailable
-from spegel_py.transfer.base import ClientGone, Loan
+from spegel_py.transfer.base import ClientGone, SocketLease
 from spegel_py.transfer.moves import Move, Side
 
 PIECE = 1024 * 1024
-"""Bytes given to one call: about what a socket takes at once, and 2 ms of a hard disk's time."""
+"""Bytes of one system call: about as many as a socket takes at once, and 2 ms of a hard disk."""
 
 _GONE = (
     errno.EPIPE,
@@ -23,15 +23,18 @@ _GONE = (
 _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
-class Unable(Exception):
+class CannotSendfile(Exception):
     """The kernel cannot send this file to a socket."""
 
 
 class Sendfile(Move):
-    """Bytes of a regular file from `start` on. Raises StoreUnavailable, and Unable before the first byte."""
+    """Bytes of a regular file, from the byte `start` on.
 
-    def __init__(self, *, fd: int, start: int, loan: Loan, length: int) -> None:
-        super().__init__(source=None, loan=loan, length=length)
+    Raises StoreUnavailable, and CannotSendfile before the first byte.
+    """
+
+    def __init__(self, *, fd: int, start: int, lease: SocketLease, length: int) -> None:
+        super().__init__(source=None, lease=lease, length=length)
         self._fd = fd
         self._at = start
 
@@ -40,12 +43,12 @@ class Sendfile(Move):
         if not may_block and not _is_cached(self._fd, self._at, most):
             return Side.DISK
         try:
-            count = os.sendfile(self.loan.fd, self._fd, self._at, most)
+            count = os.sendfile(self.lease.fd, self._fd, self._at, most)
         except BlockingIOError:
             return Side.CLIENT
         except OSError as error:
             if error.errno in _UNABLE:
-                raise Unable from error
+                raise CannotSendfile from error
             if error.errno in _GONE:
                 raise ClientGone("the client left") from error
             raise StoreUnavailable(f"reading content failed: {error.strerror}") from error
@@ -57,13 +60,12 @@ class Sendfile(Move):
 
 
 def _is_cached(fd: int, start: int, length: int) -> bool:
-    """Say whether the page cache has these bytes, by their first and last; False where nobody can tell."""
+    """Return True if the page cache has the first and the last of these bytes; False if unknown."""
     byte = bytearray(1)
     try:
         for at in (start, start + length - 1):
-            os.preadv(
-                fd, [byte], at, os.RWF_NOWAIT
-            )  # of a shorter file nothing, which sendfile will say
+            # of a shorter file this reads nothing, and sendfile will report it
+            os.preadv(fd, [byte], at, os.RWF_NOWAIT)
     except OSError:
         return False
     return True

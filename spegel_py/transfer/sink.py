@@ -1,7 +1,8 @@
-"""The Sink port over aiohttp's server: it keeps heads and keep-alive, and its socket can be lent for the body.
+"""The Sink port over aiohttp's server, which keeps heads and keep-alive, and leases its socket.
 
-What moves through the lent socket aiohttp does not see, and it need not: it does not hold a body against its
-Content-Length at the end. Who sends must close the connection after a body that ended short.
+aiohttp does not see the bytes that move through the leased socket. It need not, since it does not
+compare a body with its Content-Length at the end. The caller must close the connection after a body
+that ended short.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from spegel_py.transfer.base import ClientGone, ClientWaits, Loan, Sink
+from spegel_py.transfer.base import ClientGone, ClientWaits, Sink, SocketLease
 
 
 class ResponseSink(Sink):
@@ -31,31 +32,31 @@ class ResponseSink(Sink):
         self._timeout = timeout
         self._written = 0
         self._waits = ClientWaits()
-        self._loans: list[Loan] = []
+        self._leases: list[SocketLease] = []
 
     def __repr__(self) -> str:
         return f"<ResponseSink sent={self.sent}>"
 
     @property
     def sent(self) -> int:
-        return self._written + sum(loan.moved for loan in self._loans)
+        return self._written + sum(lease.moved for lease in self._leases)
 
     @property
     def waited(self) -> float:
-        """Seconds for which the client was waited for so far."""
+        """Seconds of waiting for the client so far."""
         now = time.monotonic()
-        return self._waits.at(now) + sum(loan.waits.at(now) for loan in self._loans)
+        return self._waits.at(now) + sum(lease.waits.at(now) for lease in self._leases)
 
     @property
     def taken(self) -> int:
-        """How many bytes of the body have reached the client: what was sent may wait in the socket."""
+        """Bytes of the body that reached the client: sent bytes may still wait in the socket."""
         return max(0, self.sent - _queued(self._request.transport))
 
     def drop(self) -> None:
-        """Close without waiting for the client to take what is queued here.
+        """Close without waiting for the client to take the bytes queued here.
 
-        The kernel still delivers what it has, with a FIN behind it: a runtime that was only stopped for a while sees
-        a short body, and resumes.
+        The kernel still delivers its own bytes, with a FIN behind them. A runtime that was only
+        stopped for a while sees a short body, and resumes.
         """
         if self._request.transport is not None:
             self._request.transport.abort()
@@ -66,20 +67,20 @@ class ResponseSink(Sink):
         self._written += len(data)
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Loan | None]:
+    async def lease(self) -> AsyncIterator[SocketLease | None]:
         fd = await self._dup()
         if fd is None:
             yield None
             return
-        loan = Loan(fd=fd, patience=self._timeout)
-        self._loans.append(loan)
+        lease = SocketLease(fd=fd, timeout=self._timeout)
+        self._leases.append(lease)
         try:
-            yield loan
+            yield lease
         finally:
-            os.close(fd)  # until then nobody's close of the connection reaches the client
+            os.close(fd)  # before this no close of the connection reaches the client
 
     async def _dup(self) -> int | None:
-        """Return a descriptor of the socket with nothing queued before it; None over TLS, or where none is left."""
+        """Return a descriptor of the flushed socket; None over TLS, or if no descriptor is left."""
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ClientGone("the client left")
@@ -88,17 +89,16 @@ class ResponseSink(Sink):
             return None
         await self._flush(transport)
         try:
-            return os.dup(
-                sock.fileno()
-            )  # the transport may close its own at any time, and the number be used again
+            # the transport may close its own descriptor at any time, and the number be used again
+            return os.dup(sock.fileno())
         except OSError:
             return None
 
     async def _flush(self, transport: asyncio.Transport) -> None:
-        """Wait until the kernel has all that was written: what is sent past the transport must not overtake it."""
+        """Wait until the kernel has all written bytes: leased bytes must not overtake them."""
         if not transport.get_write_buffer_size():
             return
-        transport.set_write_buffer_limits(high=0)  # has drain() wait until nothing is left
+        transport.set_write_buffer_limits(high=0)  # makes drain() wait until nothing is left
         try:
             async with self._patience():
                 while transport.get_write_buffer_size():
@@ -111,7 +111,7 @@ class ResponseSink(Sink):
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
-        """Bound a wait for the client, and count it."""
+        """Limit a wait for the client, and count it."""
         self._waits = self._waits.began(time.monotonic())
         try:
             async with asyncio.timeout(self._timeout):
@@ -126,7 +126,7 @@ class ResponseSink(Sink):
 
 
 def _queued(transport: asyncio.Transport | None) -> int:
-    """Return how many bytes the kernel keeps for a client that has not acknowledged them; 0 where it cannot tell."""
+    """Return the bytes that the client has not acknowledged to the kernel; 0 if that is unknown."""
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is None:
         return 0

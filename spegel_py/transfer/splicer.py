@@ -1,5 +1,7 @@
-"""Bodies of peers moved into clients' sockets, by the kernel where nobody has to see them; the event loop judges the
-pace."""
+"""Bodies of peers, moved into clients' sockets: by the kernel, or copied for an observer.
+
+Meanwhile the event loop checks the speed.
+"""
 
 from __future__ import annotations
 
@@ -10,79 +12,90 @@ from collections.abc import Callable
 from functools import cache, partial
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.transfer.base import ClientGone, Loan
+from spegel_py.transfer.base import ClientGone, SocketLease
 from spegel_py.transfer.mover import Mover
 from spegel_py.transfer.moves import Move, Side
-from spegel_py.transfer.pipes import SIZE, Pipe, Pipes
-from spegel_py.transfer.watch import Watch
+from spegel_py.transfer.pipes import PIPE_SIZE, Pipe, PipePool
+from spegel_py.transfer.stall_detector import StallDetector
 
-COPIED = 64 * 1024
-"""Bytes copied at once: a slow client makes each transfer keep this many, and hashing them takes
-longer than the system calls around it."""
+COPY_SIZE = 64 * 1024
+"""Bytes copied at once.
+
+A slow client makes each transfer keep this many, and hashing them takes longer than the system
+calls around it.
+"""
 
 
 class Splicer:
-    """Owns a mover and the pipes; `close` ends both."""
+    """Owns a mover and the pipes; `close` closes both."""
 
     def __init__(self) -> None:
         self._mover = Mover(name="splice")
-        self._pipes = Pipes()
+        self._pipes = PipePool()
 
     def __repr__(self) -> str:
         return f"<Splicer {self._mover!r} {self._pipes!r}>"
 
     @property
     def load(self) -> int:
-        """How many bodies are being moved."""
+        """Number of bodies being moved."""
         return self._mover.load
 
-    async def splice(self, peer: socket.socket, length: int, loan: Loan, watch: Watch) -> None:
-        """Move `length` bytes and no more; none where there is no pipe to be had.
+    async def splice(
+        self, peer: socket.socket, length: int, lease: SocketLease, detector: StallDetector
+    ) -> None:
+        """Move `length` bytes and no more; no byte if no pipe is available.
 
         Raises PeerUnreachable, PeerStalled and ClientGone.
         """
-        if loan.tap is not None:
-            await self._run(Copy(peer=peer.fileno(), tap=loan.tap, loan=loan, length=length), watch)
+        if lease.observer is not None:
+            await self._run(
+                Copy(peer=peer.fileno(), observer=lease.observer, lease=lease, length=length),
+                detector,
+            )
             return
         with self._pipes.borrow() as pipe:
             if pipe is not None:
                 await self._run(
-                    Splice(peer=peer.fileno(), pipe=pipe, loan=loan, length=length), watch
+                    Splice(peer=peer.fileno(), pipe=pipe, lease=lease, length=length), detector
                 )
 
-    async def _run(self, move: Move, watch: Watch) -> None:
-        with watch.following(move):
-            await self._mover.run(move, look=partial(_look, move, watch))
+    async def _run(self, move: Move, detector: StallDetector) -> None:
+        with detector.watching(move):
+            await self._mover.run(move, check=partial(_check, move, detector))
 
     def close(self) -> None:
-        """End what is under way, and let no more in."""
+        """End all transfers under way, and refuse new ones."""
         self._mover.close()
         self._pipes.close()
 
 
-def _look(move: Move, watch: Watch, now: float) -> float:
-    return min(move.look(now), watch.look(now))
+def _check(move: Move, detector: StallDetector, now: float) -> float:
+    return min(move.check(now), detector.check(now))
 
 
-class _Passed(Move):
-    """Bytes of a peer's socket, through something that is emptied before more is taken. Raises PeerUnreachable."""
+class _SocketMove(Move):
+    """Bytes of a peer's socket, through a pipe or buffer that is emptied before it takes more.
 
-    def __init__(self, *, peer: int, loan: Loan, length: int) -> None:
-        super().__init__(source=peer, loan=loan, length=length)
+    Raises PeerUnreachable.
+    """
+
+    def __init__(self, *, peer: int, lease: SocketLease, length: int) -> None:
+        super().__init__(source=peer, lease=lease, length=length)
         self._peer = peer
 
     @property
     @abstractmethod
     def _is_empty(self) -> bool:
-        """Whether all that was taken was given."""
+        """Whether the client got all bytes that were taken."""
 
     @abstractmethod
     def _take(self) -> int:
-        """Take bytes of the peer, none at its end, and return how many. Raises OSError."""
+        """Take bytes from the peer and return their number, 0 at the end. Raises OSError."""
 
     @abstractmethod
     def _give(self) -> int:
-        """Give the client some of what was taken, and return how many bytes. Raises OSError."""
+        """Give the client some of the bytes taken and return their number. Raises OSError."""
 
     def step(self, *, may_block: bool = False) -> Side | None:
         if self._is_empty and not self._fill():
@@ -109,11 +122,11 @@ class _Passed(Move):
         return True
 
 
-class Splice(_Passed):
+class Splice(_SocketMove):
     """Through a pipe, by the kernel alone."""
 
-    def __init__(self, *, peer: int, pipe: Pipe, loan: Loan, length: int) -> None:
-        super().__init__(peer=peer, loan=loan, length=length)
+    def __init__(self, *, peer: int, pipe: Pipe, lease: SocketLease, length: int) -> None:
+        super().__init__(peer=peer, lease=lease, length=length)
         self._pipe = pipe
 
     @property
@@ -121,27 +134,32 @@ class Splice(_Passed):
         return not self._pipe.held
 
     def _take(self) -> int:
-        most = min(SIZE, self.left)
+        most = min(PIPE_SIZE, self.left)
         self._pipe.held = os.splice(self._peer, self._pipe.writer, most, flags=os.SPLICE_F_NONBLOCK)
         return self._pipe.held
 
     def _give(self) -> int:
         count = os.splice(
-            self._pipe.reader, self.loan.fd, self._pipe.held, flags=os.SPLICE_F_NONBLOCK
+            self._pipe.reader, self.lease.fd, self._pipe.held, flags=os.SPLICE_F_NONBLOCK
         )
         self._pipe.held -= count
         return count
 
 
-class Copy(_Passed):
-    """Through a buffer: `tap` sees each byte once it has been passed on."""
+class Copy(_SocketMove):
+    """Through a buffer: `observer` sees each byte once the client got it."""
 
     def __init__(
-        self, *, peer: int, tap: Callable[[memoryview], object], loan: Loan, length: int
+        self,
+        *,
+        peer: int,
+        observer: Callable[[memoryview], object],
+        lease: SocketLease,
+        length: int,
     ) -> None:
-        super().__init__(peer=peer, loan=loan, length=length)
-        self._tap = tap
-        self._buffer = memoryview(bytearray(min(COPIED, length)))
+        super().__init__(peer=peer, lease=lease, length=length)
+        self._observer = observer
+        self._buffer = memoryview(bytearray(min(COPY_SIZE, length)))
         self._held = self._buffer[:0]
 
     @property
@@ -154,15 +172,15 @@ class Copy(_Passed):
         return count
 
     def _give(self) -> int:
-        count = os.write(self.loan.fd, self._held)
-        self._tap(self._held[:count])
+        count = os.write(self.lease.fd, self._held)
+        self._observer(self._held[:count])
         self._held = self._held[count:]
         return count
 
 
 @cache
 def can_splice() -> bool:
-    """Say whether this kernel moves bytes from a socket to a socket: sandboxes and seccomp filters may not."""
+    """Return True if this kernel splices between sockets: sandboxes and seccomp filters may not."""
     (source, sender), (receiver, sink), pipe = socket.socketpair(), socket.socketpair(), Pipe()
     try:
         sender.send(b"x")

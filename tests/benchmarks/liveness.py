@@ -26,7 +26,7 @@ from spegel_py.routing.libp2p.frames import Refresh, encode
 from spegel_py.routing.libp2p.sharing import next_interval
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
-from spegel_py.transfer.exchange import Exchange
+from spegel_py.transfer.exchange import HTTPExchange
 from tests import images
 from tests.benchmarks import machine, nodes
 
@@ -85,7 +85,7 @@ def _request() -> int:
     """Return the bytes of a check's request, as the client writes it."""
     upstream = HTTPUpstream(deadlines=Deadlines(), is_copying=True)
     headers = upstream._headers(Peer("p", "10.100.100.100", 5000), LIVEZ)
-    return len(Exchange(method="GET", target=LIVEZ.target, headers=headers).request)
+    return len(HTTPExchange(method="GET", target=LIVEZ.target, headers=headers).request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
-from spegel_py.transfer.base import ClientGone, Loan, Sink
+from spegel_py.transfer.base import ClientGone, Sink, SocketLease
 
 
 class MemorySink(Sink):
@@ -39,7 +39,7 @@ class SocketSink(Sink):
         self.taken = bytearray()
         self._sock = sock
         self._written = 0
-        self._loans: list[Loan] = []
+        self._leases: list[SocketLease] = []
         self._reading = asyncio.ensure_future(self._read(client, limit))
 
     @classmethod
@@ -53,7 +53,7 @@ class SocketSink(Sink):
 
     @property
     def sent(self) -> int:
-        return self._written + sum(loan.moved for loan in self._loans)
+        return self._written + sum(lease.moved for lease in self._leases)
 
     async def write(self, data: bytes) -> None:
         try:
@@ -63,13 +63,13 @@ class SocketSink(Sink):
         self._written += len(data)
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Loan | None]:
-        loan = Loan(fd=os.dup(self._sock.fileno()), patience=5.0)
-        self._loans.append(loan)
+    async def lease(self) -> AsyncIterator[SocketLease | None]:
+        lease = SocketLease(fd=os.dup(self._sock.fileno()), timeout=5.0)
+        self._leases.append(lease)
         try:
-            yield loan
+            yield lease
         finally:
-            os.close(loan.fd)
+            os.close(lease.fd)
 
     async def close(self) -> None:
         """End the connection; `taken` is all that its client got then."""
@@ -87,7 +87,7 @@ class SocketSink(Sink):
 
 
 class SeenSink(SocketSink):
-    """A connection of which each byte is `seen` that passes; half a megabyte by a loan at most, the rest is written."""
+    """A connection of which each byte is `seen` that passes; half a megabyte by a lease at most, the rest is written."""
 
     def __init__(self, sock: socket.socket, client: socket.socket, limit: int | None) -> None:
         super().__init__(sock, client, limit)
@@ -98,12 +98,12 @@ class SeenSink(SocketSink):
         await super().write(data)
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Loan | None]:
-        async with super().lend() as loan:
-            assert loan is not None
-            loan.tap, loan.most = self.seen.extend, 500_000
-            yield loan
-            assert loan.moved <= loan.most
+    async def lease(self) -> AsyncIterator[SocketLease | None]:
+        async with super().lease() as lease:
+            assert lease is not None
+            lease.observer, lease.max_bytes = self.seen.extend, 500_000
+            yield lease
+            assert lease.moved <= lease.max_bytes
 
     async def close(self) -> None:
         await super().close()

@@ -202,11 +202,11 @@ async def test_what_is_sent_past_the_transport_does_not_overtake_it(
 
     async def send(sink: Sink, _start: int, _length: int) -> None:
         await sink.write(b"a" * 3_000_000)
-        async with sink.lend() as loan:
-            assert loan is not None
-            while loan.moved < 1000:
+        async with sink.lease() as lease:
+            assert lease is not None
+            while lease.moved < 1000:
                 try:
-                    loan.moved += os.write(loan.fd, b"b" * (1000 - loan.moved))
+                    lease.moved += os.write(lease.fd, b"b" * (1000 - lease.moved))
                 except BlockingIOError:
                     await asyncio.sleep(0.001)
         await sink.write(b"c" * 1000)
@@ -223,9 +223,9 @@ async def test_small_packets_are_sent_at_once(way: Way, tmp_path: Path) -> None:
     """A range's last bytes do not wait for an acknowledgement (Nagle): that costs three quarters of the speed."""
 
     async def send(sink: Sink, _start: int, length: int) -> None:
-        async with sink.lend() as loan:
-            assert loan is not None
-            with socket.socket(fileno=os.dup(loan.fd)) as sock:
+        async with sink.lease() as lease:
+            assert lease is not None
+            with socket.socket(fileno=os.dup(lease.fd)) as sock:
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await sink.write(bytes(length))
 

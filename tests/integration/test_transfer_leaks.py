@@ -19,7 +19,7 @@ import pytest
 import uvloop
 
 from spegel_py.transfer import sender
-from spegel_py.transfer.pipes import KEPT
+from spegel_py.transfer.pipes import MAX_IDLE_PIPES
 from tests.contract.serving import WAYS, Server, Way, local, relayed, serving
 from tests.processes import until
 from tests.unit.mirror.peers import FakePeer
@@ -98,7 +98,8 @@ async def _run(way: Way, folder: Path, downloads: int) -> None:
         async def is_back() -> bool:
             now = _held()
             kept = (
-                now.pipes - idle.pipes <= 2 * KEPT and now.threads - idle.threads <= sender.THREADS
+                now.pipes - idle.pipes <= 2 * MAX_IDLE_PIPES
+                and now.threads - idle.threads <= sender.THREADS
             )
             return len(server.ended) == AT_ONCE + downloads and kept and now.others == idle.others
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from spegel_py.errors import PeerError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import MAX_BYTES, ByteRange
-from spegel_py.transfer.answer import check
+from spegel_py.transfer.answer import check_answer
 from spegel_py.transfer.base import PeerRequest
-from spegel_py.transfer.exchange import MAX_HEAD, Exchange
+from spegel_py.transfer.exchange import MAX_HEAD, HTTPExchange
 from tests.fuzz.target import check_text, target
 
 DIGEST = "sha256:" + "a" * 64
@@ -117,7 +117,7 @@ def _answers(data: bytes) -> None:
 
 
 def _receive(request: PeerRequest, pieces: list[bytes]) -> None:
-    exchange = Exchange(
+    exchange = HTTPExchange(
         method="HEAD" if request.head else "GET", target="/x", headers=[("Host", "x")]
     )
     head = None
@@ -127,7 +127,7 @@ def _receive(request: PeerRequest, pieces: list[bytes]) -> None:
         return
     assert head.length is None or head.length >= 0
     assert sum(len(name) + len(value) for name, value in head.headers.items()) <= MAX_HEAD
-    answer = check(request, head.status, head.headers)
+    answer = check_answer(request, head.status, head.headers)
     assert 0 <= answer.size <= MAX_BYTES
     assert 0 <= answer.length <= answer.size
     assert answer.start is None or 0 <= answer.start <= answer.size - answer.length

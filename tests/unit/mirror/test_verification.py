@@ -89,7 +89,7 @@ async def test_a_thread_hashes_what_a_lent_socket_takes(sent: bytes) -> None:
             written += len(data)
             await verifier.write(data)
 
-        lend = verifier.lend
+        lease = verifier.lease
 
     request = PeerRequest(target="/v2/app/blobs/x", size=len(LARGE))
     async with (

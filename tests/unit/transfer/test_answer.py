@@ -7,7 +7,7 @@ import pytest
 from spegel_py.errors import DigestMismatch, PeerRefused
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
-from spegel_py.transfer.answer import check
+from spegel_py.transfer.answer import check_answer
 from spegel_py.transfer.base import PeerAnswer, PeerRequest
 
 DIGEST = Digest("sha256", "a" * 64)
@@ -23,7 +23,7 @@ def part(said: str = "bytes 4-9/10", length: str = "6") -> dict[str, str]:
 def test_a_whole_answer_is_used() -> None:
     """A 200 with a length is the whole content, with the digest and type that the peer says."""
     headers = {"Content-Length": "10", "Content-Type": "a/b", "Docker-Content-Digest": str(DIGEST)}
-    assert check(WHOLE, 200, headers) == PeerAnswer(
+    assert check_answer(WHOLE, 200, headers) == PeerAnswer(
         media_type="a/b", digest=DIGEST, size=10, start=0, length=10
     )
 
@@ -42,22 +42,22 @@ def test_the_range_that_was_asked_is_used(
     asked: ByteRange, said: str, start: int, length: int
 ) -> None:
     """A 206 is used if its Content-Range is exactly what was asked of content of that size."""
-    answer = check(PeerRequest(target="/x", range=asked), 206, part(said, str(length)))
+    answer = check_answer(PeerRequest(target="/x", range=asked), 206, part(said, str(length)))
     assert (answer.start, answer.length, answer.size) == (start, length, 10)
 
 
 def test_a_chunked_answer_is_used_where_its_length_is_known() -> None:
     """From its range, or from the size that was asked for; it must not say two lengths."""
     chunked = {"Transfer-Encoding": "chunked"}
-    assert check(PART, 206, chunked | {"Content-Range": "bytes 4-9/10"}).length == 6
-    assert check(PeerRequest(target="/x", size=10), 200, chunked).length == 10
+    assert check_answer(PART, 206, chunked | {"Content-Range": "bytes 4-9/10"}).length == 6
+    assert check_answer(PeerRequest(target="/x", size=10), 200, chunked).length == 10
     with pytest.raises(PeerRefused):
-        check(PART, 206, chunked | part())
+        check_answer(PART, 206, chunked | part())
 
 
 def test_a_range_outside_the_content_is_an_answer() -> None:
     """A 416 with the size says that no bytes follow, and how long the content is."""
-    answer = check(
+    answer = check_answer(
         PeerRequest(target="/x", range=ByteRange(20, None)), 416, {"Content-Range": "bytes */10"}
     )
     assert (answer.start, answer.length, answer.size) == (None, 0, 10)
@@ -92,7 +92,7 @@ def test_what_was_not_asked_is_refused(
 ) -> None:
     """Anything but what was asked for is PeerRefused with the status that the peer gave."""
     with pytest.raises(PeerRefused) as refused:
-        check(request_, status, headers)
+        check_answer(request_, status, headers)
     assert refused.value.status == status
 
 
@@ -100,27 +100,27 @@ def test_another_digest_is_a_mismatch() -> None:
     """A peer that names another digest than the one asked for is about to send wrong bytes."""
     headers = {"Content-Length": "1", "Docker-Content-Digest": str(OTHER)}
     with pytest.raises(DigestMismatch):
-        check(PeerRequest(target="/x", digest=DIGEST), 200, headers)
+        check_answer(PeerRequest(target="/x", digest=DIGEST), 200, headers)
 
 
 def test_a_digest_that_is_none_is_refused() -> None:
     """A Docker-Content-Digest that cannot be read is not passed on."""
     with pytest.raises(PeerRefused):
-        check(WHOLE, 200, {"Content-Length": "1", "Docker-Content-Digest": "x"})
+        check_answer(WHOLE, 200, {"Content-Length": "1", "Docker-Content-Digest": "x"})
 
 
 @pytest.mark.parametrize("digits", [20, 5000])
 def test_numbers_without_end_are_no_numbers(digits: int) -> None:
     """A peer's header of thousands of digits says nothing, or refuses the answer; it raises nothing else."""
     number = "9" * digits
-    assert check(WHOLE, 200, {"Content-Length": "10", "Age": number}).age is None
+    assert check_answer(WHOLE, 200, {"Content-Length": "10", "Age": number}).age is None
     for headers in (
         {"Content-Length": number},
         part(said=f"bytes 4-9/{number}"),
         part(said=f"bytes 4-{number}/10"),
     ):
         with pytest.raises(PeerRefused):
-            check(
+            check_answer(
                 PART if "Content-Range" in headers else WHOLE,
                 206 if "Content-Range" in headers else 200,
                 headers,
@@ -130,5 +130,5 @@ def test_numbers_without_end_are_no_numbers(digits: int) -> None:
 def test_what_cannot_be_shown_counts_as_not_said() -> None:
     """A type goes to clients as it is, and a source into what people are shown."""
     headers = {"Content-Length": "1", "Content-Type": "a\x1b[2J", "X-Spegel-Source": "caf\xe9"}
-    answer = check(WHOLE, 200, headers)
+    answer = check_answer(WHOLE, 200, headers)
     assert (answer.media_type, answer.source) == (None, None)

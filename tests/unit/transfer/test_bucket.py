@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.transfer.bucket import SMALLEST, STEP, TokenBucket
+from spegel_py.transfer.bucket import MIN_PIECE, REFILL, TokenBucket
 
 RATE = 10_000_000
 
@@ -36,17 +36,17 @@ def test_idle_time_is_not_saved_up() -> None:
     """After a long pause a sender may be ahead by one step at most."""
     bucket = TokenBucket(rate=RATE)
     bucket.pay(RATE, 0.0)
-    assert bucket.pay(RATE, 1000.0) == pytest.approx(1 - STEP)
+    assert bucket.pay(RATE, 1000.0) == pytest.approx(1 - REFILL)
 
 
 def test_what_did_not_wait_is_waited_for_by_the_next() -> None:
     """Small content that is only counted is paid for by what does wait."""
     bucket = TokenBucket(rate=RATE)
     bucket.pay(RATE, 0.0)
-    assert bucket.pay(RATE, 0.0) == pytest.approx(2 - STEP)
+    assert bucket.pay(RATE, 0.0) == pytest.approx(2 - REFILL)
 
 
 @given(st.integers(1, 10**12))
 def test_a_piece_is_never_tiny(rate: int) -> None:
     """However low the rate, a piece is worth its system call."""
-    assert TokenBucket(rate=rate).piece >= SMALLEST
+    assert TokenBucket(rate=rate).piece >= MIN_PIECE

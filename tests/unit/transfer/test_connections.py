@@ -13,7 +13,14 @@ from aiohappyeyeballs import AddrInfoType
 
 from spegel_py.routing.base import Peer
 from spegel_py.transfer import connections
-from spegel_py.transfer.connections import KEPT, PER_PEER, WINDOW, Pool, dial, window_of
+from spegel_py.transfer.connections import (
+    MAX_IDLE,
+    MAX_IDLE_PER_PEER,
+    WINDOW,
+    ConnectionPool,
+    dial,
+    window_of,
+)
 from tests.processes import until
 
 
@@ -23,7 +30,7 @@ class Host:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._server = self._stack.enter_context(
-            socket.create_server(("127.0.0.1", 0), backlog=KEPT)
+            socket.create_server(("127.0.0.1", 0), backlog=MAX_IDLE)
         )
         self.peer = Peer("a", *self._server.getsockname())
 
@@ -45,7 +52,7 @@ def host() -> Iterator[Host]:
 
 async def test_the_connection_used_last_is_taken_first(host: Host) -> None:
     """So that those which are not needed run out."""
-    with closing(Pool()) as pool:
+    with closing(ConnectionPool()) as pool:
         (one, _), (other, _) = host.connect(), host.connect()
         pool.keep(host.peer, one)
         pool.keep(host.peer, other)
@@ -57,7 +64,7 @@ async def test_the_connection_used_last_is_taken_first(host: Host) -> None:
 @pytest.mark.parametrize("what", ["its end", "a byte"])
 async def test_a_connection_on_which_something_came_is_closed(host: Host, what: str) -> None:
     """Nothing was asked, so it is an end, or bytes that belong to no answer."""
-    with closing(Pool()) as pool:
+    with closing(ConnectionPool()) as pool:
         (one, _), (other, theirs) = host.connect(), host.connect()
         pool.keep(host.peer, one)
         pool.keep(host.peer, other)
@@ -71,7 +78,7 @@ async def test_a_connection_on_which_something_came_is_closed(host: Host, what: 
 
 async def test_idle_connections_are_closed_after_a_while(host: Host) -> None:
     """By themselves, without another request."""
-    with closing(Pool(keepalive=0.05)) as pool:
+    with closing(ConnectionPool(keepalive=0.05)) as pool:
         sockets = [host.connect()[0] for _ in range(3)]
         for each in sockets:
             pool.keep(host.peer, each)
@@ -86,20 +93,20 @@ async def test_idle_connections_are_closed_after_a_while(host: Host) -> None:
 
 async def test_there_is_a_limit_for_each_peer_and_for_all(host: Host) -> None:
     """The longest idle ones give way."""
-    with closing(Pool()) as pool:
-        sockets = [host.connect()[0] for _ in range(PER_PEER + 1)]
+    with closing(ConnectionPool()) as pool:
+        sockets = [host.connect()[0] for _ in range(MAX_IDLE_PER_PEER + 1)]
         for each in sockets:
             pool.keep(host.peer, each)
-        assert [each.fileno() == -1 for each in sockets] == [True] + [False] * PER_PEER
-        for number in range(KEPT):
+        assert [each.fileno() == -1 for each in sockets] == [True] + [False] * MAX_IDLE_PER_PEER
+        for number in range(MAX_IDLE):
             pool.keep(Peer(str(number), host.peer.host, host.peer.port), host.connect()[0])
-        assert len(pool) == KEPT
+        assert len(pool) == MAX_IDLE
         assert pool.take(host.peer) is None
 
 
 async def test_a_closed_pool_has_closed_all(host: Host) -> None:
     """Nothing is left open at the end."""
-    pool, (ours, _) = Pool(), host.connect()
+    pool, (ours, _) = ConnectionPool(), host.connect()
     pool.keep(host.peer, ours)
     pool.close()
     assert ours.fileno() == -1

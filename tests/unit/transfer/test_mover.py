@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 import pytest
 
 from spegel_py.errors import StoreUnavailable
-from spegel_py.transfer.base import ClientGone, Loan
+from spegel_py.transfer.base import ClientGone, SocketLease
 from spegel_py.transfer.mover import Mover
 from spegel_py.transfer.moves import Move, Side
 from tests.unit.transfer.test_moves import Wire
@@ -24,7 +24,9 @@ class Scripted(Move):
     def __init__(
         self, wire: Wire, *, length: int, step: Step = lambda _move, _may_block: None
     ) -> None:
-        super().__init__(source=None, loan=Loan(fd=wire.near.fileno(), patience=5), length=length)
+        super().__init__(
+            source=None, lease=SocketLease(fd=wire.near.fileno(), timeout=5), length=length
+        )
         self._do = step
 
     def step(self, *, may_block: bool = False) -> Side | None:
@@ -69,8 +71,8 @@ async def test_transfers_take_turns(mover: Mover, wires: list[Wire]) -> None:
 
     early = Scripted(wires[0], length=1000, step=step("early"))
     early.left = 2
-    running = asyncio.ensure_future(mover.run(early, look=patiently))
-    await mover.run(Scripted(wires[1], length=1, step=step("late")), look=patiently)
+    running = asyncio.ensure_future(mover.run(early, check=patiently))
+    await mover.run(Scripted(wires[1], length=1, step=step("late")), check=patiently)
     await running
     assert steps[0] == "late"
     assert len(steps) <= 4
@@ -82,7 +84,7 @@ async def test_threads_share_the_transfers(wires: list[Wire]) -> None:
         waiting = [
             Scripted(wire, length=1, step=lambda _move, _may_block: Side.SOURCE) for wire in wires
         ]
-        running = [asyncio.ensure_future(mover.run(move, look=patiently)) for move in waiting]
+        running = [asyncio.ensure_future(mover.run(move, check=patiently)) for move in waiting]
         while not all(move.waits.side for move in waiting):
             await asyncio.sleep(0.001)
         assert repr(mover) == "<Mover shared: [2 transfers, 0 ready, 1 transfers, 0 ready]>"
@@ -103,10 +105,10 @@ async def test_one_disk_that_hangs_holds_up_no_other_transfer(
         return None
 
     waiting = asyncio.ensure_future(
-        mover.run(Scripted(wires[0], length=1, step=wait), look=patiently)
+        mover.run(Scripted(wires[0], length=1, step=wait), check=patiently)
     )
     async with asyncio.timeout(5):
-        await mover.run(Scripted(wires[1], length=100), look=patiently)
+        await mover.run(Scripted(wires[1], length=100), check=patiently)
     assert not waiting.done()
     disk.set()
     await waiting
@@ -124,7 +126,7 @@ async def test_a_client_that_can_take_more_is_served_again(mover: Mover, wires: 
         return None
 
     move = Scripted(wire, length=200, step=fill)
-    running = asyncio.ensure_future(mover.run(move, look=patiently))
+    running = asyncio.ensure_future(mover.run(move, check=patiently))
     async with asyncio.timeout(5):
         while move.waits.side is not Side.CLIENT:
             await asyncio.sleep(0.001)
@@ -140,13 +142,13 @@ async def test_a_client_that_can_take_more_is_served_again(mover: Mover, wires: 
 async def test_what_a_look_finds_wanting_is_given_up(mover: Mover, wires: list[Wire]) -> None:
     """The move ends with what the look says, and is not stepped again."""
 
-    def look(_now: float) -> float:
+    def check(_now: float) -> float:
         raise ClientGone("too slow")
 
     move = Scripted(wires[0], length=1, step=lambda _move, _may_block: Side.CLIENT)
     with pytest.raises(ClientGone, match="too slow"):
-        await mover.run(move, look=look)
-    await mover.run(Scripted(wires[0], length=1), look=patiently)  # the descriptor is free again
+        await mover.run(move, check=check)
+    await mover.run(Scripted(wires[0], length=1), check=patiently)  # the descriptor is free again
 
 
 async def test_a_failed_step_ends_its_move_alone(mover: Mover, wires: list[Wire]) -> None:
@@ -156,8 +158,8 @@ async def test_a_failed_step_ends_its_move_alone(mover: Mover, wires: list[Wire]
         raise StoreUnavailable("no disk")
 
     results = await asyncio.gather(
-        mover.run(Scripted(wires[0], length=1, step=fail), look=patiently),
-        mover.run(Scripted(wires[1], length=100), look=patiently),
+        mover.run(Scripted(wires[0], length=1, step=fail), check=patiently),
+        mover.run(Scripted(wires[1], length=100), check=patiently),
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [StoreUnavailable, type(None)]
@@ -166,14 +168,14 @@ async def test_a_failed_step_ends_its_move_alone(mover: Mover, wires: list[Wire]
 async def test_closing_ends_what_is_under_way(mover: Mover, wires: list[Wire]) -> None:
     """A node that stops waits for no client, and takes up nothing more."""
     stuck = Scripted(wires[0], length=1, step=lambda _move, _may_block: Side.SOURCE)
-    running = asyncio.ensure_future(mover.run(stuck, look=patiently))
+    running = asyncio.ensure_future(mover.run(stuck, check=patiently))
     while stuck.waits.side is None:
         await asyncio.sleep(0.001)
     mover.close()
     with pytest.raises(ClientGone):
         await running
     with pytest.raises(ClientGone):
-        await mover.run(Scripted(wires[1], length=1), look=patiently)
+        await mover.run(Scripted(wires[1], length=1), check=patiently)
     mover.close()
 
 
@@ -183,7 +185,7 @@ async def test_a_thread_that_dies_leaves_nobody_waiting(
 ) -> None:
     """Whatever kills it, its moves end with an error, and the next move finds a new thread."""
     stuck = Scripted(wires[0], length=1, step=lambda _move, _may_block: Side.SOURCE)
-    running = asyncio.ensure_future(mover.run(stuck, look=patiently))
+    running = asyncio.ensure_future(mover.run(stuck, check=patiently))
     while stuck.waits.side is None:
         await asyncio.sleep(0.001)
 
@@ -192,9 +194,9 @@ async def test_a_thread_that_dies_leaves_nobody_waiting(
 
     with monkeypatch.context() as patched:
         patched.setattr("spegel_py.transfer.mover._Thread._begin", broken)
-        other = asyncio.ensure_future(mover.run(Scripted(wires[1], length=1), look=patiently))
+        other = asyncio.ensure_future(mover.run(Scripted(wires[1], length=1), check=patiently))
         with pytest.raises(StoreUnavailable, match="a bug"):
             await running
         other.cancel()
         await asyncio.wait([other])
-    await mover.run(Scripted(wires[2], length=1), look=patiently)
+    await mover.run(Scripted(wires[2], length=1), check=patiently)

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from spegel_py.errors import PeerUnreachable, StoreUnavailable
-from spegel_py.transfer.base import ClientGone, Loan
+from spegel_py.transfer.base import ClientGone, SocketLease
 from spegel_py.transfer.moves import Move, Side, Waits
 from spegel_py.transfer.pipes import Pipe
-from spegel_py.transfer.sendfile import Sendfile, Unable
+from spegel_py.transfer.sendfile import CannotSendfile, Sendfile
 from spegel_py.transfer.splicer import Copy, Splice, can_splice
 
 DATA = os.urandom(1 << 20) * 3
@@ -72,19 +72,19 @@ def file(tmp_path: Path) -> Iterator[int]:
 @pytest.fixture(params=["spliced", "copied"])
 def passed_on(
     request: pytest.FixtureRequest, peer: Wire, pipe: Pipe
-) -> Callable[[Loan, int], Move]:
+) -> Callable[[SocketLease, int], Move]:
     """Make a move of so many bytes of the peer."""
 
-    def make(lent: Loan, length: int) -> Move:
+    def make(lent: SocketLease, length: int) -> Move:
         if request.param == "spliced":
-            return Splice(peer=peer.near.fileno(), pipe=pipe, loan=lent, length=length)
-        return Copy(peer=peer.near.fileno(), tap=lambda _: None, loan=lent, length=length)
+            return Splice(peer=peer.near.fileno(), pipe=pipe, lease=lent, length=length)
+        return Copy(peer=peer.near.fileno(), observer=lambda _: None, lease=lent, length=length)
 
     return make
 
 
-def loan(client: Wire) -> Loan:
-    return Loan(fd=client.near.fileno(), patience=1)
+def lease(client: Wire) -> SocketLease:
+    return SocketLease(fd=client.near.fileno(), timeout=1)
 
 
 def run(move: Move) -> Side | None:
@@ -103,10 +103,10 @@ def read(wire: Wire, count: int) -> bytes:
 
 
 def test_it_ends_with_the_side_that_is_not_ready(
-    client: Wire, peer: Wire, file: int, passed_on: Callable[[Loan, int], Move]
+    client: Wire, peer: Wire, file: int, passed_on: Callable[[SocketLease, int], Move]
 ) -> None:
     """Bytes are moved as far as both sides allow; what was moved is counted at once."""
-    lent = loan(client)
+    lent = lease(client)
     move = passed_on(lent, 20)
     peer.far.sendall(b"0123456789")
     assert run(move) is Side.SOURCE
@@ -116,7 +116,7 @@ def test_it_ends_with_the_side_that_is_not_ready(
     assert (move.left, read(client, 20)) == (0, b"0123456789" * 2)
     assert peer.near.recv(10) == b"abc"  # nothing beyond the body is taken
 
-    full = Sendfile(fd=file, start=0, loan=loan(client), length=len(DATA))
+    full = Sendfile(fd=file, start=0, lease=lease(client), length=len(DATA))
     client.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     client.far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     assert run(full) is Side.CLIENT
@@ -132,8 +132,8 @@ def test_a_file_that_is_not_in_the_page_cache_is_left_to_a_thread_for_disks(
         raise BlockingIOError
 
     monkeypatch.setattr(os, "preadv", not_there)
-    lent = loan(client)
-    move = Sendfile(fd=file, start=7, loan=lent, length=250)
+    lent = lease(client)
+    move = Sendfile(fd=file, start=7, lease=lent, length=250)
     assert move.step() is Side.DISK
     assert lent.moved == 0
     assert move.step(may_block=True) is None
@@ -151,20 +151,24 @@ def test_the_wait_for_a_source_is_counted_and_no_other() -> None:
 
 def test_a_client_that_takes_nothing_for_too_long_is_given_up(client: Wire, file: int) -> None:
     """Its patience counts from the last byte that it took."""
-    move = Sendfile(fd=file, start=0, loan=loan(client), length=10)
-    assert move.look(100.0) == 1.0
+    move = Sendfile(fd=file, start=0, lease=lease(client), length=10)
+    assert move.check(100.0) == 1.0
     move.waits = Waits().began(Side.CLIENT, 100.0)
-    assert move.look(100.75) == 0.25
+    assert move.check(100.75) == 0.25
     with pytest.raises(ClientGone):
-        move.look(101.0)
+        move.check(101.0)
 
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["fin", "rst"])
 def test_a_peer_that_breaks_off(
-    client: Wire, peer: Wire, pipe: Pipe, passed_on: Callable[[Loan, int], Move], is_reset: bool
+    client: Wire,
+    peer: Wire,
+    pipe: Pipe,
+    passed_on: Callable[[SocketLease, int], Move],
+    is_reset: bool,
 ) -> None:
     """The end or a reset of the peer is its error; with a FIN all that it sent has been passed on."""
-    lent = loan(client)
+    lent = lease(client)
     move = passed_on(lent, 100)
     peer.far.sendall(b"0123456789")
     peer.reset() if is_reset else peer.far.close()
@@ -179,8 +183,8 @@ def test_what_is_copied_is_seen_once_it_was_passed_on(client: Wire, peer: Wire) 
     client.near.setsockopt(
         socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024
     )  # smaller ones wait for the kernel's timers
-    lent, seen, data = loan(client), bytearray(), DATA
-    move = Copy(peer=peer.near.fileno(), tap=seen.extend, loan=lent, length=len(data))
+    lent, seen, data = lease(client), bytearray(), DATA
+    move = Copy(peer=peer.near.fileno(), observer=seen.extend, lease=lent, length=len(data))
     sender = threading.Thread(target=peer.far.sendall, args=(data,))
     sender.start()
     got, waits = bytearray(), 0
@@ -205,20 +209,20 @@ def test_a_client_that_left(client: Wire, peer: Wire, pipe: Pipe, file: int) -> 
     assert arrived.poll(5000)
     peer.far.sendall(b"0123456789")
     with pytest.raises(ClientGone):
-        run(Splice(peer=peer.near.fileno(), pipe=pipe, loan=loan(client), length=100))
+        run(Splice(peer=peer.near.fileno(), pipe=pipe, lease=lease(client), length=100))
     assert pipe.held == 10
     seen = bytearray()
     peer.far.sendall(b"0123456789")
     with pytest.raises(ClientGone):
-        run(Copy(peer=peer.near.fileno(), tap=seen.extend, loan=loan(client), length=100))
+        run(Copy(peer=peer.near.fileno(), observer=seen.extend, lease=lease(client), length=100))
     assert not seen
     with pytest.raises(ClientGone):
-        run(Sendfile(fd=file, start=0, loan=loan(client), length=len(DATA)))
+        run(Sendfile(fd=file, start=0, lease=lease(client), length=len(DATA)))
 
 
 def test_a_file_that_ends_early(client: Wire, file: int) -> None:
     """A file shorter than it should be is the store's error, once all that is there was sent."""
-    move = Sendfile(fd=file, start=len(DATA) - 10, loan=loan(client), length=20)
+    move = Sendfile(fd=file, start=len(DATA) - 10, lease=lease(client), length=20)
     with pytest.raises(StoreUnavailable):
         run(move)
     assert read(client, 10) == DATA[-10:]
@@ -234,15 +238,15 @@ def test_a_disk_that_fails_is_the_stores_error(
 
     monkeypatch.setattr(os, "sendfile", broken)
     with pytest.raises(StoreUnavailable):
-        run(Sendfile(fd=file, start=0, loan=loan(client), length=10))
+        run(Sendfile(fd=file, start=0, lease=lease(client), length=10))
 
 
 def test_a_file_the_kernel_cannot_send(client: Wire) -> None:
     """What sendfile does not take is told apart, before the first byte: it is copied then."""
     fd = os.open("/proc/self/mem", os.O_RDONLY)
     try:
-        with pytest.raises(Unable):
-            Sendfile(fd=fd, start=0, loan=loan(client), length=10).step(may_block=True)
+        with pytest.raises(CannotSendfile):
+            Sendfile(fd=fd, start=0, lease=lease(client), length=10).step(may_block=True)
     finally:
         os.close(fd)
 

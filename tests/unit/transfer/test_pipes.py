@@ -10,16 +10,16 @@ from contextlib import ExitStack, closing
 import pytest
 
 from spegel_py.transfer import pipes
-from spegel_py.transfer.pipes import KEPT, Pipe, Pipes
+from spegel_py.transfer.pipes import MAX_IDLE_PIPES, Pipe, PipePool
 
 
 @pytest.fixture
-def lender() -> Iterator[Pipes]:
-    with closing(Pipes()) as made:
+def lender() -> Iterator[PipePool]:
+    with closing(PipePool()) as made:
         yield made
 
 
-def test_an_empty_pipe_is_lent_again(lender: Pipes) -> None:
+def test_an_empty_pipe_is_lent_again(lender: PipePool) -> None:
     """Making one costs more than keeping one."""
     with lender.borrow() as one:
         pass
@@ -27,7 +27,7 @@ def test_an_empty_pipe_is_lent_again(lender: Pipes) -> None:
         assert other is one
 
 
-def test_a_pipe_with_bytes_in_it_is_closed(lender: Pipes) -> None:
+def test_a_pipe_with_bytes_in_it_is_closed(lender: PipePool) -> None:
     """What one transfer left behind must never reach the client of another."""
     with lender.borrow() as one:
         assert one is not None
@@ -38,12 +38,12 @@ def test_a_pipe_with_bytes_in_it_is_closed(lender: Pipes) -> None:
         assert other is not one
 
 
-def test_no_more_are_kept_than_are_of_use(lender: Pipes) -> None:
+def test_no_more_are_kept_than_are_of_use(lender: PipePool) -> None:
     """A crowd of transfers leaves a few pipes behind."""
     with ExitStack() as stack:
-        lent = [stack.enter_context(lender.borrow()) for _ in range(KEPT + 5)]
-    assert len(set(map(id, lent))) == KEPT + 5
-    assert repr(lender) == f"<Pipes idle={KEPT}>"
+        lent = [stack.enter_context(lender.borrow()) for _ in range(MAX_IDLE_PIPES + 5)]
+    assert len(set(map(id, lent))) == MAX_IDLE_PIPES + 5
+    assert repr(lender) == f"<PipePool idle={MAX_IDLE_PIPES}>"
 
 
 def test_a_pipe_that_may_not_be_large_is_used_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,9 @@ def test_a_pipe_that_may_not_be_large_is_used_small(monkeypatch: pytest.MonkeyPa
         assert os.write(small.writer, b"x") == 1
 
 
-def test_without_descriptors_there_is_none(lender: Pipes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_descriptors_there_is_none(
+    lender: PipePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then bytes are copied."""
 
     def refused() -> Pipe:

@@ -17,7 +17,7 @@ import pytest
 from spegel_py.errors import StoreUnavailable
 from spegel_py.store.file_access import FileContent
 from spegel_py.store.memory_store import MemoryContent
-from spegel_py.transfer.sender import AT_ONCE, INLINE, Sender
+from spegel_py.transfer.sender import MAX_IMMEDIATE, MAX_INLINE, Sender
 from tests.contract.clients import MemorySink, SeenSink, SocketSink
 
 LARGE = os.urandom(1 << 20) * 4
@@ -134,7 +134,7 @@ async def test_small_content_does_not_wait_for_large(
     assert [type(result) for result in results] == [StoreUnavailable] * 3
 
 
-@pytest.mark.parametrize("size", [AT_ONCE, AT_ONCE + 1], ids=["one call", "more"])
+@pytest.mark.parametrize("size", [MAX_IMMEDIATE, MAX_IMMEDIATE + 1], ids=["one call", "more"])
 async def test_what_one_call_sends_is_sent_without_a_thread(
     large: FileContent, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
@@ -151,7 +151,7 @@ async def test_what_one_call_sends_is_sent_without_a_thread(
         async with connected() as sink:
             await sender.send(large, 0, size, sink)
     assert sink.taken == LARGE[:size]
-    assert (threads[0] == threading.get_ident()) == (size <= AT_ONCE)
+    assert (threads[0] == threading.get_ident()) == (size <= MAX_IMMEDIATE)
     assert threading.get_ident() not in threads[1:]
 
 
@@ -221,4 +221,4 @@ async def test_own_clients_and_small_content_do_not_wait_for_the_rate(
             for _ in range(10):
                 await sender.send(small, 0, len(SMALL), sink, to_peer=True)
     assert sink.taken == LARGE + SMALL * 10
-    assert len(SMALL) <= INLINE < len(LARGE)
+    assert len(SMALL) <= MAX_INLINE < len(LARGE)
