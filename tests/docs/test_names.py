@@ -20,17 +20,11 @@ ALLOWED_CLASSES = frozenset(
         "Level",
         "Mirror",
         "Node",
-        "Outcome",
-        "Pace",
-        "Patience",
         "Peer",
-        "Piece",
         "Pull",
         "Pulls",
         "Row",
-        "Sources",
         "Tree",
-        "Watch",
     ]
 )
 """Class names that still exist more than once."""
@@ -45,17 +39,14 @@ ALLOWED_MODULES = frozenset(
         "content",
         "disk",
         "files",
-        "health",
         "journal",
         "node",
-        "pace",
         "page",
         "peers",
         "records",
         "report",
         "routes",
         "tree",
-        "watch",
     ]
 )
 """Module names that still exist more than once."""
