@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import libp2p  # noqa: F401 - all of it: tests have it beside nodes, which load less (stand_ins.py)
 import pytest
 from hypothesis import settings
 

@@ -5,3 +5,7 @@ The libp2p side runs on Trio in a thread of its own (`thread`, `service`). The a
 object (`router`). Decisions are pure (`records`, `frames`, `keys`, `sharing`). Everything that
 works around py-libp2p is named in `compat`.
 """
+
+from spegel_py.routing.libp2p.stand_ins import install
+
+install()
