@@ -25,7 +25,7 @@ SUSPECT = 5.0
 hides the peer after 8 s."""
 
 EASY, GRAVE = 1.0, 8.0
-"""Phi up to which a peer keeps its whole weight, and phi from which it keeps only LEAST of it."""
+"""Phi up to which a peer keeps its whole weight, and phi from which it keeps only LEAST."""
 
 LEAST = 0.05
 """Share of its weight that a silent peer keeps: it may still answer requests."""

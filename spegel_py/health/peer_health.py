@@ -12,7 +12,7 @@ not tried for the next blob before. There are two special cases:
 
 1. The peer promised a body and stalled: the doubt lasts DOUBT seconds, even if checks pass.
    Small responses pass where large ones do not (a wrong MTU, a full disk).
-2. Another peer answered first, before this one answered at all: the doubt begins too, unless the
+2. Another peer answered first, before this peer did at all: the doubt begins too, unless the
    peer has just proved that it lives. A black hole beside quick peers shows in nothing else.
 
 Failed checks in a row, growing silence, a predicted failure and an unusual cost each take a part of
@@ -135,7 +135,7 @@ class PeerHealth:
         self.forecast.failed(now)
 
     def overtaken(self, now: float) -> bool:
-        """Record that another peer answered first. Return True if this one should be checked."""
+        """Record that another peer answered first. Return True if a check is needed."""
         if now - self._proof < PROOF or now < self._doubt_until:
             return False
         self._doubt, self._doubt_until, self._is_body_in_doubt = "", now + DOUBT, False

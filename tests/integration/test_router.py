@@ -20,17 +20,17 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p import (
-    addresses,
     announce,
     compat,
     dialling,
     duplicate_identities,
     frames,
     kademlia,
+    multiaddrs,
 )
-from spegel_py.routing.libp2p.addresses import listen_addresses, multiaddr
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.keys import name_hash, record_key
+from spegel_py.routing.libp2p.multiaddrs import listen_addresses, multiaddr
 from tests.benchmarks import routers as processes
 from tests.routers import Node, cluster, found, ports, until
 
@@ -437,7 +437,7 @@ async def test_a_standard_peer_is_served_and_believed() -> None:
             await kademlia.KademliaClient(host).add_providers(
                 peer,
                 [name_hash(f"mine {number}") for number in range(300)],
-                addresses.own_addresses(host),
+                multiaddrs.own_addresses(host),
             )
             with trio.move_on_after(15):
                 while len(got) < 500:

@@ -20,7 +20,6 @@ import structlog
 from aiohttp import web
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p.addresses import multiaddr
 from spegel_py.routing.libp2p.bootstrap_targets import (
     OnceLog,
     Resolver,
@@ -32,6 +31,7 @@ from spegel_py.routing.libp2p.bootstrap_targets import (
     resolved,
     with_path,
 )
+from spegel_py.routing.libp2p.multiaddrs import multiaddr
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p.addresses import multiaddr
+from spegel_py.routing.libp2p.multiaddrs import multiaddr
 from spegel_py.tools.addresses import is_http_url
 from spegel_py.tools.bounded import BoundedDict
 from spegel_py.tools.threads import run_detached

@@ -5,37 +5,41 @@ fixed it. The rest of the package gets from here a host that is safe to run for 
 
  1.* `new_host` offers plaintext, SECIO and TLS beside Noise. Its resource manager has limits per
     address and per peer that refuse many nodes on one host. `build_host` builds the swarm itself:
-    Noise and yamux only, no resource manager. 2.* The auto-connector dials every peer in the peer
-    store at any watermark, and the pruner closes connections above a watermark. The mesh decides
-    about connections itself, so the auto-connector is replaced and the pruner's watermark is never
-    reached. 3.* An inbound connection keeps its task and its slot of `_inbound_limiter` until the
-    whole swarm stops, so the 300th connection in a node's life is the last one accepted.
-    `MeshSwarm` releases both when the connection closes. 4. `dial_peer` needs the peer's id, tries
-    one TCP address only, retries, and remembers failures for 60 s. `dialling.dial` takes one
-    address and an optional id, which the handshake gives otherwise. 5.* A listener sets
-    SO_REUSEPORT, so two nodes share a port silently: `addresses.check_port_free` checks first. 6.*
-    Listening on 0.0.0.0 announces 0.0.0.0: `addresses.OwnAddresses` lists the interfaces instead.
-    7. A stopped swarm leaves the sockets it dialled open: `hang_up_all` closes them. A connection
-    that the swarm lost during a handshake is closed with the last reference to it. 8.* It does not
-    know the remote address of an IPv6 connection: `_remember_remote` stores it. 9. A write that is
-    cancelled half-way leaves the connection's cipher out of step, which breaks all its streams:
-    `streams.StreamPool` runs exchanges in tasks of its own. 10. A thread cannot be ended, and the
-    sockets of a hanging thread would go on accepting: `MeshSwarm` lists all sockets, and
-    `shut_sockets` shuts them from outside. 11. Its loggers write to stderr at WARNING and ERROR for
-    every peer that leaves: `silence` keeps them for DEBUG. 12.* Disconnecting a peer forgets a
-    connection that came while the old ones were being closed: it stays open, and the swarm does not
-    know it. `hang_up` closes only the connections it is given. 13.* A stream returns its window
-    with a frame for each read, even of one byte, which costs more than the message:
-    `speedups.speed_up_stream` makes each stream return it in bulk. 14.* A message is received in
-    two reads, its length and the rest, each a system call: `speedups.ReadAhead` reads all waiting
-    bytes. 15.* A message passes a dozen locks, each of which yields to the event loop though it is
-    free, at 50 us or more: `speedups.FastLock` replaces them. 16.* A proposed protocol that is not
-    UTF-8 ends the whole host, and so does any error of a stream handler: `MeshSwarm` resets that
-    stream, and logs a fault of this node once. 17.* A peer may send more than the window of a
-    stream, without end, and open any number of streams; unread bytes are kept.
-    `bounds.bound_connection` makes the swarm close the connection. 18. Any process may hold any
-    number of connections, each as another peer: `bounds.ConnectionCounts` counts them by address,
-    and the swarm closes excess ones before their handshake.
+    Noise and yamux only, no resource manager.
+ 2.* The auto-connector dials every peer in the peer store at any watermark, and the pruner closes
+    connections above a watermark. The mesh decides about connections itself, so the auto-connector
+    is replaced, and the pruner's watermark is never reached.
+ 3.* An inbound connection keeps its task and its slot of `_inbound_limiter` until the whole swarm
+    stops, so the 300th connection in a node's life is the last one accepted. `MeshSwarm` releases
+    both when the connection closes.
+ 4. `dial_peer` needs the peer's id, tries one TCP address only, retries, and remembers failures for
+    60 s. `dialling.dial` takes one address and an optional id, which the handshake gives otherwise.
+ 5.* A listener sets SO_REUSEPORT, so two nodes share a port silently: `multiaddrs.check_port_free`
+    checks first.
+ 6.* Listening on 0.0.0.0 announces 0.0.0.0: `multiaddrs.OwnAddresses` lists the interfaces instead.
+ 7. A stopped swarm leaves the sockets it dialled open: `hang_up_all` closes them. A connection that
+    the swarm lost during a handshake is closed with its last reference.
+ 8.* It does not know the remote address of an IPv6 connection: `_remember_remote` stores it.
+ 9. A write that is cancelled half-way leaves the connection's cipher out of step, which breaks all
+    its streams: `streams.StreamPool` runs exchanges in tasks of its own.
+10. A thread cannot be ended, and the sockets of a hanging thread would go on accepting: `MeshSwarm`
+    lists all sockets, and `shut_sockets` shuts them from outside.
+11. Its loggers write to stderr at WARNING and ERROR for every peer that leaves: `silence` mutes all
+    below CRITICAL.
+12.* Disconnecting a peer forgets a connection that came while the old ones were being closed: it
+    stays open, and the swarm does not know it. `hang_up` closes only the connections it is given.
+13.* A stream returns its window with a frame for each read, even of one byte, which costs more than
+    the message: `speedups.speed_up_stream` makes each stream return it in bulk.
+14.* A message is received in two reads, its length and the rest, each a system call:
+    `speedups.ReadAhead` reads all waiting bytes.
+15.* A message passes a dozen locks, each of which yields to the event loop though it is free, at
+    50 us or more: `speedups.FastLock` replaces them.
+16.* A proposed protocol that is not UTF-8 ends the whole host, and so does any error of a stream
+    handler: `MeshSwarm` resets that stream, and logs a fault of this node once.
+17.* A peer may send more than the window of a stream, without end, and open any number of streams;
+    unread bytes are kept. `bounds.bound_connection` makes the swarm close the connection.
+18. Any process may hold any number of connections, each as another peer: `bounds.ConnectionCounts`
+    counts them by address, and the swarm closes excess ones before their handshake.
 """
 
 from __future__ import annotations

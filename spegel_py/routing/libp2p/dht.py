@@ -13,15 +13,15 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.base import Peer
-from spegel_py.routing.libp2p.addresses import (
+from spegel_py.routing.libp2p.kademlia import CLOSEST, KademliaClient
+from spegel_py.routing.libp2p.keys import closest, position, record_key
+from spegel_py.routing.libp2p.mesh import Mesh
+from spegel_py.routing.libp2p.multiaddrs import (
     Contact,
     is_registry,
     registry_address,
     registry_port,
 )
-from spegel_py.routing.libp2p.kademlia import CLOSEST, KademliaClient
-from spegel_py.routing.libp2p.keys import closest, position, record_key
-from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import LocalKeys
 

@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.addresses import Contact, strip_peer
+from spegel_py.routing.libp2p.multiaddrs import Contact, strip_peer
 
 log = structlog.get_logger(__name__)
 

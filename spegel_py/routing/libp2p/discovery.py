@@ -13,7 +13,6 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p.addresses import Contact
 from spegel_py.routing.libp2p.dialling import (
     DIAL_TIMEOUT,
     MAX_DIALS,
@@ -23,6 +22,7 @@ from spegel_py.routing.libp2p.dialling import (
 )
 from spegel_py.routing.libp2p.kademlia import KademliaClient
 from spegel_py.routing.libp2p.location import drop_unusable
+from spegel_py.routing.libp2p.multiaddrs import Contact
 
 log = structlog.get_logger(__name__)
 

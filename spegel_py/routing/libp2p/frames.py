@@ -3,13 +3,17 @@
 A frame is a length (u32, big endian, of the rest), a kind (u8) and a body:
 
     HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the
-    sender's clock, Unix time), shares (it takes part in in-flight sharing), proof (that it knows
-    the cluster's password: see `password`); unknown members are ignored SET      flags (u8: 1 first
-    part, 2 last part, 4 complete), then 32-byte keys: the sender's set, in parts ADD      32-byte
-    keys that came REMOVE   32-byte keys that went REFRESH  count (u32) and checksum (u64) of all
-    keys sent so far: "I live, and you should hold these" GOODBYE  empty: the sender leaves in good
-    order RESYNC   empty, the only frame from receiver to sender: "send your set again" AGES
-    32-byte keys of sent tags, each with a u32: how many seconds ago the sender pulled it
+             sender's clock, Unix time), shares (it takes part in in-flight sharing), proof (that it
+             knows the cluster's password: see `identity`); unknown members are ignored
+    SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set,
+             in parts
+    ADD      32-byte keys that came
+    REMOVE   32-byte keys that went
+    REFRESH  count (u32) and checksum (u64) of all keys sent so far: "I live, and you should hold
+             these"
+    GOODBYE  empty: the sender leaves in good order
+    RESYNC   empty, the only frame from receiver to sender: "send your set again"
+    AGES     32-byte keys of sent tags, each with a u32: seconds since the sender pulled the tag
 
 A frame never contains the sender's identity: it is the peer that the Noise handshake authenticated.
 """

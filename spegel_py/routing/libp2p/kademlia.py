@@ -31,10 +31,10 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.addresses import Contact, own_addresses
 from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.bounds import MessageBudget, bound_key
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
+from spegel_py.routing.libp2p.multiaddrs import Contact, own_addresses
 from spegel_py.routing.libp2p.streams import MessageReader, Stream, StreamPool, finish, translated
 
 log = structlog.get_logger(__name__)
@@ -117,16 +117,20 @@ class KademliaServer:
     def _answer(self, message: Message, sender: ID) -> Message | None:
         """Return the answer, if the message needs one. Raises ValueError if it is malformed."""
         kind = message.type
+        # Case 1: a provider record, which gets no answer.
         if kind == Message.ADD_PROVIDER:
             self._add_provider(message, sender)
             return None
+        # Case 2: a ping.
         if kind == Message.PING:
             return Message(type=Message.PING)
+        # Case 3: a message of another kind, or without a key.
         if (
             kind not in (Message.FIND_NODE, Message.GET_PROVIDERS, Message.GET_VALUE)
             or not message.key
         ):
             raise ValueError("bad-message")
+        # Case 4: a lookup. The answer names the holders, if asked for, and the closest peers.
         answer = Message(type=kind, key=message.key)
         if kind == Message.GET_PROVIDERS and (key := from_record_key(message.key)):
             _fill(answer.providerPeers, self._backend.providers(key))

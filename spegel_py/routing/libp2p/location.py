@@ -23,7 +23,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p.addresses import Contact, endpoint, multiaddr
+from spegel_py.routing.libp2p.multiaddrs import Contact, endpoint, multiaddr
 
 log = structlog.get_logger(__name__)
 

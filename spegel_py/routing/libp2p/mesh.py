@@ -21,7 +21,6 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.addresses import Contact
 from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
 from spegel_py.routing.libp2p.announce import AnnounceStream, Carried, say_goodbye
 from spegel_py.routing.libp2p.announce_context import AnnounceContext
@@ -31,6 +30,7 @@ from spegel_py.routing.libp2p.discovery import MemberDiscovery, tolerating
 from spegel_py.routing.libp2p.duplicate_identities import DuplicateIdentities
 from spegel_py.routing.libp2p.kademlia import KademliaClient, Reprovider
 from spegel_py.routing.libp2p.location import Locations
+from spegel_py.routing.libp2p.multiaddrs import Contact
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.thread import TaskStatus
 
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 LEAST_PASS = 0.25
 """Least seconds between two searches for silent peers; the longest is the shortest announce
 interval in force."""
-LINK_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before announcing to a peer again after a failure; each new connection starts over."""
 REMEMBERED_DEPARTED = 256
 """Departed peers whose provider records are kept for their return."""
@@ -264,7 +264,7 @@ class Mesh:
 
     async def _keep_announcing(self, peer: ID) -> None:
         """Announce the local keys to a peer, again after every failure, ever less often."""
-        for delay in itertools.chain(LINK_DELAYS, itertools.repeat(LINK_DELAYS[-1])):
+        for delay in itertools.chain(RETRY_DELAYS, itertools.repeat(RETRY_DELAYS[-1])):
             if self._leaving:  # a hello after the goodbye would take it back
                 return
             with tolerating("telling a peer failed", peer):

@@ -351,9 +351,9 @@ class RecordTable:
     def _room(self, member: PeerRecords) -> int:
         """Return how many more records may be held of a peer.
 
-        Case 1: there is room for all records that the peers with its bound key may have. Case 2:
-        all peers together are at their bound. Then each still has its equal part of one half, so
-        that peers that announce too much do not shut out the others.
+        Case 1: there is room for all records that the peers with its bound key may have.
+        Case 2: all peers together are at their bound. Then each still has its equal part of one
+        half, so that peers that announce too much do not shut out the others.
         """
         members = self._members.values()
         left = MAX_RECORDS - sum(each.size for each in members)

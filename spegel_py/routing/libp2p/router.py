@@ -17,11 +17,11 @@ from functools import partial
 
 from spegel_py.routing.base import NOTHING, Life, Member, Peer
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.addresses import check_port_free
 from spegel_py.routing.libp2p.announce import Carried
 from spegel_py.routing.libp2p.bootstrap import Bootstrap, Joining
 from spegel_py.routing.libp2p.bootstrap_targets import Target
 from spegel_py.routing.libp2p.keys import name_hash
+from spegel_py.routing.libp2p.multiaddrs import check_port_free
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.request_response import Libp2pRequestResponse
 from spegel_py.routing.libp2p.service import RouterSettings, Service

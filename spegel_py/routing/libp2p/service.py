@@ -15,7 +15,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Peer, RequestHandler
-from spegel_py.routing.libp2p import addresses, announce, compat, kademlia, request_response
+from spegel_py.routing.libp2p import announce, compat, kademlia, multiaddrs, request_response
 from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.bootstrap_targets import Target
 from spegel_py.routing.libp2p.dht import Dht
@@ -73,16 +73,16 @@ class Service:
         rng: random.Random,
         handler: RequestHandler,
     ) -> None:
-        self._listen = addresses.listen_addresses(settings.host, settings.port)
+        self._listen = multiaddrs.listen_addresses(settings.host, settings.port)
         self._local = local
         self._host = compat.build_host(
             settings.key,
-            announce=addresses.OwnAddresses(settings.host, settings.port),
+            announce=multiaddrs.OwnAddresses(settings.host, settings.port),
             failed=lambda _: dropped("failed-stream"),
             refused=lambda: dropped("too-many-connections"),
         )
         provider_addresses = partial(
-            addresses.provider_addresses,
+            multiaddrs.provider_addresses,
             self._host,
             settings.registry_host,
             settings.registry_port,

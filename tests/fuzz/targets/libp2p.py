@@ -21,7 +21,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.inflight import messages
-from spegel_py.routing.libp2p import addresses, bootstrap_targets, frames, kademlia
+from spegel_py.routing.libp2p import bootstrap_targets, frames, kademlia, multiaddrs
 from spegel_py.routing.libp2p.keys import record_key
 from tests.fuzz.mutations import VALUES, as_json, objects
 from tests.fuzz.target import target
@@ -222,8 +222,8 @@ class _KademliaPeer:
         self.server = kademlia.KademliaServer(
             host,
             kademlia.KademliaBackend(
-                providers=lambda _: [addresses.Contact(host.get_id(), tuple(self.told))],
-                closest=lambda _: [addresses.Contact(host.get_id(), tuple(self.told))],
+                providers=lambda _: [multiaddrs.Contact(host.get_id(), tuple(self.told))],
+                closest=lambda _: [multiaddrs.Contact(host.get_id(), tuple(self.told))],
                 provide=self._provide,
                 dropped=lambda _: None,
             ),
@@ -273,10 +273,10 @@ def _kademlia(data: bytes) -> None:
         if contact is None:
             continue
         assert len(contact.addresses) <= kademlia.MAX_ADDRESSES
-        assert 1 <= addresses.registry_port(contact.addresses, default=5000) <= 65535
+        assert 1 <= multiaddrs.registry_port(contact.addresses, default=5000) <= 65535
         for address in contact.addresses:
             assert Multiaddr(address.to_bytes()) == address
-            addresses.strip_peer(address)
+            multiaddrs.strip_peer(address)
 
 
 # First peers

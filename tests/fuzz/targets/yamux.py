@@ -20,9 +20,9 @@ from structlog.testing import capture_logs
 
 from spegel_py.inflight import messages
 from spegel_py.routing.libp2p import announce, compat, dialling, frames, kademlia, request_response
-from spegel_py.routing.libp2p.addresses import multiaddr
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS
 from spegel_py.routing.libp2p.keys import record_key
+from spegel_py.routing.libp2p.multiaddrs import multiaddr
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.telemetry.logging import FaultLog
 from tests.fuzz.target import Check, Target

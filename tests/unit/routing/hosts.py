@@ -14,7 +14,7 @@ from libp2p.network.config import ConnectionConfig
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.addresses import multiaddr
+from spegel_py.routing.libp2p.multiaddrs import multiaddr
 from tests.routers import free_port
 
 

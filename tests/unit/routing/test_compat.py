@@ -34,7 +34,8 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p import compat, dialling
-from spegel_py.routing.libp2p.addresses import (
+from spegel_py.routing.libp2p.bounds import MAX_STREAMS, MAX_UNREAD
+from spegel_py.routing.libp2p.multiaddrs import (
     LOOK_AGAIN,
     OwnAddresses,
     announced_addresses,
@@ -42,7 +43,6 @@ from spegel_py.routing.libp2p.addresses import (
     listen_addresses,
     multiaddr,
 )
-from spegel_py.routing.libp2p.bounds import MAX_STREAMS, MAX_UNREAD
 from spegel_py.routing.libp2p.speedups import FastLock, ReadAhead
 from tests.routers import free_port
 from tests.unit.routing.hosts import on_trio, ours, running, stock, until

@@ -9,7 +9,6 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p.addresses import Contact
 from spegel_py.routing.libp2p.location import (
     IDENTIFY_TIMEOUT,
     MAX_DIALS,
@@ -17,6 +16,7 @@ from spegel_py.routing.libp2p.location import (
     drop_unusable,
     is_unusable,
 )
+from spegel_py.routing.libp2p.multiaddrs import Contact
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
 ROUTER, OWN, OTHER = "10.0.0.1", "10.1.0.2", "10.9.0.9"

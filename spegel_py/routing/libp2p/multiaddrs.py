@@ -30,7 +30,7 @@ class Contact:
 
 
 class OwnAddresses:
-    """This node's announced addresses, read anew: it may start before its network."""
+    """This node's announced addresses, read anew: the node may start before its network."""
 
     def __init__(
         self, host: str, port: int, *, clock: Callable[[], float] = time.monotonic
