@@ -125,3 +125,13 @@ def test_every_page_is_found_from_the_main_page() -> None:
         if "://" not in link
     }
     assert set((ROOT / "docs").rglob("*.md")) - {index} <= linked
+
+
+def test_classes_of_the_glossary_exist() -> None:
+    """A class that is renamed is renamed in the glossary too."""
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    rows = re.findall(r"^\| .*? \| .* \| (.*) \| .*\|$", text, re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", " ".join(rows)))
+    code = "".join(path.read_text() for path in (ROOT / "spegel_py").rglob("*.py"))
+    assert len(named) > 40
+    assert named <= set(re.findall(r"^class (\w+)", code, re.MULTILINE))
