@@ -1,5 +1,6 @@
-/* A wall clock that can be set for one process: preloaded, it is ahead by the seconds, an int64, that stand in the file
-   named by CLOCK_AHEAD. The monotonic clock is left alone, as it is when somebody sets the time of a machine. */
+/* A library to preload that sets the wall clock of one process ahead. The file named by CLOCK_AHEAD
+   holds the seconds as an int64. The monotonic clock does not change, as when an administrator sets
+   the time of a machine. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -12,10 +13,12 @@
 
 static volatile int64_t *ahead;
 
-__attribute__((constructor)) static void look(void) {
+__attribute__((constructor)) static void map_seconds(void) {
     const char *name = getenv("CLOCK_AHEAD");
     int file = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
-    void *shared = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
+    void *shared = MAP_FAILED;
+    if (file >= 0)
+        shared = mmap(NULL, sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
     if (shared != MAP_FAILED)
         ahead = shared;
 }

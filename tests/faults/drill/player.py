@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +24,8 @@ from tests.faults.drill.report import (
     most_waits,
 )
 from tests.faults.drill.rows import HEALED, ExpectedAlert, Row, Well
-from tests.faults.drill.traffic import pulling
 from tests.faults.harness import recorded
-from tests.faults.pulls import FAILURES, Attempt
+from tests.faults.pulls import FAILURES, Attempt, attempt
 from tests.integration.chronicles import history
 from tests.integration.cluster import events
 from tests.lab import Node
@@ -34,6 +33,8 @@ from tests.processes import until
 
 NEVER = 60.0
 """Seconds after which an alert that has not opened or closed counts as never doing so."""
+PAUSE = 0.2
+"""Seconds between two pulls of one node."""
 WRITTEN = 10.0
 """Seconds for a history to be written once its disk takes writes again."""
 
@@ -65,7 +66,7 @@ class DrillPlayer:
         await cluster.rest()
         calm = await self._undisturbed(row.calm)
         observed = _ObservedRow(cluster=cluster, row=row, victim=victim)
-        async with pulling(cluster) as pulls:
+        async with _pulling(cluster) as pulls:
             await until(lambda: _has_begun(pulls), deadline=NEVER)
             deaths = await observed.play()
         return replace(
@@ -80,7 +81,7 @@ class DrillPlayer:
     async def _undisturbed(self, seconds: float) -> tuple[Attempt, ...]:
         if not seconds:
             return ()
-        async with pulling(self._cluster) as pulls:
+        async with _pulling(self._cluster) as pulls:
             await asyncio.sleep(seconds)
         return tuple(pulls)
 
@@ -222,6 +223,27 @@ class _ObservedRow:
         is_closed = any(alert.id == opened[1] and not alert.is_open for alert in written.alerts)
         done = [action["outcome"] for action in written.repairs if action["alert"] == opened[1]]
         return is_closed and done[-1:] == ["verified"]
+
+
+@asynccontextmanager
+async def _pulling(cluster: DrillCluster) -> AsyncIterator[list[Attempt]]:
+    """Pull on all pullers, and yield the list to which each finished pull is added."""
+    pulls: list[Attempt] = []
+    over = asyncio.Event()
+
+    async def keep_pulling(node: Node) -> None:
+        while not over.is_set():
+            pulls.append(await attempt(node, cluster.reference))
+            # containerd collects its garbage before it answers
+            await node.cri.remove(cluster.reference)
+            await asyncio.sleep(PAUSE)
+
+    tasks = [asyncio.create_task(keep_pulling(node)) for node in cluster.pullers]
+    try:
+        yield pulls
+    finally:
+        over.set()
+        await asyncio.gather(*tasks)
 
 
 async def _has_begun(pulls: Sequence[Attempt]) -> bool:
