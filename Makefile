@@ -61,15 +61,15 @@ bench-kubernetes: ## first pulls and rolling restarts on a real Kubernetes, besi
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks.kubernetes $(ARGS)
 
-chaos: ## break things in the middle of real pulls, and say what became of those; needs root
+chaos: ## break things in the middle of real pulls, and show the results; needs root
 	.ci/setup test
 	$(BIN)/python -m tests.faults.chaos $(ARGS)
 
-crowd: ## break what nodes share while they pull it, in every way there is; needs root
+crowd: ## disturb nodes that share an image while they pull it; needs root
 	.ci/setup test
 	$(BIN)/python -m tests.faults.crowd $(ARGS)
 
-drill: ## break a cluster of six nodes in every way there is, and hold how it heals against the objectives; needs root
+drill: ## break a cluster of six nodes, and check how soon it detects and heals each fault; needs root
 	.ci/setup test
 	$(BIN)/python -m tests.faults.drill $(ARGS)
 
