@@ -14,9 +14,11 @@ from spegel_py.errors import ConfigError, StoreUnavailable
 from spegel_py.health.health import Health
 from spegel_py.health.peer_health import HealthRules
 from spegel_py.host import doctor
+from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.slow_peers import ParallelSettings
 from spegel_py.registry.server import parse_address
+from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
     DnsBootstrap,
@@ -64,14 +66,48 @@ def make_spreading(config: Config) -> ParallelSettings | None:
             return ParallelSettings()
 
 
-def make_rules(config: Config, deadlines: Deadlines) -> HealthRules:
-    return HealthRules(
+def make_health(
+    config: Config,
+    deadlines: Deadlines,
+    router: Libp2pRouter,
+    metrics: NodeMetrics,
+    rng: random.Random,
+) -> Health:
+    """Return the health of all peers."""
+    rules = HealthRules(
         passes=config.health_passes,
         fails=config.health_fails,
         timeout=config.health_timeout,
         passive_fails=config.health_passive_fails,
         passive_fail_timeout=config.health_passive_fail_timeout,
         first_byte=deadlines.first_byte,
+    )
+    return Health(
+        rules=rules,
+        interval=config.health_interval,
+        metrics=metrics.health,
+        random=rng,
+        left=router.left,
+    )
+
+
+def make_sharing(
+    config: Config,
+    router: Libp2pRouter,
+    store: Store,
+    ingests: Ingests | None,
+    advertiser: Advertiser,
+    metrics: NodeMetrics,
+) -> InFlightSharing | None:
+    """Return in-flight sharing; None where it is switched off."""
+    if not config.share_in_flight:
+        return None
+    return InFlightSharing(
+        requests=router.requests,
+        ingests=ingests,
+        store=store,
+        on_lead=metrics.in_flight.led,
+        advertised=lambda: advertiser.advertised,
     )
 
 

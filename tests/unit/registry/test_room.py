@@ -6,8 +6,8 @@ import resource
 
 import pytest
 
-from spegel_py import descriptors
 from spegel_py.registry.room import LOOKED_AT, OWN, Connections, Room, group
+from spegel_py.tools import descriptors
 
 HOST = "10.0.0.1"
 SMALL = Room(own=2, overall=6, per_address=3)

@@ -1,0 +1,265 @@
+"""One node's parts, put together: who knows whom.
+
+`parts` makes those that settings alone decide about; `node` owns the lifetimes.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+
+from spegel_py import parts
+from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.guard import guard_hosts
+from spegel_py.admin.holder_cache import HolderCache
+from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.images import LocalImages
+from spegel_py.admin.measurer import Measurer
+from spegel_py.admin.routes import image_routes, pull_routes
+from spegel_py.admin.state import describe
+from spegel_py.admin.web.page import PageSources
+from spegel_py.admin.web.status_page import StatusPage
+from spegel_py.config import Config
+from spegel_py.health.health import Health
+from spegel_py.health.monitor import Monitor
+from spegel_py.inflight.in_flight_sharing import InFlightSharing
+from spegel_py.metrics import NodeMetrics
+from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.pull import Mirror
+from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.verification import Verify
+from spegel_py.node_name import node_name
+from spegel_py.outcomes import ContentSource
+from spegel_py.registry.app import create_app
+from spegel_py.registry.limits import Limits
+from spegel_py.registry.underway import Underway, expected_size
+from spegel_py.routing.advertiser import Advertiser
+from spegel_py.routing.libp2p.router import Libp2pRouter
+from spegel_py.store.base import Ingests, Origins, Store, Watcher
+from spegel_py.store.containerd import ContainerdWatcher
+from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
+from spegel_py.store.spelled import SpelledStore
+from spegel_py.supervision.supervisor import Supervisor
+from spegel_py.telemetry.pull_log import PullLog
+from spegel_py.tools.basic_auth import Credentials
+from spegel_py.transfer.base import Deadlines
+from spegel_py.transfer.client import HTTPUpstream
+from spegel_py.transfer.sender import Sender
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembly:
+    """The parts of one node. Nothing listens or runs before `node` starts it."""
+
+    config: Config
+    auth: Credentials | None
+    metrics: NodeMetrics
+    plain_store: Store
+    store: ScrubbedStore
+    ingests: Ingests | None
+    watcher: Watcher
+    origins: Origins
+    router: Libp2pRouter
+    advertiser: Advertiser
+    freshness: Freshness
+    health: Health
+    monitor: Monitor
+    scores: Scores
+    upstream: HTTPUpstream
+    sharing: InFlightSharing | None
+    mirror: Mirror
+    supervisor: Supervisor
+    pull_log: PullLog
+    sender: Sender
+    limits: Limits
+    measurer: Measurer
+
+    @classmethod
+    async def build(cls, config: Config, stack: AsyncExitStack) -> Assembly:
+        """Make all parts; those that hold sockets or threads are closed with the stack."""
+        metrics, auth = NodeMetrics(), Credentials.read()
+        rng, verify = random.Random(), Verify(config.verify_blobs)
+        store, watcher, origins = await parts.make_store(config, stack)
+        scrubbed = ScrubbedStore(
+            store=store,
+            # A layout's store hashes a blob before it serves it.
+            should_hash=lambda: config.oci_layout is None and verify.selects(rng),
+            on_verified=lambda is_right: metrics.mirror.verified(
+                ContentSource.LOCAL, is_right=is_right
+            ),
+        )
+        router = parts.make_router(config, metrics, auth)
+        tracer = await parts.make_tracer(config, stack, instance=router.id)
+        deadlines = Deadlines(resolve=config.mirror_resolve_timeout)
+        upstream = await stack.enter_async_context(
+            HTTPUpstream(deadlines=deadlines, authorization=auth.header if auth else None)
+        )
+        health = parts.make_health(config, deadlines, router, metrics, rng)
+        scores, freshness = Scores(health=health), Freshness(ttl=config.tag_ttl)
+        advertiser = Advertiser(
+            watcher=ScrubbedWatcher(watcher=watcher, store=scrubbed),
+            router=router,
+            changed=metrics.routing.advertised,
+            seen=freshness.last_seen if config.tag_ttl else None,
+        )
+        monitor = Monitor(
+            health=health,
+            upstream=await stack.enter_async_context(parts.make_checks(config)),
+            members=router.members,
+            metrics=metrics.health,
+            timeout=config.health_timeout,
+        )
+        ingests, all_ingests = parts.make_ingests(config), parts.make_ingests(config, of_all=True)
+        sharing = parts.make_sharing(config, router, scrubbed, ingests, advertiser, metrics)
+        mirror = Mirror(
+            router=router,
+            upstream=upstream,
+            metrics=metrics.mirror,
+            deadlines=deadlines,
+            scores=scores,
+            random=rng,
+            peers=config.mirror_resolve_retries,
+            verify=verify,
+            parallel=parts.make_spreading(config),
+            parents=sharing,
+            expected=None if all_ingests is None else partial(expected_size, all_ingests),
+        )
+        return cls(
+            config=config,
+            auth=auth,
+            metrics=metrics,
+            plain_store=store,
+            store=scrubbed,
+            ingests=ingests,
+            watcher=watcher,
+            origins=origins,
+            router=router,
+            advertiser=advertiser,
+            freshness=freshness,
+            health=health,
+            monitor=monitor,
+            scores=scores,
+            upstream=upstream,
+            sharing=sharing,
+            mirror=mirror,
+            supervisor=parts.make_supervisor(config, router, watcher, health, metrics),
+            pull_log=PullLog(metrics=metrics.pulls, tracer=tracer),
+            sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
+            limits=Limits(
+                per_peer=config.max_transfers_per_peer,
+                overall=config.max_transfers,
+                growing=config.share_in_flight_slots,
+                metrics=metrics.server,
+            ),
+            measurer=Measurer(mirror=parts.own_mirror(config, auth)),
+        )
+
+    def registry_app(self) -> web.Application:
+        """Return the registry that containerd and peers ask."""
+        underway = None
+        if self.sharing and self.ingests:
+            underway = Underway(
+                ingests=self.ingests,
+                size_of=self.mirror.size_of,
+                source_of=self.sharing.parent_of,
+            )
+        return create_app(
+            store=self._spelled_store(),
+            sender=self.sender,
+            mirror=self.mirror,
+            metrics=self.metrics.server,
+            ready=self.supervisor.readiness,
+            live=self.supervisor.liveness,
+            filters=self.config.filters,
+            origins=self.origins,
+            freshness=self.freshness,
+            limits=self.limits,
+            pull_log=self.pull_log,
+            credentials=self.auth,
+            node=node_name(self.config.node_name),
+            underway=underway,
+        )
+
+    def admin_app(self) -> web.Application:
+        """Return everything that is served on the metrics port."""
+        config, has_page = self.config, self.config.debug_web_enabled
+        images = LocalImages(
+            store=self.store,
+            holders=HolderCache(router=self.router),
+            tags=lambda: self.advertiser.tags,
+            held=lambda: self.advertiser.advertised,
+        )
+        holder_lookup = HolderLookup(
+            store=self._spelled_store(), router=self.router, health=self.health.state
+        )
+        routes = [
+            *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup),
+            *image_routes(images=images, measurer=self.measurer if has_page else None),
+        ]
+        hosts = [*config.debug_hosts, socket.gethostname(), node_name(config.node_name)]
+        app = create_admin_app(
+            render=self.metrics.render,
+            state=self.state,
+            routes=routes,
+            guard=[guard_hosts(hosts)],
+        )
+        if has_page:
+            sources = PageSources(
+                state=self.state,
+                history=self.supervisor.history,
+                giving=lambda: self.limits.under_way,
+                sent=lambda: self.metrics.server.sent_bytes,
+                pull_log=self.pull_log,
+                images=images,
+                measurer=self.measurer,
+                in_flight=self.sharing.views if self.sharing else None,
+            )
+            StatusPage(sources=sources).install(app)
+        return app
+
+    async def state(self) -> Mapping[str, object]:
+        """Return the node's state, as `/debug/state` serves it."""
+        return describe(
+            node_id=self.router.id,
+            not_ready=self.supervisor.not_ready(),
+            members=self.router.members(),
+            advertised=self.advertiser.advertised,
+            supervision=self.supervisor.describe(),
+            health=self.health.state,
+            pulls=self.metrics.pulls.summary(),
+            in_flight=self.sharing.describe() if self.sharing else None,
+        )
+
+    def watch_gauges(self) -> None:
+        """Let the metrics read their gauges from the parts at each scrape."""
+        metrics, router, advertiser = self.metrics, self.router, self.advertiser
+        watcher, quarantine = self.watcher, self.scores.quarantine
+        by_digest = watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple
+        if self.sharing:
+            metrics.in_flight.watch(self.sharing.counts)
+        metrics.health.watch(self.health.counts)
+        metrics.mirror.watch(quarantined=lambda: float(quarantine.count(time.monotonic())))
+        metrics.routing.watch(
+            connected=router.connected,
+            records_held=lambda: float(router.records()),
+            records=router.records_by_kind,
+            peers=router.protocols,
+            images=lambda: [*advertiser.tags, *by_digest()],
+        )
+        metrics.watch_queues(
+            {
+                "advertise": lambda: float(advertiser.to_advertise),
+                "send": lambda: float(self.sender.load),
+                "relay": lambda: float(self.upstream.load),
+            }
+        )
+
+    def _spelled_store(self) -> SpelledStore:
+        return SpelledStore(store=self.store, spellings=self.advertiser.spellings)
