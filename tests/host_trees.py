@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from spegel_py.host.disk import Disk, OnStep
-from spegel_py.host.files import read
+from spegel_py.host.disk_steps import Disk, OnStep
+from spegel_py.host.file_tree import Entry, Folder
+from spegel_py.host.host_files import read
 from spegel_py.host.mirroring import Mirroring
 from spegel_py.host.original import change, restore
 from spegel_py.host.registries import parse_registries, parse_targets
-from spegel_py.host.tree import Entry, Folder
 
 MIRROR = "http://127.0.0.1:5000"
 EXISTING = """\

@@ -19,7 +19,7 @@ from spegel_py.config import REGISTRY, Config
 from spegel_py.host.configuration import CONFIG_PATH
 from spegel_py.host.doctor.examination import examine
 from spegel_py.host.doctor.facts import Subject
-from spegel_py.host.doctor.report import as_json, as_lines, status
+from spegel_py.host.doctor.findings import as_json, as_lines, status
 from spegel_py.settings import Setting
 from spegel_py.tools.addresses import local_url
 from spegel_py.tools.basic_auth import Credentials

@@ -24,8 +24,8 @@ from spegel_py import settings, values
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
 from spegel_py.host.configuration import CONFIG_PATH
-from spegel_py.host.disk import Disk
-from spegel_py.host.files import locked
+from spegel_py.host.disk_steps import Disk
+from spegel_py.host.host_files import locked
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING

@@ -21,7 +21,7 @@ import structlog
 
 from spegel_py import settings, values
 from spegel_py.errors import ConfigError, HostError
-from spegel_py.host.cluster import ClusterError, DaemonSet, connected
+from spegel_py.host.daemonset import ClusterError, DaemonSet, connected
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING

@@ -16,12 +16,12 @@ import structlog
 from spegel_py import settings, values
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
-from spegel_py.host.asking import MirrorAnswer, ask_mirror
-from spegel_py.host.disk import Disk
-from spegel_py.host.files import read
+from spegel_py.host.disk_steps import Disk
+from spegel_py.host.file_tree import Entry, Folder
+from spegel_py.host.host_files import read
+from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.mirroring import Mirroring
 from spegel_py.host.registries import parse_registries, parse_targets
-from spegel_py.host.tree import Entry, Folder
 from spegel_py.node_name import NODE_NAME, node_name
 from spegel_py.settings import Setting
 from spegel_py.telemetry import logging
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     )
     root = values["containerd_registry_config_path"]
     if values["containerd_sock"]:
-        from spegel_py.host.searched import (
+        from spegel_py.host.config_path_check import (
             check_searched,
         )  # loads gRPC, which takes longer than all of the rest
 

@@ -13,9 +13,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from spegel_py.errors import HostError
-from spegel_py.host.disk import Disk
-from spegel_py.host.files import locked, names, read, reported
-from spegel_py.host.tree import Entry, File, Folder, Meta, matches, relocated
+from spegel_py.host.disk_steps import Disk
+from spegel_py.host.file_tree import Entry, File, Folder, Meta, matches, relocated
+from spegel_py.host.host_files import locked, names, read, reported
 
 BACKUP = "_backup"
 OURS = "_spegel-py."

@@ -19,7 +19,7 @@ from aiohttp import web
 
 import spegel_py
 from spegel_py.host.doctor import Finding, Level, Subject, config_file, examine
-from spegel_py.host.doctor.daemon import DEFAULT_CONFIG_PATH, TELLS_LAYERS
+from spegel_py.host.doctor.containerd_checks import DEFAULT_CONFIG_PATH, TELLS_LAYERS
 from spegel_py.registry.server import serve
 from spegel_py.store.containerd import Client, cri_status
 from tests.containerd import Daemon

@@ -13,7 +13,7 @@ from typing import Any
 
 from spegel_py.errors import ConfigError
 from spegel_py.host.doctor.facts import FileSettings
-from spegel_py.host.files import read_text
+from spegel_py.host.host_files import read_text
 from spegel_py.store.containerd import ImageSettings
 
 CRI = "io.containerd.grpc.v1.cri"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spegel_py.host.doctor import proxies
 from spegel_py.host.doctor.facts import ProxySettings, Unknown
-from spegel_py.host.files import read_text
+from spegel_py.host.host_files import read_text
 
 SERVICES = (
     "containerd.service",

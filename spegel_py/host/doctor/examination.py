@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import structlog
 
-from spegel_py.host.doctor.content import check_content
-from spegel_py.host.doctor.daemon import check_config_path, check_containerd, check_discard
+from spegel_py.host.doctor.containerd_checks import (
+    check_config_path,
+    check_containerd,
+    check_discard,
+)
 from spegel_py.host.doctor.facts import Facts, Subject
-from spegel_py.host.doctor.finding import Finding, Level
+from spegel_py.host.doctor.findings import Finding, Level
 from spegel_py.host.doctor.gather import gather
-from spegel_py.host.doctor.mirrors import check_hosts, check_set_aside
-from spegel_py.host.doctor.node import check_clock, check_node, check_peers, check_pull
+from spegel_py.host.doctor.hosts_checks import check_hosts, check_set_aside
+from spegel_py.host.doctor.node_checks import (
+    check_clock,
+    check_content,
+    check_node,
+    check_peers,
+    check_pull,
+)
 from spegel_py.host.doctor.proxies import check_proxy
 
 log = structlog.get_logger(__name__)

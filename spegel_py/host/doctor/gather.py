@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from spegel_py.errors import SpegelError
-from spegel_py.host.doctor import config_file, environment, hosts_files, running
-from spegel_py.host.doctor.daemon import image_settings, roots
+from spegel_py.host.doctor import config_file, environment, hosts_files, node_queries
+from spegel_py.host.doctor.containerd_checks import image_settings, roots
 from spegel_py.host.doctor.facts import (
     Content,
     Facts,
@@ -55,7 +55,7 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
             _fact(lambda: _content(subject, client)),
             _absent()
             if from_inside
-            else _fact(lambda: running.state(subject.metrics, timeout=DEADLINE)),
+            else _fact(lambda: node_queries.state(subject.metrics, timeout=DEADLINE)),
             _absent() if from_inside else _fact(lambda: _pull(subject, client)),
         )
     facts = Facts(
@@ -127,7 +127,11 @@ async def _hosts(facts: Facts) -> tuple[HostsFile, ...]:
 
 
 async def _dated(node: NodeState | Unknown | None) -> NodeState | Unknown | None:
-    return await running.dated(node, timeout=DEADLINE / 2) if isinstance(node, NodeState) else node
+    return (
+        await node_queries.dated(node, timeout=DEADLINE / 2)
+        if isinstance(node, NodeState)
+        else node
+    )
 
 
 async def _set_aside(facts: Facts) -> tuple[str, ...]:
@@ -191,7 +195,9 @@ async def _pull(subject: Subject, client: Client) -> Pull | Unknown | None:
         and (reference := _reference(image.name)) is not None
         and not subject.filters.exclude(_label(reference))
     ]
-    return await running.pull(subject, *min(choice)[2:], timeout=DEADLINE) if choice else Pull()
+    return (
+        await node_queries.pull(subject, *min(choice)[2:], timeout=DEADLINE) if choice else Pull()
+    )
 
 
 def _reference(name: str) -> Reference | None:

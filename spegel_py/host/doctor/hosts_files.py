@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
-from spegel_py.host.asking import MirrorAnswer, ask_mirror
 from spegel_py.host.doctor.facts import DEFAULT, HostsFile, Mirror
-from spegel_py.host.files import read_text
+from spegel_py.host.host_files import read_text
+from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.registries import registry_of
 
 MAX_FILES = 64

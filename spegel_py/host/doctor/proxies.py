@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from spegel_py.host.doctor.facts import Facts, ProxySettings
-from spegel_py.host.doctor.finding import Finding, error, ok
+from spegel_py.host.doctor.findings import Finding, error, ok
 
 CHECK = "proxy"
 

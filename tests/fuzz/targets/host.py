@@ -20,9 +20,9 @@ from structlog.testing import capture_logs
 from spegel_py.config import REGISTRY, Config
 from spegel_py.errors import ConfigError, ContentNotFound
 from spegel_py.host.doctor import config_file, hosts_files
-from spegel_py.host.existing import HOSTS
+from spegel_py.host.file_tree import Entry, File, Folder, Meta
 from spegel_py.host.hosts_toml import certificates
-from spegel_py.host.tree import Entry, File, Folder, Meta
+from spegel_py.host.mirroring import HOSTS
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.routing.libp2p.bootstrap_targets import (

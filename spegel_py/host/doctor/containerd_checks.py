@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spegel_py.host.doctor.config_file import CRI, IMAGES
 from spegel_py.host.doctor.facts import Facts, FileSettings, Unknown
-from spegel_py.host.doctor.finding import Finding, error, ok, warning
+from spegel_py.host.doctor.findings import Finding, error, ok, warning
 from spegel_py.store.containerd import CriStatus, ImageSettings
 
 OLDEST = (1, 6)

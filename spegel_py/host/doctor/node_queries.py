@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
-from spegel_py.host.asking import explain, get
 from spegel_py.host.doctor.facts import NodeState, PeerState, Pull, Subject, Unknown
+from spegel_py.host.http_probe import explain, get
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, Mirror, Unknown
-from spegel_py.host.doctor.finding import Finding, Level, error, ok, warning
+from spegel_py.host.doctor.findings import Finding, Level, error, ok, warning
 
 CHECK = "hosts.toml"
 

@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 
 from spegel_py.errors import ConfigError, HostError
-from spegel_py.host import cluster
+from spegel_py.host import daemonset
 from spegel_py.host.cleanup_wait import wait_for_daemonset
-from spegel_py.host.cluster import ClusterError, DaemonSet, coverage
+from spegel_py.host.daemonset import ClusterError, DaemonSet, coverage
 
 LABELS = {"app.kubernetes.io/component": "cleanup", "app.kubernetes.io/instance": "mirror"}
 
@@ -133,7 +133,7 @@ async def test_the_pods_of_the_daemonset_are_asked_for() -> None:
         (
             1,
             [pod("n1", is_ready=False) | {"spec": {}}],
-            f"0 of 1 nodes are done; not done: {cluster.UNKNOWN_NODE} (its",
+            f"0 of 1 nodes are done; not done: {daemonset.UNKNOWN_NODE} (its",
         ),
         (
             1,
@@ -221,7 +221,7 @@ async def test_each_node_that_is_done_gives_the_others_more_time() -> None:
 async def test_outside_of_a_pod_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The account is missing, or the environment that leads to the API server."""
     with pytest.raises(ConfigError, match=r"no account of Kubernetes in .*; run it as a Pod"):
-        async with cluster.connected("spegel", "cleanup", account=tmp_path):
+        async with daemonset.connected("spegel", "cleanup", account=tmp_path):
             raise AssertionError
     (tmp_path / "token").write_text("secret\n")
     (tmp_path / "ca.crt").write_bytes(Path("/etc/ssl/certs/ca-certificates.crt").read_bytes())
@@ -229,5 +229,5 @@ async def test_outside_of_a_pod_it_says_so(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(
         ConfigError, match="KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set"
     ):
-        async with cluster.connected("spegel", "cleanup", account=tmp_path):
+        async with daemonset.connected("spegel", "cleanup", account=tmp_path):
             raise AssertionError

@@ -22,7 +22,7 @@ from spegel_py.cli import main
 from spegel_py.host import cleanup, cleanup_wait
 from spegel_py.host.cleanup import clean_up, serve_probe
 from spegel_py.host.cleanup_wait import wait
-from spegel_py.host.disk import Disk
+from spegel_py.host.disk_steps import Disk
 from tests.processes import Process, until
 from tests.routers import free_port
 
@@ -193,7 +193,7 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
 
     The folder is put back if Spegel, which heeds no lock, has configured it. At last the folder is free.
     """
-    monkeypatch.setattr("spegel_py.host.files.LOCK_DEADLINE", 0.1)
+    monkeypatch.setattr("spegel_py.host.host_files.LOCK_DEADLINE", 0.1)
     root, port = tmp_path / "certs.d", free_port()
     root.mkdir()
     (root / "hello.txt").write_text("hello")

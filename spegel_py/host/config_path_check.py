@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 
 from spegel_py.errors import ConfigError
-from spegel_py.host.doctor.daemon import check_config_path, ignored_folder, roots
+from spegel_py.host.doctor.containerd_checks import check_config_path, ignored_folder, roots
 from spegel_py.host.doctor.facts import Facts, Subject
-from spegel_py.host.doctor.finding import Level
+from spegel_py.host.doctor.findings import Level
 from spegel_py.host.doctor.gather import gather_told
 from spegel_py.store.containerd import CriStatus
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from spegel_py.host.files import names, reported
-from spegel_py.host.tree import Entry, File, Folder, LargeFile, Link, Meta
+from spegel_py.host.file_tree import Entry, File, Folder, LargeFile, Link, Meta
+from spegel_py.host.host_files import names, reported
 
 OnStep = Callable[[str, Path], None]
 """Hears what is about to be done, and where. Tests die here: whatever step comes next is the one that never came."""

@@ -13,15 +13,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.cli import main
-from spegel_py.host.asking import MirrorAnswer, ask_mirror
 from spegel_py.host.configuration import look
+from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from tests.routers import free_port
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have mirrors answer within a moment; leave this process's logging alone."""
-    monkeypatch.setattr("spegel_py.host.asking.PATIENCE", 0.3)
+    monkeypatch.setattr("spegel_py.host.http_probe.PATIENCE", 0.3)
     monkeypatch.setattr("spegel_py.telemetry.logging.configure", lambda **_: None)
 
 

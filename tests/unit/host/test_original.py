@@ -15,9 +15,9 @@ import pytest
 from spegel_py.errors import ConfigError, HostError
 from spegel_py.host.cleanup import clean_up
 from spegel_py.host.configuration import configure
-from spegel_py.host.disk import Disk
-from spegel_py.host.files import locked, read
-from spegel_py.host.tree import File, Folder, LargeFile
+from spegel_py.host.disk_steps import Disk
+from spegel_py.host.file_tree import File, Folder, LargeFile
+from spegel_py.host.host_files import locked, read
 from tests.host_trees import (
     MADE,
     MIRRORING,
@@ -150,7 +150,7 @@ def test_a_file_that_has_no_room_twice_is_named_before_the_disk_is_full(seen: Pa
 
 def test_all_files_together_have_a_bound(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the bound is reached further files are copied as large ones are."""
-    monkeypatch.setattr("spegel_py.host.files.MAX_HELD_TOGETHER", 3000)
+    monkeypatch.setattr("spegel_py.host.host_files.MAX_HELD_TOGETHER", 3000)
     for name in "abcd":
         (seen / f"{name}.crt").write_bytes(bytes(1000))
     found = read(seen)

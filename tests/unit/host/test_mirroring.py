@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 
 from spegel_py.errors import ConfigError
 from spegel_py.host.configuration import configure
-from spegel_py.host.files import read
+from spegel_py.host.file_tree import Entry, File, Folder, Link, at
+from spegel_py.host.host_files import read
 from spegel_py.host.registries import parse_registries
-from spegel_py.host.tree import Entry, File, Folder, Link, at
 from spegel_py.tools.basic_auth import Credentials
 from tests.host_trees import EXISTING, MIRROR, mirroring, quick
 

@@ -12,8 +12,11 @@ import pytest
 from rich.console import Console
 
 from spegel_py.host.doctor import Finding, Level, Subject, local_url
-from spegel_py.host.doctor.content import check_content
-from spegel_py.host.doctor.daemon import check_config_path, check_containerd, check_discard
+from spegel_py.host.doctor.containerd_checks import (
+    check_config_path,
+    check_containerd,
+    check_discard,
+)
 from spegel_py.host.doctor.examination import judge
 from spegel_py.host.doctor.facts import (
     Content,
@@ -26,9 +29,15 @@ from spegel_py.host.doctor.facts import (
     Pull,
     Unknown,
 )
-from spegel_py.host.doctor.mirrors import check_hosts, check_set_aside
-from spegel_py.host.doctor.node import check_clock, check_node, check_peers, check_pull
-from spegel_py.host.doctor.report import as_json, as_lines, status
+from spegel_py.host.doctor.findings import as_json, as_lines, status
+from spegel_py.host.doctor.hosts_checks import check_hosts, check_set_aside
+from spegel_py.host.doctor.node_checks import (
+    check_clock,
+    check_content,
+    check_node,
+    check_peers,
+    check_pull,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd import CriStatus, ImageSettings
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spegel_py.errors import HostError
-from spegel_py.host.tree import (
+from spegel_py.host.file_tree import (
     MAX_HELD,
     MAX_HELD_TOGETHER,
     Entry,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spegel_py.host.doctor.facts import Facts, NodeState, PeerState, Pull, Unknown
-from spegel_py.host.doctor.finding import Finding, error, ok, warning
+from spegel_py.host.doctor.facts import Content, Facts, NodeState, PeerState, Pull, Unknown
+from spegel_py.host.doctor.findings import Finding, error, ok, warning
 
 SKEW = 2.0
 """Seconds between two clocks that are too many: logs no longer tell what came first, and certificates may fail."""
@@ -130,3 +130,55 @@ def _duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+CONTENT_CHECK = "content_path"
+
+
+def check_content(facts: Facts) -> list[Finding]:
+    """The content path is readable, and this containerd's."""
+    path = facts.subject.content_path
+    match facts.content:
+        case None:
+            return []
+        case Unknown(reason, _):
+            return [
+                error(
+                    CONTENT_CHECK, f"{path}: {reason}", "see that the disk answers, or set it empty"
+                )
+            ]
+        case found if path is None:
+            return [ok(CONTENT_CHECK, "not mounted: blobs are read through containerd's socket")]
+        case found if found.problem:
+            return [error(CONTENT_CHECK, found.problem, _content_remedy(found))]
+        case found:
+            return [_content_finding(facts, found)]
+
+
+def _content_finding(facts: Facts, found: Content) -> Finding:
+    path = facts.subject.content_path
+    if found.sample is None:
+        return warning(
+            CONTENT_CHECK,
+            f"{path} can be read, but whose it is cannot be told",
+            "see what is said of containerd",
+        )
+    if found.sample == 0:
+        namespace = facts.subject.namespace
+        return ok(
+            CONTENT_CHECK,
+            f"{path} can be read; containerd holds nothing in namespace {namespace} yet",
+        )
+    if found.found == 0:
+        return error(
+            CONTENT_CHECK,
+            f"{path} holds none of {found.sample} blobs that containerd lists",
+            _content_remedy(found),
+        )
+    return ok(CONTENT_CHECK, f"{path} holds what containerd lists")
+
+
+def _content_remedy(found: Content) -> str:
+    if found.root is None or found.advice.startswith("run as root"):
+        return found.advice or "see what is said of containerd"
+    return f"--containerd-content-path {found.root} (as the machine sees it), or empty to read through the socket"

@@ -23,9 +23,17 @@ from aiohttp import web
 from spegel_py.cli import main
 from spegel_py.errors import ConfigError
 from spegel_py.host.configuration import configure
-from spegel_py.host.doctor import Level, Subject, config_file, examine, hosts_files, running, warn
+from spegel_py.host.doctor import (
+    Level,
+    Subject,
+    config_file,
+    examine,
+    hosts_files,
+    node_queries,
+    warn,
+)
 from spegel_py.host.doctor.facts import Facts, NodeState, PeerState, Pull, Unknown
-from spegel_py.host.files import MAX_TEXT
+from spegel_py.host.host_files import MAX_TEXT
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.registry.server import serve
@@ -294,7 +302,7 @@ async def test_a_host_that_takes_connections_and_never_answers_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked with a deadline, and told apart from one that is not there."""
-    monkeypatch.setattr("spegel_py.host.asking.PATIENCE", 0.3)
+    monkeypatch.setattr("spegel_py.host.http_probe.PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         write_hosts(tmp_path, "_default", f"[host.'http://127.0.0.1:{server.getsockname()[1]}']\n")
         [found] = await hosts_files.asked(hosts_files.read([tmp_path], []))
@@ -311,7 +319,7 @@ async def test_a_host_that_takes_connections_and_never_answers_is_known(
 async def test_the_state_of_the_node_is_read() -> None:
     """As the metrics page gives it."""
     async with served(answering(json.dumps(STATE).encode())) as url:
-        state = await running.state(url, timeout=5.0)
+        state = await node_queries.state(url, timeout=5.0)
     assert isinstance(state, NodeState)
     assert (state.version, state.uptime, state.tags, state.digests) == ("0.1.0", 12.5, 2, 30)
     assert [(peer.id, peer.skew) for peer in state.peers] == [("12D3B", 3.5)]
@@ -333,7 +341,7 @@ async def test_peers_are_asked_for_their_time() -> None:
         peers = tuple(
             PeerState(str(number), address, 0.0) for number, address in enumerate(addresses)
         )
-        found = await running.dated(replace(NODE, peers=peers), timeout=5.0)
+        found = await node_queries.dated(replace(NODE, peers=peers), timeout=5.0)
     dates = [peer.date for peer in found.peers]
     assert dates[0] == pytest.approx(0.0, abs=1.0)
     assert dates[1] == pytest.approx(3600.0, abs=1.0)
@@ -352,7 +360,7 @@ async def test_peers_are_asked_for_their_time() -> None:
 async def test_a_strange_state_is_unknown(handler: Handler, said: str) -> None:
     """Another program on the port, or an older node."""
     async with served(handler) as url:
-        state = await running.state(url, timeout=5.0)
+        state = await node_queries.state(url, timeout=5.0)
     assert isinstance(state, Unknown)
     assert said in state.reason
 
@@ -367,8 +375,8 @@ async def test_a_manifest_is_pulled_as_containerd_does(subject: Subject) -> None
 
     async with served(handler) as url:
         asked = replace(subject, registry=url, authorization="Basic eDp5")
-        right = await running.pull(asked, REFERENCE, Digest.of(b"{}"), timeout=5.0)
-        wrong = await running.pull(asked, REFERENCE, Digest.of(b"[]"), timeout=5.0)
+        right = await node_queries.pull(asked, REFERENCE, Digest.of(b"{}"), timeout=5.0)
+        wrong = await node_queries.pull(asked, REFERENCE, Digest.of(b"[]"), timeout=5.0)
     assert isinstance(right, Pull)
     assert isinstance(wrong, Pull)
     assert (right.status, right.size, right.is_right, wrong.is_right) == (200, 2, True, False)
@@ -378,8 +386,8 @@ async def test_a_manifest_is_pulled_as_containerd_does(subject: Subject) -> None
 
 async def test_a_node_that_is_not_there_is_unknown(subject: Subject) -> None:
     """Both questions name the address and what happened."""
-    state = await running.state("http://127.0.0.1:9", timeout=5.0)
-    pull = await running.pull(subject, REFERENCE, Digest.of(b""), timeout=5.0)
+    state = await node_queries.state("http://127.0.0.1:9", timeout=5.0)
+    pull = await node_queries.pull(subject, REFERENCE, Digest.of(b""), timeout=5.0)
     assert state == pull == Unknown("http://127.0.0.1:9: Connection refused")
 
 

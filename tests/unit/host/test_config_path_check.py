@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from spegel_py.cli import main
 from spegel_py.errors import ConfigError
+from spegel_py.host.config_path_check import check
 from spegel_py.host.doctor.facts import Facts, Subject, Unknown
-from spegel_py.host.searched import check
 from spegel_py.store.containerd import CriStatus, ImageSettings
 
 CERTS = Path("/etc/containerd/certs.d")
