@@ -1,4 +1,4 @@
-"""`spegel-py images`: the images that a node holds and shares, and on how many of its peers each of them is."""
+"""`spegel-py images`: the images that a node holds and shares, and the number of peers with each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spegel_py.commands.running_node import RunningNode, add_node_flags, at_most
 from spegel_py.errors import NodeError
 
 SHOWN = 100
-"""Images shown, in the order of their names."""
+"""Number of images shown, in the order of their names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the images; returns the exit status. Raises NodeError, also where the node's store does not answer."""
+    """Print the images; returns the exit status.
+
+    Raises NodeError, also if the node's store does not answer.
+    """
     node = RunningNode.of(options)
     listing = node.ask("/debug/images", part=options.part, limit=options.limit)
     if options.json:
@@ -39,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         raise NodeError(f"{node.url} cannot list its images: {listing['error']}")
     if not listing["images"]:
         print_line(
-            f"{node.url} holds {listing['held']} images, none of them with {options.part!r} in its name"
+            f"{node.url} holds {listing['held']} images, none of them with {options.part!r} in "
+            "its name"
         )
         return 0
     print_table(

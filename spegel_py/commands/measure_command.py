@@ -1,4 +1,7 @@
-"""`spegel-py measure`: how fast an image comes through a node's mirror, and from whom; its bytes are thrown away."""
+"""`spegel-py measure`: the speed and the sources of an image through a node's mirror.
+
+The image's bytes are thrown away.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Have the node measure, and print what came of it; returns the exit status. Raises NodeError."""
+    """Let the node measure, and print the result; returns the exit status. Raises NodeError."""
     node, measurement = RunningNode.of(options), None
     with Console(stderr=True).status(f"measuring {options.image}") as status:
         for measurement in node.follow("/debug/measure", image=options.image):

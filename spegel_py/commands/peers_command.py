@@ -1,4 +1,4 @@
-"""`spegel-py peers`: the nodes that a node is connected with, and how it finds them to be."""
+"""`spegel-py peers`: a node's peers, and their health."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the peers, by their addresses; returns the exit status. Raises NodeError."""
+    """Print the peers, sorted by address; returns the exit status. Raises NodeError."""
     node = RunningNode.of(options)
     peers = sorted(node.ask("/debug/state")["peers"], key=lambda peer: str(peer["address"]))
     if options.json:
         print_json({"peers": peers})
     elif not peers:
         print_line(
-            f"{node.url} has no peers: right for a single node; else spegel-py doctor says what to look at"
+            f"{node.url} has no peers: right for a single node; else spegel-py doctor says what "
+            "to look at"
         )
     else:
         print_table(

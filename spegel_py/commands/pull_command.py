@@ -149,9 +149,15 @@ def advice(error: SpegelError, *, upstream: str | None = None) -> str:
                 "a copy is damaged"
             )
         case PeerRefused(status=401 | 403):
-            return f"; give them as --{'mirror' if upstream is None else 'upstream'} http://user:password@host:port"
+            return (
+                f"; give them as --{'mirror' if upstream is None else 'upstream'} "
+                "http://user:password@host:port"
+            )
         case PeerRefused() if upstream is None:
-            return "; is --mirror the address of a registry mirror, with the right http:// or https://?"
+            return (
+                "; is --mirror the address of a registry mirror, with the right http:// or "
+                "https://?"
+            )
         case PeerError() if upstream is not None:
             return (
                 "; are mirror and registry running, and --mirror and --upstream right? "

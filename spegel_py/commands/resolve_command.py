@@ -1,4 +1,4 @@
-"""`spegel-py resolve`: who has an image, a manifest or a layer now, and how long it took to find out."""
+"""`spegel-py resolve`: the holders of an image, a manifest or a layer, and the lookup's time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print who has it; returns the exit status. Raises NodeError, also for what is neither reference nor digest."""
+    """Print the holders; returns the exit status.
+
+    Raises NodeError, also for text that is neither a reference nor a digest.
+    """
     answer = RunningNode.of(options).ask("/debug/resolve", key=options.what)
     if options.json:
         print_json(answer)

@@ -1,4 +1,7 @@
-"""Asking a node on its metrics address, and saying in one line why it does not tell."""
+"""A running node, asked over HTTP at its metrics address.
+
+A failure becomes a one-line error with the reason.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from spegel_py.settings import Setting
 from spegel_py.tools.addresses import is_http_url, local_url
 
 TIMEOUT = 10.0
-"""Seconds to wait for an answer; a lookup takes three at most."""
+"""Seconds to wait for a response; a lookup takes three at most."""
 
 _REFUSALS = (400, 403, 409)
-"""Answers with which a node says why it does not do what it is asked for."""
+"""Statuses of responses in which a node explains why it refuses a request."""
 
 SETTINGS = (
     Setting("metrics_addr", values.address, ":9090", "the node's metrics address, on this machine"),
@@ -28,7 +31,7 @@ SETTINGS = (
 
 
 def add_node_flags(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the flags that say which node is asked, and `--json`."""
+    """Give the parser the flags that choose a node, and `--json`."""
     add_address_flags(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object and nothing else"
@@ -36,7 +39,7 @@ def add_node_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_address_flags(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the flags that say which node is asked."""
+    """Give the parser the flags that choose a node."""
     settings.add_flags(parser, SETTINGS)
     parser.add_argument(
         "--node", metavar="URL", help="a node anywhere, as in http://10.0.0.1:9090 or 10.0.0.1:9090"
@@ -44,7 +47,7 @@ def add_address_flags(parser: argparse.ArgumentParser) -> None:
 
 
 class RunningNode:
-    """A node that is asked at the `url` of its metrics page."""
+    """A running node, asked at the `url` of its metrics port."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -61,7 +64,10 @@ class RunningNode:
         return cls(local_url(given["metrics_addr"]))
 
     def ask(self, path: str, **query: object) -> dict[str, Any]:
-        """Return the JSON object at `path`. Raises NodeError: nobody answers, or not what a node would."""
+        """Return the JSON object at `path`.
+
+        Raises NodeError if there is no response, or not a node's.
+        """
         target = f"{path}?{urlencode(query)}" if query else path
         status, server, body = self._get(target)
         answer = _json(body)
@@ -70,9 +76,9 @@ class RunningNode:
         return answer
 
     def follow(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
-        """Have the node do something, and yield what it tells of that, one JSON object after the other, to its end.
+        """Start an action of the node, and yield its progress as JSON objects, to the end.
 
-        Raises NodeError as `ask` does, and when the node breaks off.
+        Raises NodeError as `ask` does, and if the node breaks off.
         """
         with self._asked(
             "POST", f"{path}?{urlencode(query)}", Accept="application/x-ndjson"
@@ -85,24 +91,31 @@ class RunningNode:
                 yield json.loads(line)
 
     def _refused(self, path: str, status: int, server: str, answer: object) -> NodeError:
-        """Return what to say of an answer that is not what was asked for."""
+        """Return the error for a response that is not the requested one."""
         if status in _REFUSALS and isinstance(answer, dict) and answer.get("errors"):
             return NodeError(f"{self.url}: {answer['errors'][0]['message']}")
         return NodeError(
-            f"{self.url}{path} answers {status} and no state of a node: {self._stranger(server)}"
+            f"{self.url}{path} answers {status} and no state of a node: "
+            f"{self._guess_program(server)}"
         )
 
-    def _stranger(self, server: str) -> str:
-        """Return what it may be that answered in a node's place, and what to do."""
+    def _guess_program(self, server: str) -> str:
+        """Return a guess at the program that answered, and advice."""
         status, _, page = self._get("/metrics")
         if status == 200 and b"go_info" in page:
             return "that is Spegel (Go), which tells its metrics only; ask a node of spegel-py"
         if status != 200 and server.startswith("spegel-py"):
             return "that is another of its addresses; give its metrics address (:9090 by default)"
-        return "that is another program, an older spegel-py, or not its metrics address (:9090 by default)"
+        return (
+            "that is another program, an older spegel-py, or not its metrics address (:9090 by "
+            "default)"
+        )
 
     def _get(self, target: str) -> tuple[int, str, bytes]:
-        """Return an answer's status, who says that he gave it, and its body. Raises NodeError: there is none."""
+        """Return a response's status, its Server header and its body.
+
+        Raises NodeError if there is none.
+        """
         with self._asked("GET", target) as answer:
             return answer.status, answer.getheader("Server", ""), answer.read()
 
@@ -110,7 +123,7 @@ class RunningNode:
     def _asked(
         self, method: str, target: str, **headers: str
     ) -> Iterator[http.client.HTTPResponse]:
-        """Give an answer while the block lasts. Raises NodeError: there is none, or not all of one."""
+        """Give a response while the block lasts. Raises NodeError if it is missing or incomplete."""
         parts = urlsplit(self.url)
         kind = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -123,19 +136,21 @@ class RunningNode:
                 yield connection.getresponse()
         except http.client.BadStatusLine as error:
             raise NodeError(
-                f"what answers at {self.url} speaks no HTTP, as a node's router address does not: give its metrics "
+                f"what answers at {self.url} speaks no HTTP, as a node's router address does not: "
+                "give its metrics "
                 "address (:9090 by default)"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise NodeError(
-                f"no node answers at {self.url} ({reason}): start spegel-py registry, or say with --metrics-addr or "
+                f"no node answers at {self.url} ({reason}): start spegel-py registry, or say with "
+                "--metrics-addr or "
                 "--node where its metrics address is"
             ) from error
 
 
 def at_most(most: int) -> Callable[[str], int]:
-    """Return what reads a number of things to be shown, as argparse wants it."""
+    """Return a parser for the number of items shown, for argparse."""
 
     def parse(text: str) -> int:
         try:

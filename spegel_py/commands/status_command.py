@@ -1,4 +1,4 @@
-"""`spegel-py status`: how a node is, and what it does for this machine's pulls."""
+"""`spegel-py status`: a node's state, and its answers to this machine's pulls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spegel-py why`: why a pull went to a peer, was answered from here, or was left to the registry."""
+"""`spegel-py why`: the decisions about pulls, each with its reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spegel_py.commands.running_node import RunningNode, add_node_flags, at_most
 from spegel_py.errors import NodeError
 
 SHOWN = 20
-"""Requests shown, the latest."""
+"""Number of requests shown, the latest."""
 
 Decision = Mapping[str, Any]
 
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="?",
         metavar="REF|DIGEST",
-        help="an image reference, a digest, or a part of either (registry.example/app for all of an image); "
+        help="an image reference, a digest, or a part of either (registry.example/app for all of "
+        "an image); "
         "without one, all requests",
     )
     parser.add_argument(
@@ -52,10 +53,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _nothing(what: str | None, kept: int, url: str) -> str:
     if not kept:
-        return f"{url} has recorded nothing: no client has asked it since it started (see spegel-py doctor)"
+        return (
+            f"{url} has recorded nothing: no client has asked it since it started (see spegel-py "
+            "doctor)"
+        )
     return (
-        f"{url} has recorded nothing of {what}: no client has asked it for that among its last {kept} requests; "
-        "the runtime may have had it, or asked another mirror (spegel-py why shows what it was asked for)"
+        f"{url} has recorded nothing of {what}: no client has asked it for that among its last "
+        f"{kept} requests; "
+        "the runtime may have had it, or asked another mirror (spegel-py why shows what it was "
+        "asked for)"
     )
 
 

@@ -1,1 +1,1 @@
-"""What is changed and looked at on the machine a node runs on."""
+"""The machine that a node runs on: containerd's hosts.toml files, and the doctor's checks."""

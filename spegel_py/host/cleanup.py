@@ -1,7 +1,8 @@
-"""`spegel-py cleanup`: put containerd's `config_path` back as it was, then say so on a probe until told to end.
+"""`spegel-py cleanup`: restore containerd's `config_path`, then serve a probe until SIGTERM.
 
-As long as the probe is served, the folder is locked: a Pod of the release that starts before the release is deleted
-cannot configure its node again. The folder is put back, too, if something that heeds no lock has changed it.
+The folder is locked while the probe is served, so a Pod that starts while the release is being
+deleted cannot configure its node again. If a program without the lock changes the folder, it is
+restored again.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from spegel_py.tools.addresses import split_host_port
 
 log = structlog.get_logger(__name__)
 
-LOOK = 5.0
-"""Seconds between two looks at a folder that is locked.
+CHECK_INTERVAL = 5.0
+"""Seconds between two checks of a locked folder.
 
-Only a program that heeds no lock, such as Spegel's, can have configured it again.
+Only a program that ignores the lock, such as Spegel's, can have configured it again.
 """
 
 LOCK_DEADLINE = 60.0
-"""Seconds to wait for the lock: the clean-up of an earlier attempt to uninstall may linger."""
+"""Seconds to wait for the lock: the clean-up of an earlier uninstallation may still hold it."""
 
 
 def _address(given: Any) -> str:
-    """An address to listen on, or empty for none."""
+    """Return an address to listen on; empty for none."""
     return values.address(given) if given else ""
 
 
@@ -72,12 +73,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put back, then serve the probe until SIGTERM; returns 0. Raises ConfigError, HostError."""
+    """Restore the folder, then serve the probe until SIGTERM; returns 0.
+
+    Raises ConfigError, HostError.
+    """
     values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     if values["addr"] is None:
         raise ConfigError(
-            "--addr (or ADDR) is missing: give :8080 to serve a readiness probe, or '' to serve none"
+            "--addr (or ADDR) is missing: give :8080 to serve a readiness probe, or '' to serve "
+            "none"
         )
     asyncio.run(
         _clean_up(
@@ -89,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _clean_up(root: Path, address: str, *, linger: float) -> None:
     is_ended = asyncio.Event()
-    # set before the work begins: the first process of a container gets no signal that it has no handler for
+    # Set first, because a container's first process gets only signals that it handles.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_ended.set)
     if not address:
         await asyncio.to_thread(clean_up, root, Disk())
@@ -103,9 +108,9 @@ async def _clean_up(root: Path, address: str, *, linger: float) -> None:
 
 
 async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> None:
-    """Put a locked folder back whenever it was configured, until `linger` seconds after the end is asked for.
+    """Restore a locked folder whenever it was configured, until `linger` seconds after the end.
 
-    The last look is at the very end.
+    The last check is at the very end.
     """
     loop = asyncio.get_running_loop()
     end = math.inf
@@ -117,14 +122,17 @@ async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> 
             return
         if end == math.inf:
             with suppress(TimeoutError):
-                await asyncio.wait_for(is_ended.wait(), LOOK)
+                await asyncio.wait_for(is_ended.wait(), CHECK_INTERVAL)
             end = loop.time() + linger if is_ended.is_set() else end
         else:
-            await asyncio.sleep(min(LOOK, max(0.0, end - loop.time())))
+            await asyncio.sleep(min(CHECK_INTERVAL, max(0.0, end - loop.time())))
 
 
 def clean_up(root: Path, disk: Disk, *, is_locked: bool = False) -> None:
-    """Have `root`, which the caller may have locked, hold the original again; run again, nothing is changed."""
+    """Restore the original content of `root`; a second run changes nothing.
+
+    `is_locked` is True if the caller holds the folder's lock.
+    """
     if original.restore(root, disk, is_locked=is_locked):
         log.info("containerd's configuration is put back", path=str(root))
     else:
@@ -133,7 +141,7 @@ def clean_up(root: Path, disk: Disk, *, is_locked: bool = False) -> None:
 
 @asynccontextmanager
 async def serve_probe(address: str) -> AsyncIterator[int]:
-    """Answer 200 to what Spegel's probe does; give the bound port. Raises ConfigError."""
+    """Serve Spegel's readiness probe; give the bound port. Raises ConfigError."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", _probe)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -150,9 +158,8 @@ async def serve_probe(address: str) -> AsyncIterator[int]:
 
 
 async def _probe(request: web.Request) -> web.Response:
-    is_known = (
-        request.method == "GET" or request.path == "/readyz"
-    )  # either will do, as at Spegel's
+    # Either condition is enough, as in Spegel.
+    is_known = request.method == "GET" or request.path == "/readyz"
     return web.Response(status=200 if is_known else 404)
 
 

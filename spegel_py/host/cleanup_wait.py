@@ -1,7 +1,8 @@
 """`spegel-py cleanup-wait`: end once the clean-up of every node is done.
 
-With `--probe-endpoint`, as Spegel does it, every node that has an address in the name service is asked. A node that is
-away has none, and is not missed. With `--daemonset` Kubernetes is asked, which knows all nodes that there should be.
+With `--probe-endpoint`, as in Spegel, every address of a DNS name is probed. A node that is down
+has no address, and is not waited for. With `--daemonset` the Kubernetes API is asked, which knows
+all nodes.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from spegel_py.tools.threads import run_detached
 log = structlog.get_logger(__name__)
 
 INTERRUPTED = 130
-"""Exit status when ended by a signal before all nodes were ready, as Ctrl-C gives it."""
+"""Exit status after a signal before all nodes were ready, as after Ctrl-C."""
 
 LOOKUP_TIMEOUT = 5.0
-"""Seconds for the name's addresses: a resolver asks its second server after that."""
+"""Seconds for the DNS lookup: a resolver asks its second server after that."""
 
 PROBE_TIMEOUT = 1.0
-"""Seconds for one node's answer, as at Spegel's."""
+"""Seconds for one probe, as in Spegel."""
 
 PARALLEL = 10
-"""Probes at the same time."""
+"""Number of probes at the same time."""
 
 Endpoint = tuple[str, int]
 
 
 def _endpoint(given: Any) -> Endpoint:
-    """host:port, [v6]:port."""
+    """Return host and port of `host:port` or `[ipv6]:port`."""
     try:
         host, port = split_host_port(values.text(given))
     except ValueError:
@@ -59,7 +60,7 @@ def _endpoint(given: Any) -> Endpoint:
 
 
 def _daemonset(given: Any) -> tuple[str, str]:
-    """namespace/name."""
+    """Return namespace and name of `namespace/name`."""
     namespace, slash, name = values.text(given).partition("/")
     if not (namespace and slash and name) or "/" in name:
         raise ValueError(
@@ -108,13 +109,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Wait; returns 0, or 130 when ended before by a signal. Raises ConfigError, HostError."""
+    """Wait for all nodes; returns 0, or 130 after a signal.
+
+    Raises ConfigError, HostError.
+    """
     values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     endpoint, daemonset = values["probe_endpoint"], values["daemonset"]
     if endpoint is None and daemonset is None:
         raise ConfigError(
-            "--probe-endpoint (or PROBE_ENDPOINT) is missing: give the host:port that cleanup serves"
+            "--probe-endpoint (or PROBE_ENDPOINT) is missing: give the host:port that cleanup "
+            "serves"
         )
     if endpoint is not None and daemonset is not None:
         raise ConfigError(
@@ -142,10 +147,10 @@ async def _wait_for_daemonset(daemonset: tuple[str, str], *, period: float, give
 async def wait_for_daemonset(daemonset: DaemonSet, *, period: float, give_up: float) -> None:
     """Return once the Pod of every node is ready.
 
-    The reason why a node is not done may change all the time, and is no progress.
+    The reason why a node is not ready may change all the time, and is no progress.
 
     Raises:
-        HostError: for `give_up` seconds no further node was done. It names those that are not.
+        HostError: no further node was ready for `give_up` seconds; the text names the others.
     """
     clock = asyncio.get_running_loop().time
     done: frozenset[str] = frozenset()
@@ -165,7 +170,8 @@ async def wait_for_daemonset(daemonset: DaemonSet, *, period: float, give_up: fl
             done, since = done | ready, clock()
         if clock() - since >= give_up:
             raise HostError(
-                f"{state}; no further node was done for {give_up:g} s: bring these nodes back, or delete them from the "
+                f"{state}; no further node was done for {give_up:g} s: bring these nodes back, or "
+                "delete them from the "
                 "cluster, and uninstall again"
             )
         await asyncio.sleep(period)
@@ -183,7 +189,10 @@ def _end_on_sigterm() -> None:
 
 
 async def wait(endpoint: Endpoint, *, threshold: int, period: float) -> None:
-    """Return once all addresses have answered in `threshold` rounds in a row, begun `period` seconds apart."""
+    """Return once all addresses have answered in `threshold` rounds in a row.
+
+    Rounds begin `period` seconds apart.
+    """
     rounds = 0
     clock = asyncio.get_running_loop().time
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
@@ -198,7 +207,7 @@ async def wait(endpoint: Endpoint, *, threshold: int, period: float) -> None:
 
 
 async def _round(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | None:
-    """Ask every address; return what was wrong with one of them, or None."""
+    """Probe every address; return the problem of one of them, or None."""
     host, port = endpoint
     try:
         found = await _addresses(host, port)
@@ -229,7 +238,8 @@ async def _ask(
 async def _addresses(host: str, port: int) -> list[str]:
     """Return all addresses of a host. Raises OSError, TimeoutError.
 
-    The thread is one that the process does not wait for: a resolver may take half a minute, and the end does not.
+    A resolver may take half a minute. So the lookup runs in a thread that the process does not wait
+    for at its end.
     """
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     async with asyncio.timeout(LOOKUP_TIMEOUT):

@@ -1,4 +1,4 @@
-"""Asks containerd whether it searches the folder that `configuration` writes hosts.toml files to."""
+"""A check that containerd searches the folder to which `configuration` writes hosts.toml files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 async def check_searched(socket: Path, folder: Path) -> None:
-    """Return if containerd searches the folder, or if that cannot be learned, which is logged.
+    """Check the folder; if the answer cannot be found out, log that and return.
 
     Raises:
         ConfigError: containerd says that it searches no folder, or another one.
@@ -30,7 +30,7 @@ async def check_searched(socket: Path, folder: Path) -> None:
 
 
 def check(facts: Facts, folder: Path) -> None:
-    """Judge the facts as `check_searched` does."""
+    """Decide from the facts, as `check_searched` does."""
     if _is_linked(facts, folder):
         return
     if problem := ignored_folder(facts):
@@ -45,7 +45,7 @@ def check(facts: Facts, folder: Path) -> None:
 
 
 def _is_linked(facts: Facts, folder: Path) -> bool:
-    """Return True if a folder that containerd searches is this one by a link, as far as links are seen from here."""
+    """Return True if containerd searches this folder through a symbolic link."""
     if not isinstance(facts.cri, CriStatus) or facts.cri.images is None:
         return False
     searched = {os.path.realpath(root) for root in roots(facts.cri.images) if root != folder}

@@ -1,4 +1,4 @@
-"""`spegel-py configuration`: have containerd ask the mirror first, by hosts.toml files in its `config_path`."""
+"""`spegel-py configuration`: write hosts.toml files, so that containerd asks the mirror first."""
 
 from __future__ import annotations
 
@@ -30,16 +30,20 @@ from spegel_py.tools.basic_auth import Credentials
 
 log = structlog.get_logger(__name__)
 
-START = "start spegel-py registry, unless it starts after this by itself; pulls go upstream at once until then"
+START = (
+    "start spegel-py registry, unless it starts after this by itself; pulls go upstream at once "
+    "until then"
+)
 
 WAITS = (
-    "see what listens there, and whether a firewall drops its packets: until then pulls may wait there, "
+    "see what listens there, and whether a firewall drops its packets: until then pulls may wait "
+    "there, "
     "with containerd 1.6 for minutes; spegel-py cleanup --addr '' takes the mirror out"
 )
 
 
 def config_path(given: Any) -> Path:
-    """A path that names a folder, links followed; none is no choice here."""
+    """Return a folder's path with links followed. Raises ValueError for empty text."""
     if found := values.path(given):
         return Path(os.path.realpath(found))
     raise ValueError("it is empty: name the folder of containerd's config_path")
@@ -106,14 +110,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the files; returns 0. Raises ConfigError, HostError."""
     if os.getpid() == 1:
-        # The first process of a container gets no signal that it has no handler for. A Pod that is deleted while this
-        # waits for a clean-up would configure its node after it.
+        # The first process of a container gets only signals that it handles. Without a handler, a
+        # Pod that is deleted while this waits for a clean-up would configure its node afterwards.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
     logging.configure(level=values["log_level"], log_format=values["log_format"])
     if not values["mirror_targets"]:
         raise ConfigError(
-            "--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the like"
+            "--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the "
+            "like"
         )
     mirroring = Mirroring(
         registries=values["mirrored_registries"] or parse_registries(()),
@@ -125,18 +130,17 @@ def run(args: argparse.Namespace) -> int:
     )
     root = values["containerd_registry_config_path"]
     if values["containerd_sock"]:
-        from spegel_py.host.config_path_check import (
-            check_searched,
-        )  # loads gRPC, which takes longer than all of the rest
+        # Imported here because gRPC takes longer to load than everything else together.
+        from spegel_py.host.config_path_check import check_searched
 
         asyncio.run(check_searched(values["containerd_sock"], root))
     configure(root, mirroring, Disk())
-    asyncio.run(look(mirroring.targets))
+    asyncio.run(log_answers(mirroring.targets))
     return 0
 
 
 def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
-    """Have `root` hold the mirrors' files, and keep the original; run again, nothing is changed."""
+    """Write the mirrors' files to `root`, and keep the original; a second run changes nothing."""
 
     def plan(before: Folder) -> Mapping[str, Entry]:
         wanted = mirroring.plan(before, root=root, outside=read)
@@ -150,22 +154,22 @@ def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
     log.info("containerd is configured", path=str(root), changed=changed)
 
 
-async def look(targets: Sequence[str]) -> None:
-    """Ask each mirror once, for 2 s at most, and log how it answers; never raises.
+async def log_answers(targets: Sequence[str]) -> None:
+    """Ask each mirror once, for 2 s at most, and log its answer; never raises.
 
-    The files are written by then, and stay: the registry may well start only after this ends.
+    The files are written already, and stay: the registry may start only after this command ends.
     """
     answers = await asyncio.gather(*map(ask_mirror, targets))
     for target, answer in zip(targets, answers, strict=True):
-        report(target, answer)
+        log_answer(target, answer)
 
 
-def report(mirror: str, answer: MirrorAnswer) -> None:
-    """Log how a mirror answered; a warning is what slows pulls down until somebody does something."""
+def log_answer(mirror: str, answer: MirrorAnswer) -> None:
+    """Log a mirror's answer; a warning means that pulls are slow until somebody acts."""
     if answer.is_up:
         log.info("the mirror answers", mirror=mirror, answer=answer.text)
     elif answer.is_refused:
-        # An init container, or a service's step before its start: the registry is not there yet.
+        # This ran as an init container, or before a service's start: the registry starts later.
         log.info("no mirror listens there yet", mirror=mirror, remedy=START)
     else:
         log.warning("the mirror does not answer", mirror=mirror, answer=answer.text, remedy=WAITS)

@@ -1,7 +1,7 @@
-"""Which nodes of a Kubernetes cluster the Pods of a DaemonSet are ready on, as the API server tells a Pod that may ask.
+"""The nodes on which the Pods of a DaemonSet are ready, as the Kubernetes API tells them.
 
-Two GETs at the end of a release's life need no client library: the account that Kubernetes mounts into the Pod is a
-token and a certificate (https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/).
+Two GETs need no client library: Kubernetes mounts a token and a certificate into the Pod
+(https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/).
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ import aiohttp
 from spegel_py.errors import ConfigError
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where Kubernetes mounts the Pod's account."""
+"""The folder at which Kubernetes mounts the Pod's service account."""
 
 ANSWER_TIMEOUT = 5.0
-"""Seconds for one answer of the API server."""
+"""Seconds for one response of the API server."""
 
 UNKNOWN_NODE = "a node that is not known yet"
 
 
 class ClusterError(Exception):
-    """The API server did not answer the question; the text says why."""
+    """The API server gave no usable response; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How far a DaemonSet has come: the `wanted` number of nodes, and the names of those that are ready and not yet."""
+    """The progress of a DaemonSet: `wanted` nodes, and the names of ready and waiting ones."""
 
     wanted: int
     ready: frozenset[str]
     waiting: Mapping[str, str]
-    """Nodes whose Pod is not ready, with the reason."""
+    """Nodes without a ready Pod, each with the reason."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether the Pod of every node is ready."""
+        """True if the Pod of every node is ready."""
         return not self.waiting and len(self.ready) >= self.wanted
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Coverage:
 
 
 class DaemonSet:
-    """The DaemonSet `namespace`/`name`, seen over an API server at `url`."""
+    """The DaemonSet `namespace`/`name`, read from the API server at `url`."""
 
     def __init__(
         self, *, session: aiohttp.ClientSession, url: str, namespace: str, name: str
@@ -63,7 +63,7 @@ class DaemonSet:
         self._name = name
 
     async def coverage(self) -> Coverage:
-        """Return how far it has come. Raises ClusterError."""
+        """Return the DaemonSet's progress. Raises ClusterError."""
         found = await self._get(
             f"/apis/apps/v1/namespaces/{self._namespace}/daemonsets/{self._name}"
         )
@@ -92,7 +92,7 @@ class DaemonSet:
 
 
 def coverage(wanted: int, pods: Sequence[Mapping[str, Any]]) -> Coverage:
-    """Return how far a DaemonSet has come, from its Pods as the API server lists them."""
+    """Return a DaemonSet's progress from the list of its Pods."""
     ready, waiting = set(), {}
     for pod in pods:
         if "deletionTimestamp" in pod["metadata"]:
@@ -106,7 +106,7 @@ def coverage(wanted: int, pods: Sequence[Mapping[str, Any]]) -> Coverage:
 
 
 def _node(pod: Mapping[str, Any]) -> str:
-    """Return the name of a Pod's node, which a DaemonSet's Pod names in its affinity before it is bound to it."""
+    """Return the name of a Pod's node; before it is bound, its affinity names the node."""
     spec = pod["spec"]
     if name := spec.get("nodeName"):
         return str(name)
@@ -133,7 +133,10 @@ def _reason(pod: Mapping[str, Any]) -> str:
 async def connected(
     namespace: str, name: str, *, account: Path = ACCOUNT
 ) -> AsyncIterator[DaemonSet]:
-    """Give a DaemonSet of the cluster that this process is a Pod of. Raises ConfigError outside of a Pod."""
+    """Give a DaemonSet of the cluster in which this process runs.
+
+    Raises ConfigError outside of a Pod.
+    """
     host, port = (
         os.environ.get("KUBERNETES_SERVICE_HOST"),
         os.environ.get("KUBERNETES_SERVICE_PORT"),
@@ -147,7 +150,8 @@ async def connected(
         ) from error
     if not host or not port:
         raise ConfigError(
-            "--daemonset: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; run it as a Pod"
+            "--daemonset: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; run it "
+            "as a Pod"
         )
     address = f"[{host}]" if ":" in host else host
     async with aiohttp.ClientSession(

@@ -1,6 +1,6 @@
-"""Changing files step by step: each step is whole, and on the disk before what relies on it begins.
+"""Changes of files in steps: each step is atomic, and on the disk before the next one begins.
 
-Everything here blocks. What the operating system refuses becomes a HostError.
+Everything here blocks. An error of the operating system becomes a HostError.
 """
 
 from __future__ import annotations
@@ -18,24 +18,29 @@ from spegel_py.host.file_tree import Entry, File, Folder, LargeFile, Link, Meta
 from spegel_py.host.host_files import names, reported
 
 OnStep = Callable[[str, Path], None]
-"""Hears what is about to be done, and where. Tests die here: whatever step comes next is the one that never came."""
+"""Called before each step, with its name and path.
+
+Tests end the process here, to see that any step may be the last one.
+"""
 
 MTIME = "user.spegel-py.mtime"
-"""Extended attribute that keeps a folder's own time of change while things come and go in it. It is the only place
-for it: whatever lies in the folder changes the time by being removed."""
+"""Extended attribute that keeps a folder's own mtime while its content changes.
+
+There is no other place for it: a file in the folder would change the mtime when it is removed.
+"""
 
 COPY_SIZE = 1024 * 1024
-"""Bytes of a large file that are in memory while it is copied."""
+"""Bytes of a large file in memory while it is copied."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP)
 
 
 class Disk:
-    """The steps. They may be repeated after a crash at any of them: nothing needs to be free or there beforehand
-    but the folder that holds a path.
+    """The steps, each of which may be repeated after a crash at any point.
 
-    `is_durable` has each on the disk before the next; tests switch it off for speed.
+    A step needs only the folder that holds its path. With `is_durable` each step is on the disk
+    before the next one; tests switch that off for speed.
     """
 
     def __init__(self, *, on_step: OnStep = lambda *_: None, is_durable: bool = True) -> None:
@@ -43,7 +48,7 @@ class Disk:
         self._is_durable = is_durable
 
     def put(self, path: Path, entry: Entry) -> None:
-        """Write an entry, and all below it, to a path that is free."""
+        """Write an entry, and everything below it, to a path that is free."""
         match entry:
             case File():
                 self._write(path, entry.meta, lambda file: file.write(entry.data))
@@ -64,7 +69,10 @@ class Disk:
                 self.sync(path)
 
     def swap(self, staged: Path, path: Path, *, trash: Path) -> None:
-        """Let what is staged take a path's place, at once where the file system can; what was there ends as trash."""
+        """Replace the entry at a path by a staged one; the old entry ends as trash.
+
+        Both change in one step if the file system can exchange them.
+        """
         if not os.path.lexists(path) or not self._exchange(staged, path):
             self.discard(path, trash=trash)
             self.move(staged, path)
@@ -72,22 +80,22 @@ class Disk:
         self.remove(staged)
 
     def discard(self, path: Path, *, trash: Path) -> None:
-        """Remove what is at a path, so that nobody sees half of it where the file system allows that."""
+        """Remove the entry at a path, in one step if the file system allows it."""
         self.remove(trash)
-        # overlayfs renames no folder of a lower layer (EXDEV): such a one is emptied where it is
+        # overlayfs cannot rename a folder of a lower layer (EXDEV); it is emptied in place.
         with self._step("discard", path, passing=(errno.ENOENT, errno.EXDEV)):
             path.rename(trash)
         self.remove(path)
         self.remove(trash)
 
     def move(self, source: Path, target: Path) -> None:
-        """Rename, for good: both folders are on the disk afterwards."""
+        """Rename; the change of both folders is on the disk afterwards."""
         with self._step("rename", target):
             source.rename(target)
         self.sync(target.parent)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, a link or a folder with all below it; no matter if it is not there."""
+        """Remove a file, a link, or a folder with everything below it, if it exists."""
         with reported("read", path):
             if not os.path.lexists(path):
                 return
@@ -98,7 +106,7 @@ class Disk:
             path.rmdir() if is_folder else path.unlink()
 
     def sync(self, folder: Path) -> None:
-        """Have a folder's names on the disk."""
+        """Wait until the names in a folder are on the disk."""
         with self._step("sync", folder):
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -107,13 +115,13 @@ class Disk:
                 os.close(fd)
 
     def keep_mtime(self, folder: Path) -> None:
-        """Remember a folder's time of change until `reset_mtime`, unless that was done before."""
+        """Remember a folder's mtime until `reset_mtime`, unless it is remembered already."""
         with self._step("mark", folder, passing=(errno.EOPNOTSUPP, errno.EPERM, errno.EEXIST)):
             mtime = str(folder.stat().st_mtime_ns).encode()
             os.setxattr(folder, MTIME, mtime, os.XATTR_CREATE)
 
     def reset_mtime(self, folder: Path) -> None:
-        """Give a folder its time of change back, if it was kept."""
+        """Restore a folder's mtime, if it was remembered."""
         with reported("read", folder):
             if MTIME not in os.listxattr(folder):
                 return
@@ -143,12 +151,12 @@ class Disk:
             if meta.owner is not None:
                 os.chown(path, *meta.owner, follow_symlinks=False)
             if meta.mode is not None:
-                path.chmod(meta.mode)  # after the owner: a change of owner drops bits
+                path.chmod(meta.mode)  # after chown, which drops mode bits
             if meta.mtime_ns is not None:
                 os.utime(path, ns=(meta.mtime_ns, meta.mtime_ns), follow_symlinks=False)
 
     def _exchange(self, one: Path, other: Path) -> bool:
-        """Let two paths swap what they name in one step (renameat2); False where that cannot be done."""
+        """Exchange two paths in one step (renameat2); return False if that is not possible."""
         with self._step("exchange", other, passing=_CANNOT_EXCHANGE):
             rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
             if rename is None:
@@ -161,7 +169,7 @@ class Disk:
 
     @contextmanager
     def _step(self, what: str, path: Path, *, passing: tuple[int, ...] = ()) -> Iterator[None]:
-        """Make one step; errors of the numbers in `passing` are no errors here."""
+        """Make one step; errors with a number in `passing` are ignored."""
         with reported(what, path):
             try:
                 self._on_step(what, path)
@@ -172,7 +180,7 @@ class Disk:
 
 
 def _check_room(file: LargeFile, folder: Path) -> None:
-    """Raise OSError (ENOSPC) if the file is larger than the free space: a copy would fill the disk first."""
+    """Raise OSError (ENOSPC) if the file is larger than the free space, which a copy would fill."""
     found = os.statvfs(folder)
     if file.size > found.f_bavail * found.f_frsize:
         raise OSError(

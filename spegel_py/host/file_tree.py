@@ -1,4 +1,4 @@
-"""Files, links and folders as values, so that what is wanted can be compared with what is there."""
+"""Files, links and folders as values, so the wanted and the present state can be compared."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 MAX_HELD = 64 * 1024
-"""Bytes of a file that is held in memory. A hosts.toml has hundreds, a certificate thousands."""
+"""Bytes up to which a file is held in memory: a hosts.toml has hundreds, a certificate thousands.
+"""
 
 MAX_HELD_TOGETHER = 32 * 1024 * 1024
-"""Bytes of all files of one tree that are held in memory."""
+"""Bytes of all files of one tree that are held in memory, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meta:
-    """Mode, owner (uid, gid) and time of change in ns; where one is None any will do."""
+    """Mode, owner (uid, gid) and mtime in ns; None means that any value is right."""
 
     mode: int | None = None
     owner: tuple[int, int] | None = None
     mtime_ns: int | None = None
 
     def allows(self, found: Meta) -> bool:
-        """Say whether what was found is what is wanted."""
+        """Return True if the present state is the wanted one."""
         return (
             self.mode in (None, found.mode)
             and self.owner in (None, found.owner)
@@ -38,9 +39,9 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class LargeFile:
-    """A file whose content stays on the disk: it is copied from `source`, and never held in memory.
+    """A file whose content is never held in memory, but copied from `source`.
 
-    Two of them are the same if they have one size and one `meta`, the time of change included.
+    Two large files are equal if their size and their `meta`, including the mtime, are equal.
     """
 
     source: Path
@@ -64,7 +65,7 @@ Entry = File | LargeFile | Link | Folder
 
 
 def matches(found: Entry | None, wanted: Entry) -> bool:
-    """Say whether nothing needs to be done: same kind, same content, all the way down."""
+    """Return True if nothing needs to change: same kinds and same content at every level."""
     match found, wanted:
         case File(), File():
             is_same = found.data == wanted.data
@@ -82,7 +83,7 @@ def matches(found: Entry | None, wanted: Entry) -> bool:
 
 
 def at(folder: Folder, parts: tuple[str, ...]) -> Entry | None:
-    """Return what lies below a folder, links not followed."""
+    """Return the entry at a path below a folder; links are not followed."""
     entry: Entry | None = folder
     for part in parts:
         entry = entry.entries.get(part) if isinstance(entry, Folder) else None
@@ -90,18 +91,18 @@ def at(folder: Folder, parts: tuple[str, ...]) -> Entry | None:
 
 
 def grafted(folder: Folder, parts: tuple[str, ...], entry: Entry) -> Folder:
-    """Return the folder with an entry below it that was not there; folders on the way are made."""
+    """Return the folder with a new entry below it; missing folders on its path are added."""
     first, *rest = parts
     if rest:
         inner = folder.entries.get(first)
         inner = inner if isinstance(inner, Folder) else Folder({}, Meta(mode=0o755))
         entry = grafted(inner, tuple(rest), entry)
-    # what was added to has another time of change than it had
+    # An entry was added, so the folder's mtime changes.
     return Folder({**folder.entries, first: entry}, replace(folder.meta, mtime_ns=None))
 
 
 def relocated(entry: Entry, path: Path) -> Entry:
-    """Return an entry that lies at `path` now, so that large files are copied from there."""
+    """Return an entry that is now at `path`, so that large files are copied from there."""
     match entry:
         case LargeFile():
             return replace(entry, source=path)

@@ -1,6 +1,7 @@
-"""Looking at files, and keeping others of ours away from them meanwhile.
+"""Reading of files and folders, and a lock against other processes of this program.
 
-Everything here blocks. What the operating system refuses becomes a HostError that says what, where and what to do.
+Everything here blocks. An error of the operating system becomes a HostError with action, path and
+advice.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from spegel_py.host.file_tree import (
 )
 
 LOCK_DEADLINE = 10.0
-"""Seconds for another process to finish what it changes, which takes it milliseconds."""
+"""Seconds to wait for another process's change, which takes milliseconds."""
 
 MAX_TEXT = 1024 * 1024
-"""Bytes of a configuration file that is read as text."""
+"""Bytes up to which a configuration file is read as text."""
 
 _CANNOT_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What file systems say that lock no folder, such as NFS: there we do without."""
+"""Error numbers of file systems without folder locks, such as NFS: no lock is used there."""
 
 _ADVICE = {
     errno.EROFS: "it is mounted read-only: mount it writable",
@@ -47,13 +48,13 @@ _ADVICE = {
 def read(path: Path) -> Entry | None:
     """Return the entry at a path, links not followed; None if there is none.
 
-    Files above MAX_HELD bytes, and all files once MAX_HELD_TOGETHER bytes are held, are LargeFiles.
+    A file above MAX_HELD bytes is a LargeFile, and so is every file after MAX_HELD_TOGETHER bytes.
     """
     return _Reader().read(path)
 
 
 class _Reader:
-    """Reads one tree into memory, within the bounds."""
+    """Reads one tree into memory, within these limits."""
 
     def __init__(self) -> None:
         self._room = MAX_HELD_TOGETHER
@@ -88,13 +89,13 @@ class _Reader:
         if size > min(MAX_HELD, self._room):
             return LargeFile(path, size, meta)
         with path.open("rb") as file:
-            data = file.read(size)  # a file that grows meanwhile is not read to its end
+            data = file.read(size)  # a growing file is cut at its first size
         self._room -= len(data)
         return File(data, meta)
 
 
 def read_text(path: Path) -> str:
-    """Return a text file's content. Raises OSError, and ValueError if it is no text or too large."""
+    """Return a text file's content. Raises OSError, or ValueError if it is no text or too large."""
     with path.open("rb") as file:
         data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:
@@ -110,7 +111,10 @@ def names(folder: Path) -> list[str]:
 
 @contextmanager
 def locked(folder: Path, *, deadline: float | None = None) -> Iterator[None]:
-    """Keep other processes of ours away from a folder; raises HostError after LOCK_DEADLINE or `deadline` seconds."""
+    """Lock a folder against other processes of this program.
+
+    Raises HostError after `deadline` seconds, by default LOCK_DEADLINE.
+    """
     end = time.monotonic() + (LOCK_DEADLINE if deadline is None else deadline)
     with reported("lock", folder):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -118,12 +122,13 @@ def locked(folder: Path, *, deadline: float | None = None) -> Iterator[None]:
         while not _locks(fd):
             if time.monotonic() > end:
                 raise HostError(
-                    f"{folder} is being changed by another spegel-py, or kept clean while a release is uninstalled: "
+                    f"{folder} is being changed by another spegel-py, or kept clean while a "
+                    "release is uninstalled: "
                     "run this again when that has ended"
                 )
             time.sleep(0.05)
         with reported("lock", folder):
-            if os.fstat(fd).st_ino != folder.stat().st_ino:  # a clean-up removed what we waited for
+            if os.fstat(fd).st_ino != folder.stat().st_ino:  # a clean-up removed it meanwhile
                 raise HostError(f"{folder} was replaced by another process: run this again")
         yield
     finally:
@@ -143,7 +148,7 @@ def _locks(fd: int) -> bool:
 
 @contextmanager
 def reported(what: str, path: Path) -> Iterator[None]:
-    """Let what the operating system refuses be a HostError."""
+    """Turn an error of the operating system into a HostError."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""The hosts.toml that sends containerd to mirrors first, alone or before what a file already says.
+"""The text of a hosts.toml that makes containerd ask mirrors first.
 
-It is the file that Spegel writes, and a header in each mirror's table that names this node.
+It is the file that Spegel writes, with one more header in each mirror's table: this node's name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _TOKEN = re.compile(
 )
 
 DIAL_TIMEOUT = "200ms"
-"""A mirror runs on this node: a connection takes no time, or will not come about. containerd heeds it from 2.1 on."""
+"""Time that containerd has to connect to a mirror, from version 2.1 on.
+
+A mirror runs on the same node: a connection takes no time, or fails.
+"""
 
 
 def blocks(
@@ -36,7 +39,7 @@ def blocks(
     node: str,
     credentials: Credentials | None = None,
 ) -> str:
-    """Return the `[host]` tables of mirrors, in each of them the name of this node as a header.
+    """Return the `[host]` tables of mirrors, each with this node's name as a header.
 
     Without `can_resolve` containerd asks mirrors for digests only, and upstream for tags.
     """
@@ -52,15 +55,19 @@ def blocks(
 
 
 def render(server: str | None, mirrors: str) -> str:
-    """Return a whole file: mirrors first, then the server; None for the registry that containerd was asked for."""
+    """Return a whole file: mirrors first, then the server.
+
+    Without a server containerd continues at the registry that it was asked for.
+    """
     return f"server = '{server}'\n\n{mirrors}" if server else mirrors
 
 
 def prepend(existing: str, server: str | None, mirrors: str, targets: Collection[str]) -> str:
-    """Return the existing file with the mirrors before its hosts, in their order and with their comments.
+    """Return the existing file with the mirrors before its hosts.
 
-    Its own server stays, since its certificates and headers are that server's. Hosts that are one of the targets go: a
-    table may be there once only. Raises ValueError with the line where it is not TOML.
+    Order and comments of the hosts stay. The file's own server stays too, because its certificates
+    and headers belong to that server. Hosts that equal a target are removed: a table may exist only
+    once. Raises ValueError with the line if the file is not TOML.
     """
     document = _parsed(existing)
     hosts = document.get("host", {})
@@ -81,7 +88,10 @@ def prepend(existing: str, server: str | None, mirrors: str, targets: Collection
 
 
 def certificates(existing: str) -> Iterator[str]:
-    """Yield the paths of all certificates and keys that a file names. Raises ValueError as `prepend` does."""
+    """Yield the paths of all certificates and keys that a file names.
+
+    Raises ValueError as `prepend` does.
+    """
     document = _parsed(existing).unwrap()
     hosts = document.get("host", {})
     for table in (document, *(hosts.values() if isinstance(hosts, dict) else ())):
@@ -91,9 +101,10 @@ def certificates(existing: str) -> Iterator[str]:
 
 
 def from_files(names: Collection[str]) -> str:
-    """Return what a folder without hosts.toml says to containerd by its certificates' names, which are Docker's.
+    """Return the hosts.toml that is equivalent to a folder of certificates with Docker's names.
 
-    A `.cert` without a `.key` beside it holds its key itself.
+    containerd reads such a folder if it has no hosts.toml. A `.cert` without a `.key` contains its
+    key.
     """
     lines = []
     if authorities := sorted(name for name in names if name.endswith(".crt")):
@@ -106,7 +117,7 @@ def from_files(names: Collection[str]) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Return what belongs to the whole file, and its tables from the first one's comments on."""
+    """Return the keys of the whole file, and its tables from the first table's comments on."""
     start = _first_table(text)
     lines = text[:start].splitlines(keepends=True)
     comments = len(list(takewhile(lambda before: before.lstrip().startswith("#"), reversed(lines))))
@@ -116,9 +127,10 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _first_table(text: str) -> int:
-    """Return where the line of the first table's head begins in a file that is TOML; its end if there is none.
+    """Return the offset of the first table's line in valid TOML; the file's length if there is
+    none.
 
-    That is the first line that begins with a bracket, and neither within a string nor within another bracket.
+    That is the first line that begins with a bracket outside of strings and of other brackets.
     """
     depth = line = 0
     for found in _TOKEN.finditer(text):

@@ -1,6 +1,6 @@
-"""Asking what may never answer: disks, names, sockets. Nothing is held up by it.
+"""HTTP requests to servers that may never answer, each with a deadline.
 
-Threads of a pool are waited for at the end of the program; these are left behind.
+They run in detached threads, which do not hold up the end of the program.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from urllib.parse import urlsplit
 
 from spegel_py.tools.threads import run_detached
 
-PATIENCE = 2.0
-"""Seconds that a mirror has for its answer. One on the same machine needs milliseconds."""
+MIRROR_TIMEOUT = 2.0
+"""Seconds for a mirror's response; one on the same machine needs milliseconds."""
 
 MAX_BODY = 8 * 1024 * 1024
-"""Bytes of an answer that are read at most."""
+"""Bytes of a body that are read, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, read whole."""
+    """An HTTP response, read completely."""
 
     status: int
     headers: Message
@@ -31,18 +31,18 @@ class Answer:
 
 
 def explain(failure: OSError | http.client.HTTPException) -> str:
-    """Return in a few words why nothing answered."""
+    """Return the reason of a failure in a few words."""
     return getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
 
 
 async def get(url: str, *, authorization: str | None = None, timeout: float) -> Answer:
-    """Return the answer of an HTTP server. Proxies are not used.
+    """Return the response of an HTTP server. Proxies are not used.
 
     Raises:
-        TimeoutError: there is no whole answer within `timeout` seconds; it says how far it came.
-        OSError: there is no connection.
-        HTTPException: the answer is not HTTP.
-        ValueError: `url` is no URL.
+        TimeoutError: no complete response within `timeout` seconds; the text says how far it came.
+        OSError: no connection.
+        HTTPException: the response is not HTTP.
+        ValueError: `url` is not a URL.
     """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -73,30 +73,30 @@ async def get(url: str, *, authorization: str | None = None, timeout: float) -> 
 
 @dataclass(frozen=True, slots=True)
 class MirrorAnswer:
-    """How a mirror answered once, in a few words."""
+    """A mirror's answer to one request, or its failure, in a few words."""
 
     text: str
     is_spegel: bool = False
-    """It is spegel-py."""
+    """True if spegel-py answered."""
     is_refused: bool = False
-    """Nothing listens there, so containerd goes on at once."""
+    """True if nothing listens there; containerd then continues at once."""
     is_silent: bool = False
-    """containerd waits there, for 30 s or for minutes, before it goes on."""
+    """True if there is no answer; containerd then waits for 30 s or for minutes."""
     is_up: bool = False
-    """There was an answer."""
+    """True if there was an answer."""
 
 
 async def ask_mirror(url: str) -> MirrorAnswer:
     """Ask a mirror once, as containerd does; never raises."""
     try:
-        answer = await get(f"{url.rstrip('/').removesuffix('/v2')}/v2/", timeout=PATIENCE)
+        answer = await get(f"{url.rstrip('/').removesuffix('/v2')}/v2/", timeout=MIRROR_TIMEOUT)
     except ConnectionRefusedError as error:
         return MirrorAnswer(explain(error), is_refused=True)
     except TimeoutError as error:
         return MirrorAnswer(explain(error), is_silent=True)
     except (OSError, http.client.HTTPException) as error:
         return MirrorAnswer(explain(error))
-    except ValueError as error:  # no URL
+    except ValueError as error:  # not a URL
         return MirrorAnswer(str(error))
     server = answer.headers.get("Server", "")
     text = f"{answer.status} from {server or 'a server without a name'}"

@@ -1,4 +1,4 @@
-"""What is to lie in containerd's `config_path`: decided from the settings and from what lay there before us."""
+"""The wanted content of containerd's `config_path`, from the settings and the original content."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ FOLDER = Meta(mode=0o755)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirroring:
-    """Which registries are mirrored, where, and how.
+    """The settings of `configuration`: registries, mirrors and options.
 
-    `targets` are the mirrors' URLs, the first one asked first; each is told that the runtime of `node` asks.
+    `targets` are the mirrors' URLs, in the order in which containerd asks them. Each mirror is told
+    the name `node` of the runtime's node.
     """
 
     registries: tuple[Registry, ...]
@@ -49,7 +50,10 @@ class Mirroring:
         root: Path,
         outside: Callable[[Path], Entry | None] = lambda _: None,
     ) -> Mapping[str, Entry]:
-        """Return what is to lie in `root`. Raises ConfigError for an existing hosts.toml that cannot be kept."""
+        """Return the wanted content of `root`.
+
+        Raises ConfigError for an existing hosts.toml that cannot be kept.
+        """
         tree = OriginalTree(root=root, original=original, outside=outside)
         wanted = Folder({}, FOLDER)
         kept: list[Existing] = []
@@ -65,18 +69,23 @@ class Mirroring:
         return wanted.entries
 
     def set_aside(self, original: Folder, wanted: Mapping[str, Entry]) -> list[str]:
-        """Return the names of what containerd heeded and whose settings are not in the plan."""
+        """Return the names of folders that containerd used, and whose settings the plan does not
+        keep.
+        """
         heeded = [name for name, entry in original.entries.items() if _is_heeded(entry)]
         return [name for name in heeded if not (self.keeps_existing and _has_hosts(wanted, name))]
 
     def keeping(self, name: str) -> str:
-        """Return how to keep a folder that is set aside."""
+        """Return the advice how to keep a folder that is set aside."""
         named = [registry.text for registry in self.registries]
         registry = registry_of(name)
         named += [registry if registry == DEFAULT else f"https://{registry}"]
         flags = f"--mirrored-registries {' '.join(dict.fromkeys(named))}"
         if self.keeps_existing:
-            return f"--prepend-existing keeps the registries that are named, and no other: to keep it, give {flags}"
+            return (
+                "--prepend-existing keeps the registries that are named, and no other: to keep "
+                f"it, give {flags}"
+            )
         return f"to keep it, after the mirror, give --prepend-existing and name it: {flags}"
 
     def _folder(self, registry: Registry, existing: Existing | None, root: Path) -> Folder:
@@ -116,12 +125,15 @@ def _has_hosts(wanted: Mapping[str, Entry], name: str) -> bool:
 HOSTS = "hosts.toml"
 
 _DEPTH = 8
-"""Links followed one after another, and folders within folders: more is a circle."""
+"""Links followed in a row, and levels of folders, at most: more is a cycle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Existing:
-    """One registry's folder. `others` holds all files but hosts.toml, links replaced by what they lead to."""
+    """One registry's folder, with the text of its hosts.toml.
+
+    `others` has all other files; links in it are replaced by their targets.
+    """
 
     name: str
     text: str
@@ -129,7 +141,10 @@ class Existing:
 
 
 class OriginalTree:
-    """The original tree as it was seen under its path `root`; what links lead to elsewhere is read by `outside`."""
+    """The original content of the folder `root`.
+
+    `outside` reads the targets of links that point elsewhere.
+    """
 
     def __init__(
         self, *, root: Path, original: Folder, outside: Callable[[Path], Entry | None]
@@ -139,7 +154,10 @@ class OriginalTree:
         self._outside = outside
 
     def existing(self, registry: Registry) -> Existing | None:
-        """Return what is set up for a registry; None if it has no folder. Raises ConfigError for what is not TOML."""
+        """Return the settings of a registry; None if it has no folder.
+
+        Raises ConfigError for a file that is not TOML.
+        """
         for name in registry.folders:
             folder = self._solid(self._root / name)
             if isinstance(folder, Folder):
@@ -147,12 +165,13 @@ class OriginalTree:
         return None
 
     def needed(self, existing: Existing) -> Iterator[tuple[tuple[str, ...], File | LargeFile]]:
-        """Yield the files of the tree that the registry's hosts.toml names outside its own folder, with their paths."""
+        """Yield path and content of each file outside the registry's folder that its hosts.toml
+        names.
+        """
         folder = self._root / existing.name
         for text in hosts_toml.certificates(existing.text):
-            path = Path(
-                os.path.normpath(folder / text)
-            )  # as containerd reads it: `..` before links
+            # As in containerd, `..` is resolved before links.
+            path = Path(os.path.normpath(folder / text))
             file = self._solid(path)
             if (
                 isinstance(file, File | LargeFile)
@@ -173,11 +192,11 @@ class OriginalTree:
                 f"{path}: {error}; correct it, or run this without --prepend-existing"
             ) from error
         others = Folder(entries, replace(folder.meta, mtime_ns=None))
-        # containerd looks at Docker's certificate files only where there is no hosts.toml or an empty one
+        # containerd uses Docker's certificate files only if hosts.toml is missing or empty.
         return Existing(name=name, text=text or hosts_toml.from_files(entries), others=others)
 
     def _solid(self, path: Path, depth: int = _DEPTH) -> Entry | None:
-        """Return what a path leads to, links followed; None where that is nothing."""
+        """Return the entry at a path, with links followed; None if there is none."""
         if not depth:
             return None
         if not path.is_relative_to(self._root):
@@ -193,7 +212,10 @@ class OriginalTree:
         return entry and self._followed(path, entry, depth)
 
     def _followed(self, path: Path, entry: Entry, depth: int) -> Entry:
-        """Return an entry, and all below it, with links replaced by what they lead to; one that leads nowhere stays."""
+        """Return an entry with all links in it replaced by their targets.
+
+        A link without a target stays.
+        """
         match entry:
             case Link():
                 return self._solid(_target(path, entry), depth - 1) or entry
@@ -214,7 +236,8 @@ def _target(path: Path, link: Link) -> Path:
 def _text(file: Entry | None) -> str:
     if isinstance(file, LargeFile):
         raise ValueError(
-            f"it has {file.size} bytes and is not read: a hosts.toml may have {MAX_HELD}, and all small "
+            f"it has {file.size} bytes and is not read: a hosts.toml may have {MAX_HELD}, and all "
+            "small "
             f"files of the folder {MAX_HELD_TOGETHER}"
         )
     data = file.data if isinstance(file, File) else b""

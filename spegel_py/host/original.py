@@ -1,8 +1,10 @@
-"""What lay in containerd's `config_path` before us, kept so that no crash at any step loses it.
+"""The original content of containerd's `config_path`, kept so that a crash at any step loses
+nothing.
 
-One rule makes it right: as long as `_backup` exists it is the original, whatever else lies beside it. It is copied
-under another name and appears with one rename, and goes away with one rename, after all of it was put back by copying.
-Spegel keeps its own backup under the same name, so each can clean up after the other.
+One rule makes this correct: as long as `_backup` exists, it is the original. The backup is copied
+under another name, and appears with one rename. It disappears with one rename too, after all of it
+was copied back. Spegel keeps its own backup under the same name, so each program can clean up after
+the other.
 """
 
 from __future__ import annotations
@@ -19,29 +21,31 @@ from spegel_py.host.host_files import locked, names, read, reported
 
 BACKUP = "_backup"
 OURS = "_spegel-py."
-"""Begins the names of what is there in mid-change only, and of MADE; what a crash left of it goes with the next run."""
+"""Prefix of MADE, and of names that exist only during a change; the next run removes remains."""
 
 MADE = f"{OURS}made"
-"""File that says that the folder was not there before, and how many folders had to be made for it. It lies beside the
-backup, since Spegel would put back whatever lies in it."""
+"""File that marks a folder which did not exist before; it has the number of folders created for it.
+
+It is beside the backup, because Spegel would copy everything in the backup back.
+"""
 
 STAGED, COPY, TRASH = f"{OURS}new", f"{OURS}backup", f"{OURS}old"
 
 Plan = Callable[[Folder], Mapping[str, Entry]]
-"""Returns what is to lie in the folder, from what lay there originally."""
+"""Returns the wanted content of the folder, from the original content."""
 
 
 def change(root: Path, plan: Plan, disk: Disk) -> list[str]:
-    """Have a folder hold what the plan says and nothing else, the original kept as backup; return the names changed.
+    """Change a folder to the planned content, and keep the original as backup.
 
-    The path is absolute and without links. If the plan raises, nothing has been changed. Raises HostError; then, or
-    after a crash, it can be run again.
+    Returns the changed names. The path is absolute and without links. If the plan raises, nothing
+    has changed. After HostError or a crash, this can be run again.
     """
     with reported("change", root):
         _make(root, disk)
         with locked(root):
             original = _original(root)
-            # Large files are copied from the backup, which keeps them all until the end.
+            # Large files are copied from the backup, which exists until the end.
             entries = plan(Folder(_kept(original, root), original.meta))
             if not (root / BACKUP).is_dir():
                 _back_up(root, original, disk)
@@ -49,17 +53,18 @@ def change(root: Path, plan: Plan, disk: Disk) -> list[str]:
 
 
 def restore(root: Path, disk: Disk, *, is_locked: bool = False) -> bool:
-    """Have a folder hold the original again, or go away if it was not there; return whether there was a backup.
+    """Restore the original content of a folder, or remove a folder that did not exist before.
 
-    Without a backup nothing but remains of a crash is removed. Raises HostError; then it can be run again.
+    Returns True if there was a backup. Without one, only the remains of a crash are removed. After
+    HostError, this can be run again.
 
     Args:
-        root: The folder.
-        disk: The steps.
+        root: the folder.
+        disk: the steps.
         is_locked: True if the caller holds the folder's lock.
     """
     with reported("restore", root):
-        _clear_asides(root, disk)
+        _remove_temporary(root, disk)
         if not root.is_dir():
             return False
         with nullcontext() if is_locked else locked(root):
@@ -96,7 +101,7 @@ def _original(root: Path) -> Folder:
 
 
 def _kept(original: Folder, root: Path) -> Mapping[str, Entry]:
-    """Return the original's entries as they lie in the backup once that is made."""
+    """Return the original's entries as they will be in the backup."""
     return {
         name: relocated(entry, root / BACKUP / name) for name, entry in original.entries.items()
     }
@@ -125,11 +130,11 @@ def _is_ours(name: str) -> bool:
     return name == BACKUP or name.startswith(OURS)
 
 
-# A folder that was not there before
+# A folder that did not exist before
 
 
 def _make(root: Path, disk: Disk) -> None:
-    """Make the folder, and those above it, in one step, with the mark that says so."""
+    """Create the folder and its missing parents in one step, with the mark MADE."""
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     if not missing:
         return
@@ -139,13 +144,13 @@ def _make(root: Path, disk: Disk) -> None:
         made = Folder({MADE: File(f"{len(missing)}\n".encode(), Meta(mode=0o644))}, meta)
         for folder in missing[:-1]:
             made = Folder({folder.name: made}, meta)
-        disk.remove(_aside(top))
-        disk.put(_aside(top), made)
-        disk.move(_aside(top), top)
+        disk.remove(_temporary(top))
+        disk.put(_temporary(top), made)
+        disk.move(_temporary(top), top)
 
 
 def _unmake(root: Path, disk: Disk) -> None:
-    """Remove the folder, and those made above it, unless others have put something there meanwhile."""
+    """Remove the folder and the parents created for it, unless others have added something."""
     if names(root) != [MADE]:
         disk.remove(root / MADE)
         return
@@ -155,15 +160,15 @@ def _unmake(root: Path, disk: Disk) -> None:
         if names(top.parent) != [top.name]:
             break
         top = top.parent
-    disk.move(top, _aside(top))
-    disk.remove(_aside(top))
+    disk.move(top, _temporary(top))
+    disk.remove(_temporary(top))
 
 
-def _clear_asides(root: Path, disk: Disk) -> None:
+def _remove_temporary(root: Path, disk: Disk) -> None:
     for folder in (root, *root.parents):
-        if folder.name and os.path.lexists(_aside(folder)):
-            disk.remove(_aside(folder))
+        if folder.name and os.path.lexists(_temporary(folder)):
+            disk.remove(_temporary(folder))
 
 
-def _aside(folder: Path) -> Path:
+def _temporary(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.spegel-py")

@@ -1,4 +1,4 @@
-"""Registries and mirrors as they are named on the command line: URLs without a path, as Spegel takes them."""
+"""Registries and mirrors of the command line: URLs without a path, as in Spegel."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from urllib.parse import urlsplit
 from spegel_py.oci.filters import WILDCARDS
 
 DEFAULT = "_default"
-"""containerd's folder for every registry that has none of its own."""
+"""Name of containerd's folder for every registry without a folder of its own."""
 
 MIRROR_PATH = (
-    "; a mirror below a path (override_path) goes into that registry's own hosts.toml, and stays with "
+    "; a mirror below a path (override_path) goes into that registry's own hosts.toml, and stays "
+    "with "
     "--prepend-existing"
 )
-"""What to do about a path in a mirror's URL: the mirrors that are written here have none."""
+"""Advice on a path in a mirror's URL: the mirrors of this command have no path."""
 
 REGISTRY_PATH = (
     "; containerd has one hosts.toml for a host: --registry-filters leaves out repositories of it"
 )
-"""What to do about a path in a registry's URL."""
+"""Advice on a path in a registry's URL."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 
@@ -31,19 +32,22 @@ _FOLDER = re.compile(r"(.+)_(\d+)_")
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A registry to mirror: `host[:port]` and the URL to go on at; for all registries `_default` and None."""
+    """A registry to mirror: `host[:port]`, and the URL at which containerd continues.
+
+    All registries are `_default` and None.
+    """
 
     host: str
     server: str | None
 
     @property
     def text(self) -> str:
-        """The registry as it is named on the command line."""
+        """The registry in the form of the command line."""
         return f"{self.server.partition('://')[0]}://{self.host}" if self.server else self.host
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The names its folder may have, in the order in which containerd looks for them."""
+        """Possible names of the registry's folder, in containerd's order."""
         host, colon, port = self.host.rpartition(":")
         return (f"{host}_{port}_", self.host) if colon and not port.endswith("]") else (self.host,)
 
@@ -78,12 +82,12 @@ def _registry(text: str) -> Registry:
         return Registry(DEFAULT, None)
     scheme, host = _parts(text, REGISTRY_PATH)
     url = f"{scheme}://{host}"
-    # docker.io is a name only: its registry listens elsewhere, and containerd knows that for itself alone
+    # docker.io is only a name. Its registry is another host, which hosts.toml must name.
     return Registry(host, "https://registry-1.docker.io" if url == "https://docker.io" else url)
 
 
 def _parts(text: str, without_path: str) -> tuple[str, str]:
-    """Return scheme and host. Raises ValueError, which says `without_path` where there is a path."""
+    """Return scheme and host. Raises ValueError; its text has `without_path` if there is a path."""
     scheme, separator, rest = text.partition("://")
     if not separator:
         raise ValueError(f"{text!r} has no scheme: write https://{text} or http://{text}")
@@ -96,7 +100,8 @@ def _parts(text: str, without_path: str) -> tuple[str, str]:
         )
     if "@" in rest:
         raise ValueError(
-            "a user name has no place here: the mirror's credentials come from the basic-auth secret"
+            "a user name has no place here: the mirror's credentials come from the basic-auth "
+            "secret"
         )
     host = _bracketed(rest)
     valid = _HOST.fullmatch(host)
@@ -106,7 +111,10 @@ def _parts(text: str, without_path: str) -> tuple[str, str]:
 
 
 def _bracketed(host: str) -> str:
-    """Return an IPv6 host in brackets: Kubernetes puts a node's address before a port without any."""
+    """Return an IPv6 host in brackets.
+
+    Kubernetes puts a node's address before a port without brackets.
+    """
     if host.count(":") < 2 or "[" in host:
         return host
     address, _, port = host.rpartition(":")

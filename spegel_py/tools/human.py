@@ -1,4 +1,4 @@
-"""How sizes and times are written for people, on terminals and on the status page."""
+"""Sizes and times as text for people, in commands and on the status page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def size(count: float) -> str:
-    """Return bytes in the unit that suits them."""
+    """Return a number of bytes in a suitable unit."""
     unit = 0
     while count >= 1000 and unit < len(_UNITS) - 1:
         count, unit = count / 1000, unit + 1
@@ -21,7 +21,7 @@ def moment(seconds: float) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return seconds in words; a dash for none."""
+    """Return a number of seconds in a suitable unit; a dash for None."""
     if seconds is None:
         return "-"
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):

@@ -1,4 +1,4 @@
-"""`spegel-py doctor`: whether this node will work, and what to do if not. Facts are gathered, then judged."""
+"""Checks that a node can work on this machine: facts are gathered, then judged."""
 
 from spegel_py.host.doctor.examination import examine, warn
 from spegel_py.host.doctor.facts import Subject

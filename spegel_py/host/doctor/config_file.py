@@ -1,7 +1,8 @@
-"""containerd's configuration file, for daemons that do not tell their settings: 2.0 to 2.3, and stopped ones.
+"""containerd's configuration file, for daemons that do not report their settings.
 
-Files are merged as 2.x does it: each one is brought to the newest form first, tables are merged key by key, and a
-later file's empty values (false, "") do not replace an earlier one's.
+Those are 2.0 to 2.3, and stopped ones. Files are merged as in 2.x: each file is first converted to
+the newest form, then tables are merged key by key. A later file's empty value (false, "") does not
+replace an earlier value.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from spegel_py.host.host_files import read_text
 from spegel_py.store.containerd import ImageSettings
 
 CRI = "io.containerd.grpc.v1.cri"
-"""The plugin that held all of the CRI's settings up to version 2 of the file; plain `cri` in version 1."""
+"""Plugin with all CRI settings up to version 2 of the file; plain `cri` in version 1."""
 
 IMAGES = "io.containerd.cri.v1.images"
-"""The plugin that holds those of images from version 3 on."""
+"""Plugin with the image settings from version 3 on."""
 
 MAX_FILES = 64
-"""Files that are read at most, imports included."""
+"""Number of files that are read, at most, imports included."""
 
 Table = dict[str, Any]
 
 
 def read(path: Path) -> FileSettings:
-    """Return what the file at `path` and its imports say. Raises ConfigError."""
+    """Return the settings in the file at `path` and its imports. Raises ConfigError."""
     merged: Table = {}
     version = 0
     pending, seen = [path.absolute()], set[Path]()
@@ -46,7 +47,7 @@ def read(path: Path) -> FileSettings:
 
 
 def images(document: Table) -> Table:
-    """Return a file's settings of images in the form of version 3."""
+    """Return a file's image settings in the form of version 3."""
     plugins = _table(document, "plugins")
     found = dict(_table(plugins, IMAGES))
     if _version(document) < 3:
@@ -76,7 +77,7 @@ def _document(file: Path) -> Table:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # ValueError: no TOML, no UTF-8, a number without end
+    ) as error:  # ValueError: not TOML, not UTF-8, or an endless number
         raise ConfigError(f"{file} is not TOML: {' '.join(str(error).split())[:200]}") from error
 
 
@@ -86,21 +87,21 @@ def _version(document: Table) -> int:
 
 
 def _imports(parent: Path, document: Table) -> list[Path]:
-    """Return the files that `parent` imports: relative to its folder, `*` as shells have it."""
+    """Return the files that `parent` imports, relative to its folder; `*` works as in a shell."""
     given = document.get("imports")
     texts = [text for text in given if isinstance(text, str)] if isinstance(given, list) else []
     return [path for text in texts for path in _imported(parent.parent / text)]
 
 
 def _imported(path: Path) -> list[Path]:
-    """Return the files that a path with or without `*` stands for; more than one `*` in a row are one, as in Go."""
+    """Return the files that match a path; several `*` in a row count as one, as in Go."""
     pattern = re.sub(r"\*+", "*", str(path))
     try:
         return sorted(Path("/").glob(pattern[1:])) if "*" in pattern else [path]
     except (
         OSError,
         ValueError,
-    ):  # a name that is too long, or has a NUL: there can be no such file
+    ):  # the name is too long, or has a NUL
         return []
 
 

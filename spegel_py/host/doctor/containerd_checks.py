@@ -1,4 +1,4 @@
-"""Judges containerd: that it is there, asks mirrors, and keeps what it pulled. Pure."""
+"""Checks of containerd: it answers, asks mirrors, and keeps the layers that it pulled. Pure."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from spegel_py.host.doctor.findings import Finding, error, ok, warning
 from spegel_py.store.containerd import CriStatus, ImageSettings
 
 OLDEST = (1, 6)
-"""The oldest containerd that is tested with."""
+"""Oldest containerd version that is tested."""
 
 TELLS_LAYERS = (2, 1)
-"""From here on containerd tells of each layer as it comes, and by default pulls through its transfer service."""
+"""Version from which containerd reports each layer when it arrives.
+
+From this version it also pulls through its transfer service by default.
+"""
 
 HAS_DEFAULT = (2, 2)
-"""From here on a `config_path` that is not set has a default."""
+"""Version from which an unset `config_path` has a default."""
 
 DEFAULT_CONFIG_PATH = "/etc/containerd/certs.d:/etc/docker/certs.d"
 
 
 def check_containerd(facts: Facts) -> list[Finding]:
-    """containerd answers, in a version that is known."""
+    """Check that containerd answers, with a known version."""
     match facts.version:
         case None:
             return []
         case Unknown(reason, remedy):
-            start = f"systemctl restart containerd, or give its socket: --containerd-sock (now {facts.subject.socket})"
+            start = (
+                "systemctl restart containerd, or give its socket: --containerd-sock (now "
+                f"{facts.subject.socket})"
+            )
             return [error("containerd", reason, remedy or start)]
         case text:
             return [_version_finding(text, facts.subject.socket)]
 
 
 def check_config_path(facts: Facts) -> list[Finding]:
-    """containerd searches the folder that hosts.toml files are written to."""
+    """Check that containerd searches the folder to which hosts.toml files are written."""
     check = "config_path"
     if facts.cri is None and facts.file is None:
         return []
@@ -45,8 +51,10 @@ def check_config_path(facts: Facts) -> list[Finding]:
             warning(
                 check,
                 "containerd serves no CRI: Kubernetes cannot pull here, ctr and nerdctl can",
-                f'for Kubernetes take "cri" out of disabled_plugins in {facts.subject.containerd_config} and '
-                f"systemctl restart containerd (its log says so if the plugin failed); give ctr --hosts-dir "
+                'for Kubernetes take "cri" out of disabled_plugins in '
+                f"{facts.subject.containerd_config} and "
+                "systemctl restart containerd (its log says so if the plugin failed); give ctr "
+                "--hosts-dir "
                 f"{facts.subject.certs or '/etc/containerd/certs.d'}",
             )
         ]
@@ -57,9 +65,10 @@ def check_config_path(facts: Facts) -> list[Finding]:
 
 
 def ignored_folder(facts: Facts) -> Finding | None:
-    """Return the error if the running containerd itself says that it does not search the folder; else None.
+    """Return the error if the running containerd says that it does not search the folder.
 
-    A list of folders that has the wanted one passes: the daemon does not tell whether it takes lists (see below).
+    A list of folders that contains the folder passes, because containerd does not say whether it
+    supports lists (see below).
     """
     if not isinstance(facts.cri, CriStatus) or facts.cri.images is None:
         return None
@@ -67,14 +76,17 @@ def ignored_folder(facts: Facts) -> Finding | None:
 
 
 def check_discard(facts: Facts) -> list[Finding]:
-    """containerd keeps the layers that it unpacked."""
+    """Check that containerd keeps the layers that it unpacked."""
     check = "discard_unpacked_layers"
     settings = image_settings(facts)
     if isinstance(settings, Unknown):
-        return []  # said of config_path already, for the same reason
+        return []  # reported for config_path already, with the same reason
     if not settings.discards_layers:
         return [ok(check, f"off (by {_source(facts)})")]
-    text = f"on (by {_source(facts)}): containerd drops layers once they are unpacked, so there are none to share"
+    text = (
+        f"on (by {_source(facts)}): containerd drops layers once they are unpacked, so there are "
+        "none to share"
+    )
     put = _put(facts, "" if _form(facts) >= 3 else ".containerd", f"{check} = false")
     return [
         error(
@@ -86,11 +98,14 @@ def check_discard(facts: Facts) -> list[Finding]:
 
 
 def image_settings(facts: Facts) -> ImageSettings | Unknown:
-    """Return how containerd pulls: what the daemon tells, else what its file says; Unknown if nothing is known."""
+    """Return the image settings that containerd reports, else those in its file.
+
+    Unknown if neither can be read.
+    """
     if isinstance(facts.cri, CriStatus) and facts.cri.images is not None:
         is_local = (
             isinstance(facts.file, FileSettings) and facts.file.images.pulls_locally
-        )  # told by the file alone
+        )  # the daemon does not report this one
         return replace(facts.cri.images, pulls_locally=is_local)
     if isinstance(facts.cri, CriStatus) and not facts.cri.is_served:
         return Unknown("containerd serves no CRI")
@@ -115,7 +130,7 @@ def image_settings(facts: Facts) -> ImageSettings | Unknown:
 
 
 def roots(settings: ImageSettings) -> tuple[Path, ...]:
-    """Return the folders that containerd searches for hosts.toml files."""
+    """Return the folders in which containerd searches hosts.toml files."""
     return tuple(Path(part) for part in settings.config_path.split(":") if part)
 
 
@@ -152,7 +167,8 @@ def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Find
         and (_number(facts.version) or (0, 0)) >= TELLS_LAYERS
     ):
         text = (
-            f"{settings.config_path}{by}: containerd {_shown(facts.version)} takes this list for one folder and asks "
+            f"{settings.config_path}{by}: containerd {_shown(facts.version)} takes this list for "
+            "one folder and asks "
             "no mirror (its issue 12808)"
         )
         return error(check, text, put)
@@ -163,7 +179,7 @@ def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Find
 
 
 def _ignored(facts: Facts, settings: ImageSettings, by: str) -> Finding | None:
-    """Return an error if containerd searches no folder, or none of those that it searches is the wanted one."""
+    """Return an error if containerd searches no folder, or does not search the wanted one."""
     check, wanted, searched = "config_path", facts.subject.certs, roots(settings)
     if not searched:
         older = (
@@ -173,7 +189,10 @@ def _ignored(facts: Facts, settings: ImageSettings, by: str) -> Finding | None:
         return error(check, f"not set{by}: containerd asks no mirror", put + older)
     if wanted is not None and wanted not in searched:
         text = f"{settings.config_path}{by}, but hosts.toml files are written to {wanted}"
-        other = f"--containerd-registry-config-path {searched[0]} (in the chart spegel.containerdRegistryConfigPath)"
+        other = (
+            f"--containerd-registry-config-path {searched[0]} (in the chart "
+            "spegel.containerdRegistryConfigPath)"
+        )
         return error(check, text, f"{_put_config_path(facts, wanted)}; or give {other}")
     return None
 
@@ -188,14 +207,17 @@ def _source(facts: Facts) -> str:
 
 
 def _put(facts: Facts, table: str, line: str) -> str:
-    """Return how to set something, in a table below the plugin that has the settings of images."""
+    """Return the advice how to set a key in a table below the plugin with the image settings."""
     form = _form(facts)
     plugin = f'"{IMAGES}"' if form >= 3 else f'"{CRI}"' if form == 2 else "cri"
-    return f"in {facts.subject.containerd_config}: [plugins.{plugin}{table}] {line}; then systemctl restart containerd"
+    return (
+        f"in {facts.subject.containerd_config}: [plugins.{plugin}{table}] {line}; then systemctl "
+        "restart containerd"
+    )
 
 
 def _form(facts: Facts) -> int:
-    """Return the version of the configuration file that a remedy is to be written for."""
+    """Return the version of the configuration file for which a remedy is written."""
     if isinstance(facts.file, FileSettings):
         return facts.file.version
     return 3 if (_number(facts.version) or (0, 0)) >= (2, 0) else 2

@@ -1,4 +1,7 @@
-"""The environment of the running containerd, or of its service where the process cannot be looked at."""
+"""The proxies in the environment of the running containerd.
+
+If its process cannot be read, its systemd service is asked.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ SERVICES = (
     "rke2-server.service",
     "rke2-agent.service",
 )
-"""Services that run a containerd."""
+"""systemd services that run containerd."""
 
 TIMEOUT = 2.0
-"""Seconds for the socket to take a connection, and for systemctl to answer."""
+"""Seconds to connect to the socket, and for systemctl to answer."""
 
 
 def of_process(path: Path, proc: Path = Path("/proc")) -> ProxySettings | Unknown:
-    """Return the proxies of the process that listens on a socket, as they were when it was started."""
+    """Return the proxies that systemd gives to the first existing service of SERVICES."""
     try:
         process = _listener(path)
         if not process:
@@ -51,7 +54,7 @@ def of_service() -> ProxySettings | Unknown:
     keys = ("Id", "LoadState", "Environment", "EnvironmentFiles")
     command = ["systemctl", "show", *SERVICES, *(f"--property={key}" for key in keys)]
     try:
-        done = subprocess.run(  # noqa: S603 - nothing in it was given by anybody
+        done = subprocess.run(  # noqa: S603 - no part of it is input
             command, capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -69,7 +72,10 @@ def of_service() -> ProxySettings | Unknown:
 
 
 def _listener(path: Path) -> int:
-    """Return the process that listens on a socket; 0 if it is in another PID namespace. Raises OSError."""
+    """Return the id of the process that listens on a socket. Raises OSError.
+
+    It is 0 if the process is in another PID namespace.
+    """
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as asking:
         asking.settimeout(TIMEOUT)
         asking.connect(os.fspath(path))
@@ -100,7 +106,7 @@ def _words(text: str) -> list[str]:
 
 
 def _assignments(path: Path) -> list[str]:
-    """Return the assignments in an environment file of systemd's; none if it cannot be read."""
+    """Return the assignments in an environment file of systemd; none if it cannot be read."""
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""An examination: facts gathered at the same time, each with its own deadline, then judged."""
+"""An examination: all facts are gathered at the same time, each with a deadline, then judged."""
 
 from __future__ import annotations
 
@@ -40,15 +40,18 @@ CHECKS = (
 
 
 async def examine(subject: Subject) -> list[Finding]:
-    """Return what was found, in the order in which it should be mended; takes seconds at most, whatever hangs."""
+    """Return the findings in the order in which problems should be repaired.
+
+    It takes a few seconds at most, even if something hangs.
+    """
     return judge(await gather(subject))
 
 
 async def warn(subject: Subject) -> None:
-    """Log what a node that has just started should say of the machine it runs on; never raises."""
+    """Log the problems of the machine at the start of a node; never raises."""
     try:
         findings = judge(await gather(subject, from_inside=True))
-    except Exception as error:  # noqa: BLE001 - advice must not end the node that it is given to
+    except Exception as error:  # noqa: BLE001 - advice must not end the node
         log.warning("doctor failed", error=repr(error))
         return
     for finding in findings:
@@ -57,5 +60,5 @@ async def warn(subject: Subject) -> None:
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Return what there is to say of the facts. Pure."""
+    """Return the findings of all checks. Pure."""
     return [finding for check in CHECKS for finding in check(facts)]

@@ -1,4 +1,4 @@
-"""What the checks judge: what was seen on this machine, without an opinion of it."""
+"""The facts about this machine that the checks judge."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.store.containerd import CriStatus, ImageSettings
 
 DEFAULT = "_default"
-"""The folder whose hosts.toml is for every registry that has none of its own."""
+"""Name of the folder with the hosts.toml for every registry without a folder of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The node that is examined, as its settings describe it."""
+    """The examined node, as its settings describe it."""
 
     socket: Path
     namespace: str
@@ -24,21 +24,22 @@ class Subject:
     registry: str
     """URL of the node's registry, as this machine reaches it."""
     metrics: str
-    """URL of its metrics page."""
+    """URL of the node's metrics page."""
     certs: Path | None = None
-    """Folder that hosts.toml files are written to; None for whichever folder containerd searches."""
+    """Folder to which hosts.toml files are written; None for the folders that containerd searches.
+    """
     registries: tuple[str, ...] = ()
-    """Registries that are mirrored, as in references or as URLs; none means all."""
+    """Mirrored registries, as hosts or as URLs; none means all."""
     filters: Filters = EVERYTHING
     is_in_pod: bool = False
-    """Whether this runs in a pod, which sees only the machine's folders that are mounted."""
+    """True in a Pod, which sees only the mounted folders of the machine."""
     authorization: str | None = field(default=None, repr=False)
-    """The Authorization header that the registry wants."""
+    """The Authorization header for the registry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Why something could not be seen, and what would help, where that is known."""
+    """The reason why a fact could not be found out, and a remedy if there is one."""
 
     reason: str
     remedy: str = ""
@@ -46,7 +47,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class FileSettings:
-    """What containerd's configuration file says, imports included."""
+    """The content of containerd's configuration file, imports included."""
 
     version: int
     images: ImageSettings
@@ -54,106 +55,112 @@ class FileSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
-    """The proxies in the environment of containerd; empty for none."""
+    """The proxies in containerd's environment; empty for none."""
 
     http: str = field(default="", repr=False)
     https: str = field(default="", repr=False)
-    """URLs, which may hold a password."""
+    """URLs, which may contain a password."""
     exempt: str = ""
-    """What is asked without a proxy, as NO_PROXY has it."""
+    """Hosts without a proxy, as in NO_PROXY."""
     source: str
-    """Where that was seen."""
+    """The source of these values."""
     unit: str = "containerd.service"
-    """The service that containerd is part of."""
+    """The service that runs containerd."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """One host of a hosts.toml."""
+    """A host in a hosts.toml."""
 
     url: str
     capabilities: frozenset[str]
     is_spegel: bool = False
-    """Whether what answers there is spegel-py."""
+    """True if spegel-py answers there."""
     answer: str = "not asked"
-    """What answers there, in a few words."""
+    """The answer of that host, in a few words."""
     is_silent: bool = False
-    """Whether it keeps whoever asks waiting: containerd waits for 30 s, or for minutes."""
+    """True if it gives no answer: containerd then waits for 30 s, or for minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostsFile:
-    """What containerd finds for a registry."""
+    """The hosts.toml that containerd finds for a registry."""
 
     registry: str
     path: Path | None = None
-    """The hosts.toml; None if there is none."""
+    """Path of the hosts.toml; None if there is none."""
     mirrors: tuple[Mirror, ...] = ()
     problem: str = ""
-    """Why containerd cannot read it."""
+    """Reason why containerd cannot read the file."""
     is_asked: bool = True
-    """False for a registry that merely has a folder of its own, beside the default."""
+    """False if the registry is not mirrored, but has a folder of its own beside the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """The content store, from here and as the daemon describes it."""
+    """The content store, as seen from here and as containerd describes it."""
 
     problem: str = ""
-    """Why the folder is of no use."""
+    """Reason why the folder cannot be used."""
     advice: str = ""
-    """What helps against that."""
+    """Advice against the problem."""
     root: Path | None = None
-    """Where the daemon says it is."""
+    """Path of the store according to containerd."""
     sample: int | None = None
-    """How many of the daemon's blobs were looked for; None if it did not list any."""
+    """Number of containerd's blobs that were searched; None if it listed none."""
     found: int = 0
-    """How many of them can be read here."""
+    """Number of these blobs that can be read here."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerState:
-    """A peer as the running node sees it."""
+    """A peer, as the running node reports it."""
 
     id: str
     address: str
     skew: float | None
-    """Seconds by which its clock was ahead when the two nodes connected; None if not known."""
+    """Seconds that the peer's clock was ahead at the connection; None if unknown."""
     date: float | None = None
-    """Seconds by which the Date of its answers is ahead now, within 1 s; None if it was not asked."""
+    """Seconds that the peer's Date header is ahead now, within 1 s; None if it was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """What the running node tells of itself."""
+    """The state that the running node reports."""
 
     version: str
     uptime: float
-    """Seconds."""
+    """Seconds since the start."""
     ready: bool
     reason: str | None
-    """Why it is not ready."""
+    """Reason why the node is not ready."""
     peers: tuple[PeerState, ...]
     tags: int
     digests: int
-    """How many tags and digests it advertises."""
+    """Numbers of tags and digests that the node advertises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pull:
-    """One blob that containerd holds, as the mirror answered for it; without a digest there was none to ask for."""
+    """The mirror's response for one blob that containerd holds.
+
+    Without a digest, containerd held no blob to ask for.
+    """
 
     digest: Digest | None = None
     status: int = 0
     size: int = 0
     is_right: bool = False
-    """Whether the bytes are those of the digest."""
+    """True if the bytes match the digest."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Everything that was seen; None for what was not looked at, or makes no sense without another fact."""
+    """All facts.
+
+    None means that a fact was not looked for, or has no meaning without another fact.
+    """
 
     subject: Subject
     version: str | Unknown | None = None
@@ -162,7 +169,7 @@ class Facts:
     hosts: tuple[HostsFile, ...] | Unknown | None = None
     proxy: ProxySettings | Unknown | None = None
     set_aside: tuple[str, ...] | Unknown | None = None
-    """Registries whose own settings wait in the backup of the folder of hosts.toml files."""
+    """Registries whose own settings are in the backup of the hosts.toml folder."""
     content: Content | Unknown | None = None
     node: NodeState | Unknown | None = None
     pull: Pull | Unknown | None = None

@@ -1,4 +1,11 @@
-"""What a check found, as a value."""
+"""The findings of checks, as values, as lines for people, and as JSON. Pure.
+
+The JSON object is `{"ok": bool, "findings": [{"check": str, "level": "ok" | "warning" | "error",
+"finding": str, "remedy": str | null}, …]}`. `ok` is true if no level is "error", and the exit
+status agrees. The checks are `containerd`, `config_path`, `discard_unpacked_layers`, `hosts.toml`,
+`proxy`, `set_aside`, `content_path`, `node`, `peers`, `clock` and `pull`. A check is left out if
+another failure makes it pointless, and may have several findings. Keys may be added.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +17,18 @@ from rich.text import Text
 
 
 class Level(Enum):
-    """How bad it is; the values are those of `--json`."""
+    """Severity of a finding; the values are those of `--json`."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, or will by itself, but not as well as it could."""
+    """The node works, or soon will, but not as well as it could."""
     ERROR = "error"
-    """The node is of no use, or of much less, until somebody does something."""
+    """The node is useless, or much less useful, until somebody acts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. Whatever is not OK has a remedy: what to type or to set."""
+    """A line of the report. Every finding but OK has a remedy: a command or a setting."""
 
     check: str
     level: Level
@@ -30,17 +37,17 @@ class Finding:
 
 
 def ok(check: str, text: str) -> Finding:
-    """Return a finding that is as it should be."""
+    """Return a finding without a problem."""
     return Finding(check, Level.OK, text)
 
 
 def warning(check: str, text: str, remedy: str) -> Finding:
-    """Return a finding that asks for attention."""
+    """Return a finding that needs attention."""
     return Finding(check, Level.WARNING, text, remedy)
 
 
 def error(check: str, text: str, remedy: str) -> Finding:
-    """Return a finding that must be mended."""
+    """Return a finding that needs a repair."""
     return Finding(check, Level.ERROR, text, remedy)
 
 
@@ -51,7 +58,7 @@ _WIDTH = len("discard_unpacked_layers")
 
 
 def status(findings: Sequence[Finding]) -> int:
-    """Return the exit status: 1 if there is anything that must be mended."""
+    """Return the exit status: 1 if a finding is an error."""
     return int(any(finding.level is Level.ERROR for finding in findings))
 
 
@@ -72,7 +79,7 @@ def as_json(findings: Sequence[Finding]) -> dict[str, object]:
 
 
 def as_lines(findings: Sequence[Finding], *, encoding: str) -> Iterator[Text]:
-    """Yield the findings for people, with nothing that `encoding` cannot write."""
+    """Yield the findings as lines, without characters that `encoding` cannot write."""
     is_plain = _writable("✓✗→", encoding) != "✓✗→"
     signs, arrow = (_PLAIN, "->") if is_plain else (_SIGNS, "→")
     for one in findings:

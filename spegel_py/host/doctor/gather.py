@@ -1,4 +1,4 @@
-"""Gathers the facts: thin I/O, everything at the same time, and nothing that hangs or breaks stops the rest."""
+"""Gathers all facts at the same time; a fact that hangs or fails does not affect the others."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ from spegel_py.tools.threads import run_detached
 T = TypeVar("T")
 
 DEADLINE = 3.0
-"""Seconds for one fact: everything is on this machine and answers within milliseconds."""
+"""Seconds for one fact: everything is on this machine, and answers within milliseconds."""
 
 SAMPLE = 8
-"""Blobs that are looked for in the content path; some may be collected meanwhile."""
+"""Number of blobs to search in the content path; some may be collected meanwhile."""
 
 
 async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
-    """Return the facts; `from_inside` leaves out what the node itself need not ask itself for."""
+    """Return the facts;
+
+    `from_inside` skips the facts about the node itself, which is the caller.
+    """
     async with Client(
         socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE
     ) as client:
@@ -77,7 +80,7 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
 
 
 async def gather_told(subject: Subject) -> Facts:
-    """Return the facts that containerd itself tells over its socket: its version, and how it pulls."""
+    """Return the facts that containerd reports over its socket: version and image settings."""
     async with Client(
         socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE
     ) as client:
@@ -95,7 +98,7 @@ async def _fact(look: Callable[[], Awaitable[T]]) -> T | Unknown:
         return Unknown(f"no answer within {DEADLINE:g} s")
     except SpegelError as error:
         return Unknown(str(error))
-    except Exception as error:  # noqa: BLE001 - a fault in one look must not hide what the others saw
+    except Exception as error:  # noqa: BLE001 - one failure must not hide other facts
         return Unknown(f"this could not be looked at: {error!r}")
 
 
@@ -148,7 +151,7 @@ def _folders(facts: Facts) -> tuple[Path, ...]:
 
 
 async def _content(subject: Subject, client: Client) -> Content:
-    """Ask the daemon too, which may be away: then the folder is still looked at."""
+    """Read the folder, and compare it with containerd's list of blobs if containerd answers."""
     path = subject.content_path
     root, blobs = await asyncio.gather(_asked(content_root(client)), _asked(client.content()))
     listed = None if blobs is None else sorted(blobs)[:SAMPLE]
@@ -183,7 +186,7 @@ def _can_read(root: Path, digest: Digest) -> bool:
 
 
 async def _pull(subject: Subject, client: Client) -> Pull | Unknown | None:
-    """Ask the mirror for the smallest manifest that containerd holds."""
+    """Pull the smallest manifest that containerd holds through the mirror."""
     images, held = await asyncio.gather(_asked(client.images()), _asked(client.content()))
     if images is None or held is None:
         return None

@@ -1,4 +1,4 @@
-"""Judges the hosts.toml files: that containerd asks this node first, and that it answers. Pure."""
+"""Checks of the hosts.toml files: containerd asks this node first, and the node answers. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ CHECK = "hosts.toml"
 
 
 def check_hosts(facts: Facts) -> list[Finding]:
-    """Each registry that is mirrored has a hosts.toml that points at this node; other folders do not bypass it."""
+    """Check that every mirrored registry has a hosts.toml with this node as its mirror.
+
+    Folders of other registries must not bypass the node.
+    """
     write = _write(facts)
     match facts.hosts:
         case None:
@@ -21,7 +24,8 @@ def check_hosts(facts: Facts) -> list[Finding]:
                 warning(
                     CHECK,
                     f"not seen from this pod: {reason}",
-                    "mount the folder, or run this on the machine, where containerd's proxies are seen too",
+                    "mount the folder, or run this on the machine, where containerd's proxies "
+                    "are seen too",
                 )
             ]
         case Unknown(reason, _):
@@ -31,7 +35,7 @@ def check_hosts(facts: Facts) -> list[Finding]:
             bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
             has_default = all(
                 one.level is not Level.ERROR for one in found
-            )  # else the same command mends both
+            )  # otherwise the same command repairs both
             return (
                 found
                 + _silent(files)
@@ -40,7 +44,7 @@ def check_hosts(facts: Facts) -> list[Finding]:
 
 
 def check_set_aside(facts: Facts) -> list[Finding]:
-    """What was set up for registries before is in use, or is named if it is set aside."""
+    """Check that earlier settings of registries are used; name those that are set aside."""
     if not isinstance(facts.set_aside, tuple) or not facts.set_aside:
         return []
     text = (
@@ -62,7 +66,10 @@ def _finding(file: HostsFile, write: str) -> Finding:
     if file.path is None:
         return error(CHECK, f"none for {name}: containerd goes upstream at once", write)
     if file.problem:
-        text = f"{file.path} cannot be read: {file.problem}; where containerd cannot either, pulls of {name} fail"
+        text = (
+            f"{file.path} cannot be read: {file.problem}; where containerd cannot either, pulls "
+            f"of {name} fail"
+        )
         return error(CHECK, text, write)
     ours = _ours(file)
     if ours is None:
@@ -88,7 +95,7 @@ def _finding(file: HostsFile, write: str) -> Finding:
 
 
 def _silent(files: Sequence[HostsFile]) -> list[Finding]:
-    """Name each mirror that keeps containerd waiting, with the first file that names it."""
+    """Return a finding for each mirror that makes containerd wait, with its first file."""
     found = {
         mirror.url: (file.path, mirror)
         for file in reversed(files)
@@ -98,7 +105,8 @@ def _silent(files: Sequence[HostsFile]) -> list[Finding]:
     return [
         error(
             CHECK,
-            f"{path} names {url}, which {mirror.answer}: containerd waits there with each pull, 1.6 for minutes, 2.x "
+            f"{path} names {url}, which {mirror.answer}: containerd waits there with each pull, "
+            "1.6 for minutes, 2.x "
             "for 30 s",
             f"see what listens there and why it hangs, or take [host.'{url}'] out of that file",
         )

@@ -1,4 +1,4 @@
-"""The hosts.toml that containerd finds for a registry, and what answers at the hosts in it."""
+"""The hosts.toml files that containerd finds, and the answers of the hosts in them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.registries import registry_of
 
 MAX_FILES = 64
-"""Folders that are looked at where all registries are mirrored, and hosts that are asked."""
+"""Numbers of folders read, if all registries are mirrored, and of hosts asked, at most."""
 
 HOSTS = "hosts.toml"
 
 BACKUP = "_backup"
-"""Where `spegel-py configuration` keeps what was there before."""
+"""Name of the folder in which `spegel-py configuration` keeps the original."""
 
 
 def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, ...]:
-    """Return what containerd finds in `roots` for these registries. Raises ConfigError if no root can be listed.
+    """Return the files that containerd finds in `roots`. Raises ConfigError if no root can be
+    listed.
 
-    For no registries, which means all, it is the default and every registry beside it that has a folder of its own.
+    No registries means all: the default file, and those of registries with a folder beside it.
     """
     names = _folders(roots)
     if registries:
@@ -43,7 +44,7 @@ def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, .
 
 
 async def asked(files: Iterable[HostsFile]) -> tuple[HostsFile, ...]:
-    """Return the files with what answers at their hosts."""
+    """Return the files with the answers of their hosts."""
     found = tuple(files)
     urls = sorted({mirror.url for file in found for mirror in file.mirrors})[:MAX_FILES]
     answers = dict(zip(urls, await asyncio.gather(*map(ask_mirror, urls)), strict=True))
@@ -71,7 +72,7 @@ def _folders(roots: Sequence[Path]) -> list[str]:
 
 
 def set_aside(root: Path) -> tuple[str, ...]:
-    """Return the registries whose own settings wait in the backup, since `configuration` did not keep them."""
+    """Return the registries whose settings are only in the backup of `configuration`."""
     backup = root / BACKUP
     try:
         folders = sorted(path for path in backup.iterdir() if path.is_dir())
@@ -83,7 +84,7 @@ def set_aside(root: Path) -> tuple[str, ...]:
 
 
 def _says_more(original: Path, now: Path) -> bool:
-    """Return True if a registry's folder had settings for containerd that its present folder does not have."""
+    """Return True if the registry's original folder had settings that its present folder lacks."""
     files = {path.name for path in original.iterdir()}
     before = _kept(original / HOSTS) if HOSTS in files else {}
     if not before and not any(name.endswith((".crt", ".cert")) for name in files):
@@ -94,7 +95,7 @@ def _says_more(original: Path, now: Path) -> bool:
 
 
 def _kept(path: Path) -> dict[str, str]:
-    """Return the parts of a hosts.toml that `configuration` takes over: names of hosts, and keys with values."""
+    """Return the parts of a hosts.toml that `configuration` keeps: hosts, and keys with values."""
     try:
         document = tomllib.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
@@ -107,7 +108,10 @@ def _kept(path: Path) -> dict[str, str]:
 
 
 def _find(roots: Sequence[Path], registry: str) -> HostsFile:
-    """Look where containerd looks: the first folder for the registry in the first root that has one, or its default."""
+    """Return the file that containerd would find for a registry.
+
+    It is in the first root with a folder for the registry, or with a default folder.
+    """
     host, colon, port = registry.rpartition(":")
     names = [*([f"{host}_{port}_"] if colon else []), registry, DEFAULT]
     for root in roots:
@@ -125,7 +129,7 @@ def _read(registry: str, path: Path) -> HostsFile:
         OSError,
         ValueError,
         RecursionError,
-    ) as error:  # ValueError: no TOML, no UTF-8, a number without end
+    ) as error:  # ValueError: not TOML, not UTF-8, or an endless number
         return HostsFile(registry=registry, path=path, problem=" ".join(str(error).split())[:200])
     hosts = document.get("host")
     mirrors = [_mirror(url, host) for url, host in hosts.items()] if isinstance(hosts, dict) else []

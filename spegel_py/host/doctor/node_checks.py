@@ -1,4 +1,4 @@
-"""Judges the node that runs here: its peers, its clock, and one pull through it. Pure."""
+"""Checks of the running node: its content path, peers, clock, and one pull through it. Pure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from spegel_py.host.doctor.facts import Content, Facts, NodeState, PeerState, Pu
 from spegel_py.host.doctor.findings import Finding, error, ok, warning
 
 SKEW = 2.0
-"""Seconds between two clocks that are too many: logs no longer tell what came first, and certificates may fail."""
+"""Seconds between two clocks that are an error.
+
+The order of log records is no longer known then, and certificates may fail.
+"""
 
 
 RESOLUTION = 1.0
-"""Seconds by which a Date may differ from the clock that it was taken from, and from a measured skew."""
+"""Seconds by which a Date header may differ from its clock, and from a measured skew."""
 
 DATE_SKEW = 5.0
-"""Seconds between a Date and this node's clock that are too many."""
+"""Seconds between a Date header and this node's clock that are an error."""
 
 
 def check_node(facts: Facts) -> list[Finding]:
-    """A node runs, and is ready."""
+    """Check that a node runs and is ready."""
     start = f"start spegel-py registry, or give --metrics-addr (asked was {facts.subject.metrics})"
     match facts.node:
         case None:
@@ -38,7 +41,7 @@ def check_node(facts: Facts) -> list[Finding]:
 
 
 def check_peers(facts: Facts) -> list[Finding]:
-    """The node has somebody to ask."""
+    """Check that the node has peers."""
     if not isinstance(facts.node, NodeState):
         return []
     if facts.node.peers:
@@ -47,14 +50,15 @@ def check_peers(facts: Facts) -> list[Finding]:
         warning(
             "peers",
             "isolated: nobody to ask (right for a single node)",
-            "name another node with --static-bootstrap-peers /ip4/ADDRESS/tcp/5001 (or --bootstrap-kind dns or http) "
+            "name another node with --static-bootstrap-peers /ip4/ADDRESS/tcp/5001 (or "
+            "--bootstrap-kind dns or http) "
             "and let TCP port 5001 through between nodes",
         )
     ]
 
 
 def check_clock(facts: Facts) -> list[Finding]:
-    """This node's clock and its peers' agree."""
+    """Check that the clocks of this node and its peers agree."""
     if not isinstance(facts.node, NodeState):
         return []
     known = [(ahead, peer.address) for peer in facts.node.peers if (ahead := _ahead(peer))]
@@ -75,9 +79,10 @@ def check_clock(facts: Facts) -> list[Finding]:
 
 
 def _ahead(peer: PeerState) -> tuple[float, float] | None:
-    """Return by how many seconds a peer's clock is ahead now, and how many are too many; None if not known.
+    """Return the seconds that a peer's clock is ahead, and the limit for them; None if unknown.
 
-    The skew is exact, but as of the connection: a Date that contradicts it tells that a clock was set since.
+    The skew is exact, but was measured at the connection. A Date header that contradicts it means
+    that a clock was changed since.
     """
     if peer.date is None:
         return None if peer.skew is None else (peer.skew, SKEW)
@@ -87,11 +92,14 @@ def _ahead(peer: PeerState) -> tuple[float, float] | None:
 
 
 def check_pull(facts: Facts) -> list[Finding]:
-    """What containerd holds can be pulled through the node."""
+    """Check that content which containerd holds can be pulled through the node."""
     if facts.pull is None:
         return []
     if isinstance(facts.pull, Unknown):
-        start = f"start spegel-py registry, or give --registry-addr (asked was {facts.subject.registry})"
+        start = (
+            "start spegel-py registry, or give --registry-addr (asked was "
+            f"{facts.subject.registry})"
+        )
         return [error("pull", facts.pull.reason, start)]
     return [_pull_finding(facts, facts.pull)]
 
@@ -117,7 +125,10 @@ def _pull_finding(facts: Facts, pull: Pull) -> Finding:
             "give the node the --containerd flags that are right here, and see its log",
         )
     if not pull.is_right:
-        look = f"ctr -n {namespace} content get {pull.digest} | sha256sum tells whether the disk is bad"
+        look = (
+            f"ctr -n {namespace} content get {pull.digest} | sha256sum tells whether the disk is "
+            "bad"
+        )
         return error("pull", f"{where} sent wrong bytes for {pull.digest}", look)
     return ok(
         "pull",
@@ -136,7 +147,7 @@ CONTENT_CHECK = "content_path"
 
 
 def check_content(facts: Facts) -> list[Finding]:
-    """The content path is readable, and this containerd's."""
+    """Check that the content path is readable, and belongs to this containerd."""
     path = facts.subject.content_path
     match facts.content:
         case None:
@@ -181,4 +192,7 @@ def _content_finding(facts: Facts, found: Content) -> Finding:
 def _content_remedy(found: Content) -> str:
     if found.root is None or found.advice.startswith("run as root"):
         return found.advice or "see what is said of containerd"
-    return f"--containerd-content-path {found.root} (as the machine sees it), or empty to read through the socket"
+    return (
+        f"--containerd-content-path {found.root} (as the machine sees it), or empty to read "
+        "through the socket"
+    )

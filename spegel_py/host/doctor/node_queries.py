@@ -1,4 +1,4 @@
-"""What the node that runs here answers: its state, and a manifest."""
+"""Requests to the running node: its state, and a manifest."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 
 MAX_DATED = 32
-"""Peers that are asked for their time. One is enough if this node's own clock is off."""
+"""Number of peers asked for their time; one is enough if this node's own clock is wrong."""
 
 
 async def state(metrics: str, *, timeout: float) -> NodeState | Unknown:
-    """Ask the node at this URL of a metrics page for its state."""
+    """Return the state of the node with this metrics URL."""
     url = f"{metrics}/debug/state"
     try:
         answer = await get(url, timeout=timeout)
@@ -37,9 +37,9 @@ async def state(metrics: str, *, timeout: float) -> NodeState | Unknown:
 
 
 async def dated(node: NodeState, *, timeout: float) -> NodeState:
-    """Return the node's state with the Date of its peers' answers; of many peers some are asked.
+    """Return the node's state with the Date headers of a sample of its peers.
 
-    What a peer tells of its clock when it connects grows old: a clock may be set at any time.
+    The skew measured at a connection becomes outdated when a clock is changed.
     """
     placed = [peer for peer in node.peers if peer.address]
     chosen = random.sample(placed, min(MAX_DATED, len(placed)))
@@ -49,7 +49,7 @@ async def dated(node: NodeState, *, timeout: float) -> NodeState:
 
 
 async def _date(peer: PeerState, *, timeout: float) -> float | None:
-    """Return by how many seconds a peer's Date is ahead of this clock, within 1 s; None if that cannot be told."""
+    """Return the seconds that a peer's Date is ahead, within 1 s; None if there is no answer."""
     began, now = time.monotonic(), time.time()
     try:
         answer = await get(f"http://{peer.address}/livez", timeout=timeout)
@@ -57,14 +57,14 @@ async def _date(peer: PeerState, *, timeout: float) -> float | None:
     except (OSError, http.client.HTTPException, ValueError, OverflowError):
         return None
     took = time.monotonic() - began
-    # The Date is cut to whole seconds, and was taken at some time while the answer was under way.
+    # The Date is cut to whole seconds, and was taken at some time during the request.
     return told + 0.5 - (now + took / 2) if took < 1.0 else None
 
 
 async def pull(
     subject: Subject, reference: Reference, digest: Digest, *, timeout: float
 ) -> Pull | Unknown:
-    """Ask the node for a manifest, as containerd does."""
+    """Pull a manifest from the node, as containerd does."""
     query = f"ns={quote(reference.registry, safe='')}"
     url = f"{subject.registry}/v2/{reference.repository}/manifests/{digest}?{query}"
     began = time.monotonic()

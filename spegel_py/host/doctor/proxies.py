@@ -1,6 +1,7 @@
-"""Judges whether containerd asks its mirrors through an HTTP proxy, by the rules of Go. Pure.
+"""Check that containerd asks its mirrors without an HTTP proxy, by the rules of Go. Pure.
 
-The rules are those of golang.org/x/net/http/httpproxy, which net/http follows, but for names that are not ASCII.
+The rules are those of golang.org/x/net/http/httpproxy, as in net/http, except for names that are
+not ASCII.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def settings(environment: Mapping[str, str], *, source: str, unit: str) -> ProxySettings:
-    """Return the proxies that a process of Go takes from its environment: upper case goes first, empty is not set."""
+    """Return the proxies that a Go program takes from its environment.
+
+    Upper case has priority, and empty means unset.
+    """
 
     def value(name: str) -> str:
         return environment.get(name) or environment.get(name.lower()) or ""
@@ -35,7 +39,7 @@ def settings(environment: Mapping[str, str], *, source: str, unit: str) -> Proxy
 
 
 def proxy_for(found: ProxySettings, url: str) -> str:
-    """Return the proxy that a URL is asked through; empty for none."""
+    """Return the proxy for a URL; empty for none."""
     parts = urlsplit(url)
     proxy = {"http": found.http, "https": found.https}.get(parts.scheme, "")
     host = parts.hostname or ""
@@ -47,7 +51,10 @@ def proxy_for(found: ProxySettings, url: str) -> str:
 
 
 def check_proxy(facts: Facts) -> list[Finding]:
-    """containerd asks the mirror itself, and not a proxy, which would go to the proxy's own network."""
+    """Check that containerd asks the mirror directly.
+
+    A proxy would connect to a host in the proxy's own network.
+    """
     found = facts.proxy
     if not isinstance(found, ProxySettings):
         return []
@@ -61,7 +68,8 @@ def check_proxy(facts: Facts) -> list[Finding]:
     if proxied:
         through = _without_password(proxy_for(found, proxied[0]))
         text = (
-            f"containerd asks {', '.join(proxied)} through the proxy {through} ({found.source}): its requests do not "
+            f"containerd asks {', '.join(proxied)} through the proxy {through} ({found.source}): "
+            "its requests do not "
             "reach this node"
         )
         return [
@@ -72,17 +80,18 @@ def check_proxy(facts: Facts) -> list[Finding]:
 
 
 def _exempting(found: ProxySettings, hosts: list[str]) -> str:
-    """Return the line that has a process ask these hosts without its proxy, and where to put it."""
+    """Return the environment line that exempts these hosts from the proxy, and its place."""
     value = ",".join([*filter(None, [found.exempt.strip().rstrip(",")]), *dict.fromkeys(hosts)])
     service = found.unit.removesuffix(".service")
     again = f"then systemctl daemon-reload && systemctl restart {service}"
     if service.startswith(("k3s", "rke2")):
-        # They pass CONTAINERD_* on to their containerd, in place of what they have without the prefix.
+        # Their containerd gets CONTAINERD_* in place of the variables without that prefix.
         is_k3s = service.startswith("k3s")
         file = f"/etc/systemd/system/{service}.service.env" if is_k3s else f"/etc/default/{service}"
         return f"put CONTAINERD_NO_PROXY={value} into {file}; {again}"
     return (
-        f'put Environment="NO_PROXY={value}" below [Service] into /etc/systemd/system/{service}.service.d/'
+        f'put Environment="NO_PROXY={value}" below [Service] into '
+        f"/etc/systemd/system/{service}.service.d/"
         f"spegel-py.conf (or add the host where NO_PROXY is set now); {again}"
     )
 
@@ -104,8 +113,10 @@ def _is_exempt(rules: str, host: str, port: str) -> bool:
 
 
 def _matches(rule: str, name: str, port: str, address: Address | None) -> bool:
-    """Return True if one part of NO_PROXY is for this host: `*`, a network, or an address or a domain with or without
-    a port."""
+    """Return True if one part of NO_PROXY matches this host.
+
+    A part is `*`, a network, or an address or domain, with or without a port.
+    """
     if not rule or rule == "*":
         return rule == "*"
     if (network := _network(rule)) is not None:
@@ -147,7 +158,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 
 
 def _split(text: str) -> tuple[str, str] | None:
-    """Return host and port as net.SplitHostPort does; None if there is no port, or more than one."""
+    """Return host and port as net.SplitHostPort does; None without exactly one port."""
     if text.startswith("["):
         host, closing, port = text[1:].partition("]")
         return (

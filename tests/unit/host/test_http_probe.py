@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.cli import main
-from spegel_py.host.configuration import look
+from spegel_py.host.configuration import log_answers
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from tests.routers import free_port
 
@@ -21,7 +21,7 @@ from tests.routers import free_port
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have mirrors answer within a moment; leave this process's logging alone."""
-    monkeypatch.setattr("spegel_py.host.http_probe.PATIENCE", 0.3)
+    monkeypatch.setattr("spegel_py.host.http_probe.MIRROR_TIMEOUT", 0.3)
     monkeypatch.setattr("spegel_py.telemetry.logging.configure", lambda **_: None)
 
 
@@ -109,7 +109,7 @@ async def test_how_far_it_came_is_told() -> None:
 
 async def logged(*targets: str) -> list[dict[str, Any]]:
     with capture_logs() as logs:
-        await look(targets)
+        await log_answers(targets)
     return [dict(one) for one in logs]
 
 

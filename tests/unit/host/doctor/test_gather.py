@@ -302,7 +302,7 @@ async def test_a_host_that_takes_connections_and_never_answers_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked with a deadline, and told apart from one that is not there."""
-    monkeypatch.setattr("spegel_py.host.http_probe.PATIENCE", 0.3)
+    monkeypatch.setattr("spegel_py.host.http_probe.MIRROR_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         write_hosts(tmp_path, "_default", f"[host.'http://127.0.0.1:{server.getsockname()[1]}']\n")
         [found] = await hosts_files.asked(hosts_files.read([tmp_path], []))
