@@ -43,7 +43,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 pread = wrap(os.pread)
-"""os.pread in a thread. Readers of several ranges share a descriptor, so each gives its position."""
+"""os.pread in a thread. Readers of several ranges share a descriptor, so each gives a position."""
 
 
 class NotCached(Exception):
