@@ -22,7 +22,6 @@ from libp2p.peer.id import ID
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import compat, frames
-from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.frames import (
     Ages,
     Delta,
@@ -37,7 +36,7 @@ from spegel_py.routing.libp2p.frames import (
 from spegel_py.routing.libp2p.location import is_unusable
 from spegel_py.routing.libp2p.peer_records import TTL_FACTOR
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.sharing import PeerSyncState
+from spegel_py.routing.libp2p.sharing import AnnounceContext, PeerSyncState
 from spegel_py.routing.libp2p.streams import MessageReader, finish
 
 PROTOCOL = TProtocol(frames.PROTOCOL)

@@ -31,10 +31,10 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.bounds import MessageBudget, bound_key
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
 from spegel_py.routing.libp2p.multiaddrs import Contact, own_addresses
+from spegel_py.routing.libp2p.sharing import AnnounceContext
 from spegel_py.routing.libp2p.streams import MessageReader, Stream, StreamPool, finish, translated
 
 log = structlog.get_logger(__name__)

@@ -23,7 +23,6 @@ from multiaddr import Multiaddr
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
 from spegel_py.routing.libp2p.announce import AnnounceStream, Carried, say_goodbye
-from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS, bound_key, is_full
 from spegel_py.routing.libp2p.dialling import Dialler, PeerAddresses
 from spegel_py.routing.libp2p.discovery import MemberDiscovery, tolerating
@@ -32,6 +31,7 @@ from spegel_py.routing.libp2p.kademlia import KademliaClient, Reprovider
 from spegel_py.routing.libp2p.location import Locations
 from spegel_py.routing.libp2p.multiaddrs import Contact
 from spegel_py.routing.libp2p.records import RecordTable
+from spegel_py.routing.libp2p.sharing import AnnounceContext
 from spegel_py.routing.libp2p.thread import TaskStatus
 
 log = structlog.get_logger(__name__)

@@ -289,8 +289,9 @@ class RecordTable:
             if (member := self._connected(peer_id)) and member.announces:
                 member.renew(now)
 
+    # These are the methods of `PeerRecords`, under the lock and the bounds.
+
     def stage(self, peer_id: str, keys: Iterable[bytes], *, first: bool) -> int:
-        """Collect a part of a new whole set. Return how many keys were over the bound."""
         with self._lock:
             if not (member := self._connected(peer_id)):
                 return 0
@@ -299,31 +300,26 @@ class RecordTable:
             return member.stage(keys, room=self._room(member))
 
     def commit(self, peer_id: str, *, complete: bool) -> None:
-        """Replace a peer's set by the collected one. `complete`: it is all that the peer holds."""
         with self._lock:
             if member := self._connected(peer_id):
                 member.commit(complete=complete)
 
     def add(self, peer_id: str, keys: Iterable[bytes]) -> int:
-        """Add keys to a peer's set. Return how many were over the bound."""
         with self._lock:
             member = self._connected(peer_id)
             return member.add(keys, room=self._room(member)) if member else 0
 
     def remove(self, peer_id: str, keys: Iterable[bytes]) -> None:
-        """Remove keys from a peer's set, and their provider records too."""
         with self._lock:
             if member := self._connected(peer_id):
                 member.remove(keys)
 
     def record_ages(self, peer_id: str, ages: Iterable[tuple[bytes, int]], now: float) -> None:
-        """Record how many seconds ago a peer pulled the tags among its keys."""
         with self._lock:
             if member := self._connected(peer_id):
                 member.record_ages(ages, now, room=self._room(member))
 
     def in_step(self, peer_id: str, *, count: int, check: int) -> bool:
-        """Return True if a peer's set is what the peer has sent, up to the bound."""
         with self._lock:
             member = self._connected(peer_id)
             return member is not None and member.in_step(
@@ -331,7 +327,6 @@ class RecordTable:
             )
 
     def provide(self, peer_id: str, key: bytes, peer: Peer, *, expires: float) -> bool:
-        """Keep one standard provider record of a peer. Return False if the peer has too many."""
         with self._lock:
             member = self._members.setdefault(peer_id, PeerRecords())
             return member.provide(key, peer, expires=expires, room=self._room(member))

@@ -16,7 +16,6 @@ from multiaddr import Multiaddr
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Peer, RequestHandler
 from spegel_py.routing.libp2p import announce, compat, kademlia, multiaddrs, request_response
-from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.bootstrap_targets import Target
 from spegel_py.routing.libp2p.dht import Dht
 from spegel_py.routing.libp2p.frames import Hello
@@ -25,7 +24,7 @@ from spegel_py.routing.libp2p.kademlia import KademliaBackend, KademliaClient, K
 from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.request_response import RequestResponseClient, RequestResponseHandler
-from spegel_py.routing.libp2p.sharing import LocalKeys
+from spegel_py.routing.libp2p.sharing import AnnounceContext, LocalKeys
 from spegel_py.routing.libp2p.thread import TaskStatus
 
 GOODBYE_TIMEOUT = 2.0

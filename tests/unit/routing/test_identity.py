@@ -1,4 +1,4 @@
-"""The identity file: made once, kept, and refused in one clear line when it is not right."""
+"""The identity file, refused in one clear line when it is not right; the proof of the password."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from libp2p.peer.id import ID
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p.identity import FILE_NAME, load_or_create
+from spegel_py.routing.libp2p.frames import MAX_AGENT
+from spegel_py.routing.libp2p.identity import FILE_NAME, PasswordProof, load_or_create
 
 
 def test_the_identity_is_made_once_and_kept(tmp_path: Path) -> None:
@@ -83,3 +85,33 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(ConfigError, match="--data-dir"):
         load_or_create(tmp_path / "data")
+
+
+A, B, C = (ID(b"\x12\x20" + letter * 32) for letter in (b"a", b"b", b"c"))
+KNOWS = PasswordProof(b"node:secret")
+
+
+def test_who_knows_the_password_proves_it() -> None:
+    """The proof does not contain the password, and fits into a hello."""
+    proof = KNOWS.make(by=A, to=B)
+    assert PasswordProof(b"node:secret").is_right(proof, by=A, to=B)
+    assert "secret" not in proof
+    assert 0 < len(proof) <= MAX_AGENT
+
+
+def test_a_proof_is_good_between_two_peers_only() -> None:
+    """The receiver of a proof cannot use it towards another peer, nor towards its sender."""
+    proof = KNOWS.make(by=A, to=B)
+    assert not KNOWS.is_right(proof, by=A, to=C)
+    assert not KNOWS.is_right(proof, by=C, to=B)
+    assert not KNOWS.is_right(proof, by=B, to=A)
+
+
+def test_another_password_or_none_proves_nothing() -> None:
+    """Two nodes without one do not prove each other anything either."""
+    nothing = PasswordProof()
+    assert not KNOWS.is_right(PasswordProof(b"node:other").make(by=A, to=B), by=A, to=B)
+    assert nothing.make(by=A, to=B) == ""
+    assert not nothing.is_right("", by=A, to=B)
+    assert not KNOWS.is_right("", by=A, to=B)
+    assert not KNOWS.is_right("?" * 44, by=A, to=B)

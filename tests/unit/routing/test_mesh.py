@@ -13,7 +13,6 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
 from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS
 from spegel_py.routing.libp2p.dialling import MAX_DIALS
 from spegel_py.routing.libp2p.discovery import LOOK_AGAIN, tolerating
@@ -23,7 +22,7 @@ from spegel_py.routing.libp2p.kademlia import KademliaClient
 from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.multiaddrs import Contact
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.sharing import LocalKeys
+from spegel_py.routing.libp2p.sharing import AnnounceContext, LocalKeys
 
 PEER, OTHER = ID(b"\x00\x01x"), ID(b"\x00\x01y")
 

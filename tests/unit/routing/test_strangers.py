@@ -14,9 +14,9 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import announce, frames
-from spegel_py.routing.libp2p.announce_context import AnnounceContext
 from spegel_py.routing.libp2p.frames import Hello, Resync
 from spegel_py.routing.libp2p.kademlia import CLOSEST, MAX_ADDRESSES, KademliaClient
+from spegel_py.routing.libp2p.sharing import AnnounceContext
 from tests.unit.routing.hosts import ours
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
