@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def _section(command: Command) -> str:
         return title + _REGISTRY
     rows = "".join(_rows(parser))
     table = f"| argument | meaning |\n|---|---|\n{rows}\n" if rows else ""
-    epilog = f"{parser.epilog}\n\n" if parser.epilog else ""
+    text = textwrap.fill(parser.epilog or "", 98, break_long_words=False, break_on_hyphens=False)
+    epilog = f"{text}\n\n" if text else ""
     return title + table + epilog
 
 
