@@ -69,7 +69,7 @@ class ProxySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
+class MirrorHost:
     """A host in a hosts.toml."""
 
     url: str
@@ -89,7 +89,7 @@ class HostsFile:
     registry: str
     path: Path | None = None
     """Path of the hosts.toml; None if there is none."""
-    mirrors: tuple[Mirror, ...] = ()
+    mirrors: tuple[MirrorHost, ...] = ()
     problem: str = ""
     """Reason why containerd cannot read the file."""
     is_asked: bool = True
@@ -97,7 +97,7 @@ class HostsFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
+class ContentState:
     """The content store, as seen from here and as containerd describes it."""
 
     problem: str = ""
@@ -170,6 +170,6 @@ class Facts:
     proxy: ProxySettings | Unknown | None = None
     set_aside: tuple[str, ...] | Unknown | None = None
     """Registries whose own settings are in the backup of the hosts.toml folder."""
-    content: Content | Unknown | None = None
+    content: ContentState | Unknown | None = None
     node: NodeState | Unknown | None = None
     pull: Pull | Unknown | None = None

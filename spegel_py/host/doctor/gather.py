@@ -12,7 +12,7 @@ from spegel_py.errors import SpegelError
 from spegel_py.host.doctor import config_file, environment, hosts_files, node_queries
 from spegel_py.host.doctor.containerd_checks import image_settings, roots
 from spegel_py.host.doctor.facts import (
-    Content,
+    ContentState,
     Facts,
     HostsFile,
     NodeState,
@@ -150,20 +150,20 @@ def _folders(facts: Facts) -> tuple[Path, ...]:
     return (facts.subject.certs,) if facts.subject.certs else searched
 
 
-async def _content(subject: Subject, client: Client) -> Content:
+async def _content(subject: Subject, client: Client) -> ContentState:
     """Read the folder, and compare it with containerd's list of blobs if containerd answers."""
     path = subject.content_path
     root, blobs = await asyncio.gather(_asked(content_root(client)), _asked(client.content()))
     listed = None if blobs is None else sorted(blobs)[:SAMPLE]
 
-    def look() -> Content:
+    def look() -> ContentState:
         try:
             check_content_path(path)
         except SpegelError as error:
             problem, _, advice = str(error).partition("; ")
-            return Content(problem=problem, advice=advice, root=root)
+            return ContentState(problem=problem, advice=advice, root=root)
         found = sum(_can_read(path, digest) for digest in listed or ()) if path else 0
-        return Content(root=root, sample=None if listed is None else len(listed), found=found)
+        return ContentState(root=root, sample=None if listed is None else len(listed), found=found)
 
     return await run_detached(look)
 

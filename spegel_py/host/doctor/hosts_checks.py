@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, Mirror, Unknown
+from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, MirrorHost, Unknown
 from spegel_py.host.doctor.findings import Finding, Level, error, ok, warning
 
 CHECK = "hosts.toml"
@@ -114,7 +114,7 @@ def _silent(files: Sequence[HostsFile]) -> list[Finding]:
     ]
 
 
-def _ours(file: HostsFile) -> Mirror | None:
+def _ours(file: HostsFile) -> MirrorHost | None:
     return next((mirror for mirror in file.mirrors if mirror.is_spegel), None)
 
 

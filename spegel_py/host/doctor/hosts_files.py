@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
-from spegel_py.host.doctor.facts import DEFAULT, HostsFile, Mirror
+from spegel_py.host.doctor.facts import DEFAULT, HostsFile, MirrorHost
 from spegel_py.host.host_files import read_text
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.registries import registry_of
@@ -49,7 +49,7 @@ async def asked(files: Iterable[HostsFile]) -> tuple[HostsFile, ...]:
     urls = sorted({mirror.url for file in found for mirror in file.mirrors})[:MAX_FILES]
     answers = dict(zip(urls, await asyncio.gather(*map(ask_mirror, urls)), strict=True))
 
-    def met(mirror: Mirror) -> Mirror:
+    def met(mirror: MirrorHost) -> MirrorHost:
         answer = answers.get(mirror.url, MirrorAnswer("not asked"))
         return replace(
             mirror, is_spegel=answer.is_spegel, answer=answer.text, is_silent=answer.is_silent
@@ -136,10 +136,10 @@ def _read(registry: str, path: Path) -> HostsFile:
     return HostsFile(registry=registry, path=path, mirrors=tuple(mirrors))
 
 
-def _mirror(url: str, host: Any) -> Mirror:
+def _mirror(url: str, host: Any) -> MirrorHost:
     given = host.get("capabilities") if isinstance(host, dict) else None
     names = given if isinstance(given, list) and given else ["pull", "resolve", "push"]
-    return Mirror(
+    return MirrorHost(
         url if "://" in url else f"https://{url}",
         frozenset(each for each in names if isinstance(each, str)),
     )

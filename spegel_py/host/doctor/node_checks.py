@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spegel_py.host.doctor.facts import Content, Facts, NodeState, PeerState, Pull, Unknown
+from spegel_py.host.doctor.facts import ContentState, Facts, NodeState, PeerState, Pull, Unknown
 from spegel_py.host.doctor.findings import Finding, error, ok, warning
 
 SKEW = 2.0
@@ -166,7 +166,7 @@ def check_content(facts: Facts) -> list[Finding]:
             return [_content_finding(facts, found)]
 
 
-def _content_finding(facts: Facts, found: Content) -> Finding:
+def _content_finding(facts: Facts, found: ContentState) -> Finding:
     path = facts.subject.content_path
     if found.sample is None:
         return warning(
@@ -189,7 +189,7 @@ def _content_finding(facts: Facts, found: Content) -> Finding:
     return ok(CONTENT_CHECK, f"{path} holds what containerd lists")
 
 
-def _content_remedy(found: Content) -> str:
+def _content_remedy(found: ContentState) -> str:
     if found.root is None or found.advice.startswith("run as root"):
         return found.advice or "see what is said of containerd"
     return (

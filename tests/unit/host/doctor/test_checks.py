@@ -19,11 +19,11 @@ from spegel_py.host.doctor.containerd_checks import (
 )
 from spegel_py.host.doctor.examination import judge
 from spegel_py.host.doctor.facts import (
-    Content,
+    ContentState,
     Facts,
     FileSettings,
     HostsFile,
-    Mirror,
+    MirrorHost,
     NodeState,
     PeerState,
     Pull,
@@ -52,13 +52,13 @@ SUBJECT = Subject(
     certs=CERTS,
 )
 IMAGES = ImageSettings(config_path=str(CERTS), discards_layers=False)
-OURS = Mirror(
+OURS = MirrorHost(
     "http://127.0.0.1:5000",
     frozenset({"pull", "resolve"}),
     is_spegel=True,
     answer="200 from spegel-py",
 )
-OTHER = Mirror("http://cache:5000", frozenset({"pull"}), answer="Connection refused")
+OTHER = MirrorHost("http://cache:5000", frozenset({"pull"}), answer="Connection refused")
 HOSTS = HostsFile(registry="_default", path=CERTS / "_default" / "hosts.toml", mirrors=(OURS,))
 PEER = PeerState("12D3A", "10.0.0.2:5000", 0.1)
 NODE = NodeState(
@@ -71,7 +71,7 @@ RIGHT = Facts(
     cri=CriStatus(True, IMAGES),
     file=FileSettings(3, IMAGES),
     hosts=(HOSTS,),
-    content=Content(root=Path("/content"), sample=8, found=8),
+    content=ContentState(root=Path("/content"), sample=8, found=8),
     node=NODE,
     pull=PULL,
 )
@@ -397,28 +397,33 @@ def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_i
     ("content", "level", "said"),
     [
         pytest.param(
-            Content(sample=8, found=7), Level.OK, "holds what containerd lists", id="right"
+            ContentState(sample=8, found=7), Level.OK, "holds what containerd lists", id="right"
         ),
         pytest.param(
-            Content(sample=0), Level.OK, "holds nothing in namespace k8s.io yet", id="empty"
+            ContentState(sample=0), Level.OK, "holds nothing in namespace k8s.io yet", id="empty"
         ),
         pytest.param(
-            Content(sample=8, root=Path("/x")),
+            ContentState(sample=8, root=Path("/x")),
             Level.ERROR,
             "none of 8 blobs",
             id="another containerd's",
         ),
         pytest.param(
-            Content(sample=8), Level.ERROR, "none of 8 blobs", id="another's, root not told"
+            ContentState(sample=8), Level.ERROR, "none of 8 blobs", id="another's, root not told"
         ),
-        pytest.param(Content(), Level.WARNING, "whose it is cannot be told", id="containerd away"),
         pytest.param(
-            Content(problem="no folder", advice="mount it"), Level.ERROR, "no folder", id="absent"
+            ContentState(), Level.WARNING, "whose it is cannot be told", id="containerd away"
+        ),
+        pytest.param(
+            ContentState(problem="no folder", advice="mount it"),
+            Level.ERROR,
+            "no folder",
+            id="absent",
         ),
         pytest.param(AWAY, Level.ERROR, "no answer", id="hangs"),
     ],
 )
-def test_content_path(content: Content | Unknown, level: Level, said: str) -> None:
+def test_content_path(content: ContentState | Unknown, level: Level, said: str) -> None:
     """It must be readable, and hold what the daemon lists."""
     finding = only(check_content, content=content)
     assert (finding.check, finding.level) == ("content_path", level)
@@ -427,7 +432,7 @@ def test_content_path(content: Content | Unknown, level: Level, said: str) -> No
 
 def test_the_remedy_names_where_the_daemon_says_its_content_is() -> None:
     """Unless it is the user who may not read it."""
-    problem = Content(problem="no folder", advice="mount it", root=Path("/var/lib/other"))
+    problem = ContentState(problem="no folder", advice="mount it", root=Path("/var/lib/other"))
     assert "--containerd-content-path /var/lib/other" in (
         only(check_content, content=problem).remedy or ""
     )
@@ -438,7 +443,7 @@ def test_the_remedy_names_where_the_daemon_says_its_content_is() -> None:
 def test_a_content_path_that_is_not_mounted_is_right() -> None:
     """Blobs then come through the socket."""
     subject = replace(SUBJECT, content_path=None)
-    assert only(check_content, subject=subject, content=Content()).level is Level.OK
+    assert only(check_content, subject=subject, content=ContentState()).level is Level.OK
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spegel_py.host.doctor import Finding, Level, Subject, environment
-from spegel_py.host.doctor.facts import Facts, HostsFile, Mirror, ProxySettings, Unknown
+from spegel_py.host.doctor.facts import Facts, HostsFile, MirrorHost, ProxySettings, Unknown
 from spegel_py.host.doctor.proxies import check_proxy, proxy_for, settings
 
 PROXY = "http://alice:s3cret@proxy.example:3128"
@@ -128,8 +128,8 @@ def test_the_environment_is_read_as_go_does(
 
 
 def judged(proxy: ProxySettings | Unknown | None, *urls: str) -> list[Finding]:
-    mirrors = tuple(Mirror(url, frozenset({"pull"}), is_spegel=True) for url in urls)
-    other = Mirror("http://cache.example", frozenset({"pull"}))
+    mirrors = tuple(MirrorHost(url, frozenset({"pull"}), is_spegel=True) for url in urls)
+    other = MirrorHost("http://cache.example", frozenset({"pull"}))
     hosts = (HostsFile(registry="_default", mirrors=(*mirrors, other)),)
     return check_proxy(Facts(subject=SUBJECT, hosts=hosts, proxy=proxy))
 
