@@ -38,8 +38,8 @@ from spegel_py.mirror.verification import Verify
 from spegel_py.node_name import node_name
 from spegel_py.outcomes import ContentSource
 from spegel_py.registry.app import create_app
-from spegel_py.registry.limits import Limits
-from spegel_py.registry.underway import Underway, expected_size
+from spegel_py.registry.ingest_reader import IngestReader, expected_size
+from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
@@ -78,7 +78,7 @@ class Assembly:
     supervisor: Supervisor
     pull_log: PullLog
     sender: Sender
-    limits: Limits
+    limits: TransferLimits
     measurer: Measurer
 
     @classmethod
@@ -152,7 +152,7 @@ class Assembly:
             supervisor=parts.make_supervisor(config, router, watcher, health, metrics),
             pull_log=PullLog(metrics=metrics.pulls, tracer=tracer),
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
-            limits=Limits(
+            limits=TransferLimits(
                 per_peer=config.max_transfers_per_peer,
                 overall=config.max_transfers,
                 growing=config.share_in_flight_slots,
@@ -163,9 +163,9 @@ class Assembly:
 
     def registry_app(self) -> web.Application:
         """Return the registry that containerd and peers ask."""
-        underway = None
+        ingest_reader = None
         if self.sharing and self.ingests:
-            underway = Underway(
+            ingest_reader = IngestReader(
                 ingests=self.ingests,
                 size_of=self.mirror.size_of,
                 source_of=self.sharing.parent_of,
@@ -184,7 +184,7 @@ class Assembly:
             pull_log=self.pull_log,
             credentials=self.auth,
             node=node_name(self.config.node_name),
-            underway=underway,
+            ingest_reader=ingest_reader,
         )
 
     def admin_app(self) -> web.Application:

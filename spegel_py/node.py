@@ -18,7 +18,7 @@ from spegel_py import __version__, parts
 from spegel_py.assembly import Assembly
 from spegel_py.config import Config
 from spegel_py.errors import ConfigError
-from spegel_py.registry.room import Room
+from spegel_py.registry.connection_limits import ConnectionLimits
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.routing.libp2p.bootstrap import id_app
 from spegel_py.routing.libp2p.router import Libp2pRouter
@@ -55,17 +55,22 @@ async def run(config: Config) -> None:
 async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     """Run a node while the block lasts."""
     descriptors = raise_limit()
-    room, admin_room = Room.of_registry(descriptors), Room.of_metrics(descriptors)
+    limits, admin_limits = (
+        ConnectionLimits.of_registry(descriptors),
+        ConnectionLimits.of_metrics(descriptors),
+    )
     async with AsyncExitStack() as stack:
         node = await Assembly.build(config, stack)
         node.watch_gauges()
-        await _serve(stack, "--registry-addr", node.registry_app(), config.registry_addr, room=room)
+        await _serve(
+            stack, "--registry-addr", node.registry_app(), config.registry_addr, limits=limits
+        )
         await _serve(
             stack,
             "--metrics-addr",
             node.admin_app(),
             config.metrics_addr,
-            room=admin_room,
+            limits=admin_limits,
             drain=ADMIN_DRAIN,
         )
         # The measurer ends before the drain above, which would wait for its transfer.
@@ -76,7 +81,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 "--http-bootstrap-addr",
                 id_app(node.router.addresses),
                 config.http_bootstrap_addr,
-                room=admin_room,
+                limits=admin_limits,
             )
         await stack.enter_async_context(node.router.running())
         if node.sharing:
@@ -86,8 +91,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             log.info(
                 "descriptors",
                 limit=descriptors,
-                connections=room.own + room.overall,
-                per_address=room.per_address,
+                connections=limits.own + limits.overall,
+                per_address=limits.per_address,
             )
             log.info(
                 "node up",
@@ -112,11 +117,11 @@ async def _serve(
     app: web.Application,
     address: str,
     *,
-    room: Room,
+    limits: ConnectionLimits,
     drain: float = DRAIN,
 ) -> None:
     """Serve an app until the end of the stack. Raises ConfigError, which names the flag."""
     try:
-        await stack.enter_async_context(serve(app, address, drain=drain, room=room))
+        await stack.enter_async_context(serve(app, address, drain=drain, limits=limits))
     except ConfigError as error:
         raise ConfigError(f"{flag}: {error}") from error

@@ -1,1 +1,1 @@
-"""The HTTP face: the pull half of the OCI distribution API, the probes, and the metrics page."""
+"""The OCI face: the pull half of the distribution API, and the probes."""

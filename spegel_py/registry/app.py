@@ -12,18 +12,18 @@ from spegel_py.mirror.pull import Mirror
 from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
-from spegel_py.registry.handlers import Pulls
-from spegel_py.registry.limits import Limits
+from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
-from spegel_py.registry.underway import Underway
+from spegel_py.registry.pull_handler import PullHandler
+from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.store.base import Origins, Store
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.sender import Sender
 
 Probe = Callable[[], Mapping[str, object]]
-"""Answers a probe as JSON; `reasons` says why it fails, and is empty where it does not."""
+"""Returns the answer to a probe as JSON; the probe fails if `reasons` is not empty."""
 
 
 def _alive() -> Mapping[str, object]:
@@ -41,33 +41,38 @@ def create_app(
     live: Probe = _alive,
     filters: Filters = EVERYTHING,
     freshness: Freshness | None = None,
-    limits: Limits | None = None,
+    limits: TransferLimits | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
     node: str = "",
-    underway: Underway | None = None,
+    ingest_reader: IngestReader | None = None,
     origins: Origins | None = None,
 ) -> web.Application:
-    """Return the registry. Without a mirror it answers from its own content only; without credentials, everybody.
-    Peers get what is `underway` only if that is given. Without `origins` the filters go by names alone.
-    `node` is the name that this node's runtime gives as its own.
+    """Return the application of the registry.
 
-    `ready` and `live` answer the probes. `client_timeout` is for how many seconds a client may not read before it is
-    dropped.
+    Args:
+        mirror: fetches content from peers; None to serve only this node's own content.
+        ready: answers `/readyz`.
+        live: answers `/livez`.
+        credentials: the user and password of clients; None to serve every client.
+        client_timeout: seconds after which a client that does not read is disconnected.
+        node: the name by which this node's runtime identifies itself.
+        ingest_reader: serves content that is still being downloaded to peers; None to not do it.
+        origins: returns the origin of content; without it, filters decide by names only.
     """
     probes = {"/readyz": ready, "/livez": live}
-    pulls = Pulls(
+    pulls = PullHandler(
         store=store,
         sender=sender,
         mirror=mirror,
         metrics=metrics,
         filters=filters,
         freshness=freshness or Freshness(),
-        limits=limits or Limits(per_peer=0, overall=0, metrics=metrics),
+        limits=limits or TransferLimits(per_peer=0, overall=0, metrics=metrics),
         pull_log=pull_log,
         client_timeout=client_timeout,
         node=node,
-        underway=underway,
+        ingest_reader=ingest_reader,
         origins=origins,
     )
 

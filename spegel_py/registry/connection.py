@@ -1,8 +1,8 @@
-"""aiohttp's server protocol with errors as OCI JSON, and with a way to end a connection that loses no bytes.
+"""aiohttp's server protocol with errors as OCI JSON, and an end of connections that loses no bytes.
 
-Both live below aiohttp's public API (RequestHandler.handle_error, _make_error_handler; written against 3.14): a
-malformed request raises in the parser, before there is a request that a middleware could see. So do the bounds on
-heads that are not complete yet, and on connections.
+Both are below aiohttp's public API (RequestHandler.handle_error, _make_error_handler; written
+against 3.14): a malformed request raises in the parser, before a middleware could see a request.
+The bounds on incomplete heads and on connections are here for the same reason.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from spegel_py.errors import OCIError, RequestInvalid
 from spegel_py.registry import responses
-from spegel_py.registry.room import Connections
+from spegel_py.registry.connection_limits import ConnectionTable
 
 log = structlog.get_logger(__name__)
 
 LINGER = 2.0
-"""Seconds that a half-closed connection is kept for the client to read what is on its way."""
+"""Seconds that a half-closed connection is kept, so that the client can read the last bytes."""
 
 MAX_LINGERING = 64
-"""Half-closed connections of a port at a time: each takes 20 kB. More of them are closed at once, since there are so
-many only where clients do what none of a runtime does."""
-
+"""Half-closed connections of a port at most: each takes 20 kB. Further connections are closed at
+once. No runtime causes so many."""
 
 HEAD = 10.0
 """Seconds within which a request's head has to be complete, from its first byte on, and the first
-head from the connection on. Clients send a head in one piece; a longer wait helps only those that
-mean to keep connections. Between two requests a connection may be idle for much longer."""
+head from the connection on. Clients send a head in one piece; a longer wait helps only clients
+that want to hold connections. Between two requests a connection may be idle for much longer."""
 
 MAX_HEAD = 16 * 1024
 """Bytes of a head that is not complete yet. Container runtimes send 500 bytes, and browsers with
-cookies a few thousand. The parser takes twice as much memory: 33 MB for all connections that one
-address may have."""
+cookies a few thousand. The parser takes twice as much memory: 33 MB for all connections of one
+address."""
 
 MAX_MESSAGE = 200
-"""Characters of the parser's reason for an error that are answered and logged: it may hold what the client sent."""
+"""Characters of the parser's error text that are answered and logged. The text may contain bytes
+from the client."""
 
 PIECE = 8 * 1024
-"""Bytes that are parsed at once: what follows a complete head within them is not counted."""
+"""Bytes that are parsed at once: bytes after a complete head in the same piece are not counted."""
 
 
 class Connection(RequestHandler):
-    """One connection of a client, one of the `connections` of its port."""
+    """One connection of a client; `connections` are all connections of its port."""
 
     __slots__ = ("_body", "_connections", "_head", "_head_timer", "_is_refused", "_lingers")
 
-    def __init__(self, manager: web.Server, connections: Connections, **options: Any) -> None:
+    def __init__(self, manager: web.Server, connections: ConnectionTable, **options: Any) -> None:
         super().__init__(manager, **options)
         self._connections = connections
-        self._body = EMPTY_PAYLOAD  # of the request that came last
-        self._head = 0  # bytes of a head that is not complete yet
+        self._body = EMPTY_PAYLOAD  # of the last request
+        self._head = 0  # bytes of an incomplete head
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
         self._lingers = False
@@ -65,13 +65,13 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         client, host = (transport.get_extra_info(name) for name in ("peername", "sockname"))
         if client and host and not self._connections.admit(self, str(client[0]), str(host[0])):
-            if self._connections.is_news(self._loop.time()):
+            if self._connections.should_log(self._loop.time()):
                 log.warning(
                     "connection refused: none that is open is idle",
                     client=client[0],
                     open=len(self._connections),
                 )
-            cast("asyncio.Transport", transport).abort()  # uvloop's is one, but does not say so
+            cast("asyncio.Transport", transport).abort()  # uvloop's has no such base class
             return
         super().connection_made(transport)
         self._wait_for_head()
@@ -90,7 +90,10 @@ class Connection(RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered, and none waits to be; a client may still read the last answer."""
+        """Return True if no request is being answered, or waits for an answer.
+
+        The client may still read the last answer.
+        """
         if self._messages or self._lingers:
             return self._lingers
         return not self._request_count or (self._waiter is not None and not self._waiter.done())
@@ -98,7 +101,7 @@ class Connection(RequestHandler):
     # Heads
 
     def _parse(self, data: bytes) -> None:
-        if self._close or self._force_close or self._is_refused:  # what comes now is thrown away
+        if self._close or self._force_close or self._is_refused:  # further bytes are dropped
             return
         before = self._request_count
         super().data_received(data)
@@ -110,7 +113,7 @@ class Connection(RequestHandler):
                 self._refuse(message)
                 return
             if self._body is EMPTY_PAYLOAD and not data.endswith((b"\r\n\r\n", b"\n\n")):
-                self._wait_for_head()  # the next one has begun
+                self._wait_for_head()  # the next head has begun
         elif data and self._body.is_eof() and not self._buffer_paused:
             self._wait_for_head()
             self._head += len(data)
@@ -131,11 +134,11 @@ class Connection(RequestHandler):
         self._head_timer = None
         if self.is_idle:
             self.force_close()
-        elif self.transport is not None:  # a request before it is still being answered
+        elif self.transport is not None:  # an earlier request is still being answered
             self._wait_for_head()
 
     def _refuse_head(self) -> None:
-        """Answer a head that is too long, as the parser has a head answered that is malformed."""
+        """Answer a head that is too long in the way the parser answers a malformed head."""
         error = _ErrInfo(
             status=400, exc=LineTooLong(b"headers", MAX_HEAD), message="the headers are too long"
         )
@@ -145,15 +148,15 @@ class Connection(RequestHandler):
             self._waiter.set_result(None)
 
     def _refuse(self, error: _ErrInfo) -> None:
-        """Take nothing more from a connection whose last message is this error.
+        """Read nothing more from a connection whose last message is this error.
 
-        A refused connection lingers for seconds. So the bytes that it has sent are let go of: they are in the parser,
-        in the error, and in the frames of the error's traceback.
+        A refused connection lingers for seconds. So the memory of its bytes is released: they are
+        in the parser, in the error, and in the frames of the error's traceback.
         """
         self._is_refused = True
         self._parser = None
         if error.exc is not None:
-            error.exc.__traceback__ = None  # a cycle: only the garbage collector would find it
+            error.exc.__traceback__ = None  # a cycle: only the garbage collector would free it
         message = error.message[:MAX_MESSAGE]
         kept = LineTooLong(b"", 0) if isinstance(error.exc, LineTooLong) else ValueError(message)
         short = _ErrInfo(status=error.status, exc=kept, message=message)
@@ -168,7 +171,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to a request that could not be parsed (4xx), or whose handler failed (a bug, 500)."""
+        """Return the answer to a malformed request (4xx), or to a failed handler (500)."""
         if request.writer.output_size > 0 or isinstance(exc, ConnectionResetError):
             raise ConnectionError("an answer has begun, or the client is gone: hang up") from exc
         if status >= 500:
@@ -182,18 +185,17 @@ class Connection(RequestHandler):
                 RequestInvalid(f"not a request: {text}"), status=431 if too_long else status
             )
         response.force_close()
-        response.headers["Connection"] = (
-            "close"  # aiohttp takes the request for HTTP/1.0, and says nothing
-        )
+        response.headers["Connection"] = "close"  # aiohttp assumes HTTP/1.0, and omits the header
         return response
 
     async def hang_up(self) -> None:
-        """Send what is queued and then a FIN, and wait until the client has closed too, LINGER seconds at most.
+        """Send the queued bytes and a FIN; wait until the client closes, LINGER seconds at most.
 
-        Closing at once would send an RST if the client has sent anything that was not read, and an RST destroys
-        what the client has not read yet (RFC 9112, 9.6); a runtime gives up the whole pull on one.
+        Closing at once would send an RST if the client has sent bytes that were not read. An RST
+        destroys the bytes that the client has not read yet (RFC 9112, 9.6), and a runtime then
+        gives up the whole pull.
         """
-        self.close()  # from now on, what comes in is thrown away
+        self.close()  # from now on, incoming bytes are dropped
         if (
             self.transport is None
             or self.transport.is_closing()
@@ -224,7 +226,7 @@ class Connection(RequestHandler):
 
 
 async def hang_up(request: web.BaseRequest) -> None:
-    """End the connection of a request so that the client sees all that was sent, and then a FIN."""
+    """End the connection of a request, so that the client reads all bytes and then a FIN."""
     connection = request.protocol
     if isinstance(connection, Connection):
         await connection.hang_up()

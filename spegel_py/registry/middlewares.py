@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: authentication, measuring, errors as OCI JSON."""
+"""The middlewares of every request: authentication, metrics, errors as OCI JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 @web.middleware
 async def close_gently(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """End a connection that is not to be used again with a FIN, never an RST: above all after a body cut short."""
+    """End a connection that is not reused with a FIN, above all after a short body."""
     response = await handler(request)
     if response.prepared and not response.keep_alive:
         await hang_up(request)
@@ -31,7 +31,7 @@ PROBES = ("/livez", "/readyz")
 
 
 def authenticate(credentials: Credentials) -> Middleware:
-    """Let nobody in without the credentials, but the probes of an orchestrator, which has none."""
+    """Refuse requests without the credentials; probes need none."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -43,7 +43,7 @@ def authenticate(credentials: Credentials) -> Middleware:
 
 
 def measure(metrics: ServerMetrics) -> Middleware:
-    """Count and time every answer, and log it for debugging."""
+    """Count and time every answer, and log it at DEBUG."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -55,7 +55,7 @@ def measure(metrics: ServerMetrics) -> Middleware:
             size = 0 if request.method == "HEAD" else (response.content_length or 0)
             return response
         finally:
-            size = request.get(responses.SENT, size)  # of a body that may have ended short
+            size = request.get(responses.SENT, size)  # smaller if the body ended short
             seconds = time.monotonic() - began
             metrics.answered(
                 handler=name, method=request.method, code=status, seconds=seconds, size=size
@@ -73,7 +73,7 @@ def measure(metrics: ServerMetrics) -> Middleware:
 
 @web.middleware
 async def oci_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Render every OCIError, and what aiohttp itself refuses, as the spec's JSON."""
+    """Render every OCIError, and aiohttp's own errors, as the JSON of the specification."""
     try:
         return await handler(request)
     except OCIError as error:
@@ -87,7 +87,7 @@ async def oci_errors(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 def handler_name(target: str) -> str:
-    """Return the metrics' name of what a target is handled by: one of six."""
+    """Return the label `handler` of a target: one of six."""
     path = origin_form(target).partition("?")[0]
     if path in PROBES:
         return path.removeprefix("/")

@@ -14,7 +14,7 @@ from spegel_py.transfer.base import Sink
 class Multipart:
     """The body of an answer with several parts of content of `size` bytes.
 
-    The `spans` are in order, and none of them touches another one.
+    The `spans` are in order, with gaps between them.
     """
 
     media_type: str
@@ -24,20 +24,20 @@ class Multipart:
 
     @property
     def content_type(self) -> str:
-        """The Content-Type of the whole answer; each part has the content's own."""
+        """The Content-Type of the whole answer; each part has the type of the content."""
         return f"multipart/byteranges; boundary={self.boundary}"
 
     @property
     def length(self) -> int:
-        """Bytes of the body, with what stands between the parts."""
+        """Bytes of the body, with the headers between the parts."""
         around = sum(len(self._head(span)) for span in self.spans) + len(self._end)
         return around + sum(length for _, length in self.spans)
 
     def pieces(self, position: int, data: bytes) -> Iterator[bytes]:
         """Yield the body's bytes for `data`, the content's bytes from `position` on.
 
-        Bytes of the content that lie in no part are left out. All bytes of the parts are to be
-        passed to this once and in order, in pieces of any length.
+        Bytes outside of all parts are left out. Pass all bytes of the parts once and in order, in
+        pieces of any length.
         """
         end = position + len(data)
         for span in self.spans:
@@ -66,7 +66,7 @@ class Multipart:
 class PartsSink(Sink):
     """Takes the content's bytes from `start` on, and writes the parts of a body to another sink.
 
-    `sent` counts the content's bytes, as whoever sends them does.
+    `sent` counts the content's bytes, as the sender does.
     """
 
     def __init__(self, sink: Sink, *, multipart: Multipart, start: int) -> None:

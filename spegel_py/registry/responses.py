@@ -1,4 +1,4 @@
-"""Answers as aiohttp sends them: the headers of content, and rendered errors."""
+"""Answers for aiohttp: the headers of content, and rendered errors."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from spegel_py.transfer.base import Sink
 SERVER = "spegel-py"
 API_VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 SENT = web.RequestKey("sent", int)
-"""Notes at a request how many bytes of the body were sent, which may be fewer than its answer said."""
+"""The key of a request's number of body bytes sent, which may be smaller than announced."""
 
 PEER_HEADER = "X-Spegel-Peer"
-"""The id of the peer that the bytes of a relayed answer came from (the first one, where others went on)."""
+"""The id of the peer that a relayed answer came from, of several peers the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entity:
-    """What an answer holds: `length` bytes from `start` on, of content of `size` bytes.
+    """The content of an answer: `length` bytes from `start` on, of content of `size` bytes.
 
-    `peer` is for a relayed one; `age` for a tag: how many seconds ago it was seen at its registry, if that is known;
-    `source` for what still grows: the id of the peer that this node takes it from, if it does.
-    An answer of several parts is `multipart`, and `length` counts all of its body.
+    Args:
+        peer: the id of the peer that a relayed answer comes from.
+        age: seconds since the tag was seen at its registry, if known.
+        source: the id of the peer from which this node downloads content that still grows.
+        multipart: the body of an answer with several parts; `length` then counts this body.
     """
 
     media_type: str
@@ -48,7 +50,7 @@ class Entity:
         return self.multipart.spans if self.multipart else ((self.start, self.length),)
 
     def sink(self, sink: Sink, span: ByteSpan) -> Sink:
-        """Return where the content's bytes of a span are written to, to arrive at `sink`."""
+        """Return the sink for the content's bytes of a span, which passes them on to `sink`."""
         if self.multipart is None:
             return sink
         return PartsSink(sink, multipart=self.multipart, start=span[0])
@@ -57,8 +59,8 @@ class Entity:
 def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
     """Return the head of the answer to `pull`; it is the same for GET and HEAD.
 
-    The type is the content's own, whatever Accept says: a registry cannot convert, and a client that gets what it
-    does not know says so better than a 406, which no client expects here.
+    The type is the type of the content and ignores Accept: a registry cannot convert. A client
+    reports an unknown type better than a 406, which no client expects here.
     """
     headers = {
         "Content-Type": entity.multipart.content_type if entity.multipart else entity.media_type,
@@ -81,7 +83,7 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
 
 
 def error(cause: OCIError, *, status: int | None = None) -> web.Response:
-    """Return `cause` rendered; another `status` than its own is for what HTTP distinguishes and the spec does not."""
+    """Return the answer for an error; `status` replaces its status if HTTP needs a different one."""
     rendered = render(cause)
     return web.Response(
         status=status or rendered.status,

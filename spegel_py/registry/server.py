@@ -1,4 +1,4 @@
-"""Listening: an address as operators write it becomes a served port, or one clear line about why not."""
+"""Serves an application on an address as operators write it, or fails with one clear line."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from aiohttp import web
 
 from spegel_py.errors import ConfigError
 from spegel_py.registry.connection import Connection
-from spegel_py.registry.room import Connections, Room
+from spegel_py.registry.connection_limits import ConnectionLimits, ConnectionTable
 from spegel_py.tools.addresses import split_host_port
 
 BACKLOG = 1024
-"""Connections the kernel holds for us: a node that restarts pulls tens of images at once."""
+"""Connections that the kernel queues: a node that restarts pulls tens of images at once."""
 
 KEEPALIVE = 75.0
-"""Seconds an idle connection is kept between two requests; longer than our own client keeps one."""
+"""Seconds that an idle connection is kept between two requests: longer than our client does."""
 
 MAX_LINE, MAX_HEADERS, MAX_FIELD = 4096, 64, 4096
-"""Bytes of a request line, header fields, and bytes of one of them: runtimes send a line of 500 bytes and ten fields. A
-head that is never finished is kept until its time is over, and there may be many of them."""
+"""Bytes of a request line, number of header fields, and bytes of one field. Runtimes send a line of
+500 bytes and ten fields. An incomplete head is kept until its time is over, and there may be many
+incomplete heads."""
 
 LINGERING = 2.0
-"""Seconds in which a body that was refused may still come in, so that the connection stays usable."""
+"""Seconds in which a refused body may still arrive, so that the connection stays usable."""
 
 DRAIN = 8.0
-"""Seconds that transfers under way get at the end: what is cut then is resumed elsewhere by the runtime. With goodbyes
-and closing, a node has ended 10 s after SIGTERM."""
+"""Seconds that open transfers get at the end. The runtime resumes a transfer that is cut then at
+another node. With goodbyes and closing, a node has ended 10 s after SIGTERM."""
 
 UNACKNOWLEDGED = 60_000
-"""Milliseconds that the kernel keeps trying to deliver to a client that takes nothing (TCP_USER_TIMEOUT): it ends
-connections whose last bytes a stopped client never reads, which no deadline of ours sees."""
+"""Milliseconds for which the kernel tries to deliver bytes to a client (TCP_USER_TIMEOUT). It ends
+connections whose last bytes a stopped client never reads. No deadline of ours sees these."""
 
 
 class _Server(web.Server):
-    def __init__(self, *args: Any, connections: Connections, **options: Any) -> None:
+    def __init__(self, *args: Any, connections: ConnectionTable, **options: Any) -> None:
         super().__init__(*args, **options)
         self._counted = connections
 
@@ -47,7 +48,7 @@ class _Server(web.Server):
 
 
 class _Runner(web.AppRunner):
-    def __init__(self, app: web.Application, connections: Connections, **options: Any) -> None:
+    def __init__(self, app: web.Application, connections: ConnectionTable, **options: Any) -> None:
         super().__init__(app, **options)
         self._counted = connections
 
@@ -65,23 +66,27 @@ class _Runner(web.AppRunner):
 
 @asynccontextmanager
 async def serve(
-    app: web.Application, address: str, *, drain: float = DRAIN, room: Room | None = None
+    app: web.Application,
+    address: str,
+    *,
+    drain: float = DRAIN,
+    limits: ConnectionLimits | None = None,
 ) -> AsyncIterator[int]:
     """Serve `app` on `host:port`, `[v6]:port` or `:port` (all addresses, v4 and v6); give the bound port.
 
-    It takes as many connections as there is `room` for. At the end no connection is taken any more,
-    and transfers get `drain` seconds to finish. Raises ConfigError.
+    It accepts connections up to the `limits`. At the end it accepts no more connections, and open
+    transfers get `drain` seconds to finish. Raises ConfigError.
     """
     host, port = parse_address(address)
     listener = _listen(address, host, port)
     runner = _Runner(
         app,
-        Connections(room),
+        ConnectionTable(limits),
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE,
         lingering_time=LINGERING,
-        auto_decompress=False,  # of a body that is refused, bytes that cannot be decompressed are no news
+        auto_decompress=False,  # a refused body need not be decompressed
         max_line_size=MAX_LINE,
         max_headers=MAX_HEADERS,
         max_field_size=MAX_FIELD,
@@ -128,7 +133,7 @@ def _dual_stack(port: int) -> socket.socket:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Listen on an address of this machine, or on the first one that a name stands for."""
+    """Listen on an address of this machine, or on the first address of a name."""
     family, _, _, _, where = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

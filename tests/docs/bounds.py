@@ -12,7 +12,7 @@ from spegel_py.admin.web import viewers
 from spegel_py.mirror import verification
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
-from spegel_py.registry import connection, room, server
+from spegel_py.registry import connection, connection_limits, server
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import (
     bounds,
@@ -62,16 +62,22 @@ class Bound:
 
 
 def _bounds() -> Iterator[Bound]:
-    registry = room.Room()
+    registry = connection_limits.ConnectionLimits()
     fields = f"{server.MAX_HEADERS} fields of {_size(server.MAX_FIELD)}"
     head = f"{_size(connection.MAX_HEAD)}, {fields}, {connection.HEAD:.0f} s"
     yield Bound(
         "HTTP connections from one address (IPv6: one /64)",
         f"{registry.per_address:,}",
-        "registry.room",
+        "registry.connection_limits",
     )
-    yield Bound("HTTP connections from all other hosts", f"{registry.overall:,}", "registry.room")
-    yield Bound("HTTP connections kept for this host", f"{registry.own:,}", "registry.room")
+    yield Bound(
+        "HTTP connections from all other hosts",
+        f"{registry.overall:,}",
+        "registry.connection_limits",
+    )
+    yield Bound(
+        "HTTP connections kept for this host", f"{registry.own:,}", "registry.connection_limits"
+    )
     yield Bound(
         "Half-closed HTTP connections", f"{connection.MAX_LINGERING}", "registry.connection"
     )
@@ -142,7 +148,10 @@ def _bounds() -> Iterator[Bound]:
 
 def memory() -> list[tuple[str, float]]:
     """Return the users of memory, each with the MB that one attacking address can add at most."""
-    registry, metrics = room.Room(), room.Room.of(room.METRICS)
+    registry, metrics = (
+        connection_limits.ConnectionLimits(),
+        connection_limits.ConnectionLimits.of(connection_limits.METRICS),
+    )
     return [
         ("an idle node", IDLE),
         ("bodies that are held", verification.MEMORY_LIMIT / 1e6),
@@ -166,7 +175,7 @@ def render() -> str:
     total = sum(megabytes for _, megabytes in memory())
     all_records, all_connections = (
         records.MAX_RECORDS * RECORD,
-        (room.REGISTRY + room.METRICS) * CONNECTION,
+        (connection_limits.REGISTRY + connection_limits.METRICS) * CONNECTION,
     )
     return (
         f"{_HEAD}{rows}\n## Sum\n\n"

@@ -20,8 +20,8 @@ from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.digest import Digest
 from spegel_py.registry.app import create_app
+from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.server import serve
-from spegel_py.registry.underway import Underway
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork, MemoryRouter
 from spegel_py.store.memory_store import MemoryIngests, MemoryStore
@@ -193,10 +193,12 @@ async def start_node(
             router=router, upstream=client, metrics=metrics.mirror, deadlines=deadlines, scores=Scores(),
             random=Random(1), parents=sharing,
         )  # fmt: skip
-        underway = Underway(ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of)
+        ingest_reader = IngestReader(
+            ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of
+        )
         app = create_app(
             store=store, sender=sender, mirror=mirror, metrics=metrics.server, pull_log=PullLog(metrics=metrics.pulls),
-            ready=lambda: {"ready": True, "reasons": []}, underway=underway,
+            ready=lambda: {"ready": True, "reasons": []}, ingest_reader=ingest_reader,
         )  # fmt: skip
         await stack.enter_async_context(serve(app, me.authority, drain=0.05))
         await stack.enter_async_context(sharing.running())

@@ -17,7 +17,7 @@ from spegel_py.admin.admin_app import State, create_admin_app
 from spegel_py.metrics import NodeMetrics
 from spegel_py.registry import connection
 from spegel_py.registry.connection import MAX_HEAD
-from spegel_py.registry.room import Room
+from spegel_py.registry.connection_limits import ConnectionLimits
 from spegel_py.registry.server import serve
 from tests.unit.registry.conftest import Node, NodeFactory
 from tests.unit.registry.raw import RawClient
@@ -152,19 +152,19 @@ async def test_a_body_is_no_head() -> None:
 
 
 @asynccontextmanager
-async def metrics_port(room: Room) -> AsyncIterator[int]:
+async def metrics_port(limits: ConnectionLimits) -> AsyncIterator[int]:
     async def state() -> State:
         return {"ready": True}
 
     async with serve(
-        create_admin_app(render=NodeMetrics().render, state=state), "127.0.0.1:0", room=room
+        create_admin_app(render=NodeMetrics().render, state=state), "127.0.0.1:0", limits=limits
     ) as port:
         yield port
 
 
 async def test_idle_connections_make_room_for_new_ones() -> None:
     """A port that has as many as it takes hangs up the one that has been idle for longest, and answers the new one."""
-    async with metrics_port(Room(own=4, overall=4, per_address=4)) as port:
+    async with metrics_port(ConnectionLimits(own=4, overall=4, per_address=4)) as port:
         clients = [await RawClient.connect(port) for _ in range(4)]
         assert (await clients[0].send(METRICS)).status == 200
         late = await RawClient.connect(port)
@@ -178,7 +178,7 @@ async def test_idle_connections_make_room_for_new_ones() -> None:
 
 async def test_a_flood_of_connections_shuts_nobody_out() -> None:
     """Each of those that come after it is answered."""
-    async with metrics_port(Room(own=16, overall=16, per_address=16)) as port:
+    async with metrics_port(ConnectionLimits(own=16, overall=16, per_address=16)) as port:
         flood = [await RawClient.connect(port) for _ in range(200)]
         for _ in range(20):
             client = await RawClient.connect(port)
@@ -215,7 +215,9 @@ async def refuse_one() -> None:
 
     app = web.Application()
     app.router.add_get("/v2/", wait)
-    async with serve(app, "127.0.0.1:0", room=Room(own=1, overall=1, per_address=1)) as port:
+    async with serve(
+        app, "127.0.0.1:0", limits=ConnectionLimits(own=1, overall=1, per_address=1)
+    ) as port:
         busy = await RawClient.connect(port)
         answer = asyncio.create_task(busy.send(ASK))
         await has_begun.wait()
@@ -234,7 +236,7 @@ async def refuse_one() -> None:
 
 async def test_clients_that_were_sent_an_error_do_not_hold_the_port() -> None:
     """Their connections stay for a moment, so that they can read it; new ones go before them."""
-    async with metrics_port(Room(own=4, overall=4, per_address=4)) as port:
+    async with metrics_port(ConnectionLimits(own=4, overall=4, per_address=4)) as port:
         wrong = [await RawClient.connect(port) for _ in range(4)]
         for client in wrong:
             assert (await client.send(b"NO\r\n\r\n")).status == 400

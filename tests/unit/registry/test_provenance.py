@@ -12,7 +12,7 @@ from spegel_py.errors import StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.manifest import OCI_MANIFEST
-from spegel_py.registry.underway import Underway
+from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.store.memory_store import MemoryIngests, MemoryStore
 from tests.unit.registry.conftest import Node, NodeFactory
 
@@ -159,7 +159,7 @@ async def test_what_grows_goes_by_its_origin_too(
     ingests.begin(digest, total=len(LAYER))
     ingests.write(digest, LAYER)
     origins.all = sources
-    underway = Underway(ingests=ingests, size_of={digest: len(LAYER)}.get)
-    async with start(filters=FILTERS, origins=origins, underway=underway) as node:
+    ingest_reader = IngestReader(ingests=ingests, size_of={digest: len(LAYER)}.get)
+    async with start(filters=FILTERS, origins=origins, ingest_reader=ingest_reader) as node:
         client = await node.client()
         assert (await client.ask("GET", targets("x", "r.io")[1], FOLLOWING)).status == status

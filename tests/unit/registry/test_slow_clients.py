@@ -11,14 +11,14 @@ import pytest
 
 from spegel_py.errors import Busy
 from spegel_py.metrics import NodeMetrics
-from spegel_py.registry import limits as limits_module
-from spegel_py.registry.limits import (
+from spegel_py.registry import transfer_limits as limits_module
+from spegel_py.registry.transfer_limits import (
     CONTENDED,
     LEAST_RATE,
     PATIENCE,
     PATIENCE_WITH_NODES,
-    Limits,
-    Slot,
+    TransferLimits,
+    TransferSlot,
 )
 from spegel_py.transfer.sender import Sender
 from tests.unit.registry.conftest import Node, NodeFactory
@@ -73,16 +73,18 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def small(clock: Clock) -> Limits:
-    return Limits(per_peer=2, overall=3, growing=1, metrics=NodeMetrics().server, clock=clock)
+def small(clock: Clock) -> TransferLimits:
+    return TransferLimits(
+        per_peer=2, overall=3, growing=1, metrics=NodeMetrics().server, clock=clock
+    )
 
 
-def served(slot: Slot, reader: FakeReader) -> FakeReader:
+def served(slot: TransferSlot, reader: FakeReader) -> FakeReader:
     slot.reader = reader
     return reader
 
 
-def refuse(limits: Limits, address: str, **options: bool) -> None:
+def refuse(limits: TransferLimits, address: str, **options: bool) -> None:
     with pytest.raises(Busy), limits.admit(address, **options):
         pass
 
@@ -168,16 +170,16 @@ def test_one_address_cannot_have_all_slots_of_this_node_at_a_peer(
     clock: Clock, stack: ExitStack
 ) -> None:
     """It gets half of what it may have here relayed; at least one, and any number without a limit."""
-    limits = Limits(per_peer=4, overall=0, metrics=NodeMetrics().server, clock=clock)
+    limits = TransferLimits(per_peer=4, overall=0, metrics=NodeMetrics().server, clock=clock)
     for _ in range(2):
         stack.enter_context(limits.admit("a", relays=True))
     refuse(limits, "a", relays=True)
     stack.enter_context(limits.admit("a"))
     stack.enter_context(limits.admit("b", relays=True))
     stack.enter_context(
-        Limits(per_peer=1, overall=0, metrics=NodeMetrics().server).admit("a", relays=True)
+        TransferLimits(per_peer=1, overall=0, metrics=NodeMetrics().server).admit("a", relays=True)
     )
-    unlimited = Limits(per_peer=0, overall=0, metrics=NodeMetrics().server)
+    unlimited = TransferLimits(per_peer=0, overall=0, metrics=NodeMetrics().server)
     for _ in range(100):
         stack.enter_context(unlimited.admit("a", relays=True))
 
@@ -243,7 +245,7 @@ async def test_the_limits_are_for_all_but_the_own_runtime(
 
     monkeypatch.setattr(Sender, "send", seen)
     async with start(
-        node="node-1", limits=Limits(per_peer=1, overall=1, metrics=NodeMetrics().server)
+        node="node-1", limits=TransferLimits(per_peer=1, overall=1, metrics=NodeMetrics().server)
     ) as node:
         large, small = (f"/v2/app/blobs/{node.store.add(data)}?ns=r.io" for data in (LARGE, SMALL))
         await begin(await connect(node), large)
@@ -256,13 +258,15 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge clients within a fraction of a second."""
     monkeypatch.setattr(limits_module, "PATIENCE", 0.3)
     monkeypatch.setattr(limits_module, "PATIENCE_WITH_NODES", 0.6)
-    monkeypatch.setattr(limits_module, "LOOK", 0.05)
+    monkeypatch.setattr(limits_module, "CHECK_INTERVAL", 0.05)
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_a_slot_is_not_held_by_a_client_that_does_not_read(start: NodeFactory) -> None:
     """Once another one was refused; a client that reads at any pace keeps its own."""
-    async with start(limits=Limits(per_peer=0, overall=2, metrics=NodeMetrics().server)) as node:
+    async with start(
+        limits=TransferLimits(per_peer=0, overall=2, metrics=NodeMetrics().server)
+    ) as node:
         target = f"/v2/app/blobs/{node.store.add(LARGE)}?ns=r.io"
         idle, reading = await connect(node), await connect(node, "127.0.0.3")
         for client in (idle, reading):
@@ -292,7 +296,7 @@ async def test_slow_clients_of_a_relaying_node_do_not_hold_its_slots_at_a_peer(
     start: NodeFactory,
 ) -> None:
     """The next client is told that nobody has it, and after a moment the one after that is served."""
-    one = Limits(per_peer=1, overall=0, metrics=NodeMetrics().server)
+    one = TransferLimits(per_peer=1, overall=0, metrics=NodeMetrics().server)
     async with start("a", limits=one, node="node-a") as a, start("b", node="node-b") as b:
         digest = a.store.add(LARGE)
         await a.network.join(a.peer).advertise([str(digest)])

@@ -6,7 +6,7 @@ import pytest
 
 from spegel_py.errors import Busy
 from spegel_py.metrics import NodeMetrics
-from spegel_py.registry.limits import Limits
+from spegel_py.registry.transfer_limits import TransferLimits
 from tests.unit.registry.conftest import Node, NodeFactory
 from tests.unit.registry.raw import RawClient
 
@@ -15,8 +15,10 @@ SMALL = b"small" * 100
 MIRRORED = "X-Spegel-Mirrored: true"
 
 
-def limits(*, per_peer: int = 0, overall: int = 0, growing: int = 0) -> Limits:
-    return Limits(per_peer=per_peer, overall=overall, growing=growing, metrics=NodeMetrics().server)
+def limits(*, per_peer: int = 0, overall: int = 0, growing: int = 0) -> TransferLimits:
+    return TransferLimits(
+        per_peer=per_peer, overall=overall, growing=growing, metrics=NodeMetrics().server
+    )
 
 
 def test_one_address_gets_no_more_than_its_share() -> None:
@@ -102,7 +104,7 @@ async def test_a_busy_peer_is_no_miss_for_the_client(start: NodeFactory) -> None
 async def test_transfers_and_refusals_are_counted(start: NodeFactory) -> None:
     """The gauge shows what is under way, the counter which limit was reached."""
     async with start() as node:
-        some = Limits(per_peer=1, overall=2, metrics=node.metrics.server)
+        some = TransferLimits(per_peer=1, overall=2, metrics=node.metrics.server)
         with some.admit("a"), some.admit("b"):
             assert node.samples("spegel_peer_transfers") == {(): 2}
             with pytest.raises(Busy), some.admit("c"):

@@ -1,4 +1,4 @@
-"""How many transfers are served to peers at a time: one peer with many layers must not shut out the others."""
+"""The limits on transfers to other nodes: one peer with many layers must not shut out the rest."""
 
 from __future__ import annotations
 
@@ -24,36 +24,35 @@ _TRANSFERS: Mapping[TransferLimit, str] = {
 }
 
 LEAST_RATE = 64 * 1024
-"""Bytes per second that a client has to read while others are refused for want of a slot. containerd
-on a slow disk, with several layers at a time, reads ten times as much."""
+"""Bytes per second that a client has to read while others are refused because no slot is free.
+containerd on a slow disk, with several layers at a time, reads ten times as much."""
 
 PATIENCE = 10.0
-"""Seconds of waiting for a client over which its rate is measured. Time in which the client waits for
-this node, for its disk, a peer or `--max-upload-rate`, does not count."""
+"""Seconds of waiting for a client over which its rate is measured. Time in which the client waits
+for this node (its disk, a peer or `--max-upload-rate`) does not count."""
 
 PATIENCE_WITH_NODES = 20.0
-"""The same for another node: it hangs up its own slow client first, and so does not hold the broken
-transfer against this node."""
+"""The same for another node. That node disconnects its own slow client first, and so does not
+count the broken transfer as a failure of this node."""
 
 CONTENDED = 30.0
-"""Seconds after a refusal for which slow clients are looked for."""
+"""Seconds after a refusal for which slow clients are disconnected."""
 
-LOOK = 2.0
-"""Seconds between two looks at the clients meanwhile."""
-
+CHECK_INTERVAL = 2.0
+"""Seconds between two checks of the clients in that time."""
 
 _Scope = tuple[str, str]
-"""Where there is no room: the limit that was reached, and the address for the limit of one."""
+"""The limit that was reached, and the address if the limit is for one address."""
 
 _AT_A_PEER: _Scope = ("at a peer", "")
 
 
-class Reader(Protocol):
-    """A client that a body is sent to."""
+class BodyReader(Protocol):
+    """The client that reads a body."""
 
     @property
     def waited(self) -> float:
-        """Seconds for which the client was waited for so far."""
+        """The seconds of waiting for the client so far."""
         ...
 
     @property
@@ -62,16 +61,23 @@ class Reader(Protocol):
         ...
 
     def drop(self) -> None:
-        """Hang up."""
+        """Disconnect the client."""
         ...
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
-    """A transfer under way to an address; a relayed one uses a slot of a peer as well.
+class TransferSlot:
+    """A transfer to an address.
 
-    `patience` is for how many seconds of waiting the client may hardly read. Only a counted one takes
-    room from others here. `taken` and `waited` are what was seen of the reader when it was judged last.
+    Args:
+        address: the address of the client.
+        patience: seconds of waiting for the client over which its rate is measured.
+        grows: True if the content is still being downloaded here.
+        relays: True if the transfer also uses a slot of a peer.
+        is_counted: True if the transfer counts towards the limits.
+        reader: the client, once the body is sent.
+        taken: bytes that the client had read at the last check.
+        waited: seconds of waiting for the client at the last check.
     """
 
     address: str
@@ -79,12 +85,12 @@ class Slot:
     grows: bool = False
     relays: bool = False
     is_counted: bool = True
-    reader: Reader | None = None
+    reader: BodyReader | None = None
     taken: int = 0
     waited: float = 0.0
 
-    def hardly_reads(self) -> bool:
-        """Return True if the client read too little over the seconds for which it was waited for lately."""
+    def is_slow(self) -> bool:
+        """Return True if the client read too little since the last check."""
         if self.reader is None or (waited := self.reader.waited) - self.waited < self.patience:
             return False
         count, seconds = self.reader.taken - self.taken, waited - self.waited
@@ -92,15 +98,15 @@ class Slot:
         return count < LEAST_RATE * seconds
 
 
-class Limits:
-    """Admits transfers to other nodes, at most `per_peer` to one address and `overall` to all; 0 is no limit.
+class TransferLimits:
+    """Admits transfers to other nodes: `per_peer` to one address, `overall` in all; 0 is no limit.
 
-    Who is refused asks another peer, which is better than to share a link with everybody else. Blobs that still grow
-    here take as long as this node's own pull of them; they have `growing` slots of their own, so that they leave room
-    for what is whole.
+    A refused node asks another peer, which is better than sharing a link with all other nodes. A
+    blob that is still being downloaded here takes as long as this node's own pull. Such transfers
+    have `growing` slots of their own, so that they leave slots for complete content.
 
-    A slot is for a client that reads. Where somebody was refused, here or by a peer, clients that
-    hardly read are hung up.
+    A slot is for a client that reads. After a refusal, here or by a peer, clients that read too
+    slowly are disconnected.
     """
 
     def __init__(
@@ -120,28 +126,27 @@ class Limits:
         self._clock = clock
         self._under_way: Counter[str] = Counter()
         self._relayed: Counter[str] = Counter()
-        self._slots: dict[Slot, None] = {}
-        self._contended: dict[
-            _Scope, float
-        ] = {}  # where somebody was refused, until when it matters
-        self._look: asyncio.TimerHandle | None = None
+        self._slots: dict[TransferSlot, None] = {}
+        # For each limit with a refusal: until when slow clients are disconnected.
+        self._contended: dict[_Scope, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Limits {self._under_way.total()} transfers to {len(self._under_way)} peers>"
 
     @property
     def under_way(self) -> Mapping[str, int]:
-        """How many transfers go to which address now."""
+        """The number of transfers to each address now."""
         return self._under_way
 
     @contextmanager
     def admit(
         self, address: str, *, grows: bool = False, relays: bool = False, is_node: bool = True
-    ) -> Iterator[Slot]:
-        """Count a transfer to a peer while the context is open. Raises Busy where there is no room for it.
+    ) -> Iterator[TransferSlot]:
+        """Count a transfer to a peer while the context is open. Raises Busy if no slot is free.
 
-        A transfer that `relays` takes a slot at a peer too. Of those one address gets half of what
-        it may have here, so that it cannot take all slots that this node has at a peer.
+        A transfer that `relays` takes a slot at a peer too. One address gets only half as many of
+        these transfers, so that it cannot take all slots at a peer.
         """
         if grows:
             self._check(TransferLimit.IN_FLIGHT, self._growing, self._most_growing)
@@ -154,7 +159,7 @@ class Limits:
                 self._check(
                     TransferLimit.PEER, self._relayed[address], (self._per_peer + 1) // 2, address
                 )
-        slot = Slot(address, PATIENCE_WITH_NODES if is_node else PATIENCE, grows, relays)
+        slot = TransferSlot(address, PATIENCE_WITH_NODES if is_node else PATIENCE, grows, relays)
         self._count(slot, 1)
         self._slots[slot] = None
         try:
@@ -164,9 +169,9 @@ class Limits:
             self._count(slot, -1)
 
     @contextmanager
-    def relay(self, address: str) -> Iterator[Slot]:
-        """Watch a transfer from a peer to this node's own runtime, which is not limited, while the context is open."""
-        slot = Slot(address, PATIENCE, relays=True, is_counted=False)
+    def relay(self, address: str) -> Iterator[TransferSlot]:
+        """Track a transfer from a peer to this node's own runtime, which is not limited."""
+        slot = TransferSlot(address, PATIENCE, relays=True, is_counted=False)
         self._slots[slot] = None
         try:
             yield slot
@@ -174,7 +179,7 @@ class Limits:
             del self._slots[slot]
 
     def refused_by_a_peer(self) -> None:
-        """Note that a peer had no slot for this node: clients that hardly read what is relayed may hold them."""
+        """Record that a peer had no slot for this node: slow clients may hold the slots."""
         self._contend(_AT_A_PEER)
 
     def _check(self, limit: TransferLimit, under_way: int, most: int, address: str = "") -> None:
@@ -183,7 +188,7 @@ class Limits:
             self._contend((limit, address))
             raise Busy(f"{most} {_TRANSFERS[limit]} are under way")
 
-    def _count(self, slot: Slot, change: int) -> None:
+    def _count(self, slot: TransferSlot, change: int) -> None:
         self._growing += change if slot.grows else 0
         for counter in (self._under_way, self._relayed) if slot.relays else (self._under_way,):
             counter[slot.address] += change
@@ -194,19 +199,22 @@ class Limits:
     # Clients that hold slots
 
     def hang_up_slow(self) -> None:
-        """Hang up the clients that hardly read, of those whose slots others were refused of late."""
+        """Disconnect slow clients that hold a slot which was refused to another client lately."""
         now = self._clock()
         self._contended = {scope: until for scope, until in self._contended.items() if until > now}
         for slot in list(self._slots):
-            if slot.reader is not None and self._is_contended(slot) and slot.hardly_reads():
+            if slot.reader is not None and self._is_contended(slot) and slot.is_slow():
                 log.info("slow client hung up", client=slot.address, taken=slot.taken)
                 slot.reader.drop()
 
-    def _is_contended(self, slot: Slot) -> bool:
+    def _is_contended(self, slot: TransferSlot) -> bool:
+        # Case 1: the transfer holds a slot at a peer, and a peer refused this node.
         if slot.relays and _AT_A_PEER in self._contended:
             return True
+        # Case 2: the transfer holds a slot of its own kind here, or none.
         if slot.grows or not slot.is_counted:
             return slot.is_counted and (TransferLimit.IN_FLIGHT, "") in self._contended
+        # Case 3: the transfer holds an ordinary slot.
         return (TransferLimit.OVERALL, "") in self._contended or (
             TransferLimit.PEER,
             slot.address,
@@ -214,19 +222,19 @@ class Limits:
 
     def _contend(self, scope: _Scope) -> None:
         self._contended[scope] = self._clock() + CONTENDED
-        if self._look is None:
+        if self._timer is None:
             self.hang_up_slow()
-            self._look_again()
+            self._check_later()
 
-    def _look_again(self) -> None:
+    def _check_later(self) -> None:
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # nothing is sent without one
+        except RuntimeError:  # without a loop no body is sent
             return
-        self._look = loop.call_later(LOOK, self._look_once_more)
+        self._timer = loop.call_later(CHECK_INTERVAL, self._check_again)
 
-    def _look_once_more(self) -> None:
-        self._look = None
+    def _check_again(self) -> None:
+        self._timer = None
         self.hang_up_slow()
         if self._contended and self._slots:
-            self._look_again()
+            self._check_later()

@@ -1,4 +1,4 @@
-"""The way of a request: parsed, filtered, answered from here, else from a peer, else with a 404."""
+"""Answers a pull: it is parsed and filtered, then answered from here, a peer, or with a 404."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
 from spegel_py.registry import responses
-from spegel_py.registry.limits import Limits, Slot
-from spegel_py.registry.local import Found, Local
+from spegel_py.registry.ingest_reader import IngestReader
+from spegel_py.registry.local_content import LocalContent, LocalMatch, Provenance
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.multipart import Multipart, PartsSink
-from spegel_py.registry.provenance import Provenance
 from spegel_py.registry.responses import Entity
-from spegel_py.registry.underway import Underway
+from spegel_py.registry.transfer_limits import TransferLimits, TransferSlot
 from spegel_py.store.base import Content, Origins, Store
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext
@@ -42,18 +41,27 @@ from spegel_py.transfer.sink import ResponseSink
 log = structlog.get_logger(__name__)
 
 Send = Callable[[Sink], Awaitable[object]]
-"""Sends a body, which may have to end short: the sink tells."""
+"""Sends a body to a sink. The body may end short: `sink.sent` has the number of bytes."""
 
 
-class Pulls:
-    """Answers everything below `/v2/`. `client_timeout` is for how many seconds a client may not read.
+class PullHandler:
+    """Answers all requests below `/v2/`.
 
-    A pull that `filters` exclude is answered with 404, here and for peers, and so is content of this node
-    that came, as `origins` tell, from nowhere else. Of tags `freshness` says for how long they
-    are answered; a peer is told how old they are, and decides for itself. In `pull_log` it is noted of each
-    client's pull how it went, and counted from there. Peers that a coordinator sent here are answered with what
-    is `underway` too, if that is given. This node's own runtime, which gives the name `node` as its own, is
-    also sent content that other nodes are still pulling. `limits` admit the transfers of all other clients.
+    Args:
+        store: this node's own content.
+        sender: sends bodies from the store.
+        mirror: fetches content from peers; None to serve only this node's own content.
+        filters: pulls that are answered with 404, for clients and for peers.
+        freshness: decides how long a tag is answered. A peer gets the age, and decides for itself.
+        limits: admit the transfers to all clients but this node's own runtime.
+        pull_log: records and counts each pull by a client.
+        client_timeout: seconds after which a client that does not read is disconnected.
+        node: the name by which this node's own runtime identifies itself. It also gets content
+            that other nodes are still downloading.
+        ingest_reader: serves content that is still being downloaded here, to peers that a
+            coordinator sent; None to not do it.
+        origins: returns the repositories that content came from. Content is excluded if filters
+            exclude all of them.
     """
 
     def __init__(
@@ -65,18 +73,18 @@ class Pulls:
         metrics: ServerMetrics,
         filters: Filters,
         freshness: Freshness,
-        limits: Limits,
+        limits: TransferLimits,
         pull_log: PullLog,
         client_timeout: float,
         node: str = "",
-        underway: Underway | None = None,
+        ingest_reader: IngestReader | None = None,
         origins: Origins | None = None,
     ) -> None:
         self._store = store
         self._provenance = (
             Provenance(origins=origins, filters=filters) if filters and origins else None
         )
-        self._local = Local(store=store, provenance=self._provenance)
+        self._local = LocalContent(store=store, provenance=self._provenance)
         self._sender = sender
         self._mirror = mirror
         self._metrics = metrics
@@ -86,7 +94,7 @@ class Pulls:
         self._pull_log = pull_log
         self._client_timeout = client_timeout
         self._node = node
-        self._underway = underway
+        self._ingest_reader = ingest_reader
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request below `/v2`. Raises OCIError."""
@@ -120,19 +128,19 @@ class Pulls:
     async def _from_this_node(
         self, request: web.Request, pull: PullRequest, context: PullContext
     ) -> web.StreamResponse | None:
-        """Answer from what is here, and a peer that was sent here from what comes in; None where it is neither."""
+        """Answer from the store, or a peer that a coordinator sent from an open ingest; else None."""
         is_sent_here = pull.mirrored and pull.in_flight and not pull.ranges
-        underway = self._underway if is_sent_here else None
-        if underway is None or not underway.has(pull):
-            response = await self._from_here(request, pull, context)
-            if response is not None or underway is None:
+        ingest_reader = self._ingest_reader if is_sent_here else None
+        if ingest_reader is None or not ingest_reader.has(pull):
+            response = await self._from_store(request, pull, context)
+            if response is not None or ingest_reader is None:
                 return response
-        return await self._while_it_grows(request, pull, underway, context)
+        return await self._from_ingest(request, pull, ingest_reader, context)
 
-    async def _from_here(
+    async def _from_store(
         self, request: web.Request, pull: PullRequest, context: PullContext
     ) -> web.StreamResponse | None:
-        """Answer from this node's own content; None where it is not here, or the store is away."""
+        """Answer from this node's store; None if the content is not here, or the store is away."""
         async with AsyncExitStack() as stack:
             try:
                 found = await self._local.find(pull)
@@ -144,7 +152,7 @@ class Pulls:
                         pull, self._entity(pull, found, found.size), ContentSource.LOCAL, context
                     )
                 content = await stack.enter_async_context(self._store.open(found.digest))
-            except OCIError:  # it is here, but not as what it is asked for
+            except OCIError:  # the content is here, but of the other kind
                 context.local = LocalState.HELD
                 raise
             except ContentNotFound:
@@ -161,7 +169,7 @@ class Pulls:
         self,
         request: web.Request,
         pull: PullRequest,
-        found: Found,
+        found: LocalMatch,
         content: Content,
         context: PullContext,
     ) -> web.StreamResponse:
@@ -179,23 +187,27 @@ class Pulls:
         with self._admitted(request, pull) as slot:
             return await self._send(request, pull, entity, ContentSource.LOCAL, send, context, slot)
 
-    async def _while_it_grows(
-        self, request: web.Request, pull: PullRequest, underway: Underway, context: PullContext
+    async def _from_ingest(
+        self,
+        request: web.Request,
+        pull: PullRequest,
+        ingest_reader: IngestReader,
+        context: PullContext,
     ) -> web.StreamResponse | None:
-        """Answer a peer with what this node's runtime is fetching; None if it is not, or has just fetched it."""
+        """Answer a peer with content that this node's runtime is downloading; None if it is not."""
         async with AsyncExitStack() as stack:
             try:
-                found, ingest = await stack.enter_async_context(underway.find(pull))
+                found, ingest = await stack.enter_async_context(ingest_reader.find(pull))
                 if self._provenance is not None:
                     await self._provenance.check(pull, found.digest)
-            except ContentNotFound:  # it may have been committed since the store was asked
-                return await self._from_here(request, pull, context)
+            except ContentNotFound:  # it may have been committed meanwhile
+                return await self._from_store(request, pull, context)
             except StoreUnavailable as error:
                 log.debug("cannot follow what is written", key=pull.key, error=str(error))
                 return None
             context.local = LocalState.GROWING
             entity = replace(
-                self._entity(pull, found, found.size), source=underway.source_of(found.digest)
+                self._entity(pull, found, found.size), source=ingest_reader.source_of(found.digest)
             )
 
             async def send(sink: Sink) -> None:
@@ -211,8 +223,8 @@ class Pulls:
                     request, pull, entity, ContentSource.LOCAL, send, context, slot
                 )
 
-    def _entity(self, pull: PullRequest, found: Found, size: int) -> Entity:
-        """Return what a client is told of content that is here, and note as of when it was told a tag."""
+    def _entity(self, pull: PullRequest, found: LocalMatch, size: int) -> Entity:
+        """Return the entity for content that is here, and record the time of a tag's answer."""
         start, length = pull.range.resolve(size) if pull.range else (0, size)
         multipart = _multipart(pull, found.media_type, size)
         return Entity(
@@ -221,22 +233,28 @@ class Pulls:
             size=size,
             start=start,
             length=multipart.length if multipart else length,
-            age=self._note_seen(pull, self._seen(pull, found)),
+            age=self._record_seen(pull, self._seen(pull, found)),
             multipart=multipart,
         )
 
     def _admitted(
         self, request: web.Request, pull: PullRequest, *, grows: bool = False
-    ) -> AbstractContextManager[Slot | None]:
-        """Count a transfer to another node while it lasts; manifests are no transfers. Raises Busy on entering."""
+    ) -> AbstractContextManager[TransferSlot | None]:
+        """Count a transfer to another node while it lasts. Raises Busy when entered.
+
+        Manifests do not count.
+        """
         if pull.kind is Kind.BLOB and self._counts_as_peer(request, pull):
             return self._limits.admit(request.remote or "", grows=grows, is_node=pull.mirrored)
         return nullcontext()
 
     def _relayed(
         self, request: web.Request, pull: PullRequest
-    ) -> AbstractContextManager[Slot | None]:
-        """Count a transfer from a peer while it lasts, to whoever is not this node's own runtime. Raises Busy."""
+    ) -> AbstractContextManager[TransferSlot | None]:
+        """Count a relayed transfer while it lasts. Raises Busy when entered.
+
+        Transfers to this node's own runtime are tracked, but not limited.
+        """
         if pull.kind is not Kind.BLOB or pull.head:
             return nullcontext()
         if self._counts_as_peer(request, pull):
@@ -244,7 +262,7 @@ class Pulls:
         return self._limits.relay(request.remote or "")
 
     def _counts_as_peer(self, request: web.Request, pull: PullRequest) -> bool:
-        """Return True if the limits are for this client: for all but the own runtime, whatever a header says."""
+        """Return True if the limits apply to this client: to all but this node's own runtime."""
         return pull.mirrored or not self._is_own_runtime(request, pull)
 
     async def _from_peers(
@@ -264,7 +282,7 @@ class Pulls:
         pull: PullRequest,
         mirror: Mirror,
         context: PullContext,
-        slot: Slot | None,
+        slot: TransferSlot | None,
     ) -> web.StreamResponse:
         if pull.name is not None:
             self._freshness.record_miss(pull.name, time.time())  # until a peer answers
@@ -274,7 +292,7 @@ class Pulls:
         follows = self._is_own_runtime(request, pull)
         async with mirror.fetch(pull, max_age=max_age, context=context, follows=follows) as relay:
             head = relay.head
-            self._note_seen(pull, None if pull.digest else time.time() - (head.age or 0))
+            self._record_seen(pull, None if pull.digest else time.time() - (head.age or 0))
             entity = Entity(
                 media_type=head.media_type,
                 digest=head.digest,
@@ -297,12 +315,12 @@ class Pulls:
         pull: PullRequest,
         mirror: Mirror,
         context: PullContext,
-        slot: Slot | None,
+        slot: TransferSlot | None,
     ) -> web.StreamResponse:
         """Answer several ranges of a blob.
 
-        Its size is asked for first, since the ranges depend on it. Then each range is a fetch of
-        its own; small content is fetched once, since it is verified as a whole.
+        The ranges depend on the size, so the size is requested first. Then each range is a fetch
+        of its own. Small content is fetched once, since it is verified as a whole.
         """
         whole = replace(pull, ranges=())
         async with mirror.fetch(replace(whole, head=True), context=context, follows=False) as relay:
@@ -330,7 +348,7 @@ class Pulls:
                     async with mirror.fetch(each, context=context, follows=False) as part:
                         parts = PartsSink(sink, multipart=multipart, start=part.head.start)
                         is_whole = await part.send(parts)
-                except OCIError as error:  # after the head nothing but a short body can be sent
+                except OCIError as error:  # after the head, the body can only end short
                     log.debug("no peer has the next part", key=pull.key, error=error.message)
                     is_whole = False
                 finally:
@@ -344,9 +362,10 @@ class Pulls:
     def _is_own_runtime(self, request: web.Request, pull: PullRequest) -> bool:
         """Return True if the client is known to be this node's own runtime.
 
-        The runtime of another node may be the one whose download the others wait for. A registry that made it wait for
-        that same download would stop the pull of the whole cluster until a deadline passes. So a client that gives no
-        name counts as the own runtime only if it connects from an address of this very host.
+        All nodes may be waiting for the download by the runtime of another node. A registry that
+        made that runtime wait for the same download would stop the pull of the whole cluster until
+        a deadline. So a client without a name counts as this node's own runtime only if it
+        connects from an address of this very host.
         """
         if pull.node is not None:
             return pull.node == self._node
@@ -355,14 +374,14 @@ class Pulls:
         client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         return bool(client and own and client[0] == own[0])
 
-    def _seen(self, pull: PullRequest, found: Found) -> float | None:
-        """Return when the tag that is pulled was last seen at its registry; None for a digest."""
+    def _seen(self, pull: PullRequest, found: LocalMatch) -> float | None:
+        """Return when the tag was last seen at its registry; None for a digest."""
         if pull.name is None or found.pulled is None:
             return None
         return self._freshness.last_seen(pull.name, found.pulled)
 
-    def _is_too_old(self, pull: PullRequest, found: Found, context: PullContext) -> bool:
-        """Say whether a tag's own copy is not to be answered to a client: its registry may know better."""
+    def _is_too_old(self, pull: PullRequest, found: LocalMatch, context: PullContext) -> bool:
+        """Return True if a tag here is too old for a client: the registry may have a newer tag."""
         seen, now = self._seen(pull, found), time.time()
         if seen is None or pull.mirrored or self._freshness.is_fresh(seen, now):
             return False
@@ -370,8 +389,11 @@ class Pulls:
         log.debug("tag too old", name=pull.name, seconds=round(now - seen))
         return True
 
-    def _note_seen(self, pull: PullRequest, seen: float | None) -> float | None:
-        """Note as of when a client is answered a tag, and return its age in seconds; None for a digest."""
+    def _record_seen(self, pull: PullRequest, seen: float | None) -> float | None:
+        """Record when the tag of an answer was seen, and return its age in seconds.
+
+        Returns None for a digest.
+        """
         if pull.name is None or seen is None:
             return None
         if not pull.mirrored:
@@ -392,15 +414,13 @@ class Pulls:
         source: ContentSource,
         send: Send,
         context: PullContext,
-        slot: Slot | None,
+        slot: TransferSlot | None,
     ) -> web.StreamResponse:
-        """Send head and body, and note what was sent; after a body that ends short the connection is closed."""
+        """Send head and body, and record the bytes; close the connection after a short body."""
         response = responses.content(pull, entity)
-        await response.prepare(
-            request
-        )  # raises where the client is gone: then nothing was answered
+        await response.prepare(request)  # raises if the client is gone: then there is no answer
         context.source, context.digest, context.length = source, entity.digest, entity.length
-        context.status = response.status  # known from here on, whatever becomes of the body
+        context.status = response.status  # known before the body is sent
         sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
         context.progress = lambda: sink.sent
         if slot is not None:
@@ -413,12 +433,12 @@ class Pulls:
         finally:
             self._metrics.sent(source, sink.sent)
             request[responses.SENT] = context.sent = sink.sent
-            if not context.is_complete:  # a client that leaves with the last byte has it all
+            if not context.is_complete:  # a client may leave with the last byte
                 response.force_close()
         return response
 
 
 def _multipart(pull: PullRequest, media_type: str, size: int) -> Multipart | None:
-    """Return the body of an answer to several ranges within the content; None for others."""
+    """Return the body of an answer to several ranges; None for other requests."""
     found = [each.resolve(size) for each in pull.ranges]
     return Multipart(media_type, size, found) if found else None

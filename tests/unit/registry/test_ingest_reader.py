@@ -11,7 +11,7 @@ import pytest
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
-from spegel_py.registry.underway import Underway
+from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.store.base import Descriptor, Ingest
 from spegel_py.store.memory_store import MemoryIngests, MemoryStore
 from tests.routers import until
@@ -34,7 +34,7 @@ def ingests() -> MemoryIngests:
 
 @pytest.fixture
 async def node(start: NodeFactory, ingests: MemoryIngests) -> AsyncIterator[Node]:
-    async with start(underway=Underway(ingests=ingests, size_of=SIZES.get)) as running:
+    async with start(ingest_reader=IngestReader(ingests=ingests, size_of=SIZES.get)) as running:
         yield running
 
 
@@ -71,7 +71,7 @@ async def test_who_follows_says_whom_it_takes_the_content_from(
     """So that nobody takes from a node what that has from it; content that is whole has no source any more."""
     sources: dict[Digest, str] = {DIGEST: "parent"}
     async with start(
-        underway=Underway(ingests=ingests, size_of=SIZES.get, source_of=sources.get)
+        ingest_reader=IngestReader(ingests=ingests, size_of=SIZES.get, source_of=sources.get)
     ) as node:
         ingests.begin(DIGEST, total=len(LARGE))
         ingests.write(DIGEST, LARGE)
@@ -182,7 +182,7 @@ async def test_what_was_committed_in_between_is_found(start: NodeFactory) -> Non
             raise ContentNotFound("it has just been committed")
 
     async with start(
-        store=store, underway=Underway(ingests=Committed(), size_of=SIZES.get)
+        store=store, ingest_reader=IngestReader(ingests=Committed(), size_of=SIZES.get)
     ) as node:
         assert (await (await node.client()).ask("GET", BLOB, FOLLOWING)).body == LARGE
 
@@ -199,7 +199,9 @@ async def test_what_is_known_to_grow_is_not_looked_for_in_the_store(
     ingests.begin(DIGEST, total=len(LARGE))
     ingests.write(DIGEST, LARGE)
     async with (
-        start(store=Asked(), underway=Underway(ingests=ingests, size_of=SIZES.get)) as node,
+        start(
+            store=Asked(), ingest_reader=IngestReader(ingests=ingests, size_of=SIZES.get)
+        ) as node,
         ingests.open(DIGEST),
     ):
         assert (await (await node.client()).ask("GET", BLOB, FOLLOWING)).body == LARGE

@@ -6,11 +6,17 @@ import resource
 
 import pytest
 
-from spegel_py.registry.room import LOOKED_AT, OWN, Connections, Room, group
+from spegel_py.registry.connection_limits import (
+    LOOKED_AT,
+    OWN,
+    ConnectionLimits,
+    ConnectionTable,
+    group,
+)
 from spegel_py.tools import descriptors
 
 HOST = "10.0.0.1"
-SMALL = Room(own=2, overall=6, per_address=3)
+SMALL = ConnectionLimits(own=2, overall=6, per_address=3)
 
 
 class Held:
@@ -28,7 +34,7 @@ class Held:
         self.is_closed = True
 
 
-def connect(connections: Connections, address: str, *, is_idle: bool = True) -> Held | None:
+def connect(connections: ConnectionTable, address: str, *, is_idle: bool = True) -> Held | None:
     """Return a new connection, None if there is no room for it."""
     held = Held(address, is_idle=is_idle)
     return held if connections.admit(held, address, HOST) else None
@@ -57,7 +63,7 @@ def test_addresses_are_grouped_by_host(client: str, host: str, expected: str) ->
 
 def test_an_address_that_has_enough_loses_what_it_used_least() -> None:
     """Its connection that has been idle for longest makes room for its new one; nobody else is touched."""
-    connections = Connections(SMALL)
+    connections = ConnectionTable(SMALL)
     other = connect(connections, "10.0.0.3")
     first, second, third = (connect(connections, "10.0.0.2") for _ in range(3))
     assert other is not None
@@ -72,7 +78,7 @@ def test_an_address_that_has_enough_loses_what_it_used_least() -> None:
 
 def test_a_connection_in_use_is_never_hung_up() -> None:
     """Where all of an address are in use its new one is refused; others and this host still get in."""
-    connections = Connections(SMALL)
+    connections = ConnectionTable(SMALL)
     held = [connect(connections, "10.0.0.2", is_idle=False) for _ in range(3)]
     assert connect(connections, "10.0.0.2") is None
     assert connect(connections, "10.0.0.3")
@@ -82,7 +88,7 @@ def test_a_connection_in_use_is_never_hung_up() -> None:
 
 def test_many_addresses_do_not_shut_out_this_host() -> None:
     """Others have a sum of their own, in which the one that has been idle for longest makes room."""
-    connections = Connections(SMALL)
+    connections = ConnectionTable(SMALL)
     others = [connect(connections, f"10.0.1.{number}") for number in range(6)]
     assert connect(connections, "10.0.2.1")
     assert [each.is_closed for each in others if each] == [True] + [False] * 5
@@ -93,7 +99,7 @@ def test_many_addresses_do_not_shut_out_this_host() -> None:
 
 def test_this_host_does_not_shut_out_itself_while_some_are_idle() -> None:
     """Its connections have a bound too, which keeps the process's descriptors."""
-    connections = Connections(SMALL)
+    connections = ConnectionTable(SMALL)
     busy, idle = connect(connections, HOST, is_idle=False), connect(connections, HOST)
     assert connect(connections, HOST)
     assert busy is not None
@@ -103,7 +109,7 @@ def test_this_host_does_not_shut_out_itself_while_some_are_idle() -> None:
 
 def test_who_left_makes_room() -> None:
     """A connection that has ended counts no more, and its address is forgotten; ending twice is no matter."""
-    connections = Connections(SMALL)
+    connections = ConnectionTable(SMALL)
     held = [connect(connections, "10.0.0.2", is_idle=False) for _ in range(3)]
     for each in held:
         assert each
@@ -112,12 +118,14 @@ def test_who_left_makes_room() -> None:
         connections.used(each)
     assert len(connections) == 0
     assert connect(connections, "10.0.0.2")
-    assert repr(connections) == "<Connections: 1 of 1 addresses>"
+    assert repr(connections) == "<ConnectionTable: 1 of 1 addresses>"
 
 
 def test_an_idle_connection_is_found_behind_any_number_of_busy_ones() -> None:
     """Busy ones are passed over for good, so that the search costs little and still ends."""
-    connections = Connections(Room(own=1, overall=10_000, per_address=3 * LOOKED_AT))
+    connections = ConnectionTable(
+        ConnectionLimits(own=1, overall=10_000, per_address=3 * LOOKED_AT)
+    )
     for _ in range(3 * LOOKED_AT - 1):
         connect(connections, "10.0.0.2", is_idle=False)
     idle = connect(connections, "10.0.0.2")
@@ -128,8 +136,8 @@ def test_an_idle_connection_is_found_behind_any_number_of_busy_ones() -> None:
 
 def test_refusals_are_told_once_a_minute() -> None:
     """A stranger cannot fill the log."""
-    connections = Connections(SMALL)
-    assert [connections.is_news(now) for now in (0.0, 1.0, 59.0, 60.0, 61.0)] == [
+    connections = ConnectionTable(SMALL)
+    assert [connections.should_log(now) for now in (0.0, 1.0, 59.0, 60.0, 61.0)] == [
         True,
         False,
         False,
@@ -141,10 +149,10 @@ def test_refusals_are_told_once_a_minute() -> None:
 @pytest.mark.parametrize("limit", [64, 256, 1024, 4096, 65536, 1 << 20])
 def test_the_room_fits_the_descriptors(limit: int) -> None:
     """All connections of both ports leave at least as many descriptors for everything else."""
-    registry, metrics = Room.of_registry(limit), Room.of_metrics(limit)
+    registry, metrics = ConnectionLimits.of_registry(limit), ConnectionLimits.of_metrics(limit)
     both = sum(each.own + each.overall for each in (registry, metrics))
     assert both <= max(limit // 2, 4)
-    assert (limit < 20_000) or (registry, metrics.overall) == (Room(), 512)
+    assert (limit < 20_000) or (registry, metrics.overall) == (ConnectionLimits(), 512)
     assert 4 * registry.per_address <= max(registry.overall, 4)
 
 

@@ -1,6 +1,9 @@
-"""What this node's runtime is fetching, as other nodes are answered with it: a blob from its first byte on, which they
-may have to wait for, since until then upstream may refuse it; a manifest once it is whole. Clients of this node are
-never answered so: their runtime is who fetches."""
+"""Serves content that containerd is still downloading to other nodes.
+
+Blobs are served from their first byte. Until that byte is here, the registry may still refuse the
+blob, so other nodes wait. Manifests are served only when complete. Clients of this node are not
+served in this way: their runtime is doing the download.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,21 @@ from spegel_py.errors import ContentNotFound, StoreError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
-from spegel_py.registry.local import Found
+from spegel_py.registry.local_content import LocalMatch
 from spegel_py.store.base import Ingest, Ingests
 
 PATIENCE = 20.0
-"""Seconds for which the first byte, or a whole manifest, is waited for: who asks leaves before, as a rule."""
+"""Seconds of waiting for the first byte, or for a whole manifest. Clients usually leave before."""
 
 
-class Underway:
-    """Finds what is being written here. `size_of` knows the sizes that manifests named: a writer may say none.
+class IngestReader:
+    """Finds content that is being written here.
 
-    `source_of` gives the id of the peer that something is taken from, if it is from one.
+    Args:
+        ingests: the open ingests of the store.
+        size_of: returns the size that a manifest names, since an ingest may not know it.
+        source_of: returns the id of the peer that the content is downloaded from, None if it is
+            downloaded from the registry.
     """
 
     def __init__(
@@ -38,17 +45,19 @@ class Underway:
         self.source_of = source_of
 
     def __repr__(self) -> str:
-        return f"<Underway {self._ingests!r}>"
+        return f"<IngestReader {self._ingests!r}>"
 
     def has(self, pull: PullRequest) -> bool:
-        """Say whether what is asked for is known to grow here, so that it is not in the store yet."""
+        """Return True if the content has an open ingest, so that it is not in the store yet."""
         return pull.digest is not None and self._ingests.has_open(pull.digest)
 
     @asynccontextmanager
-    async def find(self, pull: PullRequest) -> AsyncIterator[tuple[Found, Ingest]]:
-        """Give what is asked for, opened while the block lasts.
+    async def find(self, pull: PullRequest) -> AsyncIterator[tuple[LocalMatch, Ingest]]:
+        """Give the content and its ingest, which is open while the block lasts.
 
-        Raises ContentNotFound where nobody writes it, or its size is not known, or it does not grow; StoreUnavailable.
+        Raises:
+            ContentNotFound: nobody writes the content, its size is unknown, or it does not grow.
+            StoreUnavailable: the ingest cannot be read.
         """
         if pull.digest is None or pull.head:
             raise ContentNotFound(f"{pull.key} is not something that grows")
@@ -62,11 +71,11 @@ class Underway:
                 media_type = "application/octet-stream"
                 start, _ = pull.range.resolve(size) if pull.range else (0, size)
                 await _grown(pull.digest, ingest, start + 1)
-            yield Found(pull.digest, size, media_type), ingest
+            yield LocalMatch(pull.digest, size, media_type), ingest
 
 
 async def expected_size(ingests: Ingests, digest: Digest) -> int | None:
-    """Return how many bytes this node's runtime expects of content that it pulls; None where it does not say it."""
+    """Return the size that this node's runtime expects of content it pulls, None if unknown."""
     try:
         async with ingests.open(digest) as ingest:
             return ingest.total
@@ -75,7 +84,7 @@ async def expected_size(ingests: Ingests, digest: Digest) -> int | None:
 
 
 async def _manifest_type(digest: Digest, ingest: Ingest, size: int) -> str:
-    """Wait for the whole manifest and return its media type."""
+    """Wait for the whole manifest, and return its media type."""
     if size > MAX_MANIFEST:
         raise ContentNotFound(f"{digest} is too long for a manifest")
     await _grown(digest, ingest, size)
@@ -87,7 +96,7 @@ async def _manifest_type(digest: Digest, ingest: Ingest, size: int) -> str:
 
 
 async def _grown(digest: Digest, ingest: Ingest, least: int) -> None:
-    """Return once so many bytes are there. Raises ContentNotFound where they do not come."""
+    """Wait until the ingest has `least` bytes. Raises ContentNotFound if they do not come."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             await ingest.wait_beyond(least - 1)
