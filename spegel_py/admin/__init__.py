@@ -1,1 +1,1 @@
-"""The commands that ask a running node: `status`, `peers`, `images`, `measure`, `resolve`, `why` and `alerts`."""
+"""Everything that is served on the metrics port: metrics, state, records, images, status page."""

@@ -21,9 +21,13 @@ def create_admin_app(
     routes: Iterable[web.RouteDef] = (),
     guard: Iterable[Middleware] = (),
 ) -> web.Application:
-    """Return what is not for clients: `/metrics` for Prometheus, `/debug/state` and further `routes` for people.
+    """Return the application of the metrics port.
 
-    `render` returns the metrics, and their content type for an Accept header. Every request passes the `guard` first, which may refuse it with an OCIError.
+    Args:
+        render: returns the metrics, and their content type, for an Accept header.
+        state: returns the state of the node.
+        routes: further routes.
+        guard: middlewares that every request passes first; they may refuse it with an OCIError.
     """
 
     async def show(request: web.Request) -> web.Response:

@@ -1,12 +1,12 @@
-"""Which requests of browsers are answered on the metrics port. Pure, but for the middleware.
+"""Decides which requests of browsers the metrics port answers. Pure, but for the middleware.
 
-A browser lets any page post to any address, and says where the page came from: `Sec-Fetch-Site` where
-the address is trusted (https, localhost), `Origin` everywhere (RFC 6454). Clients that are no browsers
-send neither header, and are let in.
+A browser lets any page post to any address, and names the origin of the page: in `Sec-Fetch-Site`
+for trusted addresses (https, localhost), in `Origin` everywhere (RFC 6454). Clients that are not
+browsers send neither header, and are allowed.
 
-A page may also make its own name lead to this node (DNS rebinding). For the browser the node is then
-that page's own site, and the page reads all that the node answers. The name is in `Host`, which no page
-can change. So pages are answered only under an address, or a name that is known to be this node's.
+A page may also make its own name resolve to this node (DNS rebinding). The browser then takes the
+node for the page's own site, and the page can read every answer. The name is in `Host`, which no
+page can change. So pages are answered only under an address, or a name that belongs to this node.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from aiohttp.typedefs import Handler, Middleware
 from spegel_py.errors import Denied
 
 OPEN = ("/metrics",)
-"""Paths that are answered under any name: Prometheus asks by names too, and reads numbers only."""
+"""Paths that are answered under any name: Prometheus uses names too, and reads numbers only."""
 
 
 def guard_hosts(names: Collection[str]) -> Middleware:
-    """Return a middleware that answers /metrics under any name, and all else under `names` and addresses."""
+    """Return a middleware that refuses other names than `names` and addresses, but for /metrics."""
     known = frozenset(filter(None, map(_name, names))) | {"localhost"}
 
     @web.middleware
@@ -38,9 +38,9 @@ def guard_hosts(names: Collection[str]) -> Middleware:
 
 
 def check_host(host: str, known: Collection[str]) -> None:
-    """Raise Denied for a `Host` that is neither an address nor one of the names in lower case.
+    """Raise Denied for a `Host` that is neither an address nor in `known`, in lower case.
 
-    Browsers always send one; a client without one is no browser.
+    Browsers always send `Host`, so a client without it is allowed.
     """
     name = _name(host)
     if host and name not in known and not _is_address(name):
@@ -50,7 +50,7 @@ def check_host(host: str, known: Collection[str]) -> None:
 
 
 def check_origin(headers: Mapping[str, str]) -> None:
-    """Raise Denied for a request that a browser made for another site than the one it goes to."""
+    """Raise Denied for a request that a browser sent for a page of another site."""
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     if site not in (None, "same-origin", "none") or not (
         origin is None or _is_own(origin, headers.get("Host", ""))
@@ -75,7 +75,10 @@ def _is_address(name: str) -> bool:
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """Say whether an origin is the host that was asked; a proxy may have ended TLS, so the scheme says nothing."""
+    """Return True if the origin is the requested host.
+
+    The scheme is ignored, since a proxy may have ended TLS.
+    """
     try:
         return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:  # no URL

@@ -1,4 +1,4 @@
-"""Who else has what this node has, asked in bounded time and for a listing at once."""
+"""Finds the other holders of this node's content, for a whole listing and in bounded time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ PEERS = 100
 """Peers named for one digest at most."""
 
 CALLS = 16
-"""Lookups at the same time: above the mesh limit each is a hop over the network."""
+"""Lookups at the same time: above the mesh limit each lookup is a hop over the network."""
 
 WITHIN = 2.0
-"""Seconds for the lookups of one listing; of what is late then it is not known who has it."""
+"""Seconds for the lookups of one listing. The holders of digests that are late stay unknown."""
 
 FRESH = 5.0
-"""Seconds for which an answer is as good as a new one."""
+"""Seconds for which an answer is reused."""
 
 REMEMBERED = 2048
 """Digests whose answers are remembered."""
 
 
 class HolderCache:
-    """Asks the `router`, and remembers the answers for a few seconds. `clock` is monotonic, in seconds."""
+    """Asks the `router`, and remembers the answers for a few seconds.
+
+    `clock` is monotonic, in seconds.
+    """
 
     def __init__(
         self, *, router: Router, within: float = WITHIN, clock: Callable[[], float] = time.monotonic
@@ -42,10 +45,10 @@ class HolderCache:
         )
 
     def __repr__(self) -> str:
-        return f"<Holders of {len(self._known)} digests, by {self._router!r}>"
+        return f"<HolderCache of {len(self._known)} digests, by {self._router!r}>"
 
     async def of(self, digests: Collection[Digest]) -> Mapping[Digest, tuple[Peer, ...]]:
-        """Return the peers that have each of these; left out is what could not be found out in time."""
+        """Return the peers that have each digest. Digests that are late are left out."""
         now = self._clock()
         fresh = {
             digest

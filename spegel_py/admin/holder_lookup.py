@@ -1,4 +1,4 @@
-"""Who has it now, asked as a pull asks, but with nothing fetched: for people who look into a pull."""
+"""Finds the current holders of content, as a pull does, but fetches nothing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spegel_py.routing.base import Router
 from spegel_py.store.base import Store
 
 WITHIN = 3.0
-"""Seconds that a lookup may take; a pull waits less, so what is found late is worth to be seen."""
+"""Seconds that a lookup may take. A pull waits less, so late results explain a miss."""
 
 PEERS = 100
 """Peers named at most."""
 
 
 class HolderLookup:
-    """Asks the `store` and the `router`; `health` says how the peer of an id is."""
+    """Asks the `store` and the `router`; `health` returns the health of a peer by its id."""
 
     def __init__(
         self,
@@ -40,13 +40,14 @@ class HolderLookup:
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"<Whereabouts by {self._router!r}>"
+        return f"<HolderLookup by {self._router!r}>"
 
     async def resolve(self, text: str) -> dict[str, object]:
-        """Return as JSON who has a digest or a reference; of a reference with both, the digest counts.
+        """Return the holders of a digest or a reference as JSON.
 
-        `ms` of a peer is when it was found, counted from the start; `ended` is false where the lookup was cut off.
-        Raises NameInvalid and DigestInvalid.
+        A reference with a tag and a digest is looked up by the digest. `ms` of a peer is the time
+        from the start until it was found. `ended` is false if the lookup was cut off. Raises
+        NameInvalid and DigestInvalid.
         """
         key = _key(text)
         local, digest = await self._here(key)
@@ -65,7 +66,7 @@ class HolderLookup:
                     )
                 ended = True
         except TimeoutError:
-            pass  # what was found so far is told, with `ended` false
+            pass  # the peers found so far are returned, with `ended` false
         except RoutingError as failure:
             error = str(failure)
         return {

@@ -1,7 +1,7 @@
-"""Which images this node holds, and on how many peers each of them is: for `/debug/images` and the status page.
+"""Lists the images that this node holds, with the peers that hold each image too.
 
-A listing works for the images that it shows, never for all that there are; and what a manifest says is remembered,
-since it cannot change.
+A listing reads only the images that it shows, never all images. The content of manifests is
+remembered, since it cannot change.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ from spegel_py.store.base import Store
 from spegel_py.tools.bounded import BoundedDict
 
 SHOWN, MOST = 100, 1000
-"""Images in a listing that is not limited otherwise, and at most."""
+"""Images in a listing: by default, and at most."""
 
 CALLS = 16
-"""Images looked at at the same time: a store has no more hands."""
+"""Images that are read at the same time."""
 
 REMEMBERED = 2048
-"""Manifests whose content is remembered, in about 5 MB: those of the images looked at last."""
+"""Manifests whose content is remembered, the latest ones: about 5 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalImage:
-    """One tag that is held and shared: `blobs` of its content are here, with `size` bytes together, `missing` are not.
+    """One tag that is held and shared.
 
-    Manifests count as blobs. Of an index only the platforms that are here count. `peers` have its manifest too; None
-    where that could not be found out in time. `pulled` is Unix time.
+    Args:
+        size: bytes of the blobs that are here.
+        blobs: number of blobs that are here; manifests count as blobs.
+        missing: number of blobs that are not here. In an index, only the platforms that are here
+            count.
+        pulled: Unix time of the pull.
+        peers: peers that have the manifest too; None if they could not be found in time.
     """
 
     name: str
@@ -45,7 +50,7 @@ class LocalImage:
     peers: tuple[Peer, ...] | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Return the image as it is shown at `/debug/images`."""
+        """Return the image as `/debug/images` shows it."""
         peers = self.peers
         return {
             "name": self.name,
@@ -62,9 +67,9 @@ class LocalImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageListing:
-    """The images from `offset` on, in the order of their names; `total` match, `held` there are in all.
+    """The images from `offset` on, in the order of their names.
 
-    `error` is why none could be looked at.
+    `total` images match, of `held` images in all. `error` is the reason if no image could be read.
     """
 
     images: tuple[LocalImage, ...]
@@ -74,7 +79,7 @@ class ImageListing:
     error: str | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Return the listing as it is shown at `/debug/images`."""
+        """Return the listing as `/debug/images` shows it."""
         return {
             "images": [image.as_json() for image in self.images],
             "total": self.total,
@@ -85,7 +90,11 @@ class ImageListing:
 
 
 class LocalImages:
-    """Lists the `tags` that a node shares, with when each was pulled; `held` are the keys of all that is here."""
+    """Lists the images of a node.
+
+    `tags` returns the shared tags with the Unix times of their pulls, `held` the keys of all
+    content that is here.
+    """
 
     def __init__(
         self,
@@ -102,30 +111,30 @@ class LocalImages:
         self._children: BoundedDict[Digest, tuple[Child, ...]] = BoundedDict(limit=REMEMBERED)
 
     def __repr__(self) -> str:
-        return f"<Images {len(self._tags())} tags, {len(self._children)} manifests known>"
+        return f"<LocalImages {len(self._tags())} tags, {len(self._children)} manifests known>"
 
     async def list(self, *, part: str = "", offset: int = 0, limit: int = SHOWN) -> ImageListing:
-        """Return the images whose name has `part` in it; one that goes meanwhile is left out."""
+        """Return the images with `part` in their names. Images that go meanwhile are left out."""
         tags, slots = self._tags(), asyncio.Semaphore(CALLS)
         names = sorted(name for name in tags if part in name)
 
-        async def look(name: str, pulled: float) -> LocalImage | None:
+        async def read(name: str, pulled: float) -> LocalImage | None:
             async with slots:
-                return await self._look(name, pulled)
+                return await self._image(name, pulled)
 
         shown = names[offset : offset + limit]
         try:
-            looked = await asyncio.gather(*(look(name, tags[name]) for name in shown))
+            images_read = await asyncio.gather(*(read(name, tags[name]) for name in shown))
         except StoreUnavailable as error:
             return ImageListing(
                 images=(), total=len(names), held=len(tags), offset=offset, error=str(error)
             )
-        found = [image for image in looked if image is not None]
+        found = [image for image in images_read if image is not None]
         peers = await self._holders.of({image.digest for image in found})
         images = tuple(replace(image, peers=peers.get(image.digest)) for image in found)
         return ImageListing(images=images, total=len(names), held=len(tags), offset=offset)
 
-    async def _look(self, name: str, pulled: float) -> LocalImage | None:
+    async def _image(self, name: str, pulled: float) -> LocalImage | None:
         try:
             digest = (await self._store.resolve(name)).digest
             size = (await self._store.stat(digest)).size
@@ -144,7 +153,7 @@ class LocalImages:
         )
 
     async def _content(self, root: Child) -> frozenset[Child]:
-        """Return what an image is made of, but for platforms that are not here: their manifests are not."""
+        """Return all content of an image, without the platforms whose manifests are not here."""
         reached, level = {root}, [root]
         while level:
             below: set[Child] = set()
@@ -157,7 +166,10 @@ class LocalImages:
         return frozenset(reached)
 
     async def _below(self, parent: Child) -> tuple[Child, ...]:
-        """Return what a manifest names and is worth a look; nothing of one that is not here, or is none."""
+        """Return the children of a manifest, without manifests that are not here.
+
+        Empty if the manifest itself is not here, or is malformed.
+        """
         known = self._children.get(parent.digest)
         if known is None:
             try:

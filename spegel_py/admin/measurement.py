@@ -1,4 +1,4 @@
-"""What a measured pull came to: of each manifest and blob where it came from, and how long it took. Pure."""
+"""The values of a measured pull: source and duration of each manifest and blob. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from spegel_py.outcomes import ContentSource
 
 @dataclass(slots=True, kw_only=True)
 class MeasuredPart:
-    """One manifest or blob of the image. `digest` is None for a tag that nobody has.
+    """One manifest or blob of the image.
 
-    `source` is None until there was an answer; `first_byte` and `seconds` count from when it was asked for. `peer` is
-    the id of the one whose bytes came first.
+    `digest` is None for a tag that nobody has. `source` is None until the answer. `first_byte` and
+    `seconds` count from the request. `peer` is the id of the peer whose bytes came first.
     """
 
     kind: Literal["manifest", "blob"]
@@ -43,7 +43,10 @@ class MeasuredPart:
 
 @dataclass(slots=True, kw_only=True)
 class Measurement:
-    """A measurement, under way until `is_over`; `at` is Unix time. `error` is what ended it before its time."""
+    """A measurement, under way until `is_over`; `at` is Unix time.
+
+    `error` is the reason if it ended early.
+    """
 
     reference: str
     at: float
@@ -54,7 +57,7 @@ class Measurement:
 
     @property
     def bytes(self) -> Counter[str]:
-        """How many bytes came from where."""
+        """The bytes by source."""
         total: Counter[str] = Counter()
         for part in self.parts:
             total[part.source or ContentSource.NONE] += part.moved
@@ -62,18 +65,18 @@ class Measurement:
 
     @property
     def size(self) -> int:
-        """Bytes of all that is known to belong to the image so far."""
+        """Bytes of all parts that are known so far."""
         return sum(part.size for part in self.parts)
 
     @property
     def missing(self) -> int:
-        """How many parts a runtime would get from the registry: nobody has them, or they broke off."""
+        """The number of parts that a runtime would fetch from the registry, or that broke off."""
         return sum(
             part.source is ContentSource.NONE or part.error is not None for part in self.parts
         )
 
     def as_json(self) -> dict[str, object]:
-        """Return all of it as `/debug/measure` tells it."""
+        """Return the measurement as `/debug/measure` shows it."""
         moved = self.bytes
         return {
             "reference": self.reference,

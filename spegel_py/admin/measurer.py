@@ -36,7 +36,7 @@ from spegel_py.pull.session import DEPTH, PARALLEL
 log = structlog.get_logger(__name__)
 
 INTERVAL = 0.25
-"""Seconds between two looks at how far a measurement has come."""
+"""Seconds between two reports of a measurement."""
 
 
 async def measure(
@@ -48,10 +48,13 @@ async def measure(
     deadlines: PullDeadlines | None = None,
     interval: float = INTERVAL,
 ) -> AsyncGenerator[Measurement, None]:
-    """Yield the same measurement again and again while it grows, every `interval` seconds, and once when it is over.
+    """Yield the same measurement every `interval` seconds while it grows, and once at the end.
 
-    `mirror` is the URL of the registry that is measured; of an index the manifests for `platform` are pulled, this
-    machine's if it is None. Whatever goes wrong with the pull is told by the measurement. Close it to end it.
+    Close the generator to end the measurement. An error of the pull is a part of the measurement.
+
+    Args:
+        mirror: URL of the registry that is measured.
+        platform: the platform of an index that is pulled; None for this machine's.
     """
     measurement = Measurement(reference=str(reference), at=time.time())
     began = time.monotonic()
@@ -71,7 +74,7 @@ async def measure(
 
 
 class _Pull:
-    """From the root to all that is below it, noted in a measurement."""
+    """Pulls an image from its root down, and records each part in a measurement."""
 
     def __init__(self, measurement: Measurement, platform: Platform) -> None:
         self._measurement = measurement
@@ -95,7 +98,7 @@ class _Pull:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(parallel):
                     tasks.create_task(work())
-        except ConfigError as error:  # what there is to choose from is a matter for `pull`
+        except ConfigError as error:  # the list of platforms is left to the command `pull`
             self._measurement.error = str(error).partition(";")[0]
         except SpegelError as error:
             self._measurement.error = str(error)
@@ -109,9 +112,9 @@ class _Pull:
             await self._descend(client, Child(digest, 0, ""), 0)
 
     async def _resolve(self, client: MirrorClient, tag: str) -> Digest | None:
-        """Return what a tag points at; None where nobody says, which is a part of its own then."""
+        """Return the digest of a tag; None if no node knows it, which is recorded as a part."""
         part = MeasuredPart(kind="manifest", digest=None)
-        with _noted(part):
+        with _recording(part):
             found = await client.resolve(tag)
             return found.child.digest if isinstance(found, Manifest) else found.digest
         self._measurement.parts.append(part)
@@ -119,10 +122,10 @@ class _Pull:
 
     async def _descend(self, client: MirrorClient, child: Child, depth: int) -> None:
         part = self._part("manifest", child)
-        with _noted(part):
+        with _recording(part):
             manifest = await client.manifest(child.digest, child.media_type)
             part.size = part.moved = manifest.child.size
-            _answered(part, manifest.peer)
+            _record_source(part, manifest.peer)
             self._manifests.append(manifest)
         if (
             part.error
@@ -143,10 +146,10 @@ class _Pull:
 
 async def _fetch(client: MirrorClient, part: MeasuredPart, blob: Child) -> None:
     began = time.monotonic()
-    with _noted(part):
+    with _recording(part):
         async with client.blob(blob, 0) as body:
             part.first_byte = time.monotonic() - began
-            _answered(part, body.peer)
+            _record_source(part, body.peer)
             while piece := await body.next():
                 part.moved += len(piece)
         if part.moved != part.size:
@@ -154,8 +157,8 @@ async def _fetch(client: MirrorClient, part: MeasuredPart, blob: Child) -> None:
 
 
 @contextmanager
-def _noted(part: MeasuredPart) -> Iterator[None]:
-    """Note how long the block took, and what went wrong in it."""
+def _recording(part: MeasuredPart) -> Iterator[None]:
+    """Record the duration of the block, and its error."""
     began = time.monotonic()
     try:
         yield
@@ -167,16 +170,17 @@ def _noted(part: MeasuredPart) -> Iterator[None]:
         part.seconds = time.monotonic() - began
 
 
-def _answered(part: MeasuredPart, peer: str | None) -> None:
-    """Note where an answer came from: a mirror names no peer for what it has itself."""
+def _record_source(part: MeasuredPart, peer: str | None) -> None:
+    """Record the source of an answer: a mirror names no peer for its own content."""
     part.source = ContentSource.PEER if peer else ContentSource.LOCAL
     part.peer = peer or None
 
 
 class Measurer:
-    """Measures through the `mirror` at this URL, which may name a user and a password.
+    """Runs one measurement at a time, which several people may watch.
 
-    Use `running()` around its life: it ends what is measured in the background. `latest` is the measurement that is
+    `mirror` is the URL of the registry, which may have a user and a password. Use `running()`
+    around its life: it ends a measurement in the background. `latest` is the measurement that is
     under way, else the last one; None before the first.
     """
 
@@ -187,20 +191,22 @@ class Measurer:
         self.latest: Measurement | None = None
 
     def __repr__(self) -> str:
-        return f"<Measurer {'at work on' if self._is_busy else 'after'} {self.latest and self.latest.reference}>"
+        state = "at work on" if self._is_busy else "after"
+        return f"<Measurer {state} {self.latest and self.latest.reference}>"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Measurer]:
-        """Let measurements be started while the block lasts."""
+        """Allow measurements while the block lasts."""
         try:
             yield self
         finally:
             await self.stop()
 
     async def follow(self, text: str) -> AsyncGenerator[Measurement, None]:
-        """Measure, and yield what is known so far again and again; closing it ends the measurement.
+        """Measure an image, and yield the measurement repeatedly; closing ends it.
 
-        Raises Occupied where one is under way, NameInvalid and DigestInvalid, before anything is measured.
+        Before the start it raises Occupied if a measurement is under way, and NameInvalid and
+        DigestInvalid.
         """
         reference = self._admit(text)
         try:
@@ -212,13 +218,13 @@ class Measurer:
             self._end()
 
     def start(self, text: str) -> None:
-        """Measure in the background, which `latest` tells of. Raises as `follow` does."""
+        """Measure an image in the background; `latest` shows it. Raises as `follow` does."""
         reference = self._admit(text)
         self._task = asyncio.create_task(self._run(reference), name="measuring")
         self._task.add_done_callback(lambda _: self._end())
 
     async def stop(self) -> None:
-        """End what is measured in the background, if anything is."""
+        """End the measurement in the background, if there is one."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -243,7 +249,7 @@ class Measurer:
             async with aclosing(measure(reference, mirror=self._mirror)) as steps:
                 async for measurement in steps:
                     self.latest = measurement
-        except Exception as error:  # noqa: BLE001 - nobody waits for it, and it must not be lost
+        except Exception as error:  # noqa: BLE001 - nobody waits for this task
             log.error("measuring failed", reference=str(reference), error=repr(error))
 
     def _end(self) -> None:

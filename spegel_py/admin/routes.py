@@ -1,4 +1,4 @@
-"""What `images` and `measure` ask of a running node, as JSON on its metrics port."""
+"""The JSON routes below `/debug/`: pull records, holders, images, measurements."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from spegel_py.tools.query import whole_number
 
 LINES = "application/x-ndjson"
 
-
 RECORDS_SHOWN = 100
-"""Records in an answer that are not limited otherwise."""
+"""Records in an answer by default."""
 
 
 def pull_routes(*, pull_log: PullLog, holder_lookup: HolderLookup) -> list[web.RouteDef]:
-    """Return `/debug/decisions?key=&limit=` (newest first; a digest, a reference or a part of one), and
-    `/debug/resolve?key=` (a digest or a reference)."""
+    """Return the routes of pull records and of holders.
+
+    `/debug/decisions?key=&limit=` searches by a digest, a reference or a part of either, and
+    answers the newest record first. `/debug/resolve?key=` takes a digest or a reference.
+    """
 
     async def decisions(request: web.Request) -> web.Response:
         key = request.query.get("key")
@@ -51,9 +53,9 @@ def pull_routes(*, pull_log: PullLog, holder_lookup: HolderLookup) -> list[web.R
 def image_routes(*, images: LocalImages, measurer: Measurer | None) -> list[web.RouteDef]:
     """Return `GET /debug/images?part=&offset=&limit=`, and `POST /debug/measure?image=`.
 
-    The latter answers when the measurement is over; where `Accept` says application/x-ndjson with a line for each
-    look at how far it has come, the last of which has `over` true. Who leaves before ends it. Without a `measurer`
-    nobody may measure.
+    `/debug/measure` answers when the measurement is over. If `Accept` is application/x-ndjson, it
+    answers with a line for each report, and `over` is true in the last line. A client that leaves
+    ends its measurement. Without a `measurer` nobody may measure.
     """
 
     async def show_images(request: web.Request) -> web.Response:
@@ -73,7 +75,7 @@ def image_routes(*, images: LocalImages, measurer: Measurer | None) -> list[web.
                 "?image= must say what is measured: a reference, as in registry.example/app:1"
             )
         async with aclosing(measurer.follow(image)) as steps:
-            measurement = await anext(steps)  # what is refused is refused here
+            measurement = await anext(steps)  # a refusal is raised here
             if LINES in request.headers.get("Accept", ""):
                 return await _stream(request, measurement, steps)
             async for _ in steps:

@@ -1,4 +1,4 @@
-"""What a node says of itself at `/debug/state`: for people, for `spegel-py doctor`, and for tests."""
+"""The state of a node as `/debug/state` shows it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ def describe(
     pulls: Mapping[str, object],
     in_flight: Sequence[Mapping[str, object]] | None,
 ) -> Mapping[str, object]:
-    """Return the state as JSON; `not_ready` is the reason, None when the node is ready. `supervision`,
-    `pulls` and `in_flight` are taken over; `health` says how the peer of an id is.
+    """Return the state as JSON.
 
-    Times are seconds; `heard_seconds` and `skew_seconds` are null for peers that do not say (Spegel in Go). A positive
-    skew is a peer's clock ahead of ours. `in_flight` is null where nothing is shared in flight.
+    Times are seconds. `heard_seconds` and `skew_seconds` are null for peers that do not send them
+    (Spegel in Go). A positive skew means that the peer's clock is ahead.
+
+    Args:
+        not_ready: the reason why the node is not ready, None if it is.
+        health: returns the health of a peer by its id.
+        in_flight: the digests in flight, None if in-flight sharing is off.
     """
     tags = sum("/" in key for key in advertised)
     return {

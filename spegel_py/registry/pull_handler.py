@@ -128,7 +128,7 @@ class PullHandler:
     async def _from_this_node(
         self, request: web.Request, pull: PullRequest, context: PullContext
     ) -> web.StreamResponse | None:
-        """Answer from the store, or a peer that a coordinator sent from an open ingest; else None."""
+        """Answer from the store, or from an open ingest to a peer that a coordinator sent."""
         is_sent_here = pull.mirrored and pull.in_flight and not pull.ranges
         ingest_reader = self._ingest_reader if is_sent_here else None
         if ingest_reader is None or not ingest_reader.has(pull):

@@ -59,7 +59,7 @@ class Entity:
 def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
     """Return the head of the answer to `pull`; it is the same for GET and HEAD.
 
-    The type is the type of the content and ignores Accept: a registry cannot convert. A client
+    The type is that of the content and ignores Accept: a registry cannot convert. A client
     reports an unknown type better than a 406, which no client expects here.
     """
     headers = {
@@ -83,7 +83,7 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
 
 
 def error(cause: OCIError, *, status: int | None = None) -> web.Response:
-    """Return the answer for an error; `status` replaces its status if HTTP needs a different one."""
+    """Return the answer for an error; `status` replaces its own status if HTTP needs it."""
     rendered = render(cause)
     return web.Response(
         status=status or rendered.status,

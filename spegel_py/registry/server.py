@@ -72,8 +72,9 @@ async def serve(
     drain: float = DRAIN,
     limits: ConnectionLimits | None = None,
 ) -> AsyncIterator[int]:
-    """Serve `app` on `host:port`, `[v6]:port` or `:port` (all addresses, v4 and v6); give the bound port.
+    """Serve `app` on an address, and give the bound port.
 
+    The address is `host:port`, `[v6]:port`, or `:port` for all addresses, v4 and v6.
     It accepts connections up to the `limits`. At the end it accepts no more connections, and open
     transfers get `drain` seconds to finish. Raises ConfigError.
     """

@@ -1,1 +1,1 @@
-"""The status page at `/debug/web/`: how this node is and what it does, for people with a browser."""
+"""The status page at `/debug/web/`: the state of this node, for people with a browser."""

@@ -1,4 +1,4 @@
-"""The page's parts, made at most once a second however many look, and only when somebody does."""
+"""The parts of the page, rendered at most once a second, and only while somebody views them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext, RecordQuery
 
 PERIOD = 1.0
-"""Seconds for which the parts are as good as new ones."""
+"""Seconds for which rendered parts are reused."""
 
 WIDTH, BINS = 10.0, 60
-"""Seconds of a bar in the plots, and how many there are: the last ten minutes."""
+"""Seconds of a bar in the plots, and number of bars: the last ten minutes."""
 
 IMAGES, DECISIONS, HISTORY = 20, 12, 20
-"""Images, decisions and earlier alerts on the page; all of the first two have pages of their own."""
+"""Images, pull records and earlier alerts on the page. Images and records have own pages too."""
 
 LISTED = 50
-"""Images on a page of theirs."""
+"""Images on a page of images."""
 
 FOUND = 100
-"""Decisions that a search shows."""
+"""Pull records that a search shows."""
 
 BEGIN = "begin.html"
-"""The template of all that stands above a page's content."""
+"""The template of the head of every page."""
 
 SECTIONS = tuple(
     (f"#{name}", name.replace("-", " ").capitalize())
@@ -63,7 +63,7 @@ PARTS = (
     "decisions",
     "measure",
 )
-"""The parts that are replaced while somebody looks, each a template of that name."""
+"""The parts that are replaced while somebody views the page; each is the name of a template."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,10 @@ class PageSources:
 
 
 class Page:
-    """Asks the `sources` and renders. `clock` is monotonic, `now` Unix time, both in seconds."""
+    """Renders the page from its `sources`.
+
+    `clock` is monotonic, `now` Unix time, both in seconds.
+    """
 
     def __init__(
         self,
@@ -112,7 +115,7 @@ class Page:
         return f"<Page of {len(self._rows)} records>"
 
     async def parts(self) -> Mapping[str, str]:
-        """Return the HTML of each part by its name; the same object for all who ask within PERIOD."""
+        """Return the HTML of each part by its name; the same object for all calls within PERIOD."""
         async with self._lock:
             await self._load()
             if self._clock() - self._made >= PERIOD or not self._parts:
@@ -121,24 +124,24 @@ class Page:
             return self._parts
 
     def forget(self) -> None:
-        """Keep nothing, since nobody looks any more."""
+        """Release the rendered parts, since nobody views the page any more."""
         self._parts, self._rows, self._seen = {}, (), -1
 
     async def pieces(self, *, reference: str = "", error: str = "") -> AsyncIterator[str]:
-        """Yield the page, its head first, which a browser can paint while the rest is made.
+        """Yield the page, its head first, so that a browser can paint it early.
 
-        `error` says what was wrong with the `reference` that was to be measured.
+        `error` is the reason why `reference` was not measured.
         """
         await asyncio.to_thread(load, BEGIN)
         yield render(BEGIN, title="status", is_live=True, links=SECTIONS)
         yield render("page.html", parts=await self.parts(), reference=reference, error=error)
 
     async def whole(self, *, reference: str = "", error: str = "") -> str:
-        """Return all of the page."""
+        """Return the whole page."""
         return "".join([piece async for piece in self.pieces(reference=reference, error=error)])
 
     async def decisions(self, key: str) -> str:
-        """Return the page of the decisions that match, as `/debug/decisions` finds them."""
+        """Return the page of the pull records that match, as `/debug/decisions` finds them."""
         await self._load()
         pull_log, query = self._sources.pull_log, RecordQuery.parse(key) if key else None
         found = pull_log.find(query, limit=FOUND)
@@ -154,7 +157,7 @@ class Page:
         )
 
     async def images(self, part: str, number: int) -> str:
-        """Return a page of the images that have `part` in their names; pages are counted from 1."""
+        """Return a page of the images with `part` in their names; pages count from 1."""
         await self._load()
         listing = await self._sources.images.list(
             part=part, offset=(number - 1) * LISTED, limit=LISTED
@@ -189,12 +192,12 @@ class Page:
         return {name: render(f"{name}.html", **values) for name in PARTS}
 
     async def _trees(self, state: Mapping[str, Any]) -> Sequence[TreeDrawing] | None:
-        """Return the trees of what is in flight here; None where nothing is shared so."""
+        """Return the trees of the digests in flight; None if in-flight sharing is off."""
         if self._sources.in_flight is None:
             return None
         addresses = {peer["id"]: peer["address"] for peer in state["peers"]}
-        sights = await self._sources.in_flight()
-        return [trees.tree(sight, own=state["id"], addresses=addresses) for sight in sights]
+        tree_views = await self._sources.in_flight()
+        return [trees.tree(one, own=state["id"], addresses=addresses) for one in tree_views]
 
     def _values(
         self, state: Mapping[str, Any], listing: ImageListing, now: float
@@ -228,7 +231,7 @@ class Page:
         }
 
     def _read(self) -> Sequence[TrafficRow]:
-        """Return the records' rows, read anew only where there are new ones."""
+        """Return the rows of the records, read again only if there are new records."""
         pull_log = self._sources.pull_log
         if self._seen != pull_log.added:
             self._rows = [
@@ -238,7 +241,7 @@ class Page:
         return self._rows
 
     def _reach(self, now: float) -> float | None:
-        """Return since when all requests are recorded, where that is less than the plots show."""
+        """Return the time of the oldest record, if the plots reach further back."""
         pull_log = self._sources.pull_log
         if (
             pull_log.added == pull_log.kept
@@ -250,9 +253,9 @@ class Page:
 
 
 def _so_far(under_way: Sequence[PullContext], now: float) -> list[TrafficRow]:
-    """Return rows of the clients' requests under way that have an answer."""
+    """Return rows of the clients' open requests that have an answer."""
     return [
         TrafficRow(one.at, max(0.0, now - one.at), one.source, one.source, one.progress())
         for one in under_way
-        if one.source is not None and not one.pull.mirrored
+        if one.is_answered and not one.pull.mirrored
     ]

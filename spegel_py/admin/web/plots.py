@@ -1,7 +1,7 @@
-"""Bars for the plots, as numbers: what is drawn where. Pure.
+"""The bars of the plots, as numbers. Pure.
 
-A plot is 100 high and one wide for each bin; what stands beside it is text on the page, so that it can be read on a
-small screen, and by who does not see the plot.
+A plot is 100 high, and one wide for each bin. Its labels are text on the page, so that they can be
+read on a small screen and by screen readers.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from spegel_py.outcomes import ContentSource
 HEIGHT = 100.0
 
 GAP = 0.16
-"""Between two bars, of the width of a bin."""
+"""Gap between two bars, in widths of a bin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar's part for a source: the number of its bin, its upper edge and its height."""
+    """The part of a bar for one source: the number of its bin, its upper edge, and its height."""
 
     number: int
     source: str
@@ -31,7 +31,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Bars, and the value that the upper edge stands for."""
+    """The bars, and the value of the upper edge."""
 
     bars: tuple[Bar, ...]
     top: float
@@ -39,7 +39,7 @@ class Plot:
 
     @property
     def paths(self) -> Mapping[str, str]:
-        """All bars of a source as one path, which a browser draws far sooner than as many rectangles."""
+        """The bars of each source as one path, which browsers draw faster than rectangles."""
         paths: dict[str, str] = {}
         for bar in self.bars:
             piece = f"M{bar.number + GAP / 2:g} {bar.y:g}h{1 - GAP:g}v{bar.height:g}h-{1 - GAP:g}z"
@@ -48,7 +48,7 @@ class Plot:
 
 
 def throughput(bins: Sequence[TimeBin], *, width: float) -> Plot:
-    """Return bytes a second in each bin, those from here below those from peers."""
+    """Return the bytes per second of each bin, local bytes below bytes from peers."""
     rates = [{source: count / width for source, count in one.bytes.items()} for one in bins]
     top = _round_up(max((sum(rate.values()) for rate in rates), default=0.0))
     return Plot(
@@ -59,7 +59,7 @@ def throughput(bins: Sequence[TimeBin], *, width: float) -> Plot:
 
 
 def hit_rates(bins: Sequence[TimeBin]) -> Plot:
-    """Return by which sources the requests of each bin were answered, as shares; nothing where there were none."""
+    """Return the shares of the sources in each bin's requests; nothing for an empty bin."""
     totals = [max(1, sum(one.requests.values())) for one in bins]
     shares = [
         {source: one.requests[source] / total for source in ContentSource}
@@ -74,14 +74,14 @@ def _stacked(shares: Sequence[Mapping[ContentSource, float]]) -> tuple[Bar, ...]
         floor = HEIGHT
         for source, share in parts.items():
             if share > 0:
-                height = max(1.0, share * HEIGHT)  # what is there is seen
+                height = max(1.0, share * HEIGHT)  # a small share stays visible
                 floor -= height
                 bars.append(Bar(number, source, round(max(0.0, floor), 2), round(height, 2)))
     return tuple(bars)
 
 
 def _round_up(value: float) -> float:
-    """Return the next 1, 2 or 5 times a power of ten, 1 kB/s at least: the scale then jumps seldom."""
+    """Return the next 1, 2 or 5 times a power of ten, at least 1 kB/s: the scale jumps rarely."""
     if value <= 1000:
         return 1000.0
     power = 10.0 ** math.floor(math.log10(value))

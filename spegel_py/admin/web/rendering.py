@@ -1,5 +1,7 @@
-"""Templates become HTML here. Jinja is loaded with the first look at the page: it costs memory, and few nodes are
-looked at."""
+"""Renders templates to HTML.
+
+Jinja is imported with the first request for the page: it costs memory, and few nodes are viewed.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,21 @@ STATIC: Mapping[str, str] = {
     "page.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-"""The files beside the pages, with their types."""
+"""The static files, with their types."""
 
 
 def load(*names: str) -> None:
-    """Load Jinja and these templates, or all of them, which takes a tenth of a second: for a thread."""
+    """Load Jinja and these templates, or all templates.
+
+    This takes a tenth of a second, so it runs in a thread.
+    """
     environment = _environment()
     for name in names or environment.list_templates():
         environment.get_template(name)
 
 
 def render(template: str, **values: object) -> str:
-    """Return a template filled with these values, each of which is escaped."""
+    """Return the rendered template; values are escaped."""
     return _environment().get_template(template).render(values)
 
 
@@ -45,7 +50,7 @@ def static(name: str) -> bytes:
 
 @cache
 def version(name: str) -> str:
-    """Return what is added to a file's address so that a browser keeps it until it changes."""
+    """Return a suffix for a file's address, so that browsers cache the file until it changes."""
     return hashlib.sha256(static(name)).hexdigest()[:12]
 
 
@@ -93,7 +98,7 @@ def iso(seconds: float) -> str:
 
 
 def short(digest: str) -> str:
-    """Return as much of a digest as tells it from others on a screen."""
+    """Return the first characters of a digest, enough to tell digests apart on a screen."""
     return digest.partition(":")[2][:12] or digest
 
 

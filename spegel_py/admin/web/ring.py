@@ -1,7 +1,7 @@
-"""The picture of the mesh: where each peer is drawn, and how strong its line is. Pure.
+"""The picture of the mesh: the place of each peer, and the width of its line. Pure.
 
-Peers stand on a circle in the order of their places on the DHT's ring, seen from this node's own place, which is at
-the top; this node is in the middle, since it is connected with all of them.
+Peers are on a circle in the order of their places on the DHT's ring, clockwise from this node's own
+place at the top. This node is in the middle, since it is connected with all peers.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RADIUS = 138.0
-"""Of the circle, in units of the picture, which reaches from -158 to 158."""
+"""Radius of the circle, in units of the picture, which reaches from -158 to 158."""
 
 HUB, DOT = 30.0, 13.0
-"""Radius of this node, and the largest of a peer."""
+"""Radius of this node, and the largest radius of a peer."""
 
 LEAST = 8.0
-"""Radius of a peer below which its number is not written: from about 50 peers on."""
+"""Radius of a peer below which its number is omitted: from about 50 peers on."""
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """One peer's place: its centre, and the line from this node to it. `flow` is the line's width for what it gave, 0
-    where it gave nothing."""
+    """The place of one peer: its centre, and the line from this node to it.
+
+    `flow` is the width of the line for the bytes that the peer sent, 0 for none.
+    """
 
     x: float
     y: float
@@ -43,27 +45,27 @@ class Spot:
 
 
 def place(peer_id: str) -> int:
-    """Return a peer's place on the DHT's ring: the SHA-256 of its id, whose text is base58."""
+    """Return a peer's place on the DHT's ring: the SHA-256 of its id, decoded from base58."""
     try:
         number = 0
         for letter in peer_id:
             number = number * 58 + _ALPHABET.index(letter)
         zeros = len(peer_id) - len(peer_id.lstrip(_ALPHABET[0]))
         data = bytes(zeros) + number.to_bytes((number.bit_length() + 7) // 8, "big")
-    except ValueError:  # no id of libp2p
+    except ValueError:  # not an id of libp2p
         data = peer_id.encode()
     return int.from_bytes(hashlib.sha256(data).digest(), "big")
 
 
 def clockwise(own: str, peers: Sequence[str]) -> list[str]:
-    """Return the ids in the order in which they follow this node's own place on the ring."""
+    """Return the ids in their order on the ring, from this node's own place on."""
     start = place(own)
     return sorted(peers, key=lambda peer: (place(peer) - start) % (1 << 256))
 
 
 def spots(given: Sequence[float]) -> list[Spot]:
-    """Return the places of peers that gave so many bytes each, in their order on the ring."""
-    slots = len(given) + 1  # one is this node's own
+    """Return the places of peers that sent `given` bytes each, in their order on the ring."""
+    slots = len(given) + 1  # one slot is this node's own
     radius = min(DOT, 0.8 * math.pi * RADIUS / slots)
     most = max(given, default=0)
     return [
@@ -88,5 +90,5 @@ def _spot(angle: float, radius: float, flow: float) -> Spot:
 
 
 def _width(count: float, most: float) -> float:
-    """Return a width up to 9, whose square goes by the count, so that small ones are seen beside large ones."""
+    """Return a width up to 9. Its square grows with the count, so small counts stay visible."""
     return round(1.5 + 7.5 * math.sqrt(count / most), 1) if count > 0 else 0.0

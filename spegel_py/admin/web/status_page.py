@@ -1,4 +1,4 @@
-"""The addresses of the status page on the metrics port, and what every answer of it forbids a browser."""
+"""The routes of the status page, and the headers that restrict a browser."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from spegel_py.tools.query import whole_number
 ROOT = "/debug/web"
 
 LONGEST = 512
-"""Characters of a reference or of what is searched for."""
+"""Characters of a reference, or of a search."""
 
 MOST_FIELDS = 16
-"""Fields of a form at most; the page's has one."""
+"""Fields of a form at most; the form of the page has one."""
 
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # not no-referrer: a form would then be sent with the origin null
+    # With no-referrer, a browser would send a form with the origin null.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Nothing from elsewhere, nothing inline, in no frame: names of images and peers are strangers' text."""
+"""Nothing from other sites, nothing inline, no frames: names of images and peers are untrusted."""
 
 
 class StatusPage:
@@ -49,7 +51,7 @@ class StatusPage:
         return f"<StatusPage {self.viewers!r}>"
 
     def install(self, app: web.Application) -> None:
-        """Add the page to the application of the metrics port, with whose shutdown it closes."""
+        """Add the page to the application of the metrics port."""
         app.router.add_routes(
             [
                 web.get(ROOT, self._move),
@@ -65,12 +67,11 @@ class StatusPage:
         app.on_shutdown.append(self.viewers.close)
 
     async def _move(self, request: web.Request) -> web.Response:
-        raise web.HTTPPermanentRedirect(
-            "web/"
-        )  # relative, since a proxy may have another path for it
+        # The path is relative, since a proxy may use another path for the page.
+        raise web.HTTPPermanentRedirect("web/")
 
     async def _move_back(self, request: web.Request) -> web.Response:
-        """Show the page to who reloads, or comes back to, what a form led to."""
+        """Show the page after a reload of the result of a form."""
         raise web.HTTPSeeOther("./#measure")
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
@@ -120,7 +121,7 @@ class StatusPage:
 
 
 async def _form(request: web.Request) -> str:
-    """Return the body of a form as the page sends it. Raises RequestInvalid for any other, with parts above all."""
+    """Return the body of a form of the page. Raises RequestInvalid for other forms."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise RequestInvalid(f"not a form of the page: {request.content_type[:80]!r}")
     try:
@@ -130,7 +131,7 @@ async def _form(request: web.Request) -> str:
 
 
 def _field(form: str, name: str) -> str:
-    """Return a field of a form, empty where it has none. Raises RequestInvalid."""
+    """Return a field of a form, empty if it is missing. Raises RequestInvalid."""
     try:
         return parse_qs(form, max_num_fields=MOST_FIELDS).get(name, [""])[0]
     except ValueError as error:

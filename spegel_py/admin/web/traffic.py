@@ -1,7 +1,7 @@
-"""What the decision records say of the last minutes: who gave how much, how fast, and how often nobody did. Pure.
+"""The traffic of the last minutes, from the pull records: bytes by peer and by time. Pure.
 
-The plots are made from the records that are kept anyway, and from the requests under way, so that they reach back
-before anybody looked, and cost nothing while nobody does.
+The plots are made from the records that are kept anyway, and from the open requests. So they reach
+back before the first view, and cost nothing while nobody views them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from spegel_py.outcomes import AttemptOutcome, ContentSource
 
 @dataclass(frozen=True, slots=True)
 class PeerShare:
-    """What one peer gave of an answer; `failed` says that it did not give what it was asked for."""
+    """The part of an answer that one peer sent; `failed` is True if its request failed."""
 
     peer: str
     bytes: int
@@ -24,7 +24,10 @@ class PeerShare:
 
 @dataclass(frozen=True, slots=True)
 class TrafficRow:
-    """As much of a decision as plots need. `bytes` came from `origin`, also where the answer ended short."""
+    """The part of a pull record that the plots need.
+
+    `bytes` came from `origin`, also if the answer ended short.
+    """
 
     at: float
     seconds: float
@@ -35,7 +38,7 @@ class TrafficRow:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TrafficRow:
-        """Return the row of a decision as `Decision.as_json` gives it."""
+        """Return the row of a record as `PullRecord.as_json` returns it."""
         source = ContentSource(record["source"] or ContentSource.NONE)
         return cls(
             at=record["at"],
@@ -55,7 +58,7 @@ def _piece(attempt: Mapping[str, Any]) -> PeerShare:
 
 @dataclass(slots=True)
 class PeerTraffic:
-    """What came of asking one peer."""
+    """The sums of the requests to one peer."""
 
     asked: int = 0
     failed: int = 0
@@ -63,7 +66,7 @@ class PeerTraffic:
 
 
 def by_peer(rows: Iterable[TrafficRow]) -> Mapping[str, PeerTraffic]:
-    """Return what each peer gave, by its id."""
+    """Return the traffic of each peer, by its id."""
     found: dict[str, PeerTraffic] = {}
     for row in rows:
         for piece in row.pieces:
@@ -76,7 +79,7 @@ def by_peer(rows: Iterable[TrafficRow]) -> Mapping[str, PeerTraffic]:
 
 @dataclass(slots=True)
 class TimeBin:
-    """A stretch of time: bytes that came in it, and requests that began in it, by source."""
+    """A time interval: the bytes sent in it, and the requests that began in it, by source."""
 
     begin: float
     bytes: dict[ContentSource, float] = field(
@@ -88,7 +91,7 @@ class TimeBin:
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of requests that needed no registry; None without any."""
+        """The share of requests that were hits; None without requests."""
         total = sum(self.requests.values())
         return None if not total else 1 - self.requests[ContentSource.NONE] / total
 
@@ -96,9 +99,11 @@ class TimeBin:
 def series(
     rows: Iterable[TrafficRow], *, now: float, width: float, count: int
 ) -> Sequence[TimeBin]:
-    """Return `count` bins of `width` seconds, the last of which holds `now`; their edges do not move with it.
+    """Return `count` bins of `width` seconds. The last bin contains `now`.
 
-    A body's bytes are spread evenly over the time that its request took.
+    The edges of bins are fixed in time.
+
+    The bytes of a body are spread evenly over the time of its request.
     """
     last = now // width * width
     bins = [TimeBin(last - (count - 1 - number) * width) for number in range(count)]

@@ -1,7 +1,8 @@
-"""The tree of each digest that is in flight, as rows of a list with a picture at their side. Pure.
+"""The pull tree of each digest in flight, as rows of a list with a picture at their side. Pure.
 
-Most trees are chains, which stay in one column however long they are. Where one branches, the largest branch goes on in
-the column of the node above, below the others, which have the next one: so there are few columns, also on a phone.
+Most trees are chains, which need a single column. Where a tree branches, the largest branch stays
+in the column of its parent, below the smaller branches, which use the next column. So a tree needs
+few columns, also on a phone.
 """
 
 from __future__ import annotations
@@ -13,13 +14,20 @@ from spegel_py.inflight.messages import Role
 from spegel_py.inflight.tree_view import TreeView
 
 STEP = 18
-"""Between two columns, in pixels."""
+"""Pixels between two columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeRow:
-    """One node. Lines lead down the columns `through` its row, from the column `above` to its own one, and from there
-    on if it has nodes `below`. `share` is of the whole content, None where that is not known."""
+    """One node of a tree, with the lines of its row.
+
+    Args:
+        share: the part of the content that the node has, None if the size is unknown.
+        column: the column of the node.
+        through: the columns of lines that pass through the row.
+        above: the column of the parent.
+        below: True if the node has children.
+    """
 
     id: str
     name: str
@@ -40,7 +48,7 @@ class TreeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeDrawing:
-    """One digest: the rows that are drawn, and how many nodes are left out; `total` bytes, None where not known."""
+    """The tree of one digest of `total` bytes, None if unknown; `more` nodes are left out."""
 
     digest: str
     total: int | None
@@ -51,22 +59,22 @@ class TreeDrawing:
 
     @property
     def width(self) -> int:
-        """Of the picture, in pixels."""
+        """The width of the picture in pixels."""
         return STEP * (1 + max(row.column for row in self.rows))
 
     @property
     def has_own(self) -> bool:
-        """Whether this node is among the rows."""
+        """Return True if this node is among the rows."""
         return any(row.is_own for row in self.rows)
 
 
 def middle(column: int) -> int:
-    """Return where a column is, in pixels."""
+    """Return the middle of a column in pixels."""
     return STEP * column + STEP // 2
 
 
 def tree(view: TreeView, *, own: str, addresses: Mapping[str, str]) -> TreeDrawing:
-    """Return the tree of a digest; `addresses` are peers' by their ids."""
+    """Return the tree of a digest; `addresses` are the addresses of peers by their ids."""
     return TreeDrawing(
         digest=str(view.digest),
         total=view.total,
@@ -104,7 +112,7 @@ def _rows(view: TreeView, own: str, addresses: Mapping[str, str]) -> Iterator[Tr
 
 
 def _short(node: str) -> str:
-    """Return the end of a peer's id, which differs between nodes, where its beginning does not."""
+    """Return the end of a peer's id; the beginning is the same for all nodes."""
     return f"…{node[-8:]}"
 
 
@@ -118,7 +126,7 @@ class _Line:
 
 
 def _lines(parents: Sequence[int | None]) -> Iterator[_Line]:
-    """Yield the numbers of places from top to bottom, with their lines; parents come before those below them."""
+    """Yield the lines of all nodes from top to bottom; `parents` come before their children."""
     below: list[list[int]] = [[] for _ in parents]
     sizes = [1] * len(parents)
     for number in reversed(range(len(parents))):

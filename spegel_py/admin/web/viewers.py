@@ -1,8 +1,8 @@
-"""Those who look, and what they are sent: the parts of the page that have changed, as server-sent events.
+"""The viewers of the page, and their streams of changed parts, as server-sent events.
 
-There is no task beside the viewers' own requests, and no queue: each of them looks at the parts that all share, and
-sends what differs from what it sent last. So nothing runs without a viewer, and one that reads slowly holds nothing
-but what is on its way to it.
+There is no task beside the viewers' own requests, and no queue. Each request reads the shared parts
+and sends the parts that differ from the last ones it sent. So nothing runs without a viewer, and a
+slow viewer holds only the bytes that are on their way.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from spegel_py.admin.web.page import PERIOD, Page
 from spegel_py.errors import Busy
 
 LIMIT = 16
-"""Viewers at a time; further ones have the page as it was when it was loaded."""
+"""Viewers at a time. Further viewers keep the page as it was when it was loaded."""
 
 HEARTBEAT = 15.0
-"""Seconds without news after which a line says that there are none, so that nobody in between hangs up."""
+"""Seconds without changes after which an empty event is sent, so that no proxy disconnects."""
 
 PATIENCE = 10.0
-"""Seconds that a viewer may take for one piece of news."""
+"""Seconds that a viewer may take to read one event."""
 
 RETRY = 3000
 """Milliseconds after which a browser connects again."""
 
 
 class Viewers:
-    """Streams a page to those who look at it. `period` is in seconds, as are `heartbeat` and `patience`."""
+    """Streams a page to its viewers. `period`, `heartbeat` and `patience` are seconds."""
 
     def __init__(
         self,
@@ -49,19 +49,22 @@ class Viewers:
         self._is_over = asyncio.Event()
         self._writing: set[asyncio.Timeout] = set()
         self.count = 0
-        """How many look now."""
+        """The number of viewers now."""
 
     def __repr__(self) -> str:
         return f"<Viewers {self.count} of {self._limit}>"
 
     async def close(self, _app: web.Application | None = None) -> None:
-        """End all streams at once, those of slow readers too, and begin no more."""
+        """End all streams at once, also those of slow viewers, and start no more."""
         self._is_over.set()
         for deadline in self._writing:
             deadline.reschedule(asyncio.get_running_loop().time())
 
     async def follow(self, request: web.Request, headers: Mapping[str, str]) -> web.StreamResponse:
-        """Answer with a stream that lasts until the viewer leaves or the node ends. Raises Busy if too many look."""
+        """Answer with a stream until the viewer leaves or the node ends.
+
+        Raises Busy if there are too many viewers.
+        """
         if self.count >= self._limit or self._is_over.is_set():
             raise Busy(f"{self._limit} pages are kept up to date already; reload this one for news")
         response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
@@ -71,7 +74,7 @@ class Viewers:
             await self._stream(response)
         except (TimeoutError, ConnectionError):
             if request.transport is not None:
-                request.transport.abort()  # what is queued for who does not read is thrown away
+                request.transport.abort()  # drop the bytes queued for a viewer that does not read
         finally:
             self.count -= 1
             if not self.count:
@@ -105,7 +108,7 @@ class Viewers:
                 self._writing.discard(deadline)
 
     async def _ends(self) -> bool:
-        """Wait for the next look; True if the node ends meanwhile."""
+        """Wait for the next period; return True if the node ends meanwhile."""
         try:
             async with asyncio.timeout(self._period):
                 await self._is_over.wait()

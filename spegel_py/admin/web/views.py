@@ -1,4 +1,4 @@
-"""What the page shows, as values that templates have nothing left to compute of. Pure: times are passed in."""
+"""The values that the templates show, so that templates compute nothing. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from spegel_py.outcomes import ContentSource
 from spegel_py.telemetry.pull_record import PullContext
 
 MOST = 128
-"""Peers that are drawn and listed: what is more can be told apart by nobody, and would be sent to each viewer."""
+"""Peers that are drawn and listed at most. Nobody can tell more peers apart on a picture."""
 
 HEALTH_MARKS = {"healthy": "✓", "suspected": "?", "unhealthy": "✕"}
-"""Signs beside the words, so that nothing is told by a colour alone."""
+"""Signs beside the words, so that no state is shown by a colour alone."""
 
 
 NOTHING = PeerTraffic()
@@ -26,7 +26,10 @@ NOTHING = PeerTraffic()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerView:
-    """A peer in table and picture, by its `number`; `giving` is how many transfers go to it now, as far as known."""
+    """A peer in table and picture, with the `number` that links both.
+
+    `giving` is the number of transfers to the peer now, as far as it is known.
+    """
 
     number: int
     id: str
@@ -46,7 +49,7 @@ class PeerView:
 
     @property
     def short(self) -> str:
-        """The end of its id, which differs between nodes, where its beginning does not."""
+        """The end of the id; the beginning is the same for all nodes."""
         return f"…{self.id[-8:]}"
 
 
@@ -58,9 +61,11 @@ def peers(
     giving: Mapping[str, int],
     most: int = MOST,
 ) -> Sequence[PeerView]:
-    """Return peers as they follow on the ring: of many those that are not well, then those that gave most.
+    """Return the peers in their order on the ring.
 
-    `giving` counts transfers under way by the address they go to, which says whom only where it is one peer's.
+    Of too many peers, unhealthy peers are shown first, then the peers that sent most.
+
+    `giving` counts open transfers by address. It is shown if only one peer has the address.
     """
 
     def gave(member: Mapping[str, Any]) -> PeerTraffic:
@@ -92,7 +97,7 @@ def peers(
 
 
 def addresses(transfers: Mapping[str, int]) -> Mapping[str, int]:
-    """Return transfers by plain addresses: a listener for both kinds of IP sees IPv4 ones mapped."""
+    """Return transfers by plain addresses: a dual-stack listener sees IPv4 addresses mapped."""
     return {address.removeprefix("::ffff:"): count for address, count in transfers.items()}
 
 
@@ -102,7 +107,7 @@ def _host(authority: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullView:
-    """A request that is being answered: for a client of this node, or `to_peer`. `source` is None until it is known."""
+    """An open request of a client, or of a peer if `to_peer`; `source` is None until the answer."""
 
     key: str
     name: str
@@ -117,14 +122,17 @@ class PullView:
 
     @property
     def rate(self) -> float:
-        """Bytes a second so far."""
+        """Bytes per second so far."""
         return self.sent / self.seconds if self.seconds > 0.2 else 0.0
 
 
 def pulls(
     under_way: Iterable[PullContext], *, addresses: Mapping[str, str], now: float
 ) -> Sequence[PullView]:
-    """Return the requests under way, the oldest first; `addresses` are peers' by their ids, `now` is Unix time."""
+    """Return the open requests, the oldest first.
+
+    `addresses` are the addresses of peers by their ids; `now` is Unix time.
+    """
     return [
         PullView(
             key=f"{one.at:.6f}-{one.pull.key}",
@@ -144,7 +152,7 @@ def pulls(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Minute:
-    """What the plots show of one minute, in figures."""
+    """The sums of one minute, as figures beside the plots."""
 
     begin: float
     bytes: Mapping[ContentSource, float]
@@ -152,7 +160,7 @@ class Minute:
 
 
 def minutes(bins: Sequence[TimeBin], *, each: int) -> Sequence[Minute]:
-    """Return the bins summed up, so many to a minute, the latest first; the latest one may be cut."""
+    """Return the sums of `each` bins, the latest first; the latest sum may have fewer bins."""
     found = []
     for first in range(0, len(bins), each):
         part = bins[first : first + each]
@@ -169,7 +177,7 @@ def minutes(bins: Sequence[TimeBin], *, each: int) -> Sequence[Minute]:
 
 
 def total(bins: Iterable[TimeBin]) -> TimeBin:
-    """Return all the bins as one."""
+    """Return the sum of all bins."""
     whole = TimeBin(0.0)
     for one in bins:
         for source, count in one.bytes.items():

@@ -9,10 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.admin.measurement import Measurement
-from spegel_py.admin.web.page import PARTS, PERIOD, Page
+from spegel_py.admin.web.page import PARTS, PERIOD, Page, _so_far
 from spegel_py.admin.web.rendering import short
 from spegel_py.health.peer_health import HealthState
 from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
+from spegel_py.outcomes import ContentSource
 from tests.browser import props
 from tests.browser.stage import NOW, Stage
 
@@ -107,6 +108,21 @@ async def test_a_busy_node_shows_all_of_it(busy: Stage) -> None:
     assert "72.4 MB of 118.0 MB" in outline.text
     assert f"from {busy.peers[1].authority}" in outline.text
     assert "from here, to a peer" in outline.text
+
+
+async def test_a_request_without_an_answer_is_not_in_the_plots(busy: Stage) -> None:
+    """Nobody knows yet where it will be answered from, so it counts as neither hit nor miss."""
+
+    def requests(page: Page) -> int:
+        rows = _so_far(busy.pull_log.under_way, NOW)
+        return len([*page._read(), *rows])
+
+    page = page_of(busy)
+    before = requests(page)
+    with busy.pull_log.recording(props.request("r.io/app:1", "asked")) as context:
+        assert requests(page) == before
+        context.source, context.length = ContentSource.PEER, 10
+        assert requests(page) == before + 1
 
 
 async def test_what_is_in_flight_is_drawn(busy: Stage) -> None:
