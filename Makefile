@@ -33,12 +33,13 @@ demo-kubernetes: ## the demonstration on a real Kubernetes with three nodes, bui
 	.ci/setup test
 	$(BIN)/python -m tests.kubernetes.demo
 
-check: ## linters, types, layers
+check: ## linters, types, layers, prose
 	.ci/setup test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.docs.prose
 	shellcheck .ci/* deploy/*/*.sh tests/kubernetes/*.sh
 
 bench: ## measure lookups, small requests, idle cost and dead peers: docs/benchmarks/README.md
