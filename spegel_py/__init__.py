@@ -1,3 +1,3 @@
-"""A peer-to-peer container image cache: every node is an OCI registry mirror for its neighbours."""
+"""A peer-to-peer cache of container images: every node is an OCI registry mirror for its peers."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Runs the command line as `python -m spegel_py`."""
+"""Run the command line as `python -m spegel_py`."""
 
 from spegel_py.cli import main
 

@@ -1,6 +1,6 @@
-"""One node's parts, put together: who knows whom.
+"""The parts of one node, connected with each other.
 
-`parts` makes those that settings alone decide about; `node` owns the lifetimes.
+`parts` makes the parts that depend on settings alone; `node` starts and stops them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from spegel_py.transfer.sender import Sender
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
-    """The parts of one node. Nothing listens or runs before `node` starts it."""
+    """The parts of one node; `node` starts those that listen or run."""
 
     config: Config
     auth: Credentials | None
@@ -83,7 +83,7 @@ class Assembly:
 
     @classmethod
     async def build(cls, config: Config, stack: AsyncExitStack) -> Assembly:
-        """Make all parts; those that hold sockets or threads are closed with the stack."""
+        """Make all parts. Sockets and threads are closed with the stack."""
         metrics, auth = NodeMetrics(), Credentials.read()
         rng, verify = random.Random(), Verify(config.verify_blobs)
         store, watcher, origins = await parts.make_store(config, stack)
@@ -127,7 +127,7 @@ class Assembly:
             random=rng,
             peers=config.mirror_resolve_retries,
             verify=verify,
-            parallel=parts.make_spreading(config),
+            parallel=parts.make_parallel(config),
             parents=sharing,
             expected=None if all_ingests is None else partial(expected_size, all_ingests),
         )

@@ -296,16 +296,19 @@ class Config:
             raise ConfigError("--bootstrap-kind dns needs --dns-bootstrap-domain")
         if self.bootstrap_kind == "http" and not (self.bootstrap_url or self.http_bootstrap_addr):
             raise ConfigError(
-                "--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be asked"
+                "--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be "
+                "asked"
             )
         if self.health_timeout >= self.health_interval:
             raise ConfigError(
-                f"--health-timeout {self.health_timeout:g}s must be below --health-interval {self.health_interval:g}s; "
+                f"--health-timeout {self.health_timeout:g}s must be below --health-interval "
+                f"{self.health_interval:g}s; "
                 "a check has to end before the next one begins"
             )
         if self.critical_when_isolated_for <= self.warn_when_isolated_for:
             raise ConfigError(
-                f"--critical-when-isolated-for: {self.critical_when_isolated_for:g}s must be longer than "
+                f"--critical-when-isolated-for: {self.critical_when_isolated_for:g}s must be "
+                "longer than "
                 f"--warn-when-isolated-for ({self.warn_when_isolated_for:g}s)"
             )
         for flag, address in (
@@ -328,7 +331,9 @@ class Config:
 
     @property
     def filters(self) -> Filters:
-        """The filters of what is not mirrored. A registry may be given as a URL, as in Spegel."""
+        """The filters of images that are not mirrored. A registry may be given as a URL, as in
+        Spegel.
+        """
         return Filters(patterns=self.registry_filters, registries=map(_host, self.registries))
 
 

@@ -1,27 +1,30 @@
-"""Every error this program raises on purpose, as one tree.
+"""All errors that this program raises on purpose, as one tree.
 
     SpegelError
-    ├ ConfigError                                  what the operator gave us is wrong: one line, exit status 2
-    ├ HostError                                    this machine refused a change of its files
-    ├ NodeError                                    a running node does not tell a person what was asked
-    ├ OCIError(status, code, message, detail)      what a client of the registry is told, as the spec's JSON
-    │   ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416 · RequestInvalid 400 · ManifestInvalid 400
-    │   ├ ManifestUnknown 404 · BlobUnknown 404 · NotFound 404
-    │   └ Unauthorized 401 · Denied 403 · Unsupported 405 · Occupied 409 · Busy 503
-    ├ StoreError                                   this node's own content
-    │   ├ ContentNotFound                          it is not here
-    │   └ StoreUnavailable                         the daemon or the disk behind the store is away
-    ├ RoutingError                                 the peers' records
-    │   └ RouterUnavailable                        the DHT side is not running
-    └ PeerError                                    getting a thing from one peer
-        ├ PeerUnreachable                          no connection, or it broke
-        ├ PeerRefused(status)                      it answered, but not with what was asked
-        ├ PeerStalled                              it stopped sending within the deadline
-        ├ PeerLoops                                it takes the content from this node
-        └ DigestMismatch                           it sent wrong bytes
+    ├ ConfigError                   a setting or file is wrong: one line, exit status 2
+    ├ HostError                     this machine refused a change of its files
+    ├ NodeError                     a running node did not answer a command's question
+    ├ OCIError(status, code,        an error response of the registry, as the spec's JSON
+    │ │        message, detail)
+    │ ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416
+    │ ├ RequestInvalid 400 · ManifestInvalid 400
+    │ ├ ManifestUnknown 404 · BlobUnknown 404 · NotFound 404
+    │ ├ Unauthorized 401 · Denied 403 · Unsupported 405
+    │ └ Occupied 409 · Busy 503
+    ├ StoreError                    reading this node's own content failed
+    │ ├ ContentNotFound             the store does not have it
+    │ └ StoreUnavailable            the daemon or the disk behind the store is down
+    ├ RoutingError                  a lookup of peers failed
+    │ └ RouterUnavailable           the libp2p side is not running
+    └ PeerError                     a request to one peer failed
+      ├ PeerUnreachable             no connection, or the connection broke
+      ├ PeerRefused(status)         the peer answered with something else
+      ├ PeerStalled                 the peer sent nothing within the deadline
+      ├ PeerLoops                   the peer fetches the content from this node
+      └ DigestMismatch              the peer sent wrong bytes
 
-Adapters translate foreign exceptions into these at their edge (`raise … from`); nothing above an adapter
-ever sees an exception of grpc, aiohttp's client or libp2p.
+Adapters translate foreign exceptions into these errors (`raise … from`). No code above an adapter
+handles exceptions of grpc, aiohttp's client or libp2p.
 """
 
 from __future__ import annotations
@@ -30,23 +33,25 @@ from typing import ClassVar
 
 
 class SpegelError(Exception):
-    """The root: catch it to catch everything this program raises on purpose."""
+    """The root of the tree; catching it catches every error that is raised on purpose."""
 
 
 class ConfigError(SpegelError):
-    """A setting, file or address the operator gave is unusable; the text says what, where and what to do."""
+    """A setting, file or address from the operator is unusable; the text has place and advice."""
 
 
 class HostError(SpegelError):
-    """A file or folder of this machine could not be read or changed; the text says which, why and what to do."""
+    """A file or folder of this machine could not be read or changed; the text has reason and
+    advice.
+    """
 
 
 class NodeError(SpegelError):
-    """A node could not be asked, or has nothing to tell; the text says which, why and what to do."""
+    """A node could not be asked, or had no answer; the text has reason and advice."""
 
 
 class OCIError(SpegelError):
-    """An answer of the registry to its client (OCI distribution spec, "Error Codes")."""
+    """An error response of the registry (OCI distribution specification, "Error Codes")."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "UNKNOWN"
@@ -65,21 +70,21 @@ class NameInvalid(OCIError):
 
 
 class DigestInvalid(OCIError):
-    """The digest is malformed or of an algorithm that is not sha256 or sha512."""
+    """The digest is malformed, or its algorithm is neither sha256 nor sha512."""
 
     status = 400
     code = "DIGEST_INVALID"
 
 
 class RequestInvalid(OCIError):
-    """The request is malformed in another way, e.g. two different `ns`, or a body for a GET."""
+    """The request is malformed in another way: two different `ns`, or a body in a GET."""
 
     status = 400
     code = "UNSUPPORTED"
 
 
 class ManifestInvalid(OCIError):
-    """The bytes are not a manifest or index of the image spec (nor of Docker's schema 2)."""
+    """The bytes are not a manifest or index of the image specification or of Docker's schema 2."""
 
     status = 400
     code = "MANIFEST_INVALID"
@@ -121,28 +126,28 @@ class Unauthorized(OCIError):
 
 
 class Denied(OCIError):
-    """The credentials do not allow this."""
+    """The credentials do not permit this request."""
 
     status = 403
     code = "DENIED"
 
 
 class Unsupported(OCIError):
-    """The method is not one of the pull category."""
+    """The method does not belong to the pull category."""
 
     status = 405
     code = "UNSUPPORTED"
 
 
 class Occupied(OCIError):
-    """Something of which there can be one at a time is under way; no client of the registry is told so."""
+    """An action that can run only once at a time is running; no registry client gets this."""
 
     status = 409
     code = "UNSUPPORTED"
 
 
 class Busy(OCIError):
-    """There is no room for a further transfer; told to other nodes only, which then ask another one."""
+    """No further transfer is possible. Only other nodes get this response, and ask another node."""
 
     status = 503
     code = "UNAVAILABLE"
@@ -153,31 +158,31 @@ class StoreError(SpegelError):
 
 
 class ContentNotFound(StoreError):
-    """The store does not hold this name or digest."""
+    """The store does not have this name or digest."""
 
 
 class StoreUnavailable(StoreError):
-    """The daemon or the file system behind the store does not answer; it may come back."""
+    """The daemon or the file system behind the store does not respond; it may recover."""
 
 
 class RoutingError(SpegelError):
-    """The records of who holds what could not be used."""
+    """The records of peers' content could not be used."""
 
 
 class RouterUnavailable(RoutingError):
-    """The DHT side is not running; it may come back."""
+    """The libp2p side is not running; it may recover."""
 
 
 class PeerError(SpegelError):
-    """One peer did not give what was asked of it; another may."""
+    """A request to one peer failed; another peer may succeed."""
 
 
 class PeerUnreachable(PeerError):
-    """No connection to the peer could be made, or it broke."""
+    """No connection to the peer could be made, or the connection broke."""
 
 
 class PeerRefused(PeerError):
-    """The peer answered, but not with what was asked."""
+    """The peer answered with something else than the requested content."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -185,12 +190,12 @@ class PeerRefused(PeerError):
 
 
 class PeerStalled(PeerError):
-    """The peer did not send within its deadline."""
+    """The peer sent nothing within its deadline."""
 
 
 class PeerLoops(PeerError):
-    """The peer takes the content from here, so that neither would get on."""
+    """The peer fetches the content from this node, so neither would make progress."""
 
 
 class DigestMismatch(PeerError):
-    """The peer sent bytes that are not the digest's."""
+    """The peer sent bytes that do not match the digest."""

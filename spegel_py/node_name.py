@@ -1,7 +1,8 @@
-"""The name by which a node's registry recognises the requests of its own container runtime.
+"""The node's name, by which its registry recognises requests of its own container runtime.
 
-`configuration` writes the name into hosts.toml, as a header that the runtime sends to every mirror it asks. So a
-registry that is reached through a second target, a node port or a load balancer knows another node's runtime.
+`configuration` writes the name into hosts.toml, as a header that the runtime sends to every mirror.
+A registry that is reached through a second target, a node port or a load balancer so recognises
+another node's runtime.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from spegel_py import values
 from spegel_py.settings import Setting
 
 MACHINE_ID = Path("/etc/machine-id")
-"""A text that differs between machines, also between those that have the same host name; containers have none."""
+"""File with a text that differs between machines, even with the same host name.
+
+Containers have none.
+"""
 
 _VALID = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 
 
 def _name(given: Any) -> str:
-    """A name that can stand in an HTTP header; empty for the default."""
+    """Return a name that is valid in an HTTP header; empty for the default."""
     written = values.text(given)
     if written and not _VALID.fullmatch(written):
         raise ValueError(
@@ -42,7 +46,7 @@ NODE_NAME = Setting(
 
 
 def node_name(given: str) -> str:
-    """Return the name that was given, or one made of this host's name and its machine-id."""
+    """Return the given name, or one made of this host's name and its machine-id."""
     if given:
         return given
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:240].strip(".-") or "node"

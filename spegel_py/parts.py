@@ -1,4 +1,4 @@
-"""The parts of a node that its settings alone decide about, each made by one function."""
+"""The parts of a node that depend on its settings alone, each made by one function."""
 
 from __future__ import annotations
 
@@ -51,12 +51,13 @@ from spegel_py.transfer.client import HTTPUpstream
 
 
 def own_mirror(config: Config, auth: Credentials | None) -> str:
-    """Return the URL of this node's own registry, with the user and password that it wants."""
+    """Return the URL of this node's own registry, with user and password if it needs them."""
     url = URL(local_url(config.registry_addr))
     return str(url.with_user(auth.username).with_password(auth.password) if auth else url)
 
 
-def make_spreading(config: Config) -> ParallelSettings | None:
+def make_parallel(config: Config) -> ParallelSettings | None:
+    """Return the settings of parallel downloads; None if they are switched off."""
     match config.mirror_parallel:
         case "off":
             return None
@@ -112,16 +113,19 @@ def make_sharing(
 
 
 def make_checks(config: Config) -> HTTPUpstream:
-    """Return what checks ask peers through: connections of their own, kept from one check to the next.
+    """Return the HTTP client of health checks, with connections of its own.
 
-    A check needs no password: probes are answered without one.
+    Checks need no password: probes are answered without one.
     """
     deadlines = Deadlines(connect=config.health_timeout, first_byte=config.health_timeout)
     return HTTPUpstream(deadlines=deadlines, is_copying=True)
 
 
 async def make_tracer(config: Config, stack: AsyncExitStack, *, instance: str) -> Tracer:
-    """Return what makes spans, until the end of the stack; nothing does without an endpoint. Raises ConfigError."""
+    """Return the tracer, which is closed with the stack; without an endpoint it does nothing.
+
+    Raises ConfigError.
+    """
     if config.tracing_endpoint is None:
         return NO_TRACER
     try:
@@ -136,7 +140,7 @@ async def make_tracer(config: Config, stack: AsyncExitStack, *, instance: str) -
 
 
 async def advise(config: Config) -> None:
-    """Say once what on this machine keeps the node from being of use."""
+    """Log the problems of this machine once, as the doctor finds them."""
     if config.oci_layout is not None:
         return
     await doctor.warn(
@@ -154,6 +158,7 @@ async def advise(config: Config) -> None:
 def make_supervisor(
     config: Config, router: Libp2pRouter, watcher: Watcher, health: Health, metrics: NodeMetrics
 ) -> Supervisor:
+    """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = watcher if isinstance(watcher, ContainerdWatcher) else None
     folders = (config.data_dir, config.oci_layout or config.containerd_content_path)
     return Supervisor(
@@ -188,13 +193,13 @@ def make_supervisor(
 
 
 async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher, Origins]:
+    """Return the store, its watcher and its origins."""
     if config.oci_layout is not None:
         await check_layout(config.oci_layout)
         layout = LayoutStore(root=config.oci_layout)
         return layout, LayoutWatcher(store=layout, filters=config.filters), layout
-    with suppress(
-        StoreUnavailable
-    ):  # it may come, and the doctor's advice says what is not there yet
+    # The daemon may start later, and the doctor logs what is missing.
+    with suppress(StoreUnavailable):
         check_socket(config.containerd_sock)
     with suppress(StoreUnavailable):
         check_content_path(config.containerd_content_path)
@@ -206,9 +211,10 @@ async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watc
 
 
 def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
-    """Return what is being written here, None where that cannot be seen.
+    """Return the ingests of this node's store; None if they cannot be seen.
 
-    `of_all` namespaces of containerd, where it is only looked at and not handed out.
+    `of_all` includes all namespaces of containerd; such content is not served, only its size is
+    read.
     """
     if config.oci_layout is not None:
         return LayoutIngests(root=config.oci_layout)
@@ -219,6 +225,7 @@ def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
 
 
 def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) -> Libp2pRouter:
+    """Return the router, with the identity kept in the data directory."""
     host, port = parse_address(config.router_addr)
     registry_host, registry_port = parse_address(config.registry_addr)
     return Libp2pRouter(
@@ -242,6 +249,7 @@ def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) 
 
 
 def make_bootstrap(config: Config, port: int) -> Bootstrap:
+    """Return the source of first peers."""
     match config.bootstrap_kind:
         case "dns":
             return DnsBootstrap(config.dns_bootstrap_domain, router_port=port, rng=random.Random())

@@ -56,7 +56,7 @@ def setting(
     many: bool = False,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """Declare a setting as a field of a dataclass, whose name is the setting's."""
+    """Declare a setting as a dataclass field; the field's name is the setting's name."""
     return declared(Setting("", parse, default, help, many=many, choices=choices))
 
 
@@ -114,7 +114,7 @@ def resolve(
     environment: Mapping[str, str],
     file: Path | None,
 ) -> dict[str, Any]:
-    """Return every setting's value by name. Raises ConfigError naming the flag, variable or key at fault."""
+    """Return every setting's value by name. Raises ConfigError with the flag, variable or key."""
     keys = _read(file, {setting.name for setting in settings}) if file else {}
     return {setting.name: _value(setting, flags, environment, keys, file) for setting in settings}
 

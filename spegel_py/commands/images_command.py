@@ -1,4 +1,4 @@
-"""`spegel-py images`: the images that a node holds and shares, and the number of peers with each."""
+"""`spegel-py images`: the images that a node holds and shares, and on how many peers they are."""
 
 from __future__ import annotations
 

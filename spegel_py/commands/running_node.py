@@ -123,7 +123,7 @@ class RunningNode:
     def _asked(
         self, method: str, target: str, **headers: str
     ) -> Iterator[http.client.HTTPResponse]:
-        """Give a response while the block lasts. Raises NodeError if it is missing or incomplete."""
+        """Give a response while the block lasts. Raises NodeError without a complete one."""
         parts = urlsplit(self.url)
         kind = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

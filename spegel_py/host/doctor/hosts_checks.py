@@ -48,7 +48,8 @@ def check_set_aside(facts: Facts) -> list[Finding]:
     if not isinstance(facts.set_aside, tuple) or not facts.set_aside:
         return []
     text = (
-        f"set aside until cleanup, and not used by containerd: what was set up for {', '.join(facts.set_aside)} "
+        "set aside until cleanup, and not used by containerd: what was set up for "
+        f"{', '.join(facts.set_aside)} "
         f"(in {facts.subject.certs or 'the folder'}/_backup)"
     )
     more = [name if name == DEFAULT else f"https://{name}" for name in facts.set_aside]
