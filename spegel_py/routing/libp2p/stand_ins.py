@@ -37,7 +37,7 @@ MADE_AND_UNUSED = frozenset({"multiaddr.resolvers.DNSResolver"})
 """Classes that py-libp2p makes an instance of for addresses by name; a node dials numbers only."""
 
 HOLLOW = frozenset({"libp2p.kad_dht"})
-"""Packages of which single modules are used: these load, the package's own `__init__` does not run."""
+"""Packages of which only some modules are used: these load, and `__init__` does not run."""
 
 
 class StandInUsed(RuntimeError):
