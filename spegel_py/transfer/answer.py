@@ -48,12 +48,12 @@ def _digest(request: PeerRequest, status: int, headers: Mapping[str, str]) -> Di
     if text is None or status == 416:
         return request.digest
     try:
-        said = Digest.parse(text)
+        stated = Digest.parse(text)
     except DigestInvalid as error:
         raise PeerRefused("the peer's Docker-Content-Digest is no digest", status=status) from error
-    if request.digest is not None and said != request.digest:
-        raise DigestMismatch(f"the peer offers {said}")
-    return said
+    if request.digest is not None and stated != request.digest:
+        raise DigestMismatch(f"the peer offers {stated}")
+    return stated
 
 
 def _extent(
@@ -65,14 +65,14 @@ def _extent(
         if status != 200:
             raise PeerRefused(f"the peer answered {status} where no range was asked", status=status)
         return 0, size, size
-    said = ContentRange.parse(headers.get("Content-Range", ""))
-    if status == 200 or said is None or (said.start is None) != (status == 416):
+    stated = ContentRange.parse(headers.get("Content-Range", ""))
+    if status == 200 or stated is None or (stated.start is None) != (status == 416):
         raise PeerRefused("the peer did not answer with the range that was asked", status=status)
-    if _resolved(request.range, said.size) != (said.start, said.length):
-        raise PeerRefused(f"the peer answered with another range: {said}", status=status)
-    if said.start is not None and _length(status, headers, known=said.length) != said.length:
+    if _resolved(request.range, stated.size) != (stated.start, stated.length):
+        raise PeerRefused(f"the peer answered with another range: {stated}", status=status)
+    if stated.start is not None and _length(status, headers, known=stated.length) != stated.length:
         raise PeerRefused("the peer's Content-Length is not its Content-Range's", status=status)
-    return said.start, said.length, said.size
+    return stated.start, stated.length, stated.size
 
 
 def _age(headers: Mapping[str, str]) -> int | None:

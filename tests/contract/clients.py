@@ -1,4 +1,4 @@
-"""Sinks whose client is in the test: bytes in memory, and a real connection whose other end reads."""
+"""Sinks whose client is in the test: bytes in memory, or a real connection with a reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spegel_py.transfer.base import ClientGone, Sink, SocketLease
 
 
 class MemorySink(Sink):
-    """Takes bytes into memory, and lends nothing; leaves after `limit` of them."""
+    """Takes bytes into memory, and leases nothing; leaves after `limit` bytes."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.taken = bytearray()
@@ -33,7 +33,10 @@ class MemorySink(Sink):
 
 
 class SocketSink(Sink):
-    """A connection over loopback, which can be lent. Its client reads all, or leaves after `limit` bytes."""
+    """A connection over loopback, which can be leased.
+
+    Its client leaves after `limit` bytes, if any.
+    """
 
     def __init__(self, sock: socket.socket, client: socket.socket, limit: int | None) -> None:
         self.taken = bytearray()
@@ -87,7 +90,7 @@ class SocketSink(Sink):
 
 
 class SeenSink(SocketSink):
-    """A connection of which each byte is `seen` that passes; half a megabyte by a lease at most, the rest is written."""
+    """A connection whose bytes are all `seen`: half a megabyte is leased, the rest written."""
 
     def __init__(self, sock: socket.socket, client: socket.socket, limit: int | None) -> None:
         super().__init__(sock, client, limit)

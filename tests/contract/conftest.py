@@ -1,4 +1,4 @@
-"""The `source` fixture: one contract, run on every store. And the event loops that tests may ask for."""
+"""The `source` fixture runs one contract on every store. Tests may ask for an event loop too."""
 
 from __future__ import annotations
 

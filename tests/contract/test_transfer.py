@@ -85,7 +85,10 @@ async def test_a_whole_body_is_passed_on(way: Way, upstream: Upstream) -> None:
 
 
 async def test_the_request_is_what_a_mirror_sends(upstream: Upstream) -> None:
-    """The peer sees the raw target, the loop guard, every Accept line, the range; no password, as a stranger."""
+    """The peer sees the raw target, the loop guard, every Accept line and the range.
+
+    As a stranger it sees no password.
+    """
     fake = FakePeer(DATA)
     async with (
         fake.serve("a") as peer,
@@ -259,7 +262,10 @@ async def test_a_bad_head_is_an_error_of_the_peer(
 async def test_a_body_that_breaks_is_an_error_of_the_peer(
     way: Way, fake: FakePeer, error: type[PeerError]
 ) -> None:
-    """A body that ends short, stalls or trickles is a PeerError, and what came before it was passed on."""
+    """A body that ends short, stalls or trickles is a PeerError.
+
+    The bytes before it were passed on.
+    """
     sink = way.sink()
     async with (
         fake.serve("a") as peer,
@@ -374,7 +380,10 @@ async def test_bytes_beyond_the_body_are_not_taken_for_an_answer(
 
 
 async def test_a_chunked_body_of_known_length_is_passed_on(way: Way, upstream: Upstream) -> None:
-    """A proxy between two nodes may chunk: the length is known from the range, or from what was asked."""
+    """A proxy between two nodes may chunk.
+
+    The length is known from the range, or from the request.
+    """
     async with FakePeer(DATA, chunked=True).serve("a") as peer:
         async with upstream.open(peer, blob(size=len(DATA))) as response:
             assert await way.pulled(response) == DATA
@@ -408,7 +417,7 @@ async def test_a_chunked_body_that_is_wrong_is_an_error(
 
 
 async def test_a_kept_connection_that_ended_is_replaced(way: Way, upstream: Upstream) -> None:
-    """Whether its end was there before the request or comes in answer to it, the request is made once more."""
+    """The connection ended before the request or in answer to it. The request is made once more."""
     hang_up = asyncio.Event()
     connections = 0
 
@@ -461,7 +470,7 @@ async def test_a_request_is_repeated_once_only(way: Way, upstream: Upstream) -> 
 async def test_a_connection_that_the_peer_ends_is_not_kept(
     way: Way, upstream: Upstream, answer: bytes
 ) -> None:
-    """After an answer that is the last on its connection a new one is made, without asking on the old one."""
+    """After the last answer on a connection a new one is made. Nothing is sent on the old one."""
     connections = requests = 0
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

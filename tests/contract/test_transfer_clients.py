@@ -1,4 +1,4 @@
-"""What clients see of a body, whichever way it comes, and what becomes of transfers whose clients misbehave."""
+"""Bodies as clients see them, whichever way they come, and transfers of misbehaving clients."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def ask(client: RawClient, *lines: str) -> Answer:
 
 
 async def test_the_connection_goes_on_after_a_body(way: Way, tmp_path: Path) -> None:
-    """Bodies and ranges, small and large, follow each other on one connection, each with its own bytes."""
+    """Bodies and ranges of all sizes follow each other on one connection with their own bytes."""
     async with content(way, tmp_path) as server:
         client = await server.client()
         for lines, expected in (
@@ -109,7 +109,10 @@ async def test_a_slow_client_gets_everything(way: Way, tmp_path: Path) -> None:
 
 @ways(*PLAIN)
 async def test_a_client_that_stops_reading_is_cut_off(way: Way, tmp_path: Path) -> None:
-    """After its patience the transfer ends; what the client reads then is a true beginning with a FIN behind it."""
+    """After its timeout the transfer ends.
+
+    The bytes that the client reads then are right, with a FIN behind them.
+    """
     async with content(way, tmp_path, patience=0.2) as server:
         with listener(server.port) as client:
             await until(lambda: ended(server, 1))
@@ -124,7 +127,7 @@ async def test_a_client_that_stops_reading_is_cut_off(way: Way, tmp_path: Path) 
 async def test_a_peer_that_breaks_off_ends_the_body_with_a_fin(
     way: Way, tmp_path: Path, ending: Any
 ) -> None:
-    """However the peer ends, the client sees all that came from it, and then a FIN, no reset."""
+    """However the peer ends, the client gets all its bytes, and then a FIN, no reset."""
     fake = FakePeer(DATA, cut_at=3_000_000, ending=ending)
     async with content(way, tmp_path, fake) as server:
         with listener(server.port) as client:
@@ -150,7 +153,7 @@ async def test_content_that_is_deleted_meanwhile_is_sent_to_its_end(
 
 @ways(*LOCAL)
 async def test_content_that_is_too_short_ends_with_a_fin(way: Way, tmp_path: Path) -> None:
-    """A file that lost its end, by a fault of the disk, gives what is left of it and then a FIN."""
+    """A file that lost its end to a disk fault gives the rest of its bytes, and then a FIN."""
     async with content(way, tmp_path) as server:
         os.truncate(tmp_path / "content", 2_000_000)
         with listener(server.port) as client:
@@ -161,7 +164,10 @@ async def test_content_that_is_too_short_ends_with_a_fin(way: Way, tmp_path: Pat
 
 @ways(*PLAIN)
 async def test_the_end_of_the_server_cuts_with_a_fin(way: Way, tmp_path: Path) -> None:
-    """A transfer that outlives the drain time is cancelled: its client gets a short body and a FIN."""
+    """A transfer that outlives the drain time is cancelled.
+
+    Its client gets a short body and a FIN.
+    """
     async with content(way, tmp_path) as server:
         client = listener(server.port)
         await server.started.wait()
@@ -176,7 +182,7 @@ async def test_the_end_of_the_server_cuts_with_a_fin(way: Way, tmp_path: Path) -
 async def test_a_client_that_leaves_is_noticed_at_once(
     way: Way, tmp_path: Path, is_reset: bool
 ) -> None:
-    """Whether its transfer waits for the client or, relayed, for a stalled peer, the end comes within 10 ms."""
+    """The transfer waits for the client or, relayed, for a stalled peer. It ends within 10 ms."""
     fake = FakePeer(DATA, cut_at=4_000_000, ending="stall")
     took = []
     async with content(way, tmp_path, fake) as server:
@@ -198,7 +204,7 @@ async def test_a_client_that_leaves_is_noticed_at_once(
 async def test_what_is_sent_past_the_transport_does_not_overtake_it(
     way: Way, tmp_path: Path
 ) -> None:
-    """Bytes written before the socket is lent come before those sent through it, and those written after it, after."""
+    """Bytes written before, through and after a lease arrive in that order."""
 
     async def send(sink: Sink, _start: int, _length: int) -> None:
         await sink.write(b"a" * 3_000_000)
@@ -220,7 +226,10 @@ async def test_what_is_sent_past_the_transport_does_not_overtake_it(
 
 @ways(*PLAIN)
 async def test_small_packets_are_sent_at_once(way: Way, tmp_path: Path) -> None:
-    """A range's last bytes do not wait for an acknowledgement (Nagle): that costs three quarters of the speed."""
+    """A range's last bytes do not wait for an acknowledgement (Nagle).
+
+    That would cost three quarters of the speed.
+    """
 
     async def send(sink: Sink, _start: int, length: int) -> None:
         async with sink.lease() as lease:
@@ -246,7 +255,7 @@ def listener(port: int) -> socket.socket:
 
 
 async def everything(client: socket.socket) -> bytes:
-    """Return the body, read to the end of the connection; raises ConnectionResetError after an RST."""
+    """Return the body up to the end of the connection. Raises ConnectionResetError after an RST."""
     loop, answer = asyncio.get_running_loop(), bytearray()
     async with asyncio.timeout(20):
         while piece := await loop.sock_recv(client, 1 << 20):

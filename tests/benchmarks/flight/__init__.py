@@ -1,1 +1,1 @@
-"""What sharing in flight is worth: simulated to 10,000 nodes."""
+"""The gain of in-flight sharing, simulated with up to 10,000 nodes."""

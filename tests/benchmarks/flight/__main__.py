@@ -1,4 +1,7 @@
-"""Simulates clusters of 100, 1,000 and 10,000 nodes that pull one blob at once: `python -m tests.benchmarks.flight`."""
+"""Simulates clusters that pull one blob at once: `python -m tests.benchmarks.flight`.
+
+They have 100, 1,000 and 10,000 nodes.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ from tests.benchmarks.flight.simulation import Result, Scene, simulate
 SIZES = (100, 1000, 10_000)
 CHURN = (0.0, 0.1)
 STARTS = 250
-"""Nodes that start to pull in a second, or all within two: a scheduler binds no more pods. A coordinator answers 500
-questions in a second; whoever waits for too long goes upstream by itself."""
+"""Nodes that start to pull in a second, or all within two: a scheduler binds no more pods.
+
+A coordinator answers 500 requests a second. A node that waits for too long goes upstream by itself.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one row for each scene; 1 if a target is missed."""
+    """Print one row for each scene; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.flight", description=__doc__)
     parser.add_argument(
         "--nodes", type=int, action="append", metavar="COUNT", help="only so many; repeatable"
@@ -30,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     results = []
     print(
-        " nodes churn starts one node makespan upstream msgs/node depth sent up alone  queue       have it"
+        " nodes churn starts one node makespan upstream msgs/node depth sent up alone  queue"
+        "       have it"
     )
     for nodes in options.nodes or SIZES:
         for churn in CHURN:
@@ -52,14 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def row(result: Result) -> str:
     scene = result.scene
     return (
-        f"{scene.nodes:>6} {scene.churn:>5.0%} {scene.spread:>4.0f} s {scene.alone:>6.1f} s {result.makespan:>6.1f} s"
-        f" {result.upstream:>7.2f}x {result.messages:>9.1f} {result.depth:>5} {result.leaders:>7} {result.alone:>5}"
+        f"{scene.nodes:>6} {scene.churn:>5.0%} {scene.spread:>4.0f} s {scene.alone:>6.1f} s "
+        f"{result.makespan:>6.1f} s {result.upstream:>7.2f}x {result.messages:>9.1f} "
+        f"{result.depth:>5} {result.leaders:>7} {result.alone:>5}"
         f" {result.queue:>4.2f} s {result.done:>6}/{result.living}"
     )
 
 
 def is_met(result: Result) -> bool:
-    """Say whether everybody has the blob, with at most 1.2 times its bytes from upstream."""
+    """Return True if every node has the blob, with at most 1.2 times its bytes from upstream."""
     return result.done == result.living and result.upstream <= 1.2
 
 

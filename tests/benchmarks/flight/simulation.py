@@ -1,9 +1,10 @@
-"""Many nodes that pull one blob at the same time, in virtual time: the real coordinators, and a model of all around them.
+"""Many nodes that pull one blob at once, in virtual time: real coordinators, simulated nodes.
 
-Bytes flow as in a fluid: who fetches upstream shares the registry's rate evenly, who is fed by one node shares that
-node's upload rate; each step of STEP seconds a node gets of what its source had before, so that a hop costs one step.
-Messages take LATENCY each way, and a coordinator needs SERVICE for each, one after the other. Nodes die in two ways: half
-of them so that connections break at once (a killed process), half without a word (a lost machine).
+Bytes flow like a fluid. The leaders share the registry's rate evenly, and the followers of one node
+share its upload rate. In each step of STEP seconds a node gets bytes that its parent had before, so
+a hop costs one step. Messages take LATENCY each way, and a coordinator needs SERVICE for each, one
+after the other. Half of the dying nodes break their connections at once (a killed process), half
+fall silent (a lost machine).
 """
 
 from __future__ import annotations
@@ -39,13 +40,16 @@ from spegel_py.routing.libp2p.sharing import next_interval
 STEP = 0.05
 LATENCY = 0.002
 SERVICE = 0.002
-"""Seconds of a coordinator's processor for one message: a stream of libp2p opened, read and answered."""
+"""Seconds of a coordinator's processor for one message.
+
+A stream of libp2p opened, read and answered.
+"""
 SEEN = 0.3
-"""Seconds until all know that a connection broke, or that a node came."""
+"""Seconds until all nodes know that a connection broke, or that a node joined."""
 PATIENCE = 600.0
-"""Seconds after which the simulation is given up."""
+"""Seconds after which the simulation is aborted."""
 SPREAD = ParallelSettings().peers
-"""Holders that a node takes from at once where one is slow."""
+"""Holders that a node uses in parallel where one is slow."""
 FOUND = 8
 """Holders that one lookup finds at most."""
 DIGEST = Digest.of(b"the layer")
@@ -62,8 +66,12 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """`nodes` start within `spread` seconds to pull `size` bytes; rates in bytes per second. The share `churn` of them
-    dies within the time one node's pull takes, the first leader and the coordinator first, and as many come anew."""
+    """The conditions of a run.
+
+    `nodes` start within `spread` seconds to pull `size` bytes; rates are in bytes per second. The
+    share `churn` of them dies within the time of one node's pull, the first leader and the
+    coordinator first. As many nodes join.
+    """
 
     nodes: int
     size: int = 100_000_000
@@ -75,14 +83,18 @@ class Scene:
 
     @property
     def alone(self) -> float:
-        """Seconds that one node's pull takes without others."""
+        """Seconds of one node's pull without other nodes."""
         return self.size / self.upstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """`upstream` is in sizes of the blob, `makespan` in seconds; messages are those that a node sent, the answers not
-    counted. `leaders` were sent upstream; `alone` went there without being sent."""
+    """The measurements of a run.
+
+    `upstream` is in sizes of the blob, `makespan` in seconds. `messages` are those that a node
+    sent, without answers. `leaders` were sent upstream; `alone` is the number that went there by
+    themselves.
+    """
 
     scene: Scene
     makespan: float
@@ -138,7 +150,7 @@ class Simulation:
         self._fetched = self._queue = 0.0
 
     def run(self) -> Result:
-        """Return what came of it, once every living node has the blob."""
+        """Return the result once every living node has the blob."""
         scene = self.scene
         for _ in range(scene.nodes):
             self._join(self._random.uniform(0, scene.spread), at_once=True)
@@ -295,7 +307,7 @@ class Simulation:
         return self._ranked
 
     def _take(self, node: _Node, most: int) -> bool:
-        """Take it from up to so many of those that have all of it; False if there is none."""
+        """Fetch from up to this many holders of the blob; return False if there is none."""
         if not (known := self._living_holders()):
             return False
         self._unfollow(node)
@@ -309,7 +321,10 @@ class Simulation:
         return [holder for holder in self._holders if holder.is_alive and holder.id in self._view]
 
     def _take_on(self, node: _Node, rate: float) -> None:
-        """Look up again where those that it takes from are gone, or slow for a while: then several at once."""
+        """Look up again if the holders are gone, or slow for a while.
+
+        Then fetch from several at once.
+        """
         is_slow = rate < SLOW.min_rate and self.now - node.looked > SLOW.window
         if (is_slow or not any(holder.is_alive for holder in node.holders)) and not self._take(
             node, SPREAD
@@ -395,7 +410,7 @@ class Simulation:
         self._send(node, note, lambda _: None, self._asked_first(node))
 
     def _asked_first(self, node: _Node) -> list[str]:
-        """Return the coordinator and those after it; who did not answer lately comes last."""
+        """Return the coordinator and the stand-ins after it; unresponsive ones come last."""
         return sorted(self._order(), key=lambda name: node.deaf.get(name, 0.0) > self.now)
 
     def _send(
@@ -405,7 +420,7 @@ class Simulation:
         answered: Callable[[CoordinatorResponse], None],
         targets: list[str],
     ) -> None:
-        """Put a question to the first of these coordinators, or to the next one where it does not answer in time."""
+        """Send a request to the first of these coordinators, or after its timeout to the next."""
         if not targets:
             answered(FetchUncoordinated())
             return

@@ -1,7 +1,7 @@
-"""Nodes in one process that share what their runtimes pull: real registries and coordinators over memory ports.
+"""Nodes in one process that share their pulls: real registries and coordinators over memory ports.
 
-A runtime is played by `Runtime`: it writes its ingest as containerd does, from its own mirror while that answers, else
-from upstream, and resumes where a body ended short.
+A Node plays its runtime: it writes an ingest as containerd does. The bytes come from its own mirror
+while that answers, else from upstream. Where a body ends short, it resumes.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ from spegel_py.transfer.sender import Sender
 from tests.routers import free_port
 
 TALKATIVE = InFlightRules(leader_heartbeat=0.05, heartbeat=0.05, backoff=0.1, takeover_grace=0.05)
-"""As ever, but that nodes speak more often, and wait less for each other: no deadline is shorter, so that nobody seems
-dead on a busy machine."""
+"""Shorter times between heartbeats and for waits on each other; the other deadlines are as usual.
+
+So no node seems dead on a busy machine.
+"""
 
 HASTY = replace(TALKATIVE, leader_stall=0.5, stall=0.3, stall_per_level=0.02)
-"""For a test in which somebody stalls."""
+"""For tests in which a node stalls."""
 
 PIECE = 64 * 1024
 
 
 class Upstream:
-    """The registry: gives `data` a piece at a time, as the test lets it, to whoever asks; counts what it gave."""
+    """The registry: gives `data` a piece at a time, as the test allows it, and counts its bytes."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -54,13 +56,16 @@ class Upstream:
         self._changed = asyncio.Event()
 
     def allow(self, count: int | None = None) -> None:
-        """Let the first `count` bytes be given, all without one."""
+        """Allow the first `count` bytes to be sent, or all bytes without a count."""
         self.open = len(self.data) if count is None else count
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     async def read(self, name: str, start: int) -> AsyncIterator[bytes]:
-        """Yield what there is from `start` on. Raises ConnectionError for a node that it `refuses`."""
+        """Yield the allowed bytes from `start` on.
+
+        Raises ConnectionError for a node in `refuses`.
+        """
         self.asked.append((name, start))
         if name in self.refuses:
             raise ConnectionError("403")
@@ -78,7 +83,7 @@ class Upstream:
 
 @dataclass
 class Node:
-    """One node, its runtime's hands, and what the runtime was answered."""
+    """One node, with its runtime and the answers that the runtime got."""
 
     peer: Peer
     sharing: InFlightSharing
@@ -141,7 +146,7 @@ class Node:
         self.ingests.write(digest, piece)
 
     async def hold(self, *contents: bytes) -> None:
-        """Have contents as if they had been pulled long ago."""
+        """Store contents as if they had been pulled long ago."""
         for content in contents:
             self.store.add(content)
         await self.router.advertise([str(Digest.of(content)) for content in contents])
@@ -159,7 +164,7 @@ class Node:
             writer.close()
 
     def served(self) -> float:
-        """Return how many bytes were sent from here, to the runtime and to peers."""
+        """Return the bytes sent from this node, to its runtime and to peers."""
         return self.count("spegel_served_bytes_total", source="local")
 
     def count(self, name: str, **labels: str) -> float:
@@ -183,23 +188,37 @@ async def start_node(
         me = Peer(name, "127.0.0.1", free_port())
         router, requests = network.join(me), network.requests(me)
         sharing = InFlightSharing(
-            requests=requests, ingests=ingests, store=store, rules=rules, on_lead=metrics.in_flight.led,
+            requests=requests,
+            ingests=ingests,
+            store=store,
+            rules=rules,
+            on_lead=metrics.in_flight.led,
             advertised=lambda: network.members.get(me, {}),
-        )  # fmt: skip
+        )
         metrics.in_flight.watch(sharing.counts)
         sender = stack.enter_context(Sender(threads=1))
         client = await stack.enter_async_context(HTTPUpstream(deadlines=deadlines))
         mirror = Mirror(
-            router=router, upstream=client, metrics=metrics.mirror, deadlines=deadlines, scores=Scores(),
-            random=Random(1), parents=sharing,
-        )  # fmt: skip
+            router=router,
+            upstream=client,
+            metrics=metrics.mirror,
+            deadlines=deadlines,
+            scores=Scores(),
+            random=Random(1),
+            parents=sharing,
+        )
         ingest_reader = IngestReader(
             ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of
         )
         app = create_app(
-            store=store, sender=sender, mirror=mirror, metrics=metrics.server, pull_log=PullLog(metrics=metrics.pulls),
-            ready=lambda: {"ready": True, "reasons": []}, ingest_reader=ingest_reader,
-        )  # fmt: skip
+            store=store,
+            sender=sender,
+            mirror=mirror,
+            metrics=metrics.server,
+            pull_log=PullLog(metrics=metrics.pulls),
+            ready=lambda: {"ready": True, "reasons": []},
+            ingest_reader=ingest_reader,
+        )
         await stack.enter_async_context(serve(app, me.authority, drain=0.05))
         await stack.enter_async_context(sharing.running())
         yield Node(me, sharing, ingests, store, upstream, metrics, network, router, stack)

@@ -1,4 +1,4 @@
-"""The books of one node, and what becomes of them when nodes come and go."""
+"""The trees of one coordinator, and the effects of nodes that join and leave."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MEMBERS = ["A", "B", "C"]
 
 
 def of(name: str, members: list[str]) -> Digest:
-    """A digest of which this one is the coordinator among these."""
+    """Return a digest that the node `name` coordinates among these members."""
     digests = (Digest.of(str(number).encode()) for number in range(1000))
     return next(digest for digest in digests if ranked_coordinators(digest, members, 1) == [name])
 
 
 def coordinator(name: str = "A", members: list[str] = MEMBERS) -> Coordinator:
-    """One that has long been there."""
+    """Return a coordinator that has long been a member."""
     made = Coordinator(own=name, now=0.0)
     made.set_members([member for member in members if member != name], 0.0)
     return made
 
 
-def test_each_digest_has_a_book_of_its_own() -> None:
-    """Who leads with one follows with another."""
+def test_each_digest_has_a_tree_of_its_own() -> None:
+    """The leader for one digest is a follower for another digest."""
     mine = coordinator()
     first, second = of("A", MEMBERS), Digest.of(b"other")
     assert isinstance(mine.answer("B", ParentRequest(first), 10.0), FetchUpstream)
@@ -41,8 +41,8 @@ def test_each_digest_has_a_book_of_its_own() -> None:
     assert isinstance(mine.answer("C", ParentRequest(second), 20.0), FetchUpstream | RetryLater)
 
 
-def test_a_node_that_is_gone_is_in_no_book() -> None:
-    """Its followers are sent elsewhere at once."""
+def test_a_node_that_is_gone_is_in_no_tree() -> None:
+    """Its followers are sent to another parent at once."""
     mine, digest = coordinator(), of("A", MEMBERS)
     mine.answer("B", ParentRequest(digest), 10.0)
     mine.set_members(["C"], 12.0)
@@ -50,7 +50,7 @@ def test_a_node_that_is_gone_is_in_no_book() -> None:
 
 
 def test_who_becomes_the_coordinator_first_hears_what_is_in_flight() -> None:
-    """After the coordinator before is gone nobody is sent upstream until those who take part had time to say so."""
+    """A new coordinator first gives the participants time for their heartbeats."""
     digest = of("B", MEMBERS)
     if ranked_coordinators(digest, ["A", "C"], 1) != ["A"]:
         digest = next(
@@ -67,14 +67,14 @@ def test_who_becomes_the_coordinator_first_hears_what_is_in_flight() -> None:
 
 
 def test_who_was_the_coordinator_all_the_time_sends_upstream_at_once() -> None:
-    """Another node's coming or going changes nothing for most digests."""
+    """A node that joins or leaves changes nothing for most digests."""
     mine = coordinator()
     mine.set_members(["C"], 10.0)
     assert isinstance(mine.answer("C", ParentRequest(of("A", MEMBERS)), 10.1), FetchUpstream)
 
 
 def test_a_node_that_has_just_started_may_know_nothing_yet() -> None:
-    """It gives the others the time to tell it; alone it need not."""
+    """It gives the other nodes time for heartbeats. Alone it need not wait."""
     started = Coordinator(own="A", now=10.0)
     digest = of("A", MEMBERS)
     assert isinstance(started.answer("A", ParentRequest(digest), 10.0), FetchUpstream)
@@ -84,7 +84,10 @@ def test_a_node_that_has_just_started_may_know_nothing_yet() -> None:
 
 
 def test_who_is_asked_in_another_ones_place_waits_too() -> None:
-    """The coordinator did not answer the asker, but may have sent somebody upstream before: who will turn here too."""
+    """The silent coordinator may have sent a leader upstream before.
+
+    That leader will turn to the stand-in too.
+    """
     mine, digest, pause = coordinator(), of("B", MEMBERS), RULES.stand_in(len(MEMBERS))
     assert pause > RULES.leader_heartbeat + RULES.answer_within(len(MEMBERS))
     assert mine.answer("C", ParentRequest(digest), 10.0) == RetryLater(pause)
@@ -98,8 +101,8 @@ def test_who_stands_in_sends_those_that_know_holders_to_them_at_once() -> None:
     )
 
 
-def test_books_are_kept_within_bounds() -> None:
-    """Of too many digests those spoken of last are kept, and empty books are thrown away."""
+def test_tree_are_kept_within_bounds() -> None:
+    """Beyond the limit the trees used last are kept, and empty trees are removed."""
     mine = coordinator()
     for number in range(MAX_TREES + 10):
         mine.answer("B", Heartbeat(Digest.of(str(number).encode()), Role.LEADER, 1), 10.0)

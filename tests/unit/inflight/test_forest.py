@@ -1,4 +1,4 @@
-"""The forest of who takes a digest from whom."""
+"""The forest of parents and followers of a digest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spegel_py.inflight.forest import Forest, ForestNode
 
 
 def grown(count: int, *, max_depth: int = 16) -> Forest:
-    """A tree of a source `0` and so many that were attached where it is best, one after the other."""
+    """Return a tree of the source `0` and `count` nodes, each attached at its best parent."""
     tree = Forest(max_depth=max_depth)
     tree.make_source(tree.add("0"))
     for number in range(1, count + 1):
@@ -25,18 +25,18 @@ def depths(tree: Forest) -> dict[str, int | None]:
 
 
 def test_the_first_nodes_make_a_chain() -> None:
-    """Each newcomer goes to the one that feeds nobody yet."""
+    """Each new node is attached to the node that has no child yet."""
     assert depths(grown(5)) == {str(number): number for number in range(6)}
 
 
 def test_a_chain_that_is_long_enough_branches_near_its_source() -> None:
-    """At the bound of the depth the source feeds a second one, and so on, the shallowest first."""
+    """At the greatest depth the source gets a second child, and so on, from the top down."""
     tree = grown(8, max_depth=3)
     assert depths(tree) == {"0": 0, "1": 1, "2": 2, "3": 3, "4": 1, "5": 2, "6": 3, "7": 2, "8": 3}
 
 
 def test_a_thousand_nodes_take_from_one_with_a_fan_out_of_two() -> None:
-    """Nobody feeds more than two, and nobody is deeper than the bound."""
+    """No node has more than two children, and none is deeper than the bound."""
     tree = grown(1000)
     assert max(len(node.children) for node in tree) == 2
     assert all(node.depth is not None and node.depth <= 16 for node in tree)
@@ -51,7 +51,10 @@ def test_whoever_has_it_all_is_as_good_as_the_source() -> None:
 
 
 def test_those_below_move_with_a_node() -> None:
-    """When a node finds another source, the depths below it change; without one nobody there is a source for others."""
+    """When a node gets another parent, the depths below it change.
+
+    Without a source the subtree offers no parent.
+    """
     tree = grown(4)
     node, holder = tree.get("2"), tree.add("holder")
     assert node is not None
@@ -64,7 +67,7 @@ def test_those_below_move_with_a_node() -> None:
 
 
 def test_a_node_never_goes_below_itself() -> None:
-    """What a node feeds is no source for it."""
+    """A node in its own subtree is no parent for it."""
     tree = grown(3)
     first, last = tree.get("1"), tree.get("3")
     assert first is not None
@@ -74,7 +77,7 @@ def test_a_node_never_goes_below_itself() -> None:
 
 
 def test_what_is_below_counts_for_the_depth() -> None:
-    """A node with a chain below itself is put where the chain's end is not too deep."""
+    """A node with a chain below itself is attached where the chain's end is not too deep."""
     tree = grown(3, max_depth=4)
     first, other = tree.get("1"), tree.add("other")
     assert first is not None
@@ -90,7 +93,10 @@ def test_what_is_below_counts_for_the_depth() -> None:
 
 
 def test_who_is_blocked_or_does_not_serve_feeds_nobody() -> None:
-    """A blocked node is passed over until it is not; a leaf is never chosen."""
+    """A blocked node is passed over while it is blocked.
+
+    A node that does not serve is never a parent.
+    """
     tree = Forest()
     source, new = tree.add("source"), tree.add("new")
     tree.make_source(source)
@@ -134,7 +140,10 @@ def take(tree: Forest, step: str, node: ForestNode, other: str) -> None:
 
 @given(STEPS)
 def test_whatever_happens_the_depths_are_true(steps: list[tuple[str, str, str]]) -> None:
-    """There is never a ring, each depth is the number of steps to a source, and `pick` gives a way to one."""
+    """There is never a ring, and each depth is the number of steps to a source.
+
+    `best_parent` leads to a source.
+    """
     tree = Forest(max_depth=4)
     for step, name, other in steps:
         node = tree.add(name)

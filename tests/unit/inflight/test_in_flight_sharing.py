@@ -1,4 +1,4 @@
-"""Nodes that share what their runtimes pull: what each runtime gets, and how often upstream is asked."""
+"""Nodes that share their pulls: each runtime's bytes, and the number of requests upstream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tests.routers import until
 from tests.unit.inflight.net import HASTY, TALKATIVE, Node, Upstream, start_node
 
 LARGE = bytes(range(251)) * 40_000
-"""More than is verified before it is passed on, so that it goes on as it comes, and enough to line up for."""
+"""More bytes than are verified before they are sent, so that they are relayed as they come.
+
+They are enough for a crowd too.
+"""
 
 MANIFEST = json.dumps(
     {
@@ -55,7 +58,7 @@ def upstream() -> Upstream:
 
 @pytest.fixture
 async def nodes(upstream: Upstream) -> AsyncIterator[Nodes]:
-    """Start so many, which all know each other."""
+    """Start a number of nodes that all know each other."""
     network = MemoryNetwork()
     async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
 
@@ -69,25 +72,31 @@ async def nodes(upstream: Upstream) -> AsyncIterator[Nodes]:
 
 
 def ordered(nodes: list[Node], digest: Digest) -> list[Node]:
-    """The nodes with the digest's coordinator last: it pulls too, but its death is a matter of its own."""
+    """Return the nodes with the digest's coordinator last.
+
+    It pulls too, but its death has tests of its own.
+    """
     [first] = ranked_coordinators(digest, [node.peer.id for node in nodes], 1)
     return sorted(nodes, key=lambda node: node.peer.id == first)
 
 
 async def started(node: Node) -> asyncio.Task[bool]:
-    """Let a node pull, and wait until it has its place."""
+    """Let a node pull, and wait until it takes part."""
     pull = asyncio.create_task(node.pull(), name=f"pull {node.peer.id}")
     await until(lambda: node.upstream.digest in node.sharing.participations)
     return pull
 
 
 async def reached(node: Node, count: int) -> None:
-    """Wait until a runtime has so many bytes."""
+    """Wait until a runtime has this many bytes."""
     await until(lambda: len(node.got) >= count)
 
 
 async def test_a_crowd_fetches_once(nodes: Nodes, upstream: Upstream) -> None:
-    """Of four that pull at the same time one goes upstream, and each byte comes from there once."""
+    """Of four nodes that pull at the same time one goes upstream.
+
+    Each byte comes from there once.
+    """
     crowd = await nodes(4)
     pulls = [await started(node) for node in crowd]
     upstream.allow()
@@ -100,7 +109,7 @@ async def test_a_crowd_fetches_once(nodes: Nodes, upstream: Upstream) -> None:
 async def test_each_gets_bytes_while_they_come_from_upstream(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """Before upstream has given more than a half, the last of the chain has that half."""
+    """Before upstream has sent more than a half, the last node of the chain has that half."""
     crowd = await nodes(3)
     pulls = [await started(node) for node in crowd]
     upstream.allow(HALF)
@@ -114,7 +123,10 @@ async def test_each_gets_bytes_while_they_come_from_upstream(
 async def test_who_is_sent_upstream_after_the_leader_died_goes_on_at_its_byte(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """Its body ends short, its resumed request gets 404, and upstream gives the rest; the others notice nothing."""
+    """Its body ends short, its resumed request gets 404, and upstream sends the rest.
+
+    The other nodes notice nothing.
+    """
     leader, *others = ordered(await nodes(4), upstream.digest)
     fetch = await started(leader)
     pulls = [await started(node) for node in others]
@@ -134,7 +146,7 @@ async def test_who_is_sent_upstream_after_the_leader_died_goes_on_at_its_byte(
 async def test_when_one_in_the_middle_dies_nobody_goes_upstream(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """Who took it from that one gets the rest from another, within the same answer."""
+    """A follower of the dead node gets the rest from another node, within the same answer."""
     first, middle, last, coordinator = ordered(await nodes(4), upstream.digest)
     pulls = {node.peer.id: await started(node) for node in (first, middle, last, coordinator)}
     upstream.allow(HALF)
@@ -151,7 +163,10 @@ async def test_when_one_in_the_middle_dies_nobody_goes_upstream(
 async def test_when_upstream_refuses_the_leader_another_one_leads(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """Who waited for the first byte was promised nothing: it gets a 404, goes upstream itself, and feeds the others."""
+    """A follower that waits for the first byte was promised nothing.
+
+    It gets a 404, goes upstream itself, and feeds the other nodes.
+    """
     leader, *others = await nodes(3)
     upstream.refuses.add(leader.peer.id)
     fetch = asyncio.create_task(leader.pull())
@@ -165,7 +180,10 @@ async def test_when_upstream_refuses_the_leader_another_one_leads(
 
 
 async def test_the_death_of_the_coordinator_costs_nothing(nodes: Nodes, upstream: Upstream) -> None:
-    """The next one knows what is in flight: who comes then takes it from those that have some."""
+    """The next coordinator knows the flight.
+
+    A new node gets the content from a node that has some bytes.
+    """
     *others, coordinator = ordered(await nodes(4), upstream.digest)
     pulls = [await started(node) for node in others[:2]]
     upstream.allow(HALF)
@@ -178,7 +196,10 @@ async def test_the_death_of_the_coordinator_costs_nothing(nodes: Nodes, upstream
 
 
 async def test_a_leader_that_stalls_gives_way(nodes: Nodes, upstream: Upstream) -> None:
-    """While one waits for upstream for ever, another one fetches the rest, and all but the first have it."""
+    """While one node waits for upstream for ever, another node fetches the rest.
+
+    All nodes but the first have it.
+    """
     leader, *others = ordered(await nodes(3, HASTY), upstream.digest)
     fetch = await started(leader)
     pulls = [await started(node) for node in others]
@@ -192,7 +213,7 @@ async def test_a_leader_that_stalls_gives_way(nodes: Nodes, upstream: Upstream) 
 
 
 async def test_nothing_is_left_when_all_is_over(nodes: Nodes, upstream: Upstream) -> None:
-    """No node does anything with the digest any more, and no file of it is open."""
+    """No node takes part in the digest any more, and none of its files is open."""
     crowd = await nodes(3)
     pulls = [await started(node) for node in crowd]
     upstream.allow()
@@ -201,11 +222,11 @@ async def test_nothing_is_left_when_all_is_over(nodes: Nodes, upstream: Upstream
 
 
 UNHURRIED = replace(TALKATIVE, heartbeat=0.4, margin=0.1)
-"""For a test of what followers tell at their end: 1.1 s after their last word at the latest."""
+"""For tests of final heartbeats: a follower sends it at most 1.1 s after its last heartbeat."""
 
 
 async def last_words(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[Heartbeat]:
-    """Return a list to which is added what the node tells coordinators from now on that it has, or has given up."""
+    """Return a list that gets the final heartbeats that the node sends from now on."""
     words, tell = list[Heartbeat](), node.sharing.send_heartbeat
 
     async def heard(note: Heartbeat) -> float:
@@ -221,7 +242,10 @@ async def last_words(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[Heartb
 async def test_a_follower_tells_of_its_end_late_and_only_what_nobody_finds_otherwise(
     nodes: Nodes, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, *, is_advertised: bool
 ) -> None:
-    """Its coordinator sends others to it until then all the same; who fetched it upstream tells at once."""
+    """Until then its coordinator sends other nodes to it all the same.
+
+    A leader sends its final heartbeat at once.
+    """
     leader, follower = ordered(await nodes(2, UNHURRIED), upstream.digest)
     led, followed = await last_words(leader, monkeypatch), await last_words(follower, monkeypatch)
     pulls = [await started(leader), await started(follower)]
@@ -239,7 +263,7 @@ async def test_a_follower_tells_of_its_end_late_and_only_what_nobody_finds_other
 async def test_a_follower_that_pulls_again_does_not_tell_that_it_has_it(
     nodes: Nodes, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it was to tell of is not so any more."""
+    """Its pending final heartbeat is not true any more."""
     leader, follower = ordered(await nodes(2, UNHURRIED), upstream.digest)
     words = await last_words(follower, monkeypatch)
     pulls = [await started(leader), await started(follower)]
@@ -262,7 +286,10 @@ async def test_alone_a_node_asks_nobody(nodes: Nodes, upstream: Upstream) -> Non
 
 
 async def crowd_and_holder(nodes: Nodes) -> tuple[list[Node], Node]:
-    """Start four nodes of which one holds the content, and which all know how long that is; the holder comes last."""
+    """Start four nodes that all know the content's length.
+
+    The last one returned holds the content.
+    """
     holder, *crowd = await nodes(4)
     await holder.hold(LARGE, MANIFEST)
     for node in crowd:
@@ -271,7 +298,7 @@ async def crowd_and_holder(nodes: Nodes) -> tuple[list[Node], Node]:
 
 
 async def test_a_crowd_that_finds_one_holder_lines_up(nodes: Nodes, upstream: Upstream) -> None:
-    """One takes the content from it, the next from that one, and so on: the holder sends it once."""
+    """The nodes form a chain below the holder, so the holder sends the content once."""
     crowd, holder = await crowd_and_holder(nodes)
     assert all(await asyncio.gather(*(node.pull() for node in crowd)))
     assert upstream.asked == []
@@ -282,7 +309,10 @@ async def test_a_crowd_that_finds_one_holder_lines_up(nodes: Nodes, upstream: Up
 async def test_who_cannot_be_lined_up_behind_is_passed_over(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """One that was to take it from the holder, and never did, has nothing to give: the holder has."""
+    """A node that was to fetch from the holder, and never did, has nothing to give.
+
+    The holder has.
+    """
     (idle, node, _), holder = await crowd_and_holder(nodes)
     idle.ingests.begin(upstream.digest, total=len(LARGE))
     assert await idle.sharing.find_parent_in_crowd(upstream.digest, offset=0, held=1) is None
@@ -295,7 +325,7 @@ async def test_who_cannot_be_lined_up_behind_is_passed_over(
 async def test_a_silent_coordinator_keeps_nobody_from_those_that_hold_it(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """Its answer is not waited for where others can give the content."""
+    """A coordinator's answer is not waited for while holders are known."""
     crowd, holder = await crowd_and_holder(nodes)
     *others, coordinator = ordered([*crowd, holder], upstream.digest)
     node = next(each for each in others if each is not holder)
@@ -306,7 +336,10 @@ async def test_a_silent_coordinator_keeps_nobody_from_those_that_hold_it(
 
 
 async def test_who_asks_without_writing_is_no_source(nodes: Nodes, upstream: Upstream) -> None:
-    """A client that is no runtime of this node is answered at once, and leads nobody; it may take what is in flight."""
+    """A client that is no runtime of this node is answered at once, and leads nobody.
+
+    It may get content in flight.
+    """
     runtime, other = ordered(await nodes(2), upstream.digest)
     assert await other.sharing.find_parent(upstream.digest) is None
     assert not other.sharing.participations
@@ -320,7 +353,10 @@ async def test_who_asks_without_writing_is_no_source(nodes: Nodes, upstream: Ups
 
 
 async def test_roles_reasons_and_bytes_are_counted(nodes: Nodes, upstream: Upstream) -> None:
-    """What each node does now, why it led, and what it did not have to get from upstream; a node alone counts too."""
+    """Metrics show each node's role, its reason to lead, and the bytes that upstream did not send.
+
+    A node alone is counted too.
+    """
     leader, follower = ordered(await nodes(2), upstream.digest)
     pulls = [await started(leader), await started(follower)]
     assert leader.count("spegel_in_flight_digests", role="lead") == 1
@@ -341,14 +377,17 @@ async def test_roles_reasons_and_bytes_are_counted(nodes: Nodes, upstream: Upstr
 
 
 def test_every_reason_to_lead_has_a_label() -> None:
-    """The metric's reasons are those that a node can have."""
+    """The metric's labels are the reasons that a node can have."""
     assert set(REASONS) == {"first"} | {why.value for why in ParentFault}
 
 
 async def test_everybody_sees_the_tree_while_it_is_in_flight(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """All of it, whoever keeps the book, with the length and how far each is; afterwards there is nothing to see."""
+    """Every node shows the whole tree, with the length and each node's progress.
+
+    Afterwards there is no tree.
+    """
     leader, *others = crowd = ordered(await nodes(4), upstream.digest)
     pulls = [await started(node) for node in crowd]
     upstream.allow(HALF)
@@ -383,7 +422,10 @@ async def test_everybody_sees_the_tree_while_it_is_in_flight(
 async def test_a_coordinator_that_cannot_tell_the_tree_is_asked_for_sources_all_the_same(
     nodes: Nodes, upstream: Upstream
 ) -> None:
-    """An older one refuses the question, one that hangs says nothing: that costs the picture, and no pull."""
+    """An older coordinator refuses the query, a hung one is silent.
+
+    That costs the picture, but no pull.
+    """
     leader, follower, coordinator = ordered(
         await nodes(3, replace(TALKATIVE, tree_answer=0.05)), upstream.digest
     )

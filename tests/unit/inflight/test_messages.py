@@ -1,4 +1,4 @@
-"""The messages of a flight: what is written is read back, and nothing else is."""
+"""The messages of in-flight sharing: only written messages can be read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ QUESTIONS: st.SearchStrategy[CoordinatorRequest] = st.one_of(
 
 @st.composite
 def shapes(draw: st.DrawFn) -> TreeSnapshot:
-    """Forests of any form, each place below an earlier one or none."""
+    """Return forests of any form; each node's parent is an earlier one or none."""
     places = [
         TreeNode(
             draw(PEERS),
@@ -152,7 +152,7 @@ NAMES = st.sampled_from(
     st.dictionaries(NAMES, VALUES, max_size=6),
 )
 def test_members_of_any_kind_are_checked(kind: str, fields: dict[str, object]) -> None:
-    """What is read back is of this protocol, whatever the members are; else it is a MessageError."""
+    """A decoded message is valid whatever its members are; else there is a MessageError."""
     raw = json.dumps({"kind": kind, **fields}).encode()
     for decode in (decode_request, decode_response):
         try:
@@ -219,13 +219,13 @@ def test_a_malformed_question_is_refused(fields: dict[str, object]) -> None:
     ],
 )
 def test_a_malformed_reply_is_refused(raw: bytes) -> None:
-    """What a coordinator may not answer is a MessageError."""
+    """A response that no coordinator may send is a MessageError."""
     with pytest.raises(MessageError):
         decode_response(raw)
 
 
 def test_the_longest_shape_is_within_the_bound() -> None:
-    """As many nodes as there may be, with the longest ids and numbers."""
+    """A snapshot with the most nodes, the longest ids and the largest numbers fits."""
     places = tuple(
         TreeNode(
             "p" * messages.MAX_ID,
@@ -254,12 +254,12 @@ def test_the_longest_shape_is_within_the_bound() -> None:
     ],
 )
 def test_a_malformed_shape_is_refused(places: object) -> None:
-    """No place is above itself, so that a shape is a forest whatever a peer says."""
+    """A node's parent comes before it, so a snapshot is a forest whatever a peer sends."""
     with pytest.raises(MessageError):
         decode_response(json.dumps({"kind": "shape", "places": places, "more": 0}).encode())
 
 
 def test_a_later_version_may_say_more() -> None:
-    """Members that are not known are ignored."""
+    """Unknown members are ignored."""
     raw = json.dumps({"kind": "wait", "seconds": 2, "later": {"x": 1}}).encode()
     assert decode_response(raw) == RetryLater(2.0)

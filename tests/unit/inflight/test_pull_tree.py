@@ -30,7 +30,7 @@ MIB = 1024 * 1024
 
 @dataclass
 class Talk:
-    """A tree, the time, and who leads: whose progress is told every second, as it is."""
+    """A tree and a clock; leaders send a heartbeat every second, as real ones do."""
 
     tree: PullTree = field(default_factory=lambda: PullTree(rules=RULES))
     now: float = 100.0
@@ -66,7 +66,10 @@ def chain() -> Talk:
 
 
 def test_the_first_leads_and_the_others_follow_in_a_chain(talk: Talk) -> None:
-    """Whoever asks for what nobody has goes upstream; each of the next takes it from the one before."""
+    """The first node to ask for new content goes upstream.
+
+    Each later node follows the one before.
+    """
     assert [talk.ask(name) for name in "ABCD"] == [
         FetchUpstream(RULES.leader_heartbeat),
         FollowParent("A", 1, RULES.heartbeat),
@@ -76,13 +79,16 @@ def test_the_first_leads_and_the_others_follow_in_a_chain(talk: Talk) -> None:
 
 
 def test_whoever_has_it_all_feeds_first(chain: Talk) -> None:
-    """A node that holds the content is as good as its source, and free."""
+    """A node with the complete content is as good as a source, and free."""
     chain.note("C", Role.COMPLETE, 20 * MIB)
     assert chain.ask("D") == FollowParent("C", 1, RULES.heartbeat)
 
 
 def test_in_a_large_cluster_each_speaks_less_often(talk: Talk) -> None:
-    """The interval grows with the followers, so that their coordinator is not kept busy; a leader's does not."""
+    """A follower's interval grows with their number, so that the coordinator is not overloaded.
+
+    A leader's does not.
+    """
     answers = [talk.ask(f"n{number}") for number in range(200)]
     assert isinstance(answers[-1], FollowParent)
     assert answers[-1].renew == pytest.approx(10.0)
@@ -90,7 +96,7 @@ def test_in_a_large_cluster_each_speaks_less_often(talk: Talk) -> None:
 
 
 def test_when_the_leader_goes_the_first_that_asks_leads(chain: Talk) -> None:
-    """The one that was fed by it is sent upstream from where it is; those below it stay there."""
+    """The leader's follower goes upstream from its own byte. The nodes below it stay there."""
     chain.tree.remove("A")
     chain.now += 1
     assert chain.complain("B", "A", ParentFault.DEAD, 4 * MIB) == FetchUpstream(
@@ -101,7 +107,10 @@ def test_when_the_leader_goes_the_first_that_asks_leads(chain: Talk) -> None:
 
 
 def test_a_newcomer_yields_to_those_that_have_more(chain: Talk) -> None:
-    """Who has nothing yet is not sent upstream while those that were half done have not asked; but it waits once."""
+    """A node without bytes is not sent upstream before half-done nodes have asked.
+
+    It waits only once.
+    """
     chain.note("B", Role.FOLLOWER, 9 * MIB, parent="A")
     chain.tree.remove("A")
     chain.now += 1
@@ -114,7 +123,10 @@ def test_a_newcomer_yields_to_those_that_have_more(chain: Talk) -> None:
 
 
 def test_of_those_that_wait_the_one_with_most_goes_upstream() -> None:
-    """A book that was opened a moment ago knows only who asked; who has least may be first when the wait is over."""
+    """A new tree knows only the nodes that asked.
+
+    The one with the fewest bytes may be first when the wait is over.
+    """
     talk = Talk(PullTree(rules=RULES, settled=101.0))
     assert talk.ask("A") == RetryLater(1.0)
     assert talk.ask("B", 50 * MIB) == RetryLater(1.0)
@@ -125,13 +137,13 @@ def test_of_those_that_wait_the_one_with_most_goes_upstream() -> None:
 
 
 def test_when_one_in_the_middle_goes_the_next_takes_its_place(chain: Talk) -> None:
-    """Who was fed by it finds another source, and nobody is sent upstream."""
+    """Its follower gets another parent, and nobody is sent upstream."""
     chain.tree.remove("B")
     assert chain.parent(chain.complain("C", "B", ParentFault.DEAD)) == "A"
 
 
 def test_what_was_fetched_and_deleted_is_fetched_again_without_a_pause(talk: Talk) -> None:
-    """Upstream gives it: only where nobody gets a byte is it spared."""
+    """Upstream sends the content: it is spared only while no leader gets a byte."""
     for name in "ABCDEF":
         assert isinstance(talk.ask(name), FetchUpstream)
         talk.now += 0.05
@@ -144,7 +156,10 @@ def test_what_was_fetched_and_deleted_is_fetched_again_without_a_pause(talk: Tal
 
 
 def test_a_leader_that_says_that_it_failed_is_followed_by_another_after_a_pause(talk: Talk) -> None:
-    """An upstream that refuses is asked by one node at a time, less and less often, until somebody gets a byte."""
+    """An upstream that refuses is asked by one node at a time.
+
+    The pauses grow until a leader gets a byte.
+    """
     talk.ask("A")
     pauses = []
     for number in range(5):
@@ -164,7 +179,7 @@ def test_a_leader_that_says_that_it_failed_is_followed_by_another_after_a_pause(
 
 
 def test_only_one_of_many_that_lost_their_leader_goes_upstream(talk: Talk) -> None:
-    """Of 20 that were fed by one, the first leads, and the others are sent to it and each other."""
+    """Of 20 followers the first one leads, and the rest are sent to it and to each other."""
     for number in range(20):
         talk.ask(f"n{number}")
     talk.now += 2
@@ -174,13 +189,16 @@ def test_only_one_of_many_that_lost_their_leader_goes_upstream(talk: Talk) -> No
 
 
 def test_a_leader_that_falls_silent_is_given_up(chain: Talk) -> None:
-    """Without a word for as long as its lease, nobody is sent to it."""
+    """Without a heartbeat for its whole lease it gets no more followers."""
     chain.now += RULES.leader_lease
     assert isinstance(chain.ask("D"), FetchUpstream)
 
 
 def test_a_leader_that_gets_nothing_gives_way_until_it_does(chain: Talk) -> None:
-    """One that stalls while others wait is no source; with its next byte it is one again."""
+    """A leader that stalls while other nodes wait is no source.
+
+    Its next byte makes it one again.
+    """
     for _ in range(6):
         chain.now += 1
         chain.note("A", Role.LEADER, 10 * MIB)
@@ -191,7 +209,10 @@ def test_a_leader_that_gets_nothing_gives_way_until_it_does(chain: Talk) -> None
 
 
 def test_a_leader_that_others_complain_of_must_speak(chain: Talk) -> None:
-    """One complaint sends only its sender elsewhere; for the others it decides whether the leader speaks."""
+    """One complaint moves only its sender.
+
+    For all other nodes the leader's next heartbeat decides.
+    """
     chain.now += 0.5
     assert isinstance(
         chain.complain("B", "A", ParentFault.DEAD), FetchUpstream
@@ -207,7 +228,7 @@ def test_a_leader_that_others_complain_of_must_speak(chain: Talk) -> None:
 
 
 def test_who_could_not_reach_a_source_is_not_sent_there_again(chain: Talk) -> None:
-    """For a while, also when it complains of another one."""
+    """That holds for a while, even after a complaint about another parent."""
     chain.note("C", Role.COMPLETE, 20 * MIB)
     chain.note("D", Role.COMPLETE, 20 * MIB)
     assert chain.parent(chain.ask("E")) == "C"
@@ -216,14 +237,17 @@ def test_who_could_not_reach_a_source_is_not_sent_there_again(chain: Talk) -> No
 
 
 def test_a_holder_that_has_it_no_more_is_forgotten(chain: Talk) -> None:
-    """It was collected meanwhile."""
+    """The content was garbage-collected in the meantime."""
     chain.note("H", Role.COMPLETE, 20 * MIB)
     chain.complain("C", "H", ParentFault.REFUSED)
     assert chain.parent(chain.ask("D")) != "H"
 
 
 def test_who_stalls_with_its_source_stays(chain: Talk) -> None:
-    """While the leader has nothing more either, another source would not have it; once it has, the fault is nearer."""
+    """While the leader has no more bytes, another parent would not have them.
+
+    Once it has more, the fault is nearer.
+    """
     assert chain.complain("B", "A", ParentFault.STALL, 10 * MIB) == FollowParent(
         "A", 1, RULES.heartbeat
     )
@@ -234,7 +258,10 @@ def test_who_stalls_with_its_source_stays(chain: Talk) -> None:
 
 
 def test_a_slow_source_is_left_only_if_it_could_give_more(chain: Talk) -> None:
-    """One that has hardly more than it gave waits for its own; one that has is left for long."""
+    """A parent with few unsent bytes waits for its own parent.
+
+    A parent with many is avoided for long.
+    """
     assert chain.parent(chain.complain("B", "A", ParentFault.SLOW, 7 * MIB)) == "A"
     assert isinstance(chain.complain("B", "A", ParentFault.SLOW, 5 * MIB), FetchUpstream)
     for second in range(round(2 * RULES.avoid)):
@@ -245,7 +272,10 @@ def test_a_slow_source_is_left_only_if_it_could_give_more(chain: Talk) -> None:
 
 
 def test_a_busy_source_is_left_alone_for_a_while(chain: Talk) -> None:
-    """Nobody is sent to one that has no slot left, and nobody upstream for it: a slot comes free."""
+    """A parent without a free slot gets no followers, and no node goes upstream because of that.
+
+    A slot comes free.
+    """
     only = Talk()
     only.ask("A")
     assert only.parent(only.ask("B")) == "A"
@@ -258,7 +288,7 @@ def test_a_busy_source_is_left_alone_for_a_while(chain: Talk) -> None:
 
 
 def test_a_leaf_takes_and_gives_nothing(talk: Talk) -> None:
-    """A node that cannot serve what it gets never leads for others, nor feeds them."""
+    """A node that cannot serve its bytes never leads for other nodes, nor feeds them."""
     assert talk.ask("leaf", serves=False) == FetchUncoordinated()
     talk.ask("A")
     assert talk.parent(talk.ask("leaf", serves=False)) == "A"
@@ -267,7 +297,10 @@ def test_a_leaf_takes_and_gives_nothing(talk: Talk) -> None:
 
 
 def test_each_holder_feeds_a_chain_of_its_own(talk: Talk) -> None:
-    """As many are sent to the holders they know as there are; all others follow these, at once and in chains."""
+    """As many nodes as there are holders fetch from these.
+
+    All later nodes follow in chains, at once.
+    """
     answers = [talk.tree.assign(name, ParentRequest(DIGEST, held=2), talk.now) for name in "ABCDE"]
     assert [type(answer) for answer in answers] == [
         FetchUpstream,
@@ -286,8 +319,11 @@ def test_each_holder_feeds_a_chain_of_its_own(talk: Talk) -> None:
     )
 
 
-def test_a_book_that_is_new_waits_for_what_is_in_flight() -> None:
-    """Until it is settled nobody is sent upstream; who is told of meanwhile is a source at once."""
+def test_a_tree_that_is_new_waits_for_what_is_in_flight() -> None:
+    """Until it is settled it sends nobody upstream.
+
+    A node that it hears of meanwhile is a source at once.
+    """
     talk = Talk(PullTree(rules=RULES, settled=100.5))
     assert talk.ask("B") == RetryLater(0.5)
     talk.note("C", Role.FOLLOWER, MIB, parent="A")
@@ -297,7 +333,7 @@ def test_a_book_that_is_new_waits_for_what_is_in_flight() -> None:
 
 
 def test_a_ring_that_others_made_feeds_nobody(talk: Talk) -> None:
-    """Two that say that they follow each other have no source, and one of them leads when it asks."""
+    """Two nodes that report to follow each other have no source. One of them leads when it asks."""
     talk.note("A", Role.FOLLOWER, MIB, parent="B")
     talk.note("B", Role.FOLLOWER, MIB, parent="A")
     assert isinstance(talk.ask("C"), FetchUpstream)
@@ -319,7 +355,7 @@ STEPS = st.lists(
 
 
 def take(talk: Talk, step: tuple[object, ...]) -> Assignment | None:
-    """Make one step; return the answer to an ask."""
+    """Make one step; return the answer to a parent request."""
     match step:
         case ("ask", str(name), int(offset), bool(serves)):
             return talk.ask(name, offset, serves=serves)
@@ -346,7 +382,7 @@ def has_ring(parents: dict[str, str]) -> bool:
 
 @given(STEPS)
 def test_whatever_nodes_say_nobody_is_sent_in_a_ring(steps: list[tuple[object, ...]]) -> None:
-    """Every ask is answered: with a source whose chain leads somewhere, a pause within bounds, or upstream."""
+    """Every answer is a parent whose chain has a source, a bounded pause, or upstream."""
     talk = Talk()
     for step in steps:
         answer = take(talk, step)
@@ -367,7 +403,7 @@ def test_whatever_nodes_say_nobody_is_sent_in_a_ring(steps: list[tuple[object, .
 def test_while_a_leader_gets_on_nobody_else_is_sent_upstream(
     steps: list[tuple[str, float]],
 ) -> None:
-    """Whoever asks, and however often, is sent to the leader's chain, as long as nobody complains."""
+    """Every node that asks joins the leader's chain, as long as there is no complaint."""
     talk = Talk()
     talk.ask("leader")
     said = talk.now
@@ -384,7 +420,10 @@ def test_while_a_leader_gets_on_nobody_else_is_sent_upstream(
 def test_a_second_is_sent_upstream_only_if_it_was_failed_by_the_first(
     steps: list[tuple[object, ...]],
 ) -> None:
-    """While a leader speaks and gets on, only who complained of a source gets to lead, and not two within a second."""
+    """While a leader makes progress, only a node with a complaint gets to lead.
+
+    No two of them do within a second.
+    """
     talk = Talk()
     talk.ask("leader")
     granted, complained, size = [talk.now], set[str](), 0

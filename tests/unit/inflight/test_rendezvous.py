@@ -1,4 +1,4 @@
-"""Who is the coordinator of a digest: everybody who sees the same members agrees, and little moves when they change."""
+"""The coordinator of a digest: all nodes agree, and few digests move when the members change."""
 
 from __future__ import annotations
 

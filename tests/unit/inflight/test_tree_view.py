@@ -1,4 +1,4 @@
-"""The picture of who takes a digest from whom, as a coordinator draws it and as a node knows it alone."""
+"""The picture of a digest's tree, as a coordinator draws it and as a node knows it alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGEST = Digest.of(b"layer")
 
 
 def told(tree: Forest, **holders: Role) -> dict[str, tuple[Role | None, int]]:
-    """Roots lead but for these, all others follow; offsets are zero."""
+    """Roots lead unless named here, and all other nodes follow; offsets are zero."""
     return {
         node.id: (holders.get(node.id, Role.FOLLOWER if node.parent else Role.LEADER), 0)
         for node in tree
@@ -42,8 +42,11 @@ def part(role: Role, parent: str | None = None) -> Participation:
     return made
 
 
-def test_a_book_shows_who_takes_it_from_whom() -> None:
-    """The leader is first, then those below it with what each said last; one that waits has no role."""
+def test_a_tree_shows_who_takes_it_from_whom() -> None:
+    """The leader is first, then its subtree with each node's last report.
+
+    A waiting node has no role.
+    """
     coordinator = Coordinator(own="S", now=0.0)
     coordinator.set_members(["A", "B"], 0.0)
     for name in "ABS":
@@ -59,7 +62,7 @@ def test_a_book_shows_who_takes_it_from_whom() -> None:
 
 
 def test_to_look_changes_nothing() -> None:
-    """No book is opened for it, and whose time is over is not shown any more."""
+    """A query makes no tree, and a node whose lease is over is not shown."""
     coordinator = Coordinator(own="S", now=0.0)
     assert coordinator.answer("A", TreeQuery(DIGEST), 10.0) == TreeSnapshot()
     assert not coordinator.trees
@@ -69,7 +72,10 @@ def test_to_look_changes_nothing() -> None:
 
 @given(st.integers(0, 200), st.integers(1, 16))
 def test_of_many_those_nearest_to_the_source_are_drawn(count: int, depth: int) -> None:
-    """Each below the one it takes it from, none further away than one that is left out; the rest is counted."""
+    """Each node is drawn below its parent, none further away than an omitted one.
+
+    The rest is counted.
+    """
     tree = grown(min(count, depth * 20), max_depth=depth)
     shape = snapshot(tree, told(tree))
     depths = {node.id: node.depth or 0 for node in tree}
@@ -89,7 +95,7 @@ def test_of_many_those_nearest_to_the_source_are_drawn(count: int, depth: int) -
 
 
 def test_who_has_it_and_gives_it_to_nobody_comes_last() -> None:
-    """After a crowd there are more of those than are shown; before them are those that wait for a source."""
+    """After a crowd there are more idle holders than are shown. Waiting nodes come before them."""
     tree = grown(2)
     for number in range(MAX_TREE_NODES):
         tree.make_source(tree.add(f"holder{number}"))
@@ -103,14 +109,17 @@ def test_who_has_it_and_gives_it_to_nobody_comes_last() -> None:
 
 
 def test_what_the_coordinator_tells_is_shown() -> None:
-    """With the length that this node knows of its own file."""
+    """The view has the length that this node knows from its own file."""
     shape = TreeSnapshot((TreeNode("A", None, Role.LEADER, 5), TreeNode("me", 0, Role.FOLLOWER, 3)))
     seen = tree_view(part(Role.FOLLOWER, "A"), "me", shape)
     assert (seen.snapshot, seen.is_told, seen.total, seen.role) == (shape, True, 10, Role.FOLLOWER)
 
 
 def test_where_the_coordinator_does_not_tell_a_node_shows_what_it_knows() -> None:
-    """Itself, and whom it takes the content from, of whom it knows no more; so too if the coordinator knows nobody."""
+    """It shows itself and its parent, of which it knows no more.
+
+    The same holds if the coordinator knows no node.
+    """
     for reply in (None, TreeSnapshot(), FetchUncoordinated()):
         seen = tree_view(part(Role.FOLLOWER, "A"), "me", reply)
         assert seen.snapshot == TreeSnapshot(

@@ -1,4 +1,4 @@
-"""Stewards that make a node wait: false ones for seconds only, and honest ones for as long as they need."""
+"""Coordinators that make a node wait: false ones for seconds, honest ones for as long as needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IDS = [member.id for member in MEMBERS]
 
 
 def digest_of(coordinator: str, second: str) -> Digest:
-    """Return a digest with this coordinator, and this stand-in."""
+    """Return a digest with this coordinator and this stand-in."""
     digests = (Digest.of(str(number).encode()) for number in range(10_000))
     return next(
         each for each in digests if ranked_coordinators(each, IDS, 2) == [coordinator, second]
@@ -42,7 +42,7 @@ DIGEST = digest_of("n1", "n2")
 
 
 class Cluster:
-    """The node n0, and others that answer as the test says; times are virtual seconds."""
+    """The node n0, and other nodes that answer as the test wants; times are virtual seconds."""
 
     def __init__(self, **says: Callable[[float], CoordinatorResponse]) -> None:
         self.network = MemoryNetwork()
@@ -70,7 +70,7 @@ class Cluster:
         return answer
 
     async def find(self, *, offset: int = 0) -> tuple[Parent | None, float]:
-        """Return what a pull is told, and after how many seconds."""
+        """Return a pull's parent, and the seconds until it was known."""
         self.ingests.begin(DIGEST, total=100)
         began = self.clock()
         return await self.sharing.find_parent(DIGEST, offset=offset), self.clock() - began
@@ -78,7 +78,10 @@ class Cluster:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.4, 2.9, 19.0])
 def test_a_false_coordinator_holds_a_pull_back_for_three_seconds_at_most(seconds: float) -> None:
-    """Then the next coordinator is asked; a false one that says the same costs as much once more, a third one nothing."""
+    """Then the next coordinator is asked.
+
+    A second false one costs as much again, a third one nothing.
+    """
 
     async def main() -> None:
         one = Cluster(n1=lambda _: RetryLater(seconds))
@@ -94,7 +97,7 @@ def test_a_false_coordinator_holds_a_pull_back_for_three_seconds_at_most(seconds
 
 
 def test_a_coordinator_that_says_to_wait_for_no_time_is_asked_a_few_times_a_second() -> None:
-    """Each answer makes the pause before the next question longer."""
+    """Each answer makes the pause before the next request longer."""
 
     async def main() -> None:
         cluster = Cluster(n1=lambda _: RetryLater(0.0))
@@ -110,7 +113,7 @@ def test_a_coordinator_that_says_to_wait_for_no_time_is_asked_a_few_times_a_seco
 
 
 def test_a_pull_that_is_tried_again_is_not_held_back_again() -> None:
-    """The waits are remembered for as long as a runtime may be left in silence."""
+    """The waits are remembered for as long as a runtime may be left without a byte."""
 
     async def main() -> None:
         cluster = Cluster(**dict.fromkeys(IDS, lambda _: RetryLater(2.5)))
@@ -137,7 +140,7 @@ def test_a_pull_that_has_bytes_waits_for_as_long_as_before() -> None:
 
 @pytest.mark.parametrize("members", [3, 128, 1000, 5000])
 def test_the_longest_wait_of_an_honest_stand_in_is_made(members: int) -> None:
-    """Or a whole large cluster would go upstream when a coordinator dies."""
+    """Else a whole large cluster would go upstream when a coordinator dies."""
     waiting = WaitBudget(until=100.0)
     pause = waiting.next_pause(RULES.stand_in(members))
     assert waiting.spend("n1", pause, 0.0, most=RULES.max_wait_among(members))

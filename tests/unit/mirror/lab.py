@@ -1,4 +1,4 @@
-"""A mirror in this process, and what is pulled through it."""
+"""A mirror in this process, and pulls through it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ class MemorySink(Sink):
 
 @dataclass
 class Lab:
-    """A mirror, and peers that advertise whatever is pulled; the first one served is the first one asked."""
+    """A mirror, and peers that advertise the pulled content.
+
+    They are asked in the order in which they were served.
+    """
 
     network: MemoryNetwork
     mirror: Mirror
@@ -93,7 +96,7 @@ class Lab:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
     def attempts(self) -> dict[str, float]:
-        """Return how many requests to peers ended how."""
+        """Return the number of requests to peers by outcome."""
         return {
             sample.labels["outcome"]: sample.value
             for metric in self.metrics.registry.collect()

@@ -19,7 +19,7 @@ Ending = Literal["fin", "rst", "stall", "trickle"]
 
 @dataclass
 class FakePeer:
-    """Answers every request with `data`, except where told otherwise; remembers what it was asked."""
+    """Answers every request with `data`, unless a field says otherwise, and keeps the requests."""
 
     data: bytes = b""
     media_type: str | None = "application/octet-stream"
@@ -44,7 +44,7 @@ class FakePeer:
 
     @asynccontextmanager
     async def serve(self, name: str) -> AsyncIterator[Peer]:
-        """Listen on a port of its own for as long as the context is open."""
+        """Listen on an own port for as long as the context is open."""
         tasks: set[asyncio.Task[None]] = set()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

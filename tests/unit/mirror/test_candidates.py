@@ -60,7 +60,7 @@ def candidates(
 
 
 async def next_of(found: Candidates) -> Peer | None:
-    """Return who is to be asked next, after the wait for one."""
+    """Return the next peer to ask, after waiting for one."""
     await found.wait_for_peer()
     return found.take()
 
@@ -76,7 +76,7 @@ async def test_peers_are_given_while_the_lookup_goes_on() -> None:
 
 
 async def test_an_ended_lookup_is_not_waited_for() -> None:
-    """When the lookup ends with nobody, that is known at once."""
+    """A lookup that ends without a peer is known to be over at once."""
     router = ScriptedRouter()
     router.script.put_nowait(None)
     async with asyncio.timeout(1), candidates(router, wait=60) as found:
@@ -85,7 +85,7 @@ async def test_an_ended_lookup_is_not_waited_for() -> None:
 
 
 async def test_a_lookup_that_does_not_end_is_waited_for_briefly() -> None:
-    """When nobody comes within the wait, there is nobody; who comes later may be asked later."""
+    """Without a peer within the wait there is none; a later peer may be asked later."""
     router = ScriptedRouter()
     async with candidates(router, wait=0.02) as found:
         assert await next_of(found) is None
@@ -102,7 +102,7 @@ async def test_a_failing_router_is_an_empty_one() -> None:
 
 
 async def test_the_time_to_the_first_peer_is_told_once() -> None:
-    """`found` is called for the first peer only."""
+    """`on_first` is called for the first peer only."""
     router, told = ScriptedRouter(), list[float]()
     for step in (A, B, None):
         router.script.put_nowait(step)
@@ -121,7 +121,7 @@ async def test_the_lookup_ends_with_the_pull() -> None:
 
 
 async def test_a_peer_that_came_while_the_loop_was_busy_is_not_lost() -> None:
-    """When the loop stands still over the deadline, a peer found before it counts."""
+    """If the loop is blocked beyond the deadline, a peer found before the deadline counts."""
     router, loop = ScriptedRouter(), asyncio.get_running_loop()
     async with candidates(router, wait=0.06) as found:
         loop.call_later(0.01, time.sleep, 0.2)
@@ -130,7 +130,7 @@ async def test_a_peer_that_came_while_the_loop_was_busy_is_not_lost() -> None:
 
 
 async def test_news_of_a_peer_that_came_before_it_was_waited_for_is_not_lost() -> None:
-    """Whoever waits for news while there is a peer to take goes on at once, and when one comes."""
+    """A wait for a change ends at once if there is a peer to take, and else when one comes."""
     router = ScriptedRouter()
     async with candidates(router, wait=5) as found, asyncio.timeout(5):
         router.script.put_nowait(A)
@@ -145,7 +145,10 @@ async def test_news_of_a_peer_that_came_before_it_was_waited_for_is_not_lost() -
 
 
 async def test_who_came_meanwhile_is_found_before_one_goes_further_again() -> None:
-    """The first time nobody was found just now; later somebody may hold what was still on its way then."""
+    """The first lookup has just ended without a peer.
+
+    Later a node may hold the content that was still on its way then.
+    """
     router, now, further = ScriptedRouter(), [0.0], []
 
     async def go_further() -> bool:
@@ -164,7 +167,10 @@ async def test_who_came_meanwhile_is_found_before_one_goes_further_again() -> No
 
 
 async def test_looking_again_offers_no_more_than_the_limit() -> None:
-    """A pull tries so many peers, whenever they are found; a look-up of just now is not repeated."""
+    """A pull tries a limited number of peers, whenever they are found.
+
+    A recent lookup is not repeated.
+    """
     router, now = ScriptedRouter(), [0.0]
     for step in (A, B, None, A, Peer("c", "10.0.0.3", 1), Peer("d", "10.0.0.4", 1), None):
         router.script.put_nowait(step)
@@ -179,7 +185,10 @@ async def test_looking_again_offers_no_more_than_the_limit() -> None:
 
 
 async def test_who_came_while_a_body_was_under_way_is_found_when_it_breaks() -> None:
-    """The look-up was made when the pull began; a while later somebody else may hold it, and nobody need say so."""
+    """The lookup was made when the pull began.
+
+    A while later another node may hold the content without announcing it to this pull.
+    """
     router, now = ScriptedRouter(), [0.0]
     for step in (A, None, A, B, None):
         router.script.put_nowait(step)

@@ -1,4 +1,4 @@
-"""Sizes that manifests name."""
+"""Sizes given by manifests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATA = [bytes([number]) * (number + 1) for number in range(4)]
 
 
 def test_what_a_manifest_names_is_known() -> None:
-    """Layers and the config, and nothing else."""
+    """The sizes of the layers and the config are known, and no others."""
     known = ContentSizes()
     known.record_manifest(describing(DATA[3]))
     assert known.of(Digest.of(DATA[3])) == 4
@@ -22,7 +22,7 @@ def test_what_a_manifest_names_is_known() -> None:
 
 
 def test_what_is_no_manifest_says_nothing() -> None:
-    """A document of another kind is passed over."""
+    """A document of another kind is ignored."""
     known = ContentSizes()
     known.record_manifest(b"{}")
     assert repr(known) == "<ContentSizes of 0 contents>"
@@ -30,7 +30,7 @@ def test_what_is_no_manifest_says_nothing() -> None:
 
 @pytest.mark.parametrize("odd", [b"null", b"-4", b"4.0", b'"4"'])
 def test_an_odd_size_is_no_size(odd: bytes) -> None:
-    """It is not taken for 0, by which every peer with the content would be refused."""
+    """An invalid size is not taken for 0, which would refuse every peer with the content."""
     known = ContentSizes()
     config, layer = describing(DATA[3]).split(b'"layers"')
     known.record_manifest(config + b'"layers"' + layer.replace(b'"size": 4', b'"size": ' + odd))
@@ -39,7 +39,7 @@ def test_an_odd_size_is_no_size(odd: bytes) -> None:
 
 
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not grow for ever."""
+    """The number of sizes is bounded."""
     monkeypatch.setattr(content_sizes, "MAX_CONTENTS", 3)
     known = ContentSizes()
     for data in DATA:
@@ -49,7 +49,7 @@ def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_manifests_that_differ_say_nothing() -> None:
-    """Anybody can have a manifest passed on that names the content of others, with a size of his own."""
+    """Anybody can publish a manifest that gives another size to somebody else's content."""
     known, digest = ContentSizes(), Digest.of(DATA[3])
     known.record_manifest(describing(DATA[3]).replace(b'"size": 4', b'"size": 5'))
     assert known.of(digest) == 5

@@ -1,4 +1,4 @@
-"""As of when a tag is known."""
+"""The time as of which a tag is known."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ NAME = "registry.example/app:1"
 
 
 def test_what_was_pulled_from_the_registry_is_known_as_of_the_pull() -> None:
-    """Without an answer of ours the pull went to the registry."""
+    """Without an answer of this node the pull went to the registry."""
     assert Freshness().last_seen(NAME, 100.0) == 100.0
 
 
 def test_what_came_from_a_peer_is_no_younger_for_being_pulled_here() -> None:
-    """A pull after a peer's answer is known as of when the peer saw it, until the registry is asked again."""
+    """After a peer's answer a tag is known as of the time when the peer saw it.
+
+    That ends when the registry is asked again.
+    """
     freshness = Freshness()
     freshness.record_answer(NAME, 50.0)
     assert freshness.last_seen(NAME, 100.0) == 50.0
@@ -27,14 +30,14 @@ def test_what_came_from_a_peer_is_no_younger_for_being_pulled_here() -> None:
 
 
 def test_an_answer_makes_no_older_pull_younger() -> None:
-    """What was pulled before is known as of then."""
+    """An answer does not change the age of an earlier pull."""
     freshness = Freshness()
     freshness.record_answer(NAME, 50.0)
     assert freshness.last_seen(NAME, 20.0) == 20.0
 
 
 def test_a_tag_is_one_however_its_registry_is_spelled() -> None:
-    """The answer goes by the key, the pull by the image's own name."""
+    """The answer uses the key, the pull uses the image's own name."""
     freshness = Freshness()
     freshness.record_answer("registry.example/app:1", 50.0)
     assert freshness.last_seen("REGISTRY.example:443/app:1", 100.0) == 50.0
@@ -43,7 +46,10 @@ def test_a_tag_is_one_however_its_registry_is_spelled() -> None:
 
 
 def test_the_time_to_live_is_kept() -> None:
-    """A tag is answered until it has run out; with 0 never; without a limit always; a clock set back harms nothing."""
+    """A tag is answered until its time is over.
+
+    With 0 it never is, and without a limit always. A clock set back does no harm.
+    """
     assert Freshness(ttl=10).is_fresh(100.0, 110.0)
     assert not Freshness(ttl=10).is_fresh(100.0, 110.1)
     assert not Freshness(ttl=0).is_fresh(100.0, 100.0)

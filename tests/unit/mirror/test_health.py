@@ -1,4 +1,4 @@
-"""What pulls tell about the health of the peers they ask, over real sockets, and what they make of it."""
+"""Pulls and the health of the peers they ask, over real sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ELSE = b"else" * 1000
 
 
 class PullLog(Book):
-    """Keeps what it is told of requests."""
+    """Keeps the results that requests report."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,10 @@ class PullLog(Book):
 
 
 async def test_a_pull_tells_how_soon_and_how_fast_a_peer_answered() -> None:
-    """The first byte's seconds of any body; of a large one the seconds of waiting for each MiB too."""
+    """Every body reports the seconds to its first byte.
+
+    A large body also reports the seconds of waiting for each MiB.
+    """
     book = PullLog()
     for data in (LARGE, SMALL):
         async with start_lab(health=book) as lab:
@@ -49,7 +52,10 @@ async def test_a_pull_tells_how_soon_and_how_fast_a_peer_answered() -> None:
     ids=["hangs up", "silent", "breaks"],
 )
 async def test_what_failed_in_one_pull_is_not_asked_in_the_next(bad: FakePeer) -> None:
-    """A peer that hung up, broke off, or was overtaken in its silence is asked once, though other pulls find it too."""
+    """A peer that hung up, broke off, or was overtaken while silent is asked once.
+
+    Other pulls find it, but do not ask it.
+    """
     book = Book()
     async with start_lab(health=book) as lab:
         await lab.serve(bad, FakePeer(SMALL))
@@ -62,7 +68,7 @@ async def test_what_failed_in_one_pull_is_not_asked_in_the_next(bad: FakePeer) -
 
 @pytest.mark.parametrize("status", [404, 500, 503])
 async def test_an_answer_is_no_network_error(status: int) -> None:
-    """Whatever a peer answers, its node is not doubted for it."""
+    """No answer of a peer, whatever its status, casts doubt on its node."""
     book = Book()
     async with start_lab(health=book) as lab:
         await lab.serve(FakePeer(status=status))
@@ -74,7 +80,10 @@ async def test_an_answer_is_no_network_error(status: int) -> None:
 
 
 async def test_with_nobody_healthy_a_pull_still_asks() -> None:
-    """Fail open: the only holder is asked though all checks of it failed; its success ends a doubt."""
+    """Fail open: the only holder is asked although all its checks failed.
+
+    A success ends the doubt.
+    """
     book = Book()
     async with start_lab(health=book) as lab:
         await lab.serve(FakePeer(SMALL))

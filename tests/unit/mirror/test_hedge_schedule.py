@@ -1,4 +1,4 @@
-"""When further peers are asked: a schedule and the times it goes by."""
+"""The schedule of hedged requests, and the latencies that it uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seen(*seconds: float) -> LatencyWindow:
 
 
 def test_until_enough_is_known_a_peer_is_asked_each_50_ms() -> None:
-    """A few answers say nothing about the slowest tenth."""
+    """A few answers tell nothing about the slowest tenth."""
     assert seen(*[1.0] * (MIN_SAMPLES - 1)).delays() == pytest.approx(
         [DEFAULT_DELAY, 2 * DEFAULT_DELAY, 3 * DEFAULT_DELAY]
     )
@@ -40,17 +40,17 @@ def test_the_delays_are_percentiles() -> None:
 
 
 def test_equal_times_do_not_ask_everybody_at_once() -> None:
-    """Delays are some milliseconds apart, and never below that, however quick all peers are."""
+    """Delays differ by some milliseconds, however quick all peers are."""
     assert seen(*[0.0001] * 100).delays() == pytest.approx([MIN_GAP, 2 * MIN_GAP, 3 * MIN_GAP])
 
 
 def test_old_times_are_forgotten() -> None:
-    """A cluster that has become quick is hedged quickly again."""
+    """A cluster that has become quick is soon hedged quickly again."""
     assert seen(*[1.0] * MAX_SAMPLES, *[0.02] * MAX_SAMPLES).delays()[0] == pytest.approx(0.02)
 
 
 def test_silence_counts_where_it_is_longer_than_most_answers_take() -> None:
-    """A peer that lost a race before most would have answered says nothing; one that lost later was slow."""
+    """A peer overtaken before most answers come tells nothing; a peer overtaken later was slow."""
     latencies = seen(*[0.02] * MIN_SAMPLES)
     for _ in range(MIN_SAMPLES):
         latencies.observe_unanswered(0.01)
@@ -61,7 +61,7 @@ def test_silence_counts_where_it_is_longer_than_most_answers_take() -> None:
 
 
 def test_hedges_that_win_do_not_make_more_of_them() -> None:
-    """Where every fifth request is slow and its hedge wins, it stays every fifth."""
+    """If every fifth request is slow and its hedge wins, it stays at every fifth request."""
     latencies, hedged = LatencyWindow(), 0
     for number in range(2000):
         delay = latencies.delays()[0]
@@ -75,7 +75,7 @@ def test_hedges_that_win_do_not_make_more_of_them() -> None:
 
 
 def test_a_slow_first_peer_is_hedged_at_each_delay() -> None:
-    """The first is asked at once, three more at their times after it, and then nobody."""
+    """The first peer is asked at once, three more at their delays after it, and then none."""
     schedule = HedgeSchedule(delays=[1, 2, 3])
     assert schedule.due() == -math.inf
     assert not schedule.record_request(10.0)
@@ -86,7 +86,7 @@ def test_a_slow_first_peer_is_hedged_at_each_delay() -> None:
 
 
 def test_a_failure_starts_the_next_at_once() -> None:
-    """The peer that replaces a failed one is no hedge, and leaves the times of hedges as they were."""
+    """The peer that replaces a failed one is no hedge, and does not change the times of hedges."""
     schedule = HedgeSchedule(delays=[1, 2])
     schedule.record_request(10.0)
     assert schedule.record_request(11.0)
@@ -107,7 +107,7 @@ def test_when_all_have_failed_the_next_gets_its_time() -> None:
 
 @given(st.lists(st.booleans(), max_size=40))
 def test_never_more_than_four_are_under_way(events: list[bool]) -> None:
-    """Whatever fails when, there is one more under way than there are delays at most."""
+    """Whatever fails and when, at most one peer more than there are delays is asked at a time."""
     schedule, under_way, now = HedgeSchedule(delays=[1, 2, 3]), 0, 0.0
     for is_failure in events:
         now += 0.7

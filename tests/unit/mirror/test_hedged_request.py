@@ -28,7 +28,10 @@ RESUMES = "spegel_mirror_resumes_total"
 
 
 async def test_a_slow_peer_is_overtaken(lab: Lab) -> None:
-    """A second peer is asked while the first is silent; its answer is used, and the first is hung up on, unblamed."""
+    """A second peer is asked while the first is silent, and its answer is used.
+
+    The first is hung up on, without blame.
+    """
     slow = FakePeer(LARGE, silent=True)
     await lab.serve(slow, FakePeer(LARGE))
     head, body, complete = await lab.pull(blob(LARGE))
@@ -42,7 +45,7 @@ async def test_a_slow_peer_is_overtaken(lab: Lab) -> None:
 
 
 async def test_a_silent_peer_is_asked_less_and_less(lab: Lab) -> None:
-    """To be overtaken is no fault, but it costs weight as a long latency does."""
+    """To be overtaken is no fault, but it lowers the weight like a long latency."""
     await lab.serve(FakePeer(SMALL, silent=True), FakePeer(SMALL))
     before = lab.scores.of(lab.peers[0]).weight(0)
     await lab.pull(blob(SMALL))
@@ -50,7 +53,7 @@ async def test_a_silent_peer_is_asked_less_and_less(lab: Lab) -> None:
 
 
 async def test_a_quick_peer_is_not_hedged() -> None:
-    """Where the first peer answers in good time nobody else hears of the pull: the load does not double."""
+    """If the first peer answers in time, no other peer is asked: the load does not double."""
     async with start_lab() as lab:
         other = FakePeer(SMALL)
         for _ in range(MIN_SAMPLES):  # a busy machine is slow, but then it always is
@@ -79,7 +82,7 @@ async def test_four_peers_are_asked_at_most_at_a_time(lab: Lab) -> None:
 
 
 async def test_a_failure_starts_the_next_at_once() -> None:
-    """Nobody waits for a percentile where a peer has failed, and that is no hedge."""
+    """After a failure no percentile is waited for, and the next request is no hedge."""
     async with start_lab() as lab:
         for _ in range(MIN_SAMPLES):
             lab.mirror._latencies.observe(60.0)
@@ -91,7 +94,7 @@ async def test_a_failure_starts_the_next_at_once() -> None:
 
 
 async def test_a_peer_that_was_overtaken_may_go_on_with_the_body() -> None:
-    """The loser of the first race is asked again when the winner breaks off."""
+    """The overtaken peer is asked again when the winner breaks off."""
     async with start_lab() as lab:
         slow = FakePeer(LARGE, delay=0.4)
         await lab.serve(slow, FakePeer(LARGE, cut_at=1_000_000))
@@ -104,7 +107,7 @@ async def test_a_peer_that_was_overtaken_may_go_on_with_the_body() -> None:
 
 
 async def test_a_peer_that_was_overtaken_is_asked_after_wrong_bytes() -> None:
-    """The loser of the first race is asked again when the winner's small blob turns out to be wrong."""
+    """The overtaken peer is asked again when the winner's small blob turns out to be wrong."""
     async with start_lab() as lab:
         await lab.serve(FakePeer(SMALL, delay=0.4), FakePeer(b"x" * len(SMALL)))
         head, body, _ = await lab.pull(blob(SMALL))
@@ -113,7 +116,7 @@ async def test_a_peer_that_was_overtaken_is_asked_after_wrong_bytes() -> None:
 
 
 async def test_going_on_is_hedged_too() -> None:
-    """After a break a silent peer does not hold up the body: a third one is asked for the same rest."""
+    """After a break a silent peer does not delay the body: a third one gets the same request."""
     async with start_lab() as lab:
         silent, third = FakePeer(LARGE, silent=True), FakePeer(LARGE)
         await lab.serve(FakePeer(LARGE, cut_at=1_000_000), silent, third)
@@ -141,7 +144,7 @@ async def test_going_on_is_hedged_too() -> None:
 async def test_every_range_survives_every_break(
     asked: ByteRange | None, start: int, length: int, ending: str, breaks: int
 ) -> None:
-    """Whatever part is pulled, however many peers break off: the next one goes on at the very byte."""
+    """For any range, and any number of breaks, the next peer goes on at the very byte."""
     broken = [FakePeer(LARGE, cut_at=900_000 + number, ending=ending) for number in range(breaks)]  # type: ignore[arg-type]
     is_silent = ending in ("stall", "trickle")
     async with start_lab(deadlines=QUICK if is_silent else PATIENT) as lab:
@@ -154,7 +157,10 @@ async def test_every_range_survives_every_break(
 
 
 async def test_a_busy_peer_is_passed_over_and_not_blamed(lab: Lab) -> None:
-    """503 is an answer: the next peer is asked, the busy one counts as loaded, and is well again soon."""
+    """503 is an answer: the next peer is asked.
+
+    The busy peer counts as loaded, and soon recovers.
+    """
     await lab.serve(FakePeer(status=503), FakePeer(SMALL))
     for _ in range(2):
         _, body, _ = await lab.pull(blob(SMALL))
@@ -164,7 +170,7 @@ async def test_a_busy_peer_is_passed_over_and_not_blamed(lab: Lab) -> None:
 
 
 async def test_where_all_are_busy_the_runtime_goes_upstream(lab: Lab) -> None:
-    """A client is not refused because peers are busy: nobody has it, as far as it is concerned."""
+    """A client gets no refusal because peers are busy: it gets a 404."""
     await lab.serve(FakePeer(status=503), FakePeer(status=503))
     with pytest.raises(BlobUnknown) as unknown:
         await lab.pull(blob(LARGE))

@@ -1,4 +1,7 @@
-"""The memory of all pulls together: it is bounded, given back, and never what a pull fails for."""
+"""The memory of all pulls together.
+
+It is bounded, released, and never the reason for a failed pull.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ BLOBS = [bytes([number]) * 100_000 for number in range(4)]
 
 
 async def test_bytes_are_free_again_once_they_are_given_back() -> None:
-    """Who waits goes on then, and not before."""
+    """A waiting pull goes on when bytes are released, and not earlier."""
     budget = MemoryBudget(limit=10)
     assert budget.try_reserve(6)
     assert not budget.try_reserve(5)
@@ -40,7 +43,10 @@ async def test_bytes_are_free_again_once_they_are_given_back() -> None:
 
 @pytest.mark.parametrize("is_right", [True, False])
 async def test_a_small_blob_without_memory_is_verified_on_its_way(is_right: bool) -> None:
-    """Pulls whose clients do not read hold all there is; the next one is passed on all the same, and never wrong."""
+    """Pulls whose clients do not read hold all memory.
+
+    The next pull is relayed all the same, and never with wrong bytes.
+    """
     async with start_lab() as lab, AsyncExitStack() as stack:
         lab.mirror._memory = budget = MemoryBudget(limit=2 * len(BLOBS[0]))
         *slow, last = BLOBS[:3]
@@ -64,7 +70,7 @@ async def test_a_small_blob_without_memory_is_verified_on_its_way(is_right: bool
 
 
 async def test_memory_is_given_back_however_a_pull_ends() -> None:
-    """Sent whole, left by its client, failed at its peer, refused, or never sent."""
+    """The body was sent or never sent, the client left, or the peer failed or was refused."""
     async with start_lab() as lab:
         budget = lab.mirror._memory
         await lab.serve(FakePeer(BLOBS[0]))
@@ -79,7 +85,7 @@ async def test_memory_is_given_back_however_a_pull_ends() -> None:
 
 
 async def test_a_manifest_waits_for_memory() -> None:
-    """It cannot be passed on before all of it is verified."""
+    """A manifest cannot be relayed before all of it is verified."""
     async with start_lab() as lab:
         lab.mirror._memory = budget = MemoryBudget(limit=len(MANIFEST) + 1)
         await lab.serve(manifest_peer())
@@ -93,7 +99,10 @@ async def test_a_manifest_waits_for_memory() -> None:
 
 
 async def test_a_peer_that_stalls_before_its_first_byte_is_not_asked_for_that_again() -> None:
-    """A runtime asks this mirror again at once, and must be sent upstream then: three failures end its pull."""
+    """A runtime asks this mirror again at once, and must be sent upstream then.
+
+    Three failures end its pull.
+    """
     async with start_lab(deadlines=QUICK) as lab:
         await lab.serve(FakePeer(LARGE, cut_at=0, ending="stall"))
         _, taken, is_complete = await lab.pull(blob(LARGE))

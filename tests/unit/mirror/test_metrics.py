@@ -1,4 +1,4 @@
-"""The meters of each peer: few labels, and none for who is gone."""
+"""The metrics of each peer: few labels, and none for a peer that is gone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spegel_py.outcomes import AttemptOutcome
 
 
 class Peers:
-    """Meters with a clock of the test's."""
+    """Metrics with the test's own clock."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -42,7 +42,10 @@ class Peers:
 
 
 def test_a_peer_is_counted_by_outcome_latency_and_bytes() -> None:
-    """What was asked of a peer, how long it took and what it gave; an unanswered request has no latency."""
+    """Requests are counted with their latency and bytes.
+
+    A request without an answer has no latency.
+    """
     peers = Peers()
     peers.ask(1)
     peers.metrics.attempted(
@@ -61,7 +64,10 @@ def test_a_peer_is_counted_by_outcome_latency_and_bytes() -> None:
 
 
 def test_a_failure_is_seen_as_an_increase() -> None:
-    """Each way to fail is there as 0 before it happens; and they are those that speak against a peer."""
+    """Each kind of failure is shown as 0 before its first occurrence.
+
+    These kinds are the ones that count against a peer.
+    """
     peers = Peers()
     peers.ask(1)
     assert set(FAILURES) == {result.value for result in AttemptOutcome if result.is_failure}
@@ -72,7 +78,7 @@ def test_a_failure_is_seen_as_an_increase() -> None:
 
 
 def test_a_crowd_of_peers_shares_one_label() -> None:
-    """The first MAX_PEERS have their own, all further ones are counted together."""
+    """The first MAX_PEERS peers have their own label, all further peers share one."""
     peers = Peers()
     for number in range(MAX_PEERS + 3):
         peers.ask(number)
@@ -81,7 +87,10 @@ def test_a_crowd_of_peers_shares_one_label() -> None:
 
 
 def test_a_peer_that_is_gone_takes_its_series_away() -> None:
-    """Not at once, so that a scrape sees how it ended; and its place is free for another one."""
+    """A peer's series stays until a scrape has seen its end.
+
+    Then its place is free for another peer.
+    """
     peers = Peers()
     for number in range(MAX_PEERS):
         peers.ask(number)
@@ -98,7 +107,7 @@ def test_a_peer_that_is_gone_takes_its_series_away() -> None:
 
 
 def test_a_peer_that_is_back_under_another_identity_keeps_its_series() -> None:
-    """A node without a data directory is somebody new at the same address."""
+    """A node without a data directory comes back with a new identity at the same address."""
     peers = Peers()
     peers.ask(1)
     peers.ask(1, identity="new")

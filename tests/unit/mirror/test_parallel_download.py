@@ -1,4 +1,4 @@
-"""Bodies that come from several peers at once, over real sockets."""
+"""Bodies from several peers in parallel, over real sockets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def spread() -> AsyncIterator[Lab]:
 
 
 def ranges(fake: FakePeer) -> list[tuple[int, int]]:
-    """Return the ranges a peer was asked for."""
+    """Return the ranges that a peer was asked for."""
     found = (
         re.fullmatch(r"bytes=(\d+)-(\d+)", fields["range"][0])
         for _, fields in fake.requests
@@ -54,7 +54,10 @@ def ranges(fake: FakePeer) -> list[tuple[int, int]]:
 async def test_several_peers_share_a_body(
     spread: Lab, asked: ByteRange | None, start: int, length: int
 ) -> None:
-    """Each gives a part, the client gets them in order, and the log says who gave how much."""
+    """Each peer gives a part, and the client gets the parts in order.
+
+    The log has each peer's bytes.
+    """
     fakes = [
         FakePeer(DATA, delay=0.01) for _ in range(3)
     ]  # so that nobody is done before all have begun
@@ -72,7 +75,7 @@ async def test_several_peers_share_a_body(
 
 @pytest.mark.parametrize("size", [MAX_BUFFERED + 1, MAX_BUFFERED + 250 * 1024])
 async def test_a_small_rest_is_not_spread(spread: Lab, size: int) -> None:
-    """What one peer gives before others have begun comes from one."""
+    """A rest that one peer sends before other peers have begun comes from that peer."""
     other = FakePeer(DATA[:size])
     await spread.serve(FakePeer(DATA[:size]), other)
     part = ByteRange(size - MIN_REST + 1, None)
@@ -83,7 +86,7 @@ async def test_a_small_rest_is_not_spread(spread: Lab, size: int) -> None:
 
 
 async def test_one_peer_alone_is_not_left(spread: Lab) -> None:
-    """Where nobody else has it there is nothing to spread."""
+    """If no other peer has the content, there is no parallel download."""
     fake = FakePeer(DATA)
     await spread.serve(fake)
     _, body, _ = await spread.pull(blob(DATA))
@@ -105,7 +108,10 @@ async def test_one_peer_alone_is_not_left(spread: Lab) -> None:
     ],
 )
 async def test_a_faulty_peer_is_replaced(spread: Lab, bad: dict[str, object]) -> None:
-    """A peer that fails at a piece is asked for nothing more; another does its work, and the bytes are right."""
+    """A peer that fails at a piece is not asked again.
+
+    Another peer takes over, and the bytes are right.
+    """
     good = [FakePeer(DATA) for _ in range(3)]
     await spread.serve(good[0], FakePeer(DATA, **bad), *good[1:])  # type: ignore[arg-type]
     _, body, complete = await spread.pull(blob(DATA))
@@ -115,7 +121,7 @@ async def test_a_faulty_peer_is_replaced(spread: Lab, bad: dict[str, object]) ->
 
 
 async def test_without_a_peer_left_the_body_ends_short(spread: Lab) -> None:
-    """What was sent is a true beginning, and the caller is told."""
+    """The bytes sent are right, and the caller learns that some are missing."""
     await spread.serve(*[FakePeer(DATA, cut_at=400_000) for _ in range(2)])
     _, body, complete = await spread.pull(blob(DATA))
     assert not complete
@@ -123,7 +129,7 @@ async def test_without_a_peer_left_the_body_ends_short(spread: Lab) -> None:
 
 
 async def test_a_slow_peer_is_helped_out_by_others() -> None:
-    """Where a single peer stays below the rate the rest is spread over it and the others."""
+    """If a single peer stays below the rate, several peers share the rest with it."""
     async with start_lab(parallel=WHERE_SLOW) as lab:
         slow, others = FakePeer(DATA, rate=SLOW), [FakePeer(DATA) for _ in range(2)]
         await lab.serve(slow, *others)
@@ -139,7 +145,7 @@ async def test_a_slow_peer_is_helped_out_by_others() -> None:
 
 
 async def test_who_came_meanwhile_helps_out_too() -> None:
-    """A holder that was not known yet when the pull began gives its part of what is spread."""
+    """A holder that was unknown when the pull began takes part."""
     async with start_lab(parallel=WHERE_SLOW) as lab:
         await lab.serve(*[FakePeer(DATA, rate=SLOW) for _ in range(2)], late := FakePeer(DATA))
         pull, newcomer = blob(DATA), lab.peers.pop()
@@ -156,7 +162,7 @@ async def test_who_came_meanwhile_helps_out_too() -> None:
 
 
 async def test_a_slow_peer_without_others_goes_on() -> None:
-    """A body is not broken off where there is nobody to help."""
+    """A body is not broken off if no other peer can take part."""
     async with start_lab(parallel=WHERE_SLOW) as lab:
         slow = FakePeer(DATA[: MAX_BUFFERED + MIN_REST], rate=4 * SLOW)
         await lab.serve(slow)
@@ -175,7 +181,7 @@ class SlowSink(MemorySink):
 
 
 async def test_a_slow_client_spreads_nothing() -> None:
-    """What counts is the time spent waiting for the peer."""
+    """Only the time spent waiting for the peer counts."""
     async with start_lab(
         parallel=ParallelSettings(peers=3, policy=SlowPeerPolicy(min_rate=50_000_000, window=1.0))
     ) as lab:
@@ -188,7 +194,7 @@ async def test_a_slow_client_spreads_nothing() -> None:
 
 
 async def test_a_client_that_leaves_ends_all_of_it(spread: Lab) -> None:
-    """Every peer is hung up on, and none is blamed."""
+    """Every peer is hung up on, and no peer is blamed."""
     await spread.serve(*[FakePeer(DATA, rate=SLOW) for _ in range(3)])
     with pytest.raises(ClientGone):
         await spread.pull(blob(DATA), MemorySink(limit=1))
@@ -197,7 +203,10 @@ async def test_a_client_that_leaves_ends_all_of_it(spread: Lab) -> None:
 
 
 async def test_wrong_bytes_among_several_peers_accuse_nobody_for_sure() -> None:
-    """Nobody knows which it was: none is asked for this content again, and none is put into quarantine."""
+    """It is unknown which peer was wrong.
+
+    No peer is asked for this content again, and none is put into quarantine.
+    """
     async with start_lab(parallel=AT_ONCE, verify=Verify.ALL) as lab:
         await lab.serve(*[FakePeer(b"x" * len(DATA)) for _ in range(2)])
         with capture_logs() as logs:

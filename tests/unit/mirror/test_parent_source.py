@@ -1,4 +1,4 @@
-"""Whom a pull asks while its coordinator names sources."""
+"""The peers that a pull asks while its coordinator names parents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def selector() -> tuple[PeerSelector, Scores]:
 
 
 def test_a_named_source_is_asked_first_and_alone() -> None:
-    """Those that hold the content are asked once it has ended."""
+    """Holders of the content are asked once the parent's attempt has ended."""
     made, _ = selector()
     made.name_parent(SOURCE, stall=3.0)
     assert made.has_more(0.0)
@@ -40,7 +40,7 @@ def test_a_named_source_is_asked_first_and_alone() -> None:
 
 
 def test_a_source_may_be_named_while_another_gives() -> None:
-    """That is how one that is slow is left for a better one."""
+    """So a slow parent is left for a better one."""
     made, _ = selector()
     made.name_parent(SOURCE, stall=3.0)
     made.pick(0.0)
@@ -52,7 +52,10 @@ def test_a_source_may_be_named_while_another_gives() -> None:
 
 
 def test_what_a_named_source_does_is_nobodys_score() -> None:
-    """It waits for others: a failure of one in a chain says nothing of the rest; of a peer that was picked it does."""
+    """A parent waits for other nodes, so its failure changes no score.
+
+    A failure of a picked peer does.
+    """
     made, scores = selector()
     made.name_parent(SOURCE, stall=3.0)
     made.pick(0.0)
@@ -65,7 +68,7 @@ def test_what_a_named_source_does_is_nobodys_score() -> None:
 
 
 def test_a_holder_that_was_named_before_counts_again_when_it_is_picked() -> None:
-    """A name holds for one request."""
+    """A peer is a parent for one request."""
     made, scores = selector()
     made.name_parent(HOLDER, stall=3.0)
     made.pick(0.0)
@@ -77,7 +80,7 @@ def test_a_holder_that_was_named_before_counts_again_when_it_is_picked() -> None
 
 @dataclass
 class ScriptedSources:
-    """Names these sources one after the other, and keeps the complaints."""
+    """Names these parents one after the other, and keeps the complaints."""
 
     named: list[Parent]
     rules: InFlightRules = field(default_factory=InFlightRules)
@@ -106,7 +109,10 @@ class ScriptedSources:
 
 
 async def test_a_source_that_takes_it_from_here_is_left_at_once() -> None:
-    """The coordinator is told that it is a ring, and the next source that it names gives the content."""
+    """The coordinator gets a complaint about the ring.
+
+    The next parent that it names gives the content.
+    """
     ring, source = (
         FakePeer(LARGE, headers={"X-Spegel-Source": ME.id}),
         FakePeer(LARGE, headers={"X-Spegel-Source": "x"}),

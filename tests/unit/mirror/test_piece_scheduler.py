@@ -1,4 +1,4 @@
-"""Who is asked for which piece, with a time of its own."""
+"""The assignment of pieces to peers, with the test's own time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from spegel_py.mirror.parallel_download import DUPLICATE_AFTER, PieceRange, Piec
 def test_the_client_gets_all_bytes_in_order(
     first: int, length: int, piece: int, window: int, peers: int, seed: int
 ) -> None:
-    """Whoever gives which piece when, is late, or fails: the bytes are right, and memory stays within the window."""
+    """Whichever peer gives which piece when, is late, or fails.
+
+    The bytes are right, and memory stays within the window.
+    """
     content, random, now = (
         bytes(number % 256 for number in range(first + length)),
         Random(seed),
@@ -50,7 +53,7 @@ def test_the_client_gets_all_bytes_in_order(
 
 
 def test_pieces_are_handed_out_within_the_window() -> None:
-    """Where the client takes nothing nobody is asked for more than the window holds."""
+    """If the client reads nothing, no peer is asked for more than the window holds."""
     plan = PieceScheduler(first=10, last=99, piece=10, window=2)
     first, second = plan.take("a", 0), plan.take("b", 0)
     assert (first, second) == (PieceRange(10, 19), PieceRange(20, 29))
@@ -63,7 +66,7 @@ def test_pieces_are_handed_out_within_the_window() -> None:
 
 
 def test_what_a_peer_did_not_give_is_asked_of_the_next() -> None:
-    """A failed peer's piece goes before new ones."""
+    """A failed peer's piece goes before new pieces."""
     plan = PieceScheduler(first=0, last=99, piece=10, window=5)
     lost = plan.take("a", 0)
     plan.take("b", 0)
@@ -72,7 +75,7 @@ def test_what_a_peer_did_not_give_is_asked_of_the_next() -> None:
 
 
 def test_a_piece_that_holds_up_the_client_is_asked_of_a_second_peer() -> None:
-    """Of one with nothing else to do, after a while, once; whoever gives it first is taken."""
+    """After a while an idle peer is asked for the piece too, once. The first answer counts."""
     plan = PieceScheduler(first=0, last=19, piece=10, window=2)
     late, other = plan.take("slow", 0), plan.take("quick", 0)
     assert late
@@ -87,7 +90,7 @@ def test_a_piece_that_holds_up_the_client_is_asked_of_a_second_peer() -> None:
 
 
 def test_a_second_peer_that_fails_takes_nothing_away() -> None:
-    """The piece stays with the first one."""
+    """The piece stays with the first peer."""
     plan = PieceScheduler(first=0, last=9, piece=10, window=2)
     late = plan.take("slow", 0)
     assert plan.take("quick", DUPLICATE_AFTER) == late

@@ -45,7 +45,10 @@ async def test_a_blob_comes_from_a_peer(lab: Lab, data: bytes) -> None:
 
 
 async def test_nobody_is_an_immediate_unknown(lab: Lab) -> None:
-    """Where nobody advertises it, the answer is unknown after no attempt, long before the resolve deadline."""
+    """If no peer advertises the content, the answer is unknown after no attempt.
+
+    That is long before the resolve deadline.
+    """
     began = time.monotonic()
     with pytest.raises(BlobUnknown) as unknown:
         await lab.pull(blob(LARGE))
@@ -71,7 +74,7 @@ async def test_nobody_is_an_immediate_unknown(lab: Lab) -> None:
 async def test_a_peer_that_does_not_answer_well_is_passed_over(
     lab: Lab, bad: FakePeer, outcome: str
 ) -> None:
-    """Whatever goes wrong before the body, the next peer is asked, and the client never hears of it."""
+    """Whatever goes wrong before the body, the next peer is asked, and the client never notices."""
     await lab.serve(replace(bad), FakePeer(LARGE))
     head, body, complete = await lab.pull(blob(LARGE))
     assert complete
@@ -87,7 +90,10 @@ async def test_a_peer_that_does_not_answer_well_is_passed_over(
 async def test_a_broken_body_goes_on_at_the_next_peer(
     quick_lab: Lab, ending: str, outcome: str
 ) -> None:
-    """However a body breaks, the next peer is asked for exactly the rest, and the bytes are the same."""
+    """However a body breaks, the next peer is asked for exactly the rest.
+
+    The bytes are the same.
+    """
     first = FakePeer(LARGE, cut_at=len(LARGE) // 2, ending=ending)  # type: ignore[arg-type]
     second = FakePeer(LARGE)
     await quick_lab.serve(first, second)
@@ -108,7 +114,7 @@ async def test_a_broken_body_goes_on_at_the_next_peer(
     ids=["200 for a range", "wrong total", "longer content"],
 )
 async def test_a_body_goes_on_only_on_the_range_that_is_missing(lab: Lab, liar: FakePeer) -> None:
-    """A peer that answers the rest with anything else is passed over; the third goes on."""
+    """A peer that answers the rest with anything else is passed over; the third peer goes on."""
     await lab.serve(FakePeer(LARGE, cut_at=1_000_000), replace(liar), FakePeer(LARGE))
     _, body, complete = await lab.pull(blob(LARGE))
     assert complete
@@ -117,7 +123,10 @@ async def test_a_body_goes_on_only_on_the_range_that_is_missing(lab: Lab, liar: 
 
 
 async def test_a_body_without_a_next_peer_ends_short(lab: Lab) -> None:
-    """When nobody is left in mid-body, what was sent is a true beginning, and the caller is told."""
+    """When no peer is left in mid-body, the bytes sent are right.
+
+    The caller learns that some are missing.
+    """
     await lab.serve(FakePeer(LARGE, cut_at=1_000_000))
     _, body, complete = await lab.pull(blob(LARGE))
     assert not complete
@@ -126,7 +135,10 @@ async def test_a_body_without_a_next_peer_ends_short(lab: Lab) -> None:
 
 
 async def test_a_resumed_pull_does_not_meet_the_peer_that_broke_off(lab: Lab) -> None:
-    """The runtime resumes at once: the only peer broke this content off, so it is unknown, and upstream is next."""
+    """The runtime resumes at once.
+
+    The only peer broke this content off, so it is unknown, and upstream is next.
+    """
     await lab.serve(FakePeer(LARGE, cut_at=1_000_000))
     _, body, _ = await lab.pull(blob(LARGE))
     with pytest.raises(BlobUnknown):
@@ -144,7 +156,7 @@ async def test_a_resumed_pull_does_not_meet_the_peer_that_broke_off(lab: Lab) ->
 async def test_a_range_is_relayed_and_goes_on_where_it_broke(
     lab: Lab, asked: ByteRange, start: int, length: int
 ) -> None:
-    """A client's range passes through, and its rest is asked for in the content's own offsets."""
+    """A client's range passes through, and its rest is requested in the content's own offsets."""
     second = FakePeer(LARGE)
     await lab.serve(FakePeer(LARGE, cut_at=1_500_000), second)
     with capture_logs() as logs:
@@ -158,7 +170,7 @@ async def test_a_range_is_relayed_and_goes_on_where_it_broke(
 
 
 async def test_a_range_of_a_small_blob_is_verified_too(lab: Lab) -> None:
-    """A small blob is fetched whole and verified even if a part is asked for."""
+    """A small blob is fetched whole and verified even if the client wants a part."""
     await lab.serve(FakePeer(b"x" * len(SMALL)), FakePeer(SMALL))
     head, body, complete = await lab.pull(blob(SMALL, ByteRange(5, 9)))
     assert complete
@@ -168,7 +180,7 @@ async def test_a_range_of_a_small_blob_is_verified_too(lab: Lab) -> None:
 
 
 async def test_a_range_beyond_the_end_is_invalid(lab: Lab) -> None:
-    """When a peer says 416 with the size, so do we."""
+    """A peer's 416 with the size is passed on to the client."""
     fake = FakePeer(raw=b"HTTP/1.1 416 X\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n")
     await lab.serve(fake)
     with pytest.raises(RangeInvalid) as invalid:
@@ -198,7 +210,10 @@ async def test_a_range_beyond_the_end_is_invalid(lab: Lab) -> None:
 async def test_wrong_bytes_never_reach_the_client(
     lab: Lab, good: FakePeer, bad: FakePeer, pull: PullRequest
 ) -> None:
-    """Manifests and small blobs are verified before the first byte, and the liar is not asked for them again."""
+    """Manifests and small blobs are verified before the first byte.
+
+    The wrong peer is not asked for them again.
+    """
     liar = replace(bad, requests=[])
     await lab.serve(liar, replace(good))
     for _ in range(2):
@@ -210,7 +225,7 @@ async def test_wrong_bytes_never_reach_the_client(
 
 
 async def test_a_manifest_keeps_its_type(lab: Lab) -> None:
-    """A manifest's type is told, and the client's Accept lines reach the peer."""
+    """The client gets the manifest's type, and the peer gets the client's Accept lines."""
     fake = manifest_peer()
     await lab.serve(fake)
     head, body, _ = await lab.pull(manifest("v1"))
@@ -233,7 +248,7 @@ async def test_a_range_of_a_manifest_is_cut_here(lab: Lab) -> None:
 async def test_a_head_is_answered_from_the_verified_manifest(
     lab: Lab, reference: Digest | str
 ) -> None:
-    """A HEAD costs the peer the manifest, and tells type, size and digest of that."""
+    """A HEAD fetches the manifest from the peer, and answers with its type, size and digest."""
     fake = manifest_peer()
     await lab.serve(fake)
     head, body, _ = await lab.pull(manifest(reference, head=True))
@@ -261,7 +276,7 @@ async def test_a_head_is_answered_from_the_verified_manifest(
 async def test_a_peer_that_lies_in_its_head_fails_no_pull(
     lab: Lab, reference: Digest | str, headers: dict[str, str]
 ) -> None:
-    """The next peer is asked, or what the bytes are is told, whatever the first one says of them."""
+    """After a wrong head the next peer is asked, or the answer follows the bytes."""
     said = {
         "Content-Length": str(len(MANIFEST)),
         "Content-Type": OCI_MANIFEST,
@@ -284,7 +299,7 @@ async def test_a_peer_that_lies_in_its_head_fails_no_pull(
     ids=["no type", "no digest", "too large"],
 )
 async def test_a_tag_whose_head_is_incomplete_is_unknown(lab: Lab, bad: FakePeer) -> None:
-    """A head that would break the pull is not passed on."""
+    """A head that would break the pull is not relayed."""
     await lab.serve(replace(bad))
     with pytest.raises(ManifestUnknown) as unknown:
         await lab.pull(manifest("v1", head=True))
@@ -292,7 +307,7 @@ async def test_a_tag_whose_head_is_incomplete_is_unknown(lab: Lab, bad: FakePeer
 
 
 async def test_a_manifest_has_a_deadline_over_all_peers(quick_lab: Lab) -> None:
-    """Silent peers cost a manifest its own deadline at most, then it is unknown."""
+    """Silent peers cost a manifest at most its own deadline, then it is unknown."""
     await quick_lab.serve(*[FakePeer(silent=True)] * 1)
     for number in range(7):
         quick_lab.peers.append(replace(quick_lab.peers[0], id=f"again{number}"))
@@ -303,7 +318,10 @@ async def test_a_manifest_has_a_deadline_over_all_peers(quick_lab: Lab) -> None:
 
 
 async def test_a_client_that_leaves_with_the_last_byte_has_had_all_of_the_peer(lab: Lab) -> None:
-    """It hangs up as soon as it has everything, which is heard of before the sending is over."""
+    """A client hangs up as soon as it has everything.
+
+    That is noticed before the sending is over.
+    """
 
     class Hasty(MemorySink):
         async def write(self, data: bytes) -> None:
@@ -343,7 +361,7 @@ async def test_a_cancelled_pull_stops_the_peer_at_once(lab: Lab) -> None:
 
 
 async def test_the_log_tells_where_the_bytes_came_from(lab: Lab) -> None:
-    """The events of a pull that moved from one peer to another have the documented names and fields."""
+    """The events of a pull that changed peers have the documented names and fields."""
     await lab.serve(FakePeer(LARGE, cut_at=1_000_000), FakePeer(LARGE))
     with capture_logs() as logs:
         await lab.pull(blob(LARGE))
@@ -371,7 +389,7 @@ async def test_the_log_tells_where_the_bytes_came_from(lab: Lab) -> None:
 
 
 async def test_a_miss_is_logged_with_what_was_tried(lab: Lab) -> None:
-    """The log explains why a pull went upstream."""
+    """The log shows why a pull went upstream."""
     await lab.serve(FakePeer(status=500))
     with capture_logs() as logs, pytest.raises(ManifestUnknown):
         await lab.pull(manifest("v1"))
@@ -388,7 +406,10 @@ async def test_a_miss_is_logged_with_what_was_tried(lab: Lab) -> None:
 async def test_a_small_blob_that_comes_slowly_goes_on_at_the_next_peer(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, rate: int, outcome: str
 ) -> None:
-    """Its client sees nothing until it was verified: so a slow peer is left early, and what it gave is kept."""
+    """The client sees no byte until the blob was verified.
+
+    So a slow peer is left early, and its bytes are kept.
+    """
     monkeypatch.setattr(
         "spegel_py.mirror.first_response.BUFFERED_POLICY",
         SlowPeerPolicy(min_rate=1024 * 1024, window=0.2),
@@ -422,7 +443,7 @@ async def test_a_slow_peer_is_not_left_where_it_is_the_only_one(
 async def test_wrong_parts_of_a_small_blob_are_found_out(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Put together from two peers it is verified as a whole: then a third gives all of it."""
+    """A blob from two peers is verified as a whole. Then a third peer gives all of it."""
     monkeypatch.setattr(
         "spegel_py.mirror.first_response.BUFFERED_POLICY",
         SlowPeerPolicy(min_rate=1024 * 1024, window=0.2),
@@ -438,7 +459,10 @@ async def test_wrong_parts_of_a_small_blob_are_found_out(
 async def test_a_peer_whose_length_is_not_the_manifest_s_is_refused(
     lab: Lab, difference: int
 ) -> None:
-    """A length that is wrong would end the runtime's pull: the manifest that was passed on before says it."""
+    """A wrong length would end the runtime's pull.
+
+    A manifest relayed before gives the right one.
+    """
     document = describing(LARGE)
     wrong = LARGE[:difference] if difference < 0 else LARGE + bytes(difference)
     await lab.serve(FakePeer(document, media_type=OCI_MANIFEST))
@@ -452,7 +476,7 @@ async def test_a_peer_whose_length_is_not_the_manifest_s_is_refused(
 
 @pytest.mark.parametrize("said", [len(LARGE) - 1, 10**15], ids=["a byte less", "without an end"])
 async def test_what_the_runtime_expects_counts(said: int) -> None:
-    """A peer that promises another length is refused, whatever a manifest that was passed on says of it."""
+    """A peer that promises another length is refused, whatever a relayed manifest says."""
 
     async def expected(digest: Digest) -> int | None:
         return len(LARGE) if digest == Digest.of(LARGE) else None

@@ -1,4 +1,4 @@
-"""Who is asked for nothing, and for how long."""
+"""Quarantined peers, and the length of the quarantine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_quarantine_ends_and_the_next_is_twice_as_long() -> None:
 
 
 def test_what_several_pulls_find_out_at_once_is_one_offence() -> None:
-    """Who is in quarantine already is not punished again."""
+    """A peer that is in quarantine already is not punished again."""
     quarantine = Quarantine()
     quarantine.add("a", 0.0)
     assert quarantine.add("a", 1.0) == FIRST_QUARANTINE - 1
@@ -26,7 +26,7 @@ def test_what_several_pulls_find_out_at_once_is_one_offence() -> None:
 
 
 def test_others_are_not_held() -> None:
-    """Only the offender is left out, and counted."""
+    """Only the offender is excluded, and counted."""
     quarantine = Quarantine()
     quarantine.add("a", 0.0)
     assert not quarantine.holds("b", 0.0)

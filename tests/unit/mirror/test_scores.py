@@ -1,4 +1,4 @@
-"""What is learnt about peers, and the weights that follow from it."""
+"""The results of requests, and the weights that follow."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def test_a_busy_peer_counts_as_loaded_for_a_while() -> None:
 
 
 def test_silence_is_a_latency_of_at_least_that() -> None:
-    """A peer that was left while it was silent is as slow as that; one that was left early is not known to be."""
+    """A peer that was left while silent is at least that slow.
+
+    A peer that was left early may be quick.
+    """
     score = Score(latency=0.010)
     score.record(AttemptResult(AttemptOutcome.ABANDONED, silence=0.110), 0)
     assert score.latency == pytest.approx(0.040)
@@ -79,7 +82,7 @@ def test_silence_is_a_latency_of_at_least_that() -> None:
 
 @pytest.mark.parametrize("result", [AttemptOutcome.NOT_FOUND, AttemptOutcome.ABANDONED])
 def test_what_is_no_fault_costs_nothing(result: AttemptOutcome) -> None:
-    """A stale record, or a client of ours that left, does not speak against the peer."""
+    """A stale record, or a client that left, does not count against the peer."""
     scores = Scores()
     scores.begin(A)
     scores.end(A, AttemptResult(result, PRIOR_LATENCY), 0)
@@ -97,7 +100,10 @@ def test_requests_in_flight_are_counted() -> None:
 
 
 def test_only_the_peers_used_last_are_remembered() -> None:
-    """Beyond its limit the peer used longest ago is forgotten, and an end that comes later is let pass."""
+    """Beyond the limit the peer used longest ago is forgotten.
+
+    The later end of its request is ignored.
+    """
     scores = Scores(limit=1)
     scores.begin(A)
     scores.end(A, FAILED, 0)
@@ -121,7 +127,7 @@ def test_a_shunned_peer_is_shunned_for_one_key_and_a_time() -> None:
 
 
 def test_a_peer_in_quarantine_is_shunned_for_every_key() -> None:
-    """Who sent wrong bytes is asked for nothing, at whatever address."""
+    """A peer that sent wrong bytes is asked for nothing, at whatever address."""
     scores = Scores()
     scores.quarantine.add(A.id, 0.0)
     assert scores.is_shunned("k", A, 1)

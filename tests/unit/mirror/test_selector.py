@@ -1,4 +1,4 @@
-"""The choice among peers, with a seeded randomness and a time of its own."""
+"""The choice among peers, with seeded randomness and the test's own time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A, B, C = (Peer(name, f"10.0.0.{number}", 5000) for number, name in enumerate("a
 
 
 def shares(scores: Scores, rounds: int = 4000) -> dict[str, float]:
-    """Return how often each of three peers is picked first, as a share of all picks."""
+    """Return each peer's share of first picks among three peers."""
     random, picked = Random(7), Counter[str]()
     for _ in range(rounds):
         selector = PeerSelector(key="k", scores=scores, random=random)
@@ -33,12 +33,12 @@ def shares(scores: Scores, rounds: int = 4000) -> dict[str, float]:
 
 
 def test_equal_peers_get_equal_shares() -> None:
-    """Peers of whom nothing is known are picked equally often."""
+    """Unknown peers are picked equally often."""
     assert all(abs(share - 1 / 3) < 0.03 for share in shares(Scores()).values())
 
 
 def test_faster_peers_get_more() -> None:
-    """A peer four times as slow gets a quarter of what each of the others gets."""
+    """A peer that is four times slower gets a quarter of the share of each other peer."""
     scores = Scores()
     for _ in range(60):
         for peer, latency in ((A, 0.01), (B, 0.01), (C, 0.04)):
@@ -50,7 +50,7 @@ def test_faster_peers_get_more() -> None:
 
 
 def test_busy_peers_get_less() -> None:
-    """A peer with three requests in flight gets a quarter of what each of the others gets."""
+    """A peer with three requests in flight gets a quarter of the share of each other peer."""
     scores = Scores()
     for _ in range(3):
         scores.begin(C)
@@ -58,7 +58,10 @@ def test_busy_peers_get_less() -> None:
 
 
 def test_failing_peers_get_little_but_not_nothing() -> None:
-    """After two failures a peer gets a sixteenth of its share: enough to find out that it is well again."""
+    """After two failures a peer gets a sixteenth of its share.
+
+    That is enough to show that it is well again.
+    """
     scores = Scores()
     for _ in range(2):
         scores.begin(C)
@@ -68,7 +71,7 @@ def test_failing_peers_get_little_but_not_nothing() -> None:
 
 @given(st.lists(st.sampled_from([A, B, C]), max_size=9), st.integers())
 def test_every_peer_offered_is_picked_once(offers: list[Peer], seed: int) -> None:
-    """Each peer comes out once, however often it was offered, and then nobody."""
+    """Each peer is picked once, however often it was offered, and then none."""
     selector = PeerSelector(key="k", scores=Scores(), random=Random(seed))
     for peer in offers:
         selector.offer(peer)
@@ -78,7 +81,7 @@ def test_every_peer_offered_is_picked_once(offers: list[Peer], seed: int) -> Non
 
 
 def test_a_peer_offered_later_is_picked_later() -> None:
-    """A selector that ran dry gives out who is offered afterwards."""
+    """An exhausted selector picks peers that are offered afterwards."""
     selector = PeerSelector(key="k", scores=Scores(), random=Random(1))
     assert selector.pick(0.0) is None
     selector.offer(A)
@@ -109,7 +112,7 @@ def test_the_choice_depends_on_the_given_randomness_only() -> None:
 
 
 def test_a_peer_that_was_abandoned_may_be_picked_again() -> None:
-    """Nothing is known against it: it only was not needed."""
+    """An abandoned attempt counts against no peer: it only was not needed."""
     selector = PeerSelector(key="k", scores=Scores(), random=Random(1))
     selector.offer(A)
     for result, may in ((AttemptOutcome.ABANDONED, True), (AttemptOutcome.NOT_FOUND, False)):
@@ -134,7 +137,10 @@ def offering(scores: Scores, *peers: Peer, complete: bool = True) -> PeerSelecto
 
 
 def test_an_unhealthy_peer_gets_nothing_while_another_has_it(book: Book) -> None:
-    """Neither first nor, while the other is asked and after it has answered, as a hedge."""
+    """It is picked neither first nor as a hedge.
+
+    That holds while the healthy peer is asked, and after its answer.
+    """
     scores = Scores(health=book)
     for now in range(3):
         book.checked(A, "refused", 0.1, float(now))
@@ -147,7 +153,7 @@ def test_an_unhealthy_peer_gets_nothing_while_another_has_it(book: Book) -> None
 
 
 def test_with_nobody_healthy_everybody_is_offered(book: Book) -> None:
-    """Fail open: where no holder is trusted each is picked once, as if all were well."""
+    """Fail open: if no holder is trusted, each is picked once, as if all were well."""
     for now in range(3):
         for peer in (A, B):
             book.checked(peer, "refused", 0.1, float(now))
@@ -157,7 +163,7 @@ def test_with_nobody_healthy_everybody_is_offered(book: Book) -> None:
 
 
 def test_an_unhealthy_peer_waits_until_all_were_offered(book: Book) -> None:
-    """Who is found first is not picked before it is known that nobody healthier will be."""
+    """An unhealthy peer that is found first waits until no healthier peer can follow."""
     for now in range(3):
         book.checked(A, "refused", 0.1, float(now))
     selector = offering(Scores(health=book), A, complete=False)
@@ -171,7 +177,10 @@ def test_an_unhealthy_peer_waits_until_all_were_offered(book: Book) -> None:
 
 
 def test_what_failed_for_one_blob_is_not_tried_for_the_next(book: Book) -> None:
-    """A network error in one pull keeps all others from the peer; an answer, whatever it says, does not."""
+    """A network error in one pull keeps all other pulls from the peer.
+
+    An answer of any kind does not.
+    """
     scores = Scores(health=book)
     for result, picked in (
         (AttemptOutcome.NOT_FOUND, {A, B}),
@@ -192,7 +201,7 @@ def test_what_failed_for_one_blob_is_not_tried_for_the_next(book: Book) -> None:
 
 
 def test_with_the_last_healthy_peer_failing_the_others_are_tried(book: Book) -> None:
-    """When the only trusted holder breaks, the pull does not end for fear of the others."""
+    """When the only trusted holder breaks, the untrusted ones are tried."""
     scores = Scores(health=book)
     for now in range(3):
         book.checked(A, "refused", 0.1, float(now))
@@ -210,7 +219,7 @@ def test_a_suspected_peer_gets_less(book: Book) -> None:
 
 
 def test_unhealthy_holders_take_no_place_among_those_looked_up(book: Book) -> None:
-    """As many more are looked up as are unhealthy or in quarantine."""
+    """The lookup's limit grows by the number of unhealthy and quarantined peers."""
     scores = Scores(health=book)
     for now in range(3):
         book.checked(A, "refused", 0.1, float(now))

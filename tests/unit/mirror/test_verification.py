@@ -1,4 +1,4 @@
-"""Blobs that are verified on their way, and what becomes of peers that send wrong ones."""
+"""Blobs that are verified on their way, and the peers that sent wrong ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VERIFIED = "spegel_verified_blobs_total"
 
 
 class Never(Random):
-    """Leaves everything out of a sample."""
+    """Excludes everything from a sample."""
 
     def randrange(self, *_: object) -> int:
         return 1
@@ -48,7 +48,10 @@ def verifying(data: bytes) -> tuple[VerifyingSink, MemorySink]:
 
 @given(st.lists(st.integers(1, HELD_BACK), min_size=1, max_size=4), st.integers(1, 3 * HELD_BACK))
 async def test_the_end_is_held_back_until_all_was_seen(pieces: list[int], extra: int) -> None:
-    """However the bytes come, at most 16 KiB are held, and the last byte passes only when all are right."""
+    """However the bytes come, at most 16 KiB are held back.
+
+    The last byte passes only if all bytes are right.
+    """
     data = bytes(sum(pieces)) + b"e" * extra
     verifier, sink = verifying(data)
     at = 0
@@ -61,7 +64,7 @@ async def test_the_end_is_held_back_until_all_was_seen(pieces: list[int], extra:
 
 
 async def test_the_end_of_wrong_content_does_not_pass() -> None:
-    """With the last byte the sink says that the content is wrong, and keeps what it held."""
+    """With the last byte the sink raises DigestMismatch, and keeps the bytes held back."""
     verifier, sink = verifying(LARGE)
     with pytest.raises(DigestMismatch):
         await verifier.write(WRONG)
@@ -69,8 +72,11 @@ async def test_the_end_of_wrong_content_does_not_pass() -> None:
 
 
 @pytest.mark.parametrize("sent", [LARGE, WRONG], ids=["right", "wrong"])
-async def test_a_thread_hashes_what_a_lent_socket_takes(sent: bytes) -> None:
-    """All but the end of what a peer sends passes by the event loop; of wrong content the end does not pass."""
+async def test_a_thread_hashes_what_a_leased_socket_takes(sent: bytes) -> None:
+    """All but the end of a peer's body bypasses the event loop.
+
+    The end of wrong content does not pass.
+    """
     client, written = SocketSink.connect(), 0
     verdicts: list[bool] = []
     verifier = VerifyingSink(
@@ -78,7 +84,7 @@ async def test_a_thread_hashes_what_a_lent_socket_takes(sent: bytes) -> None:
     )
 
     class Counted(Sink):
-        """Counts what is written."""
+        """Counts the bytes written."""
 
         @property
         def sent(self) -> int:
@@ -118,7 +124,10 @@ def test_a_sample_is_one_in_thirty_two() -> None:
 
 
 def test_what_is_asked_for_again_is_suspicious() -> None:
-    """A blob that was passed on is verified with the sample if it is asked for again soon: a runtime threw it away."""
+    """With `sample` a relayed blob is verified if it is soon requested again.
+
+    A runtime threw it away.
+    """
     now = 0.0
     verification = VerificationPolicy(verify=Verify.SAMPLE, random=Never(), clock=lambda: now)
     digest = Digest.of(LARGE)
@@ -135,7 +144,7 @@ def test_what_is_asked_for_again_is_suspicious() -> None:
 
 
 async def test_the_second_pull_of_a_wrong_blob_finds_its_peer_out() -> None:
-    """Even where the sample left the blob out at first: the third pull goes elsewhere."""
+    """Even if the sample missed the blob at first, the third pull goes to another peer."""
     async with start_lab(verify=Verify.SAMPLE, random=Never()) as lab:
         await lab.serve(FakePeer(WRONG))
         assert (await lab.pull(blob(LARGE)))[1:] == (WRONG, True)
@@ -147,7 +156,7 @@ async def test_the_second_pull_of_a_wrong_blob_finds_its_peer_out() -> None:
 
 
 async def test_a_right_blob_is_whole() -> None:
-    """What is verified on its way arrives as before, and is counted."""
+    """A verified blob arrives as before, and is counted."""
     async with start_lab(verify=Verify.ALL) as lab:
         await lab.serve(FakePeer(LARGE))
         _, body, complete = await lab.pull(blob(LARGE))
@@ -157,7 +166,10 @@ async def test_a_right_blob_is_whole() -> None:
 
 
 async def test_a_wrong_blob_ends_short_and_its_peer_is_left_out() -> None:
-    """The last MiB is not sent; the peer is named, and asked for nothing more, be it something else."""
+    """The end is not sent.
+
+    The peer is logged, and asked for nothing more, not even for other content.
+    """
     async with start_lab(verify=Verify.ALL) as lab:
         liar = FakePeer(WRONG)
         await lab.serve(liar)
@@ -177,7 +189,7 @@ async def test_a_wrong_blob_ends_short_and_its_peer_is_left_out() -> None:
 
 
 async def test_others_serve_while_one_is_in_quarantine(lab: Lab) -> None:
-    """A peer that sent a wrong small blob is left out of pulls of everything, and others are asked."""
+    """A peer that sent a wrong small blob is excluded from all pulls, and other peers are asked."""
     liar, good = FakePeer(b"x" * len(SMALL)), FakePeer(SMALL)
     await lab.serve(liar, good)
     await lab.pull(blob(SMALL))
@@ -188,7 +200,10 @@ async def test_others_serve_while_one_is_in_quarantine(lab: Lab) -> None:
 
 
 async def test_what_went_on_elsewhere_is_verified_as_a_whole() -> None:
-    """A body of two peers is right if both were; its end is held back over the change."""
+    """A body of two peers is right if both parts were.
+
+    Its end is held back across the change of peers.
+    """
     async with start_lab(verify=Verify.ALL) as lab:
         await lab.serve(FakePeer(LARGE, cut_at=len(LARGE) - HELD_BACK // 2), FakePeer(LARGE))
         _, body, complete = await lab.pull(blob(LARGE))
@@ -197,7 +212,7 @@ async def test_what_went_on_elsewhere_is_verified_as_a_whole() -> None:
 
 
 async def test_a_part_cannot_be_verified() -> None:
-    """A range is passed on as it is: its digest is nobody's."""
+    """A range is relayed unverified: no digest covers it."""
     async with start_lab(verify=Verify.ALL) as lab:
         await lab.serve(FakePeer(LARGE))
         _, body, complete = await lab.pull(blob(LARGE, ByteRange(5, None)))

@@ -1,4 +1,4 @@
-"""The heads of peers' answers: which are used, and which are refused."""
+"""The heads of peers' answers: accepted and refused ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def part(said: str = "bytes 4-9/10", length: str = "6") -> dict[str, str]:
 
 
 def test_a_whole_answer_is_used() -> None:
-    """A 200 with a length is the whole content, with the digest and type that the peer says."""
+    """A 200 with a length is the whole content, with the peer's digest and type."""
     headers = {"Content-Length": "10", "Content-Type": "a/b", "Docker-Content-Digest": str(DIGEST)}
     assert check_answer(WHOLE, 200, headers) == PeerAnswer(
         media_type="a/b", digest=DIGEST, size=10, start=0, length=10
@@ -41,13 +41,13 @@ def test_a_whole_answer_is_used() -> None:
 def test_the_range_that_was_asked_is_used(
     asked: ByteRange, said: str, start: int, length: int
 ) -> None:
-    """A 206 is used if its Content-Range is exactly what was asked of content of that size."""
+    """A 206 is used if its Content-Range is exactly the requested one, for content of that size."""
     answer = check_answer(PeerRequest(target="/x", range=asked), 206, part(said, str(length)))
     assert (answer.start, answer.length, answer.size) == (start, length, 10)
 
 
 def test_a_chunked_answer_is_used_where_its_length_is_known() -> None:
-    """From its range, or from the size that was asked for; it must not say two lengths."""
+    """The length comes from the range or from the known size. Two lengths are refused."""
     chunked = {"Transfer-Encoding": "chunked"}
     assert check_answer(PART, 206, chunked | {"Content-Range": "bytes 4-9/10"}).length == 6
     assert check_answer(PeerRequest(target="/x", size=10), 200, chunked).length == 10
@@ -56,7 +56,7 @@ def test_a_chunked_answer_is_used_where_its_length_is_known() -> None:
 
 
 def test_a_range_outside_the_content_is_an_answer() -> None:
-    """A 416 with the size says that no bytes follow, and how long the content is."""
+    """A 416 with the size gives the content's length, and no bytes follow."""
     answer = check_answer(
         PeerRequest(target="/x", range=ByteRange(20, None)), 416, {"Content-Range": "bytes */10"}
     )
@@ -90,14 +90,14 @@ def test_a_range_outside_the_content_is_an_answer() -> None:
 def test_what_was_not_asked_is_refused(
     request_: PeerRequest, status: int, headers: dict[str, str]
 ) -> None:
-    """Anything but what was asked for is PeerRefused with the status that the peer gave."""
+    """Any other answer is PeerRefused with the peer's status."""
     with pytest.raises(PeerRefused) as refused:
         check_answer(request_, status, headers)
     assert refused.value.status == status
 
 
 def test_another_digest_is_a_mismatch() -> None:
-    """A peer that names another digest than the one asked for is about to send wrong bytes."""
+    """A peer that names another digest than the requested one is about to send wrong bytes."""
     headers = {"Content-Length": "1", "Docker-Content-Digest": str(OTHER)}
     with pytest.raises(DigestMismatch):
         check_answer(PeerRequest(target="/x", digest=DIGEST), 200, headers)
@@ -111,7 +111,10 @@ def test_a_digest_that_is_none_is_refused() -> None:
 
 @pytest.mark.parametrize("digits", [20, 5000])
 def test_numbers_without_end_are_no_numbers(digits: int) -> None:
-    """A peer's header of thousands of digits says nothing, or refuses the answer; it raises nothing else."""
+    """A header of thousands of digits is ignored, or refuses the answer.
+
+    There is no other error.
+    """
     number = "9" * digits
     assert check_answer(WHOLE, 200, {"Content-Length": "10", "Age": number}).age is None
     for headers in (
@@ -128,7 +131,7 @@ def test_numbers_without_end_are_no_numbers(digits: int) -> None:
 
 
 def test_what_cannot_be_shown_counts_as_not_said() -> None:
-    """A type goes to clients as it is, and a source into what people are shown."""
+    """A type goes to clients as it is, and a source to people."""
     headers = {"Content-Length": "1", "Content-Type": "a\x1b[2J", "X-Spegel-Source": "caf\xe9"}
     answer = check_answer(WHOLE, 200, headers)
     assert (answer.media_type, answer.source) == (None, None)

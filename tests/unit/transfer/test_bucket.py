@@ -12,7 +12,7 @@ RATE = 10_000_000
 
 
 def test_a_sender_that_waits_as_told_sends_at_the_rate() -> None:
-    """Pieces and the waits after them come to the rate."""
+    """Pieces and the waits after them add up to the rate."""
     bucket, now, sent = TokenBucket(rate=RATE), 0.0, 0
     while now < 10:
         sent += bucket.piece
@@ -21,7 +21,7 @@ def test_a_sender_that_waits_as_told_sends_at_the_rate() -> None:
 
 
 def test_many_share_the_rate_evenly() -> None:
-    """However many senders there are, all together keep to the rate, and each gets the same."""
+    """Any number of senders keeps to the rate together, and each gets the same share."""
     bucket = TokenBucket(rate=RATE)
     due, sent = dict.fromkeys(range(7), 0.0), dict.fromkeys(range(7), 0)
     while (now := min(due.values())) < 10:
@@ -40,7 +40,7 @@ def test_idle_time_is_not_saved_up() -> None:
 
 
 def test_what_did_not_wait_is_waited_for_by_the_next() -> None:
-    """Small content that is only counted is paid for by what does wait."""
+    """Small content that is only counted is paid for by the next waiting sender."""
     bucket = TokenBucket(rate=RATE)
     bucket.pay(RATE, 0.0)
     assert bucket.pay(RATE, 0.0) == pytest.approx(2 - REFILL)

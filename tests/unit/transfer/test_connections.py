@@ -1,4 +1,4 @@
-"""Connections kept, and made to whichever address answers."""
+"""Connections that are kept, and connections to the first address that answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Host:
         self.peer = Peer("a", *self._server.getsockname())
 
     def connect(self) -> tuple[socket.socket, socket.socket]:
-        """Return both sides of a new connection, ours first."""
+        """Return both sides of a new connection, our side first."""
         ours = self._stack.enter_context(socket.create_connection((self.peer.host, self.peer.port)))
         theirs, _ = self._server.accept()
         return ours, self._stack.enter_context(theirs)
@@ -51,7 +51,7 @@ def host() -> Iterator[Host]:
 
 
 async def test_the_connection_used_last_is_taken_first(host: Host) -> None:
-    """So that those which are not needed run out."""
+    """So unneeded connections run out."""
     with closing(ConnectionPool()) as pool:
         (one, _), (other, _) = host.connect(), host.connect()
         pool.keep(host.peer, one)
@@ -63,7 +63,7 @@ async def test_the_connection_used_last_is_taken_first(host: Host) -> None:
 
 @pytest.mark.parametrize("what", ["its end", "a byte"])
 async def test_a_connection_on_which_something_came_is_closed(host: Host, what: str) -> None:
-    """Nothing was asked, so it is an end, or bytes that belong to no answer."""
+    """No request was sent, so the input is an end, or bytes that belong to no answer."""
     with closing(ConnectionPool()) as pool:
         (one, _), (other, theirs) = host.connect(), host.connect()
         pool.keep(host.peer, one)
@@ -77,7 +77,7 @@ async def test_a_connection_on_which_something_came_is_closed(host: Host, what: 
 
 
 async def test_idle_connections_are_closed_after_a_while(host: Host) -> None:
-    """By themselves, without another request."""
+    """They are closed without another request."""
     with closing(ConnectionPool(keepalive=0.05)) as pool:
         sockets = [host.connect()[0] for _ in range(3)]
         for each in sockets:
@@ -92,7 +92,7 @@ async def test_idle_connections_are_closed_after_a_while(host: Host) -> None:
 
 
 async def test_there_is_a_limit_for_each_peer_and_for_all(host: Host) -> None:
-    """The longest idle ones give way."""
+    """The connections that were idle for longest are closed."""
     with closing(ConnectionPool()) as pool:
         sockets = [host.connect()[0] for _ in range(MAX_IDLE_PER_PEER + 1)]
         for each in sockets:
@@ -115,7 +115,7 @@ async def test_a_closed_pool_has_closed_all(host: Host) -> None:
 async def test_an_address_that_does_not_answer_holds_up_little(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a name's addresses the next is tried soon after the first, not after its time-out (RFC 8305)."""
+    """A name's next address is tried soon after the first, not after its time-out (RFC 8305)."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
         for _ in range(2):  # a full backlog drops a SYN, as a dead host does
             filler = stack.enter_context(socket.socket())
@@ -151,14 +151,17 @@ async def test_a_v6_literal_is_an_address() -> None:
     "host", ["fe80::1%" + "a" * 64, "fe80::1%a..b", "a\x00b", "\ud800", "a" * 64 + ".example", ""]
 )
 async def test_a_text_that_is_no_host_is_an_oserror(host: str) -> None:
-    """Whatever a peer calls itself, connecting to it fails as it fails for a host that is away."""
+    """Whatever a peer's name is, connecting to it fails as for a host that is away."""
     with pytest.raises(OSError):  # noqa: PT011 - of any kind
         async with asyncio.timeout(20):
             (await dial(Peer("a", host, 1))).close()
 
 
 async def test_the_kernel_buffers_no_more_of_a_near_peer_than_the_window(host: Host) -> None:
-    """A slow client would have it grow to `net.ipv4.tcp_rmem`, which is tens of megabytes on some hosts."""
+    """For a slow client it would grow to `net.ipv4.tcp_rmem`.
+
+    That is tens of megabytes on some hosts.
+    """
     with closing(await dial(host.peer)) as sock:
         granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     assert granted <= 2 * WINDOW  # Linux doubles it, for its own overhead (socket(7))
@@ -178,5 +181,5 @@ async def test_the_kernel_buffers_no_more_of_a_near_peer_than_the_window(host: H
 def test_a_window_is_bounded_only_where_it_slows_nothing_down(
     round_trip: float, rmem_max: int, window: int | None
 ) -> None:
-    """A window is all that a peer may send in one round trip, so a far peer needs a large one."""
+    """A window limits the bytes of one round trip, so a distant peer needs a large one."""
     assert window_of(round_trip, rmem_max) == window

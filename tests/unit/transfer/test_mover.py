@@ -1,4 +1,4 @@
-"""The thread that moves bytes: turns, waits, giving up, disks, its own end."""
+"""The thread that moves bytes: turns, waits, cancelling, disks, its own end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Step = Callable[["Scripted", bool], Side | None]
 
 
 class Scripted(Move):
-    """A move whose steps are written in the test; each counts as one byte unless it names a side."""
+    """A move with the test's steps; each counts as one byte unless it returns a side."""
 
     def __init__(
         self, wire: Wire, *, length: int, step: Step = lambda _move, _may_block: None
@@ -54,7 +54,7 @@ def patiently(_now: float) -> float:
 
 
 async def test_transfers_take_turns(mover: Mover, wires: list[Wire]) -> None:
-    """One that comes late to a busy thread is stepped as often as one that has long been under way."""
+    """A late transfer on a busy thread gets as many steps as an old one."""
     late_is_there = threading.Event()
     steps: list[str] = []
 
@@ -79,7 +79,7 @@ async def test_transfers_take_turns(mover: Mover, wires: list[Wire]) -> None:
 
 
 async def test_threads_share_the_transfers(wires: list[Wire]) -> None:
-    """A new one goes to the thread that has the fewest."""
+    """A new transfer goes to the thread with the fewest."""
     with closing(Mover(name="shared", threads=2)) as mover:
         waiting = [
             Scripted(wire, length=1, step=lambda _move, _may_block: Side.SOURCE) for wire in wires
@@ -95,7 +95,7 @@ async def test_threads_share_the_transfers(wires: list[Wire]) -> None:
 async def test_one_disk_that_hangs_holds_up_no_other_transfer(
     mover: Mover, wires: list[Wire]
 ) -> None:
-    """What must wait for a disk is stepped elsewhere; what need not goes on, to its end."""
+    """A step that must wait for a disk is made elsewhere. Other transfers go on to their end."""
     disk = threading.Event()
 
     def wait(_move: Scripted, may_block: bool) -> Side | None:
@@ -115,7 +115,7 @@ async def test_one_disk_that_hangs_holds_up_no_other_transfer(
 
 
 async def test_a_client_that_can_take_more_is_served_again(mover: Mover, wires: list[Wire]) -> None:
-    """A side that was not ready is waited for, by nobody's thread, and said to be waited for."""
+    """A wait for a side that was not ready blocks no thread, and is recorded."""
     wire, filler = wires[0], bytes(1 << 16)
 
     def fill(move: Scripted, _may_block: bool) -> Side | None:
@@ -140,7 +140,7 @@ async def test_a_client_that_can_take_more_is_served_again(mover: Mover, wires: 
 
 
 async def test_what_a_look_finds_wanting_is_given_up(mover: Mover, wires: list[Wire]) -> None:
-    """The move ends with what the look says, and is not stepped again."""
+    """The move ends with the error of the check, and is not stepped again."""
 
     def check(_now: float) -> float:
         raise ClientGone("too slow")
@@ -152,7 +152,7 @@ async def test_what_a_look_finds_wanting_is_given_up(mover: Mover, wires: list[W
 
 
 async def test_a_failed_step_ends_its_move_alone(mover: Mover, wires: list[Wire]) -> None:
-    """An error is raised where the move is waited for; others do not notice."""
+    """The error is raised where the move is awaited; other moves do not notice."""
 
     def fail(_move: Scripted, _may_block: bool) -> None:
         raise StoreUnavailable("no disk")
@@ -166,7 +166,7 @@ async def test_a_failed_step_ends_its_move_alone(mover: Mover, wires: list[Wire]
 
 
 async def test_closing_ends_what_is_under_way(mover: Mover, wires: list[Wire]) -> None:
-    """A node that stops waits for no client, and takes up nothing more."""
+    """A node that stops waits for no client, and takes no new transfers."""
     stuck = Scripted(wires[0], length=1, step=lambda _move, _may_block: Side.SOURCE)
     running = asyncio.ensure_future(mover.run(stuck, check=patiently))
     while stuck.waits.side is None:
@@ -183,7 +183,7 @@ async def test_closing_ends_what_is_under_way(mover: Mover, wires: list[Wire]) -
 async def test_a_thread_that_dies_leaves_nobody_waiting(
     mover: Mover, wires: list[Wire], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever kills it, its moves end with an error, and the next move finds a new thread."""
+    """Whatever kills a thread, its moves end with an error, and the next move gets a new thread."""
     stuck = Scripted(wires[0], length=1, step=lambda _move, _may_block: Side.SOURCE)
     running = asyncio.ensure_future(mover.run(stuck, check=patiently))
     while stuck.waits.side is None:

@@ -1,4 +1,4 @@
-"""What a step does, on real sockets and files."""
+"""The steps of moves, on real sockets and files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Wire:
         self.near.setblocking(False)
 
     def reset(self) -> None:
-        """Have the far side end with an RST."""
+        """Make the far side end with an RST."""
         self.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.far.close()
 
@@ -73,7 +73,7 @@ def file(tmp_path: Path) -> Iterator[int]:
 def passed_on(
     request: pytest.FixtureRequest, peer: Wire, pipe: Pipe
 ) -> Callable[[SocketLease, int], Move]:
-    """Make a move of so many bytes of the peer."""
+    """Return a move of this many bytes from the peer."""
 
     def make(lent: SocketLease, length: int) -> Move:
         if request.param == "spliced":
@@ -88,7 +88,7 @@ def lease(client: Wire) -> SocketLease:
 
 
 def run(move: Move) -> Side | None:
-    """Step until a side is not ready, or all is moved."""
+    """Step until a side is not ready, or all bytes are moved."""
     while move.left:
         if (side := move.step()) is not None:
             return side
@@ -105,7 +105,7 @@ def read(wire: Wire, count: int) -> bytes:
 def test_it_ends_with_the_side_that_is_not_ready(
     client: Wire, peer: Wire, file: int, passed_on: Callable[[SocketLease, int], Move]
 ) -> None:
-    """Bytes are moved as far as both sides allow; what was moved is counted at once."""
+    """Bytes are moved as far as both sides allow, and counted at once."""
     lent = lease(client)
     move = passed_on(lent, 20)
     peer.far.sendall(b"0123456789")
@@ -126,7 +126,7 @@ def test_it_ends_with_the_side_that_is_not_ready(
 def test_a_file_that_is_not_in_the_page_cache_is_left_to_a_thread_for_disks(
     client: Wire, file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is sent by a step that would wait for a disk, unless it may."""
+    """A step that would wait for a disk sends nothing, unless it may block."""
 
     def not_there(*_: object) -> int:
         raise BlockingIOError
@@ -141,7 +141,7 @@ def test_a_file_that_is_not_in_the_page_cache_is_left_to_a_thread_for_disks(
 
 
 def test_the_wait_for_a_source_is_counted_and_no_other() -> None:
-    """Waits add up, the one going on included; a client's are no fault of the source."""
+    """Waits add up, the current one included. Waits for a client do not count as the source's."""
     waits = Waits().began(Side.SOURCE, 10.0)
     assert waits.source_at(12.5) == 2.5
     waits = waits.ended(13.0).began(Side.CLIENT, 14.0)
@@ -150,7 +150,7 @@ def test_the_wait_for_a_source_is_counted_and_no_other() -> None:
 
 
 def test_a_client_that_takes_nothing_for_too_long_is_given_up(client: Wire, file: int) -> None:
-    """Its patience counts from the last byte that it took."""
+    """The timeout runs from the last byte that it took."""
     move = Sendfile(fd=file, start=0, lease=lease(client), length=10)
     assert move.check(100.0) == 1.0
     move.waits = Waits().began(Side.CLIENT, 100.0)
@@ -167,7 +167,7 @@ def test_a_peer_that_breaks_off(
     passed_on: Callable[[SocketLease, int], Move],
     is_reset: bool,
 ) -> None:
-    """The end or a reset of the peer is its error; with a FIN all that it sent has been passed on."""
+    """The peer's end or reset is its error. With a FIN all its bytes have been passed on."""
     lent = lease(client)
     move = passed_on(lent, 100)
     peer.far.sendall(b"0123456789")
@@ -179,7 +179,7 @@ def test_a_peer_that_breaks_off(
 
 
 def test_what_is_copied_is_seen_once_it_was_passed_on(client: Wire, peer: Wire) -> None:
-    """A client that takes a part of what came has that part seen, in order, and no more."""
+    """If a client takes a part of the bytes, the observer sees that part, in order, and no more."""
     client.near.setsockopt(
         socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024
     )  # smaller ones wait for the kernel's timers
@@ -202,7 +202,10 @@ def test_what_is_copied_is_seen_once_it_was_passed_on(client: Wire, peer: Wire) 
 
 
 def test_a_client_that_left(client: Wire, peer: Wire, pipe: Pipe, file: int) -> None:
-    """The client's end is not taken for the peer's or the disk's; what nobody took stays, and is not seen."""
+    """A client's end is not taken for the peer's or the disk's.
+
+    Bytes that nobody took stay, and are not seen.
+    """
     client.reset()
     arrived = select.poll()
     arrived.register(client.near, select.POLLIN)
@@ -221,7 +224,7 @@ def test_a_client_that_left(client: Wire, peer: Wire, pipe: Pipe, file: int) -> 
 
 
 def test_a_file_that_ends_early(client: Wire, file: int) -> None:
-    """A file shorter than it should be is the store's error, once all that is there was sent."""
+    """A file shorter than it should be is the store's error, once its bytes were sent."""
     move = Sendfile(fd=file, start=len(DATA) - 10, lease=lease(client), length=20)
     with pytest.raises(StoreUnavailable):
         run(move)
@@ -231,7 +234,7 @@ def test_a_file_that_ends_early(client: Wire, file: int) -> None:
 def test_a_disk_that_fails_is_the_stores_error(
     client: Wire, file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """EIO is no word of the client's."""
+    """EIO is no error of the client."""
 
     def broken(*_: int) -> int:
         raise OSError(errno.EIO, "Input/output error")
@@ -242,7 +245,7 @@ def test_a_disk_that_fails_is_the_stores_error(
 
 
 def test_a_file_the_kernel_cannot_send(client: Wire) -> None:
-    """What sendfile does not take is told apart, before the first byte: it is copied then."""
+    """A file that sendfile cannot send is recognised before the first byte, and copied then."""
     fd = os.open("/proc/self/mem", os.O_RDONLY)
     try:
         with pytest.raises(CannotSendfile):
@@ -252,12 +255,12 @@ def test_a_file_the_kernel_cannot_send(client: Wire) -> None:
 
 
 def test_this_kernel_splices() -> None:
-    """On Linux outside sandboxes the kernel's way is taken."""
+    """On Linux outside sandboxes the kernel splices."""
     assert can_splice()
 
 
 def test_a_kernel_that_does_not_splice_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sandbox that refuses splice is found out before a body depends on it."""
+    """A sandbox that refuses splice is recognised before a body depends on it."""
 
     def refused(*_: int, **__: int) -> int:
         raise OSError(errno.ENOSYS, "Function not implemented")

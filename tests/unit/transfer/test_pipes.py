@@ -1,4 +1,4 @@
-"""Pipes lent and taken back."""
+"""Pipes that are given out and come back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lender() -> Iterator[PipePool]:
         yield made
 
 
-def test_an_empty_pipe_is_lent_again(lender: PipePool) -> None:
+def test_an_empty_pipe_is_used_again(lender: PipePool) -> None:
     """Making one costs more than keeping one."""
     with lender.borrow() as one:
         pass
@@ -28,7 +28,7 @@ def test_an_empty_pipe_is_lent_again(lender: PipePool) -> None:
 
 
 def test_a_pipe_with_bytes_in_it_is_closed(lender: PipePool) -> None:
-    """What one transfer left behind must never reach the client of another."""
+    """The bytes of one transfer must never reach the client of another."""
     with lender.borrow() as one:
         assert one is not None
         one.held = os.write(one.writer, b"left over")
@@ -47,7 +47,7 @@ def test_no_more_are_kept_than_are_of_use(lender: PipePool) -> None:
 
 
 def test_a_pipe_that_may_not_be_large_is_used_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users other than root get small pipes once they have many: those work too."""
+    """Users other than root get small pipes once they have many. Those work too."""
 
     def refused(*_: int) -> int:
         raise PermissionError
@@ -60,7 +60,7 @@ def test_a_pipe_that_may_not_be_large_is_used_small(monkeypatch: pytest.MonkeyPa
 def test_without_descriptors_there_is_none(
     lender: PipePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then bytes are copied."""
+    """Without a pipe the bytes are copied."""
 
     def refused() -> Pipe:
         raise OSError(24, "Too many open files")

@@ -1,4 +1,4 @@
-"""Sending local content: what waits for a disk, for a turn, for the rate, and what does not."""
+"""Sending local content: it may wait for a disk, for its turn, or for the upload rate."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_what_is_in_the_page_cache_is_read_at_once(
 async def test_what_is_not_is_read_in_a_thread(
     small: FileContent, monkeypatch: pytest.MonkeyPatch, reason: int
 ) -> None:
-    """The event loop goes on while a disk takes its time, even for a small file."""
+    """The event loop goes on while a disk is slow, even for a small file."""
     ticks = 0
 
     def not_there(*_: Any) -> int:
@@ -95,7 +95,7 @@ async def test_what_is_not_is_read_in_a_thread(
 
 
 async def test_a_client_that_has_to_see_the_bytes_is_written_to(large: FileContent) -> None:
-    """The kernel, which sends a file's bytes unseen, is left out."""
+    """An observer must see the bytes, so the kernel does not send them."""
     sink = SeenSink.connect()
     with Sender() as sender:
         await sender.send(large, 0, len(LARGE), sink)
@@ -106,7 +106,7 @@ async def test_a_client_that_has_to_see_the_bytes_is_written_to(large: FileConte
 async def test_small_content_does_not_wait_for_large(
     small: FileContent, large: FileContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While every thread waits for a disk that does not answer, a manifest is sent, even one that must be read."""
+    """While every thread waits for a hung disk, a manifest is sent, even if it must be read."""
     disk = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -138,7 +138,10 @@ async def test_small_content_does_not_wait_for_large(
 async def test_what_one_call_sends_is_sent_without_a_thread(
     large: FileContent, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """As far as the socket takes it: the rest, and whatever is longer, is a thread's, which may wait for the client."""
+    """That goes as far as the socket takes bytes.
+
+    The rest, and any longer content, is sent by a thread, which may wait for the client.
+    """
     threads: list[int] = []
 
     def noted(*given: int) -> int:
@@ -158,7 +161,7 @@ async def test_what_one_call_sends_is_sent_without_a_thread(
 async def test_a_file_that_the_kernel_cannot_send_is_copied(
     large: FileContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some file systems know no sendfile: the bytes are the same."""
+    """Some file systems have no sendfile: the bytes are the same."""
 
     def unable(*_: int) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
@@ -173,7 +176,10 @@ async def test_a_file_that_the_kernel_cannot_send_is_copied(
 async def test_a_cancelled_transfer_ends_after_its_thread(
     large: FileContent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled twice over while a disk is waited for, it goes on waiting: its descriptors are closed next."""
+    """Cancelled twice while it waits for a disk, it goes on waiting.
+
+    Its descriptors are closed next.
+    """
     began, disk = threading.Event(), threading.Event()
 
     def stuck(*given: int) -> int:
@@ -198,7 +204,7 @@ async def test_a_cancelled_transfer_ends_after_its_thread(
 
 @pytest.mark.parametrize("kind", ["kernel", "copying", "memory"])
 async def test_peers_share_the_upload_rate(large: FileContent, kind: str) -> None:
-    """Two transfers to peers take together as long as the rate says, whichever way they go."""
+    """Two transfers to peers take as long as the rate says, whichever way they are sent."""
     content = MemoryContent(LARGE) if kind == "memory" else large
     with Sender(max_upload_rate=16 << 20, is_copying=kind == "copying") as sender:
         async with connected() as one, connected() as two:
@@ -214,7 +220,7 @@ async def test_peers_share_the_upload_rate(large: FileContent, kind: str) -> Non
 async def test_own_clients_and_small_content_do_not_wait_for_the_rate(
     large: FileContent, small: FileContent
 ) -> None:
-    """The rate is for peers, and a manifest is never held up by it."""
+    """The rate is for peers, and it never delays a manifest."""
     with Sender(max_upload_rate=1) as sender:
         async with connected() as sink, asyncio.timeout(10):
             await sender.send(large, 0, len(LARGE), sink)
