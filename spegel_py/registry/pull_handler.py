@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import structlog
@@ -21,10 +20,10 @@ from spegel_py.errors import (
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.verification import MAX_BUFFERED
-from spegel_py.oci.distribution import METHODS, Kind, PullRequest, is_base
+from spegel_py.oci.distribution import METHODS, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
-from spegel_py.registry import responses
+from spegel_py.registry.answer_writer import AnswerWriter
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.local_content import LocalContent, LocalMatch, Provenance
 from spegel_py.registry.metrics import ServerMetrics
@@ -34,14 +33,10 @@ from spegel_py.registry.transfer_limits import TransferLimits, TransferSlot
 from spegel_py.store.base import Content, Origins, Store
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext
-from spegel_py.transfer.base import ClientGone, Sink
+from spegel_py.transfer.base import Sink
 from spegel_py.transfer.sender import Sender
-from spegel_py.transfer.sink import ResponseSink
 
 log = structlog.get_logger(__name__)
-
-Send = Callable[[Sink], Awaitable[object]]
-"""Sends a body to a sink. The body may end short: `sink.sent` has the number of bytes."""
 
 
 class PullHandler:
@@ -87,13 +82,13 @@ class PullHandler:
         self._local = LocalContent(store=store, provenance=self._provenance)
         self._sender = sender
         self._mirror = mirror
-        self._metrics = metrics
         self._filters = filters
         self._freshness = freshness
         self._limits = limits
         self._pull_log = pull_log
-        self._client_timeout = client_timeout
-        self._node = node
+        self._writer = AnswerWriter(
+            metrics=metrics, limits=limits, client_timeout=client_timeout, node=node
+        )
         self._ingest_reader = ingest_reader
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -148,7 +143,7 @@ class PullHandler:
                     return None
                 context.local = LocalState.HELD
                 if pull.head:
-                    return self._answer_head(
+                    return self._writer.answer_head(
                         pull, self._entity(pull, found, found.size), ContentSource.LOCAL, context
                     )
                 content = await stack.enter_async_context(self._store.open(found.digest))
@@ -174,7 +169,7 @@ class PullHandler:
         context: PullContext,
     ) -> web.StreamResponse:
         entity = self._entity(pull, found, content.size)
-        to_peer = self._counts_as_peer(request, pull)
+        to_peer = self._writer.counts_as_peer(request, pull)
 
         async def send(sink: Sink) -> None:
             try:
@@ -184,8 +179,10 @@ class PullHandler:
             except StoreUnavailable as error:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
 
-        with self._admitted(request, pull) as slot:
-            return await self._send(request, pull, entity, ContentSource.LOCAL, send, context, slot)
+        with self._writer.admitted(request, pull) as slot:
+            return await self._writer.send(
+                request, pull, entity, ContentSource.LOCAL, send, context, slot
+            )
 
     async def _from_ingest(
         self,
@@ -218,8 +215,8 @@ class PullHandler:
                         "growing content broke off", digest=str(found.digest), error=str(error)
                     )
 
-            with self._admitted(request, pull, grows=True) as slot:
-                return await self._send(
+            with self._writer.admitted(request, pull, grows=True) as slot:
+                return await self._writer.send(
                     request, pull, entity, ContentSource.LOCAL, send, context, slot
                 )
 
@@ -237,38 +234,10 @@ class PullHandler:
             multipart=multipart,
         )
 
-    def _admitted(
-        self, request: web.Request, pull: PullRequest, *, grows: bool = False
-    ) -> AbstractContextManager[TransferSlot | None]:
-        """Count a transfer to another node while it lasts. Raises Busy when entered.
-
-        Manifests do not count.
-        """
-        if pull.kind is Kind.BLOB and self._counts_as_peer(request, pull):
-            return self._limits.admit(request.remote or "", grows=grows, is_node=pull.mirrored)
-        return nullcontext()
-
-    def _relayed(
-        self, request: web.Request, pull: PullRequest
-    ) -> AbstractContextManager[TransferSlot | None]:
-        """Count a relayed transfer while it lasts. Raises Busy when entered.
-
-        Transfers to this node's own runtime are tracked, but not limited.
-        """
-        if pull.kind is not Kind.BLOB or pull.head:
-            return nullcontext()
-        if self._counts_as_peer(request, pull):
-            return self._limits.admit(request.remote or "", relays=True, is_node=False)
-        return self._limits.relay(request.remote or "")
-
-    def _counts_as_peer(self, request: web.Request, pull: PullRequest) -> bool:
-        """Return True if the limits apply to this client: to all but this node's own runtime."""
-        return pull.mirrored or not self._is_own_runtime(request, pull)
-
     async def _from_peers(
         self, request: web.Request, pull: PullRequest, mirror: Mirror, context: PullContext
     ) -> web.StreamResponse:
-        with self._relayed(request, pull) as slot:
+        with self._writer.relayed(request, pull) as slot:
             try:
                 return await self._relay(request, pull, mirror, context, slot)
             except OCIError:
@@ -289,7 +258,7 @@ class PullHandler:
         max_age = self._freshness.ttl if pull.name else math.inf
         if pull.ranges:
             return await self._parts_from_peers(request, pull, mirror, context, slot)
-        follows = self._is_own_runtime(request, pull)
+        follows = self._writer.is_own_runtime(request, pull)
         async with mirror.fetch(pull, max_age=max_age, context=context, follows=follows) as relay:
             head = relay.head
             self._record_seen(pull, None if pull.digest else time.time() - (head.age or 0))
@@ -303,9 +272,9 @@ class PullHandler:
                 age=head.age,
             )
             if pull.head:
-                return self._answer_head(pull, entity, ContentSource.PEER, context)
+                return self._writer.answer_head(pull, entity, ContentSource.PEER, context)
             context.peer = head.peer.id
-            return await self._send(
+            return await self._writer.send(
                 request, pull, entity, ContentSource.PEER, relay.send, context, slot
             )
 
@@ -357,22 +326,9 @@ class PullHandler:
                     break
 
         context.peer = head.peer.id
-        return await self._send(request, pull, entity, ContentSource.PEER, send, context, slot)
-
-    def _is_own_runtime(self, request: web.Request, pull: PullRequest) -> bool:
-        """Return True if the client is known to be this node's own runtime.
-
-        All nodes may be waiting for the download by the runtime of another node. A registry that
-        made that runtime wait for the same download would stop the pull of the whole cluster until
-        a deadline. So a client without a name counts as this node's own runtime only if it
-        connects from an address of this very host.
-        """
-        if pull.node is not None:
-            return pull.node == self._node
-        if (transport := request.transport) is None:
-            return False
-        client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        return bool(client and own and client[0] == own[0])
+        return await self._writer.send(
+            request, pull, entity, ContentSource.PEER, send, context, slot
+        )
 
     def _seen(self, pull: PullRequest, found: LocalMatch) -> float | None:
         """Return when the tag was last seen at its registry; None for a digest."""
@@ -399,43 +355,6 @@ class PullHandler:
         if not pull.mirrored:
             self._freshness.record_answer(pull.name, seen)
         return time.time() - seen
-
-    def _answer_head(
-        self, pull: PullRequest, entity: Entity, source: ContentSource, context: PullContext
-    ) -> web.StreamResponse:
-        context.source, context.digest = source, entity.digest
-        return responses.content(pull, entity)
-
-    async def _send(
-        self,
-        request: web.Request,
-        pull: PullRequest,
-        entity: Entity,
-        source: ContentSource,
-        send: Send,
-        context: PullContext,
-        slot: TransferSlot | None,
-    ) -> web.StreamResponse:
-        """Send head and body, and record the bytes; close the connection after a short body."""
-        response = responses.content(pull, entity)
-        await response.prepare(request)  # raises if the client is gone: then there is no answer
-        context.source, context.digest, context.length = source, entity.digest, entity.length
-        context.status = response.status  # known before the body is sent
-        sink = ResponseSink(request=request, response=response, timeout=self._client_timeout)
-        context.progress = lambda: sink.sent
-        if slot is not None:
-            slot.reader = sink
-        try:
-            await send(sink)
-        except ClientGone as error:
-            context.left = True
-            log.info("client gone", key=pull.key, sent=sink.sent, error=str(error))
-        finally:
-            self._metrics.sent(source, sink.sent)
-            request[responses.SENT] = context.sent = sink.sent
-            if not context.is_complete:  # a client may leave with the last byte
-                response.force_close()
-        return response
 
 
 def _multipart(pull: PullRequest, media_type: str, size: int) -> Multipart | None:
