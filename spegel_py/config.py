@@ -331,8 +331,9 @@ class Config:
 
     @property
     def filters(self) -> Filters:
-        """The filters of images that are not mirrored. A registry may be given as a URL, as in
-        Spegel.
+        """The filters of images that are not mirrored.
+
+        A registry may be given as a URL, as in Spegel.
         """
         return Filters(patterns=self.registry_filters, registries=map(_host, self.registries))
 

@@ -41,9 +41,7 @@ class ConfigError(SpegelError):
 
 
 class HostError(SpegelError):
-    """A file or folder of this machine could not be read or changed; the text has reason and
-    advice.
-    """
+    """A file of this machine could not be read or changed; the text has reason and advice."""
 
 
 class NodeError(SpegelError):

@@ -32,7 +32,7 @@ class DemoContext:
     """The cluster, the image and the table, which all steps of the demonstration use."""
 
     cluster: DemoCluster
-    content: DemoImage
+    image: DemoImage
     table: ProgressTable
     upstream: str | None = None
     """URL of the registry that has the image; None if the image may come from nodes only."""
@@ -40,7 +40,7 @@ class DemoContext:
     @property
     def keys(self) -> int:
         """Number of records that a node with the whole image announces: its digests and the tag."""
-        return len(self.content.all) + 1
+        return len(self.image.all) + 1
 
 
 class Puller:
@@ -62,11 +62,11 @@ class Puller:
         began = time.monotonic()
         try:
             report = await pull(
-                self._context.content.name,
+                self._context.image.name,
                 mirror=self._node.mirror,
                 upstream=self._context.upstream,
                 writer=LayoutWriter(root=self._node.layout, is_durable=False),
-                platform=self._context.content.platform,
+                platform=self._context.image.platform,
                 on_progress=self.on_event,
                 order=lambda blobs: rotated(blobs, start),
             )
@@ -145,7 +145,7 @@ class KillingPuller(Puller):
 
     def __init__(self, *, context: DemoContext, node: DemoNode) -> None:
         super().__init__(context=context, node=node)
-        self._blob = context.content.largest
+        self._blob = context.image.largest
         self._samples: list[tuple[float, int]] = []
         self._was_broken = False
         self._victim: DemoNode | None = None

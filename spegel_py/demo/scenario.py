@@ -58,12 +58,10 @@ async def play(
     async with cluster(folder) as made:
         table.say(f"Starting {nodes} nodes; the image is put into node 1 only.")
         first, *others = await made.prepare(nodes)
-        content = await made.start_with(fill)
-        if len(content.tags) > 1:
-            table.say(
-                f"Of {len(content.tags)} images the first is shared: {', '.join(content.tags)}"
-            )
-        context = DemoContext(cluster=made, content=content, table=table)
+        image = await made.start_with(fill)
+        if len(image.tags) > 1:
+            table.say(f"Of {len(image.tags)} images the first is shared: {', '.join(image.tags)}")
+        context = DemoContext(cluster=made, image=image, table=table)
         with table.live():
             await made.joined([first], records=0)
             await made.joined(others, records=context.keys)
@@ -79,10 +77,10 @@ async def play(
             expected += _expected(arrived, made.running)
         right = await _verify(expected, table)
     return DemoResult(
-        image=content.name,
-        digest=str(content.manifests[0].digest),
-        bytes=content.size,
-        blobs=len(content.blobs),
+        image=image.name,
+        digest=str(image.manifests[0].digest),
+        bytes=image.size,
+        blobs=len(image.blobs),
         rate_limit=rate,
         results=tuple(results),
         joiner=made.nodes[-1].name if len(results) == nodes else None,
@@ -102,13 +100,13 @@ async def _pull_together(
     `rate` is in MB/s.
     """
     names = ", ".join(node.name for node in nodes)
-    context.table.say(f"Phase 1: {names} pull {shown(context.content.size)} at the same time.")
+    context.table.say(f"Phase 1: {names} pull {shown(context.image.size)} at the same time.")
     context.table.expect(
         [node.name for node in nodes],
-        context.content.blobs,
+        context.image.blobs,
         holders=[context.cluster.nodes[0].name],
     )
-    step = len(context.content.blobs) / len(nodes)
+    step = len(context.image.blobs) / len(nodes)
     async with watching_logs(context, nodes):
         pulls = (
             Puller(context=context, node=node, rate=rate * MB).run(round(at * step))
@@ -126,7 +124,7 @@ async def _pull_and_kill(context: DemoContext) -> tuple[NodeResult, NodeKill | N
     holders = len(context.cluster.nodes)
     [joiner] = await context.cluster.prepare(1)
     await context.cluster.start([joiner])
-    context.table.expect([joiner.name], context.content.blobs)
+    context.table.expect([joiner.name], context.image.blobs)
     await context.cluster.joined([joiner], records=holders * context.keys)
     killer = KillingPuller(context=context, node=joiner)
     async with watching_logs(context, [joiner]):
@@ -152,14 +150,14 @@ async def _pull_fresh_image(
             partial(demo_image.make, size=SIZE, layers=LAYERS, seed="fresh", name=FRESH_NAME)
         )
         async with ThrottledProxy(port=registry.ports.registry, rate=RATE * MB).open() as upstream:
-            context = DemoContext(cluster=made, content=fresh, table=table, upstream=upstream)
+            context = DemoContext(cluster=made, image=fresh, table=table, upstream=upstream)
             results = await _pull_all(context, nodes)
         sent = await _sent(beyond, registry, sum(result.from_upstream for result in results))
     return _fresh_image_result(context, results, sent), context
 
 
 async def _pull_all(context: DemoContext, nodes: list[DemoNode]) -> list[NodeResult]:
-    fresh, table = context.content, context.table
+    fresh, table = context.image, context.table
     table.say(
         f"  {shown(fresh.size)} over a line of {RATE:g} MB/s; the tree says who takes which layer "
         "from whom."
@@ -185,7 +183,7 @@ async def _sent(beyond: DemoCluster, registry: DemoNode, least: int) -> int:
 def _fresh_image_result(
     context: DemoContext, results: list[NodeResult], sent: int
 ) -> FreshImageResult:
-    fresh = context.content
+    fresh = context.image
     return FreshImageResult(
         image=fresh.name,
         digest=str(fresh.manifests[0].digest),
@@ -202,7 +200,7 @@ def _fresh_image_result(
 
 def _expected(context: DemoContext, nodes: Sequence[DemoNode]) -> list[tuple[Path, Child]]:
     """Return the manifests and blobs that each of these nodes' layouts should have."""
-    return [(node.layout, child) for node in nodes for child in context.content.all]
+    return [(node.layout, child) for node in nodes for child in context.image.all]
 
 
 async def _verify(expected: Sequence[tuple[Path, Child]], table: ProgressTable) -> list[bool]:

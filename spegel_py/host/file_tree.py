@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 MAX_HELD = 64 * 1024
-"""Bytes up to which a file is held in memory: a hosts.toml has hundreds, a certificate thousands.
-"""
+"""Bytes up to which a file is held in memory; a certificate has a few thousand."""
 
 MAX_HELD_TOGETHER = 32 * 1024 * 1024
 """Bytes of all files of one tree that are held in memory, at most."""

@@ -127,10 +127,10 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _first_table(text: str) -> int:
-    """Return the offset of the first table's line in valid TOML; the file's length if there is
-    none.
+    """Return the offset of the first table's line in valid TOML.
 
     That is the first line that begins with a bracket outside of strings and of other brackets.
+    Without a table it is the end of the text.
     """
     depth = line = 0
     for found in _TOKEN.finditer(text):

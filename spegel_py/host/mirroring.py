@@ -27,6 +27,11 @@ from spegel_py.tools.basic_auth import Credentials
 PLAIN, SECRET = Meta(mode=0o644), Meta(mode=0o600)
 FOLDER = Meta(mode=0o755)
 
+HOSTS = "hosts.toml"
+
+_DEPTH = 8
+"""Links followed in a row, and levels of folders, at most: more is a cycle."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirroring:
@@ -69,10 +74,8 @@ class Mirroring:
         return wanted.entries
 
     def set_aside(self, original: Folder, wanted: Mapping[str, Entry]) -> list[str]:
-        """Return the names of folders that containerd used, and whose settings the plan does not
-        keep.
-        """
-        heeded = [name for name, entry in original.entries.items() if _is_heeded(entry)]
+        """Return the folders that containerd used, and whose settings the plan does not keep."""
+        heeded = [name for name, entry in original.entries.items() if _is_used(entry)]
         return [name for name in heeded if not (self.keeps_existing and _has_hosts(wanted, name))]
 
     def keeping(self, name: str) -> str:
@@ -112,7 +115,7 @@ class Mirroring:
             ) from error
 
 
-def _is_heeded(entry: Entry) -> bool:
+def _is_used(entry: Entry) -> bool:
     if isinstance(entry, Folder):
         return any(name == HOSTS or name.endswith((".crt", ".cert")) for name in entry.entries)
     return isinstance(entry, Link)
@@ -120,12 +123,6 @@ def _is_heeded(entry: Entry) -> bool:
 
 def _has_hosts(wanted: Mapping[str, Entry], name: str) -> bool:
     return at(Folder(wanted, FOLDER), (name, HOSTS)) is not None
-
-
-HOSTS = "hosts.toml"
-
-_DEPTH = 8
-"""Links followed in a row, and levels of folders, at most: more is a cycle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +162,7 @@ class OriginalTree:
         return None
 
     def needed(self, existing: Existing) -> Iterator[tuple[tuple[str, ...], File | LargeFile]]:
-        """Yield path and content of each file outside the registry's folder that its hosts.toml
-        names.
-        """
+        """Yield path and content of the files that hosts.toml names outside the registry's folder."""
         folder = self._root / existing.name
         for text in hosts_toml.certificates(existing.text):
             # As in containerd, `..` is resolved before links.

@@ -1,10 +1,9 @@
-"""The original content of containerd's `config_path`, kept so that a crash at any step loses
-nothing.
+"""The original content of containerd's `config_path`, kept safe from a crash at any step.
 
 One rule makes this correct: as long as `_backup` exists, it is the original. The backup is copied
-under another name, and appears with one rename. It disappears with one rename too, after all of it
-was copied back. Spegel keeps its own backup under the same name, so each program can clean up after
-the other.
+under another name, and appears with one rename. It disappears with one rename as well, once all of
+it was copied back. Spegel keeps its own backup under the same name, so each program can clean up
+after the other.
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ class Subject:
     metrics: str
     """URL of the node's metrics page."""
     certs: Path | None = None
-    """Folder to which hosts.toml files are written; None for the folders that containerd searches.
-    """
+    """Folder to which hosts.toml files are written; None for those that containerd searches."""
     registries: tuple[str, ...] = ()
     """Mirrored registries, as hosts or as URLs; none means all."""
     filters: Filters = EVERYTHING

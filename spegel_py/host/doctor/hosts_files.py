@@ -26,10 +26,10 @@ BACKUP = "_backup"
 
 
 def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, ...]:
-    """Return the files that containerd finds in `roots`. Raises ConfigError if no root can be
-    listed.
+    """Return the files that containerd finds in `roots`.
 
     No registries means all: the default file, and those of registries with a folder beside it.
+    Raises ConfigError if no root can be listed.
     """
     names = _folders(roots)
     if registries:
