@@ -12,7 +12,8 @@ from hypothesis import settings
 
 
 def pytest_configure() -> None:
-    """Have what tests start be interrupted by SIGINT: a shell that runs this in the background lets it be ignored.
+    """Have what tests start be interrupted by SIGINT: a shell that runs this in the background lets
+    it be ignored.
 
     No example of a property is timed either: a busy machine is no fault of what is tested.
     """

@@ -1,4 +1,6 @@
-"""A real containerd for a test: its own root, state and socket, no systemd, nothing shared with the machine's."""
+"""A real containerd for a test: its own root, state and socket, no systemd, nothing shared with the
+machine's.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +56,9 @@ _DISABLED = [
 class Daemon:
     """One containerd. `prefix` is put before every command, to run it in a network namespace.
 
-    Where it `discards_layers`, a pull through the CRI leaves only manifest and config, as some clouds set it. It asks
-    for layers in parts of `part` bytes, if that is not 0 and its version can.
+    Where it `discards_layers`, a pull through the CRI leaves only manifest and config, as some
+    clouds set it. It asks for layers in parts of `part` bytes, if that is not 0 and its version
+    can.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Trees for the tests of `spegel_py.host`: made, described to the last bit, and changed by processes that die."""
+"""Trees for the tests of `spegel_py.host`: made, described to the last bit, and changed by
+processes that die.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,9 @@ def _described(path: Path) -> tuple[object, ...]:
 
 
 class Steps:
-    """Counts the steps, and lets `act` happen just before the one of this number, the first being 0."""
+    """Counts the steps, and lets `act` happen just before the one of this number, the first being
+    0.
+    """
 
     def __init__(self, number: int = -1, act: Callable[[], None] = lambda: None) -> None:
         self.count = 0
@@ -120,12 +124,16 @@ class Steps:
 
 
 def quick(on_step: OnStep = lambda *_: None) -> Disk:
-    """Return a disk that does not wait for the real one: a process that dies takes nothing with it that was written."""
+    """Return a disk that does not wait for the real one: a process that dies takes nothing with it
+    that was written.
+    """
     return Disk(on_step=on_step, is_durable=False)
 
 
 def dies(work: Callable[[Disk], object], number: int) -> bool:
-    """Do some work in a process that kills itself just before a step; False if it ended before that."""
+    """Do some work in a process that kills itself just before a step; False if it ended before
+    that.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -164,7 +172,9 @@ MADE = pytest.mark.parametrize("make", [nothing, empty, rich], ids=["absent", "e
 
 
 def works(root: Path) -> tuple[Work, Work]:
-    """Return configuration and cleanup; what is to be written is worked out once, and always from the same original."""
+    """Return configuration and cleanup; what is to be written is worked out once, and always from
+    the same original.
+    """
     seen: list[tuple[Folder, Mapping[str, Entry]]] = []
 
     def plan(before: Folder) -> Mapping[str, Entry]:
@@ -200,7 +210,9 @@ def without_time(tree: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def inner(tree: dict[str, Any] | None, root: Path) -> dict[str, Any]:
-    """Leave out the times of the folders above the root: what is made and removed in them changes those."""
+    """Leave out the times of the folders above the root: what is made and removed in them changes
+    those.
+    """
     above = {".", *(str(Path("etc", *parts)) for parts in ((), ("containerd",)))}
     return {
         name: (*about[:3], about[4]) if name in above else about

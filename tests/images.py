@@ -27,9 +27,11 @@ def image(
     types: build.MediaTypes = build.OCI,
     algorithm: str = "sha256",
 ) -> build.Image:
-    """Return an image whose layers hold `size` random bytes each; equal arguments give equal images.
+    """Return an image whose layers hold `size` random bytes each; equal arguments give equal
+    images.
 
-    With more than one platform it is an index over them. A runnable one begins with a busybox layer besides.
+    With more than one platform it is an index over them. A runnable one begins with a busybox layer
+    besides.
     """
     found = [
         build.image(
@@ -89,7 +91,9 @@ def child(one: build.Image) -> Child:
 
 
 def write_archive(path: Path, images: dict[str, build.Image]) -> Path:
-    """Write these images as one tar archive that `ctr images import` and `skopeo oci-archive:` read."""
+    """Write these images as one tar archive that `ctr images import` and `skopeo oci-archive:`
+    read.
+    """
     layout = path.with_suffix(".layout")
     write_layout(layout, images)
     index = json.loads((layout / "index.json").read_text())

@@ -1,6 +1,8 @@
-"""A cluster in a box: nodes with a real containerd each, and a real registry, in network namespaces of their own.
+"""A cluster in a box: nodes with a real containerd each, and a real registry, in network namespaces
+of their own.
 
-It needs root and the packages containerd, docker-registry, skopeo, runc and iproute2; no systemd, no Docker.
+It needs root and the packages containerd, docker-registry, skopeo, runc and iproute2; no systemd,
+no Docker.
 """
 
 from __future__ import annotations
@@ -108,7 +110,9 @@ class Registry:
         await self.process.end()
 
     async def push(self, reference: str, image: Image, *, is_docker: bool = False) -> None:
-        """Push an image under its full reference, as Docker schema 2 if asked for; no request of it is noted."""
+        """Push an image under its full reference, as Docker schema 2 if asked for; no request of it
+        is noted.
+        """
         with tempfile.TemporaryDirectory() as folder:
             await asyncio.to_thread(
                 images.write_layout, Path(folder) / "layout", {reference: image}
@@ -132,7 +136,9 @@ class Registry:
         self._seen = len(self.process.output)
 
     def requests(self, method: str | None = None) -> list[Request]:
-        """Return what was asked of it since the last `forget`, in the order in which the answers ended."""
+        """Return what was asked of it since the last `forget`, in the order in which the answers
+        ended.
+        """
         found = [
             Request(client, verb, path, int(status), int(size))
             for client, verb, path, status, size in _ACCESS.findall(
@@ -172,7 +178,8 @@ class Node:
         return f"<Node {self.address}>"
 
     async def start_spegel(self, **flags: str | None) -> Process:
-        """Start spegel-py and wait until it is live; `flags` change its flags, as in log_level="WARNING".
+        """Start spegel-py and wait until it is live; `flags` change its flags, as in
+        log_level="WARNING".
 
         A flag that is None is left out. Its log is `node.spegel.output`.
         """
@@ -224,7 +231,9 @@ class Node:
     def write_hosts_toml(
         self, *, mirror: str | None, registry: str = REGISTRY, server: str | None = None
     ) -> None:
-        """Let containerd ask `mirror` (a URL; None for no mirror) before `server`, by default the registry itself."""
+        """Let containerd ask `mirror` (a URL; None for no mirror) before `server`, by default the
+        registry itself.
+        """
         folder = self.daemon.certs / registry
         folder.mkdir(parents=True, exist_ok=True)
         lines = [f'server = "{server or f"http://{registry}"}"']
@@ -290,11 +299,12 @@ async def start_lab(
     parent: Path | None = None,
     guests: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Lab]:
-    """Start a registry and this many nodes, containerd running on each; everything is ended and removed at the end.
+    """Start a registry and this many nodes, containerd running on each; everything is ended and
+    removed at the end.
 
-    `guests` are the names and addresses of further machines.
-    containerd pulls from the registry directly until `write_hosts_toml` says otherwise. All files are below `parent`,
-    or where temporary files belong.
+    `guests` are the names and addresses of further machines. containerd pulls from the registry
+    directly until `write_hosts_toml` says otherwise. All files are below `parent`, or where
+    temporary files belong.
     """
     names = {f"n{number}": f"10.99.1.{number}" for number in range(1, nodes + 1)}
     async with AsyncExitStack() as stack:

@@ -36,7 +36,9 @@ class Namespace:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What to put before a command to run it here; `ip netns exec` would remount /sys, and runc fail."""
+        """What to put before a command to run it here; `ip netns exec` would remount /sys, and runc
+        fail.
+        """
         return ("nsenter", f"--net=/run/netns/{self.name}")
 
     async def connect(self, host: str, port: int, *, timeout: float = 5.0) -> socket.socket:
@@ -54,7 +56,9 @@ class Namespace:
 
     @asynccontextmanager
     async def throttled(self, rate: str, *, burst: str) -> AsyncIterator[None]:
-        """Limit what is sent from here to everybody together, e.g. to `100mbit`, while the block lasts."""
+        """Limit what is sent from here to everybody together, e.g. to `100mbit`, while the block
+        lasts.
+        """
         tc = ("tc", "-n", self.name, "qdisc")
         await run(
             *tc,
@@ -78,9 +82,11 @@ class Namespace:
 
 @asynccontextmanager
 async def network(addresses: dict[str, str]) -> AsyncIterator[dict[str, Namespace]]:
-    """Make one namespace for each name, with its IPv4 address in a common /24, and remove them at the end.
+    """Make one namespace for each name, with its IPv4 address in a common /24, and remove them at
+    the end.
 
-    The bridge has a namespace of its own: the machine the test runs on gets no interface and no route.
+    The bridge has a namespace of its own: the machine the test runs on gets no interface and no
+    route.
     """
     run_id = f"{os.getpid():x}{secrets.token_hex(2)}"
     switch = f"sw-{run_id}"
@@ -109,7 +115,9 @@ async def network(addresses: dict[str, str]) -> AsyncIterator[dict[str, Namespac
 
 
 async def inside(namespace: str, function: Callable[[], T]) -> T:
-    """Run a blocking function in a thread of its own that lives in the namespace; sockets it makes stay there."""
+    """Run a blocking function in a thread of its own that lives in the namespace; sockets it makes
+    stay there.
+    """
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     def work() -> T:

@@ -36,7 +36,9 @@ class Process:
         return self.log.read_text(errors="replace")
 
     async def start(self, ready: Callable[[], Awaitable[bool]], *, deadline: float = 20.0) -> None:
-        """Start it and wait until `ready` says yes; fails with its output if it ends or does not get ready."""
+        """Start it and wait until `ready` says yes; fails with its output if it ends or does not
+        get ready.
+        """
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -64,7 +66,9 @@ class Process:
             time.sleep(0.001)
 
     async def end(self, number: int = signal.SIGTERM, *, deadline: float = 10.0) -> None:
-        """Send it a signal and wait until it has ended; killed if it takes longer than `deadline` seconds."""
+        """Send it a signal and wait until it has ended; killed if it takes longer than `deadline`
+        seconds.
+        """
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
@@ -88,7 +92,9 @@ def _is_stopped(pid: int) -> bool:
 
 
 def end_in_good_order() -> None:
-    """Have SIGTERM cancel the running task: what it started ends with it only if it ends in good order."""
+    """Have SIGTERM cancel the running task: what it started ends with it only if it ends in good
+    order.
+    """
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -135,7 +141,9 @@ async def until(
     pause: float = 0.02,
     unless: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Wait until a condition holds; raises TimeoutError after `deadline` seconds or when `unless` says so."""
+    """Wait until a condition holds; raises TimeoutError after `deadline` seconds or when `unless`
+    says so.
+    """
     async with asyncio.timeout(deadline):
         while not await condition():
             if unless():

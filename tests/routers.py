@@ -64,7 +64,9 @@ class Node:
 
 @asynccontextmanager
 async def cluster(count: int, **options: object) -> AsyncIterator[list[Node]]:
-    """Run `count` nodes that bootstrap from the first; yields when each is connected to all others."""
+    """Run `count` nodes that bootstrap from the first; yields when each is connected to all
+    others.
+    """
     async with AsyncExitStack() as stack:
         nodes: list[Node] = []
         for _ in range(count):
@@ -91,7 +93,9 @@ async def until(
     timeout: float = 20.0,
     interval: float = 0.02,
 ) -> float:
-    """Wait until a condition (plain or async) holds and return the seconds it took; TimeoutError after `timeout`."""
+    """Wait until a condition (plain or async) holds and return the seconds it took; TimeoutError
+    after `timeout`.
+    """
     start = time.monotonic()
     while True:
         held = condition()

@@ -1,4 +1,6 @@
-"""An event loop whose time passes only while everybody waits: hours in milliseconds, the same each time."""
+"""An event loop whose time passes only while everybody waits: hours in milliseconds, the same each
+time.
+"""
 
 from __future__ import annotations
 

@@ -162,7 +162,9 @@ class OriginalTree:
         return None
 
     def needed(self, existing: Existing) -> Iterator[tuple[tuple[str, ...], File | LargeFile]]:
-        """Yield path and content of the files that hosts.toml names outside the registry's folder."""
+        """Yield path and content of the files that hosts.toml names outside the registry's
+        folder.
+        """
         folder = self._root / existing.name
         for text in hosts_toml.certificates(existing.text):
             # As in containerd, `..` is resolved before links.

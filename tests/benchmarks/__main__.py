@@ -1,8 +1,8 @@
 """Measures spegel-py on this machine and prints one table: `python -m tests.benchmarks`.
 
-One benchmark needs root and containerd, one Chromium.
-The figures depend on the machine and on what else it does; both are written down with them. A missed target is shown,
-and is no failure unless --strict is given.
+One benchmark needs root and containerd, one Chromium. The figures depend on the machine and on what
+else it does; both are written down with them. A missed target is shown, and is no failure unless
+--strict is given.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A runtime as the benchmarks need one: a blocking HTTP/1.1 client on one connection that it keeps."""
+"""A runtime as the benchmarks need one: a blocking HTTP/1.1 client on one connection that it
+keeps.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""How long a client waits when the peer that its blob comes from is killed, reset or stopped in the middle of it.
+"""How long a client waits when the peer that its blob comes from is killed, reset or stopped in the
+middle of it.
 
-Each body is fetched by a plain client through a node that holds nothing, hashed, and held against its digest.
+Each body is fetched by a plain client through a node that holds nothing, hashed, and held against
+its digest.
 """
 
 from __future__ import annotations
@@ -30,15 +32,21 @@ HOLDERS = 3
 BLOBS = 10
 SIZE = 48 * 10**6
 RATE = 32 * 10**6
-"""Bytes per second that a holder sends: a body lasts long enough to be broken, and is not spread over several peers."""
+"""Bytes per second that a holder sends: a body lasts long enough to be broken, and is not spread
+over several peers.
+"""
 
 GAP = 0.1
-"""Seconds at most without a byte; after a freeze on top of the stall deadline, which is what finds it out."""
+"""Seconds at most without a byte; after a freeze on top of the stall deadline, which is what finds
+it out.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One body: whether it is the right one, and the longest wait for a further byte, in seconds."""
+    """One body: whether it is the right one, and the longest wait for a further byte, in
+    seconds.
+    """
 
     is_right: bool
     gap: float
@@ -92,7 +100,10 @@ async def measure(*, is_quick: bool) -> list[Figure]:
 
 def summarise(found: dict[str, list[Fetched]]) -> list[Figure]:
     """Return the figures: longest gaps, and bodies that were not right."""
-    conditions = f"{SIZE / 1e6:.0f} MB at {RATE / 1e6:.0f} MB/s from one of {HOLDERS} holders, broken once between 20 and 60 %"
+    conditions = (
+        f"{SIZE / 1e6:.0f} MB at {RATE / 1e6:.0f} MB/s from one of {HOLDERS} holders, "
+        "broken once between 20 and 60 %"
+    )
     gaps = [
         Figure(
             name=f"longest wait for a byte, {name}",
@@ -164,7 +175,10 @@ class _Body:
         """Fetch all of it over a socket of its own, as it comes."""
         hasher, gap, buffer = self._digest.hasher(), 0.0, bytearray(1 << 18)
         with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-            head = f"GET /v2/bench/app/blobs/{self._digest}?ns=registry.test HTTP/1.1\r\nHost: x\r\n\r\n"
+            head = (
+                f"GET /v2/bench/app/blobs/{self._digest}?ns=registry.test HTTP/1.1\r\nHost: "
+                "x\r\n\r\n"
+            )
             connection.sendall(head.encode())
             data = b""
             while b"\r\n\r\n" not in data:

@@ -1,4 +1,6 @@
-"""What a benchmark gives back: figures with their targets, and the pure functions that make and judge them."""
+"""What a benchmark gives back: figures with their targets, and the pure functions that make and
+judge them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One line of the report: named values in one unit, some with a target that they must not exceed."""
+    """One line of the report: named values in one unit, some with a target that they must not
+    exceed.
+    """
 
     name: str
     conditions: str
@@ -37,7 +41,9 @@ class Figure:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """Return the smallest sample that at least `share` (0 to 1) of the samples do not exceed; NaN of none."""
+    """Return the smallest sample that at least `share` (0 to 1) of the samples do not exceed; NaN
+    of none.
+    """
     if not samples:
         return math.nan
     return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]

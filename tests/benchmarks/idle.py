@@ -19,7 +19,9 @@ SETTLE = 10.0
 
 
 async def measure(*, is_quick: bool) -> list[Figure]:
-    """Start ten nodes with small layouts one after the other, leave them alone, and read their CPU time."""
+    """Start ten nodes with small layouts one after the other, leave them alone, and read their CPU
+    time.
+    """
     seconds = 15.0 if is_quick else 60.0
     contents = [
         {f"registry.test/bench/n{number}:1": images.image(f"n{number}")} for number in range(NODES)

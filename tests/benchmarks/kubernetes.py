@@ -1,7 +1,9 @@
-"""`make bench-kubernetes`: first pulls and rolling restarts on a real Kubernetes, with default values and no mirror.
+"""`make bench-kubernetes`: first pulls and rolling restarts on a real Kubernetes, with default
+values and no mirror.
 
-All is one run on one cluster with a containerd 1.6, 1.7 and 2.4. Pulls with and without the mirror alternate on the
-same node, each of an image that nobody has; only the folder of hosts.toml files differs.
+All is one run on one cluster with a containerd 1.6, 1.7 and 2.4. Pulls with and without the mirror
+alternate on the same node, each of an image that nobody has; only the folder of hosts.toml files
+differs.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ NO_MIRROR = "no-mirror"
 async def first_pulls(
     cluster: Cluster, node: Node, other: Node, numbers: Iterator[int], rounds: int
 ) -> list[Figure]:
-    """Pull new images on a node, with and without the mirror in turn, and each on another node without the registry."""
+    """Pull new images on a node, with and without the mirror in turn, and each on another node
+    without the registry.
+    """
     plain = node.certs.with_name(NO_MIRROR) / addresses.REGISTRY
     plain.mkdir(parents=True, exist_ok=True)
     (plain / "hosts.toml").write_text(
@@ -113,7 +117,10 @@ async def rolling(cluster: Cluster, least: int) -> Figure:
     failed = float(sum(len(each.failures) for each in pulls))
     return Figure(
         name="pulls that failed in rolling restarts",
-        conditions=f"{restarts} restarts of 3 nodes, the registry stopped, the slowest pull {max(seconds):.1f} s",
+        conditions=(
+            f"{restarts} restarts of 3 nodes, the registry stopped, the slowest pull "
+            f"{max(seconds):.1f} s"
+        ),
         unit="",
         values={"failed": failed},
         targets={"failed": 0.0},

@@ -1,8 +1,10 @@
-"""What liveness costs: announcements and checks of a node, simulated to 1,000 nodes and measured with ten.
+"""What liveness costs: announcements and checks of a node, simulated to 1,000 nodes and measured
+with ten.
 
-`python -m tests.benchmarks.liveness` prints both; `--simulate` leaves the measuring out, which needs root: the nodes
-get a network of their own, whose loopback counts their bytes. The simulation runs the real scheduler, the real rule
-for the interval and the real frames; around them it adds what the layers below add to each message.
+`python -m tests.benchmarks.liveness` prints both; `--simulate` leaves the measuring out, which
+needs root: the nodes get a network of their own, whose loopback counts their bytes. The simulation
+runs the real scheduler, the real rule for the interval and the real frames; around them it adds
+what the layers below add to each message.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ ANNOUNCE, HEALTH = 4.0, 10.0
 """The defaults of both intervals, in seconds."""
 
 PACKET = 66
-"""Bytes of Ethernet, IPv4 and TCP with timestamps around each message, and of the acknowledgement that comes back."""
+"""Bytes of Ethernet, IPv4 and TCP with timestamps around each message, and of the acknowledgement
+that comes back.
+"""
 
 SECURED = 12 + 2 + 16
 """Bytes that yamux and Noise add to a frame."""
@@ -134,7 +138,8 @@ def _show_simulation() -> None:
     print("nodes  interval  announce  health   sum B/s  messages/s")
     for cost in map(simulate, SIZES):
         print(
-            f"{cost.nodes:5}  {cost.interval:7.1f}s  {cost.announced:8.0f}  {cost.checked:6.0f}  {cost.total:8.0f}"
+            f"{cost.nodes:5}  {cost.interval:7.1f}s  {cost.announced:8.0f}  {cost.checked:6.0f}  "
+            f"{cost.total:8.0f}"
             f"  {cost.messages:10.1f}"
         )
 
@@ -148,7 +153,8 @@ def _show_measurement(count: int, seconds: float) -> None:
     )
     print(f"with both intervals at 10 min: {rest.sent:.0f} B/s and {rest.cpu:.2f} %")
     print(
-        f"health and announce together: {usual.sent - rest.sent:.0f} B/s, {usual.cpu - rest.cpu:.2f} % of a core"
+        f"health and announce together: {usual.sent - rest.sent:.0f} B/s, "
+        f"{usual.cpu - rest.cpu:.2f} % of a core"
     )
 
 

@@ -1,4 +1,6 @@
-"""How long a lookup takes: from this node's own records, over one hop, and for a key that nobody has."""
+"""How long a lookup takes: from this node's own records, over one hop, and for a key that nobody
+has.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def summarise(
     hop: Sequence[Sample],
     hop_absent: Sequence[Sample],
 ) -> list[Figure]:
-    """Return the figures; of the one-hop regime only keys count that the asking node has no record of."""
+    """Return the figures; of the one-hop regime only keys count that the asking node has no record
+    of.
+    """
     everybody = f"{NODES} nodes, every record at every node"
     closest = f"{NODES} nodes, mesh limit 0, replication 1"
     remote = [sample for sample in hop if not sample.is_local]

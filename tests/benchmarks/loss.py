@@ -1,4 +1,6 @@
-"""How long a provider that died, or stands still, is still offered to those who look for what it had."""
+"""How long a provider that died, or stands still, is still offered to those who look for what it
+had.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ from tests.benchmarks.routers import RouterProcess, cluster, until
 
 OBSERVERS = 2
 INTERVAL = 4.0
-"""Seconds between announcements, as a node has it by default: a fault may fall anywhere between two of them."""
+"""Seconds between announcements, as a node has it by default: a fault may fall anywhere between two
+of them.
+"""
 
 
 async def measure(*, is_quick: bool) -> list[Figure]:
-    """Stop providers and let them go on, then kill each of them; two other nodes look all the time."""
+    """Stop providers and let them go on, then kill each of them; two other nodes look all the
+    time.
+    """
     victims = 2 if is_quick else 6
     rng = random.Random(4)
     async with cluster(OBSERVERS + victims, mesh_limit=128, interval=INTERVAL) as nodes:
@@ -93,7 +99,9 @@ async def _wait(observers: Sequence[RouterProcess], providers: Sequence[RouterPr
 async def _offered(
     observers: Sequence[RouterProcess], provider: RouterProcess, *, by_all: bool
 ) -> bool:
-    """Say whether the provider is offered by all observers; or, if not `by_all`, by none of them."""
+    """Say whether the provider is offered by all observers; or, if not `by_all`, by none of
+    them.
+    """
     answers = [await observer.do(do="lookup", keys=[_key(provider)]) for observer in observers]
     offers = [provider.port in ports for ((ports, _),) in answers]
     return all(offers) if by_all else not any(offers)

@@ -52,7 +52,10 @@ def conditions() -> dict[str, Any]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB",
         "kernel": platform.release(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "spegel-py": f"{spegel_py.__version__} {_output('git', '-C', str(ROOT), 'describe', '--always', '--dirty')}",
+        "spegel-py": (
+            f"{spegel_py.__version__} "
+            f"{_output('git', '-C', str(ROOT), 'describe', '--always', '--dirty')}"
+        ),
         "containerd": _output("containerd", "--version") or "none",
         "packages": {name: _version(name) for name in PACKAGES},
     }
@@ -87,7 +90,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def parse_cpu_ticks(stat: str) -> int:
-    """Return utime + stime in the text of /proc/PID/stat; the name before them may hold blanks and brackets."""
+    """Return utime + stime in the text of /proc/PID/stat; the name before them may hold blanks and
+    brackets.
+    """
     fields = stat.rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -99,14 +104,18 @@ class Meter:
         self._busy, self._own, self._start = _busy_seconds(), _own_seconds(), _uptime()
 
     def read(self) -> tuple[float, float]:
-        """Return the seconds since the start and the cores that processes other than ours and its children used."""
+        """Return the seconds since the start and the cores that processes other than ours and its
+        children used.
+        """
         seconds = _uptime() - self._start
         others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
         return seconds, max(0.0, others / seconds) if seconds else 0.0
 
 
 def parse_busy_ticks(lines: Iterable[str]) -> int:
-    """Return what all processors spent on anything but idling and waiting for disks, from /proc/stat."""
+    """Return what all processors spent on anything but idling and waiting for disks, from
+    /proc/stat.
+    """
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(
         int, next(iter(lines)).split()[1:9]
     )

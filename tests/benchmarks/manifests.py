@@ -1,4 +1,6 @@
-"""What a runtime waits for a manifest that a peer has, or for the 404 when nobody has it, over whole nodes."""
+"""What a runtime waits for a manifest that a peer has, or for the 404 when nobody has it, over
+whole nodes.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ from tests.benchmarks.figures import Figure, latencies
 
 NODES = 5
 WARM_UP = 40
-"""Requests before the timed ones: the first to each peer opens a connection, which is kept as a running node's are."""
+"""Requests before the timed ones: the first to each peer opens a connection, which is kept as a
+running node's are.
+"""
 _ONE_HOP = {"mesh-limit": 0, "replication": 1}
 
 
 async def measure(*, is_quick: bool) -> list[Figure]:
-    """Ask one node for manifests that the four others hold, each of them once, and for digests of nothing."""
+    """Ask one node for manifests that the four others hold, each of them once, and for digests of
+    nothing.
+    """
     count = 80 if is_quick else 500
     mesh = await _regime(count, {})
     hop = await _regime(count, _ONE_HOP)

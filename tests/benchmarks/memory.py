@@ -20,7 +20,9 @@ IMAGES = 20
 
 
 async def measure(*, is_quick: bool) -> list[Figure]:
-    """Import twenty images into a containerd of its own, start a node on it beside one peer, and wait."""
+    """Import twenty images into a containerd of its own, start a node on it beside one peer, and
+    wait.
+    """
     wait = 5.0 if is_quick else 30.0
     if shutil.which(CONTAINERD) is None:
         raise RuntimeError(f"needs root and {CONTAINERD}; set CONTAINERD_BIN to its path")

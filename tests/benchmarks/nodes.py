@@ -19,7 +19,9 @@ from tests.processes import Process, until
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Seconds from exec to the first good answer of each probe; a node without peers is never ready."""
+    """Seconds from exec to the first good answer of each probe; a node without peers is never
+    ready.
+    """
 
     livez: float
     readyz: float
@@ -75,7 +77,9 @@ class Node:
 
 
 async def told(nodes: Sequence[Node], records: int, *, deadline: float = 60.0) -> None:
-    """Wait until these nodes together hold this many records of others; fails with what each one holds."""
+    """Wait until these nodes together hold this many records of others; fails with what each one
+    holds.
+    """
     held: list[float] = []
 
     async def are_told() -> bool:
@@ -108,7 +112,8 @@ def records(these: Mapping[str, Image]) -> int:
 async def cluster(
     contents: Sequence[Mapping[str, Image]], *, flags: Mapping[str, object] | None = None
 ) -> AsyncIterator[list[Node]]:
-    """Run one node for each set of images, started one after the other, each joined through the first.
+    """Run one node for each set of images, started one after the other, each joined through the
+    first.
 
     Yields when each has a peer; what they hold may still be on its way to the others.
     """

@@ -1,4 +1,6 @@
-"""How figures are shown: one table, which is Markdown and lines up in a terminal too, and JSON. Pure."""
+"""How figures are shown: one table, which is Markdown and lines up in a terminal too, and JSON.
+Pure.
+"""
 
 from __future__ import annotations
 

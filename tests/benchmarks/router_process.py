@@ -1,7 +1,9 @@
-"""One router in a process of its own, driven by JSON lines on stdin: `python -m tests.benchmarks.router_process`.
+"""One router in a process of its own, driven by JSON lines on stdin:
+`python -m tests.benchmarks.router_process`.
 
-Commands: {"do": "advertise"|"withdraw", "keys": [...]}, {"do": "lookup"|"time", "keys": [...]}, {"do": "stats"}. Each
-gets one JSON line back; a lookup answers with the ports found and the seconds taken for every key, `time` with more.
+Commands: {"do": "advertise"|"withdraw", "keys": [...]}, {"do": "lookup"|"time", "keys": [...]},
+{"do": "stats"}. Each gets one JSON line back; a lookup answers with the ports found and the seconds
+taken for every key, `time` with more.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ async def _lookup(router: Libp2pRouter, key: str) -> tuple[list[int], float]:
 
 
 async def _time(router: Libp2pRouter, key: str) -> dict[str, object]:
-    """Look a key up as the mirror does: `first` are the seconds to the first peer, which the mirror asks at once."""
+    """Look a key up as the mirror does: `first` are the seconds to the first peer, which the mirror
+    asks at once.
+    """
     is_local = bool(
         router._table.providers(name_hash(key), time.monotonic())
     )  # no public answer says where it is from

@@ -46,7 +46,9 @@ class RouterProcess:
 async def cluster(
     count: int, *, mesh_limit: int, replication: int = 20, interval: float = 4.0
 ) -> AsyncIterator[list[RouterProcess]]:
-    """Run `count` routers on loopback that know the first one; yields when each is connected to all others."""
+    """Run `count` routers on loopback that know the first one; yields when each is connected to all
+    others.
+    """
     first = free_port()
     ports = [first] + [free_port() for _ in range(count - 1)]
     async with AsyncExitStack() as stack:
@@ -82,7 +84,9 @@ async def _all_peers(routers: list[RouterProcess], wanted: int) -> bool:
 
 
 async def until(condition: Any, *, timeout: float, interval: float = 0.02) -> float:
-    """Wait until an async condition holds; returns the seconds it took, raises TimeoutError after `timeout`."""
+    """Wait until an async condition holds; returns the seconds it took, raises TimeoutError after
+    `timeout`.
+    """
     start = time.monotonic()
     while not await condition():
         if time.monotonic() - start > timeout:

@@ -1,4 +1,6 @@
-"""How long it takes until every other node knows of many new digests, and whether each is found from everywhere."""
+"""How long it takes until every other node knows of many new digests, and whether each is found
+from everywhere.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One time of telling `keys` digests and taking them back; `missing` were not found from some node."""
+    """One time of telling `keys` digests and taking them back; `missing` were not found from some
+    node.
+    """
 
     keys: int
     told: float

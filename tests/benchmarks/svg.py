@@ -12,7 +12,10 @@ def drawing(width: float, height: float, parts: Sequence[str]) -> str:
     """Return these parts on white, as one file."""
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" style="{_STYLE}">',
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+                f'style="{_STYLE}">'
+            ),
             f'<rect width="{width}" height="{height}" fill="#fff"/>',
             *parts,
             "</svg>",

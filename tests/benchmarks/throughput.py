@@ -1,4 +1,6 @@
-"""How fast a large blob comes out of a node, from its own disk and from a peer, and what CPU that costs. No targets."""
+"""How fast a large blob comes out of a node, from its own disk and from a peer, and what CPU that
+costs. No targets.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One body: wall-clock seconds at the client, CPU seconds at the node it asked and at the node that holds it."""
+    """One body: wall-clock seconds at the client, CPU seconds at the node it asked and at the node
+    that holds it.
+    """
 
     seconds: float
     asked: float

@@ -1,4 +1,6 @@
-"""How soon Chromium paints the status page, with ten nodes and a thousand images, and what looking at it costs."""
+"""How soon Chromium paints the status page, with ten nodes and a thousand images, and what looking
+at it costs.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ TARGET = 300.0
 
 
 async def measure(*, is_quick: bool) -> list[Figure]:
-    """Load the page of one of ten nodes in fresh profiles, the first time in the node's life counted by itself."""
+    """Load the page of one of ten nodes in fresh profiles, the first time in the node's life
+    counted by itself.
+    """
     loads, seconds = (5, 10.0) if is_quick else (30, 30.0)
     everything = {
         f"registry.test/web/app{n:04}:1": images.image(f"web/{n}", layers=1, size=256)

@@ -1,4 +1,6 @@
-"""Takes the pictures of the status page that the documentation shows: `python -m tests.browser [FOLDER]`."""
+"""Takes the pictures of the status page that the documentation shows:
+`python -m tests.browser [FOLDER]`.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ DESKTOP, PHONE = (1280, 900), (390, 844)
 
 @dataclass(slots=True)
 class Look:
-    """A page that is looked at, with the addresses it asked for, and what it said on its console or broke with."""
+    """A page that is looked at, with the addresses it asked for, and what it said on its console or
+    broke with.
+    """
 
     page: Page
     requests: list[str] = field(default_factory=list)

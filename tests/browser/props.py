@@ -1,4 +1,6 @@
-"""What is made up for the stage: requests, attempts, alerts, parts of images and trees, as the program writes them."""
+"""What is made up for the stage: requests, attempts, alerts, parts of images and trees, as the
+program writes them.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def part(
 
 
 def shape(names: Sequence[str], parents: Sequence[int | None], *, far: int) -> TreeSnapshot:
-    """Return a tree whose first node leads and has `far` bytes, and whose others follow, each a little behind."""
+    """Return a tree whose first node leads and has `far` bytes, and whose others follow, each a
+    little behind.
+    """
     return TreeSnapshot(
         tuple(
             TreeNode(

@@ -1,7 +1,8 @@
-"""A status page with a busy node behind it, made up in this process: ten peers, a thousand images, minutes of pulls.
+"""A status page with a busy node behind it, made up in this process: ten peers, a thousand images,
+minutes of pulls.
 
-Store, router, pull log and page are real, over memory; what they hold is the same in every run, so that pictures of it
-can be made again.
+Store, router, pull log and page are real, over memory; what they hold is the same in every run, so
+that pictures of it can be made again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ APPS = (
 )
 
 UNDER_WAY = ((72_400_000, 118_000_000, 1), (9_100_000, 31_500_000, 5), (4_000_000, 6_200_000, None))
-"""Bodies that are being sent: bytes sent, all of them, and the number of the peer that gives; None where one gets."""
+"""Bodies that are being sent: bytes sent, all of them, and the number of the peer that gives; None
+where one gets.
+"""
 
 _LETTERS = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -147,7 +150,9 @@ class Stage:
         return {**made, "uptime_seconds": 64_000.0}
 
     def live_through(self, minutes: float = 9.5) -> None:
-        """Let clients pull for so long, until now: in waves, most of it from peers, some from here, little missed."""
+        """Let clients pull for so long, until now: in waves, most of it from peers, some from here,
+        little missed.
+        """
         begin, names = NOW - 60 * minutes, sorted(self.tags)
         at = begin
         while at < NOW - 6:
@@ -211,7 +216,9 @@ class Stage:
             yield
 
     def share(self, far: float = 0.62) -> None:
-        """Let two layers be in flight, one of them fetched here: `far` of it is here, less at those further away."""
+        """Let two layers be in flight, one of them fetched here: `far` of it is here, less at those
+        further away.
+        """
         length, *names = 118_000_000, self.id, *(peer.id for peer in self.peers)
         led = props.shape(names[:7], [None, 0, 1, 2, 1, 4, 5], far=int(far * length))
         followed = props.shape(

@@ -1,1 +1,3 @@
-"""The part of Kubernetes' container runtime interface that pulls images, to do in a test what a kubelet does."""
+"""The part of Kubernetes' container runtime interface that pulls images, to do in a test what a
+kubelet does.
+"""

@@ -1,4 +1,6 @@
-"""The chart as a real Helm renders it: manifests as values, and what their command lines come to."""
+"""The chart as a real Helm renders it: manifests as values, and what their command lines come
+to.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ EVERY_OPTION = Path(__file__).parent / "every_option.yaml"
 SPEGEL_DEFAULTS = Path(__file__).parent / "spegel_defaults.yaml"
 
 VERSIONS = ("1.25", "1.28", "1.31", "1.34", "1.37")
-"""Versions of Kubernetes that the manifests are checked against: the oldest, the newest, and some between."""
+"""Versions of Kubernetes that the manifests are checked against: the oldest, the newest, and some
+between.
+"""
 
 APIS = ("monitoring.coreos.com/v1", "grafana.integreatly.org/v1beta1", "autoscaling.k8s.io/v1")
 """What operators bring; Kubernetes' own schemas know none of them."""
@@ -128,7 +132,9 @@ def pod(manifest: Manifest) -> Manifest:
 
 
 def containers(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
-    """Yield all containers of the program with their pod specs; those of the values file are named `extra`."""
+    """Yield all containers of the program with their pod specs; those of the values file are named
+    `extra`.
+    """
     for manifest in manifests:
         if manifest["kind"] in ("DaemonSet", "Job"):
             spec = pod(manifest)
@@ -152,7 +158,9 @@ def arguments(container: Manifest) -> list[str]:
 
 
 def parsed(container: Manifest) -> dict[str, Any]:
-    """Return what the program makes of a container's arguments: every setting. Raises ConfigError."""
+    """Return what the program makes of a container's arguments: every setting. Raises
+    ConfigError.
+    """
     given = arguments(container)
     flags = vars(cli._parser(given).parse_args(given))
     if given[0] == "registry":

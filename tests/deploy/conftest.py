@@ -1,4 +1,6 @@
-"""Helm is built once, with Go; without Go the tests of the chart say so and are skipped, but not in CI."""
+"""Helm is built once, with Go; without Go the tests of the chart say so and are skipped, but not in
+CI.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The image as it is built, and a way to run it without an engine: root read-only, the first process, no rights."""
+"""The image as it is built, and a way to run it without an engine: root read-only, the first
+process, no rights.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ mount -o remount,bind,ro "$root"
 shift 2
 exec "$@"
 """
-"""Runs in namespaces of its own; places are `ro:/folder` or `rw:/folder`, at the same path inside."""
+"""Runs in namespaces of its own; places are `ro:/folder` or `rw:/folder`, at the same path
+inside.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,9 @@ class BuiltImage:
         )
 
     def command(self, *arguments: str, user: int, places: Sequence[str] = ()) -> list[str]:
-        """Return the command that runs the image's with these arguments, as this user, without any capability."""
+        """Return the command that runs the image's with these arguments, as this user, without any
+        capability.
+        """
         for place in places:
             (self.root / place.partition(":")[2].lstrip("/")).mkdir(parents=True, exist_ok=True)
         enter = [
@@ -82,7 +88,9 @@ class BuiltImage:
 
 
 def first_process(runner: int) -> int:
-    """Return the process that `command` runs as the first of its namespace, by the id of who started it."""
+    """Return the process that `command` runs as the first of its namespace, by the id of who
+    started it.
+    """
     (child,) = Path(f"/proc/{runner}/task/{runner}/children").read_text().split()
     return int(child)
 

@@ -1,4 +1,6 @@
-"""The chart by itself: every value has an effect, Kubernetes takes every manifest, and mistakes are named."""
+"""The chart by itself: every value has an effect, Kubernetes takes every manifest, and mistakes are
+named.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ ALTERNATIVES = {
     ("spegel", "containerdMirrorAdd"): False,
     ("grafanaDashboard", "grafanaOperator", "matchLabels"): {"dashboards": "other"},
 }
-"""Values that would hide others in the file with every option, or that must be there: what they are compared with."""
+"""Values that would hide others in the file with every option, or that must be there: what they are
+compared with.
+"""
 
 
 OPAQUE = {
@@ -106,7 +110,9 @@ def test_lint_finds_nothing(helm: Helm, values: Values) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
 def test_kubernetes_takes_every_manifest(helm: Helm, values: Values, version: str) -> None:
-    """Its own kinds are held against that version's schemas, strictly: an unknown field is an error."""
+    """Its own kinds are held against that version's schemas, strictly: an unknown field is an
+    error.
+    """
     known = [
         each for each in helm.template(values, version=version) if each["apiVersion"] not in APIS
     ]
@@ -195,8 +201,8 @@ def test_a_mistake_is_named(helm: Helm, values: Values, complaint: str) -> None:
 def test_containers_have_no_more_rights_than_they_need(helm: Helm) -> None:
     """No way to get any, nothing to write to but what is mounted, and no capability.
 
-    Only the steps on containerd's folder have those that root needs for the files of other users. A token of the
-    cluster's is only in the Pod that waits for the clean-up, and that may only look.
+    Only the steps on containerd's folder have those that root needs for the files of other users. A
+    token of the cluster's is only in the Pod that waits for the clean-up, and that may only look.
     """
     for spec, container in containers(helm.template({})):
         context = container["securityContext"]
@@ -215,7 +221,9 @@ def test_containers_have_no_more_rights_than_they_need(helm: Helm) -> None:
 
 
 def test_a_node_needs_nothing_that_only_its_first_pull_makes(helm: Helm) -> None:
-    """containerd 1.7 makes its folder of content with the first pull, which may be that of the Pod's own image."""
+    """containerd 1.7 makes its folder of content with the first pull, which may be that of the
+    Pod's own image.
+    """
     spec = pod(find(helm.template({}), "DaemonSet", "mirror-spegel-py"))
     kinds = {volume["name"]: volume["hostPath"]["type"] for volume in spec["volumes"]}
     assert kinds.pop("containerd-sock") == "Directory"
@@ -223,7 +231,9 @@ def test_a_node_needs_nothing_that_only_its_first_pull_makes(helm: Helm) -> None
 
 
 def test_a_hung_process_is_replaced_soon(helm: Helm) -> None:
-    """Within 15 s of its last answer it is killed, though each answer may take seconds on a machine that is busy."""
+    """Within 15 s of its last answer it is killed, though each answer may take seconds on a machine
+    that is busy.
+    """
     (registry,) = pod(find(helm.template({}), "DaemonSet", "mirror-spegel-py"))["containers"]
     probe = registry["livenessProbe"]
     silent = probe["failureThreshold"] * probe["timeoutSeconds"]
@@ -248,7 +258,9 @@ def test_the_last_line_of_a_failed_program_is_in_the_pods_status(helm: Helm) -> 
 
 
 def test_the_clean_up_begins_first_and_ends_last(helm: Helm) -> None:
-    """Helm deletes hooks in the reverse order, and each node stays locked until the release is deleted."""
+    """Helm deletes hooks in the reverse order, and each node stays locked until the release is
+    deleted.
+    """
     weights = {
         each["kind"]: int(each["metadata"]["annotations"]["helm.sh/hook-weight"])
         for each in helm.template({})
@@ -280,7 +292,9 @@ def test_one_node_without_power_does_not_keep_helm_from_naming_it(helm: Helm) ->
 
 @pytest.mark.parametrize(("version", "is_field"), [("1.30", False), ("1.31", True)])
 def test_the_node_port_prefers_the_same_zone(helm: Helm, version: str, is_field: bool) -> None:
-    """By a field where Kubernetes has one, since the annotation before it makes clusters without zones warn."""
+    """By a field where Kubernetes has one, since the annotation before it makes clusters without
+    zones warn.
+    """
     service = find(helm.template({}, version=version), "Service", "mirror-spegel-py-registry")
     annotation = (
         service["metadata"].get("annotations", {}).get("service.kubernetes.io/topology-mode")
@@ -298,7 +312,9 @@ def test_the_registry_can_write_its_data_alone(helm: Helm) -> None:
 
 
 def test_containerds_socket_is_followed_through_restarts(helm: Helm) -> None:
-    """containerd makes a new socket at each start, and a mount of the old one would be dead: the folder is mounted."""
+    """containerd makes a new socket at each start, and a mount of the old one would be dead: the
+    folder is mounted.
+    """
     values = nested(("spegel", "containerdSock"), "/run/k3s/containerd/containerd.sock")
     spec = pod(find(helm.template(values), "DaemonSet", "mirror-spegel-py"))
     (mount,) = [
@@ -312,7 +328,9 @@ def test_containerds_socket_is_followed_through_restarts(helm: Helm) -> None:
 
 
 def test_spegels_name_makes_its_release_one_of_ours(helm: Helm) -> None:
-    """The DaemonSet's name and selector, which nobody may change, are then those of Spegel's release `spegel`."""
+    """The DaemonSet's name and selector, which nobody may change, are then those of Spegel's
+    release `spegel`.
+    """
     manifests = helm.template({"nameOverride": "spegel"}, release="spegel")
     daemonset = find(manifests, "DaemonSet", "spegel")
     assert daemonset["spec"]["selector"]["matchLabels"] == {
@@ -376,7 +394,9 @@ def test_the_dashboard_arrives_whole(helm: Helm) -> None:
     ],
 )
 def test_spans_get_through_the_network_policy(helm: Helm, endpoint: str, port: int) -> None:
-    """Where nodes may reach each other only, the collector's port is open too; without one nothing more is."""
+    """Where nodes may reach each other only, the collector's port is open too; without one nothing
+    more is.
+    """
     closed = {"networkPolicy": {"enabled": True}}
     [without] = [
         one["spec"]["egress"] for one in helm.template(closed) if one["kind"] == "NetworkPolicy"

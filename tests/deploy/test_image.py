@@ -1,4 +1,6 @@
-"""The image: built as a release is, on another base, and run as the chart runs it, with a real containerd beside it."""
+"""The image: built as a release is, on another base, and run as the chart runs it, with a real
+containerd beside it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def test_its_configuration_says_how_it_is_run(built: BuiltImage) -> None:
 
 
 def test_it_holds_nothing_that_only_building_needs(built: BuiltImage) -> None:
-    """No compiler, no headers, no pip; and what of this machine was lent to the build is not in it."""
+    """No compiler, no headers, no pip; and what of this machine was lent to the build is not in
+    it.
+    """
     for pattern in (
         "usr/bin/*gcc*",
         "usr/include/*.h",
@@ -94,7 +98,9 @@ def test_it_runs_as_nobody(built: BuiltImage) -> None:
 
 
 async def test_nobody_serves_a_layout_and_stops_in_time(built: BuiltImage, tmp_path: Path) -> None:
-    """The node is the first process of its container, which a signal reaches only if it is waited for."""
+    """The node is the first process of its container, which a signal reaches only if it is waited
+    for.
+    """
     app = images.image("image-nobody")
     layout = tmp_path / "layout"
     images.write_layout(layout, {"registry.example/app:1": app})
@@ -127,7 +133,9 @@ async def test_nobody_serves_a_layout_and_stops_in_time(built: BuiltImage, tmp_p
 
 
 async def test_a_containerd_pulls_from_the_image(built: BuiltImage) -> None:
-    """It runs beside one containerd as the chart has it; another pulls through it while the registry is away."""
+    """It runs beside one containerd as the chart has it; another pulls through it while the
+    registry is away.
+    """
     app = images.image("image-pulled")
     async with start_lab(nodes=2) as lab:
         holder, puller = lab.nodes

@@ -1,4 +1,6 @@
-"""The kind demonstration, as far as it can be had without Docker: its arguments, its steps, and what they name."""
+"""The kind demonstration, as far as it can be had without Docker: its arguments, its steps, and
+what they name.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,13 @@ case "$(basename "$0") $*" in
 *"get pods"*) echo pod/spegel-py-other ;;
 *"get --raw"*first*) echo 'spegel_served_bytes_total{source="peer"} 0' ;;
 *"get --raw"*) echo "spegel_served_bytes_total{source=\\"peer\\"} $BYTES" ;;
-*"get events"*Pulled*) echo 'Successfully pulled image "alpine" in 812ms (813ms including waiting).' ;;
+*"get events"*Pulled*) \\
+    echo 'Successfully pulled image "alpine" in 812ms (813ms including waiting).' ;;
 esac
 """
-"""Takes the place of docker, kind, kubectl and helm: records its arguments, and fails where it is told to."""
+"""Takes the place of docker, kind, kubectl and helm: records its arguments, and fails where it is
+told to.
+"""
 
 
 def run(
@@ -42,11 +47,9 @@ def run(
 ) -> tuple[int, str, list[str]]:
     """Run a script with stand-ins; return its status, its output, and the commands that it gave.
 
-    Args:
-        folder: A folder for the stand-ins and their log.
-        command: The script and its arguments.
-        fails: A part of the command that is to fail.
-        size: Bytes that every other node than the first got from its peers, as Prometheus writes a number.
+    Args: folder: A folder for the stand-ins and their log. command: The script and its arguments.
+    fails: A part of the command that is to fail. size: Bytes that every other node than the first
+    got from its peers, as Prometheus writes a number.
     """
     log = folder / "log"
     for program in ("docker", "kind", "kubectl", "helm", "cut-off"):
@@ -78,7 +81,9 @@ def demo(
 
 
 def test_it_goes_through_its_steps_and_takes_all_of_it_down(tmp_path: Path) -> None:
-    """Built and loaded, installed, pulled on one worker, cut off, pulled on the other, printed, torn down."""
+    """Built and loaded, installed, pulled on one worker, cut off, pulled on the other, printed,
+    torn down.
+    """
     status, output, commands = demo(tmp_path)
     kubectl = "kubectl --context kind-spegel-py"
     looks = [
@@ -130,7 +135,9 @@ def test_it_goes_through_its_steps_and_takes_all_of_it_down(tmp_path: Path) -> N
     ],
 )
 def test_a_step_that_fails_leaves_no_cluster(tmp_path: Path, step: str, status: int) -> None:
-    """The script ends with the step's status, and nothing is left. A Pod that does not run is named with its events."""
+    """The script ends with the step's status, and nothing is left. A Pod that does not run is named
+    with its events.
+    """
     found, output, commands = demo(tmp_path, fails=step)
     assert found == status
     assert commands[-1] == "kind delete cluster --name spegel-py"
@@ -228,7 +235,9 @@ def test_the_chart_takes_what_the_script_sets(helm: Helm, tmp_path: Path) -> Non
 @pytest.mark.containerd
 @pytest.mark.parametrize("version", [2, 3])
 def test_containerd_reads_kinds_patches_as_meant(tmp_path: Path, version: int) -> None:
-    """Whichever version reads the file: mirrors from the folder that the chart writes, and layers kept."""
+    """Whichever version reads the file: mirrors from the folder that the chart writes, and layers
+    kept.
+    """
     known = subprocess.run(
         [CONTAINERD, "--version"], capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,6 @@
-"""A node that runs on a rendered command line: it answers the rendered probes and exports what the dashboard shows."""
+"""A node that runs on a rendered command line: it answers the rendered probes and exports what the
+dashboard shows.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ async def text(url: str) -> str:
 async def test_a_rendered_command_line_starts_a_node(
     helm: Helm, tmp_path: Path, values: Values
 ) -> None:
-    """All flags as the chart gives them, but for places: ports and folders of the test, and no cluster's names."""
+    """All flags as the chart gives them, but for places: ports and folders of the test, and no
+    cluster's names.
+    """
     registry = named(helm.template(values), "registry")
     ports = {name: free_port() for name in ("registry", "router", "metrics")}
     content = tmp_path / "content"

@@ -1,4 +1,6 @@
-"""Where the chart meets the program: flags, ports, folders and probes, and what the pages say of both."""
+"""Where the chart meets the program: flags, ports, folders and probes, and what the pages say of
+both.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ NOT_OF_THE_CHART = {
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
 def test_the_program_takes_every_command_line(helm: Helm, values: Values) -> None:
-    """A flag that was renamed, or a value that it refuses, fails here and not on every node at once."""
+    """A flag that was renamed, or a value that it refuses, fails here and not on every node at
+    once.
+    """
     found = [each for _, each in containers(helm.template(values))]
     assert len(found) in (1, 4)  # with and without the steps on containerd's configuration
     for container in found:
@@ -53,7 +57,9 @@ def test_the_program_takes_every_command_line(helm: Helm, values: Values) -> Non
 
 
 def test_what_the_values_say_arrives(helm: Helm) -> None:
-    """Every setting of the file with every option comes out of the program's own parser as it was meant."""
+    """Every setting of the file with every option comes out of the program's own parser as it was
+    meant.
+    """
     manifests = helm.template(ALL)
     registry, configuration = (
         parsed(named(manifests, name)) for name in ("registry", "configuration")
@@ -88,7 +94,9 @@ def test_what_the_values_say_arrives(helm: Helm) -> None:
 
 
 def test_every_setting_of_the_program_can_be_set(helm: Helm) -> None:
-    """A flag that is new in the program has to come into the chart, or onto the list of those that do not belong."""
+    """A flag that is new in the program has to come into the chart, or onto the list of those that
+    do not belong.
+    """
     given = {each.partition("=")[0] for each in arguments(named(helm.template(ALL), "registry"))}
     assert {setting.flag for setting in REGISTRY if setting.name not in NOT_OF_THE_CHART} <= given
 
@@ -106,7 +114,9 @@ def test_what_is_null_is_left_to_the_program(helm: Helm) -> None:
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)
 def test_every_variable_is_used(helm: Helm, values: Values) -> None:
-    """Each is a part of an argument; the program's own settings are flags, so that one place says them."""
+    """Each is a part of an argument; the program's own settings are flags, so that one place says
+    them.
+    """
     for _, container in containers(helm.template(values)):
         used = set(re.findall(r"\$\((\w+)\)", " ".join(container["args"])))
         assert used <= {each["name"] for each in container.get("env", [])}
@@ -205,7 +215,9 @@ def test_the_bootstrap_service_is_the_name_that_nodes_ask(helm: Helm, values: Va
 
 
 async def test_the_clean_up_waits_for_what_it_serves(helm: Helm) -> None:
-    """The DaemonSet asked for is the one that cleans up, the account may see it, and its Pods answer their probe."""
+    """The DaemonSet asked for is the one that cleans up, the account may see it, and its Pods
+    answer their probe.
+    """
     manifests = helm.template(ALL)
     namespace, name = parsed(named(manifests, "cleanup-wait"))["daemonset"]
     daemonset = find(manifests, "DaemonSet", name)

@@ -103,7 +103,9 @@ class _Job:
 
 
 def _run(targets: Sequence[Any], *, seconds: float, seed: int) -> list[Outcome]:
-    """Fuzz targets in processes of their own, JOBS at a time; they are forked, which saves them the imports."""
+    """Fuzz targets in processes of their own, JOBS at a time; they are forked, which saves them the
+    imports.
+    """
     waiting, running, outcomes = list(targets), list[_Job](), list[Outcome]()
     while waiting or running:
         while waiting and len(running) < JOBS:
@@ -146,7 +148,8 @@ def markdown(outcomes: Sequence[Outcome], seed: int) -> str:
     """Return the table of a run."""
     engine = max((outcome.engine for outcome in outcomes), key=len, default="")
     rows = [
-        f"| {each.name} | {each.seconds:.0f} | {each.cpu:.0f} | {each.inputs:,} | {len(each.crashes)} |"
+        f"| {each.name} | {each.seconds:.0f} | {each.cpu:.0f} | {each.inputs:,} | "
+        f"{len(each.crashes)} |"
         for each in outcomes
     ]
     head = ["| target | seconds | of CPU | inputs | crashes |", "|---|---|---|---|---|"]

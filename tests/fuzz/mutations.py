@@ -43,7 +43,9 @@ TOKENS = (
     b"a" * 5000,
     b"(" * 500,
 )
-"""Pieces that parsers stumble over: numbers without end, depth, surrogates, control characters, other encodings."""
+"""Pieces that parsers stumble over: numbers without end, depth, surrogates, control characters,
+other encodings.
+"""
 
 LONGEST = 64 * 1024
 """Bytes of an input at most."""
@@ -51,7 +53,9 @@ LONGEST = 64 * 1024
 
 @st.composite
 def mutated(draw: st.DrawFn, examples: Sequence[bytes]) -> bytes:
-    """Make an example with one to four faults: bytes changed, cut out, repeated, put in, or taken from another one."""
+    """Make an example with one to four faults: bytes changed, cut out, repeated, put in, or taken
+    from another one.
+    """
     data = draw(st.sampled_from(examples))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))
@@ -107,5 +111,7 @@ def objects(
 
 
 def as_json(values: st.SearchStrategy[object]) -> st.SearchStrategy[bytes]:
-    """Return the values' JSON, in which numbers and texts are written as Python writes them: NaN and surrogates too."""
+    """Return the values' JSON, in which numbers and texts are written as Python writes them: NaN
+    and surrogates too.
+    """
     return values.map(lambda value: json.dumps(value).encode())

@@ -1,4 +1,6 @@
-"""Servers of the project in a thread of their own, and what a client of this thread sees of them."""
+"""Servers of the project in a thread of their own, and what a client of this thread sees of
+them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ GIVEN_UP = 20.0
 """Seconds that a server has for anything: the machine may be busy."""
 
 STREAMS = 0.1
-"""Seconds after which an answer that still goes on is one that never ends, and is taken for what there is of it."""
+"""Seconds after which an answer that still goes on is one that never ends, and is taken for what
+there is of it.
+"""
 
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
@@ -120,7 +124,9 @@ class Served:
     under_way: list[object] = field(default_factory=list)
 
     def send(self, data: bytes) -> bytes:
-        """Return what is answered to bytes on a connection of their own. Raises AssertionError for an error there."""
+        """Return what is answered to bytes on a connection of their own. Raises AssertionError for
+        an error there.
+        """
         with closing(
             socket.create_connection(("127.0.0.1", self.port), timeout=GIVEN_UP)
         ) as client:
@@ -146,7 +152,9 @@ class Served:
         return bytes(answer)
 
     def check(self) -> None:
-        """Raise AssertionError if the server does not answer any more, or has told of a fault of its own."""
+        """Raise AssertionError if the server does not answer any more, or has told of a fault of
+        its own.
+        """
         assert _STATUS.match(self.ask(self.ping))
         errors = [str(each) for each in self.logs if each["log_level"] in ("error", "critical")]
         faults = [*self.loop.faults, *errors]

@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).with_name("corpus")
-"""Has a folder for each target, with the inputs that once were crashes, and others worth keeping."""
+"""Has a folder for each target, with the inputs that once were crashes, and others worth
+keeping.
+"""
 
 SLOW = 1.0
-"""Seconds of CPU that one input may take. Inputs are short, so a parser that takes longer is not linear."""
+"""Seconds of CPU that one input may take. Inputs are short, so a parser that takes longer is not
+linear.
+"""
 
 HANGS = 5.0
 """Seconds of CPU after which an input is given up."""
@@ -35,9 +39,9 @@ Check = Callable[[bytes], object]
 class Target:
     """One parser. `open` prepares it, and gives the check that each input is passed to.
 
-    `examples` are inputs that are right, from which wrong ones are made. `refuses` are the errors that the parser is
-    documented to raise: any other is a crash. `structured` makes inputs that are nearly right. An input that takes more
-    than `slow` seconds of CPU is a crash too.
+    `examples` are inputs that are right, from which wrong ones are made. `refuses` are the errors
+    that the parser is documented to raise: any other is a crash. `structured` makes inputs that are
+    nearly right. An input that takes more than `slow` seconds of CPU is a crash too.
     """
 
     name: str
@@ -77,7 +81,9 @@ def target(
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """An input that is a crash. Crashes of one `kind` have one cause, as far as a stack can tell."""
+    """An input that is a crash. Crashes of one `kind` have one cause, as far as a stack can
+    tell.
+    """
 
     data: bytes
     kind: str
@@ -89,7 +95,9 @@ class Hangs(BaseException):
 
 
 def check_text(error: Exception, longest: int = 2000) -> None:
-    """Raise AssertionError for an error that is no line for a person, of so many characters at most."""
+    """Raise AssertionError for an error that is no line for a person, of so many characters at
+    most.
+    """
     assert len(str(error)) <= longest
     assert "\n" not in str(error)
 
@@ -121,7 +129,8 @@ class Watchdog:
 def attempt(tried: Target, check: Check, data: bytes) -> Crash | None:
     """Return the crash that an input is, None if it is none.
 
-    An input that takes too long is tried once more: the first time may have paid for a collection of garbage.
+    An input that takes too long is tried once more: the first time may have paid for a collection
+    of garbage.
     """
     crash, seconds = _once(tried, check, data)
     if crash is None and seconds > tried.slow:
@@ -147,7 +156,9 @@ def _once(tried: Target, check: Check, data: bytes) -> tuple[Crash | None, float
 
 
 def _kind(error: Exception) -> str:
-    """Return an error's type and the last line of the project that it came through; a recursion has only its first."""
+    """Return an error's type and the last line of the project that it came through; a recursion has
+    only its first.
+    """
     lines = [
         each
         for each in traceback.extract_tb(error.__traceback__)

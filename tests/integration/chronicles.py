@@ -53,7 +53,9 @@ async def closed(node: Node, condition: str, *, deadline: float) -> Alert:
 
 
 async def verified(node: Node, condition: str) -> list[tuple[str, str]]:
-    """Wait until it is written down that what was done helped, which comes after the alert's end; return all of it."""
+    """Wait until it is written down that what was done helped, which comes after the alert's end;
+    return all of it.
+    """
 
     async def is_verified() -> bool:
         return outcomes(node, condition)[-1:] == [("verify", "verified")]

@@ -1,4 +1,6 @@
-"""A lab whose nodes all run spegel-py, and what tests ask of it: who finds what, what was counted, what was logged."""
+"""A lab whose nodes all run spegel-py, and what tests ask of it: who finds what, what was counted,
+what was logged.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,25 @@ from tests.lab import REGISTRY, Lab, Node, Response, start_lab, total, until
 from tests.processes import Process, run
 
 PROMPT = 0.3
-"""Seconds within which a node says that nobody has something: a runtime waits for it with every pull."""
+"""Seconds within which a node says that nobody has something: a runtime waits for it with every
+pull.
+"""
 
 
 @asynccontextmanager
 async def start_cluster(nodes: int, **flags: str | None) -> AsyncIterator[Lab]:
-    """Start a lab with spegel-py on every node, and have each containerd ask its own before the registry."""
+    """Start a lab with spegel-py on every node, and have each containerd ask its own before the
+    registry.
+    """
     async with start_lab(nodes=nodes) as lab:
         await heal(lab, **flags)
         yield lab
 
 
 async def heal(lab: Lab, **flags: str | None) -> None:
-    """Start what does not run, plug in what is unplugged, and wait until everybody knows everybody."""
+    """Start what does not run, plug in what is unplugged, and wait until everybody knows
+    everybody.
+    """
     if lab.registry.process.pid is None:
         await lab.registry.start()
     await asyncio.gather(
@@ -102,7 +110,9 @@ async def exit_status(process: Process) -> int | None:
 
 
 def manifest_path(reference: str | Blob, repository: str = "test/app") -> str:
-    """Return the target under which containerd asks for a manifest: a full reference with a tag, or a blob."""
+    """Return the target under which containerd asks for a manifest: a full reference with a tag, or
+    a blob.
+    """
     if isinstance(reference, str):
         repository, _, last = reference.removeprefix(f"{REGISTRY}/").rpartition(":")
     else:
@@ -162,7 +172,9 @@ async def timed(node: Node, path: str, method: str = "GET") -> tuple[Response, f
 async def publish(
     lab: Lab, reference: str, image: Image, *holders: Node, is_docker: bool = False
 ) -> None:
-    """Push an image, pull it on the holders, and wait until all other nodes find it at each of these."""
+    """Push an image, pull it on the holders, and wait until all other nodes find it at each of
+    these.
+    """
     await lab.registry.push(reference, image, is_docker=is_docker)
     await asyncio.gather(*(node.cri.pull(reference) for node in holders))
     below = (
@@ -176,8 +188,9 @@ async def publish(
 
 
 async def found_at(node: Node, keys: Iterable[str], *holders: Node, deadline: float = 10.0) -> None:
-    """Wait until a node knows of each of these references and digests that all of the holders, and nobody else, have
-    it."""
+    """Wait until a node knows of each of these references and digests that all of the holders, and
+    nobody else, have it.
+    """
     for key in keys:
 
         async def is_known(key: str = key) -> bool:
@@ -190,7 +203,9 @@ async def found_at(node: Node, keys: Iterable[str], *holders: Node, deadline: fl
 
 
 async def told(node: Node, *holders: Node, deadline: float = 10.0) -> None:
-    """Wait until a node holds records of all that these advertise; nobody else may hold anything."""
+    """Wait until a node holds records of all that these advertise; nobody else may hold
+    anything.
+    """
 
     async def is_told() -> bool:
         names = ("spegel_advertised_content_digests", "spegel_advertised_image_tags")

@@ -1,7 +1,7 @@
 """A peer that holds nothing and is told everything: it says which nodes advertise a key, exactly.
 
-It runs as a process of its own beside the lab's registry and answers each line of keys, a JSON list on stdin, with a
-JSON object on stdout: the addresses of those that advertise the key.
+It runs as a process of its own beside the lab's registry and answers each line of keys, a JSON list
+on stdin, with a JSON object on stdout: the addresses of those that advertise the key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`configuration` and `cleanup` beside a real containerd, on real file systems, and in turn with Spegel itself."""
+"""`configuration` and `cleanup` beside a real containerd, on real file systems, and in turn with
+Spegel itself.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def node(lab: Lab) -> Iterator[Node]:
 
 @asynccontextmanager
 async def configured(node: Node, *options: str) -> AsyncIterator[Path]:
-    """Have containerd ask the mirror for a while; give its config_path, which is the same again at the end."""
+    """Have containerd ask the mirror for a while; give its config_path, which is the same again at
+    the end.
+    """
     root = node.daemon.certs
     before = described(root)
     flags = [f"{PATH}={root}", "--mirror-targets", f"http://{node.address}:5000", *options]
@@ -78,7 +82,9 @@ async def configured(node: Node, *options: str) -> AsyncIterator[Path]:
 
 
 async def pull(node: Node, reference: str, *, with_cri: bool) -> float:
-    """Pull an image and remove it; return how many requests of it the node's mirror answered with content."""
+    """Pull an image and remove it; return how many requests of it the node's mirror answered with
+    content.
+    """
     hits = await metric(node, "spegel_mirror_requests_total", cache="hit")
     await (node.cri.pull(reference) if with_cri else node.ctr_pull(reference))
     await node.cri.remove(reference)
@@ -94,7 +100,9 @@ async def pull(node: Node, reference: str, *, with_cri: bool) -> float:
 async def test_pulls_go_through_the_mirror_while_it_is_configured(
     lab: Lab, node: Node, with_cri: bool, options: tuple[str, ...]
 ) -> None:
-    """Before and after, containerd asks the registry alone; in between the mirror has all of it, without a restart."""
+    """Before and after, containerd asks the registry alone; in between the mirror has all of it,
+    without a restart.
+    """
     app = image(f"configured/{with_cri}/{options}")
     reference = lab.name(f"test/app:{'cri' if with_cri else 'ctr'}-{len(options)}")
     await publish(lab, reference, app, lab.nodes[0])
@@ -108,13 +116,16 @@ async def test_pulls_go_through_the_mirror_while_it_is_configured(
 async def test_hosts_that_were_there_are_asked_after_the_mirror(
     lab: Lab, node: Node, with_cri: bool
 ) -> None:
-    """Existing hosts keep their order and their certificates, by relative path and beside the folder."""
+    """Existing hosts keep their order and their certificates, by relative path and beside the
+    folder.
+    """
     folder = node.daemon.certs / REGISTRY
     write_certificate(folder / "client.cert", folder / "client.key")
     shutil.copy(folder / "client.cert", node.daemon.certs / "authority.crt")
     (folder / "hosts.toml").write_text(
         f'# by hand\nserver = "http://10.99.1.9:1"\n\n# the registry itself\n[host."http://{REGISTRY}"]\n'
-        'capabilities = ["pull", "resolve"]\n\n[host."https://10.99.1.9:2"]\nca = ["../authority.crt"]\n'
+        'capabilities = ["pull", "resolve"]\n\n[host."https://10.99.1.9:2"]\nca = '
+        '["../authority.crt"]\n'
         'client = [["client.cert", "client.key"]]\n'
     )
     reference = lab.name(f"test/kept:{'cri' if with_cri else 'ctr'}")
@@ -127,7 +138,9 @@ async def test_hosts_that_were_there_are_asked_after_the_mirror(
 
 
 async def test_a_missing_certificate_would_be_noticed(lab: Lab, node: Node) -> None:
-    """containerd reads every host's certificates with each pull, which is what shows that ours are where it looks."""
+    """containerd reads every host's certificates with each pull, which is what shows that ours are
+    where it looks.
+    """
     (node.daemon.certs / REGISTRY / "hosts.toml").write_text(
         f'server = "http://{REGISTRY}"\n[host."https://10.99.1.9:2"]\nca = ["gone.crt"]\n'
     )
@@ -192,7 +205,9 @@ async def refused(command: str, root: Path) -> str:
 
 
 async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """On a full disk both commands say so; with room again they go on, and the original comes back."""
+    """On a full disk both commands say so; with room again they go on, and the original comes
+    back.
+    """
     async with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=256k", "tmpfs") as disk:
         root = disk / "certs.d"
         root.mkdir()
@@ -232,7 +247,9 @@ async def test_a_read_only_file_system_is_named(tmp_path: Path) -> None:
 
 
 async def test_an_overlay_is_no_obstacle(tmp_path: Path) -> None:
-    """In a container's own file system, where folders of the image cannot be renamed, all goes as elsewhere."""
+    """In a container's own file system, where folders of the image cannot be renamed, all goes as
+    elsewhere.
+    """
     for name in ("lower/certs.d", "upper", "work"):
         (tmp_path / name).mkdir(parents=True)
     make_rich(tmp_path / "lower" / "certs.d")
@@ -267,7 +284,9 @@ def tree(tmp_path: Path) -> Path:
 
 
 def below(root: Path) -> dict[str, tuple[object, ...]]:
-    """Describe what lies in a folder; of the folder itself Spegel does not keep the time of change."""
+    """Describe what lies in a folder; of the folder itself Spegel does not keep the time of
+    change.
+    """
     return {name: about for name, about in (described(root) or {}).items() if name != "."}
 
 
@@ -288,7 +307,9 @@ ARGUMENTS = {
 @needs_spegel
 @pytest.mark.parametrize("options", ARGUMENTS.values(), ids=ARGUMENTS)
 async def test_the_files_are_spegels(tree: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """The same flags give the same folders and the same bytes, and whoever comes second changes none of them."""
+    """The same flags give the same folders and the same bytes, and whoever comes second changes
+    none of them.
+    """
     theirs = tmp_path / "theirs"
     shutil.copytree(tree, theirs)
     targets = ("--mirror-targets", "http://fc00::2:30020", "http://127.0.0.1:30021")
@@ -315,7 +336,9 @@ def contents(root: Path) -> dict[str, bytes]:
 async def test_each_cleans_up_after_the_other(
     tree: Path, tmp_path: Path, is_ours_first: bool
 ) -> None:
-    """What one has configured the other puts back; each one's cleanup-wait sees the other's probe."""
+    """What one has configured the other puts back; each one's cleanup-wait sees the other's
+    probe.
+    """
     first, second = (OURS, (SPEGEL,)) if is_ours_first else ((SPEGEL,), OURS)
     before = below(tree)
     port = free_port()

@@ -1,4 +1,6 @@
-"""Configuration and cleanup killed at every step, by processes that really die: the original is never lost."""
+"""Configuration and cleanup killed at every step, by processes that really die: the original is
+never lost.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ pytestmark = pytest.mark.timeout(300)  # a thousand processes
 
 @MADE
 def test_configuration_may_die_at_any_step(seen: Path, make: Make) -> None:
-    """Killed at each step and run again, configuration ends as without; cleanup then gives the original back."""
+    """Killed at each step and run again, configuration ends as without; cleanup then gives the
+    original back.
+    """
     root, before = fresh(seen, make)
     configuration, cleanup = works(root)
     total = steps(configuration)
@@ -61,7 +65,9 @@ def test_cleanup_after_a_configuration_that_died_gives_the_original_back(
 
 @MADE
 def test_cleanup_may_die_at_any_step(seen: Path, make: Make) -> None:
-    """Killed at each step and run again, cleanup gives the original back; so it does after configuration once more."""
+    """Killed at each step and run again, cleanup gives the original back; so it does after
+    configuration once more.
+    """
     root, before = fresh(seen, make)
     configuration, cleanup = works(root)
     configuration(quick())
@@ -82,7 +88,9 @@ def test_cleanup_may_die_at_any_step(seen: Path, make: Make) -> None:
 def test_any_sequence_of_runs_that_died_is_undone(
     tmp_path_factory: pytest.TempPathFactory, runs: Any
 ) -> None:
-    """After any runs of either command, each killed somewhere or not, one whole cleanup gives the original back."""
+    """After any runs of either command, each killed somewhere or not, one whole cleanup gives the
+    original back.
+    """
     seen = tmp_path_factory.mktemp("runs")
     root, before = fresh(seen, rich)
     both = works(root)

@@ -157,7 +157,9 @@ async def test_a_pull_moves_the_meters(lab: Lab) -> None:
 
 
 async def test_images_and_a_measurement_are_asked_of_a_node(lab: Lab) -> None:
-    """Who has an image beside the node, and how it came: all of it from the peer, which is named."""
+    """Who has an image beside the node, and how it came: all of it from the peer, which is
+    named.
+    """
     app = image("measured", layers=2)
     reference = lab.name("test/app:measured")
     holder, puller = lab.nodes
@@ -177,7 +179,9 @@ async def test_images_and_a_measurement_are_asked_of_a_node(lab: Lab) -> None:
 
 
 async def test_why_tells_a_cut(lab: Lab) -> None:
-    """When the only holder dies in mid-layer, the record says after which byte, and containerd went upstream."""
+    """When the only holder dies in mid-layer, the record says after which byte, and containerd went
+    upstream.
+    """
     app = image("why/cut", layers=1, size=SIZE)
     reference = lab.name("test/app:why-cut")
     holder, puller = lab.nodes

@@ -30,7 +30,9 @@ MB = 1_000_000
 
 @asynccontextmanager
 async def demo(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `spegel-py demo` with its nodes' folders below `folder`; it has ended when the block is left."""
+    """Run `spegel-py demo` with its nodes' folders below `folder`; it has ended when the block is
+    left.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "spegel_py", "demo", "--dir", str(folder), *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -69,7 +71,9 @@ def is_running(pid: int) -> bool:
 
 
 async def test_everything_is_right(tmp_path: Path) -> None:
-    """All pull from each other only, a node dies in mid-layer unnoticed, and one JSON object says so."""
+    """All pull from each other only, a node dies in mid-layer unnoticed, and one JSON object says
+    so.
+    """
     status, out, err = await ran(tmp_path / "nodes", "--json", "--nodes", "3", "--size", "24")
     assert (status, err) == (0, "")
     found: dict[str, Any] = json.loads(out)
@@ -96,7 +100,9 @@ async def test_everything_is_right(tmp_path: Path) -> None:
 
 
 def check_arrival(found: dict[str, Any], nodes: set[str]) -> None:
-    """All nodes got the new image, which upstream sent about once, no faster than its line; others gave the rest."""
+    """All nodes got the new image, which upstream sent about once, no faster than its line; others
+    gave the rest.
+    """
     size = found["image"]["bytes"]
     assert {each["node"] for each in found["nodes"]} == nodes
     assert all(each["error"] is None and each["fetched"] >= size for each in found["nodes"])
@@ -113,7 +119,9 @@ def check_arrival(found: dict[str, Any], nodes: set[str]) -> None:
 
 
 async def test_an_image_of_ones_own_and_keep(tmp_path: Path) -> None:
-    """An archive is shared under its own name; with --keep its layouts and logs stay; people get a table."""
+    """An archive is shared under its own name; with --keep its layouts and logs stay; people get a
+    table.
+    """
     name = "registry.example/team/app:1.0"
     path = images.write_archive(tmp_path / "app.tar", {name: images.image(layers=1, size=16 * MB)})
     status, out, err = await ran(
@@ -144,7 +152,9 @@ async def test_an_image_of_ones_own_and_keep(tmp_path: Path) -> None:
 async def test_no_process_is_left(
     tmp_path: Path, number: signal.Signals, status: int, rate: str, at: bytes, count: int
 ) -> None:
-    """However and when the demonstration ends, SIGKILL included, its nodes end too; its folder goes if it can."""
+    """However and when the demonstration ends, SIGKILL included, its nodes end too; its folder goes
+    if it can.
+    """
     async with demo(tmp_path / "nodes", "--size", "24", "--rate", rate) as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
@@ -179,7 +189,9 @@ async def test_no_process_is_left(
     ],
 )
 async def test_wrong_arguments(tmp_path: Path, arguments: list[str], said: str) -> None:
-    """A wrong argument is one line on stderr and status 2, nothing on stdout with --json, and no folder stays."""
+    """A wrong argument is one line on stderr and status 2, nothing on stdout with --json, and no
+    folder stays.
+    """
     status, out, err = await ran(tmp_path / "nodes", "--json", *arguments)
     assert (status, out) == (2, "")
     assert said in err
@@ -196,7 +208,9 @@ async def test_an_image_without_a_large_layer(tmp_path: Path) -> None:
 
 
 async def test_a_slow_line() -> None:
-    """A line passes on all that is said at either end, a hang-up too; when it is taken away its calls are cut off."""
+    """A line passes on all that is said at either end, a hang-up too; when it is taken away its
+    calls are cut off.
+    """
     said = os.urandom(3 * PIECE)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

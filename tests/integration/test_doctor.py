@@ -107,7 +107,9 @@ async def test_a_containerd_that_is_set_up_right_is_right(start: Start) -> None:
     ],
 )
 async def test_a_wrong_config_path_is_an_error(start: Start, edit: Edit, said: str | None) -> None:
-    """The remedy names what to set; from 2.2 on an empty one has a default, which is told as well."""
+    """The remedy names what to set; from 2.2 on an empty one has a default, which is told as
+    well.
+    """
     daemon = await start(edit)
     finding = await found(subject_of(daemon), "config_path")
     assert finding.level is Level.ERROR
@@ -119,7 +121,9 @@ async def test_a_wrong_config_path_is_an_error(start: Start, edit: Edit, said: s
 async def test_a_list_of_folders_is_an_error_since_containerd_takes_it_for_one(
     start: Start,
 ) -> None:
-    """Before 2.1 the mirror is asked; from 2.1 on it is not, and the doctor says so (containerd issue 12808)."""
+    """Before 2.1 the mirror is asked; from 2.1 on it is not, and the doctor says so (containerd
+    issue 12808).
+    """
     asked: list[str] = []
 
     async def refuse(request: web.Request) -> web.Response:
@@ -133,7 +137,8 @@ async def test_a_list_of_folders_is_an_error_since_containerd_takes_it_for_one(
             daemon = await start(config_path(value))
             (daemon.certs / "_default").mkdir()
             (daemon.certs / "_default" / "hosts.toml").write_text(
-                f"server = 'http://127.0.0.1:9'\n[host.'http://127.0.0.1:{port}']\ncapabilities = ['pull', 'resolve']\n"
+                f"server = 'http://127.0.0.1:9'\n[host.'http://127.0.0.1:{port}']\ncapabilities "
+                "= ['pull', 'resolve']\n"
             )
             asked.clear()
             with pytest.raises(grpc.aio.AioRpcError):
@@ -255,7 +260,9 @@ async def configure(node: Node, host: str = "127.0.0.1") -> None:
 
 
 async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
-    """Alone it works, with a warning; with a peer and an image everything is right; without the node it is not."""
+    """Alone it works, with a warning; with a peer and an image everything is right; without the
+    node it is not.
+    """
     lab = await labs(2)
     node, other = lab.nodes
     await configure(node)
@@ -294,7 +301,9 @@ async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
 async def test_a_proxy_between_containerd_and_its_mirror_is_named(
     labs: Labs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the node's own address requests would go to the proxy; at 127.0.0.1, or with the line, they do not."""
+    """At the node's own address requests would go to the proxy; at 127.0.0.1, or with the line,
+    they do not.
+    """
     monkeypatch.setenv("HTTP_PROXY", "http://10.99.9.9:3128")
     lab = await labs(1)
     [node] = lab.nodes
@@ -325,7 +334,9 @@ async def test_a_proxy_between_containerd_and_its_mirror_is_named(
 
 
 async def test_a_start_says_what_is_wrong(labs: Labs) -> None:
-    """A node on a containerd that asks no mirror logs so once, with the remedy, and starts all the same."""
+    """A node on a containerd that asks no mirror logs so once, with the remedy, and starts all the
+    same.
+    """
     lab = await labs(1)
     [node] = lab.nodes
     await node.start_spegel()

@@ -1,4 +1,6 @@
-"""Pulls during which something dies: containerd's pull always succeeds, from another peer or from the registry."""
+"""Pulls during which something dies: containerd's pull always succeeds, from another peer or from
+the registry.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ async def kill_spegel(node: Node) -> None:
 
 @asynccontextmanager
 async def pulling(node: Node, reference: str) -> AsyncIterator[asyncio.Task[str]]:
-    """Pull slowly; the block starts in mid-blob and the link is fast again when it ends; then the pull must succeed."""
+    """Pull slowly; the block starts in mid-blob and the link is fast again when it ends; then the
+    pull must succeed.
+    """
     pull = asyncio.create_task(node.cri.pull(reference))
     async with limited(node, RATE):
         await has_moved(node, MOVED)
@@ -81,7 +85,9 @@ def server(lab: Lab, puller: Node, app: Image) -> Node:
 async def test_another_holder_goes_on_where_one_died(
     lab: Lab, kill: Callable[[Node], Awaitable[None]]
 ) -> None:
-    """With kill -9 in mid-blob the layer goes on at the same byte from another holder, and containerd sees nothing."""
+    """With kill -9 in mid-blob the layer goes on at the same byte from another holder, and
+    containerd sees nothing.
+    """
     app = image(f"continued/{kill.__name__}", layers=1, size=SIZE)
     reference = lab.name(f"test/app:continued-{kill.__name__}")
     *holders, puller = lab.nodes
@@ -102,7 +108,9 @@ async def test_another_holder_goes_on_where_one_died(
 async def test_containerd_goes_on_upstream_where_the_only_holder_died(
     lab: Lab, kill: Callable[[Node], Awaitable[None]]
 ) -> None:
-    """Where nobody else has the rest, the body ends short and gently, and containerd asks the registry for the rest."""
+    """Where nobody else has the rest, the body ends short and gently, and containerd asks the
+    registry for the rest.
+    """
     app = image(f"upstream/{kill.__name__}", layers=1, size=SIZE)
     reference = lab.name(f"test/app:upstream-{kill.__name__}")
     holder, _, puller = lab.nodes
@@ -116,7 +124,9 @@ async def test_containerd_goes_on_upstream_where_the_only_holder_died(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
 async def test_a_pull_survives_the_end_of_its_own_mirror(lab: Lab, number: int) -> None:
-    """When the mirror beside containerd ends in mid-blob, as in an upgrade, containerd goes on upstream."""
+    """When the mirror beside containerd ends in mid-blob, as in an upgrade, containerd goes on
+    upstream.
+    """
     app = image(f"own/{number}", layers=1, size=SIZE)
     reference = lab.name(f"test/app:own-{number}")
     holder, _, puller = lab.nodes
@@ -137,7 +147,9 @@ async def test_a_pull_survives_the_end_of_its_own_mirror(lab: Lab, number: int) 
 
 
 async def test_a_node_that_ends_finishes_what_it_sends(lab: Lab) -> None:
-    """On SIGTERM a node says goodbye within a second, sends its transfer to the end, and exits with 0 within ten."""
+    """On SIGTERM a node says goodbye within a second, sends its transfer to the end, and exits with
+    0 within ten.
+    """
     app = image("drained", layers=1, size=SIZE)
     reference = lab.name("test/app:drained")
     holder, other, puller = lab.nodes

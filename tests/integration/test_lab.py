@@ -53,7 +53,9 @@ async def test_a_pull_by_hand_of_an_index(lab: Lab) -> None:
 
 
 async def test_a_mirror_is_asked_first(lab: Lab) -> None:
-    """With hosts.toml the registry's own address serves as the mirror, while the server does not exist."""
+    """With hosts.toml the registry's own address serves as the mirror, while the server does not
+    exist.
+    """
     reference = await push(lab)
     lab.nodes[0].write_hosts_toml(mirror="http://10.99.1.250:5000", server="http://10.99.1.99:1")
     await lab.nodes[0].cri.pull(reference)

@@ -17,11 +17,15 @@ from tests.processes import until
 MOST = 60_000_000
 """Bytes by which a node may exceed what it has when idle."""
 IMAGES, LAYERS, SIZE = 3, 20, 3_000_000
-"""Layers small enough to be verified before their first byte is passed on, so that they are held."""
+"""Layers small enough to be verified before their first byte is passed on, so that they are
+held.
+"""
 
 
 async def test_pulls_of_small_layers_take_bounded_memory() -> None:
-    """Three images of many small layers at once, and again: each pull took 150 MB that were not given back."""
+    """Three images of many small layers at once, and again: each pull took 150 MB that were not
+    given back.
+    """
     async with start_cluster(2) as lab:
         seed, puller = lab.nodes
         images = {lab.name(f"test/small-{number}:1"): _image(number) for number in range(IMAGES)}
@@ -42,7 +46,9 @@ def _image(number: int) -> Image:
 
 @contextmanager
 def _memory_of(node: Node) -> Iterator[Callable[[], int]]:
-    """Give a function that returns by how many bytes a node's memory grew at most while the block lasted."""
+    """Give a function that returns by how many bytes a node's memory grew at most while the block
+    lasted.
+    """
     assert node.spegel is not None
     process = psutil.Process(node.spegel.pid)
     idle = most = process.memory_info().rss

@@ -1,4 +1,6 @@
-"""Pulls by containerd, and by others, through peers: what is in the cluster comes from the cluster."""
+"""Pulls by containerd, and by others, through peers: what is in the cluster comes from the
+cluster.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ async def pull(node: Node, reference: str, *, with_cri: bool) -> None:
 async def test_what_one_node_pulled_the_others_get_from_it(
     lab: Lab, with_cri: bool, by_digest: bool
 ) -> None:
-    """With the registry gone, two other nodes pull all of an image, each byte of it from a peer and each pull a hit."""
+    """With the registry gone, two other nodes pull all of an image, each byte of it from a peer and
+    each pull a hit.
+    """
     app = image(f"first/{with_cri}/{by_digest}", layers=3, size=200_000)
     tag = lab.name(f"test/app:first-{with_cri}-{by_digest}".lower())
     reference = f"{tag.rpartition(':')[0]}@{app.root.digest}" if by_digest else tag
@@ -82,7 +86,9 @@ async def test_what_one_node_pulled_the_others_get_from_it(
 async def test_images_of_every_shape_pass_through_peers(
     lab: Lab, seed: str, app: build.Image, is_docker: bool
 ) -> None:
-    """An index, a Docker image and one of many layers are pulled from a peer alone, and come out the same."""
+    """An index, a Docker image and one of many layers are pulled from a peer alone, and come out
+    the same.
+    """
     reference = lab.name(f"test/app:{seed}")
     one, two, _ = lab.nodes
     await publish(lab, reference, app, one, is_docker=is_docker)
@@ -108,7 +114,9 @@ async def test_all_platforms_of_an_index_pass_through_peers(lab: Lab) -> None:
 
 
 async def test_what_nobody_has_is_said_at_once_and_comes_from_upstream(lab: Lab) -> None:
-    """A node answers 404 promptly, for tags, manifests and blobs, and containerd's pull goes on at the registry."""
+    """A node answers 404 promptly, for tags, manifests and blobs, and containerd's pull goes on at
+    the registry.
+    """
     app = image("nobody")
     reference = lab.name("test/app:nobody")
     await lab.registry.push(reference, app)
@@ -125,7 +133,9 @@ async def test_what_nobody_has_is_said_at_once_and_comes_from_upstream(lab: Lab)
 
 
 async def test_a_removed_image_is_not_found_any_more(lab: Lab) -> None:
-    """Two seconds after its only holder removed an image the others answer 404; containerd's pull goes upstream."""
+    """Two seconds after its only holder removed an image the others answer 404; containerd's pull
+    goes upstream.
+    """
     app = image("removed")
     reference = lab.name("test/app:removed")
     one, two, _ = lab.nodes
@@ -139,7 +149,9 @@ async def test_a_removed_image_is_not_found_any_more(lab: Lab) -> None:
 
 
 async def test_an_imported_image_is_pulled_by_others(lab: Lab) -> None:
-    """An image that came from no registry, and has no label of one, is pulled by tag and by digest."""
+    """An image that came from no registry, and has no label of one, is pulled by tag and by
+    digest.
+    """
     app = image("imported")
     reference = lab.name("test/imported:1")
     one, two, three = lab.nodes
@@ -157,7 +169,9 @@ async def test_an_imported_image_is_pulled_by_others(lab: Lab) -> None:
 
 
 async def test_skopeo_copies_through_the_mirror(lab: Lab, tmp_path: Path) -> None:
-    """A client that names no registry gets an image by its digest, over a node that does not hold it, byte for byte."""
+    """A client that names no registry gets an image by its digest, over a node that does not hold
+    it, byte for byte.
+    """
     app = image("skopeo", layers=3, size=100_000)
     reference = lab.name("test/app:skopeo")
     one, two, _ = lab.nodes

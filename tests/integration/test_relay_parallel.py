@@ -17,7 +17,9 @@ RATE = "60mbit"
 
 
 async def test_slow_holders_share_a_layer() -> None:
-    """Where one holder's link is the bottleneck the rest comes from all of them, and containerd finds it right."""
+    """Where one holder's link is the bottleneck the rest comes from all of them, and containerd
+    finds it right.
+    """
     async with start_cluster(4) as lab, AsyncExitStack() as stack:
         *holders, puller = lab.nodes
         reference, app = lab.name("test/app:shared"), image("shared", layers=1, size=SIZE)

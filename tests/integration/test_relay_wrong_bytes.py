@@ -1,4 +1,6 @@
-"""What containerd does with wrong bytes, and what is done for its next pull: a real daemon, a damaged file."""
+"""What containerd does with wrong bytes, and what is done for its next pull: a real daemon, a
+damaged file.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def damage(node: Node, layer: Blob) -> None:
 
 
 async def fails(node: Node, reference: str) -> str:
-    """Pull, see it fail, and wait until containerd has thrown away what came, as it has when kubelet tries again."""
+    """Pull, see it fail, and wait until containerd has thrown away what came, as it has when
+    kubelet tries again.
+    """
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await node.cri.pull(reference)
 
@@ -37,7 +41,9 @@ async def fails(node: Node, reference: str) -> str:
 
 
 async def test_with_all_the_second_pull_succeeds() -> None:
-    """The first fails, since containerd keeps what came and gets but the end upstream; then the peer is left out."""
+    """The first fails, since containerd keeps what came and gets but the end upstream; then the
+    peer is left out.
+    """
     async with start_cluster(2, verify_blobs="all") as lab:
         holder, puller, reference, layer = (
             *lab.nodes,
@@ -58,7 +64,8 @@ async def test_with_all_the_second_pull_succeeds() -> None:
 
 
 async def test_with_a_sample_the_third_pull_succeeds_at_the_latest() -> None:
-    """A runtime that asks again for a blob it was given threw it away: the second pull finds the peer out.
+    """A runtime that asks again for a blob it was given threw it away: the second pull finds the
+    peer out.
 
     The holder does not verify, or by chance it finds its damaged blob itself and tells it no more.
     """
@@ -77,7 +84,9 @@ async def test_with_a_sample_the_third_pull_succeeds_at_the_latest() -> None:
 
 
 async def test_a_damaged_blob_is_withdrawn_after_it_was_sent_once() -> None:
-    """Its own node finds it out, names it, and neither tells nor sends it any more: others go to the registry."""
+    """Its own node finds it out, names it, and neither tells nor sends it any more: others go to
+    the registry.
+    """
     async with start_cluster(3, verify_blobs="all") as lab:
         holder, puller, other = lab.nodes
         reference, app = lab.name("test/app:damaged"), image("damaged", size=SIZE)

@@ -49,7 +49,9 @@ async def lab(cluster: Lab) -> Lab:
 async def test_a_node_that_restarts_is_the_same_peer_and_is_found_again(
     lab: Lab, number: int
 ) -> None:
-    """Started again with its data directory a node has its identity still, and tells anew what it holds."""
+    """Started again with its data directory a node has its identity still, and tells anew what it
+    holds.
+    """
     app = image(f"restarted/{number}")
     reference = lab.name(f"test/app:restarted-{number}")
     holder, other, puller = lab.nodes
@@ -65,7 +67,9 @@ async def test_a_node_that_restarts_is_the_same_peer_and_is_found_again(
 
 
 async def test_a_containerd_that_dies_on_a_serving_node(lab: Lab) -> None:
-    """While containerd is dead its content is served from the disk; when it is back, what it gets is told again."""
+    """While containerd is dead its content is served from the disk; when it is back, what it gets
+    is told again.
+    """
     app, later = image("kept"), image("later")
     reference, second = lab.name("test/app:kept"), lab.name("test/app:later")
     holder, _, puller = lab.nodes
@@ -81,7 +85,9 @@ async def test_a_containerd_that_dies_on_a_serving_node(lab: Lab) -> None:
 
 
 async def test_a_node_without_peers_serves_its_own_and_gets_in_nobody_s_way(lab: Lab) -> None:
-    """Alone, a node answers with its own content and else 404 promptly; its containerd pulls from the registry."""
+    """Alone, a node answers with its own content and else 404 promptly; its containerd pulls from
+    the registry.
+    """
     app, other = image("own"), image("other")
     reference, second = lab.name("test/app:own"), lab.name("test/app:other")
     node = lab.nodes[2]
@@ -152,7 +158,9 @@ async def pardon(lab: Lab, node: Node) -> None:
 async def test_wrong_bytes_are_never_passed_on(
     lab: Lab, damage: Callable[[Node, Blob], None]
 ) -> None:
-    """Content damaged at one holder comes from the other; at both, it is 404, and containerd's pull goes upstream."""
+    """Content damaged at one holder comes from the other; at both, it is 404, and containerd's pull
+    goes upstream.
+    """
     app = image(f"damaged/{damage.__name__}", layers=4)
     reference = lab.name(f"test/app:damaged-{damage.__name__}")
     first, second, puller = lab.nodes
@@ -175,7 +183,9 @@ async def test_wrong_bytes_are_never_passed_on(
 
 
 async def test_a_large_layer_that_was_cut_off_on_the_disk_is_not_offered(lab: Lab) -> None:
-    """A layer too large to be verified is as long as its manifest says, or else it is 404 and comes from upstream."""
+    """A layer too large to be verified is as long as its manifest says, or else it is 404 and comes
+    from upstream.
+    """
     app = image("cut", layers=2, size=10_000_000)
     reference = lab.name("test/app:cut")
     holder, _, puller = lab.nodes

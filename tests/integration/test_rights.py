@@ -1,4 +1,6 @@
-"""What a node needs of its machine: root's files, and none of root's other powers; the systemd unit gives no more."""
+"""What a node needs of its machine: root's files, and none of root's other powers; the systemd unit
+gives no more.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-priv
 
 
 async def test_a_node_without_any_capability_shares_its_images(lab: Lab) -> None:
-    """It follows containerd through its socket, serves and relays, with containerd's folders read-only."""
+    """It follows containerd through its socket, serves and relays, with containerd's folders
+    read-only.
+    """
     app = image("powerless")
     reference = lab.name("test/app:powerless")
     holder, puller = lab.nodes

@@ -1,7 +1,9 @@
-"""containerd asks every mirror in hosts.toml before the registry: no order of mirrors may keep its first pull waiting.
+"""containerd asks every mirror in hosts.toml before the registry: no order of mirrors may keep its
+first pull waiting.
 
-The runtime that is to fetch an image for all nodes gets a 404 from its own registry, and asks the next mirror, which is
-another node's. That node must not send it to the download that the same runtime is about to begin.
+The runtime that is to fetch an image for all nodes gets a 404 from its own registry, and asks the
+next mirror, which is another node's. That node must not send it to the download that the same
+runtime is about to begin.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from tests.processes import run
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 FIRST_STALL = 3.0
-"""Seconds after which a node gives up waiting for a peer's first byte: a pull that waits for itself takes longer."""
+"""Seconds after which a node gives up waiting for a peer's first byte: a pull that waits for itself
+takes longer.
+"""
 
 LAYERS = 4
 
@@ -59,7 +63,9 @@ ORDERS: dict[str, tuple[list[int | None], list[int | None]]] = {
     "own, own by another address": ([0, None], [1, None]),
     "own, third, other": ([0, 2, 1], [1, 2, 0]),
 }
-"""The nodes whose registries the first and the second node ask, by name of the order; None is their own loopback."""
+"""The nodes whose registries the first and the second node ask, by name of the order; None is their
+own loopback.
+"""
 
 
 def urls(lab: Lab, order: Sequence[int | None]) -> list[str]:
@@ -70,7 +76,9 @@ def urls(lab: Lab, order: Sequence[int | None]) -> list[str]:
 
 @pytest.mark.parametrize("is_by_hand", [True, False], ids=["by hand", "by command"])
 async def test_a_first_pull_never_waits_for_itself(is_by_hand: bool) -> None:
-    """Two nodes pull an image that nobody has, with each order of mirrors, one after the other and both at once."""
+    """Two nodes pull an image that nobody has, with each order of mirrors, one after the other and
+    both at once.
+    """
     async with start_lab(nodes=3) as lab:
         await start(lab)
         for number, (order, lists) in enumerate(ORDERS.items()):
@@ -106,7 +114,9 @@ async def test_a_second_target_serves_what_is_complete_while_the_own_registry_is
 
 
 async def test_a_crowd_with_a_second_target_fetches_once() -> None:
-    """The header that keeps other nodes' runtimes from waiting does not keep a node's own runtime from sharing."""
+    """The header that keeps other nodes' runtimes from waiting does not keep a node's own runtime
+    from sharing.
+    """
     async with start_lab(nodes=3) as lab:
         await start(lab)
         for node, other in zip(lab.nodes, [*lab.nodes[1:], lab.nodes[0]], strict=True):

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.root
 
 
 async def test_content_comes_through_the_socket_where_its_folder_is_not_mounted(lab: Lab) -> None:
-    """With an empty --containerd-content-path a node serves its peers what it reads over gRPC, large layers too."""
+    """With an empty --containerd-content-path a node serves its peers what it reads over gRPC,
+    large layers too.
+    """
     app = image("socket", layers=2, size=6_000_000)
     reference = lab.name("test/app:socket")
     holder, puller = lab.nodes
@@ -31,7 +33,9 @@ async def test_content_comes_through_the_socket_where_its_folder_is_not_mounted(
 
 
 async def test_peers_reach_each_other_over_ipv6(lab: Lab) -> None:
-    """Nodes whose routers know IPv6 only find each other, and a layer comes from a peer's IPv6 address."""
+    """Nodes whose routers know IPv6 only find each other, and a layer comes from a peer's IPv6
+    address.
+    """
     app = image("six", size=100_000)
     reference = lab.name("test/app:six")
     holder, puller = lab.nodes

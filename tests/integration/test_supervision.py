@@ -1,5 +1,6 @@
-"""Whole nodes on a real network: cut off, halved, without containerd, on full and read-only disks; all of it is said,
-mended where it can be, and written down."""
+"""Whole nodes on a real network: cut off, halved, without containerd, on full and read-only disks;
+all of it is said, mended where it can be, and written down.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +44,10 @@ PATIENCE = {"warn_when_isolated_for": "10s", "critical_when_isolated_for": "14s"
 
 
 async def test_a_node_that_is_cut_off_says_so_and_is_back_soon_after() -> None:
-    """One warning, one critical line, one that it is over; probes and metrics say so, the alert is opened, acted upon
-    and closed, the episode is kept; and within 15 s of the cable's return both sides find all."""
+    """One warning, one critical line, one that it is over; probes and metrics say so, the alert is
+    opened, acted upon and closed, the episode is kept; and within 15 s of the cable's return both
+    sides find all.
+    """
     async with start_cluster(3, **PATIENCE) as lab:
         first, _, cut = lab.nodes
         await publish(lab, lab.name("test/app:far"), image("far"), first)
@@ -84,7 +87,9 @@ async def test_a_node_that_is_cut_off_says_so_and_is_back_soon_after() -> None:
 
 
 async def test_halves_of_a_cluster_know_that_they_are_halves() -> None:
-    """Each node says how many of its peers are gone; 15 s after the halves are joined everybody finds everything."""
+    """Each node says how many of its peers are gone; 15 s after the halves are joined everybody
+    finds everything.
+    """
     async with start_cluster(4) as lab:
         left, right = lab.nodes[:2], lab.nodes[2:]
         await publish(lab, lab.name("test/app:left"), image("left"), left[1])
@@ -107,7 +112,9 @@ async def test_halves_of_a_cluster_know_that_they_are_halves() -> None:
 
 
 async def test_a_goodbye_is_no_partition() -> None:
-    """Nodes that are stopped in good order are neither lost nor a partition, and whoever remains is ready."""
+    """Nodes that are stopped in good order are neither lost nor a partition, and whoever remains is
+    ready.
+    """
     async with start_cluster(3) as lab:
         stays, *leave = lab.nodes
         await asyncio.sleep(10)  # as above
@@ -124,7 +131,9 @@ async def test_a_goodbye_is_no_partition() -> None:
 
 @pytest.mark.containerd
 async def test_a_containerd_that_is_killed_is_told_and_found_again() -> None:
-    """The alert is opened at once, and closed when the daemon is followed again; what it held is still served."""
+    """The alert is opened at once, and closed when the daemon is followed again; what it held is
+    still served.
+    """
     async with start_cluster(2) as lab:
         node, other = lab.nodes
         app = image("app")
@@ -145,7 +154,9 @@ async def test_a_containerd_that_is_killed_is_told_and_found_again() -> None:
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
 async def test_a_disk_that_takes_nothing_stops_no_pull(fault: str, tmp_path: Path) -> None:
-    """A node with a full or read-only data directory serves, says so once, and writes all down when it can again."""
+    """A node with a full or read-only data directory serves, says so once, and writes all down when
+    it can again.
+    """
     condition = {"full": "disk-full", "read-only": "data-dir-read-only"}[fault]
     app = image("app")
     async with small_disk(tmp_path / "disk", size="256k") as disk, start_lab(nodes=1) as lab:
@@ -186,7 +197,9 @@ async def _told(node: Node, event: str, condition: str) -> bool:
 
 
 async def test_a_restart_closes_what_was_open_and_goes_on_counting() -> None:
-    """After kill -9 the next life closes the alerts of the last, says why, and never gives an id twice."""
+    """After kill -9 the next life closes the alerts of the last, says why, and never gives an id
+    twice.
+    """
     async with start_lab(nodes=1) as lab:
         node = lab.nodes[0]
         await node.daemon.stop()
@@ -220,7 +233,9 @@ while True:
 
 
 def test_kill_9_in_mid_write_loses_at_most_the_last_line(tmp_path: Path) -> None:
-    """Whatever was flushed before the kill is read, rotations included; and the next life goes on writing."""
+    """Whatever was flushed before the kill is read, rotations included; and the next life goes on
+    writing.
+    """
     for round_ in range(5):
         folder = tmp_path / str(round_)
         command = [sys.executable, "-c", textwrap.dedent(WRITER), str(folder)]
@@ -237,7 +252,9 @@ def test_kill_9_in_mid_write_loses_at_most_the_last_line(tmp_path: Path) -> None
 
 
 async def test_the_command_reads_what_a_node_wrote() -> None:
-    """`spegel-py alerts` shows the alerts of a node that runs, and of one that was killed, its last line torn."""
+    """`spegel-py alerts` shows the alerts of a node that runs, and of one that was killed, its last
+    line torn.
+    """
     async with start_lab(nodes=1) as lab:
         node = lab.nodes[0]
         await node.daemon.stop()

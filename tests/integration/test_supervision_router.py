@@ -1,4 +1,6 @@
-"""The libp2p side of a whole node killed and hung, the wall clock set, and records lost: all of it heals by itself."""
+"""The libp2p side of a whole node killed and hung, the wall clock set, and records lost: all of it
+heals by itself.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ async def ask(url: str) -> tuple[int, Any]:
 
 
 async def test_a_dead_libp2p_side_is_told_started_and_told_again(tmp_path: Path) -> None:
-    """It is up again within seconds, all is advertised anew, and the alert with its audit trail says so."""
+    """It is up again within seconds, all is advertised anew, and the alert with its audit trail
+    says so.
+    """
     async with two(tmp_path) as (one, other):
         await one.router.crash()
         await until(lambda: not one.router.connected())
@@ -112,8 +116,9 @@ async def test_a_dead_libp2p_side_is_told_started_and_told_again(tmp_path: Path)
 
 
 async def test_a_hung_libp2p_side_is_left_behind(tmp_path: Path) -> None:
-    """A side that does not answer is seen within 30 s; another takes its place, while HTTP goes on and the old one,
-    when it wakes up, does no harm."""
+    """A side that does not answer is seen within 30 s; another takes its place, while HTTP goes on
+    and the old one, when it wakes up, does no harm.
+    """
     release = threading.Event()
     async with two(tmp_path) as (one, other):
         try:
@@ -143,7 +148,9 @@ async def test_a_hung_libp2p_side_is_left_behind(tmp_path: Path) -> None:
 async def test_a_side_beyond_repair_fails_livez(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where every new life fails to start, the alert is escalated after two tries, and a restart is asked for."""
+    """Where every new life fails to start, the alert is escalated after two tries, and a restart is
+    asked for.
+    """
     async with running(tmp_path, holds=True) as one:
         await until(lambda: not one.router.expects_peers)  # it has found out that it is alone
 
@@ -168,7 +175,9 @@ async def test_a_side_beyond_repair_fails_livez(
 
 
 async def test_a_node_that_knows_only_itself_is_ready_after_a_while(tmp_path: Path) -> None:
-    """A cluster of one, whose bootstrap names nobody else, becomes ready and is not called isolated."""
+    """A cluster of one, whose bootstrap names nobody else, becomes ready and is not called
+    isolated.
+    """
     async with running(tmp_path, holds=True) as one:
         status, body = await ask(f"{one.registry}/readyz")
         assert (status, body["reasons"]) == (500, ["no peer is connected"])
@@ -199,7 +208,9 @@ async def test_records_live_on_when_the_clock_is_set(monkeypatch: pytest.MonkeyP
 
 
 async def test_records_that_were_lost_are_asked_for_again() -> None:
-    """A peer that has forgotten a key notices with the next refresh, by its checksum, and gets the whole set."""
+    """A peer that has forgotten a key notices with the next refresh, by its checksum, and gets the
+    whole set.
+    """
     async with cluster(2, interval=0.5) as nodes:
         await nodes[0].router.advertise(["k", "l"])
         await until(lambda: _held(nodes[1], {nodes[0].registry_port}))

@@ -1,4 +1,5 @@
-"""The unit under a real systemd: what its step before the start may do to containerd's folder, and the node may not.
+"""The unit under a real systemd: what its step before the start may do to containerd's folder, and
+the node may not.
 
 systemd runs as the first process of namespaces of its own, with nothing but the unit.
 """
@@ -92,7 +93,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def test_the_step_before_the_start_has_what_it_needs(folder: Path) -> None:
-    """It keeps files that only another user may read, with their owners; the node itself has no capability."""
+    """It keeps files that only another user may read, with their owners; the node itself has no
+    capability.
+    """
     state = folder / "state" / "spegel-py"
     before = described(folder / "certs.d" / "docker.io") or {}
     namespaces = (

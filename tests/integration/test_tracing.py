@@ -1,4 +1,6 @@
-"""Spans of two real nodes, taken by a collector that speaks OTLP for real: a pull through a peer is one tree."""
+"""Spans of two real nodes, taken by a collector that speaks OTLP for real: a pull through a peer is
+one tree.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ async def node(
 async def test_a_peer_s_span_is_a_child_of_the_asker_s_attempt(
     collector: Collector, tmp_path: Path
 ) -> None:
-    """A client's trace goes on through its node's request and what that asked of a peer, to the peer's own request."""
+    """A client's trace goes on through its node's request and what that asked of a peer, to the
+    peer's own request.
+    """
     app = image("tracing", layers=1)
     one, other = free_ports(), free_ports()
     layer = app.blobs[-1].digest

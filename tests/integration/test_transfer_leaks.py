@@ -48,9 +48,10 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def test_nothing_is_lost_in_interrupted_downloads(
     way: str, loop: str, downloads: int, tmp_path: Path
 ) -> None:
-    """However clients leave, and wherever: no descriptor is left of a transfer, no pipe and thread that is not kept
-    for the next one, and none of those at the end. In a process of its own: what other tests left here may go any
-    time."""
+    """However clients leave, and wherever: no descriptor is left of a transfer, no pipe and thread
+    that is not kept for the next one, and none of those at the end. In a process of its own: what
+    other tests left here may go any time.
+    """
     (tmp_path / "content").write_bytes(DATA)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         process.submit(_measure, way, loop, downloads, tmp_path).result()
@@ -106,7 +107,8 @@ async def _run(way: Way, folder: Path, downloads: int) -> None:
         await _soon(
             is_back,
             lambda: (
-                f"{len(server.ended) - AT_ONCE} of {downloads} have ended, {_held()} is held, {idle} before"
+                f"{len(server.ended) - AT_ONCE} of {downloads} have ended, {_held()} is held, "
+                f"{idle} before"
             ),
         )
 

@@ -1,4 +1,6 @@
-"""The status page of a real node in a real Chromium: what it asks for, shows, and tells of while it is looked at."""
+"""The status page of a real node in a real Chromium: what it asks for, shows, and tells of while it
+is looked at.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ CONTENT: list[dict[str, Image]] = [
     HELD | {SHARED: image("web/shared", layers=1, size=40_000_000)},
     {},
 ]
-"""What the nodes hold; one layer is far larger than what kernels buffer, so that it is under way until it is read."""
+"""What the nodes hold; one layer is far larger than what kernels buffer, so that it is under way
+until it is read.
+"""
 
 expect.set_options(
     timeout=15_000
@@ -83,9 +87,11 @@ async def into_layout(node: Node, reference: str, *, on_progress: OnProgress) ->
 
 
 async def test_a_pull_shows_while_somebody_looks(pair: list[Node], browser: Browser) -> None:
-    """Without a reload: the body on its way with its bar, then the image, the decision and the figures.
+    """Without a reload: the body on its way with its bar, then the image, the decision and the
+    figures.
 
-    All that the page asks for is the node's own; nothing is complained of; afterwards no stream is left.
+    All that the page asks for is the node's own; nothing is complained of; afterwards no stream is
+    left.
     """
     _, puller = pair
     blocked = asyncio.Event()
@@ -115,7 +121,9 @@ async def test_a_pull_shows_while_somebody_looks(pair: list[Node], browser: Brow
 
 
 def _held_back_by(event: asyncio.Event) -> OnProgress:
-    """Return what holds a pull back, from the first bytes of a large blob on, until the event is set."""
+    """Return what holds a pull back, from the first bytes of a large blob on, until the event is
+    set.
+    """
 
     async def hear(news: PullEvent) -> None:
         if isinstance(news, BytesFetched) and news.blob.size > 1_000_000:
@@ -127,7 +135,9 @@ def _held_back_by(event: asyncio.Event) -> OnProgress:
 async def test_news_moves_neither_the_focus_nor_what_was_opened(
     pair: list[Node], browser: Browser
 ) -> None:
-    """A decision that was opened stays so, with the focus on it, while new ones come above; so does what is typed."""
+    """A decision that was opened stays so, with the focus on it, while new ones come above; so does
+    what is typed.
+    """
     _, puller = pair
     await _ask(puller, "registry.test/web/first:1")
     async with look(browser, address(puller)) as seen:
@@ -164,7 +174,9 @@ async def test_a_pause_is_kept(pair: list[Node], browser: Browser) -> None:
 async def test_all_of_it_works_by_keyboard_and_without_script(
     pair: list[Node], browser: Browser
 ) -> None:
-    """The skip link leads to the content; an image is measured, searched and found, from one field to the next."""
+    """The skip link leads to the content; an image is measured, searched and found, from one field
+    to the next.
+    """
     _, puller = pair
     async with look(browser, address(puller), has_script=False) as seen:
         page = seen.page
@@ -219,7 +231,9 @@ async def _ask(node: Node, reference: str) -> None:
 
 
 async def test_a_tree_grows_while_somebody_looks(browser: Browser) -> None:
-    """One node after the other appears below the one that feeds it, as high as its text, and the bars get longer."""
+    """One node after the other appears below the one that feeds it, as high as its text, and the
+    bars get longer.
+    """
     stage = Stage(images=0)
     stage.sights = []
     async with stage.open() as url, look(browser, url) as seen:
@@ -267,7 +281,9 @@ LOOKS = {
 async def test_everybody_can_use_it(
     browser: Browser, busy: str, path: str, size: tuple[int, int], scheme: str
 ) -> None:
-    """axe-core finds no serious fault, with all details open, and nothing is wider than the screen."""
+    """axe-core finds no serious fault, with all details open, and nothing is wider than the
+    screen.
+    """
     async with look(browser, busy + path, size=size, scheme=scheme) as seen:
         await seen.page.evaluate(
             "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
@@ -278,10 +294,13 @@ async def test_everybody_can_use_it(
 
 
 async def test_a_fault_would_be_found(browser: Browser, busy: str) -> None:
-    """axe-core does run under the page's policy, and the console is heard: an image without a text, a script inline."""
+    """axe-core does run under the page's policy, and the console is heard: an image without a text,
+    a script inline.
+    """
     async with look(browser, busy) as seen:
         await seen.page.evaluate(
-            "document.querySelector('footer').insertAdjacentHTML('beforeend', '<img src=icon.svg><p onclick=alert(1)>')"
+            "document.querySelector('footer').insertAdjacentHTML('beforeend', '<img "
+            "src=icon.svg><p onclick=alert(1)>')"
         )
         assert any(fault.startswith("image-alt") for fault in await seen.faults("footer"))
         assert any("Content Security Policy" in text for text in seen.complaints)

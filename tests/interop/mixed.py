@@ -20,7 +20,9 @@ SPEGEL = os.environ.get("SPEGEL_BIN", "")
 
 @dataclass
 class Mixed:
-    """The nodes of ours, and the one of Spegel's with its process; every containerd asks its own mirror first."""
+    """The nodes of ours, and the one of Spegel's with its process; every containerd asks its own
+    mirror first.
+    """
 
     lab: Lab
     ours: list[Node]
@@ -38,7 +40,9 @@ class Mixed:
         await until(self._all_know_all, deadline=60, pause=0.1)
 
     async def have_theirs_tell_all(self) -> None:
-        """Start Spegel again where it goes by containerd's events of content: before 2.1 it tells tags alone live."""
+        """Start Spegel again where it goes by containerd's events of content: before 2.1 it tells
+        tags alone live.
+        """
         if await self.theirs.daemon.version() < (2, 1):
             await self.spegel.end()
             await self.heal()
@@ -78,7 +82,9 @@ async def offered(node: Node, *paths: str, deadline: float = 30.0) -> None:
 
 
 def spegel_process(node: Node, peer: str) -> Process:
-    """Return Spegel with the flags our own node gets, which is a test of the flags too; it needs the peer's id."""
+    """Return Spegel with the flags our own node gets, which is a test of the flags too; it needs
+    the peer's id.
+    """
     flags = node.flags()
     flags["static_bootstrap_peers"] = f"{flags['static_bootstrap_peers']}/p2p/{peer}"
     del flags["log_format"]  # ours alone

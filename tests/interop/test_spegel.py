@@ -1,6 +1,8 @@
-"""Side by side with the real Spegel: one DHT, two nodes of ours and one of its, each on its own containerd.
+"""Side by side with the real Spegel: one DHT, two nodes of ours and one of its, each on its own
+containerd.
 
-`SPEGEL_BIN=/path/to/spegel pytest tests/interop` runs these tests; without a binary they are skipped.
+`SPEGEL_BIN=/path/to/spegel pytest tests/interop` runs these tests; without a binary they are
+skipped.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ holders = pytest.mark.parametrize("holder", ["ours", "theirs"])
 @holders
 @pytest.mark.parametrize("by", ["tag", "digest"])
 async def test_each_pulls_from_the_other(mixed: Mixed, holder: str, by: str) -> None:
-    """With the registry stopped, the Go node pulls from ours and ours from the Go node, by tag and by digest."""
+    """With the registry stopped, the Go node pulls from ours and ours from the Go node, by tag and
+    by digest.
+    """
     app = image(f"{holder}/{by}", layers=3, size=300_000)
     tag = mixed.lab.name(f"test/app:{holder}-{by}")
     reference = f"{mixed.lab.name('test/app')}@{app.root.digest}" if by == "digest" else tag
@@ -78,7 +82,9 @@ async def test_each_pulls_from_the_other(mixed: Mixed, holder: str, by: str) -> 
 
 
 async def test_an_image_goes_round_among_three(mixed: Mixed) -> None:
-    """With the registry stopped an image goes from ours to the Go node, and from it alone to our other node."""
+    """With the registry stopped an image goes from ours to the Go node, and from it alone to our
+    other node.
+    """
     app = image("round", layers=3, size=300_000)
     reference = mixed.lab.name("test/app:round")
     first, second = mixed.ours
@@ -105,7 +111,9 @@ async def deleted(node: Node, reference: str, app: Image) -> None:
 async def test_a_deleted_image_is_soon_not_found_and_comes_from_upstream(
     mixed: Mixed, holder: str
 ) -> None:
-    """Though records of it live on among standard peers, the other one answers 404, and its pull goes upstream."""
+    """Though records of it live on among standard peers, the other one answers 404, and its pull
+    goes upstream.
+    """
     app = image(f"deleted/{holder}", layers=3, size=300_000)
     reference = mixed.lab.name(f"test/app:deleted-{holder}")
     source, puller = pair(mixed, holder=holder)
@@ -119,7 +127,9 @@ async def test_a_deleted_image_is_soon_not_found_and_comes_from_upstream(
 
 @holders
 async def test_a_holder_that_died_is_in_nobody_s_way(mixed: Mixed, holder: str) -> None:
-    """Killed while nothing is being pulled, a node is passed by: the other one's pull succeeds from upstream."""
+    """Killed while nothing is being pulled, a node is passed by: the other one's pull succeeds from
+    upstream.
+    """
     app = image(f"dead/{holder}", layers=3, size=300_000)
     reference = mixed.lab.name(f"test/app:dead-{holder}")
     source, puller = pair(mixed, holder=holder)
@@ -141,7 +151,9 @@ async def test_a_dead_go_node_is_let_go(mixed: Mixed) -> None:
 
 @holders
 async def test_a_pull_survives_the_death_of_the_holder(mixed: Mixed, holder: str) -> None:
-    """Killed in mid-blob, a node takes nobody's pull with it: containerd asks the registry for the rest."""
+    """Killed in mid-blob, a node takes nobody's pull with it: containerd asks the registry for the
+    rest.
+    """
     app = image(f"broken/{holder}", layers=1, size=SIZE)
     reference = mixed.lab.name(f"test/app:broken-{holder}")
     source, puller = pair(mixed, holder=holder)
@@ -152,7 +164,9 @@ async def test_a_pull_survives_the_death_of_the_holder(mixed: Mixed, holder: str
 
 @holders
 async def test_a_pull_survives_the_death_of_its_own_mirror(mixed: Mixed, holder: str) -> None:
-    """Killed in mid-blob while it relays from the other kind, a mirror leaves containerd to go on upstream."""
+    """Killed in mid-blob while it relays from the other kind, a mirror leaves containerd to go on
+    upstream.
+    """
     app = image(f"own/{holder}", layers=1, size=SIZE)
     reference = mixed.lab.name(f"test/app:own-{holder}")
     source, puller = pair(mixed, holder=holder)
@@ -162,7 +176,9 @@ async def test_a_pull_survives_the_death_of_its_own_mirror(mixed: Mixed, holder:
 
 
 async def test_a_go_node_is_known_for_what_it_is(mixed: Mixed) -> None:
-    """It is counted as one that speaks Kademlia only, and a command that asks it says what answers there."""
+    """It is counted as one that speaks Kademlia only, and a command that asks it says what answers
+    there.
+    """
     [one, _] = mixed.ours
 
     async def is_counted() -> bool:

@@ -247,7 +247,9 @@ class Cluster:
         return await self.kubectl(*where, *command, deadline=deadline)
 
     async def metric(self, node: Node, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that have these labels, as spegel-py's pod on a node exports them."""
+        """Return the sum of a metric's samples that have these labels, as spegel-py's pod on a node
+        exports them.
+        """
         pod = await self.spegel_pod(node)
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9090/proxy/metrics"
         return total(await self.kubectl("get", "--raw", path), name, **labels)
@@ -336,9 +338,9 @@ async def start_cluster(
     Args:
         nodes: How many.
         containerds: Versions of containerd for the nodes in turn; None is the installed one.
-        parent: The folder for all files. None stands for the folder of temporary files, or for a file
-            system in memory if NEEDED_MEMORY is free: the chart is then installed in 12 s instead of 34,
-            and the cluster is removed in 1 s instead of 7.
+        parent: The folder for all files. None stands for the folder of temporary files, or for a
+            file system in memory if NEEDED_MEMORY is free: the chart is then installed in 12 s
+            instead of 34, and the cluster is removed in 1 s instead of 7.
     """
     versions = [containerds[number % len(containerds)] for number in range(nodes)]
     built = await build(versions)
@@ -463,7 +465,8 @@ async def _power_off(nodes: Sequence[Node]) -> None:
 async def _route(nodes: Sequence[Namespace], others: Sequence[Namespace]) -> None:
     """Give every namespace its routes to all pods, and the nodes one for everything else.
 
-    The latter leads nowhere; but a packet to a Service needs a route before kube-proxy turns it to a pod.
+    The latter leads nowhere; but a packet to a Service needs a route before kube-proxy turns it to
+    a pod.
     """
     lines = [f"ip -n {node.name} route add default via {addresses.CONTROL_PLANE}" for node in nodes]
     for number, node in enumerate(nodes, 1):

@@ -1,6 +1,8 @@
-"""`make demo-kubernetes`: the demonstration of deploy/demo/steps.sh on a real Kubernetes, without Docker or kind.
+"""`make demo-kubernetes`: the demonstration of deploy/demo/steps.sh on a real Kubernetes, without
+Docker or kind.
 
-Everything is in network namespaces of its own, opens nothing to the outside, and is taken away at the end.
+Everything is in network namespaces of its own, opens nothing to the outside, and is taken away at
+the end.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ from tests.processes import end_in_good_order, run
 STEPS = ROOT / "deploy" / "demo" / "steps.sh"
 IMAGE = "demo/app:1"
 CUT_OFF = "cut-off"
-"""The argument with which steps.sh has this program take the registry away: it stops the process named after it."""
+"""The argument with which steps.sh has this program take the registry away: it stops the process
+named after it.
+"""
 
 
 async def main() -> int:
     """Run the demonstration; return its exit status."""
     end_in_good_order()  # for SIGTERM, as asyncio.run does for SIGINT
     print(
-        "== starting a Kubernetes of three nodes (its programs are built first, if they are not there yet)",
+        "== starting a Kubernetes of three nodes (its programs are built first, if they are not "
+        "there yet)",
         flush=True,
     )
     began = time.monotonic()
@@ -72,7 +77,9 @@ def _environment(cluster: Cluster) -> dict[str, str]:
         "KUBECTL": cluster.command("kubectl"),
         "HELM": cluster.command("helm"),
         "VALUES": " ".join(f"--set {name}={value}" for name, value in values.items()),
-        "CUT_OFF": f"{sys.executable} -m tests.kubernetes.demo {CUT_OFF} {cluster.registry.process.pid}",
+        "CUT_OFF": (
+            f"{sys.executable} -m tests.kubernetes.demo {CUT_OFF} {cluster.registry.process.pid}"
+        ),
     }
 
 

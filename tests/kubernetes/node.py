@@ -182,7 +182,9 @@ class Node:
         await run(*self.namespace.prefix, "sh", "-ec", clean)
 
     async def forget(self) -> None:
-        """Empty the node's disks, while it is off: what starts then is a new machine with the same configuration."""
+        """Empty the node's disks, while it is off: what starts then is a new machine with the same
+        configuration.
+        """
         for name in ("containerd", "kubelet", "cni", "spegel"):
             await asyncio.to_thread(shutil.rmtree, self.folder / "var" / "lib" / name)
 
@@ -212,7 +214,9 @@ class Node:
         await self.start_containerd()
 
     async def set_config_path(self, folders: str) -> None:
-        """Have containerd look for hosts.toml files in these folders, and restart it; "" is as if nothing was set."""
+        """Have containerd look for hosts.toml files in these folders, and restart it; "" is as if
+        nothing was set.
+        """
         config = self.folder / "etc" / "containerd" / "config.toml"
         config.write_text(
             re.sub(r'config_path = ".*"', f'config_path = "{folders}"', config.read_text())
@@ -234,7 +238,9 @@ class Node:
     async def ctr_pull(
         self, reference: str, *, hosts: str = "/etc/containerd/certs.d", deadline: float = 120.0
     ) -> float:
-        """Pull an image through the mirrors of a folder of hosts.toml files, and return the seconds it took."""
+        """Pull an image through the mirrors of a folder of hosts.toml files, and return the seconds
+        it took.
+        """
         began = time.monotonic()
         await self.ctr("images", "pull", "--hosts-dir", hosts, reference, deadline=deadline)
         return time.monotonic() - began

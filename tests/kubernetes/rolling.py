@@ -1,4 +1,6 @@
-"""Pulls on every node, again and again, while the pods of spegel-py are replaced and the registry is stopped."""
+"""Pulls on every node, again and again, while the pods of spegel-py are replaced and the registry
+is stopped.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Pulls:
 
 @asynccontextmanager
 async def pulling(cluster: Cluster) -> AsyncIterator[list[Pulls]]:
-    """While the block lasts, every node pulls an image that all others hold; the registry is away."""
+    """While the block lasts, every node pulls an image that all others hold; the registry is
+    away.
+    """
     pulls = []
     for node in cluster.nodes:
         reference = await cluster.push(
@@ -62,12 +66,15 @@ async def pulling(cluster: Cluster) -> AsyncIterator[list[Pulls]]:
         for each in pulls:
             slowest = max(each.seconds, default=0.0)
             print(
-                f"{each.node!r}: {len(each.seconds)} pulls, at most {slowest:.1f} s, failed: {each.failures[:5]}"
+                f"{each.node!r}: {len(each.seconds)} pulls, at most {slowest:.1f} s, failed: "
+                f"{each.failures[:5]}"
             )
 
 
 async def pulled(node: Node, reference: str, *, deadline: float = 30.0) -> None:
-    """Pull until it succeeds, as a kubelet does: the others may not have heard of a new image yet."""
+    """Pull until it succeeds, as a kubelet does: the others may not have heard of a new image
+    yet.
+    """
 
     async def succeeds() -> bool:
         try:

@@ -28,7 +28,8 @@ BLOCKER = {
     "metadata": {"name": "blocker", "namespace": NAMESPACE},
     "spec": {
         "terminationGracePeriodSeconds": 0,
-        "priorityClassName": "system-node-critical",  # else spegel-py's Pod, which has it, would evict this one
+        # without this class, spegel-py's Pod, which has the class, would evict this one
+        "priorityClassName": "system-node-critical",
         "tolerations": [{"operator": "Exists"}],
         "containers": [
             {"name": "main", "image": PAUSE, "ports": [{"containerPort": 5000, "hostPort": 30020}]}
@@ -52,7 +53,9 @@ CONFIG_PATHS: Mapping[str, tuple[str, str]] = {
 
 
 async def test_a_selector_that_no_node_has_is_in_what_helm_prints(cluster: Cluster) -> None:
-    """Helm and Kubernetes take no Pods for a success; the notes name the labels, and how to look for the nodes."""
+    """Helm and Kubernetes take no Pods for a success; the notes name the labels, and how to look
+    for the nodes.
+    """
     notes = await deploy(cluster, {"nodeSelector": {"example.org/mirrors": "yes"}})
     assert "If there is none, there is no Pod" in notes
     (command,) = [line.strip() for line in notes.splitlines() if "kubectl get nodes" in line]
@@ -88,10 +91,12 @@ async def test_a_host_port_that_is_taken_is_named_in_the_events(cluster: Cluster
 
 
 async def test_a_containerd_that_reads_another_folder_is_named_in_the_pod(cluster: Cluster) -> None:
-    """The Pod says in one line what to write into which file, whether nothing is set, another folder, or a list.
+    """The Pod says in one line what to write into which file, whether nothing is set, another
+    folder, or a list.
 
-    It does so on containerd 1.6, 1.7 and 2.4, and starts once that is mended. A list that has the folder will do: it
-    cannot be learned whether containerd takes it for a list, so the log alone warns, where it may not.
+    It does so on containerd 1.6, 1.7 and 2.4, and starts once that is mended. A list that has the
+    folder will do: it cannot be learned whether containerd takes it for a list, so the log alone
+    warns, where it may not.
     """
     for node in cluster.nodes:
         await node.set_config_path(CONFIG_PATHS[node.name][0])

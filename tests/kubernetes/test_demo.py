@@ -1,4 +1,6 @@
-"""`make demo-kubernetes` as a person sees it: what it prints, and that nothing is left, also after Ctrl-C."""
+"""`make demo-kubernetes` as a person sees it: what it prints, and that nothing is left, also after
+Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ async def demonstration(folder: Path) -> AsyncIterator[tuple[asyncio.subprocess.
 
 
 def made_by(process: asyncio.subprocess.Process, folder: Path) -> list[str]:
-    """Return the names of the namespaces, files, mounts and cgroups that a demonstration has made and not removed."""
+    """Return the names of the namespaces, files, mounts and cgroups that a demonstration has made
+    and not removed.
+    """
     network = re.compile(rf".*-{process.pid:x}[0-9a-f]{{4}}")
     found = [str(path) for path in Path("/run/netns").glob("*") if network.fullmatch(path.name)]
     found += [str(path) for path in folder.iterdir() if path.name != "log"]

@@ -47,12 +47,17 @@ async def restarts(cluster: Cluster, node: Node) -> int:
 
 async def identity(cluster: Cluster, node: Node) -> str:
     """Return the key that makes a node the same node for its peers."""
-    key = "import hashlib; print(hashlib.sha256(open('/var/lib/spegel/private.key', 'rb').read()).hexdigest())"
+    key = (
+        "import hashlib; print(hashlib.sha256(open('/var/lib/spegel/private.key', "
+        "'rb').read()).hexdigest())"
+    )
     return await cluster.exec_in_spegel(node, "python", "-c", key)
 
 
 async def test_containerd_is_restarted(cluster: Cluster) -> None:
-    """The pod stays, serves what it holds, and hears of new images again, on every version of containerd."""
+    """The pod stays, serves what it holds, and hears of new images again, on every version of
+    containerd.
+    """
     await cluster.install()
     for node, other in zip(cluster.nodes, [*cluster.nodes[1:], cluster.nodes[0]], strict=True):
         async with held_by(cluster, f"before-{node.name}", node) as reference:
@@ -66,7 +71,9 @@ async def test_containerd_is_restarted(cluster: Cluster) -> None:
 
 
 async def test_a_nodes_power_is_cut(cluster: Cluster) -> None:
-    """Others pull on while it is off; when it is back it is the node it was, and gives and takes at once."""
+    """Others pull on while it is off; when it is back it is the node it was, and gives and takes at
+    once.
+    """
     node, other, third = cluster.nodes
     before = await identity(cluster, node)
     async with held_by(cluster, "power", node, other) as reference:

@@ -29,8 +29,9 @@ APP = images.image("kubernetes-app", layers=3, size=1 << 20, is_runnable=True)
 REPOSITORY = "test/app"
 
 FIRST_PULL = 5.0
-"""Seconds for the first pull of an image that no node has. It takes about 1 s. A node that waits for
-its own download takes 6.5 s for each blob."""
+"""Seconds for the first pull of an image that no node has. It takes about 1 s. A node that waits
+for its own download takes 6.5 s for each blob.
+"""
 
 
 PRIVATE = addresses.REGISTRY.replace(":5000", ":5001")
@@ -78,7 +79,8 @@ async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(
     try:
         for node in others:
             print(
-                f"{node.name}: {await cluster.run_pod(f'tag-{node.name}', node, tag):.1f} s from a peer"
+                f"{node.name}: {await cluster.run_pod(f'tag-{node.name}', node, tag):.1f} s from "
+                "a peer"
             )
             seconds = await cluster.run_pod(f"digest-{node.name}", node, digest)
             print(f"{node.name}: {seconds:.1f} s by digest")
@@ -99,7 +101,9 @@ async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(
 
 
 async def test_no_nodes_first_pull_waits_for_itself(cluster: Cluster) -> None:
-    """With default values containerd asks another node's registry before upstream, and is not kept there."""
+    """With default values containerd asks another node's registry before upstream, and is not kept
+    there.
+    """
     for node in cluster.nodes:
         app = images.image(f"first-{node.name}", layers=10, size=2_000_000)
         reference = await cluster.push(f"first/{node.name}:1", app)
@@ -128,7 +132,9 @@ async def test_three_nodes_at_once_fetch_one_copy(cluster: Cluster) -> None:
 
 
 async def test_a_pull_policy_of_always_is_answered_with_the_registry_away(cluster: Cluster) -> None:
-    """The kubelet resolves the tag with each start of a Pod, also where the image is there already."""
+    """The kubelet resolves the tag with each start of a Pod, also where the image is there
+    already.
+    """
     first, second, _ = cluster.nodes
     reference = await cluster.push("always/app:1", images.image("always", is_runnable=True))
     await cluster.run_pod("always-first", first, reference, pull_policy="Always")
@@ -147,7 +153,9 @@ async def test_a_pull_policy_of_always_is_answered_with_the_registry_away(cluste
 async def test_a_private_registry_is_pulled_with_the_pods_secret(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    """The mirror is asked without the secret, and the registry with it; later the image comes from a peer."""
+    """The mirror is asked without the secret, and the registry with it; later the image comes from
+    a peer.
+    """
     first, second, _ = cluster.nodes
     private = Registry(
         folder=tmp_path / "private",
@@ -182,7 +190,9 @@ async def test_a_private_registry_is_pulled_with_the_pods_secret(
 
 
 async def test_a_new_node_starts_twenty_pods_of_twenty_images_at_once(cluster: Cluster) -> None:
-    """A node joins with empty disks while Pods wait for it; all of them run, beside spegel-py's own."""
+    """A node joins with empty disks while Pods wait for it; all of them run, beside spegel-py's
+    own.
+    """
     holder, _, node = cluster.nodes
     references = []
     for number in range(20):
@@ -204,7 +214,9 @@ async def test_a_new_node_starts_twenty_pods_of_twenty_images_at_once(cluster: C
 
 
 async def test_the_pod_may_do_what_the_page_says(cluster: Cluster) -> None:
-    """docs/reference/security.md: no capability, no token, nothing to write to but its data; containerd's folder shows more."""
+    """docs/reference/security.md: no capability, no token, nothing to write to but its data;
+    containerd's folder shows more.
+    """
     node = cluster.nodes[0]
     status = Path(f"/proc/{node.spegel_pid()}/status").read_text()
     assert "CapEff:\t0000000000000000" in status
@@ -236,7 +248,9 @@ async def writes(cluster: Cluster, node: Node, folder: str) -> bool:
 
 
 async def until_fetched(cluster: Cluster, wanted: Counter[str]) -> None:
-    """Wait until the registry's log says that it sent these blobs, each so often; the lines come after the bytes."""
+    """Wait until the registry's log says that it sent these blobs, each so often; the lines come
+    after the bytes.
+    """
 
     async def is_written() -> bool:
         return fetched(cluster) == wanted
@@ -248,7 +262,9 @@ async def until_fetched(cluster: Cluster, wanted: Counter[str]) -> None:
 
 
 def fetched(cluster: Cluster) -> Counter[str]:
-    """Return the digests of all blobs that the registry has sent since the last push, with how often."""
+    """Return the digests of all blobs that the registry has sent since the last push, with how
+    often.
+    """
     return Counter(
         request.path.rpartition("/")[2]
         for request in cluster.registry.requests("GET")

@@ -1,4 +1,6 @@
-"""Pulls go on while spegel-py's pods are replaced, one node after the other, and the registry is away."""
+"""Pulls go on while spegel-py's pods are replaced, one node after the other, and the registry is
+away.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ AT_ONCE = {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "100%"}}}
 
 
 async def test_a_closed_registry_serves_its_own_node(cluster: Cluster) -> None:
-    """Without a node port, on the loopback address and with a password, only the node's own containerd gets in."""
+    """Without a node port, on the loopback address and with a password, only the node's own
+    containerd gets in.
+    """
     secret = {"username": "spegel", "password": "pa55word"}
     await cluster.apply(
         {
@@ -75,7 +79,9 @@ async def test_a_closed_registry_serves_its_own_node(cluster: Cluster) -> None:
 
 
 async def test_a_node_without_a_pod_pulls_through_the_node_port(cluster: Cluster) -> None:
-    """A node that the release leaves keeps its hosts.toml, and any other node's registry answers it."""
+    """A node that the release leaves keeps its hosts.toml, and any other node's registry answers
+    it.
+    """
     *chosen, left = cluster.nodes
     await cluster.install(AT_ONCE)
     await cluster.kubectl("label", "nodes", *(node.name for node in chosen), "spegel=yes")

@@ -30,12 +30,16 @@ pytestmark = [
 LABEL = "example.org/mirrors"
 CLEANUP = f"{RELEASE}-cleanup"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-KINDS = "daemonsets,jobs,pods,services,serviceaccounts,roles,rolebindings,secrets,configmaps,controllerrevisions"
+KINDS = (
+    "daemonsets,jobs,pods,services,serviceaccounts,roles,rolebindings,secrets,configmaps,"
+    "controllerrevisions"
+)
 NOT_OURS = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
 """Objects that Kubernetes puts into every namespace."""
 
 VALUES: Mapping[str, Any] = {
-    # Longer than a test keeps a node from being done, and shorter than the 40 s until Kubernetes notices a dead node.
+    # Longer than a test keeps a node from being done, and shorter than the 40 s until Kubernetes
+    # notices a dead node.
     "cleanup": {"giveUp": "20s"},
     "updateStrategy": {
         "rollingUpdate": {"maxUnavailable": "100%"}
@@ -55,7 +59,9 @@ async def before(cluster: Cluster) -> Before:
 
 
 async def test_a_release_of_a_moment_ago_is_uninstalled(cluster: Cluster, before: Before) -> None:
-    """Also while its Pods are starting; and nothing of that disturbs the release that is installed next, at once."""
+    """Also while its Pods are starting; and nothing of that disturbs the release that is installed
+    next, at once.
+    """
     await start_install(cluster, VALUES)
     await uninstall(cluster, "--timeout=120s")
     assert {node.name: described(node.certs) for node in cluster.nodes} == before
@@ -67,9 +73,11 @@ async def test_a_release_of_a_moment_ago_is_uninstalled(cluster: Cluster, before
 async def test_a_node_without_power_keeps_the_release_and_is_named(
     cluster: Cluster, before: Before
 ) -> None:
-    """Helm names the node, though Kubernetes still takes it for Ready; the other nodes' folders are as they were.
+    """Helm names the node, though Kubernetes still takes it for Ready; the other nodes' folders are
+    as they were.
 
-    One of these is the folder of a node that the release had left before. The next test uninstalls the release.
+    One of these is the folder of a node that the release had left before. The next test uninstalls
+    the release.
     """
     away, _, left = cluster.nodes
     await cluster.install(VALUES)
@@ -79,12 +87,14 @@ async def test_a_node_without_power_keeps_the_release_and_is_named(
         "label", "nodes", *(node.name for node in cluster.nodes if node is not left), f"{LABEL}=yes"
     )
     print(
-        f"upgraded after {await cluster.install(merged(VALUES, {'nodeSelector': {LABEL: 'yes'}})):.1f} s"
+        "upgraded after "
+        f"{await cluster.install(merged(VALUES, {'nodeSelector': {LABEL: 'yes'}})):.1f} s"
     )
     await until(lambda: has_no_pod(cluster, left), deadline=60.0, pause=0.2)
     assert is_configured(left)
 
-    # Where no other Pod may run on the third node, one of the two that wait runs on the node without power.
+    # Where no other Pod may run on the third node, one of the two that wait runs on the node
+    # without power.
     await cluster.kubectl("cordon", left.name)
     await away.power_off()
     began = time.monotonic()
@@ -109,7 +119,8 @@ async def test_a_node_without_power_keeps_the_release_and_is_named(
 async def test_a_pod_that_starts_while_the_release_is_uninstalled_configures_nothing(
     cluster: Cluster, before: Before
 ) -> None:
-    """Neither while Helm waits for another node, nor just before the release is deleted. All is then as it was before.
+    """Neither while Helm waits for another node, nor just before the release is deleted. All is
+    then as it was before.
 
     The first node's Pods are deleted once that node is done, so new ones start there.
     """

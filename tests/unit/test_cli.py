@@ -1,4 +1,6 @@
-"""The command line as an operator meets it: one line and status 2 for what is wrong, never a traceback."""
+"""The command line as an operator meets it: one line and status 2 for what is wrong, never a
+traceback.
+"""
 
 from __future__ import annotations
 

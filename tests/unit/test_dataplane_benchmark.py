@@ -1,4 +1,6 @@
-"""The pure parts of the comparison of data planes: what is measured when, what the samples say, how it is shown."""
+"""The pure parts of the comparison of data planes: what is measured when, what the samples say, how
+it is shown.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def one(found: list[Row], unit: str) -> Row:
 
 
 def test_every_candidate_is_measured_in_every_cell_once_a_round() -> None:
-    """Each round measures each cell of each candidate, and the candidates of a cell follow each other."""
+    """Each round measures each cell of each candidate, and the candidates of a cell follow each
+    other.
+    """
     planned = cells((1, 4, 16), with_slow_disk=True)
     order = list(turns("abc", planned, 2))
     assert Counter(order) == Counter(
@@ -87,7 +91,9 @@ def test_what_is_wanted(
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
-    """A round in which everything cost three times as much changes the medians of all, but not the ratio."""
+    """A round in which everything cost three times as much changes the medians of all, but not the
+    ratio.
+    """
     costs = [(0.1, 0.2), (0.3, 0.6), (0.12, 0.24)]
     samples = [
         streams(number, name, cpu=cpu)
@@ -107,7 +113,9 @@ def test_without_spegel_nothing_is_wanted_against_it() -> None:
 
 
 def test_a_measurement_that_failed_is_no_figure() -> None:
-    """One failed round leaves a candidate without a figure, and us without what is wanted; the page names it."""
+    """One failed round leaves a candidate without a figure, and us without what is wanted; the page
+    names it.
+    """
     samples = [
         streams(0, "spegel-py", cpu=0.1),
         Sample(1, FOUR, "spegel-py", {}, "TimeoutError: 8 s"),
@@ -132,7 +140,9 @@ def test_of_memory_the_most_counts() -> None:
 
 
 def test_refused_answers_are_shown_where_there_were_some() -> None:
-    """The answers that were no 200 have a row, with those of all rounds; where there were none there is no row."""
+    """The answers that were no 200 have a row, with those of all rounds; where there were none
+    there is no row.
+    """
     samples = [
         streams(number, "Spegel", cpu=1.0, refused=refused)
         for number, refused in enumerate((0, 2, 3))
@@ -142,7 +152,9 @@ def test_refused_answers_are_shown_where_there_were_some() -> None:
 
 
 def test_the_page_has_a_column_for_each_candidate() -> None:
-    """A row shows every candidate's value in its column, the ratio, what is wanted, and the verdict."""
+    """A row shows every candidate's value in its column, the ratio, what is wanted, and the
+    verdict.
+    """
     samples = [
         streams(0, "spegel-py", cpu=0.3),
         streams(0, "Spegel", cpu=0.5),

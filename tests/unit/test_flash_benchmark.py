@@ -35,7 +35,9 @@ def test_a_crowd_that_shares_well_misses_nothing() -> None:
 
 
 def test_what_is_missed_is_named() -> None:
-    """Bytes, manifests, time and failed pulls: each has its line, also of those that only stand beside."""
+    """Bytes, manifests, time and failed pulls: each has its line, also of those that only stand
+    beside.
+    """
     rounds = {
         ALONE: outcome(failed=("10.99.1.1: no",)),
         SHARING: outcome(makespan=20.0, upstream=150, gets=2),

@@ -45,7 +45,9 @@ def frail(data: bytes) -> None:
 
 
 def test_what_a_crash_is() -> None:
-    """An error that is not documented, a wrong result, and an input that takes too long; not a refusal."""
+    """An error that is not documented, a wrong result, and an input that takes too long; not a
+    refusal.
+    """
     with frail.open() as check:
         found = [attempt(frail, check, data) for data in (b"a", b"y", b"x", b"w", b"z")]
     kinds = [crash and crash.kind.partition(" ")[0] for crash in found]
@@ -69,7 +71,9 @@ def test_a_crash_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_table() -> None:
-    """It says of each target for how long it was fuzzed, with how many inputs, and how many crashes there are."""
+    """It says of each target for how long it was fuzzed, with how many inputs, and how many crashes
+    there are.
+    """
     outcome = worker.Outcome("frail", inputs=1234, seconds=10.2, cpu=5.0)
     outcome.add(Crash(b"xa", "KeyError", ""))
     outcome.add(Crash(b"x", "KeyError", ""))

@@ -48,7 +48,9 @@ def test_a_name_that_no_header_can_carry_is_refused(text: str) -> None:
 def test_by_default_the_host_names_the_node(
     host: str, machine: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hosts with one name differ by their machine-id, and whatever a host is called, its name can be a setting."""
+    """Hosts with one name differ by their machine-id, and whatever a host is called, its name can
+    be a setting.
+    """
     path = tmp_path / "machine-id"
     if machine is not None:
         path.write_text(machine)

@@ -43,7 +43,9 @@ def test_defaults_are_spegels() -> None:
 
 
 def test_every_default_is_what_its_own_parser_would_give() -> None:
-    """A default written as text parses to itself, so that flag and default cannot differ in kind."""
+    """A default written as text parses to itself, so that flag and default cannot differ in
+    kind.
+    """
     for setting in REGISTRY:
         if isinstance(setting.default, (int, float)) and not isinstance(setting.default, bool):
             text = (
@@ -186,7 +188,9 @@ def test_a_port_that_cannot_be_told_to_peers_is_refused() -> None:
     ids=["too short", "no duration", "both the same", "after critical", "not off"],
 )
 def test_wrong_times_of_isolation_are_named(flags: dict[str, Any], named: str) -> None:
-    """Levels of isolation that cannot be, and what is no grace period, are errors that name the flag."""
+    """Levels of isolation that cannot be, and what is no grace period, are errors that name the
+    flag.
+    """
     with pytest.raises(ConfigError, match=named):
         load(flags=flags)
 
@@ -435,7 +439,8 @@ def test_health_is_set_as_kraken_writes_it(tmp_path: Path) -> None:
     """The nested keys of Kraken's YAML, and their defaults, which are Kraken's too."""
     file = tmp_path / "config.yaml"
     file.write_text(
-        "health: {interval: 5s, timeout: 1s, passes: 1, fails: 2, passive: {fails: 4, fail_timeout: 1m}}\n"
+        "health: {interval: 5s, timeout: 1s, passes: 1, fails: 2, passive: {fails: 4, "
+        "fail_timeout: 1m}}\n"
     )
 
     def health(config: Config) -> tuple[float, ...]:

@@ -1,4 +1,6 @@
-"""The systemd unit and its guide: every command line and setting in them is one the program knows."""
+"""The systemd unit and its guide: every command line and setting in them is one the program
+knows.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_step_before_the_start_is_the_only_one_with_powers() -> None:
-    """With "+" neither the bounding set nor the read-only file system is for it; tests/integration shows it at work."""
+    """With "+" neither the bounding set nor the read-only file system is for it; tests/integration
+    shows it at work.
+    """
     assert values("ExecStartPre") == [f"-+{PROGRAM} configuration"]
     assert values("ExecStart") == [f"{PROGRAM} registry"]
     assert values("CapabilityBoundingSet") == [""]

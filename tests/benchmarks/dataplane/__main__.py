@@ -1,7 +1,9 @@
-"""Compares how a node moves bytes with how others do, in one run: `python -m tests.benchmarks.dataplane`.
+"""Compares how a node moves bytes with how others do, in one run:
+`python -m tests.benchmarks.dataplane`.
 
-It needs root and containerd; Spegel (SPEGEL_BIN), Go and nginx are compared where they are there. The candidates serve
-the same files and take turns within every measurement, so that ratios hold on a machine that does other things too.
+It needs root and containerd; Spegel (SPEGEL_BIN), Go and nginx are compared where they are there.
+The candidates serve the same files and take turns within every measurement, so that ratios hold on
+a machine that does other things too.
 """
 
 from __future__ import annotations

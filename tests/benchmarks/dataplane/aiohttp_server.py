@@ -1,7 +1,8 @@
-"""What aiohttp does by itself: `python -m tests.benchmarks.dataplane.aiohttp_server HOST PORT FOLDER PEER`.
+"""What aiohttp does by itself: `python -m tests.benchmarks.dataplane.aiohttp_server HOST PORT
+FOLDER PEER`.
 
-It serves what it has in FOLDER with FileResponse, and passes the rest on from PEER piece by piece. On asyncio's own
-loop, since FileResponse does without sendfile on uvloop.
+It serves what it has in FOLDER with FileResponse, and passes the rest on from PEER piece by piece.
+On asyncio's own loop, since FileResponse does without sendfile on uvloop.
 """
 
 from __future__ import annotations

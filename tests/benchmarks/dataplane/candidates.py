@@ -44,7 +44,9 @@ class Candidate:
 async def start(
     names: Sequence[str], *, folder: Path, daemon: Daemon, peer_blobs: Path, content: Content
 ) -> AsyncIterator[list[Candidate]]:
-    """Run the peer and these candidates; each has sent every blob as it should be when the block is entered."""
+    """Run the peer and these candidates; each has sent every blob as it should be when the block is
+    entered.
+    """
     async with AsyncExitStack() as stack:
         peer = _process("peer", folder, commands.peer_command(peer_blobs))
         stack.push_async_callback(peer.end)

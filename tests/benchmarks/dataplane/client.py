@@ -1,8 +1,9 @@
-"""Clients of a benchmark, in a process of their own: `python -m tests.benchmarks.dataplane.client JSON`.
+"""Clients of a benchmark, in a process of their own:
+`python -m tests.benchmarks.dataplane.client JSON`.
 
-It fetches blobs over several connections at once (`fetch`), times the first byte of one after the other (`first_byte`),
-or asks for one path until its stdin is closed (`probe`), and prints what it found as JSON. Standard library only: it is
-started for every measurement.
+It fetches blobs over several connections at once (`fetch`), times the first byte of one after the
+other (`first_byte`), or asks for one path until its stdin is closed (`probe`), and prints what it
+found as JSON. Standard library only: it is started for every measurement.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Refused(Exception):
 
 
 class Connection:
-    """One kept connection whose bodies are thrown away: by the kernel, or after they were copied out of it."""
+    """One kept connection whose bodies are thrown away: by the kernel, or after they were copied
+    out of it.
+    """
 
     def __init__(self, address: Sequence[Any], *, is_copying: bool) -> None:
         self._socket = socket.create_connection(
@@ -40,7 +43,8 @@ class Connection:
         self._buffer = bytearray(_BUFFER)
 
     def get(self, path: str, *, start: int = 0, until: float = float("inf")) -> tuple[int, float]:
-        """Return the bytes of the body and when its first one came; past `until` it is cut, with the connection.
+        """Return the bytes of the body and when its first one came; past `until` it is cut, with
+        the connection.
 
         Raises Refused, and OSError where the body ends short.
         """
@@ -65,7 +69,9 @@ class Connection:
         return received, first
 
     def _head(self) -> tuple[str, int, int]:
-        """Read the head; return the status, the length of the body and how much of it came along."""
+        """Read the head; return the status, the length of the body and how much of it came
+        along.
+        """
         data = b""
         while b"\r\n\r\n" not in data:
             piece = self._socket.recv(4096)
@@ -79,7 +85,9 @@ class Connection:
 
 
 def fetch(task: dict[str, Any]) -> dict[str, Any]:
-    """Fetch a path `requests` times on each of several connections, which start at each of `starts` in the content."""
+    """Fetch a path `requests` times on each of several connections, which start at each of `starts`
+    in the content.
+    """
     connections = [(_connect(task), start) for start in task["starts"]]
     received: list[int] = []
     refused: list[Refused] = []

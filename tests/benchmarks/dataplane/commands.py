@@ -1,7 +1,8 @@
 """What is run: the commands of the candidates and of their peer, and the addresses they stand on.
 
-The addresses are private ones on the loopback interface of a network namespace, since Spegel tells nobody of an address
-in 127.0.0.0/8; each has the same port, since Spegel asks every peer at the port that is its own.
+The addresses are private ones on the loopback interface of a network namespace, since Spegel tells
+nobody of an address in 127.0.0.0/8; each has the same port, since Spegel asks every peer at the
+port that is its own.
 """
 
 from __future__ import annotations

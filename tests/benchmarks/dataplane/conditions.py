@@ -27,10 +27,18 @@ def conditions(arguments: Sequence[str], scale: Scale, obstacle: str) -> dict[st
         "nginx": _output("nginx", "-v").removeprefix("nginx version: ") or "none",
         "blobs": ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in scale.blobs.items()),
         "rounds": scale.rounds,
-        "relayed from": f"one plain sendfile server on {PEER}, the same for all; the nodes find it in their DHT",
-        "clients": "processes beside the servers, over loopback; zero-copy: recv with MSG_TRUNC, copying: recv_into",
+        "relayed from": (
+            f"one plain sendfile server on {PEER}, the same for all; the nodes find it in their DHT"
+        ),
+        "clients": (
+            "processes beside the servers, over loopback; zero-copy: recv with MSG_TRUNC, "
+            "copying: recv_into"
+        ),
         "CPU": "user and system time of the server's processes; of relays the relay's alone",
-        "verifying": "a spegel-py with --verify-blobs all, the other has it off; by default one blob in 32 is verified",
+        "verifying": (
+            "a spegel-py with --verify-blobs all, the other has it off; by default one "
+            "blob in 32 is verified"
+        ),
         "slow disk": obstacle
         or f"{scale.disk_rate / 1e6:.0f} MB/s by the block I/O controller, cold page cache",
         "left out": ", ".join(left_out) or "nothing",
@@ -45,7 +53,10 @@ def spegel_version(build: str) -> str:
 
 def _spegel() -> str:
     digest = hashlib.sha256(Path(SPEGEL).read_bytes()).hexdigest()
-    return f"{spegel_version(_output('go', 'version', '-m', SPEGEL))} (sha256 of the binary: {digest[:12]}…)"
+    return (
+        f"{spegel_version(_output('go', 'version', '-m', SPEGEL))} (sha256 of the binary: "
+        f"{digest[:12]}…)"
+    )
 
 
 def _output(*command: str) -> str:

@@ -1,4 +1,6 @@
-"""One measurement of one candidate: clients in processes of their own, the server's CPU and memory from outside."""
+"""One measurement of one candidate: clients in processes of their own, the server's CPU and memory
+from outside.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ _PAUSE = 0.005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What measurements need to know; `disk` is the file of the large blob that the candidates hold."""
+    """What measurements need to know; `disk` is the file of the large blob that the candidates
+    hold.
+    """
 
     scale: Scale
     content: Content

@@ -26,7 +26,9 @@ def markdown(conditions: Mapping[str, Any], names: Sequence[str], rows: Sequence
 
 
 def as_json(conditions: Mapping[str, Any], rows: Sequence[Row], samples: Sequence[Sample]) -> str:
-    """Return everything, every sample included, as one JSON object; a value that is not known is null."""
+    """Return everything, every sample included, as one JSON object; a value that is not known is
+    null.
+    """
     everything = {
         "conditions": conditions,
         "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],

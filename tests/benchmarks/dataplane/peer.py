@@ -1,7 +1,9 @@
-"""The peer that relayed content comes from: `python -m tests.benchmarks.dataplane.peer HOST FOLDER`.
+"""The peer that relayed content comes from:
+`python -m tests.benchmarks.dataplane.peer HOST FOLDER`.
 
-A plain file server with blocking sendfile, the same for all candidates, that answers as a registry does; beside it a
-member of the DHT tells the candidates that look there who has the blobs. It prints its peer id.
+A plain file server with blocking sendfile, the same for all candidates, that answers as a registry
+does; beside it a member of the DHT tells the candidates that look there who has the blobs. It
+prints its peer id.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a candidate that hangs up, as each does when its own client was cut off."""
+        """Say nothing of a candidate that hangs up, as each does when its own client was cut
+        off.
+        """
 
 
 async def _tell(host: str, digests: list[str]) -> None:

@@ -13,8 +13,9 @@ Reading = Literal["zero-copy", "copying"]
 
 OURS, VERIFYING, REFERENCE = "spegel-py", "verifying", "Spegel"
 VERIFIED = {OURS: "off", VERIFYING: "all"}
-"""Our nodes by what of large blobs they verify. The default, `sample`, is one blob in 32 and any that is asked for
-again: clients of a benchmark ask for nothing else."""
+"""Our nodes by what of large blobs they verify. The default, `sample`, is one blob in 32 and any
+that is asked for again: clients of a benchmark ask for nothing else.
+"""
 SOURCES: tuple[Source, ...] = ("local", "relayed")
 READINGS: tuple[Reading, ...] = ("zero-copy", "copying")
 STREAMS = 8
@@ -32,7 +33,9 @@ class Scale:
     """How much is measured: bytes of each blob, rounds, and how long one measurement may last."""
 
     blobs: dict[str, int]
-    """By name: `large` is what one to eight clients fetch, `medium` what more do, `small` what a first byte is of."""
+    """By name: `large` is what one to eight clients fetch, `medium` what more do, `small` what a
+    first byte is of.
+    """
     clients: tuple[int, ...]
     """How many fetch at the same time."""
     rounds: int
@@ -100,7 +103,9 @@ class Manifests:
 
 @dataclass(frozen=True, slots=True)
 class FirstByte:
-    """One client that fetches small blobs one after the other, and notes when the first byte comes."""
+    """One client that fetches small blobs one after the other, and notes when the first byte
+    comes.
+    """
 
     source: Source
 
@@ -128,8 +133,9 @@ def cells(clients: Sequence[int], *, with_slow_disk: bool) -> list[Cell]:
 def turns(
     candidates: Sequence[T], cells: Sequence[Cell], rounds: int
 ) -> Iterator[tuple[int, Cell, T]]:
-    """Yield round, cell and candidate: candidates follow each other within a cell, since noise comes and goes within
-    minutes, and another one begins each time, since the first finds other caches than the last.
+    """Yield round, cell and candidate: candidates follow each other within a cell, since noise
+    comes and goes within minutes, and another one begins each time, since the first finds other
+    caches than the last.
     """
     for number in range(rounds):
         for place, cell in enumerate(cells):

@@ -1,4 +1,6 @@
-"""The CPU that a byte costs, as an SVG: bars of every candidate, grouped by clients; pure, and drawn by hand."""
+"""The CPU that a byte costs, as an SVG: bars of every candidate, grouped by clients; pure, and
+drawn by hand.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def svg(names: Sequence[str], rows: Sequence[Row], caption: str) -> str:
 
 def caption(conditions: Mapping[str, Any]) -> str:
     """Return the line above the drawing: what, where and when, and how quiet it was there."""
-    what = f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, kernel {conditions['kernel']}"
+    what = (
+        f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, kernel "
+        f"{conditions['kernel']}"
+    )
     return f"{what}, {str(conditions['time'])[:10]}; {conditions['run']}"
 
 

@@ -1,4 +1,6 @@
-"""A disk that is slow for some processes, through the kernel's block I/O controller (cgroup v1 or v2)."""
+"""A disk that is slow for some processes, through the kernel's block I/O controller (cgroup v1 or
+v2).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def obstacle(path: Path) -> str:
 
 @contextmanager
 def limit(pids: Sequence[int], path: Path, rate: int) -> Iterator[None]:
-    """Let these processes read at most `rate` bytes a second from the disk that holds a path. Raises OSError."""
+    """Let these processes read at most `rate` bytes a second from the disk that holds a path.
+    Raises OSError.
+    """
     root, file, entry = _V1, "blkio.throttle.read_bps_device", f"{disk(path)} {rate}"
     if not (_V1 / file).exists():
         root, file, entry = _V2, "io.max", f"{disk(path)} rbps={rate}"
@@ -39,7 +43,9 @@ def limit(pids: Sequence[int], path: Path, rate: int) -> Iterator[None]:
 
 
 def disk(path: Path) -> str:
-    """Return major:minor of the whole disk that holds a path. Raises OSError where it is on none (tmpfs, overlay)."""
+    """Return major:minor of the whole disk that holds a path. Raises OSError where it is on none
+    (tmpfs, overlay).
+    """
     number = path.stat().st_dev
     block = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve(strict=True)
     return (

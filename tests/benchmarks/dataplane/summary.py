@@ -38,8 +38,8 @@ class Sample:
 class Row:
     """One value, of every candidate that was measured.
 
-    `ratio` is ours against Spegel's, NaN without Spegel. `wanted` is the most that is wanted: of the ratio if
-    `is_relative`, else of our value.
+    `ratio` is ours against Spegel's, NaN without Spegel. `wanted` is the most that is wanted: of
+    the ratio if `is_relative`, else of our value.
     """
 
     name: str
@@ -61,7 +61,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shown:
-    """A value of a cell that gets a row: what is added to the cell's name, and how rounds become one figure."""
+    """A value of a cell that gets a row: what is added to the cell's name, and how rounds become
+    one figure.
+    """
 
     value: str
     unit: str
@@ -72,9 +74,11 @@ class _Shown:
 
 
 def rows(samples: Sequence[Sample]) -> list[Row]:
-    """Return the rows in the order in which the cells were measured; medians of all rounds, of memory the most.
+    """Return the rows in the order in which the cells were measured; medians of all rounds, of
+    memory the most.
 
-    Left out are refused answers where there were none, and what is wanted against Spegel where it is not there.
+    Left out are refused answers where there were none, and what is wanted against Spegel where it
+    is not there.
     """
     found = []
     for cell in dict.fromkeys(sample.cell for sample in samples):
@@ -147,6 +151,8 @@ def _known(combine: Callable[[Sequence[float]], float], values: Sequence[float])
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the ratios within each round, so that what else the machine did cancels out; NaN of none."""
+    """Return the median of the ratios within each round, so that what else the machine did cancels
+    out; NaN of none.
+    """
     ratios = [our / their if their else math.nan for our, their in zip(ours, theirs, strict=False)]
     return _known(statistics.median, ratios) if ratios else math.nan

@@ -10,7 +10,9 @@ from typing import Self
 import psutil
 
 _SCHEDULED = 2
-"""CPUCLOCK_SCHED of the kernel's include/linux/posix-timers.h: user and system time, of all threads that ever were."""
+"""CPUCLOCK_SCHED of the kernel's include/linux/posix-timers.h: user and system time, of all threads
+that ever were.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class Tree:
         return cls((pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))))
 
     def cpu_seconds(self) -> float:
-        """Return user and system time, in nanoseconds' steps: those of /proc/PID/stat are too coarse here."""
+        """Return user and system time, in nanoseconds' steps: those of /proc/PID/stat are too
+        coarse here.
+        """
         return sum(time.clock_gettime(cpu_clock(pid)) for pid in self.pids)
 
     def forget_peak(self) -> None:

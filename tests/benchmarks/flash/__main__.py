@@ -1,8 +1,10 @@
-"""Lets crowds of nodes pull an image that nobody has, or one of them, and counts: `python -m tests.benchmarks.flash`.
+"""Lets crowds of nodes pull an image that nobody has, or one of them, and counts:
+`python -m tests.benchmarks.flash`.
 
-It needs root and containerd; Spegel (SPEGEL_BIN) is compared where it is there. Each crowd is played by every candidate
-in turn, with the same limits and an image of its own, so that ratios hold on a machine that does other things too; all
-have pulled an image like it before, as nodes that have been running for a while.
+It needs root and containerd; Spegel (SPEGEL_BIN) is compared where it is there. Each crowd is
+played by every candidate in turn, with the same limits and an image of its own, so that ratios hold
+on a machine that does other things too; all have pulled an image like it before, as nodes that have
+been running for a while.
 """
 
 from __future__ import annotations
@@ -77,7 +79,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 async def _run(
     cases: Sequence[Case], names: Sequence[str], rounds: list[tuple[Case, Round]]
 ) -> None:
-    """Play, and add what came of each crowd: of those too that were played before it was cut short."""
+    """Play, and add what came of each crowd: of those too that were played before it was cut
+    short.
+    """
     end_in_good_order()
     async with start_lab(nodes=max((case.nodes for case in cases), default=1)) as lab:
         for case in cases:
@@ -85,7 +89,8 @@ async def _run(
             rounds.append((case, outcomes))
             plays: dict[str, list[Outcome]] = {name: [] for name in names}
             for number in range(case.times):
-                # one that always came after the same other would have what that left to the file system
+                # one that always came after the same other would have what that left to the file
+                # system
                 for name in Random(number).sample(names, len(names)) if number else names:
                     print(f"{case.name}: {name}", file=sys.stderr, flush=True)
                     plays[name].append(await play(lab, case, name))

@@ -20,7 +20,9 @@ from tests.integration.cluster import found
 from tests.lab import Lab, Node
 
 BURST = "256kb"
-"""Bytes that a limited machine may send at once: as many as a packet may have before it is cut up for the cable."""
+"""Bytes that a limited machine may send at once: as many as a packet may have before it is cut up
+for the cable.
+"""
 
 _DEADLINE = 300.0
 """Seconds after which a pull counts as hung."""
@@ -69,15 +71,19 @@ async def _push(lab: Lab, shape: Shape) -> tuple[str, Image]:
 
 
 async def _warm_up(lab: Lab, shape: Shape, nodes: list[Node]) -> None:
-    """Have all pull such an image without a limit: the first pull of a process's life takes what later ones find there,
-    and what was written and removed just before is in the kernel's memory for each candidate."""
+    """Have all pull such an image without a limit: the first pull of a process's life takes what
+    later ones find there, and what was written and removed just before is in the kernel's memory
+    for each candidate.
+    """
     reference, _ = await _push(lab, shape)
     await asyncio.gather(*(node.cri.pull(reference, deadline=_DEADLINE) for node in nodes))
     await asyncio.gather(*(node.cri.remove(reference) for node in nodes))
 
 
 async def _without_holder(nodes: list[Node], reference: str, *, is_mirrored: bool) -> list[Node]:
-    """Have the first node pull the image, and return the others once each finds it there, where there are mirrors."""
+    """Have the first node pull the image, and return the others once each finds it there, where
+    there are mirrors.
+    """
     holder, *others = nodes
     await holder.cri.pull(reference, deadline=_DEADLINE)
     if is_mirrored:

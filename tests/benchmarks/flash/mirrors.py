@@ -1,4 +1,6 @@
-"""The candidates' mirrors on the lab's nodes: started together, connected to each other, and ended."""
+"""The candidates' mirrors on the lab's nodes: started together, connected to each other, and
+ended.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Mirrors:
         return sum(cpu_seconds(process.pid) for process in self._processes if process.pid)
 
     async def at_rest(self) -> None:
-        """Return when they have done next to nothing for a second: what starting gave them to do is done."""
+        """Return when they have done next to nothing for a second: what starting gave them to do is
+        done.
+        """
         used = self.cpu()
 
         async def is_quiet() -> bool:
@@ -75,7 +79,9 @@ async def mirrors(candidate: str, nodes: list[Node]) -> AsyncIterator[Mirrors]:
 
 
 async def _start_spegel(nodes: list[Node]) -> list[Process]:
-    """Start Spegel, whose static bootstrap wants the first node's id: the key it will find is made before."""
+    """Start Spegel, whose static bootstrap wants the first node's id: the key it will find is made
+    before.
+    """
     first = compat.peer_id(load_or_create(nodes[0].folder / "data"))
     processes = [spegel_process(node, str(first)) for node in nodes]
     for node, process in zip(nodes, processes, strict=True):

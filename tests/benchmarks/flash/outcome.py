@@ -44,7 +44,9 @@ Round = Mapping[str, Outcome]
 
 
 def middle(plays: Sequence[Outcome]) -> Outcome:
-    """Return the play with the middle makespan, the failures of all, and the most that the registry sent in any."""
+    """Return the play with the middle makespan, the failures of all, and the most that the registry
+    sent in any.
+    """
     found = sorted(plays, key=lambda play: play.makespan)[len(plays) // 2]
     return replace(
         found,
@@ -55,7 +57,9 @@ def middle(plays: Sequence[Outcome]) -> Outcome:
 
 
 def ratio(case: Case, outcomes: Round) -> float | None:
-    """Return the makespan of sharing in that of whom it is held against; None where there is nobody or no bound."""
+    """Return the makespan of sharing in that of whom it is held against; None where there is nobody
+    or no bound.
+    """
     limit = makespan_limit(case)
     if limit is None or SHARING not in outcomes or limit[0] not in outcomes:
         return None

@@ -36,7 +36,9 @@ def markdown(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]
 
 
 def verdicts(rounds: Sequence[tuple[Case, Round]]) -> list[str]:
-    """Return a line for each crowd: how long sharing took beside what it is held against, and what was missed."""
+    """Return a line for each crowd: how long sharing took beside what it is held against, and what
+    was missed.
+    """
     lines = []
     for case, outcomes in rounds:
         measured = ratio(case, outcomes)

@@ -1,4 +1,6 @@
-"""What a flash crowd is made of: how many nodes, which image, what lies between them; and who takes part. Pure."""
+"""What a flash crowd is made of: how many nodes, which image, what lies between them; and who takes
+part. Pure.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One crowd: so many nodes pull the image, each `stagger` seconds after the one before; where it is `held`, the
-    first of them has it, and only the others pull.
+    """One crowd: so many nodes pull the image, each `stagger` seconds after the one before; where
+    it is `held`, the first of them has it, and only the others pull.
 
-    `upstream` and `upload` are what the registry and each node can send, as tc says it; None is no limit. It is played
-    so many `times`: where nothing is limited the machine decides how long it takes, and no two plays are alike.
+    `upstream` and `upload` are what the registry and each node can send, as tc says it; None is no
+    limit. It is played so many `times`: where nothing is limited the machine decides how long it
+    takes, and no two plays are alike.
     """
 
     nodes: int
@@ -77,7 +80,9 @@ UPSTREAM_LIMIT = 1.03
 
 
 def makespan_limit(case: Case) -> tuple[str, float] | None:
-    """Return beside whom, and how many times as long as its, the makespan of a crowd that shares may be."""
+    """Return beside whom, and how many times as long as its, the makespan of a crowd that shares
+    may be.
+    """
     if case.stagger or case.upload or case.held or case.nodes < 8:
         return None
     if case.upstream is None:

@@ -21,7 +21,10 @@ _LEFT, _PANEL, _BAR, _GAP, _TOP = 8, 300, 14, 30, 72
 
 def svg(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]) -> str:
     """Return the drawing: for each crowd a bar of every candidate, in two panels."""
-    what = f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, {str(conditions['time'])[:10]}"
+    what = (
+        f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, "
+        f"{str(conditions['time'])[:10]}"
+    )
     parts = [text(_LEFT, 18, f"A new image, pulled by all nodes at once: {what}"), *_legend()]
     panels: tuple[tuple[str, Callable[[Outcome], float]], ...] = (
         ("copies of the image that the registry sent", lambda outcome: outcome.copies),

@@ -1,6 +1,7 @@
 """Keeps 2,000 clients on one node for ten minutes: `python -m tests.benchmarks.load`. Needs root.
 
-It ends with 1 where a bound is missed. Spegel (SPEGEL_BIN) is measured after this program, the same way.
+It ends with 1 where a bound is missed. Spegel (SPEGEL_BIN) is measured after this program, the same
+way.
 """
 
 from __future__ import annotations

@@ -34,11 +34,21 @@ def conditions(plan: Plan, *, relayed: bool) -> dict[str, Any]:
         "served from": source,
         "connections": f"{plan.connections:,} from 50 addresses, opened over {plan.ramp:.0f} s",
         "requests": f"{plan.rate:.0f} a second in all, at set times, for {plan.seconds:.0f} s",
-        "pullers": f"{plan.pullers} kept connections, {plan.pulls:.0f} requests a second: manifests and small layers",
-        "slow readers": f"{plan.slow}, each {plan.slow_rate // 1024} KiB/s of a layer of {LARGE >> 20} MiB",
+        "pullers": (
+            f"{plan.pullers} kept connections, {plan.pulls:.0f} requests a second: "
+            "manifests and small layers"
+        ),
+        "slow readers": (
+            f"{plan.slow}, each {plan.slow_rate // 1024} KiB/s of a layer of {LARGE >> 20} MiB"
+        ),
         "idle": f"{plan.idle} kept connections, a manifest every {plan.idle_pause:.0f} s",
-        "visitors": f"{plan.visitors} connections of one request, open for {plan.visit:.0f} s on average",
-        "content": f"{IMAGES} images of {LAYERS} layers of {SMALL >> 10} KiB; every byte of every answer is checked",
+        "visitors": (
+            f"{plan.visitors} connections of one request, open for {plan.visit:.0f} s on average"
+        ),
+        "content": (
+            f"{IMAGES} images of {LAYERS} layers of {SMALL >> 10} KiB; every byte of "
+            "every answer is checked"
+        ),
         "settings": "the defaults",
     }
 

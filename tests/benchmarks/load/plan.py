@@ -14,8 +14,9 @@ ABOVE_IDLE = 60.0
 """MB of RSS that a node may have above its RSS before the first client."""
 
 GROWTH_MB, GROWTH_DESCRIPTORS = 5.0, 40.0
-"""RSS in MB, and descriptors, that a node may have gained in the last window over the second one. Of
-2,000 connections about 40 are between two lives at any time."""
+"""RSS in MB, and descriptors, that a node may have gained in the last window over the second one.
+Of 2,000 connections about 40 are between two lives at any time.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +74,8 @@ class Plan:
 class Look:
     """The node at one moment.
 
-    `cpu` is its CPU time since its start, and `waited` the time that its event loop was ready to run
-    and had no core, both in seconds.
+    `cpu` is its CPU time since its start, and `waited` the time that its event loop was ready to
+    run and had no core, both in seconds.
     """
 
     seconds: float
@@ -238,7 +239,9 @@ def parse_buffers(sockstat: str) -> float:
 
 
 def over_time(looks: list[Look]) -> list[tuple[str, ...]]:
-    """Return the rows of the table over time, the head first: about one row a minute, and the last."""
+    """Return the rows of the table over time, the head first: about one row a minute, and the
+    last.
+    """
     rows: list[tuple[str, ...]] = [
         ("second", "RSS, MB", "descriptors", "TCP buffers, MB", "CPU, cores")
     ]

@@ -1,4 +1,5 @@
-"""The nodes under load: each on an address of its own in one network namespace, with the same ports.
+"""The nodes under load: each on an address of its own in one network namespace, with the same
+ports.
 
 The addresses are none of 127.0.0.0/8, since a node takes clients from there for its own host's, and
 since Spegel tells nobody of such an address.
@@ -49,7 +50,9 @@ async def prepare_network() -> None:
 async def ours(
     folder: Path, these: Mapping[str, Image], content: Content, *, relayed: bool
 ) -> AsyncIterator[Process]:
-    """Run this program on a layout with the images, or on an empty one beside a peer that has them."""
+    """Run this program on a layout with the images, or on an empty one beside a peer that has
+    them.
+    """
     async with AsyncExitStack() as stack:
         if relayed:
             await _peer(stack, folder, these)
@@ -92,7 +95,8 @@ async def spegel(
 async def _peer(stack: AsyncExitStack, folder: Path, these: Mapping[str, Image]) -> str:
     """Run a node with these images that stands for all other nodes of a cluster; return its id.
 
-    Its limit for one other node is lifted, because one node pulls from it what it would pull from many.
+    Its limit for one other node is lifted, because one node pulls from it what it would pull from
+    many.
     """
     layout = folder / "peer-layout"
     images.write_layout(layout, dict(these))

@@ -338,7 +338,7 @@ TARGETS = (
         name="config-file",
         examples=(_CONFIG, b"a: &a [1]\nb: *a\n"),
         open=lambda: _in_a_folder(_config_file),
-        slow=3.0,  # PyYAML takes 0.9 s until it gives up on brackets in brackets, however many there are
+        slow=3.0,  # PyYAML takes 0.9 s until it gives up on any number of brackets in brackets
         structured=_SETTINGS.map(
             lambda values: yaml.safe_dump(values, allow_unicode=True).encode("utf-8", "replace")
         ),

@@ -1,4 +1,6 @@
-"""HTTP as it comes in: requests to the registry and to the metrics port, and what a peer answers to a mirror."""
+"""HTTP as it comes in: requests to the registry and to the metrics port, and what a peer answers to
+a mirror.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ async def _registry(
 
 
 class _Mirrors:
-    """Mirrors, a new one for each pull: what one has learnt of a peer would keep the next input from it."""
+    """Mirrors, a new one for each pull: what one has learnt of a peer would keep the next input
+    from it.
+    """
 
     def __init__(self, router: Any, upstream: HTTPUpstream, metrics: MirrorMetrics) -> None:
         self._router = router

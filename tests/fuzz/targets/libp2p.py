@@ -212,7 +212,9 @@ _MESSAGES = st.builds(
 
 
 class _KademliaPeer:
-    """A server that keeps what it is told, and answers with it; a client that hears the same bytes as an answer."""
+    """A server that keeps what it is told, and answers with it; a client that hears the same bytes
+    as an answer.
+    """
 
     def __init__(self) -> None:
         host = mock.create_autospec(BasicHost, instance=True)
@@ -283,7 +285,9 @@ def _kademlia(data: bytes) -> None:
 
 
 def _getaddrinfo(name: str, *_: object, **__: object) -> list[Any]:
-    """Give every name that can be asked for one address, and raise for others what `socket` does."""
+    """Give every name that can be asked for one address, and raise for others what `socket`
+    does.
+    """
     name.encode("idna")
     if "\0" in name:
         raise ValueError("embedded null character")

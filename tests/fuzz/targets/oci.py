@@ -309,7 +309,9 @@ _LABELS = (
     structured=_PATTERNS,
 )
 def _filters(data: bytes) -> None:
-    """An expression as an operator writes it, or two: refused with a ValueError, or it is looked for in any label."""
+    """An expression as an operator writes it, or two: refused with a ValueError, or it is looked
+    for in any label.
+    """
     found = patterns(data.decode("utf-8", "surrogateescape").split("\n")[:2])
     filters = Filters(patterns=found, registries=("REG.example",))
     for label in _LABELS:

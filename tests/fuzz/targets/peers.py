@@ -98,11 +98,17 @@ def heads(bodies: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     "answer-heads",
     examples=(
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nContent-Type: a/b\r\nAge: 5\r\n\r\n0123456789",
-        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10\r\nContent-Length: 6\r\n\r\n456789",
+        (
+            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 4-9/10\r\nContent-Length: 6\r\n"
+            b"\r\n456789"
+        ),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n",
-        b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nDocker-Content-Digest: %s\r\nContent-Length: 1\r\n\r\n1"
-        % DIGEST.encode(),
+        (
+            b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\nContent-Length: "
+            b"0\r\n\r\n"
+        ),
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nDocker-Content-Digest: %s\r\n"
+        b"Content-Length: 1\r\n\r\n1" % DIGEST.encode(),
     ),
     structured=heads(BODIES),
 )

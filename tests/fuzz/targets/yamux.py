@@ -35,14 +35,18 @@ GIVEN_UP = 20.0
 """Seconds that the node has for anything: the machine may be busy."""
 
 LEFT = 120.0
-"""Seconds after which nothing may be left of a connection. py-libp2p reads on when its answers cannot be written any
-more, with a pause of 10 ms after each: 64 KiB of pings, whose sender has left, keep it busy for 55 s."""
+"""Seconds after which nothing may be left of a connection. py-libp2p reads on when its answers
+cannot be written any more, with a pause of 10 ms after each: 64 KiB of pings, whose sender has
+left, keep it busy for 55 s.
+"""
 
 HELD = MAX_STREAMS * 256 * 1024
 """Bytes that a connection may hold: the window of each of its streams."""
 
 TOGETHER = 100
-"""Inputs after which it is seen whether anything is left of them: py-libp2p takes 0.1 s to close a connection."""
+"""Inputs after which it is seen whether anything is left of them: py-libp2p takes 0.1 s to close a
+connection.
+"""
 
 FIRST = 1001
 """Number of the first stream: smaller ones belong to the rogue's own host."""
@@ -163,7 +167,9 @@ class _Node:
                 await compat.hang_up_all(host)
 
     async def receive(self, data: bytes) -> None:
-        """Have the rogue send bytes on a new connection, and leave. Raises AssertionError for what comes of it."""
+        """Have the rogue send bytes on a new connection, and leave. Raises AssertionError for what
+        comes of it.
+        """
         with trio.fail_after(GIVEN_UP):
             await dialling.dial(self.rogue, self._address, expected=None, timeout=GIVEN_UP)
             *_, newest = _connections(self.rogue, self.node)

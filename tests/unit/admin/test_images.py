@@ -28,7 +28,9 @@ ME, OTHER, THIRD = (
 
 
 class Router:
-    """Finds what the network's members hold, and counts how often it is asked; some questions hang."""
+    """Finds what the network's members hold, and counts how often it is asked; some questions
+    hang.
+    """
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.network = network

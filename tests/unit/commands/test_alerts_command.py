@@ -81,7 +81,9 @@ def test_an_alert_is_shown_with_what_was_done(
 def test_the_latest_are_shown_unless_all_are_wanted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of closed alerts the last are shown, of open ones all; --all shows everything that is kept."""
+    """Of closed alerts the last are shown, of open ones all; --all shows everything that is
+    kept.
+    """
     closed = [
         replace(OPEN, id=f"ALERT-20251125-{number:03}", closed=OPEN.opened)
         for number in range(2, 40)
@@ -95,7 +97,9 @@ def test_the_latest_are_shown_unless_all_are_wanted(
 
 
 def test_a_node_without_alerts_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder in which nothing was recorded is no error; the folder may come from the environment."""
+    """A folder in which nothing was recorded is no error; the folder may come from the
+    environment.
+    """
     assert main(["alerts", "--data-dir", str(tmp_path)]) == 0
     assert "no alert is recorded" in capsys.readouterr().out
 

@@ -1,4 +1,6 @@
-"""`why`, `status`, `peers` and `resolve` as a person meets them, asked of a metrics page over a real socket."""
+"""`why`, `status`, `peers` and `resolve` as a person meets them, asked of a metrics page over a
+real socket.
+"""
 
 from __future__ import annotations
 
@@ -166,8 +168,8 @@ async def test_why_of_nothing_recorded_says_so(node: Metered, command: Command) 
     status, out, err = await command("why", "r.io/app:v9")
     assert (status, out) == (1, "")
     assert (
-        "has recorded nothing of r.io/app:v9: no client has asked it for that among its last 2 requests"
-        in err
+        "has recorded nothing of r.io/app:v9: no client has asked it for that among its last 2 "
+        "requests" in err
     )
     status, out, err = await command("why", "r.io/app:v9", "--json")
     assert (status, json.loads(out)["decisions"], err) == (1, [], "")
@@ -239,7 +241,8 @@ async def test_open_alerts_are_asked_of_the_node(node: Metered, command: Command
     _, out, _ = await command("alerts")
     line = " ".join(out.splitlines()[-1].split())
     assert line == (
-        "ALERT-20251125-001 P1 containerd-away 2025-11-25 00:00:00.000 1.5 s open reconnect containerd: done"
+        "ALERT-20251125-001 P1 containerd-away 2025-11-25 00:00:00.000 1.5 s open reconnect "
+        "containerd: done"
     )
     _, out, _ = await command("alerts", "--json")
     assert json.loads(out) == {"alerts": [ALERT], "actions": [ACTION]}
@@ -285,7 +288,8 @@ def test_no_node_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> N
     ]
     assert main(arguments) == 1
     assert capsys.readouterr().err == (
-        f"spegel-py: no node answers at http://127.0.0.1:{port} (Connection refused): start spegel-py registry, or say "
+        f"spegel-py: no node answers at http://127.0.0.1:{port} (Connection refused): start "
+        "spegel-py registry, or say "
         "with --metrics-addr or --node where its metrics address is\n"
     )
 

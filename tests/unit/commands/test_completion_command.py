@@ -1,4 +1,6 @@
-"""Completion as a shell does it: the script is made by the program, and a real bash is asked what it would offer."""
+"""Completion as a shell does it: the script is made by the program, and a real bash is asked what
+it would offer.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def test_bash_completes_paths(script: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_have_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """With all commands in it; where the shell is installed it takes the script without a complaint."""
+    """With all commands in it; where the shell is installed it takes the script without a
+    complaint.
+    """
     assert main(["completion", shell]) == 0
     made = capsys.readouterr().out
     assert all(command.name in made for command in COMMANDS)

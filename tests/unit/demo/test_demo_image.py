@@ -28,7 +28,9 @@ FULL = "registry.example/team/app:1.0"
 
 @given(size=st.integers(20, 512), layers=st.integers(1, 100))
 def test_layer_sizes(size: int, layers: int) -> None:
-    """The sizes add up, none is negative, and the first is large enough for a kill in its middle."""
+    """The sizes add up, none is negative, and the first is large enough for a kill in its
+    middle.
+    """
     sizes = demo_image.layer_sizes(size * MB, layers)
     assert len(sizes) == layers
     assert sum(sizes) == size * MB
@@ -54,7 +56,9 @@ def test_the_made_image(tmp_path: Path) -> None:
 
 
 def test_noise_of_any_length() -> None:
-    """Random bytes are made in pieces, so that a layer may be larger than one call of the library gives."""
+    """Random bytes are made in pieces, so that a layer may be larger than one call of the library
+    gives.
+    """
     size = 2 * demo_image.PIECE + 1
     assert len(demo_image._noise(random.Random("x"), size)) == size
     assert demo_image._noise(random.Random("x"), 0) == b""
@@ -62,7 +66,9 @@ def test_noise_of_any_length() -> None:
 
 @given(counts=st.lists(st.integers(1, 10_000), min_size=1), rate=st.integers(1, 10_000))
 def test_pace(counts: list[int], rate: int) -> None:
-    """Who waits as told is never faster than the rate on the whole, and not slower than it must be."""
+    """Who waits as told is never faster than the rate on the whole, and not slower than it must
+    be.
+    """
     bucket, now = TokenBucket(rate=rate, burst=0.0), 100.0
     for count in counts:
         now += bucket.pay(count, now)
@@ -85,7 +91,10 @@ def test_metrics_page() -> None:
 
 def test_a_meter_over_all_its_labels() -> None:
     """What was sent is counted from wherever it came, and no other meter with it."""
-    page = 'spegel_x_total{source="local"} 3.0\nspegel_x_total{source="peer"} 4.0\nspegel_x_total_y{a="b"} 9.0\n'
+    page = (
+        'spegel_x_total{source="local"} 3.0\nspegel_x_total{source="peer"} 4.0\n'
+        'spegel_x_total_y{a="b"} 9.0\n'
+    )
     assert probe.total(page, "spegel_x_total") == 7.0
 
 
@@ -120,7 +129,9 @@ def test_an_image_is_copied(tmp_path: Path, kind: str) -> None:
 
 
 def test_this_machines_platform_first_else_one_that_is_there(tmp_path: Path) -> None:
-    """Of several platforms this machine's is taken; if its content is not there, one whose content is."""
+    """Of several platforms this machine's is taken; if its content is not there, one whose content
+    is.
+    """
     one = images.image(platforms=("s390x", Platform.here().architecture))
     writer = images.write_layout(tmp_path / "given", {FULL: one})
     (tmp_path / "a").mkdir()
@@ -146,7 +157,9 @@ def test_this_machines_platform_first_else_one_that_is_there(tmp_path: Path) -> 
     ],
 )
 def test_names(annotations: dict[str, object] | None, name: str) -> None:
-    """A full name is kept; a tag alone, as skopeo and docker write it, and none at all, are completed."""
+    """A full name is kept; a tag alone, as skopeo and docker write it, and none at all, are
+    completed.
+    """
     child = images.child(images.image())
     entry = {
         "mediaType": child.media_type,
@@ -205,7 +218,9 @@ def test_what_is_no_image_is_refused(
 
 
 def test_an_archive_cannot_reach_out(tmp_path: Path) -> None:
-    """Only the files of a layout are unpacked: no other names, no links, nothing outside the scratch folder."""
+    """Only the files of a layout are unpacked: no other names, no links, nothing outside the
+    scratch folder.
+    """
     path = archive(tmp_path)
     digest = "a" * 64
     with tarfile.open(path, "a") as out:

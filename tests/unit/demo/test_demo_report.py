@@ -137,8 +137,9 @@ def test_json_holds_everything() -> None:
 
 
 def test_what_upstream_sent_is_said_and_no_problem() -> None:
-    """The report counts how many times upstream sent the image, and what it would be without sharing; more than once is
-    said, and nothing is wrong for it."""
+    """The report counts how many times upstream sent the image, and what it would be without
+    sharing; more than once is said, and nothing is wrong for it.
+    """
     assert "upstream sent 1.00 × the image for 2 nodes, at 10 MB/s" in table(RIGHT)
     assert "would have taken 2.0 s" in table(RIGHT)
     assert "upstream: 10.0 MB" in table(RIGHT)
@@ -148,7 +149,9 @@ def test_what_upstream_sent_is_said_and_no_problem() -> None:
 
 
 def test_json_holds_the_arrival() -> None:
-    """What programs get of the new image is its count, its nodes and who had which blob from whom."""
+    """What programs get of the new image is its count, its nodes and who had which blob from
+    whom.
+    """
     found = json.loads(json.dumps(as_json(RIGHT)))["arrival"]
     assert (found["upstream_bytes"], found["copies"]) == (10_001_000, 1.0)
     assert [each["from_upstream"] for each in found["nodes"]] == [10_000_000, 0]
@@ -163,7 +166,9 @@ def table(outcome: DemoResult) -> str:
 
 
 def test_table_says_who_was_killed() -> None:
-    """The table has a row a node; below it stand the kill, its byte and the gap, and what was wrong."""
+    """The table has a row a node; below it stand the kill, its byte and the gap, and what was
+    wrong.
+    """
     text = table(replace(RIGHT, reverified=31))
     assert "node 4 (joined late)" in text
     assert "node 1 (pid 4711) was killed" in text

@@ -68,7 +68,9 @@ def test_lines_that_are_no_events_are_passed_by() -> None:
 
 
 def test_bytes_are_counted_by_peer() -> None:
-    """Every attempt of every finished relay counts for its peer, whatever its end; HEAD carries no bytes."""
+    """Every attempt of every finished relay counts for its peer, whatever its end; HEAD carries no
+    bytes.
+    """
     events = [
         finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 60)),
         finished(attempt(C, 0, 0, "not_found"), attempt(A, 0, 7)),
@@ -102,7 +104,9 @@ def test_sources_in_order() -> None:
 
 
 def test_links_in_order() -> None:
-    """Whom a node takes something from is told by its coordinator, by the relay's start, and when another goes on."""
+    """Whom a node takes something from is told by its coordinator, by the relay's start, and when
+    another goes on.
+    """
     leads: dict[str, Any] = {"event": "in flight", "digest": LAYER, "role": "lead", "parent": None}
     follows = leads | {"role": "follow", "parent": "12D3KooWB"}
     started: dict[str, Any] = {
@@ -128,7 +132,9 @@ def test_links_in_order() -> None:
 
 
 def test_a_takeover_is_found() -> None:
-    """The byte where the dead peer's share ends, who went on, and when, come from the mirror's own log."""
+    """The byte where the dead peer's share ends, who went on, and when, come from the mirror's own
+    log.
+    """
     events = [continued(B, 40), finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 60))]
     found = Takeover(from_addr=A, to_addr=B, at=40, total=100, when=10.25)
     assert node_log.takeover(events, LAYER, A) == found

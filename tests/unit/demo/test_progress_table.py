@@ -54,8 +54,9 @@ OTHER = Child(Digest.of(b"another image's layer"), 2_000_000, "")
 
 
 def test_board_draws_the_tree_as_it_grows() -> None:
-    """Below the table stands for each blob who takes it from whom, upstream on top, with how far each is; who has
-    nothing of this image has no column."""
+    """Below the table stands for each blob who takes it from whom, upstream on top, with how far
+    each is; who has nothing of this image has no column.
+    """
     out = io.StringIO()
     board = ProgressTable(console=Console(file=out, width=120, force_terminal=True))
     board.expect(["node 2"], [OTHER], holders=["node 1"])
@@ -74,7 +75,9 @@ def test_board_draws_the_tree_as_it_grows() -> None:
 
 
 def test_board_tells_the_tree_in_lines() -> None:
-    """Without a terminal a blob's tree is one line once all nodes are in it, and one more when it changes."""
+    """Without a terminal a blob's tree is one line once all nodes are in it, and one more when it
+    changes.
+    """
     out = io.StringIO()
     board = ProgressTable(console=Console(file=out, width=120))
     board.expect(["node 1", "node 2", "node 3"], [BLOB])

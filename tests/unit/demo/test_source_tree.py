@@ -29,7 +29,9 @@ def test_a_node_has_one_source() -> None:
 
 
 def test_what_does_not_come_from_upstream_is_not_in_it() -> None:
-    """A follower whose source is not known yet, and nodes that seem to feed each other, are left out until they are."""
+    """A follower whose source is not known yet, and nodes that seem to feed each other, are left
+    out until they are.
+    """
     tree = SourceTree()
     for node, source in (("n1", UPSTREAM), ("n2", "n3"), ("n3", "n2"), ("n1", "n1")):
         tree.place(A, node, source)

@@ -100,7 +100,9 @@ def test_wrong_input_is_one_line_and_status_2(
 
 
 def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists come as several arguments or with commas, booleans with or without a value; flags win."""
+    """Lists come as several arguments or with commas, booleans with or without a value; flags
+    win.
+    """
     monkeypatch.setenv("CONTAINERD_REGISTRY_CONFIG_PATH", str(tmp_path / "certs.d"))
     monkeypatch.setenv("MIRROR_TARGETS", "http://127.0.0.1:30020,http://127.0.0.1:30021")
     monkeypatch.setenv("MIRRORED_REGISTRIES", "https://quay.io")
@@ -152,7 +154,9 @@ def test_without_a_probe_cleanup_puts_back_and_ends(tmp_path: Path) -> None:
 
 
 def test_a_link_for_config_path_is_followed(tmp_path: Path) -> None:
-    """Where config_path is a link, the folder behind it is changed, and the link stays; a circle is named."""
+    """Where config_path is a link, the folder behind it is changed, and the link stays; a circle is
+    named.
+    """
     (tmp_path / "behind").mkdir()
     link, circle = tmp_path / "link", tmp_path / "circle"
     link.symlink_to("behind")
@@ -166,7 +170,9 @@ def test_a_link_for_config_path_is_followed(tmp_path: Path) -> None:
 
 
 async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
-    """The probe answers once all is put back; SIGTERM ends it with status 0, and a second node's wait saw it."""
+    """The probe answers once all is put back; SIGTERM ends it with status 0, and a second node's
+    wait saw it.
+    """
     root, port = tmp_path / "certs.d", free_port()
     root.mkdir()
     (root / "hello.txt").write_text("hello")
@@ -189,9 +195,11 @@ async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
 async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as the probe is served, and for `--linger` after SIGTERM, `configuration` fails and says why.
+    """As long as the probe is served, and for `--linger` after SIGTERM, `configuration` fails and
+    says why.
 
-    The folder is put back if Spegel, which heeds no lock, has configured it. At last the folder is free.
+    The folder is put back if Spegel, which heeds no lock, has configured it. At last the folder is
+    free.
     """
     monkeypatch.setattr("spegel_py.host.host_files.LOCK_DEADLINE", 0.1)
     root, port = tmp_path / "certs.d", free_port()
@@ -312,7 +320,9 @@ async def test_it_waits_for_a_node_that_is_not_there_yet(monkeypatch: pytest.Mon
 
 
 async def test_a_node_that_never_answers_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe that is accepted and not answered ends after its deadline, and does not hold up the end."""
+    """A probe that is accepted and not answered ends after its deadline, and does not hold up the
+    end.
+    """
     monkeypatch.setattr(cleanup_wait, "PROBE_TIMEOUT", 0.05)
     names = service(monkeypatch, "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -347,7 +357,9 @@ async def test_a_resolver_that_hangs_holds_nothing_up(monkeypatch: pytest.Monkey
 
 
 async def test_cleanup_wait_ends_with_status_0_and_130(tmp_path: Path) -> None:
-    """It ends by itself once the threshold is reached, and with 130 when it is told to end before."""
+    """It ends by itself once the threshold is reached, and with 130 when it is told to end
+    before.
+    """
     port = free_port()
     flags = ("--probe-endpoint", f"127.0.0.1:{port}", "--threshold", "2", "--period", "10ms")
     early = process(tmp_path, "cleanup-wait", *flags)

@@ -1,4 +1,6 @@
-"""Whether containerd reads the folder that `configuration` writes to, as containerd itself tells it."""
+"""Whether containerd reads the folder that `configuration` writes to, as containerd itself tells
+it.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,10 @@ def facts(config_path: str, version: str = "v2.4.2", *, has_mirrors: bool = Fals
     [
         pytest.param(
             facts("", "1.6.20"),
-            "containerd's config_path is not set: containerd asks no mirror; in /etc/containerd/config.toml: "
-            '[plugins."io.containerd.grpc.v1.cri".registry] config_path = "/etc/containerd/certs.d"; then systemctl '
+            "containerd's config_path is not set: containerd asks no mirror; in "
+            "/etc/containerd/config.toml: "
+            '[plugins."io.containerd.grpc.v1.cri".registry] config_path = '
+            '"/etc/containerd/certs.d"; then systemctl '
             "restart containerd",
             id="not set",
         ),
@@ -50,9 +54,12 @@ def facts(config_path: str, version: str = "v2.4.2", *, has_mirrors: bool = Fals
         ),
         pytest.param(
             facts("/other"),
-            "containerd's config_path is /other, but hosts.toml files are written to /etc/containerd/certs.d; in "
-            '/etc/containerd/config.toml: [plugins."io.containerd.cri.v1.images".registry] config_path = '
-            '"/etc/containerd/certs.d"; then systemctl restart containerd; or give --containerd-registry-config-path '
+            "containerd's config_path is /other, but hosts.toml files are written to "
+            "/etc/containerd/certs.d; in "
+            '/etc/containerd/config.toml: [plugins."io.containerd.cri.v1.images".registry] '
+            "config_path = "
+            '"/etc/containerd/certs.d"; then systemctl restart containerd; or give '
+            "--containerd-registry-config-path "
             "/other (in the chart spegel.containerdRegistryConfigPath)",
             id="another folder",
         ),
@@ -89,7 +96,9 @@ def test_a_folder_that_containerd_does_not_search_is_an_error(found: Facts, said
     ],
 )
 def test_a_folder_that_containerd_may_search_is_none(found: Facts, level: str | None) -> None:
-    """A node is not kept from starting unless containerd says for certain; the log says what may be wrong."""
+    """A node is not kept from starting unless containerd says for certain; the log says what may be
+    wrong.
+    """
     with capture_logs() as logs:
         check(found, CERTS)
     assert [each["log_level"] for each in logs] == ([level] if level else [])

@@ -145,14 +145,18 @@ async def test_the_pods_of_the_daemonset_are_asked_for() -> None:
 def test_a_node_is_done_when_its_pod_is_ready(
     wanted: int, pods: list[dict[str, Any]], says: str
 ) -> None:
-    """A node that has no Pod yet, or one that does not run, is missing, and named as far as it is known."""
+    """A node that has no Pod yet, or one that does not run, is missing, and named as far as it is
+    known.
+    """
     found = coverage(wanted, pods)
     assert str(found).startswith(says)
     assert found.is_complete is ("not done" not in says and len(found.ready) == wanted)
 
 
 async def test_an_api_server_that_refuses_or_is_away_is_an_error() -> None:
-    """The error says what was asked and what came of it; a DaemonSet that was made just now counts no nodes yet."""
+    """The error says what was asked and what came of it; a DaemonSet that was made just now counts
+    no nodes yet.
+    """
     api = Api()
     async with api.served() as daemonset:
         api.status = 403
@@ -187,7 +191,9 @@ async def test_it_waits_until_all_nodes_are_done() -> None:
 
 
 async def test_it_gives_up_with_the_names_of_the_nodes() -> None:
-    """Only when no further node was done for so long; a reason that changes all the time is no progress."""
+    """Only when no further node was done for so long; a reason that changes all the time is no
+    progress.
+    """
     api = Api()
     api.pods = [pod("n1"), pod("n2", is_ready=False)]
     reasons = itertools.cycle(["ErrImagePull", "ImagePullBackOff"])

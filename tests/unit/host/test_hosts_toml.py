@@ -1,4 +1,6 @@
-"""The hosts.toml of a mirror: Spegel's with this node's name where it stands alone, else before what is there."""
+"""The hosts.toml of a mirror: Spegel's with this node's name where it stands alone, else before
+what is there.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +21,33 @@ OURS = hosts_toml.blocks([MIRROR], can_resolve=True, node="node-1")
 
 
 def prepended(existing: str, *, server: str | None = SERVER) -> dict[str, Any]:
-    """Return the file that becomes of `existing`, as any reader of TOML sees it; tables keep their order."""
+    """Return the file that becomes of `existing`, as any reader of TOML sees it; tables keep their
+    order.
+    """
     return tomllib.loads(hosts_toml.prepend(existing, server, OURS, [MIRROR]))
 
 
 def test_alone_it_is_spegels_file_with_this_nodes_name() -> None:
-    """Mirrors in their order, and the server before them; every mirror is told which node's runtime asks."""
+    """Mirrors in their order, and the server before them; every mirror is told which node's runtime
+    asks.
+    """
     targets = ["http://10.0.0.1:30020", "http://10.0.0.1:30021"]
     mirrors = hosts_toml.blocks(targets, can_resolve=True, node="node-1")
     assert hosts_toml.render(SERVER, mirrors) == (
         "server = 'https://registry-1.docker.io'\n\n"
-        "[host.'http://10.0.0.1:30020']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n"
+        "[host.'http://10.0.0.1:30020']\ncapabilities = ['pull', 'resolve']\ndial_timeout = "
+        "'200ms'\n"
         "[host.'http://10.0.0.1:30020'.header]\nX-Spegel-Node = 'node-1'\n\n"
-        "[host.'http://10.0.0.1:30021']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n"
+        "[host.'http://10.0.0.1:30021']\ncapabilities = ['pull', 'resolve']\ndial_timeout = "
+        "'200ms'\n"
         "[host.'http://10.0.0.1:30021'.header]\nX-Spegel-Node = 'node-1'"
     )
 
 
 def test_for_all_registries_there_is_no_server() -> None:
-    """In `_default` containerd goes on at the registry it was asked for; without tags only digests are asked."""
+    """In `_default` containerd goes on at the registry it was asked for; without tags only digests
+    are asked.
+    """
     assert hosts_toml.render(
         None, hosts_toml.blocks([MIRROR], can_resolve=False, node="node-1")
     ) == (
@@ -76,7 +86,9 @@ def test_what_was_there_follows_with_its_comments() -> None:
 
 
 def test_the_existing_server_stays() -> None:
-    """A server that was chosen keeps its own certificates; where none was, the registry is named."""
+    """A server that was chosen keeps its own certificates; where none was, the registry is
+    named.
+    """
     kept = prepended('server = "https://proxy.example"\nca = "ca.crt"\n')
     assert (kept["server"], kept["ca"]) == ("https://proxy.example", "ca.crt")
     added = prepended('skip_verify = true\n[host."http://a"]\n')
@@ -94,7 +106,9 @@ def test_the_existing_server_stays() -> None:
     ids=["first", "last", "between others"],
 )
 def test_a_mirror_that_is_there_is_there_once(existing: str) -> None:
-    """A table for the same mirror gives way to ours: twice is no TOML, and containerd would heed none of it."""
+    """A table for the same mirror gives way to ours: twice is no TOML, and containerd would heed
+    none of it.
+    """
     hosts = prepended(existing)["host"]
     assert list(hosts) == [MIRROR, "http://a"]
     assert hosts[MIRROR] == {
@@ -115,7 +129,9 @@ def test_a_mirror_that_is_there_is_there_once(existing: str) -> None:
     ids=["syntax", "twice", "inline", "no table"],
 )
 def test_what_cannot_be_kept_is_named(existing: str, named: str) -> None:
-    """A file that is not TOML, or that no table can be put before, is an error, with the line where there is one."""
+    """A file that is not TOML, or that no table can be put before, is an error, with the line where
+    there is one.
+    """
     with pytest.raises(ValueError, match=named):
         hosts_toml.prepend(existing, SERVER, OURS, [MIRROR])
 
@@ -156,7 +172,9 @@ def test_any_file_is_kept_behind_the_mirror(file: dict[str, Any]) -> None:
     | st.lists(st.sampled_from(list("[]=.'\"#\n ah1{}")), max_size=30).map("".join)
 )
 def test_any_text_is_kept_or_an_error(text: str) -> None:
-    """No text makes the merging fail in another way than with a ValueError, and what comes out is TOML."""
+    """No text makes the merging fail in another way than with a ValueError, and what comes out is
+    TOML.
+    """
     try:
         merged = hosts_toml.prepend(text, SERVER, OURS, [MIRROR])
     except ValueError:
@@ -166,13 +184,18 @@ def test_any_text_is_kept_or_an_error(text: str) -> None:
 
 def test_certificates_are_found_in_every_form() -> None:
     """`ca` and `client` are texts, lists and lists of pairs, of the server and of every host."""
-    text = 'ca = "1"\nclient = [["2", "3"], "4"]\n[host."a"]\nca = ["5", "6"]\nclient = "7"\n[host.b]\n'
+    text = (
+        'ca = "1"\nclient = [["2", "3"], "4"]\n[host."a"]\nca = ["5", "6"]\nclient = "7"\n'
+        "[host.b]\n"
+    )
     assert list(hosts_toml.certificates(text)) == list("1234567")
     assert list(hosts_toml.certificates("")) == []
 
 
 def test_dockers_certificate_files_are_named() -> None:
-    """A folder without hosts.toml holds the server's authorities, and its client's certificates with or without key."""
+    """A folder without hosts.toml holds the server's authorities, and its client's certificates
+    with or without key.
+    """
     names = ["b.crt", "a.crt", "client.cert", "client.key", "both.cert", "readme"]
     assert tomllib.loads(hosts_toml.from_files(names)) == {
         "ca": ["a.crt", "b.crt"],

@@ -1,4 +1,6 @@
-"""Mirrors are asked once, and what is said of one that answers, is not there, or keeps whoever asks waiting."""
+"""Mirrors are asked once, and what is said of one that answers, is not there, or keeps whoever asks
+waiting.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def silent() -> Iterator[str]:
 
 @contextmanager
 def dropping() -> Iterator[str]:
-    """Take no connection: the queue of those that wait is full, so the kernel drops each further SYN."""
+    """Take no connection: the queue of those that wait is full, so the kernel drops each further
+    SYN.
+    """
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())
@@ -95,7 +99,9 @@ async def test_an_answer_is_told(text: bytes, seen: MirrorAnswer) -> None:
 
 
 async def test_how_far_it_came_is_told() -> None:
-    """Refused, packets dropped, taken and not answered are three things: containerd goes on at once, or waits."""
+    """Refused, packets dropped, taken and not answered are three things: containerd goes on at
+    once, or waits.
+    """
     with silent() as deaf, dropping() as dropped:
         refused, hung, unanswered = await asyncio.gather(
             ask_mirror(f"http://127.0.0.1:{free_port()}"), ask_mirror(dropped), ask_mirror(deaf)
@@ -114,7 +120,9 @@ async def logged(*targets: str) -> list[dict[str, Any]]:
 
 
 async def test_configuration_says_how_mirrors_answer() -> None:
-    """A mirror that is not there yet is no cause for alarm, one that lets containerd wait is; each is named."""
+    """A mirror that is not there yet is no cause for alarm, one that lets containerd wait is; each
+    is named.
+    """
     server, ours = await answering(OURS)
     nobody = f"http://127.0.0.1:{free_port()}"
     async with server:

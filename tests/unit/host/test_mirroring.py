@@ -1,4 +1,6 @@
-"""What is planned for `config_path`: Spegel's folders, and with them what an operator's own files need."""
+"""What is planned for `config_path`: Spegel's folders, and with them what an operator's own files
+need.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def write(root: Path, **files: str) -> Path:
 
 
 def test_each_registry_has_a_folder(tmp_path: Path) -> None:
-    """Folders are named as images name the registries, with the server behind; nothing else is there."""
+    """Folders are named as images name the registries, with the server behind; nothing else is
+    there.
+    """
     wanted = planned(tmp_path, "https://docker.io", "http://foo.bar:5000", "*")
     assert sorted(wanted) == ["_default", "docker.io", "foo.bar:5000"]
     assert (
@@ -97,7 +101,9 @@ def test_what_is_set_aside_can_be_kept(registries: tuple[str, ...], name: str, f
 
 
 def test_prepend_existing_alone_keeps_nothing(tmp_path: Path) -> None:
-    """Without names, as with Spegel, all folders are set aside; the warning says that names are what is missing."""
+    """Without names, as with Spegel, all folders are set aside; the warning says that names are
+    what is missing.
+    """
     write(tmp_path, **{"docker.io/hosts.toml": EXISTING, "ghcr.io/ca.crt": "a"})
     with capture_logs() as logs:
         configure(tmp_path, mirroring(keeps_existing=True), quick())
@@ -140,8 +146,13 @@ def test_certificates_come_with_the_file_that_names_them(tmp_path: Path) -> None
     "form", ["../certs/ca.pem", "{root}/certs/ca.pem"], ids=["relative", "absolute"]
 )
 def test_certificates_beside_the_folder_stay_where_they_are(tmp_path: Path, form: str) -> None:
-    """A path that leads out of the registry's folder, but not out of config_path, leads to the same file afterwards."""
-    text = f'[host."https://m"]\nca = ["{form.format(root=tmp_path)}", "/etc/ssl/ca.pem"]\nclient = ["../certs/gone"]\n'
+    """A path that leads out of the registry's folder, but not out of config_path, leads to the same
+    file afterwards.
+    """
+    text = (
+        f'[host."https://m"]\nca = ["{form.format(root=tmp_path)}", "/etc/ssl/ca.pem"]\n'
+        'client = ["../certs/gone"]\n'
+    )
     write(tmp_path, **{"docker.io/hosts.toml": text, "certs/ca.pem": "a", "certs/unused.pem": ""})
     wanted = planned(tmp_path, "https://docker.io")
     assert file(wanted, "certs/ca.pem") == "a"
@@ -150,7 +161,9 @@ def test_certificates_beside_the_folder_stay_where_they_are(tmp_path: Path, form
 
 
 def test_the_folder_containerd_prefers_is_the_one_that_is_written(tmp_path: Path) -> None:
-    """Where an operator's folder is named host_port_ ours is too: containerd would not look at host:port beside it."""
+    """Where an operator's folder is named host_port_ ours is too: containerd would not look at
+    host:port beside it.
+    """
     write(
         tmp_path,
         **{
@@ -164,7 +177,9 @@ def test_the_folder_containerd_prefers_is_the_one_that_is_written(tmp_path: Path
 
 
 def test_links_are_followed_as_containerd_follows_them(tmp_path: Path) -> None:
-    """A registry that is a link to another's folder, or whose files are links, gets the files themselves."""
+    """A registry that is a link to another's folder, or whose files are links, gets the files
+    themselves.
+    """
     root, elsewhere = tmp_path / "certs.d", tmp_path / "shared"
     write(elsewhere, **{"hosts.toml": EXISTING, "ca.crt": "outside"})
     write(root, **{"ghcr.io/hosts.toml": EXISTING, "ghcr.io/ca.crt": "inside"})
@@ -183,7 +198,9 @@ def test_links_are_followed_as_containerd_follows_them(tmp_path: Path) -> None:
 
 
 def test_dockers_certificates_count_without_a_file(tmp_path: Path) -> None:
-    """A folder of certificates alone means something to containerd until there is a hosts.toml: then that says it."""
+    """A folder of certificates alone means something to containerd until there is a hosts.toml:
+    then that says it.
+    """
     write(tmp_path, **{"foo.bar/ca.crt": "a"})
     wanted = planned(tmp_path, "https://foo.bar")
     document = tomllib.loads(file(wanted, "foo.bar/hosts.toml"))
@@ -201,7 +218,9 @@ def test_dockers_certificates_count_without_a_file(tmp_path: Path) -> None:
     ids=["TOML", "UTF-8", "large"],
 )
 def test_a_file_that_cannot_be_kept_is_named(tmp_path: Path, text: bytes, named: str) -> None:
-    """The error says which file, which line and what to do; of registries that are not asked for nothing is read."""
+    """The error says which file, which line and what to do; of registries that are not asked for
+    nothing is read.
+    """
     write(tmp_path, **{"docker.io/hosts.toml": ""})
     (tmp_path / "docker.io" / "hosts.toml").write_bytes(text)
     with pytest.raises(ConfigError, match=named) as caught:

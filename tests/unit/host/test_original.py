@@ -1,4 +1,6 @@
-"""The original of `config_path`: what a run that was killed at any step leaves is never lost, and comes back whole."""
+"""The original of `config_path`: what a run that was killed at any step leaves is never lost, and
+comes back whole.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ from tests.host_trees import (
 
 @MADE
 def test_what_was_there_comes_back_to_the_last_bit(seen: Path, make: Make) -> None:
-    """After both commands contents, names, modes, owners, times, links and empty folders are the original."""
+    """After both commands contents, names, modes, owners, times, links and empty folders are the
+    original.
+    """
     root, before = fresh(seen, make)
     configuration, cleanup = works(root)
     configuration(quick())
@@ -59,7 +63,9 @@ def test_a_second_run_changes_nothing(seen: Path, make: Make) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_what_the_disk_refuses_is_said_and_loses_nothing(seen: Path, number: int) -> None:
-    """An error at any step is one HostError that names a path; the next run goes on, and cleanup gives all back."""
+    """An error at any step is one HostError that names a path; the next run goes on, and cleanup
+    gives all back.
+    """
     root, before = fresh(seen, rich)
     configuration, cleanup = works(root)
 
@@ -99,7 +105,9 @@ def test_a_file_system_that_cannot_exchange_is_served_too(seen: Path) -> None:
 
 
 def test_a_large_file_is_copied_and_never_held(seen: Path) -> None:
-    """A file beside hosts.toml is kept, and comes back, however large it is; a link to it leads to a copy."""
+    """A file beside hosts.toml is kept, and comes back, however large it is; a link to it leads to
+    a copy.
+    """
     root, _ = fresh(seen, rich)
     for path in (root / "docker.io" / "large.bin", seen / "outside.bin"):
         with path.open("wb") as file:
@@ -160,7 +168,9 @@ def test_all_files_together_have_a_bound(seen: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_plan_that_fails_changes_nothing(seen: Path) -> None:
-    """An existing hosts.toml that is not TOML stops configuration before its first step, with file and line."""
+    """An existing hosts.toml that is not TOML stops configuration before its first step, with file
+    and line.
+    """
     root, _ = fresh(seen, rich)
     (root / "docker.io" / "hosts.toml").write_text('server = "x"\n[host."a"]\nb = = c\n')
     before = described(seen)
@@ -170,7 +180,9 @@ def test_a_plan_that_fails_changes_nothing(seen: Path) -> None:
 
 
 def test_what_was_added_meanwhile_goes_with_cleanup(seen: Path) -> None:
-    """The backup is the original: what came between is removed, by the next configuration too, as Spegel does."""
+    """The backup is the original: what came between is removed, by the next configuration too, as
+    Spegel does.
+    """
     root, before = fresh(seen, rich)
     configuration, cleanup = works(root)
     configuration(quick())
@@ -184,7 +196,9 @@ def test_what_was_added_meanwhile_goes_with_cleanup(seen: Path) -> None:
 
 
 def test_a_folder_that_was_made_stays_if_others_use_it(seen: Path) -> None:
-    """A folder that was not there before goes with cleanup only where nobody else has put something beside it."""
+    """A folder that was not there before goes with cleanup only where nobody else has put something
+    beside it.
+    """
     root, _ = fresh(seen, nothing)
     configuration, cleanup = works(root)
     configuration(quick())
@@ -194,7 +208,9 @@ def test_a_folder_that_was_made_stays_if_others_use_it(seen: Path) -> None:
 
 
 def test_a_backup_of_spegels_is_put_back(seen: Path) -> None:
-    """A node that Spegel configured is cleaned up: what lies in its _backup comes back, all else goes."""
+    """A node that Spegel configured is cleaned up: what lies in its _backup comes back, all else
+    goes.
+    """
     root, before = fresh(seen, rich)
     names = [path.name for path in root.iterdir()]
     (root / "_backup").mkdir(mode=0o755)

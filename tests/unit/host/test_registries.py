@@ -1,4 +1,6 @@
-"""Registries and mirrors on the command line: what Spegel takes, and one clear sentence for the rest."""
+"""Registries and mirrors on the command line: what Spegel takes, and one clear sentence for the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def test_a_folder_with_a_port_has_two_names(host: str, folders: tuple[str, ...])
     ],
 )
 def test_what_is_no_registry_is_named(given: str, named: str) -> None:
-    """Whatever is no URL of a host and a port is an error that says what to write; of mirrors too."""
+    """Whatever is no URL of a host and a port is an error that says what to write; of mirrors
+    too.
+    """
     for parse in (parse_registries, parse_targets):
         with pytest.raises(ValueError, match=re.escape(named)):
             parse([given])
@@ -80,7 +84,9 @@ def test_what_is_no_registry_is_named(given: str, named: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/v2", "/v2/proxy/", "?a=b", "#a"])
 def test_a_path_is_refused_with_the_way_to_go(path: str) -> None:
-    """A mirror below a path belongs into a file by hand; repositories of a registry are for filters."""
+    """A mirror below a path belongs into a file by hand; repositories of a registry are for
+    filters.
+    """
     host = "https://harbor.example:8443"
     start = re.escape(f"{path}' should be no more than a host and a port: write {host}; ")
     with pytest.raises(ValueError, match=f"{start}.*override_path.*--prepend-existing"):

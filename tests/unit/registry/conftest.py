@@ -26,8 +26,9 @@ from spegel_py.transfer.sender import Sender
 from tests.unit.registry.raw import RawClient
 
 PATIENT = Deadlines(connect=10, first_byte=10, stall=10, resolve=10, manifest=10, blob=10)
-"""All nodes of a test share one event loop, on a machine that may be busy: only a test of a deadline
-has a short one."""
+"""All nodes of a test share one event loop, on a machine that may be busy: only a test of a
+deadline has a short one.
+"""
 
 
 @dataclass
@@ -49,7 +50,9 @@ class Node:
         return client
 
     async def counted(self, name: str) -> dict[tuple[str, ...], float]:
-        """Return `samples` once all requests are over: a client has its last byte before that is counted."""
+        """Return `samples` once all requests are over: a client has its last byte before that is
+        counted.
+        """
         async with asyncio.timeout(10):
             while self.samples("http_requests_inflight"):
                 await asyncio.sleep(0.01)

@@ -55,7 +55,9 @@ class RawClient:
         return await self.read(has_body=has_body)
 
     async def read(self, *, has_body: bool = True) -> Answer:
-        """Read one answer; its body may be shorter than its Content-Length if the connection ends."""
+        """Read one answer; its body may be shorter than its Content-Length if the connection
+        ends.
+        """
         async with asyncio.timeout(10):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             line, *fields = head.rstrip().split("\r\n")

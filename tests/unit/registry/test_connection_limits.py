@@ -62,7 +62,9 @@ def test_addresses_are_grouped_by_host(client: str, host: str, expected: str) ->
 
 
 def test_an_address_that_has_enough_loses_what_it_used_least() -> None:
-    """Its connection that has been idle for longest makes room for its new one; nobody else is touched."""
+    """Its connection that has been idle for longest makes room for its new one; nobody else is
+    touched.
+    """
     connections = ConnectionTable(SMALL)
     other = connect(connections, "10.0.0.3")
     first, second, third = (connect(connections, "10.0.0.2") for _ in range(3))
@@ -77,7 +79,9 @@ def test_an_address_that_has_enough_loses_what_it_used_least() -> None:
 
 
 def test_a_connection_in_use_is_never_hung_up() -> None:
-    """Where all of an address are in use its new one is refused; others and this host still get in."""
+    """Where all of an address are in use its new one is refused; others and this host still get
+    in.
+    """
     connections = ConnectionTable(SMALL)
     held = [connect(connections, "10.0.0.2", is_idle=False) for _ in range(3)]
     assert connect(connections, "10.0.0.2") is None
@@ -87,7 +91,9 @@ def test_a_connection_in_use_is_never_hung_up() -> None:
 
 
 def test_many_addresses_do_not_shut_out_this_host() -> None:
-    """Others have a sum of their own, in which the one that has been idle for longest makes room."""
+    """Others have a sum of their own, in which the one that has been idle for longest makes
+    room.
+    """
     connections = ConnectionTable(SMALL)
     others = [connect(connections, f"10.0.1.{number}") for number in range(6)]
     assert connect(connections, "10.0.2.1")
@@ -108,7 +114,9 @@ def test_this_host_does_not_shut_out_itself_while_some_are_idle() -> None:
 
 
 def test_who_left_makes_room() -> None:
-    """A connection that has ended counts no more, and its address is forgotten; ending twice is no matter."""
+    """A connection that has ended counts no more, and its address is forgotten; ending twice is no
+    matter.
+    """
     connections = ConnectionTable(SMALL)
     held = [connect(connections, "10.0.0.2", is_idle=False) for _ in range(3)]
     for each in held:

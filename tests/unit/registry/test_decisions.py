@@ -1,4 +1,6 @@
-"""Every way in which a client's pull can end leaves one record of the right reason, and metrics that agree."""
+"""Every way in which a client's pull can end leaves one record of the right reason, and metrics
+that agree.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ DIGEST = Digest.of(SMALL)
 
 
 async def reason(node: Node) -> tuple[str | None, dict[str, Any]]:
-    """Return the reason and the record of the one pull that a node's client made, once it is over."""
+    """Return the reason and the record of the one pull that a node's client made, once it is
+    over.
+    """
     async with asyncio.timeout(5):
         while not node.pull_log.find(None, limit=9):
             await asyncio.sleep(0.01)
@@ -80,7 +84,9 @@ async def test_a_hit_from_a_peer(start: NodeFactory, method: str) -> None:
 
 
 async def test_a_body_that_went_on_elsewhere_is_a_hit_from_both_peers(start: NodeFactory) -> None:
-    """The attempt that broke is there with its outcome and its bytes, and so is the one that went on."""
+    """The attempt that broke is there with its outcome and its bytes, and so is the one that went
+    on.
+    """
     digest, cut = Digest.of(LARGE), 6_000_000
     async with (
         start() as node,
@@ -197,7 +203,9 @@ async def test_a_client_that_leaves_before_an_answer(start: NodeFactory) -> None
 async def test_a_client_that_is_gone_when_its_answer_begins(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection ended after the content was found: no head was sent, so the record names no source."""
+    """Its connection ended after the content was found: no head was sent, so the record names no
+    source.
+    """
 
     async def break_off(response: web.StreamResponse, request: web.BaseRequest) -> None:
         raise ConnectionResetError("Cannot write to closing transport")
@@ -394,7 +402,9 @@ async def test_resolve_ends_when_the_lookup_does_not(node: Node) -> None:
 
 
 async def test_a_body_on_its_way_tells_how_far_it_is(start: NodeFactory) -> None:
-    """While the client does not read: how much of it was sent, out of how much, and by which peer."""
+    """While the client does not read: how much of it was sent, out of how much, and by which
+    peer.
+    """
     data = LARGE * 3
     async with start("a") as a, start("b") as b:
         a.store.add(data)

@@ -45,7 +45,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("hasty")
 async def test_a_head_that_does_not_end_is_hung_up(begun: bytes, node: Node) -> None:
-    """However often a byte of it comes; the time counts from its first byte, or from the connection."""
+    """However often a byte of it comes; the time counts from its first byte, or from the
+    connection.
+    """
     client = await node.client()
     began = asyncio.get_running_loop().time()
     client.writer.write(begun)
@@ -163,7 +165,9 @@ async def metrics_port(limits: ConnectionLimits) -> AsyncIterator[int]:
 
 
 async def test_idle_connections_make_room_for_new_ones() -> None:
-    """A port that has as many as it takes hangs up the one that has been idle for longest, and answers the new one."""
+    """A port that has as many as it takes hangs up the one that has been idle for longest, and
+    answers the new one.
+    """
     async with metrics_port(ConnectionLimits(own=4, overall=4, per_address=4)) as port:
         clients = [await RawClient.connect(port) for _ in range(4)]
         assert (await clients[0].send(METRICS)).status == 200

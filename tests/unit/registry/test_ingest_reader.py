@@ -39,7 +39,9 @@ async def node(start: NodeFactory, ingests: MemoryIngests) -> AsyncIterator[Node
 
 
 async def test_a_peer_gets_a_blob_while_it_grows(node: Node, ingests: MemoryIngests) -> None:
-    """Each part reaches the peer as soon as it is written, and the connection goes on after the whole."""
+    """Each part reaches the peer as soon as it is written, and the connection goes on after the
+    whole.
+    """
     ingests.begin(DIGEST, total=len(LARGE))
     ingests.write(DIGEST, LARGE[:1])
     client = await node.client()
@@ -68,7 +70,9 @@ async def test_only_who_was_sent_here_gets_what_grows(node: Node, ingests: Memor
 async def test_who_follows_says_whom_it_takes_the_content_from(
     start: NodeFactory, ingests: MemoryIngests
 ) -> None:
-    """So that nobody takes from a node what that has from it; content that is whole has no source any more."""
+    """So that nobody takes from a node what that has from it; content that is whole has no source
+    any more.
+    """
     sources: dict[Digest, str] = {DIGEST: "parent"}
     async with start(
         ingest_reader=IngestReader(ingests=ingests, size_of=SIZES.get, source_of=sources.get)
@@ -121,7 +125,9 @@ async def test_a_writer_that_stops_ends_the_answer_short(
 async def test_nothing_is_promised_before_the_first_byte(
     node: Node, ingests: MemoryIngests
 ) -> None:
-    """A writer that stops before it, as where upstream refuses, is a 404: then another source can be asked."""
+    """A writer that stops before it, as where upstream refuses, is a 404: then another source can
+    be asked.
+    """
     ingests.begin(DIGEST, total=len(LARGE))
     client = await node.client()
     client.writer.write(f"GET {BLOB} HTTP/1.1\r\nHost: x\r\n{FOLLOWING}\r\n\r\n".encode())
@@ -170,7 +176,9 @@ async def test_the_size_may_come_from_a_manifest(
 
 
 async def test_what_was_committed_in_between_is_found(start: NodeFactory) -> None:
-    """Between a look at the store and one at what is written, content may move from the one to the other."""
+    """Between a look at the store and one at what is written, content may move from the one to the
+    other.
+    """
     store = MemoryStore()
 
     class Committed:

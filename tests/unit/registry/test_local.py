@@ -61,7 +61,9 @@ def blob(digest: Digest) -> str:
 
 
 async def test_a_blob_is_sent_with_its_headers(start: NodeFactory, store: MemoryStore) -> None:
-    """A blob comes with type, length, digest, namespace and the API's version, and without compression."""
+    """A blob comes with type, length, digest, namespace and the API's version, and without
+    compression.
+    """
     digest = store.add(BLOB)
     async with start(store=store) as node:
         client = await node.client()
@@ -263,7 +265,9 @@ class _BreakingContent(MemoryContent):
 
 
 async def test_a_broken_source_ends_short_and_clean(start: NodeFactory) -> None:
-    """When the disk fails in mid-body the client gets what was read and then a FIN; it counts as a cut."""
+    """When the disk fails in mid-body the client gets what was read and then a FIN; it counts as a
+    cut.
+    """
     data = b"x" * 5_000_000
     async with start(store=Breaking()) as node:
         client = await node.client()
@@ -287,7 +291,9 @@ async def test_filters_keep_images_from_being_served(start: NodeFactory) -> None
 
 
 async def test_a_client_that_does_not_read_is_dropped(start: NodeFactory) -> None:
-    """A client that stops reading is cut off after the bound, and counted; what it was sent ends with a FIN."""
+    """A client that stops reading is cut off after the bound, and counted; what it was sent ends
+    with a FIN.
+    """
     async with start(client_timeout=0.2) as node:
         digest = node.store.add(b"x" * 64_000_000)
         client = await node.client()
@@ -325,7 +331,9 @@ async def test_no_descriptor_is_left_behind(start: NodeFactory, tmp_path: Path) 
 async def test_a_client_that_leaves_with_the_last_byte_has_had_it_all(
     start: NodeFactory, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may hang up before the thread that moved the bytes has told so: that is a hit, and no client gone."""
+    """It may hang up before the thread that moved the bytes has told so: that is a hit, and no
+    client gone.
+    """
 
     async def send(sender: Sender, *given: Any, **options: Any) -> None:
         await original(sender, *given, **options)

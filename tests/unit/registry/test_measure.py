@@ -60,7 +60,9 @@ def url(node: Node) -> str:
 
 
 async def test_each_part_says_where_it_came_from(node: Node, peer: Node) -> None:
-    """A layer from here, one from the peer, one from nobody, where a runtime would go to the registry."""
+    """A layer from here, one from the peer, one from nobody, where a runtime would go to the
+    registry.
+    """
     app = image("app", layers=3, size=100_000)
     manifest, config, *layers = app.blobs
     await hold(peer, manifest, config, layers[0], tag=app)

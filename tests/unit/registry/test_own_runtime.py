@@ -1,4 +1,6 @@
-"""Only this node's own runtime is sent to downloads that are still going on: another one may wait for itself."""
+"""Only this node's own runtime is sent to downloads that are still going on: another one may wait
+for itself.
+"""
 
 from __future__ import annotations
 

@@ -115,7 +115,9 @@ async def test_the_name_in_a_request_is_filtered_besides(node: Node, origins: Fa
 async def test_a_peer_that_may_share_filtered_content_is_not_asked(
     start: NodeFactory, node: Node
 ) -> None:
-    """This node would hand out what its settings keep here; content it does not hold is the peer's business."""
+    """This node would hand out what its settings keep here; content it does not hold is the peer's
+    business.
+    """
     other = b"held by the peer only"
     async with start("peer") as peer:
         for data in (LAYER, other):

@@ -74,7 +74,9 @@ async def test_a_blob_is_relayed(pair: Pair, data: bytes) -> None:
 
 
 async def test_a_peers_request_is_counted_at_its_own_node(pair: Pair) -> None:
-    """A counts the bytes it sent, but neither a hit nor a miss: it was not its client that pulled."""
+    """A counts the bytes it sent, but neither a hit nor a miss: it was not its client that
+    pulled.
+    """
     digest = await pair.hold(SMALL)
     await (await pair.b.client()).ask("GET", blob(digest))
     assert await pair.a.counted("spegel_served_bytes_total") == {("local",): len(SMALL)}
@@ -82,7 +84,9 @@ async def test_a_peers_request_is_counted_at_its_own_node(pair: Pair) -> None:
 
 
 async def test_an_image_is_pulled_as_containerd_does(pair: Pair) -> None:
-    """HEAD of the tag, GET of the manifest by digest, GET of the blobs: all from A, with the same headers as from A."""
+    """HEAD of the tag, GET of the manifest by digest, GET of the blobs: all from A, with the same
+    headers as from A.
+    """
     layer = await pair.hold(LARGE)
     await pair.hold(MANIFEST, "r.io/app:v1")
     here, there = await pair.b.client(), await pair.a.client()
@@ -102,7 +106,9 @@ async def test_an_image_is_pulled_as_containerd_does(pair: Pair) -> None:
 @pytest.mark.parametrize("data", [LARGE, SMALL], ids=["large", "small"])
 @pytest.mark.parametrize("asked", ["100-", "100-299", "-200", "100-99999999"])
 async def test_a_range_is_relayed(pair: Pair, data: bytes, asked: str) -> None:
-    """B answers a range of any form with the 206 that A would give, verified as a whole where it is small."""
+    """B answers a range of any form with the 206 that A would give, verified as a whole where it is
+    small.
+    """
     digest = await pair.hold(data)
     relayed, direct = [
         await (await node.client()).ask("GET", blob(digest), f"Range: bytes={asked}")
@@ -173,7 +179,9 @@ async def test_a_relay_that_cannot_go_on_ends_with_a_fin(pair: Pair) -> None:
 
 
 async def test_a_cut_relay_is_no_reset_even_if_the_client_goes_on_sending(pair: Pair) -> None:
-    """A client that sends while the connection is being ended, and reads only then, still sees bytes and a FIN."""
+    """A client that sends while the connection is being ended, and reads only then, still sees
+    bytes and a FIN.
+    """
     digest, loop = Digest.of(LARGE), asyncio.get_running_loop()
     async with FakePeer(LARGE, cut_at=50_000).serve("c") as peer:
         await pair.b.network.join(peer).advertise([str(digest)])
@@ -198,7 +206,9 @@ async def test_a_cut_relay_is_no_reset_even_if_the_client_goes_on_sending(pair: 
 
 
 async def test_a_runtime_resumes_a_cut_pull_and_is_sent_upstream(pair: Pair) -> None:
-    """After a cut the runtime asks for the rest: A goes on if it can, else 404 sends that range upstream."""
+    """After a cut the runtime asks for the rest: A goes on if it can, else 404 sends that range
+    upstream.
+    """
     digest = Digest.of(LARGE)
     async with FakePeer(LARGE, cut_at=5_000_000).serve("c") as peer:
         await pair.b.network.join(peer).advertise([str(digest)])
@@ -275,7 +285,9 @@ async def test_an_old_tag_is_answered_to_peers_only_with_its_age(start: NodeFact
 
 
 async def test_a_peer_with_an_old_tag_is_not_believed(start: NodeFactory) -> None:
-    """Neither when it announced when it pulled the tag, nor when only its answer says so; the digest is relayed."""
+    """Neither when it announced when it pulled the tag, nor when only its answer says so; the
+    digest is relayed.
+    """
     async with start("a") as a, start("b", freshness=Freshness(ttl=60)) as b:
         digest, name = a.store.add(MANIFEST), "r.io/app:v1"
         old = time.time() - 3600
@@ -291,7 +303,9 @@ async def test_a_peer_with_an_old_tag_is_not_believed(start: NodeFactory) -> Non
 
 
 async def test_a_tag_stays_as_old_as_it_was_at_the_peer(start: NodeFactory) -> None:
-    """What a node pulls after a peer's answer is no younger for it; after a 404 it is, for the registry was asked."""
+    """What a node pulls after a peer's answer is no younger for it; after a 404 it is, for the
+    registry was asked.
+    """
     freshness = Freshness(ttl=60)
     async with start("a") as a, start("b", freshness=freshness) as b:
         digest, name = a.store.add(MANIFEST), "r.io/app:v1"

@@ -1,4 +1,6 @@
-"""Requests that are not pulls, or not even requests: what a client is told, and whether it can go on."""
+"""Requests that are not pulls, or not even requests: what a client is told, and whether it can go
+on.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ async def test_the_base_is_200(node: Node, method: str, target: str) -> None:
     ],
 )
 async def test_bad_targets_are_told_apart(node: Node, target: str, status: int, code: str) -> None:
-    """Each bad target gets its own status and code as OCI JSON, and the connection can be used again."""
+    """Each bad target gets its own status and code as OCI JSON, and the connection can be used
+    again.
+    """
     client = await node.client()
     answer = await client.ask("GET", target)
     assert (answer.status, answer.error["code"]) == (status, code)
@@ -112,7 +116,8 @@ async def test_a_body_is_not_invited(node: Node) -> None:
             b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400, id="length"
         ),
         pytest.param(
-            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n"
+            b"\r\n",
             400,
             id="smuggling",
         ),
@@ -149,7 +154,9 @@ async def test_a_body_is_not_invited(node: Node) -> None:
 async def test_what_is_no_request_is_answered_as_oci_json(
     node: Node, data: bytes, status: int
 ) -> None:
-    """What the HTTP parser itself refuses is OCI JSON too; all of the answer arrives, and then a FIN."""
+    """What the HTTP parser itself refuses is OCI JSON too; all of the answer arrives, and then a
+    FIN.
+    """
     client = await node.client()
     answer = await client.send(data)
     assert (answer.status, answer.error["code"]) == (status, "UNSUPPORTED")
@@ -186,7 +193,9 @@ async def test_http_1_0_is_served(node: Node) -> None:
 
 
 async def test_the_probes(start: NodeFactory) -> None:
-    """`/livez` is 200; `/readyz` is 200 when ready, else 500 with the reasons as JSON; HEAD is told the same."""
+    """`/livez` is 200; `/readyz` is 200 when ready, else 500 with the reasons as JSON; HEAD is told
+    the same.
+    """
     async with start() as node:
         client = await node.client()
         assert (await client.ask("GET", "/livez")).status == 200
@@ -245,7 +254,8 @@ async def test_credentials_are_asked_for(
 ) -> None:
     """With credentials set, only their bearer gets in.
 
-    Nobody is challenged: containerd would answer with the password that its user has for the upstream registry.
+    Nobody is challenged: containerd would answer with the password that its user has for the
+    upstream registry.
     """
     async with start(credentials=SECRET) as node:
         client = await node.client()

@@ -93,7 +93,9 @@ async def test_a_foreign_address_is_a_config_error(
 
 
 async def test_a_transfer_under_way_may_finish(start: NodeFactory) -> None:
-    """At the end nobody new is let in, but a transfer under way is finished within the drain time."""
+    """At the end nobody new is let in, but a transfer under way is finished within the drain
+    time.
+    """
     data = b"x" * 20_000_000
     async with start(drain=5) as node:
         digest = node.store.add(data)
@@ -131,7 +133,9 @@ PROMETHEUS = (
 
 
 async def test_the_metrics_page(app: web.Application) -> None:
-    """`/metrics` is OpenMetrics for those who accept it, and Prometheus text for the others; elsewhere 404."""
+    """`/metrics` is OpenMetrics for those who accept it, and Prometheus text for the others;
+    elsewhere 404.
+    """
     async with serve(app, "127.0.0.1:0") as port:
         client = await RawClient.connect(port)
         text = await client.ask("GET", "/metrics")

@@ -1,4 +1,6 @@
-"""Slots are for whoever is not this node's own runtime, whatever a header says, and for clients that read."""
+"""Slots are for whoever is not this node's own runtime, whatever a header says, and for clients
+that read.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_another_node_has_more_time_for_its_own_client(clock: Clock, stack: Exit
 
 
 def test_only_those_are_hung_up_whose_slots_are_wanted(clock: Clock, stack: ExitStack) -> None:
-    """The bound of one address is no matter of another one, nor that of what grows one of what is whole."""
+    """The bound of one address is no matter of another one, nor that of what grows one of what is
+    whole.
+    """
     limits = small(clock)
     readers = {}
     for name, address, grows in (
@@ -154,7 +158,9 @@ def test_only_those_are_hung_up_whose_slots_are_wanted(clock: Clock, stack: Exit
 def test_what_is_relayed_is_hung_up_where_a_peer_had_no_slot(
     clock: Clock, stack: ExitStack
 ) -> None:
-    """To the own runtime too: it holds slots that its other pulls, and other clients, are refused."""
+    """To the own runtime too: it holds slots that its other pulls, and other clients, are
+    refused.
+    """
     limits = small(clock)
     relayed = served(stack.enter_context(limits.relay("here")), FakeReader(clock, 0))
     other = served(
@@ -169,7 +175,9 @@ def test_what_is_relayed_is_hung_up_where_a_peer_had_no_slot(
 def test_one_address_cannot_have_all_slots_of_this_node_at_a_peer(
     clock: Clock, stack: ExitStack
 ) -> None:
-    """It gets half of what it may have here relayed; at least one, and any number without a limit."""
+    """It gets half of what it may have here relayed; at least one, and any number without a
+    limit.
+    """
     limits = TransferLimits(per_peer=4, overall=0, metrics=NodeMetrics().server, clock=clock)
     for _ in range(2):
         stack.enter_context(limits.admit("a", relays=True))
@@ -295,7 +303,9 @@ async def test_a_slot_is_not_held_by_a_client_that_does_not_read(start: NodeFact
 async def test_slow_clients_of_a_relaying_node_do_not_hold_its_slots_at_a_peer(
     start: NodeFactory,
 ) -> None:
-    """The next client is told that nobody has it, and after a moment the one after that is served."""
+    """The next client is told that nobody has it, and after a moment the one after that is
+    served.
+    """
     one = TransferLimits(per_peer=1, overall=0, metrics=NodeMetrics().server)
     async with start("a", limits=one, node="node-a") as a, start("b", node="node-b") as b:
         digest = a.store.add(LARGE)

@@ -1,4 +1,6 @@
-"""Transfers to other nodes beyond the limits: refused so that they ask elsewhere, while clients are always served."""
+"""Transfers to other nodes beyond the limits: refused so that they ask elsewhere, while clients are
+always served.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def limits(*, per_peer: int = 0, overall: int = 0, growing: int = 0) -> Transfer
 
 
 def test_one_address_gets_no_more_than_its_share() -> None:
-    """Beyond its limit one peer is refused while another is admitted, until one of its transfers has ended."""
+    """Beyond its limit one peer is refused while another is admitted, until one of its transfers
+    has ended.
+    """
     some = limits(per_peer=2)
     with some.admit("a"):
         with some.admit("a"):
@@ -35,7 +39,9 @@ def test_one_address_gets_no_more_than_its_share() -> None:
 
 
 def test_all_together_get_no_more_than_there_is() -> None:
-    """Beyond the limit over all, a peer is refused however little it has; what was refused counts for nothing."""
+    """Beyond the limit over all, a peer is refused however little it has; what was refused counts
+    for nothing.
+    """
     some = limits(overall=1)
     for _ in range(2):
         with some.admit("a"), pytest.raises(Busy), some.admit("b"):
@@ -74,7 +80,9 @@ async def begin(node: Node, target: str, *lines: str) -> RawClient:
 
 
 async def test_a_peer_beyond_its_limit_is_told_to_go_elsewhere(start: NodeFactory) -> None:
-    """503 with the spec's JSON, at once; what is no transfer is answered, and clients are never refused."""
+    """503 with the spec's JSON, at once; what is no transfer is answered, and clients are never
+    refused.
+    """
     async with start(limits=limits(per_peer=1)) as node:
         large, small = (f"/v2/app/blobs/{node.store.add(data)}?ns=r.io" for data in (LARGE, SMALL))
         busy = await begin(node, large, MIRRORED)

@@ -34,7 +34,9 @@ def _loaded(code: str) -> list[str]:
 
 
 def test_a_node_loads_only_the_packages_that_it_uses() -> None:
-    """A package that is not in the list costs every node memory and time: find out who imports it."""
+    """A package that is not in the list costs every node memory and time: find out who imports
+    it.
+    """
     modules = _loaded("import spegel_py.node")
     packages = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
     assert {name for name in packages if not name.startswith(("_", "cython"))} <= set(

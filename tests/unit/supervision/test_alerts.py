@@ -92,7 +92,9 @@ def test_a_condition_that_is_back_meanwhile_keeps_its_alert() -> None:
 
 @pytest.mark.parametrize("period", [2, 6, 30, 120])
 def test_flapping_does_not_fill_the_disk(period: int) -> None:
-    """A condition that comes and goes for a day, at whatever pace, makes at most eight records an hour and a few."""
+    """A condition that comes and goes for a day, at whatever pace, makes at most eight records an
+    hour and a few.
+    """
     book, records = AlertBook(), 0
     for second in range(86_400):
         observations = (
@@ -153,7 +155,9 @@ def test_an_alert_survives_being_written() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.1, 20.0), st.sets(st.sampled_from("abc"))), max_size=80))
 def test_whatever_flaps_the_book_is_consistent(steps: list[tuple[float, set[str]]]) -> None:
-    """Ids are unique and rise, every closed alert was open, and none is closed while its condition is seen."""
+    """Ids are unique and rise, every closed alert was open, and none is closed while its condition
+    is seen.
+    """
     book, now, ids, is_open = AlertBook(), 0.0, [], set[str]()
     for pause, subjects in steps:
         now += pause

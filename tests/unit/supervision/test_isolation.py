@@ -22,7 +22,9 @@ def observe(
 
 
 def test_the_time_counts_from_the_start() -> None:
-    """Never having had a peer warns, with the time since the start; just before the threshold nothing is said."""
+    """Never having had a peer warns, with the time since the start; just before the threshold
+    nothing is said.
+    """
     state = isolation()
     assert observe(state, 59.9) is None
     assert observe(state, 60.0) == Episode(
@@ -41,7 +43,9 @@ def test_it_counts_from_the_last_peer() -> None:
 
 
 def test_an_episode_is_told_once_per_level_and_ends() -> None:
-    """One warning, one critical line, one recovery with the episode's length; then a new episode may come."""
+    """One warning, one critical line, one recovery with the episode's length; then a new episode
+    may come.
+    """
     state = isolation()
     told = [observe(state, float(second)) for second in range(400)]
     told.append(observe(state, 400.0, peers=1))
@@ -63,7 +67,9 @@ def test_a_short_absence_is_no_episode() -> None:
 
 
 def test_a_node_alone_on_purpose_is_not_cut_off() -> None:
-    """Where nobody is expected nothing is said, however long it takes, and an episode under way is over."""
+    """Where nobody is expected nothing is said, however long it takes, and an episode under way is
+    over.
+    """
     state = isolation()
     assert [
         observe(state, float(second), is_expecting=False) for second in range(0, 10_000, 50)
@@ -77,7 +83,9 @@ def test_a_node_alone_on_purpose_is_not_cut_off() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.1, 200.0), st.integers(0, 2), st.booleans()), max_size=60))
 def test_whatever_comes_episodes_are_well_formed(steps: list[tuple[float, int, bool]]) -> None:
-    """Each episode is told as a warning or worse first, never twice at one level, and ends at most once."""
+    """Each episode is told as a warning or worse first, never twice at one level, and ends at most
+    once.
+    """
     state, now, told = isolation(), 0.0, None
     for pause, peers, is_expecting in steps:
         now += pause

@@ -34,7 +34,9 @@ def test_what_is_flushed_is_read_in_order_and_private(tmp_path: Path) -> None:
 
 
 def test_files_are_rotated_and_few(tmp_path: Path) -> None:
-    """However much is written, there are three files of bounded size, with the latest records in order."""
+    """However much is written, there are three files of bounded size, with the latest records in
+    order.
+    """
     one = journal(tmp_path, max_bytes=1000)
     for number in range(1000):
         one.append({"n": number})
@@ -48,7 +50,9 @@ def test_files_are_rotated_and_few(tmp_path: Path) -> None:
 
 
 def test_a_fresh_file_begins_with_what_still_holds(tmp_path: Path) -> None:
-    """What is carried over is written first after each rotation, so that it is never rotated away."""
+    """What is carried over is written first after each rotation, so that it is never rotated
+    away.
+    """
     one = Journal(
         folder=tmp_path, name=NAME, carried=lambda: [{"n": "open"}], max_bytes=100, files=2
     )
@@ -63,7 +67,9 @@ def test_a_fresh_file_begins_with_what_still_holds(tmp_path: Path) -> None:
 def test_a_torn_last_line_costs_that_line_only(
     cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Wherever the file was cut off, the lines before are read, and what is written afterwards too."""
+    """Wherever the file was cut off, the lines before are read, and what is written afterwards
+    too.
+    """
     folder = tmp_path_factory.mktemp("torn")
     one = journal(folder)
     for number in range(10):
@@ -88,7 +94,9 @@ def test_foreign_lines_are_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the kernel's full device is not there")
 def test_a_full_disk_keeps_records_waiting(tmp_path: Path) -> None:
-    """On a full disk a flush fails without raising; what waited is written when there is room, each once."""
+    """On a full disk a flush fails without raising; what waited is written when there is room, each
+    once.
+    """
     one = journal(tmp_path)
     one.append({"n": 1})
     (tmp_path / NAME).symlink_to("/dev/full")

@@ -9,7 +9,9 @@ from tests.processes import until
 
 
 async def test_a_stall_is_seen_once_and_dated() -> None:
-    """A loop that is held up lags by as much; the stall is told once it is over, with its beginning."""
+    """A loop that is held up lags by as much; the stall is told once it is over, with its
+    beginning.
+    """
     lags: list[float] = []
 
     async def has_lagged() -> bool:

@@ -1,4 +1,6 @@
-"""What is made of what is seen: peers that go, clocks that jump, pulls that fail, disks that fill."""
+"""What is made of what is seen: peers that go, clocks that jump, pulls that fail, disks that
+fill.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def test_a_clock_that_is_set_is_seen_once() -> None:
     ids=["half cut", "errors", "one in six", "too few to say", "upstream is next"],
 )
 def test_when_pulls_are_failing(outcomes: dict[str, int], *, is_failing: bool) -> None:
-    """Half of all answers cut or errors is failing; misses are not, since the runtime goes upstream."""
+    """Half of all answers cut or errors is failing; misses are not, since the runtime goes
+    upstream.
+    """
     pulls = PullFailures()
     assert pulls.failing({}, 0.0) is None
     assert (pulls.failing(outcomes, 1.0) is not None) == is_failing
@@ -214,7 +218,9 @@ def named(observations: list[Observation]) -> list[tuple[str, str, float]]:
 
 
 def test_a_death_is_seen_though_the_next_life_is_up_already() -> None:
-    """A libp2p side that died and came up between two looks is seen once; one that is down, all the while."""
+    """A libp2p side that died and came up between two looks is seen once; one that is down, all the
+    while.
+    """
     seen = Seen()
     assert named(seen.look(1.0)) == []
     seen.life = Life(number=2, is_up=True, since=1.8, died=1.2, cause="x")

@@ -43,7 +43,9 @@ def repair(act: object = nothing) -> Repair:
 
 
 def test_there_are_two_tries_and_then_no_more() -> None:
-    """A condition that stays is tried twice, with its time in between, escalated once, and then left alone."""
+    """A condition that stays is tried twice, with its time in between, escalated once, and then
+    left alone.
+    """
     plan = RepairPlan(table={"isolated": repair()}, rng=Random(1))
     steps: list[tuple[float, str]] = []
     for tenth in range(1000):
@@ -119,7 +121,9 @@ async def fails() -> None:
     ids=["done", "failed", "hangs"],
 )
 async def test_every_action_is_written_down(act: object, outcome: str, detail: str) -> None:
-    """With the alert, who, what, how it ended and how long it took; a repair that hangs is cut off."""
+    """With the alert, who, what, how it ended and how long it took; a repair that hangs is cut
+    off.
+    """
     actions: list[RepairRecord] = []
     runner = RepairRunner(
         table={"isolated": repair(act)},

@@ -82,7 +82,9 @@ def conditions(supervisor: Supervisor) -> list[str]:
 
 
 async def test_what_is_wrong_is_seen_repaired_and_written(tmp_path: Path) -> None:
-    """An alert is opened, its repair carried out once, and it is closed; the files hold both, and the metrics too."""
+    """An alert is opened, its repair carried out once, and it is closed; the files hold both, and
+    the metrics too.
+    """
     node = Node(folder=tmp_path / "data", away=time.monotonic())
     async with running(node) as supervisor:
 
@@ -115,7 +117,9 @@ async def test_without_a_folder_all_of_it_works_in_memory() -> None:
 
 
 async def test_what_was_wrong_is_remembered_over_a_restart(tmp_path: Path) -> None:
-    """The latest first, each alert once, as it was last; what an earlier life of the node wrote too."""
+    """The latest first, each alert once, as it was last; what an earlier life of the node wrote
+    too.
+    """
     for _ in range(2):
         async with running(Node(folder=tmp_path / "data", away=time.monotonic())) as supervisor:
 

@@ -1,4 +1,6 @@
-"""Logs as the outside sees them: one JSON object a line; and a log that cannot be written harms nothing."""
+"""Logs as the outside sees them: one JSON object a line; and a log that cannot be written harms
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def test_an_event_is_one_json_object_with_its_fields() -> None:
 def test_a_log_on_a_full_disk_harms_nothing(
     is_buffered: bool, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a line cannot be written the program goes on, and ends well, whatever Python does with its buffers."""
+    """When a line cannot be written the program goes on, and ends well, whatever Python does with
+    its buffers.
+    """
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     if not is_buffered:
         monkeypatch.setenv("PYTHONUNBUFFERED", "1")
@@ -64,7 +68,9 @@ def test_a_log_on_a_full_disk_harms_nothing(
 
 
 def test_an_output_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is named in one line, with status 1; a reader that has gone is the end, without a word."""
+    """A full disk is named in one line, with status 1; a reader that has gone is the end, without a
+    word.
+    """
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     command = [sys.executable, "-m", "spegel_py", "version"]
     with Path("/dev/full").open("wb") as full:

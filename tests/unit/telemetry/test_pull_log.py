@@ -106,7 +106,9 @@ def test_a_peers_request_is_not_kept() -> None:
 
 
 def test_what_is_under_way_is_known_while_it_lasts() -> None:
-    """Peers' requests too, the oldest first, each once, however equal they look; afterwards they are not."""
+    """Peers' requests too, the oldest first, each once, however equal they look; afterwards they
+    are not.
+    """
     pull_log = PullLog(metrics=NodeMetrics().pulls, now=lambda: 5.0)
     with pull_log.recording(pull()) as one:
         with pull_log.recording(pull()) as same, pull_log.recording(pull(mirrored=True)) as peers:

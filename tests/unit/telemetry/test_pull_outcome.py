@@ -171,7 +171,8 @@ def attempt(outcome: str, *, host: str = "10.0.0.2", count: int = 0) -> AttemptR
                 "attempts": [attempt("not_found"), attempt("abandoned", host="10.0.0.3")],
             },
             "failed",
-            "none of the peers gave it: 10.0.0.2:5000 does not have it any more, 10.0.0.3:5000 did not answer in time",
+            "none of the peers gave it: 10.0.0.2:5000 does not have it any more, 10.0.0.3:5000 "
+            "did not answer in time",
             id="all failed",
         ),
         pytest.param(
@@ -219,7 +220,9 @@ def test_many_peers_are_not_all_named_in_the_text() -> None:
 
 
 def test_the_record_as_json_has_what_was_asked_and_what_came_of_it() -> None:
-    """Milliseconds, bytes by source, the peers found and the resolved digest of a tag are all there."""
+    """Milliseconds, bytes by source, the peers found and the resolved digest of a tag are all
+    there.
+    """
     context = PullContext(
         pull=pull(reference="manifests/v1"),
         at=1.0,

@@ -38,7 +38,9 @@ def test_peers_follow_each_other_from_this_nodes_own_place_on() -> None:
 
 @pytest.mark.parametrize("count", [1, 10, 60, 300])
 def test_no_peer_covers_another_or_this_node(count: int) -> None:
-    """However many there are, they stand apart on the circle; from some number on they are not numbered."""
+    """However many there are, they stand apart on the circle; from some number on they are not
+    numbered.
+    """
     spots = ring.spots([1.0] * count)
     for one, other in pairwise(spots):
         assert math.dist((one.x, one.y), (other.x, other.y)) > one.radius + other.radius
@@ -64,7 +66,9 @@ def bin_of(begin: float, **requests: int) -> TimeBin:
 
 
 def test_throughput_is_stacked_below_a_round_value() -> None:
-    """30 + 40 bytes a second of at most 100 take 70 of 100; the scale does not follow every byte."""
+    """30 + 40 bytes a second of at most 100 take 70 of 100; the scale does not follow every
+    byte.
+    """
     one = TimeBin(0.0)
     one.bytes |= {ContentSource.LOCAL: 300_000.0, ContentSource.PEER: 400_000.0}
     plot = plots.throughput([one], width=10.0)

@@ -1,4 +1,6 @@
-"""The page as it is rendered: whole with nothing and with much, strangers' text escaped, made once for all."""
+"""The page as it is rendered: whole with nothing and with much, strangers' text escaped, made once
+for all.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ async def test_a_node_with_nothing_has_a_whole_page() -> None:
 
 
 async def test_a_busy_node_shows_all_of_it(busy: Stage) -> None:
-    """Peers with health, alerts, images with whereabouts, decisions, and what was measured; each id once."""
+    """Peers with health, alerts, images with whereabouts, decisions, and what was measured; each id
+    once.
+    """
     with busy.pulling():
         outline = Outline(await page_of(busy).whole())
     assert outline.open == []
@@ -126,7 +130,9 @@ async def test_a_request_without_an_answer_is_not_in_the_plots(busy: Stage) -> N
 
 
 async def test_what_is_in_flight_is_drawn(busy: Stage) -> None:
-    """Each digest with its nodes by their addresses, this one marked, who takes it from whom, and how far each is."""
+    """Each digest with its nodes by their addresses, this one marked, who takes it from whom, and
+    how far each is.
+    """
     busy.share()
     assert busy.sights
     led, followed = busy.sights
@@ -189,7 +195,9 @@ async def test_coordinators_are_asked_once_a_period_and_only_for_who_looks(busy:
 
 
 async def test_what_strangers_write_is_text(busy: Stage) -> None:
-    """Agents, references that were searched for or to be measured, and details of alerts come from elsewhere."""
+    """Agents, references that were searched for or to be measured, and details of alerts come from
+    elsewhere.
+    """
     evil = '"><script>alert(1)</script>'
     busy.alerts[0] |= {"detail": evil, "subject": evil}
     busy.measurer.latest = Measurement(reference=evil, at=NOW)
@@ -204,7 +212,9 @@ async def test_what_strangers_write_is_text(busy: Stage) -> None:
 
 
 async def test_nothing_is_inline_and_nothing_is_from_elsewhere(busy: Stage) -> None:
-    """No style, no handler, no address with a host: the policy would forbid it, and it would not work air-gapped."""
+    """No style, no handler, no address with a host: the policy would forbid it, and it would not
+    work air-gapped.
+    """
     page = page_of(busy)
     for html in (await page.whole(), await page.decisions("web"), await page.images("web", 1)):
         outline = Outline(html)
@@ -220,7 +230,9 @@ async def test_nothing_is_inline_and_nothing_is_from_elsewhere(busy: Stage) -> N
 
 
 async def test_decisions_are_searched(busy: Stage) -> None:
-    """By a part of a reference; what is not there is said, with how many requests were looked through."""
+    """By a part of a reference; what is not there is said, with how many requests were looked
+    through.
+    """
     page = page_of(busy)
     found = Outline(await page.decisions("registry.example/web")).text
     assert "registry.example/web" in found

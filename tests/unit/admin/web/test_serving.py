@@ -1,4 +1,6 @@
-"""The page over a real socket: what is streamed to whom, who may have the node do something, and how it ends."""
+"""The page over a real socket: what is streamed to whom, who may have the node do something, and
+how it ends.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,9 @@ async def test_too_many_viewers_are_told_so(served: Served) -> None:
 
 
 async def test_streams_end_at_once_with_the_node() -> None:
-    """Though the server would wait for what is under way for seconds; also that of a viewer that reads nothing."""
+    """Though the server would wait for what is under way for seconds; also that of a viewer that
+    reads nothing.
+    """
     async with serving(Stage(images=3)) as served:
         async with served.follow() as response:
             await events(response, len(PARTS))
@@ -244,7 +248,9 @@ async def test_a_page_of_another_site_measures_nothing(
 
 
 async def test_the_pages_own_form_measures(served: Served) -> None:
-    """It leads back to the page, where the measurement is shown; the mirror here does not answer, which is told."""
+    """It leads back to the page, where the measurement is shown; the mirror here does not answer,
+    which is told.
+    """
     own = {"Sec-Fetch-Site": "same-origin", "Origin": f"http://127.0.0.1:{served.port}"}
     async with await served.post("registry.example/app:1", **own) as response:
         assert (response.status, response.headers["Location"]) == (303, "./#measure")
@@ -260,7 +266,9 @@ async def test_the_pages_own_form_measures(served: Served) -> None:
 async def test_a_wrong_reference_is_explained_where_it_was_written(
     served: Served, image: str
 ) -> None:
-    """The page comes again with what was written and what is wrong with it, and nothing is measured."""
+    """The page comes again with what was written and what is wrong with it, and nothing is
+    measured.
+    """
     async with await served.post(image) as response:
         text = await response.text()
         assert response.status == 400

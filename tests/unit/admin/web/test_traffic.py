@@ -27,7 +27,9 @@ def attempt(peer: str, outcome: str, count: int | None = 0) -> dict[str, Any]:
 
 
 def test_a_peer_is_told_what_it_gave_and_where_it_failed() -> None:
-    """One that has it no more, is busy or was overtaken has not failed; bytes of a broken answer count too."""
+    """One that has it no more, is busy or was overtaken has not failed; bytes of a broken answer
+    count too.
+    """
     attempts = [
         attempt("a", "stalled", 200),
         attempt("b", "ok", 400),
@@ -48,7 +50,9 @@ def test_a_peer_is_told_what_it_gave_and_where_it_failed() -> None:
 
 
 def test_bytes_are_spread_over_the_time_that_they_took() -> None:
-    """Half of a body that was sent across the edge of two bins is in each, and the request in the first."""
+    """Half of a body that was sent across the edge of two bins is in each, and the request in the
+    first.
+    """
     bins = series([TrafficRow.of(record(at=105.0, ms=10_000.0))], now=119.0, width=10.0, count=3)
     assert [one.begin for one in bins] == [90.0, 100.0, 110.0]
     assert [one.bytes[ContentSource.PEER] for one in bins] == pytest.approx([0, 300, 300])
@@ -56,7 +60,9 @@ def test_bytes_are_spread_over_the_time_that_they_took() -> None:
 
 
 def test_what_lies_outside_of_the_plot_is_left_out() -> None:
-    """Of a body that began before it the rest is shown, of what came later nothing; all of that is no error."""
+    """Of a body that began before it the rest is shown, of what came later nothing; all of that is
+    no error.
+    """
     rows = [
         TrafficRow.of(record(at=80.0, ms=20_000.0)),
         TrafficRow.of(record(at=500.0)),

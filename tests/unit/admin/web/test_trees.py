@@ -53,7 +53,9 @@ def test_the_largest_branch_goes_on_below_the_node_that_feeds_it() -> None:
 
 @given(forests())
 def test_every_line_leads_from_a_node_to_the_one_that_takes_it_from_that(parents: Parents) -> None:
-    """Followed down the page each line meets its node; there are as many columns as a tree of 32 can need."""
+    """Followed down the page each line meets its node; there are as many columns as a tree of 32
+    can need.
+    """
     ends: dict[int, str] = {}  # whose line is in a column
     for row in drawn(parents):
         parent = parents[int(row.id)]

@@ -48,7 +48,9 @@ def test_of_many_peers_those_are_shown_that_matter() -> None:
 
 
 def test_a_transfer_is_shown_at_its_peer_where_the_address_is_one_peers() -> None:
-    """Of two on one machine nobody can tell which gets it; IPv4 addresses may be written as IPv6 ones."""
+    """Of two on one machine nobody can tell which gets it; IPv4 addresses may be written as IPv6
+    ones.
+    """
     members = [
         member("a", "10.0.0.1:5000"),
         member("b", "10.0.0.2:5000"),

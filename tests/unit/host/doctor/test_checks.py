@@ -123,7 +123,9 @@ def test_what_was_not_looked_at_is_not_judged() -> None:
     ],
 )
 def test_containerd(version: str | Unknown, level: Level, said: str) -> None:
-    """Its version is named, with what differs; an old one is a warning, none an error with the way out."""
+    """Its version is named, with what differs; an old one is a warning, none an error with the way
+    out.
+    """
     finding = only(check_containerd, version=version)
     assert (finding.check, finding.level) == ("containerd", level)
     assert said in finding.text
@@ -213,7 +215,9 @@ def test_the_version_that_tells_each_layer_needs_no_remark() -> None:
     ],
 )
 def test_config_path(facts: dict[str, Any], level: Level, said: str, remedy: str | None) -> None:
-    """It must be the folder that is written to, and the only one since 2.1; the remedy names table and value."""
+    """It must be the folder that is written to, and the only one since 2.1; the remedy names table
+    and value.
+    """
     finding = only(check_config_path, **facts)
     assert (finding.check, finding.level) == ("config_path", level)
     assert said in finding.text
@@ -331,7 +335,9 @@ def test_hosts_toml(hosts: HostsFile, level: Level, said: str) -> None:
 
 
 def test_a_mirror_that_keeps_containerd_waiting_is_named() -> None:
-    """Wherever it stands: after this node too, and in a folder beside the default; once for all files."""
+    """Wherever it stands: after this node too, and in a folder beside the default; once for all
+    files.
+    """
     deaf = replace(
         OTHER, answer="takes connections, but gives no answer within 2 s", is_silent=True
     )
@@ -355,7 +361,9 @@ def test_a_mirror_that_keeps_containerd_waiting_is_named() -> None:
 
 
 def test_registries_that_bypass_the_default_are_named() -> None:
-    """A folder of its own without this node takes a registry out of the mirror; one with it does not."""
+    """A folder of its own without this node takes a registry out of the mirror; one with it does
+    not.
+    """
     beside = replace(HOSTS, registry="ghcr.io", is_asked=False)
     right, warned = check_hosts(
         replace(RIGHT, hosts=(HOSTS, beside, HostsFile(registry="docker.io", is_asked=False)))
@@ -379,12 +387,15 @@ def test_settings_that_are_set_aside_are_named() -> None:
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_it() -> None:
-    """The command has the registries and the folder in it; in a pod the folder may just not be mounted."""
+    """The command has the registries and the folder in it; in a pod the folder may just not be
+    mounted.
+    """
     subject = replace(SUBJECT, registries=("docker.io", "http://10.0.0.9:5000"))
     finding = only(check_hosts, subject=subject, hosts=Unknown("not there"))
     assert finding.level is Level.ERROR
     assert finding.remedy == (
-        "spegel-py configuration --mirror-targets http://127.0.0.1:5000 --containerd-registry-config-path "
+        "spegel-py configuration --mirror-targets http://127.0.0.1:5000 "
+        "--containerd-registry-config-path "
         "/etc/containerd/certs.d --mirrored-registries https://docker.io http://10.0.0.9:5000"
     )
     assert (
@@ -469,7 +480,9 @@ def test_node(node: NodeState | Unknown, level: Level, said: str) -> None:
 
 
 def test_peers() -> None:
-    """None is a warning that names bootstrap and port; of a node that does not answer nothing is said."""
+    """None is a warning that names bootstrap and port; of a node that does not answer nothing is
+    said.
+    """
     assert only(check_peers).text == "1 connected"
     alone = only(check_peers, node=replace(NODE, peers=()))
     assert alone.level is Level.WARNING
@@ -501,7 +514,9 @@ def test_peers() -> None:
     ],
 )
 def test_clock(skews: tuple[float | None, ...], level: Level, said: str, where: str) -> None:
-    """Above 2 s it is a warning: of the peer's clock, or of this node's where it differs from most."""
+    """Above 2 s it is a warning: of the peer's clock, or of this node's where it differs from
+    most.
+    """
     peers = tuple(PeerState(str(number), f"p{number}", skew) for number, skew in enumerate(skews))
     finding = only(check_clock, node=replace(NODE, peers=peers))
     assert finding.level is level

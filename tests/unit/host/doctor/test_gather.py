@@ -1,4 +1,6 @@
-"""What the doctor sees: configuration files, hosts.toml files, a running node, and things that hang."""
+"""What the doctor sees: configuration files, hosts.toml files, a running node, and things that
+hang.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,9 @@ def test_the_file_of_each_version_is_read(tmp_path: Path, text: str, seen: tuple
 
 
 def test_imports_are_merged_over_the_file(tmp_path: Path) -> None:
-    """By name and by pattern, relative and absolute, in any version, once each; empty values change nothing."""
+    """By name and by pattern, relative and absolute, in any version, once each; empty values change
+    nothing.
+    """
     (tmp_path / "conf.d").mkdir()
     imports = f'imports = ["conf.d/*.toml", "{tmp_path}/last.toml", "config.toml"]\n'
     (tmp_path / "config.toml").write_text(imports + VERSION_2)
@@ -184,7 +188,9 @@ ONE_HOST = "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull']\n"
 
 
 def test_the_folder_is_found_as_containerd_finds_it(tmp_path: Path) -> None:
-    """`host_port_` before `host:port` before the default, in the first root that has one of them."""
+    """`host_port_` before `host:port` before the default, in the first root that has one of
+    them.
+    """
     first, second = tmp_path / "first", tmp_path / "second"
     under, plain = write_hosts(first, "a_5000_", ONE_HOST), write_hosts(first, "b:5000", ONE_HOST)
     write_hosts(first, "a:5000", ONE_HOST)
@@ -277,7 +283,9 @@ def test_no_folder_at_all_is_an_error(tmp_path: Path) -> None:
 def test_registries_whose_settings_are_set_aside_are_found(
     tmp_path: Path, registries: list[str], names: tuple[str, ...]
 ) -> None:
-    """A folder counts that says something to containerd, and of which the present folder does not say all."""
+    """A folder counts that says something to containerd, and of which the present folder does not
+    say all.
+    """
     make_rich(tmp_path)
     (tmp_path / "quay.io").unlink()
     assert hosts_files.set_aside(tmp_path) == ()
@@ -286,7 +294,9 @@ def test_registries_whose_settings_are_set_aside_are_found(
 
 
 async def test_hosts_are_asked_who_they_are(tmp_path: Path) -> None:
-    """spegel-py is known by its name, also behind basic auth; others and those that do not answer are told."""
+    """spegel-py is known by its name, also behind basic auth; others and those that do not answer
+    are told.
+    """
     async with served(answering(status=401)) as ours, served(answering(server="nginx")) as other:
         urls = (ours, f"{other}/v2", "http://127.0.0.1:9", "http://[bad")
         write_hosts(tmp_path, "_default", "".join(f"[host.'{url}']\n" for url in urls))
@@ -326,7 +336,9 @@ async def test_the_state_of_the_node_is_read() -> None:
 
 
 async def test_peers_are_asked_for_their_time() -> None:
-    """By the Date of an answer, whatever its status; who gives none, or does not answer, is not judged."""
+    """By the Date of an answer, whatever its status; who gives none, or does not answer, is not
+    judged.
+    """
 
     async def late(_request: web.Request) -> web.Response:
         return web.Response(status=500, headers={"Date": formatdate(time.time() + 3600)})
@@ -451,7 +463,9 @@ async def test_a_fault_in_one_look_leaves_the_others(
 
 
 async def test_a_start_logs_what_is_not_right(subject: Subject) -> None:
-    """One warning each, with the remedy; nothing of peers and pulls, nor of a folder that is not visible."""
+    """One warning each, with the remedy; nothing of peers and pulls, nor of a folder that is not
+    visible.
+    """
     with structlog.testing.capture_logs() as logs:
         await warn(subject)
     assert [(one["event"], one["log_level"], one["check"]) for one in logs] == [

@@ -1,4 +1,6 @@
-"""Whether containerd asks its mirrors through a proxy: the rules of Go, what is said, and where it is seen."""
+"""Whether containerd asks its mirrors through a proxy: the rules of Go, what is said, and where it
+is seen.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ SUBJECT = Subject(
 
 # As in the tests of golang.org/x/net/http/httpproxy.
 RULES = (
-    "foobar.com, .barbaz.net, *.wildcard.io, 192.168.1.1, 192.168.1.2:81, 192.168.1.3:80, 10.0.0.0/30, "
+    "foobar.com, .barbaz.net, *.wildcard.io, 192.168.1.1, 192.168.1.2:81, 192.168.1.3:80, "
+    "10.0.0.0/30, "
     "2001:db8::52:0:1, [2001:db8::52:0:2]:443, [2001:db8::52:0:3]:80, 2002:db8:a::45/64"
 )
 DIRECT = (
@@ -61,7 +64,9 @@ def found(
 
 @pytest.mark.parametrize("host", DIRECT)
 def test_hosts_that_are_asked_without_the_proxy(host: str) -> None:
-    """This machine always, and what NO_PROXY names: hosts, domains, addresses, networks, with a port or without."""
+    """This machine always, and what NO_PROXY names: hosts, domains, addresses, networks, with a
+    port or without.
+    """
     assert proxy_for(found(RULES), f"http://{host}") == ""
 
 
@@ -135,17 +140,22 @@ def judged(proxy: ProxySettings | Unknown | None, *urls: str) -> list[Finding]:
 
 
 def test_a_mirror_behind_the_proxy_is_an_error_with_the_line_to_add() -> None:
-    """What NO_PROXY has already stays in it; a password is not shown; other hosts may have a proxy."""
+    """What NO_PROXY has already stays in it; a password is not shown; other hosts may have a
+    proxy.
+    """
     urls = ("http://10.0.0.5:30020", "http://10.0.0.5:30021", "http://mirror.local:5000")
     [finding] = judged(found("10.96.0.0/12,"), *urls)
     assert (finding.check, finding.level) == ("proxy", Level.ERROR)
     assert finding.text == (
-        f"containerd asks {', '.join(urls)} through the proxy http://proxy.example:3128 (environment of process 7): "
+        f"containerd asks {', '.join(urls)} through the proxy http://proxy.example:3128 "
+        "(environment of process 7): "
         "its requests do not reach this node"
     )
     assert finding.remedy == (
-        'put Environment="NO_PROXY=10.96.0.0/12,10.0.0.5,mirror.local" below [Service] into /etc/systemd/system/'
-        "containerd.service.d/spegel-py.conf (or add the host where NO_PROXY is set now); then systemctl "
+        'put Environment="NO_PROXY=10.96.0.0/12,10.0.0.5,mirror.local" below [Service] into '
+        "/etc/systemd/system/"
+        "containerd.service.d/spegel-py.conf (or add the host where NO_PROXY is set now); then "
+        "systemctl "
         "daemon-reload && systemctl restart containerd"
     )
     assert "s3cret" not in repr(found())
