@@ -49,7 +49,7 @@ EXPLICIT = ("--mirrored-registries", f"http://{REGISTRY}")
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def lab() -> AsyncIterator[Lab]:
-    """Two nodes with spegel-py beside their containerd, which knows nothing of it yet."""
+    """Two nodes with spegel-py, whose containerd is not configured for it yet."""
     async with start_lab(nodes=2) as lab:
         await asyncio.gather(*(node.start_spegel() for node in lab.nodes))
         await joined(*lab.nodes)
@@ -82,9 +82,7 @@ async def configured(node: Node, *options: str) -> AsyncIterator[Path]:
 
 
 async def pull(node: Node, reference: str, *, with_cri: bool) -> float:
-    """Pull an image and remove it; return how many requests of it the node's mirror answered with
-    content.
-    """
+    """Pull an image and remove it; return the requests that the mirror answered."""
     hits = await metric(node, "spegel_mirror_requests_total", cache="hit")
     await (node.cri.pull(reference) if with_cri else node.ctr_pull(reference))
     await node.cri.remove(reference)
@@ -100,9 +98,7 @@ async def pull(node: Node, reference: str, *, with_cri: bool) -> float:
 async def test_pulls_go_through_the_mirror_while_it_is_configured(
     lab: Lab, node: Node, with_cri: bool, options: tuple[str, ...]
 ) -> None:
-    """Before and after, containerd asks the registry alone; in between the mirror has all of it,
-    without a restart.
-    """
+    """Between configuration and cleanup containerd asks the mirror, without a restart."""
     app = image(f"configured/{with_cri}/{options}")
     reference = lab.name(f"test/app:{'cri' if with_cri else 'ctr'}-{len(options)}")
     await publish(lab, reference, app, lab.nodes[0])
@@ -235,7 +231,7 @@ def fill(disk: Path) -> None:
 
 
 async def test_a_read_only_file_system_is_named(tmp_path: Path) -> None:
-    """Where nothing can be written both commands say what is mounted read-only, and what to do."""
+    """On a read-only file system both commands name it, and give advice."""
     disk = tmp_path / "disk"
     (disk / "certs.d" / "_backup").mkdir(parents=True)
     async with mounted(disk, "--bind", str(disk)):
@@ -271,7 +267,7 @@ async def test_an_overlay_is_no_obstacle(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A config_path as an operator has set it up, with what Spegel can keep too."""
+    """An operator's config_path, with files that Spegel can keep too."""
     root = tmp_path / "certs.d"
     for name, text in (
         ("docker.io/hosts.toml", EXISTING),
@@ -307,9 +303,7 @@ ARGUMENTS = {
 @needs_spegel
 @pytest.mark.parametrize("options", ARGUMENTS.values(), ids=ARGUMENTS)
 async def test_the_files_are_spegels(tree: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """The same flags give the same folders and the same bytes, and whoever comes second changes
-    none of them.
-    """
+    """The same flags give the same folders and bytes; a second run changes nothing."""
     theirs = tmp_path / "theirs"
     shutil.copytree(tree, theirs)
     targets = ("--mirror-targets", "http://fc00::2:30020", "http://127.0.0.1:30021")
@@ -336,9 +330,7 @@ def contents(root: Path) -> dict[str, bytes]:
 async def test_each_cleans_up_after_the_other(
     tree: Path, tmp_path: Path, is_ours_first: bool
 ) -> None:
-    """What one has configured the other puts back; each one's cleanup-wait sees the other's
-    probe.
-    """
+    """Each program restores the other's files, and its cleanup-wait sees the other's probe."""
     first, second = (OURS, (SPEGEL,)) if is_ours_first else ((SPEGEL,), OURS)
     before = below(tree)
     port = free_port()

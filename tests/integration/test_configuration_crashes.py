@@ -52,7 +52,7 @@ def test_configuration_may_die_at_any_step(seen: Path, make: Make) -> None:
 def test_cleanup_after_a_configuration_that_died_gives_the_original_back(
     seen: Path, make: Make
 ) -> None:
-    """Whatever a killed configuration left, cleanup alone undoes."""
+    """Cleanup alone removes all remains of a killed configuration."""
     root, before = fresh(seen, make)
     configuration, cleanup = works(root)
     number = 0

@@ -88,7 +88,7 @@ def config_path(value: str) -> Edit:
 
 
 async def test_a_containerd_that_is_set_up_right_is_right(start: Start) -> None:
-    """What it tells of version, settings and content is understood."""
+    """Its version, settings and content are read."""
     daemon = await start()
     await daemon.load({NAME: image()})
     findings = {one.check: one for one in await examine(subject_of(daemon))}
@@ -175,7 +175,7 @@ async def test_the_file_says_what_the_daemon_tells(start: Start, discards: bool)
 
 
 async def test_imports_are_merged_as_the_daemon_does(start: Start) -> None:
-    """From 2.0 on, table by table; 1.x has rules of its own, but tells what came of them."""
+    """From 2.0 on files are merged table by table; 1.x has other rules, but reports the result."""
 
     def edit(text: str) -> str:
         text = re.sub(r"^version = 2", 'version = 2\nimports = ["conf.d/*.toml"]', text)

@@ -1,6 +1,4 @@
-"""The command line as an operator meets it: one line and status 2 for what is wrong, never a
-traceback.
-"""
+"""The command line of an operator: an error is one line and status 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -69,7 +67,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_input_is_one_line_and_status_2(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is wrong is named in one line on stderr."""
+    """An error is named in one line on stderr."""
     status, out, err = run(*arguments, capsys=capsys)
     assert (status, out) == (2, "")
     assert err.startswith("spegel-py: ")

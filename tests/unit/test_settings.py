@@ -162,7 +162,7 @@ def test_an_address_is_kept_as_written(given: str) -> None:
 
 
 def test_a_port_that_cannot_be_told_to_peers_is_refused() -> None:
-    """Port 0 would be another one at each start."""
+    """Port 0 would be a different port at each start."""
     with pytest.raises(ConfigError, match="--router-addr"):
         load(flags={"router_addr": ":0"})
 
@@ -364,7 +364,7 @@ def test_no_name_makes_a_filter_slow() -> None:
     ],
 )
 def test_a_variable_holds_several_filters(variable: str, patterns: list[str]) -> None:
-    """Commas separate them, as for Spegel; one that has a comma itself stands in double quotes."""
+    """Commas separate values, as in Spegel; a value with a comma stands in double quotes."""
     found = load(environment={"REGISTRY_FILTERS": variable}).registry_filters
     assert [each.pattern for each in found] == patterns
 
@@ -427,7 +427,7 @@ def test_other_parallels_are_named(wrong: str) -> None:
 
 
 def test_verification_can_be_off_in_the_file(tmp_path: Path) -> None:
-    """YAML takes `off` for false; what is none of the three words is named."""
+    """YAML reads `off` as false; any other word is named in the error."""
     file = tmp_path / "config.yaml"
     file.write_text("verify_blobs: off\n")
     assert load(file=file).verify_blobs == "off"
@@ -482,6 +482,6 @@ def test_a_collector_is_given_by_its_address(written: str, url: str | None) -> N
     "written", ["collector:4318", "grpc://collector", "http://", "http://collector:port"]
 )
 def test_what_is_no_url_of_a_collector_is_named(written: str) -> None:
-    """With an example of one that is."""
+    """The error has an example of a valid value."""
     with pytest.raises(ValueError, match="should be a URL such as http://collector:4318"):
         values.traces_url(written)

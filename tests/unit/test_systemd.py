@@ -24,7 +24,7 @@ PROGRAM = "/opt/spegel-py/bin/spegel-py"
 
 
 def values(key: str) -> list[str]:
-    """Return what the unit gives a key, which it may do several times."""
+    """Return the values of a key in the unit, which may have several."""
     return re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
 
 
@@ -57,7 +57,7 @@ def test_every_command_line_is_one_the_program_takes(command: str) -> None:
 
 
 def test_the_unit_and_the_example_are_a_whole_configuration() -> None:
-    """With what is set, and with what is offered, both commands of the unit find all they need."""
+    """With the set and the suggested variables, both commands of the unit have all settings."""
     set_up = environment(*values("Environment")) | example(is_commented=False)
     for given in (set_up, set_up | example(is_commented=True)):
         config = Config.load(flags={}, environment=given, file=None)

@@ -61,7 +61,7 @@ def test_an_alert_is_shown_with_what_was_done(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The table says what, when, how soon it was seen and over, and which actions there were."""
+    """The table has the condition, its time, times to detection and recovery, and actions."""
     monkeypatch.setenv("COLUMNS", "200")
     write(tmp_path, alert)
     assert main(["alerts", "--data-dir", str(tmp_path)]) == 0

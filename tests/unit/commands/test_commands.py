@@ -55,7 +55,7 @@ Command = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 class Metered:
-    """What a node would have behind its metrics page."""
+    """The sources of a node's metrics page."""
 
     def __init__(self) -> None:
         self.metrics, self.store, self.network = NodeMetrics(), MemoryStore(), MemoryNetwork()
@@ -93,7 +93,7 @@ def node() -> Metered:
 
 @pytest.fixture
 async def command(node: Metered, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Command]:
-    """Return what runs a command against the node, and gives its status, output and complaint."""
+    """Return a function that runs a command; it returns status, stdout and stderr."""
     async with serve(node.app(), "127.0.0.1:0") as port:
 
         async def run(*arguments: str) -> tuple[int, str, str]:
@@ -157,7 +157,7 @@ async def test_why_is_asked_of_one_thing(node: Metered, command: Command, what: 
 
 
 async def test_why_of_nothing_recorded_says_so(node: Metered, command: Command) -> None:
-    """On a node that nobody has asked, and on one that was asked for other things; status 1."""
+    """A node without requests, or with other requests only, gives status 1."""
     status, out, err = await command("why", "r.io/app:v9")
     assert (status, out) == (1, "")
     assert (
@@ -196,7 +196,7 @@ async def test_status_shows_what_the_node_is_good_for(node: Metered, command: Co
 
 
 async def test_status_counts_what_is_in_flight(node: Metered, command: Command) -> None:
-    """By what the node does with it; where that is switched off it says nothing of it."""
+    """The roles of the node's parts are counted; without in-flight sharing there is no row."""
     assert "in flight" not in (await command("status"))[1]
     for roles, line in (
         (["follow", "lead", "follow"], "in flight 3 (1 lead, 2 follow)"),
@@ -234,7 +234,7 @@ async def test_peers_are_shown_with_their_health(node: Metered, command: Command
 
 
 async def test_open_alerts_are_asked_of_the_node(node: Metered, command: Command) -> None:
-    """Without a data directory: what is wrong now, and what was done about it."""
+    """Without a data directory the open alerts and their repairs are printed."""
     status, out, _ = await command("alerts")
     assert (status, "has no open alert" in out) == (0, True)
     node.alerts = [ALERT]
@@ -302,7 +302,7 @@ def test_no_node_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> N
 async def test_another_program_is_not_taken_for_a_node(
     status: int, body: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What answers there is no node's metrics page: the line says what it may be."""
+    """Another program answers there: the line has a guess at it."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=body)
@@ -347,7 +347,7 @@ async def test_a_neighbour_of_a_node_is_known(
 
 
 async def test_a_router_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    """What speaks no HTTP may be the node's router."""
+    """A server without HTTP may be the node's router."""
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x13/multistream/1.0.0\n")

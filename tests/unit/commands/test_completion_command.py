@@ -41,7 +41,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def offered(script: Path, *words: str) -> set[str]:
-    """Return what bash offers for the last word."""
+    """Return bash's completions for the last word."""
     ask = _ASK.format(script=script, words=" ".join(map(shlex.quote, ("spegel-py", *words))))
     done = subprocess.run(
         ["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=30
@@ -94,6 +94,6 @@ def test_other_shells_have_a_script(shell: str, capsys: pytest.CaptureFixture[st
 
 
 def test_a_shell_that_is_not_known_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line, with those that are."""
+    """One line has the possible shells."""
     assert main(["completion", "tcsh"]) == 2
     assert "'tcsh'" in capsys.readouterr().err

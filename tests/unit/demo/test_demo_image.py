@@ -39,7 +39,7 @@ def test_layer_sizes(size: int, layers: int) -> None:
 
 
 def test_the_made_image(tmp_path: Path) -> None:
-    """It is complete, tagged, has a layer that dwarfs the others, and is the same each time."""
+    """It is complete and tagged, has one very large layer, and is the same in every run."""
     writer = LayoutWriter.create(root=tmp_path, is_durable=False)
     made = demo_image.make(writer, size=2 * MB, layers=3)
     assert len(made.blobs) == 4
@@ -66,9 +66,7 @@ def test_noise_of_any_length() -> None:
 
 @given(counts=st.lists(st.integers(1, 10_000), min_size=1), rate=st.integers(1, 10_000))
 def test_pace(counts: list[int], rate: int) -> None:
-    """Who waits as told is never faster than the rate on the whole, and not slower than it must
-    be.
-    """
+    """A sender that waits as required is neither faster nor slower than the rate, on average."""
     bucket, now = TokenBucket(rate=rate, burst=0.0), 100.0
     for count in counts:
         now += bucket.pay(count, now)
@@ -90,7 +88,7 @@ def test_metrics_page() -> None:
 
 
 def test_a_meter_over_all_its_labels() -> None:
-    """What was sent is counted from wherever it came, and no other meter with it."""
+    """Bytes of all sources are counted, and no other metric."""
     page = (
         'spegel_x_total{source="local"} 3.0\nspegel_x_total{source="peer"} 4.0\n'
         'spegel_x_total_y{a="b"} 9.0\n'
@@ -172,7 +170,7 @@ def test_names(annotations: dict[str, object] | None, name: str) -> None:
 
 
 def test_the_first_of_several_is_taken(tmp_path: Path) -> None:
-    """With several images the first is shared, and the others are known by name."""
+    """Of several images the first is shared, and the names of all are known."""
     images.write_layout(
         tmp_path, {FULL: images.image("a"), "registry.example/other:2": images.image("b")}
     )
@@ -210,7 +208,7 @@ def _link(root: Path) -> None:
 def test_what_is_no_image_is_refused(
     tmp_path: Path, harm: Callable[[Path], object], said: str
 ) -> None:
-    """What is missing, damaged or leads out of the folder is one line that names the path."""
+    """A missing or damaged file, or one outside the folder, is one line with the path."""
     images.write_layout(tmp_path / "given", {FULL: images.image()})
     harm(tmp_path / "given")
     with pytest.raises(ConfigError, match=f"--image .*given: .*({said})"):
@@ -255,7 +253,7 @@ def test_an_archive_cannot_reach_out(tmp_path: Path) -> None:
     "data", [b"", b"no archive", os.urandom(5000)], ids=["empty", "text", "noise"]
 )
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
-    """A file that is no archive is one line that says what to give."""
+    """A file that is not an archive is one line with advice."""
     path = tmp_path / "image.tar"
     path.write_bytes(data)
     with pytest.raises(ConfigError, match="give an OCI image layout"):

@@ -1,4 +1,4 @@
-"""What counts as wrong, and how the outcome is shown."""
+"""The problems in a result, and its output."""
 
 from __future__ import annotations
 
@@ -149,9 +149,7 @@ def test_what_upstream_sent_is_said_and_no_problem() -> None:
 
 
 def test_json_holds_the_arrival() -> None:
-    """What programs get of the new image is its count, its nodes and who had which blob from
-    whom.
-    """
+    """The JSON of the new image has its copies, its nodes and the source of each blob."""
     found = json.loads(json.dumps(as_json(RIGHT)))["arrival"]
     assert (found["upstream_bytes"], found["copies"]) == (10_001_000, 1.0)
     assert [each["from_upstream"] for each in found["nodes"]] == [10_000_000, 0]

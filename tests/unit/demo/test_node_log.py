@@ -1,4 +1,4 @@
-"""What the nodes' logs say, from lines as nodes write them."""
+"""Facts from the nodes' logs, from lines as nodes write them."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def test_lines_that_are_no_events_are_passed_by() -> None:
 
 
 def test_bytes_are_counted_by_peer() -> None:
-    """Every attempt of every finished relay counts for its peer, whatever its end; HEAD carries no
-    bytes.
-    """
+    """Each attempt of a finished relay counts for its peer, with any outcome; HEAD has no bytes."""
     events = [
         finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 60)),
         finished(attempt(C, 0, 0, "not_found"), attempt(A, 0, 7)),
@@ -97,16 +95,14 @@ def test_own_peer_ids() -> None:
 
 
 def test_sources_in_order() -> None:
-    """Who sends a blob is told at its start and again when another goes on."""
+    """The sender of a blob is logged at its start, and again when another peer continues."""
     started = {"event": "relay started", "digest": LAYER, "kind": "blob", "addr": A}
     manifest = {"event": "relay started", "digest": LAYER, "kind": "manifest", "addr": C}
     assert node_log.sources([manifest, started, continued(B, 40)]) == [(LAYER, A), (LAYER, B)]
 
 
 def test_links_in_order() -> None:
-    """Whom a node takes something from is told by its coordinator, by the relay's start, and when
-    another goes on.
-    """
+    """A node's source is the coordinator's answer, then the peer of each relay."""
     leads: dict[str, Any] = {"event": "in flight", "digest": LAYER, "role": "lead", "parent": None}
     follows = leads | {"role": "follow", "parent": "12D3KooWB"}
     started: dict[str, Any] = {
@@ -132,9 +128,7 @@ def test_links_in_order() -> None:
 
 
 def test_a_takeover_is_found() -> None:
-    """The byte where the dead peer's share ends, who went on, and when, come from the mirror's own
-    log.
-    """
+    """The mirror's log has the byte at which the dead peer stopped, the next peer, and the time."""
     events = [continued(B, 40), finished(attempt(A, 0, 40, "unreachable"), attempt(B, 40, 60))]
     found = Takeover(from_addr=A, to_addr=B, at=40, total=100, when=10.25)
     assert node_log.takeover(events, LAYER, A) == found
@@ -161,7 +155,7 @@ def test_a_takeover_is_found() -> None:
     ],
 )
 def test_what_is_no_takeover(event: dict[str, Any]) -> None:
-    """Only a body that the dead peer began and another one finished counts."""
+    """A body counts only if the dead peer began it and another peer finished it."""
     assert node_log.takeover([event], LAYER, A) is None
 
 

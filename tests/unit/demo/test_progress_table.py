@@ -1,4 +1,4 @@
-"""What is shown while it happens: on a terminal a table and trees, elsewhere lines."""
+"""The display of progress: a table and trees on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PULLED: list[PullEvent] = [
 
 
 def test_board_names_the_source_and_who_took_over() -> None:
-    """A cell shows how far a node is and from whom; after a failure, who went on."""
+    """A cell shows a node's progress and source; after a failure, also the next source."""
     out = io.StringIO()
     board = ProgressTable(console=Console(file=out, width=120))
     board.expect(["node 2"], [BLOB], holders=["node 1"])
@@ -54,8 +54,9 @@ OTHER = Child(Digest.of(b"another image's layer"), 2_000_000, "")
 
 
 def test_board_draws_the_tree_as_it_grows() -> None:
-    """Below the table stands for each blob who takes it from whom, upstream on top, with how far
-    each is; who has nothing of this image has no column.
+    """Below the table is a tree of sources per blob, with upstream on top and each node's progress.
+
+    A node without this image has no column.
     """
     out = io.StringIO()
     board = ProgressTable(console=Console(file=out, width=120, force_terminal=True))

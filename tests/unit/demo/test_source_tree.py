@@ -1,4 +1,4 @@
-"""Who takes each blob from whom."""
+"""The source of each blob at each node."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_every_blob_has_a_tree() -> None:
 
 
 def test_a_node_has_one_source() -> None:
-    """Whose source fails is below the next one, with all that it feeds."""
+    """A node whose source failed moves below its next source, with all nodes below it."""
     tree = SourceTree()
     for node, source in (("n1", UPSTREAM), ("n2", "n1"), ("n3", "n2"), ("n2", UPSTREAM)):
         tree.place(A, node, source)

@@ -92,7 +92,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_input_is_one_line_and_status_2(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is missing or wrong is named in one line on stderr."""
+    """A missing or wrong argument is named in one line on stderr."""
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"spegel-py: {named}")
@@ -126,7 +126,7 @@ def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_written_is_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the machine refuses is one line with the path, and no traceback."""
+    """An error of the machine is one line with the path, and no traceback."""
     (tmp_path / "file").write_text("")
     assert (
         main(

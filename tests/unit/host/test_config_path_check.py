@@ -69,7 +69,7 @@ def facts(config_path: str, version: str = "v2.4.2", *, has_mirrors: bool = Fals
     ],
 )
 def test_a_folder_that_containerd_does_not_search_is_an_error(found: Facts, said: str) -> None:
-    """One line says what is set, where it is set and what to do."""
+    """One line has the setting, its place and the remedy."""
     with pytest.raises(ConfigError, match=re.escape(said)):
         check(found, CERTS)
 
@@ -96,9 +96,7 @@ def test_a_folder_that_containerd_does_not_search_is_an_error(found: Facts, said
     ],
 )
 def test_a_folder_that_containerd_may_search_is_none(found: Facts, level: str | None) -> None:
-    """A node is not kept from starting unless containerd says for certain; the log says what may be
-    wrong.
-    """
+    """A node starts unless containerd reports a certain error; the log names possible problems."""
     with capture_logs() as logs:
         check(found, CERTS)
     assert [each["log_level"] for each in logs] == ([level] if level else [])

@@ -1,4 +1,4 @@
-"""What Kubernetes says of a DaemonSet's Pods, and how long `cleanup-wait` waits for them."""
+"""A DaemonSet's Pods in the Kubernetes API, and the time that `cleanup-wait` waits for them."""
 
 from __future__ import annotations
 
@@ -145,18 +145,14 @@ async def test_the_pods_of_the_daemonset_are_asked_for() -> None:
 def test_a_node_is_done_when_its_pod_is_ready(
     wanted: int, pods: list[dict[str, Any]], says: str
 ) -> None:
-    """A node that has no Pod yet, or one that does not run, is missing, and named as far as it is
-    known.
-    """
+    """A node without a running Pod is missing, and is named if its name is known."""
     found = coverage(wanted, pods)
     assert str(found).startswith(says)
     assert found.is_complete is ("not done" not in says and len(found.ready) == wanted)
 
 
 async def test_an_api_server_that_refuses_or_is_away_is_an_error() -> None:
-    """The error says what was asked and what came of it; a DaemonSet that was made just now counts
-    no nodes yet.
-    """
+    """The error has the question and its result; a new DaemonSet counts no nodes yet."""
     api = Api()
     async with api.served() as daemonset:
         api.status = 403

@@ -106,9 +106,7 @@ def test_the_existing_server_stays() -> None:
     ids=["first", "last", "between others"],
 )
 def test_a_mirror_that_is_there_is_there_once(existing: str) -> None:
-    """A table for the same mirror gives way to ours: twice is no TOML, and containerd would heed
-    none of it.
-    """
+    """A table for the same mirror is replaced, because a duplicate is invalid TOML."""
     hosts = prepended(existing)["host"]
     assert list(hosts) == [MIRROR, "http://a"]
     assert hosts[MIRROR] == {
@@ -156,7 +154,7 @@ FILES = st.fixed_dictionaries(
 
 @given(FILES)
 def test_any_file_is_kept_behind_the_mirror(file: dict[str, Any]) -> None:
-    """Whatever a valid file says is said afterwards, its hosts in their order behind the mirror."""
+    """All content of a valid file is kept, with its hosts in their order after the mirror."""
     existing = {name: value for name, value in file.items() if name != "host"}
     text = tomlkit.dumps(existing | {"host": file["host"]})
     merged = prepended(text)

@@ -1,6 +1,4 @@
-"""Mirrors are asked once, and what is said of one that answers, is not there, or keeps whoever asks
-waiting.
-"""
+"""Each mirror is asked once, and its answer, absence or silence is logged."""
 
 from __future__ import annotations
 
@@ -36,9 +34,7 @@ def silent() -> Iterator[str]:
 
 @contextmanager
 def dropping() -> Iterator[str]:
-    """Take no connection: the queue of those that wait is full, so the kernel drops each further
-    SYN.
-    """
+    """Accept no connection: the listen queue is full, so the kernel drops every further SYN."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())
@@ -92,7 +88,7 @@ OURS = b"HTTP/1.1 200 OK\r\nServer: spegel-py/0.1.0\r\nContent-Length: 0\r\n\r\n
     ],
 )
 async def test_an_answer_is_told(text: bytes, seen: MirrorAnswer) -> None:
-    """Who answers, with what; an answer that never ends is none."""
+    """The answer names its server; an endless answer counts as none."""
     server, url = await answering(text)
     async with server:
         assert await ask_mirror(url) == seen
@@ -120,9 +116,7 @@ async def logged(*targets: str) -> list[dict[str, Any]]:
 
 
 async def test_configuration_says_how_mirrors_answer() -> None:
-    """A mirror that is not there yet is no cause for alarm, one that lets containerd wait is; each
-    is named.
-    """
+    """A mirror that is not running yet is no warning, a silent one is; each mirror is named."""
     server, ours = await answering(OURS)
     nobody = f"http://127.0.0.1:{free_port()}"
     async with server:

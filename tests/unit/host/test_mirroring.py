@@ -1,6 +1,4 @@
-"""What is planned for `config_path`: Spegel's folders, and with them what an operator's own files
-need.
-"""
+"""The planned `config_path`: Spegel's folders, and the files that an operator's settings need."""
 
 from __future__ import annotations
 
@@ -60,7 +58,7 @@ def test_each_registry_has_a_folder(tmp_path: Path) -> None:
 
 
 def test_without_prepend_existing_nothing_is_kept(tmp_path: Path) -> None:
-    """What was there waits in the backup, and its names are told."""
+    """Previous folders are in the backup, and their names are logged."""
     write(
         tmp_path,
         **{

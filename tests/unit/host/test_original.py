@@ -1,6 +1,4 @@
-"""The original of `config_path`: what a run that was killed at any step leaves is never lost, and
-comes back whole.
-"""
+"""The original of `config_path`: a run killed at any step loses nothing."""
 
 from __future__ import annotations
 
@@ -143,7 +141,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_a_file_that_has_no_room_twice_is_named_before_the_disk_is_full(seen: Path) -> None:
-    """The file and its size are named, no copy of it is begun, and cleanup goes on as always."""
+    """The error has the file and its size; no copy begins, and cleanup works as usual."""
     root, _ = fresh(seen, rich)
     with (root / "huge.bin").open("wb") as file:
         file.truncate(1 << 42)
@@ -180,9 +178,7 @@ def test_a_plan_that_fails_changes_nothing(seen: Path) -> None:
 
 
 def test_what_was_added_meanwhile_goes_with_cleanup(seen: Path) -> None:
-    """The backup is the original: what came between is removed, by the next configuration too, as
-    Spegel does.
-    """
+    """The backup is the original: later changes are removed, as in Spegel."""
     root, before = fresh(seen, rich)
     configuration, cleanup = works(root)
     configuration(quick())
@@ -208,9 +204,7 @@ def test_a_folder_that_was_made_stays_if_others_use_it(seen: Path) -> None:
 
 
 def test_a_backup_of_spegels_is_put_back(seen: Path) -> None:
-    """A node that Spegel configured is cleaned up: what lies in its _backup comes back, all else
-    goes.
-    """
+    """Cleanup after Spegel restores its _backup, and removes all other files."""
     root, before = fresh(seen, rich)
     names = [path.name for path in root.iterdir()]
     (root / "_backup").mkdir(mode=0o755)
@@ -245,7 +239,7 @@ def test_a_backup_that_is_none_is_named(seen: Path, is_link: bool) -> None:
 
 
 def test_a_pipe_is_named(seen: Path) -> None:
-    """What cannot be copied is named before anything is changed."""
+    """A file that cannot be copied is named before anything is changed."""
     root, _ = fresh(seen, rich)
     os.mkfifo(root / "docker.io" / "pipe")
     before = described(seen)

@@ -1,6 +1,4 @@
-"""Registries and mirrors on the command line: what Spegel takes, and one clear sentence for the
-rest.
-"""
+"""Registries and mirrors on the command line: Spegel's forms, and a clear error for all others."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ def test_a_registry_is_a_folder_and_a_server(given: str, registry: Registry) -> 
 
 
 def test_no_registry_means_all() -> None:
-    """Without any registry `_default` is written; one that is given twice counts once."""
+    """Without a registry `_default` is written; a duplicate counts once."""
     assert (
         parse_registries([]) == parse_registries(["*", "_default"]) == (Registry("_default", None),)
     )
@@ -74,9 +72,7 @@ def test_a_folder_with_a_port_has_two_names(host: str, folders: tuple[str, ...])
     ],
 )
 def test_what_is_no_registry_is_named(given: str, named: str) -> None:
-    """Whatever is no URL of a host and a port is an error that says what to write; of mirrors
-    too.
-    """
+    """Any text but a URL with host and port is an error with advice; the same holds for mirrors."""
     for parse in (parse_registries, parse_targets):
         with pytest.raises(ValueError, match=re.escape(named)):
             parse([given])
@@ -117,6 +113,6 @@ def test_a_mirror_is_a_url(given: str, target: str) -> None:
 
 @pytest.mark.parametrize("given", ["*", "_default"])
 def test_a_mirror_is_no_wildcard(given: str) -> None:
-    """What stands for all registries is no mirror."""
+    """A wildcard for all registries is not a mirror."""
     with pytest.raises(ValueError, match="stands for registries"):
         parse_targets([given])

@@ -88,7 +88,7 @@ async def test_a_detached_call_returns_and_raises() -> None:
 
 
 async def test_what_blocks_thread_holds_up_nobody(tmp_path: Path) -> None:
-    """While one function blocks its thread, the loop goes on; errors come back to who asked."""
+    """While one function blocks its thread, the loop runs; an error is raised at the caller."""
     with DetachedThread(name="test") as thread:
         ticks = 0
         slow = asyncio.create_task(thread.run(lambda: time.sleep(0.3)))

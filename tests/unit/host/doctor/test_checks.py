@@ -1,4 +1,4 @@
-"""What the doctor says of every kind of fact, and how it shows it."""
+"""The doctor's finding for every kind of fact, and its output."""
 
 from __future__ import annotations
 
@@ -123,9 +123,7 @@ def test_what_was_not_looked_at_is_not_judged() -> None:
     ],
 )
 def test_containerd(version: str | Unknown, level: Level, said: str) -> None:
-    """Its version is named, with what differs; an old one is a warning, none an error with the way
-    out.
-    """
+    """The version is named; an old one is a warning, a missing one an error."""
     finding = only(check_containerd, version=version)
     assert (finding.check, finding.level) == ("containerd", level)
     assert said in finding.text
@@ -582,7 +580,7 @@ def test_no_clock_is_judged_that_was_not_measured(peers: tuple[PeerState, ...]) 
     ],
 )
 def test_pull(pull: Pull | Unknown, level: Level, said: str) -> None:
-    """What containerd holds must come through the mirror unharmed."""
+    """Content that containerd holds must come through the mirror undamaged."""
     finding = only(check_pull, pull=pull)
     assert (finding.check, finding.level) == ("pull", level)
     assert said in finding.text
@@ -645,5 +643,5 @@ def test_addresses_to_listen_on_become_urls_of_this_machine() -> None:
 
 
 def test_credentials_are_never_printed() -> None:
-    """The header is left out of what a subject shows of itself."""
+    """The repr of a subject leaves the header out."""
     assert "c2VjcmV0" not in repr(replace(SUBJECT, authorization="Basic c2VjcmV0"))

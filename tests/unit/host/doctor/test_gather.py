@@ -1,6 +1,4 @@
-"""What the doctor sees: configuration files, hosts.toml files, a running node, and things that
-hang.
-"""
+"""The doctor's facts: configuration files, hosts.toml, a running node, and things that hang."""
 
 from __future__ import annotations
 
@@ -188,9 +186,7 @@ ONE_HOST = "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull']\n"
 
 
 def test_the_folder_is_found_as_containerd_finds_it(tmp_path: Path) -> None:
-    """`host_port_` before `host:port` before the default, in the first root that has one of
-    them.
-    """
+    """The order is `host_port_`, `host:port`, default; the first root with any of them counts."""
     first, second = tmp_path / "first", tmp_path / "second"
     under, plain = write_hosts(first, "a_5000_", ONE_HOST), write_hosts(first, "b:5000", ONE_HOST)
     write_hosts(first, "a:5000", ONE_HOST)
@@ -235,7 +231,7 @@ def test_without_registries_the_default_and_those_beside_it_are_looked_at(tmp_pa
     ],
 )
 def test_hosts_are_read_with_their_capabilities(tmp_path: Path, text: str, seen: list[Any]) -> None:
-    """Without capabilities a host has all of them, and without a scheme it is https."""
+    """A host without capabilities has every capability, and one without a scheme uses https."""
     write_hosts(tmp_path, "_default", text)
     [found] = hosts_files.read([tmp_path], [])
     assert [(one.url, one.capabilities) for one in found.mirrors] == seen
@@ -294,9 +290,7 @@ def test_registries_whose_settings_are_set_aside_are_found(
 
 
 async def test_hosts_are_asked_who_they_are(tmp_path: Path) -> None:
-    """spegel-py is known by its name, also behind basic auth; others and those that do not answer
-    are told.
-    """
+    """spegel-py is recognised by its header, also behind basic auth; others are named."""
     async with served(answering(status=401)) as ours, served(answering(server="nginx")) as other:
         urls = (ours, f"{other}/v2", "http://127.0.0.1:9", "http://[bad")
         write_hosts(tmp_path, "_default", "".join(f"[host.'{url}']\n" for url in urls))
@@ -311,7 +305,7 @@ async def test_hosts_are_asked_who_they_are(tmp_path: Path) -> None:
 async def test_a_host_that_takes_connections_and_never_answers_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked with a deadline, and told apart from one that is not there."""
+    """The request has a deadline; a silent host differs from a missing one."""
     monkeypatch.setattr("spegel_py.host.http_probe.MIRROR_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         write_hosts(tmp_path, "_default", f"[host.'http://127.0.0.1:{server.getsockname()[1]}']\n")
@@ -336,9 +330,7 @@ async def test_the_state_of_the_node_is_read() -> None:
 
 
 async def test_peers_are_asked_for_their_time() -> None:
-    """By the Date of an answer, whatever its status; who gives none, or does not answer, is not
-    judged.
-    """
+    """The Date of any response counts; a peer without one, or without a response, is not judged."""
 
     async def late(_request: web.Request) -> web.Response:
         return web.Response(status=500, headers={"Date": formatdate(time.time() + 3600)})

@@ -1,6 +1,4 @@
-"""Whether containerd asks its mirrors through a proxy: the rules of Go, what is said, and where it
-is seen.
-"""
+"""Proxies between containerd and its mirrors: Go's rules, the findings, and their sources."""
 
 from __future__ import annotations
 
@@ -72,7 +70,7 @@ def test_hosts_that_are_asked_without_the_proxy(host: str) -> None:
 
 @pytest.mark.parametrize("host", PROXIED)
 def test_hosts_that_are_asked_through_the_proxy(host: str) -> None:
-    """What is merely similar to a rule does not match it."""
+    """A host that is only similar to a rule does not match."""
     assert proxy_for(found(RULES), f"http://{host}") == PROXY
 
 
@@ -140,9 +138,7 @@ def judged(proxy: ProxySettings | Unknown | None, *urls: str) -> list[Finding]:
 
 
 def test_a_mirror_behind_the_proxy_is_an_error_with_the_line_to_add() -> None:
-    """What NO_PROXY has already stays in it; a password is not shown; other hosts may have a
-    proxy.
-    """
+    """The entries of NO_PROXY stay; a password is not shown; other hosts may have a proxy."""
     urls = ("http://10.0.0.5:30020", "http://10.0.0.5:30021", "http://mirror.local:5000")
     [finding] = judged(found("10.96.0.0/12,"), *urls)
     assert (finding.check, finding.level) == ("proxy", Level.ERROR)
@@ -181,7 +177,7 @@ def test_k3s_has_variables_for_its_containerd(unit: str, file: str) -> None:
 
 
 def test_a_proxy_that_is_not_used_is_no_fault() -> None:
-    """For a mirror on this machine, or one that NO_PROXY names; what is not known is not judged."""
+    """A mirror on this machine or in NO_PROXY is fine; an unknown environment is not judged."""
     [finding] = judged(found(), "http://127.0.0.1:5000")
     shown = (
         "http://proxy.example:3128 (environment of process 7), not used for http://127.0.0.1:5000"
@@ -223,7 +219,7 @@ def listening(**variables: str) -> Iterator[Path]:
 
 
 def test_the_process_that_listens_is_asked() -> None:
-    """It is known by its socket, whatever it is called."""
+    """The process is found by its socket, under any name."""
     with listening(HTTP_PROXY=PROXY, no_proxy="a,b") as path:
         seen = environment.of_process(path)
     assert isinstance(seen, ProxySettings)
