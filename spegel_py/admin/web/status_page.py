@@ -26,8 +26,7 @@ MOST_FIELDS = 16
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -51,7 +50,7 @@ class StatusPage:
         return f"<StatusPage {self.viewers!r}>"
 
     def install(self, app: web.Application) -> None:
-        """Add the page to the application of the metrics port."""
+        """Add the page to the application of the metrics port, whose shutdown closes the page."""
         app.router.add_routes(
             [
                 web.get(ROOT, self._move),

@@ -48,7 +48,10 @@ class TreeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeDrawing:
-    """The tree of one digest of `total` bytes, None if unknown; `more` nodes are left out."""
+    """The tree of one digest of `total` bytes, None if unknown.
+
+    `more` nodes are left out. `is_told` is True if the coordinator sent the tree.
+    """
 
     digest: str
     total: int | None
