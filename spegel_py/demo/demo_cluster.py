@@ -80,7 +80,7 @@ class DemoCluster:
         return [node for node in self.nodes if node.pid is not None]
 
     async def joined(self, nodes: Iterable[DemoNode], *, records: int) -> None:
-        """Wait until these nodes are connected to all running nodes, and have `records` of them.
+        """Wait until the nodes are connected to all running nodes, and have `records` records.
 
         Raises DemoFailed.
         """
@@ -103,7 +103,7 @@ class DemoCluster:
 async def together(*waits: Coroutine[None, None, None]) -> None:
     """Wait for all coroutines.
 
-    The first error cancels the others, and is raised without a group.
+    The first error cancels the remaining coroutines, and is raised without a group.
     """
     try:
         async with asyncio.TaskGroup() as tasks:

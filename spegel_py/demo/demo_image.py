@@ -1,4 +1,4 @@
-"""The image of the demonstration, made here with one layer much larger than the others."""
+"""The image of the demonstration, made here with one very large layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ kernel's defaults allow 10 MB (tcp_wmem, tcp_rmem).
 """
 
 LEAST_LARGEST = 16 * MB
-"""Bytes of the largest layer of a made image, at least, even if that is more than half of it."""
+"""Bytes of the largest layer of a made image, at least, even if a half of the image is less."""
 
 
 PIECE = 16 * MB

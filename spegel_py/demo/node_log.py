@@ -96,7 +96,7 @@ def links(events: Iterable[LogEvent]) -> list[tuple[str, str | None]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takeover:
-    """A body that one peer began and another peer finished, in one response to the client."""
+    """A body that two peers sent one after the other, in one response to the client."""
 
     from_addr: str
     to_addr: str
@@ -147,8 +147,8 @@ def gap(samples: Sequence[tuple[float, int]], *, at: int, killed: float) -> floa
     """Return the seconds between the last byte before `at` and the first byte after it.
 
     `samples` are pairs of time and bytes received by then, as the client read them. Bytes of the
-    dead peer may still arrive from the sockets' buffers. So the gap begins when the last of them
-    arrived, or at the kill, whichever is later.
+    dead peer may still arrive from the sockets' buffers. So the gap begins at the last
+    arrival, or at the kill if that is later.
     """
     before = [when for when, count in samples if count <= at]
     after = [when for when, count in samples if count > at]

@@ -199,7 +199,7 @@ def _fresh_image_result(
 
 
 def _expected(context: DemoContext, nodes: Sequence[DemoNode]) -> list[tuple[Path, Child]]:
-    """Return the manifests and blobs that each of these nodes' layouts should have."""
+    """Return the manifests and blobs that each node's layout should have."""
     return [(node.layout, child) for node in nodes for child in context.image.all]
 
 

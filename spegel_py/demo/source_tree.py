@@ -36,7 +36,7 @@ class SourceTree:
         return [node for node, parent in self.sources(digest).items() if parent == source]
 
     def reaches(self, digest: Digest, nodes: Collection[str]) -> bool:
-        """Return True if each of these nodes has a path to upstream, direct or through others."""
+        """Return True if every node has a path to upstream, direct or through other nodes."""
         reached, waiting = set[str](), [UPSTREAM]
         while waiting:
             found = self.below(digest, waiting.pop())

@@ -150,7 +150,7 @@ async def wait_for_daemonset(daemonset: DaemonSet, *, period: float, give_up: fl
     The reason why a node is not ready may change all the time, and is no progress.
 
     Raises:
-        HostError: no further node was ready for `give_up` seconds; the text names the others.
+        HostError: no further node was ready for `give_up` seconds; the text has the missing ones.
     """
     clock = asyncio.get_running_loop().time
     done: frozenset[str] = frozenset()
@@ -207,7 +207,7 @@ async def wait(endpoint: Endpoint, *, threshold: int, period: float) -> None:
 
 
 async def _round(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | None:
-    """Probe every address; return the problem of one of them, or None."""
+    """Probe every address; return the first problem, or None."""
     host, port = endpoint
     try:
         found = await _addresses(host, port)

@@ -21,7 +21,7 @@ async def check_searched(socket: Path, folder: Path) -> None:
     """Check the folder; if the answer cannot be found out, log that and return.
 
     Raises:
-        ConfigError: containerd says that it searches no folder, or another one.
+        ConfigError: containerd says that it does not search the folder.
     """
     subject = Subject(
         socket=socket, namespace="k8s.io", content_path=None, registry="", metrics="", certs=folder

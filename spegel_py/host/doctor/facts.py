@@ -26,7 +26,7 @@ class Subject:
     metrics: str
     """URL of the node's metrics page."""
     certs: Path | None = None
-    """Folder to which hosts.toml files are written; None for those that containerd searches."""
+    """Folder of the hosts.toml files; None for the folders that containerd searches."""
     registries: tuple[str, ...] = ()
     """Mirrored registries, as hosts or as URLs; none means all."""
     filters: Filters = EVERYTHING
@@ -62,7 +62,7 @@ class ProxySettings:
     exempt: str = ""
     """Hosts without a proxy, as in NO_PROXY."""
     source: str
-    """The source of these values."""
+    """The process or file that these values were read from."""
     unit: str = "containerd.service"
     """The service that runs containerd."""
 
@@ -76,7 +76,7 @@ class MirrorHost:
     is_spegel: bool = False
     """True if spegel-py answers there."""
     answer: str = "not asked"
-    """The answer of that host, in a few words."""
+    """The host's answer, in a few words."""
     is_silent: bool = False
     """True if it gives no answer: containerd then waits for 30 s, or for minutes."""
 
@@ -108,7 +108,7 @@ class ContentState:
     sample: int | None = None
     """Number of containerd's blobs that were searched; None if it listed none."""
     found: int = 0
-    """Number of these blobs that can be read here."""
+    """Number of blobs in the sample that can be read here."""
 
 
 @dataclass(frozen=True, slots=True)

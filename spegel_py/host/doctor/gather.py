@@ -1,4 +1,4 @@
-"""Gathers all facts at the same time; a fact that hangs or fails does not affect the others."""
+"""Gathers all facts at the same time; a fact that hangs or fails does not affect other facts."""
 
 from __future__ import annotations
 

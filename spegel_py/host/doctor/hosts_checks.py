@@ -44,7 +44,7 @@ def check_hosts(facts: Facts) -> list[Finding]:
 
 
 def check_set_aside(facts: Facts) -> list[Finding]:
-    """Check that earlier settings of registries are used; name those that are set aside."""
+    """Check that earlier settings of registries are used; name the registries that lost theirs."""
     if not isinstance(facts.set_aside, tuple) or not facts.set_aside:
         return []
     text = (
