@@ -78,6 +78,9 @@ class Health:
             first_byte: seconds to the first byte.
             pace: seconds of waiting per MiB of the body.
         """
+        known = self._peers.get(peer.id)
+        if known is not None and known.is_lost:
+            self._close_lost(known, None, now)
         health = self._get(peer)
         health.answered(now, first_byte=first_byte, pace=pace)
         self.scheduler.record_answer(peer, now)
@@ -256,7 +259,7 @@ class Health:
             self.scheduler.check_soon(peer, now)
 
     def _close_lost(self, health: PeerHealth, failure: str | None, now: float) -> None:
-        """Forget a lost peer once its check has shown whether its registry still answers."""
+        """Forget a lost peer once a check or a request has shown whether its registry answers."""
         peer = health.peer
         reason = "its registry still answers" if failure is None else failure
         log.info("peer lost", **_named(peer), reason=reason)

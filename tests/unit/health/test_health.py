@@ -315,6 +315,20 @@ def test_a_failure_that_is_coming_takes_the_weight_ahead_of_it() -> None:
     assert book.count("spegel_health_prediction_lead_seconds_sum") >= 10
 
 
+def test_a_lost_peer_whose_registry_answers_a_request_starts_anew() -> None:
+    """It needs no check any more, and is not unhealthy for what it did before."""
+    book = Book()
+    for _ in range(3):
+        book.failed(A, "stalled", 0.0)
+    assert book.state("a") is HealthState.UNHEALTHY
+    book.observe([member(A)], 1.0)
+    book.observe([], 2.0)
+    book.answered(A, 3.0, first_byte=0.01)
+    assert (book.state("a"), book.weigh(A, 3.0)) == (HealthState.HEALTHY, 1.0)
+    assert not book.unhealthy
+    assert book.names[-1] == "peer lost"
+
+
 @given(
     st.lists(
         st.tuples(
