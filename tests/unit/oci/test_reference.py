@@ -28,7 +28,7 @@ REGISTRIES = st.sampled_from(
         "10.0.0.1:5000",
         "[fd00::1]:5000",
         "registry.example:443",
-        "my_registry.local_content:5000",
+        "my_registry.local:5000",
         "registry.example.",
         "REG.example",
     ]
@@ -97,7 +97,7 @@ def test_the_name_is_the_key_a_tag_is_advertised_under(text: str, name: str | No
         ("[FD00::1]:443", "[fd00::1]"),
         ("[fd00::1]:5000", "[fd00::1]:5000"),
         ("[fd00::1]", "[fd00::1]"),
-        ("my_registry.local_content:5000", "my_registry.local:5000"),
+        ("my_registry.local:5000", "my_registry.local:5000"),
         ("LOCALHOST.", "localhost"),
         ("localhost:443", "localhost:443"),  # without a port it means http
         ("127.0.0.1:443", "127.0.0.1:443"),

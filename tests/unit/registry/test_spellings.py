@@ -24,7 +24,7 @@ HUB = ("docker.io", "index.docker.io", "registry-1.docker.io", "Docker.io", "doc
 OTHER = ("reg.example", "REG.example", "reg.example.", "reg.example:443")
 
 
-@pytest.mark.parametrize("held", [*HUB, *OTHER, "my_registry.local_content:5000"])
+@pytest.mark.parametrize("held", [*HUB, *OTHER, "my_registry.local:5000"])
 async def test_a_tag_is_shared_among_all_spellings(start: NodeFactory, held: str) -> None:
     """At the holder and at a peer, with the namespace as the client wrote it."""
     store = MemoryStore()
