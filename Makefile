@@ -107,7 +107,7 @@ audit: ## look for known vulnerabilities of the locked packages; asks an advisor
 protos: ## regenerate the protobuf messages (libp2p wants protobuf < 7, hence an environment of its own)
 	$(PYTHON) -m venv build/protoc
 	build/protoc/bin/python -m pip install --quiet 'grpcio-tools==1.75.1' 'protobuf<7' 'setuptools<81'
-	build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. spegel_py/store/containerd/api/*.proto tests/cri/*.proto
+	build/protoc/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. spegel_py/store/containerd/api/*.proto tests/support/cri/*.proto
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

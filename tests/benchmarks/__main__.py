@@ -29,7 +29,7 @@ from tests.benchmarks import (
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.machine import Meter, conditions
 from tests.benchmarks.report import Outcome
-from tests.processes import end_in_good_order
+from tests.support.processes import end_in_good_order
 
 BENCHMARKS: dict[str, Callable[..., Awaitable[list[Figure]]]] = {
     "lookup": lookup.measure,

@@ -26,7 +26,7 @@ from spegel_py.transfer.base import Deadlines
 from tests.benchmarks import nodes
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.nodes import Node
-from tests.processes import run, until
+from tests.support.processes import run, until
 
 HOLDERS = 3
 BLOBS = 10

@@ -7,11 +7,11 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from tests import images
 from tests.benchmarks import machine, nodes
 from tests.benchmarks.figures import Figure, median_and_max
 from tests.benchmarks.machine import Memory
 from tests.benchmarks.nodes import Node, Started
+from tests.support import images
 
 NODES = 10
 SETTLE = 10.0

@@ -16,7 +16,6 @@ import statistics
 import sys
 from collections.abc import Iterator
 
-from tests import images
 from tests.benchmarks.figures import Figure, median_and_max
 from tests.benchmarks.machine import conditions
 from tests.benchmarks.report import aligned, flat
@@ -25,6 +24,7 @@ from tests.kubernetes.built import reason_to_skip
 from tests.kubernetes.cluster import Cluster, start_cluster
 from tests.kubernetes.node import Node
 from tests.kubernetes.rolling import pulling, restart
+from tests.support import images
 
 ROUNDS = 7
 """Pulls with and without the mirror on each node; the median of them counts."""

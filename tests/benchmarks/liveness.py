@@ -29,8 +29,8 @@ from spegel_py.routing.libp2p.sharing import next_interval
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.exchange import HTTPExchange
-from tests import images
 from tests.benchmarks import machine, nodes
+from tests.support import images
 
 SIZES = (2, 10, 50, 100, 200, 500, 1000)
 ANNOUNCE, HEALTH = 4.0, 10.0

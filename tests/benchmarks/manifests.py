@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from spegel_py.oci import build
 from spegel_py.oci.build import Image
-from tests import images
 from tests.benchmarks import client, nodes
 from tests.benchmarks.client import Timed
 from tests.benchmarks.figures import Figure, latencies
+from tests.support import images
 
 NODES = 5
 WARM_UP = 40

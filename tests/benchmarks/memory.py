@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests import images
 from tests.benchmarks import machine, nodes
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.machine import Memory
 from tests.benchmarks.nodes import Node, Started
-from tests.containerd import CONTAINERD, Daemon
+from tests.support import images
+from tests.support.containerd import CONTAINERD, Daemon
 
 IMAGES = 20
 

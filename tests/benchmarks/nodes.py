@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spegel_py.oci.build import Image
-from tests import images
 from tests.benchmarks import client, machine
 from tests.benchmarks.routers import free_port
-from tests.processes import Process, until
+from tests.support import images
+from tests.support.processes import Process, until
 
 
 @dataclass(frozen=True, slots=True)

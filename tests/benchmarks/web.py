@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from playwright.async_api import Browser
 
 from spegel_py.oci.build import Image
-from tests import images
 from tests.benchmarks import machine, nodes
 from tests.benchmarks.figures import Figure, latencies
 from tests.benchmarks.nodes import Node
 from tests.browser.chromium import chromium, look
+from tests.support import images
 
 NODES, IMAGES = 10, 1000
 

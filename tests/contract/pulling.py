@@ -14,9 +14,9 @@ from spegel_py.store.base import Ingests
 from spegel_py.store.containerd import ContainerdIngests
 from spegel_py.store.layout import BlobWriter, LayoutIngests
 from spegel_py.store.memory_store import MemoryIngests
-from tests import images
-from tests.containerd import NAMESPACE, Daemon
-from tests.processes import until
+from tests.support import images
+from tests.support.containerd import NAMESPACE, Daemon
+from tests.support.processes import until
 
 
 class Pulling(Protocol):

@@ -16,8 +16,8 @@ from spegel_py.store.base import Origins, Store, Watcher
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.layout import LayoutStore, LayoutWatcher
 from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
-from tests import images
-from tests.containerd import Daemon
+from tests.support import images
+from tests.support.containerd import Daemon
 
 
 class Source(Protocol):

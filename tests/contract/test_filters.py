@@ -12,7 +12,7 @@ from spegel_py.oci.filters import Filters
 from tests.contract.conftest import SOURCES, make_source
 from tests.contract.sources import Source
 from tests.contract.test_watcher import keys, listening
-from tests.images import image
+from tests.support.images import image
 
 SHOWN, HIDDEN = "registry.example/team/app:1", "other.example/team/app:1"
 FILTERS = Filters(registries=["registry.example"], patterns=[re.compile(r":latest$")])

@@ -14,7 +14,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store import inotify
 from tests.contract.conftest import CONTAINERD
 from tests.contract.pulling import ContainerdPulling, LayoutPulling, MemoryPulling, Pulling
-from tests.processes import descriptors, until
+from tests.support.processes import descriptors, until
 
 MIB = 1024 * 1024
 DATA = bytes(range(256)) * (3 * MIB // 256)

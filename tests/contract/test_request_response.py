@@ -11,7 +11,7 @@ import pytest
 from spegel_py.errors import PeerRefused, PeerStalled, PeerUnreachable
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE, Peer, RequestResponse
 from spegel_py.routing.memory import MemoryNetwork
-from tests.routers import Node, cluster, until
+from tests.support.routers import Node, cluster, until
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 
 from spegel_py.routing.base import Peer, Router
 from spegel_py.routing.memory import MemoryNetwork
-from tests.routers import cluster, found, until
+from tests.support.routers import cluster, found, until
 
 
 @dataclass

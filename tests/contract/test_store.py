@@ -11,7 +11,7 @@ from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor
 from tests.contract.sources import Source
-from tests.images import image
+from tests.support.images import image
 
 NAME = "registry.example/team/app:1"
 MEBIBYTE = 1024 * 1024

@@ -17,7 +17,7 @@ import pytest
 from spegel_py.errors import StoreUnavailable
 from spegel_py.transfer.base import ClientGone, Sink
 from tests.contract.serving import WAYS, Send, Server, Way, local, relayed, serving
-from tests.processes import until
+from tests.support.processes import until
 from tests.unit.mirror.peers import FakePeer
 from tests.unit.registry.raw import Answer, RawClient
 

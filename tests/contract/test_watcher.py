@@ -15,7 +15,7 @@ from spegel_py.oci.build import Image
 from spegel_py.store.base import Change, ContentEvent, Inventory, Watcher
 from spegel_py.store.layout import layout_watcher
 from tests.contract.sources import LayoutSource, Source
-from tests.images import image
+from tests.support.images import image
 
 NAME = "registry.example/team/app:1"
 OTHER = "registry.example/team/other:1"

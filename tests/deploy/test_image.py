@@ -16,14 +16,14 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from spegel_py import __version__
-from tests import images, locks
 from tests.deploy.chart import ROOT
 from tests.deploy.container import BuiltImage, first_process
 from tests.deploy.test_running import status
 from tests.integration.cluster import events, exit_status, joined, publish, registry_away
-from tests.lab import Node, start_lab
-from tests.processes import Process, run, until
-from tests.routers import free_port
+from tests.support import images, locks
+from tests.support.lab import Node, start_lab
+from tests.support.processes import Process, run, until
+from tests.support.routers import free_port
 
 pytestmark = [
     pytest.mark.root,

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.containerd import CONTAINERD
 from tests.deploy.chart import CHART, ROOT, Helm, containers, find, load, merged, nested, pod
 from tests.deploy.test_monitoring import EXPORTED
+from tests.support.containerd import CONTAINERD
 
 FOLDER = ROOT / "deploy" / "kind"
 STEPS = ROOT / "deploy" / "demo" / "steps.sh"

@@ -14,8 +14,8 @@ import pytest
 
 from tests.deploy.chart import SPEGEL_DEFAULTS, Helm, Values, arguments, load, named
 from tests.deploy.test_monitoring import EXPRESSIONS, selectors
-from tests.processes import Process, until
-from tests.routers import free_port
+from tests.support.processes import Process, until
+from tests.support.routers import free_port
 
 pytestmark = pytest.mark.timeout(900)  # the first of them builds Helm
 

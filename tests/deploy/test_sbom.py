@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import locks
 from tests.deploy.chart import ROOT
+from tests.support import locks
 
 pytestmark = pytest.mark.timeout(300)  # the first time it installs the tool
 

@@ -30,8 +30,8 @@ from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from tests.deploy.test_monitoring import DASHBOARD
 from tests.docs.chart import Panel, Series, svg
-from tests.images import image, write_layout
-from tests.processes import Process
+from tests.support.images import image, write_layout
+from tests.support.processes import Process
 
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "dashboard.svg"
 

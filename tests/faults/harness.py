@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from tests.benchmarks.machine import conditions
 from tests.faults.report import Outcome
-from tests.processes import end_in_good_order
+from tests.support.processes import end_in_good_order
 
 
 class NamedRow(Protocol):

@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 
 import spegel_py
-from tests.lab import Node
-from tests.namespaces import Namespace
-from tests.processes import Process, run
+from tests.support.lab import Node
+from tests.support.namespaces import Namespace
+from tests.support.processes import Process, run
 
 NodeFault = Callable[[Node], AbstractAsyncContextManager[None]]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import grpc.aio
 
 from spegel_py.oci.build import Image
-from tests.lab import Node
+from tests.support.lab import Node
 
 DEADLINE = 60.0
 """Seconds after which a pull counts as hung, unless a program sets another bound."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from spegel_py.supervision.alerts import Alert
 from spegel_py.supervision.history import RecordedHistory, read_history
 from tests.integration.cluster import finds
-from tests.lab import Node, until
+from tests.support.lab import Node, until
 
 HEALED = 15.0
 """Seconds after a partition has healed within which everybody finds everything."""

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from spegel_py.oci.build import Blob, Image
-from tests.lab import REGISTRY, Lab, Node, Response, start_lab, total, until
-from tests.processes import Process, run
+from tests.support.lab import REGISTRY, Lab, Node, Response, start_lab, total, until
+from tests.support.processes import Process, run
 
 PROMPT = 0.3
 """Seconds within which a node says that nobody has something: a runtime waits for it with every

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.lab import Lab, start_lab
+from tests.support.lab import Lab, start_lab
 
 Labs = Callable[[int], Awaitable[Lab]]
 

@@ -21,7 +21,7 @@ from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.service import RouterSettings
 from spegel_py.telemetry import logging
-from tests.lab import Lab, Node, until
+from tests.support.lab import Lab, Node, until
 
 _PORT = 5001
 _LINE = 1 << 26

@@ -24,12 +24,12 @@ from cryptography.x509.oid import NameOID
 import spegel_py
 from spegel_py.host.cleanup import clean_up
 from spegel_py.host.configuration import configure
-from tests.host_trees import EXISTING, described, make_rich, mirroring, quick
-from tests.images import image
 from tests.integration.cluster import joined, metric, publish, registry_away
-from tests.lab import REGISTRY, Lab, Node, start_lab
-from tests.processes import CommandFailed, Process, run
-from tests.routers import free_port
+from tests.support.host_trees import EXISTING, described, make_rich, mirroring, quick
+from tests.support.images import image
+from tests.support.lab import REGISTRY, Lab, Node, start_lab
+from tests.support.processes import CommandFailed, Process, run
+from tests.support.routers import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 

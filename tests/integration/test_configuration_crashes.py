@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.host_trees import (
+from tests.support.host_trees import (
     MADE,
     Make,
     described,

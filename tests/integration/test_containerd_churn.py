@@ -16,10 +16,10 @@ import pytest
 
 from spegel_py.oci import build
 from spegel_py.oci.build import Image
-from tests.images import random_layer
 from tests.integration.cluster import start_cluster, state
 from tests.integration.observer import Observer, keys, observing
-from tests.lab import Node, until
+from tests.support.images import random_layer
+from tests.support.lab import Node, until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(240)]
 

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from spegel_py.oci import build
-from tests.images import image, random_layer
 from tests.integration.cluster import (
     blob_path,
     found,
@@ -19,7 +18,8 @@ from tests.integration.cluster import (
     start_cluster,
 )
 from tests.integration.observer import keys, observing
-from tests.lab import REGISTRY, start_lab, until
+from tests.support.images import image, random_layer
+from tests.support.lab import REGISTRY, start_lab, until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from spegel_py.oci.build import Blob, Image
-from tests.images import image
 from tests.integration.cluster import blob_path, manifest_path, publish, start_cluster
 from tests.integration.observer import Observer, keys, observing
-from tests.lab import Lab, Node, Response, until
+from tests.support.images import image
+from tests.support.lab import Lab, Node, Response, until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.asyncio(loop_scope="module")]
 

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.images import image
 from tests.integration.cluster import (
     blob_path,
     found,
@@ -23,7 +22,8 @@ from tests.integration.cluster import (
     start_cluster,
 )
 from tests.integration.observer import keys, observing
-from tests.lab import Node, start_lab
+from tests.support.images import image
+from tests.support.lab import Node, start_lab
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

@@ -16,9 +16,9 @@ from spegel_py.store.containerd.blob_access import FileBlobs
 from spegel_py.store.containerd.blob_records import BlobRecords
 from spegel_py.store.containerd.grpc_client import BlobRecord, NamedImage
 from tests.contract.test_watcher import keys, listening
-from tests.images import image
 from tests.integration.cluster import joined, metric
-from tests.lab import Lab, Node, start_lab, until
+from tests.support.images import image
+from tests.support.lab import Lab, Node, start_lab, until
 
 pytestmark = [
     pytest.mark.root,

@@ -11,8 +11,8 @@ import pytest
 
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from tests.contract.test_watcher import Listener, keys, listening
-from tests.images import image
-from tests.lab import Lab, Node, start_lab
+from tests.support.images import image
+from tests.support.lab import Lab, Node, start_lab
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.images import image
 from tests.integration.cluster import (
     events,
     has_moved,
@@ -23,8 +22,9 @@ from tests.integration.cluster import (
     registry_away,
     start_cluster,
 )
-from tests.lab import Lab, Node, until
-from tests.processes import run
+from tests.support.images import image
+from tests.support.lab import Lab, Node, until
+from tests.support.processes import run
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 

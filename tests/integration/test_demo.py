@@ -22,8 +22,8 @@ from spegel_py.demo import demo_node
 from spegel_py.demo.demo_cluster import cluster
 from spegel_py.demo.demo_node import DemoFailed
 from spegel_py.demo.throttled_proxy import PIECE, ThrottledProxy
-from tests import images
-from tests.processes import until
+from tests.support import images
+from tests.support.processes import until
 
 MB = 1_000_000
 

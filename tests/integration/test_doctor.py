@@ -22,13 +22,13 @@ from spegel_py.host.doctor import Finding, Level, Subject, config_file, examine
 from spegel_py.host.doctor.containerd_checks import DEFAULT_CONFIG_PATH, TELLS_LAYERS
 from spegel_py.registry.server import serve
 from spegel_py.store.containerd import Client, cri_status
-from tests.containerd import Daemon
-from tests.cri.client import Cri
-from tests.images import image
 from tests.integration.cluster import events, joined
 from tests.integration.conftest import Labs
-from tests.lab import REGISTRY, Node
-from tests.processes import run, until
+from tests.support.containerd import Daemon
+from tests.support.cri.client import Cri
+from tests.support.images import image
+from tests.support.lab import REGISTRY, Node
+from tests.support.processes import run, until
 
 pytestmark = pytest.mark.root
 

@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 
 from spegel_py.oci.build import Image
-from tests.images import image
 from tests.integration.cluster import (
     events,
     exit_status,
@@ -26,8 +25,9 @@ from tests.integration.cluster import (
     registry_away,
     start_cluster,
 )
-from tests.lab import Lab, Node, until
-from tests.processes import Process
+from tests.support.images import image
+from tests.support.lab import Lab, Node, until
+from tests.support.processes import Process
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.asyncio(loop_scope="module")]
 

@@ -14,10 +14,10 @@ import pytest_asyncio
 
 from spegel_py.health.peer_health import PROOF
 from spegel_py.oci.build import Image
-from tests.images import image
 from tests.integration.cluster import blob_path, events, heal, metric, publish, start_cluster
-from tests.lab import Lab, Node, until
-from tests.processes import run
+from tests.support.images import image
+from tests.support.lab import Lab, Node, until
+from tests.support.processes import run
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 

@@ -20,10 +20,10 @@ from tests.faults.crowd.cluster import CrowdCluster
 from tests.faults.crowd.cluster import start_cluster as start_crowd
 from tests.faults.crowd.player import play as play_row
 from tests.faults.crowd.rows import Row
-from tests.images import image
 from tests.integration.cluster import metric, publish, registry_away, start_cluster
-from tests.lab import Node, start_lab
-from tests.processes import until
+from tests.support.images import image
+from tests.support.lab import Node, start_lab
+from tests.support.processes import until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

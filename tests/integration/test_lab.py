@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from spegel_py.oci.build import Image
-from tests.images import image
-from tests.lab import Lab, start_lab
+from tests.support.images import image
+from tests.support.lab import Lab, start_lab
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import psutil
 
 from spegel_py.oci.build import Image, image
-from tests.images import random_layer
 from tests.integration.cluster import found, start_cluster
-from tests.lab import Node
-from tests.processes import until
+from tests.support.images import random_layer
+from tests.support.lab import Node
+from tests.support.processes import until
 
 MOST = 60_000_000
 """Bytes by which a node may exceed what it has when idle."""

@@ -52,7 +52,7 @@ from spegel_py.registry.server import serve
 from spegel_py.store.layout import LayoutStore, LayoutWriter
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.sender import Sender
-from tests import images
+from tests.support import images
 
 NAME = "registry.example:5000/team/app:1.0"
 AMD64 = Platform.parse("linux/amd64")

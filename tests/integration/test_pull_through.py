@@ -13,7 +13,6 @@ import pytest_asyncio
 
 from spegel_py.oci import build
 from spegel_py.oci.digest import Digest
-from tests.images import image
 from tests.integration.cluster import (
     PROMPT,
     blob_path,
@@ -26,8 +25,9 @@ from tests.integration.cluster import (
     start_cluster,
     timed,
 )
-from tests.lab import Lab, Node
-from tests.processes import run
+from tests.support.images import image
+from tests.support.lab import Lab, Node
+from tests.support.processes import run
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.asyncio(loop_scope="module")]
 

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.images import image
 from tests.integration.cluster import events, metric, publish, registry_away, start_cluster
+from tests.support.images import image
 
 pytestmark = pytest.mark.root
 

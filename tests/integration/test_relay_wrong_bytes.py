@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 from spegel_py.oci.build import Blob
-from tests.images import image
 from tests.integration.cluster import events, heal, metric, publish, start_cluster
-from tests.lab import Node, until
+from tests.support.images import image
+from tests.support.lab import Node, until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

@@ -11,7 +11,6 @@ import pytest_asyncio
 
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.build import Blob
-from tests.images import image
 from tests.integration.cluster import (
     PROMPT,
     blob_path,
@@ -24,7 +23,8 @@ from tests.integration.cluster import (
     timed,
     told,
 )
-from tests.lab import Lab, Node
+from tests.support.images import image
+from tests.support.lab import Lab, Node
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 

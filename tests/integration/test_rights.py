@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.images import image
 from tests.integration.cluster import joined, publish, registry_away
-from tests.lab import Lab
+from tests.support.images import image
+from tests.support.lab import Lab
 
 pytestmark = pytest.mark.root
 

@@ -32,7 +32,7 @@ from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.keys import name_hash, record_key
 from spegel_py.routing.libp2p.multiaddrs import listen_addresses, multiaddr
 from tests.benchmarks import routers as processes
-from tests.routers import Node, cluster, found, ports, until
+from tests.support.routers import Node, cluster, found, ports, until
 
 KEYS = [f"sha256:{number:064x}" for number in range(1000)]
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.images import image
 from tests.integration.cluster import everybody, joined, metric, publish, registry_away
-from tests.lab import REGISTRY, Lab, Node, start_lab
-from tests.processes import run
+from tests.support.images import image
+from tests.support.lab import REGISTRY, Lab, Node, start_lab
+from tests.support.processes import run
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

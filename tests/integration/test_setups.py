@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from tests.images import image
 from tests.integration.cluster import events, joined, metric, publish, registry_away
-from tests.lab import Lab
-from tests.processes import run
+from tests.support.images import image
+from tests.support.lab import Lab
+from tests.support.processes import run
 
 pytestmark = pytest.mark.root
 

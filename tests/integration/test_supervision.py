@@ -16,7 +16,6 @@ import pytest
 
 from spegel_py.supervision.journal import read
 from tests.faults.primitives import halved, small_disk
-from tests.images import image
 from tests.integration.chronicles import (
     alerts,
     all_found,
@@ -35,8 +34,9 @@ from tests.integration.cluster import (
     publish,
     start_cluster,
 )
-from tests.lab import Node, start_lab, until
-from tests.processes import run
+from tests.support.images import image
+from tests.support.lab import Node, start_lab, until
+from tests.support.processes import run
 
 pytestmark = pytest.mark.root
 

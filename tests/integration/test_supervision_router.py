@@ -22,9 +22,9 @@ from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.trio_side import TrioSide
 from spegel_py.supervision.history import RecordedHistory, read_history
-from tests import routers
-from tests.images import image, write_layout
-from tests.routers import cluster, found, free_port, ports, until
+from tests.support import routers
+from tests.support.images import image, write_layout
+from tests.support.routers import cluster, found, free_port, ports, until
 
 NAME = "registry.example/app:1"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import spegel_py
-from tests.host_trees import EXISTING, described
-from tests.processes import Process
+from tests.support.host_trees import EXISTING, described
+from tests.support.processes import Process
 
 SYSTEMD = "/lib/systemd/systemd"
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "spegel-py.service"

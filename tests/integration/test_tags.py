@@ -8,10 +8,10 @@ import asyncio
 
 import pytest
 
-from tests.images import image
 from tests.integration.cluster import manifest_path, publish, start_cluster
-from tests.lab import Lab, Node
-from tests.processes import until
+from tests.support.images import image
+from tests.support.lab import Lab, Node
+from tests.support.processes import until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 

@@ -20,8 +20,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from spegel_py.demo.demo_node import Ports, free_ports
 from spegel_py.demo.probe import answers
 from spegel_py.oci.build import Image
-from tests.images import image, write_layout
-from tests.processes import CommandFailed, Process, run, until
+from tests.support.images import image, write_layout
+from tests.support.processes import CommandFailed, Process, run, until
 
 NAME = "registry.example/app:1"
 ROOT_TRACE, ROOT_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -21,7 +21,7 @@ import uvloop
 from spegel_py.transfer import sender
 from spegel_py.transfer.pipes import MAX_IDLE_PIPES
 from tests.contract.serving import WAYS, Server, Way, local, relayed, serving
-from tests.processes import until
+from tests.support.processes import until
 from tests.unit.mirror.peers import FakePeer
 
 DATA = bytes(4_000_000)

@@ -24,8 +24,8 @@ from tests.benchmarks import nodes
 from tests.benchmarks.nodes import Node
 from tests.browser.chromium import DESKTOP, PHONE, chromium, look
 from tests.browser.stage import Stage
-from tests.images import image
-from tests.routers import until
+from tests.support.images import image
+from tests.support.routers import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from tests.integration.cluster import finds, metric
-from tests.lab import Lab, Node, start_lab, until
-from tests.processes import Process
+from tests.support.lab import Lab, Node, start_lab, until
+from tests.support.processes import Process
 
 SPEGEL = os.environ.get("SPEGEL_BIN", "")
 """The binary to stand beside; without one there is nothing to test."""

@@ -15,12 +15,12 @@ import pytest
 import pytest_asyncio
 
 from spegel_py.oci.build import Image
-from tests.images import image
 from tests.integration.cluster import blob_path, gone, manifest_path, metric, registry_away
 from tests.integration.test_faults import SIZE, pulling
 from tests.interop.mixed import SPEGEL, Mixed, offered, start_mixed
-from tests.lab import Node, until
-from tests.processes import CommandFailed, run
+from tests.support.images import image
+from tests.support.lab import Node, until
+from tests.support.processes import CommandFailed, run
 
 pytestmark = [
     pytest.mark.root,

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from tests.kubernetes.built import reason_to_skip
 from tests.kubernetes.cluster import CONTAINERDS, Cluster, start_cluster
-from tests.processes import end_in_good_order
+from tests.support.processes import end_in_good_order
 
 
 async def main(nodes: int, *, is_installed: bool) -> None:

@@ -9,7 +9,7 @@ import ssl
 import urllib.parse
 from typing import Any
 
-from tests.namespaces import Namespace
+from tests.support.namespaces import Namespace
 
 
 class ApiError(Exception):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.deploy.chart import ROOT
-from tests.processes import run
+from tests.support.processes import run
 
 DEADLINE = 3600.0
 """Seconds that one build may take: Kubernetes takes about 15 minutes on two busy cores."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import until
+from tests.support.processes import until
 
 ROOT = Path("/sys/fs/cgroup")
 

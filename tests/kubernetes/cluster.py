@@ -20,7 +20,6 @@ import yaml
 
 from spegel_py import __version__
 from spegel_py.oci import build as oci
-from tests import images
 from tests.deploy.chart import CHART, merged
 from tests.kubernetes import addresses
 from tests.kubernetes.api import ApiError
@@ -28,9 +27,10 @@ from tests.kubernetes.built import Built, build
 from tests.kubernetes.cgroups import Cgroup
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.node import Node
-from tests.lab import Registry, total
-from tests.namespaces import Namespace, network
-from tests.processes import CommandFailed, run, until
+from tests.support import images
+from tests.support.lab import Registry, total
+from tests.support.namespaces import Namespace, network
+from tests.support.processes import CommandFailed, run, until
 
 NAMESPACE = "spegel"
 RELEASE = "spegel-py"

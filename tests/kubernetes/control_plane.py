@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.kubernetes import addresses
 from tests.kubernetes.api import Api
 from tests.kubernetes.built import Built
-from tests.namespaces import Namespace
-from tests.processes import Process
+from tests.support.namespaces import Namespace
+from tests.support.processes import Process
 
 PORT = 6443
 

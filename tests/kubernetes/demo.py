@@ -14,12 +14,12 @@ import sys
 import time
 from contextlib import suppress
 
-from tests import images
 from tests.deploy.chart import ROOT
 from tests.kubernetes import addresses
 from tests.kubernetes.built import reason_to_skip
 from tests.kubernetes.cluster import Cluster, start_cluster
-from tests.processes import end_in_good_order, run
+from tests.support import images
+from tests.support.processes import end_in_good_order, run
 
 STEPS = ROOT / "deploy" / "demo" / "steps.sh"
 IMAGE = "demo/app:1"

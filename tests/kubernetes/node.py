@@ -18,8 +18,8 @@ from spegel_py.errors import SpegelError
 from spegel_py.store.containerd.grpc_client import Client
 from tests.kubernetes import addresses
 from tests.kubernetes.cgroups import Cgroup
-from tests.namespaces import Namespace
-from tests.processes import Process, run, until
+from tests.support.namespaces import Namespace
+from tests.support.processes import Process, run, until
 
 _SCRIPT = Path(__file__).with_name("node.sh")
 

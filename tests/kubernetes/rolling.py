@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests import images
 from tests.kubernetes.cluster import NAMESPACE, RELEASE, Cluster
 from tests.kubernetes.node import Node
-from tests.processes import CommandFailed, until
+from tests.support import images
+from tests.support.processes import CommandFailed, until
 
 
 @dataclass(slots=True)

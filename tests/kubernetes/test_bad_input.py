@@ -11,7 +11,7 @@ import pytest
 from tests.deploy.chart import CHART, merged
 from tests.kubernetes.cluster import DEFAULTS, NAMESPACE, PAUSE, RELEASE, Cluster
 from tests.kubernetes.node import Node
-from tests.processes import until
+from tests.support.processes import until
 
 pytestmark = [
     pytest.mark.kubernetes,

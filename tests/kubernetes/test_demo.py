@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.chart import ROOT
-from tests.processes import until
+from tests.support.processes import until
 
 pytestmark = [
     pytest.mark.kubernetes,

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests import images
 from tests.kubernetes.cluster import NAMESPACE, Cluster
 from tests.kubernetes.node import Node
 from tests.kubernetes.rolling import pulled
-from tests.processes import until
+from tests.support import images
+from tests.support.processes import until
 
 pytestmark = [
     pytest.mark.kubernetes,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import images
 from tests.kubernetes import addresses
 from tests.kubernetes.cluster import NAMESPACE, Cluster
 from tests.kubernetes.node import Node
-from tests.lab import Registry
-from tests.processes import CommandFailed, until
+from tests.support import images
+from tests.support.lab import Registry
+from tests.support.processes import CommandFailed, until
 
 pytestmark = [
     pytest.mark.kubernetes,

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests import images
 from tests.kubernetes.cluster import NAMESPACE, RELEASE, Cluster
 from tests.kubernetes.rolling import pulled, pulling, restart
-from tests.lab import fetch
+from tests.support import images
+from tests.support.lab import fetch
 
 pytestmark = [
     pytest.mark.kubernetes,

@@ -15,11 +15,11 @@ import pytest
 import pytest_asyncio
 
 from tests.deploy.chart import CHART, merged
-from tests.host_trees import described, make_rich
 from tests.kubernetes.api import ApiError
 from tests.kubernetes.cluster import DEFAULTS, NAMESPACE, RELEASE, Cluster
 from tests.kubernetes.node import Node
-from tests.processes import CommandFailed, until
+from tests.support.host_trees import described, make_rich
+from tests.support.processes import CommandFailed, until
 
 pytestmark = [
     pytest.mark.kubernetes,

@@ -14,7 +14,7 @@ import pytest
 from spegel_py import __version__
 from spegel_py.cli import main
 from spegel_py.routing.libp2p.identity import load_or_create
-from tests.routers import free_port
+from tests.support.routers import free_port
 
 
 @pytest.fixture(autouse=True)

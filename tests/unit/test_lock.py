@@ -7,8 +7,8 @@ import tomllib
 
 import pytest
 
-from tests import locks
 from tests.benchmarks.machine import ROOT
+from tests.support import locks
 
 LOCKS = ("requirements.lock", "requirements-build.lock")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

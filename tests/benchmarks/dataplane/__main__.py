@@ -26,8 +26,8 @@ from tests.benchmarks.dataplane.measure import Bench
 from tests.benchmarks.dataplane.plan import FULL, QUICK, Cell, Scale, cells, turns
 from tests.benchmarks.dataplane.summary import Sample, failures, named, rows
 from tests.benchmarks.machine import Meter
-from tests.containerd import Daemon
-from tests.processes import end_in_good_order
+from tests.support.containerd import Daemon
+from tests.support.processes import end_in_good_order
 
 _INSIDE = "BENCH_NETWORK_NAMESPACE"
 

@@ -15,8 +15,8 @@ from tests.benchmarks.dataplane import commands
 from tests.benchmarks.dataplane.content import Content
 from tests.benchmarks.dataplane.peer import REGISTRY_PORT
 from tests.benchmarks.dataplane.tree import Tree
-from tests.containerd import Daemon
-from tests.processes import Process
+from tests.support.containerd import Daemon
+from tests.support.processes import Process
 
 _START = 60.0
 """Seconds for a server to start, and for those in the DHT to be told who has what."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tests.benchmarks.dataplane.peer import REGISTRY_PORT, ROUTER_PORT
 from tests.benchmarks.dataplane.plan import OURS, REFERENCE, VERIFIED, VERIFYING
-from tests.containerd import Daemon
-from tests.processes import run
+from tests.support.containerd import Daemon
+from tests.support.processes import run
 
 SPEGEL = os.environ.get("SPEGEL_BIN", "")
 """Spegel's binary; without one its column, and what is wanted against it, is left out."""

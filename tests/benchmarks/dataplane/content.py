@@ -10,8 +10,8 @@ from pathlib import Path
 from spegel_py.oci import build
 from spegel_py.oci.build import Blob, Image, Layer
 from spegel_py.oci.digest import Digest
-from tests import images
 from tests.benchmarks.dataplane.plan import Source
+from tests.support import images
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from tests.benchmarks.flash.outcome import Outcome, Round, middle, missed
 from tests.benchmarks.flash.plan import CANDIDATES, FULL, QUICK, SPEGEL, Case
 from tests.benchmarks.machine import Meter, conditions
 from tests.interop.mixed import SPEGEL as BINARY
-from tests.lab import start_lab
-from tests.processes import end_in_good_order
+from tests.support.lab import start_lab
+from tests.support.processes import end_in_good_order
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,12 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc.aio
 
 from spegel_py.oci.build import Image
-from tests import images
 from tests.benchmarks.flash.mirrors import mirrors
 from tests.benchmarks.flash.outcome import Outcome
 from tests.benchmarks.flash.plan import ALONE, MEGABYTE, Case, Shape
 from tests.integration.cluster import found
-from tests.lab import Lab, Node
+from tests.support import images
+from tests.support.lab import Lab, Node
 
 BURST = "256kb"
 """Bytes that a limited machine may send at once: as many as a packet may have before it is cut up

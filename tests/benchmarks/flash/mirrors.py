@@ -15,8 +15,8 @@ from tests.benchmarks.flash.plan import OFF, SHARING, SPEGEL
 from tests.benchmarks.machine import cpu_seconds
 from tests.integration.cluster import joined
 from tests.interop.mixed import spegel_process
-from tests.lab import Node, until
-from tests.processes import Process
+from tests.support.lab import Node, until
+from tests.support.processes import Process
 
 MIRROR = "http://127.0.0.1:5000"
 _SHARES = {OFF: "false", SHARING: "true"}

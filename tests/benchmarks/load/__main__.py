@@ -21,7 +21,6 @@ from typing import Any
 
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
-from tests import images
 from tests.benchmarks import machine
 from tests.benchmarks.load import content, page, servers
 from tests.benchmarks.load.content import Content
@@ -29,7 +28,8 @@ from tests.benchmarks.load.page import Run
 from tests.benchmarks.load.plan import Answers, Look, Plan, figures, parse_buffers
 from tests.benchmarks.machine import Meter
 from tests.benchmarks.report import Outcome
-from tests.processes import Process, end_in_good_order
+from tests.support import images
+from tests.support.processes import Process, end_in_good_order
 
 _INSIDE = "BENCH_NETWORK_NAMESPACE"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from spegel_py.oci.build import Blob, Image
-from tests import images
+from tests.support import images
 
 REPOSITORY = "registry.test/bench/load"
 IMAGES, LAYERS = 20, 3

@@ -17,11 +17,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from spegel_py.oci.build import Image
-from tests import images
 from tests.benchmarks import machine
 from tests.benchmarks.load.content import Content
-from tests.containerd import Daemon
-from tests.processes import Process, run, until
+from tests.support import images
+from tests.support.containerd import Daemon
+from tests.support.processes import Process, run, until
 
 SPEGEL = os.environ.get("SPEGEL_BIN", "")
 """Spegel's binary; without one only this program is measured."""

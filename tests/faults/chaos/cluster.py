@@ -12,11 +12,11 @@ from pathlib import Path
 from spegel_py.oci.build import Blob, Image
 from spegel_py.oci.build import image as build
 from tests.faults.primitives import kill
-from tests.images import random_layer
 from tests.integration.cluster import found, heal, metric
-from tests.lab import Lab, Node, start_lab
-from tests.namespaces import inside
-from tests.processes import until
+from tests.support.images import random_layer
+from tests.support.lab import Lab, Node, start_lab
+from tests.support.namespaces import inside
+from tests.support.processes import until
 
 SEEDS, PULLERS = 3, 2
 

@@ -25,8 +25,8 @@ from tests.faults.primitives import (
     unplugged,
 )
 from tests.integration.cluster import metric
-from tests.lab import Node
-from tests.processes import CommandFailed, run, until
+from tests.support.lab import Node
+from tests.support.processes import CommandFailed, run, until
 
 
 def _at_server(fault: NodeFault, *, is_honest: bool = False) -> Fault:

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 from tests.faults.chaos.round import Round
 from tests.faults.primitives import python
-from tests.processes import run
+from tests.support.processes import run
 
 SLOW = "slow"
 """Sends no byte for a minute."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tests.integration.cluster import json_lines
-from tests.lab import Node
+from tests.support.lab import Node
 
 Record = Mapping[str, Any]
 """A decision as `/debug/decisions` has it."""

@@ -13,7 +13,7 @@ from tests.faults.chaos.round import FaultUnsupported, play_round
 from tests.faults.chaos.rows import Row
 from tests.faults.harness import recorded
 from tests.faults.pulls import DEADLINE
-from tests.lab import Node
+from tests.support.lab import Node
 
 BASELINE_AGE = 120.0
 """Seconds after which undisturbed pulls are timed again: the machine may be busier by then."""

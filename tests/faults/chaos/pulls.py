@@ -14,8 +14,8 @@ from tests.faults.chaos.cluster import ChaosCluster
 from tests.faults.chaos.misses import decisions_of, judge
 from tests.faults.pulls import DEADLINE, FAILURES, Pull, attempts, content_of
 from tests.integration.cluster import metric
-from tests.lab import Node
-from tests.processes import until
+from tests.support.lab import Node
+from tests.support.processes import until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

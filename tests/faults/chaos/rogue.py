@@ -19,8 +19,8 @@ from tests.faults.pulls import DEADLINE, Pull, attempt, content_of
 from tests.faults.report import Columns, Outcome, decimal, median, table
 from tests.faults.rogue.attacks import ATTACKS
 from tests.integration.cluster import json_lines, state
-from tests.lab import REGISTRY, Node
-from tests.processes import Process, until
+from tests.support.lab import REGISTRY, Node
+from tests.support.processes import Process, until
 
 ROGUE = "rogue peer"
 """The name of the row."""

@@ -11,8 +11,8 @@ from tests.faults.chaos.pulls import ChaosPull, pull
 from tests.faults.primitives import on_all
 from tests.faults.pulls import DEADLINE
 from tests.integration.cluster import limited
-from tests.lab import Node
-from tests.processes import until
+from tests.support.lab import Node
+from tests.support.processes import until
 
 
 class FaultUnsupported(Exception):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from spegel_py.inflight.rendezvous import ranked_coordinators
 from spegel_py.oci.build import Blob, Image
-from tests import images
 from tests.benchmarks.flash.crowd import BURST
 from tests.benchmarks.flash.mirrors import MIRROR
 from tests.integration.cluster import joined, state
-from tests.lab import REGISTRY, Lab, Node, start_lab
-from tests.processes import run
+from tests.support import images
+from tests.support.lab import REGISTRY, Lab, Node, start_lab
+from tests.support.processes import run
 
 NODES = 4
 SIZE = 60_000_000

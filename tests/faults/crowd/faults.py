@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from tests.faults.crowd.cluster import HOST, CrowdCluster
 from tests.faults.primitives import NodeFault, filtered, halved, kill, killed, unplugged
 from tests.integration.cluster import joined, limited
-from tests.lab import Node
-from tests.processes import run
+from tests.support.lab import Node
+from tests.support.processes import run
 
 JOINED_AFTER = 3.0
 """Seconds after which halves are joined: by then both have fetched much of the layer."""

@@ -13,8 +13,8 @@ from tests.faults.crowd.report import DEADLINE, CrowdOutcome, CrowdPull
 from tests.faults.crowd.rows import Row
 from tests.faults.harness import recorded
 from tests.faults.pulls import Attempt, attempts, content_of
-from tests.lab import Node
-from tests.processes import until
+from tests.support.lab import Node
+from tests.support.processes import until
 
 EXCUSED_WAIT = 10.0
 """Seconds that excused pulls may go on after the last other pull."""

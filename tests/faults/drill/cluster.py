@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.primitives import small_disk
-from tests.images import image
 from tests.integration.chronicles import all_found, history
 from tests.integration.cluster import everybody, found, heal, manifest_path, publish, state
-from tests.lab import Lab, Node, start_lab
-from tests.processes import run
+from tests.support.images import image
+from tests.support.lab import Lab, Node, start_lab
+from tests.support.processes import run
 
 NODES = 6
 PULLERS = (1, 2)

@@ -16,8 +16,8 @@ from tests.faults.drill.cluster import DrillCluster
 from tests.faults.drill.crashable import CRASH, HANG
 from tests.faults.drill.report import Death
 from tests.faults.primitives import NodeFault, filtered, halved, kill
-from tests.lab import Node
-from tests.processes import run, until
+from tests.support.lab import Node
+from tests.support.processes import run, until
 
 Fault = Callable[[DrillCluster, Node], AbstractAsyncContextManager[Sequence[Death]]]
 """Breaks the given node, or the cluster. Yields the deaths of nodes that it restarted itself."""

@@ -28,8 +28,8 @@ from tests.faults.harness import recorded
 from tests.faults.pulls import FAILURES, Attempt, attempt
 from tests.integration.chronicles import history
 from tests.integration.cluster import events
-from tests.lab import Node
-from tests.processes import until
+from tests.support.lab import Node
+from tests.support.processes import until
 
 NEVER = 60.0
 """Seconds after which an alert that has not opened or closed counts as never doing so."""

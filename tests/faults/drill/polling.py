@@ -13,7 +13,7 @@ from typing import Any
 from spegel_py.routing.libp2p.peer_records import TTL_FACTOR
 from tests.benchmarks.loss import INTERVAL
 from tests.faults.drill.cluster import DrillCluster
-from tests.lab import Node
+from tests.support.lab import Node
 
 PAUSE = 0.2
 """Seconds between two polls of one node."""

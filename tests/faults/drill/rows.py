@@ -11,7 +11,7 @@ from spegel_py.supervision.conditions import Condition
 from tests.faults.drill import faults
 from tests.faults.drill.cluster import CLOCK, CRASHABLE, SMALL_DISK, DrillCluster
 from tests.faults.drill.faults import Fault, halves
-from tests.lab import Node
+from tests.support.lab import Node
 
 DEAD, SILENT, HEALED = 2.0, 10.0, 15.0
 """Seconds until all nodes know a killed node, until they know a silent one, and to heal.

@@ -34,7 +34,7 @@ from spegel_py.routing.libp2p.bootstrap_targets import (
 from spegel_py.store.layout import LayoutStore, folder
 from tests.fuzz.mutations import TEXTS, VALUES, as_json, objects
 from tests.fuzz.target import Check, Target, check_text
-from tests.host_trees import EXISTING, MIRROR, mirroring
+from tests.support.host_trees import EXISTING, MIRROR, mirroring
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.telemetry.logging import FaultLog
 from tests.fuzz.target import Check, Target
 from tests.fuzz.targets import libp2p
-from tests.routers import free_port
+from tests.support.routers import free_port
 
 T = TypeVar("T")
 

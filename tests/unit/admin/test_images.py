@@ -18,7 +18,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
-from tests.images import image
+from tests.support.images import image
 
 ME, OTHER, THIRD = (
     Peer("me", "10.0.0.1", 5000),

@@ -21,7 +21,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.pull.plan import Platform
 from spegel_py.store.layout import LayoutWriter
 from spegel_py.transfer.bucket import TokenBucket
-from tests import images
+from tests.support import images
 
 FULL = "registry.example/team/app:1.0"
 

@@ -19,7 +19,7 @@ from spegel_py.health.peer_health import HealthState
 from spegel_py.routing.base import Member, Peer
 from spegel_py.transfer.base import Deadlines, PeerAnswer, PeerRequest, UpstreamResponse
 from spegel_py.transfer.client import HTTPUpstream
-from tests import virtual
+from tests.support import virtual
 from tests.unit.health.book import A, B, Book, member
 from tests.unit.mirror.peers import FakePeer
 

@@ -23,8 +23,8 @@ from spegel_py.host import cleanup, cleanup_wait
 from spegel_py.host.cleanup import clean_up, serve_probe
 from spegel_py.host.cleanup_wait import wait
 from spegel_py.host.disk_steps import Disk
-from tests.processes import Process, until
-from tests.routers import free_port
+from tests.support.processes import Process, until
+from tests.support.routers import free_port
 
 PATH = "--containerd-registry-config-path"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spegel_py.host import hosts_toml
 from spegel_py.tools.basic_auth import Credentials
-from tests.host_trees import EXISTING, MIRROR
+from tests.support.host_trees import EXISTING, MIRROR
 
 SERVER = "https://registry-1.docker.io"
 OURS = hosts_toml.blocks([MIRROR], can_resolve=True, node="node-1")

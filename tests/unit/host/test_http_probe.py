@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from spegel_py.cli import main
 from spegel_py.host.configuration import log_answers
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
-from tests.routers import free_port
+from tests.support.routers import free_port
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from spegel_py.host.file_tree import Entry, File, Folder, Link, at
 from spegel_py.host.host_files import read
 from spegel_py.host.registries import parse_registries
 from spegel_py.tools.basic_auth import Credentials
-from tests.host_trees import EXISTING, MIRROR, mirroring, quick
+from tests.support.host_trees import EXISTING, MIRROR, mirroring, quick
 
 
 def planned(

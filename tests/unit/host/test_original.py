@@ -18,7 +18,7 @@ from spegel_py.host.configuration import configure
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.file_tree import File, Folder, LargeFile
 from spegel_py.host.host_files import locked, read
-from tests.host_trees import (
+from tests.support.host_trees import (
     MADE,
     MIRRORING,
     Make,

@@ -29,7 +29,7 @@ from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
-from tests.routers import free_port
+from tests.support.routers import free_port
 
 TALKATIVE = InFlightRules(leader_heartbeat=0.05, heartbeat=0.05, backoff=0.1, takeover_grace=0.05)
 """Shorter times between heartbeats and for waits on each other; the other deadlines are as usual.

@@ -17,7 +17,7 @@ from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.routing.memory import MemoryNetwork
-from tests.routers import until
+from tests.support.routers import until
 from tests.unit.inflight.net import HASTY, TALKATIVE, Node, Upstream, start_node
 
 LARGE = bytes(range(251)) * 40_000

@@ -23,7 +23,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryIngests, MemoryStore
-from tests import virtual
+from tests.support import virtual
 
 RULES = InFlightRules()
 MEMBERS = [Peer(f"n{number}", "10.0.0.1", number + 1) for number in range(5)]

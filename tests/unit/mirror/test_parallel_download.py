@@ -14,7 +14,7 @@ from spegel_py.mirror.slow_peers import ParallelSettings, SlowPeerPolicy
 from spegel_py.mirror.verification import MAX_BUFFERED, Verify
 from spegel_py.oci.range import ByteRange
 from spegel_py.transfer.base import ClientGone
-from tests.processes import until
+from tests.support.processes import until
 from tests.unit.mirror.lab import Lab, MemorySink, blob, start_lab
 from tests.unit.mirror.peers import FakePeer
 

@@ -14,7 +14,7 @@ from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.store.base import Descriptor, Ingest
 from spegel_py.store.memory_store import MemoryIngests, MemoryStore
-from tests.routers import until
+from tests.support.routers import until
 from tests.unit.registry.conftest import Node, NodeFactory
 
 FOLLOWING = "X-Spegel-Mirrored: true\r\nX-Spegel-In-Flight: true"

@@ -21,7 +21,7 @@ from spegel_py.store.base import Content
 from spegel_py.store.file_access import FileContent
 from spegel_py.store.memory_store import MemoryContent, MemoryStore
 from spegel_py.transfer.sender import Sender
-from tests.processes import until
+from tests.support.processes import until
 from tests.unit.registry.conftest import Node, NodeFactory
 
 BLOB = bytes(range(256)) * 5000

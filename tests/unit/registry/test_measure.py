@@ -20,7 +20,7 @@ from spegel_py.errors import Occupied
 from spegel_py.oci.build import Image
 from spegel_py.registry.server import serve
 from spegel_py.tools.basic_auth import Credentials
-from tests.images import image
+from tests.support.images import image
 from tests.unit.registry.conftest import Node, NodeFactory
 
 NAME = "r.io/app:1"

@@ -14,7 +14,7 @@ from spegel_py.oci.manifest import OCI_MANIFEST
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from spegel_py.store.spelled import SpelledStore
-from tests.routers import until
+from tests.support.routers import until
 from tests.unit.registry.conftest import Node, NodeFactory
 
 MANIFEST = json.dumps(

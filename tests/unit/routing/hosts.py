@@ -15,7 +15,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.multiaddrs import multiaddr
-from tests.routers import free_port
+from tests.support.routers import free_port
 
 
 def on_trio(test: Callable[[], Awaitable[None]]) -> None:

@@ -14,7 +14,7 @@ from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from spegel_py.store.spelled import SpelledStore
-from tests.routers import until
+from tests.support.routers import until
 
 
 @pytest.mark.parametrize(

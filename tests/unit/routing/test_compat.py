@@ -44,7 +44,7 @@ from spegel_py.routing.libp2p.multiaddrs import (
     multiaddr,
 )
 from spegel_py.routing.libp2p.speedups import FastLock, ReadAhead
-from tests.routers import free_port
+from tests.support.routers import free_port
 from tests.unit.routing.hosts import on_trio, ours, running, stock, until
 
 compat.silence()

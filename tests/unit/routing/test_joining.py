@@ -13,7 +13,7 @@ import pytest
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.libp2p.bootstrap import Bootstrap, Joining, NoBootstrap
 from spegel_py.routing.libp2p.bootstrap_targets import Target
-from tests.processes import until
+from tests.support.processes import until
 
 OWN, OTHER = Target("/ip4/10.0.0.1/tcp/5001"), Target("/ip4/10.0.0.2/tcp/5001")
 

@@ -30,11 +30,11 @@ from spegel_py.store.containerd.blob_access import FileBlobs
 from spegel_py.store.containerd.blob_records import BlobRecords, ContainerdOrigins
 from spegel_py.store.containerd.grpc_client import SOURCE, BlobRecord
 from spegel_py.store.walker import Walker
-from tests import images
-from tests.containerd import Daemon
 from tests.contract.test_watcher import keys, listening
-from tests.images import image
-from tests.processes import until
+from tests.support import images
+from tests.support.containerd import Daemon
+from tests.support.images import image
+from tests.support.processes import until
 
 NAME = "registry.example/team/app:1"
 

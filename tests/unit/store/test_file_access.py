@@ -12,7 +12,7 @@ import pytest
 from spegel_py.errors import ContentNotFound
 from spegel_py.store import file_access
 from spegel_py.store.file_access import BLOCKING, CACHED_ONLY, NotCached, open_file
-from tests.processes import descriptors
+from tests.support.processes import descriptors
 
 
 @pytest.fixture

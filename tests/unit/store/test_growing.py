@@ -14,7 +14,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store import growing, inotify
 from spegel_py.store.containerd import ContainerdIngests
 from spegel_py.store.inotify import Inotify
-from tests.processes import descriptors, until
+from tests.support.processes import descriptors, until
 
 DIGEST = Digest.of(b"layer")
 

@@ -22,8 +22,8 @@ from spegel_py.store.layout import LayoutStore, LayoutWatcher, LayoutWriter, che
 from spegel_py.store.layout.blob_verifier import BlobVerdict, BlobVerdicts
 from spegel_py.store.layout.folder import REF_NAME, read_index, scan_blobs
 from tests.contract.test_watcher import listening
-from tests.images import image, write_layout
-from tests.processes import descriptors
+from tests.support.images import image, write_layout
+from tests.support.processes import descriptors
 
 NAME = "registry.example/team/app:1"
 DATA = b"some content"

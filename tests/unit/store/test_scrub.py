@@ -19,7 +19,7 @@ from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Inve
 from spegel_py.store.file_access import FileContent, open_below
 from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
-from tests.processes import until
+from tests.support.processes import until
 
 LARGE = bytes(MAX_MANIFEST + 1)
 DIGEST = Digest.of(LARGE)

@@ -14,8 +14,8 @@ from spegel_py.oci.manifest import OCI_INDEX, OCI_LAYER_GZIP, Child
 from spegel_py.store.base import Content
 from spegel_py.store.memory_store import MemoryStore
 from spegel_py.store.walker import Walker
-from tests import images
-from tests.images import image
+from tests.support import images
+from tests.support.images import image
 
 ODD = ["application/octet-stream", "", OCI_LAYER_GZIP, "text/html; charset=utf-8"]
 """Media types of no manifest."""

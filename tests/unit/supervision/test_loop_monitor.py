@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from spegel_py.supervision.loop_monitor import LoopMonitor
-from tests.processes import until
+from tests.support.processes import until
 
 
 async def test_a_stall_is_seen_once_and_dated() -> None:

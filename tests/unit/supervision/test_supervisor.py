@@ -20,7 +20,7 @@ from spegel_py.supervision.isolation import IsolationThresholds
 from spegel_py.supervision.observer import NodeSignals
 from spegel_py.supervision.repairs import RepairActions
 from spegel_py.supervision.supervisor import Supervisor
-from tests.processes import until
+from tests.support.processes import until
 
 
 @dataclass

@@ -21,7 +21,7 @@ from spegel_py.transfer.connections import (
     dial,
     window_of,
 )
-from tests.processes import until
+from tests.support.processes import until
 
 
 class Host:

@@ -22,7 +22,7 @@ from spegel_py.admin.web.viewers import LIMIT, Viewers
 from spegel_py.health.peer_health import HealthState
 from spegel_py.registry.server import serve
 from tests.browser.stage import Stage
-from tests.routers import until
+from tests.support.routers import until
 
 Event = dict[str, str]
 

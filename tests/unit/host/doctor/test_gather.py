@@ -37,7 +37,7 @@ from spegel_py.host.host_files import MAX_TEXT
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.registry.server import serve
-from tests.host_trees import make_rich, mirroring, quick
+from tests.support.host_trees import make_rich, mirroring, quick
 
 STATE = {
     "version": "0.1.0",

@@ -23,11 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import spegel_py
 from spegel_py.oci.build import Image
-from tests import images
-from tests.containerd import Daemon
-from tests.cri.client import Cri
-from tests.namespaces import Namespace, network
-from tests.processes import Process, run, until
+from tests.support import images
+from tests.support.containerd import Daemon
+from tests.support.cri.client import Cri
+from tests.support.namespaces import Namespace, network
+from tests.support.processes import Process, run, until
 
 REGISTRY = "10.99.1.250:5000"
 """The registry's host and port, as they stand in references: `10.99.1.250:5000/test/app:1`."""

@@ -16,8 +16,8 @@ from spegel_py.errors import SpegelError
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd.grpc_client import Client
-from tests import images
-from tests.processes import Process, run
+from tests.support import images
+from tests.support.processes import Process, run
 
 CONTAINERD = os.environ.get("CONTAINERD_BIN", "containerd")
 """The daemon under test; set CONTAINERD_BIN to try another version."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from spegel_py.tools.threads import fulfil
-from tests.processes import run
+from tests.support.processes import run
 
 T = TypeVar("T")
 

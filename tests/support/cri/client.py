@@ -9,7 +9,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.message import Message
 
-from tests.cri import runtime_pb2
+from tests.support.cri import runtime_pb2
 
 _SERVICE = "/runtime.v1.ImageService"
 

@@ -1,0 +1,1 @@
+"""Parts that several kinds of tests use: real daemons, network namespaces, images, processes."""
