@@ -4,48 +4,53 @@
 # source: tests/support/cri/runtime.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 6, 31, 1, "", "tests/support/cri/runtime.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    6,
+    31,
+    1,
+    '',
+    'tests/support/cri/runtime.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x17tests/cri/runtime.proto\x12\nruntime.v1"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t"J\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04"\x13\n\x11ListImagesRequest"7\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.runtime.v1.Image":\n\x12ImageStatusRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec"7\n\x13ImageStatusResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.runtime.v1.Image"8\n\x10PullImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\t":\n\x12RemoveImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec"\x15\n\x13RemoveImageResponse2\xc5\x02\n\x0cImageService\x12K\n\nListImages\x12\x1d.runtime.v1.ListImagesRequest\x1a\x1e.runtime.v1.ListImagesResponse\x12N\n\x0bImageStatus\x12\x1e.runtime.v1.ImageStatusRequest\x1a\x1f.runtime.v1.ImageStatusResponse\x12H\n\tPullImage\x12\x1c.runtime.v1.PullImageRequest\x1a\x1d.runtime.v1.PullImageResponse\x12N\n\x0bRemoveImage\x12\x1e.runtime.v1.RemoveImageRequest\x1a\x1f.runtime.v1.RemoveImageResponseb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftests/support/cri/runtime.proto\x12\nruntime.v1\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"J\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\"\x13\n\x11ListImagesRequest\"7\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.runtime.v1.Image\":\n\x12ImageStatusRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"7\n\x13ImageStatusResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.runtime.v1.Image\"8\n\x10PullImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\t\":\n\x12RemoveImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"\x15\n\x13RemoveImageResponse2\xc5\x02\n\x0cImageService\x12K\n\nListImages\x12\x1d.runtime.v1.ListImagesRequest\x1a\x1e.runtime.v1.ListImagesResponse\x12N\n\x0bImageStatus\x12\x1e.runtime.v1.ImageStatusRequest\x1a\x1f.runtime.v1.ImageStatusResponse\x12H\n\tPullImage\x12\x1c.runtime.v1.PullImageRequest\x1a\x1d.runtime.v1.PullImageResponse\x12N\n\x0bRemoveImage\x12\x1e.runtime.v1.RemoveImageRequest\x1a\x1f.runtime.v1.RemoveImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "tests.support.cri.runtime_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tests.support.cri.runtime_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_IMAGESPEC"]._serialized_start = 39
-    _globals["_IMAGESPEC"]._serialized_end = 65
-    _globals["_IMAGE"]._serialized_start = 67
-    _globals["_IMAGE"]._serialized_end = 141
-    _globals["_LISTIMAGESREQUEST"]._serialized_start = 143
-    _globals["_LISTIMAGESREQUEST"]._serialized_end = 162
-    _globals["_LISTIMAGESRESPONSE"]._serialized_start = 164
-    _globals["_LISTIMAGESRESPONSE"]._serialized_end = 219
-    _globals["_IMAGESTATUSREQUEST"]._serialized_start = 221
-    _globals["_IMAGESTATUSREQUEST"]._serialized_end = 279
-    _globals["_IMAGESTATUSRESPONSE"]._serialized_start = 281
-    _globals["_IMAGESTATUSRESPONSE"]._serialized_end = 336
-    _globals["_PULLIMAGEREQUEST"]._serialized_start = 338
-    _globals["_PULLIMAGEREQUEST"]._serialized_end = 394
-    _globals["_PULLIMAGERESPONSE"]._serialized_start = 396
-    _globals["_PULLIMAGERESPONSE"]._serialized_end = 434
-    _globals["_REMOVEIMAGEREQUEST"]._serialized_start = 436
-    _globals["_REMOVEIMAGEREQUEST"]._serialized_end = 494
-    _globals["_REMOVEIMAGERESPONSE"]._serialized_start = 496
-    _globals["_REMOVEIMAGERESPONSE"]._serialized_end = 517
-    _globals["_IMAGESERVICE"]._serialized_start = 520
-    _globals["_IMAGESERVICE"]._serialized_end = 845
+  DESCRIPTOR._loaded_options = None
+  _globals['_IMAGESPEC']._serialized_start=47
+  _globals['_IMAGESPEC']._serialized_end=73
+  _globals['_IMAGE']._serialized_start=75
+  _globals['_IMAGE']._serialized_end=149
+  _globals['_LISTIMAGESREQUEST']._serialized_start=151
+  _globals['_LISTIMAGESREQUEST']._serialized_end=170
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=172
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=227
+  _globals['_IMAGESTATUSREQUEST']._serialized_start=229
+  _globals['_IMAGESTATUSREQUEST']._serialized_end=287
+  _globals['_IMAGESTATUSRESPONSE']._serialized_start=289
+  _globals['_IMAGESTATUSRESPONSE']._serialized_end=344
+  _globals['_PULLIMAGEREQUEST']._serialized_start=346
+  _globals['_PULLIMAGEREQUEST']._serialized_end=402
+  _globals['_PULLIMAGERESPONSE']._serialized_start=404
+  _globals['_PULLIMAGERESPONSE']._serialized_end=442
+  _globals['_REMOVEIMAGEREQUEST']._serialized_start=444
+  _globals['_REMOVEIMAGEREQUEST']._serialized_end=502
+  _globals['_REMOVEIMAGERESPONSE']._serialized_start=504
+  _globals['_REMOVEIMAGERESPONSE']._serialized_end=525
+  _globals['_IMAGESERVICE']._serialized_start=528
+  _globals['_IMAGESERVICE']._serialized_end=853
 # @@protoc_insertion_point(module_scope)

@@ -22,13 +22,7 @@ class Image(_message.Message):
     repo_tags: _containers.RepeatedScalarFieldContainer[str]
     repo_digests: _containers.RepeatedScalarFieldContainer[str]
     size: int
-    def __init__(
-        self,
-        id: _Optional[str] = ...,
-        repo_tags: _Optional[_Iterable[str]] = ...,
-        repo_digests: _Optional[_Iterable[str]] = ...,
-        size: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., repo_tags: _Optional[_Iterable[str]] = ..., repo_digests: _Optional[_Iterable[str]] = ..., size: _Optional[int] = ...) -> None: ...
 
 class ListImagesRequest(_message.Message):
     __slots__ = ()
