@@ -18,7 +18,7 @@ from spegel_py import __version__, parts
 from spegel_py.assembly import Assembly
 from spegel_py.config import Config
 from spegel_py.errors import ConfigError
-from spegel_py.registry.connection_limits import ConnectionLimits
+from spegel_py.registry.connection_table import ConnectionLimits
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.routing.libp2p.bootstrap import id_app
 from spegel_py.routing.libp2p.router import Libp2pRouter

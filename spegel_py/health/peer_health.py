@@ -12,8 +12,9 @@ not tried for the next blob before. There are two special cases:
 
 1. The peer promised a body and stalled: the doubt lasts DOUBT seconds, even if checks pass.
    Small responses pass where large ones do not (a wrong MTU, a full disk).
-2. Another peer answered first, before this peer did at all: the doubt begins too, unless the
-   peer has just proved that it lives. A black hole beside quick peers shows in nothing else.
+2. A peer that was asked first had not answered when another peer did: the doubt begins too,
+   unless the slow peer answered something else within the last second. Nothing else shows a
+   black hole beside quick peers.
 
 Failed checks in a row, growing silence, a predicted failure and an unusual cost each take a part of
 the factor.

@@ -32,7 +32,10 @@ from spegel_py.tools.backoff import doubled
 
 @dataclass(slots=True)
 class _Participant:
-    """The coordinator's knowledge of one node; `role` is None without a parent, unless a source."""
+    """The coordinator's knowledge of one node.
+
+    `role` is None while the node has no parent; a node that needs none has another role.
+    """
 
     node: ForestNode
     heard: float  # time of the last message
@@ -43,9 +46,7 @@ class _Participant:
     accused: float = math.inf  # time of the first complaint that it has not answered yet
     busy_until: float = -math.inf
     is_waiting: bool = False  # it was told to ask again
-    has_yielded: bool = (
-        False  # it was made to wait for nodes with more bytes, since it lost its parent
-    )
+    has_yielded: bool = False  # after the loss of its parent, nodes with more bytes went first
     avoids: dict[str, float] = field(default_factory=dict)  # parent id → until when
     next_check: float = math.inf  # when the end of its lease is checked
 
@@ -249,7 +250,10 @@ class PullTree:
     def _assign_in_crowd(
         self, asking: _Participant, request: ParentRequest, avoided: set[str], now: float
     ) -> Assignment:
-        """Let `held` nodes fetch from the known holders, and attach all later nodes below these."""
+        """Let the first nodes, `request.held` in number, fetch from the holders that they know.
+
+        Attach every later node below one of them.
+        """
         leaders = sum(each.role is Role.LEADER for each in self._participants.values())
         if leaders >= request.held:
             holders = {

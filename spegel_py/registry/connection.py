@@ -19,7 +19,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from spegel_py.errors import OCIError, RequestInvalid
 from spegel_py.registry import responses
-from spegel_py.registry.connection_limits import ConnectionTable
+from spegel_py.registry.connection_table import ConnectionTable
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from spegel_py.errors import ConfigError
 from spegel_py.registry.connection import Connection
-from spegel_py.registry.connection_limits import ConnectionLimits, ConnectionTable
+from spegel_py.registry.connection_table import ConnectionLimits, ConnectionTable
 from spegel_py.tools.addresses import split_host_port
 
 BACKLOG = 1024

@@ -12,7 +12,7 @@ from spegel_py.admin.web import viewers
 from spegel_py.mirror import verification
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
-from spegel_py.registry import connection, connection_limits, server
+from spegel_py.registry import connection, connection_table, server
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import (
     bounds,
@@ -62,21 +62,21 @@ class Bound:
 
 
 def _bounds() -> Iterator[Bound]:
-    registry = connection_limits.ConnectionLimits()
+    registry = connection_table.ConnectionLimits()
     fields = f"{server.MAX_HEADERS} fields of {_size(server.MAX_FIELD)}"
     head = f"{_size(connection.MAX_HEAD)}, {fields}, {connection.HEAD:.0f} s"
     yield Bound(
         "HTTP connections from one address (IPv6: one /64)",
         f"{registry.per_address:,}",
-        "registry.connection_limits",
+        "registry.connection_table",
     )
     yield Bound(
         "HTTP connections from all other hosts",
         f"{registry.overall:,}",
-        "registry.connection_limits",
+        "registry.connection_table",
     )
     yield Bound(
-        "HTTP connections kept for this host", f"{registry.own:,}", "registry.connection_limits"
+        "HTTP connections kept for this host", f"{registry.own:,}", "registry.connection_table"
     )
     yield Bound(
         "Half-closed HTTP connections", f"{connection.MAX_LINGERING}", "registry.connection"
@@ -149,8 +149,8 @@ def _bounds() -> Iterator[Bound]:
 def memory() -> list[tuple[str, float]]:
     """Return the users of memory, each with the MB that one attacking address can add at most."""
     registry, metrics = (
-        connection_limits.ConnectionLimits(),
-        connection_limits.ConnectionLimits.of(connection_limits.METRICS),
+        connection_table.ConnectionLimits(),
+        connection_table.ConnectionLimits.of(connection_table.METRICS),
     )
     return [
         ("an idle node", IDLE),
@@ -175,7 +175,7 @@ def render() -> str:
     total = sum(megabytes for _, megabytes in memory())
     all_records, all_connections = (
         records.MAX_RECORDS * RECORD,
-        (connection_limits.REGISTRY + connection_limits.METRICS) * CONNECTION,
+        (connection_table.REGISTRY + connection_table.METRICS) * CONNECTION,
     )
     return (
         f"{_HEAD}{rows}\n## Sum\n\n"

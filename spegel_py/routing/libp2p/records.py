@@ -289,7 +289,7 @@ class RecordTable:
             if (member := self._connected(peer_id)) and member.announces:
                 member.renew(now)
 
-    # These are the methods of `PeerRecords`, under the lock and the bounds.
+    # `PeerRecords` documents these methods; here they get the lock and the room.
 
     def stage(self, peer_id: str, keys: Iterable[bytes], *, first: bool) -> int:
         with self._lock:
@@ -344,11 +344,11 @@ class RecordTable:
         return member if member is not None and member.connected else None
 
     def _room(self, member: PeerRecords) -> int:
-        """Return how many more records may be held of a peer.
+        """Return how many more records of a peer may be held: the lesser of two bounds.
 
-        Case 1: there is room for all records that the peers with its bound key may have.
-        Case 2: all peers together are at their bound. Then each still has its equal part of one
-        half, so that peers that announce too much do not shut out the others.
+        Bound 1, its address: the records left to all peers with the same bound key.
+        Bound 2, all peers: the records left in the table. If fewer are left than the peer's equal
+        part of half the table, it gets that part, so that no peer shuts out the others.
         """
         members = self._members.values()
         left = MAX_RECORDS - sum(each.size for each in members)

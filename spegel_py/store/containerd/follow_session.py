@@ -76,8 +76,8 @@ class FollowSession:
         """Send the whole inventory."""
         self.images = {image.name: image for image in await self.store.client.images()}
         self.store.pulls.keep(self.images)
-        # A file may outlive its record for a moment. Its deletion would have no event, so it is
-        # left out.
+        # A blob's file may outlive the blob's record for a moment. containerd sends no event when
+        # it deletes such a file, so blobs without a record are left out.
         here = await self.store.records.list() & await self.store.blobs.all()
         for image in self.images.values():
             if image.target.digest not in self.contents:

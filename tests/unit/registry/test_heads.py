@@ -17,7 +17,7 @@ from spegel_py.admin.admin_app import State, create_admin_app
 from spegel_py.metrics import NodeMetrics
 from spegel_py.registry import connection
 from spegel_py.registry.connection import MAX_HEAD
-from spegel_py.registry.connection_limits import ConnectionLimits
+from spegel_py.registry.connection_table import ConnectionLimits
 from spegel_py.registry.server import serve
 from tests.unit.registry.conftest import Node, NodeFactory
 from tests.unit.registry.raw import RawClient

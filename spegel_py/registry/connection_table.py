@@ -104,9 +104,9 @@ class ConnectionTable:
     def admit(self, connection: HeldConnection, client: str, host: str) -> bool:
         """Count a new connection; return False if a limit is reached.
 
-        If a limit is reached, the connection with the longest idle time is closed for the new
-        connection: of the same address if its limit is reached, else of all other hosts. The
-        new connection is refused if no such connection is idle.
+        If the limit of the client's address is reached, that address's longest idle connection is
+        closed to make room. If the limit of all other hosts is reached, their longest idle
+        connection is closed. Without an idle connection the new one is refused.
 
         Args:
             connection: the new connection.

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from spegel_py.registry.connection_limits import (
+from spegel_py.registry.connection_table import (
     LOOKED_AT,
     OWN,
     ConnectionLimits,
