@@ -108,10 +108,6 @@ class Router(Protocol):
         """Announce to peers that this node no longer holds the keys."""
         ...
 
-    async def ready(self) -> bool:
-        """Return True if at least one peer is connected."""
-        ...
-
 
 MAX_REQUEST = 1024
 """Bytes of a request message at most. The longest real one has 300 bytes: it carries a sha512 and

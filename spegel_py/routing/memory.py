@@ -78,9 +78,6 @@ class MemoryRouter:
         for key in keys:
             held.pop(key, None)
 
-    async def ready(self) -> bool:
-        return len(self._network.members) > 1
-
 
 class MemoryRequestResponse:
     """The RequestResponse port over a MemoryNetwork."""

@@ -31,7 +31,7 @@ from spegel_py.supervision.isolation import (
 from spegel_py.supervision.loop_monitor import LoopMonitor
 from spegel_py.supervision.metrics import SupervisionMetrics
 from spegel_py.supervision.observer import SETTLED_AFTER, NodeSignals, Observer
-from spegel_py.supervision.probes import ReadinessInput, liveness, readiness, why_not_ready
+from spegel_py.supervision.readiness import ReadinessInput, liveness, readiness, why_not_ready
 from spegel_py.supervision.repair_runner import RepairRunner
 from spegel_py.supervision.repairs import (
     RepairActions,

@@ -18,7 +18,7 @@ from spegel_py.oci.distribution import IN_FLIGHT_HEADER, MIRRORED_HEADER
 from spegel_py.routing.base import Peer
 from spegel_py.transfer.answer import check_answer
 from spegel_py.transfer.base import Deadlines, PeerRequest
-from spegel_py.transfer.connections import ConnectionPool, dial
+from spegel_py.transfer.connection_pool import ConnectionPool, dial
 from spegel_py.transfer.exchange import HTTPExchange, ResponseHead
 from spegel_py.transfer.response import HTTPResponse
 from spegel_py.transfer.splicer import Splicer, can_splice

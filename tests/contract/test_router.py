@@ -144,8 +144,3 @@ async def test_a_lookup_may_be_left_half_way(three: Three) -> None:
         break
     await lookup.aclose()  # type: ignore[attr-defined]  # every implementation is an async generator
     assert len(await found(three.routers[2], "k")) == 2
-
-
-async def test_with_peers_it_is_ready(three: Three) -> None:
-    """A router with a connected peer is ready."""
-    assert await three.routers[0].ready()

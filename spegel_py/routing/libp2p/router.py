@@ -124,9 +124,6 @@ class Libp2pRouter:
             self._keys.pop(key, None)
         await self._side.call_if_up(Service.withdraw, hashed)
 
-    async def ready(self) -> bool:
-        return bool(self._table.connected())
-
     # For metrics, the state and bootstrap pages, and tests
 
     @property

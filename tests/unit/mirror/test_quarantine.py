@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spegel_py.mirror.scores import FIRST_QUARANTINE, MAX_OFFENDERS, MAX_QUARANTINE, Quarantine
+from spegel_py.mirror.quarantine import FIRST_QUARANTINE, MAX_OFFENDERS, MAX_QUARANTINE, Quarantine
 
 
 def test_a_quarantine_ends_and_the_next_is_twice_as_long() -> None:

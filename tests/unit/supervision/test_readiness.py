@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spegel_py.supervision.probes import ReadinessInput, liveness, readiness
+from spegel_py.supervision.readiness import ReadinessInput, liveness, readiness
 
 
 @pytest.mark.parametrize(

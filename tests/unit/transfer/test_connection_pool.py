@@ -12,8 +12,8 @@ import pytest
 from aiohappyeyeballs import AddrInfoType
 
 from spegel_py.routing.base import Peer
-from spegel_py.transfer import connections
-from spegel_py.transfer.connections import (
+from spegel_py.transfer import connection_pool
+from spegel_py.transfer.connection_pool import (
     MAX_IDLE,
     MAX_IDLE_PER_PEER,
     WINDOW,
@@ -129,7 +129,7 @@ async def test_an_address_that_does_not_answer_holds_up_little(
                 for where in wheres
             ]
 
-        monkeypatch.setattr(connections, "_addresses", addresses)
+        monkeypatch.setattr(connection_pool, "_addresses", addresses)
         async with asyncio.timeout(0.9):  # a SYN is sent again after 1 s
             sock = await dial(Peer("a", "some.name", 1))
         with sock:
