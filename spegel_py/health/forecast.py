@@ -12,7 +12,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from spegel_py.health.heartbeats import mean_and_deviation
+from spegel_py.health.silence import mean_and_deviation
 
 STEP = 10.0
 """Seconds over which costs are averaged: one active check, or many requests."""

@@ -12,7 +12,7 @@ from random import Random
 
 import structlog
 
-from spegel_py.health import heartbeats
+from spegel_py.health import silence
 from spegel_py.health.check_scheduler import CheckScheduler
 from spegel_py.health.metrics import HealthMetrics
 from spegel_py.health.peer_health import HealthRules, HealthState, PeerHealth
@@ -212,7 +212,7 @@ class Health:
         phis = [
             self._peers[name].heartbeats.phi(now) for name in self._members if name in self._peers
         ]
-        self._is_deaf = len(phis) > 1 and min(phis) >= heartbeats.SUSPECT
+        self._is_deaf = len(phis) > 1 and min(phis) >= silence.SUSPECT
 
     def _review(self, health: PeerHealth, now: float) -> None:
         """Predict a peer's failure, and record a change of its state."""

@@ -26,10 +26,10 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from spegel_py.health import heartbeats
+from spegel_py.health import silence
 from spegel_py.health.check_filters import ActiveCheck, PassiveCheck
 from spegel_py.health.forecast import HORIZON, ExpectedFailure, Forecast
-from spegel_py.health.heartbeats import Heartbeats
+from spegel_py.health.silence import Heartbeats
 from spegel_py.routing.base import Peer
 
 DOUBT = 30.0
@@ -167,13 +167,13 @@ class PeerHealth:
         expected = self.forecast.expected_failure(now)
         factor = min(
             self.active.factor,
-            heartbeats.factor(phi),
+            silence.factor(phi),
             1.0 if expected is None else max(FORESEEN, expected.lead / HORIZON),
             BAD if self.forecast.is_bad(now) else 1.0,
             0.0 if is_in_doubt else 1.0,
         )
         # Case 3: silent, or about to fail by its trends.
-        if phi >= heartbeats.SUSPECT:
+        if phi >= silence.SUSPECT:
             return Judgement(HealthState.SUSPECTED, factor, "it is silent for too long")
         if expected is not None:
             return Judgement(HealthState.SUSPECTED, factor, expected.reason)
@@ -184,6 +184,6 @@ class PeerHealth:
         """Return when the peer is expected to fail: by its trends, else by its silence."""
         if (expected := self.forecast.expected_failure(now)) is not None:
             return expected
-        if self.heartbeats.phi(now) >= heartbeats.SUSPECT:
+        if self.heartbeats.phi(now) >= silence.SUSPECT:
             return ExpectedFailure(self.heartbeats.left(now), "it is silent for too long")
         return None

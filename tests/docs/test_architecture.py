@@ -8,7 +8,16 @@ import tomllib
 
 import pytest
 
-from tests.docs.walks import PAGE, ROOT, Hop, definition, is_reached, walks
+from tests.docs.walks import (
+    PAGE,
+    ROOT,
+    Hop,
+    decisions,
+    definition,
+    is_called_by,
+    is_reached,
+    walks,
+)
 
 MAX_HOPS = 20
 """Hops of a walk that a reader can follow."""
@@ -58,3 +67,13 @@ def test_every_hop_is_called(hops: list[Hop]) -> None:
     for number, (before, hop) in enumerate(itertools.pairwise(hops), start=2):
         below = list(itertools.takewhile(lambda each: each.caller is not None, hops[number:]))
         assert is_reached(hop, before, below), f"{hop.caller or before} -> {hop}"
+
+
+def test_every_decision_is_made_where_the_table_says() -> None:
+    """A reader finds the function there, and one of the callers calls it."""
+    table = decisions()
+    assert len(table) > 15
+    named = [hop for deciders, callers in table for hop in (*deciders, *callers)]
+    assert [str(hop) for hop in named if definition(hop) is None] == []
+    calls = [(each, callers) for deciders, callers in table for each in deciders]
+    assert [str(each) for each, callers in calls if not is_called_by(each, callers)] == []

@@ -1,6 +1,8 @@
 """Read the walks of ARCHITECTURE.md, and look their hops up in the code.
 
-A walk is a nested list. An item is a hop, `module:function`, and each hop below it is called by it.
+A walk is a nested list. An item is a hop, `module:function`, or several with arrows between them:
+each calls the next one, and the last one calls the hops of the items below it.
+
 A hop without a hop above it runs in another task, or on another node. The hop before such a hop
 says how it gets there: `over` a protocol, with a value that it `hands over`, or by state that it
 `sets`.
@@ -21,7 +23,10 @@ PAGE = ROOT / "ARCHITECTURE.md"
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.AnnAssign
 
 _WALK = re.compile(r"^### (.+?)\n(.*?)(?=^##)", re.MULTILINE | re.DOTALL)
-_ITEM = re.compile(r"^( *)- `([\w.]+):([\w.]+)`(.*?)(?=^ *- |\Z|^\n)", re.MULTILINE | re.DOTALL)
+_HOP = r"`[\w.]+:[\w.]+`"
+_ITEM = re.compile(
+    rf"^( *)- ({_HOP}(?: →\s+{_HOP})*)(.*?)(?=^ *- |\Z|^\n)", re.MULTILINE | re.DOTALL
+)
 _LINK = re.compile(r"\b(over|hands\s+over|sets)\s+`(?:[\w.]+:)?(\w+)`")
 
 
@@ -56,18 +61,40 @@ def walks() -> dict[str, list[Hop]]:
 
 def _hops(body: str) -> Iterator[Hop]:
     above: list[tuple[int, Hop]] = []
-    for indentation, module, name, rest in _ITEM.findall(body):
+    for indentation, chain, rest in _ITEM.findall(body):
         while above and above[-1][0] >= len(indentation):
             above.pop()
+        caller = above[-1][1] if above else None
+        *before, last = re.findall(r"`([\w.]+):([\w.]+)`", chain)
+        for module, name in before:
+            caller = Hop(module, name, caller=caller)
+            yield caller
         link = _LINK.search(rest)
-        hop = Hop(
-            module,
-            name,
-            caller=above[-1][1] if above else None,
-            link=(" ".join(link[1].split()), link[2]) if link else None,
-        )
+        to_next = (" ".join(link[1].split()), link[2]) if link else None
+        hop = Hop(last[0], last[1], caller=caller, link=to_next)
         above.append((len(indentation), hop))
         yield hop
+
+
+def decisions() -> list[tuple[list[Hop], list[Hop]]]:
+    """Return the functions of each row of the table of decisions, and their callers."""
+    text = PAGE.read_text()
+    section = text[text.index("\n## Where it is decided") :]
+    return [
+        (_named(decided), _named(called))
+        for decided, called in re.findall(
+            r"^\|[^|]*\|([^|]*:[^|]*)\|([^|]*)\|$", section, re.MULTILINE
+        )
+    ]
+
+
+def _named(cell: str) -> list[Hop]:
+    return [Hop(module, name) for module, name in re.findall(r"`([\w.]+):([\w.]+)`", cell)]
+
+
+def is_called_by(decider: Hop, callers: list[Hop]) -> bool:
+    """Return True if one of these functions, or methods of these classes, calls the function."""
+    return any(_mentions(definition(caller), decider.attribute) for caller in callers)
 
 
 def definition(hop: Hop) -> Definition | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.health.heartbeats import EASY, LEAST, SUSPECT, Heartbeats, factor
+from spegel_py.health.silence import EASY, LEAST, SUSPECT, Heartbeats, factor
 
 
 def beating(count: int = 20, interval: float = 4.0, late: float = 0.0) -> Heartbeats:
