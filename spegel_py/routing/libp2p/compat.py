@@ -40,6 +40,8 @@ fixed it. The rest of the package gets from here a host that is safe to run for 
     unread bytes are kept. `bounds.bound_connection` makes the swarm close the connection.
 18. Any process may hold any number of connections, each as another peer: `bounds.ConnectionCounts`
     counts them by address, and the swarm closes excess ones before their handshake.
+19.* A stream to a peer that is not connected dials the addresses that the peer claims, and a dial
+    that is cancelled leaves its socket open. `MeshSwarm` opens streams on connections only.
 """
 
 from __future__ import annotations
@@ -59,13 +61,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p import create_yamux_muxer_option
 from libp2p.abc import IMuxedConn, INetConn, INetStream, ISecureConn
 from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as createnoise_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
@@ -108,7 +111,7 @@ class _NoAutoConnector(AutoConnector):
 
 
 class MeshSwarm(Swarm):
-    """A swarm that dials only on request, and frees inbound slots (traps 2 and 3)."""
+    """A swarm that dials nobody by itself, and frees inbound slots (traps 2, 3 and 19)."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -135,6 +138,10 @@ class MeshSwarm(Swarm):
         _remember_remote(raw)
         self.raws.add(raw)
         weakref.finalize(raw, cast("Any", raw).stream.stream.socket._sock.close).atexit = False
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        """Raise SwarmException: only the mesh dials, at addresses that it has checked (trap 19)."""
+        raise SwarmException(f"{peer_id} is not connected")
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         """Prepare a connection of either direction before it is used (traps 15 and 17)."""
@@ -202,7 +209,7 @@ def build_host(
         refused: is called for each connection refused because its address holds too many.
     """
     pair, own_id = create_new_key_pair(key.private_bytes_raw()), peer_id(key)
-    noise_pair = createnoise_key_pair()
+    noise_pair = create_noise_key_pair()
     noise = NoiseTransport(pair, noise_privkey=noise_pair.private_key)
     upgrader = TransportUpgrader(
         secure_transports_by_protocol={TProtocol(NOISE): noise},

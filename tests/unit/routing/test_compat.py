@@ -27,6 +27,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.io.msgio import FixedSizeLenMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -82,6 +83,11 @@ def test_stock_inbound_slot_is_never_given_back() -> None:
             assert host.get_network()._inbound_limiter.borrowed_tokens == 1
 
     on_trio(test)
+
+
+def test_stock_stream_dials_whatever_address_is_known() -> None:
+    """Trap 19: a stream to a peer that is not connected dials the addresses that it claims."""
+    on_trio(lambda: _opens_a_stream(stock(), is_dialled=True))
 
 
 def test_stock_hosts_share_a_port_silently() -> None:
@@ -654,3 +660,30 @@ def test_a_socket_that_nobody_knows_of_any_more_is_closed() -> None:
     with theirs:
         assert (ours.fileno(), theirs.recv(1)) == (-1, b"")
     assert not list(swarm.raws)
+
+
+def test_a_stream_dials_no_address_that_a_peer_claims() -> None:
+    """Trap 19: only the mesh dials, at addresses that it has checked."""
+    on_trio(lambda: _opens_a_stream(ours(), is_dialled=False))
+
+
+async def _opens_a_stream(host: BasicHost, *, is_dialled: bool) -> None:
+    """Open a stream to a peer that is not connected, and see whether its address is dialled."""
+    dialled = trio.Event()
+    listener, *_ = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = multiaddr(*listener.socket.getsockname())
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        dialled.set()
+        await stream.aclose()
+
+    async with running(host), trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, hang_up, [listener])
+        peer = stock().get_id()
+        host.get_peerstore().add_addrs(peer, [address], 3600)
+        with pytest.raises(SwarmException):
+            await host.new_stream(peer, [TProtocol("/test")])
+        if is_dialled:
+            await dialled.wait()
+        assert dialled.is_set() == is_dialled
+        nursery.cancel_scope.cancel()
