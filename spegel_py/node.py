@@ -22,7 +22,7 @@ from spegel_py.registry.connection_table import ConnectionLimits
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.routing.libp2p.bootstrap import id_app
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.tools.descriptors import raise_limit
+from spegel_py.tools.files import raise_descriptor_limit
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ async def run(config: Config) -> None:
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     """Run a node while the block lasts."""
-    descriptors = raise_limit()
+    descriptors = raise_descriptor_limit()
     limits, admin_limits = (
         ConnectionLimits.of_registry(descriptors),
         ConnectionLimits.of_metrics(descriptors),

@@ -1,11 +1,15 @@
-"""Files that are replaced as a whole and are on the disk afterwards; hashing a file."""
+"""Files that are replaced as a whole and are on the disk afterwards; hashing; how many are open."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import secrets
 from pathlib import Path
+
+MAX_DESCRIPTORS = 1 << 20
+"""Descriptors, enough for any node: container runtimes set hard limits of a billion."""
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o644, is_durable: bool = True) -> None:
@@ -42,3 +46,20 @@ def hash_file(path: Path, algorithm: str) -> str:
     """Return the hexadecimal digest of a file's content. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open descriptors to the hard one, and return the limit in force.
+
+    Shells and container runtimes often start a process with a soft limit of 1,024. It protects
+    programs that use select(2), which no part of a node does.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):  # a sandbox may forbid it
+            return soft
+        return wanted
+    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

@@ -13,7 +13,7 @@ from spegel_py.registry.connection_table import (
     ConnectionTable,
     group,
 )
-from spegel_py.tools import descriptors
+from spegel_py.tools import files
 
 HOST = "10.0.0.1"
 SMALL = ConnectionLimits(own=2, overall=6, per_address=3)
@@ -173,10 +173,10 @@ def test_the_soft_limit_becomes_the_hard_one(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
     monkeypatch.setattr(resource, "setrlimit", raised)
-    assert descriptors.raise_limit() == 65536
+    assert files.raise_descriptor_limit() == 65536
     assert limits == [65536, 65536]
     limits[:] = [1024, resource.RLIM_INFINITY]
-    assert descriptors.raise_limit() == descriptors.MOST
+    assert files.raise_descriptor_limit() == files.MAX_DESCRIPTORS
     assert limits[1] == resource.RLIM_INFINITY
 
     def refused(_: int, __: tuple[int, int]) -> None:
@@ -184,6 +184,6 @@ def test_the_soft_limit_becomes_the_hard_one(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(resource, "setrlimit", refused)
     limits[:] = [1024, 65536]
-    assert descriptors.raise_limit() == 1024
+    assert files.raise_descriptor_limit() == 1024
     limits[:] = [resource.RLIM_INFINITY, resource.RLIM_INFINITY]
-    assert descriptors.raise_limit() == descriptors.MOST
+    assert files.raise_descriptor_limit() == files.MAX_DESCRIPTORS
