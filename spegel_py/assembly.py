@@ -169,6 +169,7 @@ class Assembly:
                 ingests=self.ingests,
                 size_of=self.mirror.size_of,
                 source_of=self.sharing.parent_of,
+                takes_part=self.sharing.takes_part,
             )
         return create_app(
             store=self._spelled_store(),

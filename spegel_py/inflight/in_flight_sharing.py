@@ -234,6 +234,10 @@ class InFlightSharing:
         participation = self._participations.get(digest)
         return participation.parent if participation is not None else None
 
+    def takes_part(self, digest: Digest) -> bool:
+        """Return True while this node downloads the content, until it is in the store."""
+        return digest in self._participations
+
     def is_leader(self, digest: Digest) -> bool:
         """Return True if this node's runtime is to fetch the content upstream."""
         participation = self._participations.get(digest)

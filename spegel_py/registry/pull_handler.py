@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from spegel_py.errors import (
     StoreUnavailable,
     Unsupported,
 )
+from spegel_py.inflight.participation import COMMIT_POLL, COMMIT_TIMEOUT
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.verification import MAX_BUFFERED
@@ -198,7 +200,7 @@ class PullHandler:
                 if self._provenance is not None:
                     await self._provenance.check(pull, found.digest)
             except ContentNotFound:  # it may have been committed meanwhile
-                return await self._from_store(request, pull, context)
+                return await self._from_commit(request, pull, ingest_reader, context)
             except StoreUnavailable as error:
                 log.debug("cannot follow what is written", key=pull.key, error=str(error))
                 return None
@@ -219,6 +221,22 @@ class PullHandler:
                 return await self._writer.send(
                     request, pull, entity, ContentSource.LOCAL, send, context, slot
                 )
+
+    async def _from_commit(
+        self,
+        request: web.Request,
+        pull: PullRequest,
+        ingest_reader: IngestReader,
+        context: PullContext,
+    ) -> web.StreamResponse | None:
+        """Answer from the store, once the runtime has committed the content there."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + COMMIT_TIMEOUT
+        while (response := await self._from_store(request, pull, context)) is None:
+            if not ingest_reader.is_committing(pull) or loop.time() >= end:
+                return None
+            await asyncio.sleep(COMMIT_POLL)
+        return response
 
     def _entity(self, pull: PullRequest, found: LocalMatch, size: int) -> Entity:
         """Return the entity for content that is here, and record the time of a tag's answer."""

@@ -208,7 +208,10 @@ async def start_node(
             parents=sharing,
         )
         ingest_reader = IngestReader(
-            ingests=ingests, size_of=mirror.size_of, source_of=sharing.parent_of
+            ingests=ingests,
+            size_of=mirror.size_of,
+            source_of=sharing.parent_of,
+            takes_part=sharing.takes_part,
         )
         app = create_app(
             store=store,

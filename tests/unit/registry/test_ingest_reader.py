@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -193,6 +194,23 @@ async def test_what_was_committed_in_between_is_found(start: NodeFactory) -> Non
         store=store, ingest_reader=IngestReader(ingests=Committed(), size_of=SIZES.get)
     ) as node:
         assert (await (await node.client()).ask("GET", BLOB, FOLLOWING)).body == LARGE
+
+
+async def test_a_peer_waits_while_the_runtime_commits(start: NodeFactory) -> None:
+    """containerd moves the file first and writes the record then; a 404 sent the peer upstream."""
+    store, ingests, is_part = MemoryStore(), MemoryIngests(), True
+    reader = IngestReader(ingests=ingests, size_of=SIZES.get, takes_part=lambda _: is_part)
+    async with start(store=store, ingest_reader=reader) as node:
+        asking = asyncio.create_task((await node.client()).ask("GET", BLOB, FOLLOWING))
+        await asyncio.wait({asking}, timeout=0.2)
+        assert not asking.done()
+        store.add(LARGE)
+        assert (await asking).body == LARGE
+        store.remove(DIGEST)
+        asking = asyncio.create_task((await node.client()).ask("GET", BLOB, FOLLOWING))
+        await asyncio.wait({asking}, timeout=0.2)
+        is_part = False  # the download was given up
+        assert (await asking).status == 404
 
 
 async def test_what_is_known_to_grow_is_not_looked_for_in_the_store(
