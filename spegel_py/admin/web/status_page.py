@@ -121,8 +121,10 @@ class StatusPage:
 
 async def _form(request: web.Request) -> str:
     """Return the body of a form of the page. Raises RequestInvalid for other forms."""
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise RequestInvalid(f"not a form of the page: {request.content_type[:80]!r}")
+    # aiohttp's `content_type` takes the header apart as e-mail, which nested brackets make too deep
+    given = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if given != "application/x-www-form-urlencoded":
+        raise RequestInvalid(f"not a form of the page: {given[:80]!r}")
     try:
         return (await request.read()).decode(errors="replace")
     except web.RequestPayloadError as error:

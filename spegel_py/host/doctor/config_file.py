@@ -7,6 +7,7 @@ replace an earlier value.
 
 from __future__ import annotations
 
+import glob
 import re
 import tomllib
 from pathlib import Path
@@ -96,12 +97,13 @@ def _imports(parent: Path, document: Table) -> list[Path]:
 def _imported(path: Path) -> list[Path]:
     """Return the files that match a path; several `*` in a row count as one, as in Go."""
     pattern = re.sub(r"\*+", "*", str(path))
+    if "*" not in pattern:
+        return [path]
     try:
-        return sorted(Path("/").glob(pattern[1:])) if "*" in pattern else [path]
-    except (
-        OSError,
-        ValueError,
-    ):  # the name is too long, or has a NUL
+        return sorted(map(Path, glob.glob(pattern, include_hidden=True)))  # noqa: PTH207 - see below
+    except (OSError, ValueError, RecursionError):
+        # The name is too long, has a NUL, or has a thousand folders. pathlib's own glob fails for
+        # names such as "//*" too.
         return []
 
 
