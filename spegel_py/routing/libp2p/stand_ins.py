@@ -44,6 +44,10 @@ class StandInUsed(RuntimeError):
     """A part of py-libp2p was called that this program does not load."""
 
 
+class StandInError(Exception):
+    """Stands in for an exception class of a part that is not loaded, so that it is never raised."""
+
+
 class _StandIn:
     """Stands in for a class, a function or a constant."""
 
@@ -89,7 +93,9 @@ class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        value = _StandIn(f"{self.__name__}.{name}")
+        value: Any = _StandIn(f"{self.__name__}.{name}")
+        if name.endswith(("Error", "Exception")):  # `except` takes real classes only
+            value = type(name, (StandInError,), {"__module__": self.__name__})
         setattr(self, name, value)
         return value
 

@@ -69,3 +69,27 @@ def test_a_stand_in_can_be_named_in_a_class_and_an_annotation() -> None:
     assert relay | None is relay
     assert relay[int] is relay
     assert not isinstance(Ours(), relay)
+
+
+_CAUGHT = """
+import ast, inspect, json, sys
+from pathlib import Path
+import spegel_py.node
+wrong = []
+for name, module in sorted(sys.modules.items()):
+    file = vars(module).get("__file__") if name.startswith("libp2p.") else None
+    for node in ast.walk(ast.parse(Path(file).read_text() if file else "")):
+        for each in ast.walk(node.type) if getattr(node, "type", None) else ():
+            found = vars(module).get(each.id) if isinstance(each, ast.Name) else None
+            if isinstance(node, ast.ExceptHandler) and "stand-in" in repr(found):
+                wrong.append(f"{name}:{node.lineno} {each.id}")
+print(json.dumps(wrong))
+"""
+
+
+def test_a_stand_in_for_an_exception_can_be_caught() -> None:
+    """Python checks the classes of an `except` only when an exception comes."""
+    done = subprocess.run(
+        [sys.executable, "-c", _CAUGHT], capture_output=True, check=True, text=True
+    )
+    assert json.loads(done.stdout) == []
