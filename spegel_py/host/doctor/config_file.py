@@ -29,6 +29,9 @@ MAX_FILES = 64
 
 Table = dict[str, Any]
 
+LONGEST = 400
+"""Characters of a path that an error shows: an import may name one of thousands."""
+
 
 def read(path: Path) -> FileSettings:
     """Return the settings in the file at `path` and its imports. Raises ConfigError."""
@@ -74,12 +77,13 @@ def _document(file: Path) -> Table:
     try:
         return tomllib.loads(read_text(file))
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{str(file)[:LONGEST]} cannot be read: {error.strerror}") from error
     except (
         ValueError,
         RecursionError,
     ) as error:  # ValueError: not TOML, not UTF-8, or an endless number
-        raise ConfigError(f"{file} is not TOML: {' '.join(str(error).split())[:200]}") from error
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{str(file)[:LONGEST]} is not TOML: {why}") from error
 
 
 def _version(document: Table) -> int:
