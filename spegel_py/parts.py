@@ -228,12 +228,13 @@ def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) 
     """Return the router, with the identity kept in the data directory."""
     host, port = parse_address(config.router_addr)
     registry_host, registry_port = parse_address(config.registry_addr)
+    is_wildcard = registry_host in ("0.0.0.0", "::")  # noqa: S104 - compared
     return Libp2pRouter(
         settings=RouterSettings(
             key=load_or_create(config.data_dir),
             host=host,
             port=port,
-            registry_host="" if registry_host in ("0.0.0.0", "::") else registry_host,  # noqa: S104 - compared
+            registry_host="" if is_wildcard else registry_host,
             registry_port=registry_port,
             interval=config.announce_interval,
             mesh_limit=config.mesh_limit,

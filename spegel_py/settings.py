@@ -103,7 +103,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
                 setting.flag, dest=setting.name, help=text, metavar="VALUE"
             )
         # For completion only. As argparse's own choices they would be checked for flags alone.
-        action.offers = ("true", "false") if setting.parse is values.boolean else setting.choices  # type: ignore[attr-defined]
+        offers = ("true", "false") if setting.parse is values.boolean else setting.choices
+        action.offers = offers  # type: ignore[attr-defined]
         action.is_path = setting.parse is values.path  # type: ignore[attr-defined]
 
 

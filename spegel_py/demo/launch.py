@@ -20,7 +20,8 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before the prctl
         raise SystemExit(1)
-    os.execv(sys.executable, [sys.executable, "-m", "spegel_py", *arguments])  # noqa: S606 - no shell is wanted
+    command = [sys.executable, "-m", "spegel_py", *arguments]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

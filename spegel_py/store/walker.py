@@ -41,7 +41,12 @@ _LEAF = ParsedManifest("", ())
 class Walker:
     """Lists the content of images. Manifests are remembered, since they cannot change."""
 
-    def __init__(self, *, open: OpenContent, expect: OnChild = lambda child: None) -> None:  # noqa: A002 - as in the port
+    def __init__(
+        self,
+        *,
+        open: OpenContent,  # noqa: A002 - as in the port
+        expect: OnChild = lambda child: None,
+    ) -> None:
         self._open = open
         self._expect = expect
         self._known: dict[Digest, ParsedManifest] = {}

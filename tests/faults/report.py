@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -14,7 +15,7 @@ from tests.benchmarks.report import aligned, finite, flat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(ABC):
     """The outcome of one row; each program adds its measurements and the bounds on them."""
 
     row: str
@@ -41,9 +42,9 @@ class Outcome:
         """Return the verdict for the table if no bound was missed."""
         return "ok"
 
+    @abstractmethod
     def missed_bounds(self) -> list[str]:
         """Return the bounds of the program that were missed, as text."""
-        raise NotImplementedError
 
 
 T = TypeVar("T")

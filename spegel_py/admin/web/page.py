@@ -36,21 +36,6 @@ FOUND = 100
 BEGIN = "begin.html"
 """The template of the head of every page."""
 
-SECTIONS = tuple(
-    (f"#{name}", name.replace("-", " ").capitalize())
-    for name in (
-        "peers",
-        "traffic",
-        "pulls",
-        "in-flight",
-        "alerts",
-        "images",
-        "decisions",
-        "measure",
-    )
-)
-"""Links to the parts of the page that have a heading."""
-
 PARTS = (
     "node",
     "figures",
@@ -64,6 +49,13 @@ PARTS = (
     "measure",
 )
 """The parts that are replaced while somebody views the page; each is the name of a template."""
+
+SECTIONS = tuple(
+    (f"#{name}", name.replace("-", " ").capitalize())
+    for name in PARTS
+    if name not in ("node", "figures")
+)
+"""Links to the parts of the page that have a heading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

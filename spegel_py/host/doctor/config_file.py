@@ -104,7 +104,8 @@ def _imported(path: Path) -> list[Path]:
     if "*" not in pattern:
         return [path]
     try:
-        return sorted(map(Path, glob.glob(pattern, include_hidden=True)))  # noqa: PTH207 - see below
+        found = glob.glob(pattern, include_hidden=True)  # noqa: PTH207 - see below
+        return sorted(map(Path, found))
     except (OSError, ValueError, RecursionError):
         # The name is too long, has a NUL, or has a thousand folders. pathlib's own glob fails for
         # names such as "//*" too.

@@ -80,8 +80,10 @@ def listen_addresses(host: str, port: int) -> list[Multiaddr]:
 
     The wildcard of IPv6 is left out where the kernel has no IPv6.
     """
-    hosts = [host] if host else (["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"])  # noqa: S104 - asked for
-    return [multiaddr(each, port) for each in hosts]
+    if host:
+        return [multiaddr(host, port)]
+    wildcards = ["0.0.0.0", "::"] if has_ipv6() else ["0.0.0.0"]  # noqa: S104 - asked for
+    return [multiaddr(each, port) for each in wildcards]
 
 
 def has_ipv6() -> bool:
