@@ -201,7 +201,7 @@ class Assembly:
             store=self._spelled_store(), router=self.router, health=self.health.state
         )
         routes = [
-            *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup),
+            *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images),
             *image_routes(images=images, measurer=self.measurer if has_page else None),
         ]
         hosts = [*config.debug_hosts, socket.gethostname(), node_name(config.node_name)]

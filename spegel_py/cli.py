@@ -117,7 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser(given).parse_args(given)
+        parser = _parser(given)
+        options, unknown = parser.parse_known_args(given)
+        if unknown:
+            getattr(options, "parser", parser).refuse(unknown)
         return _flushed(int(options.run(options)))
     except ConfigError as error:
         return _fail(error, 2)
@@ -150,12 +153,15 @@ def _fail(error: Exception, status: int) -> int:
     return status
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> Parser:
     """Return the parser of all commands. Only the commands named in `given` get their arguments."""
     parser = Parser(
         prog="spegel-py",
         description="A peer-to-peer container image cache for containerd.",
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=__version__, help="print the version"
     )
     commands = parser.add_subparsers(
         title="commands", required=True, metavar="COMMAND", parser_class=Parser
@@ -167,6 +173,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         )
         if command.name in given:
             command.add_arguments(sub)
+            sub.set_defaults(parser=sub)
             # `completion` describes the arguments of all commands.
             sub.set_defaults(parser_of_all=partial(_parser, [each.name for each in COMMANDS]))
     return parser

@@ -175,13 +175,13 @@ class Config:
         ),
     )
     max_upload_rate: int = setting(
-        values.integer(0, 10**12),
+        values.rate(0, 10**12),
         0,
         (
-            "bytes per second sent to all other nodes together; content up to 256 KiB does "
-            "not wait; a peer gives up a transfer below 32 KiB/s, and a transfer with more "
-            "than a minute to go that gets less than 48 KiB/s after 10 s, 64 KiB/s after a "
-            "minute or 128 KiB/s after five; 0: no limit"
+            "rate of all that is sent to other nodes together, as in 10MB/s; a plain number is "
+            "bytes per second; content up to 256 KiB does not wait; a peer gives up a transfer "
+            "below 32 KiB/s, and a transfer with more than a minute to go that gets less than 48 "
+            "KiB/s after 10 s, 64 KiB/s after a minute or 128 KiB/s after five; 0: no limit"
         ),
     )
     health_interval: float = setting(
@@ -299,17 +299,18 @@ class Config:
                 "--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be "
                 "asked"
             )
+        written = values.written_duration
         if self.health_timeout >= self.health_interval:
             raise ConfigError(
-                f"--health-timeout {self.health_timeout:g}s must be below --health-interval "
-                f"{self.health_interval:g}s; "
+                f"--health-timeout {written(self.health_timeout)} must be below --health-interval "
+                f"{written(self.health_interval)}; "
                 "a check has to end before the next one begins"
             )
         if self.critical_when_isolated_for <= self.warn_when_isolated_for:
             raise ConfigError(
-                f"--critical-when-isolated-for: {self.critical_when_isolated_for:g}s must be "
+                f"--critical-when-isolated-for: {written(self.critical_when_isolated_for)} must be "
                 "longer than "
-                f"--warn-when-isolated-for ({self.warn_when_isolated_for:g}s)"
+                f"--warn-when-isolated-for ({written(self.warn_when_isolated_for)})"
             )
         for flag, address in (
             ("--registry-addr", self.registry_addr),

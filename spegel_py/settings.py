@@ -47,6 +47,16 @@ class Setting:
     def variable(self) -> str:
         return self.name.upper()
 
+    @property
+    def shown_default(self) -> str:
+        """The default as somebody would write it: a duration with its unit, nothing as none."""
+        if self.default is None or self.default in ("", ()):
+            return "none"
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        is_duration = isinstance(self.default, float)
+        return values.written_duration(self.default) if is_duration else str(self.default)
+
 
 def setting(
     parse: values.Parse,
@@ -71,19 +81,39 @@ def declared_in(table: type) -> tuple[Setting, ...]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises ConfigError, in one line and without the usage."""
+    """An argument parser that raises ConfigError, in one line and without the usage.
+
+    An unknown flag or command is answered with the most similar one, and with the `--help` of the
+    command that was meant.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Raise ConfigError for arguments that no parser took."""
+        # A value that follows an unknown flag is as unknown, but the flag is the mistake.
+        first = next((each for each in unknown if each.startswith("-")), unknown[0])
+        name = first.partition("=")[0]
+        if not name.startswith("-"):
+            self.error(f"unexpected argument {values.quoted(first)}")
+        known = {flag for flag in self._option_string_actions if flag.startswith("--")}
+        if name in known:
+            self.error(f"{name} must stand after the command")
+        self.error(f"there is no flag {values.quoted(name)}{_hint(name[:160], known)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            hint = _hint(str(value)[:160], set(action.choices))
+            self.error(f"there is no command {values.quoted(value)}{hint}")
+        super()._check_value(action, value)
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> None:
     """Give the parser a flag for each setting. Values stay text until `resolve` parses them."""
     for setting in settings:
-        text = (
-            f"{setting.help} (default: {_shown(setting.default)}; env {setting.variable})".replace(
-                "%", "%%"
-            )
+        text = f"{setting.help} (default: {setting.shown_default}; env {setting.variable})".replace(
+            "%", "%%"
         )
         if setting.many:
             action = parser.add_argument(
@@ -210,9 +240,3 @@ def _shown_key(key: str) -> str:
 def _hint(name: str, known: set[str]) -> str:
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _shown(value: Any) -> str:
-    if value is None or value == "" or value == ():
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)

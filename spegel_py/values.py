@@ -9,20 +9,24 @@ import ipaddress
 import re
 import reprlib
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from spegel_py.oci.filters import Pattern
+from spegel_py.tools import human
 from spegel_py.tools.addresses import is_http_url, split_host_port
 
 Parse = Callable[[Any], Any]
 """Returns a setting's value from text (of a flag or variable) or from a YAML value."""
 
-_DURATION_PART = re.compile(r"(\d++(?:\.\d++)?)(ms|s|m|h)")
+_DURATION_PART = re.compile(r"(\d++(?:\.\d++)?)(ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d++(?:\.\d++)?) ?(?:([kKMGT])(i?))?(B?)(/s)?")
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _OPEN_COUNT, _REST_OF_COUNT = re.compile(r"\{[0-9]*$"), re.compile(r"^[0-9]*\}")
 MAX_QUOTED = 200
 """Characters of a value that an error shows."""
@@ -71,13 +75,13 @@ def boolean(given: Any) -> bool:
 
 
 def duration(given: Any) -> float:
-    """Return the seconds of a duration as Go writes it: 20ms, 1m30s, 0."""
+    """Return the seconds of a duration as Go writes it, and in days: 20ms, 1m30s, 1d, 0."""
     written = _written(given).strip()
     if written == "0":
         return 0.0
     # Matched from the beginning only: a search in one long number would take quadratic time.
     if not _DURATION.fullmatch(written):
-        raise ValueError(f"{quoted(given)} should be a duration such as 20ms, 5s or 1m30s")
+        raise ValueError(f"{quoted(given)} should be a duration such as 20ms, 5s, 90m or 1d")
     parts = _DURATION_PART.findall(written)
     return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
@@ -88,7 +92,9 @@ def duration_or_off(given: Any) -> float | None:
     try:
         return None if written == "off" else duration(written)
     except ValueError:
-        raise ValueError(f"{quoted(given)} should be off or a duration such as 30s") from None
+        raise ValueError(
+            f"{quoted(given)} should be off or a duration such as 30s, 90m or 1d"
+        ) from None
 
 
 def integer(low: int, high: int) -> Parse:
@@ -112,8 +118,56 @@ def seconds(low: float, high: float) -> Parse:
     def parse(given: Any) -> float:
         value = duration(given)
         if not low <= value <= high:
-            raise ValueError(f"{quoted(given)} should lie between {low:g}s and {high:g}s")
+            bounds = f"{written_duration(low)} and {written_duration(high)}"
+            raise ValueError(f"{quoted(given)} should lie between {bounds}")
         return value
+
+    return parse
+
+
+def written_duration(given: float) -> str:
+    """Return a number of seconds as a setting takes it, in the largest unit that fits."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")):
+        if given >= length * (2 if unit == "d" else 1) and given % length == 0:
+            return f"{given / length:.0f}{unit}"
+    if given == 0:
+        return "0s"
+    return f"{given:g}s" if given >= 1 else f"{given * 1000:g}ms"
+
+
+def size(low: int, high: int, *, plain: int = 1) -> Parse:
+    """Return a parser of numbers of bytes within bounds: 64KiB, 10MB, 1.5GiB.
+
+    A number without a unit counts `plain` bytes each.
+    """
+    return _bytes(low, high, plain, "size", ("10MB", "64MiB"), has_time=False)
+
+
+def rate(low: int, high: int, *, plain: int = 1) -> Parse:
+    """Return a parser of bytes per second within bounds: 10MB/s, 10MiB/s, 10MB.
+
+    A number without a unit counts `plain` bytes each.
+    """
+    return _bytes(low, high, plain, "rate", ("10MB/s", "64MiB/s"), has_time=True)
+
+
+def _bytes(
+    low: int, high: int, plain: int, noun: str, examples: tuple[str, str], *, has_time: bool
+) -> Parse:
+    advice = f"should be a {noun} such as {examples[0]} or {examples[1]}"
+
+    def parse(given: Any) -> int:
+        found = None if isinstance(given, bool) else _SIZE.fullmatch(_written(given).strip())
+        if found is None or (found[5] and not has_time):
+            raise ValueError(f"{quoted(given)} {advice}")
+        number, prefix, binary, byte, _ = found.groups("")
+        factor = (1024 if binary else 1000) ** _POWERS[prefix.upper()] if prefix or byte else plain
+        count = Decimal(number) * factor
+        if not low <= count <= high:
+            ending = "/s" if has_time else ""
+            bounds = f"{human.size(low)}{ending} and {human.size(high)}{ending}"
+            raise ValueError(f"{quoted(given)} should lie between {bounds}, as {examples[0]} does")
+        return int(count)
 
     return parse
 

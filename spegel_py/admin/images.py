@@ -7,10 +7,11 @@ remembered, since it cannot change.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from spegel_py.admin.holder_cache import HolderCache
+from spegel_py.admin.image_pulls import ImageContent
 from spegel_py.errors import ContentNotFound, ManifestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS, MAX_MANIFEST, OCI_INDEX, Child, children
@@ -108,6 +109,7 @@ class LocalImages:
         self._holders = holders
         self._tags = tags
         self._held = held
+        self._slots = asyncio.Semaphore(CALLS)
         self._children: BoundedDict[Digest, tuple[Child, ...]] = BoundedDict(limit=REMEMBERED)
 
     def __repr__(self) -> str:
@@ -133,6 +135,34 @@ class LocalImages:
         peers = await self._holders.of({image.digest for image in found})
         images = tuple(replace(image, peers=peers.get(image.digest)) for image in found)
         return ImageListing(images=images, total=len(names), held=len(tags), offset=offset)
+
+    async def content(self, manifests: Iterable[Digest]) -> ImageContent:
+        """Return the content of those of the manifests that are here, and of all below them.
+
+        Empty if the store does not answer.
+        """
+        found: dict[str, tuple[Child, ...]] = {}
+        level = set(manifests)
+        try:
+            while level:
+                read = zip(
+                    level, await asyncio.gather(*map(self._named_in_turn, level)), strict=True
+                )
+                named = {digest: below for digest, below in read if below is not None}
+                found |= {str(digest): below for digest, below in named.items()}
+                level = {
+                    child.digest
+                    for below in named.values()
+                    for child in below
+                    if child.media_type in MANIFESTS and str(child.digest) not in found
+                }
+        except StoreUnavailable:
+            return ImageContent()
+        return ImageContent(found, self._held())
+
+    async def _named_in_turn(self, digest: Digest) -> tuple[Child, ...] | None:
+        async with self._slots:
+            return await self._named(digest)
 
     async def _image(self, name: str, pulled: float) -> LocalImage | None:
         try:
@@ -170,19 +200,23 @@ class LocalImages:
 
         Empty if the manifest itself is not here, or is malformed.
         """
-        known = self._children.get(parent.digest)
-        if known is None:
-            try:
-                known = children(await self._read(parent.digest))
-            except (ContentNotFound, ManifestInvalid):
-                return ()
-            self._children[parent.digest] = known
         held = self._held()
         return tuple(
             child
-            for child in known
+            for child in await self._named(parent.digest) or ()
             if child.media_type not in MANIFESTS or str(child.digest) in held
         )
+
+    async def _named(self, digest: Digest) -> tuple[Child, ...] | None:
+        """Return the children of a manifest; None if it is not here, or is malformed."""
+        known = self._children.get(digest)
+        if known is None:
+            try:
+                known = children(await self._read(digest))
+            except (ContentNotFound, ManifestInvalid):
+                return None
+            self._children[digest] = known
+        return known
 
     async def _read(self, digest: Digest) -> bytes:
         async with self._store.open(digest) as content:

@@ -26,6 +26,7 @@ from spegel_py.errors import (
     SpegelError,
 )
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import PullClient
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.outcomes import ContentSource
@@ -59,7 +60,9 @@ async def measure(
     measurement = Measurement(reference=str(reference), at=time.time())
     began = time.monotonic()
     pull = _Pull(measurement, platform or Platform.here())
-    async with MirrorClient(mirror=mirror, reference=reference, deadlines=deadlines) as client:
+    async with MirrorClient(
+        mirror=mirror, reference=reference, deadlines=deadlines, client=PullClient.MEASURE
+    ) as client:
         running = asyncio.create_task(pull.run(reference, client, parallel), name="measure")
         try:
             while not running.done():

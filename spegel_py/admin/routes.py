@@ -10,10 +10,14 @@ from aiohttp import web
 
 from spegel_py.admin.guard import check_origin
 from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.image_pulls import Record, group
 from spegel_py.admin.images import MOST, SHOWN, LocalImages
 from spegel_py.admin.measurement import Measurement
 from spegel_py.admin.measurer import Measurer
+from spegel_py.admin.pull_advice import advice
 from spegel_py.errors import Denied, RequestInvalid
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import PullClient
 from spegel_py.telemetry.pull_log import LIMIT, PullLog
 from spegel_py.telemetry.pull_record import RecordQuery
 from spegel_py.tools.query import whole_number
@@ -23,9 +27,17 @@ LINES = "application/x-ndjson"
 RECORDS_SHOWN = 100
 """Records in an answer by default."""
 
+PULLS_SHOWN = 20
+"""Pulls of images in an answer by default."""
 
-def pull_routes(*, pull_log: PullLog, holder_lookup: HolderLookup) -> list[web.RouteDef]:
-    """Return the routes of pull records and of holders.
+
+def pull_routes(
+    *, pull_log: PullLog, holder_lookup: HolderLookup, images: LocalImages
+) -> list[web.RouteDef]:
+    """Return the routes of pull records, of pulls and of holders.
+
+    `/debug/pulls?key=&limit=&measured=` answers the latest pull of an image first. With
+    `measured=true` these are the pulls by people, otherwise those by runtimes.
 
     `/debug/decisions?key=&limit=` searches by a digest, a reference or a part of either, and
     answers the newest record first. `/debug/resolve?key=` takes a digest or a reference.
@@ -41,13 +53,41 @@ def pull_routes(*, pull_log: PullLog, holder_lookup: HolderLookup) -> list[web.R
             {"decisions": found, "kept": pull_log.kept, "bytes": pull_log.bytes}
         )
 
+    async def pulls(request: web.Request) -> web.Response:
+        key, people = request.query.get("key"), request.query.get("measured") == "true"
+        limit = whole_number(
+            request.query.get("limit"), "limit", default=PULLS_SHOWN, low=1, high=LIMIT
+        )
+        records = pull_log.find(None, limit=LIMIT)
+        content = await images.content(
+            {Digest.parse(one["digest"]) for one in records if _is_manifest(one)}
+        )
+        query = RecordQuery.parse(key) if key else None
+        found = [one for one in group(records, content) if query is None or one.matches(query)]
+        asked = [one for one in found if (one.client != PullClient.RUNTIME) == people]
+        return web.json_response(
+            {
+                "pulls": [{**one.as_json(), "advice": advice(one)} for one in asked[::-1][:limit]],
+                "others": len(found) - len(asked),
+                "kept": pull_log.kept,
+            }
+        )
+
     async def resolve(request: web.Request) -> web.Response:
         key = request.query.get("key")
         if not key:
             raise RequestInvalid("?key= must say what is looked for: a digest or a reference")
         return web.json_response(await holder_lookup.resolve(key))
 
-    return [web.get("/debug/decisions", decisions), web.get("/debug/resolve", resolve)]
+    return [
+        web.get("/debug/decisions", decisions),
+        web.get("/debug/pulls", pulls),
+        web.get("/debug/resolve", resolve),
+    ]
+
+
+def _is_manifest(record: Record) -> bool:
+    return record["kind"] == "manifest" and record["digest"] is not None
 
 
 def image_routes(*, images: LocalImages, measurer: Measurer | None) -> list[web.RouteDef]:

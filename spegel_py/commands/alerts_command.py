@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from spegel_py import settings, values
-from spegel_py.commands.output import moment, print_json, print_line, print_table
+from spegel_py.commands.output import (
+    add_output_flags,
+    moment,
+    print_json,
+    print_line,
+    print_table,
+    short_id,
+)
 from spegel_py.commands.running_node import RunningNode, add_address_flags
 from spegel_py.errors import ConfigError
 from spegel_py.settings import Setting
@@ -39,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"show all that are kept, not the last {SHOWN} closed ones",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else"
-    )
+    add_output_flags(parser)
     add_address_flags(parser)
 
 
@@ -71,20 +76,21 @@ def _print_kept(history: RecordedHistory, options: argparse.Namespace) -> None:
         print_line(f"no alert is recorded ({ALERTS} is not there, or empty)")
     else:
         print_table(
-            ("alert", "tier", "condition", "opened", "seen after", "over after", "what was done"),
+            ("alert", "tier", "opened", "seen after", "over after"),
             [
                 (
                     alert.id,
                     alert.tier.label,
-                    f"{alert.condition} {alert.subject[-16:]}".strip(),
                     datetime.fromtimestamp(alert.opened, UTC).strftime("%Y-%m-%d %H:%M:%S"),
                     f"{alert.detection:.1f} s",
                     _over(alert),
-                    _done(alert.id, actions),
                 )
                 for alert in alerts
             ],
-            wraps="what was done",
+            notes=[
+                _note(alert.id, alert.condition, alert.subject, actions, wide=options.wide)
+                for alert in alerts
+            ],
         )
 
 
@@ -100,20 +106,28 @@ def _print_open(node: RunningNode, options: argparse.Namespace) -> None:
         )
     else:
         print_table(
-            ("alert", "tier", "condition", "opened", "seen after", "state", "what was done"),
+            ("alert", "tier", "opened", "seen after", "state"),
             [
                 (
                     alert["id"],
                     alert["tier"],
-                    f"{alert['condition']} {alert['subject'][-16:]}".strip(),
-                    moment(alert["opened"]),
+                    moment(alert["opened"])[:-4],
                     f"{alert['detection_seconds']:.1f} s",
                     "escalated" if alert["escalated"] else "open",
-                    _done(alert["id"], actions),
                 )
                 for alert in alerts
             ],
-            wraps="what was done",
+            notes=[
+                _note(
+                    alert["id"],
+                    alert["condition"],
+                    alert["subject"],
+                    actions,
+                    detail=alert["detail"],
+                    wide=options.wide,
+                )
+                for alert in alerts
+            ],
         )
 
 
@@ -131,6 +145,21 @@ def _history(folder: Path) -> RecordedHistory:
 def _latest(alerts: Sequence[Alert]) -> list[Alert]:
     closed = [alert for alert in alerts if not alert.is_open]
     return [*closed[-SHOWN:], *(alert for alert in alerts if alert.is_open)]
+
+
+def _note(
+    alert: str,
+    condition: str,
+    subject: str,
+    actions: Iterable[Mapping[str, Any]],
+    *,
+    detail: str = "",
+    wide: bool,
+) -> str:
+    """Return the line below an alert: its condition, and the repairs that were tried."""
+    name = f"{condition} {short_id(subject, wide=wide)}".strip()
+    done = _done(alert, actions)
+    return "".join((name, f": {detail}" if detail else "", f"; {done}" if done else ""))
 
 
 def _done(alert: str, actions: Iterable[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from spegel_py import values
 from spegel_py.demo import demo_image, image_import
 from spegel_py.demo.demo_cluster import Fill
 from spegel_py.demo.demo_report import as_json, as_table
@@ -69,10 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size",
-        type=int,
+        type=_megabytes(values.size(0, 10**12, plain=demo_image.MB)),
         default=96,
-        metavar="MB",
-        help="size of the image that is made (default: 96)",
+        metavar="SIZE",
+        help="size of the image that is made; a plain number is MB (default: 96MB)",
     )
     parser.add_argument(
         "--layers",
@@ -83,10 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rate",
-        type=float,
+        type=_megabytes(values.rate(0, 10**12, plain=demo_image.MB)),
         default=RATE,
-        metavar="MB/S",
-        help=f"hold each pull of phase 1 to this, 0 for as fast as it goes (default: {RATE:g})",
+        metavar="RATE",
+        help=(
+            "hold each pull of phase 1 to this, 0 for as fast as it goes; a plain number is MB/s "
+            f"(default: {RATE:g}MB/s)"
+        ),
     )
     parser.add_argument(
         "--dir",
@@ -100,6 +104,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="leave the nodes' folders and logs where they are"
     )
+
+
+def _megabytes(parse: values.Parse) -> Callable[[str], float]:
+    """Return a parser of a size or a rate in MB, for argparse."""
+
+    def parse_megabytes(text: str) -> float:
+        try:
+            return float(parse(text) / demo_image.MB)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse_megabytes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,7 +152,7 @@ async def _play(args: argparse.Namespace, folder: Path) -> DemoResult:
 
 def _fill(args: argparse.Namespace, folder: Path) -> Fill:
     if args.image is None:
-        return partial(demo_image.make, size=args.size * demo_image.MB, layers=args.layers)
+        return partial(demo_image.make, size=round(args.size * demo_image.MB), layers=args.layers)
 
     def import_image(writer: LayoutWriter) -> demo_image.DemoImage:
         scratch = folder / "unpacked"
@@ -150,13 +166,16 @@ def _fill(args: argparse.Namespace, folder: Path) -> Fill:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, allowed in (("nodes", NODES), ("size", SIZES), ("layers", LAYERS)):
-        if getattr(args, name) not in allowed:
+    for name, allowed, unit in (
+        ("nodes", NODES, ""),
+        ("size", SIZES, "MB"),
+        ("layers", LAYERS, ""),
+    ):
+        if not allowed[0] <= getattr(args, name) <= allowed[-1]:
             raise ConfigError(
-                f"--{name} is {allowed[0]} to {allowed[-1]}, not {getattr(args, name)}"
+                f"--{name} is {allowed[0]}{unit} to {allowed[-1]}{unit}, not "
+                f"{getattr(args, name):g}{unit}"
             )
-    if not 0 <= args.rate < float("inf"):
-        raise ConfigError(f"--rate is MB per second, 0 for no limit, not {args.rate}")
     if args.image is not None and not args.image.exists():
         raise ConfigError(f"--image {args.image}: there is no such file or folder")
 

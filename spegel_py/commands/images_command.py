@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from spegel_py.commands.output import moment, print_json, print_line, print_table, size
+from spegel_py.commands.output import (
+    moment,
+    plural,
+    print_json,
+    print_line,
+    print_table,
+    short_digest,
+    size,
+    span,
+)
 from spegel_py.commands.running_node import RunningNode, add_node_flags, at_most
 from spegel_py.errors import NodeError
 
@@ -41,28 +51,27 @@ def run(options: argparse.Namespace) -> int:
     if listing["error"]:
         raise NodeError(f"{node.url} cannot list its images: {listing['error']}")
     if not listing["images"]:
-        print_line(
-            f"{node.url} holds {listing['held']} images, none of them with {options.part!r} in "
-            "its name"
-        )
+        held = f"{node.url} shares {plural(listing['held'], 'image')}"
+        print_line(f"{held}, none with {options.part!r} in its name" if options.part else held)
         return 0
     print_table(
         ("image", "size", "blobs", "peers", "pulled", "digest"),
-        [_row(image) for image in listing["images"]],
-        wraps="digest",
+        [_row(image, wide=options.wide) for image in listing["images"]],
+        shrinks=("image",),
+        wide=options.wide,
     )
     if len(listing["images"]) < listing["total"]:
         print_line(f"{len(listing['images'])} of {listing['total']}: --limit shows more")
     return 0
 
 
-def _row(image: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(image: Mapping[str, Any], *, wide: bool) -> tuple[str, ...]:
     missing = f", {image['missing']} missing" if image["missing"] else ""
     return (
         image["name"],
         size(image["size"]),
         f"{image['blobs']}{missing}",
         "-" if image["peers"] is None else str(len(image["peers"])),
-        moment(image["pulled"])[:-4],
-        image["digest"],
+        moment(image["pulled"])[:-4] if wide else f"{span(time.time() - image['pulled'])} ago",
+        short_digest(image["digest"], wide=wide),
     )

@@ -11,7 +11,15 @@ from typing import Any
 
 from rich.console import Console
 
-from spegel_py.commands.output import print_json, print_line, print_table, size
+from spegel_py.commands.output import (
+    plural,
+    print_json,
+    print_line,
+    print_table,
+    short_digest,
+    short_id,
+    size,
+)
 from spegel_py.commands.running_node import RunningNode, add_node_flags
 from spegel_py.errors import NodeError
 
@@ -41,37 +49,37 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(measurement)
     else:
-        _print(measurement)
+        _print(measurement, wide=options.wide)
     return 1 if measurement["error"] or measurement["missing"] else 0
 
 
-def _print(measurement: Measurement) -> None:
+def _print(measurement: Measurement, *, wide: bool) -> None:
     if measurement["parts"]:
         print_table(
-            ("part", "digest", "size", "from", "first byte", "took", ""),
-            [_row(part) for part in measurement["parts"]],
-            wraps="",
+            ("part", "digest", "size", "from", "first byte", "took"),
+            [_row(part, wide=wide) for part in measurement["parts"]],
+            notes=[part["error"] or "" for part in measurement["parts"]],
+            wide=wide,
         )
     print_line(", ".join(_sums(measurement)))
     if measurement["error"]:
         print_line(f"it ended before its time: {measurement['error']}", style="yellow")
 
 
-def _row(part: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(part: Mapping[str, Any], *, wide: bool) -> tuple[str, ...]:
     where = {
         "local": "this node",
-        "peer": f"peer …{(part['peer'] or '')[-6:]}",
+        "peer": f"peer {short_id(part['peer'] or '', wide=wide)}",
         "none": "nobody",
         None: "-",
     }
     return (
         part["kind"],
-        (part["digest"] or "-")[:19],
+        short_digest(part["digest"] or "-", wide=wide),
         size(part["size"]),
         where[part["source"]],
         _ms(part["first_byte_ms"]),
         _ms(part["ms"]),
-        part["error"] or "",
     )
 
 
@@ -82,7 +90,8 @@ def _sums(measurement: Measurement) -> Iterator[str]:
     yield f"{size(sources['peer'])} from peers"
     yield f"{size(sources['local'])} from this node"
     if measurement["missing"]:
-        yield f"{measurement['missing']} parts a runtime would get from the registry"
+        number = plural(measurement["missing"], "part")
+        yield f"{number} that a runtime would get from the registry"
 
 
 def _ms(milliseconds: float | None) -> str:

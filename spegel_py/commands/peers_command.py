@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from spegel_py.commands.output import print_json, print_line, print_table, span
+from spegel_py.commands.output import print_json, print_line, print_table, short_id, span
 from spegel_py.commands.running_node import RunningNode, add_node_flags
 
 
@@ -35,10 +35,11 @@ def run(options: argparse.Namespace) -> int:
                     "-" if peer["skew_seconds"] is None else f"{peer['skew_seconds']:+.3f} s",
                     str(peer["keys"]),
                     peer["agent"],
-                    peer["id"],
+                    short_id(peer["id"], wide=options.wide),
                 )
                 for peer in peers
             ],
-            wraps="id",
+            shrinks=("agent", "address"),
+            wide=options.wide,
         )
     return 0

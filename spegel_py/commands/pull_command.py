@@ -26,6 +26,7 @@ from spegel_py.errors import (
     SpegelError,
     StoreError,
 )
+from spegel_py.oci.distribution import PullClient
 from spegel_py.oci.reference import Reference
 from spegel_py.pull.plan import Platform
 from spegel_py.pull.progress import show_progress
@@ -130,6 +131,7 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
             platform=platform,
             parallel=args.parallel,
             on_progress=show,
+            client=PullClient.PULL,
         )
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from spegel_py.commands.output import print_json, print_line, print_table
+from spegel_py.commands.output import print_json, print_line, print_table, short_id, shortened
 from spegel_py.commands.running_node import RunningNode, add_node_flags
 
 _HERE = {"held": "yes", "absent": "no", "away": "not known: the node's store does not answer"}
@@ -30,13 +30,14 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(answer)
     else:
-        _print(answer)
+        _print(answer, wide=options.wide)
     return 0 if answer["peers"] or answer["local"] == "held" else 1
 
 
-def _print(answer: Mapping[str, Any]) -> None:
-    digest = f", {answer['digest']}" if answer["digest"] not in (None, answer["key"]) else ""
-    print_line(answer["key"])
+def _print(answer: Mapping[str, Any], *, wide: bool) -> None:
+    is_other = answer["digest"] not in (None, answer["key"])
+    digest = f", {shortened(answer['digest'], wide=wide)}" if is_other else ""
+    print_line(shortened(answer["key"], wide=wide))
     print_line(f"on this node: {_HERE[answer['local']]}{digest}")
     end = (
         "" if answer["ended"] else f", and the lookup {answer['error'] or 'had not ended by then'}"
@@ -46,8 +47,14 @@ def _print(answer: Mapping[str, Any]) -> None:
         print_table(
             ("peer", "health", "found after", "id"),
             [
-                (peer["address"], peer["health"], f"{peer['ms']:.1f} ms", peer["id"])
+                (
+                    peer["address"],
+                    peer["health"],
+                    f"{peer['ms']:.1f} ms",
+                    short_id(peer["id"], wide=wide),
+                )
                 for peer in answer["peers"]
             ],
-            wraps="id",
+            shrinks=("peer",),
+            wide=wide,
         )

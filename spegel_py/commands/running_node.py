@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from spegel_py import settings, values
+from spegel_py.commands.output import add_output_flags
 from spegel_py.errors import ConfigError, NodeError
 from spegel_py.settings import Setting
 from spegel_py.tools.addresses import is_http_url, local_url
@@ -31,11 +32,9 @@ SETTINGS = (
 
 
 def add_node_flags(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the flags that choose a node, and `--json`."""
+    """Give the parser the flags that choose a node, `--json` and `--wide`."""
     add_address_flags(parser)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object and nothing else"
-    )
+    add_output_flags(parser)
 
 
 def add_address_flags(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spegel_py.commands.output import print_json, print_table, size, span
+from spegel_py.commands.output import plural, print_fields, print_json, short_id, size, span
 from spegel_py.commands.running_node import RunningNode, add_node_flags
 
 
@@ -24,18 +24,19 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(state)
     else:
-        print_table(("node", node.url), list(_rows(state)), wraps=node.url)
+        print_fields([("node", node.url), *_rows(state, wide=options.wide)])
     return 0 if state["ready"] else 1
 
 
-def _rows(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _rows(state: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, str]]:
     pulls, advertised = state["pulls"], state["advertised"]
     yield "version", f"{state['version']}, up {span(state['uptime_seconds'])}"
-    yield "id", state["id"]
+    yield "id", short_id(state["id"], wide=wide)
     yield "ready", "yes" if state["ready"] else f"no: {state['reason']}"
     yield "peers", _counts(Counter(peer["health"] for peer in state["peers"])) or "none"
-    yield "advertises", f"{advertised['tags']} tags, {advertised['digests']} digests"
-    yield "pulls", f"{pulls['total']}, {_rate(pulls['hit_rate'])}"
+    tags, digests = plural(advertised["tags"], "tag"), plural(advertised["digests"], "digest")
+    yield "advertises", f"{tags}, {digests}"
+    yield "requests", f"{pulls['total']}, {_rate(pulls['hit_rate'])}"
     yield "answered from", _counts(pulls["answers"])
     yield (
         "bytes from",
@@ -48,11 +49,20 @@ def _rows(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         roles = Counter(part["role"] for part in parts)
         yield (
             "in flight",
-            f"{len(parts)} ({roles['lead']} lead, {roles['follow']} follow)" if parts else "0",
+            _in_flight(roles) if parts else "nothing",
         )
+    if measured := pulls.get("measured", {}).get("total"):  # not there in older nodes
+        yield "measured", f"{plural(measured, 'request')} by people, not plural above"
     for alert in state["supervision"]["alerts"]:
         parts = (alert["tier"], alert["condition"], alert["subject"], alert["detail"])
         yield "alert", " ".join(str(part) for part in parts if part)
+
+
+def _in_flight(roles: Counter[str]) -> str:
+    return (
+        f"{plural(roles.total(), 'part')}: {roles['lead']} fetched here from the registry for "
+        f"other nodes, {roles['follow']} taken from a node that is still fetching them"
+    )
 
 
 def _rate(rate: float | None) -> str:

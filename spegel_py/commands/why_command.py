@@ -1,19 +1,31 @@
-"""`spegel-py why`: the decisions about pulls, each with its reason."""
+"""`spegel-py why`: pulls of images, and where their bytes came from; and each request's reason."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from spegel_py.commands.output import moment, print_json, print_line, print_table, size
-from spegel_py.commands.running_node import RunningNode, add_node_flags, at_most
+from spegel_py.commands.output import (
+    add_output_flags,
+    moment,
+    plural,
+    print_json,
+    print_line,
+    print_table,
+    short_digest,
+    shortened,
+    size,
+)
+from spegel_py.commands.running_node import RunningNode, add_address_flags, at_most
 from spegel_py.errors import NodeError
 
 SHOWN = 20
-"""Number of requests shown, the latest."""
+"""Number of pulls or requests shown, the latest."""
 
 Decision = Mapping[str, Any]
+Pull = Mapping[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,31 +36,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="REF|DIGEST",
         help="an image reference, a digest, or a part of either (registry.example/app for all of "
-        "an image); "
-        "without one, all requests",
+        "an image); without one, all pulls, without their parts",
+    )
+    parser.add_argument(
+        "--requests",
+        action="store_true",
+        help="show each request, with its reason and the peers that were asked",
+    )
+    parser.add_argument(
+        "--measured",
+        action="store_true",
+        help="show the pulls by people, with spegel-py measure or pull, not those by runtimes",
     )
     parser.add_argument(
         "--limit",
         type=at_most(1000),
         default=SHOWN,
-        help=f"requests shown at most (default: {SHOWN})",
+        help=f"pulls or requests shown at most (default: {SHOWN})",
     )
-    add_node_flags(parser)
+    add_address_flags(parser)
+    add_output_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the decisions, the latest last; returns the exit status. Raises NodeError."""
+    """Print the pulls, the latest last; returns the exit status. Raises NodeError."""
     node = RunningNode.of(options)
     key = {"key": options.what} if options.what else {}
-    answer = node.ask("/debug/decisions", limit=options.limit, **key)
+    measured = {"measured": "true"} if options.measured else {}
     if options.json:
-        print_json(answer)
+        answer = node.ask("/debug/decisions", limit=options.limit, **key)
+        pulls = node.ask("/debug/pulls", limit=options.limit, **key, **measured)
+        print_json({**answer, "pulls": pulls["pulls"]})
         return 0 if answer["decisions"] else 1
-    if not answer["decisions"]:
+    if options.requests:
+        return _print_requests(node, options, key)
+    answer = node.ask("/debug/pulls", limit=options.limit, **key, **measured)
+    if not answer["pulls"] and not answer["others"]:
         raise NodeError(_nothing(options.what, answer["kept"], node.url))
-    for decision in reversed(answer["decisions"]):
-        _print_decision(decision)
-    return 0
+    for pull in reversed(answer["pulls"]):
+        _print_pull(pull, has_parts=bool(options.what), wide=options.wide)
+    for line in _closing(options, answer):
+        print_line(line)
+    return 0 if answer["pulls"] else 1
+
+
+def _closing(options: argparse.Namespace, answer: Mapping[str, Any]) -> Iterator[str]:
+    if answer["pulls"] and not options.what:
+        yield "spegel-py why IMAGE shows the parts of one image"
+    if answer["others"] and not options.measured:
+        number = plural(answer["others"], "pull")
+        yield f"{number} by people (spegel-py measure or pull) not shown: --measured shows them"
+    if not answer["pulls"] and options.measured:
+        yield "no person has pulled this with spegel-py measure or pull"
 
 
 def _nothing(what: str | None, kept: int, url: str) -> str:
@@ -65,15 +104,108 @@ def _nothing(what: str | None, kept: int, url: str) -> str:
     )
 
 
-def _print_decision(one: Decision) -> None:
+def _print_pull(pull: Pull, *, has_parts: bool, wide: bool) -> None:
+    by = "" if pull["client"] == "runtime" else f", by spegel-py {pull['client']}"
+    title = f"{moment(pull['at'])[:-4]}  {shortened(pull['image'], wide=wide)}{by}"
+    print_line(title, style="bold")
+    print_line(f"{', '.join(_summary(pull))}", indent=2)
+    for each in pull["advice"]:
+        print_line(f"slower because {each}", indent=2, style="yellow")
+    if has_parts and pull["parts"]:
+        _print_parts(pull["parts"], _names(pull["sources"]), wide=wide)
+
+
+def _summary(pull: Pull) -> Iterator[str]:
+    """Yield the facts of a pull: its sources, its parts, and its time."""
+    names = _names(pull["sources"])
+    for source in pull["sources"]:
+        match source["source"]:
+            case "peer":
+                while_pulling = " while it pulled it itself" if source["in_flight"] else ""
+                yield f"{size(source['bytes'])} from {names[source['address']]}{while_pulling}"
+            case "local":
+                yield f"{size(source['bytes'])} from this node"
+            case _:
+                count = "the rest" if source["bytes"] is None else size(source["bytes"])
+                yield f"{count} left to the registry"
+    if not pull["asked"]:
+        yield "only the tag was asked for: the runtime had the image, or went to the registry"
+        return
+    yield f"{pull['answered']} of {plural(pull['asked'], 'part')}"
+    if pull["total"] is not None and pull["total"] > pull["asked"]:
+        yield f"{pull['total'] - pull['asked']} more not asked for"
+    yield _took(pull["seconds"])
+
+
+def _took(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
+
+
+def _names(sources: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
+    """Return the names of peers by their addresses: without the port where the host is enough."""
+    addresses = [each["address"] for each in sources if each["address"]]
+    hosts = Counter(address.rpartition(":")[0] for address in addresses)
+    return {
+        address: host if (host := address.rpartition(":")[0]) and hosts[host] == 1 else address
+        for address in addresses
+    }
+
+
+def _print_parts(
+    parts: Sequence[Mapping[str, Any]], names: Mapping[str, str], *, wide: bool
+) -> None:
+    print_table(
+        ("part", "digest", "size", "took", "from"),
+        [
+            (
+                part["kind"],
+                short_digest(part["digest"], wide=wide),
+                "?" if part["size"] is None else size(part["size"]),
+                _took(part["seconds"]),
+                ", ".join(_origins(part, names)),
+            )
+            for part in parts
+        ],
+        shrinks=("from",),
+        indent=2,
+        wide=wide,
+    )
+
+
+def _origins(part: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
+    for address in part["peers"]:
+        yield names.get(address, address)
+    if part["local"]:
+        yield "this node"
+    if not part["answered"]:
+        yield f"the registry ({(part['reason'] or 'cut').replace('_', ' ')})"
+
+
+def _print_requests(
+    node: RunningNode, options: argparse.Namespace, key: Mapping[str, object]
+) -> int:
+    answer = node.ask("/debug/decisions", limit=options.limit, **key)
+    if not answer["decisions"]:
+        raise NodeError(_nothing(options.what, answer["kept"], node.url))
+    for decision in reversed(answer["decisions"]):
+        _print_decision(decision, wide=options.wide)
+    return 0
+
+
+def _print_decision(one: Decision, *, wide: bool) -> None:
     is_hit = one["verdict"] == "hit"
     part = f" {one['range']}" if one["range"] else ""
-    print_line(f"{moment(one['at'])}  {one['method']} {one['reference']}{part}", style="bold")
+    name = shortened(one["reference"], wide=wide)
+    client = one.get("client", "runtime")
+    by = "" if client == "runtime" else f", by spegel-py {client}"
+    print_line(f"{moment(one['at'])}  {one['method']} {name}{part}{by}", style="bold")
     print_line(
-        f"  {one['verdict']}, {one['source'] if is_hit else one['reason']}: {one['text']}",
+        f"{one['verdict']}, {one['source'] if is_hit else one['reason']}: "
+        f"{shortened(one['text'], wide=wide)}",
         style="green" if is_hit else "yellow",
+        indent=2,
     )
-    print_line(f"  {', '.join(_facts(one))}")
+    print_line(f"{', '.join(_facts(one))}", indent=2)
     if one["attempts"]:
         _print_attempts(one["attempts"])
 
@@ -89,8 +221,9 @@ def _facts(one: Decision) -> Iterator[str]:
 
 
 def _print_attempts(attempts: Iterable[Mapping[str, Any]]) -> None:
+    listed = list(attempts)
     print_table(
-        ("asked peer", "outcome", "took", "from byte", "bytes", ""),
+        ("asked peer", "outcome", "took", "from byte", "bytes"),
         [
             (
                 each["addr"],
@@ -98,9 +231,10 @@ def _print_attempts(attempts: Iterable[Mapping[str, Any]]) -> None:
                 f"{each['ms']:.1f} ms",
                 str(each["offset"]),
                 size(each["bytes"]),
-                "since others were slow" if each["hedge"] else "",
             )
-            for each in attempts
+            for each in listed
         ],
+        notes=["since others were slow" if each["hedge"] else "" for each in listed],
+        shrinks=("asked peer",),
         indent=4,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, StrEnum
 from types import MappingProxyType
 from urllib.parse import quote, unquote
 
@@ -48,6 +48,9 @@ NODE_HEADER = "X-Spegel-Node"
 `configuration` makes runtimes send it to every mirror in hosts.toml.
 """
 
+CLIENT_HEADER = "X-Spegel-Client"
+"""The kind of client, one of PullClient. Without it, the client is a runtime."""
+
 NAMESPACE_HEADER = "OCI-Namespace"
 """Names the registry if the query has no `ns` (distribution spec, "Registry Proxying").
 
@@ -67,6 +70,22 @@ class Kind(Enum):
         """Return the 404 for content of this kind that no node has."""
         error = ManifestUnknown if self is Kind.MANIFEST else BlobUnknown
         return error(message, detail=detail)
+
+
+class PullClient(StrEnum):
+    """The kind of client that pulls. Its value stands in CLIENT_HEADER, and in pull records."""
+
+    RUNTIME = "runtime"
+    """A container runtime, or any client that does not say what it is."""
+    MEASURE = "measure"
+    """A person who measures: `spegel-py measure`, or the status page."""
+    PULL = "pull"
+    """A person who runs `spegel-py pull`."""
+
+    @classmethod
+    def parse(cls, header: str) -> PullClient:
+        """Return the client of a header's value; an unknown value is a runtime's."""
+        return next((each for each in cls if each.value == header), cls.RUNTIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +110,7 @@ class PullRequest:
     node: str | None = None
     namespace: str | None = None
     ranges: tuple[ByteRange, ...] = ()
+    client: PullClient = PullClient.RUNTIME
 
     @property
     def digest(self) -> Digest | None:
@@ -186,6 +206,7 @@ class PullRequest:
             node=_last(fields, NODE_HEADER) or None,
             namespace=namespace if namespace and namespace != registry else None,
             ranges=ranges if len(ranges) > 1 and kind is Kind.BLOB else (),
+            client=PullClient.parse(_last(fields, CLIENT_HEADER)),
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from spegel_py.errors import BlobUnknown, ManifestUnknown, PeerRefused, PeerStalled, PeerUnreachable
+from spegel_py.oci.distribution import PullClient
 from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull.mirror_client import Body, Manifest, MirrorClient, PullDeadlines
@@ -61,10 +62,15 @@ class Hosts:
 
 @asynccontextmanager
 async def connected(
-    *, mirror: str, upstream: str | None, reference: Reference, deadlines: PullDeadlines | None
+    *,
+    mirror: str,
+    upstream: str | None,
+    reference: Reference,
+    deadlines: PullDeadlines | None,
+    client: PullClient = PullClient.RUNTIME,
 ) -> AsyncIterator[Hosts]:
     """Yield the hosts of a pull. Raises ConfigError for an invalid address."""
-    first = MirrorClient(mirror=mirror, reference=reference, deadlines=deadlines)
+    first = MirrorClient(mirror=mirror, reference=reference, deadlines=deadlines, client=client)
     second = None
     if upstream is not None:
         second = MirrorClient(

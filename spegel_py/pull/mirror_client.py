@@ -24,7 +24,7 @@ from spegel_py.errors import (
     PeerUnreachable,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import Kind, PullRequest
+from spegel_py.oci.distribution import CLIENT_HEADER, Kind, PullClient, PullRequest
 from spegel_py.oci.manifest import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -82,7 +82,8 @@ class Manifest:
 class MirrorClient:
     """Requests the content of one repository from a mirror, or from a registry (`is_upstream`).
 
-    A registry may redirect and ask for a token. Use the client as an async context manager.
+    A registry may redirect and ask for a token. A mirror counts the requests of each kind of
+    `client` by itself. Use this as an async context manager.
 
     Its methods raise ManifestUnknown or BlobUnknown if the host does not have the content, and
     PeerError for every other failure.
@@ -95,7 +96,9 @@ class MirrorClient:
         reference: Reference,
         deadlines: PullDeadlines | None = None,
         is_upstream: bool = False,
+        client: PullClient = PullClient.RUNTIME,
     ) -> None:
+        self._client = client
         self._url, self._authorization = parse_mirror(mirror, is_upstream=is_upstream)
         self._token: str | None = None
         self._is_upstream = is_upstream
@@ -225,6 +228,8 @@ class MirrorClient:
         self, session: aiohttp.ClientSession, request: PullRequest, accept: str
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "spegel-py"}
+        if self._client is not PullClient.RUNTIME and not self._is_upstream:
+            headers[CLIENT_HEADER] = self._client.value
         if request.range is not None:
             headers["Range"] = str(request.range)
         if authorization := self._token or self._authorization:

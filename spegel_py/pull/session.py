@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from spegel_py.errors import DigestMismatch, ManifestInvalid, PeerError
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import PullClient
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull.blob_fetcher import BlobFetcher
@@ -63,6 +64,7 @@ async def pull(
     on_progress: OnProgress | None = None,
     deadlines: PullDeadlines | None = None,
     order: Callable[[Sequence[Child]], Sequence[Child]] = tuple,
+    client: PullClient = PullClient.RUNTIME,
 ) -> PullReport:
     """Pull an image through a mirror into a layout. The tag is written last, after all content.
 
@@ -78,6 +80,7 @@ async def pull(
         on_progress: Called with each event.
         deadlines: Seconds that each wait may last.
         order: Returns the blobs in the order of their fetching.
+        client: The kind of client that the mirror counts the requests for.
 
     Raises:
         ConfigError: An argument is wrong.
@@ -89,7 +92,7 @@ async def pull(
     began = time.monotonic()
     name = Reference.parse(reference) if isinstance(reference, str) else reference
     async with connected(
-        mirror=mirror, upstream=upstream, reference=name, deadlines=deadlines
+        mirror=mirror, upstream=upstream, reference=name, deadlines=deadlines, client=client
     ) as hosts:
         fetcher = BlobFetcher(hosts=hosts, writer=writer, on_progress=on_progress)
         manifests = await _Walk(hosts, writer, fetcher, platform).run(name)

@@ -12,6 +12,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from spegel_py.oci.distribution import PullClient
 from spegel_py.outcomes import ContentSource, MissReason
 from spegel_py.telemetry.pull_record import PullRecord
 
@@ -56,7 +57,10 @@ class RegistryLabels:
 
 
 class PullMetrics:
-    """The metrics of the pulls by this node's clients. Pulls by peers are not counted here."""
+    """The metrics of the pulls by this node's runtimes. Pulls by peers are not counted here.
+
+    Pulls by people, with `spegel-py measure` or `pull`, have a metric of their own.
+    """
 
     def __init__(self, registry: CollectorRegistry, labels: RegistryLabels) -> None:
         self._labels = labels
@@ -65,30 +69,39 @@ class PullMetrics:
         self.answers: Tally[ContentSource] = Tally()
         """The number of pulls by the source of a complete answer; NONE for all others."""
         self._sent: Tally[ContentSource] = Tally()
+        self._measured = 0
+        self._measured_bytes = 0
         self._requests = Counter(
             "spegel_mirror_requests",
-            "Pulls by this node's clients (not by peers): hit if answered in full from here or "
-            "from a peer.",
+            "Requests by this node's runtimes (not by peers, measure or pull): hit if answered in "
+            "full from here or from a peer.",
             ["registry", "cache"],
             registry=registry,
         )
         self._misses = Counter(
             "spegel_mirror_misses",
-            "Pulls that were no hit, by reason.",
+            "Requests by this node's runtimes that were no hit, by reason.",
             ["reason"],
             registry=registry,
         )
         self._answers = Counter(
             "spegel_mirror_answers",
-            "Pulls by this node's clients, by the source of a complete answer: local, peer, or "
+            "Requests by this node's runtimes, by the source of a complete answer: local, peer, or "
             "none.",
             ["source"],
             registry=registry,
         )
         self._bytes = Counter(
             "spegel_mirror_bytes",
-            "Body bytes sent to this node's clients, which did not come from upstream, by source: "
+            "Body bytes sent to this node's runtimes, which did not come from upstream, by source: "
             "local or peer.",
+            ["source"],
+            registry=registry,
+        )
+        self._measurements = Counter(
+            "spegel_measured_requests",
+            "Requests by people, with spegel-py measure or pull, by the source of a complete "
+            "answer: local, peer, or none. No other metric of pulls counts them.",
             ["source"],
             registry=registry,
         )
@@ -97,6 +110,8 @@ class PullMetrics:
             "When a pull was last answered in full from a peer, Unix time.",
             registry=registry,
         )
+        for each in ContentSource:
+            self._measurements.labels(each)
         for reason in MissReason:
             # A counter that starts at 0 lets Prometheus see the first miss as an increase.
             self._misses.labels(reason)
@@ -104,6 +119,11 @@ class PullMetrics:
     def decided(self, record: PullRecord, *, at: float) -> None:
         """Count a pull that is over; `at` is Unix time."""
         source = record.source if record.is_hit else ContentSource.NONE
+        if record.client is not PullClient.RUNTIME:
+            self._measurements.labels(source).inc()
+            self._measured += 1
+            self._measured_bytes += record.sent
+            return
         self.outcomes[record.reason or "hit"] += 1
         self.answers[source] += 1
         cache = "hit" if record.is_hit else "miss"
@@ -118,9 +138,10 @@ class PullMetrics:
             self._last_success.set(at)
 
     def summary(self) -> dict[str, object]:
-        """Return the outcomes of all pulls since the start, as JSON.
+        """Return the outcomes of all runtimes' requests since the start, as JSON.
 
-        `hit_rate` is the share of all pulls that were hits, null before the first pull.
+        `hit_rate` is the share of requests that were hits, null before the first request.
+        `measured` counts the requests by people, which nothing else counts.
         """
         total = self.answers.total()
         hits = total - self.answers[ContentSource.NONE]
@@ -132,5 +153,6 @@ class PullMetrics:
                 source.value: self._sent[source]
                 for source in (ContentSource.LOCAL, ContentSource.PEER)
             },
+            "measured": {"total": self._measured, "bytes": self._measured_bytes},
             "misses": {str(why): count for why, count in self.outcomes.items() if why != "hit"},
         }

@@ -53,6 +53,7 @@ def record_of(context: PullContext, *, seconds: float) -> PullRecord:
         reason=reason,
         text=text,
         milliseconds=seconds * 1000,
+        client=pull.client,
     )
 
 

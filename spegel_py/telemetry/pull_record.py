@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from spegel_py.errors import DigestInvalid, NameInvalid, OCIError
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import PullRequest
+from spegel_py.oci.distribution import PullClient, PullRequest
 from spegel_py.oci.reference import Reference
 from spegel_py.outcomes import AttemptRecord, ContentSource, LocalState, Lookup, MissReason
 from spegel_py.telemetry.tracing import NO_SPAN, Attributes, Span, attributes
@@ -80,6 +80,7 @@ class PullRecord:
     reason: MissReason | None
     text: str
     milliseconds: float
+    client: PullClient = PullClient.RUNTIME
 
     @property
     def is_hit(self) -> bool:
@@ -116,6 +117,7 @@ class PullRecord:
             },
             "length": self.length,
             "ms": round(self.milliseconds, 1),
+            "client": self.client.value,
         }
 
     def span_attributes(self, *, is_mirrored: bool) -> Attributes:

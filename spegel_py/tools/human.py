@@ -28,3 +28,13 @@ def span(seconds: float | None) -> str:
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.1f} s"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 peer` and `2 peers`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short_digest(digest: str) -> str:
+    """Return the first characters of a digest, enough to tell digests apart on a screen."""
+    return digest.partition(":")[2][:12] or digest

@@ -12,7 +12,6 @@ import yaml
 
 from spegel_py.config import REGISTRY
 from spegel_py.settings import Setting
-from spegel_py.values import boolean, path, text, texts
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 
@@ -38,7 +37,10 @@ value stops the start with one line that names it, and exit status 2.
 
 - **A file may be nested**: `health: {interval: 10s, passive: {fails: 3}}` sets `health_interval`
   and `health_passive_fails`.
-- **Durations** are written as Go does: `20ms`, `5s`, `1m30s`.
+- **Durations** are written as Go does, and in days too: `20ms`, `5s`, `1m30s`, `90m`, `1d`.
+- **Sizes and rates** have a unit: `64KiB`, `10MB`, `1.5GiB`, and `10MB/s` or `10MiB/s`. `kB`,
+  `MB`, `GB` and `TB` are powers of 1000; `KiB`, `MiB`, `GiB` and `TiB` are powers of 1024. A plain
+  number counts bytes.
 - **Several values** are separate arguments of a flag, a list in a file, and separated by commas
   in a variable, as with Spegel. A value with a comma, such as `"^docker\\.io/a{1,3}/"`, stands in
   double quotes there.
@@ -91,16 +93,9 @@ def _meanings() -> Iterator[str]:
 
 
 def shown(setting: Setting) -> str:
-    """Return a default as somebody would write it: a duration with its unit, nothing as none."""
-    default = setting.default
-    if default in (None, "", ()):
-        return "none"
-    if setting.parse in (text, texts, path, boolean) or not isinstance(default, float):
-        return f"`{str(default).lower() if isinstance(default, bool) else default}`"
-    for length, unit in ((3600, "h"), (60, "m"), (1, "s")):
-        if default and default % length == 0:
-            return f"`{default // length:.0f}{unit}`"
-    return f"`{default * 1000:.0f}ms`"
+    """Return a default as a cell of the table."""
+    default = setting.shown_default
+    return default if default == "none" else f"`{default}`"
 
 
 if __name__ == "__main__":

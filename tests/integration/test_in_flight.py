@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from spegel_py.admin.web.rendering import short
+from spegel_py.tools.human import short_digest as short
 from tests.benchmarks.flash.crowd import play
 from tests.benchmarks.flash.outcome import missed
 from tests.benchmarks.flash.plan import SHARING, Case, Shape

@@ -39,6 +39,9 @@ def layout(root: Path) -> Path:
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """`version` prints text or JSON."""
     assert run("version", capsys=capsys) == (0, f"{__version__}\n", "")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
     for flags in (("--format", "json"), ("--json",)):
         assert json.loads(run("version", *flags, capsys=capsys)[1]) == {"version": __version__}
 
@@ -47,7 +50,17 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "named"),
     [
         ([], "COMMAND"),
-        (["registri"], "registri"),
+        (
+            ["registri"],
+            "there is no command 'registri'; did you mean registry?; see spegel-py --help",
+        ),
+        (
+            ["status", "--metric-addr", ":1"],
+            "there is no flag '--metric-addr'; did you mean --metrics-addr?; see spegel-py status",
+        ),
+        (["why", "--lmit=3"], "did you mean --limit?; see spegel-py why --help"),
+        (["peers", "extra"], "unexpected argument 'extra'; see spegel-py peers --help"),
+        (["--wide", "status"], "--wide must stand after the command; see spegel-py status --help"),
         (["registry", "--registry-adr", ":1"], "--registry-adr"),
         (["registry", "--registry-addr", "nonsense"], "--registry-addr: 'nonsense'"),
         (["registry", "--announce-interval", "5"], "--announce-interval: '5' should be a duration"),

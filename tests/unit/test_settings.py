@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def test_a_value_that_holds_itself_a_billion_times_is_named(tmp_path: Path, key:
         ("containerd: {socket: x}", "unknown key containerd.socket"),
         ("registry_addr: {port: 1}", "registry_addr: .*should be text"),
         ("announce_interval: soon", "announce_interval: 'soon' should be a duration"),
-        ("announce_interval: 100ms", "announce_interval: .*between 0.5s and 600s"),
+        ("announce_interval: 100ms", "announce_interval: .*between 500ms and 10m"),
         (
             "health: {passive: {fail: 3}}",
             "unknown key health.passive.fail; did you mean health_passive_fails?",
@@ -180,9 +181,9 @@ def test_a_port_that_cannot_be_told_to_peers_is_refused() -> None:
         ),
         (
             {"critical_when_isolated_for": "1m"},
-            r"--critical-when-isolated-for: 60s must be longer than .*\(60s\)",
+            r"--critical-when-isolated-for: 1m must be longer than .*\(1m\)",
         ),
-        ({"warn_when_isolated_for": "10m"}, "--critical-when-isolated-for: 300s must be longer"),
+        ({"warn_when_isolated_for": "10m"}, "--critical-when-isolated-for: 5m must be longer"),
         ({"ready_when_alone": "never"}, "--ready-when-alone: 'never' should be off or a duration"),
     ],
     ids=["too short", "no duration", "both the same", "after critical", "not off"],
@@ -219,7 +220,16 @@ def test_settings_that_need_each_other_say_so(flags: dict[str, Any], named: str)
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("20ms", 0.02), ("1m30s", 90.0), ("1.5h", 5400.0), ("0.5s", 0.5), ("1h1m1s1ms", 3661.001)],
+    [
+        ("20ms", 0.02),
+        ("1m30s", 90.0),
+        ("1.5h", 5400.0),
+        ("0.5s", 0.5),
+        ("1h1m1s1ms", 3661.001),
+        ("1d", 86400.0),
+        ("90m", 5400.0),
+        ("1d12h", 129600.0),
+    ],
 )
 def test_durations_are_go_durations(text: str, seconds: float) -> None:
     """Durations are written as Spegel's flags take them."""
@@ -234,6 +244,92 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert seconds >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("10MB", 10_000_000),
+        ("10MiB/s", 10 * 1024**2),
+        ("1.5GiB", 3 * 1024**3 // 2),
+        ("64KiB", 65536),
+        ("64kB/s", 64000),
+        ("10 M", 10_000_000),
+        ("7B", 7),
+        ("12500000", 12_500_000),
+        (12_500_000, 12_500_000),
+        ("0", 0),
+    ],
+)
+def test_rates_are_read_with_their_unit(text: object, count: int) -> None:
+    """Powers of 1000 and of 1024; a plain number counts bytes, as before."""
+    assert values.rate(0, 10**12)(text) == count
+
+
+@pytest.mark.parametrize("text", ["10Mb", "ten", "10MB/h", "", "-1", "1e6", [1], True, "10mb"])
+def test_a_rate_that_is_none_is_answered_with_an_example(text: object) -> None:
+    """Bits and minutes are not guessed at."""
+    with pytest.raises(ValueError, match="should be a rate such as 10MB/s or 64MiB/s"):
+        values.rate(0, 10**12)(text)
+
+
+def test_a_size_has_no_time_and_may_count_in_another_unit() -> None:
+    """A plain number counts the unit that the setting always had."""
+    assert values.size(0, 10**9, plain=1_000_000)("96") == 96_000_000
+    assert values.size(0, 10**9, plain=1_000_000)("96MiB") == 96 * 1024**2
+    with pytest.raises(ValueError, match="should be a size such as 10MB or 64MiB"):
+        values.size(0, 10**9)("10MB/s")
+    with pytest.raises(ValueError, match=r"'2GB' should lie between 1 B and 1\.0 GB"):
+        values.size(1, 10**9)("2GB")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (
+            {"max_upload_rate": "10Mbit"},
+            "--max-upload-rate: '10Mbit' should be a rate such as 10MB/s or 64MiB/s",
+        ),
+        ({"tag_ttl": "1w"}, "--tag-ttl: '1w' should be a duration such as 20ms, 5s, 90m or 1d"),
+        ({"tag_ttl": "4000d"}, "--tag-ttl: '4000d' should lie between 0s and 3650d"),
+        (
+            {"health_timeout": "20s"},
+            "--health-timeout 20s must be below --health-interval 10s",
+        ),
+    ],
+)
+def test_a_wrong_unit_is_named_with_its_setting(flags: dict[str, str], complaint: str) -> None:
+    """The error shows an example of the right form."""
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        load(flags=flags)
+
+
+@given(st.text(alphabet="0123456789.kKMGTiB/s ", max_size=12))
+def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
+    """No text makes the parsers fail in another way, and none of them returns what it refuses."""
+    for parse in (values.size(0, 10**12), values.rate(0, 10**12)):
+        try:
+            assert 0 <= parse(text) <= 10**12
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0s"),
+        (0.2, "200ms"),
+        (1.5, "1.5s"),
+        (90.0, "90s"),
+        (300.0, "5m"),
+        (86400.0, "24h"),
+        (604800.0, "7d"),
+    ],
+)
+def test_a_duration_is_shown_as_it_is_given(seconds: float, text: str) -> None:
+    """Text that the setting itself would take."""
+    assert values.written_duration(seconds) == text
+    assert values.duration(text) == seconds
 
 
 def test_lists_come_apart_at_commas_and_as_arguments() -> None:

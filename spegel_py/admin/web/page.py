@@ -15,6 +15,7 @@ from spegel_py.admin.web.rendering import load, render
 from spegel_py.admin.web.traffic import TrafficRow
 from spegel_py.admin.web.trees import TreeDrawing
 from spegel_py.inflight.tree_view import TreeView
+from spegel_py.oci.distribution import PullClient
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext, RecordQuery
 
@@ -209,7 +210,7 @@ class Page:
             "listing": listing,
             "peers": peers,
             "names": names,
-            "given": max(0, sources.sent() - sum(pulls["bytes"].values())),
+            "given": max(0, sources.sent() - _sent_to_clients(pulls)),
             "pulls": views.pulls(under_way, addresses=names, now=now),
             "throughput": plots.throughput(bins, width=WIDTH),
             "hit_rates": plots.hit_rates(bins),
@@ -244,10 +245,22 @@ class Page:
         return self._rows[-1].at
 
 
+def _sent_to_clients(pulls: Mapping[str, Any]) -> int:
+    """Return the bytes that clients of this node got; all others went to peers."""
+    return int(sum(pulls["bytes"].values()) + pulls["measured"]["bytes"])
+
+
 def _so_far(under_way: Sequence[PullContext], now: float) -> list[TrafficRow]:
     """Return rows of the clients' open requests that have an answer."""
     return [
-        TrafficRow(one.at, max(0.0, now - one.at), one.source, one.source, one.progress())
+        TrafficRow(
+            at=one.at,
+            seconds=max(0.0, now - one.at),
+            source=one.source,
+            origin=one.source,
+            bytes=one.progress(),
+            is_measured=one.pull.client is not PullClient.RUNTIME,
+        )
         for one in under_way
         if one.is_answered and not one.pull.mirrored
     ]

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from spegel_py.tools.human import size, span
+from spegel_py.tools.human import plural, short_digest, size, span
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -76,7 +76,7 @@ def _environment() -> Environment:
         "clock": clock,
         "iso": iso,
         "stamp": stamp,
-        "short": short,
+        "short": short_digest,
     }
     made.globals |= {"version": version}
     return made
@@ -95,13 +95,3 @@ def stamp(seconds: float) -> str:
 def iso(seconds: float) -> str:
     """Return a Unix time for the attribute of a `time` element."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def short(digest: str) -> str:
-    """Return the first characters of a digest, enough to tell digests apart on a screen."""
-    return digest.partition(":")[2][:12] or digest
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun, as in `1 peer` and `2 peers`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spegel_py.oci.distribution import PullClient
 from spegel_py.outcomes import AttemptOutcome, ContentSource
 
 
@@ -26,7 +27,8 @@ class PeerShare:
 class TrafficRow:
     """The part of a pull record that the plots need.
 
-    `bytes` came from `origin`, also if the answer ended short.
+    `bytes` came from `origin`, also if the answer ended short. A person's request is measured:
+    its bytes are shown, but it does not count in the hit rate.
     """
 
     at: float
@@ -35,6 +37,7 @@ class TrafficRow:
     origin: ContentSource
     bytes: int
     pieces: tuple[PeerShare, ...] = ()
+    is_measured: bool = False
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TrafficRow:
@@ -47,6 +50,7 @@ class TrafficRow:
             origin=ContentSource.LOCAL if source is ContentSource.LOCAL else ContentSource.PEER,
             bytes=sum(record["bytes"].values()),
             pieces=tuple(_piece(each) for each in record["attempts"]),
+            is_measured=record["client"] != PullClient.RUNTIME,
         )
 
 
@@ -110,7 +114,7 @@ def series(
     first = bins[0].begin
     for row in rows:
         number = int((row.at - first) // width)
-        if 0 <= number < count:
+        if 0 <= number < count and not row.is_measured:
             bins[number].requests[row.source] += 1
         _spread(bins, row, first, width)
     return bins

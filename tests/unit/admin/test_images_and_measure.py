@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -102,6 +103,9 @@ async def test_images_are_shown_with_how_many_peers_have_them(page: Page, comman
     status, out, _ = await command("images", "app", "--limit", "7")
     assert (status, page.asked) == (0, {"part": "app", "limit": "7"})
     line = " ".join(out.splitlines()[-1].split())
+    assert re.fullmatch(rf"r.io/app:v1 2.5 MB 3, 1 missing 1 [\d.]+ d ago {DIGEST[7:19]}", line)
+    _, out, _ = await command("images", "--wide")
+    line = " ".join(out.splitlines()[-1].split())
     assert line == f"r.io/app:v1 2.5 MB 3, 1 missing 1 2025-11-25 00:00:00 {DIGEST}"
     _, out, _ = await command("images", "--json")
     assert json.loads(out) == LISTING
@@ -115,7 +119,9 @@ async def test_images_say_what_is_not_known(page: Page, command: Command) -> Non
     assert out.splitlines()[-1].strip() == "1 of 9: --limit shows more"
     page.listing |= {"images": [], "total": 0}
     _, out, _ = await command("images", "zzz")
-    assert "holds 4 images, none of them with 'zzz' in its name" in out
+    assert "shares 4 images, none with 'zzz' in its name" in out
+    page.listing |= {"held": 0}
+    assert (await command("images"))[1].endswith(" shares 0 images\n")
     page.listing |= {"error": "containerd is away"}
     status, out, err = await command("images")
     assert (status, out) == (1, "")
@@ -130,8 +136,8 @@ async def test_a_measurement_is_followed_to_its_end(page: Page, command: Command
     status, out, _ = await command("measure", "r.io/app:v1")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert (status, page.asked) == (0, {"image": "r.io/app:v1"})
-    assert lines[1] == "manifest sha256:aaaaaaaaaaaa 500 B peer …abcdef - -"
-    assert lines[2] == "blob sha256:aaaaaaaaaaaa 1.0 MB this node 1.0 ms 500.0 ms"
+    assert lines[1] == "manifest aaaaaaaaaaaa 500 B peer …o-abcdef - -"
+    assert lines[2] == "blob aaaaaaaaaaaa 1.0 MB this node 1.0 ms 500.0 ms"
     assert lines[3] == "1.0 MB in 0.50 s (2.0 MB/s), 500 B from peers, 1.0 MB from this node"
     status, out, _ = await command("measure", "r.io/app:v1", "--json")
     assert (status, json.loads(out)) == (0, page.steps[-1].as_json())
@@ -144,7 +150,7 @@ async def test_what_a_runtime_would_get_from_the_registry_is_1(
     page.steps = [measured(is_over=True, missing=True)]
     status, out, _ = await command("measure", "r.io/app:v1")
     assert status == 1
-    assert "1 parts a runtime would get from the registry" in out
+    assert "1 part that a runtime would get from the registry" in out
     assert "nobody" in out
 
 

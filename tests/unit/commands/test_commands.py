@@ -16,11 +16,12 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.holder_cache import HolderCache
 from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.images import LocalImages
 from spegel_py.admin.routes import pull_routes
 from spegel_py.admin.state import describe
 from spegel_py.cli import main
-from spegel_py.commands.output import size, span
 from spegel_py.commands.running_node import SETTINGS
 from spegel_py.config import REGISTRY
 from spegel_py.errors import BlobUnknown
@@ -34,6 +35,7 @@ from spegel_py.routing.base import Member, Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
 from spegel_py.telemetry.pull_log import PullLog
+from spegel_py.tools.human import size, span
 
 DIGEST = Digest.of(b"layer")
 ALERT = {
@@ -70,7 +72,13 @@ class Metered:
         holder_lookup = HolderLookup(
             store=self.store, router=router, health=lambda _: HealthState.SUSPECTED
         )
-        routes = pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup)
+        images = LocalImages(
+            store=self.store,
+            holders=HolderCache(router=router),
+            tags=dict,
+            held=lambda: self.store.keys,
+        )
+        routes = pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images)
         return create_admin_app(render=self.metrics.render, state=self.state, routes=routes)
 
     async def state(self) -> Any:
@@ -132,7 +140,7 @@ def record(pull_log: PullLog) -> None:
 async def test_why_says_the_reason_and_who_was_asked(node: Metered, command: Command) -> None:
     """A few lines for each request, the latest last, with each peer that was asked."""
     record(node.pull_log)
-    status, out, _ = await command("why")
+    status, out, _ = await command("why", "--requests", "--wide")
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert status == 0
     assert lines[0].endswith("GET r.io/app:v1")
@@ -145,7 +153,7 @@ async def test_why_says_the_reason_and_who_was_asked(node: Metered, command: Com
         "hit, peer: from [::1]:5000",
         "status 200, 0.0 ms, 5 B of 5 B, here absent, peers found 1, the first after 1.0 ms",
     ]
-    assert lines[7:] == ["[::1]:5000 ok 2.5 ms 0 5 B since others were slow"]
+    assert lines[7:] == ["[::1]:5000 ok 2.5 ms 0 5 B", "since others were slow"]
 
 
 @pytest.mark.parametrize("what", [str(DIGEST), f"r.io/app@{DIGEST}", str(DIGEST)[:20]])
@@ -185,8 +193,8 @@ async def test_status_shows_what_the_node_is_good_for(node: Metered, command: Co
     for line in (
         "ready yes",
         "peers suspected 1",
-        "advertises 1 tags, 1 digests",
-        "pulls 2, 50.0% answered without the registry",
+        "advertises 1 tag, 1 digest",
+        "requests 2, 50.0% answered without the registry",
         "answered from local 0, peer 1, none 1",
         "bytes from local 0 B, peer 5 B",
         "misses not_found 1",
@@ -199,8 +207,14 @@ async def test_status_counts_what_is_in_flight(node: Metered, command: Command) 
     """The roles of the node's parts are counted; without in-flight sharing there is no row."""
     assert "in flight" not in (await command("status"))[1]
     for roles, line in (
-        (["follow", "lead", "follow"], "in flight 3 (1 lead, 2 follow)"),
-        ([], "in flight 0"),
+        (
+            ["follow", "lead", "follow"],
+            (
+                "in flight 3 parts: 1 fetched here from the registry for other nodes, 2 taken "
+                "from a node that is still fetching them"
+            ),
+        ),
+        ([], "in flight nothing"),
     ):
         node.in_flight = [
             {"digest": str(DIGEST), "role": role, "parent": None, "offset": 5} for role in roles
@@ -239,11 +253,11 @@ async def test_open_alerts_are_asked_of_the_node(node: Metered, command: Command
     assert (status, "has no open alert" in out) == (0, True)
     node.alerts = [ALERT]
     _, out, _ = await command("alerts")
-    line = " ".join(out.splitlines()[-1].split())
-    assert line == (
-        "ALERT-20251125-001 P1 containerd-away 2025-11-25 00:00:00.000 1.5 s open reconnect "
-        "containerd: done"
-    )
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[-2:] == [
+        "ALERT-20251125-001 P1 2025-11-25 00:00:00 1.5 s open",
+        "containerd-away: no socket; reconnect containerd: done",
+    ]
     _, out, _ = await command("alerts", "--json")
     assert json.loads(out) == {"alerts": [ALERT], "actions": [ACTION]}
 
@@ -254,7 +268,8 @@ async def test_resolve_says_who_has_it(node: Metered, command: Command) -> None:
     await node.network.join(Peer("c", "fd00::3", 5000)).advertise(["r.io/app:v1"])
     status, out, _ = await command("resolve", "r.io/app:v1")
     assert status == 0
-    assert f"on this node: yes, {digest}" in out
+    assert f"on this node: yes, {str(digest)[:19]}…" in out
+    assert f"on this node: yes, {digest}" in (await command("resolve", "r.io/app:v1", "--wide"))[1]
     assert "on peers: 1, in " in out
     assert "[fd00::3]:5000" in out.splitlines()[-1]
     status, out, _ = await command("resolve", str(DIGEST))

@@ -16,7 +16,9 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.holder_cache import HolderCache
 from spegel_py.admin.holder_lookup import HolderLookup
+from spegel_py.admin.images import LocalImages
 from spegel_py.admin.routes import pull_routes
 from spegel_py.health.peer_health import HealthState
 from spegel_py.metrics import NodeMetrics
@@ -333,7 +335,13 @@ async def debugging(node: Node, **options: Any) -> AsyncIterator[RawClient]:
     holder_lookup = HolderLookup(
         store=node.store, router=router, health=lambda _: HealthState.HEALTHY, **options
     )
-    routes = pull_routes(pull_log=node.pull_log, holder_lookup=holder_lookup)
+    images = LocalImages(
+        store=node.store,
+        holders=HolderCache(router=router),
+        tags=dict,
+        held=lambda: node.store.keys,
+    )
+    routes = pull_routes(pull_log=node.pull_log, holder_lookup=holder_lookup, images=images)
     async with serve(
         create_admin_app(render=NodeMetrics().render, state=state, routes=routes), "127.0.0.1:0"
     ) as port:

@@ -69,8 +69,41 @@ def test_a_hit_is_counted_where_it_came_from_with_its_bytes() -> None:
         "hit_rate": 0.5,
         "answers": {"local": 0, "peer": 1, "none": 1},
         "bytes": {"local": 0, "peer": 7},
+        "measured": {"total": 0, "bytes": 0},
         "misses": {"not_found": 1},
     }
+
+
+@pytest.mark.parametrize("client", ["measure", "pull"])
+def test_what_people_measure_is_counted_apart(client: str) -> None:
+    """It is recorded with its client, but neither in the hit rate nor in the runtimes' metrics."""
+    metrics = NodeMetrics()
+    pull_log = PullLog(metrics=metrics.pulls)
+    asked = PullRequest.parse(
+        method="GET",
+        target="/v2/app/manifests/v1?ns=r.io",
+        headers=[("X-Spegel-Client", client)],
+    )
+    before = metrics.pulls.summary()
+    with pull_log.recording(asked) as context:
+        context.source, context.length, context.sent = ContentSource.PEER, 7, 7
+    miss(pull_log, asked)
+    assert metrics.pulls.summary() == before | {"measured": {"total": 2, "bytes": 7}}
+    assert metrics.pulls.outcomes == {}
+    for source in ("peer", "none"):
+        assert sample(metrics, "spegel_measured_requests_total", source=source) == 1
+    assert sample(metrics, "spegel_mirror_misses_total", reason="not_found") == 0
+    assert sample(metrics, "spegel_mirror_bytes_total", source="peer") == 0
+    assert [record["client"] for record in pull_log.find(None, limit=9)] == [client, client]
+
+
+@pytest.mark.parametrize("header", ["", "containerd", "MEASURE"])
+def test_a_client_that_is_not_known_is_a_runtime(header: str) -> None:
+    """Only the two commands name themselves."""
+    asked = PullRequest.parse(
+        method="GET", target="/v2/a/manifests/1?ns=r.io", headers=[("X-Spegel-Client", header)]
+    )
+    assert asked.client == "runtime"
 
 
 def test_before_the_first_pull_there_is_no_hit_rate() -> None:

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 
 from spegel_py.admin.measurement import Measurement
 from spegel_py.admin.web.page import PARTS, PERIOD, Page, _so_far
-from spegel_py.admin.web.rendering import short
 from spegel_py.health.peer_health import HealthState
 from spegel_py.inflight.messages import Role, TreeNode, TreeSnapshot
 from spegel_py.outcomes import ContentSource
+from spegel_py.tools.human import short_digest as short
 from tests.browser import props
 from tests.browser.stage import NOW, Stage
 

@@ -19,6 +19,7 @@ def record(**given: Any) -> dict[str, Any]:
         "ms": 1000.0,
         "bytes": {"local": 0, "peer": 600},
         "attempts": [],
+        "client": "runtime",
     } | given
 
 
@@ -85,6 +86,14 @@ def test_a_miss_counts_for_the_registry_and_its_bytes_for_who_sent_them() -> Non
     assert bins[0].requests == {"local": 0, "peer": 0, "none": 1}
     assert bins[0].bytes[ContentSource.PEER] == pytest.approx(600)
     assert bins[0].hit_rate == 0
+
+
+def test_what_people_measure_is_traffic_but_not_in_the_hit_rate() -> None:
+    """Its bytes are drawn; its miss is not the runtime's."""
+    rows = [TrafficRow.of(record(client="measure", verdict="miss", ms=0.0))]
+    [drawn] = series(rows, now=100.0, width=10.0, count=1)
+    assert drawn.hit_rate is None
+    assert sum(drawn.bytes.values()) == pytest.approx(600)
 
 
 def test_a_time_without_requests_has_no_hit_rate() -> None:
