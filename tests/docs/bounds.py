@@ -18,6 +18,7 @@ from spegel_py.routing.libp2p import (
     bounds,
     dialling,
     frames,
+    holders,
     kademlia,
     location,
     peer_records,
@@ -36,8 +37,11 @@ CONNECTION = 20_000
 
 Measured with 300 heads in tests/unit/registry/test_heads.py.
 """
-RECORD = 110
-"""Bytes of one record of a peer's key (measured: 100,000 records, 11 MB)."""
+PEERS = 120
+"""Peers for which the page says how many different keys fit into the index."""
+LOST = 1.5
+"""Factor by which the memory of the index exceeds its keys and bits: what the allocator loses
+(measured: `python -m tests.benchmarks.record_table --distinct 400000`)."""
 _HEAD = """\
 # Bounds
 
@@ -110,7 +114,12 @@ def _bounds() -> Iterator[Bound]:
     yield Bound(
         "Records of one address", f"{records.MAX_RECORDS_PER_ADDRESS:,}", "routing.libp2p.records"
     )
-    yield Bound("Records of all peers", f"{records.MAX_RECORDS:,}", "routing.libp2p.records")
+    different = holders.MAX_INDEX // key_cost()
+    yield Bound(
+        "Different keys of all peers",
+        f"{holders.MAX_INDEX / 1e6:.0f} MB, {different:,} keys of {PEERS} peers",
+        "routing.libp2p.holders",
+    )
     yield Bound("Kademlia message", _size(kademlia.MAX_MESSAGE), "routing.libp2p.kademlia")
     yield Bound(
         "Kademlia messages of one address",
@@ -156,10 +165,15 @@ def memory() -> list[tuple[str, float]]:
         ("an idle node", IDLE),
         ("bodies that are held", verification.MEMORY_LIMIT / 1e6),
         ("HTTP connections", (registry.per_address + metrics.per_address) * CONNECTION / 1e6),
-        ("records", records.MAX_RECORDS_PER_ADDRESS * RECORD / 1e6),
+        ("records", records.MAX_RECORDS_PER_ADDRESS * key_cost() / 1e6),
         ("streams that nobody reads", bounds.MAX_CONNECTIONS_PER_ADDRESS * bounds.MAX_UNREAD / 1e6),
         ("frames that are being read", bounds.MAX_PEERS_PER_ADDRESS * 4 * frames.MAX_FRAME / 1e6),
     ]
+
+
+def key_cost() -> int:
+    """Return the bytes of a key that PEERS peers may hold."""
+    return holders.KEY_COST + PEERS // 8
 
 
 def limit() -> float:
@@ -174,7 +188,7 @@ def render() -> str:
     shares = "".join(f"| {what} | {megabytes:.0f} |\n" for what, megabytes in memory())
     total = sum(megabytes for _, megabytes in memory())
     all_records, all_connections = (
-        records.MAX_RECORDS * RECORD,
+        holders.MAX_INDEX * LOST,
         (connection_table.REGISTRY + connection_table.METRICS) * CONNECTION,
     )
     return (

@@ -118,7 +118,7 @@ class Dht:
         """Return the holders of a key's hash, with the addresses of their registries."""
         found = [
             self._with_registry(peer)
-            for peer in self._table.providers(key, time.monotonic())[:CLOSEST]
+            for peer in self._table.providers(key, time.monotonic(), limit=CLOSEST)
         ]
         if key in self._local.keys:
             found.insert(0, Contact(self._own, tuple(self._provider_addresses())))

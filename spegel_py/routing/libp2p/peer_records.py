@@ -1,23 +1,40 @@
-"""The records of one peer: its announced key set, and its standard provider records. Pure."""
+"""The records of one peer: its announced key set, and its standard provider records. Pure.
+
+The keys themselves are in the index of all peers (see `holders`).
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from spegel_py.routing.base import Peer
+from spegel_py.routing.libp2p.holders import HolderIndex, KeySet
+from spegel_py.routing.libp2p.tag_ages import TagAges
 
 MAX_KEYS_PER_PEER = 30_000
 """Keys of one peer, announced or provided one by one. 500 large images are about 10,000
 keys."""
 
-MAX_TAGS_PER_PEER = 10_000
-"""Tags of one peer whose pull time is kept."""
-
 TTL_FACTOR = 2
 """An announcement lives for this many of its sender's intervals (Dragonfly2's rule)."""
+
+PROVIDED_TOGETHER = 120.0
+"""Seconds within which a peer's provider records form one set. The set expires when its last record
+does, so that a record costs one bit and no time of its own."""
+
+
+@dataclass(slots=True)
+class ProvidedSet:
+    """The provider records of a peer that came at about the same time.
+
+    `first` and `expires` are the monotonic times at which the first and the last of them expire.
+    """
+
+    keys: KeySet
+    first: float
+    expires: float
 
 
 @dataclass(slots=True)
@@ -25,18 +42,18 @@ class PeerRecords:
     """The state of one peer's announcements.
 
     Args:
+        id: its libp2p peer id.
         bound_key: peers with the same key share a bound on their records.
         announces: True if the peer speaks the announce protocol.
         complete: True if `keys` is the peer's whole set, not the part for this node.
         interval: seconds between two announcements.
         expires: monotonic time at which the announced set expires.
         staged: the parts received so far of a new whole set.
-        pulled: the monotonic time at which the peer pulled each of its tags.
-        provided: the expiry of each standard provider record.
-        is_cut: True if the peer announced more keys than are kept: asking for its set again would
-            be in vain.
+        provided: its standard provider records, those that expire first in front.
     """
 
+    id: str
+    index: HolderIndex
     connected: bool = False
     bound_key: str = ""
     peer: Peer | None = None
@@ -44,37 +61,72 @@ class PeerRecords:
     complete: bool = False
     interval: float = math.inf
     expires: float = math.inf
-    keys: set[bytes] = field(default_factory=set)
-    staged: set[bytes] | None = None
-    checksum: int = 0
-    pulled: dict[bytes, float] = field(default_factory=dict)
+    keys: KeySet | None = None
+    staged: KeySet | None = None
+    pulled: TagAges = field(default_factory=TagAges)
     agent: str = ""
     skew: float | None = None
     shares: bool = False
-    provided: dict[bytes, float] = field(default_factory=dict)
+    provided: list[ProvidedSet] = field(default_factory=list)
     provided_at: Peer | None = None
-    is_cut: bool = False
+
+    @property
+    def announced_count(self) -> int:
+        """The number of keys in the announced set."""
+        return self.keys.count if self.keys else 0
+
+    @property
+    def provided_count(self) -> int:
+        """The number of standard provider records."""
+        return sum(each.keys.count for each in self.provided)
 
     @property
     def size(self) -> int:
         """The number of records held of the peer."""
-        return len(self.keys) + len(self.staged or ()) + len(self.pulled) + len(self.provided)
+        return sum(each.count for each in self.sets()) + len(self.pulled)
 
-    def holder(self, key: bytes, now: float, max_age: float) -> Peer | None:
-        """Return the peer if it holds the key, and did not pull the tag too long ago."""
+    @property
+    def claim(self) -> int:
+        """The number of keys that the peer wants to have held: a set that is sent again is one."""
+        staged = self.staged.count if self.staged else 0
+        return max(self.announced_count, staged) + self.provided_count
+
+    @property
+    def is_cut(self) -> bool:
+        """True if the peer has announced more keys than are kept."""
+        return self.keys is not None and self.keys.is_cut
+
+    def sets(self) -> Iterator[KeySet]:
+        """Yield all its sets in the index."""
+        if self.keys:
+            yield self.keys
+        if self.staged:
+            yield self.staged
+        for each in self.provided:
+            yield each.keys
+
+    def holder(self, mask: int, key: bytes, now: float, max_age: float) -> Peer | None:
+        """Return the peer if it holds the key, and did not pull the tag too long ago.
+
+        Args:
+            mask: the bits of the sets that hold the key.
+        """
         if not self.connected:
             return None
-        if key in self.keys and self.expires > now:
-            return self.peer if now - self.pulled.get(key, now) <= max_age else None
-        return self.provided_at if self.provided.get(key, 0.0) > now else None
+        if self.keys and mask & self.keys.bit and self.expires > now:
+            at = self.pulled.get(key) if max_age < math.inf else None
+            return self.peer if at is None or now - at <= max_age else None
+        if any(mask & each.keys.bit and each.expires > now for each in self.provided):
+            return self.provided_at
+        return None
 
     def heard_ago(self, now: float) -> float | None:
         """Return the seconds since the last announcement, None if the peer does not announce."""
         return now - (self.expires - TTL_FACTOR * self.interval) if self.announces else None
 
-    def is_current(self, now: float) -> bool:
-        """Return True if the peer's whole set is held."""
-        return self.announces and self.complete and not self.is_cut and self.expires > now
+    def is_whole(self) -> bool:
+        """Return True if the peer's whole set is held, for as long as the announcement lives."""
+        return self.announces and self.complete and not self.is_cut
 
     def renew(self, now: float) -> None:
         """Renew the announced set for TTL_FACTOR intervals."""
@@ -83,81 +135,93 @@ class PeerRecords:
     # Each of these takes `room`: how many more records may be held of the peer.
 
     def stage(self, keys: Iterable[bytes], *, room: int) -> int:
-        """Collect a part of a new whole set. Return how many keys were over the bound."""
+        """Collect a part of a new whole set. Return how many keys were refused."""
         if self.staged is None:
-            self.staged, self.is_cut = set(), False
+            self.staged = self.index.new_set(self.id)
         return self._add(self.staged, keys, room)
+
+    def unstage(self) -> None:
+        """Drop the parts received so far of a new whole set."""
+        if self.staged is not None:
+            self.index.drop(self.staged)
+            self.staged = None
 
     def commit(self, *, complete: bool) -> None:
         """Replace the set by the collected one."""
         if self.staged is not None:
+            if self.keys is not None:
+                self.index.drop(self.keys)
             self.keys, self.staged, self.complete = self.staged, None, complete
-            self.checksum, self.pulled = checksum(self.keys), {}
+            self.pulled = TagAges()
 
     def add(self, keys: Iterable[bytes], *, room: int) -> int:
-        """Add keys to the set. Return how many were over the bound."""
-        fresh = [key for key in dict.fromkeys(keys) if key not in self.keys]
-        over = self._add(self.keys, fresh, room)
-        self.checksum ^= checksum(fresh[: len(fresh) - over])
-        return over
+        """Add keys to the set. Return how many were refused."""
+        if self.keys is None:
+            self.keys = self.index.new_set(self.id)
+        return self._add(self.keys, dict.fromkeys(keys), room)
 
     def remove(self, keys: Iterable[bytes]) -> None:
         """Remove keys from the set, and their provider records too."""
-        unique = dict.fromkeys(keys)
-        gone = [key for key in unique if key in self.keys]
-        self.keys.difference_update(gone)
-        self.checksum ^= checksum(gone)
-        for key in unique:
-            self.provided.pop(key, None)
-            self.pulled.pop(key, None)
+        gone = list(keys)
+        self.pulled.remove(gone)
+        if self.keys is not None:
+            self.index.remove(self.keys, gone)
+        for each in self.provided:
+            self.index.remove(each.keys, gone)
 
     def record_ages(self, ages: Iterable[tuple[bytes, int]], now: float, *, room: int) -> None:
         """Record how many seconds ago the peer pulled the tags among its keys."""
-        room = min(room, MAX_TAGS_PER_PEER - len(self.pulled))
-        known = ((key, now - age) for key, age in ages if key in self.keys)
-        self.pulled.update(itertools.islice(known, max(0, room)))
+        if (held := self.keys) is not None:
+            known = ((key, now - age) for key, age in ages if self.index.holds(held, key))
+            self.pulled.update(known, room=room)
 
     def in_step(self, *, count: int, check: int, room: int) -> bool:
-        """Return True if the set is what the peer has sent, up to the bound."""
+        """Return True if the set is what the peer has sent, up to the bound.
+
+        A cut set is in step unless the whole one would fit now: it would be asked for in vain.
+        """
         if not self.announces:
             return False
         if self.is_cut and (count > MAX_KEYS_PER_PEER or room < count):
             return True
-        return len(self.keys) == count and self.checksum == check
+        held = (self.keys.count, self.keys.checksum) if self.keys else (0, 0)
+        return held == (count, check)
 
     def provide(self, key: bytes, peer: Peer, *, expires: float, room: int) -> bool:
         """Keep one provider record. Return False if the peer has too many."""
-        is_full = len(self.provided) >= MAX_KEYS_PER_PEER or room <= 0
-        if key not in self.provided and is_full:
+        newest = self.provided[-1] if self.provided else None
+        if newest is not None and expires - newest.first > PROVIDED_TOGETHER:
+            newest = None
+        before = next((each for each in self.provided if self.index.holds(each.keys, key)), None)
+        is_full = self.provided_count >= MAX_KEYS_PER_PEER or room <= 0
+        if before is None and is_full:
             return False
-        self.provided[key] = expires
+        if newest is None:
+            newest = ProvidedSet(self.index.new_set(self.id), expires, expires)
+            self.provided.append(newest)
+        # Added first, so that the index never forgets a key in between.
+        refused = 0 if before is newest else self.index.add(newest.keys, [key], room=1)
+        if refused:
+            return False
+        if before is not None and before is not newest:
+            self.index.remove(before.keys, [key])
+        newest.expires = max(newest.expires, expires)
         self.provided_at = peer
         return True
 
     def expire(self, now: float) -> None:
         """Drop the provider records that have expired."""
-        for key in [key for key, expires in self.provided.items() if expires <= now]:
-            del self.provided[key]
+        for each in self.provided:
+            if each.expires <= now:
+                self.index.drop(each.keys)
+        self.provided = [each for each in self.provided if each.expires > now]
 
-    def _add(self, target: set[bytes], keys: Iterable[bytes], room: int) -> int:
-        """Add as many keys to a set as there is room for. Return how many were left out."""
-        room = min(MAX_KEYS_PER_PEER - len(target), room)
-        over = 0
-        for key in keys:
-            if key in target:
-                continue
-            if room > 0:
-                target.add(key)
-                room -= 1
-            else:
-                over += 1
-        self.is_cut = self.is_cut or over > 0
-        return over
+    def drop(self) -> None:
+        """Drop all keys of the peer."""
+        for each in self.sets():
+            self.index.drop(each)
+        self.keys, self.staged, self.provided = None, None, []
 
-
-def checksum(keys: Iterable[bytes]) -> int:
-    """Return a checksum that is cheap to update: the XOR of each key's first 8 bytes."""
-    total = 0
-    for key in keys:
-        total ^= int.from_bytes(key[:8], "big")
-    return total
+    def _add(self, target: KeySet, keys: Iterable[bytes], room: int) -> int:
+        """Add as many keys to a set as there is room for. Return how many were refused."""
+        return self.index.add(target, keys, room=min(MAX_KEYS_PER_PEER - target.count, room))

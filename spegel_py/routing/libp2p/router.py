@@ -94,7 +94,7 @@ class Libp2pRouter:
         self, key: str, *, limit: int, max_age: float = math.inf
     ) -> AsyncIterator[Peer]:
         hashed, now = name_hash(key), time.monotonic()
-        found = self._table.providers(hashed, now, max_age=max_age)[:limit]
+        found = self._table.providers(hashed, now, max_age=max_age, limit=limit)
         for peer in found:
             yield peer
         # Case 1: enough were found.
@@ -235,7 +235,9 @@ class Libp2pRouter:
         self._local.record_pulls(_times(self._keys))
         loop = asyncio.get_running_loop()
         self._table = RecordTable(
-            rng=self._rng, changed=partial(_set_soon, self.requests.changed, loop)
+            rng=self._rng,
+            changed=partial(_set_soon, self.requests.changed, loop),
+            shed=partial(self._dropped, "table-full"),
         )
         return Service(
             settings=self._settings,

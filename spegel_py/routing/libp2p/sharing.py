@@ -29,9 +29,9 @@ from spegel_py.routing.libp2p.frames import (
     Refresh,
     set_parts,
 )
+from spegel_py.routing.libp2p.holders import checksum
 from spegel_py.routing.libp2p.identity import PasswordProof
 from spegel_py.routing.libp2p.keys import closest, position, record_key
-from spegel_py.routing.libp2p.peer_records import checksum
 
 log = structlog.get_logger(__name__)
 

@@ -6,11 +6,12 @@ import math
 import random
 
 import pytest
+import structlog
 
 from spegel_py.routing.base import Peer
-from spegel_py.routing.libp2p import peer_records, records
+from spegel_py.routing.libp2p import holders, peer_records, records, tag_ages
+from spegel_py.routing.libp2p.holders import checksum
 from spegel_py.routing.libp2p.keys import name_hash
-from spegel_py.routing.libp2p.peer_records import checksum
 from spegel_py.routing.libp2p.records import RecordTable
 
 A, B = Peer("A", "10.0.0.1", 5000), Peer("B", "10.0.0.2", 5000)
@@ -56,8 +57,7 @@ def test_a_disconnected_peer_is_gone_at_once() -> None:
     table.add("A", [OTHER])
     table.hello("A", A, interval=5.0, now=1.0)
     assert table.providers(KEY, now=1.0) == table.providers(OTHER, now=1.0) == []
-    assert table.departed("A")
-    assert not table.departed("stranger")
+    assert not table.is_connected("A")
 
 
 def test_a_peer_that_comes_back_starts_with_nothing() -> None:
@@ -128,6 +128,21 @@ def test_standard_records_have_a_life_of_their_own() -> None:
     assert table.size() == 0
 
 
+def test_standard_records_that_came_together_expire_together() -> None:
+    """A record that is renewed lives on; the others live as long as the last that came with
+    them."""
+    table = RecordTable(rng=random.Random(1))
+    table.peer_connected("A")
+    for key, expires in ((KEY, 1000.0), (OTHER, 1100.0), (KEY, 1200.0)):
+        assert table.provide("A", key, A, expires=expires)
+        assert table.provide("A", key, A, expires=expires)
+    assert table.records()["provided"] == 2
+    table.expire(now=1150.0)
+    assert (table.providers(KEY, now=1150.0), table.providers(OTHER, now=1150.0)) == ([A], [])
+    table.expire(now=1200.0)
+    assert table.size() == 0
+
+
 def test_a_withdrawn_key_takes_its_standard_record_along() -> None:
     """A peer that speaks both protocols and withdraws a key is not offered for it through an older
     record."""
@@ -158,17 +173,6 @@ def told(table: RecordTable, peer: Peer, count: int, *, bound_key: str = "") -> 
     return over
 
 
-def test_all_peers_together_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peers that come at the bound still have their part, which other peers cannot take."""
-    monkeypatch.setattr(records, "MAX_RECORDS", 100)
-    table = RecordTable(rng=random.Random(1))
-    assert (told(table, A, 60), told(table, B, 60)) == (0, 20)
-    honest = Peer("honest", "10.0.0.3", 5000)
-    assert told(table, honest, 10) == 0
-    assert told(table, Peer("D", "10.0.0.4", 5000), 100) == 100 - 100 // 2 // 4
-    assert table.size() == 60 + 40 + 10 + 12
-
-
 def test_peers_at_one_address_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with many identities holds no more than one; others are not concerned."""
     monkeypatch.setattr(records, "MAX_RECORDS_PER_ADDRESS", 10)
@@ -180,21 +184,124 @@ def test_peers_at_one_address_share_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
     assert told(table, Peer("honest", "10.0.0.3", 5000), 9) == 0
 
 
+def fill(monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
+    """Let the index of all peers hold so many keys."""
+    monkeypatch.setattr(holders, "MAX_INDEX", keys * (holders.KEY_COST + 1))
+
+
+def test_keys_that_others_hold_fit_into_a_full_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of any size that holds the same images costs hardly more than one node."""
+    fill(monkeypatch, 100)
+    keys = tuple(name_hash(str(number)) for number in range(90))
+    table = table_with(*(Peer(str(n), f"10.0.0.{n}", 5000) for n in range(6)), keys=keys)
+    assert table.size() == 540
+    assert table.knows_all(now=1.0)
+    assert all(len(table.providers(key, now=1.0)) == 6 for key in keys)
+
+
+def test_a_full_table_gives_up_keys_of_the_greediest_peers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A peer with few keys finds room, and keys that such a peer holds too stay."""
+    fill(monkeypatch, 100)
+    shed: list[int] = []
+    table = RecordTable(rng=random.Random(1), shed=lambda: shed.append(1))
+    few = [name_hash(f"{each.id}{number}") for each in (A, B) for number in range(5)]
+    assert told(table, A, 50) == 0
+    assert told(table, B, 60) == 10  # it is the greediest itself
+    modest = Peer("modest", "10.0.0.3", 5000)
+    table.peer_connected(modest.id)
+    table.hello(modest.id, modest, interval=5.0, now=0.0)
+    assert table.add(modest.id, few) == 0
+    assert shed == []
+    assert told(table, Peer("other", "10.0.0.4", 5000), 20) == 0
+    assert shed == [1]
+    assert all(modest in table.providers(key, now=1.0) for key in few)
+    assert all(len(table.providers(key, now=1.0)) == 2 for key in few)
+    assert (table.knows_all(now=1.0), table.is_partial()) == (False, True)
+    held = {each.id: each.keys for each in table.members(now=1.0)}
+    assert held["modest"] == 10
+    assert held["other"] == 20
+    assert held["A"] + held["B"] < 100 - 20 + 10 - 6
+
+
+def test_identities_at_one_address_are_one_greedy_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Junk that many identities announce is given up before the keys of a single honest peer."""
+    fill(monkeypatch, 100)
+    table = RecordTable(rng=random.Random(1))
+    junk = [name_hash(f"junk {number}") for number in range(60)]
+    assert told(table, A, 40) == 0
+    for each in range(4):
+        rogue = Peer(f"rogue {each}", "10.0.0.9", 5000)
+        table.peer_connected(rogue.id, bound_key="10.0.0.9")
+        table.hello(rogue.id, rogue, interval=5.0, now=0.0)
+        table.add(rogue.id, junk)
+    assert told(table, B, 30) == 0
+    held = {each.id: each.keys for each in table.members(now=1.0)}
+    assert (held["A"], held["B"]) == (40, 30)
+    assert held["rogue 0"] < 31
+
+
+def test_keys_of_departed_peers_are_given_up_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Provider records that are kept for a peer's return make way for any connected peer's keys."""
+    fill(monkeypatch, 100)
+    table = RecordTable(rng=random.Random(1))
+    table.peer_connected(A.id)
+    for number in range(30):
+        assert table.provide(A.id, name_hash(f"provided {number}"), A, expires=900.0)
+    table.peer_disconnected(A.id)
+    assert told(table, B, 95) == 0
+    assert table.records()["announced"] == 95
+    assert table.records()["provided"] <= 5
+
+
+def test_a_full_table_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again only after it had room."""
+    fill(monkeypatch, 100)
+    table = RecordTable(rng=random.Random(1))
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(2):
+            told(table, A, 80)
+            told(table, B, 80)
+            told(table, Peer("C", "10.0.0.3", 5000), 20)
+        table.peer_disconnected("A")
+        table.expire(now=1.0)
+        told(table, A, 80)
+    assert [each["event"] for each in logged] == [
+        "record table is full",
+        "record table has room again",
+        "record table is full",
+    ]
+
+
 def test_a_set_that_was_cut_is_not_asked_for_again_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is it taken for whole; once there is room for it, it is asked for."""
-    monkeypatch.setattr(records, "MAX_RECORDS", 100)
+    fill(monkeypatch, 100)
     table = RecordTable(rng=random.Random(1))
-    told(table, A, 60)
-    told(table, B, 60)
+    assert (told(table, A, 60), told(table, B, 60)) == (0, 20)
     assert table.in_step("B", count=60, check=1)
     assert (table.knows_all(1.0), table.is_partial()) == (False, True)
     table.peer_disconnected("A")
+    table.expire(now=1.0)
     assert not table.in_step("B", count=60, check=1)
+    assert told(table, B, 60) == 0
+    assert table.knows_all(1.0)
+
+
+def test_a_peer_that_starts_its_set_again_and_again_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sets that were never finished take no slots for long."""
+    table = table_with(A)
+    for number in range(1000):
+        table.stage("A", [name_hash(str(number))], first=True)
+    assert table._index._used.bit_length() < 200
+    assert len(table._index) < 200
 
 
 def test_ages_of_tags_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer may give each key an age, though few keys are tags."""
-    monkeypatch.setattr(peer_records, "MAX_TAGS_PER_PEER", 2)
+    monkeypatch.setattr(tag_ages, "MAX_TAGS_PER_PEER", 2)
     table = table_with(A, keys=())
     keys = [name_hash(str(number)) for number in range(5)]
     table.add("A", keys)
@@ -210,7 +317,11 @@ def test_departed_peers_are_forgotten_in_the_end() -> None:
         table.provide(str(number), KEY, A, expires=99.0)
         table.peer_disconnected(str(number))
     table.forget_departed(3)
-    assert [name for name in map(str, range(10)) if table.departed(name)] == ["7", "8", "9"]
+    for number in range(10):
+        table.peer_connected(str(number))
+    found = table.providers(KEY, now=1.0)
+    assert len(found) == 3
+    assert table.size() == 3
 
 
 def test_peers_come_in_random_order() -> None:
