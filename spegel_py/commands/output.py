@@ -81,9 +81,14 @@ def shortened(text: str, *, wide: bool = False) -> str:
     return _PEER_ID.sub(lambda found: short_id(found[0]), _DIGEST.sub(r"\1:\2…", text))
 
 
-def print_line(text: str, *, style: str = "", indent: int = 0, hanging: int = 2) -> None:
-    """Print a line; on a terminal it is folded between words, the rest `hanging` deeper."""
-    for line in _folded(text, indent, indent + hanging):
+def print_line(
+    text: str, *, style: str = "", indent: int = 0, hanging: int = 2, wide: bool = False
+) -> None:
+    """Print a line; on a terminal it is folded between words, the rest `hanging` deeper.
+
+    A word that is longer than the terminal, as a name may be, is shortened unless `wide`.
+    """
+    for line in [" " * indent + text] if wide else _folded(text, indent, indent + hanging):
         _print(line, style)
 
 
@@ -144,9 +149,10 @@ def _folded(text: str, first: int, rest: int) -> list[str]:
     """Return the lines of a text; no word is broken."""
     if (limit := _width()) is None:
         return [" " * first + text]
+    limit = max(limit, rest + NARROWEST)
     return textwrap.wrap(
-        text,
-        max(limit, rest + 20),
+        " ".join(_in_the_middle(word, limit - rest) for word in text.split(" ")),
+        limit,
         initial_indent=" " * first,
         subsequent_indent=" " * rest,
         break_long_words=False,

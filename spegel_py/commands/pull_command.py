@@ -14,6 +14,7 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
+from spegel_py.commands.output import print_line, shortened
 from spegel_py.errors import (
     BlobUnknown,
     ConfigError,
@@ -102,9 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps({"reference": str(reference), **as_json(report)}) + "\n")
     elif not args.quiet:
-        Console(highlight=False).print(
-            summary(reference, report, args.into), markup=False, soft_wrap=True
-        )
+        print_line(shortened(summary(reference, report, args.into)))
     return 0
 
 

@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
 def _print(answer: Mapping[str, Any], *, wide: bool) -> None:
     is_other = answer["digest"] not in (None, answer["key"])
     digest = f", {shortened(answer['digest'], wide=wide)}" if is_other else ""
-    print_line(shortened(answer["key"], wide=wide))
-    print_line(f"on this node: {_HERE[answer['local']]}{digest}")
+    print_line(shortened(answer["key"], wide=wide), wide=wide)
+    print_line(f"on this node: {_HERE[answer['local']]}{digest}", wide=wide)
     end = (
         "" if answer["ended"] else f", and the lookup {answer['error'] or 'had not ended by then'}"
     )

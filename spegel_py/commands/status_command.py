@@ -52,7 +52,7 @@ def _rows(state: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, str]]:
             _in_flight(roles) if parts else "nothing",
         )
     if measured := pulls.get("measured", {}).get("total"):  # not there in older nodes
-        yield "measured", f"{plural(measured, 'request')} by people, not plural above"
+        yield "measured", f"{plural(measured, 'request')} by people, not counted above"
     for alert in state["supervision"]["alerts"]:
         parts = (alert["tier"], alert["condition"], alert["subject"], alert["detail"])
         yield "alert", " ".join(str(part) for part in parts if part)

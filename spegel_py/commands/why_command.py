@@ -107,7 +107,7 @@ def _nothing(what: str | None, kept: int, url: str) -> str:
 def _print_pull(pull: Pull, *, has_parts: bool, wide: bool) -> None:
     by = "" if pull["client"] == "runtime" else f", by spegel-py {pull['client']}"
     title = f"{moment(pull['at'])[:-4]}  {shortened(pull['image'], wide=wide)}{by}"
-    print_line(title, style="bold")
+    print_line(title, style="bold", wide=wide)
     print_line(f"{', '.join(_summary(pull))}", indent=2)
     for each in pull["advice"]:
         print_line(f"slower because {each}", indent=2, style="yellow")
@@ -198,12 +198,14 @@ def _print_decision(one: Decision, *, wide: bool) -> None:
     name = shortened(one["reference"], wide=wide)
     client = one.get("client", "runtime")
     by = "" if client == "runtime" else f", by spegel-py {client}"
-    print_line(f"{moment(one['at'])}  {one['method']} {name}{part}{by}", style="bold")
+    title = f"{moment(one['at'])}  {one['method']} {name}{part}{by}"
+    print_line(title, style="bold", wide=wide)
     print_line(
         f"{one['verdict']}, {one['source'] if is_hit else one['reason']}: "
         f"{shortened(one['text'], wide=wide)}",
         style="green" if is_hit else "yellow",
         indent=2,
+        wide=wide,
     )
     print_line(f"{', '.join(_facts(one))}", indent=2)
     if one["attempts"]:
