@@ -24,7 +24,7 @@ from spegel_py.admin.images import LocalImages
 from spegel_py.admin.measurer import Measurer
 from spegel_py.admin.routes import image_routes, pull_routes
 from spegel_py.admin.state import describe
-from spegel_py.admin.web.page import PageSources
+from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.config import Config
 from spegel_py.health.health import Health
@@ -43,7 +43,6 @@ from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
-from spegel_py.store.containerd import ContainerdWatcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.store.spelled import SpelledStore
 from spegel_py.supervision.supervisor import Supervisor
@@ -242,7 +241,8 @@ class Assembly:
         """Let the metrics read their gauges from the parts at each scrape."""
         metrics, router, advertiser = self.metrics, self.router, self.advertiser
         watcher, quarantine = self.watcher, self.scores.quarantine
-        by_digest = watcher.images_by_digest if isinstance(watcher, ContainerdWatcher) else tuple
+        containerd = parts.containerd_watcher(self.config, watcher)
+        by_digest = containerd.images_by_digest if containerd else tuple
         if self.sharing:
             metrics.in_flight.watch(self.sharing.counts)
         metrics.health.watch(self.health.counts)

@@ -1,14 +1,15 @@
 """The composition root: starts and stops one node's parts.
 
-Order matters at both ends. HTTP starts first, so local content is served while peers are still
-being found. The router stops first, so peers stop asking before transfers are drained.
+Order matters at both ends. HTTP starts first, so local content is served while libp2p is still
+being loaded and peers are being found. The store is walked at the same time. The router stops
+first, so peers stop asking before transfers are drained.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -33,21 +34,29 @@ ADMIN_DRAIN = 1.0
 async def run(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT; a second signal ends the process at once.
 
-    Raises ConfigError if the node cannot start.
+    A signal that comes before the node is up ends the start. Raises ConfigError if the node cannot
+    start.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    stop, is_starting = asyncio.Event(), True
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
     def on_signal(number: signal.Signals) -> None:
         log.info("stopping", signal=number.name)
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(each)
         stop.set()
+        if is_starting and task is not None:
+            task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    async with running(config):
-        await stop.wait()
+    try:
+        async with running(config):
+            is_starting = False
+            await stop.wait()
+    except asyncio.CancelledError:
+        if not (is_starting and stop.is_set()):
+            raise
     log.info("stopped")
 
 
@@ -83,11 +92,13 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 config.http_bootstrap_addr,
                 limits=admin_limits,
             )
-        await stack.enter_async_context(node.router.running())
-        if node.sharing:
-            await stack.enter_async_context(node.sharing.running())
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group, AsyncExitStack() as peers:
+            # It walks the store while the router loads libp2p, which then announces the content.
             tasks = [group.create_task(node.advertiser.run(), name="advertiser")]
+            peers.callback(_cancel, tasks)
+            await peers.enter_async_context(node.router.running())
+            if node.sharing:
+                await peers.enter_async_context(node.sharing.running())
             log.info(
                 "descriptors",
                 limit=descriptors,
@@ -107,8 +118,12 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(node.supervisor.run(), name="supervisor"),
             ]
             yield node.router
-            for task in tasks:
-                task.cancel()
+            _cancel(tasks)
+
+
+def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
 
 
 async def _serve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
 
 from yarl import URL
 
@@ -13,7 +14,6 @@ from spegel_py.config import Config
 from spegel_py.errors import ConfigError, StoreUnavailable
 from spegel_py.health.health import Health
 from spegel_py.health.peer_health import HealthRules
-from spegel_py.host import doctor
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.slow_peers import ParallelSettings
@@ -28,17 +28,8 @@ from spegel_py.routing.libp2p.bootstrap import (
 )
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.routing.libp2p.service import RouterSettings
+from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
-from spegel_py.store.containerd import (
-    Client,
-    ContainerdIngests,
-    ContainerdStore,
-    ContainerdWatcher,
-    check_content_path,
-    check_socket,
-)
-from spegel_py.store.layout import LayoutIngests, LayoutStore, LayoutWatcher, check_layout
 from spegel_py.supervision.isolation import IsolationThresholds
 from spegel_py.supervision.observer import NodeSignals
 from spegel_py.supervision.repairs import RepairActions
@@ -48,6 +39,9 @@ from spegel_py.tools.addresses import local_url
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
+
+if TYPE_CHECKING:
+    from spegel_py.store.containerd import ContainerdWatcher
 
 
 def own_mirror(config: Config, auth: Credentials | None) -> str:
@@ -143,6 +137,8 @@ async def advise(config: Config) -> None:
     """Log the problems of this machine once, as the doctor finds them."""
     if config.oci_layout is not None:
         return
+    from spegel_py.host import doctor
+
     await doctor.warn(
         doctor.Subject(
             socket=config.containerd_sock,
@@ -159,7 +155,7 @@ def make_supervisor(
     config: Config, router: Libp2pRouter, watcher: Watcher, health: Health, metrics: NodeMetrics
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
-    containerd = watcher if isinstance(watcher, ContainerdWatcher) else None
+    containerd = containerd_watcher(config, watcher)
     folders = (config.data_dir, config.oci_layout or config.containerd_content_path)
     return Supervisor(
         folder=config.data_dir,
@@ -192,12 +188,31 @@ def make_supervisor(
     )
 
 
-async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher, Origins]:
-    """Return the store, its watcher and its origins."""
+def containerd_watcher(config: Config, watcher: Watcher) -> ContainerdWatcher | None:
+    """Return the watcher if the store is containerd's."""
     if config.oci_layout is not None:
+        return None
+    from spegel_py.store.containerd import ContainerdWatcher
+
+    return watcher if isinstance(watcher, ContainerdWatcher) else None
+
+
+async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher, Origins]:
+    """Return the store, its watcher and its origins. Only the modules of its kind are loaded."""
+    if config.oci_layout is not None:
+        from spegel_py.store.layout import LayoutStore, LayoutWatcher, check_layout
+
         await check_layout(config.oci_layout)
         layout = LayoutStore(root=config.oci_layout)
         return layout, LayoutWatcher(store=layout, filters=config.filters), layout
+    from spegel_py.store.containerd import (
+        Client,
+        ContainerdStore,
+        ContainerdWatcher,
+        check_content_path,
+        check_socket,
+    )
+
     # The daemon may start later, and the doctor logs what is missing.
     with suppress(StoreUnavailable):
         check_socket(config.containerd_sock)
@@ -217,8 +232,12 @@ def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
     read.
     """
     if config.oci_layout is not None:
+        from spegel_py.store.layout import LayoutIngests
+
         return LayoutIngests(root=config.oci_layout)
     if config.containerd_content_path is not None:
+        from spegel_py.store.containerd import ContainerdIngests
+
         namespace = None if of_all else config.containerd_namespace
         return ContainerdIngests(content_path=config.containerd_content_path, namespace=namespace)
     return None

@@ -16,8 +16,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from spegel_py import values
 from spegel_py.errors import ConfigError
 
@@ -194,6 +192,8 @@ def _values(variable: str) -> list[str]:
 
 def _read(file: Path, known: set[str]) -> dict[str, Any]:
     try:
+        import yaml  # a node without a file does not load it
+
         data = yaml.safe_load(file.read_text())
     except OSError as error:
         raise ConfigError(f"--config: {file} cannot be read: {error.strerror}") from error

@@ -5,7 +5,10 @@ IPv6 hosts stand in brackets.
 
 from __future__ import annotations
 
+import socket
 from urllib.parse import urlsplit
+
+from spegel_py.errors import ConfigError
 
 MAX_PORT = 65535
 
@@ -42,3 +45,19 @@ def local_url(address: str) -> str:
     host, _, port = address.rpartition(":")
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared
     return f"http://{here.get(host, host)}:{port}"
+
+
+def check_port_free(host: str, port: int, *, flag: str) -> None:
+    """Raise ConfigError if the port cannot be bound.
+
+    A plain bind is used, since SO_REUSEPORT would hide another node on the port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host or "0.0.0.0", port))  # noqa: S104 - asked for
+        except OSError as error:
+            raise ConfigError(
+                f"{flag}: cannot listen on {host}:{port}: {error.strerror}"
+            ) from error

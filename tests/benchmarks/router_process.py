@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.keys import name_hash
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.routing.libp2p.service import RouterSettings
+from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.telemetry import logging
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,51 @@ class RouterProcess:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self._process.pid, number)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def end(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
+
+
+async def start(
+    port: int,
+    first: int,
+    *,
+    mesh_limit: int,
+    replication: int = 20,
+    interval: float = 4.0,
+    root: Path = ROOT,
+) -> RouterProcess:
+    """Start a router that knows the one at the port `first`; `root` is the checkout it runs."""
+    options = {
+        "port": port,
+        "mesh_limit": mesh_limit,
+        "replication": replication,
+        "interval": interval,
+        "bootstrap": [f"/ip4/127.0.0.1/tcp/{first}"],
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.benchmarks.router_process",
+        json.dumps(options),
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 26,
+    )
+    return RouterProcess(process, port)
+
+
+async def have_peers(routers: Sequence[RouterProcess], wanted: int) -> bool:
+    """Return True if each router has so many peers."""
+    stats = [await router.do(do="stats") for router in routers]
+    return all(each["peers"] == wanted for each in stats)
 
 
 @asynccontextmanager
@@ -54,33 +95,13 @@ async def cluster(
     async with AsyncExitStack() as stack:
         routers = []
         for port in ports:
-            options = {
-                "port": port,
-                "mesh_limit": mesh_limit,
-                "replication": replication,
-                "interval": interval,
-                "bootstrap": [f"/ip4/127.0.0.1/tcp/{first}"],
-            }
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "tests.benchmarks.router_process",
-                json.dumps(options),
-                cwd=ROOT,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                limit=1 << 26,
+            router = await start(
+                port, first, mesh_limit=mesh_limit, replication=replication, interval=interval
             )
-            router = RouterProcess(process, port)
             stack.push_async_callback(router.end)
             routers.append(router)
-        await until(lambda: _all_peers(routers, count - 1), timeout=60)
+        await until(lambda: have_peers(routers, count - 1), timeout=60)
         yield routers
-
-
-async def _all_peers(routers: list[RouterProcess], wanted: int) -> bool:
-    stats = [await router.do(do="stats") for router in routers]
-    return all(each["peers"] == wanted for each in stats)
 
 
 async def until(condition: Any, *, timeout: float, interval: float = 0.02) -> float:

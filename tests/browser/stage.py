@@ -22,7 +22,7 @@ from spegel_py.admin.images import LocalImages
 from spegel_py.admin.measurement import Measurement
 from spegel_py.admin.measurer import Measurer
 from spegel_py.admin.state import describe
-from spegel_py.admin.web.page import PageSources
+from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.errors import ManifestUnknown
 from spegel_py.health.peer_health import HealthState

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from spegel_py.admin.images import ImageListing, LocalImages
-from spegel_py.admin.measurer import Measurer
+from spegel_py.admin.images import ImageListing
 from spegel_py.admin.web import plots, traffic, trees, views
+from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.admin.web.rendering import load, render
 from spegel_py.admin.web.traffic import TrafficRow
 from spegel_py.admin.web.trees import TreeDrawing
-from spegel_py.inflight.tree_view import TreeView
 from spegel_py.oci.distribution import PullClient
-from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.telemetry.pull_record import PullContext, RecordQuery
 
 PERIOD = 1.0
@@ -57,28 +54,6 @@ SECTIONS = tuple(
     if name not in ("node", "figures")
 )
 """Links to the parts of the page that have a heading."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageSources:
-    """The functions and objects that the page reads, only while somebody looks at it.
-
-    Args:
-        state: returns the JSON of `/debug/state`.
-        history: Supervisor.history.
-        giving: returns the number of transfers to each address now.
-        sent: returns the number of body bytes that this node has sent to anybody.
-        in_flight: InFlightSharing.views; None if in-flight sharing is off.
-    """
-
-    state: Callable[[], Awaitable[Mapping[str, Any]]]
-    history: Callable[[], Mapping[str, Any]]
-    giving: Callable[[], Mapping[str, int]]
-    sent: Callable[[], int]
-    pull_log: PullLog
-    images: LocalImages
-    measurer: Measurer
-    in_flight: Callable[[], Awaitable[Sequence[TreeView]]] | None
 
 
 class Page:

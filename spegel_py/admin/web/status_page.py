@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from aiohttp import web
 
 from spegel_py.admin.guard import check_origin
-from spegel_py.admin.web.page import Page, PageSources
-from spegel_py.admin.web.rendering import STATIC, static
-from spegel_py.admin.web.viewers import Viewers
+from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.errors import DigestInvalid, NameInvalid, NotFound, Occupied, RequestInvalid
 from spegel_py.tools.query import whole_number
+
+if TYPE_CHECKING:
+    from spegel_py.admin.web.page import Page
+    from spegel_py.admin.web.viewers import Viewers
 
 ROOT = "/debug/web"
 
@@ -39,15 +43,31 @@ HEADERS = {
 
 
 class StatusPage:
-    """The page of one node; `now` is Unix time in seconds."""
+    """The page of one node, loaded with its templates at the first request.
+
+    `now` is Unix time in seconds.
+    """
 
     def __init__(self, *, sources: PageSources, now: Callable[[], float] = time.time) -> None:
+        self._sources = sources
         self._measurer = sources.measurer
-        self._page = Page(sources=sources, now=now)
-        self.viewers = Viewers(page=self._page)
+        self._now = now
 
     def __repr__(self) -> str:
-        return f"<StatusPage {self.viewers!r}>"
+        return f"<StatusPage {vars(self).get('viewers', 'not loaded')!r}>"
+
+    @cached_property
+    def _page(self) -> Page:
+        from spegel_py.admin.web.page import Page
+
+        return Page(sources=self._sources, now=self._now)
+
+    @cached_property
+    def viewers(self) -> Viewers:
+        """The people who look at the page now."""
+        from spegel_py.admin.web.viewers import Viewers
+
+        return Viewers(page=self._page)
 
     def install(self, app: web.Application) -> None:
         """Add the page to the application of the metrics port, whose shutdown closes the page."""
@@ -63,7 +83,11 @@ class StatusPage:
                 web.get(f"{ROOT}/{{name}}", self._send_static),
             ]
         )
-        app.on_shutdown.append(self.viewers.close)
+        app.on_shutdown.append(self._close)
+
+    async def _close(self, app: web.Application) -> None:
+        if "viewers" in vars(self):
+            await self.viewers.close(app)
 
     async def _move(self, request: web.Request) -> web.Response:
         # The path is relative, since a proxy may use another path for the page.
@@ -105,6 +129,8 @@ class StatusPage:
         raise web.HTTPSeeOther("./#measure")
 
     async def _send_static(self, request: web.Request) -> web.Response:
+        from spegel_py.admin.web.rendering import STATIC, static
+
         name = request.match_info["name"]
         if name not in STATIC:
             raise NotFound(f"no such endpoint: {request.path[:160]!r}")

@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 class Level(Enum):
@@ -80,6 +82,8 @@ def as_json(findings: Sequence[Finding]) -> dict[str, object]:
 
 def as_lines(findings: Sequence[Finding], *, encoding: str) -> Iterator[Text]:
     """Yield the findings as lines, without characters that `encoding` cannot write."""
+    from rich.text import Text  # a node logs its findings without it
+
     is_plain = _writable("✓✗→", encoding) != "✓✗→"
     signs, arrow = (_PLAIN, "->") if is_plain else (_SIGNS, "→")
     for one in findings:

@@ -29,9 +29,9 @@ from spegel_py.routing.libp2p.bootstrap_targets import (
     check_url,
     read_answer,
     resolved,
+    tcp_address,
     with_path,
 )
-from spegel_py.routing.libp2p.multiaddrs import multiaddr
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ class DnsBootstrap:
     async def find(self) -> Sequence[Target]:
         hosts = await self._resolver.resolve(self._domain)
         chosen = self._rng.sample(hosts, min(len(hosts), DNS_LIMIT))
-        return [Target(str(multiaddr(host, self._router_port))) for host in chosen]
+        return [Target(tcp_address(host, self._router_port)) for host in chosen]
 
 
 class HttpBootstrap:

@@ -7,6 +7,7 @@ this node's own router port (as in Spegel).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import socket
 from collections.abc import Iterable
@@ -16,11 +17,8 @@ from itertools import islice
 from urllib.parse import urlsplit, urlunsplit
 
 import structlog
-from libp2p.peer.id import ID
-from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p.multiaddrs import multiaddr
 from spegel_py.tools.addresses import is_http_url
 from spegel_py.tools.bounded import BoundedDict
 from spegel_py.tools.threads import run_detached
@@ -47,8 +45,19 @@ class Target:
     peer: str | None = None
 
 
-def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
-    """Return the multiaddr. Raises ConfigError unless it is an IP or DNS name, with TCP if any."""
+def tcp_address(host: str, port: int) -> str:
+    """Return the text of a multiaddr, `/ip4|ip6/<host>/tcp/<port>`."""
+    return f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}"
+
+
+def check_multiaddr(text: str, *, flag: str) -> str:
+    """Return the text of a multiaddr in its usual form.
+
+    Raises ConfigError unless it is an IP or DNS name, with TCP if any. The parser is imported here:
+    a node without such a setting starts to answer before it is loaded.
+    """
+    from multiaddr import Multiaddr
+
     if len(text) > MAX_MULTIADDR:
         raise ConfigError(
             f"{flag}: {text[:80]!r}… is not a multiaddr: it has {len(text)} characters"
@@ -56,7 +65,7 @@ def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
     try:
         address = Multiaddr(text)
         names = [protocol.name for protocol in address.protocols()]
-        str(address)  # some can be parsed, but not written
+        written = str(address)  # some can be parsed, but not written
     except Exception as error:  # py-multiaddr raises several kinds for bad input
         raise ConfigError(
             f"{flag}: {text[:160]!r} is not a multiaddr; "
@@ -71,7 +80,7 @@ def check_multiaddr(text: str, *, flag: str) -> Multiaddr:
             f"{flag}: {text[:160]!r} must have the form /ip4|ip6|dns/<host>/tcp/<port>, "
             "with or without /p2p/<id>"
         )
-    return address
+    return written
 
 
 def check_domain(text: str, *, flag: str) -> str:
@@ -99,7 +108,7 @@ def with_path(url: str) -> str:
     return url if parts.path.strip("/") else urlunsplit(parts._replace(path="/id"))
 
 
-def read_answer(raw: bytes) -> list[Multiaddr]:
+def read_answer(raw: bytes) -> list[str]:
     """Return the first addresses of a `/id` answer. Raises ConfigError if it is malformed."""
     try:
         answer = json.loads(raw)
@@ -110,7 +119,9 @@ def read_answer(raw: bytes) -> list[Multiaddr]:
         raise ConfigError(f"no answer of /id: {error!r}"[:200]) from error
 
 
-def _with_peer(address: object, peer: object) -> Multiaddr:
+def _with_peer(address: object, peer: object) -> str:
+    from libp2p.peer.id import ID
+
     text, name = str(address), str(peer or "")
     if name and "/p2p/" not in text:
         if len(name) > MAX_ID:
@@ -119,9 +130,7 @@ def _with_peer(address: object, peer: object) -> Multiaddr:
     return check_multiaddr(text, flag="bootstrap answer")
 
 
-async def resolved(
-    addresses: Iterable[Multiaddr], router_port: int, resolver: Resolver
-) -> list[Target]:
+async def resolved(addresses: Iterable[str], router_port: int, resolver: Resolver) -> list[Target]:
     """Return the targets for these addresses; a name that does not resolve adds none."""
     found = await asyncio.gather(
         *(_targets(address, router_port, resolver) for address in addresses)
@@ -129,13 +138,13 @@ async def resolved(
     return [target for targets in found for target in targets]
 
 
-async def _targets(address: Multiaddr, router_port: int, resolver: Resolver) -> list[Target]:
-    parts = str(address).strip("/").split("/")
+async def _targets(address: str, router_port: int, resolver: Resolver) -> list[Target]:
+    parts = address.strip("/").split("/")
     kind, host, rest = parts[0], parts[1], parts[2:]
     port = int(rest[1]) if rest[:1] == ["tcp"] else router_port
     peer = rest[rest.index("p2p") + 1] if "p2p" in rest else None
     hosts = [host] if kind in ("ip4", "ip6") else await resolver.resolve(host)
-    return [Target(str(multiaddr(each, port)), peer) for each in hosts]
+    return [Target(tcp_address(each, port), peer) for each in hosts]
 
 
 class Resolver:

@@ -14,7 +14,7 @@ fixed it. The rest of the package gets from here a host that is safe to run for 
     both when the connection closes.
  4. `dial_peer` needs the peer's id, tries one TCP address only, retries, and remembers failures for
     60 s. `dialling.dial` takes one address and an optional id, which the handshake gives otherwise.
- 5.* A listener sets SO_REUSEPORT, so two nodes share a port silently: `multiaddrs.check_port_free`
+ 5.* A listener sets SO_REUSEPORT, so two nodes share a port silently: `addresses.check_port_free`
     checks first.
  6.* Listening on 0.0.0.0 announces 0.0.0.0: `multiaddrs.OwnAddresses` lists the interfaces instead.
  7. A stopped swarm leaves the sockets it dialled open: `hang_up_all` closes them. A connection that
@@ -58,7 +58,6 @@ from typing import Any, cast
 import structlog
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from libp2p import create_yamux_muxer_option
 from libp2p.abc import IMuxedConn, INetConn, INetStream, ISecureConn
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
@@ -75,7 +74,7 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import YamuxStream
+from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
@@ -213,11 +212,7 @@ def build_host(
     noise = NoiseTransport(pair, noise_privkey=noise_pair.private_key)
     upgrader = TransportUpgrader(
         secure_transports_by_protocol={TProtocol(NOISE): noise},
-        muxer_transports_by_protocol={
-            protocol: muxer
-            for protocol, muxer in create_yamux_muxer_option().items()
-            if protocol == YAMUX
-        },
+        muxer_transports_by_protocol={TProtocol(YAMUX): Yamux},
     )
     store = PeerStore()
     store.add_key_pair(own_id, pair)

@@ -18,15 +18,22 @@ import base64
 import hashlib
 import hmac
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from libp2p.peer.id import ID
 
 from spegel_py.errors import ConfigError
 from spegel_py.tools.files import replace_file
 
+if TYPE_CHECKING:
+    from libp2p.peer.id import ID
+
 FILE_NAME = "private.key"
+
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_PUBLIC_KEY = b"\x00\x24\x08\x01\x12\x20"
+"""Begins the peer id of an Ed25519 key: an identity multihash of the 36 bytes of its protobuf."""
 
 _PURPOSE = b"spegel-py basic-auth proof 1"
 _COST = {"n": 1 << 14, "r": 8, "p": 1}
@@ -81,6 +88,16 @@ def _create(path: Path) -> Ed25519PrivateKey:
     )
     replace_file(path, pem, mode=0o600)
     return key
+
+
+def peer_name(key: Ed25519PrivateKey) -> str:
+    """Return the peer id of an identity in base58, without py-libp2p, which loads later."""
+    raw = _PUBLIC_KEY + key.public_key().public_bytes_raw()
+    number, digits = int.from_bytes(raw, "big"), ""
+    while number:
+        number, digit = divmod(number, len(_BASE58))
+        digits = _BASE58[digit] + digits
+    return _BASE58[0] * (len(raw) - len(raw.lstrip(b"\0"))) + digits
 
 
 class PasswordProof:

@@ -14,7 +14,6 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.errors import ConfigError
 from spegel_py.routing.base import Peer
 
 LOOK_AGAIN = 5.0
@@ -150,19 +149,3 @@ def is_registry(address: Multiaddr) -> bool:
     """
     at = endpoint(address)
     return at is not None and at[1] != 0 and str(address).endswith("/http")
-
-
-def check_port_free(host: str, port: int, *, flag: str) -> None:
-    """Raise ConfigError if the port cannot be bound.
-
-    A plain bind is used, since SO_REUSEPORT would hide another node on the port.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host or "0.0.0.0", port))  # noqa: S104 - asked for
-        except OSError as error:
-            raise ConfigError(
-                f"{flag}: cannot listen on {host}:{port}: {error.strerror}"
-            ) from error

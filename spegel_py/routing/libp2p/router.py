@@ -14,19 +14,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from spegel_py.routing.base import NOTHING, Life, Member, Peer
-from spegel_py.routing.libp2p import compat
-from spegel_py.routing.libp2p.announce import Carried
 from spegel_py.routing.libp2p.bootstrap import Bootstrap, Joining
 from spegel_py.routing.libp2p.bootstrap_targets import Target
+from spegel_py.routing.libp2p.identity import peer_name
 from spegel_py.routing.libp2p.keys import name_hash
-from spegel_py.routing.libp2p.multiaddrs import check_port_free
+from spegel_py.routing.libp2p.partner_requests import Libp2pRequestResponse
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.request_response import Libp2pRequestResponse
-from spegel_py.routing.libp2p.service import RouterSettings, Service
-from spegel_py.routing.libp2p.sharing import LocalKeys
+from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.libp2p.trio_side import TrioSide
+from spegel_py.tools.addresses import check_port_free
+
+if TYPE_CHECKING:
+    from spegel_py.routing.libp2p.announce import Carried
+    from spegel_py.routing.libp2p.service import Service
+    from spegel_py.routing.libp2p.sharing import LocalKeys
 
 
 class Libp2pRouter:
@@ -42,11 +46,12 @@ class Libp2pRouter:
         rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
+        self._id = peer_name(settings.key)
         self._dropped = dropped
         self._carried = carried
         self._rng = rng or random.Random()
         self._table = RecordTable(rng=self._rng)
-        self._local = LocalKeys()
+        self._local: LocalKeys | None = None  # of the present life
         # Of a tag, with the monotonic time of its pull.
         self._keys: dict[bytes, float | None] = {}
         self._side = TrioSide(
@@ -72,8 +77,6 @@ class Libp2pRouter:
 
         Raises ConfigError if the port is taken, and the error of a failed first start.
         """
-        compat.silence()
-        compat.self_test()
         check_port_free(self._settings.host, self._settings.port, flag="--router-addr")
         thread = await self._side.start()
         tasks = [
@@ -116,20 +119,22 @@ class Libp2pRouter:
         ahead = time.time() - time.monotonic()
         hashed = {name_hash(key): pulled[key] - ahead if key in pulled else None for key in keys}
         self._keys.update(hashed)
-        await self._side.call_if_up(Service.advertise, hashed.keys(), _times(hashed))
+        await self._side.call_if_up(
+            lambda service: service.advertise(hashed.keys(), _times(hashed))
+        )
 
     async def withdraw(self, keys: Collection[str]) -> None:
         hashed = [name_hash(key) for key in keys]
         for key in hashed:
             self._keys.pop(key, None)
-        await self._side.call_if_up(Service.withdraw, hashed)
+        await self._side.call_if_up(lambda service: service.withdraw(hashed))
 
     # For metrics, the state and bootstrap pages, and tests
 
     @property
     def id(self) -> str:
         """This node's own peer id."""
-        return str(compat.peer_id(self._settings.key))
+        return self._id
 
     def connected(self) -> list[str]:
         """Return the peer ids connected now."""
@@ -214,7 +219,7 @@ class Libp2pRouter:
         def found(peer: Peer) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, peer)
 
-        lookup = self._side.call(Service.find_providers, key, found, limit, known)
+        lookup = self._side.call(lambda service: service.find_providers(key, found, limit, known))
         call = asyncio.ensure_future(lookup)
         call.add_done_callback(lambda _: queue.put_nowait(None))
         try:
@@ -230,9 +235,12 @@ class Libp2pRouter:
         Each life has its own table: an abandoned life may wake up, and must not write into this
         one's.
         """
-        self._local = LocalKeys()
-        self._local.add(self._keys)
-        self._local.record_pulls(_times(self._keys))
+        from spegel_py.routing.libp2p.service import Service
+        from spegel_py.routing.libp2p.sharing import LocalKeys
+
+        self._local = local = LocalKeys()
+        local.add(self._keys)
+        local.record_pulls(_times(self._keys))
         loop = asyncio.get_running_loop()
         self._table = RecordTable(
             rng=self._rng,
@@ -242,7 +250,7 @@ class Libp2pRouter:
         return Service(
             settings=self._settings,
             table=self._table,
-            local=self._local,
+            local=local,
             dropped=self._dropped,
             rng=self._rng,
             handler=self.requests.handle,
@@ -251,21 +259,23 @@ class Libp2pRouter:
 
     async def _advertise_missed(self) -> None:
         """Advertise the keys that came while the new life was starting."""
-        missed = {key: at for key, at in self._keys.items() if key not in self._local.keys}
-        if missed:
-            await self._side.call_if_up(Service.advertise, missed.keys(), _times(missed))
+        known = self._local.keys if self._local is not None else frozenset()
+        if missed := {key: at for key, at in self._keys.items() if key not in known}:
+            await self._side.call_if_up(
+                lambda service: service.advertise(missed.keys(), _times(missed))
+            )
 
     def _forget_peers(self) -> None:
         self._table.clear()
 
     async def _request(self, peer: str, message: bytes) -> bytes:
-        return await self._side.call(Service.request, peer, message)
+        return await self._side.call(lambda service: service.request(peer, message))
 
     async def _dial_targets(self, targets: Sequence[Target]) -> int:
-        return await self._side.call(Service.bootstrap, targets)
+        return await self._side.call(lambda service: service.bootstrap(targets))
 
     async def _dial_lost(self) -> None:
-        await self._side.call_if_up(Service.dial_lost)
+        await self._side.call_if_up(lambda service: service.dial_lost())
 
 
 def _set_soon(event: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:

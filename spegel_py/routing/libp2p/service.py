@@ -5,11 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import trio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
@@ -24,38 +22,13 @@ from spegel_py.routing.libp2p.kademlia import KademliaBackend, KademliaClient, K
 from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.request_response import RequestResponseClient, RequestResponseHandler
+from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.libp2p.sharing import AnnounceContext, LocalKeys
 from spegel_py.routing.libp2p.thread import TaskStatus
 
 GOODBYE_TIMEOUT = 2.0
 """Seconds for sending all goodbyes at the end: milliseconds when idle, but a busy node must not
 seem lost."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterSettings:
-    """The settings of the libp2p side.
-
-    Args:
-        host, registry_host: IP literals, or empty for all interfaces.
-        interval: seconds between two announcements.
-        mesh_limit: members up to which every peer is sent every key.
-        replication: peers that are sent each key in a larger cluster.
-        shares: True if this node takes part in in-flight sharing.
-        password: `user:password` of all registries of the cluster, empty if they have none.
-    """
-
-    key: Ed25519PrivateKey
-    host: str
-    port: int
-    registry_host: str
-    registry_port: int
-    interval: float
-    mesh_limit: int
-    replication: int
-    agent: str
-    shares: bool = False
-    password: bytes = field(default=b"", repr=False)
 
 
 class Service:

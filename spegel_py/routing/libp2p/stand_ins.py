@@ -2,42 +2,85 @@
 
 Importing py-libp2p 0.8 loads all its transports and protocols: QUIC, WebSocket, relays, mDNS,
 pubsub, TLS, with some forty packages behind them. A node speaks TCP, Noise and yamux. Without the
-other parts the import takes half the memory and less than half the time. A stand-in can be named,
+other parts the import takes a third of the memory and of the time. A stand-in can be named,
 subclassed and used in annotations. Calling one raises StandInUsed with its name.
+
+1. A module of `UNUSED` is a stand-in for everybody.
+2. A module of `FOREIGN` is a stand-in for the importers in `IMPORTERS` only.
+3. The `__init__` of py-libp2p's packages runs only if a name of it is asked for.
+4. `libp2p.crypto.ed25519` is replaced by `ed25519_keys`.
 
 `install` must run before py-libp2p is first imported, see `routing/libp2p/__init__.py`.
 """
 
 from __future__ import annotations
 
+import enum
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+from spegel_py.tools.spared_imports import late_spec
+
 UNUSED = frozenset(
     {
         "libp2p.bitswap",
+        "libp2p.crypto.rsa",
+        "libp2p.crypto.secp256k1",
         "libp2p.discovery",
+        "libp2p.host.observed_addr_manager",
         "libp2p.pubsub",
+        "libp2p.rcmgr",
         "libp2p.relay",
+        "libp2p.security.pnet",
         "libp2p.security.secio",
         "libp2p.security.tls",
         "libp2p.stream_muxer.mplex",
+        "libp2p.tools.anyio_service.manager",
         "libp2p.transport.quic",
         "libp2p.transport.websocket",
         "multiaddr.resolvers",
     }
 )
-"""Packages of py-libp2p that get a stand-in, with all their modules."""
+"""Modules of py-libp2p that get a stand-in, with all below them. The keys of peers are Ed25519, as
+all of Spegel's are; a peer with another kind is refused at its handshake."""
 
-MADE_AND_UNUSED = frozenset({"multiaddr.resolvers.DNSResolver"})
+FOREIGN = frozenset({"anyio", "blake3", "cryptography.x509", "mmh3", "psutil"})
+"""Modules of others that py-libp2p imports for parts that a node does not use."""
+
+IMPORTERS = ("libp2p", "multiaddr", "multihash")
+"""Packages whose modules find stand-ins for `FOREIGN`."""
+
+MADE_AND_UNUSED = frozenset({"blake3.blake3", "multiaddr.resolvers.DNSResolver"})
 """Classes that py-libp2p makes an instance of for addresses by name; a node dials numbers only."""
 
-HOLLOW = frozenset({"libp2p.kad_dht"})
-"""Packages of which only some modules are used: these load, and `__init__` does not run."""
+REPLACED = {"libp2p.crypto.ed25519": "spegel_py.routing.libp2p.ed25519_keys"}
+"""Modules of py-libp2p in whose place one of ours is loaded."""
+
+
+class Direction(enum.IntEnum):
+    """The direction of a connection, which py-libp2p keeps with its resource manager."""
+
+    UNKNOWN = -1
+    INBOUND = 0
+    OUTBOUND = 1
+
+    @classmethod
+    def from_string(cls, text: str) -> Direction:
+        """Return the direction of this name in small letters, UNKNOWN for any other text."""
+        return cls.__members__.get(text.upper(), cls.UNKNOWN)
+
+
+PROVIDED: Mapping[str, object] = {
+    "libp2p.rcmgr.Direction": Direction,
+    "libp2p.rcmgr.metrics.Direction": Direction,
+}
+"""Names of unused modules that are used all the same."""
 
 
 class StandInUsed(RuntimeError):
@@ -93,32 +136,111 @@ class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        value: Any = _StandIn(f"{self.__name__}.{name}")
-        if name.endswith(("Error", "Exception")):  # `except` takes real classes only
+        full = f"{self.__name__}.{name}"
+        value = PROVIDED.get(full) or _StandIn(full)
+        if name.endswith(("Error", "Exception", "Exceeded")):  # `except` takes real classes only
             value = type(name, (StandInError,), {"__module__": self.__name__})
         setattr(self, name, value)
         return value
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder(MetaPathFinder):
     """Finds the stand-ins before Python's own finders find the real modules."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        """Modules of `IMPORTERS` that are being loaded now, each imported by the one before."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname in HOLLOW and (real := PathFinder.find_spec(fullname, path)) is not None:
-            spec = ModuleSpec(fullname, self, is_package=True)
-            spec.submodule_search_locations = real.submodule_search_locations
+        if _is_within(fullname, UNUSED) or (self.depth and _is_within(fullname, FOREIGN)):
+            return ModuleSpec(fullname, _StandInLoader(), is_package=True)
+        if fullname in REPLACED:
+            return ModuleSpec(fullname, _ReplacingLoader())
+        if fullname.partition(".")[0] not in IMPORTERS:
+            return None
+        if fullname.startswith("libp2p") and (spec := late_spec(fullname, path)):
             return spec
-        parts = fullname.split(".")
-        packages = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
-        return ModuleSpec(fullname, self, is_package=True) if packages & UNUSED else None
+        real = PathFinder.find_spec(fullname, path)
+        if real is not None and real.loader is not None:
+            real.loader = _ImporterLoader(real.loader, self)
+        return real
 
+
+class _StandInLoader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return ModuleType(spec.name) if spec.name in HOLLOW else _Module(spec.name)
+        return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: there is nothing in it."""
+
+
+class _ReplacingLoader(Loader):
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module the public names of ours."""
+        ours = vars(import_module(REPLACED[module.__name__]))
+        vars(module).update({name: ours[name] for name in ours if not name.startswith("_")})
+
+
+class _ImporterLoader(Loader):
+    """Loads a module as usual, but hides the modules of `FOREIGN` from it."""
+
+    def __init__(self, real: Any, finder: _Finder) -> None:
+        self._real = real
+        self._finder = finder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        created: ModuleType | None = self._real.create_module(spec)
+        return created
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the module's code."""
+        with _hidden(self._finder):
+            self._real.exec_module(module)
+
+
+@contextmanager
+def _hidden(finder: _Finder) -> Iterator[None]:
+    """Hide the real modules of `FOREIGN`, so that stand-ins are found, while the block lasts."""
+    kept = {} if finder.depth else _taken()
+    finder.depth += 1
+    try:
+        yield
+    finally:
+        finder.depth -= 1
+        if not finder.depth:
+            _taken()
+            for name, module in kept.items():
+                sys.modules[name] = module
+                _bind(name, module)
+
+
+def _taken() -> dict[str, ModuleType]:
+    """Take the modules of `FOREIGN`, real ones or stand-ins, out of the loaded ones."""
+    found = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_within(name, FOREIGN)}
+    for name in found:
+        _bind(name, None)
+    return found
+
+
+def _bind(name: str, module: ModuleType | None) -> None:
+    """Set a module as the attribute of its parent, or remove it."""
+    parent, _, child = name.rpartition(".")
+    if (package := sys.modules.get(parent)) is None:
+        return
+    if module is not None:
+        setattr(package, child, module)
+    else:
+        vars(package).pop(child, None)
+
+
+def _is_within(fullname: str, packages: frozenset[str]) -> bool:
+    parts = fullname.split(".")
+    return any(".".join(parts[:count]) in packages for count in range(1, len(parts) + 1))
 
 
 def install() -> None:

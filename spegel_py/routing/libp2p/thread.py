@@ -35,6 +35,7 @@ class TrioThread:
         self._main = main
         self._loop = asyncio.get_running_loop()
         self._token: trio.lowlevel.TrioToken | None = None
+        self._is_abandoned = False
         self._stop = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._replies: set[asyncio.Future[Any]] = set()
@@ -80,6 +81,10 @@ class TrioThread:
         finally:
             self._replies.discard(reply)
 
+    async def ping(self) -> None:
+        """Return once the Trio side has answered. Raises RouterUnavailable if it is down."""
+        await self.call(trio.lowlevel.checkpoint)
+
     async def ended(self) -> BaseException | None:
         """Wait for the end. Return the error that ended it, None after an orderly stop."""
         return await asyncio.shield(self._ended)
@@ -96,6 +101,7 @@ class TrioThread:
 
     def abandon(self) -> None:
         """Abandon this life: it accepts no calls any more, and ends if it ever wakes up."""
+        self._is_abandoned = True
         self._ask_to_stop()
         self._token = None
         self._refuse_all()
@@ -132,6 +138,9 @@ class TrioThread:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._main_started)
+            if self._is_abandoned:  # before it was up
+                self._stop.set()
+                return
             self._token = trio.lowlevel.current_trio_token()
             self._post(self._up)
 

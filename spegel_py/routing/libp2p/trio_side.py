@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
-import trio
 
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Life
-from spegel_py.routing.libp2p.service import Service
-from spegel_py.routing.libp2p.thread import TrioThread
+from spegel_py.tools.threads import run_detached
+
+if TYPE_CHECKING:
+    from spegel_py.routing.libp2p.service import Service
+    from spegel_py.routing.libp2p.thread import TrioThread
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +33,6 @@ STOP_TIMEOUT = 4.0
 """Seconds for goodbyes and closing at the end."""
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class TrioSide:
@@ -61,9 +65,16 @@ class TrioSide:
 
     async def start(self) -> TrioThread:
         """Start a new life, and return its thread once it is up. Raises the start's error."""
+        await run_detached(_load, name="libp2p-import")
+        from spegel_py.routing.libp2p.thread import TrioThread
+
         service = self._make()
         thread = TrioThread(service.run)
-        await thread.start()
+        try:
+            await thread.start()
+        except asyncio.CancelledError:  # this node is told to stop before it is up
+            thread.abandon()
+            raise
         self.service, self._thread = service, thread
         number = self.life.number + 1
         self._set_life(replace(self.life, number=number, is_up=True, since=time.monotonic()))
@@ -106,27 +117,17 @@ class TrioSide:
 
     # Calls
 
-    async def call(
-        self,
-        method: Callable[Concatenate[Service, P], Awaitable[T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
+    async def call(self, method: Callable[[Service], Awaitable[T]]) -> T:
         """Return the result of a method of the service. Raises RouterUnavailable if it is down."""
         service, thread = self.service, self._thread
         if service is None or thread is None:
             raise RouterUnavailable("the libp2p side is not running")
-        return await thread.call(partial(method, service, *args, **kwargs))
+        return await thread.call(partial(method, service))
 
-    async def call_if_up(
-        self,
-        method: Callable[Concatenate[Service, P], Awaitable[None]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> None:
+    async def call_if_up(self, method: Callable[[Service], Awaitable[None]]) -> None:
         """Call a method of the service, unless it is down: a new life gets the same state."""
         try:
-            await self.call(method, *args, **kwargs)
+            await self.call(method)
         except RouterUnavailable:
             log.debug("libp2p side is down; it will be told when it is up again")
 
@@ -137,7 +138,7 @@ class TrioSide:
         """
         if self._thread is None:
             raise RouterUnavailable("the libp2p side is not running")
-        await self._thread.call(trio.lowlevel.checkpoint)
+        await self._thread.ping()
 
     # Lives
 
@@ -188,3 +189,21 @@ class TrioSide:
         if self.service is not None:
             self.service.shut()
         return RouterUnavailable("it did not answer")
+
+
+def _load() -> None:
+    """Import the Trio side, which takes most of a start, and check py-libp2p's private parts.
+
+    It runs in a thread, so that the HTTP side answers meanwhile. Raises RouterUnavailable.
+    """
+    name = "spegel_py.routing.libp2p.service"
+    if name not in sys.modules:
+        gc.disable()  # it finds no garbage in modules, and takes a quarter of their loading
+        try:
+            import_module(name)
+        finally:
+            gc.enable()
+            gc.freeze()  # the modules stay: no collection needs to look at them
+    compat = import_module("spegel_py.routing.libp2p.compat")
+    compat.silence()
+    compat.self_test()

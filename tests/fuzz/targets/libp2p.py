@@ -294,7 +294,7 @@ def _getaddrinfo(name: str, *_: object, **__: object) -> list[Any]:
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
 
 
-def _check_resolved(addresses: Sequence[Multiaddr]) -> None:
+def _check_resolved(addresses: Sequence[str]) -> None:
     async def resolve() -> list[bootstrap_targets.Target]:
         with mock.patch.object(socket, "getaddrinfo", _getaddrinfo):
             return await bootstrap_targets.resolved(addresses, 5001, bootstrap_targets.Resolver())

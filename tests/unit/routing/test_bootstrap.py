@@ -12,7 +12,6 @@ from unittest import mock
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from multiaddr import Multiaddr
 from structlog.testing import capture_logs
 
 from spegel_py.errors import ConfigError
@@ -80,7 +79,7 @@ def test_what_is_no_dns_name_is_named(text: str) -> None:
 
 async def test_a_name_that_cannot_be_one_finds_nobody() -> None:
     """The resolver raises another error for it than for a name that is not there."""
-    names = [Multiaddr("/dns/a.example/tcp/1"), Multiaddr("/ip4/1.2.3.4/tcp/1")]
+    names = ["/dns/a.example/tcp/1", "/ip4/1.2.3.4/tcp/1"]
 
     def refuse(*_: object, **__: object) -> None:
         raise UnicodeError("label too long")

@@ -40,11 +40,11 @@ from spegel_py.routing.libp2p.multiaddrs import (
     LOOK_AGAIN,
     OwnAddresses,
     announced_addresses,
-    check_port_free,
     listen_addresses,
     multiaddr,
 )
 from spegel_py.routing.libp2p.speedups import FastLock, ReadAhead
+from spegel_py.tools.addresses import check_port_free
 from tests.support.routers import free_port
 from tests.unit.routing.hosts import on_trio, ours, running, stock, until
 

@@ -1,0 +1,33 @@
+"""The settings of the libp2p side, as a value that both sides of the bridge know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """The settings of the libp2p side.
+
+    Args:
+        host, registry_host: IP literals, or empty for all interfaces.
+        interval: seconds between two announcements.
+        mesh_limit: members up to which every peer is sent every key.
+        replication: peers that are sent each key in a larger cluster.
+        shares: True if this node takes part in in-flight sharing.
+        password: `user:password` of all registries of the cluster, empty if they have none.
+    """
+
+    key: Ed25519PrivateKey
+    host: str
+    port: int
+    registry_host: str
+    registry_port: int
+    interval: float
+    mesh_limit: int
+    replication: int
+    agent: str
+    shares: bool = False
+    password: bytes = field(default=b"", repr=False)
