@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from spegel_py import __version__
 from spegel_py.health.peer_health import HealthState
+from spegel_py.oci.reference import is_replica_key
 from spegel_py.routing.base import Member
 
 _STARTED = time.monotonic()
@@ -36,6 +37,7 @@ def describe(
         in_flight: the digests in flight, None if in-flight sharing is off.
     """
     tags = sum("/" in key for key in advertised)
+    digests = sum(not is_replica_key(key) for key in advertised) - tags
     return {
         "version": __version__,
         "id": node_id,
@@ -56,7 +58,7 @@ def describe(
             }
             for member in members
         ],
-        "advertised": {"tags": tags, "digests": len(advertised) - tags},
+        "advertised": {"tags": tags, "digests": digests},
         "pulls": pulls,
         "in_flight": in_flight,
         "supervision": supervision,

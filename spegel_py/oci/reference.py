@@ -3,6 +3,8 @@
 A tag is looked up and advertised under its full name `registry/repository:tag`, exactly as Spegel
 does, so all nodes use the same key.
 
+A replica, which a node keeps though its runtime may remove the image, has a key of its own.
+
 A registry has several spellings: host names ignore case, 443 is the port of https, a trailing dot
 is the root of the DNS, and docker.io has aliases. Keys use its canonical spelling.
 """
@@ -31,6 +33,20 @@ DOCKER_HUB = "docker.io"
 _ALIASES = {"index.docker.io": DOCKER_HUB, "registry-1.docker.io": DOCKER_HUB}
 _LOOPBACK = ("127.", "[::1]")
 """Prefixes of hosts that containerd asks without TLS, so 443 is not their default port."""
+
+
+REPLICA = "replica:"
+"""Prefix of the keys of replicas. The digest of a manifest follows."""
+
+
+def replica_key(manifest: Digest) -> str:
+    """Return the key that the nodes with a replica of an image advertise."""
+    return f"{REPLICA}{manifest}"
+
+
+def is_replica_key(key: str) -> bool:
+    """Return True for the key of a replica, False for a digest or a tag."""
+    return key.startswith(REPLICA)
 
 
 def check_repository(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from spegel_py.oci.reference import is_replica_key
 from spegel_py.telemetry.metrics import RegistryLabels, show_counts
 
 Direction = Literal["sent", "received"]
@@ -95,8 +96,9 @@ class RoutingMetrics:
     def advertised(self, keys: Collection[str]) -> None:
         """Show the keys that are advertised now: tags by registry, and the number of digests.
 
-        Digests belong to no registry.
+        Digests belong to no registry. Replicas are counted elsewhere.
         """
+        keys = [key for key in keys if not is_replica_key(key)]
         tags = Tally(self._labels.of(key.partition("/")[0]) for key in keys if "/" in key)
         self._advertised_tags.clear()
         for registry, count in tags.items():

@@ -1,14 +1,18 @@
-"""The ports of the store: reading content (Store) and following its changes (Watcher)."""
+"""The ports of the store: reading content (Store), keeping it (Replicas) and following its changes
+(Watcher).
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Protocol
 
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.manifest import Child
+from spegel_py.oci.reference import replica_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,96 @@ class Origins(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageContent:
+    """One platform's image: its manifest, the content below it, and the indexes above it.
+
+    Args:
+        manifest: the digest of the platform's manifest, which identifies the image.
+        root: the descriptor by which the image is pulled: of an index, or of the manifest itself.
+        blobs: all content, root and manifest included.
+    """
+
+    manifest: Digest
+    root: Child
+    blobs: frozenset[Descriptor]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all content."""
+        return sum(blob.size for blob in self.blobs)
+
+
+class ReplicaReason(StrEnum):
+    """The purpose of a replica."""
+
+    FLOOR = "floor"
+    HEAT = "heat"
+    EVACUATION = "evacuation"
+    PREHEAT = "preheat"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """An image that this node keeps though its runtime may remove it.
+
+    Args:
+        names: the tags (`registry/repository:tag`) that point at the image's root, with the Unix
+            times of their pulls.
+        expires: the Unix time from which the store may delete the image, unless it is held again.
+    """
+
+    image: ImageContent
+    names: Mapping[str, float]
+    reason: ReplicaReason
+    expires: float
+
+    @property
+    def key(self) -> str:
+        """The key under which the replica is advertised."""
+        return replica_key(self.image.manifest)
+
+
+class Replicas(Protocol):
+    """The images that this node keeps, whatever its runtime removes.
+
+    The store itself remembers them, so they outlive a restart of this process. Their content, their
+    tags and one key for each replica belong to the watcher's inventory.
+    """
+
+    def held(self) -> Mapping[Digest, Replica]:
+        """Return the replicas by their manifests' digests, as far as they are known by now."""
+        ...
+
+    async def load(self) -> None:
+        """Read the replicas from the store. Unfinished ones are removed.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+    async def hold(
+        self,
+        image: ImageContent,
+        *,
+        names: Mapping[str, float],
+        reason: ReplicaReason,
+        expires: float,
+    ) -> Replica:
+        """Keep an image that is here completely. A replica of it is replaced by the new one.
+
+        Raises ContentNotFound if a part is missing, StoreUnavailable. Nothing changes then.
+        """
+        ...
+
+    async def release(self, manifest: Digest) -> int:
+        """Stop keeping an image; return the bytes that this freed.
+
+        Content of other images stays. An unknown image is no error. Raises StoreUnavailable.
+        """
+        ...
+
+
 class Change(Enum):
     """A change of one key."""
 
@@ -148,8 +242,8 @@ class Change(Enum):
 class ContentEvent:
     """One key was added, removed or renewed.
 
-    The key is a digest's text or a tag's full name, as it is advertised. `pulled` is the Unix time
-    of the tag's pull, for a tag that was added or renewed.
+    The key is a digest's text, a tag's full name or a replica's key, as it is advertised. `pulled`
+    is the Unix time of the tag's pull, for a tag that was added or renewed.
     """
 
     change: Change

@@ -6,12 +6,22 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from spegel_py.errors import ContentNotFound, StoreUnavailable
+from spegel_py.errors import ContentNotFound, ManifestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Change, Content, ContentEvent, Descriptor, Ingest, Inventory, Tag
+from spegel_py.oci.manifest import children
+from spegel_py.store.base import (
+    Change,
+    Content,
+    ContentEvent,
+    Descriptor,
+    Ingest,
+    Inventory,
+    Replica,
+    Tag,
+)
 from spegel_py.store.growing import GrowingFile
 
 PIECE = 1024 * 1024
@@ -24,6 +34,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self._blobs: dict[Digest, bytes] = {}
         self._names: dict[str, Tag] = {}
+        self.replicas: dict[Digest, Replica] = {}
+        """The replicas by their manifests' digests; MemoryReplicas changes them."""
         self._is_away = False
         self._subscribers: set[asyncio.Queue[Inventory | ContentEvent]] = set()
 
@@ -33,8 +45,9 @@ class MemoryStore:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys of all content and tags."""
-        return frozenset(self._names) | {str(digest) for digest in self._blobs}
+        """The keys of all content, tags and replicas."""
+        digests = {str(digest) for digest in self._blobs}
+        return frozenset(self._tags()) | digests | {one.key for one in self.replicas.values()}
 
     def add(self, data: bytes, *names: str, algorithm: str = "sha256") -> Digest:
         """Add `data` and point these full tag names at it. Return its digest."""
@@ -53,10 +66,44 @@ class MemoryStore:
         self._emit(ContentEvent(change, name, self._names[name].pulled))
 
     def remove(self, key: Digest | str) -> None:
-        """Remove a piece of content or a tag, if it exists."""
-        gone = self._names.pop(key, None) if isinstance(key, str) else self._blobs.pop(key, None)
-        if gone is not None:
-            self._emit(ContentEvent(Change.REMOVED, str(key)))
+        """Remove a piece of content or a tag, if it exists. A replica's tag stays."""
+        before = self.keys
+        if isinstance(key, str):
+            self._names.pop(key, None)
+        else:
+            self._blobs.pop(key, None)
+        self._emit_difference(before)
+
+    def collect(self) -> int:
+        """Remove all content that neither a tag nor a replica leads to, as a runtime does.
+
+        Return the bytes that were removed.
+        """
+        reached = {blob.digest for one in self.replicas.values() for blob in one.image.blobs}
+        to_read = [tag.digest for tag in self._names.values()]
+        while to_read:
+            digest = to_read.pop()
+            if digest not in reached and digest in self._blobs:
+                reached.add(digest)
+                with suppress(ManifestInvalid):
+                    to_read += [child.digest for child in children(self._blobs[digest])]
+        gone = self._blobs.keys() - reached
+        freed = sum(len(self._blobs[digest]) for digest in gone)
+        for digest in gone:
+            self.remove(digest)
+        return freed
+
+    def hold(self, replica: Replica) -> None:
+        """Add a replica, in place of another one of the same image."""
+        before = self.keys
+        self.replicas[replica.image.manifest] = replica
+        self._emit_difference(before)
+
+    def release(self, manifest: Digest) -> None:
+        """Remove a replica. Its content stays until `collect`."""
+        before = self.keys
+        self.replicas.pop(manifest, None)
+        self._emit_difference(before)
 
     def leave(self) -> None:
         """Begin an outage: every read raises StoreUnavailable, and watchers get no events."""
@@ -68,9 +115,9 @@ class MemoryStore:
         self._emit(self._inventory())
 
     async def resolve(self, name: str) -> Tag:
-        self._check_here()
+        self.check_here()
         try:
-            return self._names[name]
+            return self._tags()[name]
         except KeyError:
             raise ContentNotFound(f"no tag {name}") from None
 
@@ -97,16 +144,35 @@ class MemoryStore:
         self._subscribers.discard(queue)
 
     def _inventory(self) -> Inventory:
-        return Inventory(self.keys, {name: tag.pulled for name, tag in self._names.items()})
+        return Inventory(self.keys, {name: tag.pulled for name, tag in self._tags().items()})
+
+    def _tags(self) -> dict[str, Tag]:
+        """Return the tags, those of replicas included."""
+        of_replicas = {
+            name: Tag(replica.image.root.digest, pulled)
+            for replica in self.replicas.values()
+            for name, pulled in replica.names.items()
+        }
+        return of_replicas | self._names
+
+    def _emit_difference(self, before: frozenset[str]) -> None:
+        """Send the keys that were added or removed since `before`."""
+        for key in sorted(before - self.keys):
+            self._emit(ContentEvent(Change.REMOVED, key))
+        tags = self._tags()
+        for key in sorted(self.keys - before):
+            pulled = tags[key].pulled if key in tags else None
+            self._emit(ContentEvent(Change.ADDED, key, pulled))
 
     def _find(self, digest: Digest) -> bytes:
-        self._check_here()
+        self.check_here()
         try:
             return self._blobs[digest]
         except KeyError:
             raise ContentNotFound(f"no content {digest}") from None
 
-    def _check_here(self) -> None:
+    def check_here(self) -> None:
+        """Raise StoreUnavailable during an outage."""
         if self._is_away:
             raise StoreUnavailable("the memory store is away")
 

@@ -12,7 +12,7 @@ may be wrong, and one wrong record would hide the content of every image with th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -20,7 +20,7 @@ import structlog
 from spegel_py.errors import ContentNotFound, ManifestInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, ParsedManifest, parse
-from spegel_py.store.base import Content
+from spegel_py.store.base import Content, Descriptor, ImageContent
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +80,35 @@ class Walker:
             ]
             found.update(child.digest for child, _ in below)
         return frozenset(found)
+
+    async def images(self, root: Child, sizes: Mapping[Digest, int]) -> dict[Digest, ImageContent]:
+        """Return the images below a root that are here completely, by their manifests' digests.
+
+        An index leads to one image for each platform.
+
+        Args:
+            root: the descriptor by which the images are pulled.
+            sizes: the bytes of all content here.
+        """
+        found: dict[Digest, ImageContent] = {}
+        paths: list[tuple[Child, ...]] = [(root,)]
+        while paths:
+            path = paths.pop()
+            manifest = path[-1]
+            if manifest.digest not in sizes:
+                continue
+            parsed = await self._read(manifest)
+            if parsed.media_type in INDEXES:
+                above = {one.digest for one in path}
+                paths += [(*path, one) for one in parsed.children if one.digest not in above]
+            elif parsed.media_type and all(one.digest in sizes for one in parsed.children):
+                blobs = {one.digest for one in (*path, *parsed.children)}
+                found[manifest.digest] = ImageContent(
+                    manifest=manifest.digest,
+                    root=root,
+                    blobs=frozenset(Descriptor(one, sizes[one]) for one in blobs),
+                )
+        return found
 
     def keep(self, digests: Collection[Digest]) -> None:
         """Forget all other manifests."""

@@ -12,9 +12,10 @@ from typing import Protocol, Self
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
-from spegel_py.store.base import Origins, Store, Watcher
+from spegel_py.store.base import Origins, Replicas, Store, Watcher
 from spegel_py.store.containerd import Client, ContainerdStore, ContainerdWatcher
 from spegel_py.store.layout import LayoutStore, LayoutWatcher
+from spegel_py.store.memory_replicas import MemoryReplicas
 from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from tests.support import images
 from tests.support.containerd import Daemon
@@ -34,7 +35,19 @@ class Source(Protocol):
     filtered: Callable[[Filters], Watcher]
     """Returns another watcher of the same store, with these filters."""
 
+    replicas: Replicas
+    """The replicas that `watcher` announces."""
+
+    is_collected: bool
+    """Whether content that no image and no replica has is deleted."""
+
     async def add(self, name: str, image: Image) -> None: ...
+    async def forget(self, name: str) -> None:
+        """Remove the tag, and all content that nothing else has, as the kubelet does."""
+
+    def reopen(self) -> None:
+        """Replace the store, its watcher and its replicas, as a new process would."""
+
     async def remove(self, name: str, image: Image) -> None:
         """Remove the tag and all content of the image."""
 
@@ -65,6 +78,8 @@ class MemorySource:
         self.origins: Origins = NoOrigins()
         self.store: Store = self.memory
         self.watcher: Watcher = MemoryWatcher(store=self.memory)
+        self.replicas: Replicas = MemoryReplicas(store=self.memory)
+        self.is_collected = True
         self.filtered: Callable[[Filters], Watcher] = lambda filters: (
             self.watcher
         )  # it knows no images
@@ -73,6 +88,14 @@ class MemorySource:
         for blob in image.blobs:
             self.memory.add(blob.data, algorithm=blob.digest.algorithm)
         self.memory.tag(name, image.root.digest)
+
+    async def forget(self, name: str) -> None:
+        self.memory.remove(name)
+        self.memory.collect()
+
+    def reopen(self) -> None:
+        self.watcher = MemoryWatcher(store=self.memory)
+        self.replicas = MemoryReplicas(store=self.memory)
 
     async def remove(self, name: str, image: Image) -> None:
         self.memory.remove(name)
@@ -100,16 +123,24 @@ class LayoutSource:
     def __init__(self, folder: Path) -> None:
         self.root, self.hidden = folder / "layout", folder / "hidden"
         self.writer = images.write_layout(self.root, {})
+        self.is_collected = False
+        self.reopen()
+
+    def reopen(self) -> None:
         layout = LayoutStore(root=self.root)
         self.store: Store = layout
         self.origins: Origins = layout
         self.watcher: Watcher = LayoutWatcher(store=layout)
+        self.replicas: Replicas = layout.replicas
         self.filtered: Callable[[Filters], Watcher] = lambda filters: LayoutWatcher(
             store=layout, filters=filters
         )
 
     async def add(self, name: str, image: Image) -> None:
         await asyncio.to_thread(images.add, self.writer, image, name)
+
+    async def forget(self, name: str) -> None:
+        self.writer.untag(name)
 
     async def remove(self, name: str, image: Image) -> None:
         self.writer.untag(name)
@@ -135,13 +166,19 @@ class ContainerdSource:
     def __init__(self, daemon: Daemon, *, is_mounted: bool) -> None:
         self.daemon = daemon
         self.can_read_deleted = is_mounted
+        self.is_collected = True
         self.client = Client(socket=daemon.socket)
+        self.reopen()
+
+    def reopen(self) -> None:
         store = ContainerdStore(
-            client=self.client, content_path=daemon.content_path if is_mounted else None
+            client=self.client,
+            content_path=self.daemon.content_path if self.can_read_deleted else None,
         )
         self.store: Store = store
         self.origins: Origins = store.origins
         self.watcher: Watcher = ContainerdWatcher(store=store)
+        self.replicas: Replicas = store.replicas
         self.filtered: Callable[[Filters], Watcher] = lambda filters: ContainerdWatcher(
             store=store, filters=filters
         )
@@ -155,6 +192,9 @@ class ContainerdSource:
 
     async def add(self, name: str, image: Image) -> None:
         await self.daemon.load({name: image})
+
+    async def forget(self, name: str) -> None:
+        await self.daemon.ctr("images", "rm", "--sync", name)
 
     async def remove(self, name: str, image: Image) -> None:
         await self.daemon.ctr(

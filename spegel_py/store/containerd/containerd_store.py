@@ -13,7 +13,8 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Content, Descriptor, Ingest, Tag
 from spegel_py.store.containerd.blob_access import Blobs, FileBlobs, RemoteBlobs
 from spegel_py.store.containerd.blob_records import BlobRecords, ContainerdOrigins
-from spegel_py.store.containerd.grpc_client import Client
+from spegel_py.store.containerd.containerd_replicas import ContainerdReplicas
+from spegel_py.store.containerd.grpc_client import Client, NamedImage
 from spegel_py.store.containerd.pull_times import PullTimes
 from spegel_py.store.file_access import FileAccess
 from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
@@ -29,6 +30,7 @@ class ContainerdStore:
     def __init__(self, *, client: Client, content_path: Path | None = None) -> None:
         self.client = client
         self.pulls = PullTimes()
+        self.replicas = ContainerdReplicas(client=client)
         self.records = records = BlobRecords(client=client)
         self.origins = ContainerdOrigins(client=client, records=records)
         self.blobs: Blobs = (
@@ -41,8 +43,22 @@ class ContainerdStore:
         return f"<ContainerdStore {self.client!r} {self.blobs!r}>"
 
     async def resolve(self, name: str) -> Tag:
-        image = await self.client.image(name)
+        image = await self.image(name)
         return Tag(image.target.digest, self.pulls.of(image))
+
+    async def image(self, name: str) -> NamedImage:
+        """Return the image of this name, of a replica if the runtime has none."""
+        try:
+            return await self.client.image(name)
+        except ContentNotFound:
+            if (image := self.replicas.images().get(name)) is None:
+                raise
+            return image
+
+    async def images(self) -> dict[str, NamedImage]:
+        """Return all images by their names, those of replicas included."""
+        found = self.replicas.images()
+        return found | {image.name: image for image in await self.client.images()}
 
     async def stat(self, digest: Digest) -> Descriptor:
         return await self.blobs.stat(digest)

@@ -17,7 +17,8 @@ import structlog
 from spegel_py.errors import ContentNotFound, OCIError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters, repository_of
-from spegel_py.oci.reference import Reference
+from spegel_py.oci.reference import Reference, is_replica_key
+from spegel_py.store.base import Replica
 from spegel_py.store.containerd.containerd_store import ContainerdStore
 from spegel_py.store.containerd.gc_watch import GCWatch
 from spegel_py.store.containerd.grpc_client import (
@@ -40,6 +41,13 @@ rare; they find events that the daemon dropped for a slow listener.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaChanged:
+    """A replica was added or released here."""
+
+    replica: Replica
+
+
 @dataclass(slots=True)
 class FollowSession:
     """A period in which the daemon answers."""
@@ -53,11 +61,12 @@ class FollowSession:
     images: dict[str, NamedImage] = field(default_factory=dict)
     contents: dict[Digest, frozenset[Digest]] = field(default_factory=dict)
     gc_watch: GCWatch = field(default_factory=GCWatch)
-    queue: asyncio.Queue[StoreEvent | None] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[StoreEvent | ReplicaChanged | None] = field(default_factory=asyncio.Queue)
     walker: Walker = field(init=False)
 
     def __post_init__(self) -> None:
         self.walker = Walker(open=self.store.blobs.open, expect=self.store.blobs.expect)
+        self.store.replicas.on_change = self._queue_replica
 
     async def run(self) -> None:
         """Follow the daemon until it is away. Raises a group of StoreUnavailable."""
@@ -67,6 +76,9 @@ class FollowSession:
             await self._list()
             await self._follow()
 
+    def _queue_replica(self, replica: Replica) -> None:
+        self.queue.put_nowait(ReplicaChanged(replica))
+
     async def _read_events(self) -> None:
         async with aclosing(self.store.client.events()) as events:
             async for event in events:
@@ -74,7 +86,8 @@ class FollowSession:
 
     async def _list(self) -> None:
         """Send the whole inventory."""
-        self.images = {image.name: image for image in await self.store.client.images()}
+        await self.store.replicas.load()
+        self.images = await self.store.images()
         self.store.pulls.keep(self.images)
         # A blob's file may outlive the blob's record for a moment. containerd sends no event when
         # it deletes such a file, so blobs without a record are left out.
@@ -84,7 +97,8 @@ class FollowSession:
                 self.contents[image.target.digest] = await self.walker.reachable(image.target, here)
         self._update_origins()
         shared = filter(self._is_shared, self._held() & here)
-        self.diff.replace([str(digest) for digest in shared], self._tags(here))
+        keys = [*map(str, shared), *self._replica_keys(here)]
+        self.diff.replace(keys, self._tags(here))
         self.has_listed = True
         self.on_listed()
         if self.is_return:
@@ -109,10 +123,13 @@ class FollowSession:
                 await self._relist()
                 relist = clock() + RELIST
 
-    async def _apply(self, event: StoreEvent) -> None:
+    async def _apply(self, event: StoreEvent | ReplicaChanged) -> None:
         match event:
             case ImageChanged(name):
                 await self._renew(name)
+            case ReplicaChanged(replica):
+                for name in (*replica.names, replica.key):
+                    await self._renew(name)
             case ContentCreated(digest) | ContentDeleted(digest):
                 self.store.records.drop(digest)
                 await self._refresh_and_watch({digest})
@@ -122,7 +139,7 @@ class FollowSession:
         before = self.images.pop(name, None)
         touched = set(self.contents[before.target.digest]) if before else set()
         try:
-            image = await self.store.client.image(name)
+            image = await self.store.image(name)
         except ContentNotFound:
             self.diff.remove([name])
         else:
@@ -151,6 +168,7 @@ class FollowSession:
         shared, tags = frozenset(filter(self._is_shared, present)), self._tags(present)
         self.diff.add(str(digest) for digest in shared)
         self.diff.add_tags(tags)
+        self.diff.add(self._replica_keys(shared))
         here = {name for name, image in self.images.items() if image.target.digest in digests}
         # names without a tag are no keys
         self.diff.remove(name for name in here - tags.keys() if _is_tag(name))
@@ -171,7 +189,7 @@ class FollowSession:
         self._update_origins()
         if changed := gone | (before ^ set(filter(self._is_shared, held))):
             await self._refresh_and_watch(changed)
-        now = {image.name: image for image in await self.store.client.images()}
+        now = await self.store.images()
         for name in now.keys() | self.images.keys():
             if now.get(name) != self.images.get(name):
                 await self._renew(name)
@@ -212,6 +230,16 @@ class FollowSession:
             if _is_by_digest(name)
             and (repository := repository_of(name))
             and not self.filters.exclude(repository)
+            and self._is_shared(image.target.digest)
+        ]
+
+    def _replica_keys(self, digests: AbstractSet[Digest]) -> list[str]:
+        """Return the keys of the replicas with these roots."""
+        return [
+            name
+            for name, image in self.images.items()
+            if is_replica_key(name)
+            and image.target.digest in digests
             and self._is_shared(image.target.digest)
         ]
 

@@ -17,6 +17,7 @@ from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
 from spegel_py.store.layout.blob import PARTIAL, TOTAL, part_name
 from spegel_py.store.layout.blob_verifier import BlobVerdicts, Verifier
 from spegel_py.store.layout.folder import BLOBS, INDEX, layout_identity, read_index
+from spegel_py.store.layout.layout_replicas import LayoutReplicas
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,7 @@ class LayoutStore:
     def __init__(self, *, root: Path, settle: float = SETTLE) -> None:
         self.root = root
         self.verifier = Verifier(BlobVerdicts(settle=settle))
+        self.replicas = LayoutReplicas(root=root)
         self._tags: Mapping[str, Tag] = {}
         self._index_read: Signature | None = None
         self._index_was_bad = False
@@ -71,6 +73,10 @@ class LayoutStore:
         return self.repositories.get(digest, frozenset())
 
     async def tags(self) -> Mapping[str, Tag]:
+        """Return the tags of index.json and those that only replicas have."""
+        return {**self.replicas.tags(), **await self._index()}
+
+    async def _index(self) -> Mapping[str, Tag]:
         """Return the tags of index.json, or the last known ones while it cannot be read.
 
         Some tools write the file in place, so it may be incomplete for a moment.

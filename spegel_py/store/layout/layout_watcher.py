@@ -109,6 +109,7 @@ class _Session:
 
     async def run(self) -> None:
         """Follow the folder until it is away. Raises a group of StoreUnavailable."""
+        await self.store.replicas.load()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_events())
             for _ in range(HASHERS):
@@ -133,6 +134,7 @@ class _Session:
             }
             if self.filters:
                 keys, tagged = await self._filtered(keys, tagged, tags)
+            keys |= self._replica_keys(keys)
             if has_announced:
                 self.diff.update(keys, tagged)
             elif not self.queued or time.monotonic() - started > FIRST_INVENTORY:
@@ -205,6 +207,14 @@ class _Session:
             for digest in await self.walker.reachable(Child(tag.digest, 0, OCI_INDEX)):
                 found.setdefault(digest, set()).add(name.rpartition(":")[0])
         return {digest: frozenset(repositories) for digest, repositories in found.items()}
+
+    def _replica_keys(self, keys: Collection[str]) -> set[str]:
+        """Return the keys of the replicas whose root is among the keys."""
+        return {
+            replica.key
+            for replica in self.store.replicas.held().values()
+            if str(replica.image.root.digest) in keys
+        }
 
     def _is_moving(self, name: str, digest: Digest) -> bool:
         """Return True for an announced tag whose new target is being verified; it stays."""

@@ -1,0 +1,208 @@
+"""Replicas in containerd: each is a lease over the image's blobs in containerd's own store.
+
+A lease keeps blobs from garbage collection. It makes no copy and no image record, so the kubelet
+neither sees nor removes a replica, and its next pull uses the blobs that are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+from google.protobuf.empty_pb2 import Empty
+
+from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import Descriptor, ImageContent, Replica, ReplicaReason
+from spegel_py.store.containerd.api import leases_pb2
+from spegel_py.store.containerd.grpc_client import Client, NamedImage
+from spegel_py.store.containerd.lease_labels import (
+    PREFIX,
+    Lease,
+    lease_of,
+    made_at,
+    remembered,
+    replica_of,
+)
+
+log = structlog.get_logger(__name__)
+
+_LEASES = "/containerd.services.leases.v1.Leases"
+
+
+class Leases:
+    """containerd's leases of this program."""
+
+    def __init__(self, *, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"<Leases {self._client!r}>"
+
+    async def list(self) -> list[Lease]:
+        """Return all leases whose ids begin with PREFIX."""
+        request = leases_pb2.ListRequest(filters=[f'id~="^{PREFIX}"'])
+        answer = await self._client.call(f"{_LEASES}/List", request, leases_pb2.ListResponse)
+        return [
+            Lease(one.id, {label.key: label.value for label in one.labels})
+            for one in answer.leases
+            if one.id.startswith(PREFIX)
+        ]
+
+    async def content(self, lease: Lease) -> frozenset[Digest]:
+        """Return the digests of a lease's content; none if the lease is gone."""
+        request = leases_pb2.ListResourcesRequest(id=lease.id)
+        try:
+            answer = await self._client.call(
+                f"{_LEASES}/ListResources", request, leases_pb2.ListResourcesResponse
+            )
+        except ContentNotFound:
+            return frozenset()
+        found = set()
+        for one in answer.resources:
+            with suppress(DigestInvalid):
+                found.add(Digest.parse(one.id))
+        return frozenset(found)
+
+    async def create(self, lease: Lease) -> None:
+        """Create a lease without content."""
+        labels = [leases_pb2.Label(key=key, value=value) for key, value in lease.labels.items()]
+        request = leases_pb2.CreateRequest(id=lease.id, labels=labels)
+        await self._client.call(f"{_LEASES}/Create", request, leases_pb2.CreateResponse)
+
+    async def add(self, lease: Lease, digest: Digest) -> None:
+        """Add a blob to a lease. containerd does not check that the blob is here."""
+        resource = leases_pb2.Resource(id=str(digest), type="content")
+        request = leases_pb2.AddResourceRequest(id=lease.id, resource=resource)
+        await self._client.call(f"{_LEASES}/AddResource", request, Empty)
+
+    async def delete(self, lease: Lease, *, sync: bool = False) -> None:
+        """Delete a lease, if it exists. With `sync`, return after the garbage collection."""
+        request = leases_pb2.DeleteRequest(id=lease.id, sync=sync)
+        with suppress(ContentNotFound):
+            await self._client.call(f"{_LEASES}/Delete", request, Empty)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    replica: Replica
+    lease: Lease
+
+
+class ContainerdReplicas:
+    """The Replicas port over leases in the client's namespace."""
+
+    def __init__(self, *, client: Client, clock: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._leases = Leases(client=client)
+        self._clock = clock
+        self._held: dict[Digest, _Held] = {}
+        self._lock = asyncio.Lock()
+        self._last = 0.0
+        self.on_change: Callable[[Replica], None] = lambda replica: None
+        """Is called with each replica that was added or released."""
+
+    def __repr__(self) -> str:
+        return f"<ContainerdReplicas {len(self._held)} of {self._client.namespace}>"
+
+    def held(self) -> Mapping[Digest, Replica]:
+        return {manifest: held.replica for manifest, held in self._held.items()}
+
+    async def load(self) -> None:
+        async with self._lock:
+            records = await self._client.content()
+            found: dict[Digest, _Held] = {}
+            for lease in sorted(await self._leases.list(), key=made_at):
+                content = await self._leases.content(lease)
+                here = [Descriptor(one, records[one].size) for one in content if one in records]
+                replica = replica_of(lease, here)
+                if replica is None or replica.expires <= self._clock():
+                    log.info("replica dropped", lease=lease.id, blobs=len(here))
+                    await self._leases.delete(lease)
+                    continue
+                manifest = replica.image.manifest
+                if older := found.get(manifest):  # a node ended before it deleted the old lease
+                    await self._leases.delete(older.lease)
+                found[manifest] = _Held(replica, lease)
+            self._held = found
+
+    async def hold(
+        self,
+        image: ImageContent,
+        *,
+        names: Mapping[str, float],
+        reason: ReplicaReason,
+        expires: float,
+    ) -> Replica:
+        replica = Replica(image=image, names=remembered(names), reason=reason, expires=expires)
+        async with self._lock:
+            lease = lease_of(replica, now=self._next_time())
+            try:
+                await self._leases.create(lease)
+                for blob in image.blobs:
+                    await self._leases.add(lease, blob.digest)
+                await self._check(image)
+            except BaseException:
+                with suppress(StoreUnavailable):  # load removes an unfinished lease
+                    await asyncio.shield(self._leases.delete(lease, sync=True))
+                raise
+            before = self._held.get(image.manifest)
+            self._held[image.manifest] = _Held(replica, lease)
+            if before is not None:
+                self.on_change(before.replica)
+            self.on_change(replica)
+            if before is not None:
+                await self._leases.delete(before.lease)
+        return replica
+
+    async def release(self, manifest: Digest) -> int:
+        async with self._lock:
+            held = self._held.get(manifest)
+            if held is None:
+                return 0
+            await self._leases.delete(held.lease, sync=True)
+            del self._held[manifest]
+            self.on_change(held.replica)
+            left = await self._client.content()
+        return sum(blob.size for blob in held.replica.image.blobs if blob.digest not in left)
+
+    def images(self) -> dict[str, NamedImage]:
+        """Return images with the replicas' tags, and one without a tag for each replica's key.
+
+        Of two replicas with one tag, the one that was pulled last has it.
+        """
+        found: dict[str, NamedImage] = {}
+        for held in self._held.values():
+            replica = held.replica
+            for name, pulled in replica.names.items():
+                if name not in found or found[name].updated < pulled:
+                    found[name] = _named(name, replica, pulled)
+            found[replica.key] = _named(replica.key, replica, 0.0)
+        return found
+
+    async def _check(self, image: ImageContent) -> None:
+        """Raise ContentNotFound unless all blobs are here. They were leased before, so they stay.
+
+        The other way round, a blob could be collected between the check and its lease.
+        """
+        for blob in image.blobs:
+            record = await self._client.info(blob.digest)
+            if record.size != blob.size:
+                raise ContentNotFound(
+                    f"{blob.digest} has {record.size} bytes here, not {blob.size}"
+                )
+
+    def _next_time(self) -> float:
+        """Return the present time, later than the time of each earlier lease."""
+        self._last = max(self._clock(), self._last + 0.001)
+        return self._last
+
+
+def _named(name: str, replica: Replica, pulled: float) -> NamedImage:
+    return NamedImage(
+        name=name, target=replica.image.root, created=pulled, updated=pulled, labels={}
+    )

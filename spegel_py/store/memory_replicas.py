@@ -1,0 +1,52 @@
+"""Replicas in memory, for tests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from spegel_py.errors import ContentNotFound
+from spegel_py.oci.digest import Digest
+from spegel_py.store.base import ImageContent, Replica, ReplicaReason
+from spegel_py.store.memory_store import MemoryStore
+
+
+class MemoryReplicas:
+    """The Replicas port over a MemoryStore, which remembers the replicas for the next instance."""
+
+    def __init__(self, *, store: MemoryStore) -> None:
+        self._store = store
+        self._held: dict[Digest, Replica] = {}
+
+    def held(self) -> Mapping[Digest, Replica]:
+        return dict(self._held)
+
+    async def load(self) -> None:
+        self._store.check_here()
+        for manifest, replica in list(self._store.replicas.items()):
+            if replica.expires <= time.time():
+                self._store.release(manifest)
+        self._held = dict(self._store.replicas)
+
+    async def hold(
+        self,
+        image: ImageContent,
+        *,
+        names: Mapping[str, float],
+        reason: ReplicaReason,
+        expires: float,
+    ) -> Replica:
+        for blob in image.blobs:
+            if (await self._store.stat(blob.digest)).size != blob.size:
+                raise ContentNotFound(f"{blob.digest} has not {blob.size} bytes here")
+        replica = Replica(image=image, names=dict(names), reason=reason, expires=expires)
+        self._held[image.manifest] = replica
+        self._store.hold(replica)
+        return replica
+
+    async def release(self, manifest: Digest) -> int:
+        self._store.check_here()
+        if self._held.pop(manifest, None) is None:
+            return 0
+        self._store.release(manifest)
+        return self._store.collect()
