@@ -141,7 +141,7 @@ class Origins(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageContent:
+class PlatformImage:
     """One platform's image: its manifest, the content below it, and the indexes above it.
 
     Args:
@@ -179,7 +179,7 @@ class Replica:
         expires: the Unix time from which the store may delete the image, unless it is held again.
     """
 
-    image: ImageContent
+    image: PlatformImage
     names: Mapping[str, float]
     reason: ReplicaReason
     expires: float
@@ -210,7 +210,7 @@ class Replicas(Protocol):
 
     async def hold(
         self,
-        image: ImageContent,
+        image: PlatformImage,
         *,
         names: Mapping[str, float],
         reason: ReplicaReason,

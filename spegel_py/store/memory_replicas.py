@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import ImageContent, Replica, ReplicaReason
+from spegel_py.store.base import PlatformImage, Replica, ReplicaReason
 from spegel_py.store.memory_store import MemoryStore
 
 
@@ -30,7 +30,7 @@ class MemoryReplicas:
 
     async def hold(
         self,
-        image: ImageContent,
+        image: PlatformImage,
         *,
         names: Mapping[str, float],
         reason: ReplicaReason,

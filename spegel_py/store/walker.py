@@ -20,7 +20,7 @@ import structlog
 from spegel_py.errors import ContentNotFound, ManifestInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, MAX_MANIFEST, Child, ParsedManifest, parse
-from spegel_py.store.base import Content, Descriptor, ImageContent
+from spegel_py.store.base import Content, Descriptor, PlatformImage
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class Walker:
             found.update(child.digest for child, _ in below)
         return frozenset(found)
 
-    async def images(self, root: Child, sizes: Mapping[Digest, int]) -> dict[Digest, ImageContent]:
+    async def images(self, root: Child, sizes: Mapping[Digest, int]) -> dict[Digest, PlatformImage]:
         """Return the images below a root that are here completely, by their manifests' digests.
 
         An index leads to one image for each platform.
@@ -90,7 +90,7 @@ class Walker:
             root: the descriptor by which the images are pulled.
             sizes: the bytes of all content here.
         """
-        found: dict[Digest, ImageContent] = {}
+        found: dict[Digest, PlatformImage] = {}
         paths: list[tuple[Child, ...]] = [(root,)]
         while paths:
             path = paths.pop()
@@ -103,7 +103,7 @@ class Walker:
                 paths += [(*path, one) for one in parsed.children if one.digest not in above]
             elif parsed.media_type and all(one.digest in sizes for one in parsed.children):
                 blobs = {one.digest for one in (*path, *parsed.children)}
-                found[manifest.digest] = ImageContent(
+                found[manifest.digest] = PlatformImage(
                     manifest=manifest.digest,
                     root=root,
                     blobs=frozenset(Descriptor(one, sizes[one]) for one in blobs),

@@ -11,7 +11,7 @@ from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import replica_key
-from spegel_py.store.base import Descriptor, ImageContent, Replica, ReplicaReason
+from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReason
 from spegel_py.store.walker import Walker
 from tests.contract.sources import Source
 from tests.contract.test_watcher import DEADLINE, listening
@@ -30,7 +30,7 @@ async def here(source: Source) -> Source:
     return source
 
 
-async def images_of(source: Source, one: Image) -> dict[Digest, ImageContent]:
+async def images_of(source: Source, one: Image) -> dict[Digest, PlatformImage]:
     """Return the complete images below a root, as the node finds them."""
     sizes = {blob.digest: len(blob.data) for blob in one.blobs}
     return await Walker(open=source.store.open).images(child(one), sizes)
@@ -183,7 +183,7 @@ async def test_an_image_that_is_not_complete_is_not_held(here: Source) -> None:
     longer = Descriptor(one.root.digest, len(one.root.data) + 1)
     others = content.blobs - {Descriptor(one.root.digest, len(one.root.data))}
     for blobs in (content.blobs | {absent}, others | {longer}):
-        wrong = ImageContent(manifest=content.manifest, root=content.root, blobs=blobs)
+        wrong = PlatformImage(manifest=content.manifest, root=content.root, blobs=blobs)
         with pytest.raises(ContentNotFound):
             await here.replicas.hold(
                 wrong, names={}, reason=ReplicaReason.FLOOR, expires=time.time() + WEEK

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spegel_py.oci.build import Image
-from spegel_py.store.base import ImageContent, ReplicaReason
+from spegel_py.store.base import PlatformImage, ReplicaReason
 from spegel_py.store.containerd import Client, ContainerdStore
 from spegel_py.store.walker import Walker
 from tests.support.containerd import Daemon
@@ -39,7 +39,7 @@ async def client(daemon: Daemon) -> AsyncIterator[Client]:
         yield made
 
 
-async def content_of(store: ContainerdStore, one: Image) -> ImageContent:
+async def content_of(store: ContainerdStore, one: Image) -> PlatformImage:
     sizes = {blob.digest: len(blob.data) for blob in one.blobs}
     [found] = (await Walker(open=store.open).images(child(one), sizes)).values()
     return found

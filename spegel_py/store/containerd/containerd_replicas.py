@@ -17,7 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Descriptor, ImageContent, Replica, ReplicaReason
+from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReason
 from spegel_py.store.containerd.api import leases_pb2
 from spegel_py.store.containerd.grpc_client import Client, NamedImage
 from spegel_py.store.containerd.lease_labels import (
@@ -132,7 +132,7 @@ class ContainerdReplicas:
 
     async def hold(
         self,
-        image: ImageContent,
+        image: PlatformImage,
         *,
         names: Mapping[str, float],
         reason: ReplicaReason,
@@ -184,7 +184,7 @@ class ContainerdReplicas:
             found[replica.key] = _named(replica.key, replica, 0.0)
         return found
 
-    async def _check(self, image: ImageContent) -> None:
+    async def _check(self, image: PlatformImage) -> None:
         """Raise ContentNotFound unless all blobs are here. They were leased before, so they stay.
 
         The other way round, a blob could be collected between the check and its lease.

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from spegel_py.errors import DigestInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.store.base import Descriptor, ImageContent, Replica, ReplicaReason
+from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReason
 
 PREFIX = "spegel-py/content/"
 """Beginning of the ids of all leases that hold a replica's content."""
@@ -92,7 +92,7 @@ def replica_of(lease: Lease, blobs: Collection[Descriptor]) -> Replica | None:
     labels = lease.labels
     try:
         manifest, root = Digest.parse(labels[_MANIFEST]), Digest.parse(labels[_ROOT])
-        image = ImageContent(
+        image = PlatformImage(
             manifest=manifest,
             root=Child(root, int(labels[_ROOT_SIZE]), labels[_ROOT_TYPE]),
             blobs=frozenset(blobs),

@@ -19,7 +19,7 @@ import structlog
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.store.base import Descriptor, ImageContent, Replica, ReplicaReason, Tag
+from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReason, Tag
 from spegel_py.store.layout.blob import disk_errors
 from spegel_py.store.layout.folder import BLOBS, layout_identity
 from spegel_py.tools.files import replace_file
@@ -63,7 +63,7 @@ class LayoutReplicas:
 
     async def hold(
         self,
-        image: ImageContent,
+        image: PlatformImage,
         *,
         names: Mapping[str, float],
         reason: ReplicaReason,
@@ -105,7 +105,7 @@ class LayoutReplicas:
 
     # What follows blocks.
 
-    def _check(self, image: ImageContent) -> None:
+    def _check(self, image: PlatformImage) -> None:
         """Raise ContentNotFound unless a file of the right size is there for each blob."""
         layout_identity(self._root)
         for blob in image.blobs:
@@ -152,7 +152,7 @@ def _entry(replica: Replica) -> dict[str, Any]:
 def _replica(entry: dict[str, Any]) -> Replica:
     root = entry["root"]
     return Replica(
-        image=ImageContent(
+        image=PlatformImage(
             manifest=Digest.parse(entry["manifest"]),
             root=Child(Digest.parse(root["digest"]), int(root["size"]), str(root["mediaType"])),
             blobs=frozenset(

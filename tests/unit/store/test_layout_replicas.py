@@ -9,7 +9,7 @@ import pytest
 
 from spegel_py.errors import StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import ImageContent, ReplicaReason
+from spegel_py.store.base import PlatformImage, ReplicaReason
 from spegel_py.store.layout import LayoutStore
 from spegel_py.store.layout.layout_replicas import REPLICAS, LayoutReplicas
 from spegel_py.store.walker import Walker
@@ -18,7 +18,7 @@ from tests.support.images import child, image, write_layout
 NAME = "registry.example/team/app:1"
 
 
-async def _content(root: Path) -> ImageContent:
+async def _content(root: Path) -> PlatformImage:
     one = image()
     write_layout(root, {NAME: one})
     sizes: dict[Digest, int] = {blob.digest: len(blob.data) for blob in one.blobs}

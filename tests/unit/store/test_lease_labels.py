@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_INDEX, OCI_MANIFEST, Child
-from spegel_py.store.base import Descriptor, ImageContent, Replica, ReplicaReason
+from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReason
 from spegel_py.store.containerd.lease_labels import (
     EXPIRE,
     FLAT,
@@ -34,7 +34,7 @@ def replicas(draw: st.DrawFn) -> Replica:
     manifest, root = draw(digests), draw(digests)
     blobs = draw(st.dictionaries(digests, st.integers(0, 1 << 40), max_size=6))
     return Replica(
-        image=ImageContent(
+        image=PlatformImage(
             manifest=manifest,
             root=Child(
                 root, draw(st.integers(0, 4096)), draw(st.sampled_from([OCI_INDEX, OCI_MANIFEST]))
@@ -76,7 +76,7 @@ def test_labels_of_others_are_no_replica(labels: dict[str, str], replica: Replic
 def test_the_expiry_is_a_time_that_containerd_parses() -> None:
     """RFC 3339 with a zone, rounded up to a second."""
     [blob] = {Descriptor(Digest.of(b"x"), 1)}
-    image = ImageContent(
+    image = PlatformImage(
         manifest=blob.digest, root=Child(blob.digest, 1, OCI_MANIFEST), blobs=frozenset([blob])
     )
     replica = Replica(image=image, names={}, reason=ReplicaReason.FLOOR, expires=1_795_975_384.2)
