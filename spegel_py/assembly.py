@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -24,6 +25,7 @@ from spegel_py.admin.images import LocalImages
 from spegel_py.admin.measurer import Measurer
 from spegel_py.admin.routes import image_routes, pull_routes
 from spegel_py.admin.state import describe
+from spegel_py.admin.store_state import containerd_state, layout_state
 from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.config import Config
@@ -52,6 +54,9 @@ from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
 
+if TYPE_CHECKING:
+    from spegel_py.store.containerd import OtherNamespaces
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
@@ -64,6 +69,7 @@ class Assembly:
     store: ScrubbedStore
     ingests: Ingests | None
     watcher: Watcher
+    namespaces: OtherNamespaces | None
     origins: Origins
     router: Libp2pRouter
     advertiser: Advertiser
@@ -115,7 +121,8 @@ class Assembly:
             metrics=metrics.health,
             timeout=config.health_timeout,
         )
-        ingests, all_ingests = parts.make_ingests(config), parts.make_ingests(config, of_all=True)
+        ingests = parts.make_ingests(config, store)
+        all_ingests = parts.make_ingests(config, store, of_all=True)
         sharing = parts.make_sharing(config, router, scrubbed, ingests, advertiser, metrics)
         mirror = Mirror(
             router=router,
@@ -138,6 +145,7 @@ class Assembly:
             store=scrubbed,
             ingests=ingests,
             watcher=watcher,
+            namespaces=parts.make_namespaces(config, store),
             origins=origins,
             router=router,
             advertiser=advertiser,
@@ -196,8 +204,14 @@ class Assembly:
             tags=lambda: self.advertiser.tags,
             held=lambda: self.advertiser.advertised,
         )
+        namespaces = self.namespaces
         holder_lookup = HolderLookup(
-            store=self._spelled_store(), router=self.router, health=self.health.state
+            store=self._spelled_store(),
+            router=self.router,
+            health=self.health.state,
+            freshness=self.freshness,
+            elsewhere=namespaces.holding if namespaces else None,
+            shared=config.containerd_namespace,
         )
         routes = [
             *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images),
@@ -229,6 +243,8 @@ class Assembly:
         return describe(
             node_id=self.router.id,
             not_ready=self.supervisor.not_ready(),
+            store=await self._store_state(),
+            settings=self.config.shown(),
             members=self.router.members(),
             advertised=self.advertiser.advertised,
             supervision=self.supervisor.describe(),
@@ -236,6 +252,13 @@ class Assembly:
             pulls=self.metrics.pulls.summary(),
             in_flight=self.sharing.describe() if self.sharing else None,
         )
+
+    async def _store_state(self) -> Mapping[str, object]:
+        containerd = parts.containerd_watcher(self.config, self.watcher)
+        if self.namespaces is None or containerd is None:
+            return layout_state(self.config.oci_layout)
+        others = await self.namespaces.counts()
+        return containerd_state(containerd.describe(), others=others, now=time.monotonic())
 
     def watch_gauges(self) -> None:
         """Let the metrics read their gauges from the parts at each scrape."""

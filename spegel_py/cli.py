@@ -93,12 +93,12 @@ COMMANDS = (
     Command(
         "configuration",
         "put mirrors first in containerd's hosts.toml files",
-        "spegel_py.host.configuration",
+        "spegel_py.commands.configuration_command",
     ),
     Command(
         "cleanup",
         "restore containerd's previous hosts.toml files",
-        "spegel_py.host.cleanup",
+        "spegel_py.commands.cleanup_command",
     ),
     Command(
         "cleanup-wait",

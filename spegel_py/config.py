@@ -65,7 +65,7 @@ class Config:
         ),
     )
     containerd_sock: Path = setting(
-        values.path, Path("/run/containerd/containerd.sock"), "containerd's socket"
+        values.needed_path, Path("/run/containerd/containerd.sock"), "containerd's socket"
     )
     containerd_namespace: str = setting(
         values.text, "k8s.io", "containerd namespace whose images are shared"
@@ -74,8 +74,8 @@ class Config:
         values.path,
         CONTENT_PATH,
         (
-            "containerd's content store; empty if it is not mounted: then blobs are read "
-            "through the socket"
+            "containerd's content store; if it is missing, or another daemon's, containerd is "
+            "asked for its own; none: blobs are read through the socket"
         ),
     )
     oci_layout: Path | None = setting(
@@ -285,7 +285,13 @@ class Config:
 
         Raises ConfigError, which names the flag, variable or key at fault.
         """
-        found = settings.resolve(REGISTRY, flags=flags, environment=environment, file=file)
+        found = settings.resolve(
+            REGISTRY,
+            flags=flags,
+            environment=environment,
+            file=file,
+            others=of_host() if file else (),
+        )
         config = cls(**found)
         config.check()
         return config
@@ -319,6 +325,10 @@ class Config:
             if address.endswith(":0"):
                 raise ConfigError(f"{flag}: port 0 cannot be told to peers; give a fixed port")
 
+    def shown(self) -> Mapping[str, object]:
+        """Return the settings that `spegel-py doctor` needs, as flags have them."""
+        return {name: _as_flag(getattr(self, name)) for name in FOR_DOCTOR}
+
     @property
     def bootstrap_url(self) -> str:
         """The URL to bootstrap from, under either name of its setting."""
@@ -337,6 +347,35 @@ class Config:
         A registry may be given as a URL, as in Spegel.
         """
         return Filters(patterns=self.registry_filters, registries=map(_host, self.registries))
+
+
+def of_host() -> frozenset[str]:
+    """Return the settings of the commands that change containerd's folder.
+
+    One file may have the settings of all commands.
+    """
+    from spegel_py.host import cleanup, configuration  # a node without a file does not need them
+
+    return frozenset(one.name for one in (*configuration.SETTINGS, *cleanup.SETTINGS))
+
+
+FOR_DOCTOR = (
+    "registry_addr",
+    "metrics_addr",
+    "containerd_sock",
+    "containerd_namespace",
+    "containerd_content_path",
+    "oci_layout",
+    "mirrored_registries",
+    "registry_filters",
+)
+"""The settings that a running node tells to `spegel-py doctor`."""
+
+
+def _as_flag(value: object) -> str | list[str]:
+    if isinstance(value, tuple):
+        return [str(getattr(each, "pattern", each)) for each in value]
+    return "" if value is None else str(value)
 
 
 def _host(registry: str) -> str:

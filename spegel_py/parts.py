@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -41,7 +42,7 @@ from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 
 if TYPE_CHECKING:
-    from spegel_py.store.containerd import ContainerdWatcher
+    from spegel_py.store.containerd import ContainerdWatcher, OtherNamespaces
 
 
 def own_mirror(config: Config, auth: Credentials | None) -> str:
@@ -156,7 +157,11 @@ def make_supervisor(
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = containerd_watcher(config, watcher)
-    folders = (config.data_dir, config.oci_layout or config.containerd_content_path)
+
+    def folders() -> list[Path]:
+        content = containerd.describe().path if containerd else config.oci_layout
+        return [folder for folder in (config.data_dir, content) if folder is not None]
+
     return Supervisor(
         folder=config.data_dir,
         signals=NodeSignals(
@@ -165,12 +170,14 @@ def make_supervisor(
             expects_peers=lambda: router.expects_peers,
             life=lambda: router.life,
             ping=router.ping,
+            nothing_shared=containerd.why_not_sharing if containerd else lambda: None,
             containerd_away=containerd.away if containerd else lambda: None,
+            containerd_error=(lambda: containerd.describe().error) if containerd else str,
             pulls=lambda: metrics.pulls.outcomes,
             unhealthy=lambda: health.reasons(time.monotonic()),
             predicted=health.predicted,
             twins=router.duplicate_identities,
-            folders=[folder for folder in folders if folder is not None],
+            folders=folders,
         ),
         actions=RepairActions(
             rejoin=router.rejoin,
@@ -209,15 +216,12 @@ async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watc
         Client,
         ContainerdStore,
         ContainerdWatcher,
-        check_content_path,
         check_socket,
     )
 
     # The daemon may start later, and the doctor logs what is missing.
     with suppress(StoreUnavailable):
         check_socket(config.containerd_sock)
-    with suppress(StoreUnavailable):
-        check_content_path(config.containerd_content_path)
     client = await stack.enter_async_context(
         Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
     )
@@ -225,7 +229,16 @@ async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watc
     return store, ContainerdWatcher(store=store, filters=config.filters), store.origins
 
 
-def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
+def make_namespaces(config: Config, store: Store) -> OtherNamespaces | None:
+    """Return containerd's other namespaces; None for another store."""
+    if config.oci_layout is not None:
+        return None
+    from spegel_py.store.containerd import ContainerdStore, OtherNamespaces
+
+    return OtherNamespaces(client=store.client) if isinstance(store, ContainerdStore) else None
+
+
+def make_ingests(config: Config, store: Store, *, of_all: bool = False) -> Ingests | None:
     """Return the ingests of this node's store; None if they cannot be seen.
 
     `of_all` includes all namespaces of containerd; such content is not served, only its size is
@@ -236,10 +249,12 @@ def make_ingests(config: Config, *, of_all: bool = False) -> Ingests | None:
 
         return LayoutIngests(root=config.oci_layout)
     if config.containerd_content_path is not None:
-        from spegel_py.store.containerd import ContainerdIngests
+        from spegel_py.store.containerd import ContainerdIngests, ContainerdStore
 
+        if not isinstance(store, ContainerdStore):
+            return None
         namespace = None if of_all else config.containerd_namespace
-        return ContainerdIngests(content_path=config.containerd_content_path, namespace=namespace)
+        return ContainerdIngests(folder=store.folder, namespace=namespace)
     return None
 
 

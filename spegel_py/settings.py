@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -133,7 +133,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
         # For completion only. As argparse's own choices they would be checked for flags alone.
         offers = ("true", "false") if setting.parse is values.boolean else setting.choices
         action.offers = offers  # type: ignore[attr-defined]
-        action.is_path = setting.parse is values.path  # type: ignore[attr-defined]
+        is_path = setting.parse in (values.path, values.needed_path)
+        action.is_path = is_path  # type: ignore[attr-defined]
 
 
 def resolve(
@@ -142,9 +143,13 @@ def resolve(
     flags: Mapping[str, Any],
     environment: Mapping[str, str],
     file: Path | None,
+    others: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return every setting's value by name. Raises ConfigError with the flag, variable or key."""
-    keys = _read(file, {setting.name for setting in settings}) if file else {}
+    """Return every setting's value by name. Raises ConfigError with the flag, variable or key.
+
+    The file may have the settings of other commands too, whose names are `others`.
+    """
+    keys = _read(file, {*others, *(setting.name for setting in settings)}) if file else {}
     return {setting.name: _value(setting, flags, environment, keys, file) for setting in settings}
 
 

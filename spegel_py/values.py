@@ -172,9 +172,20 @@ def _bytes(
     return parse
 
 
+NONE = "none"
+"""The word for an empty value. An environment variable that is empty counts as not set."""
+
+
 def path(given: Any) -> Path | None:
-    """Return a path; None for empty text."""
-    return Path(text(given)) if text(given) else None
+    """Return a path; None for empty text, and for `none`."""
+    return Path(text(given)) if text(given) not in ("", NONE) else None
+
+
+def needed_path(given: Any) -> Path:
+    """Return a path. Raises ValueError for empty text."""
+    if (found := path(given)) is None:
+        raise ValueError("it is empty: give a path")
+    return found
 
 
 def texts(given: Any) -> tuple[str, ...]:
@@ -229,12 +240,12 @@ def address(given: Any) -> str:
 
 
 def traces_url(given: Any) -> str | None:
-    """Return the URL that spans are sent to; None for empty text.
+    """Return the URL that spans are sent to; None for empty text, and for `none`.
 
     A URL without a path gets the path that OTLP defines for spans.
     """
     written = text(given)
-    if not written:
+    if written in ("", NONE):
         return None
     if not is_http_url(written):
         raise ValueError(f"{quoted(written)} should be a URL such as http://collector:4318")

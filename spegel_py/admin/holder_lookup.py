@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from spegel_py.errors import ContentNotFound, RoutingError, StoreUnavailable
 from spegel_py.health.peer_health import HealthState
+from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.outcomes import LocalState
 from spegel_py.routing.base import Router
-from spegel_py.store.base import Store
+from spegel_py.store.base import Store, Tag
+from spegel_py.wording import in_namespaces, tag_too_old
 
 WITHIN = 3.0
 """Seconds that a lookup may take. A pull waits less, so late results explain a miss."""
+
+_DIGEST = re.compile(r"(sha256|sha512):|[a-z0-9]+:[0-9a-fA-F]{32,}$")
+"""The form of a digest, also of one that is cut or of an unknown algorithm."""
 
 PEERS = 100
 """Peers named at most."""
 
 
 class HolderLookup:
-    """Asks the `store` and the `router`; `health` returns the health of a peer by its id."""
+    """Asks the `store` and the `router`, as a pull does.
+
+    Args:
+        health: returns the health of a peer by its id.
+        freshness: decides whether a tag may still be answered.
+        elsewhere: returns the other namespaces of containerd that hold a key.
+        shared: the namespace whose images are shared.
+    """
 
     def __init__(
         self,
@@ -30,12 +44,18 @@ class HolderLookup:
         store: Store,
         router: Router,
         health: Callable[[str], HealthState],
+        freshness: Freshness | None = None,
+        elsewhere: Callable[[str], Awaitable[Collection[str]]] | None = None,
+        shared: str = "",
         within: float = WITHIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._router = router
         self._health = health
+        self._freshness = freshness or Freshness()
+        self._elsewhere = elsewhere
+        self._shared = shared
         self._within = within
         self._clock = clock
 
@@ -46,14 +66,15 @@ class HolderLookup:
         """Return the holders of a digest or a reference as JSON.
 
         A reference with a tag and a digest is looked up by the digest. `ms` of a peer is the time
-        from the start until it was found. `ended` is false if the lookup was cut off. Raises
-        NameInvalid and DigestInvalid.
+        from the start until it was found. `ended` is false if the lookup was cut off. `note` says
+        why content that is on this machine is not shared. Raises NameInvalid and DigestInvalid.
         """
-        key = _key(text)
-        local, digest = await self._here(key)
+        key = key_of(text)
+        local, digest, note = await self._here(key)
         began, peers, ended, error = self._clock(), [], False, None
         try:
             async with asyncio.timeout(self._within):
+                fresh = await self._fresh(key)
                 async for peer in self._router.lookup(key, limit=PEERS):
                     ms = self._since(began)
                     peers.append(
@@ -62,6 +83,7 @@ class HolderLookup:
                             "address": peer.authority,
                             "health": self._health(peer.id).value,
                             "ms": ms,
+                            "too_old": fresh is not None and peer.id not in fresh,
                         }
                     )
                 ended = True
@@ -73,28 +95,55 @@ class HolderLookup:
             "key": key,
             "local": local.value,
             "digest": digest,
+            "note": note,
             "peers": peers,
             "ended": ended,
             "error": error,
             "ms": self._since(began),
         }
 
-    async def _here(self, key: str) -> tuple[LocalState, str | None]:
-        """Return the state of the content in this node's store, and its digest if it is known."""
+    async def _here(self, key: str) -> tuple[LocalState, str | None, str | None]:
+        """Return the state of the content in this node's store, its digest, and a note.
+
+        The last two are None if they are not known.
+        """
         try:
-            digest = (await self._store.resolve(key)).digest if "/" in key else Digest.parse(key)
-            return LocalState.HELD, str((await self._store.stat(digest)).digest)
+            tag = await self._store.resolve(key) if "/" in key else None
+            digest = tag.digest if tag else Digest.parse(key)
+            found = str((await self._store.stat(digest)).digest)
         except ContentNotFound:
-            return LocalState.ABSENT, None
-        except StoreUnavailable:
-            return LocalState.AWAY, None
+            return LocalState.ABSENT, None, await self._note(key)
+        except StoreUnavailable as error:
+            return LocalState.AWAY, None, str(error)
+        return LocalState.HELD, found, self._why_too_old(key, tag) if tag else None
+
+    def _why_too_old(self, key: str, tag: Tag) -> str | None:
+        seen, now = self._freshness.last_seen(key, tag.pulled), time.time()
+        if self._freshness.is_fresh(seen, now):
+            return None
+        return tag_too_old(now - seen, self._freshness.ttl)
+
+    async def _fresh(self, key: str) -> set[str] | None:
+        """Return the peers whose tag is not known to be too old; None if no age matters."""
+        if "/" not in key or math.isinf(self._freshness.ttl):
+            return None
+        peers = self._router.lookup(key, limit=PEERS, max_age=self._freshness.ttl)
+        return {peer.id async for peer in peers}
+
+    async def _note(self, key: str) -> str | None:
+        namespaces = await self._elsewhere(key) if self._elsewhere else ()
+        return in_namespaces(namespaces, shared=self._shared) if namespaces else None
 
     def _since(self, began: float) -> float:
         return round((self._clock() - began) * 1000, 1)
 
 
-def _key(text: str) -> str:
-    if "/" not in text:
+def key_of(text: str) -> str:
+    """Return the key under which a digest or a reference is looked up.
+
+    Raises NameInvalid and DigestInvalid, and names the registry that a short name lacks.
+    """
+    if "/" not in text and _DIGEST.match(text):
         return str(Digest.parse(text))
     reference = Reference.parse(text)
     return str(reference.digest or reference.key)

@@ -19,6 +19,8 @@ def describe(
     *,
     node_id: str,
     not_ready: str | None,
+    store: Mapping[str, object],
+    settings: Mapping[str, object],
     members: Iterable[Member],
     advertised: Collection[str],
     supervision: Mapping[str, object],
@@ -33,6 +35,8 @@ def describe(
 
     Args:
         not_ready: the reason why the node is not ready, None if it is.
+        store: how the node reads its content.
+        settings: settings that `spegel-py doctor` needs, as text.
         health: returns the health of a peer by its id.
         in_flight: the digests in flight, None if in-flight sharing is off.
     """
@@ -44,6 +48,8 @@ def describe(
         "uptime_seconds": round(time.monotonic() - _STARTED, 3),
         "ready": not_ready is None,
         "reason": not_ready,
+        "store": store,
+        "settings": settings,
         "tasks": len(asyncio.all_tasks()),
         "descriptors": sum(1 for _ in os.scandir("/proc/self/fd")),
         "peers": [

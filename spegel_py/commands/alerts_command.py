@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spegel_py import settings, values
+from spegel_py.commands.config_file_flag import other_settings
 from spegel_py.commands.output import (
     add_output_flags,
     moment,
@@ -52,7 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the alerts; returns the exit status. Raises ConfigError and NodeError."""
-    values = settings.resolve(SETTINGS, flags=vars(options), environment=os.environ, file=None)
+    values = settings.resolve(
+        SETTINGS,
+        flags=vars(options),
+        environment=os.environ,
+        file=options.config,
+        others=other_settings(),
+    )
     if options.node is None and values["data_dir"]:
         _print_kept(_history(values["data_dir"]), options)
     else:

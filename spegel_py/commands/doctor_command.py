@@ -10,16 +10,23 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from spegel_py import settings, values
+from spegel_py.commands.config_file_flag import add_config_flag
 from spegel_py.config import REGISTRY, Config
+from spegel_py.errors import ConfigError
 from spegel_py.host.configuration import CONFIG_PATH
+from spegel_py.host.doctor import node_queries
 from spegel_py.host.doctor.examination import examine
 from spegel_py.host.doctor.facts import Subject
 from spegel_py.host.doctor.findings import as_json, as_lines, status
+from spegel_py.host.doctor.gather import DEADLINE
 from spegel_py.settings import Setting
 from spegel_py.tools.addresses import local_url
 from spegel_py.tools.basic_auth import Credentials
@@ -38,13 +45,26 @@ OF_NODE = (
 The others come from the node's environment and its --config file.
 """
 
+
+def _folder(given: Any) -> Path | None:
+    return CONFIG_PATH.parse(given) if values.path(given) else None
+
+
 OWN = (
-    CONFIG_PATH,
+    replace(
+        CONFIG_PATH,
+        parse=_folder,
+        default=None,
+        help="the folder of hosts.toml files; none: the folder that containerd searches",
+    ),
     Setting(
         "containerd_config",
-        lambda given: Path(values.text(given)),
-        Path("/etc/containerd/config.toml"),
-        "containerd's configuration, read if the daemon does not report its settings",
+        values.path,
+        None,
+        (
+            "containerd's configuration, read if the daemon does not report its settings; none: "
+            "the file that the running daemon was given"
+        ),
     ),
 )
 
@@ -52,9 +72,10 @@ OWN = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the flags of `doctor`, some of which are settings of the node."""
     parser.epilog = (
-        "Give it the settings of the node: as flags, environment variables or its --config."
+        "It asks the running node for its settings. Flags go before those; environment variables "
+        "and --config are for a node that does not run."
     )
-    parser.add_argument("--config", type=Path, help="YAML file of the node's settings")
+    add_config_flag(parser)
     settings.add_flags(parser, [*(one for one in REGISTRY if one.name in OF_NODE), *OWN])
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object and nothing else"
@@ -74,10 +95,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _subject(options: argparse.Namespace) -> Subject:
-    flags, environment = vars(options), os.environ
+    given, environment = vars(options), os.environ
+    config = Config.load(flags=given, environment=environment, file=options.config)
+    told = asyncio.run(node_queries.settings(local_url(config.metrics_addr), timeout=DEADLINE))
+    flags = {**told, **{name: value for name, value in given.items() if value is not None}}
     config = Config.load(flags=flags, environment=environment, file=options.config)
-    own = settings.resolve(OWN, flags=flags, environment=environment, file=None)
-    credentials = Credentials.read()
+    credentials = None
+    own = settings.resolve(OWN, flags=given, environment=environment, file=None)
+    with suppress(ConfigError):  # only root may read it: the pull then says what it lacks
+        credentials = Credentials.read()
     return Subject(
         socket=config.containerd_sock,
         namespace=config.containerd_namespace,
@@ -88,6 +114,7 @@ def _subject(options: argparse.Namespace) -> Subject:
         metrics=local_url(config.metrics_addr),
         registries=config.registries,
         filters=config.filters,
+        is_layout=config.oci_layout is not None,
         is_in_pod="KUBERNETES_SERVICE_HOST" in environment,
         authorization=credentials.header if credentials else None,
     )

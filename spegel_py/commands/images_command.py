@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     if not listing["images"]:
         held = f"{node.url} shares {plural(listing['held'], 'image')}"
         print_line(f"{held}, none with {options.part!r} in its name" if options.part else held)
+        if others := node.ask("/debug/state").get("store", {}).get("others"):
+            print_line(others)
         return 0
     print_table(
         ("image", "size", "blobs", "peers", "pulled", "digest"),

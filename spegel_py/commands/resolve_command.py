@@ -38,7 +38,8 @@ def _print(answer: Mapping[str, Any], *, wide: bool) -> None:
     is_other = answer["digest"] not in (None, answer["key"])
     digest = f", {shortened(answer['digest'], wide=wide)}" if is_other else ""
     print_line(shortened(answer["key"], wide=wide), wide=wide)
-    print_line(f"on this node: {_HERE[answer['local']]}{digest}", wide=wide)
+    note = f": {answer['note']}" if answer.get("note") else ""  # not there in older nodes
+    print_line(f"on this node: {_HERE[answer['local']]}{digest}{note}", wide=wide)
     end = (
         "" if answer["ended"] else f", and the lookup {answer['error'] or 'had not ended by then'}"
     )
@@ -49,7 +50,7 @@ def _print(answer: Mapping[str, Any], *, wide: bool) -> None:
             [
                 (
                     peer["address"],
-                    peer["health"],
+                    f"{peer['health']}{', too old for --tag-ttl' if peer.get('too_old') else ''}",
                     f"{peer['ms']:.1f} ms",
                     short_id(peer["id"], wide=wide),
                 )

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from spegel_py import settings, values
+from spegel_py.commands.config_file_flag import add_config_flag, other_settings
 from spegel_py.commands.output import add_output_flags
 from spegel_py.errors import ConfigError, NodeError
 from spegel_py.settings import Setting
@@ -40,6 +41,7 @@ def add_node_flags(parser: argparse.ArgumentParser) -> None:
 def add_address_flags(parser: argparse.ArgumentParser) -> None:
     """Give the parser the flags that choose a node."""
     settings.add_flags(parser, SETTINGS)
+    add_config_flag(parser)
     parser.add_argument(
         "--node", metavar="URL", help="a node anywhere, as in http://10.0.0.1:9090 or 10.0.0.1:9090"
     )
@@ -59,7 +61,13 @@ class RunningNode:
         """Return the node that the flags or the environment name. Raises ConfigError."""
         if options.node is not None:
             return cls(_url(options.node))
-        given = settings.resolve(SETTINGS, flags=vars(options), environment=os.environ, file=None)
+        given = settings.resolve(
+            SETTINGS,
+            flags=vars(options),
+            environment=os.environ,
+            file=options.config,
+            others=other_settings(),
+        )
         return cls(local_url(given["metrics_addr"]))
 
     def ask(self, path: str, **query: object) -> dict[str, Any]:

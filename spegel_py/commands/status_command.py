@@ -33,6 +33,10 @@ def _rows(state: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, str]]:
     yield "version", f"{state['version']}, up {span(state['uptime_seconds'])}"
     yield "id", short_id(state["id"], wide=wide)
     yield "ready", "yes" if state["ready"] else f"no: {state['reason']}"
+    if store := state.get("store"):  # not there in older nodes
+        yield "content", store["text"]
+        if store["others"]:
+            yield "not shared", store["others"]
     yield "peers", _counts(Counter(peer["health"] for peer in state["peers"])) or "none"
     tags, digests = plural(advertised["tags"], "tag"), plural(advertised["digests"], "digest")
     yield "advertises", f"{tags}, {digests}"

@@ -1,4 +1,4 @@
-"""`spegel-py cleanup`: restore containerd's `config_path`, then serve a probe until SIGTERM.
+"""Restoring containerd's `config_path`, then serving a probe until SIGTERM.
 
 The folder is locked while the probe is served, so a Pod that starts while the release is being
 deleted cannot configure its node again. If a program without the lock changes the folder, it is
@@ -7,10 +7,8 @@ restored again.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import math
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -21,14 +19,14 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from spegel_py import settings, values
+from spegel_py import values
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
+from spegel_py.host.changes import ChangeKind, changes
 from spegel_py.host.configuration import CONFIG_PATH
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.host_files import locked
 from spegel_py.settings import Setting
-from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
 from spegel_py.tools.addresses import split_host_port
 
@@ -46,7 +44,7 @@ LOCK_DEADLINE = 60.0
 
 def _address(given: Any) -> str:
     """Return an address to listen on; empty for none."""
-    return values.address(given) if given else ""
+    return values.address(given) if given not in ("", values.NONE) else ""
 
 
 SETTINGS = (
@@ -55,8 +53,8 @@ SETTINGS = (
     Setting(
         "addr",
         _address,
-        None,
-        ("address of the readiness probe, such as :8080; '': end once all files are put back"),
+        "",
+        "address of a readiness probe, such as :8080; none: end once all files are put back",
     ),
     Setting(
         "linger",
@@ -67,32 +65,11 @@ SETTINGS = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the arguments of `cleanup`."""
-    settings.add_flags(parser, SETTINGS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Restore the folder, then serve the probe until SIGTERM; returns 0.
+async def clean_up_and_serve(root: Path, address: str, *, linger: float) -> None:
+    """Restore the folder, then serve the probe until SIGTERM, if there is an address.
 
     Raises ConfigError, HostError.
     """
-    values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
-    logging.configure(level=values["log_level"], log_format=values["log_format"])
-    if values["addr"] is None:
-        raise ConfigError(
-            "--addr (or ADDR) is missing: give :8080 to serve a readiness probe, or '' to serve "
-            "none"
-        )
-    asyncio.run(
-        _clean_up(
-            values["containerd_registry_config_path"], values["addr"], linger=values["linger"]
-        )
-    )
-    return 0
-
-
-async def _clean_up(root: Path, address: str, *, linger: float) -> None:
     is_ended = asyncio.Event()
     # Set first, because a container's first process gets only signals that it handles.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_ended.set)
@@ -133,7 +110,14 @@ def clean_up(root: Path, disk: Disk, *, is_locked: bool = False) -> None:
 
     `is_locked` is True if the caller holds the folder's lock.
     """
+    before, present = original.look(root)
     if original.restore(root, disk, is_locked=is_locked):
+        for one in changes(present, before.entries, before.entries):
+            path = str(root / one.name)
+            if one.kind is ChangeKind.RESTORED:
+                log.info("settings restored", registry=one.registry, path=path)
+            elif one.kind is ChangeKind.REMOVED:
+                log.info("mirror removed", registry=one.registry, path=path)
         log.info("containerd's configuration is put back", path=str(root))
     else:
         log.info("nothing to put back: there is no backup", path=str(root / original.BACKUP))

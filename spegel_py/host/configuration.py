@@ -1,32 +1,27 @@
-"""`spegel-py configuration`: write hosts.toml files, so that containerd asks the mirror first."""
+"""Writing hosts.toml files, so that containerd asks the mirror first."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
-import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from spegel_py import settings, values
-from spegel_py.errors import ConfigError
+from spegel_py import values
 from spegel_py.host import original
+from spegel_py.host.changes import ChangeKind, RegistryChange, changes, diff
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.file_tree import Entry, Folder
 from spegel_py.host.host_files import read
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
-from spegel_py.host.mirroring import Mirroring
+from spegel_py.host.mirroring import Mirroring, is_made
 from spegel_py.host.registries import parse_registries, parse_targets
-from spegel_py.node_name import NODE_NAME, node_name
+from spegel_py.node_name import NODE_NAME
 from spegel_py.settings import Setting
-from spegel_py.telemetry import logging
 from spegel_py.telemetry.logging import LOGGING
-from spegel_py.tools.basic_auth import Credentials
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +33,7 @@ START = (
 WAITS = (
     "see what listens there, and whether a firewall drops its packets: until then pulls may wait "
     "there, "
-    "with containerd 1.6 for minutes; spegel-py cleanup --addr '' takes the mirror out"
+    "with containerd 1.6 for minutes; spegel-py cleanup takes the mirror out"
 )
 
 
@@ -63,7 +58,10 @@ SETTINGS = (
         "mirrored_registries",
         lambda given: parse_registries(values.texts(given)),
         (),
-        "registries to mirror, such as https://docker.io; _default, * or none means all",
+        (
+            "registries to mirror, such as docker.io, or http://10.0.0.9:5000 without TLS; "
+            "_default, * or none means all, and may stand beside others"
+        ),
         many=True,
     ),
     Setting(
@@ -101,57 +99,48 @@ SETTINGS = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the arguments of `configuration`."""
-    parser.epilog = "The previous files are kept in _backup; `spegel-py cleanup` puts them back."
-    settings.add_flags(parser, SETTINGS)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the files; returns 0. Raises ConfigError, HostError."""
-    if os.getpid() == 1:
-        # The first process of a container gets only signals that it handles. Without a handler, a
-        # Pod that is deleted while this waits for a clean-up would configure its node afterwards.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    values = settings.resolve(SETTINGS, flags=vars(args), environment=os.environ, file=None)
-    logging.configure(level=values["log_level"], log_format=values["log_format"])
-    if not values["mirror_targets"]:
-        raise ConfigError(
-            "--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the "
-            "like"
-        )
-    mirroring = Mirroring(
-        registries=values["mirrored_registries"] or parse_registries(()),
-        targets=values["mirror_targets"],
-        node=node_name(values["node_name"]),
-        resolves_tags=values["resolve_tags"],
-        keeps_existing=values["prepend_existing"],
-        credentials=Credentials.read(),
-    )
-    root = values["containerd_registry_config_path"]
-    if values["containerd_sock"]:
-        # Imported here because gRPC takes longer to load than everything else together.
-        from spegel_py.host.config_path_check import check_searched
-
-        asyncio.run(check_searched(values["containerd_sock"], root))
-    configure(root, mirroring, Disk())
-    asyncio.run(log_answers(mirroring.targets))
-    return 0
-
-
 def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
     """Write the mirrors' files to `root`, and keep the original; a second run changes nothing."""
+    found: list[RegistryChange] = []
+    removed: dict[str, Entry] = {}
 
     def plan(before: Folder) -> Mapping[str, Entry]:
-        wanted = mirroring.plan(before, root=root, outside=read)
+        wanted, present = mirroring.plan(before, root=root, outside=read), original.present(root)
         for name in mirroring.set_aside(before, wanted):
             log.warning(
                 "set aside until cleanup", path=str(root / name), remedy=mirroring.keeping(name)
             )
+        found.extend(changes(present, wanted, before.entries))
+        kind = ChangeKind.REMOVED
+        removed.update((one.name, present[one.name]) for one in found if one.kind is kind)
         return wanted
 
-    changed = original.change(root, plan, disk)
+    changed = original.change(root, plan, disk, is_made=is_made)
+    for one in found:
+        _log_change(root, one, remedy=mirroring.with_registries(removed) if removed else "")
     log.info("containerd is configured", path=str(root), changed=changed)
+
+
+def preview(root: Path, mirroring: Mirroring) -> tuple[list[RegistryChange], Iterator[str]]:
+    """Return the changes that `configure` would make, and the lines of their diff."""
+    before, present = original.look(root)
+    wanted = mirroring.plan(before, root=root, outside=read)
+    return changes(present, wanted, before.entries), diff(present, wanted, root=root)
+
+
+def _log_change(root: Path, one: RegistryChange, *, remedy: str) -> None:
+    path = str(root / one.name)
+    match one.kind:
+        case ChangeKind.ADDED:
+            log.info("mirror added", registry=one.registry, path=path)
+        case ChangeKind.KEPT:
+            log.info("mirror kept", registry=one.registry, path=path)
+        case ChangeKind.REMOVED:
+            log.warning("mirror removed", registry=one.registry, path=path, remedy=remedy)
+        case ChangeKind.SET_ASIDE:
+            pass  # it has a warning of its own, with its remedy
+        case _:
+            log.info("mirror changed", registry=one.registry, path=path)
 
 
 async def log_answers(targets: Sequence[str]) -> None:

@@ -59,7 +59,29 @@ def render(server: str | None, mirrors: str) -> str:
 
     Without a server containerd continues at the registry that it was asked for.
     """
-    return f"server = '{server}'\n\n{mirrors}" if server else mirrors
+    return f"server = '{server}'\n\n{mirrors}\n" if server else f"{mirrors}\n"
+
+
+def is_made(text: str) -> bool:
+    """Return True if `render` or Spegel can have written the file: all its hosts are mirrors.
+
+    An empty file counts too: nothing is lost with it.
+    """
+    try:
+        document = _parsed(text).unwrap()
+    except ValueError:
+        return False
+    hosts = document.get("host", {})
+    return not document.keys() - {"server", "host"} and all(
+        isinstance(host, dict) and host.get("dial_timeout") == DIAL_TIMEOUT
+        for host in (hosts.values() if isinstance(hosts, dict) else (None,))
+    )
+
+
+def server_of(text: str) -> str | None:
+    """Return the server of a file that `render` or Spegel has written; None if it has none."""
+    found = re.search(r"(?m)^server = '([^']*)'$", text)
+    return found[1] if found else None
 
 
 def prepend(existing: str, server: str | None, mirrors: str, targets: Collection[str]) -> str:

@@ -78,6 +78,12 @@ class Mirroring:
         heeded = [name for name, entry in original.entries.items() if _is_used(entry)]
         return [name for name in heeded if not (self.keeps_existing and _has_hosts(wanted, name))]
 
+    def with_registries(self, folders: Mapping[str, Entry]) -> str:
+        """Return the flag that names the present registries and those of these folders."""
+        named = [registry.text for registry in self.registries]
+        named += [_as_flag(name, entry) for name, entry in folders.items()]
+        return f"--mirrored-registries {' '.join(dict.fromkeys(named))}"
+
     def keeping(self, name: str) -> str:
         """Return the advice how to keep a folder that is set aside."""
         named = [registry.text for registry in self.registries]
@@ -113,6 +119,25 @@ class Mirroring:
             raise ConfigError(
                 f"{path}: {error}; correct it, or run this without --prepend-existing"
             ) from error
+
+
+def _as_flag(name: str, folder: Entry) -> str:
+    """Return a registry's folder as `--mirrored-registries` names it."""
+    file = at(Folder({name: folder}, FOLDER), (name, HOSTS))
+    server = hosts_toml.server_of(_text(file)) if isinstance(file, File) else None
+    registry = registry_of(name)
+    scheme = (server or "").partition("://")[0]
+    return registry if registry == DEFAULT or not server else f"{scheme}://{registry}"
+
+
+def is_made(entry: Entry) -> bool:
+    """Return True if `configuration`, or Spegel's, has made this entry and nothing else."""
+    if not isinstance(entry, Folder) or entry.entries.keys() - {HOSTS}:
+        return False
+    try:
+        return hosts_toml.is_made(_text(entry.entries.get(HOSTS)))
+    except ValueError:
+        return False
 
 
 def _is_used(entry: Entry) -> bool:

@@ -34,15 +34,44 @@ Plan = Callable[[Folder], Mapping[str, Entry]]
 """Returns the wanted content of the folder, from the original content."""
 
 
-def change(root: Path, plan: Plan, disk: Disk) -> list[str]:
+def is_changed(root: Path) -> bool:
+    """Return True if this program or Spegel has changed the folder, and not restored it."""
+    return (root / BACKUP).is_dir() or (root / MADE).exists()
+
+
+def look(root: Path) -> tuple[Folder, Mapping[str, Entry]]:
+    """Return the original content of a folder, and its present entries. Raises HostError.
+
+    Both are empty for a folder that is missing.
+    """
+    if not root.exists():
+        return Folder({}, Meta()), {}
+    return _original(root), present(root)
+
+
+def present(root: Path) -> dict[str, Entry]:
+    """Return the present entries of a folder, without those of this program. Raises HostError."""
+    return {
+        name: entry
+        for name in names(root)
+        if not _is_ours(name) and (entry := read(root / name)) is not None
+    }
+
+
+def change(
+    root: Path, plan: Plan, disk: Disk, *, is_made: Callable[[Entry], bool] = lambda _: True
+) -> list[str]:
     """Change a folder to the planned content, and keep the original as backup.
 
+    Entries that somebody added since the backup was made, as `is_made` tells, join the backup.
     Returns the changed names. The path is absolute and without links. If the plan raises, nothing
     has changed. After HostError or a crash, this can be run again.
     """
     with reported("change", root):
         _make(root, disk)
         with locked(root):
+            if (root / BACKUP).is_dir():
+                _adopt(root, disk, is_made)
             original = _original(root)
             # Large files are copied from the backup, which exists until the end.
             entries = plan(Folder(_kept(original, root), original.meta))
@@ -111,6 +140,16 @@ def _back_up(root: Path, original: Folder, disk: Disk) -> None:
     disk.remove(root / COPY)
     disk.put(root / COPY, original)
     disk.move(root / COPY, root / BACKUP)
+
+
+def _adopt(root: Path, disk: Disk, is_made: Callable[[Entry], bool]) -> None:
+    """Copy entries into the backup that neither it nor a mirror's program has put there."""
+    known = names(root / BACKUP)
+    for name, entry in present(root).items():
+        if name not in known and not is_made(entry):
+            disk.remove(root / STAGED)
+            disk.put(root / STAGED, entry)
+            disk.move(root / STAGED, root / BACKUP / name)
 
 
 def _settle(root: Path, entries: Mapping[str, Entry], disk: Disk) -> list[str]:

@@ -59,7 +59,11 @@ def registry_of(folder: str) -> str:
 
 
 def parse_registries(texts: Sequence[str]) -> tuple[Registry, ...]:
-    """Return the registries to mirror; none given means all. Raises ValueError."""
+    """Return the registries to mirror; none given means all. Raises ValueError.
+
+    A registry without a scheme is asked as containerd asks it by itself: over https, unless it is
+    on this machine.
+    """
     found = tuple(dict.fromkeys(_registry(text) for text in texts or (DEFAULT,)))
     hosts = [registry.host for registry in found]
     if twice := {host for host in hosts if hosts.count(host) > 1}:
@@ -80,6 +84,8 @@ def parse_targets(texts: Sequence[str]) -> tuple[str, ...]:
 def _registry(text: str) -> Registry:
     if text in WILDCARDS:
         return Registry(DEFAULT, None)
+    if "://" not in text:
+        return Registry(_parts(f"https://{text}", REGISTRY_PATH)[1], None)
     scheme, host = _parts(text, REGISTRY_PATH)
     url = f"{scheme}://{host}"
     # docker.io is only a name. Its registry is another host, which hosts.toml must name.

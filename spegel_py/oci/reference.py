@@ -135,10 +135,7 @@ class Reference:
         digest = Digest.parse(digest_text) if at else None
         registry, slash, path = rest.partition("/")
         if not slash or not is_host(registry):
-            raise NameInvalid(
-                "a reference starts with its registry, as in registry.example/app:1: "
-                f"{text[:160]!r}"
-            )
+            raise NameInvalid(f"name the registry: registry.example/{text[:160]}")
         repository, colon, tag = path.partition(":")
         if not colon and digest is None:
             raise NameInvalid(f"a reference needs a tag or a digest: {text[:160]!r}")

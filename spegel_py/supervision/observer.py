@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spegel_py.routing.base import Life
@@ -60,12 +60,14 @@ class NodeSignals:
         expects_peers: returns True if there ought to be peers.
         life: returns the life of the libp2p side.
         ping: returns when the libp2p side has answered.
+        nothing_shared: returns why no content of this node can be shared; None if it can.
         containerd_away: returns since when the daemon is away; None if it answers or is not used.
+        containerd_error: returns the daemon's last failure while it is away.
         pulls: returns the number of answers to clients by outcome, as counters.
         unhealthy: returns the peers that fail their checks, each with the reason.
         predicted: returns the peers that are about to fail, each with the reason.
         twins: returns the nodes that share an identity, each with a sentence that names them.
-        folders: the folders whose disks must not be full.
+        folders: returns the folders whose disks must not be full.
     """
 
     connected: Callable[[], Collection[str]]
@@ -73,12 +75,14 @@ class NodeSignals:
     expects_peers: Callable[[], bool]
     life: Callable[[], Life]
     ping: Callable[[], Awaitable[None]]
+    nothing_shared: Callable[[], str | None] = lambda: None
     containerd_away: Callable[[], float | None] = lambda: None
+    containerd_error: Callable[[], str] = str
     pulls: Callable[[], Mapping[str, int]] = dict
     unhealthy: Callable[[], Mapping[str, str]] = _nobody
     predicted: Callable[[], Mapping[str, str]] = _nobody
     twins: Callable[[], Mapping[str, str]] = _nobody
-    folders: Collection[Path] = field(default_factory=tuple)
+    folders: Callable[[], Collection[Path]] = tuple
 
 
 class ClockMonitor:
@@ -212,7 +216,10 @@ class Observer:
         if stalled_since is not None:
             found.append(_observation(conditions.LOOP_STALLED, "loop", since=stalled_since))
         if (away := self._signals.containerd_away()) is not None:
-            found.append(_observation(conditions.CONTAINERD_AWAY, "watcher", since=away))
+            detail = self._signals.containerd_error()
+            found.append(
+                _observation(conditions.CONTAINERD_AWAY, "watcher", since=away, detail=detail)
+            )
         if why := self._pulls.failing(self._signals.pulls(), now):
             found.append(_observation(conditions.PULLS_FAILING, "pulls", detail=why))
         if (jump := self._clock.jumped(wall=wall, monotonic=now)) is not None:

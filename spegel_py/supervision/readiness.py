@@ -2,7 +2,8 @@
 
 Ready means the same as in Spegel: a peer is connected. A node that never had a peer, or whose peers
 all said goodbye, is ready too after a grace period alone: a cluster of one node must come up. A
-node that *lost* its peers is not ready until a peer is back. A node is alive unless a restart would
+node that *lost* its peers is not ready until a peer is back. Besides, the node must have content
+for its peers: before containerd's first answer it has none. A node is alive unless a restart would
 help it.
 """
 
@@ -24,20 +25,22 @@ class ReadinessInput:
         alone: seconds for which no peer has been connected.
         has_lost: True if all peers went, and some without a goodbye.
         ready_when_alone: seconds alone after which the node is ready; None if it never is.
+        nothing_shared: the reason why no content of this node can be shared; None if it can.
     """
 
     peers: int
     alone: float
     has_lost: bool
     ready_when_alone: float | None
+    nothing_shared: str | None = None
 
 
 def readiness(facts: ReadinessInput) -> Mapping[str, object]:
     """Return the body of `/readyz`; `reasons` is empty if the node is ready."""
-    why = why_not_ready(facts)
+    reasons = _reasons(facts)
     return {
-        "ready": why is None,
-        "reasons": [] if why is None else [why],
+        "ready": not reasons,
+        "reasons": reasons,
         "peers": facts.peers,
         "seconds_without_peer": round(facts.alone, 1),
     }
@@ -45,6 +48,14 @@ def readiness(facts: ReadinessInput) -> Mapping[str, object]:
 
 def why_not_ready(facts: ReadinessInput) -> str | None:
     """Return the reason why the node is not ready, None if it is."""
+    return "; ".join(_reasons(facts)) or None
+
+
+def _reasons(facts: ReadinessInput) -> list[str]:
+    return [reason for reason in (facts.nothing_shared, _why_alone(facts)) if reason]
+
+
+def _why_alone(facts: ReadinessInput) -> str | None:
     if facts.peers:
         return None
     if facts.has_lost:

@@ -175,6 +175,7 @@ class Supervisor:
             alone=0.0 if peers else self._isolation.time_since_peer(time.monotonic()),
             has_lost=self._peers.has_lost_all,
             ready_when_alone=self._thresholds.ready_when_alone,
+            nothing_shared=self._signals.nothing_shared(),
         )
 
     # Observing
@@ -315,7 +316,7 @@ class Supervisor:
     async def _keep_writing(self, disk: DetachedThread) -> None:
         while True:
             self._writing_since = time.monotonic()
-            self._faults = await disk.run(partial(self._history.flush, self._signals.folders))
+            self._faults = await disk.run(partial(self._history.flush, self._signals.folders()))
             self._writing_since = None
             with suppress(TimeoutError):
                 async with asyncio.timeout(DISK_INTERVAL):

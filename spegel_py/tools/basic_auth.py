@@ -31,9 +31,9 @@ class Credentials:
         Raises ConfigError where one is missing or cannot be read.
         """
         username, password = folder / "username", folder / "password"
-        if not username.exists() and not password.exists():
-            return None
         try:
+            if not username.exists() and not password.exists():
+                return None
             return cls(username=username.read_text().strip(), password=password.read_text().strip())
         except OSError as error:
             raise ConfigError(

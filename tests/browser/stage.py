@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from spegel_py.admin.admin_app import create_admin_app
@@ -22,6 +23,7 @@ from spegel_py.admin.images import LocalImages
 from spegel_py.admin.measurement import Measurement
 from spegel_py.admin.measurer import Measurer
 from spegel_py.admin.state import describe
+from spegel_py.admin.store_state import layout_state
 from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.errors import ManifestUnknown
@@ -131,6 +133,8 @@ class Stage:
         made = describe(
             node_id=self.id,
             not_ready=None,
+            store=layout_state(Path("/srv/images")),
+            settings={},
             members=[self._member(number, peer) for number, peer in enumerate(self.peers)],
             advertised=[*self.tags, *self.held],
             supervision={

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Ingests
-from spegel_py.store.containerd import ContainerdIngests
+from spegel_py.store.containerd import ContainerdIngests, ContentFolder
 from spegel_py.store.layout import BlobWriter, LayoutIngests
 from spegel_py.store.memory_store import MemoryIngests
 from tests.support import images
@@ -93,7 +93,7 @@ class ContainerdPulling:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.ingests: Ingests = ContainerdIngests(
-            content_path=daemon.content_path, namespace=NAMESPACE
+            folder=ContentFolder(daemon.content_path), namespace=NAMESPACE
         )
         self._writers: dict[Digest, asyncio.subprocess.Process] = {}
 

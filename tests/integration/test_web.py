@@ -199,9 +199,7 @@ async def test_all_of_it_works_by_keyboard_and_without_script(
         await _tab_to(page, "image")
         await page.keyboard.type("no reference")
         await page.keyboard.press("Enter")
-        await expect(page.locator("#measure-error")).to_contain_text(
-            "a reference starts with its registry"
-        )
+        await expect(page.locator("#measure-error")).to_contain_text("name the registry")
         await expect(page.locator("#image")).to_have_value("no reference")
 
 

@@ -96,24 +96,6 @@ def test_a_socket_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "is not a socket" in err
 
 
-def test_a_content_path_that_is_none_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A content path that is no folder is an error with the way out."""
-    (tmp_path / "no").write_text("")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "sock"))
-        arguments = [
-            "--containerd-sock",
-            str(tmp_path / "sock"),
-            "--containerd-content-path",
-            str(tmp_path / "no"),
-        ]
-        status, _, err = run("registry", *arguments, capsys=capsys)
-    assert status == 2
-    assert "content path" in err
-
-
 def test_a_taken_port_is_named_with_its_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

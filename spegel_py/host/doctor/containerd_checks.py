@@ -25,6 +25,9 @@ HAS_DEFAULT = (2, 2)
 
 DEFAULT_CONFIG_PATH = "/etc/containerd/certs.d:/etc/docker/certs.d"
 
+STANDARD_FOLDER = Path("/etc/containerd/certs.d")
+"""The folder that `configuration` changes by default."""
+
 
 def check_containerd(facts: Facts) -> list[Finding]:
     """Check that containerd answers, with a known version."""
@@ -52,7 +55,7 @@ def check_config_path(facts: Facts) -> list[Finding]:
                 check,
                 "containerd serves no CRI: Kubernetes cannot pull here, ctr and nerdctl can",
                 'for Kubernetes take "cri" out of disabled_plugins in '
-                f"{facts.subject.containerd_config} and "
+                f"{facts.subject.config_file} and "
                 "systemctl restart containerd (its log says so if the plugin failed); give ctr "
                 "--hosts-dir "
                 f"{facts.subject.certs or '/etc/containerd/certs.d'}",
@@ -129,6 +132,13 @@ def image_settings(facts: Facts) -> ImageSettings | Unknown:
     )
 
 
+def hosts_folder(facts: Facts) -> Path:
+    """Return the folder of the hosts.toml files: the given one, else the first one searched."""
+    settings = image_settings(facts)
+    searched = roots(settings) if isinstance(settings, ImageSettings) else ()
+    return facts.subject.certs or next(iter(searched), STANDARD_FOLDER)
+
+
 def roots(settings: ImageSettings) -> tuple[Path, ...]:
     """Return the folders in which containerd searches hosts.toml files."""
     return tuple(Path(part) for part in settings.config_path.split(":") if part)
@@ -174,7 +184,7 @@ def _config_path_finding(facts: Facts, settings: ImageSettings, by: str) -> Find
         return error(check, text, put)
     if wanted is not None and searched[0] != wanted:
         text = f"{settings.config_path}{by}: what lies in {searched[0]} goes before {wanted}"
-        return warning(check, text, put)
+        return warning(check, text, _give_folder(searched[0]))
     return ok(check, f"{settings.config_path}{by}")
 
 
@@ -189,12 +199,17 @@ def _ignored(facts: Facts, settings: ImageSettings, by: str) -> Finding | None:
         return error(check, f"not set{by}: containerd asks no mirror", put + older)
     if wanted is not None and wanted not in searched:
         text = f"{settings.config_path}{by}, but hosts.toml files are written to {wanted}"
-        other = (
-            f"--containerd-registry-config-path {searched[0]} (in the chart "
-            "spegel.containerdRegistryConfigPath)"
-        )
-        return error(check, text, f"{_put_config_path(facts, wanted)}; or give {other}")
+        put = f"or, if nothing in {searched[0]} is used, {_put_config_path(facts, wanted)}"
+        return error(check, text, f"{_give_folder(searched[0])}; {put}")
     return None
+
+
+def _give_folder(folder: Path) -> str:
+    """Return the advice to use the folder that containerd searches: nothing in it is lost."""
+    return (
+        f"give --containerd-registry-config-path {folder} to configuration, cleanup and doctor "
+        "(in the chart spegel.containerdRegistryConfigPath)"
+    )
 
 
 def _put_config_path(facts: Facts, folder: Path) -> str:
@@ -203,7 +218,7 @@ def _put_config_path(facts: Facts, folder: Path) -> str:
 
 def _source(facts: Facts) -> str:
     told = isinstance(facts.cri, CriStatus) and facts.cri.images is not None
-    return "the running daemon" if told else f"{facts.subject.containerd_config}"
+    return "the running daemon" if told else f"{facts.subject.config_file}"
 
 
 def _put(facts: Facts, table: str, line: str) -> str:
@@ -211,7 +226,7 @@ def _put(facts: Facts, table: str, line: str) -> str:
     form = _form(facts)
     plugin = f'"{IMAGES}"' if form >= 3 else f'"{CRI}"' if form == 2 else "cri"
     return (
-        f"in {facts.subject.containerd_config}: [plugins.{plugin}{table}] {line}; then systemctl "
+        f"in {facts.subject.config_file}: [plugins.{plugin}{table}] {line}; then systemctl "
         "restart containerd"
     )
 

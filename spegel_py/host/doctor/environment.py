@@ -12,6 +12,7 @@ import shlex
 import socket
 import struct
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 from spegel_py.host.doctor import proxies
@@ -47,6 +48,20 @@ def of_process(path: Path, proc: Path = Path("/proc")) -> ProxySettings | Unknow
     return proxies.settings(
         found, source=f"environment of process {process}", unit=_unit(proc / str(process))
     )
+
+
+def config_of(path: Path, proc: Path = Path("/proc")) -> Path | None:
+    """Return the file of `--config` of the daemon that listens on a socket; None if unknown.
+
+    Raises OSError.
+    """
+    process = _listener(path)
+    words = (proc / str(process) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    for word, following in pairwise(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("-c", "--config", "-config"):
+            return Path(value if equals else following)
+    return None
 
 
 def of_service() -> ProxySettings | Unknown:

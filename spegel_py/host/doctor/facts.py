@@ -20,13 +20,16 @@ class Subject:
     socket: Path
     namespace: str
     content_path: Path | None
-    containerd_config: Path = Path("/etc/containerd/config.toml")
+    containerd_config: Path | None = None
+    """containerd's configuration file; None for the file that the running daemon was given."""
     registry: str
     """URL of the node's registry, as this machine reaches it."""
     metrics: str
     """URL of the node's metrics page."""
     certs: Path | None = None
     """Folder of the hosts.toml files; None for the folders that containerd searches."""
+    is_layout: bool = False
+    """True for a node that serves an OCI image layout, and so needs no containerd."""
     registries: tuple[str, ...] = ()
     """Mirrored registries, as hosts or as URLs; none means all."""
     filters: Filters = EVERYTHING
@@ -34,6 +37,11 @@ class Subject:
     """True in a Pod, which sees only the mounted folders of the machine."""
     authorization: str | None = field(default=None, repr=False)
     """The Authorization header for the registry."""
+
+    @property
+    def config_file(self) -> Path:
+        """containerd's configuration file, the usual one if it is not known."""
+        return self.containerd_config or Path("/etc/containerd/config.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,9 @@ class MirrorHost:
 
     url: str
     capabilities: frozenset[str]
+    node: str | None = None
+    """The name of the node that `spegel-py configuration` wrote there; None if another program did.
+    """
     is_spegel: bool = False
     """True if spegel-py answers there."""
     answer: str = "not asked"
@@ -89,10 +100,29 @@ class HostsFile:
     path: Path | None = None
     """Path of the hosts.toml; None if there is none."""
     mirrors: tuple[MirrorHost, ...] = ()
+    server: str | None = None
+    """URL at which containerd continues, as the file has it."""
     problem: str = ""
     """Reason why containerd cannot read the file."""
+    is_denied: bool = False
+    """True if this user may not read the file."""
     is_asked: bool = True
-    """False if the registry is not mirrored, but has a folder of its own beside the default."""
+    """False if the settings do not name the registry, but it has a folder of its own."""
+
+    @property
+    def ours(self) -> MirrorHost | None:
+        """The first host that is a node of spegel-py: one that answers, else one by its header."""
+        answering = [mirror for mirror in self.mirrors if mirror.is_spegel]
+        written = [mirror for mirror in self.mirrors if mirror.node is not None]
+        return next(iter(answering + written), None)
+
+    @property
+    def has_more(self) -> bool:
+        """True if the file has hosts or keys that `spegel-py configuration` did not write."""
+        return any(mirror.node is None for mirror in self.mirrors) or self.has_keys
+
+    has_keys: bool = False
+    """True if the file has keys beside `server` and `host`, such as certificates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +135,8 @@ class ContentState:
     """Advice against the problem."""
     root: Path | None = None
     """Path of the store according to containerd."""
+    is_root_readable: bool = False
+    """True if `root` can be read here and has containerd's content."""
     sample: int | None = None
     """Number of containerd's blobs that were searched; None if it listed none."""
     found: int = 0
@@ -137,6 +169,11 @@ class NodeState:
     tags: int
     digests: int
     """Numbers of tags and digests that the node advertises."""
+    content: str = ""
+    """The node's own sentence about how it reads its content; empty for older nodes."""
+    is_content_well: bool = True
+    others: str = ""
+    """The node's own sentence about images in other namespaces; empty if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

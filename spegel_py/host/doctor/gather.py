@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from spegel_py.errors import SpegelError
-from spegel_py.host.doctor import config_file, environment, hosts_files, node_queries
-from spegel_py.host.doctor.containerd_checks import image_settings, roots
+from spegel_py.host.doctor import config_file, environment, hosts_files, node_queries, rights
+from spegel_py.host.doctor.containerd_checks import STANDARD_FOLDER, image_settings, roots
 from spegel_py.host.doctor.facts import (
     ContentState,
     Facts,
@@ -21,7 +21,6 @@ from spegel_py.host.doctor.facts import (
     Subject,
     Unknown,
 )
-from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS
 from spegel_py.oci.reference import Reference
 from spegel_py.store.containerd import (
@@ -31,6 +30,7 @@ from spegel_py.store.containerd import (
     check_socket,
     content_root,
     cri_status,
+    look,
 )
 from spegel_py.tools.threads import run_detached
 
@@ -39,22 +39,24 @@ T = TypeVar("T")
 DEADLINE = 3.0
 """Seconds for one fact: everything is on this machine, and answers within milliseconds."""
 
-SAMPLE = 8
-"""Number of blobs to search in the content path; some may be collected meanwhile."""
-
 
 async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
     """Return the facts;
 
     `from_inside` skips the facts about the node itself, which is the caller.
     """
+    if subject.is_layout:
+        answer = await _fact(lambda: node_queries.state(subject.metrics, timeout=DEADLINE))
+        return Facts(subject=subject, node=await _fact(lambda: _dated(answer)))
+    if subject.containerd_config is None:
+        subject = replace(subject, containerd_config=await _config_file(subject.socket))
     async with Client(
         socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE
     ) as client:
         version, cri, file, content, node, pull = await asyncio.gather(
             _fact(lambda: _version(subject, client)),
             _fact(lambda: cri_status(client)),
-            _fact(lambda: run_detached(lambda: config_file.read(subject.containerd_config))),
+            _fact(lambda: run_detached(lambda: config_file.read(subject.config_file))),
             _fact(lambda: _content(subject, client)),
             _absent()
             if from_inside
@@ -98,12 +100,19 @@ async def _fact(look: Callable[[], Awaitable[T]]) -> T | Unknown:
         return Unknown(f"no answer within {DEADLINE:g} s")
     except SpegelError as error:
         return Unknown(str(error))
+    except OSError as error:
+        return rights.unknown(error)
     except Exception as error:  # noqa: BLE001 - one failure must not hide other facts
         return Unknown(f"this could not be looked at: {error!r}")
 
 
 async def _absent() -> None:
     return None
+
+
+async def _config_file(socket: Path) -> Path | None:
+    found = await _fact(lambda: run_detached(lambda: environment.config_of(socket)))
+    return None if isinstance(found, Unknown) else found
 
 
 async def _version(subject: Subject, client: Client) -> str | Unknown:
@@ -147,25 +156,31 @@ async def _set_aside(facts: Facts) -> tuple[str, ...]:
 def _folders(facts: Facts) -> tuple[Path, ...]:
     settings = image_settings(facts)
     searched = roots(settings) if isinstance(settings, ImageSettings) else ()
-    return (facts.subject.certs,) if facts.subject.certs else searched
+    return (facts.subject.certs,) if facts.subject.certs else searched or (STANDARD_FOLDER,)
 
 
 async def _content(subject: Subject, client: Client) -> ContentState:
     """Read the folder, and compare it with containerd's list of blobs if containerd answers."""
     path = subject.content_path
     root, blobs = await asyncio.gather(_asked(content_root(client)), _asked(client.content()))
-    listed = None if blobs is None else sorted(blobs)[:SAMPLE]
+    if path is None:
+        return ContentState(root=root)
 
-    def look() -> ContentState:
+    def look_at() -> ContentState:
         try:
             check_content_path(path)
         except SpegelError as error:
             problem, _, advice = str(error).partition("; ")
-            return ContentState(problem=problem, advice=advice, root=root)
-        found = sum(_can_read(path, digest) for digest in listed or ()) if path else 0
-        return ContentState(root=root, sample=None if listed is None else len(listed), found=found)
+            is_right = root not in (None, path) and not look(Path(root or ""), blobs or ()).fault
+            return ContentState(
+                problem=problem, advice=advice, root=root, is_root_readable=is_right
+            )
+        seen = look(path, blobs or ())
+        return ContentState(
+            root=root, sample=None if blobs is None else seen.sample, found=seen.found
+        )
 
-    return await run_detached(look)
+    return await run_detached(look_at)
 
 
 async def _asked(question: Awaitable[T]) -> T | None:
@@ -174,15 +189,6 @@ async def _asked(question: Awaitable[T]) -> T | None:
             return await question
     except (SpegelError, TimeoutError):
         return None
-
-
-def _can_read(root: Path, digest: Digest) -> bool:
-    try:
-        with (root / "blobs" / digest.algorithm / digest.hex).open("rb") as blob:
-            blob.read(1)
-    except OSError:
-        return False
-    return True
 
 
 async def _pull(subject: Subject, client: Client) -> Pull | Unknown | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
-from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, MirrorHost, Unknown
+from spegel_py.host.doctor.containerd_checks import hosts_folder
+from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, Unknown
 from spegel_py.host.doctor.findings import Finding, Level, error, ok, warning
+from spegel_py.host.doctor.hosts_command import command, keeps_others
+from spegel_py.host.doctor.rights import AS_ROOT, user
 
 CHECK = "hosts.toml"
 
@@ -13,9 +17,8 @@ CHECK = "hosts.toml"
 def check_hosts(facts: Facts) -> list[Finding]:
     """Check that every mirrored registry has a hosts.toml with this node as its mirror.
 
-    Folders of other registries must not bypass the node.
+    All files of the folder count: those of named registries, and the one for all others.
     """
-    write = _write(facts)
     match facts.hosts:
         case None:
             return []
@@ -28,19 +31,10 @@ def check_hosts(facts: Facts) -> list[Finding]:
                     "are seen too",
                 )
             ]
-        case Unknown(reason, _):
-            return [error(CHECK, reason, write)]
+        case Unknown(reason, remedy):
+            return [error(CHECK, reason, remedy or command(facts))]
         case files:
-            found = [_finding(file, write) for file in files if file.is_asked]
-            bypassed = [file.registry for file in files if not file.is_asked and not _ours(file)]
-            has_default = all(
-                one.level is not Level.ERROR for one in found
-            )  # otherwise the same command repairs both
-            return (
-                found
-                + _silent(files)
-                + ([_bypassed(bypassed, write)] if bypassed and has_default else [])
-            )
+            return [*_findings(facts, files), *_silent(files)]
 
 
 def check_set_aside(facts: Facts) -> list[Finding]:
@@ -49,12 +43,10 @@ def check_set_aside(facts: Facts) -> list[Finding]:
         return []
     text = (
         "set aside until cleanup, and not used by containerd: what was set up for "
-        f"{', '.join(facts.set_aside)} "
-        f"(in {facts.subject.certs or 'the folder'}/_backup)"
+        f"{', '.join(facts.set_aside)} (in {hosts_folder(facts)}/_backup)"
     )
     more = [name if name == DEFAULT else f"https://{name}" for name in facts.set_aside]
-    named = dict.fromkeys([*(_urls(facts) or [DEFAULT]), *more])
-    keep = f"{_command(facts)} --prepend-existing --mirrored-registries {' '.join(named)}"
+    keep = command(facts, more=more, keep=True)
     return [
         warning(
             "set_aside", text, f"nothing, if that is meant; to keep it, after the mirror: {keep}"
@@ -62,37 +54,70 @@ def check_set_aside(facts: Facts) -> list[Finding]:
     ]
 
 
-def _finding(file: HostsFile, write: str) -> Finding:
+def _findings(facts: Facts, files: Sequence[HostsFile]) -> list[Finding]:
+    asked = [file for file in files if file.is_asked]
+    beside = [file for file in files if not file.is_asked]
+    mirrored = [file.registry for file in beside if file.ours]
+    # Case 1: only registries with a file of their own are mirrored, which was somebody's choice.
+    if [file.registry for file in asked] == [DEFAULT] and asked[0].path is None and mirrored:
+        found = [_finding(facts, file) for file in beside if file.ours]
+        only = f"only {', '.join(mirrored)}: containerd asks no mirror for other registries"
+        return [*found, ok(CHECK, only)]
+    found = [_finding(facts, file) for file in asked]
+    if any(one.level is Level.ERROR for one in found):
+        return found  # the same command repairs the others
+    # Case 2: a registry's own file goes before the one for all registries.
+    passed_by = [file for file in beside if file.path is not None and not file.ours]
+    unread = [_denied(file) for file in passed_by if file.is_denied]
+    names = [file.registry for file in beside if not file.ours and not file.is_denied]
+    names = [] if facts.subject.registries else names
+    return [*found, *unread, *([_bypassed(facts, names)] if names else [])]
+
+
+def _finding(facts: Facts, file: HostsFile) -> Finding:
     name = "all registries" if file.registry == DEFAULT else file.registry
     if file.path is None:
-        return error(CHECK, f"none for {name}: containerd goes upstream at once", write)
+        return error(CHECK, f"none for {name}: containerd goes upstream at once", command(facts))
+    if file.is_denied:
+        return _denied(file)
     if file.problem:
         text = (
             f"{file.path} cannot be read: {file.problem}; where containerd cannot either, pulls "
             f"of {name} fail"
         )
-        return error(CHECK, text, write)
-    ours = _ours(file)
-    if ours is None:
-        answers = (
-            ", ".join(f"{mirror.url} ({mirror.answer})" for mirror in file.mirrors)
-            or "it names no host"
-        )
-        text = f"no host of {file.path} answers as spegel-py: {answers}"
-        return error(
-            CHECK, text, f"see that spegel-py registry runs; if it listens elsewhere: {write}"
-        )
+        repair = command(facts)
+        if keeps_others(facts):  # the command refuses a file that it cannot keep
+            repair = shlex.join(["mv", str(file.path), f"{file.path}.broken"]) + f" && {repair}"
+        return error(CHECK, text, repair)
+    ours = file.ours
+    if ours is None or not ours.is_spegel:
+        return _no_answer(facts, file)
     if "pull" not in ours.capabilities:
-        return error(
-            CHECK,
-            f"{file.path} does not let {ours.url} pull",
-            f'add "pull" to its capabilities, or: {write}',
-        )
-    if ours is not file.mirrors[0]:
-        text = f"{file.path} has {file.mirrors[0].url} asked before {ours.url}"
-        return warning(CHECK, text, f"put [host.'{ours.url}'] first, or: {write}")
+        return error(CHECK, f"{file.path} does not let {ours.url} pull", command(facts))
+    first = file.mirrors[0]
+    if not (first.is_spegel or first.node is not None):
+        text = f"{file.path} has {first.url} asked before {ours.url}"
+        return warning(CHECK, text, f"put [host.'{ours.url}'] first")
     tags = "" if "resolve" in ours.capabilities else "; tags are resolved upstream"
     return ok(CHECK, f"{file.path} points at {ours.url}, which answers{tags}")
+
+
+def _no_answer(facts: Facts, file: HostsFile) -> Finding:
+    answers = (
+        ", ".join(f"{mirror.url} ({mirror.answer})" for mirror in file.mirrors)
+        or "it names no host"
+    )
+    text = f"no host of {file.path} answers as spegel-py: {answers}"
+    look = "see that spegel-py registry runs"
+    # A command would only write the same file again.
+    if facts.subject.registry in {mirror.url for mirror in file.mirrors}:
+        return error(CHECK, text, f"{look} and listens there")
+    return error(CHECK, text, f"{look}; if it listens elsewhere: {command(facts)}")
+
+
+def _denied(file: HostsFile) -> Finding:
+    text = f"{file.path} may not be read by {user()}: it may hold a password"
+    return warning(CHECK, text, AS_ROOT)
 
 
 def _silent(files: Sequence[HostsFile]) -> list[Finding]:
@@ -107,36 +132,17 @@ def _silent(files: Sequence[HostsFile]) -> list[Finding]:
         error(
             CHECK,
             f"{path} names {url}, which {mirror.answer}: containerd waits there with each pull, "
-            "1.6 for minutes, 2.x "
-            "for 30 s",
+            "1.6 for minutes, 2.x for 30 s",
             f"see what listens there and why it hangs, or take [host.'{url}'] out of that file",
         )
         for url, (path, mirror) in sorted(found.items())
     ]
 
 
-def _ours(file: HostsFile) -> MirrorHost | None:
-    return next((mirror for mirror in file.mirrors if mirror.is_spegel), None)
-
-
-def _bypassed(registries: list[str], write: str) -> Finding:
+def _bypassed(facts: Facts, registries: Sequence[str]) -> Finding:
     names = ", ".join(registries)
     return warning(
-        CHECK, f"a folder of its own without this node in it has {names}: it is not mirrored", write
+        CHECK,
+        f"a folder of its own without this node in it has {names}: it is not mirrored",
+        command(facts, more=registries, keep=True),
     )
-
-
-def _write(facts: Facts) -> str:
-    urls = _urls(facts)
-    return _command(facts) + (f" --mirrored-registries {' '.join(urls)}" if urls else "")
-
-
-def _command(facts: Facts) -> str:
-    folder = (
-        f" --containerd-registry-config-path {facts.subject.certs}" if facts.subject.certs else ""
-    )
-    return f"spegel-py configuration --mirror-targets {facts.subject.registry}{folder}"
-
-
-def _urls(facts: Facts) -> list[str]:
-    return [one if "://" in one else f"https://{one}" for one in facts.subject.registries]

@@ -15,6 +15,7 @@ from spegel_py.host.doctor.facts import DEFAULT, HostsFile, MirrorHost
 from spegel_py.host.host_files import read_text
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.registries import registry_of
+from spegel_py.oci.distribution import NODE_HEADER
 
 MAX_FILES = 64
 """Numbers of folders read, if all registries are mirrored, and of hosts asked, at most."""
@@ -26,21 +27,23 @@ BACKUP = "_backup"
 
 
 def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, ...]:
-    """Return the files that containerd finds in `roots`.
+    """Return the files that containerd finds in `roots`: of the registries, and all others.
 
-    No registries means all: the default file, and those of registries with a folder beside it.
-    Raises ConfigError if no root can be listed.
+    No registries means all: the default file. Raises ConfigError if no root can be listed.
     """
     names = _folders(roots)
-    if registries:
-        return tuple(
-            _find(roots, urlsplit(each).netloc if "://" in each else each) for each in registries
-        )
-    others = [name for name in names if name not in (DEFAULT, BACKUP)][:MAX_FILES]
+    wanted = [host_of(each) for each in registries] or [DEFAULT]
+    present = [registry_of(name) for name in names if name != BACKUP][:MAX_FILES]
+    others = [name for name in dict.fromkeys(present) if name not in wanted]
     return (
-        _find(roots, DEFAULT),
-        *(replace(_find(roots, registry_of(name)), is_asked=False) for name in others),
+        *(_find(roots, registry) for registry in wanted),
+        *(replace(_find(roots, registry), is_asked=False) for registry in others),
     )
+
+
+def host_of(registry: str) -> str:
+    """Return the `host[:port]` of a registry, which may be a URL."""
+    return urlsplit(registry).netloc if "://" in registry else registry
 
 
 async def asked(files: Iterable[HostsFile]) -> tuple[HostsFile, ...]:
@@ -118,28 +121,45 @@ def _find(roots: Sequence[Path], registry: str) -> HostsFile:
         for name in names:
             if (root / name).is_dir():
                 path = root / name / HOSTS
-                return _read(registry, path) if path.exists() else HostsFile(registry=registry)
+                return _read(registry, path) if _exists(path) else HostsFile(registry=registry)
     return HostsFile(registry=registry)
+
+
+def _exists(path: Path) -> bool:
+    """Return True if the file is there, or hidden from this user."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def _read(registry: str, path: Path) -> HostsFile:
     try:
         document = tomllib.loads(read_text(path))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: not TOML, not UTF-8, or an endless number
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        problem = error.strerror or str(error)
+        return HostsFile(registry=registry, path=path, problem=problem, is_denied=denied)
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or an endless number
         return HostsFile(registry=registry, path=path, problem=" ".join(str(error).split())[:200])
-    hosts = document.get("host")
+    hosts, server = document.get("host"), document.get("server")
     mirrors = [_mirror(url, host) for url, host in hosts.items()] if isinstance(hosts, dict) else []
-    return HostsFile(registry=registry, path=path, mirrors=tuple(mirrors))
+    return HostsFile(
+        registry=registry,
+        path=path,
+        mirrors=tuple(mirrors),
+        server=server if isinstance(server, str) else None,
+        has_keys=bool(document.keys() - {"host", "server"}),
+    )
 
 
 def _mirror(url: str, host: Any) -> MirrorHost:
     given = host.get("capabilities") if isinstance(host, dict) else None
     names = given if isinstance(given, list) and given else ["pull", "resolve", "push"]
+    header = host.get("header") if isinstance(host, dict) else None
+    node = header.get(NODE_HEADER) if isinstance(header, dict) else None
     return MirrorHost(
         url if "://" in url else f"https://{url}",
         frozenset(each for each in names if isinstance(each, str)),
+        node if isinstance(node, str) else None,
     )

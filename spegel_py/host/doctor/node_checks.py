@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spegel_py.host.doctor.facts import ContentState, Facts, NodeState, PeerState, Pull, Unknown
 from spegel_py.host.doctor.findings import Finding, error, ok, warning
+from spegel_py.tools.human import plural
 
 SKEW = 2.0
 """Seconds between two clocks that are an error.
@@ -27,17 +28,18 @@ def check_node(facts: Facts) -> list[Finding]:
             return []
         case Unknown(reason, remedy):
             return [error("node", reason, remedy or start)]
-        case node if not node.ready and node.peers:
+        case node if not node.ready:
             return [
                 warning(
                     "node",
                     f"runs, but is not ready: {node.reason}",
-                    "wait, and see its log if it stays so",
+                    "wait, and see spegel-py alerts and its log if it stays so",
                 )
             ]
         case node:
             up = f"{node.version}, up {_duration(node.uptime)}"
-            return [ok("node", f"{up}; advertises {node.tags} tags and {node.digests} digests")]
+            told = f"{plural(node.tags, 'tag')} and {plural(node.digests, 'digest')}"
+            return [ok("node", f"{up}; advertises {told}")]
 
 
 def check_peers(facts: Facts) -> list[Finding]:
@@ -108,6 +110,14 @@ def _pull_finding(facts: Facts, pull: Pull) -> Finding:
     where, namespace = facts.subject.registry, facts.subject.namespace
     if pull.digest is None:
         text = f"containerd holds no image in namespace {namespace} that could be asked for"
+        others = facts.node.others if isinstance(facts.node, NodeState) else ""
+        if others:
+            return warning(
+                "pull",
+                f"{text}; {others}",
+                f"pull with ctr -n {namespace} --hosts-dir …, with nerdctl -n {namespace}, or with "
+                "crictl; or start the node with --containerd-namespace",
+            )
         return warning(
             "pull", text, "pull one and try again: crictl pull registry.k8s.io/pause:3.10"
         )
@@ -122,7 +132,7 @@ def _pull_finding(facts: Facts, pull: Pull) -> Finding:
         return error(
             "pull",
             text,
-            "give the node the --containerd flags that are right here, and see its log",
+            "see the node's log, and spegel-py status for the containerd that it reads",
         )
     if not pull.is_right:
         look = (
@@ -149,21 +159,32 @@ CONTENT_CHECK = "content_path"
 def check_content(facts: Facts) -> list[Finding]:
     """Check that the content path is readable, and belongs to this containerd."""
     path = facts.subject.content_path
+    node = facts.node if isinstance(facts.node, NodeState) else None
     match facts.content:
         case None:
             return []
+        # The running node's own words go first: its answers must not be contradicted.
+        case ContentState() as found if node and not node.is_content_well:
+            return [warning(CONTENT_CHECK, node.content, _content_remedy(found))]
         case Unknown(reason, _):
             return [
                 error(
-                    CONTENT_CHECK, f"{path}: {reason}", "see that the disk answers, or set it empty"
+                    CONTENT_CHECK, f"{path}: {reason}", "see that the disk answers, or set it none"
                 )
             ]
         case found if path is None:
             return [ok(CONTENT_CHECK, "not mounted: blobs are read through containerd's socket")]
         case found if found.problem:
-            return [error(CONTENT_CHECK, found.problem, _content_remedy(found))]
+            return [_problem(found)]
         case found:
             return [_content_finding(facts, found)]
+
+
+def _problem(found: ContentState) -> Finding:
+    """Return the finding for a folder that cannot be used: the node does without it."""
+    instead = f"{found.root}" if found.is_root_readable else "containerd's socket"
+    text = f"{found.problem}; a node reads {instead} instead"
+    return warning(CONTENT_CHECK, text, _content_remedy(found))
 
 
 def _content_finding(facts: Facts, found: ContentState) -> Finding:
@@ -181,9 +202,9 @@ def _content_finding(facts: Facts, found: ContentState) -> Finding:
             f"{path} can be read; containerd holds nothing in namespace {namespace} yet",
         )
     if found.found == 0:
-        return error(
+        return warning(
             CONTENT_CHECK,
-            f"{path} holds none of {found.sample} blobs that containerd lists",
+            f"the content path {path} holds none of containerd's blobs",
             _content_remedy(found),
         )
     return ok(CONTENT_CHECK, f"{path} holds what containerd lists")
@@ -193,6 +214,6 @@ def _content_remedy(found: ContentState) -> str:
     if found.root is None or found.advice.startswith("run as root"):
         return found.advice or "see what is said of containerd"
     return (
-        f"--containerd-content-path {found.root} (as the machine sees it), or empty to read "
-        "through the socket"
+        f"start the node with --containerd-content-path {found.root} (as the machine sees it), or "
+        "none to read through the socket; without it downloads under way are not shared"
     )

@@ -7,6 +7,7 @@ import http.client
 import json
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -27,13 +28,26 @@ async def state(metrics: str, *, timeout: float) -> NodeState | Unknown:
     try:
         answer = await get(url, timeout=timeout)
     except (OSError, http.client.HTTPException) as error:
-        return Unknown(f"{metrics}: {explain(error)}")
+        return Unknown(f"no node answers at {metrics}: {explain(error)}")
     if answer.status != 200:
         return Unknown(f"{url} answers {answer.status}: that is no spegel-py, or an older one")
     try:
         return _state(json.loads(answer.body))
     except (ValueError, KeyError, TypeError) as error:
         return Unknown(f"{url} cannot be read: {error!r}")
+
+
+async def settings(metrics: str, *, timeout: float) -> Mapping[str, Any]:
+    """Return the settings that the running node tells; empty if no node answers, or an older one.
+
+    They have the form of flags.
+    """
+    try:
+        answer = await get(f"{metrics}/debug/state", timeout=timeout)
+        found = json.loads(answer.body)["settings"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 async def dated(node: NodeState, *, timeout: float) -> NodeState:
@@ -86,6 +100,7 @@ def _state(given: Any) -> NodeState:
         PeerState(str(one["id"]), str(one["address"]), one.get("skew_seconds"))
         for one in given["peers"]
     ]
+    store = given.get("store", {})  # not there in older nodes
     return NodeState(
         version=str(given["version"]),
         uptime=float(given["uptime_seconds"]),
@@ -94,4 +109,7 @@ def _state(given: Any) -> NodeState:
         peers=tuple(peers),
         tags=int(given["advertised"]["tags"]),
         digests=int(given["advertised"]["digests"]),
+        content=str(store.get("text", "")),
+        is_content_well=bool(store.get("is_well", True)),
+        others=str(store.get("others", "")),
     )

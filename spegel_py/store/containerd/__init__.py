@@ -3,22 +3,29 @@
 from spegel_py.store.containerd.containerd_store import (
     ContainerdIngests,
     ContainerdStore,
-    check_content_path,
-    check_socket,
 )
-from spegel_py.store.containerd.containerd_watcher import ContainerdWatcher
+from spegel_py.store.containerd.containerd_watcher import ContainerdWatcher, ContentAccess
+from spegel_py.store.containerd.content_folder import ContentFolder, FolderState, choose, look
 from spegel_py.store.containerd.cri import CriStatus, ImageSettings, content_root, cri_status
+from spegel_py.store.containerd.daemon_paths import check_content_path, check_socket
 from spegel_py.store.containerd.grpc_client import Client
+from spegel_py.store.containerd.other_namespaces import OtherNamespaces
 
 __all__ = [
     "Client",
     "ContainerdIngests",
     "ContainerdStore",
     "ContainerdWatcher",
+    "ContentAccess",
+    "ContentFolder",
     "CriStatus",
+    "FolderState",
     "ImageSettings",
+    "OtherNamespaces",
     "check_content_path",
     "check_socket",
+    "choose",
     "content_root",
     "cri_status",
+    "look",
 ]

@@ -18,6 +18,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.base import Content, Descriptor
 from spegel_py.store.containerd.blob_records import BlobRecords
+from spegel_py.store.containerd.content_folder import ContentFolder
 from spegel_py.store.containerd.grpc_client import Client
 from spegel_py.store.file_access import (
     BLOCKING,
@@ -167,6 +168,45 @@ class FileBlobs:
         """
         if not self._root.parent.is_dir():
             raise StoreUnavailable(f"the content path {self._root} is not there")
+
+
+class LocatedBlobs:
+    """Blobs read as files from the folder in use, or through the socket while there is none."""
+
+    def __init__(self, *, folder: ContentFolder, client: Client, records: BlobRecords) -> None:
+        self._folder = folder
+        self._records = records
+        self._remote = RemoteBlobs(client=client, records=records)
+        self._files: dict[Path, FileBlobs] = {}
+
+    def __repr__(self) -> str:
+        return repr(self._in_use)
+
+    @property
+    def _in_use(self) -> FileBlobs | RemoteBlobs:
+        path = self._folder.path
+        if path is None:
+            return self._remote
+        if path not in self._files:
+            self._files = {path: FileBlobs(content_path=path, records=self._records)}
+        return self._files[path]
+
+    async def stat(self, digest: Digest) -> Descriptor:
+        return await self._in_use.stat(digest)
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[Content]:
+        return self._in_use.open(digest)
+
+    def expect(self, child: Child) -> None:
+        self._in_use.expect(child)
+
+    async def all(self) -> frozenset[Digest]:
+        return await self._in_use.all()
+
+    async def present(
+        self, digests: Collection[Digest], *, anew: Collection[Digest] = ()
+    ) -> frozenset[Digest]:
+        return await self._in_use.present(digests, anew=anew)
 
 
 class RemoteBlobs:

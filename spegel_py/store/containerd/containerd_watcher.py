@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -19,12 +21,36 @@ from spegel_py.store.containerd.containerd_store import ContainerdStore
 from spegel_py.store.containerd.follow_session import FollowSession
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
 from spegel_py.tools.backoff import Backoff
+from spegel_py.wording import nothing_shared
 
 log = structlog.get_logger(__name__)
 
 RETRY_FIRST, RETRY_LAST = 0.1, 2.0
 """Seconds between attempts to reach a daemon that is away: the first pause, doubled up to the last.
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentAccess:
+    """How a node reads containerd's content.
+
+    Args:
+        given: the content path of the settings; None for the socket.
+        path: the folder in use; None for the socket.
+        reason: why `path` is not the given one; empty if it is.
+        away: monotonic time at which the daemon went away; None while it is followed.
+        error: the daemon's last failure while it is away.
+        has_followed: True once the daemon's images were listed.
+    """
+
+    socket: Path
+    namespace: str
+    given: Path | None
+    path: Path | None
+    reason: str
+    away: float | None
+    error: str
+    has_followed: bool
 
 
 class ContainerdWatcher:
@@ -39,6 +65,8 @@ class ContainerdWatcher:
         self._store = store
         self._filters = filters
         self._away: float | None = None
+        self._has_followed = False
+        self._error = ""
         self._retry = asyncio.Event()
         self._is_back = asyncio.Event()
         self._session: FollowSession | None = None
@@ -52,6 +80,29 @@ class ContainerdWatcher:
     def away(self) -> float | None:
         """Return the monotonic time at which the daemon went away; None while it is followed."""
         return self._away
+
+    def why_not_sharing(self) -> str | None:
+        """Return why no content of this node can be shared now, None if it can.
+
+        Files can be served while the daemon is away, once their records were listed.
+        """
+        if self._has_followed and (self._away is None or self._store.folder.path is not None):
+            return None
+        return nothing_shared(self._error or "containerd's images are not listed yet")
+
+    def describe(self) -> ContentAccess:
+        """Return how this node reads containerd's content now."""
+        client, folder = self._store.client, self._store.folder
+        return ContentAccess(
+            socket=client.socket,
+            namespace=client.namespace,
+            given=folder.given,
+            path=folder.path,
+            reason=folder.choice.reason,
+            away=self._away,
+            error=self._error if self._away is not None else "",
+            has_followed=self._has_followed,
+        )
 
     def images_by_digest(self) -> list[str]:
         """Return the names `registry/repository@digest` of the announced images."""
@@ -79,11 +130,12 @@ class ContainerdWatcher:
             except* StoreUnavailable as group:
                 if session.has_listed:
                     backoff.reset()
+                self._error = _first_error(group)
                 if self._away is None:
                     log.warning(
                         "containerd is away",
                         socket=str(self._store.client.socket),
-                        error=_first_error(group),
+                        error=self._error,
                     )
                     self._away = time.monotonic()
                     self._is_back.clear()
@@ -93,7 +145,7 @@ class ContainerdWatcher:
             self._retry.clear()
 
     def _mark_followed(self) -> None:
-        self._away = None
+        self._away, self._error, self._has_followed = None, "", True
         self._is_back.set()
 
 

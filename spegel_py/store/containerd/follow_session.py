@@ -91,7 +91,9 @@ class FollowSession:
         self.store.pulls.keep(self.images)
         # A blob's file may outlive the blob's record for a moment. containerd sends no event when
         # it deletes such a file, so blobs without a record are left out.
-        here = await self.store.records.list() & await self.store.blobs.all()
+        listed = await self.store.records.list()
+        await self.store.folder.locate(self.store.client, listed)
+        here = listed & await self.store.blobs.all()
         for image in self.images.values():
             if image.target.digest not in self.contents:
                 self.contents[image.target.digest] = await self.walker.reachable(image.target, here)
@@ -99,6 +101,7 @@ class FollowSession:
         shared = filter(self._is_shared, self._held() & here)
         keys = [*map(str, shared), *self._replica_keys(here)]
         self.diff.replace(keys, self._tags(here))
+        self.store.listed = self.images
         self.has_listed = True
         self.on_listed()
         if self.is_return:
@@ -185,7 +188,9 @@ class FollowSession:
             {one for one in held if str(one) in self.diff},
             set(filter(self._is_shared, held)),
         )
-        gone = shared - await self.store.records.list()
+        listed = await self.store.records.list()
+        await self.store.folder.locate(self.store.client, listed)
+        gone = shared - listed
         self._update_origins()
         if changed := gone | (before ^ set(filter(self._is_shared, held))):
             await self._refresh_and_watch(changed)

@@ -8,6 +8,7 @@ module.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
+from spegel_py.wording import containerd_away
 
 TIMEOUT = 5.0
 """Seconds for one answer, or for the next part of a stream. A local daemon answers in milliseconds.
@@ -218,7 +220,7 @@ class Client:
                 f'namespace=="{self.namespace}",topic~="^/(images|content)/(create|update|delete)$"'
             ]
         )
-        with _errors():
+        with self._errors():
             call = self._channel.unary_stream(
                 f"{_EVENTS}/Subscribe",
                 request_serializer=events_pb2.SubscribeRequest.SerializeToString,
@@ -237,20 +239,26 @@ class Client:
                 call.cancel()
         raise StoreUnavailable(f"containerd at {self.socket} ended its event stream")
 
-    async def call(self, method: str, request: Message, answer: type[Message]) -> Any:
-        """Return the answer to one call. Other modules here use it for further services."""
-        with _errors():
+    async def call(
+        self, method: str, request: Message, answer: type[Message], *, namespace: str = ""
+    ) -> Any:
+        """Return the answer to one call. Other modules here use it for further services.
+
+        The call is for this client's namespace, or for another `namespace`.
+        """
+        metadata = (("containerd-namespace", namespace or self.namespace),)
+        with self._errors():
             call = self._channel.unary_unary(
                 method,
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=answer.FromString,
             )
-            return await call(request, metadata=self._metadata, timeout=self._timeout)
+            return await call(request, metadata=metadata, timeout=self._timeout)
 
     async def _stream(
         self, method: str, request: Message, answer: type[Message]
     ) -> AsyncIterator[Any]:
-        with _errors():
+        with self._errors():
             call = self._channel.unary_stream(
                 method,
                 request_serializer=type(request).SerializeToString,
@@ -266,21 +274,33 @@ class Client:
             finally:
                 call.cancel()
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise ContentNotFound(f"containerd: {error.details()}") from error
+            raise StoreUnavailable(explain(error, self.socket)) from error
+        except TimeoutError as error:
+            raise StoreUnavailable(containerd_away(self.socket, _LATE)) from error
+        except grpc.aio.UsageError as error:  # the channel is closed because this node is stopping
+            raise StoreUnavailable(f"containerd: {error}") from error
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            raise ContentNotFound(f"containerd: {error.details()}") from error
-        raise StoreUnavailable(
-            f"containerd: {error.code().name.lower()}: {error.details()}"
-        ) from error
-    except TimeoutError as error:
-        raise StoreUnavailable("containerd does not answer in time") from error
-    except grpc.aio.UsageError as error:  # the channel is closed because this node is stopping
-        raise StoreUnavailable(f"containerd: {error}") from error
+
+_LATE = "no answer in time"
+
+
+def explain(error: grpc.aio.AioRpcError, socket: Path) -> str:
+    """Return the reason of a failed call in words, without the texts of the gRPC library."""
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            known = re.findall(r"(?:connect: |: )([A-Z][a-z ]+) \(\d+\)", error.details() or "")
+            return containerd_away(socket, known[-1] if known else "the connection broke")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return containerd_away(socket, _LATE)
+        case code:
+            return f"containerd: {code.name.lower().replace('_', ' ')}: {error.details()}"
 
 
 def _image(image: Any) -> NamedImage:

@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from spegel_py.admin.holder_lookup import HolderLookup
 from spegel_py.admin.images import LocalImages
 from spegel_py.admin.routes import pull_routes
 from spegel_py.admin.state import describe
+from spegel_py.admin.store_state import layout_state
 from spegel_py.cli import main
 from spegel_py.commands.running_node import SETTINGS
 from spegel_py.config import REGISTRY
@@ -65,6 +67,7 @@ class Metered:
         self.members: list[Member] = []
         self.alerts: list[dict[str, object]] = []
         self.not_ready: str | None = None
+        self.store_state = layout_state(Path("/srv/images"))
         self.in_flight: list[dict[str, object]] | None = None
 
     def app(self) -> web.Application:
@@ -85,6 +88,8 @@ class Metered:
         return describe(
             node_id="12D3Koo-me",
             not_ready=self.not_ready,
+            store=self.store_state,
+            settings={},
             members=self.members,
             advertised=["r.io/app:v1", str(DIGEST)],
             supervision={"alerts": self.alerts, "actions": [ACTION]},
@@ -283,9 +288,7 @@ async def test_what_cannot_be_resolved_is_explained(command: Command) -> None:
     """A short name is no reference."""
     status, out, err = await command("resolve", "nginx/x:1")
     assert (status, out) == (1, "")
-    assert err.endswith(
-        "a reference starts with its registry, as in registry.example/app:1: 'nginx/x:1'\n"
-    )
+    assert err.endswith("name the registry: registry.example/nginx/x:1\n")
 
 
 @pytest.mark.parametrize(

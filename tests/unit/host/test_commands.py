@@ -67,7 +67,6 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
             ["configuration", "--mirror-targets", "http://a", "--resolve-tags=maybe"],
             "--resolve-tags: 'maybe'",
         ),
-        (["cleanup"], "--addr (or ADDR) is missing"),
         (["cleanup", "--addr", "8080"], "--addr: '8080' should be an address"),
         (["cleanup-wait"], "--probe-endpoint (or PROBE_ENDPOINT) is missing"),
         (
@@ -146,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_status_1(
 
 
 def test_without_a_probe_cleanup_puts_back_and_ends(tmp_path: Path) -> None:
-    """On a plain host `cleanup --addr ''` needs nobody to end it."""
+    """On a plain host `cleanup` needs nobody to end it."""
     root = tmp_path / "certs.d"
     assert main(["configuration", PATH, str(root), "--mirror-targets", "http://127.0.0.1:9"]) == 0
     assert main(["cleanup", PATH, str(root), "--addr", ""]) == 0
@@ -166,7 +165,7 @@ def test_a_link_for_config_path_is_followed(tmp_path: Path) -> None:
     assert main(["cleanup", PATH, str(link), "--addr", ""]) == 0
     assert link.is_symlink()
     assert list(link.iterdir()) == []
-    assert main(["configuration", PATH, str(circle), "--mirror-targets", "http://127.0.0.1:9"]) == 1
+    assert main(["configuration", PATH, str(circle), "--mirror-targets", "http://127.0.0.1:9"]) == 2
 
 
 async def test_cleanup_serves_its_probe_until_sigterm(tmp_path: Path) -> None:
@@ -204,14 +203,15 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
     monkeypatch.setattr("spegel_py.host.host_files.LOCK_DEADLINE", 0.1)
     root, port = tmp_path / "certs.d", free_port()
     root.mkdir()
-    (root / "hello.txt").write_text("hello")
+    (root / "docker.io").mkdir()
+    (root / "docker.io" / "hosts.toml").write_text("hello")
     running = process(tmp_path, "cleanup", PATH, str(root), "--addr", f":{port}", "--linger", "2s")
 
     async def answers() -> bool:
         return await status(port, "GET", "/readyz") == 200
 
     async def is_as_before() -> bool:
-        return [path.name for path in root.iterdir()] == ["hello.txt"]
+        return [path.name for path in root.iterdir()] == ["docker.io"]
 
     async def configure() -> int:
         return await asyncio.to_thread(
@@ -221,9 +221,9 @@ async def test_nothing_configures_the_folder_while_it_is_cleaned_up(
     await running.start(answers)
     assert await configure() == 1
     assert "kept clean while a release is uninstalled" in capsys.readouterr().err
-    (root / "docker.io").mkdir()
     (root / "_backup").mkdir()
-    (root / "hello.txt").rename(root / "_backup" / "hello.txt")
+    (root / "docker.io").rename(root / "_backup" / "docker.io")
+    (root / "quay.io").mkdir()
     await until(is_as_before, deadline=30.0)
     running.send(signal.SIGTERM)
     assert await configure() == 1
@@ -379,10 +379,17 @@ async def test_cleanup_wait_ends_with_status_0_and_130(tmp_path: Path) -> None:
         assert await asyncio.wait_for(running.wait(), 20) == 0
 
 
-def test_an_empty_environment_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ADDR that is set but empty, as templates leave it, does not stand for `no probe`."""
-    monkeypatch.setenv("ADDR", "")
-    assert main(["cleanup"]) == 2
+@pytest.mark.parametrize("given", [None, "", "none"], ids=["not set", "empty", "none"])
+def test_cleanup_without_an_address_puts_back_and_ends(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a person expects; a variable that templates leave empty is the same."""
+    if given is not None:
+        monkeypatch.setenv("ADDR", given)
+    root = tmp_path / "certs.d"
+    assert main(["configuration", PATH, str(root), "--mirror-targets", "http://127.0.0.1:9"]) == 0
+    assert main(["cleanup", PATH, str(root)]) == 0
+    assert not root.exists()
 
 
 class Names:

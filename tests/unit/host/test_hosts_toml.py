@@ -40,7 +40,7 @@ def test_alone_it_is_spegels_file_with_this_nodes_name() -> None:
         "[host.'http://10.0.0.1:30020'.header]\nX-Spegel-Node = 'node-1'\n\n"
         "[host.'http://10.0.0.1:30021']\ncapabilities = ['pull', 'resolve']\ndial_timeout = "
         "'200ms'\n"
-        "[host.'http://10.0.0.1:30021'.header]\nX-Spegel-Node = 'node-1'"
+        "[host.'http://10.0.0.1:30021'.header]\nX-Spegel-Node = 'node-1'\n"
     )
 
 
@@ -52,7 +52,7 @@ def test_for_all_registries_there_is_no_server() -> None:
         None, hosts_toml.blocks([MIRROR], can_resolve=False, node="node-1")
     ) == (
         "[host.'http://127.0.0.1:5000']\ncapabilities = ['pull']\ndial_timeout = '200ms'\n"
-        "[host.'http://127.0.0.1:5000'.header]\nX-Spegel-Node = 'node-1'"
+        "[host.'http://127.0.0.1:5000'.header]\nX-Spegel-Node = 'node-1'\n"
     )
 
 

@@ -139,6 +139,7 @@ def test_a_silent_mirror_does_not_end_configuration(tmp_path: Path) -> None:
         assert main(["configuration", *given]) == 0
     assert deaf in (root / "_default" / "hosts.toml").read_text()
     assert [one["event"] for one in logs] == [
+        "mirror added",
         "containerd is configured",
         "the mirror does not answer",
     ]

@@ -55,7 +55,6 @@ def test_a_folder_with_a_port_has_two_names(host: str, folders: tuple[str, ...])
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ("docker.io", "'docker.io' has no scheme: write https://docker.io"),
         ("ftp://docker.io", "should begin with http:// or https://"),
         ("https://docker.io/library", "no more than a host and a port: write https://docker.io"),
         ("https://docker.io/", "no more than a host and a port"),

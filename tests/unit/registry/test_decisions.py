@@ -374,7 +374,7 @@ async def test_decisions_are_told_newest_first(node: Node) -> None:
         ("/debug/resolve?key=sha256:x", "a sha256 digest has 64 lower-case hex digits: 'sha256:x'"),
         (
             "/debug/resolve?key=app/x:1",
-            "a reference starts with its registry, as in registry.example/app:1: 'app/x:1'",
+            "name the registry: registry.example/app/x:1",
         ),
     ],
 )

@@ -12,11 +12,16 @@ import pytest
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
 from spegel_py.store import growing, inotify
-from spegel_py.store.containerd import ContainerdIngests
+from spegel_py.store.containerd import ContainerdIngests, ContentFolder
 from spegel_py.store.inotify import Inotify
 from tests.support.processes import descriptors, until
 
 DIGEST = Digest.of(b"layer")
+
+
+def ingests_of(root: Path, namespace: str | None = None) -> ContainerdIngests:
+    """Return the ingests below a content store's folder."""
+    return ContainerdIngests(folder=ContentFolder(root), namespace=namespace)
 
 
 def ingest(root: Path, name: str, ref: str, *, data: bytes = b"", total: str | None = "10") -> Path:
@@ -44,14 +49,14 @@ async def test_an_ingest_is_known_by_its_ref(tmp_path: Path, ref: str) -> None:
     """The digest at the end counts, after any text."""
     ingest(tmp_path, "other", f"k8s.io/1/layer-{Digest.of(b'other')}")
     ingest(tmp_path, "one", ref, data=b"1234")
-    async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
+    async with ingests_of(tmp_path).open(DIGEST) as found:
         assert (found.size, found.total) == (4, 10)
 
 
 async def test_an_ingest_of_another_namespace_is_not_ours(tmp_path: Path) -> None:
     """It is not found alone, and not as the ingest that was written last."""
     ingest(tmp_path, "theirs", f"default/1/layer-{DIGEST}", data=b"theirs")
-    ingests = ContainerdIngests(content_path=tmp_path, namespace="k8s.io")
+    ingests = ingests_of(tmp_path, "k8s.io")
     with pytest.raises(ContentNotFound):
         async with ingests.open(DIGEST):
             pass
@@ -68,7 +73,7 @@ async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
     """A ref that does not end in a separator and the digest is something else."""
     ingest(tmp_path, "one", ref)
     with pytest.raises(ContentNotFound):
-        async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST):
+        async with ingests_of(tmp_path).open(DIGEST):
             pass
 
 
@@ -76,7 +81,7 @@ async def test_other_refs_are_passed_over(tmp_path: Path, ref: str) -> None:
 async def test_a_length_that_is_not_said_is_not_known(tmp_path: Path, total: str | None) -> None:
     """Then no client can be told the length of the body."""
     ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}", total=total)
-    async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
+    async with ingests_of(tmp_path).open(DIGEST) as found:
         assert found.total is None
         assert not found.is_complete
 
@@ -87,7 +92,7 @@ async def test_of_two_ingests_the_one_that_grew_last_is_taken(tmp_path: Path) ->
     ingest(tmp_path, "new", f"k8s.io/2/layer-{DIGEST}", data=b"12")
     os.utime(old, (1, 1))
     before = descriptors()
-    async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found:
+    async with ingests_of(tmp_path).open(DIGEST) as found:
         assert found.size == 2
     assert descriptors() == before + 1  # the inotify descriptor, which is kept for a while
 
@@ -95,7 +100,10 @@ async def test_of_two_ingests_the_one_that_grew_last_is_taken(tmp_path: Path) ->
 async def test_it_is_looked_for_once_for_all_who_open_it(tmp_path: Path) -> None:
     """Seven readers of one layer share one descriptor until the last of them leaves."""
     ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
-    ingests, before = ContainerdIngests(content_path=tmp_path, namespace=None), descriptors()
+    ingests, before = (
+        ingests_of(tmp_path),
+        descriptors(),
+    )
     async with ingests.open(DIGEST) as first:
         async with ingests.open(DIGEST) as second:
             assert second is first
@@ -110,7 +118,7 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     data.unlink()
     data.symlink_to("/etc/passwd")
     with pytest.raises(ContentNotFound):
-        async with ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST):
+        async with ingests_of(tmp_path).open(DIGEST):
             pass
 
 
@@ -127,7 +135,7 @@ async def test_without_inotify_files_are_looked_at_again(
     data = ingest(tmp_path, "one", f"k8s.io/1/layer-{DIGEST}")
     async with (
         asyncio.timeout(10),
-        ContainerdIngests(content_path=tmp_path, namespace=None).open(DIGEST) as found,
+        ingests_of(tmp_path).open(DIGEST) as found,
     ):
         waiting = asyncio.create_task(found.wait_beyond(0))
         await asyncio.sleep(0)

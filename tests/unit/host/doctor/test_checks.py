@@ -186,7 +186,7 @@ def test_the_version_that_tells_each_layer_needs_no_remark() -> None:
             *(
                 Level.WARNING,
                 "what lies in /etc/docker/certs.d goes before",
-                f'config_path = "{CERTS}"',
+                "--containerd-registry-config-path /etc/docker/certs.d",
             ),
             id="not first",
         ),
@@ -349,7 +349,7 @@ def test_a_mirror_that_keeps_containerd_waiting_is_named() -> None:
             is_asked=False,
         ),
     )
-    right, found, bypassed = check_hosts(replace(RIGHT, hosts=files))
+    right, bypassed, found = check_hosts(replace(RIGHT, hosts=files))
     assert (right.level, found.level, bypassed.level) == (Level.OK, Level.ERROR, Level.WARNING)
     assert (
         f"{CERTS}/_default/hosts.toml names http://cache:5000, which takes connections, but"
@@ -379,7 +379,7 @@ def test_settings_that_are_set_aside_are_named() -> None:
     found = only(check_set_aside, set_aside=("ghcr.io", "_default"))
     assert (found.check, found.level) == ("set_aside", Level.WARNING)
     assert f"set up for ghcr.io, _default (in {CERTS}/_backup)" in found.text
-    kept = "--prepend-existing --mirrored-registries _default https://ghcr.io"
+    kept = "--mirrored-registries _default https://ghcr.io --prepend-existing"
     assert (found.remedy or "").endswith(kept)
     assert check_set_aside(replace(RIGHT, set_aside=AWAY)) == check_set_aside(RIGHT) == []
 
@@ -393,8 +393,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_i
     assert finding.level is Level.ERROR
     assert finding.remedy == (
         "spegel-py configuration --mirror-targets http://127.0.0.1:5000 "
-        "--containerd-registry-config-path "
-        "/etc/containerd/certs.d --mirrored-registries https://docker.io http://10.0.0.9:5000"
+        "--mirrored-registries docker.io http://10.0.0.9:5000"
     )
     assert (
         only(check_hosts, subject=replace(SUBJECT, is_in_pod=True), hosts=AWAY).level
@@ -413,20 +412,22 @@ def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_i
         ),
         pytest.param(
             ContentState(sample=8, root=Path("/x")),
-            Level.ERROR,
-            "none of 8 blobs",
+            Level.WARNING,
+            "holds none of containerd's blobs",
             id="another containerd's",
         ),
         pytest.param(
-            ContentState(sample=8), Level.ERROR, "none of 8 blobs", id="another's, root not told"
+            ContentState(sample=8),
+            *(Level.WARNING, "none of containerd's blobs"),
+            id="another's, root not told",
         ),
         pytest.param(
             ContentState(), Level.WARNING, "whose it is cannot be told", id="containerd away"
         ),
         pytest.param(
             ContentState(problem="no folder", advice="mount it"),
-            Level.ERROR,
-            "no folder",
+            Level.WARNING,
+            "no folder; a node reads containerd's socket instead",
             id="absent",
         ),
         pytest.param(AWAY, Level.ERROR, "no answer", id="hangs"),
@@ -465,7 +466,9 @@ def test_a_content_path_that_is_not_mounted_is_right() -> None:
             replace(NODE, ready=False, reason="no table"), Level.WARNING, "no table", id="not ready"
         ),
         pytest.param(
-            replace(NODE, ready=False, reason="alone", peers=()), Level.OK, "up 5 s", id="alone"
+            replace(NODE, ready=False, reason="no peer is connected", peers=()),
+            *(Level.WARNING, "not ready: no peer is connected"),
+            id="alone",
         ),
         pytest.param(AWAY, Level.ERROR, "no answer", id="away"),
     ],

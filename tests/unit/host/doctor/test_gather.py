@@ -194,7 +194,9 @@ def test_the_folder_is_found_as_containerd_finds_it(tmp_path: Path) -> None:
     write_hosts(first, "certs.example", None)
     default = write_hosts(second, "_default", ONE_HOST)
     names = ["a:5000", "https://b:5000", "certs.example", "docker.io"]
-    found = hosts_files.read([first, second, tmp_path / "missing"], names)
+    read = hosts_files.read([first, second, tmp_path / "missing"], names)
+    assert [one.registry for one in read if not one.is_asked] == ["_default"]
+    found = [one for one in read if one.is_asked]
     assert [(one.registry, one.path) for one in found] == [
         *(("a:5000", under), ("b:5000", plain), ("certs.example", None), ("docker.io", default))
     ]
@@ -392,7 +394,8 @@ async def test_a_node_that_is_not_there_is_unknown(subject: Subject) -> None:
     """Both questions name the address and what happened."""
     state = await node_queries.state("http://127.0.0.1:9", timeout=5.0)
     pull = await node_queries.pull(subject, REFERENCE, Digest.of(b""), timeout=5.0)
-    assert state == pull == Unknown("http://127.0.0.1:9: Connection refused")
+    assert state == Unknown("no node answers at http://127.0.0.1:9: Connection refused")
+    assert pull == Unknown("http://127.0.0.1:9: Connection refused")
 
 
 # All of it
@@ -416,7 +419,7 @@ async def test_a_machine_with_nothing_on_it_gets_a_remedy_for_everything(subject
 def hanging(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
     """A machine on which everything accepts a question, and nothing ever answers."""
     monkeypatch.setattr("spegel_py.host.doctor.gather.DEADLINE", 0.5)
-    os.mkfifo(subject.containerd_config)
+    os.mkfifo(subject.config_file)
     assert subject.certs is not None
     os.mkfifo(write_hosts(subject.certs, "_default", None))
     with (

@@ -1,0 +1,63 @@
+"""Sentences about a node's content that several outputs show: state, page, doctor, log, probes.
+
+Each sentence is made here only, so that outputs cannot contradict each other. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from spegel_py.tools.human import plural
+
+
+def containerd_away(socket: Path, cause: str = "") -> str:
+    """Return the sentence for a daemon that does not answer."""
+    return f"containerd does not answer at {socket}{f': {cause}' if cause else ''}"
+
+
+def nothing_shared(reason: str) -> str:
+    """Return the reason why a node is not ready: it can share nothing."""
+    return f"{reason}; this node shares nothing until then"
+
+
+def known_content_shared(reason: str) -> str:
+    """Return the sentence for a daemon that is away, while its files can be read."""
+    return f"{reason}; content from before is still shared, and newer content is not"
+
+
+def content_read(path: Path | None, *, reason: str = "") -> str:
+    """Return the sentence about the place that blobs are read from.
+
+    Args:
+        path: the folder; None for the socket.
+        reason: why it is not the given folder; empty if it is.
+    """
+    if path is not None:
+        return f"{path}{f', as containerd says: {reason}' if reason else ''}"
+    if reason:
+        return f"over containerd's socket: {reason}; downloads under way are not shared"
+    return "over containerd's socket, as set; downloads under way are not shared"
+
+
+def in_namespaces(namespaces: Collection[str], *, shared: str) -> str:
+    """Return the sentence about content that only other namespaces of containerd hold."""
+    names = ", ".join(sorted(namespaces))
+    plural = "s" if len(namespaces) > 1 else ""
+    return f"it is in containerd's namespace{plural} {names}, which is not shared ({shared} is)"
+
+
+def other_images(images: Mapping[str, int], *, shared: str) -> str:
+    """Return the sentence about the images of other namespaces; empty if there are none."""
+    found = [f"{plural(number, 'image')} in {name}" for name, number in sorted(images.items())]
+    if not found:
+        return ""
+    return f"{', '.join(found)}: not shared, only namespace {shared} is"
+
+
+def tag_too_old(seconds: float, ttl: float) -> str:
+    """Return the reason why a tag is not answered any more."""
+    return (
+        f"the tag was last seen at its registry {seconds / 3600:.1f} h ago, and --tag-ttl is "
+        f"{ttl / 3600:g} h"
+    )
