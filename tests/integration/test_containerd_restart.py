@@ -75,13 +75,17 @@ async def test_a_node_starts_without_containerd_and_finds_it_later() -> None:
         await asyncio.gather(*(node.start_spegel() for node in lab.nodes))
         await joined(*lab.nodes)
         assert (await late.get("/livez")).status == 200
-        assert (await late.get("/readyz")).status == 200
+        answer = await late.get("/readyz")
+        assert answer.status == 500
+        assert b"containerd does not answer at" in answer.body
+        assert b"this node shares nothing until then" in answer.body
         for path in (manifest_path(app.root), *map(blob_path, app.blobs[1:])):
             assert (await late.get(path)).status == 200
         assert (await late.get(manifest_path(reference))).status == 404
         await late.daemon.start()
         async with registry_away(lab):
             await found(other, reference, app.blobs[1:])
+        assert (await late.get("/readyz")).status == 200
         await heal(lab)
         await publish(lab, second, later, late)
 
