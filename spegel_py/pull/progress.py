@@ -28,6 +28,7 @@ from spegel_py.pull.pull_events import (
     PullEvent,
     PullPlanned,
 )
+from spegel_py.tools.human import plural
 
 PEER_LENGTH = 8
 """Characters of a peer id that are shown: its end, because ids of all nodes begin alike."""
@@ -73,7 +74,8 @@ class _Bars:
     def show(self, event: PullEvent) -> None:
         match event:
             case PullPlanned(root, _, blobs):
-                self._progress.console.print(f"{root.digest}: {len(blobs)} blobs", highlight=False)
+                title = f"{short_digest(root.digest)}: {plural(len(blobs), 'blob')}"
+                self._progress.console.print(title, highlight=False)
                 for blob in blobs:
                     self._tasks[blob] = self._progress.add_task(
                         short_digest(blob.digest),
@@ -108,7 +110,7 @@ class _Lines:
         match event:
             case PullPlanned(root, _, blobs):
                 size = sum(blob.size for blob in blobs)
-                self._line(f"{root.digest}: {len(blobs)} blobs, {size} bytes")
+                self._line(f"{root.digest}: {plural(len(blobs), 'blob')}, {size} bytes")
             case BlobOpened(blob, offset, peer, is_upstream):
                 self._sources[blob] = source_text(peer, is_upstream=is_upstream)
                 if offset:
