@@ -224,8 +224,14 @@ class ImagePull:
             "total": self.total,
             "requests": len(self.records),
             "sources": self._sources(),
-            "parts": [part.as_json() for part in self.parts.values()],
+            "parts": [self.parts[digest].as_json() for digest in self._in_order()],
         }
+
+    def _in_order(self) -> list[str]:
+        """Return the digests of the parts: the image's own first, then those below, as it names
+        them."""
+        order = {digest: number for number, digest in enumerate((self.root, *self._names))}
+        return sorted(self.parts, key=lambda digest: order.get(digest, len(order)))
 
     def _sources(self) -> list[dict[str, object]]:
         local = sum(part.local for part in self.parts.values())

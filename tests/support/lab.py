@@ -36,7 +36,7 @@ _REGISTRY_CONFIG = """\
 version: 0.1
 log: {{level: info, accesslog: {{disabled: false}}}}
 storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
-http: {{addr: '{address}'}}
+http: {{addr: '{address}'{tls}}}
 """
 
 _PRIVATE = "auth: {{htpasswd: {{realm: private, path: {folder}/users}}}}\n"
@@ -77,6 +77,7 @@ class Registry:
         namespace: Namespace,
         address: str = REGISTRY,
         is_private: bool = False,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
@@ -89,19 +90,29 @@ class Registry:
         config = folder / "config.yml"
         config.write_text(
             (_REGISTRY_CONFIG + (_PRIVATE if is_private else "")).format(
-                folder=folder, address=address
+                folder=folder,
+                address=address,
+                tls=", tls: {{certificate: '{}', key: '{}'}}".format(*certificate)
+                if certificate
+                else "",
             )
         )
         self.process = Process(
             command=[*namespace.prefix, "docker-registry", "serve", str(config)],
             log=folder / "registry.log",
         )
+        self._is_tls = certificate is not None
         self._seen = 0
 
     async def start(self) -> None:
         """Start it, with what it held before."""
+        port = int(self.address.rpartition(":")[2])
         await self.process.start(
-            lambda: _answers(self.namespace, int(self.address.rpartition(":")[2]), "/")
+            lambda: (
+                _listens(self.namespace, port)
+                if self._is_tls
+                else _answers(self.namespace, port, "/")
+            )
         )
         self.forget()
 
@@ -335,6 +346,14 @@ async def _end(node: Node) -> None:
     if node.spegel:
         await node.spegel.end()
     await node.daemon.stop()
+
+
+async def _listens(namespace: Namespace, port: int) -> bool:
+    try:
+        (await namespace.connect(namespace.address, port, timeout=2.0)).close()
+    except OSError:
+        return False
+    return True
 
 
 async def _answers(namespace: Namespace, port: int, path: str) -> bool:
