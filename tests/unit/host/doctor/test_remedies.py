@@ -82,7 +82,7 @@ class Machine:
 
     def files(self) -> dict[str, Mapping[str, Any]]:
         """Return the files that containerd can read, by registry."""
-        found = {}
+        found: dict[str, Mapping[str, Any]] = {}
         for path in self.root.glob("*/hosts.toml"):
             try:
                 found[path.parent.name] = tomllib.loads(path.read_text())
@@ -115,7 +115,8 @@ async def follow(remedy: str) -> None:
     for command in start[0].split(" && "):
         program, *words = shlex.split(command)
         if program == "mv":
-            shutil.move(*words)
+            source, target = words
+            shutil.move(source, target)
         else:
             assert await asyncio.to_thread(main, words) == 0
 
