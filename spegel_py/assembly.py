@@ -23,7 +23,7 @@ from spegel_py.admin.holder_cache import HolderCache
 from spegel_py.admin.holder_lookup import HolderLookup
 from spegel_py.admin.images import LocalImages
 from spegel_py.admin.measurer import Measurer
-from spegel_py.admin.routes import image_routes, pull_routes
+from spegel_py.admin.routes import image_routes, pull_routes, replica_routes
 from spegel_py.admin.state import describe
 from spegel_py.admin.store_state import containerd_state, layout_state
 from spegel_py.admin.web.page_sources import PageSources
@@ -42,6 +42,7 @@ from spegel_py.outcomes import ContentSource
 from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
 from spegel_py.registry.transfer_limits import TransferLimits
+from spegel_py.replicas.keeper import ReplicaKeeper
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
@@ -71,6 +72,7 @@ class Assembly:
     watcher: Watcher
     namespaces: OtherNamespaces | None
     origins: Origins
+    keeper: ReplicaKeeper
     router: Libp2pRouter
     advertiser: Advertiser
     freshness: Freshness
@@ -91,7 +93,7 @@ class Assembly:
         """Make all parts. Sockets and threads are closed with the stack."""
         metrics, auth = NodeMetrics(), Credentials.read()
         rng, verify = random.Random(), Verify(config.verify_blobs)
-        store, watcher, origins = await parts.make_store(config, stack)
+        store, watcher, origins, replicas = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
             store=store,
             # A layout's store hashes a blob before it serves it.
@@ -147,6 +149,7 @@ class Assembly:
             watcher=watcher,
             namespaces=parts.make_namespaces(config, store),
             origins=origins,
+            keeper=parts.make_keeper(config, replicas, scrubbed, router, metrics, rng),
             router=router,
             advertiser=advertiser,
             freshness=freshness,
@@ -216,6 +219,7 @@ class Assembly:
         routes = [
             *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images),
             *image_routes(images=images, measurer=self.measurer if has_page else None),
+            *replica_routes(self.keeper.describe),
         ]
         hosts = [*config.debug_hosts, socket.gethostname(), node_name(config.node_name)]
         app = create_admin_app(
@@ -269,6 +273,7 @@ class Assembly:
         if self.sharing:
             metrics.in_flight.watch(self.sharing.counts)
         metrics.health.watch(self.health.counts)
+        metrics.replicas.watch(lambda: len(self.keeper.held()))
         metrics.mirror.watch(quarantined=lambda: float(quarantine.count(time.monotonic())))
         metrics.routing.watch(
             connected=router.connected,

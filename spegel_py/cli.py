@@ -66,6 +66,11 @@ COMMANDS = (
         "spegel_py.commands.images_command",
     ),
     Command(
+        "replicas",
+        "show the images of a node, and the number of nodes that keep each",
+        "spegel_py.commands.replicas_command",
+    ),
+    Command(
         "measure",
         "measure a pull through a node, and the source of each part",
         "spegel_py.commands.measure_command",

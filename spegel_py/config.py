@@ -235,6 +235,36 @@ class Config:
         20,
         "number of closest peers that a key is announced to above the mesh limit",
     )
+    replica_floor: int = setting(
+        values.integer(0, 64),
+        0,
+        (
+            "number of the nodes that pulled an image which keep it while it is wanted, though "
+            "their runtimes remove it; it costs no traffic, only disk; 0: none"
+        ),
+    )
+    replicate_images: tuple[Pattern, ...] = setting(
+        values.patterns,
+        (),
+        (
+            "Go regular expressions (RE2) over registry/repository[:tag]; only a match is kept "
+            "by replica-floor; none means all"
+        ),
+        many=True,
+    )
+    replica_keep: float = setting(
+        values.seconds(0, 10 * 365 * 86400),
+        86400.0,
+        "time for which an image is wanted after a runtime had it; 0: for ever",
+    )
+    replica_max_disk: int = setting(
+        values.integer(0, 100),
+        10,
+        (
+            "percent of the content's file system that may be taken by images which only "
+            "replica-floor keeps"
+        ),
+    )
     warn_when_isolated_for: float = setting(
         values.seconds(10, 86400),
         60.0,

@@ -11,6 +11,7 @@ from spegel_py.health.metrics import HealthMetrics
 from spegel_py.inflight.metrics import InFlightMetrics
 from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.registry.metrics import ServerMetrics
+from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.routing.metrics import RoutingMetrics
 from spegel_py.telemetry.metrics import PullMetrics, RegistryLabels
 
@@ -26,6 +27,7 @@ class NodeMetrics:
         self.in_flight = InFlightMetrics(registry)
         self.mirror = MirrorMetrics(registry)
         self.pulls = PullMetrics(registry, labels)
+        self.replicas = ReplicaMetrics(registry)
         self.routing = RoutingMetrics(registry, labels)
         self.server = ServerMetrics(registry)
         self._queues = Gauge(

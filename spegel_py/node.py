@@ -116,6 +116,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(parts.advise(config), name="doctor"),
                 group.create_task(node.monitor.run(), name="health"),
                 group.create_task(node.supervisor.run(), name="supervisor"),
+                group.create_task(node.keeper.run(), name="replicas"),
             ]
             yield node.router
             _cancel(tasks)

@@ -19,6 +19,8 @@ from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.slow_peers import ParallelSettings
 from spegel_py.registry.server import parse_address
+from spegel_py.replicas.keeper import ReplicaKeeper
+from spegel_py.replicas.replica_rules import ReplicaRules
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
@@ -30,7 +32,7 @@ from spegel_py.routing.libp2p.bootstrap import (
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.router_settings import RouterSettings
-from spegel_py.store.base import Ingests, Origins, Store, Watcher
+from spegel_py.store.base import Ingests, Origins, Replicas, Store, Watcher
 from spegel_py.supervision.isolation import IsolationThresholds
 from spegel_py.supervision.observer import NodeSignals
 from spegel_py.supervision.repairs import RepairActions
@@ -204,14 +206,20 @@ def containerd_watcher(config: Config, watcher: Watcher) -> ContainerdWatcher | 
     return watcher if isinstance(watcher, ContainerdWatcher) else None
 
 
-async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watcher, Origins]:
-    """Return the store, its watcher and its origins. Only the modules of its kind are loaded."""
+async def make_store(
+    config: Config, stack: AsyncExitStack
+) -> tuple[Store, Watcher, Origins, Replicas]:
+    """Return the store, its watcher, its origins and its replicas.
+
+    Only the modules of its kind are loaded.
+    """
     if config.oci_layout is not None:
         from spegel_py.store.layout import LayoutStore, LayoutWatcher, check_layout
 
         await check_layout(config.oci_layout)
         layout = LayoutStore(root=config.oci_layout)
-        return layout, LayoutWatcher(store=layout, filters=config.filters), layout
+        watcher = LayoutWatcher(store=layout, filters=config.filters)
+        return layout, watcher, layout, layout.replicas
     from spegel_py.store.containerd import (
         Client,
         ContainerdStore,
@@ -226,7 +234,37 @@ async def make_store(config: Config, stack: AsyncExitStack) -> tuple[Store, Watc
         Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
     )
     store = ContainerdStore(client=client, content_path=config.containerd_content_path)
-    return store, ContainerdWatcher(store=store, filters=config.filters), store.origins
+    follower = ContainerdWatcher(store=store, filters=config.filters)
+    return store, follower, store.origins, store.replicas
+
+
+def make_keeper(
+    config: Config,
+    replicas: Replicas,
+    store: Store,
+    router: Libp2pRouter,
+    metrics: NodeMetrics,
+    rng: random.Random,
+) -> ReplicaKeeper:
+    """Return the keeper of replicas. With a floor of 0 it releases those of an earlier run."""
+    rules = ReplicaRules(
+        floor=config.replica_floor,
+        keep=config.replica_keep or None,
+        max_disk=config.replica_max_disk / 100,
+        patterns=config.replicate_images,
+    )
+    return ReplicaKeeper(
+        own=router.id,
+        replicas=replicas,
+        store=store,
+        router=router,
+        connected=router.connected,
+        content=config.oci_layout or config.containerd_content_path,
+        rules=rules,
+        filters=config.filters,
+        metrics=metrics.replicas,
+        rng=rng,
+    )
 
 
 def make_namespaces(config: Config, store: Store) -> OtherNamespaces | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 
 from aiohttp import web
@@ -123,6 +123,15 @@ def image_routes(*, images: LocalImages, measurer: Measurer | None) -> list[web.
             return web.json_response(measurement.as_json())
 
     return [web.get("/debug/images", show_images), web.post("/debug/measure", measure)]
+
+
+def replica_routes(describe: Callable[[], Mapping[str, object]]) -> list[web.RouteDef]:
+    """Return `GET /debug/replicas`: the floor, and each image with its replicas."""
+
+    async def show_replicas(_: web.Request) -> web.Response:
+        return web.json_response(describe())
+
+    return [web.get("/debug/replicas", show_replicas)]
 
 
 async def _stream(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spegel_py.errors import NameInvalid
+from spegel_py.errors import NameInvalid, OCIError
 from spegel_py.oci.digest import Digest
 
 MAX_NAME = 255
@@ -150,3 +150,11 @@ class Reference:
 def is_host(text: str) -> bool:
     """Return True if the first part of a name is a registry, by Docker's rule."""
     return "." in text or ":" in text or text == "localhost"
+
+
+def is_tag(name: str) -> bool:
+    """Return True for a full tag name, `registry/repository:tag`."""
+    try:
+        return Reference.parse(name).name == name
+    except OCIError:
+        return False

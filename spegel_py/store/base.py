@@ -176,18 +176,32 @@ class Replica:
     Args:
         names: the tags (`registry/repository:tag`) that point at the image's root, with the Unix
             times of their pulls.
+        used: the Unix time at which the runtime was last seen to have the image.
         expires: the Unix time from which the store may delete the image, unless it is held again.
     """
 
     image: PlatformImage
     names: Mapping[str, float]
     reason: ReplicaReason
+    used: float
     expires: float
 
     @property
     def key(self) -> str:
         """The key under which the replica is advertised."""
         return replica_key(self.image.manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class PulledImage:
+    """An image that the runtime has. The name is a tag, or `repository@digest`.
+
+    `pulled` is the Unix time of its last pull.
+    """
+
+    name: str
+    root: Child
+    pulled: float
 
 
 class Replicas(Protocol):
@@ -208,17 +222,18 @@ class Replicas(Protocol):
         """
         ...
 
-    async def hold(
-        self,
-        image: PlatformImage,
-        *,
-        names: Mapping[str, float],
-        reason: ReplicaReason,
-        expires: float,
-    ) -> Replica:
-        """Keep an image that is here completely. A replica of it is replaced by the new one.
+    async def pulled(self) -> list[PulledImage]:
+        """Return the images that the runtime has, those with a replica too.
 
-        Raises ContentNotFound if a part is missing, StoreUnavailable. Nothing changes then.
+        Raises StoreUnavailable.
+        """
+        ...
+
+    async def hold(self, replica: Replica) -> None:
+        """Keep an image that is here completely, in place of an earlier replica of it.
+
+        Tags that the store cannot remember are left out. Raises ContentNotFound if a part is
+        missing, StoreUnavailable. Nothing changes then.
         """
         ...
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import PlatformImage, Replica, ReplicaReason
+from spegel_py.store.base import PulledImage, Replica
 from spegel_py.store.memory_store import MemoryStore
 
 
 class MemoryReplicas:
     """The Replicas port over a MemoryStore, which remembers the replicas for the next instance."""
 
-    def __init__(self, *, store: MemoryStore) -> None:
+    def __init__(self, *, store: MemoryStore, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._clock = clock
         self._held: dict[Digest, Replica] = {}
 
     def held(self) -> Mapping[Digest, Replica]:
@@ -24,25 +25,19 @@ class MemoryReplicas:
     async def load(self) -> None:
         self._store.check_here()
         for manifest, replica in list(self._store.replicas.items()):
-            if replica.expires <= time.time():
+            if replica.expires <= self._clock():
                 self._store.release(manifest)
         self._held = dict(self._store.replicas)
 
-    async def hold(
-        self,
-        image: PlatformImage,
-        *,
-        names: Mapping[str, float],
-        reason: ReplicaReason,
-        expires: float,
-    ) -> Replica:
-        for blob in image.blobs:
+    async def pulled(self) -> list[PulledImage]:
+        return self._store.pulled()
+
+    async def hold(self, replica: Replica) -> None:
+        for blob in replica.image.blobs:
             if (await self._store.stat(blob.digest)).size != blob.size:
                 raise ContentNotFound(f"{blob.digest} has not {blob.size} bytes here")
-        replica = Replica(image=image, names=dict(names), reason=reason, expires=expires)
-        self._held[image.manifest] = replica
+        self._held[replica.image.manifest] = replica
         self._store.hold(replica)
-        return replica
 
     async def release(self, manifest: Digest) -> int:
         self._store.check_here()

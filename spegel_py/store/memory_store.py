@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from spegel_py.errors import ContentNotFound, ManifestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.manifest import children
+from spegel_py.oci.manifest import Child, children
 from spegel_py.store.base import (
     Change,
     Content,
@@ -19,6 +19,7 @@ from spegel_py.store.base import (
     Descriptor,
     Ingest,
     Inventory,
+    PulledImage,
     Replica,
     Tag,
 )
@@ -92,6 +93,14 @@ class MemoryStore:
         for digest in gone:
             self.remove(digest)
         return freed
+
+    def pulled(self) -> list[PulledImage]:
+        """Return the tags that a test added, as the images of a runtime."""
+        self.check_here()
+        return [
+            PulledImage(name, Child(tag.digest, 0, ""), tag.pulled)
+            for name, tag in self._names.items()
+        ]
 
     def hold(self, replica: Replica) -> None:
         """Add a replica, in place of another one of the same image."""

@@ -12,8 +12,8 @@ may be wrong, and one wrong record would hide the content of every image with th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager, suppress
 
 import structlog
 
@@ -29,6 +29,9 @@ CALLS = 16
 
 OpenContent = Callable[[Digest], AbstractAsyncContextManager[Content]]
 """Opens content by its digest, as Store.open does."""
+
+StatContent = Callable[[Digest], Awaitable[Descriptor]]
+"""Returns the descriptor of content by its digest, as Store.stat does."""
 
 OnChild = Callable[[Child], None]
 """Called with each child that a manifest names."""
@@ -81,33 +84,31 @@ class Walker:
             found.update(child.digest for child, _ in below)
         return frozenset(found)
 
-    async def images(self, root: Child, sizes: Mapping[Digest, int]) -> dict[Digest, PlatformImage]:
+    async def images(self, root: Child, stat: StatContent) -> dict[Digest, PlatformImage]:
         """Return the images below a root that are here completely, by their manifests' digests.
 
-        An index leads to one image for each platform.
-
-        Args:
-            root: the descriptor by which the images are pulled.
-            sizes: the bytes of all content here.
+        An index leads to one image for each platform. The root's media type and size are those of
+        its bytes, whatever the descriptor says. Raises StoreUnavailable.
         """
         found: dict[Digest, PlatformImage] = {}
         paths: list[tuple[Child, ...]] = [(root,)]
         while paths:
             path = paths.pop()
-            manifest = path[-1]
-            if manifest.digest not in sizes:
-                continue
-            parsed = await self._read(manifest)
+            parsed = await self._read(path[-1])
+            above = {one.digest for one in path}
             if parsed.media_type in INDEXES:
-                above = {one.digest for one in path}
                 paths += [(*path, one) for one in parsed.children if one.digest not in above]
-            elif parsed.media_type and all(one.digest in sizes for one in parsed.children):
-                blobs = {one.digest for one in (*path, *parsed.children)}
-                found[manifest.digest] = PlatformImage(
-                    manifest=manifest.digest,
-                    root=root,
-                    blobs=frozenset(Descriptor(one, sizes[one]) for one in blobs),
-                )
+            elif parsed.media_type:
+                digests = above | {one.digest for one in parsed.children}
+                with suppress(ContentNotFound):
+                    blobs = {one: (await stat(one)).size for one in digests}
+                    top = await self._read(root)
+                    manifest = path[-1].digest
+                    found[manifest] = PlatformImage(
+                        manifest=manifest,
+                        root=Child(root.digest, blobs[root.digest], top.media_type),
+                        blobs=frozenset(Descriptor(one, size) for one, size in blobs.items()),
+                    )
         return found
 
     def keep(self, digests: Collection[Digest]) -> None:

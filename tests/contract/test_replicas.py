@@ -32,8 +32,19 @@ async def here(source: Source) -> Source:
 
 async def images_of(source: Source, one: Image) -> dict[Digest, PlatformImage]:
     """Return the complete images below a root, as the node finds them."""
-    sizes = {blob.digest: len(blob.data) for blob in one.blobs}
-    return await Walker(open=source.store.open).images(child(one), sizes)
+    return await Walker(open=source.store.open).images(child(one), source.store.stat)
+
+
+def replica_of(
+    content: PlatformImage, *names: str, seconds: float = WEEK, at: float = PULLED
+) -> Replica:
+    return Replica(
+        image=content,
+        names=dict.fromkeys(names, at),
+        reason=ReplicaReason.FLOOR,
+        used=PULLED,
+        expires=round(time.time() + seconds),
+    )
 
 
 async def hold(
@@ -41,12 +52,9 @@ async def hold(
 ) -> Replica:
     """Hold the only image below a root."""
     [content] = (await images_of(source, one)).values()
-    return await source.replicas.hold(
-        content,
-        names=dict.fromkeys(names, at),
-        reason=ReplicaReason.FLOOR,
-        expires=round(time.time() + seconds),
-    )
+    replica = replica_of(content, *names, seconds=seconds, at=at)
+    await source.replicas.hold(replica)
+    return replica
 
 
 async def loaded(source: Source) -> None:
@@ -163,9 +171,7 @@ async def test_one_platform_of_an_index_is_held_with_the_index(here: Source) -> 
         assert {manifest, many.root.digest} <= digests
         assert not digests & (found.keys() - {manifest})
     content = next(iter(found.values()))
-    await here.replicas.hold(
-        content, names={NAME: PULLED}, reason=ReplicaReason.HEAT, expires=time.time() + WEEK
-    )
+    await here.replicas.hold(replica_of(content, NAME))
     await here.forget(NAME)
     assert (await here.store.resolve(NAME)).digest == many.root.digest
     others = {blob.digest for blob in many.blobs} - {blob.digest for blob in content.blobs}
@@ -185,9 +191,7 @@ async def test_an_image_that_is_not_complete_is_not_held(here: Source) -> None:
     for blobs in (content.blobs | {absent}, others | {longer}):
         wrong = PlatformImage(manifest=content.manifest, root=content.root, blobs=blobs)
         with pytest.raises(ContentNotFound):
-            await here.replicas.hold(
-                wrong, names={}, reason=ReplicaReason.FLOOR, expires=time.time() + WEEK
-            )
+            await here.replicas.hold(replica_of(wrong))
     assert not here.replicas.held()
     here.reopen()
     await here.replicas.load()
@@ -236,6 +240,21 @@ async def test_an_expired_replica_is_not_there_after_a_restart(here: Source) -> 
     assert not here.replicas.held()
 
 
+async def test_the_runtimes_images_are_listed_without_replicas(here: Source) -> None:
+    """An image that only a replica keeps is none of the runtime's."""
+    one, two = image(), image("two")
+    await here.add(NAME, one)
+    await here.add(OTHER, two)
+    await hold(here, one, NAME)
+    assert {each.name: each.root.digest for each in await here.replicas.pulled()} == {
+        NAME: one.root.digest,
+        OTHER: two.root.digest,
+    }
+    await here.forget(NAME)
+    [left] = await here.replicas.pulled()
+    assert (left.name, left.root.digest) == (OTHER, two.root.digest)
+
+
 async def test_an_outage_changes_nothing(here: Source) -> None:
     """While the store is away `hold` and `release` raise StoreUnavailable, and nothing is lost."""
     one, two = image(), image("two")
@@ -245,9 +264,7 @@ async def test_an_outage_changes_nothing(here: Source) -> None:
     [content] = (await images_of(here, two)).values()
     await here.leave()
     with pytest.raises(StoreUnavailable):
-        await here.replicas.hold(
-            content, names={}, reason=ReplicaReason.FLOOR, expires=time.time() + WEEK
-        )
+        await here.replicas.hold(replica_of(content))
     with pytest.raises(StoreUnavailable):
         await here.replicas.release(replica.image.manifest)
     await here.come_back()
@@ -262,11 +279,7 @@ async def test_a_cancelled_hold_leaves_no_unfinished_replica(here: Source) -> No
     await here.add(NAME, one)
     [content] = (await images_of(here, one)).values()
     for delay in (0.0, 0.001, 0.003, 0.01):
-        task = asyncio.create_task(
-            here.replicas.hold(
-                content, names={}, reason=ReplicaReason.FLOOR, expires=time.time() + WEEK
-            )
-        )
+        task = asyncio.create_task(here.replicas.hold(replica_of(content)))
         await asyncio.sleep(delay)
         task.cancel()
         await asyncio.wait([task])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spegel_py.oci.build import Image
-from spegel_py.store.base import PlatformImage, ReplicaReason
+from spegel_py.store.base import PlatformImage, Replica, ReplicaReason
 from spegel_py.store.containerd import Client, ContainerdStore
 from spegel_py.store.walker import Walker
 from tests.support.containerd import Daemon
@@ -40,9 +40,20 @@ async def client(daemon: Daemon) -> AsyncIterator[Client]:
 
 
 async def content_of(store: ContainerdStore, one: Image) -> PlatformImage:
-    sizes = {blob.digest: len(blob.data) for blob in one.blobs}
-    [found] = (await Walker(open=store.open).images(child(one), sizes)).values()
+    [found] = (await Walker(open=store.open).images(child(one), store.stat)).values()
     return found
+
+
+async def hold(store: ContainerdStore, one: Image) -> Replica:
+    replica = Replica(
+        image=await content_of(store, one),
+        names={NAME: 1.0},
+        reason=ReplicaReason.FLOOR,
+        used=1.0,
+        expires=round(time.time() + WEEK),
+    )
+    await store.replicas.hold(replica)
+    return replica
 
 
 async def our_leases(daemon: Daemon) -> list[str]:
@@ -57,12 +68,7 @@ async def test_a_lease_that_a_crash_left_unfinished_is_removed(
     one = image()
     await daemon.load({NAME: one})
     store = ContainerdStore(client=client, content_path=daemon.content_path)
-    replica = await store.replicas.hold(
-        await content_of(store, one),
-        names={NAME: 1.0},
-        reason=ReplicaReason.FLOOR,
-        expires=round(time.time() + WEEK),
-    )
+    replica = await hold(store, one)
     [whole] = await our_leases(daemon)
     unfinished = f"{whole.rpartition('/')[0]}/9999999999999"
     labels = {"spegel-py/blobs": "99", "spegel-py/manifest": str(replica.image.manifest)}
@@ -80,12 +86,7 @@ async def test_a_replica_outlives_a_crash_of_containerd(daemon: Daemon, client: 
     one = image()
     await daemon.load({NAME: one})
     store = ContainerdStore(client=client, content_path=daemon.content_path)
-    await store.replicas.hold(
-        await content_of(store, one),
-        names={NAME: 1.0},
-        reason=ReplicaReason.FLOOR,
-        expires=time.time() + WEEK,
-    )
+    await hold(store, one)
     await daemon.ctr("images", "rm", "--sync", NAME)
     await daemon.kill()
     await daemon.start()
@@ -105,12 +106,7 @@ async def test_containerd_lists_no_image_for_a_replica(daemon: Daemon, client: C
     one = image()
     await daemon.load({NAME: one})
     store = ContainerdStore(client=client, content_path=daemon.content_path)
-    await store.replicas.hold(
-        await content_of(store, one),
-        names={NAME: 1.0},
-        reason=ReplicaReason.FLOOR,
-        expires=time.time() + WEEK,
-    )
+    await hold(store, one)
     await daemon.ctr("images", "rm", "--sync", NAME)
     assert await client.images() == []
     assert set(await store.images()) == {NAME, *(r.key for r in store.replicas.held().values())}
@@ -124,9 +120,7 @@ async def test_a_hold_beside_a_removal_is_whole_or_refused(daemon: Daemon, clien
         await daemon.load({NAME: one})
         content = await content_of(store, one)
         held, _ = await asyncio.gather(
-            store.replicas.hold(
-                content, names={}, reason=ReplicaReason.FLOOR, expires=time.time() + WEEK
-            ),
+            hold(store, one),
             daemon.ctr("images", "rm", "--sync", NAME),
             return_exceptions=True,
         )

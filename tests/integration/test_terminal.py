@@ -79,6 +79,7 @@ def ways(reference: str) -> dict[str, tuple[str, ...]]:
         "measure": (reference,),
         "resolve": (reference,),
         "alerts": (),
+        "replicas": (),
         "version": (),
         "pull": (reference, "--mirror", "http://127.0.0.1:5000", "--into", "LAYOUT"),
     }

@@ -130,8 +130,7 @@ class _Streams(dict[int, YamuxStream]):
     def __setitem__(self, number: int, stream: YamuxStream) -> None:
         if len(self) >= MAX_STREAMS and number not in self:
             raise PeerExceedsBound(f"more than {MAX_STREAMS} streams")
-        if not isinstance(stream, BoundedStream):
-            stream.__class__ = BoundedStream
+        stream.__class__ = BoundedStream
         super().__setitem__(number, stream)
 
 

@@ -53,8 +53,6 @@ all of Spegel's are; a peer with another kind is refused at its handshake."""
 FOREIGN = frozenset({"anyio", "blake3", "cryptography.x509", "mmh3", "psutil"})
 """Modules of others that py-libp2p imports for parts that a node does not use."""
 
-_TOPS = tuple(name.partition(".")[0] for name in FOREIGN)
-
 IMPORTERS = ("libp2p", "multiaddr", "multihash")
 """Packages whose modules find stand-ins for `FOREIGN`."""
 
@@ -223,8 +221,7 @@ def _hidden(finder: _Finder) -> Iterator[None]:
 
 def _taken() -> dict[str, ModuleType]:
     """Take the modules of `FOREIGN`, real ones or stand-ins, out of the loaded ones."""
-    names = [name for name in sys.modules if name.startswith(_TOPS) and _is_within(name, FOREIGN)]
-    found = {name: sys.modules.pop(name) for name in names}
+    found = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_within(name, FOREIGN)}
     for name in found:
         _bind(name, None)
     return found

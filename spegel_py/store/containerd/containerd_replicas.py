@@ -7,6 +7,7 @@ neither sees nor removes a replica, and its next pull uses the blobs that are he
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReason
+from spegel_py.store.base import Descriptor, PlatformImage, PulledImage, Replica
 from spegel_py.store.containerd.api import leases_pb2
 from spegel_py.store.containerd.grpc_client import Client, NamedImage
 from spegel_py.store.containerd.lease_labels import (
@@ -28,6 +29,7 @@ from spegel_py.store.containerd.lease_labels import (
     remembered,
     replica_of,
 )
+from spegel_py.store.containerd.pull_times import PullTimes
 
 log = structlog.get_logger(__name__)
 
@@ -96,8 +98,11 @@ class _Held:
 class ContainerdReplicas:
     """The Replicas port over leases in the client's namespace."""
 
-    def __init__(self, *, client: Client, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, *, client: Client, pulls: PullTimes, clock: Callable[[], float] = time.time
+    ) -> None:
         self._client = client
+        self._pulls = pulls
         self._leases = Leases(client=client)
         self._clock = clock
         self._held: dict[Digest, _Held] = {}
@@ -130,15 +135,15 @@ class ContainerdReplicas:
                 found[manifest] = _Held(replica, lease)
             self._held = found
 
-    async def hold(
-        self,
-        image: PlatformImage,
-        *,
-        names: Mapping[str, float],
-        reason: ReplicaReason,
-        expires: float,
-    ) -> Replica:
-        replica = Replica(image=image, names=remembered(names), reason=reason, expires=expires)
+    async def pulled(self) -> list[PulledImage]:
+        return [
+            PulledImage(image.name, image.target, self._pulls.of(image))
+            for image in await self._client.images()
+        ]
+
+    async def hold(self, replica: Replica) -> None:
+        image = replica.image
+        replica = dataclasses.replace(replica, names=remembered(replica.names))
         async with self._lock:
             lease = lease_of(replica, now=self._next_time())
             try:
@@ -157,7 +162,6 @@ class ContainerdReplicas:
             self.on_change(replica)
             if before is not None:
                 await self._leases.delete(before.lease)
-        return replica
 
     async def release(self, manifest: Digest) -> int:
         async with self._lock:

@@ -34,7 +34,7 @@ class ContainerdStore:
     def __init__(self, *, client: Client, content_path: Path | None = None) -> None:
         self.client = client
         self.pulls = PullTimes()
-        self.replicas = ContainerdReplicas(client=client)
+        self.replicas = ContainerdReplicas(client=client, pulls=self.pulls)
         self.records = records = BlobRecords(client=client)
         self.origins = ContainerdOrigins(client=client, records=records)
         self.folder = ContentFolder(content_path)

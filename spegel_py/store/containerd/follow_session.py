@@ -17,7 +17,7 @@ import structlog
 from spegel_py.errors import ContentNotFound, OCIError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters, repository_of
-from spegel_py.oci.reference import Reference, is_replica_key
+from spegel_py.oci.reference import Reference, is_replica_key, is_tag
 from spegel_py.store.base import Replica
 from spegel_py.store.containerd.containerd_store import ContainerdStore
 from spegel_py.store.containerd.gc_watch import GCWatch
@@ -174,7 +174,7 @@ class FollowSession:
         self.diff.add(self._replica_keys(shared))
         here = {name for name, image in self.images.items() if image.target.digest in digests}
         # names without a tag are no keys
-        self.diff.remove(name for name in here - tags.keys() if _is_tag(name))
+        self.diff.remove(name for name in here - tags.keys() if is_tag(name))
         self.diff.remove(str(digest) for digest in digests if digest not in shared)
         return present
 
@@ -254,7 +254,7 @@ class FollowSession:
             name: self.store.pulls.of(image)
             for name, image in self.images.items()
             if image.target.digest in digests
-            and _is_tag(name)
+            and is_tag(name)
             and not self.filters.exclude(name)
             and self._is_shared(image.target.digest)
         }
@@ -265,11 +265,6 @@ def _parse(name: str) -> Reference | None:
         return Reference.parse(name)
     except OCIError:
         return None
-
-
-def _is_tag(name: str) -> bool:
-    reference = _parse(name)
-    return reference is not None and reference.name == name
 
 
 def _is_by_digest(name: str) -> bool:

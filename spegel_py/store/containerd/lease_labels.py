@@ -40,8 +40,8 @@ pkg/labels/validate.go)."""
 _MANIFEST, _ROOT, _ROOT_SIZE, _ROOT_TYPE = (
     f"spegel-py/{field}" for field in ("manifest", "root", "root-size", "root-type")
 )
-_BLOBS, _REASON, _NAME, _PULLED = (
-    f"spegel-py/{field}" for field in ("blobs", "reason", "name.", "pulled.")
+_BLOBS, _REASON, _USED, _NAME, _PULLED = (
+    f"spegel-py/{field}" for field in ("blobs", "reason", "used", "name.", "pulled.")
 )
 
 
@@ -65,6 +65,7 @@ def lease_of(replica: Replica, *, now: float) -> Lease:
         _ROOT_TYPE: image.root.media_type,
         _BLOBS: str(len(image.blobs)),
         _REASON: replica.reason,
+        _USED: repr(replica.used),
     }
     for number, (name, pulled) in enumerate(remembered(replica.names).items()):
         labels |= {f"{_NAME}{number}": name, f"{_PULLED}{number}": repr(pulled)}
@@ -108,6 +109,7 @@ def replica_of(lease: Lease, blobs: Collection[Descriptor]) -> Replica | None:
             image=image,
             names=names,
             reason=ReplicaReason(labels[_REASON]),
+            used=float(labels[_USED]),
             expires=datetime.fromisoformat(labels[EXPIRE]).timestamp(),
         )
     except (KeyError, ValueError, DigestInvalid):

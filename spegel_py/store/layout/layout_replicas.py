@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ import structlog
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
-from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReason, Tag
+from spegel_py.store.base import (
+    Descriptor,
+    PlatformImage,
+    PulledImage,
+    Replica,
+    ReplicaReason,
+    Tag,
+)
 from spegel_py.store.layout.blob import disk_errors
 from spegel_py.store.layout.folder import BLOBS, layout_identity
 from spegel_py.tools.files import replace_file
@@ -31,10 +38,21 @@ REPLICAS = "replicas.json"
 
 
 class LayoutReplicas:
-    """The Replicas port over a layout's folder. One process at a time changes its replicas."""
+    """The Replicas port over a layout's folder. One process at a time changes its replicas.
 
-    def __init__(self, *, root: Path, clock: Callable[[], float] = time.time) -> None:
+    Args:
+        index: returns the tags of index.json.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        index: Callable[[], Awaitable[Mapping[str, Tag]]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._root = root
+        self._index = index
         self._path = root / REPLICAS
         self._clock = clock
         self._held: dict[Digest, Replica] = {}
@@ -61,19 +79,16 @@ class LayoutReplicas:
             now = self._clock()
             self._held = {one.image.manifest: one for one in found if one.expires > now}
 
-    async def hold(
-        self,
-        image: PlatformImage,
-        *,
-        names: Mapping[str, float],
-        reason: ReplicaReason,
-        expires: float,
-    ) -> Replica:
-        replica = Replica(image=image, names=dict(names), reason=reason, expires=expires)
+    async def pulled(self) -> list[PulledImage]:
+        return [
+            PulledImage(name, Child(tag.digest, 0, ""), tag.pulled)
+            for name, tag in (await self._index()).items()
+        ]
+
+    async def hold(self, replica: Replica) -> None:
         async with self._lock:
-            await asyncio.to_thread(self._check, image)
-            await self._replace({**self._held, image.manifest: replica})
-        return replica
+            await asyncio.to_thread(self._check, replica.image)
+            await self._replace({**self._held, replica.image.manifest: replica})
 
     async def release(self, manifest: Digest) -> int:
         async with self._lock:
@@ -145,6 +160,7 @@ def _entry(replica: Replica) -> dict[str, Any]:
         "blobs": {str(blob.digest): blob.size for blob in image.blobs},
         "names": dict(replica.names),
         "reason": replica.reason,
+        "used": replica.used,
         "expires": replica.expires,
     }
 
@@ -162,5 +178,6 @@ def _replica(entry: dict[str, Any]) -> Replica:
         ),
         names={str(name): float(pulled) for name, pulled in entry["names"].items()},
         reason=ReplicaReason(entry["reason"]),
+        used=float(entry["used"]),
         expires=float(entry["expires"]),
     )

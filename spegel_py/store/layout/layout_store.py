@@ -36,7 +36,7 @@ class LayoutStore:
     def __init__(self, *, root: Path, settle: float = SETTLE) -> None:
         self.root = root
         self.verifier = Verifier(BlobVerdicts(settle=settle))
-        self.replicas = LayoutReplicas(root=root)
+        self.replicas = LayoutReplicas(root=root, index=self._index)
         self._tags: Mapping[str, Tag] = {}
         self._index_read: Signature | None = None
         self._index_was_bad = False

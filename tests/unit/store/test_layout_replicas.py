@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from spegel_py.errors import StoreUnavailable
-from spegel_py.oci.digest import Digest
-from spegel_py.store.base import PlatformImage, ReplicaReason
+from spegel_py.store.base import PlatformImage, Replica, ReplicaReason
 from spegel_py.store.layout import LayoutStore
-from spegel_py.store.layout.layout_replicas import REPLICAS, LayoutReplicas
+from spegel_py.store.layout.layout_replicas import REPLICAS
 from spegel_py.store.walker import Walker
 from tests.support.images import child, image, write_layout
 
@@ -21,8 +20,8 @@ NAME = "registry.example/team/app:1"
 async def _content(root: Path) -> PlatformImage:
     one = image()
     write_layout(root, {NAME: one})
-    sizes: dict[Digest, int] = {blob.digest: len(blob.data) for blob in one.blobs}
-    [found] = (await Walker(open=LayoutStore(root=root).open).images(child(one), sizes)).values()
+    store = LayoutStore(root=root)
+    [found] = (await Walker(open=store.open).images(child(one), store.stat)).values()
     return found
 
 
@@ -31,13 +30,19 @@ async def test_a_damaged_list_is_not_overwritten(tmp_path: Path, damaged: str) -
     """The replicas in it may still be repaired, so holding another one is refused."""
     content = await _content(tmp_path)
     (tmp_path / REPLICAS).write_text(damaged)
-    replicas = LayoutReplicas(root=tmp_path)
+    replicas = LayoutStore(root=tmp_path).replicas
     await replicas.load()
-    expires = time.time() + 60
+    replica = Replica(
+        image=content,
+        names={},
+        reason=ReplicaReason.FLOOR,
+        used=0.0,
+        expires=time.time() + 60,
+    )
     with pytest.raises(StoreUnavailable, match=r"replicas\.json cannot be read"):
-        await replicas.hold(content, names={}, reason=ReplicaReason.FLOOR, expires=expires)
+        await replicas.hold(replica)
     assert (tmp_path / REPLICAS).read_text() == damaged
     (tmp_path / REPLICAS).unlink()
     await replicas.load()
-    await replicas.hold(content, names={}, reason=ReplicaReason.FLOOR, expires=expires)
+    await replicas.hold(replica)
     assert set(replicas.held()) == {content.manifest}

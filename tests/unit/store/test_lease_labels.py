@@ -43,6 +43,7 @@ def replicas(draw: st.DrawFn) -> Replica:
         ),
         names=draw(st.dictionaries(tags, times, max_size=MAX_NAMES)),
         reason=draw(st.sampled_from(ReplicaReason)),
+        used=draw(times),
         expires=float(draw(st.integers(0, 2**32))),
     )
 
@@ -79,7 +80,9 @@ def test_the_expiry_is_a_time_that_containerd_parses() -> None:
     image = PlatformImage(
         manifest=blob.digest, root=Child(blob.digest, 1, OCI_MANIFEST), blobs=frozenset([blob])
     )
-    replica = Replica(image=image, names={}, reason=ReplicaReason.FLOOR, expires=1_795_975_384.2)
+    replica = Replica(
+        image=image, names={}, reason=ReplicaReason.FLOOR, used=NOW, expires=1_795_975_384.2
+    )
     assert lease_of(replica, now=NOW).labels[EXPIRE] == "2026-11-29T18:03:05+00:00"
 
 

@@ -1,0 +1,65 @@
+"""`spegel-py replicas`: a node's images, and the nodes that keep each of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from spegel_py.commands.output import print_json, print_line, print_table, short_digest, size
+from spegel_py.commands.running_node import RunningNode, add_node_flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of `replicas`."""
+    parser.add_argument(
+        "part", nargs="?", default="", metavar="PART", help="only images with this in their names"
+    )
+    parser.add_argument(
+        "--low", action="store_true", help="only images with fewer replicas than the floor"
+    )
+    add_node_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the images; returns the exit status. Raises NodeError."""
+    node = RunningNode.of(options)
+    found = node.ask("/debug/replicas")
+    floor = found["floor"]
+    images = [
+        image
+        for image in found["images"]
+        if any(options.part in name for name in image["names"] or [image["manifest"]])
+        and not (options.low and (image["replicas"] >= floor or not image["selected"]))
+    ]
+    if options.json:
+        print_json({"floor": floor, "images": images})
+    elif floor == 0:
+        print_line(f"{node.url} keeps no replicas: --replica-floor is 0")
+    elif not images:
+        print_line(f"{node.url} shows no such image; it looks at its images every 30 s")
+    else:
+        print_table(
+            ("image", "size", "replicas", "on nodes", "here", "manifest"),
+            [_row(image, floor, wide=options.wide) for image in images],
+            shrinks=("image",),
+            wide=options.wide,
+        )
+    return 0
+
+
+def _row(image: Mapping[str, Any], floor: int, *, wide: bool) -> tuple[str, ...]:
+    names = image["names"]
+    more = f" +{len(names) - 1}" if len(names) > 1 else ""
+    here = [
+        *(["runtime"] if image["runtime"] else []),
+        *(["replica"] if image["replica"] else []),
+    ]
+    return (
+        f"{names[0]}{more}" if names else "-",
+        size(image["size"]),
+        f"{image['replicas']} of {floor}" if image["selected"] else "not selected",
+        str(image["holders"]),
+        ", ".join(here) or "-",
+        short_digest(image["manifest"], wide=wide),
+    )

@@ -1,0 +1,1 @@
+"""Copies of images that the cluster keeps, whatever the runtimes remove."""

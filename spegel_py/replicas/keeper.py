@@ -1,0 +1,341 @@
+"""Scans this node's images and carries out the plan: holds, renews and releases replicas.
+
+The plan is pure (`replicas.replica_plan`). The views of other nodes come from the router, as for a
+pull: a node with an image announces its manifest's digest, and a node with a replica announces one
+key more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import random
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import structlog
+
+from spegel_py.errors import ContentNotFound, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import Filters
+from spegel_py.oci.manifest import Child
+from spegel_py.oci.reference import is_tag, replica_key
+from spegel_py.replicas.metrics import ReplicaMetrics
+from spegel_py.replicas.replica_counts import ReplicaCounts
+from spegel_py.replicas.replica_plan import Action, Decision, ImageState, missing_replicas, plan
+from spegel_py.replicas.replica_rules import (
+    LIFE,
+    RENEWAL,
+    RENEWAL_JITTER,
+    SCAN,
+    UNKNOWN_DISK,
+    DiskUse,
+    ReplicaRules,
+)
+from spegel_py.routing.base import Router
+from spegel_py.store.base import (
+    PlatformImage,
+    PulledImage,
+    Replica,
+    ReplicaReason,
+    Replicas,
+    Store,
+)
+from spegel_py.store.walker import Walker
+from spegel_py.telemetry.logging import FaultLog
+
+log = structlog.get_logger(__name__)
+
+MAX_HOLDERS = 64
+"""Other nodes of one image that are looked up. The ranking needs the same nodes everywhere only in
+clusters where all records are at all nodes, and those are small."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Found:
+    """An image of this node: its content, and its names in the runtime with their pull times."""
+
+    image: PlatformImage
+    names: dict[str, float] = dataclasses.field(default_factory=dict)
+    is_pulled: bool = False
+
+
+class ReplicaKeeper:
+    """Keeps replicas of this node's images, as the rules say.
+
+    Args:
+        connected: returns the ids of the connected peers.
+        content: a folder on the content's file system; None if it cannot be measured.
+        filters: the images that may be replicated.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: str,
+        replicas: Replicas,
+        store: Store,
+        router: Router,
+        connected: Callable[[], Collection[str]],
+        content: Path | None,
+        rules: ReplicaRules,
+        filters: Filters,
+        metrics: ReplicaMetrics,
+        rng: random.Random,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._own = own
+        self._replicas = replicas
+        self._store = store
+        self._router = router
+        self._connected = connected
+        self._content = content
+        self._rules = rules
+        self._filters = filters
+        self._metrics = metrics
+        self._rng = rng
+        self._clock = clock
+        self._monotonic = monotonic
+        self._walker = Walker(open=store.open)
+        self._counts = ReplicaCounts()
+        self._used: dict[Digest, float] = {}
+        self._renewal: dict[Digest, float] = {}
+        self._faults = FaultLog(log)
+        self._shown: Mapping[Digest, ImageState] = {}
+
+    def __repr__(self) -> str:
+        return f"<ReplicaKeeper {self._rules!r} {self._replicas!r}>"
+
+    def held(self) -> Mapping[Digest, Replica]:
+        """Return this node's replicas by their manifests' digests."""
+        return self._replicas.held()
+
+    def describe(self) -> Mapping[str, object]:
+        """Return the floor and the images of the last scan, as `/debug/replicas` serves them."""
+        images = [
+            {
+                "manifest": str(state.manifest),
+                "names": state.names,
+                "size": state.size,
+                "runtime": state.is_pulled,
+                "replica": state.is_held,
+                "replicas": len(state.replicas) + state.is_held,
+                "holders": len(state.holders) + 1,
+                "selected": not state.is_excluded,
+            }
+            for state in sorted(self._shown.values(), key=lambda one: (one.names, one.size))
+        ]
+        return {"floor": self._rules.floor, "images": images}
+
+    async def run(self) -> None:
+        """Scan until cancelled. While the store is away, nothing is done.
+
+        With a floor of 0 it ends once the replicas of an earlier run are released.
+        """
+        is_over = False
+        while not is_over:
+            await asyncio.sleep(SCAN * self._rng.uniform(0.8, 1.2))
+            try:
+                await self.scan()
+                is_over = self._rules.floor == 0 and not self._replicas.held()
+            except StoreUnavailable:
+                continue  # the watcher has logged it
+            except Exception as error:  # noqa: BLE001 - a fault here must not end the node
+                self._faults.log_once("replicas were not scanned", error)
+
+    async def scan(self) -> list[Decision]:
+        """Look at all images once, and carry out what the plan decides; return that.
+
+        Raises StoreUnavailable.
+        """
+        found = await self._images()
+        states = await self._states(found)
+        alone = _alone(found, self._replicas.held())
+        disk = dataclasses.replace(
+            await asyncio.to_thread(self._disk_use), alone=sum(alone.values())
+        )
+        decisions = plan(states.values(), own=self._own, rules=self._rules, disk=disk)
+        for decision in decisions:
+            await self._carry_out(decision, found)
+        self._note(found, states, decisions)
+        return decisions
+
+    def _disk_use(self) -> DiskUse:
+        """Return the use of the content's file system. It blocks while the disk does."""
+        if self._content is None:
+            return UNKNOWN_DISK
+        try:
+            found = os.statvfs(self._content)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._content}: {error.strerror}") from error
+        total = found.f_blocks * found.f_frsize
+        return DiskUse(total=total, used=total - found.f_bavail * found.f_frsize)
+
+    async def _images(self) -> dict[Digest, _Found]:
+        """Return this node's complete images, with those that only replicas keep."""
+        found = {
+            manifest: _Found(replica.image) for manifest, replica in self._replicas.held().items()
+        }
+        roots: dict[Digest, list[PulledImage]] = {}
+        for pulled in await self._replicas.pulled():
+            roots.setdefault(pulled.root.digest, []).append(pulled)
+        for root, names in roots.items():
+            images = await self._walker.images(Child(root, 0, ""), self._store.stat)
+            for manifest, image in images.items():
+                one = found.setdefault(manifest, _Found(image))
+                one.is_pulled = True
+                one.names |= {each.name: each.pulled for each in names}
+        self._walker.keep({blob.digest for one in found.values() for blob in one.image.blobs})
+        return found
+
+    async def _states(self, found: Mapping[Digest, _Found]) -> dict[Digest, ImageState]:
+        now, wall = self._monotonic(), self._clock()
+        connected, held = frozenset(self._connected()), self._replicas.held()
+        alone = _alone(found, held)
+        self._counts.keep(found)
+        states = {}
+        for manifest, one in found.items():
+            replica = held.get(manifest)
+            if one.is_pulled:
+                self._used[manifest] = wall
+            used = self._used.get(manifest, replica.used if replica else wall)
+            replicas = self._counts.update(
+                manifest,
+                await self._lookup(replica_key(manifest)),
+                connected=connected,
+                now=now,
+            )
+            count = len(replicas) + (replica is not None)
+            states[manifest] = ImageState(
+                manifest=manifest,
+                names=tuple(sorted({*one.names, *(replica.names if replica else ())})),
+                size=one.image.size,
+                alone=alone.get(manifest, 0),
+                is_pulled=one.is_pulled,
+                is_held=replica is not None,
+                is_excluded=self._is_excluded(one, replica),
+                idle=max(0.0, wall - used),
+                renewal_in=self._renewal_in(manifest, one, replica, wall),
+                holders=await self._lookup(str(manifest)),
+                replicas=replicas,
+                surplus_for=self._counts.surplus_for(
+                    manifest, has_surplus=count > self._rules.floor, now=now
+                ),
+            )
+        return states
+
+    async def _lookup(self, key: str) -> frozenset[str]:
+        return frozenset([peer.id async for peer in self._router.lookup(key, limit=MAX_HOLDERS)])
+
+    def _is_excluded(self, one: _Found, replica: Replica | None) -> bool:
+        """Return True if none of an image's names may be replicated."""
+        names = [*one.names, *(replica.names if replica else ())]
+        return bool(names) and not any(
+            self._rules.selects(name) and not self._filters.exclude(name) for name in names
+        )
+
+    def _renewal_in(
+        self, manifest: Digest, one: _Found, replica: Replica | None, wall: float
+    ) -> float:
+        """Return the seconds until a replica is renewed.
+
+        It is renewed at once if the runtime has just removed its image, so that the time of its
+        last use outlives a restart, or if a tag moved.
+        """
+        if replica is None:
+            return 0.0
+        if not one.is_pulled and self._used.get(manifest, 0.0) > replica.used + SCAN:
+            return 0.0
+        if one.is_pulled and _tags(one.names).keys() - replica.names.keys():
+            return 0.0
+        jitter = self._renewal.setdefault(manifest, self._rng.uniform(-1, 1) * RENEWAL_JITTER)
+        return replica.expires - LIFE + RENEWAL + jitter - wall
+
+    async def _carry_out(self, decision: Decision, found: Mapping[Digest, _Found]) -> None:
+        manifest = decision.manifest
+        match decision.action:
+            case Action.HOLD | Action.RENEW:
+                await self._hold(manifest, found[manifest], decision)
+            case Action.RELEASE:
+                freed = await self._replicas.release(manifest)
+                self._renewal.pop(manifest, None)
+                self._metrics.released(decision.why)
+                log.info("replica released", manifest=str(manifest), why=decision.why, freed=freed)
+
+    async def _hold(self, manifest: Digest, one: _Found, decision: Decision) -> None:
+        wall = self._clock()
+        before = self._replicas.held().get(manifest)
+        names = _tags(one.names) if one.is_pulled or before is None else before.names
+        replica = Replica(
+            image=one.image,
+            names=names,
+            reason=before.reason if before else ReplicaReason.FLOOR,
+            used=self._used.get(manifest, wall),
+            expires=round(wall + LIFE),
+        )
+        try:
+            await self._replicas.hold(replica)
+        except ContentNotFound as error:  # a collection was faster
+            log.info("replica is incomplete", manifest=str(manifest), error=str(error))
+            self._metrics.held(replica.reason, is_done=False)
+            return
+        self._renewal.pop(manifest, None)
+        if decision.action is Action.HOLD:
+            self._metrics.held(replica.reason, is_done=True)
+            log.info(
+                "replica held",
+                manifest=str(manifest),
+                names=sorted(names),
+                bytes=one.image.size,
+                why=decision.why,
+            )
+
+    def _note(
+        self,
+        found: Mapping[Digest, _Found],
+        states: Mapping[Digest, ImageState],
+        decisions: Collection[Decision],
+    ) -> None:
+        held = self._replicas.held()
+        self._shown = {
+            manifest: dataclasses.replace(state, is_held=manifest in held)
+            for manifest, state in states.items()
+            if state.is_pulled or manifest in held
+        }
+        for manifest in self._used.keys() - self._shown.keys():
+            del self._used[manifest]
+        alone = sum(_alone(found, held).values())
+        total = {blob for one in held.values() for blob in one.image.blobs}
+        low = sum(self._counts_as_low(state) for state in self._shown.values())
+        self._metrics.scanned(alone=alone, total=sum(blob.size for blob in total), low=low)
+
+    def _counts_as_low(self, state: ImageState) -> bool:
+        """Return True for an image below the floor, at the first of the nodes that have it."""
+        return (
+            not state.is_excluded
+            and missing_replicas(state, self._rules.floor) > 0
+            and self._own == min({self._own} | state.holders)
+        )
+
+
+def _alone(found: Mapping[Digest, _Found], held: Mapping[Digest, Replica]) -> dict[Digest, int]:
+    """Return for each image the bytes that only a replica of it keeps, or would keep.
+
+    Content that an image of the runtime has too counts for none. Content of several replicas counts
+    for the first one.
+    """
+    counted = {blob for one in found.values() if one.is_pulled for blob in one.image.blobs}
+    alone: dict[Digest, int] = {}
+    for manifest in sorted(held, key=str):
+        own = held[manifest].image.blobs - counted
+        alone[manifest] = sum(blob.size for blob in own)
+        counted |= own
+    return alone
+
+
+def _tags(names: Mapping[str, float]) -> dict[str, float]:
+    return {name: pulled for name, pulled in names.items() if is_tag(name)}

@@ -1,0 +1,17 @@
+"""A node that scans its replicas every second: `python -m tests.support.quick_replicas registry`.
+
+It is the real node, save that the scans and the grace of a lost node are shorter.
+"""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+from spegel_py import cli
+
+if __name__ == "__main__":
+    with (
+        patch("spegel_py.replicas.keeper.SCAN", 1.0),
+        patch("spegel_py.replicas.replica_counts.SHORT_GRACE", 3.0),
+    ):
+        raise SystemExit(cli.main())

@@ -1,0 +1,44 @@
+"""Which replicas of other nodes count."""
+
+from __future__ import annotations
+
+from spegel_py.oci.digest import Digest
+from spegel_py.replicas.replica_counts import ReplicaCounts
+from spegel_py.replicas.replica_rules import GRACE, SHORT_GRACE
+
+APP = Digest.of(b"app")
+
+
+def test_a_lost_node_counts_for_a_while() -> None:
+    """For longer if two others are left, so that a restart of nodes in turn moves nothing."""
+    counts = ReplicaCounts()
+    assert counts.update(APP, "abc", connected="abc", now=0.0) == set("abc")
+    assert counts.update(APP, "bc", connected="bc", now=GRACE - 1) == set("abc")
+    assert counts.update(APP, "bc", connected="bc", now=GRACE + 1) == set("bc")
+    assert counts.update(APP, "b", connected="b", now=GRACE + SHORT_GRACE) == set("bc")
+    assert counts.update(APP, "b", connected="b", now=GRACE + SHORT_GRACE + 2) == {"b"}
+
+
+def test_a_node_that_comes_back_counts_anew() -> None:
+    counts = ReplicaCounts()
+    counts.update(APP, "a", connected="a", now=0.0)
+    assert counts.update(APP, "", connected="", now=20.0) == {"a"}
+    assert counts.update(APP, "a", connected="a", now=100.0) == {"a"}
+    assert counts.update(APP, "", connected="", now=100.0 + SHORT_GRACE) == {"a"}
+
+
+def test_a_connected_node_without_its_replica_has_released_it() -> None:
+    counts = ReplicaCounts()
+    counts.update(APP, "ab", connected="ab", now=0.0)
+    assert counts.update(APP, "a", connected="ab", now=1.0) == {"a"}
+
+
+def test_a_surplus_has_a_beginning() -> None:
+    """It starts anew after each moment without one."""
+    counts = ReplicaCounts()
+    assert counts.surplus_for(APP, has_surplus=True, now=10.0) == 0.0
+    assert counts.surplus_for(APP, has_surplus=True, now=70.0) == 60.0
+    assert counts.surplus_for(APP, has_surplus=False, now=80.0) == 0.0
+    assert counts.surplus_for(APP, has_surplus=True, now=90.0) == 0.0
+    counts.keep([])
+    assert counts.surplus_for(APP, has_surplus=True, now=200.0) == 0.0
