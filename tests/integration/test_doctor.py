@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -251,12 +251,13 @@ async def doctor(node: Node, **flags: str) -> tuple[int, dict[str, Any]]:
     return process.returncode or 0, {one["check"]: one for one in json.loads(out)["findings"]}
 
 
-async def configure(node: Node, host: str = "127.0.0.1") -> None:
+async def configure(node: Node, host: str = "127.0.0.1", more: Sequence[str] = ()) -> None:
     """Have `spegel-py configuration` write the hosts.toml files."""
     command = (*node.namespace.prefix, sys.executable, "-m", "spegel_py", "configuration")
     folder = ("--containerd-registry-config-path", str(node.daemon.certs))
     here = {"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)}
-    await run(*command, *folder, "--mirror-targets", f"http://{host}:5000", environment=here)
+    target = ("--mirror-targets", f"http://{host}:5000")
+    await run(*command, *folder, *target, *more, environment=here)
 
 
 async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
@@ -352,3 +353,115 @@ async def test_a_start_says_what_is_wrong(labs: Labs) -> None:
     [said] = events(node, "doctor")
     assert said["level"] == "warning"
     assert said["remedy"]
+
+
+async def bare_doctor(node: Node, *prefix: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run the command without any flag; returns its exit status and its findings."""
+    process = await asyncio.create_subprocess_exec(
+        *(*node.namespace.prefix, *prefix, sys.executable, "-m", "spegel_py", "doctor", "--json"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(spegel_py.__file__).parent.parent,
+    )
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    return process.returncode or 0, json.loads(out)["findings"]
+
+
+async def test_without_flags_it_asks_the_running_node(labs: Labs) -> None:
+    """Beside a healthy node there is no false finding, whatever paths containerd has."""
+    lab = await labs(2)
+    node, other = lab.nodes
+    await asyncio.gather(node.start_spegel(), other.start_spegel())
+    await joined(node, other)
+    await node.daemon.load({lab.name("test/app:1"): image()})
+    plain = ("--mirrored-registries", "_default", f"http://{REGISTRY}")
+    await configure(node, more=plain)
+    status, findings = await bare_doctor(node)
+    wrong = [one for one in findings if one["level"] != "ok" and one["check"] != "set_aside"]
+    assert (status, wrong) == (0, [])
+    text = " ".join(one["finding"] for one in findings)
+    for path in (node.daemon.socket, node.daemon.certs, node.daemon.content_path):
+        assert str(path) in text
+    checks = {one["check"] for one in findings if one["level"] == "ok"}
+    assert {"containerd", "config_path", "hosts.toml", "node", "peers", "pull"} <= checks
+
+
+async def test_a_user_without_rights_is_told_who_may_look(labs: Labs) -> None:
+    """In words, with the command; nothing is called broken that works."""
+    lab = await labs(1)
+    [node] = lab.nodes
+    await node.start_spegel()
+    await configure(node)
+    for folder in (node.folder.parent, node.folder):
+        folder.chmod(0o755)
+    node.daemon.socket.chmod(0o660)
+    (node.folder / "root").chmod(0o700)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    _, findings = await bare_doctor(node, *nobody)
+    told = json.dumps(findings, ensure_ascii=False)
+    assert "PermissionError" not in told
+    assert "Errno" not in told
+    by_check = {one["check"]: one for one in findings}
+    assert "may not be used by user 65534" in by_check["containerd"]["finding"]
+    assert by_check["containerd"]["remedy"].startswith("run as root, or as a member of the group ")
+    assert by_check["node"]["level"] in ("ok", "warning")
+    for one in findings:
+        if one["check"] in ("config_path", "content_path") and one["level"] != "ok":
+            assert "root" in one["remedy"], one
+
+
+async def apply(remedy: str, daemon: Daemon) -> None:
+    """Follow a remedy that sets a key in containerd's file and restarts it, as an operator does."""
+    found = re.search(
+        r"in (\S+): (\[plugins\.[^\]]*\]) (\w+ = \S+); then systemctl restart", remedy
+    )
+    assert found, remedy
+    file, (table, line) = Path(found[1]), (found[2], found[3])
+    assert file == daemon.folder / "config.toml"
+    key = line.partition(" ")[0]
+    lines = [one for one in file.read_text().splitlines() if not one.strip().startswith(f"{key} =")]
+    where = [number for number, one in enumerate(lines) if one.strip() == table]
+    if where:
+        lines.insert(where[0] + 1, line)
+    else:
+        lines += [table, line]
+    file.write_text("\n".join(lines) + "\n")
+    await daemon.stop()
+    await daemon.start()
+
+
+@pytest.mark.parametrize(
+    ("edit", "check"),
+    [
+        pytest.param(config_path(""), "config_path", id="not set"),
+        pytest.param(config_path("/elsewhere"), "config_path", id="another folder"),
+        pytest.param(config_path("{certs}:/nowhere"), "config_path", id="a list"),
+        pytest.param(
+            lambda text: text.replace("unpacked_layers = false", "unpacked_layers = true"),
+            "discard_unpacked_layers",
+            id="layers are discarded",
+        ),
+    ],
+)
+async def test_the_remedy_for_containerd_repairs_it(start: Start, edit: Edit, check: str) -> None:
+    """The line goes into the file as it is printed; the finding is gone, and no other appears."""
+    daemon = await start(edit)
+    await daemon.load({NAME: image()})
+    subject = subject_of(daemon)
+    before = {one.check: one for one in await examine(subject)}
+    if before[check].level is Level.OK:
+        pytest.skip("this version of containerd takes a list of folders")
+    await apply(before[check].remedy or "", daemon)
+    after = {one.check: one for one in await examine(subject)}
+    assert after[check].level is Level.OK, after[check]
+    levels = {name: one.level for name, one in before.items() if name != check}
+    assert {name: one.level for name, one in after.items() if name != check} == levels
+
+
+async def test_a_file_that_the_daemon_was_given_is_found(start: Start) -> None:
+    """Its path is on the command line of the process."""
+    daemon = await start()
+    subject = replace(subject_of(daemon), containerd_config=None)
+    findings = {one.check: one for one in await examine(subject)}
+    assert findings["config_path"].level is Level.OK, findings["config_path"]

@@ -581,3 +581,46 @@ def test_what_is_no_url_of_a_collector_is_named(written: str) -> None:
     """The error has an example of a valid value."""
     with pytest.raises(ValueError, match="should be a URL such as http://collector:4318"):
         values.traces_url(written)
+
+
+OPTIONAL = ("containerd_content_path", "data_dir", "oci_layout", "tracing_endpoint")
+"""Settings whose empty value has a meaning."""
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+@pytest.mark.parametrize("source", ["flag", "variable", "file"])
+def test_none_is_an_empty_value_in_every_source(name: str, source: str, tmp_path: Path) -> None:
+    """An empty variable counts as not set, as templates leave it; the word does not."""
+    file = tmp_path / "node.yaml"
+    other = "http://collector:4318" if name == "tracing_endpoint" else "/other"
+    file.write_text(f"{name}: {'none' if source == 'file' else other}\n")
+    config = Config.load(
+        flags={name: "none"} if source == "flag" else {},
+        environment={name.upper(): "none"} if source == "variable" else {},
+        file=file,
+    )
+    assert getattr(config, name) is None
+    config = Config.load(flags={}, environment={name.upper(): ""}, file=None)
+    assert getattr(config, name) == getattr(Config(), name)
+
+
+def test_a_path_that_is_needed_may_not_be_empty() -> None:
+    """An empty socket is named with its source."""
+    with pytest.raises(ConfigError, match="--containerd-sock: it is empty: give a path"):
+        Config.load(flags={"containerd_sock": ""}, environment={}, file=None)
+
+
+def test_the_settings_that_a_node_tells_are_flags() -> None:
+    """The doctor takes them as they are, expressions and lists included."""
+    flags = {
+        "containerd_content_path": "none",
+        "mirrored_registries": ["docker.io", "http://registry.example:5000"],
+        "registry_filters": ["^docker.io/a{1,2}$"],
+        "metrics_addr": ":9091",
+    }
+    config = Config.load(flags=flags, environment={}, file=None)
+    again = Config.load(flags=config.shown(), environment={}, file=None)
+    assert again.shown() == config.shown()
+    assert again.containerd_content_path is None
+    assert again.registries == config.registries
+    assert again.filters.exclude("docker.io/aa")

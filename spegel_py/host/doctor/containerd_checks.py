@@ -128,7 +128,8 @@ def image_settings(facts: Facts) -> ImageSettings | Unknown:
     )
     return Unknown(
         f"not known: {away}, and {why}",
-        "run this on the machine itself, or give --containerd-config its config.toml",
+        (facts.file.remedy if isinstance(facts.file, Unknown) else "")
+        or "run this on the machine itself, or give --containerd-config its config.toml",
     )
 
 

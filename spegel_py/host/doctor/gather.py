@@ -14,6 +14,7 @@ from spegel_py.host.doctor.containerd_checks import STANDARD_FOLDER, image_setti
 from spegel_py.host.doctor.facts import (
     ContentState,
     Facts,
+    FileSettings,
     HostsFile,
     NodeState,
     ProxySettings,
@@ -48,15 +49,16 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
     if subject.is_layout:
         answer = await _fact(lambda: node_queries.state(subject.metrics, timeout=DEADLINE))
         return Facts(subject=subject, node=await _fact(lambda: _dated(answer)))
-    if subject.containerd_config is None:
-        subject = replace(subject, containerd_config=await _config_file(subject.socket))
+    given = subject.containerd_config or await _config_file(subject.socket)
+    if isinstance(given, Path):
+        subject = replace(subject, containerd_config=given)
     async with Client(
         socket=subject.socket, namespace=subject.namespace, timeout=DEADLINE
     ) as client:
         version, cri, file, content, node, pull = await asyncio.gather(
             _fact(lambda: _version(subject, client)),
             _fact(lambda: cri_status(client)),
-            _fact(lambda: run_detached(lambda: config_file.read(subject.config_file))),
+            _fact(lambda: _file(subject, given)),
             _fact(lambda: _content(subject, client)),
             _absent()
             if from_inside
@@ -110,9 +112,23 @@ async def _absent() -> None:
     return None
 
 
-async def _config_file(socket: Path) -> Path | None:
-    found = await _fact(lambda: run_detached(lambda: environment.config_of(socket)))
-    return None if isinstance(found, Unknown) else found
+async def _config_file(socket: Path) -> Path | Unknown | None:
+    """Return the file that the daemon was given.
+
+    Unknown if its process may not be looked at, None if there is none, or if it was given no file.
+    """
+    try:
+        return await run_detached(lambda: environment.config_of(socket))
+    except PermissionError:
+        return Unknown("the file that containerd was given is not seen", rights.AS_ROOT)
+    except OSError:
+        return None
+
+
+async def _file(subject: Subject, given: Path | Unknown | None) -> FileSettings | Unknown:
+    if isinstance(given, Unknown):
+        return given
+    return await run_detached(lambda: config_file.read(subject.config_file))
 
 
 async def _version(subject: Subject, client: Client) -> str | Unknown:
