@@ -291,6 +291,22 @@ async def test_what_cannot_be_resolved_is_explained(command: Command) -> None:
     assert err.endswith("name the registry: registry.example/nginx/x:1\n")
 
 
+@pytest.mark.parametrize("given", ["app:1", "app", "team/app:1", "library/app"])
+async def test_a_short_name_lacks_its_registry(given: str, command: Command) -> None:
+    """The advice has the whole name; a digest that is cut is still taken for one."""
+    assert f"name the registry: registry.example/{given}\n" in (await command("resolve", given))[2]
+    assert "digest" in (await command("resolve", "sha256:12"))[2]
+
+
+async def test_content_is_explained_that_is_not_shared(node: Metered, command: Command) -> None:
+    """A node tells how it reads its content, and other namespaces, in its own words."""
+    node.store_state = {**node.store_state, "others": "2 images in default: not shared"}
+    _, out, _ = await command("status")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "content /srv/images, an OCI image layout" in lines
+    assert "not shared 2 images in default: not shared" in lines
+
+
 @pytest.mark.parametrize(
     "name", ["why", "status", "peers", "resolve", "alerts", "images", "measure"]
 )
