@@ -130,7 +130,8 @@ class _Streams(dict[int, YamuxStream]):
     def __setitem__(self, number: int, stream: YamuxStream) -> None:
         if len(self) >= MAX_STREAMS and number not in self:
             raise PeerExceedsBound(f"more than {MAX_STREAMS} streams")
-        stream.__class__ = BoundedStream
+        if not isinstance(stream, BoundedStream):
+            stream.__class__ = BoundedStream
         super().__setitem__(number, stream)
 
 

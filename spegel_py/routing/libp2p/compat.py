@@ -42,6 +42,18 @@ fixed it. The rest of the package gets from here a host that is safe to run for 
     counts them by address, and the swarm closes excess ones before their handshake.
 19.* A stream to a peer that is not connected dials the addresses that the peer claims, and a dial
     that is cancelled leaves its socket open. `MeshSwarm` opens streams on connections only.
+20.* Importing it loads all its transports and protocols, and a dozen packages behind them:
+    `stand_ins` has stand-ins for the parts that a node never uses.
+21.* A connection pings its peer every 30 s to measure a time that nobody needs, and has two tasks
+    for this and for sweeping: `lean_yamux.LeanYamux` has neither.
+22.* Each frame is an encrypted message and a packet of its own, and each part of one is awaited:
+    `lean_yamux.LeanYamux` writes the frames of one turn together, and reads all that have come.
+23.* A protocol is negotiated in two round trips, and its lines are read byte by byte:
+    `negotiation` needs one message each way.
+24.* Each identify message is made and signed anew, and each received one is verified, although the
+    Noise handshake has authenticated its sender: `lean_host.LeanHost` does neither.
+25. Each part of the swarm is told of each stream in a task of its own, and none is interested:
+    `MeshSwarm` tells them of connections only, in turn.
 """
 
 from __future__ import annotations
@@ -63,6 +75,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -73,6 +86,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.transport.tcp.tcp import TCP
@@ -86,6 +100,7 @@ from spegel_py.routing.libp2p.bounds import (
     PeerExceedsBound,
     bound_connection,
 )
+from spegel_py.routing.libp2p.lean_host import NEGOTIATION_TIMEOUT, LeanHost, LeanUpgrader
 from spegel_py.routing.libp2p.speedups import ReadAhead, speed_up_connection, speed_up_stream
 from spegel_py.telemetry.logging import FaultLog
 
@@ -94,9 +109,6 @@ log = structlog.get_logger(__name__)
 MAX_CONNECTIONS = 8192
 """Most libp2p connections: far above any intended cluster, so that only descriptors are the
 limit."""
-NEGOTIATION_TIMEOUT = 5.0
-"""Seconds for a protocol negotiation: a healthy peer needs milliseconds, a starved one-core node
-may need seconds."""
 
 
 class _NoAutoConnector(AutoConnector):
@@ -164,7 +176,25 @@ class MeshSwarm(Swarm):
     async def notify_opened_stream(self, stream: INetStream) -> None:
         """Prepare a stream of either direction before its negotiation (traps 13 and 15)."""
         speed_up_stream(stream)
-        await super().notify_opened_stream(stream)
+
+    async def notify_closed_stream(self, stream: INetStream) -> None:
+        """Tell nobody: no part here is interested in streams (trap 25)."""
+
+    async def _notify(self, method: str, *args: Any) -> None:
+        """Call the parts that are told of connections, in turn (trap 25)."""
+        for notifee in list(self.notifees):
+            try:
+                await getattr(notifee, method)(self, *args)
+            except Exception as error:  # noqa: BLE001 - the next one is told all the same
+                self._failed(error)
+
+    async def new_stream(self, peer_id: ID) -> INetStream:
+        """Return a stream to a peer, not negotiated yet. Raises SwarmException."""
+        for connection in self.get_connections(peer_id):
+            if not connection.is_closed:
+                with suppress(MuxedStreamError, ConnectionClosedError):
+                    return await cast("SwarmConn", connection).new_stream()
+        raise SwarmException(f"{peer_id} is not connected")
 
     async def _do_handle_inbound_connection(
         self, read_write_closer: Any, maddr: Multiaddr, failure_event: Any
@@ -210,11 +240,11 @@ def build_host(
     pair, own_id = create_new_key_pair(key.private_bytes_raw()), peer_id(key)
     noise_pair = create_noise_key_pair()
     noise = NoiseTransport(pair, noise_privkey=noise_pair.private_key)
-    upgrader = TransportUpgrader(
+    upgrader = LeanUpgrader(
         secure_transports_by_protocol={TProtocol(NOISE): noise},
         muxer_transports_by_protocol={TProtocol(YAMUX): Yamux},
     )
-    store = PeerStore()
+    store = PeerStore(max_peers=MAX_CONNECTIONS)
     store.add_key_pair(own_id, pair)
     config = ConnectionConfig(
         max_connections=MAX_CONNECTIONS,
@@ -235,9 +265,7 @@ def build_host(
         connection_config=config,
     )
     swarm.failed, swarm.refused, swarm.noise_key = failed, refused, noise_pair.public_key.to_bytes()
-    return BasicHost(
-        swarm, addrs_factory=lambda _: announce(), disable_identify_address_discovery=True
-    )
+    return LeanHost(swarm, announce=announce)
 
 
 def process_key(connection: INetConn) -> bytes:

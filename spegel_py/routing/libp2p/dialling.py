@@ -20,6 +20,7 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.lean_host import LeanUpgrader
 from spegel_py.routing.libp2p.multiaddrs import Contact, strip_peer
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,8 @@ class PeerAddresses:
     def __init__(self, host: BasicHost) -> None:
         self._host = host
         self._known: dict[ID, tuple[Multiaddr, ...]] = {}
+        # Of each peer: the addresses as it sent them, and without its id, which takes long to make.
+        self._stripped: dict[ID, tuple[list[Multiaddr], tuple[Multiaddr, ...]]] = {}
 
     def __repr__(self) -> str:
         return f"<PeerAddresses of {len(self._known)} peers>"
@@ -49,13 +52,13 @@ class PeerAddresses:
     def contact(self, peer: ID) -> Contact:
         """Return a peer with its own announced addresses, or with the remembered ones."""
         try:
-            addresses = tuple(
-                strip_peer(address) for address in self._host.get_peerstore().addrs(peer)
-            )
+            given = list(self._host.get_peerstore().addrs(peer))
         except Exception:  # noqa: BLE001 - py-libp2p raises if a peer has no addresses yet
-            addresses = ()
-        if addresses:
-            self._known[peer] = addresses
+            given = []
+        if given:
+            if self._stripped.get(peer, ((), ()))[0] != given:
+                self._stripped[peer] = given, tuple(strip_peer(address) for address in given)
+            self._known[peer] = self._stripped[peer][1]
         return Contact(peer, self._known.get(peer, ()))
 
     def remembered(self, peer: ID) -> tuple[Multiaddr, ...]:
@@ -70,6 +73,7 @@ class PeerAddresses:
     def forget(self, peer: ID) -> None:
         """Forget the addresses of a peer."""
         self._known.pop(peer, None)
+        self._stripped.pop(peer, None)
 
 
 class Dialler:
@@ -204,10 +208,7 @@ async def _secured(
         with trio.fail_after(timeout):
             raw = cast("RawConnection", await TCP().dial(address))
             swarm.track(raw)
-            # The handshake authenticates the peer in any case; None only skips the comparison.
-            secured = await swarm.upgrader.security_multistream.secure_outbound(
-                raw, cast("ID", None)
-            )
+            secured = await cast("LeanUpgrader", swarm.upgrader).secure_outbound(raw)
             _check_identity(secured, expected=expected, swarm=swarm)
             yield secured
         if not is_kept:

@@ -20,7 +20,7 @@ from spegel_py.routing.libp2p.dialling import (
     PeerAddresses,
     prove,
 )
-from spegel_py.routing.libp2p.kademlia import KademliaClient
+from spegel_py.routing.libp2p.kademlia import CLOSEST, KademliaClient
 from spegel_py.routing.libp2p.location import drop_unusable
 from spegel_py.routing.libp2p.multiaddrs import Contact
 
@@ -34,6 +34,14 @@ LOOK_AGAIN = 1.0
 nodes that joined at the same moment, which takes some milliseconds."""
 REDIAL_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds between attempts to redial a lost peer; then it is left to discovery and bootstrap."""
+WAIT_FOR_DIAL = 0.2
+"""Least seconds that the node with the larger id leaves the dial to the other one: two nodes that
+hear of each other at the same time would dial both, and keep two connections."""
+EMPTY_AT_LEAST, EMPTY_SHARE = 3, 0.2
+"""Peers in a row that know no other member, in number and as a share of the members, after which
+new peers are asked together."""
+TOGETHER = 0.25
+"""Seconds in which the new peers of a complete mesh are asked together, through one of them."""
 SOUGHT = 4
 """Lost peers dialled at a time: each leads to all members, and a dial without an answer
 takes 3 s."""
@@ -66,6 +74,9 @@ class MemberDiscovery:
         self._rng = rng
         self._lost: set[ID] = set()
         self._is_stopped = False
+        self._in_vain = 0
+        """Peers in a row that knew no other member."""
+        self._is_pausing = False
         # Peers named by other peers may not exist. Half of the dials is kept for bootstrap and
         # lost peers.
         self._named_dials = trio.CapacityLimiter(MAX_DIALS // 2)
@@ -93,9 +104,12 @@ class MemberDiscovery:
         """
         return not self._is_stopped and await self._dialler.dial(addresses, expected)
 
-    async def dial_named(self, contacts: Iterable[Contact]) -> None:
-        """Dial contacts that another peer named; returns when all were tried."""
-        await self._dial_all(contacts, within=self._named_dials)
+    async def dial_named(self, contacts: Iterable[Contact], *, has_time: bool = False) -> None:
+        """Dial contacts that another peer named; returns when all were tried.
+
+        If it `has_time`, a contact with a smaller id gets a moment to dial this node.
+        """
+        await self._dial_all(contacts, within=self._named_dials, has_time=has_time)
 
     async def prove(self, address: Multiaddr, peer: ID) -> None:
         """Return if a peer answers at an address it claims. Raises PeerUnreachable."""
@@ -103,11 +117,18 @@ class MemberDiscovery:
             await prove(self._host, address, expected=peer, timeout=DIAL_TIMEOUT)
 
     async def _dial_all(
-        self, contacts: Iterable[Contact], *, within: trio.CapacityLimiter | None = None
+        self,
+        contacts: Iterable[Contact],
+        *,
+        within: trio.CapacityLimiter | None = None,
+        has_time: bool = False,
     ) -> None:
         """Dial the contacts that are not connected yet, as many at a time as `within` allows."""
+        own = self._host.get_id().to_bytes()
 
         async def dial(contact: Contact) -> None:
+            if has_time and contact.id.to_bytes() < own:
+                await trio.sleep(WAIT_FOR_DIAL * self._rng.uniform(1, 2))
             async with within or nullcontext():
                 await self.dial(contact.addresses, contact.id)
 
@@ -159,11 +180,25 @@ class MemberDiscovery:
 
         Nodes that join at the same moment need the second try: the peer has not received their
         addresses yet, and the first one to join is told of no other.
+
+        Once enough peers in a row were asked in vain, this node has met all members. Then one of
+        the peers that come within TOGETHER is asked: it may belong to the other half of a cluster.
         """
+        if self._has_met_all():
+            if self._is_pausing:
+                return
+            self._is_pausing = True
+            try:
+                await trio.sleep(TOGETHER)
+            finally:
+                self._is_pausing = False
         with tolerating("exploring failed", peer):
             if not await self._dial_through(peer):
                 await trio.sleep(LOOK_AGAIN)
                 await self._dial_through(peer)
+
+    def _has_met_all(self) -> bool:
+        return self._in_vain > max(EMPTY_AT_LEAST, EMPTY_SHARE * len(self._connected))
 
     async def _dial_through(self, peer: ID) -> bool:
         """Ask a peer for the nodes near this node and near a random place, and connect to them.
@@ -172,11 +207,20 @@ class MemberDiscovery:
         """
         own, knows_any = self._host.get_id(), False
         for target in (own.to_bytes(), os.urandom(34)):
-            named = await self._kademlia.find_node(peer, target)
-            found = [self.usable(contact, named_by=peer) for contact in named if contact.id != own]
+            named = await self._kademlia.find_node(peer, target, known=self._connected)
+            others = [contact for contact in named if contact.id != own]
+            found = [
+                self.usable(contact, named_by=peer)
+                for contact in others
+                if contact.id not in self._connected
+            ]
+            is_news = any(contact.id not in self._addresses for contact in found)
+            self._in_vain = 0 if is_news else self._in_vain + 1
             self._addresses.remember(found)
-            await self.dial_named(found)
-            knows_any = knows_any or bool(found)
+            await self.dial_named(found, has_time=True)
+            knows_any = knows_any or bool(others)
+            if len(named) < CLOSEST:  # it knows no others
+                break
         return knows_any
 
 

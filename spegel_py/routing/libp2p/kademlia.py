@@ -12,7 +12,7 @@ unharmed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -171,10 +171,16 @@ class KademliaClient:
         """Drop the streams kept to a disconnected peer."""
         self._streams.forget(peer)
 
-    async def find_node(self, peer: ID, target: bytes) -> list[Contact]:
-        """Return the peers closest to a raw key that `peer` knows, at most CLOSEST."""
+    async def find_node(
+        self, peer: ID, target: bytes, *, known: Container[ID] = ()
+    ) -> list[Contact]:
+        """Return the peers closest to a raw key that `peer` knows, at most CLOSEST.
+
+        The addresses of `known` peers are left out, since reading them takes long.
+        """
         answer = await self._request(peer, Message(type=Message.FIND_NODE, key=target))
-        return [contact for entry in answer.closerPeers[:CLOSEST] if (contact := _contact(entry))]
+        entries = answer.closerPeers[:CLOSEST]
+        return [contact for entry in entries if (contact := _contact(entry, known=known))]
 
     async def get_providers(self, peer: ID, key: bytes) -> list[Contact]:
         """Return the providers of a key's hash that `peer` knows."""
@@ -289,10 +295,11 @@ class Reprovider:
                 self._lost(f"no pong: {error!r}")
 
 
-def _contact(entry: Any) -> Contact | None:
+def _contact(entry: Any, *, known: Container[ID] = ()) -> Contact | None:
     if not 2 <= len(entry.id) <= 64:
         return None
-    return Contact(ID(entry.id), tuple(_addresses(entry.addrs)))
+    peer = ID(entry.id)
+    return Contact(peer, () if peer in known else tuple(_addresses(entry.addrs)))
 
 
 def _addresses(raw: Sequence[bytes]) -> list[Multiaddr]:

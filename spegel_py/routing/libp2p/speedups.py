@@ -21,16 +21,21 @@ class FastLock:
     and may be cancelled.
     """
 
+    __slots__ = ("_is_held", "_waiting")
+
     def __init__(self) -> None:
         self._is_held = False
-        self._waiting = trio.lowlevel.ParkingLot()
+        self._waiting: trio.lowlevel.ParkingLot | None = None  # a peer has twenty locks
 
     def __repr__(self) -> str:
-        return f"<FastLock {'held' if self._is_held else 'free'}, {len(self._waiting)} waiting>"
+        waiting = len(self._waiting) if self._waiting is not None else 0
+        return f"<FastLock {'held' if self._is_held else 'free'}, {waiting} waiting>"
 
     async def acquire(self) -> None:
         """Return once this task holds the lock."""
         if self._is_held:
+            if self._waiting is None:
+                self._waiting = trio.lowlevel.ParkingLot()
             await self._waiting.park()  # the lock is handed over, and stays held
         self._is_held = True
 
@@ -62,6 +67,11 @@ class ReadAhead(TrioTCPStream):
             self._ahead = memoryview(await super().read(READ_AHEAD))
         data, self._ahead = self._ahead[:n], self._ahead[len(self._ahead) if n is None else n :]
         return bytes(data)
+
+    def put_back(self, data: bytes) -> None:
+        """Put bytes back, which are read again first."""
+        if data:
+            self._ahead = memoryview(data + bytes(self._ahead))
 
 
 def speed_up_connection(connection: IMuxedConn) -> None:

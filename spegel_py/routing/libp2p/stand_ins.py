@@ -16,6 +16,7 @@ subclassed and used in annotations. Calling one raises StandInUsed with its name
 from __future__ import annotations
 
 import enum
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,8 +51,23 @@ UNUSED = frozenset(
 """Modules of py-libp2p that get a stand-in, with all below them. The keys of peers are Ed25519, as
 all of Spegel's are; a peer with another kind is refused at its handshake."""
 
-FOREIGN = frozenset({"anyio", "blake3", "cryptography.x509", "mmh3", "psutil"})
+FOREIGN = frozenset(
+    {
+        "anyio",
+        "blake3",
+        "cryptography.x509",
+        "importlib.metadata",
+        "mmh3",
+        "netaddr",
+        "psutil",
+    }
+)
 """Modules of others that py-libp2p imports for parts that a node does not use."""
+
+_TOPS = tuple(name.partition(".")[0] for name in FOREIGN)
+
+LIBP2P = "0.8.1"
+"""The version of py-libp2p, which it names to its peers."""
 
 IMPORTERS = ("libp2p", "multiaddr", "multihash")
 """Packages whose modules find stand-ins for `FOREIGN`."""
@@ -76,7 +92,27 @@ class Direction(enum.IntEnum):
         return cls.__members__.get(text.upper(), cls.UNKNOWN)
 
 
+class PackedAddress:
+    """An IP address by its bytes, with the part of netaddr's class that py-multiaddr uses."""
+
+    def __init__(self, value: str | int, *, version: int) -> None:
+        self._family = socket.AF_INET if version == 4 else socket.AF_INET6
+        try:
+            if isinstance(value, int):
+                self.packed = value.to_bytes(4 if version == 4 else 16, "big")
+            else:
+                self.packed = socket.inet_pton(self._family, value)
+        except (OSError, OverflowError, ValueError) as error:
+            raise ValueError(f"{value!r} is no address of IPv{version}") from error
+
+    def __str__(self) -> str:
+        return socket.inet_ntop(self._family, self.packed)
+
+
 PROVIDED: Mapping[str, object] = {
+    "importlib.metadata.version": lambda name: LIBP2P,
+    "netaddr.AddrFormatError": ValueError,
+    "netaddr.IPAddress": PackedAddress,
     "libp2p.rcmgr.Direction": Direction,
     "libp2p.rcmgr.metrics.Direction": Direction,
 }
@@ -138,7 +174,9 @@ class _Module(ModuleType):
             raise AttributeError(name)
         full = f"{self.__name__}.{name}"
         value = PROVIDED.get(full) or _StandIn(full)
-        if name.endswith(("Error", "Exception", "Exceeded")):  # `except` takes real classes only
+        if full not in PROVIDED and name.endswith(
+            ("Error", "Exception", "Exceeded")
+        ):  # `except` takes real classes only
             value = type(name, (StandInError,), {"__module__": self.__name__})
         setattr(self, name, value)
         return value
@@ -221,7 +259,8 @@ def _hidden(finder: _Finder) -> Iterator[None]:
 
 def _taken() -> dict[str, ModuleType]:
     """Take the modules of `FOREIGN`, real ones or stand-ins, out of the loaded ones."""
-    found = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_within(name, FOREIGN)}
+    names = [name for name in sys.modules if name.startswith(_TOPS) and _is_within(name, FOREIGN)]
+    found = {name: sys.modules.pop(name) for name in names}
     for name in found:
         _bind(name, None)
     return found

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.identity.identify.identify import _mk_identify_protobuf
 from libp2p.io.msgio import FixedSizeLenMsgReadWriter
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
@@ -36,6 +37,7 @@ from multiaddr import Multiaddr
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
 from spegel_py.routing.libp2p import compat, dialling
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS, MAX_UNREAD
+from spegel_py.routing.libp2p.lean_yamux import LeanYamux
 from spegel_py.routing.libp2p.multiaddrs import (
     LOOK_AGAIN,
     OwnAddresses,
@@ -434,6 +436,87 @@ async def _come_and_go(address: Multiaddr, *, until_seen: Any) -> None:
         await dialling.dial(guest, address, expected=None, timeout=5)
         await until(lambda: guest.get_id() in until_seen.get_connected_peers())
     await until(lambda: guest.get_id() not in until_seen.get_connected_peers())
+
+
+def test_stock_connection_pings_for_itself() -> None:
+    """Trap 21: a new connection sends a ping after half a second; ours sends none."""
+
+    async def pings(host: Any) -> list[bytes]:
+        guest, seen = ours(), list[bytes]()
+        async with running(host) as address, running(guest):
+            await dialling.dial(guest, address, expected=None, timeout=5)
+            await until(lambda: bool(host.get_network().get_connections(guest.get_id())))
+            [connection] = host.get_network().get_connections(guest.get_id())
+            muxed = connection.muxed_conn
+            write = muxed._write_frame
+
+            async def record(data: bytes) -> None:
+                if data[1] == 2:
+                    seen.append(data)
+                await write(data)
+
+            muxed._write_frame = record
+            with trio.move_on_after(1 if type(muxed) is LeanYamux else 5):
+                await until(lambda: seen != [])
+        return seen
+
+    async def test() -> None:
+        assert await pings(stock())
+        assert not await pings(ours())
+
+    on_trio(test)
+
+
+def test_stock_stream_takes_a_packet_for_each_line() -> None:
+    """Trap 22 and 23: opening a stream takes three packets; ours takes one."""
+
+    async def packets(host: Any) -> int:
+        guest, protocol, sent = ours(), TProtocol("/test"), 0
+
+        async def answer(stream: INetStream) -> None:
+            await stream.write(b"answer")
+
+        async with running(host) as address, running(guest):
+            guest.set_stream_handler(protocol, answer)
+            await dialling.dial(guest, address, expected=None, timeout=5)
+            await until(lambda: bool(host.get_network().get_connections(guest.get_id())))
+            await until(lambda: guest.get_id() in host._identified_peers)
+            await until(lambda: host.get_id() in guest._identified_peers)
+            await trio.testing.wait_all_tasks_blocked(0.1)  # the ends of both identify streams
+            [connection] = host.get_network().get_connections(guest.get_id())
+            secured = connection.muxed_conn.secured_conn
+            write = secured.write
+
+            async def count(data: bytes) -> None:
+                nonlocal sent
+                sent += 1
+                await write(data)
+
+            secured.write = count
+            stream = await host.new_stream(guest.get_id(), [protocol])
+            assert await stream.read(64) == b"answer"
+            return sent
+
+    async def test() -> None:
+        assert await packets(stock()) >= 3
+        assert await packets(ours()) == 1
+
+    on_trio(test)
+
+
+def test_stock_identify_message_is_made_for_each_peer() -> None:
+    """Trap 24: the same bytes are put together and signed each time; ours are kept."""
+
+    async def test() -> None:
+        hosts: list[tuple[Any, bool]] = [(stock(), False), (ours(), True)]
+        for host, is_kept in hosts:
+            made = [_mk_identify_protobuf(host, None) for _ in range(2)]
+            assert made[0] is not made[1]
+            if is_kept:
+                assert host._own_message() is host._own_message()
+                assert host._own_message() == made[0].SerializeToString()
+
+    on_trio(test)
 
 
 # Our host

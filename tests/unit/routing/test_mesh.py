@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import pytest
 import trio
@@ -15,10 +15,16 @@ from libp2p.peer.id import ID
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS
 from spegel_py.routing.libp2p.dialling import MAX_DIALS
-from spegel_py.routing.libp2p.discovery import LOOK_AGAIN, tolerating
+from spegel_py.routing.libp2p.discovery import (
+    EMPTY_AT_LEAST,
+    LOOK_AGAIN,
+    TOGETHER,
+    WAIT_FOR_DIAL,
+    tolerating,
+)
 from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.identity import PasswordProof
-from spegel_py.routing.libp2p.kademlia import KademliaClient
+from spegel_py.routing.libp2p.kademlia import CLOSEST, KademliaClient
 from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.multiaddrs import Contact
 from spegel_py.routing.libp2p.records import RecordTable
@@ -78,19 +84,18 @@ def test_a_node_that_is_leaving_tells_nobody_anew() -> None:
     trio.run(main)
 
 
-@pytest.mark.parametrize(("empty", "asked"), [(0, 2), (2, 4)])
+@pytest.mark.parametrize(("empty", "asked"), [(0, 1), (1, 2)])
 def test_a_peer_that_knew_nobody_is_asked_once_more(
     monkeypatch: pytest.MonkeyPatch, empty: int, asked: int
 ) -> None:
-    """It had no addresses of the nodes that joined at the same moment; each try asks for two
-    places."""
+    """It had no addresses of the nodes that joined at the same moment."""
     mesh, times, met = _mesh(), list[float](), set[ID]()
 
-    async def find_node(peer: ID, target: bytes) -> list[Contact]:
+    async def find_node(peer: ID, target: bytes, *, known: Container[ID]) -> list[Contact]:
         times.append(trio.current_time())
         return [] if len(times) <= empty else [Contact(OTHER, ())]
 
-    async def dial_named(contacts: Iterable[Contact]) -> None:
+    async def dial_named(contacts: Iterable[Contact], *, has_time: bool) -> None:
         met.update(contact.id for contact in contacts)
 
     monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
@@ -106,7 +111,7 @@ def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.Monk
     peers need some."""
     mesh, under_way, most = _mesh(), [0], [0]
 
-    async def find_node(peer: ID, target: bytes) -> list[Contact]:
+    async def find_node(peer: ID, target: bytes, *, known: Container[ID]) -> list[Contact]:
         return [Contact(ID(bytes([number] * 34)), ()) for number in range(20)]
 
     async def dial(addresses: object, expected: ID | None) -> bool:
@@ -120,6 +125,78 @@ def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.Monk
     monkeypatch.setattr(mesh.discovery, "dial", dial)
     trio.run(mesh.discovery._dial_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
     assert 0 < most[0] <= MAX_DIALS // 2
+
+
+def test_a_peer_that_names_many_is_asked_for_a_random_place_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full answer may leave members out; a shorter one has all that the peer knows."""
+    mesh, asked = _mesh(), list[bytes]()
+
+    async def find_node(peer: ID, target: bytes, *, known: Container[ID]) -> list[Contact]:
+        asked.append(target)
+        return [Contact(ID(bytes([number] * 34)), ()) for number in range(CLOSEST)]
+
+    monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
+    trio.run(mesh.discovery._dial_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert len(set(asked)) == 2
+
+
+def test_of_two_nodes_that_hear_of_each_other_the_smaller_id_dials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one dials as well if nothing has come after a moment."""
+    mesh, dialled = _mesh(), dict[ID, float]()
+    own = mesh._host.get_id().to_bytes()
+    smaller, larger = ID(b"\0" * len(own)), ID(b"\xff" * len(own))
+
+    async def dial(addresses: object, expected: ID) -> bool:
+        dialled[expected] = trio.current_time()
+        return False
+
+    async def main() -> None:
+        began = trio.current_time()
+        await mesh.discovery.dial_named([Contact(smaller, ()), Contact(larger, ())], has_time=True)
+        assert dialled[larger] == began
+        assert WAIT_FOR_DIAL <= dialled[smaller] - began <= 2 * WAIT_FOR_DIAL
+
+    monkeypatch.setattr(mesh.discovery, "dial", dial)
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_the_new_peers_of_a_complete_mesh_are_asked_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is asked until enough of them have known nobody new, and each again after news."""
+    mesh, asked, news = _mesh(), list[float](), [Contact(OTHER, ())]
+
+    async def find_node(peer: ID, target: bytes, *, known: Container[ID]) -> list[Contact]:
+        asked.append(trio.current_time())
+        return news
+
+    async def dial_named(contacts: Iterable[Contact], *, has_time: bool) -> None:
+        pass
+
+    async def main() -> None:
+        for count in range(EMPTY_AT_LEAST + 2):  # the first one brings news
+            await mesh.discovery.explore(PEER)
+            assert len(asked) == count + 1
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(mesh.discovery.explore, PEER)
+        assert [at - began for at in asked[EMPTY_AT_LEAST + 2 :]] == [pytest.approx(TOGETHER)]
+        news[:] = [Contact(ID(b"\x00\x02yz"), ())]
+        await mesh.discovery.explore(PEER)
+        before = len(asked)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(mesh.discovery.explore, PEER)
+        assert len(asked) == before + 2
+
+    monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
+    monkeypatch.setattr(mesh.discovery, "dial_named", dial_named)
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def _mesh() -> Mesh:
