@@ -234,7 +234,8 @@ async def test_an_expired_replica_is_not_there_after_a_restart(here: Source) -> 
     """A node that was off for longer than its replicas' time starts without them."""
     one = image()
     await here.add(NAME, one)
-    await hold(here, one, NAME, seconds=-60.0)
+    replica = await hold(here, one, NAME, seconds=2.0)
+    await asyncio.sleep(replica.expires - time.time() + 0.1)
     here.reopen()
     await here.replicas.load()
     assert not here.replicas.held()
