@@ -123,6 +123,7 @@ class Assembly:
             metrics=metrics.health,
             timeout=config.health_timeout,
         )
+        router.on_change = monitor.wake
         ingests = parts.make_ingests(config, store)
         all_ingests = parts.make_ingests(config, store, of_all=True)
         sharing = parts.make_sharing(config, router, scrubbed, ingests, advertiser, metrics)

@@ -220,7 +220,10 @@ class Config:
     announce_interval: float = setting(
         values.seconds(0.5, 600),
         4.0,
-        ("time between announcements; a silent peer is no longer offered after two intervals"),
+        (
+            "time between announcements to nodes of an older version, which miss this node after "
+            "two intervals; other nodes are pinged, and get a refresh every 75 intervals"
+        ),
     )
     mesh_limit: int = setting(
         values.integer(0, 100_000),

@@ -86,6 +86,7 @@ def make_health(
         metrics=metrics.health,
         random=rng,
         left=router.left,
+        report=router.report_refusal,
     )
 
 
@@ -318,6 +319,7 @@ def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) 
         bootstrap=make_bootstrap(config, port),
         dropped=metrics.routing.dropped,
         carried=metrics.routing.carried,
+        counted=metrics.routing.pinged,
     )
 
 

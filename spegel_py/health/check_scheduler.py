@@ -1,4 +1,9 @@
-"""Which peers are checked, and when: peers in use first, at most BUDGET in an interval. Pure."""
+"""Which peers are checked, and when. Pure.
+
+The peers that pulls use, and those that failed a check, are checked in every interval. The others
+are checked once when they are new, and then OTHERS of them in an interval: nodes tell each other
+about a registry that does not answer, so one node's check serves all.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,13 @@ BUDGET = 32
 """Peers checked in an interval at most, in a cluster of any size: with 10 s that is 3 small
 requests a second."""
 
-OTHERS = 8
-"""Checks of the BUDGET kept for peers that get no requests now. In a cluster of 1,000 some node
-then checks each peer every second, and each node checks every peer within 20 minutes."""
+NEW = 8
+"""Checks of the BUDGET for peers that were never checked: of many that come at once, so many are
+checked in an interval."""
+
+OTHERS = 1
+"""Checks in an interval of peers that get no requests. In a cluster of any size some node then
+checks each peer once in an interval, on average."""
 
 INTEREST = 300.0
 """Seconds for which a peer counts as in use after it was a candidate of a request."""
@@ -59,9 +68,11 @@ class CheckScheduler:
         self._in_use[peer.id] = (peer, now)
 
     def set_members(self, peers: Iterable[Peer], now: float) -> None:
-        """Set the connected peers; while there is budget left, new ones are planned at once."""
+        """Set the connected peers; up to NEW new ones are planned at once."""
         self._members = {peer.id: peer for peer in peers}
-        if len(self._next) < min(self._budget, len(self._members)):
+        unchecked = self._members.keys() - self._checked.keys()
+        planned = sum(name in unchecked for name in self._next)
+        if planned < min(NEW, len(unchecked)):
             self._plan_at = min(self._plan_at, now)
 
     def check_soon(self, peer: Peer, now: float, *, after: float = 0.0) -> None:
@@ -128,7 +139,8 @@ class CheckScheduler:
 
         Case 1: peers with priority come first, because they failed a check.
         Case 2: then the peers in use, the latest first.
-        Case 3: at least OTHERS checks go to the remaining peers, the longest unchecked first.
+        Case 3: NEW checks are kept for peers that were never checked. If there are none, OTHERS
+        checks go to the remaining peers, the longest unchecked first.
 
         A peer that is new in the plan is checked at a random time of the interval.
         """
@@ -142,8 +154,8 @@ class CheckScheduler:
         rest = sorted(known.keys() - set(wanted))
         self._random.shuffle(rest)  # so that nodes begin with different peers
         rest.sort(key=lambda name: self._checked.get(name, -math.inf))
-        chosen = wanted[: self._budget - min(OTHERS, len(rest))]
-        chosen += rest[: self._budget - len(chosen)]
+        others = [name for name in rest if name not in self._checked][:NEW] or rest[:OTHERS]
+        chosen = wanted[: self._budget - len(others)] + others
         self._next = {
             name: self._next.get(name, now + self._interval * self._random.random())
             for name in chosen

@@ -25,6 +25,12 @@ AGAIN = 0.5
 """Seconds until a check is repeated whose result contradicts the peer's present state. The second
 and third check then come within seconds, not intervals."""
 
+SPREAD = 2.0
+"""Seconds over which nodes spread the checks of a registry that another node reported."""
+
+TOLD = 60.0
+"""Seconds after a report of a peer in which this node tells nobody the same."""
+
 LIMIT = 4096
 """Peers remembered: the latest ones that were heard from or asked."""
 
@@ -35,6 +41,8 @@ class Health:
     Args:
         left: returns True for a peer that said goodbye and is not back. Checks and requests that
             were still under way to such a peer say nothing about its health.
+        report: is called with the id of a peer that failed its checks, and that no other node has
+            reported yet.
 
     `scheduler` decides which peers the monitor checks.
     """
@@ -47,10 +55,13 @@ class Health:
         metrics: HealthMetrics,
         random: Random,
         left: Callable[[str], bool] = lambda peer_id: False,
+        report: Callable[[str], None] = lambda peer_id: None,
     ) -> None:
         self._rules = rules
         self._metrics = metrics
         self._left = left
+        self._report = report
+        self._random = random
         self._peers: OrderedDict[str, PeerHealth] = OrderedDict()
         self._members: dict[str, Peer] = {}
         self._unhealthy: set[str] = set()
@@ -118,8 +129,11 @@ class Health:
             self._close_lost(health, failure, now)
             return
         health = self._get(peer)
+        was_healthy = health.active.is_healthy
         health.checked(failure, seconds, now)
         is_healthy = health.active.is_healthy
+        if was_healthy and not is_healthy and now - (health.refused or -TOLD) >= TOLD:
+            self._report(peer.id)
         self.scheduler.prioritise(peer, on=failure is not None or not is_healthy)
         if is_healthy == (failure is not None):
             self.scheduler.check_soon(peer, now, after=AGAIN)
@@ -137,11 +151,21 @@ class Health:
         for name, peer in self._members.items():
             if (health := self._peers.get(name)) is not None and health.is_lost:
                 self._forget(name)  # it is back before it could be checked
-            member = present[name]
-            if member.heard is not None and member.interval is not None:
-                self._get(peer).heartbeats.heard(now - member.heard, member.interval)
+            self._listen(self._get(peer), present[name], now)
         self._update_deafness(now)
         self.review(now)
+
+    def _listen(self, health: PeerHealth, member: Member, now: float) -> None:
+        """Record when a peer was heard from, and what other nodes report about it."""
+        health.left = member.left
+        if member.heard is not None and member.interval is not None:
+            health.heartbeats.heard(now - member.heard, member.interval)
+        else:
+            health.heartbeats.stop()
+        if member.refused is not None and member.refused != health.refused:
+            health.refused = member.refused
+            after = self._random.uniform(0, SPREAD)
+            self.scheduler.check_soon(health.peer, now, after=after)
 
     def needs_quick_check(self, peer: Peer, now: float) -> bool:
         """Return True if the peer's next check should have a short timeout."""
@@ -209,9 +233,7 @@ class Health:
 
     def _update_deafness(self, now: float) -> None:
         """This node is deaf if all peers are silent at once: then the fault is its own."""
-        phis = [
-            self._peers[name].heartbeats.phi(now) for name in self._members if name in self._peers
-        ]
+        phis = [self._peers[name].phi(now) for name in self._members if name in self._peers]
         self._is_deaf = len(phis) > 1 and min(phis) >= silence.SUSPECT
 
     def _review(self, health: PeerHealth, now: float) -> None:

@@ -34,6 +34,9 @@ SAMPLE, PER_SECOND = 0.5, 250
 """Seconds between two reads of the members' heartbeats, and the members read in a second at most: a
 large cluster is read less often."""
 
+REVIEW = 5.0
+"""Seconds between two reads of members that send no heartbeats: `wake` tells when one changed."""
+
 PAUSE = 0.2
 """Seconds between the two tries of a check, if the first was refused at once: the process may be
 restarting."""
@@ -76,11 +79,16 @@ class Monitor:
         self._clock = clock
         self._under_way: set[str] = set()
         self._faults = FaultLog(log)
-        self._sample_at = 0.0
+        self._sample_at = self._least_sample_at = 0.0
         self._urgent = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Monitor {len(self._under_way)} checks under way>"
+
+    def wake(self) -> None:
+        """Read the members soon, since they have changed."""
+        self._sample_at = min(self._sample_at, self._least_sample_at)
+        self._urgent.set()
 
     async def run(self) -> None:
         """Check until cancelled."""
@@ -95,7 +103,8 @@ class Monitor:
                 ):
                     self._under_way.add(peer.id)
                     group.create_task(self._check(peer), name=f"check of {peer}")
-                pause = min(SAMPLE, max(TICK, self._health.scheduler.next_at() - began))
+                due = min(self._health.scheduler.next_at(), self._sample_at)
+                pause = max(TICK, due - began)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._urgent.wait()
@@ -107,7 +116,9 @@ class Monitor:
             return
         members = list(self._members())
         self._health.observe(members, now)
-        self._sample_at = now + max(SAMPLE, len(members) / PER_SECOND)
+        self._least_sample_at = now + max(SAMPLE, len(members) / PER_SECOND)
+        has_heartbeats = any(member.interval is not None for member in members)
+        self._sample_at = self._least_sample_at if has_heartbeats else now + REVIEW
 
     async def _check(self, peer: Peer) -> None:
         began = self._clock()

@@ -95,6 +95,10 @@ class PeerHealth:
             fails=rules.passive_fails, fail_timeout=rules.passive_fail_timeout
         )
         self.heartbeats = Heartbeats()
+        self.left: float | None = None
+        """Seconds until the router drops the peer because it answers no pings, None if it does."""
+        self.refused: float | None = None
+        """When other nodes last reported that the peer's registry does not answer them."""
         self.forecast = Forecast(check_limit=rules.timeout, first_byte_limit=rules.first_byte)
         self.state = HealthState.HEALTHY
         self.is_lost = False
@@ -163,7 +167,7 @@ class PeerHealth:
         is_in_doubt = now < self._doubt_until
         if is_in_doubt and self._doubt:
             return Judgement(HealthState.SUSPECTED, 0.0, self._doubt)
-        phi = 0.0 if is_deaf else self.heartbeats.phi(now)
+        phi = 0.0 if is_deaf else self.phi(now)
         expected = self.forecast.expected_failure(now)
         factor = min(
             self.active.factor,
@@ -184,6 +188,11 @@ class PeerHealth:
         """Return when the peer is expected to fail: by its trends, else by its silence."""
         if (expected := self.forecast.expected_failure(now)) is not None:
             return expected
-        if self.heartbeats.phi(now) >= silence.SUSPECT:
-            return ExpectedFailure(self.heartbeats.left(now), "it is silent for too long")
+        if self.phi(now) >= silence.SUSPECT:
+            left = self.heartbeats.left(now) if self.left is None else self.left
+            return ExpectedFailure(left, "it is silent for too long")
         return None
+
+    def phi(self, now: float) -> float:
+        """Return the suspicion of the peer's silence: GRAVE if the router's pings suspect it."""
+        return self.heartbeats.phi(now) if self.left is None else silence.GRAVE

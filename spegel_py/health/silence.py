@@ -55,6 +55,10 @@ class Heartbeats:
         self._mean = interval + late
         self._spread = max(spread, LEAST_SPREAD, LEAST_SHARE * interval)
 
+    def stop(self) -> None:
+        """Expect no more heartbeats: the peer is pinged instead."""
+        self._last = None
+
     def excuse(self, seconds: float) -> None:
         """Leave out a time in which this node itself stood still and could hear no peer."""
         self._excused += seconds

@@ -41,10 +41,14 @@ class Member:
 
     Args:
         keys: number of keys the peer holds.
-        heard: seconds since the peer's last announcement; None if it speaks standard Kademlia only.
+        heard: seconds since the peer's last sign of life; None if it speaks standard Kademlia only.
         skew: seconds by which the peer's clock is ahead of this node's; None if unknown.
         peer: the address of the peer's registry; None until the peer has announced it.
-        interval: seconds between two announcements of the peer; None for standard Kademlia.
+        interval: seconds between two heartbeats of the peer; None if it sends none, because it is
+            pinged, or speaks standard Kademlia.
+        left: seconds until the peer is dropped because it answers no pings; None if it answers.
+        refused: when other nodes last reported that the peer's registry does not answer them, on
+            the monotonic clock.
     """
 
     id: str
@@ -55,6 +59,8 @@ class Member:
     skew: float | None
     peer: Peer | None = None
     interval: float | None = None
+    left: float | None = None
+    refused: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

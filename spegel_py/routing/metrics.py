@@ -63,6 +63,14 @@ class RoutingMetrics:
             ["direction", "frame"],
             registry=registry,
         )
+        self._pings = Counter(
+            "spegel_peer_pings",
+            "Events of watching peers by pings: an answer in time (answered) or late (late), a "
+            "suspicion (suspected), its end by an answer (refuted) or by dropping the peer "
+            "(dropped), and a delay of this node itself (stalled).",
+            ["event"],
+            registry=registry,
+        )
         self._advertised_tags = Gauge(
             "spegel_advertised_image_tags", "Tags advertised.", ["registry"], registry=registry
         )
@@ -88,6 +96,10 @@ class RoutingMetrics:
         """Count a frame of `size` bytes; `frame` is one of the protocol's few kinds."""
         self._frames.labels(direction, frame).inc()
         self._bytes.labels(direction, frame).inc(size)
+
+    def pinged(self, event: str) -> None:
+        """Count an event of watching peers by pings; `event` is one of a few."""
+        self._pings.labels(event).inc()
 
     def dropped(self, reason: str, count: int = 1) -> None:
         """Count announcements that were dropped; `reason` must be one of a few."""

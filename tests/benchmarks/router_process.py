@@ -37,6 +37,7 @@ async def _serve(options: dict[str, Any]) -> None:
         mesh_limit=options["mesh_limit"],
         replication=options["replication"],
         agent="bench",
+        pings=options.get("pings", True),
     )
     router = Libp2pRouter(
         settings=settings, bootstrap=StaticBootstrap(options["bootstrap"], router_port=port)

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ async def start(
     mesh_limit: int,
     replication: int = 20,
     interval: float = 4.0,
+    pings: bool = True,
     root: Path = ROOT,
 ) -> RouterProcess:
     """Start a router that knows the one at the port `first`; `root` is the checkout it runs."""
@@ -61,6 +62,7 @@ async def start(
         "mesh_limit": mesh_limit,
         "replication": replication,
         "interval": interval,
+        "pings": pings,
         "bootstrap": [f"/ip4/127.0.0.1/tcp/{first}"],
     }
     process = await asyncio.create_subprocess_exec(
@@ -85,18 +87,30 @@ async def have_peers(routers: Sequence[RouterProcess], wanted: int) -> bool:
 
 @asynccontextmanager
 async def cluster(
-    count: int, *, mesh_limit: int, replication: int = 20, interval: float = 4.0
+    count: int,
+    *,
+    mesh_limit: int,
+    replication: int = 20,
+    interval: float = 4.0,
+    silent_about_pings: Collection[int] = (),
 ) -> AsyncIterator[list[RouterProcess]]:
     """Run `count` routers on loopback that know the first one; yields when each is connected to all
     others.
+
+    Those with an index in `silent_about_pings` are like an older version to the others.
     """
     first = free_port()
     ports = [first] + [free_port() for _ in range(count - 1)]
     async with AsyncExitStack() as stack:
         routers = []
-        for port in ports:
+        for number, port in enumerate(ports):
             router = await start(
-                port, first, mesh_limit=mesh_limit, replication=replication, interval=interval
+                port,
+                first,
+                mesh_limit=mesh_limit,
+                replication=replication,
+                interval=interval,
+                pings=number not in silent_about_pings,
             )
             stack.push_async_callback(router.end)
             routers.append(router)

@@ -17,10 +17,12 @@ from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import (
     bounds,
     dialling,
+    failure_detector,
     frames,
     holders,
     kademlia,
     location,
+    member_messages,
     peer_records,
     records,
 )
@@ -119,6 +121,16 @@ def _bounds() -> Iterator[Bound]:
         "Different keys of all peers",
         f"{holders.MAX_INDEX / 1e6:.0f} MB, {different:,} keys of {PEERS} peers",
         "routing.libp2p.holders",
+    )
+    yield Bound(
+        "Message about a member, and its answer",
+        f"{1 + member_messages.MAX_ID} bytes, 1 byte",
+        "routing.libp2p.member_messages",
+    )
+    yield Bound(
+        "Members whose word about a silent peer is remembered",
+        f"{failure_detector.CONFIRMATIONS}",
+        "routing.libp2p.failure_detector",
     )
     yield Bound("Kademlia message", _size(kademlia.MAX_MESSAGE), "routing.libp2p.kademlia")
     yield Bound(

@@ -33,6 +33,7 @@ class Node:
         replication: int = 20,
         shares: bool = False,
         password: bytes = b"",
+        pings: bool = True,
     ) -> None:
         self.port = port or free_port(host)
         self.registry_port = self.port  # never listened on: told to peers only
@@ -52,6 +53,7 @@ class Node:
                 agent="test",
                 shares=shares,
                 password=password,
+                pings=pings,
             ),
             bootstrap=StaticBootstrap(bootstrap, router_port=self.port),
             dropped=lambda reason: self.dropped.update([reason]),

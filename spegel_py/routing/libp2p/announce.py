@@ -61,6 +61,7 @@ class AnnounceReceiver:
         knows_password: checks a peer's proof.
         dropped: counts refused input, by reason.
         left: is called with a peer that says goodbye.
+        pings: is called with a peer that says hello, and whether it watches others by pings.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class AnnounceReceiver:
         dropped: Callable[[str], None],
         left: Callable[[ID], None],
         carried: Carried,
+        pings: Callable[[ID, bool], None] = lambda peer, does: None,
     ) -> None:
+        self._pings = pings
         self._table = table
         self._clock = clock
         self._address_of = address_of
@@ -156,6 +159,7 @@ class AnnounceReceiver:
             skew=None if hello.time is None else hello.time - time.time(),
             shares=hello.shares,
         )
+        self._pings(peer, hello.pings)
         if hello.host != at and not is_unusable(hello.host, at):
             self._claims(peer, hello.host)
 
@@ -165,12 +169,24 @@ class AnnounceReceiver:
 
 
 class AnnounceStream:
-    """Keeps one peer up to date about the local keys."""
+    """Keeps one peer up to date about the local keys.
+
+    Args:
+        pings_too: returns True once the peer is known to watch others by pings: then refreshes are
+            no heartbeats, and are sent rarely.
+    """
 
     def __init__(
-        self, *, host: BasicHost, peer: ID, context: AnnounceContext, carried: Carried
+        self,
+        *,
+        host: BasicHost,
+        peer: ID,
+        context: AnnounceContext,
+        carried: Carried,
+        pings_too: Callable[[], bool] = lambda: False,
     ) -> None:
         self._host = host
+        self._pings_too = pings_too
         self._peer = peer
         self._context = context
         self._carried = carried
@@ -191,26 +207,29 @@ class AnnounceStream:
             raise
 
     async def _send(self, stream: INetStream) -> None:
-        sent_at = -math.inf
+        refresh_at = -math.inf
         while True:
             news = self._context.news
             frames_due: list[Frame] = []
-            hello = self._context.hello
+            hello = self._context.hello_for(pings_too=self._pings_too())
             if hello != self._sent_hello:
                 self._sent_hello = hello
                 frames_due = [
                     replace(hello, time=time.time(), proof=self._context.proof_for(self._peer))
                 ]
             part = self._context.part_for(self._peer)
-            frames_due += self._state.next_frames(self._context.local, part, time.monotonic())
-            if not frames_due and trio.current_time() >= sent_at + hello.interval:
-                frames_due = [self._state.refresh()]
-            if frames_due:
-                await _write(stream, frames_due, self._carried)
-                sent_at = trio.current_time()
-            # News that do not concern this peer must not delay the refresh: it would take us for
-            # dead.
-            with trio.move_on_at(sent_at + hello.interval) as self._pause:
+            changes = self._state.next_frames(self._context.local, part, time.monotonic())
+            if not changes and trio.current_time() >= refresh_at:
+                changes = [self._state.refresh()]
+                refresh_at = trio.current_time() + hello.interval
+            elif changes:
+                # The first refresh after a change comes soon, to show a change that got lost.
+                refresh_at = trio.current_time() + self._context.hello.interval
+            if frames_due or changes:
+                await _write(stream, frames_due + changes, self._carried)
+            # News that do not concern this peer must not delay the refresh: an older version would
+            # take us for dead.
+            with trio.move_on_at(refresh_at) as self._pause:
                 await news.wait()
 
     async def _receive(self, stream: INetStream) -> None:

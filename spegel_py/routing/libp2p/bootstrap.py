@@ -12,6 +12,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -210,6 +211,7 @@ class Joining:
         self._dial_lost = dial_lost
         self._rng = rng
         self._nudge = asyncio.Event()
+        self._is_nudged = False
         self.expects_peers = not isinstance(bootstrap, NoBootstrap)
         """True if there should be other nodes: a source is set, and did not name this node only."""
 
@@ -224,8 +226,13 @@ class Joining:
 
     async def now(self) -> None:
         """Ask the source at once, with a new back-off, and dial some lost peers."""
+        self._is_nudged = True
         self._nudge.set()
         await self._dial_lost()
+
+    def members_changed(self) -> None:
+        """Ask the source at once if the last peer has disconnected."""
+        self._nudge.set()
 
     async def _keep_bootstrapping(self) -> None:
         attempt = 0
@@ -257,15 +264,13 @@ class Joining:
 
     async def _disturbed(self, delay: float) -> bool:
         """Wait `delay` seconds, or until the last peer disconnects or `now` is called: True."""
-        loop, had_peers = asyncio.get_running_loop(), self._is_connected()
-        end = loop.time() + delay
-        while (left := end - loop.time()) > 0:
-            try:
-                async with asyncio.timeout(min(max(left, 0.01), 1.0)):  # a loop's clock is coarse
+        had_peers = self._is_connected()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                while not self._is_nudged:
                     await self._nudge.wait()
-            except TimeoutError:
-                if not had_peers or self._is_connected():
-                    continue
-            self._nudge.clear()
-            return True
-        return False
+                    self._nudge.clear()
+                    if had_peers and not self._is_connected():
+                        return True
+        was_nudged, self._is_nudged = self._is_nudged, False
+        return was_nudged

@@ -139,6 +139,11 @@ class MemberDiscovery:
 
     # Lost peers
 
+    @property
+    def has_lost(self) -> bool:
+        """True if there are lost peers."""
+        return bool(self._lost)
+
     def mark_lost(self, peer: ID) -> None:
         """Record a peer that disconnected without a goodbye."""
         self._lost.add(peer)

@@ -3,8 +3,9 @@
 A frame is a length (u32, big endian, of the rest), a kind (u8) and a body:
 
     HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the
-             sender's clock, Unix time), shares (it takes part in in-flight sharing), proof (that it
-             knows the cluster's password: see `identity`); unknown members are ignored
+             sender's clock, Unix time), shares (it takes part in in-flight sharing), pings (it
+             watches its peers by pings), proof (that it knows the cluster's password: see
+             `identity`); unknown members are ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set,
              in parts
     ADD      32-byte keys that came
@@ -73,6 +74,7 @@ class Hello:
     time: float | None = field(default=None, compare=False)
     shares: bool = False
     proof: str = field(default="", compare=False, repr=False)
+    pings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +148,14 @@ def encode(frame: Frame) -> bytes:
 
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
-        case Hello(interval, host, port, agent, time, shares, proof):
+        case Hello(interval, host, port, agent, time, shares, proof, pings):
             members = {
                 "interval": interval,
                 "registry": join_host_port(host, port),
                 "agent": agent,
                 "time": time,
                 "shares": shares,
+                "pings": pings,
             }
             return _HELLO, json.dumps(members | ({"proof": proof} if proof else {})).encode()
         case SetPart(keys, first, last, complete):
@@ -236,6 +239,7 @@ def _decode_hello(body: bytes) -> Hello:
             agent=_printable(str(fields.get("agent", ""))),
             time=None if fields.get("time") is None else _finite(fields["time"]),
             shares=fields.get("shares") is True,
+            pings=fields.get("pings") is True,
             proof=_printable(str(fields.get("proof", ""))),
         )
     except (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -38,6 +39,7 @@ LAST_FRAMES = 0.5
 MANY_STREAMS = 32
 """Streams of a connection from which on closed ones with unread bytes are looked for."""
 
+_PING_IDS = 1 << 32
 _HEADER = struct.Struct(yamux.YAMUX_HEADER_FORMAT)
 
 
@@ -130,6 +132,9 @@ class LeanYamux(Yamux):
         self._has_frames = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._is_open = self._is_writing = self._is_closing = False
+        self._is_pinging = False
+        self.answered: Callable[[ID], None] = lambda peer: None
+        """Is called with the peer for each of its answers to `ping`."""
 
     async def start(self) -> None:
         """Run the connection until it ends."""
@@ -165,6 +170,14 @@ class LeanYamux(Yamux):
             _frame(yamux.TYPE_WINDOW_UPDATE, yamux.FLAG_SYN, stream.stream_id, 0)
         )
         return stream
+
+    def ping(self) -> None:
+        """Ping the peer, unless its last ping is not answered yet: frames come in order."""
+        if self._is_open and not self._is_pinging:
+            self._is_pinging = True
+            self._ping_id = (self._ping_id + 1) % _PING_IDS
+            self._waiting += _frame(yamux.TYPE_PING, yamux.FLAG_SYN, 0, self._ping_id)
+            self._has_frames.set()
 
     # Writing
 
@@ -260,6 +273,9 @@ class LeanYamux(Yamux):
         if frame.kind == yamux.TYPE_PING:
             if frame.flags & yamux.FLAG_SYN:
                 await self._write_frame(_frame(yamux.TYPE_PING, yamux.FLAG_ACK, 0, frame.length))
+            elif self._is_pinging and frame.length == self._ping_id:
+                self._is_pinging = False
+                self.answered(self.peer_id)
         elif frame.kind == yamux.TYPE_GO_AWAY:
             self.event_shutting_down.set()
         elif frame.kind in (yamux.TYPE_DATA, yamux.TYPE_WINDOW_UPDATE):

@@ -30,6 +30,7 @@ from spegel_py.routing.libp2p.duplicate_identities import DuplicateIdentities
 from spegel_py.routing.libp2p.kademlia import KademliaClient, Reprovider
 from spegel_py.routing.libp2p.location import Locations
 from spegel_py.routing.libp2p.multiaddrs import Contact
+from spegel_py.routing.libp2p.prober import PeerProber
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import AnnounceContext
 from spegel_py.routing.libp2p.thread import TaskStatus
@@ -51,6 +52,8 @@ class Mesh:
     Args:
         provider_addresses: returns the addresses for provider records of this node's keys.
         dropped: counts input of peers that was refused, by reason.
+        counted: counts what the pings of peers show, by event.
+        changed: is called when a peer said hello, left, or is newly suspected.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class Mesh:
         carried: Carried,
         dropped: Callable[[str], None],
         rng: random.Random,
+        counted: Callable[[str], None] = lambda event: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._host = host
         self._table = table
@@ -94,6 +99,14 @@ class Mesh:
             connected=self._connected_at,
             rng=rng,
         )
+        self.prober = PeerProber(
+            host=host,
+            address_of=self._connected_at.get,
+            lost=partial(self.lost, why="silent"),
+            counted=counted,
+            changed=changed,
+            random=rng,
+        )
         self._locations = Locations(
             connected_from=self._connected_from,
             contact=self._addresses.contact,
@@ -113,6 +126,7 @@ class Mesh:
             self._nursery = nursery
             nursery.start_soon(self.discovery.run)
             nursery.start_soon(self._drop_silent)
+            nursery.start_soon(self.prober.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -173,6 +187,7 @@ class Mesh:
             return
         self._tasks[peer], self._connected_at[peer] = trio.CancelScope(), address
         self.discovery.mark_connected(peer)
+        self.prober.add(peer)
         self._table.peer_connected(str(peer), bound_key=bound_key(address, str(peer)))
         log.info(
             "peer connected", peer=str(peer), address=self.address_of(peer), peers=len(self._tasks)
@@ -211,6 +226,7 @@ class Mesh:
         self._kademlia.forget(peer)
         self._locations.forget(peer)
         self._connected_at.pop(peer, None)
+        self.prober.remove(peer)
         if scope := self._tasks.pop(peer, None):
             log.info("peer gone", peer=str(peer), why=why, peers=len(self._tasks))
             self._context.set_members(self._connected_at)
@@ -230,10 +246,11 @@ class Mesh:
         await self.discovery.redial(peer)
 
     async def _drop_silent(self) -> None:
-        """Drop peers that stopped announcing though they are connected: stopped or starved ones.
+        """Drop peers whose announcements have run out, though they may answer pings.
 
-        A pass comes when the next announcement may have run out, and at least once in the shortest
-        announce interval in force.
+        Nodes of older versions announce often, so a frozen one is found by this too. A pass comes
+        when the next announcement may have run out, and at least once in the shortest announce
+        interval in force.
         """
         while True:
             await trio.sleep(self._until_next_pass(time.monotonic()))
@@ -280,7 +297,11 @@ class Mesh:
                     await reprovider.run()
                 else:
                     stream = AnnounceStream(
-                        host=self._host, peer=peer, context=self._context, carried=self._carried
+                        host=self._host,
+                        peer=peer,
+                        context=self._context,
+                        carried=self._carried,
+                        pings_too=partial(self.prober.pings_too, peer),
                     )
                     await stream.run()
             await trio.sleep(delay)

@@ -9,7 +9,7 @@ the peer that the Noise handshake of the connection authenticated.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -35,11 +35,24 @@ KEPT = 4
 _LENGTH = struct.Struct(">H")
 
 
-class RequestResponseHandler:
-    """Answers peers' requests with `handler`; `dropped` counts the malformed ones."""
+Responder = Callable[[str, bytes], Awaitable[bytes]]
+"""Does the same as a RequestHandler on the Trio side, and may wait before it returns."""
 
-    def __init__(self, handler: RequestHandler, dropped: Callable[[str], None]) -> None:
-        self._handler = handler
+
+def at_once(handler: RequestHandler) -> Responder:
+    """Return a responder that never waits."""
+
+    async def respond(peer: str, message: bytes) -> bytes:
+        return handler(peer, message)
+
+    return respond
+
+
+class RequestResponseHandler:
+    """Answers peers' requests with `respond`; `dropped` counts the malformed ones."""
+
+    def __init__(self, respond: Responder, dropped: Callable[[str], None]) -> None:
+        self._respond = respond
         self._dropped = dropped
 
     async def handle(self, stream: INetStream) -> None:
@@ -49,9 +62,10 @@ class RequestResponseHandler:
             while True:
                 reader.begin()
                 with trio.fail_after(IDLE_TIMEOUT):
-                    message = await _receive(reader, MAX_REQUEST)
+                    message = await receive(reader, MAX_REQUEST)
+                response = framed(await self._response(peer, message))
                 with trio.fail_after(TIMEOUT):
-                    await stream.write(_frame(self._response(peer, message)))
+                    await stream.write(response)
         except trio.TooSlowError:
             await stream.reset()
         except PeerRefused:
@@ -62,20 +76,22 @@ class RequestResponseHandler:
                 self._dropped("half-frame")
             await stream.close()
 
-    def _response(self, peer: str, message: bytes) -> bytes:
+    async def _response(self, peer: str, message: bytes) -> bytes:
         try:
-            return self._handler(peer, message)
+            return await self._respond(peer, message)
         except ValueError:
             self._dropped("malformed-question")
             return b""
 
 
 class RequestResponseClient:
-    """Sends requests to peers."""
+    """Sends requests to peers that speak a protocol of such messages."""
 
-    def __init__(self, host: BasicHost) -> None:
+    def __init__(
+        self, host: BasicHost, *, protocol: TProtocol = PROTOCOL, timeout: float = TIMEOUT
+    ) -> None:
         self._streams: StreamPool[bytes] = StreamPool(
-            host, PROTOCOL, timeout=TIMEOUT, most=KEPT, is_known=True
+            host, protocol, timeout=timeout, most=KEPT, is_known=True
         )
 
     @asynccontextmanager
@@ -88,19 +104,21 @@ class RequestResponseClient:
         """Return the response. Raises PeerRefused, PeerUnreachable."""
 
         async def exchange(stream: Stream) -> bytes:
-            await stream.write(_frame(message))
-            return await _receive(MessageReader(stream), MAX_RESPONSE)
+            await stream.write(framed(message))
+            return await receive(MessageReader(stream), MAX_RESPONSE)
 
         if not (response := await self._streams.exchange(peer, exchange)):
             raise PeerRefused(f"{peer} refuses this request", status=400)
         return response
 
 
-def _frame(message: bytes) -> bytes:
+def framed(message: bytes) -> bytes:
+    """Return a message with its length."""
     return _LENGTH.pack(len(message)) + message
 
 
-async def _receive(reader: MessageReader, most: int) -> bytes:
+async def receive(reader: MessageReader, most: int) -> bytes:
+    """Return the next message. Raises PeerRefused if it is longer than `most`, and StreamError."""
     (length,) = _LENGTH.unpack(await reader.read_exactly(_LENGTH.size))
     if length > most:
         raise PeerRefused(f"a message of {length} bytes", status=400)

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from spegel_py.tools.addresses import check_port_free
 
 if TYPE_CHECKING:
     from spegel_py.routing.libp2p.announce import Carried
+    from spegel_py.routing.libp2p.prober import Watched
     from spegel_py.routing.libp2p.service import Service
     from spegel_py.routing.libp2p.sharing import LocalKeys
 
@@ -43,12 +45,16 @@ class Libp2pRouter:
         bootstrap: Bootstrap,
         dropped: Callable[[str], None] = lambda reason: None,
         carried: Carried = lambda direction, frame, size: None,
+        counted: Callable[[str], None] = lambda event: None,
         rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
         self._id = peer_name(settings.key)
         self._dropped = dropped
         self._carried = carried
+        self._counted = counted
+        self.on_change: Callable[[], None] = lambda: None
+        """Is called in the event loop when `members` may have changed in more than numbers."""
         self._rng = rng or random.Random()
         self._table = RecordTable(rng=self._rng)
         self._local: LocalKeys | None = None  # of the present life
@@ -142,7 +148,15 @@ class Libp2pRouter:
 
     def members(self) -> list[Member]:
         """Return a description of each peer connected now."""
-        return self._table.members(time.monotonic())
+        now, service = time.monotonic(), self._side.service
+        watched = service.watched() if service is not None else {}
+        return [
+            _described(member, watched.get(member.id), now) for member in self._table.members(now)
+        ]
+
+    def report_refusal(self, peer_id: str) -> None:
+        """Tell all peers that the registry of one does not answer."""
+        self._side.call_soon(lambda service: service.report_refusal(peer_id))
 
     def left(self, peer_id: str) -> bool:
         """Return True if a peer said goodbye and is not back."""
@@ -244,7 +258,7 @@ class Libp2pRouter:
         loop = asyncio.get_running_loop()
         self._table = RecordTable(
             rng=self._rng,
-            changed=partial(_set_soon, self.requests.changed, loop),
+            changed=partial(_call_soon, self.requests.changed.set, loop),
             shed=partial(self._dropped, "table-full"),
         )
         return Service(
@@ -255,6 +269,8 @@ class Libp2pRouter:
             rng=self._rng,
             handler=self.requests.handle,
             carried=self._carried,
+            counted=self._counted,
+            changed=partial(_call_soon, self._members_changed, loop),
         )
 
     async def _advertise_missed(self) -> None:
@@ -265,8 +281,13 @@ class Libp2pRouter:
                 lambda service: service.advertise(missed.keys(), _times(missed))
             )
 
+    def _members_changed(self) -> None:
+        self._joining.members_changed()
+        self.on_change()
+
     def _forget_peers(self) -> None:
         self._table.clear()
+        self._members_changed()
 
     async def _request(self, peer: str, message: bytes) -> bytes:
         return await self._side.call(lambda service: service.request(peer, message))
@@ -275,12 +296,33 @@ class Libp2pRouter:
         return await self._side.call(lambda service: service.bootstrap(targets))
 
     async def _dial_lost(self) -> None:
+        if self._side.service is None or not self._side.service.has_lost:
+            return
         await self._side.call_if_up(lambda service: service.dial_lost())
 
 
-def _set_soon(event: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+def _described(member: Member, watched: Watched | None, now: float) -> Member:
+    """Return a member with what its pings show.
+
+    A peer that pings too announces rarely, so its announcements are no heartbeats.
+    """
+    if watched is None:
+        return member
+    heard = member.heard
+    if heard is not None and watched.heard is not None:
+        heard = min(heard, now - watched.heard)
+    return replace(
+        member,
+        heard=heard,
+        interval=None if watched.pings_too else member.interval,
+        left=watched.left,
+        refused=watched.refused,
+    )
+
+
+def _call_soon(callback: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
     with suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(event.set)
+        loop.call_soon_threadsafe(callback)
 
 
 def _times(keys: Mapping[bytes, float | None]) -> dict[bytes, float]:

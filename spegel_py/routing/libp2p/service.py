@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import trio
 from libp2p.peer.id import ID
@@ -13,15 +14,27 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Peer, RequestHandler
-from spegel_py.routing.libp2p import announce, compat, kademlia, multiaddrs, request_response
+from spegel_py.routing.libp2p import (
+    announce,
+    compat,
+    kademlia,
+    multiaddrs,
+    prober,
+    request_response,
+)
 from spegel_py.routing.libp2p.bootstrap_targets import Target
 from spegel_py.routing.libp2p.dht import Dht
 from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.identity import PasswordProof
 from spegel_py.routing.libp2p.kademlia import KademliaBackend, KademliaClient, KademliaServer
 from spegel_py.routing.libp2p.mesh import Mesh
+from spegel_py.routing.libp2p.prober import Watched
 from spegel_py.routing.libp2p.records import RecordTable
-from spegel_py.routing.libp2p.request_response import RequestResponseClient, RequestResponseHandler
+from spegel_py.routing.libp2p.request_response import (
+    RequestResponseClient,
+    RequestResponseHandler,
+    at_once,
+)
 from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.libp2p.sharing import AnnounceContext, LocalKeys
 from spegel_py.routing.libp2p.thread import TaskStatus
@@ -44,6 +57,8 @@ class Service:
         carried: announce.Carried,
         rng: random.Random,
         handler: RequestHandler,
+        counted: Callable[[str], None] = lambda event: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._listen = multiaddrs.listen_addresses(settings.host, settings.port)
         self._local = local
@@ -70,6 +85,7 @@ class Service:
                 settings.registry_port,
                 settings.agent,
                 shares=settings.shares,
+                pings=settings.pings,
             ),
             limit=settings.mesh_limit,
             replication=settings.replication,
@@ -84,7 +100,11 @@ class Service:
             carried=carried,
             dropped=dropped,
             rng=rng,
+            counted=counted,
+            changed=changed,
         )
+        swarm = cast("compat.MeshSwarm", self._host.get_network())
+        swarm.answered = self._mesh.prober.answered
         self._dht = Dht(
             own=self._host.get_id(),
             table=table,
@@ -107,12 +127,18 @@ class Service:
             dropped=dropped,
             left=self._mesh.left,
             carried=carried,
+            pings=self._mesh.prober.set_pings_too,
         )
         self._host.set_stream_handler(kademlia.PROTOCOL, server.handle)
         self._host.set_stream_handler(announce.PROTOCOL, receiver.handle)
         if settings.shares:
             self._host.set_stream_handler(
-                request_response.PROTOCOL, RequestResponseHandler(handler, dropped).handle
+                request_response.PROTOCOL,
+                RequestResponseHandler(at_once(handler), dropped).handle,
+            )
+        if settings.pings:
+            self._host.set_stream_handler(
+                prober.PROTOCOL, RequestResponseHandler(self._mesh.prober.respond, dropped).handle
             )
 
     async def run(
@@ -177,6 +203,25 @@ class Service:
     async def request(self, peer: str, message: bytes) -> bytes:
         """Return a peer's response to a request."""
         return await self._requests.request(ID.from_base58(peer), message)
+
+    async def report_refusal(self, peer: str) -> None:
+        """Tell all members that a peer's registry does not answer."""
+        self._mesh.prober.report_refusal(peer)
+
+    def watched(self) -> Mapping[str, Watched]:
+        """Return what pings show about each connected peer. It may be called in any thread."""
+        return self._mesh.prober.watched()
+
+    @property
+    def has_lost(self) -> bool:
+        """True if there are lost peers to dial. It may be read in any thread."""
+        return self._mesh.discovery.has_lost
+
+    @property
+    def beat_at(self) -> float:
+        """The monotonic time at which the Trio side last went round. It may be read in any
+        thread."""
+        return self._mesh.prober.beat_at
 
     def shut(self) -> None:
         """Shut all sockets from another thread, when this life hangs and is abandoned."""

@@ -22,6 +22,7 @@ from libp2p.peer.id import ID
 from spegel_py.routing.libp2p.bounds import bound_key
 from spegel_py.routing.libp2p.frames import (
     KEYS_PER_FRAME,
+    MAX_INTERVAL,
     Ages,
     Delta,
     Frame,
@@ -40,6 +41,9 @@ LOG_LENGTH = 512
 REFRESHES_PER_SECOND = 20
 """Refreshes sent in a second at most. With more peers than interval × this number, the interval
 grows with the cluster."""
+RARELY, RARE_PER_SECOND = 75, 1
+"""Intervals between two refreshes to a peer that watches this node by pings, and the most of those
+refreshes in a second. With the default interval that is 5 min up to 300 peers."""
 ROOM = 1.25
 """Factor by which a grown interval exceeds the needed one, so that the next peers change
 nothing."""
@@ -189,13 +193,15 @@ def announces_everything(before: bool, *, nodes: int, limit: int) -> bool:
     return nodes <= (limit if before else limit * HYSTERESIS)
 
 
-def next_interval(before: float, *, base: float, peers: int) -> float:
+def next_interval(
+    before: float, *, base: float, peers: int, per_second: float = REFRESHES_PER_SECOND
+) -> float:
     """Return the seconds between refreshes for so many peers: `base`, or more in a large cluster.
 
     The interval grows in steps, with room for a quarter more peers, since every peer must be sent
     each change.
     """
-    least = max(base, peers / REFRESHES_PER_SECOND)
+    least = max(base, peers / per_second)
     if least == base:
         return base
     return before if least <= before <= least * ROOM**2 else round(least * ROOM, 1)
@@ -265,6 +271,7 @@ class AnnounceContext:
     ) -> None:
         self._own = own
         self._base_interval = hello.interval
+        self._rare_base = self._rare_interval = min(RARELY * hello.interval, MAX_INTERVAL)
         self._limit = limit
         self._placement = KeyPlacement(replication=replication)
         self._password = password
@@ -281,6 +288,12 @@ class AnnounceContext:
     def base_interval(self) -> float:
         """Seconds between two announcements in a small cluster."""
         return self._base_interval
+
+    def hello_for(self, *, pings_too: bool) -> Hello:
+        """Return the hello for a peer: one that watches this node by pings is refreshed rarely."""
+        if not (pings_too and self.hello.pings):
+            return self.hello
+        return replace(self.hello, interval=self._rare_interval)
 
     def part_for(self, peer: ID) -> Collection[bytes] | None:
         """Return the keys that a peer should hold, None for all."""
@@ -321,4 +334,11 @@ class AnnounceContext:
             self.hello.interval, base=self._base_interval, peers=len(connected)
         )
         self.hello = replace(self.hello, interval=interval)
+        rare = next_interval(
+            self._rare_interval,
+            base=self._rare_base,
+            peers=len(connected),
+            per_second=RARE_PER_SECOND,
+        )
+        self._rare_interval = min(rare, MAX_INTERVAL)
         self.wake()

@@ -29,6 +29,8 @@ RESTART_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds before starting the Trio side again, by its deaths in a row; the last one repeats."""
 STEADY_AFTER = 60.0
 """Seconds of life after which a death counts as the first one again."""
+FRESH = 1.5
+"""Seconds for which a round of the Trio side shows that it does not hang: it makes one a second."""
 STOP_TIMEOUT = 4.0
 """Seconds for goodbyes and closing at the end."""
 
@@ -59,6 +61,7 @@ class TrioSide:
         self.life = Life(number=0, is_up=False, since=time.monotonic())
         self._life_changed = asyncio.Event()
         self._given_up = asyncio.Event()
+        self._calls: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
         return f"<TrioSide {'up' if self._thread else 'down'}, life {self.life.number}>"
@@ -131,13 +134,22 @@ class TrioSide:
         except RouterUnavailable:
             log.debug("libp2p side is down; it will be told when it is up again")
 
+    def call_soon(self, method: Callable[[Service], Awaitable[None]]) -> None:
+        """Call a method of the service unless it is down, and do not wait for it."""
+        task = asyncio.ensure_future(self.call_if_up(method))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
     async def ping(self) -> None:
         """Return once the Trio side has answered; never if it hangs.
 
-        Raises RouterUnavailable if it is down.
+        It need not be asked if it went round within FRESH seconds. Raises RouterUnavailable if it
+        is down.
         """
         if self._thread is None:
             raise RouterUnavailable("the libp2p side is not running")
+        if self.service is not None and time.monotonic() - self.service.beat_at < FRESH:
+            return
         await self._thread.ping()
 
     # Lives

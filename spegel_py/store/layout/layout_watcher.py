@@ -257,13 +257,16 @@ class _Session:
 
 
 def _changes(root: Path) -> AsyncGenerator[set[FileChange], None]:
-    """Yield changes 50 to 400 ms after they happened, and an empty set every second."""
+    """Yield changes 200 to 600 ms after they happened, and an empty set every three seconds.
+
+    The watching thread wakes up once in a step, with the interpreter's lock.
+    """
     return awatch(
         root,
         watch_filter=_is_relevant,
         debounce=400,
-        step=50,
-        rust_timeout=1000,
+        step=200,
+        rust_timeout=3000,
         yield_on_timeout=True,
         ignore_permission_denied=True,
     )

@@ -21,7 +21,13 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
 from spegel_py.inflight import messages
-from spegel_py.routing.libp2p import bootstrap_targets, frames, kademlia, multiaddrs
+from spegel_py.routing.libp2p import (
+    bootstrap_targets,
+    frames,
+    kademlia,
+    member_messages,
+    multiaddrs,
+)
 from spegel_py.routing.libp2p.keys import record_key
 from tests.fuzz.mutations import VALUES, as_json, objects
 from tests.fuzz.target import target
@@ -47,7 +53,7 @@ ADDRESSES = (
 # Announcements
 
 _FRAMES = (
-    frames.Hello(5.0, "10.0.0.1", 5000, "spegel-py/0.1.0", 1764000000.0, True, "cHJvb2Y="),
+    frames.Hello(5.0, "10.0.0.1", 5000, "spegel-py/0.1.0", 1764000000.0, True, "cHJvb2Y=", True),
     frames.Hello(5.0, "fd00::1", 5000),
     frames.Hello(5.0, "", 5000),
     frames.SetPart((KEY,), True, True, True),
@@ -76,6 +82,7 @@ _HELLOS = as_json(
             "agent": st.text(max_size=80),
             "time": st.floats(),
             "shares": st.booleans(),
+            "pings": st.booleans(),
             "proof": st.text(max_size=80),
         }
     )
@@ -182,6 +189,26 @@ def _questions(data: bytes) -> None:
 def _replies(data: bytes) -> None:
     reply = messages.decode_response(data)
     assert messages.decode_response(messages.encode(reply)) == reply
+
+
+# Questions about other members
+
+
+@target(
+    "member-messages",
+    examples=tuple(
+        member_messages.encode(kind, b"\x00\x24\x08\x01\x12\x20" + KEY)
+        for kind in member_messages.MemberKind
+    ),
+    refuses=(ValueError,),
+)
+def _members(data: bytes) -> None:
+    """A question, and the same bytes as an answer."""
+    member_messages.decode_answer(data)
+    message = member_messages.decode(data)
+    assert member_messages.MIN_ID <= len(message.peer) <= member_messages.MAX_ID
+    if message.kind is not None:
+        assert member_messages.encode(message.kind, message.peer) == data
 
 
 # Kademlia

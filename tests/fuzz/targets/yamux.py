@@ -139,7 +139,7 @@ class _Node:
             kademlia.PROTOCOL: kademlia.KademliaServer(self.node, _answers()).handle,
             announce.PROTOCOL: _receiver().handle,
             request_response.PROTOCOL: request_response.RequestResponseHandler(
-                _answer, lambda _: None
+                request_response.at_once(_answer), lambda _: None
             ).handle,
         }
         for protocol, handler in handlers.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -37,7 +38,9 @@ class RecordingLog:
 class Book(Health):
     """Health with the default rules, and its log events. The latest one has the module's logger."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(
+        self, seed: int = 1, *, report: Callable[[str], None] = lambda peer_id: None
+    ) -> None:
         self.metrics = NodeMetrics()
         self.goodbyes: set[str] = set()
         log = RecordingLog()
@@ -49,6 +52,7 @@ class Book(Health):
             metrics=self.metrics.health,
             random=Random(seed),
             left=self.goodbyes.__contains__,
+            report=report,
         )
 
     @property

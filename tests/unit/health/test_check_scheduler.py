@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spegel_py.health.check_scheduler import BUDGET, INTEREST, OTHERS, CheckScheduler
+from spegel_py.health.check_scheduler import BUDGET, INTEREST, NEW, OTHERS, CheckScheduler
 from spegel_py.routing.base import Peer
 from tests.benchmarks.liveness import simulate
 
@@ -37,13 +37,14 @@ def checks(
 
 
 @pytest.mark.parametrize("count", [1, 9, BUDGET])
-def test_each_peer_of_a_small_cluster_is_checked_every_interval(count: int) -> None:
-    """Up to the budget all members are checked, each at most 1.1 intervals and a tick after its
-    last check."""
+def test_each_peer_in_use_is_checked_every_interval(count: int) -> None:
+    """Up to the budget all peers in use are checked, each at most 1.1 intervals and a tick after
+    its last check."""
     one = scheduler()
-    one.set_members(peers(count), 0.0)
+    for peer in peers(count):
+        one.record_use(peer, 0.0)
     times: dict[Peer, list[float]] = {}
-    for now, peer in checks(one, 300):
+    for now, peer in checks(one, INTEREST):
         times.setdefault(peer, [0.0]).append(now)
     assert times.keys() == set(peers(count))
     gaps = [late - early for each in times.values() for early, late in pairwise(each)]
@@ -65,20 +66,30 @@ def test_the_budget_holds_whatever_the_cluster(seed: int, count: int, asked: int
         one.record_use(peer, 0.0)
     made = Counter(peer for _, peer in checks(one, 100))
     assert made.total() <= BUDGET * 10 / 0.9 + BUDGET
-    kept = everybody[max(0, min(asked, count) - (BUDGET - OTHERS)) : min(asked, count)]
+    kept = everybody[max(0, min(asked, count) - (BUDGET - NEW)) : min(asked, count)]
     assert all(made[peer] >= 8 for peer in kept)
 
 
-def test_everybody_has_their_turn() -> None:
-    """In a cluster of 200 with 20 peers in use, each other peer is checked within three minutes."""
-    one, everybody = scheduler(), peers(200)
+def test_new_peers_are_checked_once_and_then_hardly_any() -> None:
+    """Each of 40 peers is checked within a minute; from then on a node that pulls nothing makes one
+    check in an interval, in a cluster of any size."""
+    one, everybody = scheduler(), peers(40)
     one.set_members(everybody, 0.0)
-    seen = set()
-    for tick in range(int(180 / TICK)):
-        for peer in everybody[:20]:
-            one.record_use(peer, tick * TICK)
-        seen.update(one.due(tick * TICK, BUDGET))
-    assert seen == set(everybody)
+    first = [peer for _, peer in checks(one, 60)]
+    assert set(first) == set(everybody)
+    assert len(first) <= len(everybody) + OTHERS
+    later = Counter(peer for _, peer in checks(one, 100 * INTERVAL, start=60))
+    assert 90 * OTHERS <= later.total() <= 110 * OTHERS
+    assert max(later.values()) - min(later.values()) <= 2, "they take turns"
+
+
+def test_one_new_peer_of_an_idle_cluster_is_checked_within_an_interval() -> None:
+    """It does not wait for its turn among the others."""
+    one, everybody = scheduler(), peers(30)
+    one.set_members(everybody[:-1], 0.0)
+    list(checks(one, 60))
+    one.set_members(everybody, 60.0)
+    assert everybody[-1] in [peer for _, peer in checks(one, INTERVAL + TICK, start=60)]
 
 
 def test_checks_do_not_come_in_waves() -> None:
@@ -165,11 +176,10 @@ def test_who_is_forgotten_is_not_checked() -> None:
 
 
 def test_what_liveness_costs_is_bounded_whatever_the_cluster() -> None:
-    """With real frames and the real scheduler a node sends below 2 kB/s at 10 nodes, and no more at
-    1,000 than at 500."""
-    assert simulate(10).total < 2000
-    large, larger = simulate(500), simulate(1000)
-    assert larger.total <= 1.1 * large.total < 6000
+    """With real frames and the real scheduler a node without pulls sends below 500 B/s at any
+    size, and a tenth more at most at 1,000 nodes than at 300."""
+    large, larger = simulate(300), simulate(1000)
+    assert simulate(10).total < larger.total <= 1.1 * large.total < 500
 
 
 def test_who_has_just_answered_a_request_is_not_checked_for_an_interval() -> None:

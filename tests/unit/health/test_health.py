@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spegel_py.health import health as module
+from spegel_py.health import silence
 from spegel_py.health.peer_health import BAD, DOUBT, HealthState
-from spegel_py.routing.base import Peer
+from spegel_py.routing.base import Member, Peer
 from tests.unit.health.book import A, B, Book, C, member
 
 
@@ -376,3 +378,67 @@ def test_only_the_last_peers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
         book.checked(peer, "refused", 0.1, 0.0)
     assert sum(book.counts().values()) == 2
     assert book.weigh(A, 0.0) == 1
+
+
+def _pinged(peer: Peer, *, left: float | None = None, refused: float | None = None) -> Member:
+    """Return a member that sends no heartbeats, because the router pings it."""
+    return replace(member(peer, heard=50.0), interval=None, left=left, refused=refused)
+
+
+def test_a_peer_that_answers_no_pings_is_suspected_until_it_does() -> None:
+    """The router says so; the time since its last pong says nothing, since pongs are rare."""
+    book = Book()
+    book.observe([_pinged(A), _pinged(B)], 100.0)
+    assert book.weigh(A, 100.0) == 1.0
+    book.observe([_pinged(A, left=3.0), _pinged(B)], 110.0)
+    assert book.state("a") is HealthState.SUSPECTED
+    assert book.weigh(A, 110.0) == pytest.approx(silence.LEAST)
+    assert book.weigh(B, 110.0) == 1.0
+    assert book.predictions.open()["a"].lead == 3.0
+    book.observe([_pinged(A), _pinged(B)], 112.0)
+    assert book.state("a") is HealthState.HEALTHY
+    assert book.weigh(A, 112.0) == 1.0
+
+
+def test_where_all_pings_fail_nobody_is_suspected() -> None:
+    """This node's own network is the one thing they have in common."""
+    book = Book()
+    book.observe([_pinged(A, left=3.0), _pinged(B, left=2.0)], 100.0)
+    assert book.state("a") is book.state("b") is HealthState.HEALTHY
+
+
+def test_heartbeats_of_a_peer_that_turns_out_to_be_pinged_are_not_missed() -> None:
+    """Its first announcement came before its hello had been understood."""
+    book = Book()
+    book.observe([member(A), member(B)], 0.0)
+    for second in range(1, 60):
+        book.observe([_pinged(A), member(B, heard=second % 4)], float(second))
+    assert book.state("a") is HealthState.HEALTHY
+    assert book.weigh(A, 60.0) == 1.0
+
+
+def test_a_peer_that_others_report_is_checked_soon_and_once() -> None:
+    """A report alone is no judgement."""
+    book = Book()
+    book.observe([_pinged(A), _pinged(B)], 0.0)
+    for tick in range(100):
+        book.scheduler.due(tick / 4, 32)
+    for second in range(25, 29):
+        book.observe([_pinged(A, refused=24.5), _pinged(B)], float(second))
+    due = [peer for tick in range(20) for peer in book.scheduler.due(27 + tick / 10, 32)]
+    assert due.count(A) == 1
+    assert book.weigh(A, 29.0) == 1.0
+
+
+def test_the_first_node_whose_checks_fail_tells_the_others() -> None:
+    """It tells once; a node that was told checks for itself and tells nobody."""
+    reported: list[str] = []
+    book = Book(report=reported.append)
+    book.observe([_pinged(A), _pinged(B)], 0.0)
+    for second in range(6):
+        book.checked(A, "refused", 0.1, float(second))
+    assert reported == ["a"]
+    book.observe([_pinged(A), _pinged(B, refused=9.0)], 10.0)
+    for second in range(6):
+        book.checked(B, "refused", 0.1, 11.0 + second)
+    assert reported == ["a"]

@@ -169,7 +169,10 @@ def test_random_drops_make_nobody_unhealthy() -> None:
         async with watching(
             lambda peer: "silent" if random.random() < 0.05 else "ok", everybody, seed
         ) as watch:
-            await asyncio.sleep(550)
+            for _ in range(11):
+                for peer in everybody:
+                    watch.book.weigh(peer, watch.loop.time())
+                await asyncio.sleep(50)
             assert "peer unhealthy" not in watch.book.names
             count = watch.book.count
             return Counter(

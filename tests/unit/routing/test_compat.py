@@ -292,6 +292,71 @@ def test_stock_stream_takes_more_than_its_window() -> None:
     on_trio(test)
 
 
+def test_a_connection_pings_when_it_is_asked() -> None:
+    """Trap 21: several requests before the answer are one ping, and each answer is reported."""
+
+    async def test() -> None:
+        host, guest = ours(), ours()
+        answered: list[ID] = []
+        cast("Any", guest.get_network()).answered = answered.append
+        async with running(host) as address, running(guest):
+            await dialling.dial(guest, address, expected=None, timeout=5)
+            await until(lambda: bool(host.get_network().get_connections(guest.get_id())))
+            [own] = cast("list[Any]", guest.get_network().get_connections(host.get_id()))
+            for number in range(1, 4):
+                compat.ping(own)
+                compat.ping(own)
+                await until(lambda number=number: len(answered) == number)  # type: ignore[misc]
+            assert answered == [host.get_id()] * 3
+            assert own.muxed_conn._ping_id == 3
+            await compat.hang_up([own])
+            compat.ping(own)
+            assert own.muxed_conn._ping_id == 3, "a closed connection is not pinged"
+
+    on_trio(test)
+
+
+def test_a_stock_host_answers_pings() -> None:
+    """So do Go nodes and older versions: every implementation of yamux must."""
+
+    async def test() -> None:
+        host, guest = stock(), ours()
+        answered: list[ID] = []
+        cast("Any", guest.get_network()).answered = answered.append
+        async with running(host) as address, running(guest):
+            await dialling.dial(guest, address, expected=None, timeout=5)
+            [own] = guest.get_network().get_connections(host.get_id())
+            compat.ping(own)
+            await until(lambda: answered == [host.get_id()])
+
+    on_trio(test)
+
+
+def test_the_kernel_watches_every_connection() -> None:
+    """Trap 26: dialled and accepted sockets have the options, and a stock one has not."""
+
+    async def options(host: Any) -> set[tuple[int, int, int]]:
+        guest, found = ours(), set[tuple[int, int, int]]()
+        async with running(host) as address, running(guest):
+            await dialling.dial(guest, address, expected=None, timeout=5)
+            await until(lambda: bool(host.get_network().get_connections(guest.get_id())))
+            [connection] = host.get_network().get_connections(guest.get_id())
+            raw = connection.muxed_conn.secured_conn.conn
+            while not hasattr(raw, "stream"):
+                raw = raw.conn
+            one = raw.stream.stream.socket
+            for level, option, value in compat.KEEPALIVE:
+                if one.getsockopt(level, option) == value:
+                    found.add((level, option, value))
+        return found
+
+    async def test() -> None:
+        assert await options(ours()) == set(compat.KEEPALIVE)
+        assert await options(stock()) == set()
+
+    on_trio(test)
+
+
 def test_a_peer_that_opens_any_number_of_streams_is_hung_up_on() -> None:
     """Our own peers need a handful; each stream that nobody reads may hold its window."""
 
