@@ -7,7 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spegel_py.commands.output import plural, print_fields, print_json, short_id, size, span
+from spegel_py.commands.output import (
+    plural,
+    print_fields,
+    print_json,
+    short_id,
+    shortened,
+    size,
+    span,
+)
 from spegel_py.commands.running_node import RunningNode, add_node_flags
 
 
@@ -47,19 +55,16 @@ def _rows(state: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, str]]:
         ", ".join(f"{source} {size(count)}" for source, count in pulls["bytes"].items()),
     )
     yield "misses", _counts(pulls["misses"]) or "none"
-    if (
-        parts := state.get("in_flight")
-    ) is not None:  # null without --share-in-flight, not there in older nodes
+    # null without --share-in-flight, not there in older nodes
+    if (parts := state.get("in_flight")) is not None:
         roles = Counter(part["role"] for part in parts)
-        yield (
-            "in flight",
-            _in_flight(roles) if parts else "nothing",
-        )
+        yield "in flight", _in_flight(roles) if parts else "nothing"
     if measured := pulls.get("measured", {}).get("total"):  # not there in older nodes
         yield "measured", f"{plural(measured, 'request')} by people, not counted above"
     for alert in state["supervision"]["alerts"]:
         parts = (alert["tier"], alert["condition"], alert["subject"], alert["detail"])
-        yield "alert", " ".join(str(part) for part in parts if part)
+        text = " ".join(str(part) for part in parts if part)
+        yield "alert", shortened(text, wide=wide)
 
 
 def _in_flight(roles: Counter[str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from spegel_py.cli import _parser
 from tests.docs.examples import Example, examples, fits
 
 ROOT = Path(__file__).parents[2]
@@ -108,3 +110,19 @@ def test_the_commands_of_the_readme_are_those_of_the_guide() -> None:
     for command in _commands(block):
         beginning = command.removesuffix(" &")
         assert any(each.startswith(beginning) for each in run), command
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_shown_command_has_arguments_that_the_program_takes(page: Path) -> None:
+    """A flag that is renamed or gone is found in every block of commands."""
+    for block in re.findall(r"(?ms)^```(?:sh|shell|bash)?\n(.*?)^```", page.read_text()):
+        for command in _commands(block):
+            found = re.search(r"(?:^|/|\(| -- )spegel-py ([a-z][a-z-]+(?: [^)>&|;#]*)?)", command)
+            if found is None or "…" in found[1]:
+                continue
+            given = shlex.split(found[1])
+            options, unknown = _parser(given).parse_known_args(given)
+            assert unknown == [], (command, options)
