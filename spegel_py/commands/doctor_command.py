@@ -19,6 +19,7 @@ from rich.console import Console
 
 from spegel_py import settings, values
 from spegel_py.commands.config_file_flag import add_config_flag
+from spegel_py.commands.output import shortened
 from spegel_py.config import REGISTRY, Config
 from spegel_py.errors import ConfigError
 from spegel_py.host.configuration import CONFIG_PATH
@@ -89,7 +90,11 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(as_json(findings)) + "\n")
         return status(findings)
     console = Console(highlight=False)
-    for line in as_lines(findings, encoding=console.encoding):
+    width = None
+    if console.is_terminal:
+        width = console.width
+        findings = [replace(one, text=shortened(one.text)) for one in findings]
+    for line in as_lines(findings, encoding=console.encoding, width=width):
         console.print(line, soft_wrap=True)
     return status(findings)
 

@@ -100,6 +100,17 @@ async def test_every_line_fits_on_a_terminal(
     assert any(lines)
 
 
+async def test_what_the_doctor_finds_fits_on_a_terminal(lab: Lab, pulled: str) -> None:
+    """A remedy stays on one line, so that a command in it can be copied; so does a long path."""
+    output, status = await on_terminal(lab.nodes[1], "doctor")
+    lines = shown(output)
+    assert status in (0, 1)
+    long = [line for line in lines if len(line) > COLUMNS and "→" not in line]
+    assert [line for line in long if not re.search(r"\S{50}$", line)] == []
+    assert not _WHOLE_ID.search("\n".join(line for line in lines if "→" not in line))
+    assert len([line for line in lines if line]) > 5
+
+
 @pytest.mark.parametrize("name", ["status", "peers", "images", "why", "measure", "resolve"])
 async def test_wide_and_json_have_whole_ids(lab: Lab, pulled: str, name: str) -> None:
     """As programs need them, and people who copy one."""

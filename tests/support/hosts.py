@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,6 +101,7 @@ class PlainHost:
             log=folder / "boot.log",
         )
         self._containerd: Process | None = None
+        self._has_booted = False
 
     def __repr__(self) -> str:
         return f"<PlainHost {self.address}>"
@@ -126,6 +128,7 @@ class PlainHost:
             return True
 
         await self._boot.start(has_booted)
+        self._has_booted = True
         listed = "".join(f"{address} {name}\\n" for name, address in names.items())
         paths = self.paths
         await self.shell(
@@ -141,9 +144,12 @@ class PlainHost:
         await self._containerd.start(self._is_serving, deadline=60.0)
 
     async def stop(self) -> None:
-        """End everything on the host."""
+        """End everything on the host, also what a page's commands have left behind."""
         if self._containerd is not None:
             await self._containerd.end()
+        for pid in self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await self._boot.end()
 
     async def shell(
@@ -165,12 +171,38 @@ class PlainHost:
             "}; done | sort"
         )
 
+    def _processes(self) -> set[int]:
+        """Return the processes on the host, without its first one.
+
+        They are those in its mount namespace, if it has one of its own yet.
+        """
+        if self._boot.pid is None or not self._has_booted:
+            return set()
+        mounts = _mounts_of(self._boot.pid)
+        if mounts == _mounts_of(os.getpid()):
+            raise AssertionError("the host has the machine's own mounts")
+        return _processes_in(mounts) - {self._boot.pid}
+
     async def _is_serving(self) -> bool:
         try:
             await self.shell(f"ctr -a {self.paths.socket} version")
         except CommandFailed:
             return False
         return True
+
+
+def _mounts_of(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/mnt").readlink())
+
+
+def _processes_in(mounts: str) -> set[int]:
+    """Return the processes of a mount namespace."""
+    found = set()
+    for path in Path("/proc").iterdir():
+        with suppress(OSError):  # a process that has just ended
+            if path.name.isdigit() and _mounts_of(int(path.name)) == mounts:
+                found.add(int(path.name))
+    return found
 
 
 def _fields(paths: ContainerdPaths) -> dict[str, str]:

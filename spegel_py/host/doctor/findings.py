@@ -9,6 +9,7 @@ another failure makes it pointless, and may have several findings. Keys may be a
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -80,17 +81,33 @@ def as_json(findings: Sequence[Finding]) -> dict[str, object]:
     }
 
 
-def as_lines(findings: Sequence[Finding], *, encoding: str) -> Iterator[Text]:
-    """Yield the findings as lines, without characters that `encoding` cannot write."""
+def as_lines(
+    findings: Sequence[Finding], *, encoding: str, width: int | None = None
+) -> Iterator[Text]:
+    """Yield the findings as lines, without characters that `encoding` cannot write.
+
+    Findings are folded at `width`. Remedies are not: a command in them must be copied whole.
+    """
     from rich.text import Text  # a node logs its findings without it
 
     is_plain = _writable("✓✗→", encoding) != "✓✗→"
     signs, arrow = (_PLAIN, "->") if is_plain else (_SIGNS, "→")
     for one in findings:
-        text = _writable(f" {one.check:{_WIDTH}} {one.text}", encoding)
+        first, *rest = _folded(one.text, width)
+        text = _writable(f" {one.check:{_WIDTH}} {first}", encoding)
         yield Text.assemble((signs[one.level], _STYLES[one.level]), text)
+        for line in rest:
+            yield Text(_writable(f"  {'':{_WIDTH}} {line}", encoding))
         if one.remedy:
             yield Text(_writable(f"  {'':{_WIDTH}} {arrow} {one.remedy}", encoding))
+
+
+def _folded(text: str, width: int | None) -> list[str]:
+    if width is None:
+        return [text]
+    column = max(width - _WIDTH - 3, _WIDTH)
+    lines = textwrap.wrap(text, column, break_long_words=False, break_on_hyphens=False)
+    return lines or [text]
 
 
 def _writable(text: str, encoding: str) -> str:
