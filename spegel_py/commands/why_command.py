@@ -93,8 +93,8 @@ def _closing(options: argparse.Namespace, answer: Mapping[str, Any]) -> Iterator
 def _nothing(what: str | None, kept: int, url: str) -> str:
     if not kept:
         return (
-            f"{url} has recorded nothing: no client has asked it since it started (see spegel-py "
-            "doctor)"
+            f"{url} has recorded nothing: no client has asked it since it started; an earlier "
+            "pull, or one with ctr without --hosts-dir, went past it (see spegel-py doctor)"
         )
     return (
         f"{url} has recorded nothing of {what}: no client has asked it for that among its last "

@@ -95,7 +95,8 @@ def test_everything_else_is_compared(output: str, expected: str) -> None:
 def _commands(code: str) -> list[str]:
     """Return the commands of a block, each on one line."""
     lines = code.replace("\\\n", " ").splitlines()
-    return [" ".join(line.split()) for line in lines if line and not line.startswith("#")]
+    plain = [" ".join(re.sub(r"(^| )#.*", "", line).split()) for line in lines]
+    return [line for line in plain if line]
 
 
 def test_the_commands_of_the_readme_are_those_of_the_guide() -> None:

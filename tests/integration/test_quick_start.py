@@ -80,9 +80,21 @@ async def perform(one: Example, lab: PlainHosts, page: str) -> None:
         output = await attempt(host, one, where)
         end = time.monotonic() + PATIENCE
         while one.prints is not None and not fits(output, one.prints):
-            assert time.monotonic() < end, f"{where} on {address} prints:\n{output}"
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"{where} on {address} prints:\n{output}\n{await journals(lab)}"
+                )
             await asyncio.sleep(0.5)
             output = await attempt(host, one, where)
+
+
+async def journals(lab: PlainHosts) -> str:
+    """Return the ends of the nodes' logs."""
+    ends = [
+        f"{address}:\n{await host.shell('tail -n 12 /var/log/spegel-py.log || true')}"
+        for address, host in lab.hosts.items()
+    ]
+    return "\n".join(ends)
 
 
 async def attempt(host: PlainHost, one: Example, where: str) -> str:

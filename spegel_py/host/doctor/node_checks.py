@@ -72,7 +72,11 @@ def check_clock(facts: Facts) -> list[Finding]:
         return []
     if not off:
         return [
-            ok("clock", f"within {max(bound for (_, bound), _ in known):g} s of {len(known)} peers")
+            ok(
+                "clock",
+                f"within {max(bound for (_, bound), _ in known):g} s of "
+                f"{plural(len(known), 'peer')}",
+            )
         ]
     worst, address = off[0]
     text = f"{len(off)} of {len(known)} peers' clocks are off, at most {worst:+.1f} s ({address})"

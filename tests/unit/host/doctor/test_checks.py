@@ -540,7 +540,7 @@ def test_clock(skews: tuple[float | None, ...], level: Level, said: str, where: 
             "2 of 2 peers' clocks are off",
             id="ours was set",
         ),
-        pytest.param([(9.0, 0.4)], Level.OK, "within 5 s of 1 peers", id="set right since"),
+        pytest.param([(9.0, 0.4)], Level.OK, "within 5 s of 1 peer", id="set right since"),
         pytest.param(
             [(3.0, 3.9)], Level.WARNING, "at most +3.0 s", id="the exact one where both agree"
         ),
