@@ -23,11 +23,13 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=
     && build wheel --no-deps --no-build-isolation --use-pep517 --wheel-dir /opt/wheels \
         --require-hashes -r requirements.lock \
     && build wheel --no-deps --no-build-isolation --wheel-dir /opt/wheels .
-# An environment without pip, at the path that it has in the end, from those wheels alone.
+# An environment without pip, at the path that it has in the end, from those wheels alone. Its only program is
+# spegel-py: dependencies bring some 40 others, demos among them.
 # Compiled modules are told by their content, so that neither copying them nor a read-only root has Python compile anew.
 RUN python3 -m venv --without-pip /opt/spegel-py \
     && python3 -m pip --python /opt/spegel-py/bin/python install --quiet --no-cache-dir --no-compile \
         --no-index --find-links /opt/wheels 'spegel-py[tracing]' \
+    && find /opt/spegel-py/bin -mindepth 1 ! -name 'python*' ! -name spegel-py -delete \
     && find /opt/spegel-py/lib -name '*.so' -exec sh -c 'objcopy --strip-unneeded "$1"' _ {} \; \
     && /opt/spegel-py/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/spegel-py/lib
 

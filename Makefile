@@ -5,7 +5,7 @@ VERSIONS ?= 1.7.35 2.4.2
 PYTHONS ?= 3.12 3.13
 export PYTHON
 
-.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-load bench-kubernetes chaos crowd drill docs pictures format lock sbom audit protos clean fuzz
+.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-load bench-kubernetes bench-scale chaos crowd drill docs pictures format lock sbom audit protos clean fuzz
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull, and an image that none has
 	.ci/setup run
@@ -61,6 +61,10 @@ bench-load: ## 2,000 clients of one node for ten minutes, beside Spegel (SPEGEL_
 bench-kubernetes: ## first pulls and rolling restarts on a real Kubernetes, beside no mirror; needs root and Go
 	.ci/setup test
 	$(BIN)/python -m tests.benchmarks.kubernetes $(ARGS)
+
+bench-scale: ## what a node weighs in clusters of several sizes, beside Spegel (SPEGEL_BIN) if that is here; needs root
+	.ci/setup test
+	$(BIN)/python -m tests.benchmarks.scale $(ARGS)
 
 chaos: ## break things in the middle of real pulls, and show the results; needs root
 	.ci/setup test

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from spegel_py.tools.human import plural
+from spegel_py.tools import human
 
 
 def containerd_away(socket: Path, cause: str = "") -> str:
@@ -49,15 +49,22 @@ def in_namespaces(namespaces: Collection[str], *, shared: str) -> str:
 
 def other_images(images: Mapping[str, int], *, shared: str) -> str:
     """Return the sentence about the images of other namespaces; empty if there are none."""
-    found = [f"{plural(number, 'image')} in {name}" for name, number in sorted(images.items())]
+    found = [
+        f"{human.plural(number, 'image')} in {name}" for name, number in sorted(images.items())
+    ]
     if not found:
         return ""
     return f"{', '.join(found)}: not shared, only namespace {shared} is"
 
 
-def tag_too_old(seconds: float, ttl: float) -> str:
-    """Return the reason why a tag is not answered any more."""
-    return (
-        f"the tag was last seen at its registry {seconds / 3600:.1f} h ago, and --tag-ttl is "
-        f"{ttl / 3600:g} h"
-    )
+def tag_too_old(seconds: float) -> str:
+    """Return the reason why a tag of this node is not answered any more."""
+    ago = f"{human.span(seconds)} ago"
+    return f"the tag here was last seen at its registry {ago}, which is too long for --tag-ttl"
+
+
+STORE_AWAY = "this node's own store is away"
+"""Words for a store that does not answer, where the cause is not at hand."""
+
+PEER_HAS_NOT = "does not have it any more, or cannot read it now"
+"""Words for a peer that answers 404 to a request for content that it announced."""

@@ -121,7 +121,7 @@ class HolderLookup:
         seen, now = self._freshness.last_seen(key, tag.pulled), time.time()
         if self._freshness.is_fresh(seen, now):
             return None
-        return tag_too_old(now - seen, self._freshness.ttl)
+        return tag_too_old(now - seen)
 
     async def _fresh(self, key: str) -> set[str] | None:
         """Return the peers whose tag is not known to be too old; None if no age matters."""

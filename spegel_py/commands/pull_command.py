@@ -122,6 +122,7 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
     with ExitStack() as stack:
         is_silent = args.json or args.quiet
         show = None if is_silent else stack.enter_context(show_progress(Console(stderr=True)))
+        stack.callback(writer.discard_unused)
         return await pull(
             reference,
             mirror=args.mirror,

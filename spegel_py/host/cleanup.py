@@ -29,6 +29,7 @@ from spegel_py.host.host_files import locked
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import LOGGING
 from spegel_py.tools.addresses import split_host_port
+from spegel_py.tools.listeners import explain_listening
 
 log = structlog.get_logger(__name__)
 
@@ -157,5 +158,6 @@ def _listen(address: str) -> socket.socket:
         )
     except OSError as error:
         raise ConfigError(
-            f"--addr: cannot listen on {address}: {error.strerror}; all is put back already"
+            f"--addr: cannot listen on {address}: {explain_listening(error, port)}; all is put "
+            "back already"
         ) from error

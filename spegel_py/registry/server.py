@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from spegel_py.errors import ConfigError
 from spegel_py.registry.connection import Connection
 from spegel_py.registry.connection_table import ConnectionLimits, ConnectionTable
 from spegel_py.tools.addresses import split_host_port
+from spegel_py.tools.listeners import explain_listening
 
 BACKLOG = 1024
 """Connections that the kernel queues: a node that restarts pulls tens of images at once."""
@@ -118,7 +118,9 @@ def _listen(address: str, host: str, port: int) -> socket.socket:
     try:
         listener = _dual_stack(port) if host in ("", "::") else _bound(host, port)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {_explain(error)}") from error
+        raise ConfigError(
+            f"cannot listen on {address}: {explain_listening(error, port)}"
+        ) from error
     listener.setsockopt(
         socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED
     )  # accepted ones inherit it
@@ -139,17 +141,3 @@ def _bound(host: str, port: int) -> socket.socket:
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     return socket.create_server(where[:2], family=family, backlog=BACKLOG)
-
-
-def _explain(error: OSError) -> str:
-    match error:
-        case socket.gaierror():
-            return "there is no such host"
-        case OSError(errno=errno.EADDRINUSE):
-            return "the port is in use by another process"
-        case OSError(errno=errno.EADDRNOTAVAIL):
-            return "the address is not one of this machine"
-        case OSError(errno=errno.EACCES):
-            return "ports below 1024 need the capability NET_BIND_SERVICE"
-        case _:
-            return error.strerror or str(error)

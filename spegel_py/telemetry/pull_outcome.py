@@ -9,12 +9,13 @@ from spegel_py.errors import OCIError, RangeInvalid
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState, MissReason
 from spegel_py.telemetry.pull_record import PullContext, PullRecord
+from spegel_py.wording import PEER_HAS_NOT, STORE_AWAY, tag_too_old
 
 NAMED = 3
 """Peers that the text names at most; the record names every peer."""
 
 _OUTCOMES = {
-    AttemptOutcome.NOT_FOUND: "does not have it any more",
+    AttemptOutcome.NOT_FOUND: PEER_HAS_NOT,
     AttemptOutcome.REFUSED: "refused",
     AttemptOutcome.BUSY: "is busy",
     AttemptOutcome.UNREACHABLE: "cannot be reached",
@@ -120,11 +121,9 @@ def _local_cause(context: PullContext) -> str:
     """Return the reason why this node's own content was not used, empty if there is none."""
     match context.local:
         case LocalState.TOO_OLD:
-            hours = f"{context.age / 3600:.1f} h"
-            seen = f"the tag here was last seen at its registry {hours} ago"
-            return f"; {seen}, which is too long for --tag-ttl"
+            return f"; {tag_too_old(context.age)}"
         case LocalState.AWAY:
-            return "; this node's own store is away"
+            return f"; {STORE_AWAY}"
         case _:
             return ""
 

@@ -9,6 +9,7 @@ import socket
 from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
+from spegel_py.tools.listeners import explain_listening
 
 MAX_PORT = 65535
 
@@ -59,5 +60,5 @@ def check_port_free(host: str, port: int, *, flag: str) -> None:
             probe.bind((host or "0.0.0.0", port))  # noqa: S104 - asked for
         except OSError as error:
             raise ConfigError(
-                f"{flag}: cannot listen on {host}:{port}: {error.strerror}"
+                f"{flag}: cannot listen on {host}:{port}: {explain_listening(error, port)}"
             ) from error

@@ -16,10 +16,10 @@ _PIECE = 1 << 20
 
 
 class Client:
-    """One kept connection to a port of loopback."""
+    """One kept connection to a port of this machine."""
 
-    def __init__(self, port: int, *, timeout: float = 30.0) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    def __init__(self, port: int, *, timeout: float = 30.0, host: str = "127.0.0.1") -> None:
+        self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
         self._buffer = bytearray(_PIECE)
 
     def __enter__(self) -> Self:
@@ -73,12 +73,12 @@ def _time(client: Client, path: str) -> Timed:
     return Timed(status, time.perf_counter() - start)
 
 
-async def answers(port: int, path: str) -> bool:
+async def answers(port: int, path: str, *, host: str = "127.0.0.1") -> bool:
     """Say whether a path answers with 200 now."""
 
     def ask() -> bool:
         try:
-            with Client(port, timeout=2.0) as client:
+            with Client(port, timeout=2.0, host=host) as client:
                 return client.get(path)[0] == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -88,14 +88,15 @@ async def answers(port: int, path: str) -> bool:
 
 async def records_held(metrics_port: int) -> float:
     """Return how many records of other nodes a node holds, as its metrics page says."""
+    return await metric(metrics_port, "spegel_records_held")
+
+
+async def metric(metrics_port: int, name: str) -> float:
+    """Return the value of a metric without labels, as a node's metrics page says."""
 
     def ask() -> bytes:
         with Client(metrics_port) as client:
             return client.read("/metrics")[1]
 
     page = (await asyncio.to_thread(ask)).decode()
-    return next(
-        float(line.split()[1])
-        for line in page.splitlines()
-        if line.startswith("spegel_records_held ")
-    )
+    return next(float(line.split()[1]) for line in page.splitlines() if line.startswith(f"{name} "))

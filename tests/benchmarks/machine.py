@@ -84,6 +84,16 @@ def parse_memory(rollup: str) -> Memory:
     return Memory(rss=rss, pss=pss, anonymous=anonymous)
 
 
+def threads(pid: int) -> int:
+    """Return the number of threads of a process."""
+    return sum(1 for _ in Path(f"/proc/{pid}/task").iterdir())
+
+
+def descriptors(pid: int) -> int:
+    """Return the number of descriptors that a process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that all threads of a process have used, in steps of a tick (10 ms)."""
     return parse_cpu_ticks(Path(f"/proc/{pid}/stat").read_text()) / TICK

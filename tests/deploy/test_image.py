@@ -68,6 +68,12 @@ def test_it_holds_nothing_that_only_building_needs(built: BuiltImage) -> None:
     assert built.size < 120_000_000
 
 
+def test_its_environment_has_one_program(built: BuiltImage) -> None:
+    """Dependencies bring others, demos among them, which no node runs."""
+    programs = {path.name for path in built.root.glob("opt/spegel-py/bin/*")}
+    assert {name for name in programs if not name.startswith("python")} == {"spegel-py"}
+
+
 def test_its_packages_are_those_of_the_lock(built: BuiltImage) -> None:
     """The list that `make sbom` makes from the lock is therefore the image's."""
     (site,) = built.root.glob("opt/spegel-py/lib/python3*/site-packages")

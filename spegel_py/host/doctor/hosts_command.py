@@ -55,8 +55,7 @@ def _registries(facts: Facts, present: Iterable[HostsFile], more: Iterable[str])
     """Return all registries of the folder as flags have them, and each of them once."""
     written = {one.registry: _as_flag(one) for one in present}
     wanted = [*(facts.subject.registries or [DEFAULT]), *more]
-    named = {host_of(each): each for each in wanted}
-    return list((named | {host: written[host] for host in written if host not in named}).values())
+    return list(({host_of(each): each for each in wanted} | written).values())
 
 
 def _as_flag(file: HostsFile) -> str:

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,7 @@ class LayoutWriter:
     def __init__(self, *, root: Path, is_durable: bool = True) -> None:
         self.root = root
         self.is_durable = is_durable
+        self._made: list[Path] = []
 
     def __repr__(self) -> str:
         return f"<LayoutWriter {self.root}>"
@@ -48,6 +49,7 @@ class LayoutWriter:
         Raises ConfigError for a folder with other files, StoreUnavailable for an error of the disk.
         """
         writer = cls(root=root, is_durable=is_durable)
+        writer._made = [folder for folder in (root, *root.parents) if not folder.exists()]
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             names = {path.name for path in root.iterdir()}
@@ -63,6 +65,18 @@ class LayoutWriter:
                 if not (root / MARKER).exists():
                     writer._replace(root / MARKER, {"imageLayoutVersion": VERSION})
         return writer
+
+    def discard_unused(self) -> None:
+        """Remove a folder that this writer made, with its parents, if no content came into it."""
+        if self.root not in self._made:
+            return
+        with suppress(OSError):  # something is in it, or came into it meanwhile
+            for folder in (self.root / BLOBS / "sha256", self.root / BLOBS):
+                folder.rmdir()
+            for name in (MARKER, INDEX, LOCK):
+                (self.root / name).unlink(missing_ok=True)
+            for folder in self._made:
+                folder.rmdir()
 
     def path(self, digest: Digest) -> Path:
         """Return the path of the blob, whether or not it exists."""

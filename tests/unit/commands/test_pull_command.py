@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from spegel_py.cli import main
 from spegel_py.commands import pull_command
 from spegel_py.errors import (
     BlobUnknown,
@@ -162,3 +163,16 @@ def test_bars_on_a_terminal() -> None:
             show(event)
     assert "again: [/broke] off" in out.getvalue()
     assert str(BLOB.digest.hex[:12]) in out.getvalue()
+
+
+def test_a_pull_that_fetches_nothing_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the layout nor its parents, unless they were there before."""
+    words = ["pull", "registry.example/app:1", "--mirror", "http://127.0.0.1:9", "--quiet"]
+    assert main([*words, "--into", str(tmp_path / "new" / "layout")]) == 1
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    assert main([*words, "--into", str(tmp_path / "old")]) == 1
+    assert (tmp_path / "old").is_dir()
+    assert capsys.readouterr().err.count("\n") == 2

@@ -171,14 +171,15 @@ def attempt(outcome: str, *, host: str = "10.0.0.2", count: int = 0) -> AttemptR
                 "attempts": [attempt("not_found"), attempt("abandoned", host="10.0.0.3")],
             },
             "failed",
-            "none of the peers gave it: 10.0.0.2:5000 does not have it any more, 10.0.0.3:5000 "
+            "none of the peers gave it: 10.0.0.2:5000 does not have it any more, or "
+            "cannot read it now, 10.0.0.3:5000 "
             "did not answer in time",
             id="all failed",
         ),
         pytest.param(
             {"lookup": NOBODY, "refusal": UNKNOWN, "local": LocalState.TOO_OLD, "age": 90000.0},
             "too_old",
-            "no peer has a younger one; the tag here was last seen at its registry 25.0 h ago, "
+            "no peer has a younger one; the tag here was last seen at its registry 1.0 d ago, "
             "which is too long for --tag-ttl",
             id="too old",
         ),
