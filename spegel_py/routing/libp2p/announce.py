@@ -260,13 +260,27 @@ async def say_goodbye(host: BasicHost, peer: ID, carried: Carried) -> None:
 
 
 async def _write(stream: INetStream, due: Sequence[Frame], carried: Carried) -> None:
-    """Write frames: small ones together, since each write has a fixed cost."""
-    encoded = [frames.encode(frame) for frame in due]
-    together = b"".join(encoded)
-    for data in [together] if len(together) <= TOGETHER else encoded:
-        with trio.fail_after(WRITE_TIMEOUT):
-            await stream.write(data)
-    for frame, data in zip(due, encoded, strict=True):
+    """Write frames: small ones together, since each write has a fixed cost.
+
+    A large frame is encoded once its turn comes. A whole set for each of a hundred slow peers would
+    take a hundred times as much memory otherwise.
+    """
+    batch: list[tuple[Frame, bytes]] = []
+    for frame in due:
+        data = frames.encode(frame)
+        if batch and sum(len(each) for _, each in batch) + len(data) > TOGETHER:
+            await _write_batch(stream, batch, carried)
+            batch = []
+        batch.append((frame, data))
+    await _write_batch(stream, batch, carried)
+
+
+async def _write_batch(
+    stream: INetStream, batch: Sequence[tuple[Frame, bytes]], carried: Carried
+) -> None:
+    with trio.fail_after(WRITE_TIMEOUT):
+        await stream.write(b"".join(data for _, data in batch))
+    for frame, data in batch:
         carried("sent", frames.name(frame), len(data))
 
 

@@ -32,10 +32,10 @@ from spegel_py.routing.libp2p.keys import HASH_SIZE
 from spegel_py.tools.addresses import join_host_port
 
 PROTOCOL = "/spegel-py/announce/1.0.0"
-KEYS_PER_FRAME = 8192
-"""Keys in one part of a set: 256 KiB, small enough that other streams get their turn."""
+KEYS_PER_FRAME = 1024
+"""Keys in one part of a set: 32 KiB, of which a hundred may be on their way to slow peers."""
 MAX_FRAME = 300 * 1024
-"""Largest frame in bytes: the ages of so many keys take 288 KiB, and a node sends no larger frame.
+"""Largest frame in bytes: older nodes send the ages of 8,192 keys at once, which take 288 KiB.
 Its keys take three times as much memory while they are decoded."""
 MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
 """Bounds of an announced interval in seconds. Below, a peer could not keep up; above, its death

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from tests.benchmarks import machine
-from tests.benchmarks.routers import free_port
+from tests.benchmarks.routers import free_ports
 from tests.benchmarks.scale.plan import Answers, Size, expected_of, holders, sample_of
 
 ANSWER_DEADLINE = 600.0
@@ -20,7 +20,7 @@ ANSWER_DEADLINE = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a process used, and the routers in it; memory in MB.
+    """What a process used, and the routers in it; memory in MB, 0 if it was not weighed.
 
     `peers`, `connected` and `records` have one entry for each router.
     """
@@ -83,8 +83,8 @@ class HostProcess:
             await self._process.stdin.drain()
             return await self._answer()
 
-    async def used(self) -> Used:
-        return Used(**await self.do(do="stats"))
+    async def used(self, *, is_weighed: bool = False) -> Used:
+        return Used(**await self.do(do="stats", is_weighed=is_weighed))
 
     async def kill(self) -> None:
         """End it as a crash does."""
@@ -107,7 +107,7 @@ class Fleet:
 
     def __init__(self, size: Size) -> None:
         self.size = size
-        self.ports = [free_port() for _ in range(size.routers)]
+        self.ports = free_ports(size.routers)
         groups = size.groups()
         self.processes = [self._process(group) for group in groups]
 
@@ -153,7 +153,8 @@ class Fleet:
 
     async def add(self) -> HostProcess:
         """Start one more member and return its process."""
-        number, port = len(self.ports), free_port()
+        number = len(self.ports)
+        port = next(each for each in free_ports(number + 1) if each not in self.ports)
         self.ports.append(port)
         more = HostProcess([number], [port], self.ports[:1], self.size)
         more._options["is_member"] = True
@@ -164,8 +165,11 @@ class Fleet:
     async def each(self, processes: Iterable[HostProcess], **command: Any) -> list[Any]:
         return await asyncio.gather(*(one.do(**command) for one in processes))
 
-    async def used(self, processes: Iterable[HostProcess]) -> list[Used]:
-        return await asyncio.gather(*(one.used() for one in processes))
+    async def used(
+        self, processes: Iterable[HostProcess], *, is_weighed: bool = False
+    ) -> list[Used]:
+        """Return what some processes use; their memory only if it `is_weighed`, which costs."""
+        return await asyncio.gather(*(one.used(is_weighed=is_weighed) for one in processes))
 
     async def look_up(
         self,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from tests.benchmarks.figures import Figure, latencies, median_and_max
+from tests.benchmarks.scale.findings import Findings, faults
 from tests.benchmarks.scale.fleet import Fleet, HostProcess, Used, until
 from tests.benchmarks.scale.plan import Answers, Size
 
@@ -32,8 +33,7 @@ class Rounds:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.size = fleet.size
-        self.figures: list[Figure] = []
-        self.answers = Answers()
+        self.findings = Findings(fleet.size.text)
         self._weighed: list[HostProcess] = []
 
     async def run(self) -> list[Figure]:
@@ -51,20 +51,20 @@ class Rounds:
             try:
                 await each()
             except TimeoutError as error:  # the rounds so far have still been measured
-                self._add(
+                self.findings.add(
                     f"{each.__name__}: {error}"[:300],
                     "",
                     {"not done": 1.0},
                     targets={"not done": 0.0},
                 )
                 break
-        self._add(
+        self.findings.add(
             "answers of all rounds",
             "",
-            {"lookups": float(self.answers.lookups), **self._faults(self.answers)},
+            {"lookups": float(self.findings.answers.lookups), **faults(self.findings.answers)},
             targets={"missing": 0.0, "wrong": 0.0},
         )
-        return self.figures
+        return self.findings.figures
 
     # Rounds
 
@@ -78,45 +78,51 @@ class Rounds:
         state = await fleet.used(fleet.members)
         total = sum(each.cpu for each in await fleet.used(fleet.up))
         links = sum(sum(each.peers) for each in state)
-        self._add("start of all", "s", {"until all members are connected to all": seconds})
-        self._add(
+        self.findings.add("start of all", "s", {"until all members are connected to all": seconds})
+        self.findings.add(
             "CPU of a start",
             "s",
-            {"a member's": _mean(each.cpu / len(each.peers) for each in state)},
+            {"a member's": fmean(each.cpu / len(each.peers) for each in state)},
             samples=len(state),
         )
-        self._add(
+        self.findings.add(
             "CPU of all processes for each end of a connection",
             "ms",
             {"with the start": 1000 * total / max(1, 2 * links)},
         )
         self._weighed = fleet.members
-        await self._memory("members without records")
+        await self._weigh("members without records")
 
     async def announce(self) -> None:
-        """Announce all keys; done when every member holds all records of the others."""
+        """Announce all keys, one process after the other.
+
+        Done when every member holds all records of the others.
+        """
         fleet = self.fleet
         before = await fleet.used(fleet.members)
         began = time.monotonic()
-        await fleet.each(fleet.up, do="announce")
-        await self._until_told(fleet.members)
+        announced = set[int]()
+        for each in fleet.up:
+            await each.do(do="announce")
+            announced |= fleet.routers([each])
+            await self._until_told(fleet.members, announced)
         seconds = time.monotonic() - began
         after = await fleet.used(fleet.members)
-        self._add(
+        self.findings.add(
             "all keys announced",
             "s",
             {
                 "until every member has all": seconds,
-                "CPU of a member": _growth(before, after, lambda each: each.cpu),
+                "CPU of a member": _growth(before, after),
             },
         )
-        await self._memory("members with all records")
+        await self._weigh("members with all records")
         answers = await self._look_up()
-        self.answers.add(answers)
-        self._add(
+        self.findings.answers.add(answers)
+        self.findings.add(
             "lookups from all members",
             "ms",
-            latencies(answers.seconds) | self._faults(answers),
+            latencies(answers.seconds) | faults(answers),
             targets={"missing": 0.0, "wrong": 0.0},
             samples=answers.lookups,
         )
@@ -133,7 +139,7 @@ class Rounds:
             100 * (late.cpu - early.cpu) / elapsed / len(late.peers)
             for early, late in zip(before, after, strict=True)
         ]
-        self._add(
+        self.findings.add(
             "CPU of an idle member",
             "% of a core",
             median_and_max(shares),
@@ -154,17 +160,17 @@ class Rounds:
         seconds = time.monotonic() - began
         after = await fleet.used(others)
         (own,) = await fleet.used([more])
-        self._add(
+        self.findings.add(
             "one more joins",
             "s",
             {
                 "connected to all": met,
                 "holds all records": seconds,
                 "its CPU": own.cpu,
-                "CPU of another member": _growth(before, after, lambda each: each.cpu),
+                "CPU of another member": _growth(before, after),
             },
         )
-        self._judge("one more joins", await self._look_up())
+        self.findings.judge("one more joins", await self._look_up())
 
     async def kill(self) -> None:
         """Kill many at once; done when no member is connected to any of them."""
@@ -178,24 +184,27 @@ class Rounds:
         await self._until(lambda state: not _connected(state) & gone, fleet.members, pause=0.2)
         seconds = time.monotonic() - began
         after = await fleet.used(fleet.members)
-        self._add(
+        self.findings.add(
             f"{count} routers killed at once",
             "s",
             {
                 "until every member has forgotten all": seconds,
-                "CPU of a member": _growth(before, after, lambda each: each.cpu),
+                "CPU of a member": _growth(before, after),
             },
             targets={"until every member has forgotten all": 15.0},
         )
-        self._judge(f"{count} routers killed at once", await self._look_up())
-        await self._memory("members after that")
+        self.findings.judge(f"{count} routers killed at once", await self._look_up())
+        await self._weigh("members after that")
 
     async def split_and_heal(self) -> None:
         """Cut the fleet into halves, and let them meet again."""
         fleet = self.fleet
         halves = fleet.up[0::2], fleet.up[1::2]
         # A dial that was on its way when the other half was cut must be cut too.
+        began = time.monotonic()
         while not await self._is_split(halves):
+            if time.monotonic() > began + DEADLINE:
+                raise TimeoutError("the halves are still connected")
             for own, other in (halves, halves[::-1]):
                 ports = [port for each in other for port in each.ports]
                 await fleet.each(own, do="cut", ports=ports, ids=sorted(fleet.ids(other)))
@@ -204,14 +213,14 @@ class Rounds:
             inside = [each for each in own if each in fleet.members]
             split = Answers()
             await fleet.look_up(inside, reachable=fleet.routers(own), answers=split)
-            self._judge("split", split)
+            self.findings.judge("split", split)
         await asyncio.sleep(5.0)
         began = time.monotonic()
         await fleet.each(fleet.up, do="heal")
         await self._until_met(fleet.members)
         met = time.monotonic() - began
         await self._until_told(fleet.members)
-        self._add(
+        self.findings.add(
             "healing of a split in halves",
             "s",
             {
@@ -219,7 +228,7 @@ class Rounds:
                 "all records": time.monotonic() - began,
             },
         )
-        self._judge("healing of a split in halves", await self._look_up())
+        self.findings.judge("healing of a split in halves", await self._look_up())
 
     async def restart(self) -> None:
         """Restart some members one after the other, while the others look keys up."""
@@ -239,14 +248,14 @@ class Rounds:
             await self._until_met([process])
             await self._until_told(fleet.members)
             seconds.append(time.monotonic() - began)
-        self._add(
+        self.findings.add(
             "rolling restart, one member",
             "s",
             median_and_max(seconds),
             samples=len(seconds),
         )
         answers.add(await self._look_up())
-        self._judge("rolling restart", answers)
+        self.findings.judge("rolling restart", answers)
 
     # Steps
 
@@ -281,11 +290,20 @@ class Rounds:
             processes,
         )
 
-    async def _until_told(self, processes: Sequence[HostProcess]) -> None:
-        """Wait until the routers of some processes hold all records of the others."""
-        wanted = (len(self.fleet.routers()) - 1) * self.size.keys
+    async def _until_told(
+        self, processes: Sequence[HostProcess], announced: set[int] | None = None
+    ) -> None:
+        """Wait until the routers of some processes hold all records of the others.
+
+        Args:
+            announced: the routers that have announced their keys, None for all.
+        """
+        told = self.fleet.routers() if announced is None else announced
+        wanted = [
+            len(told - {number}) * self.size.keys for each in processes for number in each.numbers
+        ]
         await self._until(
-            lambda state: all(records == wanted for each in state for records in each.records),
+            lambda state: [records for each in state for records in each.records] == wanted,
             processes,
         )
 
@@ -299,81 +317,21 @@ class Rounds:
         links = self.size.members * self.size.routers
         await until(condition, self.fleet, processes, deadline=DEADLINE + RATE * links, pause=pause)
 
+    async def _weigh(self, name: str) -> None:
+        """Add the memory, threads and descriptors of those first members that still run."""
+        present = [each for each in self._weighed if each.is_up]
+        self.findings.weigh(name, await self.fleet.used(present, is_weighed=True))
+
     async def _look_up(self) -> Answers:
         answers = Answers()
         fleet = self.fleet
         await fleet.look_up(fleet.members, reachable=fleet.routers(), answers=answers)
         return answers
 
-    def _judge(self, name: str, answers: Answers) -> None:
-        """Count answers, and add a figure of them if any is not right."""
-        self.answers.add(answers)
-        if answers.missing or answers.wrong:
-            self._add(
-                f"answers: {name}",
-                "",
-                self._faults(answers),
-                targets={"missing": 0.0, "wrong": 0.0},
-                samples=answers.lookups,
-            )
 
-    @staticmethod
-    def _faults(answers: Answers) -> dict[str, float]:
-        return {"missing": float(answers.missing), "wrong": float(answers.wrong)}
-
-    async def _memory(self, name: str) -> None:
-        """Add the memory, threads and descriptors of those first members that still run."""
-        state = await self.fleet.used([each for each in self._weighed if each.is_up])
-        routers = sum(len(each.peers) for each in state)
-        self._add(
-            f"memory, {name}",
-            "MB",
-            {
-                "RSS of a router": sum(each.rss for each in state) / routers,
-                "PSS of a router": sum(each.pss for each in state) / routers,
-            },
-            samples=len(state),
-        )
-        self._add(
-            f"threads and descriptors, {name}",
-            "",
-            {
-                "threads of a process": _mean(float(each.threads) for each in state),
-                "descriptors beyond connections": _mean(
-                    each.descriptors - sum(each.peers) for each in state
-                ),
-            },
-            samples=len(state),
-        )
-
-    def _add(
-        self,
-        name: str,
-        unit: str,
-        values: dict[str, float],
-        *,
-        targets: dict[str, float] | None = None,
-        samples: int = 1,
-    ) -> None:
-        self.figures.append(
-            Figure(
-                name=name,
-                conditions=self.size.text,
-                unit=unit,
-                values=values,
-                targets=targets or {},
-                samples=samples,
-            )
-        )
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
-
-
-def _growth(before: Sequence[Used], after: Sequence[Used], value: Callable[[Used], float]) -> float:
-    """Return how much a value of a router grew on average."""
-    grown = sum(map(value, after)) - sum(map(value, before))
+def _growth(before: Sequence[Used], after: Sequence[Used]) -> float:
+    """Return the CPU seconds that a router used in between, on average."""
+    grown = sum(each.cpu for each in after) - sum(each.cpu for each in before)
     return grown / sum(len(each.peers) for each in after)
 
 

@@ -36,6 +36,7 @@ from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.libp2p.service import Service
 from spegel_py.telemetry import logging
 from tests.benchmarks import machine
+from tests.benchmarks.machine import Memory
 from tests.benchmarks.scale.plan import Size, key_name, keys_of
 
 HOST = "127.0.0.1"
@@ -157,7 +158,7 @@ async def _do(hosted: Sequence[HostedRouter], command: dict[str, Any]) -> object
         case "announce":
             await asyncio.gather(*(each.announce() for each in hosted))
         case "stats":
-            return _stats(hosted)
+            return _stats(hosted, is_weighed=command["is_weighed"])
         case "lookup":
             return [[await each.lookup(key) for key in command["keys"]] for each in hosted]
         case "cut":
@@ -173,9 +174,11 @@ async def _do(hosted: Sequence[HostedRouter], command: dict[str, Any]) -> object
     return None
 
 
-def _stats(hosted: Sequence[HostedRouter]) -> dict[str, object]:
-    gc.collect()
-    used = machine.memory(os.getpid())
+def _stats(hosted: Sequence[HostedRouter], *, is_weighed: bool) -> dict[str, object]:
+    used = Memory(rss=0.0, pss=0.0, anonymous=0.0)
+    if is_weighed:
+        gc.collect()
+        used = machine.memory(os.getpid())
     return {
         "peers": [len(each.router.connected()) for each in hosted if each.router],
         "connected": [each.router.connected() for each in hosted if each.router],

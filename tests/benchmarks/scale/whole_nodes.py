@@ -22,7 +22,7 @@ from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.identity import load_or_create
 from tests.benchmarks import client, machine
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.routers import free_port
+from tests.benchmarks.routers import free_ports
 from tests.support import images
 from tests.support.containerd import Daemon
 from tests.support.processes import Process, run, until
@@ -116,7 +116,8 @@ class Crowd:
     def __init__(self, candidate: str, count: int, daemon: Daemon, folder: Path) -> None:
         self._candidate = candidate
         self._host = HOSTS[candidate]
-        self._ports = [(free_port(), free_port(), free_port()) for _ in range(count)]
+        ports = iter(free_ports(3 * count))
+        self._ports = list(zip(ports, ports, ports, strict=True))
         # Spegel's static bootstrap wants the first node's id: its key is made before.
         data = folder / "node0" / "data"
         data.mkdir(parents=True)
