@@ -12,6 +12,8 @@ from pathlib import Path
 
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
+from spegel_py.host.registries import registry_of
+from spegel_py.oci.reference import is_host
 
 STANDARD = Path("/etc/containerd/certs.d")
 """The folder of containerd's own packages and documentation."""
@@ -31,7 +33,17 @@ SUFFIXES = (".crt", ".cert", ".key")
 
 
 def why_foreign(root: Path, configs: Sequence[Path] = CONFIGS) -> str | None:
-    """Return why a folder is not one of containerd's hosts.toml files; None if it can be."""
+    """Return why a folder is not one of containerd's hosts.toml files; None if it can be.
+
+    A folder that this user may not read can be one: changing it fails with a clear error.
+    """
+    try:
+        return _why_foreign(root, configs)
+    except PermissionError:
+        return None
+
+
+def _why_foreign(root: Path, configs: Sequence[Path]) -> str | None:
     if root == STANDARD or original.is_changed(root):
         return None
     if not root.exists():
@@ -59,16 +71,19 @@ def _can_hold_registries(root: Path) -> bool:
         return True  # changing it fails with a clear error
     entries = list(root.iterdir())
     folders = [entry for entry in entries if entry.is_dir()]
-    if any(_is_registry(folder) for folder in folders):
+    registries = sum(_is_registry(folder) for folder in folders)
+    if registries and registries >= len(entries) - len(folders):  # a file or two may lie beside
         return True
     is_flat = not any(below.is_dir() for folder in folders for below in folder.iterdir())
     return len(folders) == len(entries) and is_flat
 
 
 def _is_registry(folder: Path) -> bool:
-    return any(
-        path.name in OF_REGISTRY or path.name.endswith(SUFFIXES) for path in folder.iterdir()
-    )
+    names = [path.name for path in folder.iterdir()]
+    if any(name in OF_REGISTRY for name in names):
+        return True
+    has_certificates = any(name.endswith(SUFFIXES) for name in names)
+    return has_certificates and is_host(registry_of(folder.name))
 
 
 def _searched(config: Path) -> tuple[Path, ...]:

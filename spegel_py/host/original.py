@@ -44,9 +44,10 @@ def look(root: Path) -> tuple[Folder, Mapping[str, Entry]]:
 
     Both are empty for a folder that is missing.
     """
-    if not root.exists():
-        return Folder({}, Meta()), {}
-    return _original(root), present(root)
+    with reported("read", root):
+        if not root.exists():
+            return Folder({}, Meta()), {}
+        return _original(root), present(root)
 
 
 def present(root: Path) -> dict[str, Entry]:

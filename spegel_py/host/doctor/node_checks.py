@@ -186,9 +186,12 @@ def check_content(facts: Facts) -> list[Finding]:
 
 def _problem(found: ContentState) -> Finding:
     """Return the finding for a folder that cannot be used: the node does without it."""
-    instead = f"{found.root}" if found.is_root_readable else "containerd's socket"
-    text = f"{found.problem}; a node reads {instead} instead"
-    return warning(CONTENT_CHECK, text, _content_remedy(found))
+    if found.root is None:
+        instead = "a node asks containerd for its own folder, once that answers"
+    else:
+        reads = found.root if found.is_root_readable else "containerd's socket"
+        instead = f"a node reads {reads} instead"
+    return warning(CONTENT_CHECK, f"{found.problem}; {instead}", _content_remedy(found))
 
 
 def _content_finding(facts: Facts, found: ContentState) -> Finding:

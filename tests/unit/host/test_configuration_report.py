@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,38 @@ def test_a_mistyped_folder_is_named_and_not_touched(
     assert str(root) in text
     assert "containerd does not read it: it reads " in text
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_folder_of_all_configurations_is_none_of_containerds() -> None:
+    """Though certificates lie in a folder or two of it."""
+    assert "holds other files than those of registries" in (why_foreign(Path("/etc"), []) or "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("command", ["configuration", "cleanup"])
+def test_a_user_without_rights_is_told_who_may(
+    command: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, without a raw PermissionError."""
+    flags = ["--mirror-targets", MIRROR] if command == "configuration" else []
+    assert main([command, PATH, str(root), *flags]) == 0  # all modules are loaded now
+    root.parent.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        assert main([command, PATH, str(root), *flags]) == 1
+    finally:
+        os.seteuid(0)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "run this as root" in err
+
+
+def test_a_file_beside_registries_is_no_mistake(root: Path) -> None:
+    """People keep notes there, or links; so is a folder with certificates alone."""
+    (root / "registry.example_5000_").mkdir(parents=True)
+    (root / "registry.example_5000_" / "ca.crt").touch()
+    (root / "README").touch()
+    assert why_foreign(root, []) is None
 
 
 def test_a_folder_that_containerd_names_is_no_mistake(tmp_path: Path) -> None:

@@ -427,7 +427,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_with_the_command_that_writes_i
         pytest.param(
             ContentState(problem="no folder", advice="mount it"),
             Level.WARNING,
-            "no folder; a node reads containerd's socket instead",
+            "no folder; a node asks containerd for its own folder",
             id="absent",
         ),
         pytest.param(AWAY, Level.ERROR, "no answer", id="hangs"),
