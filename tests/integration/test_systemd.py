@@ -118,7 +118,11 @@ async def test_the_step_before_the_start_has_what_it_needs(folder: Path) -> None
         name: (state / f"{name}.status").read_text() for name in ("configuration", "registry")
     }
     said = [json.loads(line) for line in (folder / "configuration.log").read_text().splitlines()]
-    assert said[0]["event"] == "containerd is configured", said
+    assert [one["event"] for one in said[:3]] == [
+        "mirror added",
+        "mirror changed",
+        "containerd is configured",
+    ], said
     assert "mirror.example" in (folder / "certs.d" / "docker.io" / "hosts.toml").read_text()
     for kept in ("_backup/docker.io", "docker.io"):
         after = described(folder / "certs.d" / kept) or {}

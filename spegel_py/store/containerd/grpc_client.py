@@ -8,7 +8,8 @@ module.
 from __future__ import annotations
 
 import asyncio
-import re
+import errno
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -290,13 +291,21 @@ class Client:
 
 _LATE = "no answer in time"
 
+_CAUSES = tuple(map(os.strerror, (errno.ENOENT, errno.ECONNREFUSED, errno.EACCES)))
+"""Errors of the operating system that stand somewhere in a text of gRPC."""
+
+
+def _cause(details: str) -> str:
+    if "timed out" in details:
+        return _LATE
+    return next((cause for cause in _CAUSES if cause in details), "the connection broke")
+
 
 def explain(error: grpc.aio.AioRpcError, socket: Path) -> str:
     """Return the reason of a failed call in words, without the texts of the gRPC library."""
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
-            known = re.findall(r"(?:connect: |: )([A-Z][a-z ]+) \(\d+\)", error.details() or "")
-            return containerd_away(socket, known[-1] if known else "the connection broke")
+            return containerd_away(socket, _cause(error.details() or ""))
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return containerd_away(socket, _LATE)
         case code:

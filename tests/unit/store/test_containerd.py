@@ -472,3 +472,23 @@ def _platform(seed: str, architecture: str) -> tuple[build.Blob, ...]:
         [images.random_layer(f"{seed}/{architecture}/{number}", 4096) for number in range(2)],
         architecture=architecture,
     ).blobs
+
+
+@pytest.mark.parametrize("kind", ["missing", "refuses", "hangs"])
+async def test_a_daemon_that_is_away_is_told_in_words(kind: str) -> None:
+    """With its socket and the cause, and without the texts of gRPC."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(folder) / "c.sock"
+        if kind != "missing":
+            listener.bind(str(path))
+        if kind == "hangs":
+            listener.listen()
+        async with Client(socket=path, timeout=0.3) as client:
+            with pytest.raises(StoreUnavailable) as caught:
+                await client.version()
+    causes = {
+        "missing": "No such file or directory",
+        "refuses": "Connection refused",
+        "hangs": "no answer in time",
+    }
+    assert str(caught.value) == f"containerd does not answer at {path}: {causes[kind]}"
