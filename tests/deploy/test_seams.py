@@ -312,7 +312,7 @@ def test_pages_set_values_that_are_there() -> None:
 def test_pages_give_commands_that_the_program_takes(page: Path) -> None:
     """Those for people on a node or in a pod; placeholders of the template count as a folder."""
     text = page.read_text().replace("{{ .Values.spegel.persistence.path }}", "/data")
-    commands = re.findall(r"spegel-py ((?:alerts|cleanup|doctor) [^`\n)]*)", text)
+    commands = re.findall(r"spegel-py ((?:alerts|cleanup|doctor|status)\b[^`\n).,]*)", text)
     assert commands
     for command in commands:
         given = shlex.split(command, comments=True)

@@ -45,7 +45,8 @@ def example(*, is_commented: bool) -> dict[str, str]:
 def commands() -> list[str]:
     """Return every command line of ours in the unit and in its guide."""
     in_unit = re.findall(r"^Exec\w+=[-+]*(.+)$", UNIT.read_text(), re.MULTILINE)
-    return in_unit + re.findall(rf"{PROGRAM} [^)\n]*", GUIDE.read_text())
+    guide = GUIDE.read_text().replace("\\\n", " ")  # a command may go on in the next line
+    return in_unit + re.findall(rf"{PROGRAM} [^)\n>&]*", guide)
 
 
 @pytest.mark.parametrize("command", commands())
