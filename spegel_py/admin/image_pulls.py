@@ -253,8 +253,9 @@ class ImagePull:
             found.append(_source(ContentSource.LOCAL.value, local))
         missed = [part.from_registry for part in self.parts.values() if not part.is_answered]
         if missed:
-            is_known = all(count is not None for count in missed)
-            found.append(_source("registry", sum(filter(None, missed)) if is_known else None))
+            # No manifest names the size of the image's own manifest, which is small.
+            known = [count for count in missed if count is not None]
+            found.append(_source("registry", sum(known) if known else None))
         return found
 
     def _part(self, record: Record) -> PulledPart:

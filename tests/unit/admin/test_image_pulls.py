@@ -122,6 +122,16 @@ def test_each_source_has_its_bytes() -> None:
     assert (shown["asked"], shown["answered"]) == (5, 4)
 
 
+def test_what_the_registry_sent_of_a_new_image_is_known() -> None:
+    """The manifest that is here now names the sizes of all parts but its own."""
+    shown = only(whole(reason="not_found")).as_json()
+    below = sum(SIZES.values()) - SIZES[INDEX]
+    assert (shown["answered"], shown["sources"]) == (
+        0,
+        [{"source": "registry", "address": None, "bytes": below, "in_flight": False}],
+    )
+
+
 def test_a_second_pull_of_the_image_is_a_pull_of_its_own() -> None:
     """By its tag or by its digest."""
     assert len(group([*whole(100), *whole(130)], CONTENT)) == 2
