@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +28,8 @@ from spegel_py.routing.libp2p.multiaddrs import Contact
 log = structlog.get_logger(__name__)
 
 DISCOVERY_INTERVAL = 60.0
-"""Seconds between two searches for unknown members, each 15 ms of CPU. A joining peer is met at
-once, so this only repairs."""
+"""Seconds between two searches for unknown members, each 15 ms of CPU, once all are met: this only
+repairs. Until then there is a search every LOOK_AGAIN seconds, and fewer after failed ones."""
 LOOK_AGAIN = 1.0
 """Seconds after which a peer that knew no other is asked again. By then it has the addresses of the
 nodes that joined at the same moment, which takes some milliseconds."""
@@ -37,9 +38,11 @@ REDIAL_DELAYS = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 WAIT_FOR_DIAL = 0.2
 """Least seconds that the node with the larger id leaves the dial to the other one: two nodes that
 hear of each other at the same time would dial both, and keep two connections."""
-EMPTY_AT_LEAST, EMPTY_SHARE = 3, 0.2
-"""Peers in a row that know no other member, in number and as a share of the members, after which
-new peers are asked together."""
+EMPTY_AT_LEAST = 3
+"""Answers in a row without an unknown member, at least, after which new peers are asked
+together."""
+MISSED = 1e-4
+"""Probability that an unknown member is still left after such answers."""
 TOGETHER = 0.25
 """Seconds in which the new peers of a complete mesh are asked together, through one of them."""
 SOUGHT = 4
@@ -75,7 +78,7 @@ class MemberDiscovery:
         self._lost: set[ID] = set()
         self._is_stopped = False
         self._in_vain = 0
-        """Peers in a row that knew no other member."""
+        """Answers in a row about a random place that named no unknown member."""
         self._is_pausing = False
         # Peers named by other peers may not exist. Half of the dials is kept for bootstrap and
         # lost peers.
@@ -89,11 +92,21 @@ class MemberDiscovery:
         self._is_stopped = True
 
     async def run(self) -> None:
-        """Search for unknown members until cancelled."""
+        """Search for unknown members until cancelled.
+
+        Peers that start together answer late, so the questions that `explore` asks each new peer
+        may all be in vain. The search goes on until enough answers named nobody new.
+        """
+        failures = 0
         while True:
-            await trio.sleep(DISCOVERY_INTERVAL * self._rng.uniform(0.8, 1.2))
+            pause = DISCOVERY_INTERVAL if self._has_met_all() else LOOK_AGAIN * 2**failures
+            await trio.sleep(min(pause, DISCOVERY_INTERVAL) * self._rng.uniform(0.8, 1.2))
             if self._connected:
-                await self.explore(self._rng.choice(list(self._connected)))
+                failures = min(failures + 1, 6)
+                peer = self._rng.choice(list(self._connected))
+                with tolerating("exploring failed", peer):
+                    await self._dial_through(peer)
+                    failures = 0
 
     # Dialling
 
@@ -203,7 +216,7 @@ class MemberDiscovery:
                 await self._dial_through(peer)
 
     def _has_met_all(self) -> bool:
-        return self._in_vain > max(EMPTY_AT_LEAST, EMPTY_SHARE * len(self._connected))
+        return self._in_vain >= enough_answers(1 + len(self._connected))
 
     async def _dial_through(self, peer: ID) -> bool:
         """Ask a peer for the nodes near this node and near a random place, and connect to them.
@@ -211,7 +224,7 @@ class MemberDiscovery:
         Return True if it knew any.
         """
         own, knows_any = self._host.get_id(), False
-        for target in (own.to_bytes(), os.urandom(34)):
+        for target in (own.to_bytes(), random_place := os.urandom(34)):
             named = await self._kademlia.find_node(peer, target, known=self._connected)
             others = [contact for contact in named if contact.id != own]
             found = [
@@ -219,14 +232,28 @@ class MemberDiscovery:
                 for contact in others
                 if contact.id not in self._connected
             ]
+            # The answer about this node's own place is always the same.
+            is_whole = target == random_place or len(named) < CLOSEST
             is_news = any(contact.id not in self._addresses for contact in found)
-            self._in_vain = 0 if is_news else self._in_vain + 1
+            self._in_vain = 0 if is_news else self._in_vain + is_whole
             self._addresses.remember(found)
             await self.dial_named(found, has_time=True)
             knows_any = knows_any or bool(others)
             if len(named) < CLOSEST:  # it knows no others
                 break
         return knows_any
+
+
+def enough_answers(members: int) -> int:
+    """Return the number of answers in a row that named no unknown member, after which none is left.
+
+    An answer about a random place names CLOSEST of the members, and so an unknown one with the
+    probability CLOSEST / members. After the returned number of answers one is still unknown with
+    the probability MISSED.
+    """
+    if members <= CLOSEST:
+        return EMPTY_AT_LEAST
+    return max(EMPTY_AT_LEAST, math.ceil(math.log(MISSED) / math.log(1 - CLOSEST / members)))
 
 
 @contextmanager

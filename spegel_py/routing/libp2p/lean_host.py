@@ -36,6 +36,8 @@ NEGOTIATION_TIMEOUT = 5.0
 may need seconds."""
 IDENTIFY_TIMEOUT = 10.0
 """Seconds for a peer's identify message (py-libp2p's own bound)."""
+IDENTIFY_DELAYS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""Seconds before each attempt: many nodes that start together on busy machines answer late."""
 MAX_IDENTIFY = 64 * 1024
 """Largest identify message in bytes; one with a dozen protocols and addresses has 1 KiB."""
 MAX_LISTED = 64
@@ -129,20 +131,33 @@ class LeanHost(BasicHost):
     # Identify
 
     async def _identify_peer(self, peer_id: ID, *, reason: str) -> None:
-        """Ask a peer for its addresses and protocols, and keep them."""
+        """Ask a peer for its addresses and protocols, again while it is connected and silent.
+
+        Without them this node names the peer to no other one.
+        """
+        for delay in IDENTIFY_DELAYS:
+            await trio.sleep(delay)
+            if not self._network.get_connections(peer_id):
+                return
+            if (message := await self._ask_identity(peer_id)) is not None:
+                self._keep(peer_id, message)
+                if self._network.get_connections(peer_id):
+                    self._identified_peers[peer_id] = reason
+                return
+
+    async def _ask_identity(self, peer: ID) -> Identify | None:
+        """Return a peer's identify message, None if it fails to send one."""
         try:
             with trio.fail_after(IDENTIFY_TIMEOUT):
-                stream = await self.new_stream(peer_id, [IDENTIFY])
+                stream = await self.new_stream(peer, [IDENTIFY])
                 message = Identify()
                 message.ParseFromString(
                     await read_varint_prefixed_bytes_limited(cast("Any", stream), MAX_IDENTIFY)
                 )
                 await stream.close()
+                return message
         except Exception:  # noqa: BLE001 - the peer may have left, or send anything
-            return
-        self._keep(peer_id, message)
-        if self._network.get_connections(peer_id):
-            self._identified_peers[peer_id] = reason
+            return None
 
     def _keep(self, peer: ID, message: Any) -> None:
         """Keep the addresses and protocols that a peer gives for itself."""
