@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 
-import psutil
-
 
 def listener(port: int) -> str:
     """Return a listening process in words, such as `spegel-py, process 4711`.
 
     It is "another process" if its name is hidden from this user, or it is in another container.
     """
+    import psutil
+
     try:
         found = psutil.net_connections(kind="tcp")
     except (psutil.Error, OSError):

@@ -5,8 +5,11 @@ dashboard shows.
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import sys
+import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +17,7 @@ import pytest
 
 from tests.deploy.chart import SPEGEL_DEFAULTS, Helm, Values, arguments, load, named
 from tests.deploy.test_monitoring import EXPRESSIONS, selectors
+from tests.support.containerd import Daemon
 from tests.support.processes import Process, until
 from tests.support.routers import free_port
 
@@ -34,6 +38,17 @@ async def text(url: str) -> str:
         return await answer.text()
 
 
+@pytest.fixture
+async def daemon() -> AsyncIterator[Daemon]:
+    """A containerd: a node without one is not ready."""
+    made = Daemon(folder=Path(tempfile.mkdtemp(prefix="spegel-")), has_cri=False)
+    await made.start()
+    yield made
+    await made.stop()
+    shutil.rmtree(made.folder)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
     "values",
     [
@@ -44,20 +59,18 @@ async def text(url: str) -> str:
     ids=["nothing", "Spegel's defaults", "settings of ours"],
 )
 async def test_a_rendered_command_line_starts_a_node(
-    helm: Helm, tmp_path: Path, values: Values
+    helm: Helm, daemon: Daemon, tmp_path: Path, values: Values
 ) -> None:
     """All flags as the chart gives them, but for places: ports and folders of the test, and no
     cluster's names.
     """
     registry = named(helm.template(values), "registry")
     ports = {name: free_port() for name in ("registry", "router", "metrics")}
-    content = tmp_path / "content"
-    (content / "blobs").mkdir(parents=True)
     places = [
         *(f"--{name}-addr=127.0.0.1:{port}" for name, port in ports.items()),
         f"--data-dir={tmp_path / 'data'}",
-        f"--containerd-sock={tmp_path / 'containerd.sock'}",
-        f"--containerd-content-path={content}",
+        f"--containerd-sock={daemon.socket}",
+        f"--containerd-content-path={daemon.content_path}",
         "--dns-bootstrap-domain=localhost",
     ]
     command = [

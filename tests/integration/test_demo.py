@@ -181,7 +181,7 @@ async def test_no_process_is_left(
     ("arguments", "said"),
     [
         (["--nodes", "1"], "--nodes is 2 to 16"),
-        (["--size", "1"], "--size is 20 to"),
+        (["--size", "1"], "--size is 20MB to"),
         (["--layers", "0"], "--layers is 1 to"),
         (["--rate", "-1"], "--rate: '-1' should be a rate such as 10MB/s or 64MiB/s"),
         (["--image", "/nowhere"], "no such file or folder"),
