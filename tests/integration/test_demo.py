@@ -158,8 +158,8 @@ async def test_no_process_is_left(
     async with demo(tmp_path / "nodes", "--size", "24", "--rate", rate) as process:
         assert process.stdout is not None
         async with asyncio.timeout(60):
-            while at not in await process.stdout.readline():
-                assert process.returncode is None
+            while at not in (line := await process.stdout.readline()):
+                assert line, "the demonstration has ended by itself"
         nodes = children(process.pid)
         assert len(nodes) == count
         process.send_signal(number)

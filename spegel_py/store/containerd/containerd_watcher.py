@@ -21,6 +21,7 @@ from spegel_py.store.containerd.containerd_store import ContainerdStore
 from spegel_py.store.containerd.follow_session import FollowSession
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
 from spegel_py.tools.backoff import Backoff
+from spegel_py.tools.cancellation import raise_if_cancelled
 from spegel_py.wording import nothing_shared
 
 log = structlog.get_logger(__name__)
@@ -139,6 +140,7 @@ class ContainerdWatcher:
                     )
                     self._away = time.monotonic()
                     self._is_back.clear()
+            raise_if_cancelled()
             with suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next()):
                     await self._retry.wait()

@@ -29,6 +29,7 @@ from spegel_py.store.layout.layout_store import LayoutStore
 from spegel_py.store.walker import Walker
 from spegel_py.store.watching import Emit, InventoryDiff, watch_in_task
 from spegel_py.tools.backoff import Backoff
+from spegel_py.tools.cancellation import raise_if_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,7 @@ class LayoutWatcher:
                 if not is_away:
                     log.warning("image layout is away", error=str(group.exceptions[0]))
                 is_away = True
+            raise_if_cancelled()
             await asyncio.sleep(backoff.next())
 
 
