@@ -83,8 +83,9 @@ def canonical_registry(text: str) -> str:
     bracket = text.rfind("]")
     host, colon, port = text[bracket + 1 :].partition(":")
     host = (text[: bracket + 1] + host).lower()
-    if is_host(f"{host.removesuffix('.')}{colon}{port}"):
-        host = host.removesuffix(".")
+    without_root = host.removesuffix(".")
+    if not without_root.endswith(".") and is_host(f"{without_root}{colon}{port}"):
+        host = without_root
     host = _ALIASES.get(host, host)
     if port == "443" and host != "localhost" and is_host(host) and not host.startswith(_LOOPBACK):
         return host

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spegel_py.errors import DigestInvalid, NameInvalid, OCIError
@@ -117,6 +117,7 @@ def test_the_canonical_spelling_of_a_registry(spelling: str, canonical: str) -> 
 HOSTS = r"(\[[0-9a-fA-F:.]{1,6}\]|[a-zA-Z0-9_.-]{1,8})(:[0-9]{1,3}|:443)?"
 
 
+@example("...")
 @given(st.from_regex(HOSTS, fullmatch=True))
 def test_the_canonical_spelling_is_its_own(text: str) -> None:
     """A canonical spelling stays, and is a registry exactly if the original is one."""

@@ -558,9 +558,13 @@ def test_stock_stream_takes_a_packet_for_each_line() -> None:
                 await write(data)
 
             secured.write = count
-            stream = await host.new_stream(guest.get_id(), [protocol])
-            assert await stream.read(64) == b"answer"
-            return sent
+            counts = []
+            for _ in range(5):  # an end of an earlier stream may be a packet of its own
+                before = sent
+                stream = await host.new_stream(guest.get_id(), [protocol])
+                assert await stream.read(64) == b"answer"
+                counts.append(sent - before)
+            return min(counts)
 
     async def test() -> None:
         assert await packets(stock()) >= 3
