@@ -12,6 +12,7 @@ from spegel_py import settings
 from spegel_py.commands.config_file_flag import add_config_flag, other_settings
 from spegel_py.host.cleanup import SETTINGS, clean_up_and_serve
 from spegel_py.host.folder_check import why_foreign
+from spegel_py.host.replica_cleanup import release_replicas
 from spegel_py.telemetry import logging
 
 log = structlog.get_logger(__name__)
@@ -45,5 +46,8 @@ def run(args: argparse.Namespace) -> int:
         log.warning("no folder of containerd's", path=str(root), reason=reason)
         if not address:
             return 1
+    socket = values["containerd_sock"]
+    if socket is not None and socket.exists():
+        asyncio.run(release_replicas(socket, values["containerd_namespace"]))
     asyncio.run(clean_up_and_serve(root, address, linger=values["linger"]))
     return 0

@@ -63,6 +63,15 @@ SETTINGS = (
         0.0,
         "time after SIGTERM for which the folder stays locked against a new configuration",
     ),
+    Setting(
+        "containerd_sock",
+        values.path,
+        Path("/run/containerd/containerd.sock"),
+        "containerd's socket, to release the replicas of a removed node; none: they stay",
+    ),
+    Setting(
+        "containerd_namespace", values.text, "k8s.io", "containerd namespace of these replicas"
+    ),
 )
 
 

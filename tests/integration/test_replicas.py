@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from tests.integration.cluster import heal, kill_node, metric, registry_away
 from tests.support.images import image
 from tests.support.lab import Lab, Node, start_lab, until
+from tests.support.processes import run
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -110,3 +113,30 @@ async def test_a_floor_of_zero_releases_what_an_earlier_run_kept(lab: Lab) -> No
     await heal(lab, replica_floor="0")
     await until(lambda: _holds_nothing(first), deadline=30.0)
     assert "spegel-py/" not in await first.daemon.ctr("leases", "ls", "-q")
+
+
+async def test_cleanup_releases_what_a_removed_node_has_kept(lab: Lab, tmp_path: Path) -> None:
+    """The content is gone, and another lease stays. A socket without a daemon is no error."""
+    await start(lab, replica_floor="1")
+    first = lab.nodes[0]
+    reference = lab.name("test/removed:1")
+    await lab.registry.push(reference, image())
+    await first.cri.pull(reference)
+    await until(lambda: _is_one(lab), deadline=30.0)
+    await first.cri.remove(reference)
+    assert first.spegel is not None
+    await first.spegel.end()
+    await first.daemon.ctr("leases", "create", "--id", "of-another-program")
+    assert not await _holds_nothing(first)
+    folder = tmp_path / "certs.d"
+    folder.mkdir()
+    command = (
+        *(sys.executable, "-m", "spegel_py", "cleanup"),
+        *("--containerd-registry-config-path", str(folder)),
+        *("--containerd-sock", str(first.daemon.socket)),
+    )
+    assert "replicas released" in await run(*command)
+    assert await _holds_nothing(first)
+    assert (await first.daemon.ctr("leases", "ls", "-q")).split() == ["of-another-program"]
+    await first.daemon.kill()
+    assert "replicas are not released" in await run(*command)

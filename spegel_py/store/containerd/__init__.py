@@ -1,5 +1,6 @@
 """containerd's content as the store: read over gRPC, or from its folder where that is mounted."""
 
+from spegel_py.store.containerd.containerd_replicas import Leases
 from spegel_py.store.containerd.containerd_store import (
     ContainerdIngests,
     ContainerdStore,
@@ -21,6 +22,7 @@ __all__ = [
     "CriStatus",
     "FolderState",
     "ImageSettings",
+    "Leases",
     "OtherNamespaces",
     "check_content_path",
     "check_socket",

@@ -1,0 +1,32 @@
+"""Releasing the replicas that a removed node has left in containerd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from spegel_py.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+async def release_replicas(socket: Path, namespace: str) -> None:
+    """Delete this program's leases, so that containerd collects what only they keep.
+
+    A node that still runs with `--replica-floor` holds its images again. Without containerd nothing
+    is done, and the leases end by themselves two weeks after their last renewal.
+    """
+    from spegel_py.store.containerd import Client, Leases
+
+    try:
+        async with Client(socket=socket, namespace=namespace) as client:
+            leases = Leases(client=client)
+            found = await leases.list()
+            for lease in found:
+                await leases.delete(lease, sync=lease is found[-1])
+    except StoreUnavailable as error:
+        log.warning("replicas are not released", socket=str(socket), error=str(error))
+        return
+    if found:
+        log.info("replicas released", socket=str(socket), count=len(found))
