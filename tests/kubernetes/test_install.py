@@ -85,9 +85,9 @@ async def test_a_pod_runs_with_the_registry_away_once_a_node_has_its_image(
             seconds = await cluster.run_pod(f"digest-{node.name}", node, digest)
             print(f"{node.name}: {seconds:.1f} s by digest")
         for node in others:
-            why = await cluster.exec_in_spegel(node, "spegel-py", "why", REPOSITORY)
+            why = await cluster.exec_in_spegel(node, "spegel-py", "why", "--requests", REPOSITORY)
             assert "hit, peer" in why, why
-        why = await cluster.exec_in_spegel(first, "spegel-py", "why", REPOSITORY)
+        why = await cluster.exec_in_spegel(first, "spegel-py", "why", "--requests", REPOSITORY)
         assert "hit" not in why, why
     finally:
         await cluster.registry.start()
