@@ -266,7 +266,7 @@ def test_every_folder_that_a_flag_names_is_mounted(helm: Helm, values: Values) -
             given.get(name)
             for name in ("containerd_registry_config_path", "containerd_content_path")
         ]
-        folders += [given["containerd_sock"].parent] if "containerd_sock" in given else []
+        folders += [given["containerd_sock"].parent] if given.get("containerd_sock") else []
         for folder in filter(None, folders):
             assert mounts[str(folder)]["hostPath"]["path"] == str(folder)
         if given.get("data_dir"):
