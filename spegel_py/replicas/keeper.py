@@ -153,15 +153,15 @@ class ReplicaKeeper:
         Raises StoreUnavailable.
         """
         found = await self._images()
-        states = await self._states(found)
         alone = _alone(found, self._replicas.held())
+        states = await self._states(found, alone)
         disk = dataclasses.replace(
             await asyncio.to_thread(self._disk_use), alone=sum(alone.values())
         )
         decisions = plan(states.values(), own=self._own, rules=self._rules, disk=disk)
         for decision in decisions:
             await self._carry_out(decision, found)
-        self._note(found, states, decisions)
+        self._record_scan(found, states)
         return decisions
 
     def _disk_use(self) -> DiskUse:
@@ -176,10 +176,17 @@ class ReplicaKeeper:
         return DiskUse(total=total, used=total - found.f_bavail * found.f_frsize)
 
     async def _images(self) -> dict[Digest, _Found]:
-        """Return this node's complete images, with those that only replicas keep."""
+        """Return this node's complete images, with those that only replicas keep.
+
+        With a floor of 0 these are the replicas of an earlier run alone, as the store has them.
+        """
+        if self._rules.floor == 0:
+            await self._replicas.load()
         found = {
             manifest: _Found(replica.image) for manifest, replica in self._replicas.held().items()
         }
+        if self._rules.floor == 0:
+            return found
         roots: dict[Digest, list[PulledImage]] = {}
         for pulled in await self._replicas.pulled():
             roots.setdefault(pulled.root.digest, []).append(pulled)
@@ -192,10 +199,11 @@ class ReplicaKeeper:
         self._walker.keep({blob.digest for one in found.values() for blob in one.image.blobs})
         return found
 
-    async def _states(self, found: Mapping[Digest, _Found]) -> dict[Digest, ImageState]:
+    async def _states(
+        self, found: Mapping[Digest, _Found], alone: Mapping[Digest, int]
+    ) -> dict[Digest, ImageState]:
         now, wall = self._monotonic(), self._clock()
         connected, held = frozenset(self._connected()), self._replicas.held()
-        alone = _alone(found, held)
         self._counts.keep(found)
         states = {}
         for manifest, one in found.items():
@@ -294,12 +302,10 @@ class ReplicaKeeper:
                 why=decision.why,
             )
 
-    def _note(
-        self,
-        found: Mapping[Digest, _Found],
-        states: Mapping[Digest, ImageState],
-        decisions: Collection[Decision],
+    def _record_scan(
+        self, found: Mapping[Digest, _Found], states: Mapping[Digest, ImageState]
     ) -> None:
+        """Show the images and their cost, as they are after the plan was carried out."""
         held = self._replicas.held()
         self._shown = {
             manifest: dataclasses.replace(state, is_held=manifest in held)

@@ -54,7 +54,10 @@ class Lease:
 
 
 def lease_of(replica: Replica, *, now: float) -> Lease:
-    """Return the lease for a replica; `now` is the Unix time, which makes its id unique."""
+    """Return the lease for a replica.
+
+    The Unix time `now`, in milliseconds, makes its id unique.
+    """
     image = replica.image
     labels = {
         EXPIRE: datetime.fromtimestamp(math.ceil(replica.expires), UTC).isoformat(),
@@ -69,12 +72,7 @@ def lease_of(replica: Replica, *, now: float) -> Lease:
     }
     for number, (name, pulled) in enumerate(remembered(replica.names).items()):
         labels |= {f"{_NAME}{number}": name, f"{_PULLED}{number}": repr(pulled)}
-    return Lease(f"{PREFIX}{image.manifest.hex}/{time_part(now)}", labels)
-
-
-def time_part(now: float) -> int:
-    """Return the last part of a lease's id: milliseconds of the Unix time."""
-    return round(now * 1000)
+    return Lease(f"{PREFIX}{image.manifest.hex}/{round(now * 1000)}", labels)
 
 
 def remembered(names: Mapping[str, float]) -> dict[str, float]:

@@ -287,3 +287,14 @@ async def test_a_content_folder_that_is_gone_counts_as_an_outage(tmp_path: Path)
     with pytest.raises(StoreUnavailable, match="gone"):
         await node.scan()
     assert not node.replicas.held()
+
+
+async def test_a_node_without_replicas_does_not_read_its_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Replicas are off by default, so most nodes have nothing to release."""
+    node = KeptNode("n0", MemoryNetwork(), Time(), rules=ReplicaRules())
+    await node.pull(image(), NAME)
+    monkeypatch.setattr(node.store, "open", pytest.fail)
+    assert await node.scan() == []
+    assert node.keeper.describe() == {"floor": 0, "images": []}
