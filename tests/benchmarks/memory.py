@@ -6,20 +6,14 @@ import asyncio
 import json
 import shutil
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Mapping
 
 from tests.benchmarks import machine, nodes
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.machine import Memory
 from tests.benchmarks.nodes import Node, Started
 from tests.benchmarks.record_table import DISTINCT, KEYS, PEERS, TIMES
-from tests.support import images
-from tests.support.containerd import CONTAINERD, Daemon
-
-IMAGES = 20
+from tests.support.containerd import CONTAINERD
 
 
 async def measure(*, is_quick: bool) -> list[Figure]:
@@ -29,7 +23,7 @@ async def measure(*, is_quick: bool) -> list[Figure]:
     wait = 5.0 if is_quick else 30.0
     if shutil.which(CONTAINERD) is None:
         raise RuntimeError(f"needs root and {CONTAINERD}; set CONTAINERD_BIN to its path")
-    async with _containerd() as daemon, nodes.cluster([{}]) as (peer,):
+    async with nodes.containerd() as daemon, nodes.cluster([{}]) as (peer,):
         store = {"containerd-sock": daemon.socket, "containerd-content-path": daemon.content_path}
         node = Node(folder=daemon.folder / "node", store=store, bootstrap=peer.router)
         table = await _record_table()
@@ -44,7 +38,7 @@ async def measure(*, is_quick: bool) -> list[Figure]:
 
 def summarise(used: Memory, times: Started, wait: float) -> list[Figure]:
     """Return the figures."""
-    conditions = f"{IMAGES} images, one peer, {wait:.0f} s after exec"
+    conditions = f"{nodes.IMAGES} images, one peer, {wait:.0f} s after exec"
     return [
         Figure(
             name="memory of a containerd node",
@@ -91,19 +85,3 @@ def of_table(found: Mapping[str, float]) -> list[Figure]:
         ),
         Figure(name="record table", conditions=conditions, unit="µs", values=times),
     ]
-
-
-@asynccontextmanager
-async def _containerd() -> AsyncIterator[Daemon]:
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-containerd-")))
-        daemon = Daemon(folder=folder, has_cri=False)
-        stack.push_async_callback(daemon.stop)
-        await daemon.start()
-        await daemon.load(
-            {
-                f"registry.test/bench/app:{each}": images.image(f"app {each}")
-                for each in range(IMAGES)
-            }
-        )
-        yield daemon

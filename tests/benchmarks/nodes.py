@@ -14,7 +14,11 @@ from spegel_py.oci.build import Image
 from tests.benchmarks import client, machine
 from tests.benchmarks.routers import free_port
 from tests.support import images
+from tests.support.containerd import Daemon, running_daemon
 from tests.support.processes import Process, until
+
+IMAGES = 20
+"""Images of the containerd beside which a node is weighed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +133,16 @@ async def cluster(
             await (node.join() if nodes else node.start())
             nodes.append(node)
         yield nodes
+
+
+@asynccontextmanager
+async def containerd() -> AsyncIterator[Daemon]:
+    """Run a containerd that has IMAGES images."""
+    async with running_daemon() as daemon:
+        await daemon.load(
+            {
+                f"registry.test/bench/app:{each}": images.image(f"app {each}")
+                for each in range(IMAGES)
+            }
+        )
+        yield daemon

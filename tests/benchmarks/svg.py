@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 _STYLE = "font-family:sans-serif;font-size:11px;fill:#333"
@@ -32,3 +32,14 @@ def bar(x: float, y: float, width: float, height: float, colour: str) -> str:
 def text(x: float, y: float, what: str) -> str:
     """Return a line of text; `y` is what it stands on."""
     return f'<text x="{x:.1f}" y="{y:.1f}">{escape(what)}</text>'
+
+
+def legend(left: float, colours: Mapping[str, str]) -> list[str]:
+    """Return a square of each colour with its name, in one row below the title."""
+    parts = []
+    for number, (name, colour) in enumerate(colours.items()):
+        parts += [
+            bar(left + 130 * number, 28, 11, 11, colour),
+            text(left + 16 + 130 * number, 38, name),
+        ]
+    return parts

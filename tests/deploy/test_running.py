@@ -5,10 +5,8 @@ dashboard shows.
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pytest
 
 from tests.deploy.chart import SPEGEL_DEFAULTS, Helm, Values, arguments, load, named
 from tests.deploy.test_monitoring import EXPRESSIONS, selectors
-from tests.support.containerd import Daemon
+from tests.support.containerd import Daemon, running_daemon
 from tests.support.processes import Process, until
 from tests.support.routers import free_port
 
@@ -41,11 +39,8 @@ async def text(url: str) -> str:
 @pytest.fixture
 async def daemon() -> AsyncIterator[Daemon]:
     """A containerd: a node without one is not ready."""
-    made = Daemon(folder=Path(tempfile.mkdtemp(prefix="spegel-")), has_cri=False)
-    await made.start()
-    yield made
-    await made.stop()
-    shutil.rmtree(made.folder)
+    async with running_daemon() as made:
+        yield made
 
 
 @pytest.mark.root

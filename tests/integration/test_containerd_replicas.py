@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +12,7 @@ from spegel_py.oci.build import Image
 from spegel_py.store.base import PlatformImage, Replica, ReplicaReason
 from spegel_py.store.containerd import Client, ContainerdStore
 from spegel_py.store.walker import Walker
-from tests.support.containerd import Daemon
+from tests.support.containerd import Daemon, running_daemon
 from tests.support.images import child, image
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -26,11 +23,8 @@ WEEK = 7 * 86_400.0
 
 @pytest.fixture
 async def daemon() -> AsyncIterator[Daemon]:
-    made = Daemon(folder=Path(tempfile.mkdtemp(prefix="spegel-")), has_cri=False)
-    await made.start()
-    yield made
-    await made.stop()
-    shutil.rmtree(made.folder)
+    async with running_daemon() as made:
+        yield made
 
 
 @pytest.fixture

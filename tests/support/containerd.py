@@ -9,7 +9,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from spegel_py.errors import SpegelError
@@ -168,3 +169,18 @@ class Daemon:
     def path(self, digest: Digest) -> Path:
         """Return the file of a blob."""
         return self.content_path / "blobs" / digest.algorithm / digest.hex
+
+
+@asynccontextmanager
+async def running_daemon() -> AsyncIterator[Daemon]:
+    """Run a containerd without the CRI; its folder goes at the end.
+
+    The folder's name is short because a socket's path must be.
+    """
+    with tempfile.TemporaryDirectory(prefix="spegel-") as folder:
+        daemon = Daemon(folder=Path(folder), has_cri=False)
+        await daemon.start()
+        try:
+            yield daemon
+        finally:
+            await daemon.stop()

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.benchmarks.flash.outcome import Outcome, Round
 from tests.benchmarks.flash.plan import ALONE, NO_MIRROR, OFF, SHARING, SPEGEL, Case
-from tests.benchmarks.svg import bar, drawing, text
+from tests.benchmarks.svg import bar, drawing, legend, text
 
 _COLOURS = {
     ALONE: "#9a9a9a",
@@ -25,19 +25,22 @@ def svg(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]) -> 
         f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, "
         f"{str(conditions['time'])[:10]}"
     )
-    parts = [text(_LEFT, 18, f"A new image, pulled by all nodes at once: {what}"), *_legend()]
+    parts = [
+        text(_LEFT, 18, f"A new image, pulled by all nodes at once: {what}"),
+        *legend(_LEFT, _COLOURS),
+    ]
     panels: tuple[tuple[str, Callable[[Outcome], float]], ...] = (
         ("copies of the image that the registry sent", lambda outcome: outcome.copies),
         ("seconds until every node had it", lambda outcome: outcome.makespan),
     )
     height = _TOP
-    for number, (title, value) in enumerate(panels):
+    for number, (caption, value) in enumerate(panels):
         left = _LEFT + number * (_PANEL + 90)
         most = (
             max((value(each) for _, outcomes in rounds for each in outcomes.values()), default=0.0)
             or 1.0
         )
-        parts.append(text(left, _TOP - 12, title))
+        parts.append(text(left, _TOP - 12, caption))
         y: float = _TOP
         for case, outcomes in rounds:
             if number == 0:  # it may reach into the other panel
@@ -57,13 +60,3 @@ def svg(conditions: Mapping[str, Any], rounds: Sequence[tuple[Case, Round]]) -> 
             y += _GAP - _BAR
         height = max(height, int(y))
     return drawing(_LEFT + 2 * (_PANEL + 90), height + 10, parts)
-
-
-def _legend() -> list[str]:
-    parts = []
-    for number, (name, colour) in enumerate(_COLOURS.items()):
-        parts += [
-            bar(_LEFT + 130 * number, 28, 11, 11, colour),
-            text(_LEFT + 16 + 130 * number, 38, name),
-        ]
-    return parts

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.benchmarks.scale.whole_nodes import OURS, SPEGEL, Weight
-from tests.benchmarks.svg import bar, drawing, text
+from tests.benchmarks.svg import bar, drawing, legend, text
 
 _COLOURS = {OURS: "#0b6e4f", SPEGEL: "#00add8"}
 _LEFT, _PANEL, _BAR, _GAP, _TOP = 8, 200, 14, 30, 72
@@ -18,17 +18,20 @@ def svg(conditions: Mapping[str, Any], found: Sequence[Weight]) -> str:
         f"spegel-py {conditions['spegel-py']}, {conditions['cores']} cores, "
         f"{str(conditions['time'])[:10]}"
     )
-    parts = [text(_LEFT, 18, f"A node in crowds of several sizes: {what}"), *_legend()]
+    parts = [
+        text(_LEFT, 18, f"A node in crowds of several sizes: {what}"),
+        *legend(_LEFT, _COLOURS),
+    ]
     panels: tuple[tuple[str, Callable[[Weight], float]], ...] = (
         ("memory at rest (RSS), MB", lambda weight: weight.rss),
         ("CPU at rest, % of a core", lambda weight: weight.idle),
         ("CPU until all have met, s", lambda weight: weight.cpu),
     )
     height = _TOP
-    for number, (title, value) in enumerate(panels):
+    for number, (caption, value) in enumerate(panels):
         left = _LEFT + number * (_PANEL + 90)
         most = max(map(value, found), default=0.0) or 1.0
-        parts.append(text(left, _TOP - 12, title))
+        parts.append(text(left, _TOP - 12, caption))
         y = _TOP
         for nodes in sorted({weight.nodes for weight in found}):
             parts.append(text(left, y + 10, f"{nodes} nodes"))
@@ -44,13 +47,3 @@ def svg(conditions: Mapping[str, Any], found: Sequence[Weight]) -> str:
             y += _GAP - _BAR
         height = max(height, y)
     return drawing(_LEFT + 3 * (_PANEL + 90), height + 10, parts)
-
-
-def _legend() -> list[str]:
-    parts = []
-    for number, (name, colour) in enumerate(_COLOURS.items()):
-        parts += [
-            bar(_LEFT + 130 * number, 28, 11, 11, colour),
-            text(_LEFT + 16 + 130 * number, 38, name),
-        ]
-    return parts

@@ -13,17 +13,16 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from spegel_py.routing.libp2p import compat
 from spegel_py.routing.libp2p.identity import load_or_create
-from tests.benchmarks import client, machine
+from tests.benchmarks import client, machine, nodes
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.routers import free_ports
-from tests.support import images
 from tests.support.containerd import Daemon
 from tests.support.processes import Process, run, until
 
@@ -31,7 +30,6 @@ OURS, SPEGEL = "spegel-py", "Spegel"
 BINARY = os.environ.get("SPEGEL_BIN", "")
 """Spegel's binary; without one only this program is measured."""
 HOSTS = {OURS: "127.0.0.1", SPEGEL: "10.77.0.1"}
-IMAGES = 20
 SETTLE = 15.0
 """Seconds after which starting and joining are over."""
 DEADLINE = 600.0
@@ -71,7 +69,7 @@ async def prepare_network() -> None:
 async def measure(sizes: Sequence[int], *, calm: float) -> list[Weight]:
     """Weigh so many nodes of each candidate, one crowd after the other."""
     found = []
-    async with _containerd() as daemon:
+    async with nodes.containerd() as daemon:
         for size in sizes:
             for candidate in (OURS, SPEGEL) if BINARY else (OURS,):
                 print(f"{size} nodes of {candidate} …", file=sys.stderr, flush=True)
@@ -195,22 +193,6 @@ async def _at_once() -> bool:
     return True
 
 
-@asynccontextmanager
-async def _containerd() -> AsyncIterator[Daemon]:
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-containerd-")))
-        daemon = Daemon(folder=folder, has_cri=False)
-        stack.push_async_callback(daemon.stop)
-        await daemon.start()
-        await daemon.load(
-            {
-                f"registry.test/bench/app:{each}": images.image(f"app {each}")
-                for each in range(IMAGES)
-            }
-        )
-        yield daemon
-
-
 def figures(found: Sequence[Weight]) -> list[Figure]:
     """Return the figures of each crowd, and ours beside Spegel's where both are there."""
     theirs = {weight.nodes: weight for weight in found if weight.candidate == SPEGEL}
@@ -283,5 +265,5 @@ def _of_one(weight: Weight) -> list[Figure]:
     ]
 
 
-def _conditions(nodes: int) -> str:
-    return f"{nodes} nodes beside one containerd, {IMAGES} images"
+def _conditions(count: int) -> str:
+    return f"{count} nodes beside one containerd, {nodes.IMAGES} images"

@@ -22,12 +22,12 @@ class GoPeerError(Exception):
 
 
 class GoPeer:
-    """The process, and its id and address."""
+    """The process, and its id and port."""
 
     def __init__(self, process: asyncio.subprocess.Process, started: dict[str, Any]) -> None:
         self._process = process
         self.id = str(started["id"])
-        self.address = f"{started['addresses'][0]}/p2p/{self.id}"
+        self.port = int(str(started["addresses"][0]).rpartition("/")[2])
 
     async def ask(self, *words: str) -> dict[str, Any]:
         """Return the answer to a command. Raises GoPeerError."""

@@ -32,7 +32,7 @@ from spegel_py.store.containerd.grpc_client import SOURCE, BlobRecord
 from spegel_py.store.walker import Walker
 from tests.contract.test_watcher import keys, listening
 from tests.support import images
-from tests.support.containerd import Daemon
+from tests.support.containerd import Daemon, running_daemon
 from tests.support.images import image
 from tests.support.processes import until
 
@@ -42,11 +42,8 @@ NAME = "registry.example/team/app:1"
 @pytest.fixture
 async def daemon() -> AsyncIterator[Daemon]:
     """A running containerd."""
-    with tempfile.TemporaryDirectory(prefix="spegel-") as folder:
-        one = Daemon(folder=Path(folder), has_cri=False)
-        await one.start()
+    async with running_daemon() as one:
         yield one
-        await one.stop()
 
 
 @pytest.fixture
