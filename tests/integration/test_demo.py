@@ -157,9 +157,10 @@ async def test_no_process_is_left(
     """
     async with demo(tmp_path / "nodes", "--size", "24", "--rate", rate) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         async with asyncio.timeout(60):
             while at not in (line := await process.stdout.readline()):
-                assert line, "the demonstration has ended by itself"
+                assert line, (await process.stderr.read()).decode()
         nodes = children(process.pid)
         assert len(nodes) == count
         process.send_signal(number)
@@ -171,7 +172,6 @@ async def test_no_process_is_left(
 
         await until(are_gone, deadline=10)
         assert process.returncode == status
-        assert process.stderr is not None
         assert (await process.stderr.read()) in (b"", b"spegel-py: stopped; all nodes have ended\n")
     if number != signal.SIGKILL:
         assert list((tmp_path / "nodes").iterdir()) == []

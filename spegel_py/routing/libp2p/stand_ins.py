@@ -15,11 +15,12 @@ subclassed and used in annotations. Calling one raises StandInUsed with its name
 
 from __future__ import annotations
 
+import builtins
 import enum
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -63,8 +64,6 @@ FOREIGN = frozenset(
     }
 )
 """Modules of others that py-libp2p imports for parts that a node does not use."""
-
-_TOPS = tuple(name.partition(".")[0] for name in FOREIGN)
 
 LIBP2P = "0.8.1"
 """The version of py-libp2p, which it names to its peers."""
@@ -185,14 +184,10 @@ class _Module(ModuleType):
 class _Finder(MetaPathFinder):
     """Finds the stand-ins before Python's own finders find the real modules."""
 
-    def __init__(self) -> None:
-        self.depth = 0
-        """Modules of `IMPORTERS` that are being loaded now, each imported by the one before."""
-
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if _is_within(fullname, UNUSED) or (self.depth and _is_within(fullname, FOREIGN)):
+        if _is_within(fullname, UNUSED):
             return ModuleSpec(fullname, _StandInLoader(), is_package=True)
         if fullname in REPLACED:
             return ModuleSpec(fullname, _ReplacingLoader())
@@ -202,7 +197,7 @@ class _Finder(MetaPathFinder):
             return spec
         real = PathFinder.find_spec(fullname, path)
         if real is not None and real.loader is not None:
-            real.loader = _ImporterLoader(real.loader, self)
+            real.loader = _ImporterLoader(real.loader)
         return real
 
 
@@ -222,11 +217,13 @@ class _ReplacingLoader(Loader):
 
 
 class _ImporterLoader(Loader):
-    """Loads a module as usual, but hides the modules of `FOREIGN` from it."""
+    """Loads a module as usual, but gives it stand-ins for the modules of `FOREIGN`.
 
-    def __init__(self, real: Any, finder: _Finder) -> None:
+    Only its own import statements find them. Another thread may be importing the real modules.
+    """
+
+    def __init__(self, real: Any) -> None:
         self._real = real
-        self._finder = finder
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -236,45 +233,63 @@ class _ImporterLoader(Loader):
         return created
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code."""
-        with _hidden(self._finder):
-            self._real.exec_module(module)
+        """Run the module's code, whose import statements call `_import`."""
+        vars(module)["__builtins__"] = _BUILTINS
+        self._real.exec_module(module)
 
 
-@contextmanager
-def _hidden(finder: _Finder) -> Iterator[None]:
-    """Hide the real modules of `FOREIGN`, so that stand-ins are found, while the block lasts."""
-    kept = {} if finder.depth else _taken()
-    finder.depth += 1
-    try:
-        yield
-    finally:
-        finder.depth -= 1
-        if not finder.depth:
-            _taken()
-            for name, module in kept.items():
-                sys.modules[name] = module
-                _bind(name, module)
+def _import(
+    name: str,
+    its_globals: Mapping[str, object] | None = None,
+    its_locals: Mapping[str, object] | None = None,
+    fromlist: Sequence[str] | None = (),
+    level: int = 0,
+) -> ModuleType:
+    """Import as `builtins.__import__` does, with stand-ins for the modules of `FOREIGN`.
+
+    Without names after `import` it returns the topmost package, else the module itself.
+    """
+    if level == 0 and _is_within(name, FOREIGN):
+        module = _foreign(name)
+        return module if fromlist else _topmost(name, module)
+    hidden = [each for each in fromlist or () if level == 0 and f"{name}.{each}" in FOREIGN]
+    if not hidden:
+        return builtins.__import__(name, its_globals, its_locals, fromlist or (), level)
+    return _mixed(import_module(name), {each: _foreign(f"{name}.{each}") for each in hidden})
 
 
-def _taken() -> dict[str, ModuleType]:
-    """Take the modules of `FOREIGN`, real ones or stand-ins, out of the loaded ones."""
-    names = [name for name in sys.modules if name.startswith(_TOPS) and _is_within(name, FOREIGN)]
-    found = {name: sys.modules.pop(name) for name in names}
-    for name in found:
-        _bind(name, None)
-    return found
+def _foreign(name: str) -> ModuleType:
+    """Return the stand-in for a module of `FOREIGN`, which is known to its parent stand-in."""
+    if name not in _FOREIGN:
+        _FOREIGN[name] = _Module(name)
+        parent, _, child = name.rpartition(".")
+        if _is_within(parent, FOREIGN):
+            setattr(_foreign(parent), child, _FOREIGN[name])
+    return _FOREIGN[name]
 
 
-def _bind(name: str, module: ModuleType | None) -> None:
-    """Set a module as the attribute of its parent, or remove it."""
+def _topmost(name: str, module: ModuleType) -> ModuleType:
+    """Return the topmost package of a stand-in, the real one where only a part is foreign."""
     parent, _, child = name.rpartition(".")
-    if (package := sys.modules.get(parent)) is None:
-        return
-    if module is not None:
-        setattr(package, child, module)
-    else:
-        vars(package).pop(child, None)
+    if not parent:
+        return module
+    if _is_within(parent, FOREIGN):
+        return _topmost(parent, _foreign(parent))
+    return _topmost(parent, _mixed(import_module(parent), {child: module}))
+
+
+def _mixed(real: ModuleType, parts: Mapping[str, ModuleType]) -> ModuleType:
+    """Return a module that has these parts, and otherwise what the real one has."""
+    mixed = ModuleType(real.__name__)
+    vars(mixed).update(parts, __getattr__=partial(getattr, real))
+    return mixed
+
+
+_FOREIGN: dict[str, ModuleType] = {}
+"""The stand-ins for modules of `FOREIGN`, which are never among the loaded modules."""
+
+_BUILTINS = vars(builtins) | {"__import__": _import}
+"""What the modules of `IMPORTERS` find as built-in."""
 
 
 def _is_within(fullname: str, packages: frozenset[str]) -> bool:

@@ -84,6 +84,37 @@ def test_others_find_the_real_modules() -> None:
     assert done.stdout.split()[-1] == "True"
 
 
+_MEANWHILE = """
+import sys, threading
+import anyio
+import spegel_py.routing.libp2p
+found = []
+
+def audit(event, arguments):
+    if event == "import" and arguments[0] == "libp2p.utils.varint" and not found:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+def other():
+    import netaddr
+    found.append(sys.modules.get("anyio") is anyio and "netaddr" in netaddr.__file__)
+
+sys.addaudithook(audit)
+import spegel_py.routing.libp2p.service
+import anyio as again
+print(found, again is anyio)
+"""
+
+
+def test_another_thread_imports_meanwhile() -> None:
+    """A node's HTTP side imports what it needs while the libp2p side is being loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEANWHILE], capture_output=True, check=True, text=True
+    )
+    assert done.stdout == "[True] True\n"
+
+
 def test_a_late_package_runs_its_init_for_whoever_asks() -> None:
     """`libp2p.new_host` is defined in the `__init__` that a node does not run."""
     libp2p: Any = import_module("libp2p")

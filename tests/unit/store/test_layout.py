@@ -283,7 +283,7 @@ async def test_a_cancelled_reader_of_the_index_leaves_nothing_open(root: Path) -
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
-    assert descriptors() == before
+    assert descriptors() <= before  # descriptors of an earlier test may be closed meanwhile
 
 
 async def test_only_full_references_are_tags(root: Path) -> None:
