@@ -14,6 +14,7 @@
     ├ StoreError                    reading this node's own content failed
     │ ├ ContentNotFound             the store does not have it
     │ └ StoreUnavailable            the daemon or the disk behind the store is down
+    │   └ StoreFull                 the disk behind the store has no room
     ├ RoutingError                  a lookup of peers failed
     │ └ RouterUnavailable           the libp2p side is not running
     └ PeerError                     a request to one peer failed
@@ -161,6 +162,10 @@ class ContentNotFound(StoreError):
 
 class StoreUnavailable(StoreError):
     """The daemon or the file system behind the store does not respond; it may recover."""
+
+
+class StoreFull(StoreUnavailable):
+    """The disk behind the store has no room; it may get some."""
 
 
 class RoutingError(SpegelError):

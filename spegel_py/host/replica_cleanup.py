@@ -18,11 +18,12 @@ async def release_replicas(socket: Path, namespace: str) -> None:
     is done, and the leases end by themselves two weeks after their last renewal.
     """
     from spegel_py.store.containerd import Client, Leases
+    from spegel_py.store.containerd.lease_labels import PREFIX, WRITING
 
     try:
         async with Client(socket=socket, namespace=namespace) as client:
             leases = Leases(client=client)
-            found = await leases.list()
+            found = await leases.list(PREFIX, WRITING)
             for lease in found:
                 await leases.delete(lease, sync=lease is found[-1])
     except StoreUnavailable as error:

@@ -81,6 +81,8 @@ class PullClient(StrEnum):
     """A person who measures: `spegel-py measure`, or the status page."""
     PULL = "pull"
     """A person who runs `spegel-py pull`."""
+    REPLICA = "replica"
+    """A node that takes an image as a replica, in the background."""
 
     @classmethod
     def parse(cls, header: str) -> PullClient:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -204,6 +204,51 @@ class PulledImage:
     pulled: float
 
 
+class ContentWriter(Protocol):
+    """One piece of content on its way into the store."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the store had the whole content already, so that nothing is to be written."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are here, those of an earlier attempt included: where `write` goes on."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Append bytes. Raises StoreFull, StoreUnavailable; the bytes before stay."""
+        ...
+
+    async def restart(self) -> None:
+        """Discard all bytes."""
+        ...
+
+    async def commit(self) -> None:
+        """Put the content into the store.
+
+        Raises DigestMismatch for another length or digest, and discards all bytes then. Raises
+        StoreFull, StoreUnavailable.
+        """
+        ...
+
+
+class ImageWriter(Protocol):
+    """An image on its way into the store. What is written stays at least until it is closed."""
+
+    def open(
+        self, blob: Child, *, children: Sequence[Child] = ()
+    ) -> AbstractAsyncContextManager[ContentWriter]:
+        """Open one piece of the image for writing. Entering raises StoreFull, StoreUnavailable.
+
+        Args:
+            children: the content below a manifest, which is here already. Children are written
+                before their parents.
+        """
+        ...
+
+
 class Replicas(Protocol):
     """The images that this node keeps, whatever its runtime removes.
 
@@ -226,6 +271,20 @@ class Replicas(Protocol):
         """Return the images that the runtime has, those with a replica too.
 
         Raises StoreUnavailable.
+        """
+        ...
+
+    def writing(
+        self, image: PlatformImage, *, sources: Collection[str] = ()
+    ) -> AbstractAsyncContextManager[ImageWriter]:
+        """Open an image for writing, whether a part of it is here or nothing.
+
+        At the end the store may collect what was written, unless the image is held by then. If this
+        process ends before, another one goes on with the bytes that are here. Raises
+        StoreUnavailable.
+
+        Args:
+            sources: the repositories (`registry/repository`) that the image comes from.
         """
         ...
 

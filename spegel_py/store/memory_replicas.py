@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import PulledImage, Replica
+from spegel_py.store.base import ImageWriter, PlatformImage, PulledImage, Replica
 from spegel_py.store.memory_store import MemoryStore
+from spegel_py.store.memory_writer import MemoryImageWriter
 
 
 class MemoryReplicas:
@@ -31,6 +33,21 @@ class MemoryReplicas:
 
     async def pulled(self) -> list[PulledImage]:
         return self._store.pulled()
+
+    @asynccontextmanager
+    async def writing(
+        self, image: PlatformImage, *, sources: Collection[str] = ()
+    ) -> AsyncIterator[ImageWriter]:
+        self._store.check_here()
+        self._store.written.append(image)
+        try:
+            yield MemoryImageWriter(store=self._store)
+        finally:
+            self._store.written.remove(image)
+            if image not in self._store.written and image.manifest not in self._held:
+                for blob in image.blobs:
+                    self._store.parts.pop(blob.digest, None)
+                self._store.collect()
 
     async def hold(self, replica: Replica) -> None:
         for blob in replica.image.blobs:

@@ -19,6 +19,7 @@ from spegel_py.store.base import (
     Descriptor,
     Ingest,
     Inventory,
+    PlatformImage,
     PulledImage,
     Replica,
     Tag,
@@ -37,6 +38,12 @@ class MemoryStore:
         self._names: dict[str, Tag] = {}
         self.replicas: dict[Digest, Replica] = {}
         """The replicas by their manifests' digests; MemoryReplicas changes them."""
+        self.parts: dict[Digest, bytearray] = {}
+        """The bytes of unfinished content; MemoryImageWriter changes them."""
+        self.written: list[PlatformImage] = []
+        """The images that are being written: their content is not collected."""
+        self.room: int | None = None
+        """Bytes that may still be written; None for no limit."""
         self._is_away = False
         self._subscribers: set[asyncio.Queue[Inventory | ContentEvent]] = set()
 
@@ -75,12 +82,17 @@ class MemoryStore:
             self._blobs.pop(key, None)
         self._emit_difference(before)
 
+    def has(self, digest: Digest) -> bool:
+        """Return True if the content is here."""
+        return digest in self._blobs
+
     def collect(self) -> int:
         """Remove all content that neither a tag nor a replica leads to, as a runtime does.
 
         Return the bytes that were removed.
         """
-        reached = {blob.digest for one in self.replicas.values() for blob in one.image.blobs}
+        kept = [*self.written, *(replica.image for replica in self.replicas.values())]
+        reached = {blob.digest for image in kept for blob in image.blobs}
         to_read = [tag.digest for tag in self._names.values()]
         while to_read:
             digest = to_read.pop()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -18,20 +18,27 @@ from google.protobuf.empty_pb2 import Empty
 
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
-from spegel_py.store.base import Descriptor, PlatformImage, PulledImage, Replica
+from spegel_py.store.base import Descriptor, ImageWriter, PlatformImage, PulledImage, Replica
 from spegel_py.store.containerd.api import leases_pb2
+from spegel_py.store.containerd.containerd_image_writer import ContainerdImageWriter
 from spegel_py.store.containerd.grpc_client import Client, NamedImage
+from spegel_py.store.containerd.grpc_errors import AlreadyExists
 from spegel_py.store.containerd.lease_labels import (
     PREFIX,
+    WRITING,
     Lease,
     lease_of,
     made_at,
     remembered,
     replica_of,
+    writing_lease,
 )
 from spegel_py.store.containerd.pull_times import PullTimes
 
 log = structlog.get_logger(__name__)
+
+RESUMABLE = 3600.0
+"""Seconds for which the bytes of an unfinished image are kept after its writing began."""
 
 _LEASES = "/containerd.services.leases.v1.Leases"
 
@@ -45,14 +52,18 @@ class Leases:
     def __repr__(self) -> str:
         return f"<Leases {self._client!r}>"
 
-    async def list(self) -> list[Lease]:
-        """Return all leases whose ids begin with PREFIX."""
-        request = leases_pb2.ListRequest(filters=[f'id~="^{PREFIX}"'])
+    async def list(self, *beginnings: str) -> list[Lease]:
+        """Return all leases whose ids begin so."""
+        request = leases_pb2.ListRequest(filters=[f'id~="^{each}"' for each in beginnings])
         answer = await self._client.call(f"{_LEASES}/List", request, leases_pb2.ListResponse)
         return [
-            Lease(one.id, {label.key: label.value for label in one.labels})
+            Lease(
+                one.id,
+                {label.key: label.value for label in one.labels},
+                one.created_at.ToNanoseconds() / 1e9,
+            )
             for one in answer.leases
-            if one.id.startswith(PREFIX)
+            if one.id.startswith(beginnings)
         ]
 
     async def content(self, lease: Lease) -> frozenset[Digest]:
@@ -106,6 +117,7 @@ class ContainerdReplicas:
         self._leases = Leases(client=client)
         self._clock = clock
         self._held: dict[Digest, _Held] = {}
+        self._written: dict[str, int] = {}  # leases with an open writer → writers
         self._lock = asyncio.Lock()
         self._last = 0.0
         self.on_change: Callable[[Replica], None] = lambda replica: None
@@ -121,7 +133,8 @@ class ContainerdReplicas:
         async with self._lock:
             records = await self._client.content()
             found: dict[Digest, _Held] = {}
-            for lease in sorted(await self._leases.list(), key=made_at):
+            await self._drop_leftovers()
+            for lease in sorted(await self._leases.list(PREFIX), key=made_at):
                 content = await self._leases.content(lease)
                 here = [Descriptor(one, records[one].size) for one in content if one in records]
                 replica = replica_of(lease, here)
@@ -140,6 +153,23 @@ class ContainerdReplicas:
             PulledImage(image.name, image.target, self._pulls.of(image))
             for image in await self._client.images()
         ]
+
+    @asynccontextmanager
+    async def writing(
+        self, image: PlatformImage, *, sources: Collection[str] = ()
+    ) -> AsyncIterator[ImageWriter]:
+        lease = writing_lease(image, now=self._clock())
+        with suppress(AlreadyExists):  # an earlier process was writing it
+            await self._leases.create(lease)
+        self._written[lease.id] = self._written.get(lease.id, 0) + 1
+        try:
+            yield ContainerdImageWriter(client=self._client, lease=lease, sources=sources)
+        finally:
+            self._written[lease.id] -= 1
+            if not self._written[lease.id]:
+                del self._written[lease.id]
+                with suppress(StoreUnavailable):  # load removes a leftover
+                    await asyncio.shield(self._leases.delete(lease, sync=True))
 
     async def hold(self, replica: Replica) -> None:
         image = replica.image
@@ -187,6 +217,16 @@ class ContainerdReplicas:
                     found[name] = _named(name, replica, pulled)
             found[replica.key] = _named(replica.key, replica, 0.0)
         return found
+
+    async def _drop_leftovers(self) -> None:
+        """Delete the leases of writers that have ended long ago, with the ingests below them.
+
+        A younger one stays: the image may be written again, and goes on where it stopped.
+        """
+        for lease in await self._leases.list(WRITING):
+            if lease.id not in self._written and lease.created + RESUMABLE < self._clock():
+                log.info("unfinished image dropped", lease=lease.id)
+                await self._leases.delete(lease)
 
     async def _check(self, image: PlatformImage) -> None:
         """Raise ContentNotFound unless all blobs are here. They were leased before, so they stay.

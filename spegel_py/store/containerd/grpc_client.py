@@ -8,10 +8,8 @@ module.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +24,7 @@ from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
+from spegel_py.store.containerd.grpc_errors import LATE, translate
 from spegel_py.wording import containerd_away
 
 TIMEOUT = 5.0
@@ -275,41 +274,57 @@ class Client:
             finally:
                 call.cancel()
 
+    @asynccontextmanager
+    async def duplex(
+        self, method: str, request: type[Message], answer: type[Message], *, lease: str
+    ) -> AsyncIterator[Duplex]:
+        """Give a call of requests and answers in turn, below a lease. Leaving it cancels it."""
+        call = self._channel.stream_stream(
+            method,
+            request_serializer=request.SerializeToString,
+            response_deserializer=answer.FromString,
+        )(metadata=(*self._metadata, ("containerd-lease", lease)))
+        try:
+            yield Duplex(call, self._errors)
+        finally:
+            call.cancel()
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                raise ContentNotFound(f"containerd: {error.details()}") from error
-            raise StoreUnavailable(explain(error, self.socket)) from error
+            raise translate(error, self.socket) from error
         except TimeoutError as error:
-            raise StoreUnavailable(containerd_away(self.socket, _LATE)) from error
+            raise StoreUnavailable(containerd_away(self.socket, LATE)) from error
         except grpc.aio.UsageError as error:  # the channel is closed because this node is stopping
             raise StoreUnavailable(f"containerd: {error}") from error
 
 
-_LATE = "no answer in time"
+class Duplex:
+    """A call of requests and answers in turn."""
 
-_CAUSES = tuple(map(os.strerror, (errno.ENOENT, errno.ECONNREFUSED, errno.EACCES)))
-"""Errors of the operating system that stand somewhere in a text of gRPC."""
+    def __init__(self, call: Any, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self._call = call
+        self._errors = errors
 
+    async def send(self, request: Message) -> None:
+        """Send a request without waiting for its answer."""
+        with self._errors():
+            try:
+                await self._call.write(request)
+            except asyncio.InvalidStateError:  # the daemon has ended the call
+                await self._call.read()
+                raise
 
-def _cause(details: str) -> str:
-    if "timed out" in details:
-        return _LATE
-    return next((cause for cause in _CAUSES if cause in details), "the connection broke")
-
-
-def explain(error: grpc.aio.AioRpcError, socket: Path) -> str:
-    """Return the reason of a failed call in words, without the texts of the gRPC library."""
-    match error.code():
-        case grpc.StatusCode.UNAVAILABLE:
-            return containerd_away(socket, _cause(error.details() or ""))
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return containerd_away(socket, _LATE)
-        case code:
-            return f"containerd: {code.name.lower().replace('_', ' ')}: {error.details()}"
+    async def receive(self, *, within: float) -> Any:
+        """Return the next answer. Raises StoreUnavailable after `within` seconds."""
+        with self._errors():
+            async with asyncio.timeout(within):
+                answer = await self._call.read()
+                if answer is grpc.aio.EOF:
+                    raise StoreUnavailable("containerd ended the call")
+                return answer
 
 
 def _image(image: Any) -> NamedImage:

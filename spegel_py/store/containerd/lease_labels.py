@@ -19,6 +19,14 @@ from spegel_py.store.base import Descriptor, PlatformImage, Replica, ReplicaReas
 PREFIX = "spegel-py/content/"
 """Beginning of the ids of all leases that hold a replica's content."""
 
+WRITING = "spegel-py/writing/"
+"""Beginning of the ids of the leases below which images are written; the manifest's digest in hex
+follows."""
+
+WRITING_LIFE = 24 * 3600.0
+"""Seconds that containerd keeps what is written below such a lease. It keeps an ingest without a
+lease for as long."""
+
 EXPIRE = "containerd.io/gc.expire"
 """The label with the time from which containerd deletes the lease (containerd,
 core/metadata/gc.go)."""
@@ -47,10 +55,11 @@ _BLOBS, _REASON, _USED, _NAME, _PULLED = (
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease of containerd."""
+    """A lease of containerd. `created` is the Unix time at which it was made, 0 if unknown."""
 
     id: str
     labels: Mapping[str, str]
+    created: float = 0.0
 
 
 def lease_of(replica: Replica, *, now: float) -> Lease:
@@ -60,7 +69,7 @@ def lease_of(replica: Replica, *, now: float) -> Lease:
     """
     image = replica.image
     labels = {
-        EXPIRE: datetime.fromtimestamp(math.ceil(replica.expires), UTC).isoformat(),
+        EXPIRE: _time(replica.expires),
         FLAT: "true",
         _MANIFEST: str(image.manifest),
         _ROOT: str(image.root.digest),
@@ -73,6 +82,12 @@ def lease_of(replica: Replica, *, now: float) -> Lease:
     for number, (name, pulled) in enumerate(remembered(replica.names).items()):
         labels |= {f"{_NAME}{number}": name, f"{_PULLED}{number}": repr(pulled)}
     return Lease(f"{PREFIX}{image.manifest.hex}/{round(now * 1000)}", labels)
+
+
+def writing_lease(image: PlatformImage, *, now: float) -> Lease:
+    """Return the lease below which an image is written. It can be found again after a restart."""
+    labels = {EXPIRE: _time(now + WRITING_LIFE), FLAT: "true", _MANIFEST: str(image.manifest)}
+    return Lease(f"{WRITING}{image.manifest.hex}", labels)
 
 
 def remembered(names: Mapping[str, float]) -> dict[str, float]:
@@ -118,3 +133,7 @@ def made_at(lease: Lease) -> int:
     """Return the milliseconds in a lease's id; 0 for another program's id."""
     text = lease.id.rpartition("/")[2]
     return int(text) if text.isdecimal() else 0
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(math.ceil(seconds), UTC).isoformat()

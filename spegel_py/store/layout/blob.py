@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from spegel_py.errors import DigestMismatch, StoreUnavailable
+from spegel_py.errors import DigestMismatch, StoreFull, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.tools.files import sync_folder
 
@@ -179,7 +179,7 @@ def disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreUnavailable(
+            raise StoreFull(
                 f"the disk under {where} is full; make room and run again, it goes on"
             ) from error
         raise StoreUnavailable(f"{where} cannot be written: {error.strerror}") from error

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.base import (
     Descriptor,
+    ImageWriter,
     PlatformImage,
     PulledImage,
     Replica,
@@ -29,6 +31,7 @@ from spegel_py.store.base import (
 )
 from spegel_py.store.layout.blob import disk_errors
 from spegel_py.store.layout.folder import BLOBS, layout_identity
+from spegel_py.store.layout.layout_image_writer import LayoutImageWriter
 from spegel_py.tools.files import replace_file
 
 log = structlog.get_logger(__name__)
@@ -84,6 +87,12 @@ class LayoutReplicas:
             PulledImage(name, Child(tag.digest, 0, ""), tag.pulled)
             for name, tag in (await self._index()).items()
         ]
+
+    @asynccontextmanager
+    async def writing(
+        self, image: PlatformImage, *, sources: Collection[str] = ()
+    ) -> AsyncIterator[ImageWriter]:
+        yield LayoutImageWriter(root=self._root)
 
     async def hold(self, replica: Replica) -> None:
         async with self._lock:

@@ -22,31 +22,45 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,spegel_py/store/containerd/api/content.proto\x12\x1e\x63ontainerd.services.content.v1\"[\n\x04Info\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x35\n\x06labels\x18\x05 \x03(\x0b\x32%.containerd.services.content.v1.Label\"#\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x1d\n\x0bInfoRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"B\n\x0cInfoResponse\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.containerd.services.content.v1.Info\"%\n\x12ListContentRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"I\n\x13ListContentResponse\x12\x32\n\x04info\x18\x01 \x03(\x0b\x32$.containerd.services.content.v1.Info\"B\n\x12ReadContentRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"3\n\x13ReadContentResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\xd2\x02\n\x07\x43ontent\x12\x61\n\x04Info\x12+.containerd.services.content.v1.InfoRequest\x1a,.containerd.services.content.v1.InfoResponse\x12q\n\x04List\x12\x32.containerd.services.content.v1.ListContentRequest\x1a\x33.containerd.services.content.v1.ListContentResponse0\x01\x12q\n\x04Read\x12\x32.containerd.services.content.v1.ReadContentRequest\x1a\x33.containerd.services.content.v1.ReadContentResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,spegel_py/store/containerd/api/content.proto\x12\x1e\x63ontainerd.services.content.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"[\n\x04Info\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x35\n\x06labels\x18\x05 \x03(\x0b\x32%.containerd.services.content.v1.Label\"#\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x1d\n\x0bInfoRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"B\n\x0cInfoResponse\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.containerd.services.content.v1.Info\"%\n\x12ListContentRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"I\n\x13ListContentResponse\x12\x32\n\x04info\x18\x01 \x03(\x0b\x32$.containerd.services.content.v1.Info\"B\n\x12ReadContentRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"3\n\x13ReadContentResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"t\n\rUpdateRequest\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.containerd.services.content.v1.Info\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"D\n\x0eUpdateResponse\x12\x32\n\x04info\x18\x01 \x01(\x0b\x32$.containerd.services.content.v1.Info\"\xd5\x01\n\x13WriteContentRequest\x12;\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32+.containerd.services.content.v1.WriteAction\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.containerd.services.content.v1.Label\"\x82\x01\n\x14WriteContentResponse\x12;\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32+.containerd.services.content.v1.WriteAction\x12\x0e\n\x06offset\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\"\x1b\n\x0c\x41\x62ortRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t*.\n\x0bWriteAction\x12\x08\n\x04STAT\x10\x00\x12\t\n\x05WRITE\x10\x01\x12\n\n\x06\x43OMMIT\x10\x02\x32\x82\x05\n\x07\x43ontent\x12\x61\n\x04Info\x12+.containerd.services.content.v1.InfoRequest\x1a,.containerd.services.content.v1.InfoResponse\x12q\n\x04List\x12\x32.containerd.services.content.v1.ListContentRequest\x1a\x33.containerd.services.content.v1.ListContentResponse0\x01\x12q\n\x04Read\x12\x32.containerd.services.content.v1.ReadContentRequest\x1a\x33.containerd.services.content.v1.ReadContentResponse0\x01\x12g\n\x06Update\x12-.containerd.services.content.v1.UpdateRequest\x1a..containerd.services.content.v1.UpdateResponse\x12v\n\x05Write\x12\x33.containerd.services.content.v1.WriteContentRequest\x1a\x34.containerd.services.content.v1.WriteContentResponse(\x01\x30\x01\x12M\n\x05\x41\x62ort\x12,.containerd.services.content.v1.AbortRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spegel_py.store.containerd.api.content_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INFO']._serialized_start=80
-  _globals['_INFO']._serialized_end=171
-  _globals['_LABEL']._serialized_start=173
-  _globals['_LABEL']._serialized_end=208
-  _globals['_INFOREQUEST']._serialized_start=210
-  _globals['_INFOREQUEST']._serialized_end=239
-  _globals['_INFORESPONSE']._serialized_start=241
-  _globals['_INFORESPONSE']._serialized_end=307
-  _globals['_LISTCONTENTREQUEST']._serialized_start=309
-  _globals['_LISTCONTENTREQUEST']._serialized_end=346
-  _globals['_LISTCONTENTRESPONSE']._serialized_start=348
-  _globals['_LISTCONTENTRESPONSE']._serialized_end=421
-  _globals['_READCONTENTREQUEST']._serialized_start=423
-  _globals['_READCONTENTREQUEST']._serialized_end=489
-  _globals['_READCONTENTRESPONSE']._serialized_start=491
-  _globals['_READCONTENTRESPONSE']._serialized_end=542
-  _globals['_CONTENT']._serialized_start=545
-  _globals['_CONTENT']._serialized_end=883
+  _globals['_WRITEACTION']._serialized_start=1173
+  _globals['_WRITEACTION']._serialized_end=1219
+  _globals['_INFO']._serialized_start=143
+  _globals['_INFO']._serialized_end=234
+  _globals['_LABEL']._serialized_start=236
+  _globals['_LABEL']._serialized_end=271
+  _globals['_INFOREQUEST']._serialized_start=273
+  _globals['_INFOREQUEST']._serialized_end=302
+  _globals['_INFORESPONSE']._serialized_start=304
+  _globals['_INFORESPONSE']._serialized_end=370
+  _globals['_LISTCONTENTREQUEST']._serialized_start=372
+  _globals['_LISTCONTENTREQUEST']._serialized_end=409
+  _globals['_LISTCONTENTRESPONSE']._serialized_start=411
+  _globals['_LISTCONTENTRESPONSE']._serialized_end=484
+  _globals['_READCONTENTREQUEST']._serialized_start=486
+  _globals['_READCONTENTREQUEST']._serialized_end=552
+  _globals['_READCONTENTRESPONSE']._serialized_start=554
+  _globals['_READCONTENTRESPONSE']._serialized_end=605
+  _globals['_UPDATEREQUEST']._serialized_start=607
+  _globals['_UPDATEREQUEST']._serialized_end=723
+  _globals['_UPDATERESPONSE']._serialized_start=725
+  _globals['_UPDATERESPONSE']._serialized_end=793
+  _globals['_WRITECONTENTREQUEST']._serialized_start=796
+  _globals['_WRITECONTENTREQUEST']._serialized_end=1009
+  _globals['_WRITECONTENTRESPONSE']._serialized_start=1012
+  _globals['_WRITECONTENTRESPONSE']._serialized_end=1142
+  _globals['_ABORTREQUEST']._serialized_start=1144
+  _globals['_ABORTREQUEST']._serialized_end=1171
+  _globals['_CONTENT']._serialized_start=1222
+  _globals['_CONTENT']._serialized_end=1864
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,231 @@
+"""Takes images into this node's store: from peers by way of its own mirror, else from a registry.
+
+The manifests are fetched first, so that the whole image is known before a byte is written. Then
+children are written before their parents, and at the end the image is held as a replica. An image
+that could not be taken leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from spegel_py.errors import DigestMismatch, ManifestInvalid, SpegelError
+from spegel_py.oci.distribution import PullClient
+from spegel_py.oci.manifest import INDEXES, Child, all_children
+from spegel_py.pull.hosts import Hosts, connected
+from spegel_py.pull.mirror_client import Manifest
+from spegel_py.pull.plan import Platform, select
+from spegel_py.pull.plan import blobs as blobs_of
+from spegel_py.pull.session import DEPTH
+from spegel_py.replicas.image_fetch import ImageFetch, retried
+from spegel_py.replicas.take_order import (
+    TakeFailed,
+    TakeFault,
+    TakeOrder,
+    TakeProgress,
+    TakeReport,
+)
+from spegel_py.store.base import Descriptor, PlatformImage, Replica, Replicas
+from spegel_py.transfer.bucket import TokenBucket
+
+Room = Callable[[], Awaitable[int]]
+"""Returns the bytes that may be added to the store."""
+
+Gate = Callable[[], Awaitable[None]]
+"""Returns when the next bytes may be asked for."""
+
+
+async def _open_gate() -> None:
+    return
+
+
+class ImageTaker:
+    """Takes images, any number at a time, within one limit on their bytes per second.
+
+    Args:
+        mirror: the URL of this node's own registry.
+        rate: bytes per second of all images together; 0 for no limit.
+        room: returns the bytes that may be added; None for no check.
+        gate: is awaited before each piece, so that takes give way to a runtime's pulls.
+        clock: Unix time.
+        monotonic: seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        replicas: Replicas,
+        mirror: str,
+        rate: int = 0,
+        room: Room | None = None,
+        gate: Gate = _open_gate,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._replicas = replicas
+        self._mirror = mirror
+        self._budget = TokenBucket(rate=rate)
+        self._room = room
+        self._gate = gate
+        self._clock = clock
+        self._monotonic = monotonic
+        self._under_way: list[TakeProgress] = []
+
+    def __repr__(self) -> str:
+        return f"<ImageTaker {len(self._under_way)} under way by {self._mirror}>"
+
+    @property
+    def under_way(self) -> Sequence[TakeProgress]:
+        """The images that are being taken."""
+        return tuple(self._under_way)
+
+    async def take(self, order: TakeOrder, *, progress: TakeProgress | None = None) -> TakeReport:
+        """Take an image and hold it as a replica.
+
+        Args:
+            progress: is kept up to date while the image is taken; None for a new one.
+
+        Raises TakeFailed. Nothing is kept then, nor after a cancellation.
+        """
+        progress = progress or TakeProgress(order)
+        progress.began = self._monotonic()
+        self._under_way.append(progress)
+        try:
+            with _explained(order):
+                replica = await self._take(order, progress)
+        finally:
+            self._under_way.remove(progress)
+        return TakeReport(
+            replica=replica,
+            received=progress.received,
+            upstream=progress.upstream,
+            seconds=self._monotonic() - progress.began,
+        )
+
+    async def _take(self, order: TakeOrder, progress: TakeProgress) -> Replica:
+        async with connected(
+            mirror=self._mirror,
+            upstream=order.upstream,
+            reference=order.reference,
+            deadlines=None,
+            client=PullClient.REPLICA,
+        ) as hosts:
+            manifests = await _find_manifests(hosts, order, progress)
+            image, blobs = image_of(manifests)
+            progress.image = image
+            await self._check_room(order, image)
+            reference = order.reference
+            sources = [f"{reference.registry}/{reference.repository}"]
+            replica, own = self._replica(order, image), TokenBucket(rate=order.rate)
+            async with self._replicas.writing(image, sources=sources) as writer:
+                fetch = ImageFetch(hosts, writer, progress, pay=partial(self._pay, own))
+                await fetch.all(blobs)
+                for number, manifest in reversed(list(enumerate(manifests))):
+                    below = blobs if number == len(manifests) - 1 else [manifests[number + 1].child]
+                    await fetch.put(manifest, below)
+                await self._replicas.hold(replica)
+        return replica
+
+    def _replica(self, order: TakeOrder, image: PlatformImage) -> Replica:
+        return Replica(
+            image=image,
+            names=dict(order.names),
+            reason=order.reason,
+            used=self._clock() if order.used is None else order.used,
+            expires=round(order.expires),
+        )
+
+    async def _check_room(self, order: TakeOrder, image: PlatformImage) -> None:
+        if image.size > order.max_size:
+            raise TakeFailed(
+                f"{order.reference} has {image.size} bytes, more than {order.max_size}",
+                why=TakeFault.TOO_LARGE,
+            )
+        if self._room is not None and image.size > (room := await self._room()):
+            raise TakeFailed(
+                f"{order.reference} has {image.size} bytes, and there is room for {max(0, room)}",
+                why=TakeFault.NO_ROOM,
+            )
+
+    async def _pay(self, own: TokenBucket, count: int) -> None:
+        """Wait until `count` bytes are paid for, by the node's limit and by the image's own."""
+        await self._gate()
+        now = self._monotonic()
+        pause = max(bucket.pay(count, now) for bucket in (self._budget, own))
+        if pause:
+            await asyncio.sleep(pause)
+
+
+async def _find_manifests(hosts: Hosts, order: TakeOrder, progress: TakeProgress) -> list[Manifest]:
+    """Return the manifests from the root to the platform's. Raises SpegelError."""
+    reference = order.reference
+    target: Child | Manifest = (
+        Child(reference.digest, -1, "")
+        if reference.digest is not None
+        else await retried(lambda: hosts.resolve(reference.tag or ""))
+    )
+    path: list[Manifest] = []
+    while True:
+        if isinstance(target, Child):
+            child = target
+            found = await retried(lambda: hosts.manifest(child))  # noqa: B023 - awaited here
+            if path and child.size != found.child.size:
+                raise DigestMismatch(
+                    f"{child.digest} has {found.child.size} bytes, its index says {child.size}"
+                )
+        else:
+            found = target
+        progress.count(found.child.size, is_upstream=found.is_upstream)
+        path.append(found)
+        if found.child.media_type not in INDEXES:
+            break
+        if len(path) > DEPTH:
+            raise ManifestInvalid(f"more than {DEPTH} indexes within each other")
+        target = _next_manifest(found, order)
+    if order.manifest not in (None, path[-1].child.digest):
+        raise ManifestInvalid(f"{order.manifest} is no manifest of {reference}")
+    return path
+
+
+def _next_manifest(index: Manifest, order: TakeOrder) -> Child:
+    """Return the entry of an index that leads to the wanted manifest.
+
+    Case 1: the index names the manifest.
+    Case 2: the platform chooses it. A nested index is only followed if nothing fits.
+    """
+    children = all_children(index.data)
+    if named := [child for child in children if child.digest == order.manifest]:
+        return named[0]
+    chosen = select(index.data, order.platform or Platform.here())
+    fitting = [child for child in chosen if child.media_type not in INDEXES]
+    return (fitting or list(chosen))[0]
+
+
+def image_of(manifests: Sequence[Manifest]) -> tuple[PlatformImage, tuple[Child, ...]]:
+    """Return the image below these manifests, the root first, with its config and layers.
+
+    Raises ManifestInvalid.
+    """
+    blobs = blobs_of([manifests[-1].data])
+    content = [*(one.child for one in manifests), *blobs]
+    image = PlatformImage(
+        manifest=manifests[-1].child.digest,
+        root=manifests[0].child,
+        blobs=frozenset(Descriptor(child.digest, child.size) for child in content),
+    )
+    return image, blobs
+
+
+@contextmanager
+def _explained(order: TakeOrder) -> Iterator[None]:
+    """Turn each error into TakeFailed, with the image's name."""
+    try:
+        yield
+    except TakeFailed:
+        raise
+    except SpegelError as error:
+        raise TakeFailed(f"{order.reference}: {error}", why=TakeFault.of(error)) from error
