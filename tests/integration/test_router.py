@@ -21,6 +21,7 @@ from multiaddr import Multiaddr
 from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p import (
     announce,
+    closing,
     compat,
     dialling,
     duplicate_identities,
@@ -332,7 +333,7 @@ def _as_stranger(address: str, talk: Any) -> Any:
             try:
                 return await talk(host, peer)
             finally:
-                await compat.hang_up_all(host)
+                await closing.hang_up_all(host)
 
     return trio.run(main)
 
@@ -429,7 +430,7 @@ async def test_a_standard_peer_is_served_and_believed() -> None:
                 return True
 
             answers = kademlia.KademliaBackend(
-                lambda key: [], lambda raw: [], provide, lambda reason: None
+                lambda key: [], lambda raw, asking: [], provide, lambda reason: None
             )
             host.set_stream_handler(
                 kademlia.PROTOCOL, kademlia.KademliaServer(host, answers).handle

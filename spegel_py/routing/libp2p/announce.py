@@ -21,7 +21,7 @@ from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 
 from spegel_py.routing.base import Peer
-from spegel_py.routing.libp2p import compat, frames
+from spegel_py.routing.libp2p import closing, frames
 from spegel_py.routing.libp2p.frames import (
     Ages,
     Delta,
@@ -202,7 +202,7 @@ class AnnounceStream:
                 nursery.start_soon(self._receive, stream)
                 await self._send(stream)
         except BaseException:
-            with compat.shielded(1):
+            with closing.shielded(1):
                 await stream.reset()
             raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import trio
@@ -124,10 +125,15 @@ class Dht:
             found.insert(0, Contact(self._own, tuple(self._provider_addresses())))
         return found
 
-    def closest(self, raw: bytes) -> list[Contact]:
-        """Return the connected peers closest to a raw key."""
-        near = [self._mesh.contact(peer) for peer in self._nearest(raw, CLOSEST)]
-        return [contact for contact in near if contact.addresses]
+    def closest(self, raw: bytes, asking: ID) -> list[Contact]:
+        """Return the CLOSEST connected peers to a raw key, without the one that asks.
+
+        A peer whose addresses are not known yet is left out.
+        """
+        near = (
+            self._mesh.contact(peer) for peer in self._nearest(raw, 2 * CLOSEST) if peer != asking
+        )
+        return list(islice((contact for contact in near if contact.addresses), CLOSEST))
 
     def provide(self, sender: ID, key: bytes, addresses: Sequence[Multiaddr]) -> bool:
         """Keep a provider record of the sender. Return False if it was refused."""

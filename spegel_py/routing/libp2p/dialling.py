@@ -19,8 +19,9 @@ from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import closing, compat
 from spegel_py.routing.libp2p.lean_host import LeanUpgrader
+from spegel_py.routing.libp2p.mesh_swarm import MeshSwarm
 from spegel_py.routing.libp2p.multiaddrs import Contact, strip_peer
 
 log = structlog.get_logger(__name__)
@@ -170,7 +171,7 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
     Raises:
         PeerUnreachable: the text says why.
     """
-    swarm = cast("compat.MeshSwarm", host.get_network())
+    swarm = cast("MeshSwarm", host.get_network())
     async with _secured(swarm, address, expected=expected, timeout=timeout) as secured:
         peer_id = secured.get_remote_peer()
         muxed = await swarm.upgrader.upgrade_connection(secured, peer_id)
@@ -184,14 +185,14 @@ async def prove(host: BasicHost, address: Multiaddr, *, expected: ID, timeout: f
     The connection is closed again. Raises PeerUnreachable saying why; `timeout` in seconds covers
     connecting and the handshake.
     """
-    swarm = cast("compat.MeshSwarm", host.get_network())
+    swarm = cast("MeshSwarm", host.get_network())
     async with _secured(swarm, address, expected=expected, timeout=timeout, is_kept=False):
         pass  # the handshake is the proof
 
 
 @asynccontextmanager
 async def _secured(
-    swarm: compat.MeshSwarm,
+    swarm: MeshSwarm,
     address: Multiaddr,
     *,
     expected: ID | None,
@@ -227,7 +228,7 @@ async def _secured(
         raise
 
 
-def _check_identity(secured: ISecureConn, *, expected: ID | None, swarm: compat.MeshSwarm) -> None:
+def _check_identity(secured: ISecureConn, *, expected: ID | None, swarm: MeshSwarm) -> None:
     """Raise PeerUnreachable if the peer is this node, a duplicate, or not the expected peer."""
     peer_id = secured.get_remote_peer()
     if peer_id == swarm.get_peer_id():
@@ -240,5 +241,5 @@ def _check_identity(secured: ISecureConn, *, expected: ID | None, swarm: compat.
 
 async def _close(raw: RawConnection | None) -> None:
     if raw is not None:
-        with compat.shielded(1):
+        with closing.shielded(1):
             await raw.close()

@@ -45,6 +45,9 @@ MISSED = 1e-4
 """Probability that an unknown member is still left after such answers."""
 TOGETHER = 0.25
 """Seconds in which the new peers of a complete mesh are asked together, through one of them."""
+ALL_KNOWN = CLOSEST - 2
+"""Peers in an answer up to which it has all that the asked peer knows. go-libp2p, and nodes of
+older versions, name one less than CLOSEST where the asking node is itself among the closest."""
 SOUGHT = 4
 """Lost peers dialled at a time: each leads to all members, and a dial without an answer
 takes 3 s."""
@@ -233,13 +236,13 @@ class MemberDiscovery:
                 if contact.id not in self._connected
             ]
             # The answer about this node's own place is always the same.
-            is_whole = target == random_place or len(named) < CLOSEST
+            is_whole = target == random_place or len(named) <= ALL_KNOWN
             is_news = any(contact.id not in self._addresses for contact in found)
             self._in_vain = 0 if is_news else self._in_vain + is_whole
             self._addresses.remember(found)
             await self.dial_named(found, has_time=True)
             knows_any = knows_any or bool(others)
-            if len(named) < CLOSEST:  # it knows no others
+            if len(named) <= ALL_KNOWN:  # it knows no others
                 break
         return knows_any
 

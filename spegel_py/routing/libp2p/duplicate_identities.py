@@ -15,7 +15,7 @@ import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import compat, mesh_swarm
 
 log = structlog.get_logger(__name__)
 
@@ -85,4 +85,4 @@ class DuplicateIdentities:
     def _processes(self, peer: ID) -> dict[bytes, str]:
         """Return the keys of the processes that a peer is connected from, with their addresses."""
         connections = self._host.get_network().get_connections(peer)
-        return {compat.process_key(each): compat.remote_ip(each) or "" for each in connections}
+        return {compat.process_key(each): mesh_swarm.remote_ip(each) or "" for each in connections}

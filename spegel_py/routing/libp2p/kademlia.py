@@ -30,7 +30,7 @@ from libp2p.peer.id import ID
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import closing, mesh_swarm
 from spegel_py.routing.libp2p.bounds import MessageBudget, bound_key
 from spegel_py.routing.libp2p.keys import from_record_key, record_key
 from spegel_py.routing.libp2p.multiaddrs import Contact, own_addresses
@@ -69,8 +69,9 @@ class KademliaBackend:
 
     providers: Callable[[bytes], list[Contact]]
     """Returns the holders of a key's hash, this node included."""
-    closest: Callable[[bytes], list[Contact]]
-    """Returns the connected peers closest to a raw key (peer id or record key)."""
+    closest: Callable[[bytes, ID], list[Contact]]
+    """Returns the connected peers closest to a raw key (peer id or record key), for a peer that
+    asks, so without that one."""
     provide: Callable[[ID, bytes, Sequence[Multiaddr]], bool]
     """Keeps a record of provider (always the sender), key's hash and addresses; False if
     refused."""
@@ -89,7 +90,7 @@ class KademliaServer:
     async def handle(self, stream: INetStream) -> None:
         """Answer every message of one stream. A malformed one resets this stream only."""
         sender = stream.muxed_conn.peer_id
-        key = bound_key(compat.remote_ip(stream) or "", str(sender))
+        key = bound_key(mesh_swarm.remote_ip(stream) or "", str(sender))
         reader = MessageReader(stream)
         try:
             while True:
@@ -134,7 +135,7 @@ class KademliaServer:
         answer = Message(type=kind, key=message.key)
         if kind == Message.GET_PROVIDERS and (key := from_record_key(message.key)):
             _fill(answer.providerPeers, self._backend.providers(key))
-        near = [contact for contact in self._backend.closest(message.key) if contact.id != sender]
+        near = self._backend.closest(message.key, sender)
         if kind == Message.FIND_NODE and message.key == self._host.get_id().to_bytes():
             near.insert(0, Contact(self._host.get_id(), own_addresses(self._host)))
         _fill(answer.closerPeers, near)
@@ -208,7 +209,7 @@ class KademliaClient:
             raise translated(error, peer) from error
         finally:
             if stream is not None:
-                with compat.shielded(1):
+                with closing.shielded(1):
                     await stream.reset()
 
     async def _send_providers(

@@ -27,6 +27,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
+from spegel_py.routing.libp2p.closing import shielded
 from spegel_py.routing.libp2p.lean_yamux import LeanYamux
 from spegel_py.routing.libp2p.negotiation import AT_ONCE, NotAgreed, agree, propose
 from spegel_py.routing.libp2p.speedups import ReadAhead
@@ -105,7 +106,7 @@ class LeanHost(BasicHost):
                     stream, list(protocol_ids), lambda: stream.read(AT_ONCE)
                 )
         except BaseException as error:
-            with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
+            with shielded(1):
                 await stream.reset()
             if isinstance(error, NotAgreed | StreamError | trio.TooSlowError):
                 raise StreamFailure(f"no stream to {peer_id}: {error!r}") from error

@@ -20,7 +20,7 @@ from libp2p.host.ping import PingService
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import closing, mesh_swarm
 from spegel_py.routing.libp2p.announce import PROTOCOL as ANNOUNCE
 from spegel_py.routing.libp2p.announce import AnnounceStream, Carried, say_goodbye
 from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS, bound_key, is_full
@@ -167,7 +167,7 @@ class Mesh:
 
     def _connected_from(self, peer: ID) -> str | None:
         for connection in self._host.get_network().get_connections(peer):
-            if ip := compat.remote_ip(connection):
+            if ip := mesh_swarm.remote_ip(connection):
                 return ip
         return None
 
@@ -239,7 +239,7 @@ class Mesh:
 
     async def _hang_up(self, peer: ID, connections: Sequence[INetConn]) -> None:
         with tolerating("hanging up failed", peer):
-            await compat.hang_up(connections)
+            await closing.hang_up(connections)
 
     async def _redial(self, peer: ID, connections: Sequence[INetConn]) -> None:
         await self._hang_up(peer, connections)

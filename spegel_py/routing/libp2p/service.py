@@ -16,6 +16,7 @@ from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Peer, RequestHandler
 from spegel_py.routing.libp2p import (
     announce,
+    closing,
     compat,
     kademlia,
     multiaddrs,
@@ -28,6 +29,7 @@ from spegel_py.routing.libp2p.frames import Hello
 from spegel_py.routing.libp2p.identity import PasswordProof
 from spegel_py.routing.libp2p.kademlia import KademliaBackend, KademliaClient, KademliaServer
 from spegel_py.routing.libp2p.mesh import Mesh
+from spegel_py.routing.libp2p.mesh_swarm import MeshSwarm
 from spegel_py.routing.libp2p.prober import Watched
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.request_response import (
@@ -103,7 +105,7 @@ class Service:
             counted=counted,
             changed=changed,
         )
-        swarm = cast("compat.MeshSwarm", self._host.get_network())
+        swarm = cast("MeshSwarm", self._host.get_network())
         swarm.answered = self._mesh.prober.answered
         self._dht = Dht(
             own=self._host.get_id(),
@@ -160,9 +162,9 @@ class Service:
                 await self._mesh.say_goodbye(timeout=GOODBYE_TIMEOUT)
             finally:
                 try:
-                    await compat.hang_up_all(self._host)
+                    await closing.hang_up_all(self._host)
                 finally:  # an open one looks alive to its peer, which may say goodbye into it
-                    compat.shut_connections(self._host)
+                    closing.shut_connections(self._host)
             nursery.cancel_scope.cancel()
 
     # Called from the asyncio side, through the bridge
@@ -225,7 +227,7 @@ class Service:
 
     def shut(self) -> None:
         """Shut all sockets from another thread, when this life hangs and is abandoned."""
-        compat.shut_sockets(self._host)
+        closing.shut_sockets(self._host)
 
     def duplicate_identities(self) -> Mapping[str, str]:
         """Return the nodes that share an identity, each with a sentence for people."""

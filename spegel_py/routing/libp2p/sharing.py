@@ -28,6 +28,7 @@ from spegel_py.routing.libp2p.frames import (
     Frame,
     Hello,
     Refresh,
+    SetPart,
     set_parts,
 )
 from spegel_py.routing.libp2p.holders import checksum
@@ -66,6 +67,7 @@ class LocalKeys:
         self.version = 0
         self.checksum = 0
         self._log: deque[Delta] = deque(maxlen=LOG_LENGTH)
+        self._whole: tuple[SetPart, ...] | None = None
 
     def __repr__(self) -> str:
         return f"<LocalKeys {len(self.keys)} keys, version {self.version}>"
@@ -97,7 +99,14 @@ class LocalKeys:
         self.checksum ^= checksum(keys)
         self.version += 1
         self._log.append(Delta(added, keys))
+        self._whole = None
         return True
+
+    def whole(self) -> tuple[SetPart, ...]:
+        """Return all keys in parts. All peers are sent the same ones, so they are made once."""
+        if self._whole is None:
+            self._whole = tuple(set_parts(list(self.keys), complete=True))
+        return self._whole
 
     def since(self, version: int) -> list[Delta] | None:
         """Return the changes after `version`, oldest first; None if the log is too short."""
@@ -147,12 +156,15 @@ class PeerSyncState:
         return Refresh(self._count, self._checksum)
 
     def _whole(self, local: LocalKeys, part: Collection[bytes] | None) -> list[Frame]:
-        keys = local.keys if part is None else set(part)
-        self._sent = None if part is None else set(part)
         self._started, self._version = True, local.version
         self._aged = {}
-        self._count, self._checksum = len(keys), checksum(keys)
-        return list(set_parts(list(keys), complete=part is None))
+        if part is None:
+            self._sent = None
+            self._count, self._checksum = len(local.keys), local.checksum
+            return list(local.whole())
+        self._sent = set(part)
+        self._count, self._checksum = len(self._sent), checksum(self._sent)
+        return list(set_parts(list(self._sent), complete=False))
 
     def _everything_changed(self, local: LocalKeys) -> list[Frame]:
         changes = local.since(self._version)

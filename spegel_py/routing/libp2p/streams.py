@@ -16,7 +16,7 @@ from libp2p.protocol_muxer.multiselect_client import MULTISELECT_PROTOCOL_ID
 from libp2p.utils import encode_delim
 
 from spegel_py.errors import PeerError, PeerUnreachable
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import closing
 
 KEEP_STREAM = 30.0
 """Seconds for which a stream is kept for the next exchange; both sides' idle bound is 60 s."""
@@ -218,7 +218,7 @@ class StreamPool(Generic[T]):
         try:
             result = await use(stream)
         except BaseException:
-            with compat.shielded(1):
+            with closing.shielded(1):
                 await stream.reset()
             raise
         self._keep(peer, stream)

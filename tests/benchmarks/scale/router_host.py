@@ -29,7 +29,7 @@ from libp2p.peer.id import ID
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p import bounds, compat, discovery
+from spegel_py.routing.libp2p import bounds, closing, discovery
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.router_settings import RouterSettings
@@ -99,7 +99,7 @@ class HostedRouter:
 
 async def _hang_up(service: Service, peers: Sequence[ID]) -> None:
     network = service._host.get_network()
-    await compat.hang_up([each for peer in peers for each in network.get_connections(peer)])
+    await closing.hang_up([each for peer in peers for each in network.get_connections(peer)])
 
 
 def _lift_bounds() -> None:

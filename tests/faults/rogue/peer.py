@@ -19,7 +19,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p import announce, compat, dialling, kademlia, request_response
+from spegel_py.routing.libp2p import announce, closing, compat, dialling, kademlia, request_response
 
 ODD_HELLOS = (
     '{"interval": 1' + "0" * 400 + ', "registry": ":5000"}',
@@ -108,8 +108,8 @@ class RoguePeer:
             try:
                 yield
             finally:
-                await compat.hang_up_all(self.host)
-                compat.shut_connections(self.host)
+                await closing.hang_up_all(self.host)
+                closing.shut_connections(self.host)
 
     async def dial(self, target: str) -> ID:
         """Connect to a node's router at an IP address. Raises PeerUnreachable."""

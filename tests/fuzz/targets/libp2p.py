@@ -252,7 +252,7 @@ class _KademliaPeer:
             host,
             kademlia.KademliaBackend(
                 providers=lambda _: [multiaddrs.Contact(host.get_id(), tuple(self.told))],
-                closest=lambda _: [multiaddrs.Contact(host.get_id(), tuple(self.told))],
+                closest=lambda _, asking: [multiaddrs.Contact(host.get_id(), tuple(self.told))],
                 provide=self._provide,
                 dropped=lambda _: None,
             ),

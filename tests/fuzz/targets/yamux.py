@@ -19,7 +19,15 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from structlog.testing import capture_logs
 
 from spegel_py.inflight import messages
-from spegel_py.routing.libp2p import announce, compat, dialling, frames, kademlia, request_response
+from spegel_py.routing.libp2p import (
+    announce,
+    closing,
+    compat,
+    dialling,
+    frames,
+    kademlia,
+    request_response,
+)
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS
 from spegel_py.routing.libp2p.keys import record_key
 from spegel_py.routing.libp2p.multiaddrs import multiaddr
@@ -164,7 +172,7 @@ class _Node:
             await stop.wait()
             await self.settle()
             for host in (self.rogue, self.honest, self.node):
-                await compat.hang_up_all(host)
+                await closing.hang_up_all(host)
 
     async def receive(self, data: bytes) -> None:
         """Have the rogue send bytes on a new connection, and leave. Raises AssertionError for what
@@ -179,7 +187,7 @@ class _Node:
             for each in _connections(self.node, self.rogue):
                 assert sum(map(len, each.stream_buffers.values())) <= HELD
                 assert len(each.streams) <= MAX_STREAMS
-        compat.shut_connections(self.rogue)
+        closing.shut_connections(self.rogue)
         self._inputs += 1
         if self._inputs % TOGETHER == 0:
             await self.settle()
@@ -190,7 +198,7 @@ class _Node:
 
     async def settle(self) -> None:
         """Raise AssertionError if connections or tasks are left of rogues that have gone."""
-        compat.shut_connections(self.rogue)
+        closing.shut_connections(self.rogue)
         with trio.move_on_after(LEFT):
             while _connections(self.node, self.rogue) or (self._tasks and _tasks() > self._tasks):
                 await trio.sleep(0.001)
@@ -211,7 +219,7 @@ def _tasks() -> int:
 def _answers() -> kademlia.KademliaBackend:
     return kademlia.KademliaBackend(
         providers=lambda _: [],
-        closest=lambda _: [],
+        closest=lambda _, asking: [],
         provide=lambda *_: True,
         dropped=lambda _: None,
     )

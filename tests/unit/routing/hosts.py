@@ -13,7 +13,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.network.config import ConnectionConfig
 from multiaddr import Multiaddr
 
-from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p import closing, compat
 from spegel_py.routing.libp2p.multiaddrs import multiaddr
 from tests.support.routers import free_port
 
@@ -36,7 +36,7 @@ async def running(
         try:
             yield multiaddr(address, port)
         finally:
-            await compat.hang_up_all(host)
+            await closing.hang_up_all(host)
 
 
 def ours() -> BasicHost:

@@ -35,7 +35,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError, PeerUnreachable, RouterUnavailable
-from spegel_py.routing.libp2p import compat, dialling
+from spegel_py.routing.libp2p import closing, compat, dialling, mesh_swarm
 from spegel_py.routing.libp2p.bounds import MAX_STREAMS, MAX_UNREAD
 from spegel_py.routing.libp2p.lean_yamux import LeanYamux
 from spegel_py.routing.libp2p.multiaddrs import (
@@ -309,7 +309,7 @@ def test_a_connection_pings_when_it_is_asked() -> None:
                 await until(lambda number=number: len(answered) == number)  # type: ignore[misc]
             assert answered == [host.get_id()] * 3
             assert own.muxed_conn._ping_id == 3
-            await compat.hang_up([own])
+            await closing.hang_up([own])
             compat.ping(own)
             assert own.muxed_conn._ping_id == 3, "a closed connection is not pinged"
 
@@ -345,13 +345,13 @@ def test_the_kernel_watches_every_connection() -> None:
             while not hasattr(raw, "stream"):
                 raw = raw.conn
             one = raw.stream.stream.socket
-            for level, option, value in compat.KEEPALIVE:
+            for level, option, value in mesh_swarm.KEEPALIVE:
                 if one.getsockopt(level, option) == value:
                     found.add((level, option, value))
         return found
 
     async def test() -> None:
-        assert await options(ours()) == set(compat.KEEPALIVE)
+        assert await options(ours()) == set(mesh_swarm.KEEPALIVE)
         assert await options(stock()) == set()
 
     on_trio(test)
@@ -609,7 +609,7 @@ def test_hanging_up_leaves_a_connection_that_came_meanwhile() -> None:
 
     async def test() -> None:
         async with _connecting_while_closing(ours()) as (host, peer):
-            await compat.hang_up(host.get_network().get_connections(peer))
+            await closing.hang_up(host.get_network().get_connections(peer))
             assert len(host.get_network().get_connections(peer)) == 1
 
     on_trio(test)
@@ -669,7 +669,7 @@ def test_a_dial_learns_the_id_and_both_ends_know_the_address(address: str) -> No
             await until(lambda: two.get_id() in one.get_connected_peers())
             for host, other in ((one, two), (two, one)):
                 connection = host.get_network().get_connections(other.get_id())[0]
-                assert compat.remote_ip(connection) == address
+                assert mesh_swarm.remote_ip(connection) == address
 
     on_trio(test)
 

@@ -128,19 +128,23 @@ def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.Monk
     assert 0 < most[0] <= MAX_DIALS // 2
 
 
+@pytest.mark.parametrize(("named", "places"), [(CLOSEST, 2), (CLOSEST - 1, 2), (CLOSEST - 2, 1)])
 def test_a_peer_that_names_many_is_asked_for_a_random_place_too(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, named: int, places: int
 ) -> None:
-    """A full answer may leave members out; a shorter one has all that the peer knows."""
+    """A full answer may leave members out; a shorter one has all that the peer knows.
+
+    One less is full too: go-libp2p leaves the asking node out of those it has chosen.
+    """
     mesh, asked = _mesh(), list[bytes]()
 
     async def find_node(peer: ID, target: bytes, *, known: Container[ID]) -> list[Contact]:
         asked.append(target)
-        return [Contact(ID(bytes([number] * 34)), ()) for number in range(CLOSEST)]
+        return [Contact(ID(bytes([number] * 34)), ()) for number in range(named)]
 
     monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
     trio.run(mesh.discovery._dial_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
-    assert len(set(asked)) == 2
+    assert len(set(asked)) == places
 
 
 def test_of_two_nodes_that_hear_of_each_other_the_smaller_id_dials(
