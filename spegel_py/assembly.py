@@ -18,6 +18,7 @@ from aiohttp import web
 
 from spegel_py import parts
 from spegel_py.admin.admin_app import create_admin_app
+from spegel_py.admin.control_app import create_control_app
 from spegel_py.admin.guard import guard_hosts
 from spegel_py.admin.holder_cache import HolderCache
 from spegel_py.admin.holder_lookup import HolderLookup
@@ -39,6 +40,7 @@ from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.verification import Verify
 from spegel_py.node_name import node_name
 from spegel_py.outcomes import ContentSource
+from spegel_py.preheat.preheating import Preheating
 from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
 from spegel_py.registry.transfer_limits import TransferLimits
@@ -73,6 +75,7 @@ class Assembly:
     namespaces: OtherNamespaces | None
     origins: Origins
     keeper: ReplicaKeeper
+    preheating: Preheating
     router: Libp2pRouter
     advertiser: Advertiser
     freshness: Freshness
@@ -140,6 +143,9 @@ class Assembly:
             parents=sharing,
             expected=None if all_ingests is None else partial(expected_size, all_ingests),
         )
+        preheating = parts.make_preheating(config, replicas, router, metrics, auth, rng)
+        supervisor = parts.make_supervisor(config, router, watcher, health, metrics, preheating)
+        preheating.jobs.on_action = supervisor.audit
         return cls(
             config=config,
             auth=auth,
@@ -151,6 +157,7 @@ class Assembly:
             namespaces=parts.make_namespaces(config, store),
             origins=origins,
             keeper=parts.make_keeper(config, replicas, scrubbed, router, metrics, rng),
+            preheating=preheating,
             router=router,
             advertiser=advertiser,
             freshness=freshness,
@@ -160,7 +167,7 @@ class Assembly:
             upstream=upstream,
             sharing=sharing,
             mirror=mirror,
-            supervisor=parts.make_supervisor(config, router, watcher, health, metrics),
+            supervisor=supervisor,
             pull_log=PullLog(metrics=metrics.pulls, tracer=tracer),
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
             limits=TransferLimits(
@@ -242,6 +249,12 @@ class Assembly:
             )
             StatusPage(sources=sources).install(app)
         return app
+
+    def control_app(self) -> web.Application:
+        """Return what is served on the control socket."""
+        return create_control_app(
+            preheat=self.preheating.jobs, listed=self.preheating.describe_list
+        )
 
     async def state(self) -> Mapping[str, object]:
         """Return the node's state, as `/debug/state` serves it."""

@@ -71,6 +71,11 @@ COMMANDS = (
         "spegel_py.commands.replicas_command",
     ),
     Command(
+        "preheat",
+        "bring images to nodes before a container needs them",
+        "spegel_py.commands.preheat_command",
+    ),
+    Command(
         "measure",
         "measure a pull through a node, and the source of each part",
         "spegel_py.commands.measure_command",

@@ -18,6 +18,8 @@ from spegel_py.oci.filters import WILDCARDS, Filters, Pattern
 from spegel_py.settings import declared, setting
 from spegel_py.telemetry.logging import LOG_FORMAT, LOG_LEVEL, LogFormat
 
+AUTO = "auto"
+CONTROL_SOCKET = "control.sock"
 CONTENT_PATH = Path("/var/lib/containerd/io.containerd.content.v1.content")
 
 
@@ -268,6 +270,39 @@ class Config:
             "replica-floor keeps"
         ),
     )
+    control_socket: str = setting(
+        values.text,
+        AUTO,
+        (
+            "Unix socket for `spegel-py preheat` and for programs of this machine, which only this "
+            "node's user and root can open; auto: control.sock in data-dir, if there is one; none: "
+            "no socket"
+        ),
+    )
+    registry_credentials: Path | None = setting(
+        values.path,
+        None,
+        (
+            "docker config.json with the registries' users and passwords for pre-heating, or a "
+            "folder of such files; no pull of a runtime uses them"
+        ),
+    )
+    preheat_file: Path | None = setting(
+        values.path,
+        None,
+        (
+            "YAML list of images that nodes have while they are listed; it is read again when it "
+            "changes"
+        ),
+    )
+    ready_when_preheated: float = setting(
+        values.seconds(0, 86400),
+        300.0,
+        (
+            "longest time from the start for which images of preheat-file with `ready: true` keep "
+            "the node from being ready; 0: not at all"
+        ),
+    )
     warn_when_isolated_for: float = setting(
         values.seconds(10, 86400),
         60.0,
@@ -359,8 +394,16 @@ class Config:
                 raise ConfigError(f"{flag}: port 0 cannot be told to peers; give a fixed port")
 
     def shown(self) -> Mapping[str, object]:
-        """Return the settings that `spegel-py doctor` needs, as flags have them."""
-        return {name: _as_flag(getattr(self, name)) for name in FOR_DOCTOR}
+        """Return the settings that commands ask a running node for, as flags have them."""
+        found = {name: _as_flag(getattr(self, name)) for name in FOR_DOCTOR}
+        return found | {"control_socket": _as_flag(self.control_path)}
+
+    @property
+    def control_path(self) -> Path | None:
+        """The path of the control socket; None if there is none."""
+        if self.control_socket == AUTO:
+            return self.data_dir / CONTROL_SOCKET if self.data_dir else None
+        return values.path(self.control_socket)
 
     @property
     def bootstrap_url(self) -> str:

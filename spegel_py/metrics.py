@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from spegel_py.health.metrics import HealthMetrics
 from spegel_py.inflight.metrics import InFlightMetrics
 from spegel_py.mirror.metrics import MirrorMetrics
+from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.routing.metrics import RoutingMetrics
@@ -26,6 +27,7 @@ class NodeMetrics:
         self.health = HealthMetrics(registry)
         self.in_flight = InFlightMetrics(registry)
         self.mirror = MirrorMetrics(registry)
+        self.preheat = PreheatMetrics(registry)
         self.pulls = PullMetrics(registry, labels)
         self.replicas = ReplicaMetrics(registry)
         self.routing = RoutingMetrics(registry, labels)

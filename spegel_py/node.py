@@ -16,8 +16,9 @@ import structlog
 from aiohttp import web
 
 from spegel_py import __version__, parts
+from spegel_py.admin.control_socket import serve_control
 from spegel_py.assembly import Assembly
-from spegel_py.config import Config
+from spegel_py.config import AUTO, Config
 from spegel_py.errors import ConfigError
 from spegel_py.registry.connection_table import ConnectionLimits
 from spegel_py.registry.server import DRAIN, serve
@@ -82,6 +83,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             limits=admin_limits,
             drain=ADMIN_DRAIN,
         )
+        await _serve_control(stack, node.control_app(), config)
         # The measurer ends before the drain above, which would wait for its transfer.
         await stack.enter_async_context(node.measurer.running())
         if config.http_bootstrap_addr:
@@ -117,6 +119,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(node.monitor.run(), name="health"),
                 group.create_task(node.supervisor.run(), name="supervisor"),
                 group.create_task(node.keeper.run(), name="replicas"),
+                group.create_task(node.preheating.run(), name="preheat"),
             ]
             yield node.router
             _cancel(tasks)
@@ -125,6 +128,22 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
 def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
+
+
+async def _serve_control(stack: AsyncExitStack, app: web.Application, config: Config) -> None:
+    """Serve the control socket until the end of the stack.
+
+    Raises ConfigError for a path that was given. Without the default socket a node only warns.
+    """
+    path = config.control_path
+    if path is None:
+        return
+    try:
+        await stack.enter_async_context(serve_control(app, path))
+    except ConfigError as error:
+        if config.control_socket != AUTO:
+            raise
+        log.warning("control socket is missing", error=str(error))
 
 
 async def _serve(

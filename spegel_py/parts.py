@@ -18,9 +18,14 @@ from spegel_py.health.peer_health import HealthRules
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.slow_peers import ParallelSettings
+from spegel_py.node_name import node_name
+from spegel_py.preheat.node_choice import KnownNode
+from spegel_py.preheat.preheating import Preheating
+from spegel_py.preheat.registry_lookup import plain_registries
 from spegel_py.registry.server import parse_address
 from spegel_py.replicas.keeper import ReplicaKeeper
 from spegel_py.replicas.replica_rules import ReplicaRules
+from spegel_py.replicas.taker import ImageTaker
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
@@ -156,7 +161,12 @@ async def advise(config: Config) -> None:
 
 
 def make_supervisor(
-    config: Config, router: Libp2pRouter, watcher: Watcher, health: Health, metrics: NodeMetrics
+    config: Config,
+    router: Libp2pRouter,
+    watcher: Watcher,
+    health: Health,
+    metrics: NodeMetrics,
+    preheating: Preheating,
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = containerd_watcher(config, watcher)
@@ -174,6 +184,7 @@ def make_supervisor(
             life=lambda: router.life,
             ping=router.ping,
             nothing_shared=containerd.why_not_sharing if containerd else lambda: None,
+            not_preheated=preheating.not_ready,
             containerd_away=containerd.away if containerd else lambda: None,
             containerd_error=(lambda: containerd.describe().error) if containerd else str,
             pulls=lambda: metrics.pulls.outcomes,
@@ -264,6 +275,34 @@ def make_keeper(
         rules=rules,
         filters=config.filters,
         metrics=metrics.replicas,
+        rng=rng,
+    )
+
+
+def make_preheating(
+    config: Config,
+    replicas: Replicas,
+    router: Libp2pRouter,
+    metrics: NodeMetrics,
+    auth: Credentials | None,
+    rng: random.Random,
+) -> Preheating:
+    """Return the pre-heating of this node."""
+    mirror = own_mirror(config, auth)
+    return Preheating(
+        own=KnownNode(router.id, "", node_name(config.node_name)),
+        members=router.members,
+        replicas=replicas,
+        taker=ImageTaker(replicas=replicas, mirror=mirror),
+        mirror=mirror,
+        filters=config.filters,
+        floor=config.replica_floor,
+        credentials=config.registry_credentials,
+        plain=plain_registries(config.registries),
+        folder=config.data_dir,
+        list_path=config.preheat_file,
+        longest=config.ready_when_preheated,
+        metrics=metrics.preheat,
         rng=rng,
     )
 

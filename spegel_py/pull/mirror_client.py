@@ -245,12 +245,17 @@ class MirrorClient:
     async def _fetch_token_for(
         self, session: aiohttp.ClientSession, response: aiohttp.ClientResponse
     ) -> bool:
-        """Get the token that an answer asks for. Return False if it asks for none."""
+        """Get the token that an answer asks for. Return False if it asks for none.
+
+        A host that the registry redirected to gets no token, because it would choose the server
+        that the registry's credentials are sent to.
+        """
         header, is_secure = (
             response.headers.get("WWW-Authenticate", ""),
             self._url.startswith("https:"),
         )
-        challenge = Challenge.parse(header, is_secure=is_secure) if response.status == 401 else None
+        is_asked = response.status == 401 and str(response.url.origin()) == self._url
+        challenge = Challenge.parse(header, is_secure=is_secure) if is_asked else None
         if challenge is None:
             return False
         response.release()

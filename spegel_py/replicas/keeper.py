@@ -141,7 +141,9 @@ class ReplicaKeeper:
             await asyncio.sleep(SCAN * self._rng.uniform(0.8, 1.2))
             try:
                 await self.scan()
-                is_over = self._rules.floor == 0 and not self._replicas.held()
+                is_over = self._rules.floor == 0 and all(
+                    map(_is_preheated, self._replicas.held().values())
+                )
             except StoreUnavailable:
                 continue  # the watcher has logged it
             except Exception as error:  # noqa: BLE001 - a fault here must not end the node
@@ -225,6 +227,7 @@ class ReplicaKeeper:
                 alone=alone.get(manifest, 0),
                 is_pulled=one.is_pulled,
                 is_held=replica is not None,
+                is_preheated=_is_preheated(replica),
                 is_excluded=self._is_excluded(one, replica),
                 idle=max(0.0, wall - used),
                 renewal_in=self._renewal_in(manifest, one, replica, wall),
@@ -326,6 +329,10 @@ class ReplicaKeeper:
             and missing_replicas(state, self._rules.floor) > 0
             and self._own == min({self._own} | state.holders)
         )
+
+
+def _is_preheated(replica: Replica | None) -> bool:
+    return replica is not None and replica.reason is ReplicaReason.PREHEAT
 
 
 def _alone(found: Mapping[Digest, _Found], held: Mapping[Digest, Replica]) -> dict[Digest, int]:

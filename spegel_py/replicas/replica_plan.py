@@ -61,6 +61,7 @@ class ImageState:
         alone: bytes that a release would free: content that no other image here has.
         is_pulled: True while the runtime has the image.
         is_held: True for a replica of this node.
+        is_preheated: True for a replica that a pre-heat made, which lasts until its own time.
         is_excluded: True if the filters do not let the image be replicated.
         idle: seconds since a runtime was last seen to have the image.
         renewal_in: seconds until the replica is due for renewal.
@@ -75,6 +76,7 @@ class ImageState:
     alone: int = 0
     is_pulled: bool
     is_held: bool
+    is_preheated: bool = False
     is_excluded: bool = False
     idle: float = 0.0
     renewal_in: float = 0.0
@@ -105,6 +107,8 @@ def missing_replicas(image: ImageState, floor: int) -> int:
 
 
 def _decide(image: ImageState, *, own: str, rules: ReplicaRules, disk: DiskUse) -> Decision | None:
+    if image.is_held and image.is_preheated:
+        return None
     if image.is_held:
         if why := _release(image, own=own, rules=rules):
             return Decision(image.manifest, Action.RELEASE, why)

@@ -56,12 +56,15 @@ class MemoryContentWriter(ContentWriter):
 
     async def commit(self) -> None:
         self._store.check_here()
+        if self._was_here:
+            return
         data = bytes(self._part)
         if len(data) != self._blob.size or not self._blob.digest.matches(data):
             self._part.clear()
             raise DigestMismatch(f"{len(data)} bytes are not the content of {self._blob.digest}")
         self._store.add(data, algorithm=self._blob.digest.algorithm)
         del self._store.parts[self._blob.digest]
+        self._was_here = True
 
     @property
     def _part(self) -> bytearray:

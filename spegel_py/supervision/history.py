@@ -101,6 +101,10 @@ class History:
         self.repairs.append(record)
         self._audit.append(record.as_record())
 
+    def add_action(self, record: Record) -> None:
+        """Record an action that a person or another program asked for."""
+        self._audit.append(record)
+
     def add_episode(self, episode: Episode) -> None:
         """Record the new state of an episode."""
         if self.episodes and _is_same(self.episodes[-1], episode):

@@ -61,6 +61,8 @@ class NodeSignals:
         life: returns the life of the libp2p side.
         ping: returns when the libp2p side has answered.
         nothing_shared: returns why no content of this node can be shared; None if it can.
+        not_preheated: returns why the pre-heat list keeps the node from being ready; None if it
+            does not.
         containerd_away: returns since when the daemon is away; None if it answers or is not used.
         containerd_error: returns the daemon's last failure while it is away.
         pulls: returns the number of answers to clients by outcome, as counters.
@@ -76,6 +78,7 @@ class NodeSignals:
     life: Callable[[], Life]
     ping: Callable[[], Awaitable[None]]
     nothing_shared: Callable[[], str | None] = lambda: None
+    not_preheated: Callable[[], str | None] = lambda: None
     containerd_away: Callable[[], float | None] = lambda: None
     containerd_error: Callable[[], str] = str
     pulls: Callable[[], Mapping[str, int]] = dict

@@ -3,7 +3,8 @@
 Ready means the same as in Spegel: a peer is connected. A node that never had a peer, or whose peers
 all said goodbye, is ready too after a grace period alone: a cluster of one node must come up. A
 node that *lost* its peers is not ready until a peer is back. Besides, the node must have content
-for its peers: before containerd's first answer it has none. A node is alive unless a restart would
+for its peers: before containerd's first answer it has none. Images of the pre-heat list may keep it
+from being ready, for a limited time. A node is alive unless a restart would
 help it.
 """
 
@@ -26,6 +27,8 @@ class ReadinessInput:
         has_lost: True if all peers went, and some without a goodbye.
         ready_when_alone: seconds alone after which the node is ready; None if it never is.
         nothing_shared: the reason why no content of this node can be shared; None if it can.
+        not_preheated: the reason why the images of the pre-heat list keep the node from being
+            ready; None if they do not.
     """
 
     peers: int
@@ -33,6 +36,7 @@ class ReadinessInput:
     has_lost: bool
     ready_when_alone: float | None
     nothing_shared: str | None = None
+    not_preheated: str | None = None
 
 
 def readiness(facts: ReadinessInput) -> Mapping[str, object]:
@@ -52,7 +56,8 @@ def why_not_ready(facts: ReadinessInput) -> str | None:
 
 
 def _reasons(facts: ReadinessInput) -> list[str]:
-    return [reason for reason in (facts.nothing_shared, _why_alone(facts)) if reason]
+    reasons = (facts.nothing_shared, facts.not_preheated, _why_alone(facts))
+    return [reason for reason in reasons if reason]
 
 
 def _why_alone(facts: ReadinessInput) -> str | None:

@@ -21,7 +21,7 @@ MAX_TRIES = 2
 _JITTER = (0.8, 1.2)
 
 ACTOR = "spegel-py"
-"""The actor in every repair record: this program. Nobody else writes such records."""
+"""The actor in every repair record: this program. Other actors are users of the control socket."""
 
 
 class RepairOutcome(StrEnum):

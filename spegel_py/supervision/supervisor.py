@@ -176,7 +176,13 @@ class Supervisor:
             has_lost=self._peers.has_lost_all,
             ready_when_alone=self._thresholds.ready_when_alone,
             nothing_shared=self._signals.nothing_shared(),
+            not_preheated=self._signals.not_preheated(),
         )
+
+    def audit(self, record: Mapping[str, object]) -> None:
+        """Write a record of an action that a person or another program asked for."""
+        self._history.add_action(record)
+        self._has_news.set()
 
     # Observing
 

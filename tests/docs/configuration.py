@@ -22,6 +22,8 @@ _CHART = {
     "router_addr": "service.router.port",
     "metrics_addr": "service.metrics.port",
     "data_dir": "spegel.persistence",
+    "preheat_file": "spegel.preheat",
+    "registry_credentials": "spegel.registryCredentialsSecretName",
 }
 """Values of the chart that are not called as their setting."""
 

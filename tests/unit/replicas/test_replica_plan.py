@@ -199,3 +199,12 @@ def test_missing_replicas() -> None:
     assert missing_replicas(pulled(replicas=frozenset("ab")), 4) == 2
     assert missing_replicas(held(replicas=frozenset("ab")), 4) == 1
     assert missing_replicas(held(replicas=frozenset("ab")), 1) == 0
+
+
+def test_a_preheated_image_is_left_alone_until_its_own_time() -> None:
+    """Whatever the floor and the use; only a full disk ends it early."""
+    image = held(is_preheated=True, is_excluded=True, idle=9e9, renewal_in=-1.0, surplus_for=9e9)
+    assert decide(image, floor=0) is None
+    assert decide(image, floor=1) is None
+    full = DiskUse(total=1000, used=int(1000 * MUST_SHRINK) + 1)
+    assert decide(image, disk=full) == released(Why.DISK)

@@ -29,6 +29,14 @@ def test_when_a_node_is_ready(
     assert (body["ready"], body["reasons"] == [], body["peers"]) == (is_ready, is_ready, peers)
 
 
+def test_a_node_waits_for_its_pre_heat_list() -> None:
+    """With the reason, though it has a peer."""
+    facts = ReadinessInput(
+        peers=1, alone=0.0, has_lost=False, ready_when_alone=None, not_preheated="app:1 is missing"
+    )
+    assert readiness(facts)["reasons"] == ["app:1 is missing"]
+
+
 def test_a_node_is_alive_unless_a_restart_helps() -> None:
     """A loop that stood still and a libp2p side beyond repair are reasons, and nothing else is."""
     assert liveness(lag=9.9, beyond_repair=[]) == {"live": True, "reasons": []}

@@ -1,0 +1,1 @@
+"""Images that a person or a list wants on nodes before a runtime asks for them."""

@@ -1,0 +1,263 @@
+"""Fetches an image onto this node and keeps it, tries again after a fault, and drops it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from spegel_py.errors import PeerRefused, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import Filters
+from spegel_py.oci.reference import Reference
+from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault, fault_of
+from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
+from spegel_py.preheat.registry_lookup import RegistryLookup
+from spegel_py.pull.plan import Platform
+from spegel_py.replicas.replica_rules import LIFE
+from spegel_py.replicas.take_order import TakeFailed, TakeFault, TakeOrder, TakeProgress, TakeReport
+from spegel_py.replicas.taker import ImageTaker
+from spegel_py.store.base import Replica, ReplicaReason, Replicas
+from spegel_py.tools.backoff import Backoff
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 2
+"""Images that are fetched at the same time."""
+
+PAUSE_FIRST, PAUSE_LAST = 1.0, 300.0
+"""Seconds before a try after a temporary fault: the first pause, doubled up to the last."""
+
+EARLY = 60.0
+"""Seconds by which an image is dropped before its time, because the store may delete it then."""
+
+_JITTER = (0.7, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOrder:
+    """An image that this node shall have.
+
+    Args:
+        image: the image as it was named.
+        digest: the digest that the node takes.
+        seen: the Unix time at which the registry gave this digest for the tag, which is then
+            remembered; None if it did not.
+        platform: the platform; None for this node's own.
+        expires: the Unix time until which the image is kept.
+        rate: bytes per second; 0 for no limit.
+        credentials: a name of credentials; empty for config.json.
+    """
+
+    image: Reference
+    digest: Digest
+    seen: float | None = None
+    platform: Platform | None
+    expires: float
+    rate: int = 0
+    credentials: str = ""
+
+
+class LocalPreheat:
+    """The images that this node fetches before a runtime asks for them.
+
+    Args:
+        floor: the floor of replicas. With one, an image that is dropped becomes an ordinary
+            replica, which the floor's rules keep or release.
+    """
+
+    def __init__(
+        self,
+        *,
+        taker: ImageTaker,
+        replicas: Replicas,
+        lookup: RegistryLookup,
+        filters: Filters,
+        floor: int,
+        rng: random.Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._taker = taker
+        self._replicas = replicas
+        self._lookup = lookup
+        self._filters = filters
+        self._floor = floor
+        self._rng = rng
+        self._clock = clock
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._locks: weakref.WeakValueDictionary[Digest, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._takes: dict[int, tuple[NodeProgress, TakeProgress]] = {}
+        self._owners: dict[Digest, set[str]] = {}
+
+    def __repr__(self) -> str:
+        return f"<LocalPreheat {len(self._takes)} under way>"
+
+    async def preheat(self, order: ImageOrder, progress: NodeProgress, *, owner: str) -> None:
+        """Fetch an image and keep it, until that succeeds or fails for good, as `progress` says.
+
+        A fault that may be over is tried again after a pause. If this is cancelled, nothing is left
+        of what it fetched. The image is kept until its time is over, or all owners dropped it.
+        """
+        pauses = Backoff(first=PAUSE_FIRST, most=PAUSE_LAST)
+        while True:
+            try:
+                async with self._lock(order), self._slots:
+                    await self._take(order, progress)
+                    self.claim(order.digest, owner)
+                return
+            except PreheatFailed as error:
+                why, text = error.fault.value, str(error)
+                if not error.is_temporary:
+                    stage = PreheatStage.REFUSED if error.is_refusal else PreheatStage.FAILED
+                    progress.end(stage, why=why, error=text)
+                    log.info("preheat failed", image=str(order.image), why=why, error=text)
+                    return
+                progress.stage, progress.why, progress.error = PreheatStage.WAITING, why, text
+            await asyncio.sleep(pauses.next() * self._rng.uniform(*_JITTER))
+
+    def refresh(self) -> None:
+        """Update the progress of all images that are being fetched."""
+        for progress, take in self._takes.values():
+            progress.done, progress.total = take.done, take.total or 0
+            progress.upstream = take.upstream
+
+    def replica_of(self, digest: Digest) -> Replica | None:
+        """Return the replica that was made for an image of this digest, by a pre-heat."""
+        for replica in self._replicas.held().values():
+            is_it = digest in (replica.image.root.digest, replica.image.manifest)
+            if is_it and replica.reason is ReplicaReason.PREHEAT:
+                return replica
+        return None
+
+    def claim(self, digest: Digest, owner: str) -> None:
+        """Record that a job or the list wants an image here."""
+        self._owners.setdefault(digest, set()).add(owner)
+
+    def is_claimed(self, digest: Digest) -> bool:
+        """Return True if anybody wants an image here."""
+        return digest in self._owners
+
+    async def drop(self, digest: Digest, *, owner: str) -> None:
+        """Stop keeping an image for an owner, and altogether if no other owner wants it.
+
+        The floor of replicas may keep it. Raises StoreUnavailable.
+        """
+        owners = self._owners.get(digest, set())
+        owners.discard(owner)
+        if owners:
+            return
+        self._owners.pop(digest, None)
+        if (replica := self.replica_of(digest)) is not None:
+            await self._release(digest, replica)
+
+    async def drop_expired(self) -> None:
+        """Drop the images whose time is over. Raises StoreUnavailable."""
+        now = self._clock()
+        for replica in list(self._replicas.held().values()):
+            if replica.reason is ReplicaReason.PREHEAT and replica.expires <= now + EARLY:
+                for digest in (replica.image.root.digest, replica.image.manifest):
+                    self._owners.pop(digest, None)
+                await self._release(replica.image.root.digest, replica)
+
+    async def _release(self, digest: Digest, replica: Replica) -> None:
+        if self._floor:
+            expires = round(self._clock() + LIFE)
+            await self._replicas.hold(
+                dataclasses.replace(replica, reason=ReplicaReason.FLOOR, expires=expires)
+            )
+        else:
+            await self._replicas.release(replica.image.manifest)
+        log.info("preheat dropped", image=str(digest), kept_by_floor=bool(self._floor))
+
+    def _lock(self, order: ImageOrder) -> asyncio.Lock:
+        """Return the lock of an image: two jobs may want it at the same time."""
+        return self._locks.setdefault(order.digest, asyncio.Lock())
+
+    async def _take(self, order: ImageOrder, progress: NodeProgress) -> None:
+        self._check_filters(order.image)
+        before = self.replica_of(order.digest)
+        upstream, fault = await self._upstream(order)
+        take_order = TakeOrder(
+            reference=dataclasses.replace(order.image, digest=order.digest),
+            reason=ReplicaReason.PREHEAT,
+            expires=round(max(order.expires, before.expires if before else 0.0)),
+            platform=order.platform,
+            names={**(before.names if before else {}), **_seen_tag(order)},
+            upstream=upstream,
+            rate=order.rate,
+        )
+        take = TakeProgress(take_order)
+        progress.stage, progress.why, progress.error = PreheatStage.TAKING, "", ""
+        self._takes[id(progress)] = progress, take
+        try:
+            report = await self._taker.take(take_order, progress=take)
+        except TakeFailed as error:
+            if fault is not None and error.why is TakeFault.NOT_FOUND:
+                raise fault from error
+            raise _fault(error) from error
+        except StoreUnavailable as error:
+            raise PreheatFailed(PreheatFault.STORE_AWAY, str(error)) from error
+        finally:
+            self.refresh()
+            del self._takes[id(progress)]
+        progress.done = progress.total = report.replica.image.size
+        progress.end(PreheatStage.HERE if _was_here(report) else PreheatStage.DONE)
+        log.info(
+            "preheated",
+            image=str(order.image),
+            bytes=report.replica.image.size,
+            received=report.received,
+            upstream=report.upstream,
+            seconds=round(report.seconds, 3),
+        )
+
+    async def _upstream(self, order: ImageOrder) -> tuple[str | None, PreheatFailed | None]:
+        """Return the URL of the registry, or the fault of its credentials.
+
+        Peers are asked without the registry's credentials, so wrong ones matter only if no peer has
+        the image.
+        """
+        try:
+            return await self._lookup.url(order.image, name=order.credentials), None
+        except PreheatFailed as error:
+            return None, error
+
+    def _check_filters(self, image: Reference) -> None:
+        """Raise PreheatFailed for an image that the filters leave out."""
+        if self._filters.exclude(image.name or f"{image.registry}/{image.repository}"):
+            raise PreheatFailed(
+                PreheatFault.FILTERED,
+                f"{image} is not mirrored here: --registry-filters or --mirrored-registries leave "
+                "it out",
+            )
+
+
+def _seen_tag(order: ImageOrder) -> dict[str, float]:
+    """Return the tag with the time at which the registry gave it, if it did."""
+    name = order.image.name
+    return {name: order.seen} if name is not None and order.seen is not None else {}
+
+
+def _was_here(report: TakeReport) -> bool:
+    """Return True if no more than the manifests came, which are read to know the image."""
+    image = report.replica.image
+    manifests = {image.manifest, image.root.digest}
+    return report.received <= sum(one.size for one in image.blobs if one.digest in manifests)
+
+
+def _fault(error: TakeFailed) -> PreheatFailed:
+    """Return the fault of a take. The registry's status decides if it refused."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PeerRefused):
+            return PreheatFailed(fault_of(cause).fault, str(error))
+        cause = cause.__cause__
+    return PreheatFailed(PreheatFault[error.why.name], str(error))

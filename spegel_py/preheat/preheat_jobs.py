@@ -1,0 +1,370 @@
+"""The pre-heat jobs of the node that was asked: it resolves the tags, chooses the nodes, and
+follows them.
+
+Jobs outlive a restart in a file below the data directory. A node goes on fetching although the node
+that was asked has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from spegel_py.errors import Busy, NotFound, OCIError, StoreUnavailable
+from spegel_py.oci.digest import Digest
+from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
+from spegel_py.preheat.metrics import PreheatMetrics
+from spegel_py.preheat.node_choice import KnownNode, check, choose
+from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault
+from spegel_py.preheat.preheat_job import (
+    GOOD,
+    JobImage,
+    NodeProgress,
+    PreheatJob,
+    PreheatStage,
+    kept,
+)
+from spegel_py.preheat.preheat_request import PreheatRequest
+from spegel_py.preheat.registry_lookup import RegistryLookup, ResolvedImage
+from spegel_py.telemetry.logging import FaultLog
+from spegel_py.tools.backoff import Backoff
+from spegel_py.tools.files import replace_file
+from spegel_py.tools.threads import run
+
+log = structlog.get_logger(__name__)
+
+FILE = "preheat.json"
+"""The file of the jobs, below the data directory."""
+
+TICK = 1.0
+"""Seconds between two looks at the progress, which are also written to the file."""
+
+MAX_RUNNING = 32
+"""Jobs that go on at the same time."""
+
+PARALLEL = 32
+"""Nodes of one image that are asked at the same time."""
+
+
+class OtherNodes(Protocol):
+    """The other nodes, asked for images."""
+
+    def known(self) -> Collection[KnownNode]:
+        """Return the nodes that can be asked."""
+        ...
+
+    async def preheat(
+        self, node: str, job: str, order: ImageOrder, progress: NodeProgress, *, until: float
+    ) -> None:
+        """Have a node fetch an image, and follow it until it is over, as `progress` says.
+
+        The node goes on if this is cancelled. It gives up at the Unix time `until`.
+        """
+        ...
+
+    async def drop(self, node: str, job: str, digest: Digest) -> None:
+        """Have a node stop fetching and keeping the image of a job, if the node can be reached."""
+        ...
+
+
+class PreheatJobs:
+    """The jobs of one node.
+
+    Args:
+        folder: the data directory; None to keep the jobs in memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        own: KnownNode,
+        local: LocalPreheat,
+        others: OtherNodes,
+        lookup: RegistryLookup,
+        folder: Path | None,
+        metrics: PreheatMetrics,
+        rng: random.Random,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._own = own
+        self._local = local
+        self._others = others
+        self._lookup = lookup
+        self._path = folder / FILE if folder else None
+        self._metrics = metrics
+        self._rng = rng
+        self._clock = clock
+        self.on_action: Callable[[Mapping[str, object]], None] = lambda record: None
+        """Is called with the audit record of each action of a person or a program."""
+        self._jobs: dict[str, PreheatJob] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._written = ""
+        self._fault = ""
+        self._faults = FaultLog(log)
+
+    def __repr__(self) -> str:
+        return f"<PreheatJobs {len(self._jobs)}, {len(self._tasks)} go on>"
+
+    # Questions
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the number of jobs by state."""
+        return Counter(job.state.value for job in self._jobs.values())
+
+    def describe(self, job: PreheatJob) -> dict[str, object]:
+        """Return a job as JSON, as of now, with the addresses of its nodes."""
+        self._local.refresh()
+        addresses = {one.id: one.address or one.name for one in (self._own, *self._others.known())}
+        return job.as_json() | {
+            "nodes": {node: addresses.get(node, "") for image in job.images for node in image.nodes}
+        }
+
+    def all(self) -> list[PreheatJob]:
+        """Return all jobs, the latest first."""
+        return sorted(self._jobs.values(), key=lambda job: -job.created)
+
+    def get(self, job_id: str) -> PreheatJob:
+        """Return a job. Raises NotFound."""
+        if (job := self._jobs.get(job_id)) is None:
+            raise NotFound(f"there is no pre-heat job {job_id[:40]!r} on this node")
+        return job
+
+    # Actions
+
+    async def submit(self, request: PreheatRequest, *, actor: str) -> PreheatJob:
+        """Begin a job.
+
+        Raises RequestInvalid for nodes that are not there, Busy for too many jobs.
+        """
+        check(request.nodes, own=self._own, others=self._others.known())
+        if sum(job.ended is None for job in self._jobs.values()) >= MAX_RUNNING:
+            raise Busy(f"{MAX_RUNNING} pre-heat jobs go on already; cancel one, or wait")
+        job = PreheatJob(
+            id=secrets.token_hex(4),
+            actor=actor,
+            request=request,
+            created=self._clock(),
+            images=[JobImage(reference) for reference in request.images],
+        )
+        self._jobs[job.id] = job
+        self._record(job, "preheat", "begun", actor)
+        await self._save()
+        self._start(job)
+        return job
+
+    async def cancel(self, job_id: str, *, actor: str) -> PreheatJob:
+        """End a job, and drop its images on all its nodes, unless another job or a list wants them.
+
+        Raises NotFound.
+        """
+        job = self.get(job_id)
+        job.is_cancelled = True
+        if (task := self._tasks.get(job.id)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        elif job.ended is None:
+            job.close(self._clock())
+        drops = [
+            self._drop(job, node, image.digest)
+            for image in job.images
+            if image.digest is not None
+            for node in image.nodes
+        ]
+        await asyncio.gather(*drops)
+        self._record(job, "cancel", "done", actor)
+        await self._save()
+        return job
+
+    async def run(self) -> None:
+        """Go on with the jobs of earlier lives and with new ones, until cancelled."""
+        await self._load()
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                for job in list(self._jobs.values()):
+                    if job.ended is None:
+                        self._start(job)
+                while True:
+                    await asyncio.sleep(TICK)
+                    await self._tick()
+        finally:
+            self._group = None
+            await self._save()
+
+    async def _tick(self) -> None:
+        try:
+            await self._local.drop_expired()
+        except StoreUnavailable:
+            pass  # the watcher has logged it
+        except Exception as error:  # noqa: BLE001 - a fault here must not end the node
+            self._faults.log_once("preheated images were not dropped", error)
+        self._local.refresh()
+        await self._save()
+
+    # A job
+
+    def _start(self, job: PreheatJob) -> None:
+        if self._group is None or job.id in self._tasks or job.ended is not None:
+            return  # `run` starts it, or has started it
+        task = self._group.create_task(self._work(job), name=f"preheat {job.id}")
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+
+    async def _work(self, job: PreheatJob) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, job.deadline - self._clock())):
+                async with asyncio.TaskGroup() as images:
+                    for image in job.images:
+                        images.create_task(self._preheat(job, image))
+        except TimeoutError:
+            job.is_expired = True
+        except asyncio.CancelledError:
+            if not job.is_cancelled:
+                raise  # the node ends; its next life goes on
+        job.close(self._clock())
+        for one in job.all_nodes():
+            if one.stage is PreheatStage.CANCELLED:
+                self._metrics.ended(one.stage)
+        if not job.is_cancelled:
+            self._record(job, "preheat", job.state.value, job.actor)
+        log.info("preheat job over", job=job.id, state=job.state.value)
+
+    async def _preheat(self, job: PreheatJob, image: JobImage) -> None:
+        """Carry out one image of a job on all its nodes."""
+        try:
+            if image.digest is None:
+                found = await self._resolve(job, image)
+                image.digest, image.seen, image.error = found.digest, found.seen, ""
+            await self._preheat_everywhere(job, image, image.digest)
+        except PreheatFailed as error:
+            image.why, image.error = error.fault.value, str(error)
+            log.info("preheat failed", image=str(image.reference), why=image.why, error=image.error)
+        except Exception as error:  # noqa: BLE001 - one image must not end the others
+            image.why, image.error = PreheatFault.INTERNAL.value, repr(error)[:200]
+            log.error("preheat failed", image=str(image.reference), error=repr(error))
+
+    async def _resolve(self, job: PreheatJob, image: JobImage) -> ResolvedImage:
+        """Return the digest of an image. Temporary faults are retried until the job's end."""
+        pauses = Backoff(first=1.0, most=60.0)
+        while True:
+            try:
+                return await self._lookup.resolve(image.reference, name=job.request.credentials)
+            except PreheatFailed as error:
+                if not error.is_temporary:
+                    raise
+                image.error = str(error)
+            await asyncio.sleep(pauses.next() * self._rng.uniform(0.7, 1.0))
+
+    async def _preheat_everywhere(self, job: PreheatJob, image: JobImage, digest: Digest) -> None:
+        """Choose the nodes of an image, and have each fetch it."""
+        if not image.nodes:
+            others = self._others.known()
+            nodes = choose(job.request.nodes, digest, own=self._own, others=others)
+            image.nodes = {node: NodeProgress() for node in nodes}
+        slots = asyncio.Semaphore(PARALLEL)
+        async with asyncio.TaskGroup() as tasks:
+            for node, progress in image.nodes.items():
+                if not progress.is_over:
+                    tasks.create_task(self._preheat_on(job, image, digest, node, progress, slots))
+
+    async def _preheat_on(
+        self,
+        job: PreheatJob,
+        image: JobImage,
+        digest: Digest,
+        node: str,
+        progress: NodeProgress,
+        slots: asyncio.Semaphore,
+    ) -> None:
+        order = ImageOrder(
+            image=image.reference,
+            digest=digest,
+            seen=image.seen,
+            platform=job.request.platform,
+            expires=job.expires,
+            rate=job.request.rate,
+            credentials=job.request.credentials,
+        )
+        try:
+            if node == self._own.id:
+                await self._local.preheat(order, progress, owner=job.id)
+            else:
+                async with slots:
+                    await self._others.preheat(node, job.id, order, progress, until=job.deadline)
+        except Exception as error:  # noqa: BLE001 - one node must not end the job
+            log.error("preheat failed", image=str(image.reference), node=node, error=repr(error))
+            progress.end(
+                PreheatStage.FAILED, why=PreheatFault.INTERNAL.value, error=repr(error)[:200]
+            )
+        self._metrics.ended(progress.stage)
+
+    async def _drop(self, job: PreheatJob, node: str, digest: Digest) -> None:
+        """Drop an image on one node. A node that cannot be reached keeps it until its time."""
+        if node != self._own.id:
+            await self._others.drop(node, job.id, digest)
+            return
+        with suppress(StoreUnavailable):
+            await self._local.drop(digest, owner=job.id)
+
+    def _record(self, job: PreheatJob, action: str, outcome: str, actor: str) -> None:
+        self.on_action(
+            {
+                "time": round(self._clock(), 3),
+                "actor": actor,
+                "action": action,
+                "job": job.id,
+                "images": [str(image.reference) for image in job.images],
+                "nodes": str(job.request.nodes),
+                "outcome": outcome,
+                "bytes": sum(one.done for one in job.all_nodes() if one.stage is PreheatStage.DONE),
+                "seconds": round(self._clock() - job.created, 3),
+            }
+        )
+
+    # The file
+
+    async def _save(self) -> None:
+        """Write the jobs, if they changed. A disk that fails costs the file, never a job."""
+        self._jobs = {job.id: job for job in kept(self._jobs.values())}
+        text = json.dumps([job.as_json() for job in self._jobs.values()])
+        if self._path is None or text == self._written:
+            return
+        try:
+            await run(replace_file, self._path, text.encode(), mode=0o600)
+        except OSError as error:
+            if self._fault != str(error):
+                log.warning("preheat jobs were not written", error=str(error))
+            self._fault = str(error)
+        else:
+            self._written, self._fault = text, ""
+
+    async def _load(self) -> None:
+        if self._path is None:
+            return
+        try:
+            data = json.loads(await run(self._path.read_bytes))
+            jobs = [PreheatJob.from_json(one) for one in data]
+        except FileNotFoundError:
+            return
+        except (OSError, OCIError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.warning("preheat jobs cannot be read", path=str(self._path), error=repr(error))
+            return
+        for job in jobs:
+            for one in job.all_nodes():
+                if one.stage is PreheatStage.TAKING:
+                    one.stage = PreheatStage.WAITING
+            for image in job.images:
+                here = image.nodes.get(self._own.id)
+                if image.digest and here and here.stage in GOOD and not job.is_cancelled:
+                    self._local.claim(image.digest, job.id)
+            self._jobs.setdefault(job.id, job)

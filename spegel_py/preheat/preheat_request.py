@@ -1,0 +1,177 @@
+"""A request to pre-heat images, as a person or a program makes it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spegel_py import values
+from spegel_py.errors import ConfigError, OCIError, RequestInvalid
+from spegel_py.oci.reference import Reference
+from spegel_py.pull.plan import Platform
+
+HERE, ALL = "this", "all"
+"""Words for this node alone, and for all nodes."""
+
+MAX_IMAGES = 64
+"""Images in one request."""
+
+MAX_NAMES = 1000
+"""Nodes that one request may name."""
+
+KEEP, TIMEOUT = 24 * 3600.0, 30 * 60.0
+"""Seconds for which an image is kept after it came, and seconds for a job, by default."""
+
+_KEEP = values.seconds(60, 10 * 365 * 86400)
+_TIMEOUT = values.seconds(1, 24 * 3600)
+_RATE = values.rate(0, 10**12)
+_COUNT = values.integer(1, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChoice:
+    """The nodes that an image is meant for.
+
+    Args:
+        count: so many nodes; 0 for all.
+        names: ids, ends of ids, addresses or names of nodes; `this` for the node that is asked.
+            None to choose by count.
+    """
+
+    count: int = 0
+    names: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        if self.names is not None:
+            return ",".join(self.names)
+        return str(self.count) if self.count else ALL
+
+    @classmethod
+    def parse(cls, given: Any) -> NodeChoice:
+        """Return the choice written as `all`, a number, or names. Raises ValueError."""
+        if isinstance(given, int) and not isinstance(given, bool):
+            return cls(count=_COUNT(given))
+        names = values.texts(given)
+        if names == (ALL,):
+            return cls()
+        if len(names) == 1 and names[0].isdigit():
+            return cls(count=_COUNT(names[0]))
+        if not names or len(names) > MAX_NAMES:
+            raise ValueError(
+                f"{values.quoted(given)} should be all, a number of nodes, or names of nodes"
+            )
+        return cls(names=names)
+
+
+EVERY_NODE = NodeChoice()
+THIS_NODE = NodeChoice(names=(HERE,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreheatRequest:
+    """Images, and the nodes that shall have them.
+
+    Args:
+        images: references with a tag or a digest.
+        platform: the platform of all nodes' images; None for each node's own.
+        keep: seconds for which a node keeps an image after it came.
+        rate: bytes per second for each image on a node; 0 for no limit.
+        timeout: seconds for the whole job.
+        credentials: a name of credentials on the nodes; empty for their config.json.
+    """
+
+    images: tuple[Reference, ...]
+    nodes: NodeChoice = THIS_NODE
+    platform: Platform | None = None
+    keep: float = KEEP
+    rate: int = 0
+    timeout: float = TIMEOUT
+    credentials: str = ""
+
+    @classmethod
+    def parse(cls, given: object) -> PreheatRequest:
+        """Return the request in a JSON object. Raises RequestInvalid, which names the key."""
+        if not isinstance(given, Mapping):
+            raise RequestInvalid("the body should be a JSON object with the key images")
+        for key in given:
+            if key not in _PARSERS and key != "images":
+                known = ", ".join(("images", *_PARSERS))
+                raise RequestInvalid(f"unknown key {str(key)[:80]!r}; known are {known}")
+        found = {key: _parsed(key, given[key]) for key in _PARSERS if given.get(key) is not None}
+        found.pop("depth", None)
+        return cls(images=_images(given.get("images")), **found)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the request in the form that `parse` reads."""
+        return {
+            "images": [str(one) for one in self.images],
+            "nodes": str(self.nodes),
+            "platform": str(self.platform) if self.platform else "auto",
+            "keep": values.written_duration(self.keep),
+            "rate": self.rate,
+            "timeout": values.written_duration(self.timeout),
+            "credentials": self.credentials,
+        }
+
+
+def parse_image(text: object) -> Reference:
+    """Return the reference of an image. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError(f"{values.quoted(text)} should be a reference: registry.example/app:1")
+    try:
+        return Reference.parse(text)
+    except OCIError as error:
+        raise ValueError(error.message) from error
+
+
+def parse_platform(text: object) -> Platform | None:
+    """Return the platform; None for `auto`, which is each node's own. Raises ValueError."""
+    if text == "auto":
+        return None
+    try:
+        return Platform.parse(values.text(text))
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def parse_depth(text: object) -> str:
+    """Return `content`, the only depth. Raises ValueError."""
+    if text != "content":
+        raise ValueError(
+            f"{values.quoted(text)} is no depth; content is the only one: images are fetched, and "
+            "the runtime unpacks them when it starts a container"
+        )
+    return "content"
+
+
+parse_keep: Callable[[Any], float] = _KEEP
+parse_rate: Callable[[Any], int] = _RATE
+
+_PARSERS: Mapping[str, Callable[[Any], Any]] = {
+    "nodes": NodeChoice.parse,
+    "platform": parse_platform,
+    "depth": parse_depth,
+    "keep": _KEEP,
+    "rate": _RATE,
+    "timeout": _TIMEOUT,
+    "credentials": values.text,
+}
+
+
+def _parsed(key: str, given: object) -> Any:
+    try:
+        return _PARSERS[key](given)
+    except (ValueError, TypeError) as error:
+        raise RequestInvalid(f"{key}: {error}") from error
+
+
+def _images(given: object) -> tuple[Reference, ...]:
+    if not isinstance(given, list) or not given:
+        raise RequestInvalid("images: it should be a list of references, such as [registry/app:1]")
+    if len(given) > MAX_IMAGES:
+        raise RequestInvalid(f"images: {len(given)} are more than {MAX_IMAGES} in one request")
+    try:
+        return tuple(dict.fromkeys(parse_image(each) for each in given))
+    except ValueError as error:
+        raise RequestInvalid(f"images: {error}") from error

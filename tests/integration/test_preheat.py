@@ -1,0 +1,201 @@
+"""Pre-heating on real parts: registries with and without a password, containerds, nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from spegel_py.oci.build import Image
+from tests.integration.cluster import heal, metric
+from tests.support.images import image
+from tests.support.lab import REGISTRY, Lab, Node, Registry, start_lab, until
+from tests.support.processes import CommandFailed, run
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+PRIVATE = "10.99.1.251:5000"
+"""The registry that wants a user and a password."""
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    """Three machines, on which spegel-py does not run yet, and one for a second registry."""
+    async with start_lab(nodes=3, guests={"private": PRIVATE.partition(":")[0]}) as made:
+        yield made
+
+
+@pytest.fixture
+async def private(lab: Lab) -> AsyncIterator[Registry]:
+    """A registry with a user."""
+    folder = lab.registry.folder.parent / "private"
+    registry = Registry(
+        folder=folder, namespace=lab.guests["private"], address=PRIVATE, is_private=True
+    )
+    await registry.start()
+    yield registry
+    await registry.stop()
+
+
+async def start(lab: Lab, **flags: str | None) -> None:
+    """Start nodes that ask both registries without TLS."""
+    plain = f"http://{REGISTRY},http://{PRIVATE}"
+    await heal(lab, mirrored_registries=plain, **flags)
+
+
+async def preheat(node: Node, *arguments: str) -> str:
+    """Run the command as a person does; fails with its output if it fails."""
+    socket = node.folder / "data" / "control.sock"
+    command = (sys.executable, "-m", "spegel_py", "preheat", *arguments)
+    return await run(*command, "--control-socket", str(socket))
+
+
+def sent(registry: Registry) -> int:
+    """Return the bytes that a registry has sent as answers to GETs."""
+    return sum(one.size for one in registry.requests("GET") if one.status in (200, 206))
+
+
+def copies(registry: Registry, one: Image) -> float:
+    """Return how often a registry has sent an image, to a hundredth.
+
+    Nodes that begin at the same moment may each ask for the small manifest.
+    """
+    return round(sent(registry) / size_of(one), 2)
+
+
+def size_of(one: Image) -> int:
+    return sum(len(blob.data) for blob in one.blobs)
+
+
+async def leases(node: Node) -> list[str]:
+    return (await node.daemon.ctr("leases", "ls", "-q")).split()
+
+
+async def has_nothing(node: Node) -> bool:
+    return not await leases(node) and not await node.daemon.content()
+
+
+def credentials(folder: Path, user: str, password: str) -> Path:
+    """Write a docker config.json for the private registry."""
+    auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"auths": {PRIVATE: {"auth": auth}}}))
+    return folder
+
+
+async def test_a_job_brings_an_image_that_the_kubelet_then_pulls_without_a_byte(lab: Lab) -> None:
+    """The runtime sees no image before, and its pull asks the registry for nothing."""
+    await start(lab)
+    first = lab.nodes[0]
+    one, reference = image(layers=3, size=300_000), lab.name("test/one:1")
+    await lab.registry.push(reference, one)
+    output = await preheat(first, reference, "--wait")
+    assert "done" in output
+    assert sent(lab.registry) == size_of(one)
+    assert len(await leases(first)) == 1
+    assert await first.cri.images() == []
+    lab.registry.forget()
+    await first.cri.pull(reference)
+    assert lab.registry.requests("GET") == []
+    assert await metric(first, "spegel_preheat_nodes_total", outcome="done") == 1
+    [job] = json.loads(await preheat(first, "ls", "--json"))["jobs"]
+    await first.cri.remove(reference)
+    await preheat(first, "cancel", job["id"])
+    assert await has_nothing(first)
+
+
+async def test_a_list_brings_an_image_to_all_nodes_for_one_copy(lab: Lab, tmp_path: Path) -> None:
+    """Three nodes want it at once. The registry sends it once. It goes when it leaves the list."""
+    one, reference = image(layers=3, size=2_000_000), lab.name("test/all:1")
+    await lab.registry.push(reference, one)
+    path = tmp_path / "list.yaml"
+    path.write_text("preheat: []\n")
+    await start(lab, preheat_file=str(path))
+    path.write_text(f"preheat: [{{image: '{reference}', nodes: all}}]\n")
+
+    async def all_have_it() -> bool:
+        return all([len(await leases(node)) == 1 for node in lab.nodes])
+
+    await until(all_have_it, deadline=30.0)
+    assert copies(lab.registry, one) == 1.0
+    path.write_text("preheat: []\n")
+
+    async def none_has_it() -> bool:
+        return all([await has_nothing(node) for node in lab.nodes])
+
+    await until(none_has_it, deadline=30.0)
+
+
+async def test_wrong_credentials_are_told_and_leave_nothing(
+    lab: Lab, private: Registry, tmp_path: Path
+) -> None:
+    """Corrected ones are read without a restart, and bring the image."""
+    folder = credentials(tmp_path / "credentials", private.user, "wrong")
+    await start(lab, registry_credentials=str(folder))
+    first = lab.nodes[0]
+    one, reference = image(), f"{PRIVATE}/test/private:1"
+    await private.push(reference, one)
+    with pytest.raises(CommandFailed, match="no-credentials"):
+        await preheat(first, reference, "--wait")
+    with pytest.raises(CommandFailed, match="no-credentials"):
+        await preheat(first, f"{PRIVATE}/test/private@{one.root.digest}", "--wait")
+    assert await has_nothing(first)
+    credentials(folder, private.user, private.password)
+    await preheat(first, reference, "--wait")
+    assert len(await leases(first)) == 1
+    assert first.spegel is not None
+    assert private.password not in first.spegel.output
+    audit = (first.folder / "data" / "audit.jsonl").read_text()
+    assert '"actor":"uid 0"' in audit
+    assert '"outcome":"succeeded"' in audit
+
+
+async def test_a_node_that_is_killed_goes_on_with_its_job(lab: Lab) -> None:
+    """The job is in its file, and the bytes that came stay in containerd."""
+    await start(lab)
+    first = lab.nodes[0]
+    one, reference = image(layers=2, size=2_000_000), lab.name("test/killed:1")
+    await lab.registry.push(reference, one)
+    await preheat(first, reference, "--rate", "1MB/s")
+
+    async def has_begun() -> bool:
+        [job] = json.loads(await preheat(first, "ls", "--json"))["jobs"]
+        return any(
+            node["done"] > 100_000 for found in job["images"] for node in found["nodes"].values()
+        )
+
+    await until(has_begun, deadline=20.0, pause=0.2)
+    assert first.spegel is not None
+    await first.spegel.end(9)
+    await heal(lab, mirrored_registries=f"http://{REGISTRY}")
+    [job] = json.loads(await preheat(first, "ls", "--json"))["jobs"]
+    await preheat(first, "status", job["id"], "--wait")
+    await first.cri.pull(reference)
+
+
+async def test_readiness_waits_for_the_list(lab: Lab, tmp_path: Path) -> None:
+    """Until the image is pushed; the reason is in the answer."""
+    reference = lab.name("test/ready:1")
+    path = tmp_path / "list.yaml"
+    path.write_text(f"preheat: [{{image: '{reference}', ready: true}}]\n")
+    await start(lab, preheat_file=str(path))
+    first = lab.nodes[0]
+
+    async def is_waiting() -> bool:
+        answer = await first.get("/readyz")
+        return answer.status == 500 and b"not here yet" in answer.body
+
+    await until(is_waiting, deadline=20.0)
+    await lab.registry.push(reference, image())
+    path.write_text(f"preheat: [{{image: '{reference}', ready: true, nodes: all}}]\n")
+
+    async def are_ready() -> bool:
+        answers = await asyncio.gather(*(node.get("/readyz") for node in lab.nodes))
+        return all(answer.status == 200 for answer in answers)
+
+    await until(are_ready, deadline=30.0)
