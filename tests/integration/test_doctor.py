@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +16,18 @@ import grpc.aio
 import pytest
 from aiohttp import web
 
-import spegel_py
 from spegel_py.host.doctor import Finding, Level, Subject, config_file, examine
 from spegel_py.host.doctor.containerd_checks import DEFAULT_CONFIG_PATH, TELLS_LAYERS
 from spegel_py.registry.server import serve
 from spegel_py.store.containerd import Client, cri_status
 from tests.integration.cluster import events, joined
 from tests.integration.conftest import Labs
+from tests.integration.doctoring import bare_doctor, configure, doctor
 from tests.support.containerd import Daemon
 from tests.support.cri.client import Cri
 from tests.support.images import image
-from tests.support.lab import REGISTRY, Node
-from tests.support.processes import run, until
+from tests.support.lab import REGISTRY
+from tests.support.processes import until
 
 pytestmark = pytest.mark.root
 
@@ -229,37 +228,6 @@ async def test_the_content_of_another_containerd_is_an_error(start: Start) -> No
     assert str(daemon.content_path) in (finding.remedy or "")
 
 
-async def doctor(node: Node, **flags: str) -> tuple[int, dict[str, Any]]:
-    """Run the command on a node; returns its exit status and the findings by check."""
-    given = {
-        "containerd_sock": str(node.daemon.socket),
-        "containerd_content_path": str(node.daemon.content_path),
-        "containerd_registry_config_path": str(node.daemon.certs),
-        "containerd_config": str(node.folder / "config.toml"),
-    } | flags
-    options = [
-        part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)
-    ]
-    process = await asyncio.create_subprocess_exec(
-        *(*node.namespace.prefix, sys.executable, "-m", "spegel_py", "doctor", "--json", *options),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        cwd=Path(spegel_py.__file__).parent.parent,
-    )
-    async with asyncio.timeout(60):
-        out, _ = await process.communicate()
-    return process.returncode or 0, {one["check"]: one for one in json.loads(out)["findings"]}
-
-
-async def configure(node: Node, host: str = "127.0.0.1", more: Sequence[str] = ()) -> None:
-    """Have `spegel-py configuration` write the hosts.toml files."""
-    command = (*node.namespace.prefix, sys.executable, "-m", "spegel_py", "configuration")
-    folder = ("--containerd-registry-config-path", str(node.daemon.certs))
-    here = {"PYTHONPATH": str(Path(spegel_py.__file__).parent.parent)}
-    target = ("--mirror-targets", f"http://{host}:5000")
-    await run(*command, *folder, *target, *more, environment=here)
-
-
 async def test_a_node_alone_and_with_a_peer(labs: Labs) -> None:
     """Alone it works, with a warning; with a peer and an image everything is right; without the
     node it is not.
@@ -353,19 +321,6 @@ async def test_a_start_says_what_is_wrong(labs: Labs) -> None:
     [said] = events(node, "doctor")
     assert said["level"] == "warning"
     assert said["remedy"]
-
-
-async def bare_doctor(node: Node, *prefix: str) -> tuple[int, list[dict[str, Any]]]:
-    """Run the command without any flag; returns its exit status and its findings."""
-    process = await asyncio.create_subprocess_exec(
-        *(*node.namespace.prefix, *prefix, sys.executable, "-m", "spegel_py", "doctor", "--json"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        cwd=Path(spegel_py.__file__).parent.parent,
-    )
-    async with asyncio.timeout(60):
-        out, _ = await process.communicate()
-    return process.returncode or 0, json.loads(out)["findings"]
 
 
 async def test_without_flags_it_asks_the_running_node(labs: Labs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spegel_py.host.doctor.containerd_checks import hosts_folder
 from spegel_py.host.doctor.facts import ContentState, Facts, NodeState, PeerState, Pull, Unknown
 from spegel_py.host.doctor.findings import Finding, error, ok, warning
 from spegel_py.tools.human import plural
@@ -80,7 +81,8 @@ def check_clock(facts: Facts) -> list[Finding]:
         ]
     worst, address = off[0]
     text = f"{len(off)} of {len(known)} peers' clocks are off, at most {worst:+.1f} s ({address})"
-    whose = "this node" if len(off) * 2 > len(known) and len(known) > 1 else address
+    machine = address.rpartition(":")[0] or address
+    whose = "this node" if len(off) * 2 > len(known) and len(known) > 1 else machine
     return [warning("clock", text, f"on {whose}: timedatectl set-ntp true")]
 
 
@@ -119,8 +121,9 @@ def _pull_finding(facts: Facts, pull: Pull) -> Finding:
             return warning(
                 "pull",
                 f"{text}; {others}",
-                f"pull with ctr -n {namespace} --hosts-dir …, with nerdctl -n {namespace}, or with "
-                "crictl; or start the node with --containerd-namespace",
+                f"pull with ctr -n {namespace} images pull --hosts-dir {hosts_folder(facts)} "
+                f"IMAGE, with nerdctl -n {namespace}, or with crictl; or start the node with "
+                "--containerd-namespace",
             )
         return warning(
             "pull", text, "pull one and try again: crictl pull registry.k8s.io/pause:3.10"

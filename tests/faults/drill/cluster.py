@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 from tests.faults.primitives import small_disk
 from tests.integration.chronicles import all_found, history
 from tests.integration.cluster import everybody, found, heal, manifest_path, publish, state
+from tests.support.clocks import SettableClock
 from tests.support.images import image
 from tests.support.lab import Lab, Node, start_lab
-from tests.support.processes import run
 
 NODES = 6
 PULLERS = (1, 2)
@@ -42,17 +41,17 @@ class DrillCluster:
         self.lab = lab
         self.nodes = lab.nodes
         self.pullers = [lab.nodes[number] for number in PULLERS]
-        self._clock = lab.nodes[CLOCK]
         self.image = image("drill", layers=4, size=400_000)
         self.reference = lab.name("test/drill:1")
         self._own = {node: lab.name(f"test/own:{number}") for number, node in enumerate(lab.nodes)}
         self._ids: dict[Node, str] = {}
-        self._ahead = self._clock.folder / "ahead"
+        self._clock = SettableClock(lab.nodes[CLOCK].folder)
 
     async def prepare(self) -> None:
         """Start a node on each machine and give it its images."""
         self.nodes[CRASHABLE].program = "tests.faults.drill.crashable"
-        await self._build_clock()
+        await self._clock.build()
+        self.nodes[CLOCK].under = self._clock.prefix
         await heal(self.lab)
         await self.lab.registry.push(self.reference, self.image)
         holders = [node for node in self.nodes if node not in self.pullers]
@@ -109,15 +108,7 @@ class DrillCluster:
 
     def set_clock(self, seconds: int) -> None:
         """Set one node's wall clock ahead by this many seconds."""
-        with self._ahead.open("r+b") as file:
-            file.write(struct.pack("q", seconds))
-
-    async def _build_clock(self) -> None:
-        library = self._clock.folder / "clock.so"
-        source = Path(__file__).with_name("clock.c")
-        await run("gcc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source))
-        self._ahead.write_bytes(struct.pack("q", 0))
-        self._clock.under = ("env", f"LD_PRELOAD={library}", f"CLOCK_AHEAD={self._ahead}")
+        self._clock.set(seconds)
 
     async def _is_quiet(self, node: Node) -> bool:
         supervision = (await self.state(node))["supervision"]
