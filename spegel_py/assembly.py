@@ -221,6 +221,8 @@ class Assembly:
             router=self.router,
             health=self.health.state,
             freshness=self.freshness,
+            filters=config.filters,
+            origins=self.origins,
             elsewhere=namespaces.holding if namespaces else None,
             shared=config.containerd_namespace,
         )

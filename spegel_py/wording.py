@@ -63,6 +63,9 @@ def tag_too_old(seconds: float) -> str:
     return f"the tag here was last seen at its registry {ago}, which is too long for --tag-ttl"
 
 
+NOT_MIRRORED = "it is not mirrored: --mirrored-registries or --registry-filters exclude it"
+"""The reason why a node neither answers a pull nor asks peers for it, by its own settings."""
+
 STORE_AWAY = "this node's own store is away"
 """Words for a store that does not answer, where the cause is not at hand."""
 

@@ -12,11 +12,12 @@ from spegel_py.errors import ContentNotFound, RoutingError, StoreUnavailable
 from spegel_py.health.peer_health import HealthState
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.reference import Reference
 from spegel_py.outcomes import LocalState
 from spegel_py.routing.base import Router
-from spegel_py.store.base import Store, Tag
-from spegel_py.wording import in_namespaces, tag_too_old
+from spegel_py.store.base import Origins, Store, Tag
+from spegel_py.wording import NOT_MIRRORED, in_namespaces, tag_too_old
 
 WITHIN = 3.0
 """Seconds that a lookup may take. A pull waits less, so late results explain a miss."""
@@ -34,6 +35,9 @@ class HolderLookup:
     Args:
         health: returns the health of a peer by its id.
         freshness: decides whether a tag may still be answered.
+        filters: decides whether content is mirrored at all.
+        origins: returns the repositories that content came from, by which filters decide about a
+            digest alone.
         elsewhere: returns the other namespaces of containerd that hold a key.
         shared: the namespace whose images are shared.
     """
@@ -45,6 +49,8 @@ class HolderLookup:
         router: Router,
         health: Callable[[str], HealthState],
         freshness: Freshness | None = None,
+        filters: Filters = EVERYTHING,
+        origins: Origins | None = None,
         elsewhere: Callable[[str], Awaitable[Collection[str]]] | None = None,
         shared: str = "",
         within: float = WITHIN,
@@ -54,6 +60,8 @@ class HolderLookup:
         self._router = router
         self._health = health
         self._freshness = freshness or Freshness()
+        self._filters = filters
+        self._origins = origins
         self._elsewhere = elsewhere
         self._shared = shared
         self._within = within
@@ -67,10 +75,13 @@ class HolderLookup:
 
         A reference with a tag and a digest is looked up by the digest. `ms` of a peer is the time
         from the start until it was found. `ended` is false if the lookup was cut off. `note` says
-        why content that is on this machine is not shared. Raises NameInvalid and DigestInvalid.
+        why content that is on this machine is not shared, or why peers are not asked for it. Raises
+        NameInvalid and DigestInvalid.
         """
         key = key_of(text)
         local, digest, note = await self._here(key)
+        if await self._is_excluded(text, local):
+            note = NOT_MIRRORED
         began, peers, ended, error = self._clock(), [], False, None
         try:
             async with asyncio.timeout(self._within):
@@ -117,6 +128,22 @@ class HolderLookup:
             return LocalState.AWAY, None, str(error)
         return LocalState.HELD, found, self._why_too_old(key, tag) if tag else None
 
+    async def _is_excluded(self, text: str, local: LocalState) -> bool:
+        """Return True if this node neither answers a pull of the content nor asks peers for it.
+
+        A digest alone is excluded by its origins, which are known of content that is here.
+        """
+        if not self._filters:
+            return False
+        if (label := _label_of(text)) is not None:
+            return self._filters.exclude(label)
+        if local is not LocalState.HELD or self._origins is None:
+            return False
+        try:
+            return not self._filters.shares(await self._origins.sources(Digest.parse(text)))
+        except (ContentNotFound, StoreUnavailable):
+            return False
+
     def _why_too_old(self, key: str, tag: Tag) -> str | None:
         seen, now = self._freshness.last_seen(key, tag.pulled), time.time()
         if self._freshness.is_fresh(seen, now):
@@ -147,3 +174,12 @@ def key_of(text: str) -> str:
         return str(Digest.parse(text))
     reference = Reference.parse(text)
     return str(reference.digest or reference.key)
+
+
+def _label_of(text: str) -> str | None:
+    """Return the label that filters are applied to in a pull; None for a digest alone."""
+    if "/" not in text:
+        return None
+    reference = Reference.parse(text)
+    repository = f"{reference.registry}/{reference.repository}"
+    return repository if reference.digest else reference.name

@@ -229,6 +229,38 @@ async def test_the_registry_is_away(labs: Labs) -> None:
     assert "miss, not_found: nobody has it" in unknown.texts["why"]
 
 
+async def test_an_image_is_excluded_by_a_filter(labs: Labs) -> None:
+    """It is here and at a peer, but this node neither answers nor asks: each output says why."""
+    lab = await labs(2)
+    holder, other = lab.nodes
+    app, reference = image("excluded"), lab.name("test/private:1")
+    filters = {"registry_filters": "/private(:|$)"}
+    await asyncio.gather(holder.start_spegel(**filters), other.start_spegel())
+    await joined(holder, other)
+    await lab.registry.push(reference, app)
+    await asyncio.gather(*(node.cri.pull(reference) for node in lab.nodes))
+
+    async def is_found() -> bool:
+        texts = [(await command(node, "resolve", reference))[1] for node in lab.nodes]
+        return "on peers: 1" in texts[0] and "on this node: yes" in texts[1]
+
+    await until(is_found, deadline=30.0)
+    here, there = await told(holder, reference), await told(other, reference)
+    why = "it is not mirrored: --mirrored-registries or --registry-filters exclude it"
+    assert "on this node: yes" in here.texts["resolve"]
+    assert why in here.texts["resolve"]
+    assert "miss, filtered" in here.texts["why"]
+    assert "is not mirrored, by this node's settings" in here.texts["why"]
+    assert "shares 0 images" in here.texts["images"]
+    assert here.statuses["measure"] == 1
+    assert why in (await command(holder, "resolve", str(app.root.digest)))[1]
+    assert "on peers: 0" in there.texts["resolve"]
+    assert why not in there.texts["resolve"]
+    assert there.statuses["measure"] == 0
+    agree_on_readiness(here)
+    agree_on_readiness(there)
+
+
 async def test_a_node_has_no_peers(labs: Labs) -> None:
     """Until it is ready alone, all outputs have the same reason; afterwards none has one."""
     lab = await labs(1)

@@ -409,6 +409,39 @@ async def test_resolve_ends_when_the_lookup_does_not(node: Node) -> None:
         assert (answer["ended"], answer["peers"]) == (False, [])
 
 
+class OriginOf:
+    """The origin of all content."""
+
+    def __init__(self, *sources: str) -> None:
+        self._sources = frozenset(sources)
+
+    async def sources(self, _: Digest) -> frozenset[str]:
+        return self._sources
+
+
+@pytest.mark.parametrize(
+    ("key", "is_excluded"),
+    [
+        ("r.io/app:v1", True),
+        (f"r.io/app@{DIGEST}", True),
+        (f"r.io/other@{DIGEST}", False),
+        ("r.io/other:v1", False),
+        (str(DIGEST), True),
+    ],
+)
+async def test_resolve_says_that_a_filter_excludes_the_content(
+    node: Node, key: str, is_excluded: bool
+) -> None:
+    """By the name in a pull, and a digest alone by its origin, though the content is here."""
+    node.store.add(SMALL)
+    filters = Filters(patterns=[re.compile("r.io/app")])
+    async with debugging(node, filters=filters, origins=OriginOf("r.io/app")) as debug:
+        note = (await debug.ask("GET", f"/debug/resolve?key={key}")).json["note"]
+        assert (note is not None and "--registry-filters exclude it" in note) is is_excluded
+    async with debugging(node, filters=filters, origins=OriginOf("r.io/other")) as debug:
+        assert (await debug.ask("GET", f"/debug/resolve?key={DIGEST}")).json["note"] is None
+
+
 async def test_a_body_on_its_way_tells_how_far_it_is(start: NodeFactory) -> None:
     """While the client does not read: how much of it was sent, out of how much, and by which
     peer.
