@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 import pytest_asyncio
 
 import spegel_py
-from tests.integration.cluster import metric, publish, registry_away, start_cluster
+from tests.integration.cluster import events, metric, publish, registry_away, start_cluster
 from tests.support.images import image
 from tests.support.lab import Lab, Node
-from tests.support.processes import run
+from tests.support.processes import run, until
 from tests.support.terminals import shown, terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
@@ -30,7 +31,7 @@ NAME = "test/a-team-with-a-long-name/and-a-project/application:2026.11.29-build-
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def lab() -> AsyncIterator[Lab]:
-    async with start_cluster(2) as lab:
+    async with start_cluster(3) as lab:
         yield lab
 
 
@@ -38,7 +39,7 @@ async def lab() -> AsyncIterator[Lab]:
 async def pulled(lab: Lab) -> str:
     """The name of an image that the second node has pulled from the first."""
     app, reference = image("terminal", layers=9, platforms=("amd64", "arm64")), lab.name(NAME)
-    holder, puller = lab.nodes
+    holder, puller, _ = lab.nodes
     await publish(lab, reference, app, holder)
     async with registry_away(lab):
         await puller.cri.pull(reference)
@@ -135,7 +136,7 @@ async def test_colours_are_for_terminals_only(lab: Lab, pulled: str) -> None:
 
 async def test_a_pull_is_told_as_one_thing(lab: Lab, pulled: str) -> None:
     """Its bytes, its source, its parts and its time: of the image that containerd has pulled."""
-    holder, puller = lab.nodes
+    holder, puller, _ = lab.nodes
     output = await in_a_pipe(puller, "why", pulled)
     title, summary, *rows = output.splitlines()
     assert title.endswith(f"  {pulled}")
@@ -180,3 +181,32 @@ async def test_what_people_measure_is_kept_apart(lab: Lab, pulled: str, tmp_path
     output = await in_a_pipe(puller, "why", pulled, "--measured")
     assert f"{pulled}, by spegel-py measure\n" in output
     assert f"{pulled}, by spegel-py pull\n" in output
+
+
+async def test_open_alerts_fit_on_a_terminal(lab: Lab, pulled: str) -> None:
+    """Those about containerd, with its long path, and about a peer, with its long id; also those
+    that are kept in files. The last test: its nodes end with alerts.
+    """
+    holder, puller, _ = lab.nodes
+    assert holder.spegel
+    await holder.spegel.end(signal.SIGKILL)
+    await puller.daemon.stop()
+
+    async def are_open() -> bool:
+        return all(
+            events(puller, "alert opened", condition=one)
+            for one in ("containerd-away", "peer-lost")
+        )
+
+    await until(are_open, deadline=60.0)
+    for more in ((), ("--data-dir", str(puller.folder / "data"))):
+        output, status = await on_terminal(puller, "alerts", *more)
+        lines = shown(output)
+        assert status == 0, output
+        assert [line for line in lines if len(line) > COLUMNS] == []
+        text = " ".join(" ".join(lines).split())
+        assert not _WHOLE_ID.search(text)
+        assert "containerd-away" in text
+        assert re.search(r"peer-lost …\w{8}", text), output
+        piped = await in_a_pipe(puller, "alerts", *more, "--wide")
+        assert re.search(r"peer-lost 12D3Koo\w{40,}", piped), piped
