@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 
 import structlog
 
 from spegel_py import settings
 from spegel_py.commands.config_file_flag import add_config_flag, other_settings
-from spegel_py.host.cleanup import SETTINGS, clean_up_and_serve
+from spegel_py.commands.folder_report import Output, print_changes, set_up
+from spegel_py.commands.output import add_json_flag, print_json, print_line
+from spegel_py.host.cleanup import SETTINGS, Cleaned, clean_up_and_serve, log_cleaned
 from spegel_py.host.folder_check import why_foreign
+from spegel_py.host.own_names import BACKUP
 from spegel_py.host.replica_cleanup import release_replicas
-from spegel_py.telemetry import logging
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Exit status: 0 if the folder is as it was, 1 if it is no folder of containerd's."
     )
     add_config_flag(parser)
+    add_json_flag(parser)
     settings.add_flags(parser, SETTINGS)
 
 
@@ -39,15 +43,47 @@ def run(args: argparse.Namespace) -> int:
         file=args.config,
         others=other_settings(),
     )
-    logging.configure(level=values["log_level"], log_format=values["log_format"])
+    output = set_up(args, values)
     root, address = values["containerd_registry_config_path"], values["addr"]
     reason = why_foreign(root)
     if reason is not None:
         log.warning("no folder of containerd's", path=str(root), reason=reason)
         if not address:
+            if output is Output.OBJECT:
+                print_json(_object(Cleaned(root, (), has_backup=False), None, reason))
             return 1
-    socket = values["containerd_sock"]
+    socket, released = values["containerd_sock"], None
     if socket is not None and socket.exists():
-        asyncio.run(release_replicas(socket, values["containerd_namespace"]))
-    asyncio.run(clean_up_and_serve(root, address, linger=values["linger"]))
+        released = asyncio.run(release_replicas(socket, values["containerd_namespace"]))
+
+    def tell(cleaned: Cleaned) -> None:
+        match output:
+            case Output.LOG:
+                log_cleaned(cleaned)
+            case Output.OBJECT:
+                print_json(_object(cleaned, released, reason))
+            case Output.TEXT:
+                _print(cleaned)
+        sys.stdout.flush()  # the probe may be served for long
+
+    asyncio.run(clean_up_and_serve(root, address, linger=values["linger"], tell=tell))
     return 0
+
+
+def _print(cleaned: Cleaned) -> None:
+    if cleaned.has_backup:
+        print_line(f"{cleaned.root} is as it was before the first configuration:")
+        print_changes(cleaned.changes)
+    else:
+        print_line(f"nothing to put back: there is no {cleaned.root / BACKUP}")
+
+
+def _object(cleaned: Cleaned, released: int | None, problem: str | None) -> dict[str, object]:
+    """Return the result as JSON; `problem` says why the folder is none of containerd's."""
+    return {
+        "folder": str(cleaned.root),
+        "has_backup": cleaned.has_backup,
+        "registries": [one.as_record() for one in cleaned.changes],
+        "replicas_released": released,
+        "problem": problem,
+    }

@@ -7,20 +7,32 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from spegel_py import settings
 from spegel_py.commands.config_file_flag import add_config_flag, other_settings
-from spegel_py.commands.output import print_line
+from spegel_py.commands.folder_report import Output, print_changes, set_up
+from spegel_py.commands.output import add_json_flag, print_json, print_line
 from spegel_py.errors import ConfigError
-from spegel_py.host.changes import ChangeKind, RegistryChange
-from spegel_py.host.configuration import SETTINGS, configure, log_answers, preview
+from spegel_py.host.changes import RegistryChange
+from spegel_py.host.configuration import (
+    SETTINGS,
+    about_answer,
+    ask_mirrors,
+    configure,
+    lasting,
+    log_answers,
+    log_changes,
+    preview,
+)
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.folder_check import why_foreign
+from spegel_py.host.http_probe import MirrorAnswer
 from spegel_py.host.mirroring import Mirroring
 from spegel_py.host.registries import parse_registries
 from spegel_py.node_name import node_name
-from spegel_py.telemetry import logging
 from spegel_py.tools.basic_auth import Credentials
 
 
@@ -36,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the changes of each registry and of each file, and change nothing",
     )
+    add_json_flag(parser)
     settings.add_flags(parser, SETTINGS)
 
 
@@ -52,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         file=args.config,
         others=other_settings(),
     )
-    logging.configure(level=values["log_level"], log_format=values["log_format"])
+    output = set_up(args, values)
     if not values["mirror_targets"]:
         raise ConfigError(
             "--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the "
@@ -75,25 +88,64 @@ def run(args: argparse.Namespace) -> int:
 
         asyncio.run(check_searched(values["containerd_sock"], root))
     if args.dry_run:
-        _show(root, mirroring)
+        _preview(root, mirroring, output)
         return 0
-    configure(root, mirroring, Disk())
-    asyncio.run(log_answers(mirroring.targets))
+    found = configure(root, mirroring, Disk())
+    answers = asyncio.run(ask_mirrors(mirroring.targets))
+    _report(root, found, answers, output)
     return 0
 
 
-def _show(root: Path, mirroring: Mirroring) -> None:
+def _report(
+    root: Path,
+    found: Sequence[RegistryChange],
+    answers: Mapping[str, MirrorAnswer],
+    output: Output,
+) -> None:
+    match output:
+        case Output.LOG:
+            log_changes(root, found)
+            log_answers(answers)
+        case Output.OBJECT:
+            print_json(_object(root, found, answers))
+        case Output.TEXT:
+            print_line(f"{root}:")
+            print_changes(found, advice=partial(_advice, root))
+            for mirror, answer in answers.items():
+                print_line(about_answer(mirror, answer))
+
+
+def _preview(root: Path, mirroring: Mirroring, output: Output) -> None:
+    """Show the changes and the diff; a log is not asked for in a dry run, so it has the text."""
     found, lines = preview(root, mirroring)
+    if output is Output.OBJECT:
+        print_json(_object(root, found, {}, is_dry_run=True, diff=list(lines)))
+        return
     print_line(f"{root}, if this is run without --dry-run:")
-    for one in found:
-        print_line(f"  {one.kind.value:9}  {one.registry}{_effect(one, mirroring)}")
+    print_changes(found, advice=partial(_advice, root))
     for line in lines:
-        print_line(line)
+        print_line(line, wide=True)
 
 
-def _effect(one: RegistryChange, mirroring: Mirroring) -> str:
-    if one.kind is ChangeKind.REMOVED:
-        return ": containerd asks the mirror for it no longer"
-    if one.kind is ChangeKind.SET_ASIDE:
-        return f" until cleanup; {mirroring.keeping(one.name)}"
-    return ""
+def _advice(root: Path, one: RegistryChange) -> str:
+    return f"; {lasting(root, one)}"
+
+
+def _object(
+    root: Path,
+    found: Sequence[RegistryChange],
+    answers: Mapping[str, MirrorAnswer],
+    *,
+    is_dry_run: bool = False,
+    diff: Sequence[str] = (),
+) -> dict[str, object]:
+    return {
+        "folder": str(root),
+        "dry_run": is_dry_run,
+        "registries": [one.as_record() for one in found],
+        "mirrors": [
+            {"mirror": mirror, "answers": answer.is_up, "answer": answer.text}
+            for mirror, answer in answers.items()
+        ],
+        "diff": list(diff),
+    }

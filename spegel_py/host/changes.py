@@ -34,11 +34,24 @@ class RegistryChange:
 
     name: str
     kind: ChangeKind
+    remedy: str = ""
+    """The flags that keep the registry's mirror, or its settings; empty if it loses nothing."""
+    copy: Path | None = None
+    """The copy of an entry that somebody changed by hand since it was written."""
 
     @property
     def registry(self) -> str:
         """The registry in words."""
         return "all registries" if self.name == DEFAULT else registry_of(self.name)
+
+    def as_record(self) -> dict[str, object]:
+        """Return the change as JSON values."""
+        return {
+            "registry": registry_of(self.name),
+            "change": self.kind.value,
+            "remedy": self.remedy or None,
+            "copy": None if self.copy is None else str(self.copy),
+        }
 
 
 def changes(

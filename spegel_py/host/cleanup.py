@@ -11,8 +11,9 @@ import asyncio
 import math
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from aiohttp import web
 from spegel_py import values
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
-from spegel_py.host.changes import ChangeKind, changes
+from spegel_py.host.changes import ChangeKind, RegistryChange, changes
 from spegel_py.host.configuration import CONFIG_PATH
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.host_files import locked
+from spegel_py.host.own_names import BACKUP
 from spegel_py.settings import Setting
-from spegel_py.telemetry.logging import LOGGING
+from spegel_py.telemetry.logging import REPORTING
 from spegel_py.tools.addresses import split_host_port
 from spegel_py.tools.listeners import explain_listening
 
@@ -49,7 +51,7 @@ def _address(given: Any) -> str:
 
 
 SETTINGS = (
-    *LOGGING,
+    *REPORTING,
     CONFIG_PATH,
     Setting(
         "addr",
@@ -75,26 +77,30 @@ SETTINGS = (
 )
 
 
-async def clean_up_and_serve(root: Path, address: str, *, linger: float) -> None:
+Tell = Callable[["Cleaned"], None]
+"""Shows the result of a clean-up."""
+
+
+async def clean_up_and_serve(root: Path, address: str, *, linger: float, tell: Tell) -> None:
     """Restore the folder, then serve the probe until SIGTERM, if there is an address.
 
-    Raises ConfigError, HostError.
+    `tell` gets the result of each clean-up. Raises ConfigError, HostError.
     """
     is_ended = asyncio.Event()
     # Set first, because a container's first process gets only signals that it handles.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_ended.set)
     if not address:
-        await asyncio.to_thread(clean_up, root, Disk())
+        tell(await asyncio.to_thread(clean_up, root, Disk()))
         return
     with ExitStack() as lock:
         if await asyncio.to_thread(root.is_dir):
             await asyncio.to_thread(lock.enter_context, locked(root, deadline=LOCK_DEADLINE))
-        await asyncio.to_thread(clean_up, root, Disk(), is_locked=True)
+        tell(await asyncio.to_thread(clean_up, root, Disk(), is_locked=True))
         async with serve_probe(address):
-            await _keep_clean(root, is_ended, linger=linger)
+            await _keep_clean(root, is_ended, linger=linger, tell=tell)
 
 
-async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> None:
+async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float, tell: Tell) -> None:
     """Restore a locked folder whenever it was configured, until `linger` seconds after the end.
 
     The last check is at the very end.
@@ -103,8 +109,8 @@ async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> 
     end = math.inf
     while True:
         is_last = loop.time() >= end
-        if await asyncio.to_thread((root / original.BACKUP).is_dir):
-            await asyncio.to_thread(clean_up, root, Disk(), is_locked=True)
+        if await asyncio.to_thread((root / BACKUP).is_dir):
+            tell(await asyncio.to_thread(clean_up, root, Disk(), is_locked=True))
         if is_last:
             return
         if end == math.inf:
@@ -115,22 +121,51 @@ async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float) -> 
             await asyncio.sleep(min(CHECK_INTERVAL, max(0.0, end - loop.time())))
 
 
-def clean_up(root: Path, disk: Disk, *, is_locked: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """The result of a clean-up: the changes per registry, and whether there was a backup."""
+
+    root: Path
+    changes: tuple[RegistryChange, ...]
+    has_backup: bool
+
+
+def clean_up(root: Path, disk: Disk, *, is_locked: bool = False) -> Cleaned:
     """Restore the original content of `root`; a second run changes nothing.
 
     `is_locked` is True if the caller holds the folder's lock.
     """
     before, present = original.look(root)
-    if original.restore(root, disk, is_locked=is_locked):
-        for one in changes(present, before.entries, before.entries):
-            path = str(root / one.name)
-            if one.kind is ChangeKind.RESTORED:
-                log.info("settings restored", registry=one.registry, path=path)
-            elif one.kind is ChangeKind.REMOVED:
-                log.info("mirror removed", registry=one.registry, path=path)
+    copies = original.restore(root, disk, is_locked=is_locked)
+    if copies is None:
+        return Cleaned(root, (), has_backup=False)
+    done = (ChangeKind.RESTORED, ChangeKind.REMOVED)
+    found = [one for one in changes(present, before.entries, before.entries) if one.kind in done]
+    return Cleaned(
+        root, tuple(replace(one, copy=copies.get(one.name)) for one in found), has_backup=True
+    )
+
+
+def log_cleaned(cleaned: Cleaned) -> None:
+    """Log a line for each registry whose entry was removed or restored."""
+    root = cleaned.root
+    for one in cleaned.changes:
+        path = str(root / one.name)
+        if one.copy is not None:
+            log.warning(
+                "changed by hand since the last run",
+                registry=one.registry,
+                path=path,
+                copy=str(one.copy),
+            )
+        if one.kind is ChangeKind.RESTORED:
+            log.info("settings restored", registry=one.registry, path=path)
+        else:
+            log.info("mirror removed", registry=one.registry, path=path)
+    if cleaned.has_backup:
         log.info("containerd's configuration is put back", path=str(root))
     else:
-        log.info("nothing to put back: there is no backup", path=str(root / original.BACKUP))
+        log.info("nothing to put back: there is no backup", path=str(root / BACKUP))
 
 
 @asynccontextmanager

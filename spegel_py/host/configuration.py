@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from spegel_py.host.disk_steps import Disk
 from spegel_py.host.file_tree import Entry, Folder
 from spegel_py.host.host_files import read
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
-from spegel_py.host.mirroring import Mirroring, is_made
+from spegel_py.host.mirroring import HOSTS, Mirroring, is_made
+from spegel_py.host.own_names import BACKUP
 from spegel_py.host.registries import parse_registries, parse_targets
 from spegel_py.node_name import NODE_NAME
 from spegel_py.settings import Setting
-from spegel_py.telemetry.logging import LOGGING
+from spegel_py.telemetry.logging import REPORTING
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +54,7 @@ CONFIG_PATH = Setting(
 )
 
 SETTINGS = (
-    *LOGGING,
+    *REPORTING,
     CONFIG_PATH,
     Setting(
         "mirrored_registries",
@@ -99,66 +101,127 @@ SETTINGS = (
 )
 
 
-def configure(root: Path, mirroring: Mirroring, disk: Disk) -> None:
-    """Write the mirrors' files to `root`, and keep the original; a second run changes nothing."""
+def configure(root: Path, mirroring: Mirroring, disk: Disk) -> list[RegistryChange]:
+    """Write the mirrors' files to `root`, and keep the original; a second run changes nothing.
+
+    Returns the changes per registry.
+    """
     found: list[RegistryChange] = []
-    removed: dict[str, Entry] = {}
 
     def plan(before: Folder) -> Mapping[str, Entry]:
         wanted, present = mirroring.plan(before, root=root, outside=read), original.present(root)
-        for name in mirroring.set_aside(before, wanted):
-            log.warning(
-                "set aside until cleanup", path=str(root / name), remedy=mirroring.keeping(name)
-            )
-        found.extend(changes(present, wanted, before.entries))
-        kind = ChangeKind.REMOVED
-        removed.update((one.name, present[one.name]) for one in found if one.kind is kind)
+        found.extend(_explained(mirroring, before, present, wanted))
         return wanted
 
-    changed = original.change(root, plan, disk, is_made=is_made)
-    for one in found:
-        _log_change(root, one, remedy=mirroring.with_registries(removed) if removed else "")
-    log.info("containerd is configured", path=str(root), changed=changed)
+    copies = original.change(root, plan, disk, is_made=is_made)
+    return [replace(one, copy=copies.get(one.name)) for one in found]
 
 
 def preview(root: Path, mirroring: Mirroring) -> tuple[list[RegistryChange], Iterator[str]]:
     """Return the changes that `configure` would make, and the lines of their diff."""
     before, present = original.look(root)
     wanted = mirroring.plan(before, root=root, outside=read)
-    return changes(present, wanted, before.entries), diff(present, wanted, root=root)
+    copies = original.edited(root, wanted)
+    found = _explained(mirroring, before, present, wanted)
+    return (
+        [replace(one, copy=copies.get(one.name)) for one in found],
+        diff(present, wanted, root=root),
+    )
 
 
-def _log_change(root: Path, one: RegistryChange, *, remedy: str) -> None:
+def _explained(
+    mirroring: Mirroring,
+    before: Folder,
+    present: Mapping[str, Entry],
+    wanted: Mapping[str, Entry],
+) -> list[RegistryChange]:
+    """Return the changes with their remedies, the settings that stay set aside included."""
+    found = changes(present, wanted, before.entries)
+    removed = [one.name for one in found if one.kind is ChangeKind.REMOVED]
+    lost = mirroring.with_registries({name: present[name] for name in removed})
+    aside = {name: mirroring.keeping(name) for name in mirroring.set_aside(before, wanted)}
+    remedies = dict.fromkeys(removed, lost)
+    rows = [
+        replace(one, remedy=remedies.get(one.name, ""))
+        for one in found
+        if one.kind is not ChangeKind.SET_ASIDE
+    ]
+    once = {one.name: "" for one in found if one.kind is ChangeKind.SET_ASIDE} | aside
+    return rows + [RegistryChange(name, ChangeKind.SET_ASIDE, each) for name, each in once.items()]
+
+
+def log_changes(root: Path, found: Sequence[RegistryChange]) -> None:
+    """Log a line for each registry; a warning means that it loses something."""
+    for one in found:
+        _log_change(root, one)
+    kept = (ChangeKind.KEPT, ChangeKind.SET_ASIDE)
+    changed = [one.name for one in found if one.kind not in kept]
+    log.info("containerd is configured", path=str(root), changed=changed)
+
+
+def _log_change(root: Path, one: RegistryChange) -> None:
     path = str(root / one.name)
+    if one.copy is not None:
+        log_edited(root, one)
     match one.kind:
         case ChangeKind.ADDED:
             log.info("mirror added", registry=one.registry, path=path)
         case ChangeKind.KEPT:
             log.info("mirror kept", registry=one.registry, path=path)
         case ChangeKind.REMOVED:
-            log.warning("mirror removed", registry=one.registry, path=path, remedy=remedy)
+            log.warning("mirror removed", registry=one.registry, path=path, remedy=one.remedy)
+        case ChangeKind.SET_ASIDE if one.remedy:
+            log.warning("set aside until cleanup", path=path, remedy=one.remedy)
         case ChangeKind.SET_ASIDE:
-            pass  # it has a warning of its own, with its remedy
+            pass  # containerd did not use it
         case _:
             log.info("mirror changed", registry=one.registry, path=path)
 
 
-async def log_answers(targets: Sequence[str]) -> None:
-    """Ask each mirror once, for 2 s at most, and log its answer; never raises.
+def log_edited(root: Path, one: RegistryChange) -> None:
+    """Log that an entry was changed by hand, and where its copy is."""
+    log.warning(
+        "changed by hand since the last run",
+        registry=one.registry,
+        path=str(root / one.name),
+        copy=str(one.copy),
+        remedy=lasting(root, one),
+    )
+
+
+def lasting(root: Path, one: RegistryChange) -> str:
+    """Return the advice how a setting of a registry outlasts the next run."""
+    place = root / BACKUP / one.name / HOSTS
+    return f"to keep a setting, put it into {place}, name the registry, and give --prepend-existing"
+
+
+async def ask_mirrors(targets: Sequence[str]) -> dict[str, MirrorAnswer]:
+    """Ask each mirror once, for 2 s at most, and return its answer; never raises.
 
     The files are written already, and stay: the registry may start only after this command ends.
     """
     answers = await asyncio.gather(*map(ask_mirror, targets))
-    for target, answer in zip(targets, answers, strict=True):
-        log_answer(target, answer)
+    return dict(zip(targets, answers, strict=True))
 
 
-def log_answer(mirror: str, answer: MirrorAnswer) -> None:
-    """Log a mirror's answer; a warning means that pulls are slow until somebody acts."""
+def log_answers(answers: Mapping[str, MirrorAnswer]) -> None:
+    """Log each mirror's answer; a warning means that pulls are slow until somebody acts."""
+    for mirror, answer in answers.items():
+        if answer.is_up:
+            log.info("the mirror answers", mirror=mirror, answer=answer.text)
+        elif answer.is_refused:
+            # This ran as an init container, or before a service's start: the registry starts later.
+            log.info("no mirror listens there yet", mirror=mirror, remedy=START)
+        else:
+            log.warning(
+                "the mirror does not answer", mirror=mirror, answer=answer.text, remedy=WAITS
+            )
+
+
+def about_answer(mirror: str, answer: MirrorAnswer) -> str:
+    """Return the sentence about a mirror's answer, with the remedy."""
     if answer.is_up:
-        log.info("the mirror answers", mirror=mirror, answer=answer.text)
-    elif answer.is_refused:
-        # This ran as an init container, or before a service's start: the registry starts later.
-        log.info("no mirror listens there yet", mirror=mirror, remedy=START)
-    else:
-        log.warning("the mirror does not answer", mirror=mirror, answer=answer.text, remedy=WAITS)
+        return f"the mirror {mirror} answers: {answer.text}"
+    if answer.is_refused:
+        return f"no mirror listens at {mirror} yet: {START}"
+    return f"the mirror {mirror} does not answer ({answer.text}): {WAITS}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spegel_py.errors import ConfigError
 from spegel_py.host import original
+from spegel_py.host.own_names import is_own
 from spegel_py.host.registries import registry_of
 from spegel_py.oci.reference import is_host
 
@@ -69,7 +70,7 @@ def _begins_with_a_file(root: Path) -> bool:
 def _can_hold_registries(root: Path) -> bool:
     if not root.is_dir():
         return True  # changing it fails with a clear error
-    entries = list(root.iterdir())
+    entries = [entry for entry in root.iterdir() if not is_own(entry.name)]
     folders = [entry for entry in entries if entry.is_dir()]
     registries = sum(_is_registry(folder) for folder in folders)
     if registries and registries >= len(entries) - len(folders):  # a file or two may lie beside

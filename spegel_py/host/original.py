@@ -4,6 +4,8 @@ One rule makes this correct: as long as `_backup` exists, it is the original. Th
 under another name, and appears with one rename. It disappears with one rename as well, once all of
 it was copied back. Spegel keeps its own backup under the same name, so each program can clean up
 after the other.
+
+An entry that somebody changed by hand since it was written is copied before it is replaced.
 """
 
 from __future__ import annotations
@@ -17,18 +19,18 @@ from spegel_py.errors import HostError
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.file_tree import Entry, File, Folder, Meta, matches, relocated
 from spegel_py.host.host_files import locked, names, read, reported
-
-BACKUP = "_backup"
-OURS = "_spegel-py."
-"""Prefix of MADE, and of names that exist only during a change; the next run removes remains."""
-
-MADE = f"{OURS}made"
-"""File that marks a folder which did not exist before; it has the number of folders created for it.
-
-It is beside the backup, because Spegel would copy everything in the backup back.
-"""
-
-STAGED, COPY, TRASH = f"{OURS}new", f"{OURS}backup", f"{OURS}old"
+from spegel_py.host.own_names import (
+    BACKUP,
+    COPY,
+    EDITED,
+    LASTING,
+    MADE,
+    PREFIX,
+    STAGED,
+    TRASH,
+    is_own,
+)
+from spegel_py.host.written import Written, copy_of, keep_copies
 
 Plan = Callable[[Folder], Mapping[str, Entry]]
 """Returns the wanted content of the folder, from the original content."""
@@ -55,37 +57,56 @@ def present(root: Path) -> dict[str, Entry]:
     return {
         name: entry
         for name in names(root)
-        if not _is_ours(name) and (entry := read(root / name)) is not None
+        if not is_own(name) and (entry := read(root / name)) is not None
     }
+
+
+def edited(root: Path, wanted: Mapping[str, Entry]) -> Mapping[str, Path]:
+    """Return the entries that somebody changed by hand and that a change to `wanted` replaces.
+
+    Each has the path at which the change will put its copy. Raises HostError.
+    """
+    with reported("read", root):
+        if not (root / BACKUP).is_dir():
+            return {}
+        found = Written.read(root).edited(present(root), wanted, _original(root).entries)
+        return {name: copy_of(root, name, entry) for name, entry in found.items()}
 
 
 def change(
     root: Path, plan: Plan, disk: Disk, *, is_made: Callable[[Entry], bool] = lambda _: True
-) -> list[str]:
+) -> Mapping[str, Path]:
     """Change a folder to the planned content, and keep the original as backup.
 
     Entries that somebody added since the backup was made, as `is_made` tells, join the backup.
-    Returns the changed names. The path is absolute and without links. If the plan raises, nothing
-    has changed. After HostError or a crash, this can be run again.
+    Returns the copies of entries that somebody changed by hand, by name. The path is absolute and
+    without links. If the plan raises, nothing has changed. After HostError or a crash, this can be
+    run again.
     """
     with reported("change", root):
         _make(root, disk)
         with locked(root):
-            if (root / BACKUP).is_dir():
-                _adopt(root, disk, is_made)
+            has_backup = (root / BACKUP).is_dir()
+            written, now = (Written.read(root), present(root)) if has_backup else (Written(), {})
+            if has_backup:
+                _adopt(root, now, disk, lambda name, entry: written.knows(name) or is_made(entry))
             original = _original(root)
             # Large files are copied from the backup, which exists until the end.
             entries = plan(Folder(_kept(original, root), original.meta))
-            if not (root / BACKUP).is_dir():
+            if not has_backup:
                 _back_up(root, original, disk)
-            return _settle(root, entries, disk)
+            copies = keep_copies(root, written.edited(now, entries, original.entries), disk)
+            written = written.announce(root, now, entries, disk)
+            _settle(root, entries, disk)
+            written.forget_others(root, entries, disk)
+            return copies
 
 
-def restore(root: Path, disk: Disk, *, is_locked: bool = False) -> bool:
+def restore(root: Path, disk: Disk, *, is_locked: bool = False) -> Mapping[str, Path] | None:
     """Restore the original content of a folder, or remove a folder that did not exist before.
 
-    Returns True if there was a backup. Without one, only the remains of a crash are removed. After
-    HostError, this can be run again.
+    Returns the copies of entries that somebody changed by hand, by name. None means that there was
+    no backup: then only the remains of a crash are removed. After HostError, this can be run again.
 
     Args:
         root: the folder.
@@ -95,24 +116,26 @@ def restore(root: Path, disk: Disk, *, is_locked: bool = False) -> bool:
     with reported("restore", root):
         _remove_temporary(root, disk)
         if not root.is_dir():
-            return False
+            return None
         with nullcontext() if is_locked else locked(root):
             return _restore(root, disk)
 
 
-def _restore(root: Path, disk: Disk) -> bool:
-    has_backup = (root / BACKUP).is_dir()
-    if has_backup:
-        _settle(root, _original(root).entries, disk)
+def _restore(root: Path, disk: Disk) -> Mapping[str, Path] | None:
+    copies = None
+    if (root / BACKUP).is_dir():
+        entries = _original(root).entries
+        copies = keep_copies(root, Written.read(root).edited(present(root), entries), disk)
+        _settle(root, entries, disk)
         disk.move(root / BACKUP, root / TRASH)
     for name in names(root):
-        if name.startswith(OURS) and name != MADE:
+        if name.startswith(PREFIX) and name not in (MADE, EDITED):
             disk.remove(root / name)
     if (root / MADE).exists():
         _unmake(root, disk)
     else:
         disk.reset_mtime(root)
-    return has_backup
+    return copies
 
 
 def _original(root: Path) -> Folder:
@@ -125,7 +148,7 @@ def _original(root: Path) -> Folder:
     if not isinstance(found, Folder):
         raise HostError(f"{root} is no folder: name the folder of containerd's config_path")
     return Folder(
-        {name: entry for name, entry in found.entries.items() if not _is_ours(name)}, found.meta
+        {name: entry for name, entry in found.entries.items() if not is_own(name)}, found.meta
     )
 
 
@@ -143,30 +166,27 @@ def _back_up(root: Path, original: Folder, disk: Disk) -> None:
     disk.move(root / COPY, root / BACKUP)
 
 
-def _adopt(root: Path, disk: Disk, is_made: Callable[[Entry], bool]) -> None:
+def _adopt(
+    root: Path, now: Mapping[str, Entry], disk: Disk, is_made: Callable[[str, Entry], bool]
+) -> None:
     """Copy entries into the backup that neither it nor a mirror's program has put there."""
     known = names(root / BACKUP)
-    for name, entry in present(root).items():
-        if name not in known and not is_made(entry):
+    for name, entry in now.items():
+        if name not in known and not is_made(name, entry):
             disk.remove(root / STAGED)
             disk.put(root / STAGED, entry)
             disk.move(root / STAGED, root / BACKUP / name)
 
 
-def _settle(root: Path, entries: Mapping[str, Entry], disk: Disk) -> list[str]:
-    changed = [name for name, entry in entries.items() if not matches(read(root / name), entry)]
-    for name in changed:
-        disk.remove(root / STAGED)
-        disk.put(root / STAGED, entries[name])
-        disk.swap(root / STAGED, root / name, trash=root / TRASH)
-    unwanted = [name for name in names(root) if name not in entries and name not in (BACKUP, MADE)]
-    for name in unwanted:
-        disk.discard(root / name, trash=root / TRASH)
-    return changed + [name for name in unwanted if not _is_ours(name)]
-
-
-def _is_ours(name: str) -> bool:
-    return name == BACKUP or name.startswith(OURS)
+def _settle(root: Path, entries: Mapping[str, Entry], disk: Disk) -> None:
+    for name, entry in entries.items():
+        if not matches(read(root / name), entry):
+            disk.remove(root / STAGED)
+            disk.put(root / STAGED, entry)
+            disk.swap(root / STAGED, root / name, trash=root / TRASH)
+    for name in names(root):
+        if name not in entries and name not in LASTING:
+            disk.discard(root / name, trash=root / TRASH)
 
 
 # A folder that did not exist before

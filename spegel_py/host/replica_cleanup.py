@@ -11,11 +11,11 @@ from spegel_py.errors import StoreUnavailable
 log = structlog.get_logger(__name__)
 
 
-async def release_replicas(socket: Path, namespace: str) -> None:
+async def release_replicas(socket: Path, namespace: str) -> int | None:
     """Delete this program's leases, so that containerd collects what only they keep.
 
-    A node that still runs with `--replica-floor` holds its images again. Without containerd nothing
-    is done, and the leases end by themselves two weeks after their last renewal.
+    Returns their number; None without containerd: the leases then end by themselves two weeks after
+    their last renewal. A node that still runs with `--replica-floor` holds its images again.
     """
     from spegel_py.store.containerd import Client, Leases
     from spegel_py.store.containerd.lease_labels import PREFIX, WRITING
@@ -28,6 +28,7 @@ async def release_replicas(socket: Path, namespace: str) -> None:
                 await leases.delete(lease, sync=lease is found[-1])
     except StoreUnavailable as error:
         log.warning("replicas are not released", socket=str(socket), error=str(error))
-        return
+        return None
     if found:
         log.info("replicas released", socket=str(socket), count=len(found))
+    return len(found)

@@ -1,4 +1,4 @@
-"""Structured logging: events with fields, one JSON object or one console line each, on stderr."""
+"""Structured logging: events with fields, one JSON object or one line each, on stderr."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import io
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
-from typing import Literal, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
 from spegel_py import values
 from spegel_py.settings import Setting
 
-LogFormat = Literal["console", "json"]
+LogFormat = Literal["console", "json", "text"]
 LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR")
 
 LOG_LEVEL = Setting(
@@ -33,6 +34,17 @@ LOG_FORMAT = Setting(
 )
 LOGGING = (LOG_LEVEL, LOG_FORMAT)
 """The settings of the log, which several commands have."""
+
+REPORT_FORMAT = Setting(
+    "log_format",
+    values.text,
+    "text",
+    "sentences on stdout (text), or a log on stderr: one JSON object a line (json), or lines for "
+    "people (console)",
+    choices=("text", "json", "console"),
+)
+REPORTING = (LOG_LEVEL, REPORT_FORMAT)
+"""The settings of the log of commands that people run, and programs too."""
 
 
 class Stderr:
@@ -81,11 +93,14 @@ class FaultLog:
 def configure(*, level: str, log_format: LogFormat) -> None:
     """Set up structlog for the process; third-party loggers log errors only, to the same stream."""
     number = logging.getLevelNamesMapping()[level.upper()]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+    renderer: structlog.typing.Processor
+    match log_format:
+        case "json":
+            renderer = structlog.processors.JSONRenderer()
+        case "console":
+            renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        case "text":
+            renderer = _sentence
     stderr = cast("TextIO", Stderr())
     structlog.configure(
         processors=[
@@ -101,3 +116,12 @@ def configure(*, level: str, log_format: LogFormat) -> None:
     logging.basicConfig(
         level=logging.ERROR, stream=stderr, format="%(levelname)s %(name)s %(message)s"
     )
+
+
+def _sentence(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    """Return an event as a sentence, as in `warning: replicas are not released (error: …)`."""
+    level, _ = event.pop("level"), event.pop("timestamp", None)
+    text = str(event.pop("event"))
+    fields = ", ".join(f"{name}: {value}" for name, value in event.items())
+    about = f" ({fields})" if fields else ""
+    return f"{text}{about}" if level == "info" else f"{level}: {text}{about}"

@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 import spegel_py
 from spegel_py.host.cleanup import clean_up
 from spegel_py.host.configuration import configure
+from spegel_py.host.own_names import WRITTEN
 from tests.integration.cluster import joined, metric, publish, registry_away
 from tests.support.host_trees import EXISTING, described, make_rich, mirroring, quick
 from tests.support.images import image
@@ -310,16 +311,19 @@ async def test_the_files_are_spegels(tree: Path, tmp_path: Path, options: tuple[
     await run(*OURS, "configuration", f"{PATH}={tree}", *targets, *options, environment=ENVIRONMENT)
     await run(SPEGEL, "configuration", f"{PATH}={theirs}", *targets, *options)
     assert contents(tree) == contents(theirs)
-    before = described(theirs)
+    before = contents(theirs)
     await run(
         *OURS, "configuration", f"{PATH}={theirs}", *targets, *options, environment=ENVIRONMENT
     )
-    assert described(theirs) == before
+    assert contents(theirs) == before
 
 
 def contents(root: Path) -> dict[str, bytes]:
+    """Return all files, without the record of the written entries."""
     return {
-        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != WRITTEN
     }
 
 

@@ -4,6 +4,7 @@ never lost.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.support.host_trees import (
     fresh,
     inner,
     is_whole,
+    nothing,
     quick,
     rich,
     steps,
@@ -98,3 +100,56 @@ def test_any_sequence_of_runs_that_died_is_undone(
         dies(both[is_cleanup], number)
     both[1](quick())
     assert inner(described(seen), root) == inner(before, root)
+
+
+def edit(root: Path) -> bytes:
+    """Change a file of configuration's by hand; returns the file's new content."""
+    file = root / "quay.io" / "hosts.toml"
+    file.write_text(f"# by hand\n{file.read_text()}")
+    return file.read_bytes()
+
+
+def copied(root: Path) -> list[bytes]:
+    """Return the files in the copies of what was changed by hand."""
+    return [path.read_bytes() for path in root.glob("_spegel-py.edited/quay.io.*/hosts.toml")]
+
+
+@MADE
+@pytest.mark.parametrize("is_cleanup", [False, True], ids=["configuration", "cleanup"])
+def test_a_change_by_hand_outlives_a_run_that_dies(
+    seen: Path, make: Make, is_cleanup: bool
+) -> None:
+    """Killed at each step and run again, either command has the change in a copy, once."""
+    root, before = fresh(seen, make)
+    configuration, cleanup = works(root)
+    work = cleanup if is_cleanup else configuration
+    number = 0
+    while True:
+        configuration(quick())
+        configured = (root / "quay.io" / "hosts.toml").read_bytes()
+        edited = edit(root)
+        has_died = dies(work, number)
+        work(quick())
+        assert copied(root) == [edited], number
+        if not is_cleanup:
+            assert (root / "quay.io" / "hosts.toml").read_bytes() == configured
+        cleanup(quick())
+        assert copied(root) == [edited], number
+        shutil.rmtree(root / "_spegel-py.edited")
+        if not has_died:
+            break
+        if make is nothing:
+            shutil.rmtree(seen / "etc")
+        number += 1
+    assert number > 5
+    after, wanted = inner(described(seen), root), inner(before, root)
+    if make is not nothing:
+        assert without_times_of(after, root) == without_times_of(wanted, root)
+
+
+def without_times_of(tree: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Leave out the time of the root itself, from which this test removes the copies."""
+    name = str(Path("etc", "containerd", root.name))
+    return {
+        path: (*about[:3], about[-1]) if path == name else about for path, about in tree.items()
+    }

@@ -14,6 +14,7 @@ from spegel_py.errors import ConfigError
 from spegel_py.host.doctor.facts import DEFAULT, HostsFile, MirrorHost
 from spegel_py.host.host_files import read_text
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
+from spegel_py.host.own_names import BACKUP, is_own
 from spegel_py.host.registries import registry_of
 from spegel_py.oci.distribution import NODE_HEADER
 
@@ -21,9 +22,6 @@ MAX_FILES = 64
 """Numbers of folders read, if all registries are mirrored, and of hosts asked, at most."""
 
 HOSTS = "hosts.toml"
-
-BACKUP = "_backup"
-"""Name of the folder in which `spegel-py configuration` keeps the original."""
 
 
 def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, ...]:
@@ -33,7 +31,7 @@ def read(roots: Sequence[Path], registries: Sequence[str]) -> tuple[HostsFile, .
     """
     names = _folders(roots)
     wanted = [host_of(each) for each in registries] or [DEFAULT]
-    present = [registry_of(name) for name in names if name != BACKUP][:MAX_FILES]
+    present = [registry_of(name) for name in names if not is_own(name)][:MAX_FILES]
     others = [name for name in dict.fromkeys(present) if name not in wanted]
     return (
         *(_find(roots, registry) for registry in wanted),

@@ -20,7 +20,7 @@ from aiohttp import web
 import spegel_py
 from spegel_py.cli import main
 from spegel_py.host import cleanup, cleanup_wait
-from spegel_py.host.cleanup import clean_up, serve_probe
+from spegel_py.host.cleanup import Cleaned, clean_up, serve_probe
 from spegel_py.host.cleanup_wait import wait
 from spegel_py.host.disk_steps import Disk
 from tests.support.processes import Process, until
@@ -116,7 +116,8 @@ def test_flags_and_environment_are_spegels(tmp_path: Path, monkeypatch: pytest.M
     ]
     assert main(["configuration", *given]) == 0
     folders = sorted(path.name for path in (tmp_path / "certs.d").iterdir())
-    assert folders == ["_backup", "_spegel-py.made", "docker.io", "foo.bar:5000"]
+    ours = ["_backup", "_spegel-py.made", "_spegel-py.written"]
+    assert folders == [*ours, "docker.io", "foo.bar:5000"]
     text = (tmp_path / "certs.d" / "docker.io" / "hosts.toml").read_text()
     assert text.count("capabilities = ['pull']\n") == 2
     assert text.index("30020") < text.index("30021")
@@ -161,7 +162,8 @@ def test_a_link_for_config_path_is_followed(tmp_path: Path) -> None:
     link.symlink_to("behind")
     circle.symlink_to("circle")
     assert main(["configuration", PATH, str(link), "--mirror-targets", "http://127.0.0.1:9"]) == 0
-    assert sorted(path.name for path in (tmp_path / "behind").iterdir()) == ["_backup", "_default"]
+    names = sorted(path.name for path in (tmp_path / "behind").iterdir())
+    assert names == ["_backup", "_default", "_spegel-py.written"]
     assert main(["cleanup", PATH, str(link), "--addr", ""]) == 0
     assert link.is_symlink()
     assert list(link.iterdir()) == []
@@ -240,17 +242,22 @@ async def test_the_last_look_is_at_the_very_end(
     backup = tmp_path / "_backup"
     backup.mkdir()
     calls: list[Path] = []
+    told: list[Cleaned] = []
 
-    def put_back(root: Path, disk: Disk, *, is_locked: bool) -> None:
+    def put_back(root: Path, disk: Disk, *, is_locked: bool) -> Cleaned:
         calls.append(root)
-        clean_up(root, disk, is_locked=is_locked)
+        cleaned = clean_up(root, disk, is_locked=is_locked)
         if len(calls) == 1:
             backup.mkdir()
+        return cleaned
 
     monkeypatch.setattr(cleanup, "clean_up", put_back)
     is_ended = asyncio.Event()
     is_ended.set()
-    await asyncio.wait_for(cleanup._keep_clean(tmp_path, is_ended, linger=0.01), 20)
+    await asyncio.wait_for(
+        cleanup._keep_clean(tmp_path, is_ended, linger=0.01, tell=told.append), 20
+    )
+    assert [one.root for one in told] == calls
     assert len(calls) == 2
     assert not backup.exists()
 

@@ -116,6 +116,7 @@ def test_a_containerd_that_is_away_keeps_nothing_from_being_configured(
 ) -> None:
     """The command goes on where there is no socket; without the flag nothing is asked."""
     monkeypatch.setattr("spegel_py.telemetry.logging.configure", lambda **_: None)
+    monkeypatch.setenv("LOG_FORMAT", "json")
     folder = tmp_path / "certs.d"
     flags = [f"--containerd-registry-config-path={folder}", "--mirror-targets=http://127.0.0.1:9"]
     with capture_logs() as logs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ PLAIN = "http://registry.example:5000"
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave this process's logging and its settings alone."""
+    """Leave this process's logging and its settings alone; log lines are asked for."""
     monkeypatch.setattr("spegel_py.telemetry.logging.configure", lambda **_: None)
+    monkeypatch.setenv("LOG_FORMAT", "json")
     for name in ("ADDR", "MIRROR_TARGETS", "MIRRORED_REGISTRIES", "CONTAINERD_SOCK"):
         monkeypatch.delenv(name, raising=False)
 
@@ -139,7 +142,7 @@ def test_a_dry_run_shows_registries_and_lines_and_changes_nothing(
     configure(root, PLAIN, more=["--dry-run"])
     out = capsys.readouterr().out
     assert "added      registry.example:5000\n" in out
-    assert "removed    all registries: containerd asks the mirror for it no longer\n" in out
+    assert "removed    all registries: containerd asks the mirror for it no longer; to keep " in out
     assert f"+++ {root}/registry.example:5000/hosts.toml\n" in out
     assert f"+server = '{PLAIN}'\n" in out
     assert f"--- {root}/_default/hosts.toml\n+++ /dev/null\n" in out
@@ -168,6 +171,112 @@ def test_a_dry_run_shows_no_password(
     out = capsys.readouterr().out
     assert "+Authorization = '…'" in out
     assert "Basic" not in out
+
+
+def printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> str:
+    """Run a command as a person does, without a log format; returns its standard output."""
+    with monkeypatch.context() as patched:
+        patched.delenv("LOG_FORMAT")
+        capsys.readouterr()
+        assert main(words) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    return output.out
+
+
+def test_a_person_gets_sentences(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done to each registry, whether the mirror answers, and what cleanup restores."""
+    (root / "quay.io").mkdir(parents=True)
+    (root / "quay.io" / "hosts.toml").write_text("server = 'https://quay.io'")
+    run = ["configuration", PATH, str(root), "--mirror-targets", MIRROR]
+    lines = printed(capsys, monkeypatch, *run).splitlines()
+    assert lines[:2] == [f"{root}:", "  added      all registries"]
+    assert lines[2].startswith("  set aside  quay.io until cleanup; to keep it, after the mirror, ")
+    assert lines[3].startswith(f"no mirror listens at {MIRROR} yet: start spegel-py registry")
+    assert len(lines) == 4
+    assert "  kept       all registries\n" in printed(capsys, monkeypatch, *run)
+    narrow = printed(capsys, monkeypatch, *run, "--mirrored-registries", PLAIN)
+    assert "  removed    all registries: containerd asks the mirror for it no longer; " in narrow
+    assert f"to keep it: --mirrored-registries {PLAIN} _default\n" in narrow
+    assert printed(capsys, monkeypatch, "cleanup", PATH, str(root)).splitlines() == [
+        f"{root} is as it was before the first configuration:",
+        "  restored   quay.io",
+        "  removed    registry.example:5000",
+    ]
+    again = printed(capsys, monkeypatch, "cleanup", PATH, str(root))
+    assert again == f"nothing to put back: there is no {root}/_backup\n"
+
+
+def test_a_program_gets_one_object(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--json`, of a dry run too."""
+    run = ["configuration", PATH, str(root), "--mirror-targets", MIRROR, "--json"]
+    dry = json.loads(printed(capsys, monkeypatch, *run, "--dry-run"))
+    done = json.loads(printed(capsys, monkeypatch, *run))
+    added = {"registry": "_default", "change": "added", "remedy": None, "copy": None}
+    assert dry["registries"] == done["registries"] == [added]
+    assert (dry["dry_run"], done["dry_run"]) == (True, False)
+    assert f"+++ {root}/_default/hosts.toml" in dry["diff"]
+    assert (dry["mirrors"], done["diff"], done["folder"]) == ([], [], str(root))
+    [mirror] = done["mirrors"]
+    assert mirror == {"mirror": MIRROR, "answers": False, "answer": "Connection refused"}
+    cleaned = json.loads(printed(capsys, monkeypatch, "cleanup", PATH, str(root), "--json"))
+    assert cleaned["registries"] == [added | {"change": "removed"}]
+    assert (cleaned["has_backup"], cleaned["problem"]) == (True, None)
+    with capture_logs():
+        assert main(["cleanup", PATH, str(root / "elsewhere"), "--json"]) == 1
+    assert "there is no folder" in json.loads(capsys.readouterr().out)["problem"]
+
+
+def test_a_file_that_was_changed_by_hand_is_copied_and_named(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dry run says so before; the mirror is written again, and the advice keeps the change."""
+    configure(root)
+    file = root / "_default" / "hosts.toml"
+    ours = file.read_text()
+    file.write_text(f"# mine\n{ours}\n[host.'https://cache.example']\n")
+    edited = file.read_bytes()
+    run = ["configuration", PATH, str(root), "--mirror-targets", MIRROR]
+    dry = printed(capsys, monkeypatch, *run, "--dry-run")
+    text = printed(capsys, monkeypatch, *run)
+    copy = next((root / "_spegel-py.edited").glob("_default.*"))
+    said = f"changed by hand since the last run; copied to {copy}; to keep a setting, put it into "
+    assert said in dry
+    assert said in text
+    assert (file.read_text(), (copy / "hosts.toml").read_bytes()) == (ours, edited)
+    assert "changed by hand" not in printed(capsys, monkeypatch, *run)
+    place = re.search(r"put it into (\S+), name the registry, and give --prepend-existing", text)
+    assert place
+    Path(place[1]).parent.mkdir()
+    Path(place[1]).write_text("[host.'https://cache.example']\n")
+    configure(root, more=["--prepend-existing"])
+    assert "https://cache.example" in file.read_text()
+    assert file.read_text().index(MIRROR) < file.read_text().index("https://cache.example")
+
+
+def test_the_log_names_a_file_that_was_changed_by_hand(root: Path) -> None:
+    """As a warning, by `configuration` and by `cleanup`."""
+    configure(root)
+    file = root / "_default" / "hosts.toml"
+    file.write_text("[host.'https://cache.example']\n")
+    [edited] = [one for one in configure(root) if one["log_level"] == "warning"]
+    assert edited["event"] == "changed by hand since the last run"
+    file.write_text("[host.'https://other.example']\n")
+    with capture_logs() as logs:
+        assert main(["cleanup", PATH, str(root)]) == 0
+    [again] = [one for one in logs if one["log_level"] == "warning"]
+    assert again["event"] == edited["event"]
+    assert again["copy"] != edited["copy"]
+    texts = {path.read_text() for path in root.glob("_spegel-py.edited/*/hosts.toml")}
+    assert texts == {"[host.'https://cache.example']\n", "[host.'https://other.example']\n"}
+    assert [path.name for path in root.iterdir()] == ["_spegel-py.edited"]
+    assert configure(root) != []  # the folder is still one of containerd's
 
 
 @pytest.mark.parametrize("command", ["configuration", "cleanup"])

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from spegel_py.cli import main
-from spegel_py.host.configuration import log_answers
+from spegel_py.host.configuration import ask_mirrors, log_answers
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from tests.support.routers import free_port
 
@@ -111,7 +111,7 @@ async def test_how_far_it_came_is_told() -> None:
 
 async def logged(*targets: str) -> list[dict[str, Any]]:
     with capture_logs() as logs:
-        await log_answers(targets)
+        log_answers(await ask_mirrors(targets))
     return [dict(one) for one in logs]
 
 
@@ -131,8 +131,11 @@ async def test_configuration_says_how_mirrors_answer() -> None:
     assert all(one["remedy"] for one in logs[1:])
 
 
-def test_a_silent_mirror_does_not_end_configuration(tmp_path: Path) -> None:
+def test_a_silent_mirror_does_not_end_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The files are written, and the exit status is 0."""
+    monkeypatch.setenv("LOG_FORMAT", "json")
     root = tmp_path / "certs.d"
     with silent() as deaf, capture_logs() as logs:
         given = ["--containerd-registry-config-path", str(root), "--mirror-targets", deaf]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from spegel_py.errors import ConfigError
+from spegel_py.host.changes import ChangeKind
 from spegel_py.host.configuration import configure
 from spegel_py.host.file_tree import Entry, File, Folder, Link, at
 from spegel_py.host.host_files import read
@@ -103,11 +103,10 @@ def test_prepend_existing_alone_keeps_nothing(tmp_path: Path) -> None:
     what is missing.
     """
     write(tmp_path, **{"docker.io/hosts.toml": EXISTING, "ghcr.io/ca.crt": "a"})
-    with capture_logs() as logs:
-        configure(tmp_path, mirroring(keeps_existing=True), quick())
-    warned = [one for one in logs if one["log_level"] == "warning"]
-    assert [one["path"] for one in warned] == [f"{tmp_path}/docker.io", f"{tmp_path}/ghcr.io"]
-    assert warned[1]["remedy"] == (
+    found = configure(tmp_path, mirroring(keeps_existing=True), quick())
+    aside = [one for one in found if one.kind is ChangeKind.SET_ASIDE]
+    assert [one.name for one in aside] == ["docker.io", "ghcr.io"]
+    assert aside[1].remedy == (
         "--prepend-existing keeps the registries that are named, and no other: to keep it, give "
         "--mirrored-registries _default https://ghcr.io"
     )
