@@ -5,7 +5,10 @@ it is the output:
 
     <!-- runs on 10.0.0.1 and 10.0.0.2 -->
     <!-- runs on 10.0.0.1, with the internet -->
+    <!-- runs on a machine with kubectl and helm -->
     <!-- prints -->
+
+A page may tell several stories. `<!-- service: runs on 10.0.0.1 -->` is a part of another one.
 
 In an output, a line with `…` alone stands for any lines. Times, ids, digests and versions are
 compared as such; everything else must be equal.
@@ -19,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BLOCK = re.compile(
-    r"^<!-- (?P<mark>runs on [^>]*|prints) -->\n+```[a-z]*\n(?P<code>.*?)^```$",
+    r"^<!-- (?:(?P<story>\w+): )?(?P<mark>runs on [^>]*|prints) -->\n+"
+    r"```[a-z]*\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _NOTE = re.compile(r"^<!-- (?P<note>the registry is (?:stopped|back)) -->$", re.MULTILINE)
 
 _VARYING = (
-    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE"),
+    (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+Z)?", "DATE"),
     (r"\b(?:[\d.]+|0) (?:ms|s|min|h|d)\b", "TIME"),
     (r"…[1-9A-HJ-NP-Za-km-z]{8}\b", "ID"),
     (r"\bsha256:[0-9a-f]{12,64}…?", "DIGEST"),
@@ -39,7 +43,8 @@ _VARYING = (
 class Example:
     """Commands, and their output if the page shows it.
 
-    `event` is a change of the surroundings before them. `line` is that of the page.
+    `hosts` are empty for a machine of no address. `event` is a change of the surroundings before
+    the commands. `line` is that of the page.
     """
 
     hosts: tuple[str, ...]
@@ -50,16 +55,16 @@ class Example:
     line: int
 
 
-def examples(page: Path) -> list[Example]:
-    """Return the commands of a page that are marked, in their order."""
-    return list(_examples(page.read_text()))
+def examples(page: Path, *, story: str = "") -> list[Example]:
+    """Return the commands of a page that are marked for a story, in their order."""
+    return list(_examples(page.read_text(), story))
 
 
-def _examples(text: str) -> Iterator[Example]:
+def _examples(text: str, story: str) -> Iterator[Example]:
     blocks = list(_BLOCK.finditer(text))
     end = 0
     for number, block in enumerate(blocks):
-        if block["mark"] == "prints":
+        if block["mark"] == "prints" or (block["story"] or "") != story:
             continue
         following = blocks[number + 1] if number + 1 < len(blocks) else None
         has_output = following is not None and following["mark"] == "prints"

@@ -6,54 +6,27 @@ installed with pip from this checkout, as the pages say.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.docs.examples import Example, examples, fits
+from tests.docs.examples import Example, examples
+from tests.integration.guides import FOLDERS, GUIDES, ROOT, perform
 from tests.support.hosts import (
     K3S,
     PROGRAMS,
     ContainerdPaths,
-    PlainHost,
-    PlainHosts,
     plain_hosts,
 )
 from tests.support.images import image
-from tests.support.processes import CommandFailed
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
-GUIDES = ROOT / "docs" / "guides"
 APP = image("quick start", layers=10, size=2_621_440)
-
-PATIENCE = 60.0
-"""Seconds within which a command prints the page's output. A person looks again, too."""
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A bare checkout: the files that git knows, as they are now."""
-    folder = tmp_path / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,48 +39,6 @@ def crictl() -> None:
     link = PROGRAMS / "crictl"
     link.unlink(missing_ok=True)
     link.symlink_to(built.stdout.strip())
-
-
-async def perform(one: Example, lab: PlainHosts, page: str) -> None:
-    """Run commands on their hosts, until they print the output that the page shows."""
-    if one.event == "the registry is stopped":
-        await lab.registry.stop()
-    elif one.event == "the registry is back":
-        await lab.registry.start()
-    where = f"{page}, line {one.line}"
-    for address in one.hosts:
-        host = lab.hosts[address]
-        output = await attempt(host, one, where)
-        end = time.monotonic() + PATIENCE
-        while one.prints is not None and not fits(output, one.prints):
-            if time.monotonic() > end:
-                raise AssertionError(
-                    f"{where} on {address} prints:\n{output}\n{await journals(lab)}"
-                )
-            await asyncio.sleep(0.5)
-            output = await attempt(host, one, where)
-
-
-async def journals(lab: PlainHosts) -> str:
-    """Return the ends of the nodes' logs."""
-    ends = [
-        f"{address}:\n{await host.shell('tail -n 12 /var/log/spegel-py.log || true')}"
-        for address, host in lab.hosts.items()
-    ]
-    return "\n".join(ends)
-
-
-async def attempt(host: PlainHost, one: Example, where: str) -> str:
-    """Run commands once; a command whose output is awaited may fail until then."""
-    try:
-        return await host.shell(one.code, needs_internet=one.needs_internet)
-    except CommandFailed as error:
-        if one.prints is None:
-            raise AssertionError(f"{where} on {host.address} fails: {error}") from error
-        return str(error)
-
-
-FOLDERS = ("/etc/spegel-py", "/opt/spegel-py", "/var/lib/spegel-py")
 
 
 async def follow(

@@ -32,7 +32,7 @@ _BOOT = """
 set -eu
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1"
-for each in etc opt root run var; do
+for each in {overlays}; do
     mkdir -p "$1/$each/upper" "$1/$each/work"
     changes="upperdir=$1/$each/upper,workdir=$1/$each/work"
     mount -t overlay overlay -o "lowerdir=/$each,$changes" "/$each"
@@ -42,7 +42,7 @@ rm -rf /run/containerd /var/lib/containerd /etc/containerd /opt/spegel-py /etc/s
 mkdir -p "$2" /var/lib/containerd
 mount --bind "$2" /var/lib/containerd
 touch "$1/booted"
-exec sleep infinity
+{end}
 """
 
 CONFIG = """\
@@ -82,6 +82,19 @@ K3S = ContainerdPaths(
 class PlainHost:
     """One host; commands run in it as in a shell of root's, in the folder `checkout`."""
 
+    boot = _BOOT.format(end="exec sleep infinity", overlays="etc opt root run var")
+    """The script of its first process, whose arguments are two folders: for its changes, and for
+    the files of containerd.
+    """
+
+    search_path = os.environ["PATH"]
+    """The folders in which a person's shell finds programs."""
+
+    @staticmethod
+    def enter(_: Namespace) -> tuple[str, ...]:
+        """Return the beginning of the command that boots the host: its own namespaces."""
+        return ("unshare", "--mount")
+
     def __init__(
         self, *, folder: Path, namespace: Namespace, checkout: Path, paths: ContainerdPaths
     ) -> None:
@@ -95,8 +108,8 @@ class PlainHost:
         self._changes.mkdir()
         self._boot = Process(
             command=[
-                *("unshare", "--mount", "sh", "-c", _BOOT),
-                *("host", str(self._changes), str(folder / "containerd")),
+                *self.enter(namespace),
+                *("sh", "-c", self.boot, "host", str(self._changes), str(folder / "containerd")),
             ],
             log=folder / "boot.log",
         )
@@ -109,20 +122,19 @@ class PlainHost:
     def prefix(self, *, needs_internet: bool = False) -> tuple[str, ...]:
         """Return a command's beginning; with the internet it has the machine's own network."""
         network = () if needs_internet else (f"--net=/run/netns/{self._namespace.name}",)
-        return ("nsenter", f"--mount=/proc/{self._boot.pid}/ns/mnt", *network)
+        return ("nsenter", *self.namespaces(self._boot.pid), *network)
+
+    @staticmethod
+    def namespaces(first: int | None) -> tuple[str, ...]:
+        """Return the flags with which nsenter finds the host's own namespaces."""
+        return (f"--mount=/proc/{first}/ns/mnt",)
 
     async def start(self, certificate: Path, names: Mapping[str, str]) -> None:
         """Start the host and its containerd. It trusts a certificate, and knows names."""
 
         async def has_booted() -> bool:
             try:
-                await run(
-                    "nsenter",
-                    f"--mount=/proc/{self._boot.pid}/ns/mnt",
-                    "test",
-                    "-e",
-                    f"{self._changes}/booted",
-                )
+                await run(*self.prefix(), "test", "-e", f"{self._changes}/booted")
             except CommandFailed:
                 return False
             return True
@@ -137,11 +149,15 @@ class PlainHost:
             f"mkdir -p {Path(paths.config).parent} {paths.certs} {Path(paths.socket).parent}\n"
             f"cat >{paths.config} <<'END'\n{CONFIG.format(**_fields(paths))}END\n"
         )
+        await self.start_containerd()
+
+    async def start_containerd(self) -> None:
+        """Start containerd, and wait until it answers."""
         self._containerd = Process(
-            command=[*self.prefix(), CONTAINERD, "--config", paths.config],
+            command=[*self.prefix(), CONTAINERD, "--config", self.paths.config],
             log=self._folder / "containerd.log",
         )
-        await self._containerd.start(self._is_serving, deadline=60.0)
+        await self._containerd.start(self.is_serving, deadline=60.0)
 
     async def stop(self) -> None:
         """End everything on the host, also what a page's commands have left behind."""
@@ -160,7 +176,7 @@ class PlainHost:
             *self.prefix(needs_internet=needs_internet),
             *("bash", "-ec", f"cd {self._checkout}\n{code}"),
             deadline=deadline,
-            environment={"HOME": "/root", "PATH": f"{PROGRAMS}:{os.environ['PATH']}"},
+            environment={"HOME": "/root", "PATH": f"{PROGRAMS}:{self.search_path}"},
         )
 
     async def tree(self, *folders: str) -> str:
@@ -183,7 +199,7 @@ class PlainHost:
             raise AssertionError("the host has the machine's own mounts")
         return _processes_in(mounts) - {self._boot.pid}
 
-    async def _is_serving(self) -> bool:
+    async def is_serving(self) -> bool:
         try:
             await self.shell(f"ctr -a {self.paths.socket} version")
         except CommandFailed:
@@ -249,6 +265,7 @@ async def plain_hosts(
     checkout: Path,
     registry: str = "registry.example",
     paths: ContainerdPaths | None = None,
+    kind: type[PlainHost] = PlainHost,
 ) -> AsyncIterator[PlainHosts]:
     """Start hosts with containerd and a registry; everything is ended and removed at the end.
 
@@ -268,7 +285,7 @@ async def plain_hosts(
         )
         stack.push_async_callback(served.stop)
         hosts = {
-            address: PlainHost(
+            address: kind(
                 folder=folder / name,
                 namespace=machines[name],
                 checkout=checkout,
