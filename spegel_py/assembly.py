@@ -32,6 +32,7 @@ from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.config import Config
 from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
+from spegel_py.image_parts import ReplicaParts, make_preheating, make_replicas
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
@@ -44,7 +45,6 @@ from spegel_py.preheat.preheating import Preheating
 from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
 from spegel_py.registry.transfer_limits import TransferLimits
-from spegel_py.replicas.keeper import ReplicaKeeper
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
@@ -74,7 +74,7 @@ class Assembly:
     watcher: Watcher
     namespaces: OtherNamespaces | None
     origins: Origins
-    keeper: ReplicaKeeper
+    replicas: ReplicaParts
     preheating: Preheating
     router: Libp2pRouter
     advertiser: Advertiser
@@ -143,8 +143,34 @@ class Assembly:
             parents=sharing,
             expected=None if all_ingests is None else partial(expected_size, all_ingests),
         )
-        preheating = parts.make_preheating(config, replicas, router, metrics, auth, rng)
-        supervisor = parts.make_supervisor(config, router, watcher, health, metrics, preheating)
+        limits = TransferLimits(
+            per_peer=config.max_transfers_per_peer,
+            overall=config.max_transfers,
+            growing=config.share_in_flight_slots,
+            metrics=metrics.server,
+        )
+        kept = make_replicas(
+            config,
+            replicas,
+            scrubbed,
+            router,
+            metrics,
+            rng,
+            auth=auth,
+            is_busy=lambda: limits.has_foreground or bool(sharing and sharing.counts()),
+        )
+        preheating = make_preheating(
+            config, replicas, router, metrics, rng, auth=auth, gate=kept.gate.take
+        )
+        supervisor = parts.make_supervisor(
+            config,
+            router,
+            watcher,
+            health,
+            metrics,
+            not_preheated=preheating.not_ready,
+            floor_missed=kept.keeper.floor_missed,
+        )
         preheating.jobs.on_action = supervisor.audit
         return cls(
             config=config,
@@ -156,7 +182,7 @@ class Assembly:
             watcher=watcher,
             namespaces=parts.make_namespaces(config, store),
             origins=origins,
-            keeper=parts.make_keeper(config, replicas, scrubbed, router, metrics, rng),
+            replicas=kept,
             preheating=preheating,
             router=router,
             advertiser=advertiser,
@@ -170,12 +196,7 @@ class Assembly:
             supervisor=supervisor,
             pull_log=PullLog(metrics=metrics.pulls, tracer=tracer),
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
-            limits=TransferLimits(
-                per_peer=config.max_transfers_per_peer,
-                overall=config.max_transfers,
-                growing=config.share_in_flight_slots,
-                metrics=metrics.server,
-            ),
+            limits=limits,
             measurer=Measurer(mirror=parts.own_mirror(config, auth)),
         )
 
@@ -198,6 +219,7 @@ class Assembly:
             live=self.supervisor.liveness,
             filters=self.config.filters,
             origins=self.origins,
+            gate=self.replicas.gate.send,
             freshness=self.freshness,
             limits=self.limits,
             pull_log=self.pull_log,
@@ -229,7 +251,7 @@ class Assembly:
         routes = [
             *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images),
             *image_routes(images=images, measurer=self.measurer if has_page else None),
-            *replica_routes(self.keeper.describe),
+            *replica_routes(self.replicas.keeper.describe),
         ]
         hosts = [*config.debug_hosts, socket.gethostname(), node_name(config.node_name)]
         app = create_admin_app(
@@ -271,6 +293,7 @@ class Assembly:
             health=self.health.state,
             pulls=self.metrics.pulls.summary(),
             in_flight=self.sharing.describe() if self.sharing else None,
+            replicas=self.replicas.keeper.limits(),
         )
 
     async def _store_state(self) -> Mapping[str, object]:
@@ -289,7 +312,7 @@ class Assembly:
         if self.sharing:
             metrics.in_flight.watch(self.sharing.counts)
         metrics.health.watch(self.health.counts)
-        metrics.replicas.watch(lambda: len(self.keeper.held()))
+        metrics.replicas.watch(lambda: len(self.replicas.keeper.held()))
         metrics.mirror.watch(quarantined=lambda: float(quarantine.count(time.monotonic())))
         metrics.routing.watch(
             connected=router.connected,

@@ -244,8 +244,9 @@ class Config:
         values.integer(0, 64),
         0,
         (
-            "number of the nodes that pulled an image which keep it while it is wanted, though "
-            "their runtimes remove it; it costs no traffic, only disk; 0: none"
+            "number of nodes that keep an image while it is wanted, though their runtimes remove "
+            "it; nodes that have it keep it, and others take it from them; 1 costs no traffic, "
+            "only disk; 0: none"
         ),
     )
     replicate_images: tuple[Pattern, ...] = setting(
@@ -268,6 +269,14 @@ class Config:
         (
             "percent of the content's file system that may be taken by images which only "
             "replica-floor keeps"
+        ),
+    )
+    replica_rate: int = setting(
+        values.rate(64 * 1024, 10**12),
+        20 * 1024 * 1024,
+        (
+            "rate at which this node takes images that other nodes ask it to keep, all together; "
+            "it gives way to pulls by runtimes"
         ),
     )
     control_socket: str = setting(

@@ -118,7 +118,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(parts.advise(config), name="doctor"),
                 group.create_task(node.monitor.run(), name="health"),
                 group.create_task(node.supervisor.run(), name="supervisor"),
-                group.create_task(node.keeper.run(), name="replicas"),
+                group.create_task(node.replicas.keeper.run(), name="replicas"),
+                group.create_task(node.replicas.queue.run(), name="replica requests"),
                 group.create_task(node.preheating.run(), name="preheat"),
             ]
             yield node.router

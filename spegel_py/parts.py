@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,14 +19,7 @@ from spegel_py.health.peer_health import HealthRules
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.slow_peers import ParallelSettings
-from spegel_py.node_name import node_name
-from spegel_py.preheat.node_choice import KnownNode
-from spegel_py.preheat.preheating import Preheating
-from spegel_py.preheat.registry_lookup import plain_registries
 from spegel_py.registry.server import parse_address
-from spegel_py.replicas.keeper import ReplicaKeeper
-from spegel_py.replicas.replica_rules import ReplicaRules
-from spegel_py.replicas.taker import ImageTaker
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
@@ -166,7 +160,9 @@ def make_supervisor(
     watcher: Watcher,
     health: Health,
     metrics: NodeMetrics,
-    preheating: Preheating,
+    *,
+    not_preheated: Callable[[], str | None],
+    floor_missed: Callable[[], Mapping[str, str]],
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = containerd_watcher(config, watcher)
@@ -184,13 +180,14 @@ def make_supervisor(
             life=lambda: router.life,
             ping=router.ping,
             nothing_shared=containerd.why_not_sharing if containerd else lambda: None,
-            not_preheated=preheating.not_ready,
+            not_preheated=not_preheated,
             containerd_away=containerd.away if containerd else lambda: None,
             containerd_error=(lambda: containerd.describe().error) if containerd else str,
             pulls=lambda: metrics.pulls.outcomes,
             unhealthy=lambda: health.reasons(time.monotonic()),
             predicted=health.predicted,
             twins=router.duplicate_identities,
+            floor_missed=floor_missed,
             folders=folders,
         ),
         actions=RepairActions(
@@ -250,63 +247,6 @@ async def make_store(
     return store, follower, store.origins, store.replicas
 
 
-def make_keeper(
-    config: Config,
-    replicas: Replicas,
-    store: Store,
-    router: Libp2pRouter,
-    metrics: NodeMetrics,
-    rng: random.Random,
-) -> ReplicaKeeper:
-    """Return the keeper of replicas. With a floor of 0 it releases those of an earlier run."""
-    rules = ReplicaRules(
-        floor=config.replica_floor,
-        keep=config.replica_keep or None,
-        max_disk=config.replica_max_disk / 100,
-        patterns=config.replicate_images,
-    )
-    return ReplicaKeeper(
-        own=router.id,
-        replicas=replicas,
-        store=store,
-        router=router,
-        connected=router.connected,
-        content=config.oci_layout or config.containerd_content_path,
-        rules=rules,
-        filters=config.filters,
-        metrics=metrics.replicas,
-        rng=rng,
-    )
-
-
-def make_preheating(
-    config: Config,
-    replicas: Replicas,
-    router: Libp2pRouter,
-    metrics: NodeMetrics,
-    auth: Credentials | None,
-    rng: random.Random,
-) -> Preheating:
-    """Return the pre-heating of this node."""
-    mirror = own_mirror(config, auth)
-    return Preheating(
-        own=KnownNode(router.id, "", node_name(config.node_name)),
-        members=router.members,
-        replicas=replicas,
-        taker=ImageTaker(replicas=replicas, mirror=mirror),
-        mirror=mirror,
-        filters=config.filters,
-        floor=config.replica_floor,
-        credentials=config.registry_credentials,
-        plain=plain_registries(config.registries),
-        folder=config.data_dir,
-        list_path=config.preheat_file,
-        longest=config.ready_when_preheated,
-        metrics=metrics.preheat,
-        rng=rng,
-    )
-
-
 def make_namespaces(config: Config, store: Store) -> OtherNamespaces | None:
     """Return containerd's other namespaces; None for another store."""
     if config.oci_layout is not None:
@@ -353,6 +293,7 @@ def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) 
             replication=config.replication,
             agent=f"spegel-py/{__version__}",
             shares=config.share_in_flight,
+            floor=config.replica_floor,
             password=auth.pair if auth else b"",
         ),
         bootstrap=make_bootstrap(config, port),

@@ -27,6 +27,7 @@ def describe(
     health: Callable[[str], HealthState],
     pulls: Mapping[str, object],
     in_flight: Sequence[Mapping[str, object]] | None,
+    replicas: Mapping[str, object] | None = None,
 ) -> Mapping[str, object]:
     """Return the state as JSON.
 
@@ -39,6 +40,7 @@ def describe(
         settings: settings that `spegel-py doctor` needs, as text.
         health: returns the health of a peer by its id.
         in_flight: the digests in flight, None if in-flight sharing is off.
+        replicas: the floor of replicas and what limits them, None if replicas are off.
     """
     tags = sum("/" in key for key in advertised)
     digests = sum(not is_replica_key(key) for key in advertised) - tags
@@ -67,6 +69,7 @@ def describe(
         "advertised": {"tags": tags, "digests": digests},
         "pulls": pulls,
         "in_flight": in_flight,
+        "replicas": replicas,
         "supervision": supervision,
     }
 

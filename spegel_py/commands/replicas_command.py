@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spegel_py.commands.output import print_json, print_line, print_table, short_digest, size
@@ -32,20 +32,44 @@ def run(options: argparse.Namespace) -> int:
         if any(options.part in name for name in image["names"] or [image["manifest"]])
         and not (options.low and (image["replicas"] >= floor or not image["selected"]))
     ]
+    taking = [one for one in found["taking"] if any(options.part in name for name in one["names"])]
     if options.json:
-        print_json({"floor": floor, "images": images})
+        print_json({"floor": floor, "images": images, "taking": taking})
     elif floor == 0:
         print_line(f"{node.url} keeps no replicas: --replica-floor is 0")
-    elif not images:
+    elif not images and not taking:
         print_line(f"{node.url} shows no such image; it looks at its images every 30 s")
     else:
+        _print(images, taking, floor, wide=options.wide)
+    return 0
+
+
+def _print(
+    images: Sequence[Mapping[str, Any]],
+    taking: Sequence[Mapping[str, Any]],
+    floor: int,
+    *,
+    wide: bool,
+) -> None:
+    if images:
         print_table(
             ("image", "size", "replicas", "on nodes", "here", "manifest"),
-            [_row(image, floor, wide=options.wide) for image in images],
+            [_row(image, floor, wide=wide) for image in images],
             shrinks=("image",),
-            wide=options.wide,
+            wide=wide,
         )
-    return 0
+    if taking:
+        print_table(
+            ("being taken", "size", "here", "for", "asked by"),
+            [_taking_row(one) for one in taking],
+            shrinks=("being taken",),
+            wide=wide,
+        )
+
+
+def _taking_row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    share = f"{100 * one['offset'] // max(1, one['total'])} %"
+    return one["names"][0], size(one["total"]), share, one["reason"], one["peer"][-6:]
 
 
 def _row(image: Mapping[str, Any], floor: int, *, wide: bool) -> tuple[str, ...]:

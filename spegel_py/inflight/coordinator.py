@@ -21,7 +21,7 @@ from spegel_py.inflight.messages import (
     TreeSnapshot,
 )
 from spegel_py.inflight.pull_tree import PullTree
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 from spegel_py.tools.bounded import BoundedDict
@@ -94,10 +94,10 @@ class Coordinator:
             name: at for name, at in self._changed.items() if at + self._rules.takeover_grace > now
         }
         everybody = self._members | {self._own}
-        if ranked_coordinators(digest, everybody, 1) != [self._own]:
+        if ranked_nodes(digest, everybody, 1) != [self._own]:
             return now + self._rules.stand_in(len(everybody))
         before = everybody.symmetric_difference(self._changed)
-        if not self._members or ranked_coordinators(digest, before, 1) == [self._own]:
+        if not self._members or ranked_nodes(digest, before, 1) == [self._own]:
             return -math.inf
         return now + self._rules.takeover_grace
 

@@ -9,15 +9,15 @@ import structlog
 
 from spegel_py.errors import PeerError
 from spegel_py.inflight.coordinator import Coordinator
+from spegel_py.inflight.message_fields import MessageError
 from spegel_py.inflight.messages import (
     CoordinatorRequest,
     CoordinatorResponse,
-    MessageError,
     decode_request,
     decode_response,
     encode,
 )
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import RequestResponse
@@ -63,7 +63,7 @@ class CoordinatorClient:
         self._unresponsive = {
             name: until for name, until in self._unresponsive.items() if until > now
         }
-        names = ranked_coordinators(digest, {self._requests.id, *self._requests.partners()}, count)
+        names = ranked_nodes(digest, {self._requests.id, *self._requests.partners()}, count)
         return sorted(names, key=lambda name: name in self._unresponsive)
 
     async def request(

@@ -24,9 +24,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
 
-from spegel_py.errors import DigestInvalid
+from spegel_py.inflight.message_fields import MessageError, MessageFields
 from spegel_py.oci.digest import Digest
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 
@@ -37,12 +36,6 @@ MAX_OFFSET = (1 << 63) - 1
 MAX_DEPTH = 64
 MAX_HELD = 1000
 MAX_SECONDS = 600.0
-MAX_ID = 128
-"""Characters of a peer id at most; the ids of Ed25519 keys have 52."""
-
-
-class MessageError(ValueError):
-    """The bytes are no message of this protocol; the text gives the reason."""
 
 
 class Role(Enum):
@@ -174,7 +167,6 @@ Assignment = FetchUpstream | FollowParent | RetryLater | FetchUncoordinated
 """A coordinator's answers to a ParentRequest."""
 
 CoordinatorResponse = Assignment | HeartbeatAck | TreeSnapshot
-_E = TypeVar("_E", bound=Enum)
 
 _KINDS: dict[type[CoordinatorRequest | CoordinatorResponse], str] = {
     ParentRequest: "ask",
@@ -213,134 +205,49 @@ def _plain(value: object) -> object:
 
 def decode_request(raw: bytes) -> CoordinatorRequest:
     """Return the request in these bytes. Raises MessageError."""
-    fields = _object(raw, MAX_REQUEST)
-    match fields.get("kind"):
+    fields = MessageFields.parse(raw, MAX_REQUEST)
+    match fields.kind:
         case "ask":
-            bad, why = _optional_peer(fields, "bad"), _optional_enum(fields, "why", ParentFault)
+            bad, why = fields.optional_peer("bad"), fields.optional_enum("why", ParentFault)
             if (bad is None) != (why is None):
                 raise MessageError("bad and why go together")
-            offset = _integer(fields, "offset", MAX_OFFSET)
-            held = _integer(fields, "held", MAX_HELD)
-            serves = _boolean(fields, "serves")
-            return ParentRequest(_digest(fields), offset, serves, held, bad, why)
+            offset = fields.integer("offset", MAX_OFFSET)
+            held = fields.integer("held", MAX_HELD)
+            serves = fields.boolean("serves")
+            return ParentRequest(fields.digest(), offset, serves, held, bad, why)
         case "note":
-            role, parent = _enum(fields, "role", Role), _optional_peer(fields, "parent")
+            role, parent = fields.enum("role", Role), fields.optional_peer("parent")
             if (role is Role.FOLLOWER) != (parent is not None):
                 raise MessageError("a follower has a parent, and no other role has one")
-            return Heartbeat(_digest(fields), role, _integer(fields, "offset", MAX_OFFSET), parent)
+            return Heartbeat(fields.digest(), role, fields.integer("offset", MAX_OFFSET), parent)
         case "look":
-            return TreeQuery(_digest(fields))
-    raise MessageError(f"no request of this protocol: kind {fields.get('kind')!r:.40}")
+            return TreeQuery(fields.digest())
+    raise MessageError(f"no request of this protocol: kind {fields.kind!r:.40}")
 
 
 def decode_response(raw: bytes) -> CoordinatorResponse:
     """Return the response in these bytes. Raises MessageError."""
-    fields = _object(raw, MAX_RESPONSE)
-    match fields.get("kind"):
+    fields = MessageFields.parse(raw, MAX_RESPONSE)
+    match fields.kind:
         case "lead":
-            return FetchUpstream(_seconds(fields, "renew"))
+            return FetchUpstream(fields.number("renew", MAX_SECONDS))
         case "follow":
-            depth = _integer(fields, "depth", MAX_DEPTH)
-            return FollowParent(_peer(fields, "parent"), depth, _seconds(fields, "renew"))
+            depth = fields.integer("depth", MAX_DEPTH)
+            return FollowParent(fields.peer("parent"), depth, fields.number("renew", MAX_SECONDS))
         case "wait":
-            return RetryLater(_seconds(fields, "seconds"))
+            return RetryLater(fields.number("seconds", MAX_SECONDS))
         case "alone":
             return FetchUncoordinated()
         case "noted":
-            return HeartbeatAck(_seconds(fields, "renew"))
+            return HeartbeatAck(fields.number("renew", MAX_SECONDS))
         case "shape":
-            return TreeSnapshot(_tree_nodes(fields), _integer(fields, "more", MAX_OFFSET))
-    raise MessageError(f"no response of this protocol: kind {fields.get('kind')!r:.40}")
+            places = fields.objects("places", MAX_TREE_NODES)
+            nodes = tuple(_tree_node(each, number) for number, each in enumerate(places))
+            return TreeSnapshot(nodes, fields.integer("more", MAX_OFFSET))
+    raise MessageError(f"no response of this protocol: kind {fields.kind!r:.40}")
 
 
-def _object(raw: bytes, most: int) -> dict[str, Any]:
-    if len(raw) > most:
-        raise MessageError(f"a message of {len(raw)} bytes")
-    try:
-        fields = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise MessageError(f"not JSON: {error}"[:200]) from error
-    if not isinstance(fields, dict):
-        raise MessageError("not a JSON object")
-    return fields
-
-
-def _tree_nodes(fields: dict[str, Any]) -> tuple[TreeNode, ...]:
-    values = fields.get("places")
-    if (
-        not isinstance(values, list)
-        or len(values) > MAX_TREE_NODES
-        or not all(isinstance(each, dict) for each in values)
-    ):
-        raise MessageError(f"places must be up to {MAX_TREE_NODES} objects")
-    return tuple(_tree_node(each, number) for number, each in enumerate(values))
-
-
-def _tree_node(fields: dict[str, Any], number: int) -> TreeNode:
-    parent = None if fields.get("parent") is None else _integer(fields, "parent", number - 1)
-    role = _optional_enum(fields, "role", Role)
-    return TreeNode(_peer(fields, "node"), parent, role, _integer(fields, "offset", MAX_OFFSET))
-
-
-def _digest(fields: dict[str, Any]) -> Digest:
-    text = fields.get("digest")
-    if not isinstance(text, str):
-        raise MessageError("no digest")
-    try:
-        return Digest.parse(text)
-    except DigestInvalid as error:
-        raise MessageError(f"no digest: {error}") from error
-
-
-def _integer(fields: dict[str, Any], name: str, most: int) -> int:
-    value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise MessageError(f"{name} must be a whole number from 0 to {most}")
-    return value
-
-
-def _seconds(fields: dict[str, Any], name: str) -> float:
-    value = fields.get(name)
-    if (
-        not isinstance(value, int | float)
-        or isinstance(value, bool)
-        or not 0 <= value <= MAX_SECONDS
-    ):
-        raise MessageError(f"{name} must be a number of seconds up to {MAX_SECONDS:.0f}")
-    return float(value)
-
-
-def _boolean(fields: dict[str, Any], name: str) -> bool:
-    value = fields.get(name)
-    if not isinstance(value, bool):
-        raise MessageError(f"{name} must be true or false")
-    return value
-
-
-def _peer(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if (
-        not isinstance(value, str)
-        or not value.isascii()
-        or not value.isalnum()
-        or len(value) > MAX_ID
-    ):
-        raise MessageError(f"{name} must be a peer id")
-    return value
-
-
-def _optional_peer(fields: dict[str, Any], name: str) -> str | None:
-    return None if fields.get(name) is None else _peer(fields, name)
-
-
-def _enum(fields: dict[str, Any], name: str, kind: type[_E]) -> _E:
-    try:
-        return kind(fields.get(name))
-    except ValueError as error:
-        raise MessageError(
-            f"{name} must be one of {', '.join(each.value for each in kind)}"
-        ) from error
-
-
-def _optional_enum(fields: dict[str, Any], name: str, kind: type[_E]) -> _E | None:
-    return None if fields.get(name) is None else _enum(fields, name, kind)
+def _tree_node(fields: MessageFields, number: int) -> TreeNode:
+    parent = fields.integer("parent", number - 1) if fields.has("parent") else None
+    role = fields.optional_enum("role", Role)
+    return TreeNode(fields.peer("node"), parent, role, fields.integer("offset", MAX_OFFSET))

@@ -71,6 +71,7 @@ class PullState:
             digest=pull.digest,
             size=size,
             max_age=self.max_age,
+            is_background=pull.client.is_background,
         )
 
     def log(self, event: str, **fields: object) -> None:

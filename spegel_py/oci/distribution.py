@@ -81,8 +81,20 @@ class PullClient(StrEnum):
     """A person who measures: `spegel-py measure`, or the status page."""
     PULL = "pull"
     """A person who runs `spegel-py pull`."""
+    PREHEAT = "preheat"
+    """A node that takes an image because a person asked for it."""
     REPLICA = "replica"
-    """A node that takes an image as a replica, in the background."""
+    """A node that takes an image in the background."""
+
+    @property
+    def is_background(self) -> bool:
+        """True if the client gives way to all others."""
+        return self is PullClient.REPLICA
+
+    @property
+    def is_node(self) -> bool:
+        """True for a node, which no runtime or person waits for as its client."""
+        return self in (PullClient.PREHEAT, PullClient.REPLICA)
 
     @classmethod
     def parse(cls, header: str) -> PullClient:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from spegel_py.errors import RequestInvalid
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
 from spegel_py.preheat.preheat_request import HERE, NodeChoice
 
@@ -38,7 +38,7 @@ def choose(
     """
     nodes = {one.id: one for one in (own, *others)}
     if choice.names is None:
-        return ranked_coordinators(digest, nodes, choice.count or len(nodes))
+        return ranked_nodes(digest, nodes, choice.count or len(nodes))
     found = [
         node.id
         for name in choice.names

@@ -68,7 +68,12 @@ class AnswerWriter:
         Manifests do not count.
         """
         if pull.kind is Kind.BLOB and self.counts_as_peer(request, pull):
-            return self._limits.admit(request.remote or "", grows=grows, is_node=pull.mirrored)
+            return self._limits.admit(
+                request.remote or "",
+                grows=grows,
+                is_node=pull.mirrored,
+                is_background=pull.client.is_background,
+            )
         return nullcontext()
 
     def relayed(
@@ -82,7 +87,7 @@ class AnswerWriter:
             return nullcontext()
         if self.counts_as_peer(request, pull):
             return self._limits.admit(request.remote or "", relays=True, is_node=False)
-        return self._limits.relay(request.remote or "")
+        return self._limits.relay(request.remote or "", is_background=pull.client.is_background)
 
     def answer_head(
         self, pull: PullRequest, entity: Entity, source: ContentSource, context: PullContext

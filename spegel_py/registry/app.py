@@ -12,6 +12,7 @@ from spegel_py.mirror.pull import Mirror
 from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
+from spegel_py.registry.background_pieces import Gate, open_gate
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
@@ -47,6 +48,7 @@ def create_app(
     node: str = "",
     ingest_reader: IngestReader | None = None,
     origins: Origins | None = None,
+    gate: Gate = open_gate,
 ) -> web.Application:
     """Return the application of the registry.
 
@@ -59,6 +61,7 @@ def create_app(
         node: the name by which this node's runtime identifies itself.
         ingest_reader: serves content that is still being downloaded to peers; None to not do it.
         origins: returns the origin of content; without it, filters decide by names only.
+        gate: is awaited before each piece that is sent in the background.
     """
     probes = {"/readyz": ready, "/livez": live}
     pulls = PullHandler(
@@ -74,6 +77,7 @@ def create_app(
         node=node,
         ingest_reader=ingest_reader,
         origins=origins,
+        gate=gate,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:

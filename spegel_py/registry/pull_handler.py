@@ -26,6 +26,7 @@ from spegel_py.oci.distribution import METHODS, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
 from spegel_py.registry.answer_writer import AnswerWriter
+from spegel_py.registry.background_pieces import Gate, open_gate, pieces
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.local_content import LocalContent, LocalMatch, Provenance
 from spegel_py.registry.metrics import ServerMetrics
@@ -59,6 +60,7 @@ class PullHandler:
             coordinator sent; None to not do it.
         origins: returns the repositories that content came from. Content is excluded if filters
             exclude all of them.
+        gate: is awaited before each piece that is sent in the background.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class PullHandler:
         node: str = "",
         ingest_reader: IngestReader | None = None,
         origins: Origins | None = None,
+        gate: Gate = open_gate,
     ) -> None:
         self._store = store
+        self._gate = gate
         self._provenance = (
             Provenance(origins=origins, filters=filters) if filters and origins else None
         )
@@ -177,7 +181,8 @@ class PullHandler:
             try:
                 for span in entity.spans:
                     parts = entity.sink(sink, span)
-                    await self._sender.send(content, *span, parts, to_peer=to_peer)
+                    async for start, length in pieces(pull.client, span, self._gate):
+                        await self._sender.send(content, start, length, parts, to_peer=to_peer)
             except StoreUnavailable as error:
                 log.warning("content broke off", digest=str(found.digest), error=str(error))
 
@@ -276,7 +281,7 @@ class PullHandler:
         max_age = self._freshness.ttl if pull.name else math.inf
         if pull.ranges:
             return await self._parts_from_peers(request, pull, mirror, context, slot)
-        follows = self._writer.is_own_runtime(request, pull)
+        follows = self._writer.is_own_runtime(request, pull) and not pull.client.is_background
         async with mirror.fetch(pull, max_age=max_age, context=context, follows=follows) as relay:
             head = relay.head
             self._record_seen(pull, None if pull.digest else time.time() - (head.age or 0))

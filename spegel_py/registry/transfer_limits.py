@@ -75,6 +75,7 @@ class TransferSlot:
         grows: True if the content is still being downloaded here.
         relays: True if the transfer also uses a slot of a peer.
         is_counted: True if the transfer counts towards the limits.
+        is_background: True if the transfer lets others go first.
         reader: the client, once the body is sent.
         taken: bytes that the client had read at the last check.
         waited: seconds of waiting for the client at the last check.
@@ -85,6 +86,7 @@ class TransferSlot:
     grows: bool = False
     relays: bool = False
     is_counted: bool = True
+    is_background: bool = False
     reader: BodyReader | None = None
     taken: int = 0
     waited: float = 0.0
@@ -139,14 +141,26 @@ class TransferLimits:
         """The number of transfers to each address now."""
         return self._under_way
 
+    @property
+    def has_foreground(self) -> bool:
+        """True while blobs go to a runtime, here or at another node."""
+        return any(not slot.is_background for slot in self._slots)
+
     @contextmanager
     def admit(
-        self, address: str, *, grows: bool = False, relays: bool = False, is_node: bool = True
+        self,
+        address: str,
+        *,
+        grows: bool = False,
+        relays: bool = False,
+        is_node: bool = True,
+        is_background: bool = False,
     ) -> Iterator[TransferSlot]:
         """Count a transfer to a peer while the context is open. Raises Busy if no slot is free.
 
         A transfer that `relays` takes a slot at a peer too. One address gets only half as many of
-        these transfers, so that it cannot take all slots at a peer.
+        these transfers, so that it cannot take all slots at a peer. Background transfers together
+        get only half of all slots.
         """
         if grows:
             self._check(TransferLimit.IN_FLIGHT, self._growing, self._most_growing)
@@ -155,11 +169,15 @@ class TransferLimits:
                 TransferLimit.OVERALL, self._under_way.total() - self._growing, self._overall
             )
             self._check(TransferLimit.PEER, self._under_way[address], self._per_peer, address)
+            if is_background:
+                background = sum(slot.is_background for slot in self._slots)
+                self._check(TransferLimit.OVERALL, background, (self._overall + 1) // 2)
             if relays:
                 self._check(
                     TransferLimit.PEER, self._relayed[address], (self._per_peer + 1) // 2, address
                 )
-        slot = TransferSlot(address, PATIENCE_WITH_NODES if is_node else PATIENCE, grows, relays)
+        patience = PATIENCE_WITH_NODES if is_node else PATIENCE
+        slot = TransferSlot(address, patience, grows, relays, is_background=is_background)
         self._count(slot, 1)
         self._slots[slot] = None
         try:
@@ -169,9 +187,11 @@ class TransferLimits:
             self._count(slot, -1)
 
     @contextmanager
-    def relay(self, address: str) -> Iterator[TransferSlot]:
+    def relay(self, address: str, *, is_background: bool = False) -> Iterator[TransferSlot]:
         """Track a transfer from a peer to this node's own runtime, which is not limited."""
-        slot = TransferSlot(address, PATIENCE, relays=True, is_counted=False)
+        slot = TransferSlot(
+            address, PATIENCE, relays=True, is_counted=False, is_background=is_background
+        )
         self._slots[slot] = None
         try:
             yield slot

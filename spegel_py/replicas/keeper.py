@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 import structlog
 
@@ -21,22 +19,31 @@ from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.oci.manifest import Child
-from spegel_py.oci.reference import is_tag, replica_key
+from spegel_py.oci.reference import replica_key
+from spegel_py.replicas.disk_room import DiskRoom
+from spegel_py.replicas.found_image import FoundImage, bytes_alone, is_preheated, tags
+from spegel_py.replicas.keep_plan import target
+from spegel_py.replicas.keep_queue import KeeperSnapshot, KeepQueue
+from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.replica_counts import ReplicaCounts
-from spegel_py.replicas.replica_plan import Action, Decision, ImageState, missing_replicas, plan
+from spegel_py.replicas.replica_plan import (
+    Action,
+    Decision,
+    ImageState,
+    Why,
+    missing_replicas,
+    plan,
+)
 from spegel_py.replicas.replica_rules import (
     LIFE,
     RENEWAL,
     RENEWAL_JITTER,
     SCAN,
-    UNKNOWN_DISK,
-    DiskUse,
     ReplicaRules,
 )
 from spegel_py.routing.base import Router
 from spegel_py.store.base import (
-    PlatformImage,
     PulledImage,
     Replica,
     ReplicaReason,
@@ -53,22 +60,15 @@ MAX_HOLDERS = 64
 clusters where all records are at all nodes, and those are small."""
 
 
-@dataclasses.dataclass(slots=True)
-class _Found:
-    """An image of this node: its content, and its names in the runtime with their pull times."""
-
-    image: PlatformImage
-    names: dict[str, float] = dataclasses.field(default_factory=dict)
-    is_pulled: bool = False
-
-
 class ReplicaKeeper:
     """Keeps replicas of this node's images, as the rules say.
 
     Args:
         connected: returns the ids of the connected peers.
-        content: a folder on the content's file system; None if it cannot be measured.
+        disk: measures the content's file system.
         filters: the images that may be replicated.
+        requester: asks other nodes to keep images; None to keep them only where they are.
+        queue: answers such requests of other nodes.
         clock: Unix time.
     """
 
@@ -80,11 +80,13 @@ class ReplicaKeeper:
         store: Store,
         router: Router,
         connected: Callable[[], Collection[str]],
-        content: Path | None,
+        disk: DiskRoom,
         rules: ReplicaRules,
         filters: Filters,
         metrics: ReplicaMetrics,
         rng: random.Random,
+        requester: KeepRequester | None = None,
+        queue: KeepQueue | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,11 +95,13 @@ class ReplicaKeeper:
         self._store = store
         self._router = router
         self._connected = connected
-        self._content = content
+        self._disk = disk
         self._rules = rules
         self._filters = filters
         self._metrics = metrics
         self._rng = rng
+        self._requester = requester
+        self._queue = queue
         self._clock = clock
         self._monotonic = monotonic
         self._walker = Walker(open=store.open)
@@ -129,7 +133,24 @@ class ReplicaKeeper:
             }
             for state in sorted(self._shown.values(), key=lambda one: (one.names, one.size))
         ]
-        return {"floor": self._rules.floor, "images": images}
+        taking = self._queue.describe() if self._queue is not None else []
+        return {"floor": self._rules.floor, "images": images, "taking": taking}
+
+    def limits(self) -> Mapping[str, object] | None:
+        """Return what limits replicas, as `/debug/state` serves it; None if they are off.
+
+        `nodes` is the number of nodes that keep replicas, `disk` the share of the content's disk
+        that was in use at the last scan.
+        """
+        if not self._rules.floor or self._requester is None:
+            return None
+        nodes = len(self._requester.view().keepers) + 1
+        return {"floor": self._rules.floor, "nodes": nodes, "disk": round(self._disk.share, 3)}
+
+    def floor_missed(self) -> Mapping[str, str]:
+        """Return the images below their floor for long that this node speaks for, with reasons."""
+        missed = self._requester.missed if self._requester is not None else ()
+        return {one.name: str(one) for one in missed}
 
     async def run(self) -> None:
         """Scan until cancelled. While the store is away, nothing is done.
@@ -142,7 +163,7 @@ class ReplicaKeeper:
             try:
                 await self.scan()
                 is_over = self._rules.floor == 0 and all(
-                    map(_is_preheated, self._replicas.held().values())
+                    map(is_preheated, self._replicas.held().values())
                 )
             except StoreUnavailable:
                 continue  # the watcher has logged it
@@ -155,29 +176,41 @@ class ReplicaKeeper:
         Raises StoreUnavailable.
         """
         found = await self._images()
-        alone = _alone(found, self._replicas.held())
+        alone = bytes_alone(found, self._replicas.held())
         states = await self._states(found, alone)
-        disk = dataclasses.replace(
-            await asyncio.to_thread(self._disk_use), alone=sum(alone.values())
-        )
-        decisions = plan(states.values(), own=self._own, rules=self._rules, disk=disk)
+        self._disk.alone = sum(alone.values())
+        disk = await self._disk.use()
+        decisions = [
+            decision
+            for decision in plan(states.values(), own=self._own, rules=self._rules, disk=disk)
+            if decision.why is not Why.UNWANTED
+            or not await self._is_used_elsewhere(states[decision.manifest])
+        ]
         for decision in decisions:
             await self._carry_out(decision, found)
         self._record_scan(found, states)
+        if self._queue is not None:
+            self._queue.snapshot = KeeperSnapshot(
+                held=frozenset(self._replicas.held()), used=dict(self._used), disk=disk
+            )
+        if self._requester is not None and self._rules.floor:
+            await self._requester.ask(self._shown)
         return decisions
 
-    def _disk_use(self) -> DiskUse:
-        """Return the use of the content's file system. It blocks while the disk does."""
-        if self._content is None:
-            return UNKNOWN_DISK
-        try:
-            found = os.statvfs(self._content)
-        except OSError as error:
-            raise StoreUnavailable(f"{self._content}: {error.strerror}") from error
-        total = found.f_blocks * found.f_frsize
-        return DiskUse(total=total, used=total - found.f_bavail * found.f_frsize)
+    async def _is_used_elsewhere(self, image: ImageState) -> bool:
+        """Return True if a runtime of another node has had the image lately, or may have had it."""
+        if self._requester is None:
+            return False
+        latest = await self._requester.last_used(image)
+        if latest is None:
+            return True
+        now = self._clock()
+        if self._rules.keep is None or now - latest > self._rules.keep:
+            return False
+        self._used[image.manifest] = min(now, latest)
+        return True
 
-    async def _images(self) -> dict[Digest, _Found]:
+    async def _images(self) -> dict[Digest, FoundImage]:
         """Return this node's complete images, with those that only replicas keep.
 
         With a floor of 0 these are the replicas of an earlier run alone, as the store has them.
@@ -185,7 +218,8 @@ class ReplicaKeeper:
         if self._rules.floor == 0:
             await self._replicas.load()
         found = {
-            manifest: _Found(replica.image) for manifest, replica in self._replicas.held().items()
+            manifest: FoundImage(replica.image)
+            for manifest, replica in self._replicas.held().items()
         }
         if self._rules.floor == 0:
             return found
@@ -195,14 +229,14 @@ class ReplicaKeeper:
         for root, names in roots.items():
             images = await self._walker.images(Child(root, 0, ""), self._store.stat)
             for manifest, image in images.items():
-                one = found.setdefault(manifest, _Found(image))
+                one = found.setdefault(manifest, FoundImage(image))
                 one.is_pulled = True
                 one.names |= {each.name: each.pulled for each in names}
         self._walker.keep({blob.digest for one in found.values() for blob in one.image.blobs})
         return found
 
     async def _states(
-        self, found: Mapping[Digest, _Found], alone: Mapping[Digest, int]
+        self, found: Mapping[Digest, FoundImage], alone: Mapping[Digest, int]
     ) -> dict[Digest, ImageState]:
         now, wall = self._monotonic(), self._clock()
         connected, held = frozenset(self._connected()), self._replicas.held()
@@ -220,14 +254,17 @@ class ReplicaKeeper:
                 now=now,
             )
             count = len(replicas) + (replica is not None)
+            names = {**(replica.names if replica else {}), **one.names}
             states[manifest] = ImageState(
                 manifest=manifest,
-                names=tuple(sorted({*one.names, *(replica.names if replica else ())})),
+                names=tuple(sorted(names)),
+                pulled=names,
+                root=one.image.root.digest,
                 size=one.image.size,
                 alone=alone.get(manifest, 0),
                 is_pulled=one.is_pulled,
                 is_held=replica is not None,
-                is_preheated=_is_preheated(replica),
+                is_preheated=is_preheated(replica),
                 is_excluded=self._is_excluded(one, replica),
                 idle=max(0.0, wall - used),
                 renewal_in=self._renewal_in(manifest, one, replica, wall),
@@ -242,7 +279,7 @@ class ReplicaKeeper:
     async def _lookup(self, key: str) -> frozenset[str]:
         return frozenset([peer.id async for peer in self._router.lookup(key, limit=MAX_HOLDERS)])
 
-    def _is_excluded(self, one: _Found, replica: Replica | None) -> bool:
+    def _is_excluded(self, one: FoundImage, replica: Replica | None) -> bool:
         """Return True if none of an image's names may be replicated."""
         names = [*one.names, *(replica.names if replica else ())]
         return bool(names) and not any(
@@ -250,7 +287,7 @@ class ReplicaKeeper:
         )
 
     def _renewal_in(
-        self, manifest: Digest, one: _Found, replica: Replica | None, wall: float
+        self, manifest: Digest, one: FoundImage, replica: Replica | None, wall: float
     ) -> float:
         """Return the seconds until a replica is renewed.
 
@@ -261,12 +298,12 @@ class ReplicaKeeper:
             return 0.0
         if not one.is_pulled and self._used.get(manifest, 0.0) > replica.used + SCAN:
             return 0.0
-        if one.is_pulled and _tags(one.names).keys() - replica.names.keys():
+        if one.is_pulled and tags(one.names).keys() - replica.names.keys():
             return 0.0
         jitter = self._renewal.setdefault(manifest, self._rng.uniform(-1, 1) * RENEWAL_JITTER)
         return replica.expires - LIFE + RENEWAL + jitter - wall
 
-    async def _carry_out(self, decision: Decision, found: Mapping[Digest, _Found]) -> None:
+    async def _carry_out(self, decision: Decision, found: Mapping[Digest, FoundImage]) -> None:
         manifest = decision.manifest
         match decision.action:
             case Action.HOLD | Action.RENEW:
@@ -277,10 +314,10 @@ class ReplicaKeeper:
                 self._metrics.released(decision.why)
                 log.info("replica released", manifest=str(manifest), why=decision.why, freed=freed)
 
-    async def _hold(self, manifest: Digest, one: _Found, decision: Decision) -> None:
+    async def _hold(self, manifest: Digest, one: FoundImage, decision: Decision) -> None:
         wall = self._clock()
         before = self._replicas.held().get(manifest)
-        names = _tags(one.names) if one.is_pulled or before is None else before.names
+        names = tags(one.names) if one.is_pulled or before is None else before.names
         replica = Replica(
             image=one.image,
             names=names,
@@ -306,7 +343,7 @@ class ReplicaKeeper:
             )
 
     def _record_scan(
-        self, found: Mapping[Digest, _Found], states: Mapping[Digest, ImageState]
+        self, found: Mapping[Digest, FoundImage], states: Mapping[Digest, ImageState]
     ) -> None:
         """Show the images and their cost, as they are after the plan was carried out."""
         held = self._replicas.held()
@@ -317,7 +354,7 @@ class ReplicaKeeper:
         }
         for manifest in self._used.keys() - self._shown.keys():
             del self._used[manifest]
-        alone = sum(_alone(found, held).values())
+        alone = sum(bytes_alone(found, held).values())
         total = {blob for one in held.values() for blob in one.image.blobs}
         low = sum(self._counts_as_low(state) for state in self._shown.values())
         self._metrics.scanned(alone=alone, total=sum(blob.size for blob in total), low=low)
@@ -326,29 +363,12 @@ class ReplicaKeeper:
         """Return True for an image below the floor, at the first of the nodes that have it."""
         return (
             not state.is_excluded
-            and missing_replicas(state, self._rules.floor) > 0
+            and missing_replicas(state, self._target()) > 0
             and self._own == min({self._own} | state.holders)
         )
 
-
-def _is_preheated(replica: Replica | None) -> bool:
-    return replica is not None and replica.reason is ReplicaReason.PREHEAT
-
-
-def _alone(found: Mapping[Digest, _Found], held: Mapping[Digest, Replica]) -> dict[Digest, int]:
-    """Return for each image the bytes that only a replica of it keeps, or would keep.
-
-    Content that an image of the runtime has too counts for none. Content of several replicas counts
-    for the first one.
-    """
-    counted = {blob for one in found.values() if one.is_pulled for blob in one.image.blobs}
-    alone: dict[Digest, int] = {}
-    for manifest in sorted(held, key=str):
-        own = held[manifest].image.blobs - counted
-        alone[manifest] = sum(blob.size for blob in own)
-        counted |= own
-    return alone
-
-
-def _tags(names: Mapping[str, float]) -> dict[str, float]:
-    return {name: pulled for name, pulled in names.items() if is_tag(name)}
+    def _target(self) -> int:
+        """Return the floor, or the number of nodes that keep replicas if that is less."""
+        if self._requester is None:
+            return self._rules.floor
+        return target(self._rules.floor, self._requester.view())

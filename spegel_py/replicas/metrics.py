@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REPAIR_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+"""Seconds of a repair: one scan, the grace of a lost node, and more."""
 
 
 class ReplicaMetrics:
@@ -38,6 +41,37 @@ class ReplicaMetrics:
             registry=registry,
         )
 
+        self._asked = Counter(
+            "spegel_replica_keeps",
+            "Requests to other nodes to keep an image, by outcome: kept, taking, or the reason of "
+            "the refusal.",
+            ["reason", "outcome"],
+            registry=registry,
+        )
+        self._taken = Counter(
+            "spegel_replica_takes",
+            "Images that this node took from its peers to keep them, by outcome.",
+            ["reason", "outcome"],
+            registry=registry,
+        )
+        self._received = Counter(
+            "spegel_replica_received_bytes",
+            "Bytes that came for images to keep.",
+            ["reason", "source"],
+            registry=registry,
+        )
+        self._repair = Histogram(
+            "spegel_replica_repair_seconds",
+            "Seconds for which an image was below its floor, at the node that speaks for it.",
+            buckets=REPAIR_BUCKETS,
+            registry=registry,
+        )
+        self._yielded = Counter(
+            "spegel_replica_yield_seconds",
+            "Seconds for which images to keep waited for pulls by a runtime.",
+            registry=registry,
+        )
+
     def watch(self, count: Callable[[], int]) -> None:
         """Read the number of replicas at every scrape."""
         self._replicas.set_function(lambda: float(count()))
@@ -51,6 +85,24 @@ class ReplicaMetrics:
     def held(self, reason: str, *, is_done: bool) -> None:
         """Count an attempt to keep an image."""
         self._held.labels(reason, "kept" if is_done else "incomplete").inc()
+
+    def asked(self, reason: str, outcome: str) -> None:
+        """Count a request to another node."""
+        self._asked.labels(reason, outcome).inc()
+
+    def taken(self, reason: str, outcome: str, *, received: int, upstream: int = 0) -> None:
+        """Count an image that was taken, or was not, and the bytes that came."""
+        self._taken.labels(reason, outcome).inc()
+        self._received.labels(reason, "peer").inc(received - upstream)
+        self._received.labels(reason, "upstream").inc(upstream)
+
+    def repaired(self, seconds: float) -> None:
+        """Record an image that has its floor again."""
+        self._repair.observe(seconds)
+
+    def yielded(self, seconds: float) -> None:
+        """Count the time for which a take waited."""
+        self._yielded.inc(seconds)
 
     def released(self, why: str) -> None:
         """Count a replica that was released."""

@@ -7,11 +7,11 @@ has a replica more for some time, and never one less.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
 from spegel_py.replicas.replica_rules import (
     MAY_GROW,
@@ -58,6 +58,8 @@ class ImageState:
 
     Args:
         names: the image's tags, and its names by digest.
+        pulled: the Unix times of the names' pulls.
+        root: the digest by which the image is pulled; None if that is the manifest's.
         alone: bytes that a release would free: content that no other image here has.
         is_pulled: True while the runtime has the image.
         is_held: True for a replica of this node.
@@ -72,6 +74,8 @@ class ImageState:
 
     manifest: Digest
     names: tuple[str, ...] = ()
+    pulled: Mapping[str, float] = field(default_factory=dict)
+    root: Digest | None = None
     size: int
     alone: int = 0
     is_pulled: bool
@@ -130,7 +134,7 @@ def _should_hold(image: ImageState, *, own: str, rules: ReplicaRules) -> bool:
     if not missing or not image.is_pulled or image.is_excluded or image.size > rules.max_image:
         return False
     candidates = (image.holders - image.replicas) | {own}
-    return own in ranked_coordinators(image.manifest, candidates, missing)
+    return own in ranked_nodes(image.manifest, candidates, missing)
 
 
 def _may_grow(image: ImageState, *, rules: ReplicaRules, disk: DiskUse) -> bool:
@@ -148,7 +152,7 @@ def _release(image: ImageState, *, own: str, rules: ReplicaRules) -> Why | None:
         return Why.UNWANTED
     # Case 3: there are too many replicas. The last ones of the ranking go.
     if image.surplus_for >= SURPLUS:
-        first = ranked_coordinators(image.manifest, image.replicas | {own}, rules.floor)
+        first = ranked_nodes(image.manifest, image.replicas | {own}, rules.floor)
         if own not in first:
             return Why.SURPLUS
     return None

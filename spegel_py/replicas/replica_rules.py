@@ -92,5 +92,12 @@ class DiskUse:
         return self.used / self.total if self.total else 1.0
 
 
+def room(disk: DiskUse, rules: ReplicaRules) -> int:
+    """Return the bytes that replicas may add to a disk."""
+    by_share = int(MAY_GROW * disk.total) - disk.used
+    by_limit = int(rules.max_disk * disk.total) - disk.alone
+    return max(0, min(by_share, by_limit))
+
+
 UNKNOWN_DISK = DiskUse(total=1 << 62, used=0)
 """Stands for a file system that cannot be measured: content that is read through a socket."""

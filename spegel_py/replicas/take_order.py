@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from spegel_py.errors import (
     ConfigError,
@@ -19,8 +20,10 @@ from spegel_py.errors import (
 )
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
-from spegel_py.pull.plan import Platform
 from spegel_py.store.base import PlatformImage, Replica, ReplicaReason
+
+if TYPE_CHECKING:
+    from spegel_py.pull.plan import Platform
 
 MAX_IMAGE = 10 * 1024**3
 """Bytes of the largest image that is taken."""
@@ -98,6 +101,11 @@ class TakeOrder:
     rate: int = 0
     parallel: int = 1
     max_size: int = MAX_IMAGE
+
+    @property
+    def is_background(self) -> bool:
+        """True unless a person wants the image soon: then it is fetched as a runtime's pull is."""
+        return self.reason is not ReplicaReason.PREHEAT or self.rate > 0
 
 
 @dataclass(slots=True, eq=False)

@@ -13,15 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from spegel_py.errors import DigestMismatch, ManifestInvalid, SpegelError
-from spegel_py.oci.distribution import PullClient
-from spegel_py.oci.manifest import INDEXES, Child, all_children
-from spegel_py.pull.hosts import Hosts, connected
-from spegel_py.pull.mirror_client import Manifest
-from spegel_py.pull.plan import Platform, select
-from spegel_py.pull.plan import blobs as blobs_of
-from spegel_py.pull.session import DEPTH
-from spegel_py.replicas.image_fetch import ImageFetch, retried
+from spegel_py.errors import SpegelError
 from spegel_py.replicas.take_order import (
     TakeFailed,
     TakeFault,
@@ -29,7 +21,7 @@ from spegel_py.replicas.take_order import (
     TakeProgress,
     TakeReport,
 )
-from spegel_py.store.base import Descriptor, PlatformImage, Replica, Replicas
+from spegel_py.store.base import PlatformImage, Replica, Replicas
 from spegel_py.transfer.bucket import TokenBucket
 
 Room = Callable[[], Awaitable[int]]
@@ -107,22 +99,22 @@ class ImageTaker:
         )
 
     async def _take(self, order: TakeOrder, progress: TakeProgress) -> Replica:
-        async with connected(
-            mirror=self._mirror,
-            upstream=order.upstream,
-            reference=order.reference,
-            deadlines=None,
-            client=PullClient.REPLICA,
-        ) as hosts:
-            manifests = await _find_manifests(hosts, order, progress)
+        # A node that takes no image loads no client of mirrors.
+        from spegel_py.replicas.image_fetch import ImageFetch
+        from spegel_py.replicas.image_manifests import find_manifests, hosts_of, image_of
+
+        async with hosts_of(order, mirror=self._mirror) as hosts:
+            manifests = await find_manifests(hosts, order, progress)
             image, blobs = image_of(manifests)
             progress.image = image
             await self._check_room(order, image)
             reference = order.reference
             sources = [f"{reference.registry}/{reference.repository}"]
             replica, own = self._replica(order, image), TokenBucket(rate=order.rate)
-            async with self._replicas.writing(image, sources=sources) as writer:
-                fetch = ImageFetch(hosts, writer, progress, pay=partial(self._pay, own))
+            async with self._replicas.writing(
+                image, sources=sources, is_shared=not order.is_background
+            ) as writer:
+                fetch = ImageFetch(hosts, writer, progress, pay=partial(self._pay, order, own))
                 await fetch.all(blobs)
                 for number, manifest in reversed(list(enumerate(manifests))):
                     below = blobs if number == len(manifests) - 1 else [manifests[number + 1].child]
@@ -151,73 +143,18 @@ class ImageTaker:
                 why=TakeFault.NO_ROOM,
             )
 
-    async def _pay(self, own: TokenBucket, count: int) -> None:
-        """Wait until `count` bytes are paid for, by the node's limit and by the image's own."""
+    async def _pay(self, order: TakeOrder, own: TokenBucket, count: int) -> None:
+        """Wait until `count` bytes are paid for, by the node's limit and by the image's own.
+
+        An image that a person waits for is not held back by either the gate or the node's limit.
+        """
+        if not order.is_background:
+            return
         await self._gate()
         now = self._monotonic()
         pause = max(bucket.pay(count, now) for bucket in (self._budget, own))
         if pause:
             await asyncio.sleep(pause)
-
-
-async def _find_manifests(hosts: Hosts, order: TakeOrder, progress: TakeProgress) -> list[Manifest]:
-    """Return the manifests from the root to the platform's. Raises SpegelError."""
-    reference = order.reference
-    target: Child | Manifest = (
-        Child(reference.digest, -1, "")
-        if reference.digest is not None
-        else await retried(lambda: hosts.resolve(reference.tag or ""))
-    )
-    path: list[Manifest] = []
-    while True:
-        if isinstance(target, Child):
-            child = target
-            found = await retried(lambda: hosts.manifest(child))  # noqa: B023 - awaited here
-            if path and child.size != found.child.size:
-                raise DigestMismatch(
-                    f"{child.digest} has {found.child.size} bytes, its index says {child.size}"
-                )
-        else:
-            found = target
-        progress.count(found.child.size, is_upstream=found.is_upstream)
-        path.append(found)
-        if found.child.media_type not in INDEXES:
-            break
-        if len(path) > DEPTH:
-            raise ManifestInvalid(f"more than {DEPTH} indexes within each other")
-        target = _next_manifest(found, order)
-    if order.manifest not in (None, path[-1].child.digest):
-        raise ManifestInvalid(f"{order.manifest} is no manifest of {reference}")
-    return path
-
-
-def _next_manifest(index: Manifest, order: TakeOrder) -> Child:
-    """Return the entry of an index that leads to the wanted manifest.
-
-    Case 1: the index names the manifest.
-    Case 2: the platform chooses it. A nested index is only followed if nothing fits.
-    """
-    children = all_children(index.data)
-    if named := [child for child in children if child.digest == order.manifest]:
-        return named[0]
-    chosen = select(index.data, order.platform or Platform.here())
-    fitting = [child for child in chosen if child.media_type not in INDEXES]
-    return (fitting or list(chosen))[0]
-
-
-def image_of(manifests: Sequence[Manifest]) -> tuple[PlatformImage, tuple[Child, ...]]:
-    """Return the image below these manifests, the root first, with its config and layers.
-
-    Raises ManifestInvalid.
-    """
-    blobs = blobs_of([manifests[-1].data])
-    content = [*(one.child for one in manifests), *blobs]
-    image = PlatformImage(
-        manifest=manifests[-1].child.digest,
-        root=manifests[0].child,
-        blobs=frozenset(Descriptor(child.digest, child.size) for child in content),
-    )
-    return image, blobs
 
 
 @contextmanager

@@ -130,7 +130,7 @@ It is called in any thread and must not block. It raises ValueError for a malfor
 
 
 class RequestResponse(Protocol):
-    """Carries short requests and responses between nodes that share content still being pulled."""
+    """Carries short requests and responses between the nodes that take part in one protocol."""
 
     @property
     def id(self) -> str:

@@ -275,7 +275,7 @@ class Replicas(Protocol):
         ...
 
     def writing(
-        self, image: PlatformImage, *, sources: Collection[str] = ()
+        self, image: PlatformImage, *, sources: Collection[str] = (), is_shared: bool = True
     ) -> AbstractAsyncContextManager[ImageWriter]:
         """Open an image for writing, whether a part of it is here or nothing.
 
@@ -285,6 +285,8 @@ class Replicas(Protocol):
 
         Args:
             sources: the repositories (`registry/repository`) that the image comes from.
+            is_shared: True if Ingests may find the unfinished content. In the background that would
+                let a runtime's pull follow slow bytes.
         """
         ...
 

@@ -36,7 +36,7 @@ class MemoryReplicas:
 
     @asynccontextmanager
     async def writing(
-        self, image: PlatformImage, *, sources: Collection[str] = ()
+        self, image: PlatformImage, *, sources: Collection[str] = (), is_shared: bool = True
     ) -> AsyncIterator[ImageWriter]:
         self._store.check_here()
         self._store.written.append(image)

@@ -10,6 +10,7 @@
 | router-hung | P1 | the libp2p side does not answer | `restart libp2p` |
 | identity-shared | P1 | two nodes share an identity | the operator, 2 |
 | containerd-away | P1 | containerd does not answer | `reconnect containerd`, 4 |
+| floor-missed | P1 | an image has fewer replicas than its floor for long | the scans, 5 |
 | disk-full | P2 | a disk that this node needs is full; pulls go on | the operator, 3 |
 | data-dir-read-only | P2 | the data directory cannot be written; pulls go on | the operator, 3 |
 | clock-jumped | P2 | the wall clock was set | nobody: no deadline here uses it |
@@ -21,6 +22,7 @@
 2. The data directory was copied. Each of the nodes hides the content of the other.
 3. Records wait in memory until the disk can be written.
 4. Content that is pulled meanwhile is not shared.
+5. Every node scans its images all 30 s, and asks nodes again that refused.
 
 A lost peer went without a goodbye. The actions in backquotes are those of
 `repairs.repair_table`.
@@ -76,6 +78,7 @@ ROUTER_DOWN = Condition(name="router-down", tier=Tier.P1)
 ROUTER_HUNG = Condition(name="router-hung", tier=Tier.P1)
 IDENTITY_SHARED = Condition(name="identity-shared", tier=Tier.P1)
 CONTAINERD_AWAY = Condition(name="containerd-away", tier=Tier.P1)
+FLOOR_MISSED = Condition(name="floor-missed", tier=Tier.P1)
 DISK_FULL = Condition(name="disk-full", tier=Tier.P2)
 DATA_DIR_READ_ONLY = Condition(name="data-dir-read-only", tier=Tier.P2)
 CLOCK_JUMPED = Condition(name="clock-jumped", tier=Tier.P2)
@@ -94,6 +97,7 @@ CONDITIONS: Mapping[str, Condition] = {
         ROUTER_HUNG,
         IDENTITY_SHARED,
         CONTAINERD_AWAY,
+        FLOOR_MISSED,
         DISK_FULL,
         DATA_DIR_READ_ONLY,
         CLOCK_JUMPED,

@@ -24,7 +24,7 @@ SETTLED_AFTER = 10.0
 peers connect anew."""
 
 MAX_SUBJECTS = 32
-"""Peers with an alert for one condition, if another part decides about it."""
+"""Peers or images with an alert for one condition, if another part decides about it."""
 
 JUMP = 2.0
 """Seconds by which the wall clock differs from the monotonic one between two readings if it was
@@ -69,6 +69,8 @@ class NodeSignals:
         unhealthy: returns the peers that fail their checks, each with the reason.
         predicted: returns the peers that are about to fail, each with the reason.
         twins: returns the nodes that share an identity, each with a sentence that names them.
+        floor_missed: returns the images that have been below their floor for long, each with the
+            reasons.
         folders: returns the folders whose disks must not be full.
     """
 
@@ -85,6 +87,7 @@ class NodeSignals:
     unhealthy: Callable[[], Mapping[str, str]] = _nobody
     predicted: Callable[[], Mapping[str, str]] = _nobody
     twins: Callable[[], Mapping[str, str]] = _nobody
+    floor_missed: Callable[[], Mapping[str, str]] = _nobody
     folders: Callable[[], Collection[Path]] = tuple
 
 
@@ -182,9 +185,12 @@ class Observer:
             *self._router_conditions(hung_since),
             *self._node_conditions(now, wall, stalled_since),
             *self._disk_conditions(faults),
-            *self._per_peer(conditions.PEER_UNHEALTHY, self._signals.unhealthy()),
-            *self._per_peer(conditions.PEER_PREDICTED, self._signals.predicted()),
-            *self._per_peer(conditions.IDENTITY_SHARED, self._signals.twins(), source="router"),
+            *self._per_subject(conditions.PEER_UNHEALTHY, self._signals.unhealthy()),
+            *self._per_subject(conditions.PEER_PREDICTED, self._signals.predicted()),
+            *self._per_subject(conditions.IDENTITY_SHARED, self._signals.twins(), source="router"),
+            *self._per_subject(
+                conditions.FLOOR_MISSED, self._signals.floor_missed(), source="replicas"
+            ),
         ]
         return self._with_times(observations, now)
 
@@ -235,11 +241,11 @@ class Observer:
             for each in faults
         ]
 
-    def _per_peer(
-        self, condition: Condition, peers: Mapping[str, str], *, source: str = "health"
+    def _per_subject(
+        self, condition: Condition, subjects: Mapping[str, str], *, source: str = "health"
     ) -> list[Observation]:
-        chosen = sorted(peers.items())[:MAX_SUBJECTS]
-        return [_observation(condition, source, subject=peer, detail=why) for peer, why in chosen]
+        chosen = sorted(subjects.items())[:MAX_SUBJECTS]
+        return [_observation(condition, source, subject=one, detail=why) for one, why in chosen]
 
     def _with_times(self, found: list[Observation], now: float) -> list[Observation]:
         """Fill in a missing `since` with the time of the first observation."""

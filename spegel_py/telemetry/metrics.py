@@ -119,6 +119,8 @@ class PullMetrics:
     def decided(self, record: PullRecord, *, at: float) -> None:
         """Count a pull that is over; `at` is Unix time."""
         source = record.source if record.is_hit else ContentSource.NONE
+        if record.client.is_node:
+            return  # counted as replicas
         if record.client is not PullClient.RUNTIME:
             self._measurements.labels(source).inc()
             self._measured += 1

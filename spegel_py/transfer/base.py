@@ -103,6 +103,7 @@ class PeerRequest:
         stall: seconds for which a peer may be silent, before its answer and in mid-body, that
             still waits for the content itself.
         trace: headers that make the peer's span a child of ours.
+        is_background: True if the peer may let other transfers go first.
     """
 
     target: str
@@ -114,6 +115,7 @@ class PeerRequest:
     max_age: float = math.inf
     stall: float | None = None
     trace: Mapping[str, str] = field(default_factory=dict)
+    is_background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

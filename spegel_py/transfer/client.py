@@ -14,7 +14,12 @@ from types import TracebackType
 from typing import Self
 
 from spegel_py.errors import PeerStalled, PeerUnreachable
-from spegel_py.oci.distribution import IN_FLIGHT_HEADER, MIRRORED_HEADER
+from spegel_py.oci.distribution import (
+    CLIENT_HEADER,
+    IN_FLIGHT_HEADER,
+    MIRRORED_HEADER,
+    PullClient,
+)
 from spegel_py.routing.base import Peer
 from spegel_py.transfer.answer import check_answer
 from spegel_py.transfer.base import Deadlines, PeerRequest
@@ -155,6 +160,8 @@ class HTTPUpstream:
         ]
         if request.stall is not None:
             headers.append((IN_FLIGHT_HEADER, "true"))
+        if request.is_background:
+            headers.append((CLIENT_HEADER, PullClient.REPLICA.value))
         if request.range is not None:
             headers.append(("Range", str(request.range)))
         if self._authorization is not None and peer.knows_password:

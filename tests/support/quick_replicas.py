@@ -1,6 +1,7 @@
 """A node that scans its replicas every second: `python -m tests.support.quick_replicas registry`.
 
-It is the real node, save that the scans and the grace of a lost node are shorter.
+It is the real node, save that its scans, the grace of a lost node and the time for which an image
+is new are shorter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from spegel_py import cli
 if __name__ == "__main__":
     with (
         patch("spegel_py.replicas.keeper.SCAN", 1.0),
+        patch("spegel_py.replicas.keep_plan.NEW", 2.0),
         patch("spegel_py.replicas.replica_counts.SHORT_GRACE", 3.0),
     ):
         raise SystemExit(cli.main())

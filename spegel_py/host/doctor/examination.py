@@ -19,6 +19,7 @@ from spegel_py.host.doctor.node_checks import (
     check_node,
     check_peers,
     check_pull,
+    check_replicas,
 )
 from spegel_py.host.doctor.proxies import check_proxy
 
@@ -34,6 +35,7 @@ CHECKS = (
     check_content,
     check_node,
     check_peers,
+    check_replicas,
     check_clock,
     check_pull,
 )

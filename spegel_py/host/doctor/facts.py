@@ -174,6 +174,12 @@ class NodeState:
     is_content_well: bool = True
     others: str = ""
     """The node's own sentence about images in other namespaces; empty if there are none."""
+    floor: int = 0
+    """Replicas of each image that are wanted; 0 if the node keeps none."""
+    keepers: int = 0
+    """Nodes that keep replicas, this one included."""
+    disk: float = 0.0
+    """Share of the content's disk that is in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

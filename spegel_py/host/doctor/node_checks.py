@@ -60,6 +60,35 @@ def check_peers(facts: Facts) -> list[Finding]:
     ]
 
 
+FULL = 0.75
+"""Share of the content's disk from which a node adds no replica, as `replicas` has it."""
+
+
+def check_replicas(facts: Facts) -> list[Finding]:
+    """Check that the floor of replicas can be reached."""
+    node = facts.node
+    if not isinstance(node, NodeState) or not node.floor:
+        return []
+    if node.keepers < node.floor:
+        return [
+            warning(
+                "replicas",
+                f"a floor of {node.floor} among {plural(node.keepers, 'node')} that keep replicas",
+                "set --replica-floor on more nodes, or lower it",
+            )
+        ]
+    if node.disk >= FULL:
+        return [
+            warning(
+                "replicas",
+                f"{node.disk:.0%} of the content's disk is in use: no replica is added from "
+                f"{FULL:.0%} on, and some are released from 80% on",
+                "make room on the disk, or let other nodes keep the replicas",
+            )
+        ]
+    return [ok("replicas", f"a floor of {node.floor} among {plural(node.keepers, 'node')}")]
+
+
 def check_clock(facts: Facts) -> list[Finding]:
     """Check that the clocks of this node and its peers agree."""
     if not isinstance(facts.node, NodeState):

@@ -101,6 +101,7 @@ def _state(given: Any) -> NodeState:
         for one in given["peers"]
     ]
     store = given.get("store", {})  # not there in older nodes
+    replicas = given.get("replicas") or {}
     return NodeState(
         version=str(given["version"]),
         uptime=float(given["uptime_seconds"]),
@@ -112,4 +113,7 @@ def _state(given: Any) -> NodeState:
         content=str(store.get("text", "")),
         is_content_well=bool(store.get("is_well", True)),
         others=str(store.get("others", "")),
+        floor=int(replicas.get("floor", 0)),
+        keepers=int(replicas.get("nodes", 0)),
+        disk=float(replicas.get("disk", 0.0)),
     )

@@ -158,6 +158,7 @@ class AnnounceReceiver:
             agent=hello.agent,
             skew=None if hello.time is None else hello.time - time.time(),
             shares=hello.shares,
+            floor=hello.floor,
         )
         self._pings(peer, hello.pings)
         if hello.host != at and not is_unusable(hello.host, at):

@@ -4,8 +4,9 @@ A frame is a length (u32, big endian, of the rest), a kind (u8) and a body:
 
     HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the
              sender's clock, Unix time), shares (it takes part in in-flight sharing), pings (it
-             watches its peers by pings), proof (that it knows the cluster's password: see
-             `identity`); unknown members are ignored
+             watches its peers by pings), floor (it answers requests to keep replicas; the
+             replicas of each image that it wants, 0 for none), proof (that it knows the
+             cluster's password: see `identity`); unknown members are ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set,
              in parts
     ADD      32-byte keys that came
@@ -40,6 +41,8 @@ Its keys take three times as much memory while they are decoded."""
 MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
 """Bounds of an announced interval in seconds. Below, a peer could not keep up; above, its death
 would show too late."""
+MAX_FLOOR = 1000
+"""Replicas of an image that a peer may want."""
 MAX_AGENT = 64
 """Characters kept of a peer's agent."""
 
@@ -65,6 +68,7 @@ class Hello:
 
     An empty host stands for the address that the sender is connected from. `time` is the sender's
     clock in Unix time, if it gives it. `proof` is in base64, empty if the sender has no password.
+    `floor` is None if the sender answers no requests about replicas.
     """
 
     interval: float
@@ -75,6 +79,7 @@ class Hello:
     shares: bool = False
     proof: str = field(default="", compare=False, repr=False)
     pings: bool = False
+    floor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ def encode(frame: Frame) -> bytes:
 
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
-        case Hello(interval, host, port, agent, time, shares, proof, pings):
+        case Hello(interval, host, port, agent, time, shares, proof, pings, floor):
             members = {
                 "interval": interval,
                 "registry": join_host_port(host, port),
@@ -157,6 +162,8 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
                 "shares": shares,
                 "pings": pings,
             }
+            if floor is not None:
+                members["floor"] = floor
             return _HELLO, json.dumps(members | ({"proof": proof} if proof else {})).encode()
         case SetPart(keys, first, last, complete):
             flags = _FIRST * first | _LAST * last | _COMPLETE * complete
@@ -241,6 +248,7 @@ def _decode_hello(body: bytes) -> Hello:
             shares=fields.get("shares") is True,
             pings=fields.get("pings") is True,
             proof=_printable(str(fields.get("proof", ""))),
+            floor=_floor(fields.get("floor")),
         )
     except (
         ValueError,
@@ -256,6 +264,13 @@ def _decode_hello(body: bytes) -> Hello:
     if not 1 <= hello.port <= 65535:
         raise FrameError(f"a registry port {hello.port}")
     return hello
+
+
+def _floor(value: object) -> int | None:
+    """Return the floor in a hello; None without a usable one."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MAX_FLOOR else None
 
 
 def _finite(value: object) -> float:

@@ -1,4 +1,4 @@
-"""Requests to the nodes that take part in in-flight sharing, on the asyncio side.
+"""Requests to the nodes that take part in a protocol of short messages, on the asyncio side.
 
 `request_response` sends and answers them on the Trio side.
 """
@@ -18,7 +18,8 @@ class Libp2pRequestResponse:
     """The RequestResponse port, on the asyncio side.
 
     Args:
-        table: returns the record table of the Trio side's present life; it knows the partners.
+        table: returns the record table of the Trio side's present life.
+        partners: returns the peers of a table that take part, at a monotonic time.
         send: sends a request to a peer id across the bridge to the Trio side.
     """
 
@@ -27,10 +28,12 @@ class Libp2pRequestResponse:
         *,
         id: str,  # noqa: A002 - it is the port's name
         table: Callable[[], RecordTable],
+        partners: Callable[[RecordTable, float], Mapping[str, Peer]],
         send: Callable[[str, bytes], Awaitable[bytes]],
     ) -> None:
         self._id = id
         self._table = table
+        self._partners = partners
         self._send = send
         self._handler: RequestHandler | None = None
         self.changed = asyncio.Event()
@@ -43,7 +46,7 @@ class Libp2pRequestResponse:
         return self._id
 
     def partners(self) -> Mapping[str, Peer]:
-        return self._table().partners(time.monotonic())
+        return self._partners(self._table(), time.monotonic())
 
     def set_handler(self, handler: RequestHandler) -> None:
         self._handler = handler

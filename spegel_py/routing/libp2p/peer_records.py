@@ -67,6 +67,7 @@ class PeerRecords:
     agent: str = ""
     skew: float | None = None
     shares: bool = False
+    floor: int | None = None
     provided: list[ProvidedSet] = field(default_factory=list)
     provided_at: Peer | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from spegel_py.routing.base import Peer
@@ -24,7 +24,7 @@ class PeerTable:
     """The peers of a node, by libp2p's base58 peer id.
 
     Args:
-        changed: is called, in any thread, when the partners of in-flight sharing may have changed.
+        changed: is called, in any thread, when the partners of a protocol may have changed.
     """
 
     def __init__(self, *, changed: Callable[[], None]) -> None:
@@ -53,12 +53,27 @@ class PeerTable:
         """Return the connected peers that take part in in-flight sharing, by id."""
         with self._lock:
             return {
-                peer_id: member.peer
-                for peer_id, member in self._members.items()
-                if member.connected
-                and member.shares
-                and member.peer is not None
-                and member.expires > now
+                member.id: member.peer
+                for member in self._reachable(now)
+                if member.shares and member.peer is not None
+            }
+
+    def keepers(self, now: float) -> dict[str, Peer]:
+        """Return the connected peers that answer requests about replicas, by id."""
+        with self._lock:
+            return {
+                member.id: member.peer
+                for member in self._reachable(now)
+                if member.floor is not None and member.peer is not None
+            }
+
+    def floors(self, now: float) -> dict[str, int]:
+        """Return the replicas of each image that those peers want, by id."""
+        with self._lock:
+            return {
+                member.id: member.floor
+                for member in self._reachable(now)
+                if member.floor is not None
             }
 
     def left(self, peer_id: str) -> bool:
@@ -154,6 +169,7 @@ class PeerTable:
         agent: str = "",
         skew: float | None = None,
         shares: bool = False,
+        floor: int | None = None,
     ) -> None:
         """Record a peer's hello.
 
@@ -162,17 +178,19 @@ class PeerTable:
             interval: seconds between two announcements.
             skew: seconds by which its clock is ahead of this node's.
             shares: True if it takes part in in-flight sharing.
+            floor: the replicas that it wants; None if it answers no requests about them.
         """
         with self._lock:
             if (member := self._connected(peer_id)) is None:
                 return
-            before = member.shares, member.peer
+            before = member.shares, member.floor, member.peer
             member.announces, member.peer, member.interval = True, peer, interval
             member.renew(now)
-            member.agent, member.skew, member.shares = agent, skew, shares
+            member.agent, member.skew = agent, skew
+            member.shares, member.floor = shares, floor
             self._goodbyes.pop(peer_id, None)
             self._whole_until = None
-        if before != (shares, peer):
+        if before != (shares, floor, peer):
             self._changed()
 
     def locate(self, peer_id: str, host: str) -> None:
@@ -195,6 +213,12 @@ class PeerTable:
                 member.renew(now)
 
     # Inside, under the lock
+
+    def _reachable(self, now: float) -> Iterator[PeerRecords]:
+        """Yield the connected peers whose registry is known."""
+        for member in self._members.values():
+            if member.connected and member.peer is not None and member.expires > now:
+                yield member
 
     def _member(self, peer_id: str) -> PeerRecords:
         """Return the state of a peer, a new one for a stranger."""

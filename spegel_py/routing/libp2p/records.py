@@ -160,7 +160,7 @@ class RecordTable(PeerTable):
             before.provided = []
             before.drop()
             self._whole_until = None
-        if before.shares:
+        if before.shares or before.floor is not None:
             self._changed()
 
     def forget_departed(self, keep: int) -> None:

@@ -1,4 +1,5 @@
-"""Short requests between nodes and their responses, `/spegel-py/flight/1.0.0`.
+"""Short requests between nodes and their responses: `/spegel-py/flight/1.0.0`, and
+`/spegel-py/replica/1.0.0` in the same form.
 
 A message is a length (u16, big endian) and as many bytes: MAX_REQUEST of a request at most, and
 MAX_RESPONSE of a response. A response of length 0 is a refusal. A stream carries one request after
@@ -24,6 +25,7 @@ from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE, RequestHandler
 from spegel_py.routing.libp2p.streams import MessageReader, Stream, StreamPool
 
 PROTOCOL = TProtocol("/spegel-py/flight/1.0.0")
+REPLICAS = TProtocol("/spegel-py/replica/1.0.0")
 TIMEOUT = 2.0
 """Seconds for one exchange, besides the caller's own deadline: a live peer responds in 4 ms, a
 stopped one never."""

@@ -63,8 +63,14 @@ class Libp2pRouter:
         self._side = TrioSide(
             make=self._make_service, on_up=self._advertise_missed, on_down=self._forget_peers
         )
-        self.requests = Libp2pRequestResponse(
-            id=self.id, table=lambda: self._table, send=self._request
+        self.requests, self.keep_requests = (
+            Libp2pRequestResponse(
+                id=self.id, table=lambda: self._table, partners=partners, send=send
+            )
+            for partners, send in (
+                (RecordTable.partners, self._request),
+                (RecordTable.keepers, self._request_keep),
+            )
         )
         self._joining = Joining(
             bootstrap=bootstrap,
@@ -145,6 +151,10 @@ class Libp2pRouter:
     def connected(self) -> list[str]:
         """Return the peer ids connected now."""
         return self._table.connected()
+
+    def floors(self) -> Mapping[str, int]:
+        """Return the floor of each connected peer that answers requests about replicas, by id."""
+        return self._table.floors(time.monotonic())
 
     def members(self) -> list[Member]:
         """Return a description of each peer connected now."""
@@ -258,7 +268,7 @@ class Libp2pRouter:
         loop = asyncio.get_running_loop()
         self._table = RecordTable(
             rng=self._rng,
-            changed=partial(_call_soon, self.requests.changed.set, loop),
+            changed=partial(_call_soon, self._partners_changed, loop),
             shed=partial(self._dropped, "table-full"),
         )
         return Service(
@@ -268,6 +278,7 @@ class Libp2pRouter:
             dropped=self._dropped,
             rng=self._rng,
             handler=self.requests.handle,
+            keep_handler=self.keep_requests.handle,
             carried=self._carried,
             counted=self._counted,
             changed=partial(_call_soon, self._members_changed, loop),
@@ -281,6 +292,10 @@ class Libp2pRouter:
                 lambda service: service.advertise(missed.keys(), _times(missed))
             )
 
+    def _partners_changed(self) -> None:
+        self.requests.changed.set()
+        self.keep_requests.changed.set()
+
     def _members_changed(self) -> None:
         self._joining.members_changed()
         self.on_change()
@@ -291,6 +306,9 @@ class Libp2pRouter:
 
     async def _request(self, peer: str, message: bytes) -> bytes:
         return await self._side.call(lambda service: service.request(peer, message))
+
+    async def _request_keep(self, peer: str, message: bytes) -> bytes:
+        return await self._side.call(lambda service: service.request_keep(peer, message))
 
     async def _dial_targets(self, targets: Sequence[Target]) -> int:
         return await self._side.call(lambda service: service.bootstrap(targets))

@@ -17,6 +17,8 @@ class RouterSettings:
         mesh_limit: members up to which every peer is sent every key.
         replication: peers that are sent each key in a larger cluster.
         shares: True if this node takes part in in-flight sharing.
+        floor: the replicas of each image that this node wants; None if it answers no requests
+            about replicas, as an older version.
         pings: True if this node tells its peers that it watches them by pings. Without, it is like
             an older version to them, for tests.
         password: `user:password` of all registries of the cluster, empty if they have none.
@@ -32,5 +34,6 @@ class RouterSettings:
     replication: int
     agent: str
     shares: bool = False
+    floor: int | None = None
     pings: bool = True
     password: bytes = field(default=b"", repr=False)

@@ -59,6 +59,7 @@ class Service:
         carried: announce.Carried,
         rng: random.Random,
         handler: RequestHandler,
+        keep_handler: RequestHandler,
         counted: Callable[[str], None] = lambda event: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -78,6 +79,7 @@ class Service:
         )
         self._kademlia = KademliaClient(self._host)
         self._requests = RequestResponseClient(self._host)
+        self._keep_requests = RequestResponseClient(self._host, protocol=request_response.REPLICAS)
         self._context = AnnounceContext(
             own=self._host.get_id(),
             local=local,
@@ -87,6 +89,7 @@ class Service:
                 settings.registry_port,
                 settings.agent,
                 shares=settings.shares,
+                floor=settings.floor,
                 pings=settings.pings,
             ),
             limit=settings.mesh_limit,
@@ -138,6 +141,11 @@ class Service:
                 request_response.PROTOCOL,
                 RequestResponseHandler(at_once(handler), dropped).handle,
             )
+        if settings.floor is not None:
+            self._host.set_stream_handler(
+                request_response.REPLICAS,
+                RequestResponseHandler(at_once(keep_handler), dropped).handle,
+            )
         if settings.pings:
             self._host.set_stream_handler(
                 prober.PROTOCOL, RequestResponseHandler(self._mesh.prober.respond, dropped).handle
@@ -151,6 +159,7 @@ class Service:
             self._host.run(self._listen),
             self._kademlia.running(),
             self._requests.running(),
+            self._keep_requests.running(),
             trio.open_nursery() as nursery,
         ):
             if len(self._host.get_network().listeners) < len(self._listen):
@@ -205,6 +214,10 @@ class Service:
     async def request(self, peer: str, message: bytes) -> bytes:
         """Return a peer's response to a request."""
         return await self._requests.request(ID.from_base58(peer), message)
+
+    async def request_keep(self, peer: str, message: bytes) -> bytes:
+        """Return a peer's response to a request about replicas."""
+        return await self._keep_requests.request(ID.from_base58(peer), message)
 
     async def report_refusal(self, peer: str) -> None:
         """Tell all members that a peer's registry does not answer."""

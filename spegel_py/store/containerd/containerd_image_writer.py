@@ -16,16 +16,20 @@ from contextlib import asynccontextmanager, suppress
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from spegel_py.errors import ContentNotFound, DigestMismatch
+from spegel_py.errors import ContentNotFound, DigestMismatch, StoreError
 from spegel_py.oci.manifest import MANIFESTS, Child
 from spegel_py.store.base import ContentWriter, ImageWriter
 from spegel_py.store.containerd.api import content_pb2 as messages
 from spegel_py.store.containerd.grpc_client import CHILD, SOURCE, Client, Duplex
 from spegel_py.store.containerd.grpc_errors import AlreadyExists, ContentRefused, Locked
 from spegel_py.store.containerd.lease_labels import Lease
+from spegel_py.store.containerd.leases import Leases
 
-INGEST = "spegel-py-"
-"""Beginning of the names of our ingests; the blob's digest follows."""
+INGEST, BACKGROUND = "spegel-py-", "spegel-py-background-"
+"""Beginnings of the names of our ingests.
+
+The first is followed by the blob's digest, by which nodes find an ingest that they may share. The
+other is followed by the digest's hexadecimal part alone, so that no node finds it."""
 
 PIECE = 1024 * 1024
 """Bytes of one message. Smaller ones cost up to 60 % more CPU, larger ones are slower."""
@@ -53,12 +57,18 @@ class ContainerdImageWriter(ImageWriter):
     Args:
         lease: keeps what is written, the ingests too.
         sources: the repositories (`registry/repository`) that the image comes from.
+        is_shared: True if nodes may find the ingests.
     """
 
-    def __init__(self, *, client: Client, lease: Lease, sources: Collection[str]) -> None:
+    def __init__(
+        self, *, client: Client, lease: Lease, sources: Collection[str], is_shared: bool
+    ) -> None:
         self._client = client
+        self._is_shared = is_shared
         self._lease = lease
+        self._leases = Leases(client=client)
         self._sources = source_labels(sources)
+        self._unfinished: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<ContainerdImageWriter {self._lease.id}>"
@@ -68,35 +78,63 @@ class ContainerdImageWriter(ImageWriter):
         self, blob: Child, *, children: Sequence[Child] = ()
     ) -> AsyncIterator[ContentWriter]:
         labels = {**self._sources, **child_labels(children)}
+        digest = blob.digest
+        name = f"{INGEST}{digest}" if self._is_shared else f"{BACKGROUND}{digest.hex}"
         for tries_left in reversed(range(LOCK_TRIES)):
             method = f"{_CONTENT}/Write"
             kinds = (messages.WriteContentRequest, messages.WriteContentResponse)
             async with self._client.duplex(method, *kinds, lease=self._lease.id) as call:
-                writer = ContainerdContentWriter(self._client, call, blob, labels)
+                writer = ContainerdContentWriter(self._client, call, blob, name, labels)
                 try:
                     await writer.begin()
                 except Locked:
                     if not tries_left:
                         raise
                 else:
-                    yield writer
+                    self._unfinished.add(name)
+                    try:
+                        yield writer
+                    finally:
+                        await writer.end()
+                        if writer.is_finished:
+                            self._unfinished.discard(name)
+                    if writer.is_here:  # another one wrote it, below another lease or none
+                        await self._leases.add(self._lease, blob.digest)
                     return
             await asyncio.sleep(LOCK_POLL)
+
+    async def discard_unfinished(self) -> None:
+        """Delete the ingests that were not committed. Raises StoreUnavailable.
+
+        containerd would leave an ingest whose broken call it has not ended yet.
+        """
+        for name in self._unfinished:
+            for tries_left in reversed(range(LOCK_TRIES)):
+                try:
+                    await abort(self._client, name)
+                    break
+                except Locked:
+                    if not tries_left:
+                        raise
+                await asyncio.sleep(LOCK_POLL)
 
 
 class ContainerdContentWriter(ContentWriter):
     """The ContentWriter port over one call of Content.Write."""
 
     def __init__(
-        self, client: Client, call: Duplex, blob: Child, labels: Mapping[str, str]
+        self, client: Client, call: Duplex, blob: Child, name: str, labels: Mapping[str, str]
     ) -> None:
         self._client = client
         self._call = call
         self._blob = blob
+        self._name = name
         self._labels = labels
         self._offset = 0
         self._unanswered = 0
         self._was_here = False
+        self.is_finished = False
+        """Whether the content is in the store."""
 
     def __repr__(self) -> str:
         return f"<ContainerdContentWriter {self._blob.digest} offset={self._offset}>"
@@ -119,35 +157,49 @@ class ContainerdContentWriter(ContentWriter):
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
-        for at in range(0, len(view), PIECE):
-            piece = bytes(view[at : at + PIECE])
-            await self._send(messages.WRITE, offset=self._offset, data=piece)
-            self._offset += len(piece)
-            self._unanswered += 1
-            await self._settle(most=UNDER_WAY - 1)
+        try:
+            for at in range(0, len(view), PIECE):
+                if self._was_here:
+                    return
+                piece = bytes(view[at : at + PIECE])
+                await self._send(messages.WRITE, offset=self._offset, data=piece)
+                self._offset += len(piece)
+                self._unanswered += 1
+                await self._settle(most=UNDER_WAY - 1)
+        except AlreadyExists:  # a pull by the runtime was faster
+            await self._keep_existing()
 
     async def restart(self) -> None:
         # A WRITE at offset 0 discards what is here.
-        await self._settle()
-        self._offset = 0
+        try:
+            await self._settle()
+            self._offset = 0
+        except AlreadyExists:
+            await self._keep_existing()
 
     async def commit(self) -> None:
         if self._was_here:
             return
-        await self._settle()
-        if self._offset != self._blob.size:
-            await self._discard()
-            raise DigestMismatch(f"{self._offset} bytes are not the content of {self._blob.digest}")
         try:
+            await self._settle()
+            if (length := self._offset) != self._blob.size:
+                await self._discard()
+                raise DigestMismatch(f"{length} bytes are not the content of {self._blob.digest}")
             # Without the offset containerd would discard all bytes.
             await self._send(messages.COMMIT, offset=self._offset, labels=self._labels)
             await self._call.receive(within=HASH_TIMEOUT)
-        except AlreadyExists:  # a pull by the runtime was faster
+            self.is_finished = True
+        except AlreadyExists:
             await self._keep_existing()
         except ContentRefused as error:
             # The bytes would stay, and fail the next try too.
             await self._discard()
             raise DigestMismatch(f"{self._blob.digest}: {error}") from error
+
+    async def end(self) -> None:
+        """Wait until containerd has written what was sent, unless it is away."""
+        with suppress(StoreError):
+            await self._settle()
 
     async def _send(
         self,
@@ -159,7 +211,7 @@ class ContainerdContentWriter(ContentWriter):
     ) -> None:
         request = messages.WriteContentRequest(
             action=action,
-            ref=f"{INGEST}{self._blob.digest}",
+            ref=self._name,
             total=self._blob.size,
             expected=str(self._blob.digest),
             offset=offset,
@@ -176,13 +228,12 @@ class ContainerdContentWriter(ContentWriter):
 
     async def _discard(self) -> None:
         self._offset = 0
-        request = messages.AbortRequest(ref=f"{INGEST}{self._blob.digest}")
-        with suppress(ContentNotFound):
-            await self._client.call(f"{_CONTENT}/Abort", request, Empty)
+        await abort(self._client, self._name)
 
     async def _keep_existing(self) -> None:
         """Add our labels to a blob that is here: its own may be of an image without children."""
         self._was_here, self._offset = True, self._blob.size
+        self.is_finished, self._unanswered = True, 0
         request = messages.InfoRequest(digest=str(self._blob.digest))
         answer = await self._client.call(f"{_CONTENT}/Info", request, messages.InfoResponse)
         before = {label.key: label.value for label in answer.info.labels}
@@ -194,6 +245,12 @@ class ContainerdContentWriter(ContentWriter):
             update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
         )
         await self._client.call(f"{_CONTENT}/Update", update, messages.UpdateResponse)
+
+
+async def abort(client: Client, name: str) -> None:
+    """Delete an ingest, if there is one. Raises Locked while a call writes it."""
+    with suppress(ContentNotFound):
+        await client.call(f"{_CONTENT}/Abort", messages.AbortRequest(ref=name), Empty)
 
 
 def source_labels(sources: Collection[str]) -> dict[str, str]:

@@ -14,12 +14,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
-from google.protobuf.empty_pb2 import Empty
 
-from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
+from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Descriptor, ImageWriter, PlatformImage, PulledImage, Replica
-from spegel_py.store.containerd.api import leases_pb2
 from spegel_py.store.containerd.containerd_image_writer import ContainerdImageWriter
 from spegel_py.store.containerd.grpc_client import Client, NamedImage
 from spegel_py.store.containerd.grpc_errors import AlreadyExists
@@ -33,71 +31,13 @@ from spegel_py.store.containerd.lease_labels import (
     replica_of,
     writing_lease,
 )
+from spegel_py.store.containerd.leases import Leases
 from spegel_py.store.containerd.pull_times import PullTimes
 
 log = structlog.get_logger(__name__)
 
 RESUMABLE = 3600.0
 """Seconds for which the bytes of an unfinished image are kept after its writing began."""
-
-_LEASES = "/containerd.services.leases.v1.Leases"
-
-
-class Leases:
-    """containerd's leases of this program."""
-
-    def __init__(self, *, client: Client) -> None:
-        self._client = client
-
-    def __repr__(self) -> str:
-        return f"<Leases {self._client!r}>"
-
-    async def list(self, *beginnings: str) -> list[Lease]:
-        """Return all leases whose ids begin so."""
-        request = leases_pb2.ListRequest(filters=[f'id~="^{each}"' for each in beginnings])
-        answer = await self._client.call(f"{_LEASES}/List", request, leases_pb2.ListResponse)
-        return [
-            Lease(
-                one.id,
-                {label.key: label.value for label in one.labels},
-                one.created_at.ToNanoseconds() / 1e9,
-            )
-            for one in answer.leases
-            if one.id.startswith(beginnings)
-        ]
-
-    async def content(self, lease: Lease) -> frozenset[Digest]:
-        """Return the digests of a lease's content; none if the lease is gone."""
-        request = leases_pb2.ListResourcesRequest(id=lease.id)
-        try:
-            answer = await self._client.call(
-                f"{_LEASES}/ListResources", request, leases_pb2.ListResourcesResponse
-            )
-        except ContentNotFound:
-            return frozenset()
-        found = set()
-        for one in answer.resources:
-            with suppress(DigestInvalid):
-                found.add(Digest.parse(one.id))
-        return frozenset(found)
-
-    async def create(self, lease: Lease) -> None:
-        """Create a lease without content."""
-        labels = [leases_pb2.Label(key=key, value=value) for key, value in lease.labels.items()]
-        request = leases_pb2.CreateRequest(id=lease.id, labels=labels)
-        await self._client.call(f"{_LEASES}/Create", request, leases_pb2.CreateResponse)
-
-    async def add(self, lease: Lease, digest: Digest) -> None:
-        """Add a blob to a lease. containerd does not check that the blob is here."""
-        resource = leases_pb2.Resource(id=str(digest), type="content")
-        request = leases_pb2.AddResourceRequest(id=lease.id, resource=resource)
-        await self._client.call(f"{_LEASES}/AddResource", request, Empty)
-
-    async def delete(self, lease: Lease, *, sync: bool = False) -> None:
-        """Delete a lease, if it exists. With `sync`, return after the garbage collection."""
-        request = leases_pb2.DeleteRequest(id=lease.id, sync=sync)
-        with suppress(ContentNotFound):
-            await self._client.call(f"{_LEASES}/Delete", request, Empty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +96,23 @@ class ContainerdReplicas:
 
     @asynccontextmanager
     async def writing(
-        self, image: PlatformImage, *, sources: Collection[str] = ()
+        self, image: PlatformImage, *, sources: Collection[str] = (), is_shared: bool = True
     ) -> AsyncIterator[ImageWriter]:
         lease = writing_lease(image, now=self._clock())
         with suppress(AlreadyExists):  # an earlier process was writing it
             await self._leases.create(lease)
         self._written[lease.id] = self._written.get(lease.id, 0) + 1
+        writer = ContainerdImageWriter(
+            client=self._client, lease=lease, sources=sources, is_shared=is_shared
+        )
         try:
-            yield ContainerdImageWriter(client=self._client, lease=lease, sources=sources)
+            yield writer
         finally:
             self._written[lease.id] -= 1
             if not self._written[lease.id]:
                 del self._written[lease.id]
                 with suppress(StoreUnavailable):  # load removes a leftover
-                    await asyncio.shield(self._leases.delete(lease, sync=True))
+                    await asyncio.shield(self._end_writing(writer, lease))
 
     async def hold(self, replica: Replica) -> None:
         image = replica.image
@@ -217,6 +160,13 @@ class ContainerdReplicas:
                     found[name] = _named(name, replica, pulled)
             found[replica.key] = _named(replica.key, replica, 0.0)
         return found
+
+    async def _end_writing(self, writer: ContainerdImageWriter, lease: Lease) -> None:
+        try:
+            await writer.discard_unfinished()
+        except StoreUnavailable as error:
+            log.info("unfinished image not discarded", lease=lease.id, error=str(error))
+        await self._leases.delete(lease, sync=True)
 
     async def _drop_leftovers(self) -> None:
         """Delete the leases of writers that have ended long ago, with the ingests below them.

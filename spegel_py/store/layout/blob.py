@@ -29,6 +29,9 @@ Readers pass it by, since it is not an algorithm's name.
 TOTAL = ".total"
 """Ending of the file beside a part that tells readers the part's final length in bytes."""
 
+BACKGROUND = "background-"
+"""Beginning of the names of parts that are written in the background."""
+
 _CHUNK = 1024 * 1024
 
 
@@ -38,11 +41,18 @@ class BlobWriter:
     If another process is writing the same blob, this process writes a private copy from byte 0. The
     copy cannot be resumed. The last commit wins, with the same bytes.
 
-    `total` is the final length in bytes, for readers of the growing part.
+    `total` is the final length in bytes, for readers of the growing part. A part that is written in
+    the background has another name, so that no reader finds it.
     """
 
     def __init__(
-        self, *, folder: Path, digest: Digest, is_durable: bool, total: int | None = None
+        self,
+        *,
+        folder: Path,
+        digest: Digest,
+        is_durable: bool,
+        total: int | None = None,
+        is_background: bool = False,
     ) -> None:
         self._folder = folder
         self._digest = digest
@@ -54,7 +64,8 @@ class BlobWriter:
         parts = folder / PARTIAL
         with disk_errors(folder):
             parts.mkdir(parents=True, exist_ok=True)
-            self._path, self._fd, self._is_shared = _begin(parts / part_name(digest))
+            name = f"{BACKGROUND if is_background else ''}{part_name(digest)}"
+            self._path, self._fd, self._is_shared = _begin(parts / name)
             try:
                 if total is not None and self._is_shared:
                     _total_of(self._path).write_text(str(total))

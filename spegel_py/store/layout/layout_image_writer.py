@@ -17,8 +17,9 @@ from spegel_py.tools.threads import run
 class LayoutImageWriter(ImageWriter):
     """The ImageWriter port over a layout's folder."""
 
-    def __init__(self, *, root: Path) -> None:
+    def __init__(self, *, root: Path, is_shared: bool) -> None:
         self._root = root
+        self._is_shared = is_shared
 
     def __repr__(self) -> str:
         return f"<LayoutImageWriter {self._root}>"
@@ -49,7 +50,11 @@ class LayoutImageWriter(ImageWriter):
             pass
         opened.append(
             BlobWriter(
-                folder=self._root / BLOBS, digest=blob.digest, is_durable=True, total=blob.size
+                folder=self._root / BLOBS,
+                digest=blob.digest,
+                is_durable=True,
+                total=blob.size,
+                is_background=not self._is_shared,
             )
         )
         return False

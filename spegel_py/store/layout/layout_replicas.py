@@ -90,9 +90,9 @@ class LayoutReplicas:
 
     @asynccontextmanager
     async def writing(
-        self, image: PlatformImage, *, sources: Collection[str] = ()
+        self, image: PlatformImage, *, sources: Collection[str] = (), is_shared: bool = True
     ) -> AsyncIterator[ImageWriter]:
-        yield LayoutImageWriter(root=self._root)
+        yield LayoutImageWriter(root=self._root, is_shared=is_shared)
 
     async def hold(self, replica: Replica) -> None:
         async with self._lock:

@@ -30,7 +30,7 @@ from spegel_py.inflight.messages import (
     RetryLater,
     Role,
 )
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.mirror.slow_peers import SLOW, ParallelSettings
 from spegel_py.oci.digest import Digest
@@ -303,7 +303,7 @@ class Simulation:
 
     def _order(self) -> list[str]:
         if not self._ranked:
-            self._ranked = ranked_coordinators(DIGEST, self._view, self._rules.coordinators)
+            self._ranked = ranked_nodes(DIGEST, self._view, self._rules.coordinators)
         return self._ranked
 
     def _take(self, node: _Node, most: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.build import Blob, Image
 from tests.benchmarks.flash.crowd import BURST
 from tests.benchmarks.flash.mirrors import MIRROR
@@ -104,7 +104,7 @@ class CrowdCluster:
     async def coordinator(self) -> Node:
         """Return the machine that coordinates the pulls of the layer."""
         names = {self._peer(node): node for node in self.nodes}
-        [first] = ranked_coordinators(self.layer.digest, names, 1)
+        [first] = ranked_nodes(self.layer.digest, names, 1)
         return names[first]
 
     def _peer(self, node: Node) -> str:

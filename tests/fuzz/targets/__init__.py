@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import host, http, libp2p, oci, peers, pull, yamux
+from tests.fuzz.targets import host, http, libp2p, oci, peers, pull, replicas, yamux
 
 ALL: tuple[Target, ...] = (
     *libp2p.TARGETS,
@@ -13,4 +13,5 @@ ALL: tuple[Target, ...] = (
     *oci.TARGETS,
     *host.TARGETS,
     *pull.TARGETS,
+    *replicas.TARGETS,
 )

@@ -20,7 +20,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.inflight import messages
+from spegel_py.inflight import message_fields, messages
 from spegel_py.routing.libp2p import (
     bootstrap_targets,
     frames,
@@ -165,7 +165,7 @@ _REPLIES = as_json(
         b'{"kind":"note","digest":"%s","role":"follow","offset":7,"parent":"b"}' % DIGEST.encode(),
         b'{"kind":"look","digest":"%s"}' % DIGEST.encode(),
     ),
-    refuses=(messages.MessageError,),
+    refuses=(message_fields.MessageError,),
     structured=_QUESTIONS,
 )
 def _questions(data: bytes) -> None:
@@ -183,7 +183,7 @@ def _questions(data: bytes) -> None:
         b'{"kind":"noted","renew":5}',
         b'{"kind":"shape","places":[{"node":"a","offset":1},{"node":"b","parent":0,"role":"hold","offset":2}],"more":1}',
     ),
-    refuses=(messages.MessageError,),
+    refuses=(message_fields.MessageError,),
     structured=_REPLIES,
 )
 def _replies(data: bytes) -> None:

@@ -11,7 +11,7 @@ from spegel_py.inflight.messages import (
     RetryLater,
     Role,
 )
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 
@@ -22,7 +22,7 @@ MEMBERS = ["A", "B", "C"]
 def of(name: str, members: list[str]) -> Digest:
     """Return a digest that the node `name` coordinates among these members."""
     digests = (Digest.of(str(number).encode()) for number in range(1000))
-    return next(digest for digest in digests if ranked_coordinators(digest, members, 1) == [name])
+    return next(digest for digest in digests if ranked_nodes(digest, members, 1) == [name])
 
 
 def coordinator(name: str = "A", members: list[str] = MEMBERS) -> Coordinator:
@@ -52,12 +52,11 @@ def test_a_node_that_is_gone_is_in_no_tree() -> None:
 def test_who_becomes_the_coordinator_first_hears_what_is_in_flight() -> None:
     """A new coordinator first gives the participants time for their heartbeats."""
     digest = of("B", MEMBERS)
-    if ranked_coordinators(digest, ["A", "C"], 1) != ["A"]:
+    if ranked_nodes(digest, ["A", "C"], 1) != ["A"]:
         digest = next(
             each
             for number in range(1000)
-            if ranked_coordinators(each := Digest.of(str(number).encode()), MEMBERS, 2)
-            == ["B", "A"]
+            if ranked_nodes(each := Digest.of(str(number).encode()), MEMBERS, 2) == ["B", "A"]
         )
     mine = coordinator()
     mine.set_members(["C"], 10.0)

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from spegel_py.inflight.messages import Heartbeat, MessageError, ParentFault, Role
+from spegel_py.inflight.message_fields import MessageError
+from spegel_py.inflight.messages import Heartbeat, ParentFault, Role
 from spegel_py.inflight.metrics import REASONS
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
@@ -76,7 +77,7 @@ def ordered(nodes: list[Node], digest: Digest) -> list[Node]:
 
     It pulls too, but its death has tests of its own.
     """
-    [first] = ranked_coordinators(digest, [node.peer.id for node in nodes], 1)
+    [first] = ranked_nodes(digest, [node.peer.id for node in nodes], 1)
     return sorted(nodes, key=lambda node: node.peer.id == first)
 
 

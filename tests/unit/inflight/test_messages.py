@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spegel_py.inflight import messages
+from spegel_py.inflight import message_fields, messages
+from spegel_py.inflight.message_fields import MessageError
 from spegel_py.inflight.messages import (
     CoordinatorRequest,
     CoordinatorResponse,
@@ -17,7 +18,6 @@ from spegel_py.inflight.messages import (
     FollowParent,
     Heartbeat,
     HeartbeatAck,
-    MessageError,
     ParentFault,
     ParentRequest,
     RetryLater,
@@ -34,7 +34,7 @@ from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 
 DIGEST = Digest.of(b"layer")
 DIGESTS = st.builds(Digest.of, st.binary(max_size=4), st.sampled_from(["sha256", "sha512"]))
-PEERS = st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZ", min_size=1, max_size=messages.MAX_ID)
+PEERS = st.text("123456789ABCDEFGHJKLMNPQRSTUVWXYZ", min_size=1, max_size=message_fields.MAX_ID)
 OFFSETS = st.integers(0, messages.MAX_OFFSET)
 SECONDS = st.floats(0, messages.MAX_SECONDS)
 QUESTIONS: st.SearchStrategy[CoordinatorRequest] = st.one_of(
@@ -228,7 +228,7 @@ def test_the_longest_shape_is_within_the_bound() -> None:
     """A snapshot with the most nodes, the longest ids and the largest numbers fits."""
     places = tuple(
         TreeNode(
-            "p" * messages.MAX_ID,
+            "p" * message_fields.MAX_ID,
             number - 1 if number else None,
             Role.FOLLOWER,
             messages.MAX_OFFSET,

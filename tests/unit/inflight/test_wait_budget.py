@@ -16,7 +16,7 @@ from spegel_py.inflight.messages import (
     decode_request,
     encode,
 )
-from spegel_py.inflight.rendezvous import ranked_coordinators
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.inflight.rules import InFlightRules
 from spegel_py.inflight.wait_budget import WaitBudget
 from spegel_py.oci.digest import Digest
@@ -33,9 +33,7 @@ IDS = [member.id for member in MEMBERS]
 def digest_of(coordinator: str, second: str) -> Digest:
     """Return a digest with this coordinator and this stand-in."""
     digests = (Digest.of(str(number).encode()) for number in range(10_000))
-    return next(
-        each for each in digests if ranked_coordinators(each, IDS, 2) == [coordinator, second]
-    )
+    return next(each for each in digests if ranked_nodes(each, IDS, 2) == [coordinator, second])
 
 
 DIGEST = digest_of("n1", "n2")

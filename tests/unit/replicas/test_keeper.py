@@ -13,6 +13,7 @@ from spegel_py.errors import StoreUnavailable
 from spegel_py.oci.build import Image
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.reference import replica_key
+from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.keeper import ReplicaKeeper
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.replica_rules import (
@@ -68,7 +69,7 @@ class KeptNode:
             store=self.store,
             router=self.router,
             connected=lambda: [one.id for one in network.members],
-            content=content,
+            disk=DiskRoom(content=content, rules=rules),
             rules=rules,
             filters=filters,
             metrics=ReplicaMetrics(self.registry),
@@ -297,4 +298,4 @@ async def test_a_node_without_replicas_does_not_read_its_images(
     await node.pull(image(), NAME)
     monkeypatch.setattr(node.store, "open", pytest.fail)
     assert await node.scan() == []
-    assert node.keeper.describe() == {"floor": 0, "images": []}
+    assert node.keeper.describe() == {"floor": 0, "images": [], "taking": []}

@@ -45,7 +45,8 @@ def _described(file: FileDescriptorProto) -> dict[str, list[str]]:
     found = {"package": [file.package]}
     for service in file.service:
         found[f"service {service.name}"] = [
-            f"{method.name}({_name(method.input_type)}) "
+            f"{method.name}({'stream ' if method.client_streaming else ''}"
+            f"{_name(method.input_type)}) "
             f"{'stream ' if method.server_streaming else ''}"
             f"{_name(method.output_type)}"
             for method in service.method
@@ -66,9 +67,10 @@ def _written(text: str) -> dict[str, list[str]]:
         r"^(service|message) (\w+) \{(.*?)^\}", text, re.MULTILINE | re.DOTALL
     ):
         if kind == "service":
-            calls = re.findall(r"rpc (\w+)\(([\w.]+)\) returns \((stream )?([\w.]+)\);", body)
+            pattern = r"rpc (\w+)\((stream )?([\w.]+)\) returns \((stream )?([\w.]+)\);"
             found[f"service {name}"] = [
-                f"{call}({_name(sent)}) {how}{_name(got)}" for call, sent, how, got in calls
+                f"{call}({by}{_name(sent)}) {how}{_name(got)}"
+                for call, by, sent, how, got in re.findall(pattern, body)
             ]
         else:
             fields = re.findall(r"(repeated )?([\w.]+) (\w+) = (\d+);", body)

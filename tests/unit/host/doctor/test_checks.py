@@ -37,6 +37,7 @@ from spegel_py.host.doctor.node_checks import (
     check_node,
     check_peers,
     check_pull,
+    check_replicas,
 )
 from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd import CriStatus, ImageSettings
@@ -478,6 +479,22 @@ def test_node(node: NodeState | Unknown, level: Level, said: str) -> None:
     finding = only(check_node, node=node)
     assert (finding.check, finding.level) == ("node", level)
     assert said in finding.text
+
+
+@pytest.mark.parametrize(
+    ("keepers", "disk", "level", "said"),
+    [
+        (3, 0.5, Level.OK, "a floor of 3 among 3 nodes"),
+        (2, 0.5, Level.WARNING, "a floor of 3 among 2 nodes"),
+        (3, 0.76, Level.WARNING, "76% of the content's disk is in use"),
+    ],
+)
+def test_replicas(keepers: int, disk: float, level: Level, said: str) -> None:
+    """A floor that cannot be reached is a warning; without a floor nothing is said."""
+    finding = only(check_replicas, node=replace(NODE, floor=3, keepers=keepers, disk=disk))
+    assert (finding.check, finding.level) == ("replicas", level)
+    assert said in finding.text
+    assert check_replicas(RIGHT) == []
 
 
 def test_peers() -> None:

@@ -1,0 +1,122 @@
+"""The parts of a node that keep images, and that fetch them before they are needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from spegel_py.config import Config
+from spegel_py.metrics import NodeMetrics
+from spegel_py.node_name import node_name
+from spegel_py.parts import own_mirror
+from spegel_py.preheat.node_choice import KnownNode
+from spegel_py.preheat.preheating import Preheating
+from spegel_py.preheat.registry_lookup import plain_registries
+from spegel_py.replicas.disk_room import DiskRoom
+from spegel_py.replicas.keep_queue import KeepQueue
+from spegel_py.replicas.keep_requester import KeepRequester
+from spegel_py.replicas.keeper import ReplicaKeeper
+from spegel_py.replicas.replica_rules import ReplicaRules
+from spegel_py.replicas.taker import Gate, ImageTaker
+from spegel_py.replicas.yield_gate import YieldGate
+from spegel_py.routing.libp2p.router import Libp2pRouter
+from spegel_py.store.base import Replicas, Store
+from spegel_py.tools.basic_auth import Credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaParts:
+    """The parts that keep images.
+
+    `taker` and `queue` take them from other nodes, `keeper` looks after those that are here, and
+    `gate` lets the pulls of runtimes go first.
+    """
+
+    keeper: ReplicaKeeper
+    taker: ImageTaker
+    queue: KeepQueue
+    gate: YieldGate
+
+
+def make_replicas(
+    config: Config,
+    replicas: Replicas,
+    store: Store,
+    router: Libp2pRouter,
+    metrics: NodeMetrics,
+    rng: random.Random,
+    *,
+    auth: Credentials | None,
+    is_busy: Callable[[], bool],
+) -> ReplicaParts:
+    """Return the parts that keep images. With a floor of 0 they release those of an earlier run."""
+    rules = ReplicaRules(
+        floor=config.replica_floor,
+        keep=config.replica_keep or None,
+        max_disk=config.replica_max_disk / 100,
+        patterns=config.replicate_images,
+    )
+    disk = DiskRoom(content=config.oci_layout or config.containerd_content_path, rules=rules)
+    gate = YieldGate(is_busy=is_busy, waited=metrics.replicas.yielded)
+    taker = ImageTaker(
+        replicas=replicas,
+        mirror=own_mirror(config, auth),
+        rate=config.replica_rate,
+        room=disk.left,
+        gate=gate.take,
+    )
+    queue = KeepQueue(taker=taker, rules=rules, filters=config.filters, metrics=metrics.replicas)
+    router.keep_requests.set_handler(queue.handle)
+    requester = KeepRequester(
+        requests=router.keep_requests,
+        floors=router.floors,
+        connected=router.connected,
+        rules=rules,
+        metrics=metrics.replicas,
+    )
+    keeper = ReplicaKeeper(
+        own=router.id,
+        replicas=replicas,
+        store=store,
+        router=router,
+        connected=router.connected,
+        disk=disk,
+        rules=rules,
+        filters=config.filters,
+        metrics=metrics.replicas,
+        rng=rng,
+        requester=requester,
+        queue=queue,
+    )
+    return ReplicaParts(keeper=keeper, taker=taker, queue=queue, gate=gate)
+
+
+def make_preheating(
+    config: Config,
+    replicas: Replicas,
+    router: Libp2pRouter,
+    metrics: NodeMetrics,
+    rng: random.Random,
+    *,
+    auth: Credentials | None,
+    gate: Gate,
+) -> Preheating:
+    """Return the pre-heating of this node. `gate` lets the pulls of runtimes go first."""
+    mirror = own_mirror(config, auth)
+    return Preheating(
+        own=KnownNode(router.id, "", node_name(config.node_name)),
+        members=router.members,
+        replicas=replicas,
+        taker=ImageTaker(replicas=replicas, mirror=mirror, gate=gate),
+        mirror=mirror,
+        filters=config.filters,
+        floor=config.replica_floor,
+        credentials=config.registry_credentials,
+        plain=plain_registries(config.registries),
+        folder=config.data_dir,
+        list_path=config.preheat_file,
+        longest=config.ready_when_preheated,
+        metrics=metrics.preheat,
+        rng=rng,
+    )

@@ -1,0 +1,1 @@
+"""Replicas in a cluster of many nodes, in virtual time."""

@@ -1,0 +1,59 @@
+"""Prints how a cluster gets and restores its floor: `python -m tests.benchmarks.replicas`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import time
+
+import structlog
+
+from tests.benchmarks.replicas.simulation import SimCluster
+
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+
+
+async def _measure(nodes: int, images: int, floor: int, seed: int) -> None:
+    cluster = SimCluster(nodes=nodes, images=images, floor=floor, seed=seed)
+    print(f"{nodes} nodes, {images} images, floor {floor}, seed {seed}")
+    print("| event | half after | all after | GB moved | messages a node | copies too many |")
+    print("|---|---|---|---|---|---|")
+    await _row(cluster, "start from nothing", 3600.0)
+    dead = cluster.rng.sample(range(nodes), nodes // 10)
+    cluster.kill(dead)
+    await _row(cluster, "a tenth dies", 3600.0)
+    cluster.revive(dead)
+    zone = list(range(0, nodes, 3))
+    cluster.kill(zone)
+    await _row(cluster, "a third is away for 15 min", 900.0, until_settled=False)
+    cluster.revive(zone)
+    await _row(cluster, "it is back", 300.0, until_settled=False)
+
+
+async def _row(
+    cluster: SimCluster, event: str, seconds: float, *, until_settled: bool = True
+) -> None:
+    messages, moved, began = cluster.messages, cluster.moved, time.monotonic()
+    half, whole = await cluster.run(seconds, until_settled=until_settled)
+    sent = (cluster.messages - messages) / len(cluster.nodes)
+    print(
+        f"| {event} | {half:.0f} s | {whole:.0f} s | {(cluster.moved - moved) / 1e9:.1f} "
+        f"| {sent:.1f} | {cluster.surplus()} |  <!-- {time.monotonic() - began:.0f} s -->",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run the simulation that was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.replicas")
+    parser.add_argument("--nodes", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--floor", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    asyncio.run(_measure(options.nodes, options.images, options.floor, options.seed))
+
+
+if __name__ == "__main__":
+    main()
