@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from typing import TYPE_CHECKING
 
 from spegel_py.errors import DigestMismatch, PeerError, PeerUnreachable
 from spegel_py.oci.manifest import Child
@@ -18,8 +19,10 @@ from spegel_py.pull.pull_events import (
     PullEvent,
 )
 from spegel_py.pull.resume import RetryState
-from spegel_py.store.layout import BlobWriter, LayoutWriter
 from spegel_py.tools.threads import run
+
+if TYPE_CHECKING:
+    from spegel_py.store.layout import BlobWriter, LayoutWriter
 
 
 class BlobFetcher:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from spegel_py.errors import DigestMismatch, ManifestInvalid, PeerError
 from spegel_py.oci.digest import Digest
@@ -20,8 +20,10 @@ from spegel_py.pull.plan import Platform, select
 from spegel_py.pull.plan import blobs as blobs_of
 from spegel_py.pull.pull_events import OnProgress, PullPlanned
 from spegel_py.pull.resume import RetryState
-from spegel_py.store.layout import LayoutWriter
 from spegel_py.tools.threads import run
+
+if TYPE_CHECKING:  # a node that only asks mirrors loads no layout
+    from spegel_py.store.layout import LayoutWriter
 
 T = TypeVar("T")
 
