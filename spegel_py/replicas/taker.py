@@ -1,8 +1,8 @@
 """Takes images into this node's store: from peers by way of its own mirror, else from a registry.
 
-The manifests are fetched first, so that the whole image is known before a byte is written. Then
-children are written before their parents, and at the end the image is held as a replica. An image
-that could not be taken leaves nothing behind.
+The manifests are fetched and written first, as a runtime does. A lease keeps all that is written,
+and at the end the image is held as a replica. An image that could not be taken leaves nothing
+behind.
 """
 
 from __future__ import annotations
@@ -115,10 +115,11 @@ class ImageTaker:
                 image, sources=sources, is_shared=not order.is_background
             ) as writer:
                 fetch = ImageFetch(hosts, writer, progress, pay=partial(self._pay, order, own))
-                await fetch.all(blobs)
+                # A node with filters shares a blob that still comes only if a manifest names it.
                 for number, manifest in reversed(list(enumerate(manifests))):
                     below = blobs if number == len(manifests) - 1 else [manifests[number + 1].child]
                     await fetch.put(manifest, below)
+                await fetch.all(blobs)
                 await self._replicas.hold(replica)
         return replica
 
