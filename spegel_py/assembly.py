@@ -160,7 +160,7 @@ class Assembly:
             is_busy=lambda: limits.has_foreground or bool(sharing and sharing.counts()),
         )
         preheating = make_preheating(
-            config, replicas, router, metrics, rng, auth=auth, gate=kept.gate.take
+            config, replicas, scrubbed, router, metrics, rng, auth=auth, kept=kept
         )
         supervisor = parts.make_supervisor(
             config,

@@ -76,6 +76,11 @@ COMMANDS = (
         "spegel_py.commands.preheat_command",
     ),
     Command(
+        "evacuate",
+        "bring the images that only this node has to other nodes, before it goes away",
+        "spegel_py.commands.evacuate_command",
+    ),
+    Command(
         "measure",
         "measure a pull through a node, and the source of each part",
         "spegel_py.commands.measure_command",

@@ -296,6 +296,14 @@ class Config:
             "folder of such files; no pull of a runtime uses them"
         ),
     )
+    preheat_from_peers: bool = setting(
+        values.boolean,
+        True,
+        (
+            "fetch images that `spegel-py preheat` on another node asks this node for, from peers "
+            "and from the registries with this node's credentials"
+        ),
+    )
     preheat_file: Path | None = setting(
         values.path,
         None,

@@ -11,14 +11,16 @@ from spegel_py.metrics import NodeMetrics
 from spegel_py.node_name import node_name
 from spegel_py.parts import own_mirror
 from spegel_py.preheat.node_choice import KnownNode
+from spegel_py.preheat.preheat_messages import is_preheat
 from spegel_py.preheat.preheating import Preheating
 from spegel_py.preheat.registry_lookup import plain_registries
+from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.keep_queue import KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.keeper import ReplicaKeeper
 from spegel_py.replicas.replica_rules import ReplicaRules
-from spegel_py.replicas.taker import Gate, ImageTaker
+from spegel_py.replicas.taker import ImageTaker
 from spegel_py.replicas.yield_gate import YieldGate
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Replicas, Store
@@ -95,20 +97,33 @@ def make_replicas(
 def make_preheating(
     config: Config,
     replicas: Replicas,
+    store: Store,
     router: Libp2pRouter,
     metrics: NodeMetrics,
     rng: random.Random,
     *,
     auth: Credentials | None,
-    gate: Gate,
+    kept: ReplicaParts,
 ) -> Preheating:
-    """Return the pre-heating of this node. `gate` lets the pulls of runtimes go first."""
+    """Return the pre-heating of this node.
+
+    An image that a person wants may take more of the disk than replicas, but not what the kubelet
+    needs. Messages about pre-heating come over the protocol of replicas.
+    """
     mirror = own_mirror(config, auth)
-    return Preheating(
+    rules = ReplicaRules(max_disk=1.0)
+    disk = DiskRoom(content=config.oci_layout or config.containerd_content_path, rules=rules)
+    made = Preheating(
         own=KnownNode(router.id, "", node_name(config.node_name)),
         members=router.members,
         replicas=replicas,
-        taker=ImageTaker(replicas=replicas, mirror=mirror, gate=gate),
+        taker=ImageTaker(replicas=replicas, mirror=mirror, room=disk.left, gate=kept.gate.take),
+        sole_copies=SoleCopies(
+            replicas=replicas, store=store, router=router, filters=config.filters
+        ),
+        requests=router.keep_requests,
+        is_open=config.preheat_from_peers,
+        disk=disk,
         mirror=mirror,
         filters=config.filters,
         floor=config.replica_floor,
@@ -120,3 +135,9 @@ def make_preheating(
         metrics=metrics.preheat,
         rng=rng,
     )
+
+    def handle(peer: str, raw: bytes) -> bytes:
+        return made.responder.handle(peer, raw) if is_preheat(raw) else kept.queue.handle(peer, raw)
+
+    router.keep_requests.set_handler(handle)
+    return made

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from spegel_py.admin.control_socket import MAX_BODY, peer_uid
-from spegel_py.errors import RequestInvalid
+from spegel_py.errors import Busy, RequestInvalid, StoreUnavailable
 from spegel_py.preheat.preheat_jobs import PreheatJobs
 from spegel_py.preheat.preheat_request import PreheatRequest
 from spegel_py.registry.app import add_headers
@@ -22,13 +22,21 @@ def create_control_app(
 
     `POST /control/preheat` begins a job and answers 202 with it. `GET /control/preheat` answers all
     jobs, the latest first, with the list that `listed` describes, and `/control/preheat/ID` one
-    job. `DELETE /control/preheat/ID` cancels it.
+    job. `DELETE /control/preheat/ID` cancels it. `POST /control/evacuate` begins a job too.
     """
 
     async def begin(request: web.Request) -> web.Response:
         job = await preheat.submit(
             PreheatRequest.parse(await _body(request)), actor=f"uid {peer_uid(request)}"
         )
+        return web.json_response(preheat.describe(job), status=202)
+
+    async def evacuate(request: web.Request) -> web.Response:
+        given = await _body(request) if request.can_read_body else {}
+        try:
+            job = await preheat.evacuate(given, actor=f"uid {peer_uid(request)}")
+        except StoreUnavailable as error:
+            raise Busy(str(error)) from error
         return web.json_response(preheat.describe(job), status=202)
 
     async def show_all(_: web.Request) -> web.Response:
@@ -45,6 +53,7 @@ def create_control_app(
 
     app = web.Application(middlewares=[oci_errors], client_max_size=MAX_BODY)
     app.router.add_post("/control/preheat", begin)
+    app.router.add_post("/control/evacuate", evacuate)
     app.router.add_get("/control/preheat", show_all)
     app.router.add_get("/control/preheat/{id}", show)
     app.router.add_delete("/control/preheat/{id}", cancel)

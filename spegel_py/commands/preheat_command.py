@@ -100,8 +100,13 @@ def run(options: argparse.Namespace) -> int:
         return _look(ControlClient.of(options), verb, rest, options)
     client = ControlClient.of(options)
     job = client.ask("POST", PATH, _request(options))
+    return begun(client, job, options)
+
+
+def begun(client: ControlClient, job: Mapping[str, Any], options: argparse.Namespace) -> int:
+    """Show a new job, with `--wait` to its end; return the exit status."""
     if options.wait:
-        return _follow(client, job, options)
+        return follow(client, job, options)
     if options.json:
         print_json(job)
     else:
@@ -127,12 +132,12 @@ def _look(client: ControlClient, verb: str, rest: list[str], options: argparse.N
         return 0
     job = client.ask("DELETE" if verb == "cancel" else "GET", f"{PATH}/{rest[0]}")
     if options.wait and verb == "status":
-        return _follow(client, job, options)
+        return follow(client, job, options)
     _print_job(job, options)
     return 0
 
 
-def _follow(client: ControlClient, job: Mapping[str, Any], options: argparse.Namespace) -> int:
+def follow(client: ControlClient, job: Mapping[str, Any], options: argparse.Namespace) -> int:
     """Show a job until it is over; return the exit status."""
     display: AbstractContextManager[Any]
     if options.json:

@@ -20,7 +20,8 @@ from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault, fault_o
 from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
 from spegel_py.preheat.registry_lookup import RegistryLookup
 from spegel_py.pull.plan import Platform
-from spegel_py.replicas.replica_rules import LIFE
+from spegel_py.pull.session import PARALLEL
+from spegel_py.replicas.replica_rules import LIFE, SHRINK_FROM, SHRINK_TO, DiskUse
 from spegel_py.replicas.take_order import TakeFailed, TakeFault, TakeOrder, TakeProgress, TakeReport
 from spegel_py.replicas.taker import ImageTaker
 from spegel_py.store.base import Replica, ReplicaReason, Replicas
@@ -167,6 +168,30 @@ class LocalPreheat:
                     self._owners.pop(digest, None)
                 await self._release(replica.image.root.digest, replica)
 
+    @property
+    def has_images(self) -> bool:
+        """True while images are kept that a pre-heat made."""
+        held = self._replicas.held().values()
+        return any(one.reason is ReplicaReason.PREHEAT for one in held)
+
+    async def give_way(self, disk: DiskUse) -> None:
+        """Release images, the largest first, while the disk is too full for the kubelet.
+
+        With a floor of replicas its rules do that. Raises StoreUnavailable.
+        """
+        if disk.share < SHRINK_FROM:
+            return
+        made = [
+            one for one in self._replicas.held().values() if one.reason is ReplicaReason.PREHEAT
+        ]
+        for replica in sorted(made, key=lambda one: -one.image.size):
+            if disk.share <= SHRINK_TO:
+                return
+            freed = await self._replicas.release(replica.image.manifest)
+            disk = dataclasses.replace(disk, used=disk.used - freed)
+            self._owners.pop(replica.image.root.digest, None)
+            log.warning("preheat gave way", image=str(replica.image.root.digest), freed=freed)
+
     async def _release(self, digest: Digest, replica: Replica) -> None:
         if self._floor:
             expires = round(self._clock() + LIFE)
@@ -193,6 +218,7 @@ class LocalPreheat:
             names={**(before.names if before else {}), **_seen_tag(order)},
             upstream=upstream,
             rate=order.rate,
+            parallel=PARALLEL,
         )
         take = TakeProgress(take_order)
         progress.stage, progress.why, progress.error = PreheatStage.TAKING, "", ""

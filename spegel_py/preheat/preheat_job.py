@@ -154,6 +154,7 @@ class PreheatJob:
 
     Args:
         actor: the party that asked for it, as in `uid 0`.
+        is_evacuation: True for a job that brings each image to one other node.
         ended: the time of the end; None while it goes on.
     """
 
@@ -163,8 +164,14 @@ class PreheatJob:
     created: float
     images: list[JobImage]
     ended: float | None = None
+    is_evacuation: bool = False
     is_cancelled: bool = False
     is_expired: bool = False
+
+    @property
+    def action(self) -> str:
+        """The action that the audit names."""
+        return "evacuate" if self.is_evacuation else "preheat"
 
     @property
     def deadline(self) -> float:
@@ -219,6 +226,7 @@ class PreheatJob:
             "ended": None if self.ended is None else round(self.ended, 3),
             "request": self.request.as_json(),
             "images": [image.as_json() for image in self.images],
+            "evacuation": self.is_evacuation,
             "cancelled": self.is_cancelled,
             "expired": self.is_expired,
         }
@@ -226,13 +234,16 @@ class PreheatJob:
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> PreheatJob:
         """Return the job that `as_json` wrote. Raises KeyError, ValueError, TypeError, OCIError."""
+        images = [JobImage.from_json(one) for one in given["images"]]
+        references = tuple(one.reference for one in images)
         return cls(
             id=str(given["id"]),
             actor=str(given["actor"]),
-            request=PreheatRequest.parse(given["request"]),
+            request=PreheatRequest.parse(given["request"], images=references),
             created=float(given["created"]),
             ended=None if given["ended"] is None else float(given["ended"]),
-            images=[JobImage.from_json(one) for one in given["images"]],
+            images=images,
+            is_evacuation=bool(given["evacuation"]),
             is_cancelled=bool(given["cancelled"]),
             is_expired=bool(given["expired"]),
         )

@@ -13,18 +13,19 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
-from spegel_py.errors import Busy, NotFound, OCIError, StoreUnavailable
+from spegel_py.errors import Busy, NotFound, OCIError, RequestInvalid, StoreUnavailable
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.node_choice import KnownNode, check, choose
+from spegel_py.preheat.other_nodes import OtherNodes
 from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault
 from spegel_py.preheat.preheat_job import (
     GOOD,
@@ -36,6 +37,8 @@ from spegel_py.preheat.preheat_job import (
 )
 from spegel_py.preheat.preheat_request import PreheatRequest
 from spegel_py.preheat.registry_lookup import RegistryLookup, ResolvedImage
+from spegel_py.preheat.sole_copies import SoleCopies
+from spegel_py.pull.plan import Platform
 from spegel_py.telemetry.logging import FaultLog
 from spegel_py.tools.backoff import Backoff
 from spegel_py.tools.files import replace_file
@@ -53,28 +56,18 @@ MAX_RUNNING = 32
 """Jobs that go on at the same time."""
 
 PARALLEL = 32
-"""Nodes of one image that are asked at the same time."""
+"""Images of one job that are followed on other nodes at the same time."""
+
+MAX_TRIED = 5
+"""Nodes that are asked to take an image of a node that goes away."""
 
 
-class OtherNodes(Protocol):
-    """The other nodes, asked for images."""
+FROM_PEERS = (PreheatFault.NOT_FOUND, PreheatFault.NO_CREDENTIALS)
+"""Faults that are over once a peer has the image."""
 
-    def known(self) -> Collection[KnownNode]:
-        """Return the nodes that can be asked."""
-        ...
 
-    async def preheat(
-        self, node: str, job: str, order: ImageOrder, progress: NodeProgress, *, until: float
-    ) -> None:
-        """Have a node fetch an image, and follow it until it is over, as `progress` says.
-
-        The node goes on if this is cancelled. It gives up at the Unix time `until`.
-        """
-        ...
-
-    async def drop(self, node: str, job: str, digest: Digest) -> None:
-        """Have a node stop fetching and keeping the image of a job, if the node can be reached."""
-        ...
+PEER_PAUSES = (2.0, 8.0)
+"""Seconds before each further try then: the nodes learn in about a second that a peer has it."""
 
 
 class PreheatJobs:
@@ -91,6 +84,7 @@ class PreheatJobs:
         local: LocalPreheat,
         others: OtherNodes,
         lookup: RegistryLookup,
+        sole_copies: SoleCopies,
         folder: Path | None,
         metrics: PreheatMetrics,
         rng: random.Random,
@@ -100,6 +94,7 @@ class PreheatJobs:
         self._local = local
         self._others = others
         self._lookup = lookup
+        self._sole_copies = sole_copies
         self._path = folder / FILE if folder else None
         self._metrics = metrics
         self._rng = rng
@@ -112,6 +107,7 @@ class PreheatJobs:
         self._written = ""
         self._fault = ""
         self._faults = FaultLog(log)
+        self._is_dirty = False
 
     def __repr__(self) -> str:
         return f"<PreheatJobs {len(self._jobs)}, {len(self._tasks)} go on>"
@@ -157,8 +153,32 @@ class PreheatJobs:
             created=self._clock(),
             images=[JobImage(reference) for reference in request.images],
         )
+        return await self._add(job)
+
+    async def evacuate(self, given: object, *, actor: str) -> PreheatJob:
+        """Begin a job that brings each image which only this node has to another node.
+
+        `given` is a JSON object with `keep` and `timeout`. Raises RequestInvalid, StoreUnavailable.
+        """
+        if not self._others.known():
+            raise RequestInvalid("there is no other node that could take the images")
+        copies = await self._sole_copies.find()
+        request = PreheatRequest.of_evacuation(
+            given, images=tuple(one.reference for one in copies), platform=Platform.here()
+        )
+        job = PreheatJob(
+            id=secrets.token_hex(4),
+            actor=actor,
+            request=request,
+            created=self._clock(),
+            images=[JobImage(one.reference, one.root, one.seen) for one in copies],
+            is_evacuation=True,
+        )
+        return await self._add(job)
+
+    async def _add(self, job: PreheatJob) -> PreheatJob:
         self._jobs[job.id] = job
-        self._record(job, "preheat", "begun", actor)
+        self._record(job, job.action, "begun", job.actor)
         await self._save()
         self._start(job)
         return job
@@ -209,7 +229,9 @@ class PreheatJobs:
         except Exception as error:  # noqa: BLE001 - a fault here must not end the node
             self._faults.log_once("preheated images were not dropped", error)
         self._local.refresh()
-        await self._save()
+        if self._is_dirty or any(job.ended is None for job in self._jobs.values()):
+            self._is_dirty = False
+            await self._save()
 
     # A job
 
@@ -222,30 +244,30 @@ class PreheatJobs:
 
     async def _work(self, job: PreheatJob) -> None:
         try:
+            slots = asyncio.Semaphore(PARALLEL)
             async with asyncio.timeout(max(0.0, job.deadline - self._clock())):
                 async with asyncio.TaskGroup() as images:
                     for image in job.images:
-                        images.create_task(self._preheat(job, image))
+                        images.create_task(self._preheat(job, image, slots))
         except TimeoutError:
             job.is_expired = True
         except asyncio.CancelledError:
             if not job.is_cancelled:
                 raise  # the node ends; its next life goes on
         job.close(self._clock())
-        for one in job.all_nodes():
-            if one.stage is PreheatStage.CANCELLED:
-                self._metrics.ended(one.stage)
+        self._is_dirty = True
         if not job.is_cancelled:
-            self._record(job, "preheat", job.state.value, job.actor)
+            self._record(job, job.action, job.state.value, job.actor)
         log.info("preheat job over", job=job.id, state=job.state.value)
 
-    async def _preheat(self, job: PreheatJob, image: JobImage) -> None:
+    async def _preheat(self, job: PreheatJob, image: JobImage, slots: asyncio.Semaphore) -> None:
         """Carry out one image of a job on all its nodes."""
         try:
             if image.digest is None:
                 found = await self._resolve(job, image)
                 image.digest, image.seen, image.error = found.digest, found.seen, ""
-            await self._preheat_everywhere(job, image, image.digest)
+            carry_out = self._evacuate if job.is_evacuation else self._preheat_everywhere
+            await carry_out(job, image, image.digest, slots)
         except PreheatFailed as error:
             image.why, image.error = error.fault.value, str(error)
             log.info("preheat failed", image=str(image.reference), why=image.why, error=image.error)
@@ -265,13 +287,44 @@ class PreheatJobs:
                 image.error = str(error)
             await asyncio.sleep(pauses.next() * self._rng.uniform(0.7, 1.0))
 
-    async def _preheat_everywhere(self, job: PreheatJob, image: JobImage, digest: Digest) -> None:
-        """Choose the nodes of an image, and have each fetch it."""
+    async def _evacuate(
+        self, job: PreheatJob, image: JobImage, digest: Digest, slots: asyncio.Semaphore
+    ) -> None:
+        """Have one other node fetch an image: the first of the ranking that does."""
+        if any(one.stage in GOOD for one in image.nodes.values()):
+            return
+        known = [one.id for one in self._others.known()]
+        for node in ranked_nodes(digest, known, MAX_TRIED):
+            progress = NodeProgress()
+            image.nodes = {node: progress}
+            await self._preheat_on(job, image, digest, node, progress, slots)
+            if progress.stage in GOOD:
+                return
+
+    async def _preheat_everywhere(
+        self, job: PreheatJob, image: JobImage, digest: Digest, slots: asyncio.Semaphore
+    ) -> None:
+        """Choose the nodes of an image, and have each fetch it.
+
+        A node that could not fetch it from the registry tries again if another node could.
+        """
         if not image.nodes:
             others = self._others.known()
             nodes = choose(job.request.nodes, digest, own=self._own, others=others)
             image.nodes = {node: NodeProgress() for node in nodes}
-        slots = asyncio.Semaphore(PARALLEL)
+        await self._preheat_on_all(job, image, digest, slots)
+        for pause in PEER_PAUSES:
+            late = [one for one in image.nodes.values() if one.why in FROM_PEERS]
+            if not late or not any(one.stage in GOOD for one in image.nodes.values()):
+                return
+            await asyncio.sleep(pause)
+            for one in late:
+                one.copy(NodeProgress())
+            await self._preheat_on_all(job, image, digest, slots)
+
+    async def _preheat_on_all(
+        self, job: PreheatJob, image: JobImage, digest: Digest, slots: asyncio.Semaphore
+    ) -> None:
         async with asyncio.TaskGroup() as tasks:
             for node, progress in image.nodes.items():
                 if not progress.is_over:
@@ -306,7 +359,8 @@ class PreheatJobs:
             progress.end(
                 PreheatStage.FAILED, why=PreheatFault.INTERNAL.value, error=repr(error)[:200]
             )
-        self._metrics.ended(progress.stage)
+        if node == self._own.id or progress.stage is PreheatStage.LOST:
+            self._metrics.ended(progress.stage)  # another node counts for itself
 
     async def _drop(self, job: PreheatJob, node: str, digest: Digest) -> None:
         """Drop an image on one node. A node that cannot be reached keeps it until its time."""

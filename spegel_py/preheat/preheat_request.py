@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spegel_py import values
@@ -90,8 +90,11 @@ class PreheatRequest:
     credentials: str = ""
 
     @classmethod
-    def parse(cls, given: object) -> PreheatRequest:
-        """Return the request in a JSON object. Raises RequestInvalid, which names the key."""
+    def parse(cls, given: object, *, images: tuple[Reference, ...] | None = None) -> PreheatRequest:
+        """Return the request in a JSON object. Raises RequestInvalid, which names the key.
+
+        `images` are used in place of those in the object, if given.
+        """
         if not isinstance(given, Mapping):
             raise RequestInvalid("the body should be a JSON object with the key images")
         for key in given:
@@ -100,7 +103,22 @@ class PreheatRequest:
                 raise RequestInvalid(f"unknown key {str(key)[:80]!r}; known are {known}")
         found = {key: _parsed(key, given[key]) for key in _PARSERS if given.get(key) is not None}
         found.pop("depth", None)
-        return cls(images=_images(given.get("images")), **found)
+        if images is None:
+            images = _images(given.get("images"))
+        return cls(images=images, **found)
+
+    @classmethod
+    def of_evacuation(
+        cls, given: object, *, images: tuple[Reference, ...], platform: Platform
+    ) -> PreheatRequest:
+        """Return the request to bring these images to one other node each.
+
+        `given` is a JSON object with `keep` and `timeout`. Raises RequestInvalid.
+        """
+        if not isinstance(given, Mapping) or set(given) - {"keep", "timeout"}:
+            raise RequestInvalid("the body should be a JSON object with keep and timeout at most")
+        found = cls.parse(given, images=images)
+        return replace(found, nodes=NodeChoice(count=1), platform=platform)
 
     def as_json(self) -> dict[str, object]:
         """Return the request in the form that `parse` reads."""

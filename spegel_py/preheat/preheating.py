@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from spegel_py.oci.digest import Digest
+import structlog
+
+from spegel_py.errors import StoreUnavailable
 from spegel_py.oci.filters import Filters
 from spegel_py.preheat.list_keeper import ListKeeper
-from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
+from spegel_py.preheat.local_preheat import LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.node_choice import KnownNode
-from spegel_py.preheat.preheat_job import NodeProgress
+from spegel_py.preheat.other_nodes import OtherNodes
 from spegel_py.preheat.preheat_jobs import PreheatJobs
+from spegel_py.preheat.preheat_responder import PreheatResponder
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
+from spegel_py.preheat.sole_copies import SoleCopies
+from spegel_py.replicas.disk_room import DiskRoom
+from spegel_py.replicas.replica_rules import SCAN
 from spegel_py.replicas.taker import ImageTaker
-from spegel_py.routing.base import Member
+from spegel_py.routing.base import Member, RequestResponse
 from spegel_py.store.base import Replicas
+from spegel_py.telemetry.logging import FaultLog
 from spegel_py.tools.addresses import split_host_port
+
+log = structlog.get_logger(__name__)
 
 AGENT = "spegel-py/"
 """Beginning of the agents of nodes that may be meant by the list. Spegel's own nodes are not."""
@@ -32,6 +41,9 @@ class Preheating:
     Args:
         own: this node.
         members: returns the connected peers.
+        requests: carries messages to other nodes.
+        is_open: False to fetch nothing for other nodes.
+        disk: measures the disk.
         mirror: the URL of this node's own mirror.
         floor: the floor of replicas.
         credentials: a file or folder with credentials of registries.
@@ -46,8 +58,10 @@ class Preheating:
         *,
         own: KnownNode,
         members: Callable[[], Iterable[Member]],
+        requests: RequestResponse,
         replicas: Replicas,
         taker: ImageTaker,
+        sole_copies: SoleCopies,
         mirror: str,
         filters: Filters,
         floor: int,
@@ -56,10 +70,15 @@ class Preheating:
         folder: Path | None,
         list_path: Path | None,
         longest: float,
+        is_open: bool,
+        disk: DiskRoom,
         metrics: PreheatMetrics,
         rng: random.Random,
     ) -> None:
         self._members = members
+        self._disk = disk
+        self._floor = floor
+        self._faults = FaultLog(log)
         lookup = RegistryLookup(
             credentials=RegistryCredentials(credentials), plain=plain, mirror=mirror
         )
@@ -69,8 +88,9 @@ class Preheating:
         self.jobs = PreheatJobs(
             own=own,
             local=self.local,
-            others=NoOthers(),
+            others=OtherNodes(requests=requests),
             lookup=lookup,
+            sole_copies=sole_copies,
             folder=folder,
             metrics=metrics,
             rng=rng,
@@ -87,6 +107,7 @@ class Preheating:
                 longest=longest,
                 rng=rng,
             )
+        self.responder = PreheatResponder(local=self.local, metrics=metrics, is_open=is_open)
         metrics.watch(self.jobs.counts)
 
     def __repr__(self) -> str:
@@ -104,28 +125,27 @@ class Preheating:
         """Carry out jobs and keep the list until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.jobs.run(), name="preheat jobs")
+            tasks.create_task(self._give_way(), name="preheat disk")
+            tasks.create_task(self.responder.run(), name="preheat for others")
             if self.list is not None:
                 tasks.create_task(self.list.run(), name="preheat list")
+
+    async def _give_way(self) -> None:
+        """Release images while the disk is too full. With a floor, the keeper of replicas does."""
+        while not self._floor:
+            await asyncio.sleep(SCAN)
+            try:
+                if self.local.has_images:
+                    await self.local.give_way(await self._disk.use())
+            except StoreUnavailable:
+                continue  # the watcher has logged it
+            except Exception as error:  # noqa: BLE001 - a fault here must not end the node
+                self._faults.log_once("preheated images did not give way", error)
 
     def _spegel_nodes(self) -> list[KnownNode]:
         return [
             KnownNode(one.id, _host(one)) for one in self._members() if one.agent.startswith(AGENT)
         ]
-
-
-class NoOthers:
-    """The other nodes where none can be asked."""
-
-    def known(self) -> Collection[KnownNode]:
-        return ()
-
-    async def preheat(
-        self, node: str, job: str, order: ImageOrder, progress: NodeProgress, *, until: float
-    ) -> None:
-        raise NotImplementedError
-
-    async def drop(self, node: str, job: str, digest: Digest) -> None:
-        return
 
 
 def _host(member: Member) -> str:

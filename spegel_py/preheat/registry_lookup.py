@@ -6,6 +6,7 @@ them to no other host, and neither does the answer of such a host (`pull.mirror_
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -48,8 +49,11 @@ def registry_url(registry: str, *, plain: frozenset[str]) -> str:
 
 def is_of_this_machine(registry: str) -> bool:
     """Return True for a registry whose name leads each node to itself."""
-    host = canonical_registry(registry)
-    return host.startswith(("127.", "[::1]", "localhost:")) or host == "localhost"
+    host = urlsplit(f"//{canonical_registry(registry)}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from spegel_py.oci.build import Image
-from tests.integration.cluster import heal, metric
+from tests.integration.cluster import (
+    everybody,
+    found,
+    heal,
+    joined,
+    kill_node,
+    metric,
+    publish,
+    registry_away,
+)
 from tests.support.images import image
 from tests.support.lab import REGISTRY, Lab, Node, Registry, start_lab, until
 from tests.support.processes import CommandFailed, run
@@ -111,7 +120,7 @@ async def test_a_job_brings_an_image_that_the_kubelet_then_pulls_without_a_byte(
 
 async def test_a_list_brings_an_image_to_all_nodes_for_one_copy(lab: Lab, tmp_path: Path) -> None:
     """Three nodes want it at once. The registry sends it once. It goes when it leaves the list."""
-    one, reference = image(layers=3, size=2_000_000), lab.name("test/all:1")
+    one, reference = image(layers=3, size=8_000_000), lab.name("test/all:1")
     await lab.registry.push(reference, one)
     path = tmp_path / "list.yaml"
     path.write_text("preheat: []\n")
@@ -199,3 +208,80 @@ async def test_readiness_waits_for_the_list(lab: Lab, tmp_path: Path) -> None:
         return all(answer.status == 200 for answer in answers)
 
     await until(are_ready, deadline=30.0)
+
+
+async def test_a_job_for_all_nodes_costs_one_copy(lab: Lab) -> None:
+    """One node is asked. All have the image under a lease, and no kubelet's pull moves a byte."""
+    await start(lab)
+    first = lab.nodes[0]
+    one, reference = image(layers=3, size=2_000_000), lab.name("test/all:2")
+    await lab.registry.push(reference, one)
+    job = json.loads(await preheat(first, reference, "--nodes", "all", "--wait", "--json"))
+    assert job["state"] == "succeeded"
+    [found] = job["images"]
+    assert len(found["nodes"]) == 3
+    assert copies(lab.registry, one) == 1.0
+    for node in lab.nodes:
+        assert len(await leases(node)) == 1
+        assert await node.cri.images() == []
+    lab.registry.forget()
+    for node in lab.nodes:
+        await node.cri.pull(reference)
+    assert lab.registry.requests("GET") == []
+    for node in lab.nodes:
+        await node.cri.remove(reference)
+    await preheat(first, "cancel", job["id"])
+
+    async def none_has_it() -> bool:
+        return all([await has_nothing(node) for node in lab.nodes])
+
+    await until(none_has_it, deadline=30.0)
+
+
+async def test_each_node_says_why_it_refuses(lab: Lab, private: Registry, tmp_path: Path) -> None:
+    """One node has the password, and gives the image to the others, which have a wrong one."""
+    await start(lab)
+    first, second, third = lab.nodes
+    reference = f"{PRIVATE}/test/private:2"
+    one = image(layers=2, size=500_000)
+    await private.push(reference, one)
+    for node in (first, second, third):
+        assert node.spegel is not None
+        await node.spegel.end()
+    for node, password in ((first, private.password), (second, "wrong"), (third, "wrong")):
+        folder = credentials(node.folder / "credentials", private.user, password)
+        await node.start_spegel(
+            mirrored_registries=f"http://{PRIVATE}",
+            registry_credentials=str(folder),
+            static_bootstrap_peers=everybody(lab),
+        )
+    await joined(*lab.nodes)
+    by_digest = f"{PRIVATE}/test/private@{one.root.digest}"
+    others = f"{second.address},{third.address}"
+    with pytest.raises(CommandFailed) as raised:
+        await preheat(first, by_digest, "--nodes", others, "--wait")
+    for node in (second, third):
+        assert f"{node.address}: failed, no-credentials" in str(raised.value)
+        assert await has_nothing(node)
+    assert await has_nothing(first)
+    await preheat(first, reference, "--nodes", "all", "--wait")
+    assert [len(await leases(node)) for node in lab.nodes] == [1, 1, 1]
+
+
+async def test_a_node_gives_away_what_only_it_has(lab: Lab) -> None:
+    """Its image and the registry are gone afterwards: another node still pulls the image."""
+    await start(lab)
+    first = lab.nodes[0]
+    alone, shared = lab.name("test/alone:1"), lab.name("test/shared:1")
+    await lab.registry.push(alone, image("alone", layers=2, size=300_000))
+    await publish(lab, shared, image("shared"), first, lab.nodes[1])
+    await first.cri.pull(alone)
+    await found(lab.nodes[1], alone)
+    socket = first.folder / "data" / "control.sock"
+    command = (sys.executable, "-m", "spegel_py", "evacuate", "--wait", "--json")
+    job = json.loads(await run(*command, "--control-socket", str(socket)))
+    assert job["state"] == "succeeded"
+    assert [found["image"] for found in job["images"]] == [alone]
+    await kill_node(first)
+    async with registry_away(lab):
+        await lab.nodes[2].cri.pull(alone)

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import host, http, libp2p, oci, peers, pull, replicas, yamux
+from tests.fuzz.targets import (
+    host,
+    http,
+    libp2p,
+    oci,
+    peers,
+    preheat,
+    pull,
+    replicas,
+    yamux,
+)
 
 ALL: tuple[Target, ...] = (
     *libp2p.TARGETS,
@@ -14,4 +24,5 @@ ALL: tuple[Target, ...] = (
     *host.TARGETS,
     *pull.TARGETS,
     *replicas.TARGETS,
+    *preheat.TARGETS,
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from spegel_py.errors import PeerUnreachable
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
@@ -16,17 +18,38 @@ from spegel_py.preheat.list_keeper import ListKeeper
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.node_choice import KnownNode
+from spegel_py.preheat.other_nodes import OtherNodes
 from spegel_py.preheat.preheat_job import NodeProgress
 from spegel_py.preheat.preheat_jobs import PreheatJobs
-from spegel_py.preheat.preheating import NoOthers
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
+from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.taker import ImageTaker
+from spegel_py.routing.base import Peer, RequestHandler
+from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_replicas import MemoryReplicas
 from spegel_py.store.memory_store import MemoryStore
 from tests.support.image_server import ImageServer, image_server
 
 OWN = KnownNode("12D3KooWme", "10.0.0.1", "worker-1")
+
+
+class NoRequests:
+    """The RequestResponse port of a node that is alone."""
+
+    id = OWN.id
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+
+    def partners(self) -> Mapping[str, Peer]:
+        return {}
+
+    def set_handler(self, handler: RequestHandler) -> None:
+        raise NotImplementedError
+
+    async def request(self, peer_id: str, message: bytes, *, timeout: float) -> bytes:
+        raise PeerUnreachable(f"{peer_id} is not connected")
 
 
 class Preheated:
@@ -67,11 +90,16 @@ class Preheated:
             rng=self.rng,
         )
         self.counted = PreheatMetrics(self.metrics)
+        self.network = MemoryNetwork()
+        self.router = self.network.join(Peer(OWN.id, OWN.address, 5000))
         self.jobs = PreheatJobs(
             own=OWN,
             local=self.local,
-            others=NoOthers(),
+            others=OtherNodes(requests=NoRequests()),
             lookup=self.lookup,
+            sole_copies=SoleCopies(
+                replicas=self.replicas, store=self.store, router=self.router, filters=filters
+            ),
             folder=folder,
             metrics=self.counted,
             rng=self.rng,

@@ -25,6 +25,7 @@ from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
 from spegel_py.preheat.registry_lookup import ResolvedImage, plain_registries, registry_url
 from spegel_py.pull.mirror_client import MirrorClient
 from spegel_py.pull.plan import Platform
+from spegel_py.replicas.replica_rules import DiskUse
 from spegel_py.store.base import ReplicaReason
 from tests.support.images import child, image
 from tests.support.processes import until
@@ -175,6 +176,18 @@ async def test_an_image_goes_when_its_time_is_over() -> None:
         await node.take(order(node, one, expires=time.time() + 30))
         await node.local.drop_expired()
         assert node.is_empty()
+
+
+async def test_images_give_way_to_a_full_disk() -> None:
+    """The largest goes first, and no more than is needed."""
+    small, large = image("small"), image("large", size=50_000)
+    async with preheated(small, large) as node:
+        for one in (small, large):
+            await node.take(order(node, one))
+        await node.local.give_way(DiskUse(total=1000, used=790))
+        assert len(node.replicas.held()) == 2
+        await node.local.give_way(DiskUse(total=1_000_000, used=801_000))
+        assert set(node.replicas.held()) == {small.root.digest}
 
 
 class PrivateRegistry:

@@ -1,0 +1,184 @@
+"""The messages between nodes about pre-heating, `/spegel-py/replica/1.0.0`, and their bytes. Pure.
+
+They share the protocol and the form of the messages about replicas (`replicas.keep_messages`). No
+message carries a credential: each node uses its own.
+
+    kind     members                               meaning
+    preheat  job, image, digest, seen?, platform?, "fetch this image": its name, the digest to take,
+             keep, within, rate, credentials?      the Unix time at which the registry gave it for
+                                                   the tag, the seconds to keep it and to fetch it,
+                                                   bytes per second, and the name of the node's
+                                                   credentials
+    look     job, digest                           "how far is it?"
+    drop     job, digest                           "stop fetching and keeping it"
+    state    state, done, total, upstream, why,    to each of them; `unknown` for an image that was
+             error                                 not asked for
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from spegel_py.errors import ConfigError, OCIError
+from spegel_py.inflight.message_fields import MessageError, MessageFields
+from spegel_py.oci.digest import Digest
+from spegel_py.oci.reference import Reference
+from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
+from spegel_py.pull.plan import Platform
+from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
+
+KINDS = ("preheat", "look", "drop")
+"""The kinds of requests."""
+
+UNKNOWN = "unknown"
+"""The state of an image that a node was not asked for, or has forgotten."""
+
+MAX_ERROR = 300
+"""Characters of a fault's sentence."""
+
+MAX_SIZE = (1 << 63) - 1
+MAX_KEEP = 10 * 365 * 86_400.0
+MAX_WITHIN = 86_400.0
+MAX_RATE = 10**12
+MAX_TIME = 1e11
+_MAX_IMAGE, _MAX_NAME, _MAX_JOB, _MAX_PLATFORM = 480, 100, 40, 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreheatAsk:
+    """A node asks another one to fetch an image.
+
+    Args:
+        seen: the Unix time at which the registry gave the digest for the tag, if it did.
+        keep: seconds for which the image is kept.
+        within: seconds after which the node gives up.
+    """
+
+    job: str
+    image: Reference
+    digest: Digest
+    seen: float | None
+    platform: Platform | None
+    keep: float
+    within: float
+    rate: int = 0
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PreheatLook:
+    """A node asks how far an image is, or with `is_drop` that it is dropped."""
+
+    job: str
+    digest: Digest
+    is_drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PreheatAnswer:
+    """The state of an image on the asked node; None if it is unknown there."""
+
+    progress: NodeProgress | None
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """Return the answer in these bytes. Raises MessageError."""
+        fields = MessageFields.parse(raw, MAX_RESPONSE)
+        if fields.kind != "state":
+            raise MessageError(f"no answer of this protocol: kind {fields.kind!r:.40}")
+        if fields.members.get("state") == UNKNOWN:
+            return cls(None)
+        return cls(
+            NodeProgress(
+                stage=fields.enum("state", PreheatStage),
+                done=fields.integer("done", MAX_SIZE),
+                total=fields.integer("total", MAX_SIZE),
+                upstream=fields.integer("upstream", MAX_SIZE),
+                why=_optional(fields, "why", _MAX_NAME),
+                error=_optional(fields, "error", MAX_ERROR),
+            )
+        )
+
+
+def encode_ask(message: PreheatAsk | PreheatLook) -> bytes:
+    """Return a request's bytes. Raises MessageError for an image whose name is too long."""
+    if isinstance(message, PreheatLook):
+        kind = "drop" if message.is_drop else "look"
+        return _bytes({"kind": kind, "job": message.job, "digest": str(message.digest)})
+    raw = _bytes(
+        {
+            "kind": "preheat",
+            "job": message.job,
+            "image": str(message.image),
+            "digest": str(message.digest),
+            "seen": message.seen,
+            "platform": str(message.platform) if message.platform else None,
+            "keep": message.keep,
+            "within": message.within,
+            "rate": message.rate,
+            "credentials": message.credentials or None,
+        }
+    )
+    if len(raw) > MAX_REQUEST:
+        raise MessageError(f"the request has {len(raw)} bytes, more than {MAX_REQUEST}")
+    return raw
+
+
+def encode_state(progress: NodeProgress | None) -> bytes:
+    """Return an answer's bytes."""
+    if progress is None:
+        return _bytes({"kind": "state", "state": UNKNOWN})
+    error = "".join(each if each.isprintable() else "?" for each in progress.error)[:MAX_ERROR]
+    return _bytes({"kind": "state", **progress.as_json(), "error": error})
+
+
+def is_preheat(raw: bytes) -> bool:
+    """Return True if the bytes are a request about pre-heating. Raises MessageError."""
+    return MessageFields.parse(raw, MAX_REQUEST).kind in KINDS
+
+
+def decode_ask(raw: bytes) -> PreheatAsk | PreheatLook:
+    """Return the request in these bytes. Raises MessageError."""
+    fields = MessageFields.parse(raw, MAX_REQUEST)
+    job, digest = fields.text("job", _MAX_JOB), fields.digest()
+    match fields.kind:
+        case "look" | "drop":
+            return PreheatLook(job, digest, is_drop=fields.kind == "drop")
+        case "preheat":
+            return PreheatAsk(
+                job=job,
+                image=_image(fields.text("image", _MAX_IMAGE)),
+                digest=digest,
+                seen=fields.number("seen", MAX_TIME) if fields.has("seen") else None,
+                platform=_platform(_optional(fields, "platform", _MAX_PLATFORM)),
+                keep=fields.number("keep", MAX_KEEP),
+                within=fields.number("within", MAX_WITHIN),
+                rate=fields.integer("rate", MAX_RATE),
+                credentials=_optional(fields, "credentials", _MAX_NAME),
+            )
+    raise MessageError(f"no request of this protocol: kind {fields.kind!r:.40}")
+
+
+def _optional(fields: MessageFields, name: str, most: int) -> str:
+    return fields.text(name, most) if fields.members.get(name) not in (None, "") else ""
+
+
+def _image(text: str) -> Reference:
+    try:
+        return Reference.parse(text)
+    except OCIError as error:
+        raise MessageError(f"no image: {error}"[:200]) from error
+
+
+def _platform(text: str) -> Platform | None:
+    try:
+        return Platform.parse(text) if text else None
+    except ConfigError as error:
+        raise MessageError(f"no platform: {error}"[:200]) from error
+
+
+def _bytes(members: Mapping[str, object]) -> bytes:
+    return json.dumps(members, separators=(",", ":")).encode()
