@@ -172,6 +172,7 @@ class Assembly:
             floor_missed=kept.keeper.floor_missed,
         )
         preheating.jobs.on_action = supervisor.audit
+        kept.keeper.on_action = kept.queue.on_action = supervisor.audit
         return cls(
             config=config,
             auth=auth,

@@ -108,6 +108,8 @@ class PullHandler:
         pull = PullRequest.parse(
             method=request.method, target=request.raw_path, headers=request.headers.items()
         )
+        if not pull.client.is_background:
+            self._limits.record_foreground()
         with self._pull_log.recording(pull, request.headers) as context:
             response = await self._answer(request, pull, context)
             context.status = response.status

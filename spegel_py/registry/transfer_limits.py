@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,10 @@ count the broken transfer as a failure of this node."""
 
 CONTENDED = 30.0
 """Seconds after a refusal for which slow clients are disconnected."""
+
+LINGER = 1.0
+"""Seconds after a request in the foreground for which its client is about to make the next one: a
+runtime asks for manifests, then for layers."""
 
 CHECK_INTERVAL = 2.0
 """Seconds between two checks of the clients in that time."""
@@ -132,6 +137,7 @@ class TransferLimits:
         # For each limit with a refusal: until when slow clients are disconnected.
         self._contended: dict[_Scope, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._foreground_until = -math.inf
 
     def __repr__(self) -> str:
         return f"<Limits {self._under_way.total()} transfers to {len(self._under_way)} peers>"
@@ -143,8 +149,14 @@ class TransferLimits:
 
     @property
     def has_foreground(self) -> bool:
-        """True while blobs go to a runtime, here or at another node."""
-        return any(not slot.is_background for slot in self._slots)
+        """True while a runtime pulls, here or at another node."""
+        return self._clock() < self._foreground_until or any(
+            not slot.is_background for slot in self._slots
+        )
+
+    def record_foreground(self) -> None:
+        """Record a request that background transfers give way to."""
+        self._foreground_until = self._clock() + LINGER
 
     @contextmanager
     def admit(

@@ -18,6 +18,7 @@ import structlog
 from spegel_py.inflight.message_fields import MessageError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
+from spegel_py.replicas.action_record import OnAction, action_record, ignore_action
 from spegel_py.replicas.keep_messages import (
     ImageKept,
     ImageTaking,
@@ -147,6 +148,8 @@ class KeepQueue:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._started: set[Digest] = set()
+        self.on_action: OnAction = ignore_action
+        """Is called with the record of each image that was taken, or was not."""
 
     def __repr__(self) -> str:
         return f"<KeepQueue {len(self._pending)} pending>"
@@ -246,6 +249,7 @@ class KeepQueue:
         except TakeFailed as error:
             log.warning("replica not taken", why=error.why.value, error=str(error), **about)
             self._metrics.taken(request.reason, error.why.value, received=one.progress.received)
+            self._record(one, error.why.value, began)
             until = self._monotonic() + RETRY[RefusalReason.FAILED]
             with self._lock:
                 self._failed[request.manifest] = until, error
@@ -254,12 +258,25 @@ class KeepQueue:
             log.exception("replica not taken", **about)
             return
         self._metrics.taken(request.reason, "taken", received=report.received)
+        self._record(one, "done", began)
         seconds = round(self._monotonic() - began, 3)
         log.info("replica taken", bytes=report.received, seconds=seconds, **about)
         before = self.snapshot
         self.snapshot = KeeperSnapshot(
             held=before.held | {request.manifest}, used=before.used, disk=before.disk
         )
+
+    def _record(self, one: PendingKeep, outcome: str, began: float) -> None:
+        record = action_record(
+            "take",
+            one.request.manifest,
+            at=self._wall(),
+            why=one.request.reason,
+            outcome=outcome,
+            count=one.progress.received,
+        )
+        seconds = round(self._monotonic() - began, 3)
+        self.on_action({**record, "seconds": seconds, "peer": one.peer})
 
     def _order(self, request: KeepRequest) -> TakeOrder:
         now = self._wall()

@@ -20,6 +20,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import replica_key
+from spegel_py.replicas.action_record import OnAction, action_record, ignore_action
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.found_image import FoundImage, bytes_alone, is_preheated, tags
 from spegel_py.replicas.keep_plan import target
@@ -110,6 +111,8 @@ class ReplicaKeeper:
         self._renewal: dict[Digest, float] = {}
         self._faults = FaultLog(log)
         self._shown: Mapping[Digest, ImageState] = {}
+        self.on_action: OnAction = ignore_action
+        """Is called with the record of each replica that was held or released."""
 
     def __repr__(self) -> str:
         return f"<ReplicaKeeper {self._rules!r} {self._replicas!r}>"
@@ -313,6 +316,7 @@ class ReplicaKeeper:
                 self._renewal.pop(manifest, None)
                 self._metrics.released(decision.why)
                 log.info("replica released", manifest=str(manifest), why=decision.why, freed=freed)
+                self._record_action("release", manifest, decision, freed)
 
     async def _hold(self, manifest: Digest, one: FoundImage, decision: Decision) -> None:
         wall = self._clock()
@@ -341,6 +345,14 @@ class ReplicaKeeper:
                 bytes=one.image.size,
                 why=decision.why,
             )
+            self._record_action("hold", manifest, decision, one.image.size)
+
+    def _record_action(self, action: str, manifest: Digest, decision: Decision, count: int) -> None:
+        self.on_action(
+            action_record(
+                action, manifest, at=self._clock(), why=decision.why, outcome="done", count=count
+            )
+        )
 
     def _record_scan(
         self, found: Mapping[Digest, FoundImage], states: Mapping[Digest, ImageState]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from spegel_py.errors import StoreFull
 from spegel_py.oci.build import Image
-from spegel_py.store.base import PlatformImage, Replica, ReplicaReason
+from spegel_py.oci.manifest import Child, children
+from spegel_py.store.base import Descriptor, ImageWriter, PlatformImage, Replica, ReplicaReason
 from spegel_py.store.containerd import Client, ContainerdStore
 from spegel_py.store.walker import Walker
 from tests.support.containerd import Daemon, running_daemon
 from tests.support.images import child, image
+from tests.support.processes import run, until
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
 NAME = "registry.example/team/app:1"
 WEEK = 7 * 86_400.0
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -123,3 +129,69 @@ async def test_a_hold_beside_a_removal_is_whole_or_refused(daemon: Daemon, clien
         assert present == (not isinstance(held, BaseException)), held
         await store.replicas.release(content.manifest)
         assert await client.content() == {}
+
+
+async def test_a_disk_that_fills_leaves_nothing_of_the_image() -> None:
+    """The error says that there is no room, and the bytes that were written are gone."""
+    one = image(layers=1, size=24 * MIB)
+    [layer] = [each for each in children(one.root.data) if each.size > MIB]
+    data = next(blob.data for blob in one.blobs if blob.digest == layer.digest)
+    with tempfile.TemporaryDirectory(prefix="spegel-") as folder:
+        await run("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder)
+        full = Daemon(folder=Path(folder), has_cri=False)
+        try:
+            await full.start()
+            async with Client(socket=full.socket) as client:
+                store = ContainerdStore(client=client, content_path=full.content_path)
+                content = PlatformImage(
+                    manifest=one.root.digest,
+                    root=child(one),
+                    blobs=frozenset({Descriptor(layer.digest, layer.size)}),
+                )
+                with pytest.raises(StoreFull):
+                    async with store.replicas.writing(content) as writer:
+                        await _write(writer, layer, data)
+                assert await client.content() == {}
+                assert await our_leases(full) == []
+                assert not list((full.content_path / "ingest").iterdir())
+        finally:
+            await full.stop()
+            await run("umount", folder)
+
+
+async def _write(writer: ImageWriter, blob: Child, data: bytes) -> None:
+    async with writer.open(blob) as content:
+        for at in range(0, len(data), MIB):
+            await content.write(data[at : at + MIB])
+        await content.commit()
+
+
+async def test_no_ingest_is_left_behind(daemon: Daemon, client: Client) -> None:
+    """Whether an image is held, given up, or its writer cancelled in the middle of a blob."""
+    one = image(layers=1, size=8 * MIB)
+    [layer] = [each for each in children(one.root.data) if each.size > MIB]
+    data = next(blob.data for blob in one.blobs if blob.digest == layer.digest)
+    store = ContainerdStore(client=client, content_path=daemon.content_path)
+    content = PlatformImage(
+        manifest=one.root.digest,
+        root=child(one),
+        blobs=frozenset({Descriptor(layer.digest, layer.size)}),
+    )
+
+    async def write_slowly() -> None:
+        async with store.replicas.writing(content) as writer, writer.open(layer) as part:
+            for at in range(0, len(data), MIB):
+                await part.write(data[at : at + MIB])
+                await asyncio.sleep(0.01)
+
+    for delay in (0.01, 0.03, 0.05, 1.0):
+        task = asyncio.create_task(write_slowly())
+        await asyncio.wait([task], timeout=delay)
+        task.cancel()
+        await asyncio.wait([task])
+        await until(lambda: _is_clean(daemon, client))
+
+
+async def _is_clean(daemon: Daemon, client: Client) -> bool:
+    ingests = list((daemon.content_path / "ingest").iterdir())
+    return not ingests and not await our_leases(daemon) and await client.content() == {}

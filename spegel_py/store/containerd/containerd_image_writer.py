@@ -16,11 +16,12 @@ from contextlib import asynccontextmanager, suppress
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from spegel_py.errors import ContentNotFound, DigestMismatch, StoreError
+from spegel_py.errors import ContentNotFound, DigestMismatch
 from spegel_py.oci.manifest import MANIFESTS, Child
 from spegel_py.store.base import ContentWriter, ImageWriter
 from spegel_py.store.containerd.api import content_pb2 as messages
-from spegel_py.store.containerd.grpc_client import CHILD, SOURCE, Client, Duplex
+from spegel_py.store.containerd.grpc_client import CHILD, SOURCE, Client
+from spegel_py.store.containerd.grpc_duplex import Duplex
 from spegel_py.store.containerd.grpc_errors import AlreadyExists, ContentRefused, Locked
 from spegel_py.store.containerd.lease_labels import Lease
 from spegel_py.store.containerd.leases import Leases
@@ -33,9 +34,6 @@ other is followed by the digest's hexadecimal part alone, so that no node finds 
 
 PIECE = 1024 * 1024
 """Bytes of one message. Smaller ones cost up to 60 % more CPU, larger ones are slower."""
-
-UNDER_WAY = 4
-"""Messages that are sent before the first one is answered."""
 
 WRITE_TIMEOUT = 30.0
 """Seconds for the answer to one piece: a slow disk under load."""
@@ -80,6 +78,7 @@ class ContainerdImageWriter(ImageWriter):
         labels = {**self._sources, **child_labels(children)}
         digest = blob.digest
         name = f"{INGEST}{digest}" if self._is_shared else f"{BACKGROUND}{digest.hex}"
+        self._unfinished.add(name)
         for tries_left in reversed(range(LOCK_TRIES)):
             method = f"{_CONTENT}/Write"
             kinds = (messages.WriteContentRequest, messages.WriteContentResponse)
@@ -91,11 +90,9 @@ class ContainerdImageWriter(ImageWriter):
                     if not tries_left:
                         raise
                 else:
-                    self._unfinished.add(name)
                     try:
                         yield writer
                     finally:
-                        await writer.end()
                         if writer.is_finished:
                             self._unfinished.discard(name)
                     if writer.is_here:  # another one wrote it, below another lease or none
@@ -131,7 +128,6 @@ class ContainerdContentWriter(ContentWriter):
         self._name = name
         self._labels = labels
         self._offset = 0
-        self._unanswered = 0
         self._was_here = False
         self.is_finished = False
         """Whether the content is in the store."""
@@ -162,26 +158,21 @@ class ContainerdContentWriter(ContentWriter):
                 if self._was_here:
                     return
                 piece = bytes(view[at : at + PIECE])
+                # One message after the other: if containerd ends the call, its reason comes with
+                # the answer, and would be lost in a second message.
                 await self._send(messages.WRITE, offset=self._offset, data=piece)
+                await self._call.receive(within=WRITE_TIMEOUT)
                 self._offset += len(piece)
-                self._unanswered += 1
-                await self._settle(most=UNDER_WAY - 1)
         except AlreadyExists:  # a pull by the runtime was faster
             await self._keep_existing()
 
     async def restart(self) -> None:
-        # A WRITE at offset 0 discards what is here.
-        try:
-            await self._settle()
-            self._offset = 0
-        except AlreadyExists:
-            await self._keep_existing()
+        self._offset = 0  # a WRITE there discards what is here
 
     async def commit(self) -> None:
         if self._was_here:
             return
         try:
-            await self._settle()
             if (length := self._offset) != self._blob.size:
                 await self._discard()
                 raise DigestMismatch(f"{length} bytes are not the content of {self._blob.digest}")
@@ -195,11 +186,6 @@ class ContainerdContentWriter(ContentWriter):
             # The bytes would stay, and fail the next try too.
             await self._discard()
             raise DigestMismatch(f"{self._blob.digest}: {error}") from error
-
-    async def end(self) -> None:
-        """Wait until containerd has written what was sent, unless it is away."""
-        with suppress(StoreError):
-            await self._settle()
 
     async def _send(
         self,
@@ -220,12 +206,6 @@ class ContainerdContentWriter(ContentWriter):
         )
         await self._call.send(request)
 
-    async def _settle(self, *, most: int = 0) -> None:
-        """Wait for answers until at most so many are missing."""
-        while self._unanswered > most:
-            await self._call.receive(within=WRITE_TIMEOUT)
-            self._unanswered -= 1
-
     async def _discard(self) -> None:
         self._offset = 0
         await abort(self._client, self._name)
@@ -233,7 +213,7 @@ class ContainerdContentWriter(ContentWriter):
     async def _keep_existing(self) -> None:
         """Add our labels to a blob that is here: its own may be of an image without children."""
         self._was_here, self._offset = True, self._blob.size
-        self.is_finished, self._unanswered = True, 0
+        self.is_finished = True
         request = messages.InfoRequest(digest=str(self._blob.digest))
         answer = await self._client.call(f"{_CONTENT}/Info", request, messages.InfoResponse)
         before = {label.key: label.value for label in answer.info.labels}

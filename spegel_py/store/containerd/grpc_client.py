@@ -8,8 +8,13 @@ module.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Iterator,
+    Mapping,
+)
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +29,7 @@ from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
+from spegel_py.store.containerd.grpc_duplex import Duplex
 from spegel_py.store.containerd.grpc_errors import LATE, translate
 from spegel_py.wording import containerd_away
 
@@ -278,16 +284,20 @@ class Client:
     async def duplex(
         self, method: str, request: type[Message], answer: type[Message], *, lease: str
     ) -> AsyncIterator[Duplex]:
-        """Give a call of requests and answers in turn, below a lease. Leaving it cancels it."""
+        """Give a call of requests and answers in turn, below a lease.
+
+        At the end the daemon has carried out all that was sent, unless it takes too long.
+        """
         call = self._channel.stream_stream(
             method,
             request_serializer=request.SerializeToString,
             response_deserializer=answer.FromString,
         )(metadata=(*self._metadata, ("containerd-lease", lease)))
+        duplex = Duplex(call, self._errors)
         try:
-            yield Duplex(call, self._errors)
+            yield duplex
         finally:
-            call.cancel()
+            await duplex.end()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -299,32 +309,6 @@ class Client:
             raise StoreUnavailable(containerd_away(self.socket, LATE)) from error
         except grpc.aio.UsageError as error:  # the channel is closed because this node is stopping
             raise StoreUnavailable(f"containerd: {error}") from error
-
-
-class Duplex:
-    """A call of requests and answers in turn."""
-
-    def __init__(self, call: Any, errors: Callable[[], AbstractContextManager[None]]) -> None:
-        self._call = call
-        self._errors = errors
-
-    async def send(self, request: Message) -> None:
-        """Send a request without waiting for its answer."""
-        with self._errors():
-            try:
-                await self._call.write(request)
-            except asyncio.InvalidStateError:  # the daemon has ended the call
-                await self._call.read()
-                raise
-
-    async def receive(self, *, within: float) -> Any:
-        """Return the next answer. Raises StoreUnavailable after `within` seconds."""
-        with self._errors():
-            async with asyncio.timeout(within):
-                answer = await self._call.read()
-                if answer is grpc.aio.EOF:
-                    raise StoreUnavailable("containerd ended the call")
-                return answer
 
 
 def _image(image: Any) -> NamedImage:

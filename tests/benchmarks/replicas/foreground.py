@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 
 from tests.benchmarks.machine import conditions
-from tests.integration.cluster import everybody, heal, metric
+from tests.integration.cluster import heal, metric
 from tests.support.images import image
 from tests.support.lab import Lab, Node, start_lab, until
 
@@ -26,7 +26,7 @@ LINK = "200mbit"
 """The link to the second node: 25 MB/s, so that 20 MiB/s in the background would fill it."""
 
 PULLED, TAKEN = 24 * MIB, 90 * MIB
-"""Bytes of a layer of the images that are pulled (two layers), and that are taken (one)."""
+"""Bytes of a layer of the images that are pulled, and of those that are taken; each has two."""
 
 
 async def _measure(rounds: int) -> None:
@@ -36,16 +36,17 @@ async def _measure(rounds: int) -> None:
             node.program = "tests.support.quick_replicas"
         await heal(lab, replica_floor="3", replicate_images="test/taken")
         first, second, _ = lab.nodes
-        assert everybody(lab)
         await second.namespace.limit(LINK)
         for number in range(rounds):
-            alone.append(await _pull(lab, f"alone{number}"))
+            references = [await _prepare(lab, f"{name}{number}") for name in ("alone", "beside")]
+            await asyncio.sleep(1.0)  # the records of the first node reach the second one
+            alone.append(await _pull(second, references[0]))
             reference = lab.name(f"test/taken{number}:1")
-            await lab.registry.push(reference, image(f"taken{number}", layers=1, size=TAKEN))
+            await lab.registry.push(reference, image(f"taken{number}", layers=2, size=TAKEN))
             await first.cri.pull(reference)
             await until(lambda: _is_taking(second), deadline=60.0)
             began = time.monotonic()
-            beside.append(await _pull(lab, f"beside{number}"))
+            beside.append(await _pull(second, references[1]))
             assert await _is_taking(second), "the take was over too soon"
             count = float(number + 1)
             await until(partial(_has_taken, lab, count), deadline=120.0)
@@ -58,15 +59,18 @@ async def _measure(rounds: int) -> None:
     print(f"ratio {ratio:.2f}; the takes needed {_listed(taken)} s; waited {waited:.1f} s")
 
 
-async def _pull(lab: Lab, name: str) -> float:
-    """Return the seconds of a pull on the second node of an image that the first one has."""
-    first, second, _ = lab.nodes
+async def _prepare(lab: Lab, name: str) -> str:
+    """Let the first node have an image; return its reference."""
     reference = lab.name(f"test/{name}:1")
     await lab.registry.push(reference, image(name, layers=2, size=PULLED))
-    await first.cri.pull(reference)
-    await asyncio.sleep(1.0)  # the records of the first node reach the second one
+    await lab.nodes[0].cri.pull(reference)
+    return reference
+
+
+async def _pull(node: Node, reference: str) -> float:
+    """Return the seconds of a pull."""
     began = time.monotonic()
-    await second.cri.pull(reference)
+    await node.cri.pull(reference)
     return time.monotonic() - began
 
 

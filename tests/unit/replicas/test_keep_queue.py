@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -108,11 +108,15 @@ async def test_an_accepted_image_is_taken() -> None:
     one = image(layers=2)
     async with image_server(one) as server:
         here = Queue(server.url)
+        records: list[Mapping[str, object]] = []
+        here.queue.on_action = records.append
         async with here.running():
             assert here.ask(of_image(one)) == ImageTaking(0, 0)
             await until(here.is_idle)
         assert here.ask(of_image(one)) == ImageKept()
         assert server.clients == {"replica"}
+    [record] = records
+    assert (record["action"], record["outcome"], record["peer"]) == ("take", "done", PEER)
     [replica] = here.replicas.held().values()
     assert dict(replica.names) == {f"{REPOSITORY}:1": 5.0}
     assert time.time() - 65 < replica.used < time.time() - 55
