@@ -13,9 +13,10 @@ from spegel_py import settings
 from spegel_py.commands.config_file_flag import add_config_flag, other_settings
 from spegel_py.commands.folder_report import Output, print_changes, set_up
 from spegel_py.commands.output import add_json_flag, print_json, print_line
+from spegel_py.errors import HostError
 from spegel_py.host.cleanup import SETTINGS, Cleaned, clean_up_and_serve, log_cleaned
 from spegel_py.host.folder_check import why_foreign
-from spegel_py.host.own_names import BACKUP
+from spegel_py.host.own_names import BACKUP, EDITED
 from spegel_py.host.replica_cleanup import release_replicas
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     root, address = values["containerd_registry_config_path"], values["addr"]
     reason = why_foreign(root)
     if reason is not None:
+        if not address and output is Output.TEXT:
+            raise HostError(f"{reason}; nothing was changed")
         log.warning("no folder of containerd's", path=str(root), reason=reason)
         if not address:
             if output is Output.OBJECT:
@@ -76,6 +79,9 @@ def _print(cleaned: Cleaned) -> None:
         print_changes(cleaned.changes)
     else:
         print_line(f"nothing to put back: there is no {cleaned.root / BACKUP}")
+    copies = cleaned.root / EDITED
+    if copies.is_dir():
+        print_line(f"files that were changed by hand stay in {copies}: delete it if you need none")
 
 
 def _object(cleaned: Cleaned, released: int | None, problem: str | None) -> dict[str, object]:

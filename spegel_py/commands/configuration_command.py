@@ -122,7 +122,7 @@ def _preview(root: Path, mirroring: Mirroring, output: Output) -> None:
         print_json(_object(root, found, {}, is_dry_run=True, diff=list(lines)))
         return
     print_line(f"{root}, if this is run without --dry-run:")
-    print_changes(found, advice=partial(_advice, root))
+    print_changes(found, advice=partial(_advice, root), is_done=False)
     for line in lines:
         print_line(line, wide=True)
 

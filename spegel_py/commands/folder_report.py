@@ -36,15 +36,20 @@ def set_up(options: argparse.Namespace, values: Mapping[str, Any]) -> Output:
     return Output.TEXT if values["log_format"] == "text" else Output.LOG
 
 
-def print_changes(found: Iterable[RegistryChange], *, advice: Advice = lambda _: "") -> None:
+def print_changes(
+    found: Iterable[RegistryChange], *, advice: Advice = lambda _: "", is_done: bool = True
+) -> None:
     """Print a line for each registry, and below it the copy of a file that was changed by hand.
 
-    `advice` returns the words that end the line about the copy.
+    Args:
+        advice: returns the words that end the line about the copy.
+        is_done: False for changes that a dry run would make.
     """
+    verb = "copied" if is_done else "it will be copied"
     for one in found:
         print_line(f"{one.kind.value:9}  {one.registry}{_effect(one)}", indent=2, hanging=11)
         if one.copy is not None:
-            text = f"changed by hand since the last run; copied to {one.copy}{advice(one)}"
+            text = f"changed by hand since the last run; {verb} to {one.copy}{advice(one)}"
             print_line(text, indent=13, hanging=0)
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
-from spegel_py import cli
+from spegel_py import __version__, cli
 from spegel_py.config import REGISTRY
 from spegel_py.host.cleanup import serve_probe
 from tests.deploy.chart import (
@@ -20,6 +22,8 @@ from tests.deploy.chart import (
     NODE_IP,
     NODE_NAME,
     ROOT,
+    SPEGEL_DEFAULTS,
+    VERSIONS,
     Helm,
     Manifest,
     Values,
@@ -306,6 +310,27 @@ def test_pages_set_values_that_are_there() -> None:
                 break  # Kubernetes' own from here on
             assert key in below["properties"], path
             below = below["properties"][key]
+
+
+@pytest.mark.parametrize("name", ["kubernetes.md", "migration.md"])
+def test_the_command_that_takes_over_spegels_release(helm: Helm, name: str) -> None:
+    """As it stands on the page, with Spegel's values file: the DaemonSet keeps Spegel's name."""
+    [block] = re.findall(
+        r"(?m)^```\n(helm upgrade spegel .*\n(?: .*\n)*)```", (GUIDES / name).read_text()
+    )
+    block = block.replace("your-values.yaml", str(SPEGEL_DEFAULTS))
+    words = shlex.split(block.replace("\\\n", " "))
+    assert words[:2] == ["helm", "upgrade"]
+    done = subprocess.run(
+        [helm.program, "template", *words[2:], f"--kube-version={VERSIONS[0]}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    daemonset = find(list(filter(None, yaml.safe_load_all(done.stdout))), "DaemonSet", "spegel")
+    [container] = pod(daemonset)["containers"]
+    assert container["image"] == f"registry.example/spegel-py:{__version__}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -102,15 +102,16 @@ def _commands(code: str) -> list[str]:
 def test_the_commands_of_the_readme_are_those_of_the_guide() -> None:
     """The guide's are run as written, so the README's are too."""
     text = (ROOT / "README.md").read_text()
-    [block] = re.findall(r"(?ms)^\*\*On plain hosts\*\*.*?^```\n(.*?)^```", text)
-    run = [
-        command
-        for one in examples(ROOT / "docs" / "guides" / "host.md")
-        for command in _commands(one.code)
-    ]
-    for command in _commands(block):
-        beginning = command.removesuffix(" &")
-        assert any(each.startswith(beginning) for each in run), command
+    for title, page in (("On Kubernetes", "kubernetes.md"), ("On plain hosts", "host.md")):
+        [block] = re.findall(rf"(?ms)^\*\*{title}\*\*.*?^```\n(.*?)^```", text)
+        run = [
+            command
+            for one in examples(ROOT / "docs" / "guides" / page)
+            for command in _commands(one.code)
+        ]
+        for command in _commands(block):
+            beginning = command.removesuffix(" &")
+            assert any(each.startswith(beginning) for each in run), command
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

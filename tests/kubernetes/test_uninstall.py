@@ -9,15 +9,18 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.deploy.chart import CHART, merged
+from tests.docs.examples import examples
 from tests.kubernetes.api import ApiError
 from tests.kubernetes.cluster import DEFAULTS, NAMESPACE, RELEASE, Cluster
 from tests.kubernetes.node import Node
+from tests.kubernetes.quick_start import PAGE, Shell, follow_the_page
 from tests.support.host_trees import described, make_rich
 from tests.support.processes import CommandFailed, until
 
@@ -148,11 +151,11 @@ async def test_a_pod_that_starts_while_the_release_is_uninstalled_configures_not
 
 
 async def test_a_release_whose_image_cannot_be_pulled_is_uninstalled_without_hooks(
-    cluster: Cluster, before: Before
+    cluster: Cluster, before: Before, tmp_path: Path
 ) -> None:
     """The hooks have no image either: Helm fails with the name of a Pod whose events say why.
 
-    `helm uninstall --no-hooks` is the way out; no node was configured.
+    The guide's commands are the way out; no node was configured.
     """
     await start_install(cluster, {"image": {"tag": "missing"}})
     with pytest.raises(CommandFailed) as failure:
@@ -170,9 +173,21 @@ async def test_a_release_whose_image_cannot_be_pulled_is_uninstalled_without_hoo
     assert any(
         "Failed to pull image" in event and "spegel-py:missing" in event for event in events
     ), events
-    await uninstall(cluster, "--no-hooks")
-    await cluster.kubectl("delete", "jobs", CLEANUP + "-wait", f"--namespace={NAMESPACE}")
+    [way_out] = examples(PAGE, story="stuck")
+    await Shell(cluster, tmp_path).perform(way_out)
     await is_as_before(cluster, before)
+
+
+async def test_the_quick_start_of_the_guide_works_and_leaves_nothing(
+    cluster: Cluster, before: Before, tmp_path: Path
+) -> None:
+    """Its commands print what the page shows; the nodes' folders and the API are as before."""
+    await follow_the_page(cluster, tmp_path)
+    for node in cluster.nodes:
+        assert described(node.certs) == before[node.name], node.name
+    namespaces = await cluster.get_json("namespaces")
+    assert NAMESPACE not in {each["metadata"]["name"] for each in namespaces["items"]}
+    assert (await cluster.get_json("pods", "--all-namespaces"))["items"] == []
 
 
 def is_configured(node: Node) -> bool:

@@ -209,6 +209,11 @@ def test_a_person_gets_sentences(
     ]
     again = printed(capsys, monkeypatch, "cleanup", PATH, str(root))
     assert again == f"nothing to put back: there is no {root}/_backup\n"
+    monkeypatch.delenv("LOG_FORMAT")
+    assert main(["cleanup", PATH, str(root.parent / "containred")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"spegel-py: there is no folder {root.parent}/containred, so ")
+    assert line.endswith("; nothing was changed")
 
 
 def test_a_program_gets_one_object(
@@ -246,9 +251,9 @@ def test_a_file_that_was_changed_by_hand_is_copied_and_named(
     dry = printed(capsys, monkeypatch, *run, "--dry-run")
     text = printed(capsys, monkeypatch, *run)
     copy = next((root / "_spegel-py.edited").glob("_default.*"))
-    said = f"changed by hand since the last run; copied to {copy}; to keep a setting, put it into "
-    assert said in dry
-    assert said in text
+    rest = f"to {copy}; to keep a setting, put it into {root}/_backup/_default/hosts.toml, "
+    assert f"changed by hand since the last run; it will be copied {rest}" in dry
+    assert f"changed by hand since the last run; copied {rest}" in text
     assert (file.read_text(), (copy / "hosts.toml").read_bytes()) == (ours, edited)
     assert "changed by hand" not in printed(capsys, monkeypatch, *run)
     place = re.search(r"put it into (\S+), name the registry, and give --prepend-existing", text)
@@ -258,6 +263,8 @@ def test_a_file_that_was_changed_by_hand_is_copied_and_named(
     configure(root, more=["--prepend-existing"])
     assert "https://cache.example" in file.read_text()
     assert file.read_text().index(MIRROR) < file.read_text().index("https://cache.example")
+    left = printed(capsys, monkeypatch, "cleanup", PATH, str(root))
+    assert f"files that were changed by hand stay in {copy.parent}: " in left
 
 
 def test_the_log_names_a_file_that_was_changed_by_hand(root: Path) -> None:
