@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from spegel_py.config import Config
+from spegel_py.errors import StoreUnavailable
 from spegel_py.metrics import NodeMetrics
 from spegel_py.node_name import node_name
 from spegel_py.parts import own_mirror
@@ -19,7 +22,7 @@ from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.keep_queue import KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.keeper import ReplicaKeeper
-from spegel_py.replicas.replica_rules import ReplicaRules
+from spegel_py.replicas.replica_rules import UNKNOWN_DISK, ReplicaRules
 from spegel_py.replicas.taker import ImageTaker
 from spegel_py.replicas.yield_gate import YieldGate
 from spegel_py.routing.libp2p.router import Libp2pRouter
@@ -107,17 +110,36 @@ def make_preheating(
 ) -> Preheating:
     """Return the pre-heating of this node.
 
-    An image that a person wants may take more of the disk than replicas, but not what the kubelet
-    needs. Messages about pre-heating come over the protocol of replicas.
+    An image that this node's user or list wants may take more of the disk than replicas, but not
+    what the kubelet needs. Images that other nodes ask for share the room of replicas. Messages
+    about pre-heating come over the protocol of replicas.
     """
     mirror = own_mirror(config, auth)
-    rules = ReplicaRules(max_disk=1.0)
-    disk = DiskRoom(content=config.oci_layout or config.containerd_content_path, rules=rules)
+    content = config.oci_layout or config.containerd_content_path
+    disk = DiskRoom(content=content, rules=ReplicaRules(max_disk=1.0))
+    of_peers = ReplicaRules(max_disk=config.replica_max_disk / 100)
+    peer_disk = DiskRoom(content=content, rules=of_peers)
+
+    async def left(of: DiskRoom) -> int:
+        # containerd 1.7 makes the folder with the first pull, which this may be.
+        with suppress(StoreUnavailable):
+            return await of.left()
+        return UNKNOWN_DISK.total
+
+    async def peer_room() -> int:
+        peer_disk.alone = sum(one.image.size for one in made.local.kept)
+        return await left(peer_disk)
+
     made = Preheating(
         own=KnownNode(router.id, "", node_name(config.node_name)),
         members=router.members,
         replicas=replicas,
-        taker=ImageTaker(replicas=replicas, mirror=mirror, room=disk.left, gate=kept.gate.take),
+        taker=ImageTaker(
+            replicas=replicas, mirror=mirror, room=partial(left, disk), gate=kept.gate.take
+        ),
+        peer_taker=ImageTaker(
+            replicas=replicas, mirror=mirror, room=peer_room, gate=kept.gate.take
+        ),
         sole_copies=SoleCopies(
             replicas=replicas, store=store, router=router, filters=config.filters
         ),

@@ -168,7 +168,7 @@ def _summary(job: Mapping[str, Any]) -> str:
     ended = job["ended"] or time.time()
     text = f"{job['state']}, {ready} of {len(nodes)} ready after {span(ended - job['created'])}"
     unresolved = [image for image in job["images"] if image["why"]]
-    return text + (f", {plural(len(unresolved), 'image')} not found" if unresolved else "")
+    return text + (f", {plural(len(unresolved), 'image')} without a digest" if unresolved else "")
 
 
 def _print_jobs(jobs: list[dict[str, Any]]) -> None:

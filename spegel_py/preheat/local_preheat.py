@@ -54,6 +54,7 @@ class ImageOrder:
         expires: the Unix time until which the image is kept.
         rate: bytes per second; 0 for no limit.
         credentials: a name of credentials; empty for config.json.
+        is_for_peer: True if another node asks for the image. It gets the room of replicas.
     """
 
     image: Reference
@@ -63,12 +64,15 @@ class ImageOrder:
     expires: float
     rate: int = 0
     credentials: str = ""
+    is_for_peer: bool = False
 
 
 class LocalPreheat:
     """The images that this node fetches before a runtime asks for them.
 
     Args:
+        taker: fetches what this node's user or list wants.
+        peer_taker: fetches what other nodes ask for, into less room.
         floor: the floor of replicas. With one, an image that is dropped becomes an ordinary
             replica, which the floor's rules keep or release.
     """
@@ -77,6 +81,7 @@ class LocalPreheat:
         self,
         *,
         taker: ImageTaker,
+        peer_taker: ImageTaker,
         replicas: Replicas,
         lookup: RegistryLookup,
         filters: Filters,
@@ -85,6 +90,7 @@ class LocalPreheat:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._taker = taker
+        self._peer_taker = peer_taker
         self._replicas = replicas
         self._lookup = lookup
         self._filters = filters
@@ -132,9 +138,8 @@ class LocalPreheat:
 
     def replica_of(self, digest: Digest) -> Replica | None:
         """Return the replica that was made for an image of this digest, by a pre-heat."""
-        for replica in self._replicas.held().values():
-            is_it = digest in (replica.image.root.digest, replica.image.manifest)
-            if is_it and replica.reason is ReplicaReason.PREHEAT:
+        for replica in self.kept:
+            if digest in (replica.image.root.digest, replica.image.manifest):
                 return replica
         return None
 
@@ -162,17 +167,17 @@ class LocalPreheat:
     async def drop_expired(self) -> None:
         """Drop the images whose time is over. Raises StoreUnavailable."""
         now = self._clock()
-        for replica in list(self._replicas.held().values()):
-            if replica.reason is ReplicaReason.PREHEAT and replica.expires <= now + EARLY:
+        for replica in self.kept:
+            if replica.expires <= now + EARLY:
                 for digest in (replica.image.root.digest, replica.image.manifest):
                     self._owners.pop(digest, None)
                 await self._release(replica.image.root.digest, replica)
 
     @property
-    def has_images(self) -> bool:
-        """True while images are kept that a pre-heat made."""
+    def kept(self) -> list[Replica]:
+        """The replicas that a pre-heat made."""
         held = self._replicas.held().values()
-        return any(one.reason is ReplicaReason.PREHEAT for one in held)
+        return [one for one in held if one.reason is ReplicaReason.PREHEAT]
 
     async def give_way(self, disk: DiskUse) -> None:
         """Release images, the largest first, while the disk is too full for the kubelet.
@@ -181,10 +186,7 @@ class LocalPreheat:
         """
         if disk.share < SHRINK_FROM:
             return
-        made = [
-            one for one in self._replicas.held().values() if one.reason is ReplicaReason.PREHEAT
-        ]
-        for replica in sorted(made, key=lambda one: -one.image.size):
+        for replica in sorted(self.kept, key=lambda one: -one.image.size):
             if disk.share <= SHRINK_TO:
                 return
             freed = await self._replicas.release(replica.image.manifest)
@@ -224,7 +226,8 @@ class LocalPreheat:
         progress.stage, progress.why, progress.error = PreheatStage.TAKING, "", ""
         self._takes[id(progress)] = progress, take
         try:
-            report = await self._taker.take(take_order, progress=take)
+            taker = self._peer_taker if order.is_for_peer else self._taker
+            report = await taker.take(take_order, progress=take)
         except TakeFailed as error:
             if fault is not None and error.why is TakeFault.NOT_FOUND:
                 raise fault from error

@@ -154,6 +154,7 @@ class PreheatResponder:
             expires=self._clock() + ask.keep,
             rate=ask.rate,
             credentials=ask.credentials,
+            is_for_peer=True,
         )
         log.info("preheat asked for", peer=peer, job=job, image=str(ask.image))
         try:

@@ -61,6 +61,7 @@ class Preheating:
         requests: RequestResponse,
         replicas: Replicas,
         taker: ImageTaker,
+        peer_taker: ImageTaker,
         sole_copies: SoleCopies,
         mirror: str,
         filters: Filters,
@@ -83,7 +84,13 @@ class Preheating:
             credentials=RegistryCredentials(credentials), plain=plain, mirror=mirror
         )
         self.local = LocalPreheat(
-            taker=taker, replicas=replicas, lookup=lookup, filters=filters, floor=floor, rng=rng
+            taker=taker,
+            peer_taker=peer_taker,
+            replicas=replicas,
+            lookup=lookup,
+            filters=filters,
+            floor=floor,
+            rng=rng,
         )
         self.jobs = PreheatJobs(
             own=own,
@@ -135,7 +142,7 @@ class Preheating:
         while not self._floor:
             await asyncio.sleep(SCAN)
             try:
-                if self.local.has_images:
+                if self.local.kept:
                     await self.local.give_way(await self._disk.use())
             except StoreUnavailable:
                 continue  # the watcher has logged it

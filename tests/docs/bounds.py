@@ -12,6 +12,7 @@ from spegel_py.admin.web import viewers
 from spegel_py.mirror import verification
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
+from spegel_py.preheat import preheat_job, preheat_jobs, preheat_list, preheat_responder
 from spegel_py.registry import connection, connection_table, server
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import (
@@ -163,6 +164,18 @@ def _bounds() -> Iterator[Bound]:
         "Records of decisions",
         f"{pull_log.LIMIT:,}, {_size(pull_log.MAX_BYTES)}",
         "telemetry.pull_log",
+    )
+    yield Bound(
+        "Images to pre-heat that other nodes ask for",
+        f"{preheat_responder.MAX_PENDING} waiting, {preheat_responder.MAX_PENDING_PER_PEER} of one "
+        f"node; {preheat_responder.MAX_REMEMBERED:,} ended",
+        "preheat.preheat_responder",
+    )
+    yield Bound(
+        "Pre-heat jobs, and images of the list",
+        f"{preheat_jobs.MAX_RUNNING} running, {preheat_job.KEPT} ended; "
+        f"{preheat_list.MAX_ENTRIES:,}",
+        "preheat.preheat_jobs, preheat.preheat_list",
     )
     yield Bound("Viewers of the status page", f"{viewers.LIMIT}", "web.viewers")
 

@@ -79,10 +79,12 @@ class Preheated:
         self.lookup = RegistryLookup(
             credentials=RegistryCredentials(credentials), plain=frozenset(), mirror=mirror.url
         )
+        taker = ImageTaker(
+            replicas=self.replicas, mirror=mirror.url, room=None if room is None else left
+        )
         self.local = LocalPreheat(
-            taker=ImageTaker(
-                replicas=self.replicas, mirror=mirror.url, room=None if room is None else left
-            ),
+            taker=taker,
+            peer_taker=taker,
             replicas=self.replicas,
             lookup=self.lookup,
             filters=filters,

@@ -178,6 +178,17 @@ async def test_an_image_goes_when_its_time_is_over() -> None:
         assert node.is_empty()
 
 
+async def test_an_image_for_another_node_gets_less_room() -> None:
+    """A peer cannot fill the disk. What this node's own user wants still comes."""
+    one = image()
+    async with preheated(one) as node, preheated(one, room=10) as small:
+        node.local._peer_taker = small.local._peer_taker
+        for_peer = await node.take(order(node, one, is_for_peer=True))
+        assert (for_peer.stage, for_peer.why) == (PreheatStage.REFUSED, "no-room")
+        assert node.is_empty()
+        assert (await node.take(order(node, one))).stage is PreheatStage.DONE
+
+
 async def test_images_give_way_to_a_full_disk() -> None:
     """The largest goes first, and no more than is needed."""
     small, large = image("small"), image("large", size=50_000)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -13,7 +14,7 @@ from spegel_py.errors import PeerUnreachable, RequestInvalid
 from spegel_py.inflight.message_fields import MessageError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
-from spegel_py.preheat import other_nodes
+from spegel_py.preheat import other_nodes, preheat_jobs
 from spegel_py.preheat.local_preheat import ImageOrder
 from spegel_py.preheat.other_nodes import OtherNodes
 from spegel_py.preheat.preheat_job import JobState, NodeProgress, PreheatStage
@@ -168,6 +169,42 @@ async def test_a_job_brings_an_image_to_two_nodes() -> None:
         await until(is_dropped)
         task.cancel()
         await asyncio.wait([task])
+
+
+async def _answer(url: str, *_: object, **__: object) -> str:
+    return url
+
+
+async def test_a_node_that_cannot_ask_the_registry_gets_the_image_from_one_that_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody has it at first, and only this node reaches the registry."""
+    monkeypatch.setattr(preheat_jobs, "PEER_PAUSES", (0.5, 0.5))
+    one = image()
+    async with preheated() as here, preheated() as there, responding(there) as responder:
+        here.jobs._others = OtherNodes(requests=Requests({"other": responder.handle}))
+        here.mirror.add(one)
+        task = asyncio.create_task(here.jobs.run())
+        name = f"registry.example/team/app:1@{one.root.digest}"
+        request = PreheatRequest.parse(
+            {"images": [name], "nodes": "all", "platform": "linux/amd64"}
+        )
+        monkeypatch.setattr(there.lookup, "url", partial(_answer, there.registry.url))
+        job = await here.jobs.submit(request, actor="uid 0")
+
+        async def has_failed() -> bool:
+            return any(one.why == "not-found" for one in job.all_nodes())
+
+        await until(has_failed)
+        there.mirror.add(one)
+
+        async def is_over() -> bool:
+            return job.ended is not None
+
+        await until(is_over)
+        task.cancel()
+        await asyncio.wait([task])
+        assert job.state is JobState.SUCCEEDED
 
 
 async def test_what_only_this_node_has_is_brought_to_another() -> None:
