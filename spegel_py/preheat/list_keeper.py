@@ -281,6 +281,8 @@ class ListKeeper:
 
     async def _failed(self, one: _Listed, error: PreheatFailed, stamp: int) -> float:
         """Record that a tag cannot be resolved; return the seconds to the next try."""
+        if not error.is_temporary and one.progress.why != error.fault:
+            self._metrics.ended(PreheatStage.FAILED)
         if one.progress.stage not in GOOD:
             one.progress.end(PreheatStage.WAITING, why=error.fault.value, error=str(error))
         log.info(

@@ -27,7 +27,7 @@ class PreheatMetrics:
             registry=registry,
         )
         for stage in OVER:
-            self._nodes.labels(_label(stage))
+            self._nodes.labels(label_of(stage))
 
     def watch(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Read the number of jobs by state at every scrape."""
@@ -35,8 +35,9 @@ class PreheatMetrics:
 
     def ended(self, stage: PreheatStage) -> None:
         """Count an image that is over on a node."""
-        self._nodes.labels(_label(stage)).inc()
+        self._nodes.labels(label_of(stage)).inc()
 
 
-def _label(stage: PreheatStage) -> str:
+def label_of(stage: PreheatStage) -> str:
+    """Return the label `outcome` of an image that is over."""
     return "here" if stage is PreheatStage.HERE else stage.value

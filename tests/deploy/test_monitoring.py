@@ -14,6 +14,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from spegel_py.metrics import NodeMetrics
 from spegel_py.outcomes import AttemptOutcome, MissReason
+from spegel_py.preheat.metrics import label_of
+from spegel_py.preheat.preheat_job import OVER
 from spegel_py.supervision.conditions import Tier
 from spegel_py.supervision.metrics import SupervisionMetrics
 from spegel_py.supervision.repairs import RepairOutcome
@@ -39,6 +41,7 @@ VALUES = {
     ("spegel_alerts_open", "tier"): {tier.label for tier in Tier},
     ("spegel_repairs_total", "outcome"): {outcome.value for outcome in RepairOutcome},
     ("spegel_verified_blobs_total", "outcome"): {"ok", "wrong"},
+    ("spegel_preheat_nodes_total", "outcome"): {label_of(stage) for stage in OVER},
     ("spegel_peer_requests_total", "outcome"): {result.value for result in AttemptOutcome},
 }
 """What labels may be, where an expression picks some of it."""

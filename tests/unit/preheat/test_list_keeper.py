@@ -140,6 +140,10 @@ async def test_an_image_that_comes_later_is_found_then(tmp_path: Path) -> None:
                 return [one["why"] for one in images] == ["not-found"]
 
             await until(is_missing)
+            failed = node.metrics.get_sample_value(
+                "spegel_preheat_nodes_total", {"outcome": "failed"}
+            )
+            assert failed == 1
             node.registry.add(one, "1")
             await holds(node, one)
             await node.replicas.release(one.root.digest)  # for want of space
