@@ -195,7 +195,9 @@ class Assembly:
             sharing=sharing,
             mirror=mirror,
             supervisor=supervisor,
-            pull_log=PullLog(metrics=metrics.pulls, tracer=tracer),
+            pull_log=PullLog(
+                metrics=metrics.pulls, tracer=tracer, node=node_name(config.node_name)
+            ),
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
             limits=limits,
             measurer=Measurer(mirror=parts.own_mirror(config, auth)),

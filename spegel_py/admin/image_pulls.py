@@ -131,14 +131,15 @@ class PulledPart:
 class ImagePull:
     """One pull of one image by one client, as far as it went through the mirror.
 
-    `image` is the tag's full name, or `repository@digest`. `root` is the digest of the image, None
-    as long as no request named it. `total` is the number of parts that the image has here; None if
-    its manifests are not here.
+    `node` is another node whose runtime asked this one. `image` is the tag's full name, or
+    `repository@digest`. `root` is the digest of the image, None as long as no request named it.
+    `total` is the number of parts that the image has here; None if its manifests are not here.
     """
 
     def __init__(self, first: Record) -> None:
         self.repository = _repository(first)
         self.client: str = first["client"]
+        self.node: str | None = first["node"]
         self.image: str = first["reference"]
         self.root: str | None = None
         self.at: float = first["at"]
@@ -216,6 +217,7 @@ class ImagePull:
             "image": self.image,
             "digest": self.root,
             "client": self.client,
+            "node": self.node,
             "at": round(self.at, 3),
             "seconds": round(self.end - self.at, 3),
             "bytes": sum(part.bytes for part in self.parts.values()),
@@ -304,7 +306,7 @@ def _owner(pulls: Sequence[ImagePull], record: Record) -> ImagePull | None:
     near = [
         pull
         for pull in reversed(pulls)
-        if pull.client == record["client"]
+        if (pull.client, pull.node) == (record["client"], record["node"])
         and pull.repository == repository
         and record["at"] - pull.end < GAP
     ]

@@ -105,14 +105,20 @@ def _nothing(what: str | None, kept: int, url: str) -> str:
 
 
 def _print_pull(pull: Pull, *, has_parts: bool, wide: bool) -> None:
-    by = "" if pull["client"] == "runtime" else f", by spegel-py {pull['client']}"
-    title = f"{moment(pull['at'])[:-4]}  {shortened(pull['image'], wide=wide)}{by}"
+    title = f"{moment(pull['at'])[:-4]}  {shortened(pull['image'], wide=wide)}{_client(pull)}"
     print_line(title, style="bold", wide=wide)
     print_line(f"{', '.join(_summary(pull))}", indent=2)
     for each in pull["advice"]:
         print_line(f"slower because {each}", indent=2, style="yellow")
     if has_parts and pull["parts"]:
         _print_parts(pull["parts"], _names(pull["sources"]), wide=wide)
+
+
+def _client(asked: Mapping[str, Any]) -> str:
+    """Return the words for a client that is not this node's own runtime."""
+    client, node = asked.get("client", "runtime"), asked.get("node")  # not there in older nodes
+    by = "" if client == "runtime" else f", by spegel-py {client}"
+    return f"{by}, for node {node}" if node else by
 
 
 def _summary(pull: Pull) -> Iterator[str]:
@@ -196,9 +202,7 @@ def _print_decision(one: Decision, *, wide: bool) -> None:
     is_hit = one["verdict"] == "hit"
     part = f" {one['range']}" if one["range"] else ""
     name = shortened(one["reference"], wide=wide)
-    client = one.get("client", "runtime")
-    by = "" if client == "runtime" else f", by spegel-py {client}"
-    title = f"{moment(one['at'])}  {one['method']} {name}{part}{by}"
+    title = f"{moment(one['at'])}  {one['method']} {name}{part}{_client(one)}"
     print_line(title, style="bold", wide=wide)
     print_line(
         f"{one['verdict']}, {one['source'] if is_hit else one['reason']}: "

@@ -45,8 +45,8 @@ class _Entry:
 class PullLog:
     """Keeps at most `limit` records, and at most `max_bytes` of their JSON.
 
-    `tracer` makes a span for each request. `clock` is monotonic, `now` is Unix time, both in
-    seconds.
+    `tracer` makes a span for each request. `node` is this node's name. `clock` is monotonic, `now`
+    is Unix time, both in seconds.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class PullLog:
         *,
         metrics: PullMetrics,
         tracer: Tracer = NO_TRACER,
+        node: str = "",
         limit: int = LIMIT,
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.monotonic,
@@ -61,6 +62,7 @@ class PullLog:
     ) -> None:
         self._metrics = metrics
         self._tracer = tracer
+        self._node = node
         self._limit = limit
         self._max_bytes = max_bytes
         self._clock = clock
@@ -127,7 +129,8 @@ class PullLog:
         return found
 
     def _finish(self, context: PullContext, *, seconds: float) -> None:
-        record, is_mirrored = record_of(context, seconds=seconds), context.pull.mirrored
+        record = record_of(context, seconds=seconds, node=self._node)
+        is_mirrored = context.pull.mirrored
         if context.span.is_on:
             attributes = record.span_attributes(is_mirrored=is_mirrored)
             context.span.end(attributes, failure=context.fault or "")

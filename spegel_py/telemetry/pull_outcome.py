@@ -14,6 +14,9 @@ from spegel_py.wording import PEER_HAS_NOT, STORE_AWAY, tag_too_old
 NAMED = 3
 """Peers that the text names at most; the record names every peer."""
 
+LONGEST_NAME = 253
+"""Characters of a node's name that are kept: DNS has no longer names."""
+
 _OUTCOMES = {
     AttemptOutcome.NOT_FOUND: PEER_HAS_NOT,
     AttemptOutcome.REFUSED: "refused",
@@ -30,8 +33,8 @@ _OUTCOMES = {
 _Judgement = tuple[MissReason | None, str]
 
 
-def record_of(context: PullContext, *, seconds: float) -> PullRecord:
-    """Return the record of a request that is over and took `seconds`."""
+def record_of(context: PullContext, *, seconds: float, node: str = "") -> PullRecord:
+    """Return the record of a request that is over and took `seconds`, at the node of this name."""
     pull = context.pull
     digest = context.digest or pull.digest
     reason, text = _judge(context)
@@ -55,6 +58,7 @@ def record_of(context: PullContext, *, seconds: float) -> PullRecord:
         text=text,
         milliseconds=seconds * 1000,
         client=pull.client,
+        node=pull.node[:LONGEST_NAME] if node and pull.node and pull.node != node else None,
     )
 
 

@@ -60,6 +60,8 @@ class PullRecord:
 
     `text` states the outcome in words. `status` is the HTTP status of the answer, None if there was
     none. `milliseconds` is the time from the head of the request to the last byte of the answer.
+    `node` is the name of another node whose runtime asked, as it does through the cluster's node
+    port; None for this node's own.
     """
 
     at: float
@@ -81,6 +83,7 @@ class PullRecord:
     text: str
     milliseconds: float
     client: PullClient = PullClient.RUNTIME
+    node: str | None = None
 
     @property
     def is_hit(self) -> bool:
@@ -118,6 +121,7 @@ class PullRecord:
             "length": self.length,
             "ms": round(self.milliseconds, 1),
             "client": self.client.value,
+            "node": self.node,
         }
 
     def span_attributes(self, *, is_mirrored: bool) -> Attributes:

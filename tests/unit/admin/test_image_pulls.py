@@ -67,6 +67,7 @@ def record(
         "length": length,
         "ms": 100.0,
         "client": "runtime",
+        "node": None,
     } | given
 
 
@@ -81,6 +82,15 @@ def whole(at: float = 100.0, **given: Any) -> list[dict[str, Any]]:
 def only(records: Sequence[dict[str, Any]], content: ImageContent = CONTENT) -> ImagePull:
     [pull] = group(records, content)
     return pull
+
+
+def test_a_pull_of_another_nodes_runtime_is_kept_apart() -> None:
+    """Though it is of the same image at the same time: it came through the node port."""
+    theirs = [record(TAG, 100.0, node="node1", reason="not_found"), *whole(100.1)]
+    first, second = group(theirs, CONTENT)
+    assert (first.node, first.answered) == ("node1", 0)
+    assert (second.node, second.answered) == (None, 5)
+    assert first.as_json()["node"] == "node1"
 
 
 def test_a_pull_is_the_whole_image() -> None:

@@ -97,6 +97,32 @@ def test_what_people_measure_is_counted_apart(client: str) -> None:
     assert [record["client"] for record in pull_log.find(None, limit=9)] == [client, client]
 
 
+@pytest.mark.parametrize(
+    ("own", "asking", "recorded"),
+    [
+        ("a", "a", None),
+        ("a", "b", "b"),
+        ("a", None, None),
+        ("", "b", None),
+        ("a", "b" * 999, "b" * 253),
+    ],
+)
+def test_a_runtime_of_another_node_is_named(
+    own: str, asking: str | None, recorded: str | None
+) -> None:
+    """By the header in its hosts.toml; a name that is too long for one is cut."""
+    pull_log = PullLog(metrics=NodeMetrics().pulls, node=own)
+    headers = [("X-Spegel-Node", asking)] if asking else []
+    miss(
+        pull_log,
+        PullRequest.parse(method="GET", target="/v2/app/manifests/v1?ns=r.io", headers=headers),
+    )
+    [record] = pull_log.find(None, limit=9)
+    assert record["node"] == (
+        asking[:recorded] if isinstance(recorded, int) and asking else recorded
+    )
+
+
 @pytest.mark.parametrize("header", ["", "containerd", "MEASURE"])
 def test_a_client_that_is_not_known_is_a_runtime(header: str) -> None:
     """Only the two commands name themselves."""

@@ -254,6 +254,7 @@ def test_the_record_as_json_has_what_was_asked_and_what_came_of_it() -> None:
         "peers_found": 3,
         "lookup_ms": 2.1,
         "client": "runtime",
+        "node": None,
         "attempts": [attempt("ok", count=7).as_json()],
         "bytes": {"local": 0, "peer": 7},
         "length": 7,
