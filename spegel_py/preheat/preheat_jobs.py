@@ -8,7 +8,6 @@ that was asked has gone.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import secrets
 import time
@@ -19,9 +18,10 @@ from pathlib import Path
 
 import structlog
 
-from spegel_py.errors import Busy, NotFound, OCIError, RequestInvalid, StoreUnavailable
+from spegel_py.errors import Busy, NotFound, RequestInvalid, StoreUnavailable
 from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
+from spegel_py.preheat.job_file import JobFile
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.node_choice import KnownNode, check, choose
@@ -41,13 +41,8 @@ from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.pull.plan import Platform
 from spegel_py.telemetry.logging import FaultLog
 from spegel_py.tools.backoff import Backoff
-from spegel_py.tools.files import replace_file
-from spegel_py.tools.threads import run
 
 log = structlog.get_logger(__name__)
-
-FILE = "preheat.json"
-"""The file of the jobs, below the data directory."""
 
 TICK = 1.0
 """Seconds between two looks at the progress, which are also written to the file."""
@@ -95,7 +90,7 @@ class PreheatJobs:
         self._others = others
         self._lookup = lookup
         self._sole_copies = sole_copies
-        self._path = folder / FILE if folder else None
+        self._file = JobFile(folder)
         self._metrics = metrics
         self._rng = rng
         self._clock = clock
@@ -104,8 +99,6 @@ class PreheatJobs:
         self._jobs: dict[str, PreheatJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._written = ""
-        self._fault = ""
         self._faults = FaultLog(log)
         self._is_dirty = False
 
@@ -388,32 +381,11 @@ class PreheatJobs:
     # The file
 
     async def _save(self) -> None:
-        """Write the jobs, if they changed. A disk that fails costs the file, never a job."""
         self._jobs = {job.id: job for job in kept(self._jobs.values())}
-        text = json.dumps([job.as_json() for job in self._jobs.values()])
-        if self._path is None or text == self._written:
-            return
-        try:
-            await run(replace_file, self._path, text.encode(), mode=0o600)
-        except OSError as error:
-            if self._fault != str(error):
-                log.warning("preheat jobs were not written", error=str(error))
-            self._fault = str(error)
-        else:
-            self._written, self._fault = text, ""
+        await self._file.save(list(self._jobs.values()))
 
     async def _load(self) -> None:
-        if self._path is None:
-            return
-        try:
-            data = json.loads(await run(self._path.read_bytes))
-            jobs = [PreheatJob.from_json(one) for one in data]
-        except FileNotFoundError:
-            return
-        except (OSError, OCIError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("preheat jobs cannot be read", path=str(self._path), error=repr(error))
-            return
-        for job in jobs:
+        for job in await self._file.load():
             for one in job.all_nodes():
                 if one.stage is PreheatStage.TAKING:
                     one.stage = PreheatStage.WAITING

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spegel_py.errors import NotFound, RequestInvalid
+from spegel_py.preheat.job_file import FILE
 from spegel_py.preheat.preheat_job import (
     KEPT,
     JobImage,
@@ -20,7 +21,6 @@ from spegel_py.preheat.preheat_job import (
     PreheatStage,
     kept,
 )
-from spegel_py.preheat.preheat_jobs import FILE
 from spegel_py.preheat.preheat_request import PreheatRequest
 from spegel_py.pull.plan import Platform
 from tests.support.images import image
