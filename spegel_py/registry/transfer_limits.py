@@ -39,9 +39,9 @@ count the broken transfer as a failure of this node."""
 CONTENDED = 30.0
 """Seconds after a refusal for which slow clients are disconnected."""
 
-LINGER = 1.0
-"""Seconds after a request in the foreground for which its client is about to make the next one: a
-runtime asks for manifests, then for layers."""
+LINGER = 4.0
+"""Seconds for which a runtime is still busy after its last request: it asks for layers after the
+manifests, and unpacks them after the last one."""
 
 CHECK_INTERVAL = 2.0
 """Seconds between two checks of the clients in that time."""

@@ -30,7 +30,7 @@ PULLED, TAKEN = 24 * MIB, 90 * MIB
 
 
 async def _measure(rounds: int) -> None:
-    alone, beside, taken = [], [], []
+    alone, beside, meanwhile, taken = [], [], [], []
     async with start_lab(nodes=3) as lab:
         for node in lab.nodes:
             node.program = "tests.support.quick_replicas"
@@ -46,16 +46,19 @@ async def _measure(rounds: int) -> None:
             await first.cri.pull(reference)
             await until(lambda: _is_taking(second), deadline=60.0)
             began = time.monotonic()
+            before = sum(_background(second))
             beside.append(await _pull(second, references[1]))
-            assert await _is_taking(second), "the take was over too soon"
+            meanwhile.append((sum(_background(second)) - before) / 1e6)
             count = float(number + 1)
+            assert await metric(second, "spegel_replicas") < count, "the take was over too soon"
             await until(partial(_has_taken, lab, count), deadline=120.0)
             taken.append(time.monotonic() - began)
         waited = await metric(second, "spegel_replica_yield_seconds_total")
     ratio = statistics.median(beside) / statistics.median(alone)
-    print(f"{rounds} rounds, link {LINK}; {conditions()}")
+    print(f"{rounds} rounds, link {LINK}; {conditions()['load average']}")
     print(f"alone  {_listed(alone)} s, median {statistics.median(alone):.2f}")
     print(f"beside {_listed(beside)} s, median {statistics.median(beside):.2f}")
+    print(f"MB that were taken meanwhile: {_listed(meanwhile)}, of {2 * PULLED / 1e6:.0f} pulled")
     print(f"ratio {ratio:.2f}; the takes needed {_listed(taken)} s; waited {waited:.1f} s")
 
 

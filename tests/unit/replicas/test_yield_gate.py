@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from spegel_py.replicas.yield_gate import MOST_SENDING, MOST_TAKING, YieldGate
+from spegel_py.replicas.yield_gate import MOST_SENDING, MOST_TAKING, TRICKLE, YieldGate
 from tests.support import virtual
 
 
@@ -54,5 +54,9 @@ def test_a_piece_does_not_wait_for_ever() -> None:
         began = foreground.now()
         await foreground.gate.take()
         assert MOST_TAKING <= foreground.now() - began <= MOST_TAKING + 0.2
+        began = foreground.now()
+        for _ in range(10):
+            await foreground.gate.take()
+        assert 10 * TRICKLE <= foreground.now() - began <= 10 * TRICKLE + 0.2
 
     virtual.run(wait())
