@@ -255,6 +255,7 @@ class ReplicaKeeper:
                 await self._lookup(replica_key(manifest)),
                 connected=connected,
                 now=now,
+                is_held=replica is not None,
             )
             count = len(replicas) + (replica is not None)
             names = {**(replica.names if replica else {}), **one.names}

@@ -22,7 +22,13 @@ class ReplicaCounts:
         return f"<ReplicaCounts {len(self._seen)} images>"
 
     def update(
-        self, manifest: Digest, seen: Collection[str], *, connected: Collection[str], now: float
+        self,
+        manifest: Digest,
+        seen: Collection[str],
+        *,
+        connected: Collection[str],
+        now: float,
+        is_held: bool = False,
     ) -> frozenset[str]:
         """Return the ids of the nodes whose replicas count.
 
@@ -33,10 +39,11 @@ class ReplicaCounts:
         Args:
             seen: the ids of the nodes that announce a replica now.
             connected: the ids of all connected nodes.
+            is_held: True if this node has a replica itself, which is one of those that are left.
         """
         before = self._seen.get(manifest, {})
         lost = {one: at for one, at in before.items() if one not in seen and one not in connected}
-        grace = GRACE if len(seen) >= 2 else SHORT_GRACE
+        grace = GRACE if len(seen) + is_held >= 2 else SHORT_GRACE
         remembered = {one: at for one, at in lost.items() if now - at <= GRACE}
         self._seen[manifest] = remembered | dict.fromkeys(seen, now)
         return frozenset(seen) | {one for one, at in remembered.items() if now - at <= grace}

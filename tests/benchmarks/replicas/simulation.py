@@ -174,8 +174,8 @@ class SimNode:
             if node != self.number and told <= now
         } & connected
         count = self.counts
-        replicas = count.update(image.digest, kept, connected=connected, now=now)
         is_held = self.number in image.kept
+        replicas = count.update(image.digest, kept, connected=connected, now=now, is_held=is_held)
         has_surplus = len(replicas) + is_held > cluster.rules.floor
         return ImageState(
             manifest=image.digest,

@@ -19,6 +19,15 @@ def test_a_lost_node_counts_for_a_while() -> None:
     assert counts.update(APP, "b", connected="b", now=GRACE + SHORT_GRACE + 2) == {"b"}
 
 
+def test_this_nodes_own_replica_is_one_of_those_that_are_left() -> None:
+    """So of three nodes with a replica one may restart, whichever of the others counts."""
+    counts = ReplicaCounts()
+    counts.update(APP, "ab", connected="ab", now=0.0, is_held=True)
+    later = SHORT_GRACE + 1
+    assert counts.update(APP, "b", connected="b", now=later, is_held=True) == set("ab")
+    assert counts.update(APP, "b", connected="b", now=later, is_held=False) == {"b"}
+
+
 def test_a_node_that_comes_back_counts_anew() -> None:
     counts = ReplicaCounts()
     counts.update(APP, "a", connected="a", now=0.0)
