@@ -48,6 +48,9 @@ TOGETHER = 0.25
 ALL_KNOWN = CLOSEST - 2
 """Peers in an answer up to which it has all that the asked peer knows. go-libp2p, and nodes of
 older versions, name one less than CLOSEST where the asking node is itself among the closest."""
+OF_A_NEWCOMER = 0.2
+"""Weight of an answer in vain of a peer that knows fewer members than this node. It shows little,
+but a cluster with such peers must not be searched for ever."""
 SOUGHT = 4
 """Lost peers dialled at a time: each leads to all members, and a dial without an answer
 takes 3 s."""
@@ -80,7 +83,7 @@ class MemberDiscovery:
         self._rng = rng
         self._lost: set[ID] = set()
         self._is_stopped = False
-        self._in_vain = 0
+        self._in_vain = 0.0
         """Answers in a row about a random place that named no unknown member."""
         self._is_pausing = False
         # Peers named by other peers may not exist. Half of the dials is kept for bootstrap and
@@ -235,10 +238,14 @@ class MemberDiscovery:
                 for contact in others
                 if contact.id not in self._connected
             ]
-            # The answer about this node's own place is always the same.
-            is_whole = target == random_place or len(named) <= ALL_KNOWN
-            is_news = any(contact.id not in self._addresses for contact in found)
-            self._in_vain = 0 if is_news else self._in_vain + is_whole
+            if any(contact.id not in self._addresses for contact in found):
+                self._in_vain = 0
+            elif len(named) <= ALL_KNOWN:
+                # It named all that it knows, but this node, which has its own peers and that one.
+                knows_all = len(named) + 1 >= len(self._connected)
+                self._in_vain += 1 if knows_all else OF_A_NEWCOMER
+            elif target == random_place:  # the answer about this node's own place is always alike
+                self._in_vain += 1
             self._addresses.remember(found)
             await self.dial_named(found, has_time=True)
             knows_any = knows_any or bool(others)

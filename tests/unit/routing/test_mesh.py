@@ -18,6 +18,7 @@ from spegel_py.routing.libp2p.dialling import MAX_DIALS
 from spegel_py.routing.libp2p.discovery import (
     EMPTY_AT_LEAST,
     LOOK_AGAIN,
+    OF_A_NEWCOMER,
     TOGETHER,
     WAIT_FOR_DIAL,
     enough_answers,
@@ -126,6 +127,23 @@ def test_peers_that_a_peer_names_leave_dials_for_others(monkeypatch: pytest.Monk
     monkeypatch.setattr(mesh.discovery, "dial", dial)
     trio.run(mesh.discovery._dial_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
     assert 0 < most[0] <= MAX_DIALS // 2
+
+
+@pytest.mark.parametrize(("connected", "in_vain"), [(4, 1.0), (5, OF_A_NEWCOMER)])
+def test_a_peer_that_knows_few_does_not_end_the_search(
+    monkeypatch: pytest.MonkeyPatch, connected: int, in_vain: float
+) -> None:
+    """It named all three that it knows; whoever knows five learns little from that."""
+    mesh = _mesh()
+    contacts = [Contact(ID(bytes([number] * 34)), ()) for number in range(5)]
+    mesh._connected_at.update({each.id: "10.0.0.1" for each in contacts[:connected]})
+
+    async def find_node(peer: ID, target: bytes, *, known: Container[ID]) -> list[Contact]:
+        return contacts[:3]
+
+    monkeypatch.setattr(mesh._kademlia, "find_node", find_node)
+    trio.run(mesh.discovery._dial_through, PEER, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert mesh.discovery._in_vain == in_vain
 
 
 @pytest.mark.parametrize(("named", "places"), [(CLOSEST, 2), (CLOSEST - 1, 2), (CLOSEST - 2, 1)])
