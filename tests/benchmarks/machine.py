@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = (
     "aiohttp",
     "cryptography",
-    "grpcio",
+    "grpclib",
     "libp2p",
     "protobuf",
     "prometheus-client",

@@ -11,12 +11,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-import grpc.aio
-
-from spegel_py.errors import StoreUnavailable
 from spegel_py.store.containerd.api import cri_pb2, introspection_pb2
 from spegel_py.store.containerd.grpc_client import Client
+from spegel_py.store.containerd.grpc_errors import NotServed
 
 _RUNTIME = "/runtime.v1.RuntimeService"
 _INTROSPECTION = "/containerd.services.introspection.v1.Introspection"
@@ -50,14 +47,8 @@ async def cri_status(client: Client) -> CriStatus:
     request = cri_pb2.StatusRequest(verbose=True)
     try:
         answer = await client.call(f"{_RUNTIME}/Status", request, cri_pb2.StatusResponse)
-    except StoreUnavailable as error:
-        cause = error.__cause__
-        if (
-            isinstance(cause, grpc.aio.AioRpcError)
-            and cause.code() is grpc.StatusCode.UNIMPLEMENTED
-        ):
-            return CriStatus(is_served=False)
-        raise
+    except NotServed:
+        return CriStatus(is_served=False)
     info = {entry.key: entry.value for entry in answer.info}
     exports = await _exports(client, "io.containerd.cri.v1", "images")
     return CriStatus(True, _from_exports(exports) or _from_status(info.get("config", "")))

@@ -20,15 +20,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-import grpc.aio
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
+from grpclib.const import Cardinality
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from h2.exceptions import H2Error
 
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.containerd.api import content_pb2, events_pb2, images_pb2, version_pb2
+from spegel_py.store.containerd.grpc_channel import Call, ChannelClosed, UnixChannel
 from spegel_py.store.containerd.grpc_duplex import Duplex
 from spegel_py.store.containerd.grpc_errors import LATE, translate
 from spegel_py.wording import containerd_away
@@ -54,16 +56,6 @@ _IMAGES = "/containerd.services.images.v1.Images"
 _CONTENT = "/containerd.services.content.v1.Content"
 _EVENTS = "/containerd.services.events.v1.Events"
 _VERSION = "/containerd.services.version.v1.Version"
-
-_OPTIONS = [
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # one list of all images
-    ("grpc.enable_http_proxy", 0),  # a proxy in the environment is not for a Unix socket
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    # the default of 120 s would leave a restarted daemon unnoticed
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +122,8 @@ class Client:
         self.socket = socket
         self.namespace = namespace
         self._timeout = timeout
-        self._metadata = (("containerd-namespace", namespace),)
-        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
+        self._metadata = {"containerd-namespace": namespace}
+        self._channel = UnixChannel(socket)
 
     def __repr__(self) -> str:
         return f"<Client {self.socket} namespace={self.namespace}>"
@@ -145,7 +137,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._channel.close()
+        self._channel.close()
 
     async def version(self) -> str:
         """Return the daemon's version, as in `1.6.20~ds1` or `v2.1.4`."""
@@ -226,23 +218,15 @@ class Client:
                 f'namespace=="{self.namespace}",topic~="^/(images|content)/(create|update|delete)$"'
             ]
         )
-        with self._errors():
-            call = self._channel.unary_stream(
-                f"{_EVENTS}/Subscribe",
-                request_serializer=events_pb2.SubscribeRequest.SerializeToString,
-                response_deserializer=events_pb2.Envelope.FromString,
-            )(request, metadata=self._metadata)
-            try:
-                # The stream sends nothing before its first event. An answer to a later call on the
-                # same connection proves that the daemon has the subscription.
-                await self.version()
-                yield None
-                while (envelope := await call.read()) is not grpc.aio.EOF:
-                    event = _event(envelope)
-                    if event is not None:
-                        yield event
-            finally:
-                call.cancel()
+        async with self._call(f"{_EVENTS}/Subscribe", request, events_pb2.Envelope) as call:
+            # The stream sends nothing before its first event. An answer to a later call on the
+            # same connection proves that the daemon has the subscription.
+            await self.version()
+            yield None
+            while (envelope := await call.receive()) is not None:
+                event = _event(envelope)
+                if event is not None:
+                    yield event
         raise StoreUnavailable(f"containerd at {self.socket} ended its event stream")
 
     async def call(
@@ -252,33 +236,36 @@ class Client:
 
         The call is for this client's namespace, or for another `namespace`.
         """
-        metadata = (("containerd-namespace", namespace or self.namespace),)
+        metadata = {"containerd-namespace": namespace or self.namespace}
         with self._errors():
-            call = self._channel.unary_unary(
-                method,
-                request_serializer=type(request).SerializeToString,
-                response_deserializer=answer.FromString,
-            )
-            return await call(request, metadata=metadata, timeout=self._timeout)
+            async with asyncio.timeout(self._timeout):
+                found = await self._channel.unary(method, request, answer, metadata)
+        if found is None:
+            raise StoreUnavailable(f"containerd did not answer {method}")
+        return found
+
+    @asynccontextmanager
+    async def _call(
+        self, method: str, request: Message, answer: type[Message]
+    ) -> AsyncIterator[Call]:
+        """Give a call of many answers, its request sent."""
+        kinds = Cardinality.UNARY_STREAM, type(request), answer
+        with self._errors():
+            async with self._channel.call(method, *kinds, self._metadata) as call:
+                async with asyncio.timeout(self._timeout):
+                    await call.send(request, is_last=True)
+                yield call
 
     async def _stream(
         self, method: str, request: Message, answer: type[Message]
     ) -> AsyncIterator[Any]:
-        with self._errors():
-            call = self._channel.unary_stream(
-                method,
-                request_serializer=type(request).SerializeToString,
-                response_deserializer=answer.FromString,
-            )(request, metadata=self._metadata)
-            try:
-                while True:
-                    async with asyncio.timeout(self._timeout):
-                        part = await call.read()
-                    if part is grpc.aio.EOF:
-                        return
-                    yield part
-            finally:
-                call.cancel()
+        async with self._call(method, request, answer) as call:
+            while True:
+                async with asyncio.timeout(self._timeout):
+                    part = await call.receive()
+                if part is None:
+                    return
+                yield part
 
     @asynccontextmanager
     async def duplex(
@@ -288,26 +275,24 @@ class Client:
 
         At the end the daemon has carried out all that was sent, unless it takes too long.
         """
-        call = self._channel.stream_stream(
-            method,
-            request_serializer=request.SerializeToString,
-            response_deserializer=answer.FromString,
-        )(metadata=(*self._metadata, ("containerd-lease", lease)))
-        duplex = Duplex(call, self._errors)
-        try:
-            yield duplex
-        finally:
-            await duplex.end()
+        metadata = self._metadata | {"containerd-lease": lease}
+        kinds = Cardinality.STREAM_STREAM, request, answer
+        async with self._channel.call(method, *kinds, metadata) as call:
+            duplex = Duplex(call, self._errors)
+            try:
+                yield duplex
+            finally:
+                await duplex.end()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except grpc.aio.AioRpcError as error:
-            raise translate(error, self.socket) from error
         except TimeoutError as error:
             raise StoreUnavailable(containerd_away(self.socket, LATE)) from error
-        except grpc.aio.UsageError as error:  # the channel is closed because this node is stopping
+        except (GRPCError, StreamTerminatedError, H2Error, OSError) as error:
+            raise translate(error, self.socket) from error
+        except ChannelClosed as error:
             raise StoreUnavailable(f"containerd: {error}") from error
 
 

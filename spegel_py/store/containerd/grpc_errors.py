@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-import grpc
-import grpc.aio
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from spegel_py.errors import ContentNotFound, StoreError, StoreFull, StoreUnavailable
 from spegel_py.wording import containerd_away
 
-LATE = "no answer in time"
-"""The cause of a failed call where the daemon was silent."""
-
-_CAUSES = tuple(map(os.strerror, (errno.ENOENT, errno.ECONNREFUSED, errno.EACCES)))
-"""Errors of the operating system that stand somewhere in a text of gRPC."""
+LATE, BROKEN = "no answer in time", "the connection broke"
+"""The causes of a failed call where the daemon was silent, or went away."""
 
 
 class AlreadyExists(StoreUnavailable):
@@ -27,39 +25,39 @@ class Locked(StoreUnavailable):
     """Another client writes the same ingest."""
 
 
+class NotServed(StoreUnavailable):
+    """The daemon does not serve this call."""
+
+
 class ContentRefused(StoreUnavailable):
     """The daemon found another length or digest than was expected."""
 
 
-def translate(error: grpc.aio.AioRpcError, socket: Path) -> StoreError:
-    """Return the error of this package for a failed call."""
-    details = error.details() or ""
-    match error.code():
-        case grpc.StatusCode.NOT_FOUND:
-            return ContentNotFound(f"containerd: {details}")
-        case grpc.StatusCode.ALREADY_EXISTS:
-            return AlreadyExists(explain(error, socket))
-        case grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.OUT_OF_RANGE:
-            return ContentRefused(explain(error, socket))
-        case grpc.StatusCode.UNAVAILABLE if " locked" in details:
-            return Locked(f"containerd: {details}")
+_KINDS: Mapping[Status, type[StoreUnavailable]] = {
+    Status.ALREADY_EXISTS: AlreadyExists,
+    Status.FAILED_PRECONDITION: ContentRefused,
+    Status.OUT_OF_RANGE: ContentRefused,
+    Status.UNIMPLEMENTED: NotServed,
+}
+
+
+def translate(error: Exception, socket: Path) -> StoreError:
+    """Return the error of this package for a call that failed or found no connection."""
+    if isinstance(error, OSError):
+        return StoreUnavailable(containerd_away(socket, error.strerror or BROKEN))
+    if not isinstance(error, GRPCError):
+        return StoreUnavailable(containerd_away(socket, BROKEN))
+    details = error.message or ""
     if os.strerror(errno.ENOSPC).lower() in details.lower():
         return StoreFull(f"the disk of containerd is full: {details}")
-    return StoreUnavailable(explain(error, socket))
-
-
-def _cause(details: str) -> str:
-    if "timed out" in details:
-        return LATE
-    return next((cause for cause in _CAUSES if cause in details), "the connection broke")
-
-
-def explain(error: grpc.aio.AioRpcError, socket: Path) -> str:
-    """Return the reason of a failed call in words, without the texts of the gRPC library."""
-    match error.code():
-        case grpc.StatusCode.UNAVAILABLE:
-            return containerd_away(socket, _cause(error.details() or ""))
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return containerd_away(socket, LATE)
-        case code:
-            return f"containerd: {code.name.lower().replace('_', ' ')}: {error.details()}"
+    match error.status:
+        case Status.NOT_FOUND:
+            return ContentNotFound(f"containerd: {details}")
+        case Status.UNAVAILABLE if " locked" in details:
+            return Locked(f"containerd: {details}")
+        case Status.UNAVAILABLE | Status.DEADLINE_EXCEEDED as status:
+            is_late = status is Status.DEADLINE_EXCEEDED
+            return StoreUnavailable(containerd_away(socket, LATE if is_late else BROKEN))
+        case status:
+            kind = _KINDS.get(status, StoreUnavailable)
+            return kind(f"containerd: {status.name.lower().replace('_', ' ')}: {details}")

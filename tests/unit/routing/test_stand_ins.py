@@ -26,7 +26,7 @@ async_generator base58 baseconv google libp2p morphys multiaddr multibase multic
 outcome psutil sniffio sortedcontainers trio trio_typing varint
 """
 """Packages that the libp2p side may load, while HTTP answers already."""
-CONTAINERD = "google grpc"
+CONTAINERD = "google grpclib h2 hpack hyperframe"
 LAYOUT = "anyio sniffio watchfiles"
 """Packages that a store of either kind may load."""
 
