@@ -204,7 +204,7 @@ class ContainerdContentWriter(ContentWriter):
             data=data,
             labels=_labels(labels or {}),
         )
-        await self._call.send(request)
+        await self._call.send(request, is_last=action == messages.COMMIT)
 
     async def _discard(self) -> None:
         self._offset = 0

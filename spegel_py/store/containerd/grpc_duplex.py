@@ -26,11 +26,17 @@ class Duplex:
         self._call = call
         self._errors = errors
         self._under_way: asyncio.Future[Any] | None = None
+        self._is_begun = self._is_open = False
 
-    async def send(self, request: Message) -> None:
-        """Send a request without waiting for its answer."""
+    async def send(self, request: Message, *, is_last: bool = False) -> None:
+        """Send a request without waiting for its answer.
+
+        The one with which the daemon ends the call must be sent as the last one. Otherwise gRPC
+        resets the call at once, and the answer is lost.
+        """
         with self._errors():
-            await self._shielded(self._call.send(request, is_last=False))
+            await self._shielded(self._call.send(request, is_last=is_last))
+        self._is_begun, self._is_open = True, not is_last
 
     async def receive(self, *, within: float) -> Any:
         """Return the next answer. Raises StoreUnavailable after `within` seconds."""
@@ -49,8 +55,9 @@ class Duplex:
             with suppress(StoreError), self._errors():
                 async with asyncio.timeout(END_TIMEOUT):
                     await asyncio.wait({self._under_way})
-                    await self._call.end()
-                    while await self._call.receive() is not None:
+                    if self._is_open:
+                        await self._call.end()
+                    while self._is_begun and await self._call.receive() is not None:
                         pass
         finally:
             if self._under_way.done():
