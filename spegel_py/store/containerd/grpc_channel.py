@@ -9,6 +9,7 @@ of its own.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,14 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from grpclib.client import Channel, Stream
 from grpclib.const import Cardinality
-from grpclib.exceptions import StreamTerminatedError
+from grpclib.exceptions import ProtocolError, StreamTerminatedError
+from h2.exceptions import H2Error
+
+BROKEN = "the connection broke"
+"""The text of the ConnectionResetError of a call whose connection went away."""
+
+_SIGNS = (StreamTerminatedError, H2Error, ProtocolError, RuntimeError)
+"""Errors with which a step ends then; uvloop's transports raise a RuntimeError once closed."""
 
 T = TypeVar("T")
 
@@ -29,8 +37,8 @@ class ChannelClosed(Exception):
 class Call:
     """One call: requests and answers in turn.
 
-    Its steps raise GRPCError for the daemon's refusal, OSError if there is no connection, and
-    StreamTerminatedError or H2Error if that broke.
+    Its steps raise GRPCError for the daemon's refusal, and OSError if there is no connection or if
+    it broke.
     """
 
     def __init__(self, stream: Stream[Message, Message]) -> None:
@@ -74,7 +82,7 @@ class UnixChannel:
         return f"<UnixChannel {self._socket}>"
 
     def close(self) -> None:
-        """Close the connection. Calls end with StreamTerminatedError; later ones are refused."""
+        """Close the connection. Calls end with an error, and later ones are refused."""
         self._is_closed = True
         if self._channel is not None:
             self._channel.close()
@@ -137,4 +145,7 @@ async def _apart(step: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # so that asyncio does not log it
         raise
-    return task.result()
+    try:
+        return task.result()
+    except _SIGNS as error:
+        raise ConnectionResetError(errno.ECONNRESET, BROKEN) from error

@@ -23,8 +23,7 @@ from typing import Any, Self
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 from grpclib.const import Cardinality
-from grpclib.exceptions import GRPCError, StreamTerminatedError
-from h2.exceptions import H2Error
+from grpclib.exceptions import GRPCError
 
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
@@ -290,7 +289,7 @@ class Client:
             yield
         except TimeoutError as error:
             raise StoreUnavailable(containerd_away(self.socket, LATE)) from error
-        except (GRPCError, StreamTerminatedError, H2Error, OSError) as error:
+        except (GRPCError, OSError) as error:
             raise translate(error, self.socket) from error
         except ChannelClosed as error:
             raise StoreUnavailable(f"containerd: {error}") from error

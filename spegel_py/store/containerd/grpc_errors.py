@@ -11,10 +11,11 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from spegel_py.errors import ContentNotFound, StoreError, StoreFull, StoreUnavailable
+from spegel_py.store.containerd.grpc_channel import BROKEN
 from spegel_py.wording import containerd_away
 
-LATE, BROKEN = "no answer in time", "the connection broke"
-"""The causes of a failed call where the daemon was silent, or went away."""
+LATE = "no answer in time"
+"""The cause of a failed call where the daemon was silent."""
 
 
 class AlreadyExists(StoreUnavailable):
@@ -41,12 +42,10 @@ _KINDS: Mapping[Status, type[StoreUnavailable]] = {
 }
 
 
-def translate(error: Exception, socket: Path) -> StoreError:
+def translate(error: GRPCError | OSError, socket: Path) -> StoreError:
     """Return the error of this package for a call that failed or found no connection."""
     if isinstance(error, OSError):
         return StoreUnavailable(containerd_away(socket, error.strerror or BROKEN))
-    if not isinstance(error, GRPCError):
-        return StoreUnavailable(containerd_away(socket, BROKEN))
     details = error.message or ""
     if os.strerror(errno.ENOSPC).lower() in details.lower():
         return StoreFull(f"the disk of containerd is full: {details}")
