@@ -35,7 +35,10 @@ class Duplex:
         resets the call at once, and the answer is lost.
         """
         with self._errors():
-            await self._shielded(self._call.send(request, is_last=is_last))
+            await self._shielded(self._send(request, is_last=is_last))
+
+    async def _send(self, request: Message, *, is_last: bool) -> None:
+        await self._call.send(request, is_last=is_last)
         self._is_begun, self._is_open = True, not is_last
 
     async def receive(self, *, within: float) -> Any:
@@ -60,6 +63,7 @@ class Duplex:
                     while self._is_begun and await self._call.receive() is not None:
                         pass
         finally:
+            self._under_way.cancel()  # nobody would answer it any more
             if self._under_way.done():
                 with suppress(asyncio.CancelledError):
                     self._under_way.exception()  # retrieved, so that asyncio does not warn of it
