@@ -73,7 +73,7 @@ class ImageFetch:
             raise first_error(group) from group
 
     async def put(self, manifest: Manifest, children: Sequence[Child]) -> None:
-        """Write a manifest whose children are here. Raises DigestMismatch, StoreUnavailable."""
+        """Write a manifest above these children. Raises DigestMismatch, StoreUnavailable."""
 
         async def write() -> None:
             async with self._writer.open(manifest.child, children=children) as content:
