@@ -13,7 +13,7 @@ demo: ## three nodes on this machine, one image, one node killed in mid-pull, an
 
 test: ## all tests, two files at a time, since most of them wait; those on real daemons need root
 	.ci/setup test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-versions: ## the tests that touch containerd, on each of VERSIONS instead of the installed one, all at once
 	.ci/setup test
