@@ -15,7 +15,8 @@ class DiskRoom:
     """Measures the file system below a folder.
 
     Args:
-        content: a folder on it; None if it cannot be measured.
+        content: a folder on it, which may be missing: containerd makes it with its first content.
+            None if it cannot be measured.
     """
 
     def __init__(self, *, content: Path | None, rules: ReplicaRules) -> None:
@@ -44,8 +45,13 @@ class DiskRoom:
         if self._content is None:
             return UNKNOWN_DISK
         try:
-            found = os.statvfs(self._content)
+            found = os.statvfs(_nearest(self._content))
         except OSError as error:
             raise StoreUnavailable(f"{self._content}: {error.strerror}") from error
         total = found.f_blocks * found.f_frsize
         return DiskUse(total=total, used=total - found.f_bavail * found.f_frsize)
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the lowest one above it that is there."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
