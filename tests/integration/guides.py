@@ -27,7 +27,7 @@ async def perform(one: Example, lab: PlainHosts, page: str) -> None:
     """
     if one.event == "the registry is stopped":
         await lab.registry.stop()
-    elif one.event == "the registry is back":
+    elif one.event == "the registry is back" and lab.registry.process.pid is None:
         await lab.registry.start()
     for address in one.hosts:
         first = problem = await attempt(lab.hosts[address], one)
