@@ -45,13 +45,13 @@ class DiskRoom:
         if self._content is None:
             return UNKNOWN_DISK
         try:
-            found = os.statvfs(_nearest(self._content))
+            found = os.statvfs(_there(self._content))
         except OSError as error:
             raise StoreUnavailable(f"{self._content}: {error.strerror}") from error
         total = found.f_blocks * found.f_frsize
         return DiskUse(total=total, used=total - found.f_bavail * found.f_frsize)
 
 
-def _nearest(folder: Path) -> Path:
-    """Return the folder, or the lowest one above it that is there."""
-    return next(each for each in (folder, *folder.parents) if each.exists())
+def _there(folder: Path) -> Path:
+    """Return the folder, or the one above it if it is missing."""
+    return folder if folder.exists() else folder.parent

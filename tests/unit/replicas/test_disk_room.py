@@ -12,7 +12,7 @@ async def test_the_folder_may_be_missing_yet(tmp_path: Path) -> None:
     """containerd 1.7 makes it with its first content. A node without any takes replicas too."""
     rules = ReplicaRules(floor=2)
     here = await DiskRoom(content=tmp_path, rules=rules).use()
-    missing = await DiskRoom(content=tmp_path / "not" / "yet", rules=rules).use()
+    missing = await DiskRoom(content=tmp_path / "yet", rules=rules).use()
     assert missing.total == here.total
     assert missing.total > 0
 

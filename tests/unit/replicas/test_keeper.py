@@ -281,9 +281,11 @@ async def test_an_outage_of_the_store_changes_nothing() -> None:
 
 
 async def test_a_content_folder_that_is_gone_counts_as_an_outage(tmp_path: Path) -> None:
-    """The use of its file system decides, so nothing is decided without it."""
-    rules = ReplicaRules(floor=1)
-    node = KeptNode("n0", MemoryNetwork(), Time(), rules=rules, content=tmp_path / "gone")
+    """The use of its file system decides, so nothing is decided without it. containerd's own folder
+    is gone too; otherwise there would be no content yet.
+    """
+    rules, gone = ReplicaRules(floor=1), tmp_path / "gone" / "content"
+    node = KeptNode("n0", MemoryNetwork(), Time(), rules=rules, content=gone)
     await node.pull(image(), NAME)
     with pytest.raises(StoreUnavailable, match="gone"):
         await node.scan()
