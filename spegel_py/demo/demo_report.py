@@ -114,8 +114,8 @@ def _sentences(outcome: DemoResult) -> list[str]:
     kill = outcome.kill
     if kill and kill.at_byte is not None and kill.gap_ms is not None:
         found.append(
-            f"{kill.node} (pid {kill.pid}) was killed while sending layer {kill.layer[:19]}…: its "
-            "last byte was "
+            f"{kill.node} (pid {kill.pid}) was killed while sending layer {kill.layer[:19]}…: "
+            "its last byte was "
             f"{kill.at_byte} of {kill.size}; {kill.continued_from} went on within the same "
             "response; for "
             f"{kill.gap_ms:.1f} ms no byte reached the client."

@@ -40,7 +40,6 @@ class ReplicaMetrics:
             ["why"],
             registry=registry,
         )
-
         self._asked = Counter(
             "spegel_replica_keeps",
             "Requests to other nodes to keep an image, by outcome: kept, taking, or the reason of "

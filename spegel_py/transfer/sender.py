@@ -27,7 +27,7 @@ READERS = 4
 """Threads that only read: a manifest outside the page cache must not wait behind layers."""
 
 PIECE = 512 * 1024
-"""Bytes read at once: a thread hop costs about 30 µs, so hops stay below 0.1 CPU-seconds per GB."""
+"""Bytes read at once: a thread hop costs about 30 µs, so hops stay below 0.1 CPU-s per GB."""
 
 MAX_INLINE = 256 * 1024
 """Bytes of the largest content that the event loop reads itself from the page cache.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from spegel_py.errors import PeerUnreachable
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
@@ -25,31 +23,13 @@ from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
 from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.taker import ImageTaker
-from spegel_py.routing.base import Peer, RequestHandler
-from spegel_py.routing.memory import MemoryNetwork
+from spegel_py.routing.base import Peer
+from spegel_py.routing.memory import MemoryNetwork, MemoryRequestResponse
 from spegel_py.store.memory_replicas import MemoryReplicas
 from spegel_py.store.memory_store import MemoryStore
 from tests.support.image_server import ImageServer, image_server
 
 OWN = KnownNode("12D3KooWme", "10.0.0.1", "worker-1")
-
-
-class NoRequests:
-    """The RequestResponse port of a node that is alone."""
-
-    id = OWN.id
-
-    def __init__(self) -> None:
-        self.changed = asyncio.Event()
-
-    def partners(self) -> Mapping[str, Peer]:
-        return {}
-
-    def set_handler(self, handler: RequestHandler) -> None:
-        raise NotImplementedError
-
-    async def request(self, peer_id: str, message: bytes, *, timeout: float) -> bytes:
-        raise PeerUnreachable(f"{peer_id} is not connected")
 
 
 class Preheated:
@@ -93,11 +73,14 @@ class Preheated:
         )
         self.counted = PreheatMetrics(self.metrics)
         self.network = MemoryNetwork()
-        self.router = self.network.join(Peer(OWN.id, OWN.address, 5000))
+        own = Peer(OWN.id, OWN.address, 5000)
+        self.router = self.network.join(own)
         self.jobs = PreheatJobs(
             own=OWN,
             local=self.local,
-            others=OtherNodes(requests=NoRequests()),
+            others=OtherNodes(
+                requests=MemoryRequestResponse(MemoryNetwork(), Peer(OWN.id, "10.0.0.1", 5000))
+            ),
             lookup=self.lookup,
             sole_copies=SoleCopies(
                 replicas=self.replicas, store=self.store, router=self.router, filters=filters

@@ -60,7 +60,7 @@ class Requests:
         return {node: Peer(node, f"10.0.0.{at}", 5000) for at, node in enumerate(self.handlers, 2)}
 
     def set_handler(self, handler: RequestHandler) -> None:
-        raise NotImplementedError
+        self.handlers[self.id] = handler
 
     async def request(self, peer_id: str, message: bytes, *, timeout: float) -> bytes:
         if peer_id not in self.handlers:
