@@ -80,6 +80,14 @@ class Config:
             "asked for its own; none: blobs are read through the socket"
         ),
     )
+    snapshotter: str = setting(
+        values.text,
+        "overlayfs",
+        (
+            "containerd's snapshotter, for images that are unpacked ahead of their pulls; it "
+            "counts where neither the CRI nor a pulled image tells another"
+        ),
+    )
     oci_layout: Path | None = setting(
         values.path, None, "serve this OCI image-layout folder instead of containerd"
     )

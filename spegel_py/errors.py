@@ -168,6 +168,10 @@ class StoreFull(StoreUnavailable):
     """The disk behind the store has no room; it may get some."""
 
 
+class UnpackUnsupported(StoreError):
+    """This store cannot unpack images ahead of their pulls."""
+
+
 class RoutingError(SpegelError):
     """The records of peers' content could not be used."""
 

@@ -242,7 +242,11 @@ async def make_store(
     client = await stack.enter_async_context(
         Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
     )
-    store = ContainerdStore(client=client, content_path=config.containerd_content_path)
+    store = ContainerdStore(
+        client=client,
+        content_path=config.containerd_content_path,
+        snapshotter=config.snapshotter,
+    )
     follower = ContainerdWatcher(store=store, filters=config.filters)
     return store, follower, store.origins, store.replicas
 

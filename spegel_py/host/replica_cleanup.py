@@ -18,12 +18,12 @@ async def release_replicas(socket: Path, namespace: str) -> int | None:
     their last renewal. A node that still runs with `--replica-floor` holds its images again.
     """
     from spegel_py.store.containerd import Client, Leases
-    from spegel_py.store.containerd.lease_labels import PREFIX, WRITING
+    from spegel_py.store.containerd.lease_labels import OURS
 
     try:
         async with Client(socket=socket, namespace=namespace) as client:
             leases = Leases(client=client)
-            found = await leases.list(PREFIX, WRITING)
+            found = await leases.list(*OURS)
             for lease in found:
                 await leases.delete(lease, sync=lease is found[-1])
     except StoreUnavailable as error:

@@ -178,6 +178,7 @@ class Replica:
             times of their pulls.
         used: the Unix time at which the runtime was last seen to have the image.
         expires: the Unix time from which the store may delete the image, unless it is held again.
+        is_unpacked: True if the runtime's snapshots of it are kept too. Only `unpack` makes it so.
     """
 
     image: PlatformImage
@@ -185,6 +186,7 @@ class Replica:
     reason: ReplicaReason
     used: float
     expires: float
+    is_unpacked: bool = False
 
     @property
     def key(self) -> str:
@@ -293,8 +295,18 @@ class Replicas(Protocol):
     async def hold(self, replica: Replica) -> None:
         """Keep an image that is here completely, in place of an earlier replica of it.
 
-        Tags that the store cannot remember are left out. Raises ContentNotFound if a part is
-        missing, StoreUnavailable. Nothing changes then.
+        Tags that the store cannot remember are left out. An unpacked image is unpacked no longer,
+        unless `replica` says that it is. Raises ContentNotFound if a part is missing,
+        StoreUnavailable. Nothing changes then.
+        """
+        ...
+
+    async def unpack(self, manifest: Digest) -> None:
+        """Unpack an image that is held, so that the runtime's pull of it has nothing to unpack.
+
+        It stays unpacked until it is released. Raises UnpackUnsupported, StoreFull and
+        StoreUnavailable, ManifestInvalid for content that cannot be unpacked, and ContentNotFound
+        for an image that is not held.
         """
         ...
 

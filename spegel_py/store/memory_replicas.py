@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
-from spegel_py.errors import ContentNotFound
+from spegel_py.errors import ContentNotFound, UnpackUnsupported
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import ImageWriter, PlatformImage, PulledImage, Replica
 from spegel_py.store.memory_store import MemoryStore
@@ -53,8 +54,12 @@ class MemoryReplicas:
         for blob in replica.image.blobs:
             if (await self._store.stat(blob.digest)).size != blob.size:
                 raise ContentNotFound(f"{blob.digest} has not {blob.size} bytes here")
+        replica = dataclasses.replace(replica, is_unpacked=False)
         self._held[replica.image.manifest] = replica
         self._store.hold(replica)
+
+    async def unpack(self, manifest: Digest) -> None:
+        raise UnpackUnsupported("nothing in memory is unpacked")
 
     async def release(self, manifest: Digest) -> int:
         self._store.check_here()

@@ -41,6 +41,9 @@ class Source(Protocol):
     is_collected: bool
     """Whether content that no image and no replica has is deleted."""
 
+    can_unpack: bool
+    """Whether replicas can be unpacked."""
+
     async def add(self, name: str, image: Image) -> None: ...
     async def forget(self, name: str) -> None:
         """Remove the tag, and all content that nothing else has, as the kubelet does."""
@@ -72,6 +75,7 @@ class MemorySource:
     """A MemoryStore."""
 
     can_read_deleted = True
+    can_unpack = False
 
     def __init__(self) -> None:
         self.memory = MemoryStore()
@@ -118,6 +122,7 @@ class MemorySource:
 class LayoutSource:
     """A LayoutStore over a folder of its own."""
 
+    can_unpack = False
     can_read_deleted = True
 
     def __init__(self, folder: Path) -> None:
@@ -167,6 +172,7 @@ class ContainerdSource:
         self.daemon = daemon
         self.can_read_deleted = is_mounted
         self.is_collected = True
+        self.can_unpack = True
         self.client = Client(socket=daemon.socket)
         self.reopen()
 

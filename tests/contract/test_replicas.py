@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 
 import pytest
 
-from spegel_py.errors import ContentNotFound, StoreUnavailable
+from spegel_py.errors import ContentNotFound, StoreUnavailable, UnpackUnsupported
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import replica_key
@@ -288,3 +289,50 @@ async def test_a_cancelled_hold_leaves_no_unfinished_replica(here: Source) -> No
         await here.replicas.load()
         for replica in here.replicas.held().values():
             assert replica.image == content
+
+
+async def test_an_unpacked_replica_stays_unpacked_until_it_is_released(here: Source) -> None:
+    """Also when it is held again, and after a restart. A store that cannot unpack says so."""
+    one = image()
+    await here.add(NAME, one)
+    replica = await hold(here, one, NAME)
+    manifest = replica.image.manifest
+    if not here.can_unpack:
+        with pytest.raises(UnpackUnsupported):
+            await here.replicas.unpack(manifest)
+        assert here.replicas.held() == {manifest: replica}
+        return
+    await here.replicas.unpack(manifest)
+    unpacked = dataclasses.replace(replica, is_unpacked=True)
+    assert here.replicas.held() == {manifest: unpacked}
+    await here.replicas.unpack(manifest)
+    later = dataclasses.replace(unpacked, expires=unpacked.expires + 60)
+    await here.replicas.hold(later)
+    here.reopen()
+    await here.replicas.load()
+    assert here.replicas.held() == {manifest: later}
+    await here.replicas.hold(replica)
+    assert here.replicas.held() == {manifest: replica}
+    await here.forget(NAME)
+    await here.replicas.release(manifest)
+    assert not await is_here(here, one.root.digest)
+
+
+async def test_only_a_held_image_is_unpacked(here: Source) -> None:
+    """Nothing would keep another one."""
+    one = image()
+    await here.add(NAME, one)
+    with pytest.raises((ContentNotFound, UnpackUnsupported)):
+        await here.replicas.unpack(one.root.digest)
+    assert not here.replicas.held()
+
+
+async def test_a_replica_is_not_unpacked_because_it_says_so(here: Source) -> None:
+    """Only `unpack` makes it so."""
+    one = image()
+    await here.add(NAME, one)
+    replica = await hold(here, one, NAME)
+    await here.replicas.hold(dataclasses.replace(replica, is_unpacked=True))
+    here.reopen()
+    await here.replicas.load()
+    assert here.replicas.held() == {replica.image.manifest: replica}

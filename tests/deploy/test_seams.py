@@ -45,6 +45,7 @@ NOT_OF_THE_CHART = {
     "http_bootstrap_peer",
     "http_bootstrap_cert_dir",
     "oci_layout",  # nodes of a cluster have containerd
+    "snapshotter",  # pulled images tell it
 }
 """Flags that the chart does not set, with reasons."""
 

@@ -17,6 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from spegel_py.errors import ContentNotFound, DigestMismatch
+from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import MANIFESTS, Child
 from spegel_py.store.base import ContentWriter, ImageWriter
 from spegel_py.store.containerd.api import content_pb2 as messages
@@ -218,13 +219,17 @@ class ContainerdContentWriter(ContentWriter):
         answer = await self._client.call(f"{_CONTENT}/Info", request, messages.InfoResponse)
         before = {label.key: label.value for label in answer.info.labels}
         labels = merged(before, self._labels)
-        if not labels:
-            return
-        update = messages.UpdateRequest(
-            info=messages.Info(digest=str(self._blob.digest), labels=_labels(labels)),
-            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
-        )
-        await self._client.call(f"{_CONTENT}/Update", update, messages.UpdateResponse)
+        if labels:
+            await set_labels(self._client, self._blob.digest, labels)
+
+
+async def set_labels(client: Client, digest: Digest, labels: Mapping[str, str]) -> None:
+    """Set these labels of a blob, and leave its others. Raises ContentNotFound."""
+    update = messages.UpdateRequest(
+        info=messages.Info(digest=str(digest), labels=_labels(labels)),
+        update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+    )
+    await client.call(f"{_CONTENT}/Update", update, messages.UpdateResponse)
 
 
 async def abort(client: Client, name: str) -> None:

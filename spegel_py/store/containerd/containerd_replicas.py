@@ -21,14 +21,18 @@ from spegel_py.store.base import Descriptor, ImageWriter, PlatformImage, PulledI
 from spegel_py.store.containerd.containerd_image_writer import ContainerdImageWriter
 from spegel_py.store.containerd.grpc_client import Client, NamedImage
 from spegel_py.store.containerd.grpc_errors import AlreadyExists
+from spegel_py.store.containerd.image_unpacker import SNAPSHOTTER, ImageUnpacker
 from spegel_py.store.containerd.lease_labels import (
     PREFIX,
+    UNPACKED,
     WRITING,
     Lease,
     lease_of,
     made_at,
     remembered,
     replica_of,
+    unpacked_lease,
+    unpacked_manifest,
     writing_lease,
 )
 from spegel_py.store.containerd.leases import Leases
@@ -42,19 +46,32 @@ RESUMABLE = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class _Held:
+    """A replica, the lease over its content, and the one over its snapshots, if it is unpacked."""
+
     replica: Replica
     lease: Lease
+    unpacked: Lease | None = None
 
 
 class ContainerdReplicas:
-    """The Replicas port over leases in the client's namespace."""
+    """The Replicas port over leases in the client's namespace.
+
+    Args:
+        snapshotter: the snapshotter of a daemon that does not tell its own.
+    """
 
     def __init__(
-        self, *, client: Client, pulls: PullTimes, clock: Callable[[], float] = time.time
+        self,
+        *,
+        client: Client,
+        pulls: PullTimes,
+        snapshotter: str = SNAPSHOTTER,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._pulls = pulls
         self._leases = Leases(client=client)
+        self._unpacker = ImageUnpacker(client=client, default=snapshotter, clock=clock)
         self._clock = clock
         self._held: dict[Digest, _Held] = {}
         self._written: dict[str, int] = {}  # leases with an open writer → writers
@@ -86,6 +103,7 @@ class ContainerdReplicas:
                 if older := found.get(manifest):  # a node ended before it deleted the old lease
                     await self._leases.delete(older.lease)
                 found[manifest] = _Held(replica, lease)
+            await self._load_unpacked(found)
             self._held = found
 
     async def pulled(self) -> list[PulledImage]:
@@ -116,31 +134,59 @@ class ContainerdReplicas:
 
     async def hold(self, replica: Replica) -> None:
         image = replica.image
-        replica = dataclasses.replace(replica, names=remembered(replica.names))
         async with self._lock:
+            before = self._held.get(image.manifest)
+            replica = dataclasses.replace(
+                replica,
+                names=remembered(replica.names),
+                is_unpacked=replica.is_unpacked
+                and before is not None
+                and before.unpacked is not None,
+            )
+            unpacked = None
             lease = lease_of(replica, now=self._next_time())
             try:
                 await self._leases.create(lease)
                 for blob in image.blobs:
                     await self._leases.add(lease, blob.digest)
                 await self._check(image)
+                if replica.is_unpacked:
+                    unpacked = await self._keep_unpacked(replica)
             except BaseException:
                 with suppress(StoreUnavailable):  # load removes an unfinished lease
                     await asyncio.shield(self._leases.delete(lease, sync=True))
                 raise
-            before = self._held.get(image.manifest)
-            self._held[image.manifest] = _Held(replica, lease)
+            self._held[image.manifest] = _Held(replica, lease, unpacked)
             if before is not None:
                 self.on_change(before.replica)
             self.on_change(replica)
+            if before is not None and before.unpacked is not None:
+                await self._leases.delete(before.unpacked, sync=unpacked is None)
             if before is not None:
                 await self._leases.delete(before.lease)
+
+    async def unpack(self, manifest: Digest) -> None:
+        if (held := self._held.get(manifest)) is None:
+            raise ContentNotFound(f"no replica of {manifest} is held")
+        if held.unpacked is not None:
+            return
+        async with self._unpacker.unpacking(held.replica.image), self._lock:
+            if (held := self._held.get(manifest)) is None:
+                raise ContentNotFound(f"the replica of {manifest} was released meanwhile")
+            if held.unpacked is None:  # nobody else was quicker
+                replica = dataclasses.replace(held.replica, is_unpacked=True)
+                unpacked = await self._keep_unpacked(replica)
+                self._held[manifest] = _Held(replica, held.lease, unpacked)
 
     async def release(self, manifest: Digest) -> int:
         async with self._lock:
             held = self._held.get(manifest)
             if held is None:
                 return 0
+            if held.unpacked is not None:
+                await self._leases.delete(held.unpacked)
+                packed = dataclasses.replace(held.replica, is_unpacked=False)
+                self._held[manifest] = held = _Held(packed, held.lease)
             await self._leases.delete(held.lease, sync=True)
             del self._held[manifest]
             self.on_change(held.replica)
@@ -160,6 +206,32 @@ class ContainerdReplicas:
                     found[name] = _named(name, replica, pulled)
             found[replica.key] = _named(replica.key, replica, 0.0)
         return found
+
+    async def _keep_unpacked(self, replica: Replica) -> Lease:
+        """Make a lease for the snapshots of a replica, which are here. Raises StoreUnavailable."""
+        lease = unpacked_lease(replica, now=self._next_time())
+        try:
+            await self._leases.create(lease)
+            await self._leases.add(lease, replica.image.root.digest)
+        except BaseException:
+            with suppress(StoreUnavailable):  # load removes an unfinished lease
+                await asyncio.shield(self._leases.delete(lease))
+            raise
+        return lease
+
+    async def _load_unpacked(self, found: dict[Digest, _Held]) -> None:
+        """Add the leases over snapshots to the replicas, and delete those without a replica."""
+        await self._unpacker.drop_leftovers()
+        for lease in sorted(await self._leases.list(UNPACKED), key=made_at):
+            manifest = unpacked_manifest(lease, await self._leases.content(lease))
+            held = found.get(manifest) if manifest is not None else None
+            if manifest is None or held is None:
+                await self._leases.delete(lease)
+                continue
+            if held.unpacked is not None:
+                await self._leases.delete(held.unpacked)
+            replica = dataclasses.replace(held.replica, is_unpacked=True)
+            found[manifest] = _Held(replica, held.lease, lease)
 
     async def _end_writing(self, writer: ContainerdImageWriter, lease: Lease) -> None:
         try:

@@ -16,6 +16,7 @@ from spegel_py.store.containerd.blob_records import BlobRecords, ContainerdOrigi
 from spegel_py.store.containerd.containerd_replicas import ContainerdReplicas
 from spegel_py.store.containerd.content_folder import ContentFolder
 from spegel_py.store.containerd.grpc_client import Client, NamedImage
+from spegel_py.store.containerd.image_unpacker import SNAPSHOTTER
 from spegel_py.store.containerd.pull_times import PullTimes
 from spegel_py.store.file_access import FileAccess
 from spegel_py.store.growing import GrowingFiles, IngestFile, parse_total
@@ -29,12 +30,21 @@ class ContainerdStore:
 
     `listed` are the images of the last listing. While the daemon is away, tags are resolved by
     them: nobody can move a tag there meanwhile.
+
+    Args:
+        snapshotter: the snapshotter of a daemon that does not tell its own.
     """
 
-    def __init__(self, *, client: Client, content_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        client: Client,
+        content_path: Path | None = None,
+        snapshotter: str = SNAPSHOTTER,
+    ) -> None:
         self.client = client
         self.pulls = PullTimes()
-        self.replicas = ContainerdReplicas(client=client, pulls=self.pulls)
+        self.replicas = ContainerdReplicas(client=client, pulls=self.pulls, snapshotter=snapshotter)
         self.records = records = BlobRecords(client=client)
         self.origins = ContainerdOrigins(client=client, records=records)
         self.folder = ContentFolder(content_path)

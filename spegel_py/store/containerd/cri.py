@@ -32,6 +32,8 @@ class ImageSettings:
     """Whether the older `registry.mirrors` is set. It excludes `config_path`."""
     pulls_locally: bool = False
     """Whether `use_local_image_pull` is set (2.1 and later)."""
+    snapshotter: str = ""
+    """The snapshotter of images; "" if it is not reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def _from_status(config: str) -> ImageSettings | None:
         return ImageSettings(
             config_path=registry["configPath"],
             discards_layers=containerd["discardUnpackedLayers"],
+            snapshotter=str(containerd.get("snapshotter", "")),
             has_mirrors=bool(registry.get("mirrors")),
         )
     except (ValueError, KeyError, TypeError):

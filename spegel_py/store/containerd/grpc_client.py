@@ -185,6 +185,13 @@ class Client:
                     found[child] = found.get(child, frozenset()) | sources
         return found
 
+    async def labels(self) -> dict[Digest, dict[str, str]]:
+        """Return the labels of all blobs."""
+        return {
+            digest: {label.key: label.value for label in info.labels}
+            async for digest, info in self._infos()
+        }
+
     async def _infos(self) -> AsyncIterator[tuple[Digest, Any]]:
         request = content_pb2.ListContentRequest()
         async for answer in self._stream(
@@ -229,15 +236,27 @@ class Client:
         raise StoreUnavailable(f"containerd at {self.socket} ended its event stream")
 
     async def call(
-        self, method: str, request: Message, answer: type[Message], *, namespace: str = ""
+        self,
+        method: str,
+        request: Message,
+        answer: type[Message],
+        *,
+        namespace: str = "",
+        lease: str = "",
+        timeout: float | None = None,
     ) -> Any:
         """Return the answer to one call. Other modules here use it for further services.
 
-        The call is for this client's namespace, or for another `namespace`.
+        Args:
+            namespace: another namespace than this client's.
+            lease: the lease that keeps what the call creates.
+            timeout: seconds for an answer that takes longer than most.
         """
         metadata = {"containerd-namespace": namespace or self.namespace}
+        if lease:
+            metadata["containerd-lease"] = lease
         with self._errors():
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout or self._timeout):
                 found = await self._channel.unary(method, request, answer, metadata)
         if found is None:
             raise StoreUnavailable(f"containerd did not answer {method}")

@@ -30,6 +30,10 @@ class NotServed(StoreUnavailable):
     """The daemon does not serve this call."""
 
 
+class CallFailed(StoreUnavailable):
+    """The daemon carried the call out, and it failed."""
+
+
 class ContentRefused(StoreUnavailable):
     """The daemon found another length or digest than was expected."""
 
@@ -39,6 +43,8 @@ _KINDS: Mapping[Status, type[StoreUnavailable]] = {
     Status.FAILED_PRECONDITION: ContentRefused,
     Status.OUT_OF_RANGE: ContentRefused,
     Status.UNIMPLEMENTED: NotServed,
+    Status.UNKNOWN: CallFailed,
+    Status.INVALID_ARGUMENT: CallFailed,
 }
 
 

@@ -23,6 +23,16 @@ WRITING = "spegel-py/writing/"
 """Beginning of the ids of the leases below which images are written; the manifest's digest in hex
 follows."""
 
+UNPACKED = "spegel-py/unpacked/"
+"""Beginning of the ids of the leases that keep the snapshots of unpacked images; the manifest's
+digest in hex follows."""
+
+UNPACKING = "spegel-py/unpacking/"
+"""The same while an image is being unpacked. Such a lease is of no use after a restart."""
+
+OURS = (PREFIX, WRITING, UNPACKED, UNPACKING)
+"""Beginnings of the ids of all leases of this program."""
+
 WRITING_LIFE = 24 * 3600.0
 """Seconds that containerd keeps what is written below such a lease. It keeps an ingest without a
 lease for as long."""
@@ -88,6 +98,39 @@ def writing_lease(image: PlatformImage, *, now: float) -> Lease:
     """Return the lease below which an image is written. It can be found again after a restart."""
     labels = {EXPIRE: _time(now + WRITING_LIFE), FLAT: "true", _MANIFEST: str(image.manifest)}
     return Lease(f"{WRITING}{image.manifest.hex}", labels)
+
+
+def unpacking_lease(image: PlatformImage, *, now: float) -> Lease:
+    """Return the lease below which an image is unpacked."""
+    labels = {EXPIRE: _time(now + WRITING_LIFE), FLAT: "true"}
+    return Lease(f"{UNPACKING}{image.manifest.hex}/{round(now * 1000)}", labels)
+
+
+def unpacked_lease(replica: Replica, *, now: float) -> Lease:
+    """Return the lease that keeps the snapshots of an unpacked replica.
+
+    It is not flat: from the image's root, the collector follows the labels to the snapshots.
+    """
+    image = replica.image
+    labels = {
+        EXPIRE: _time(replica.expires),
+        _MANIFEST: str(image.manifest),
+        _ROOT: str(image.root.digest),
+    }
+    return Lease(f"{UNPACKED}{image.manifest.hex}/{round(now * 1000)}", labels)
+
+
+def unpacked_manifest(lease: Lease, content: Collection[Digest]) -> Digest | None:
+    """Return the manifest of the image that a lease keeps unpacked; None if it is unfinished.
+
+    Args:
+        content: the lease's content.
+    """
+    try:
+        manifest, root = (Digest.parse(lease.labels[key]) for key in (_MANIFEST, _ROOT))
+    except (KeyError, DigestInvalid):
+        return None
+    return manifest if root in content else None
 
 
 def remembered(names: Mapping[str, float]) -> dict[str, float]:

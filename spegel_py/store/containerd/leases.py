@@ -59,9 +59,13 @@ class Leases:
         request = leases_pb2.CreateRequest(id=lease.id, labels=labels)
         await self._client.call(f"{_LEASES}/Create", request, leases_pb2.CreateResponse)
 
-    async def add(self, lease: Lease, digest: Digest) -> None:
-        """Add a blob to a lease. containerd does not check that the blob is here."""
-        resource = leases_pb2.Resource(id=str(digest), type="content")
+    async def add(self, lease: Lease, digest: Digest, *, snapshotter: str = "") -> None:
+        """Add a blob to a lease, or a snapshot of a snapshotter.
+
+        containerd does not check that it is here.
+        """
+        kind = f"snapshots/{snapshotter}" if snapshotter else "content"
+        resource = leases_pb2.Resource(id=str(digest), type=kind)
         request = leases_pb2.AddResourceRequest(id=lease.id, resource=resource)
         await self._client.call(f"{_LEASES}/AddResource", request, Empty)
 

@@ -8,6 +8,7 @@ tag it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable
+from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable, UnpackUnsupported
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
 from spegel_py.store.base import (
@@ -95,9 +96,13 @@ class LayoutReplicas:
         yield LayoutImageWriter(root=self._root, is_shared=is_shared)
 
     async def hold(self, replica: Replica) -> None:
+        replica = dataclasses.replace(replica, is_unpacked=False)
         async with self._lock:
             await asyncio.to_thread(self._check, replica.image)
             await self._replace({**self._held, replica.image.manifest: replica})
+
+    async def unpack(self, manifest: Digest) -> None:
+        raise UnpackUnsupported("an image layout is not unpacked")
 
     async def release(self, manifest: Digest) -> int:
         async with self._lock:

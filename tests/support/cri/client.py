@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.message import Message
 
+from spegel_py.store.containerd.api import cri_pb2
 from tests.support.cri import runtime_pb2
 
 _SERVICE = "/runtime.v1.ImageService"
@@ -32,8 +33,8 @@ class Cri:
 
     async def pull(self, reference: str, *, deadline: float = 120.0) -> str:
         """Pull an image and return its id."""
-        request = runtime_pb2.PullImageRequest(image=runtime_pb2.ImageSpec(image=reference))
-        answer = await self._ask("PullImage", request, runtime_pb2.PullImageResponse, deadline)
+        request = cri_pb2.PullImageRequest(image=cri_pb2.ImageSpec(image=reference))
+        answer = await self._ask("PullImage", request, cri_pb2.PullImageResponse, deadline)
         return str(answer.image_ref)
 
     async def images(self) -> list[CriImage]:
@@ -45,13 +46,13 @@ class Cri:
 
     async def status(self, reference: str) -> CriImage | None:
         """Return one image, or None if it is not there."""
-        request = runtime_pb2.ImageStatusRequest(image=runtime_pb2.ImageSpec(image=reference))
-        answer = await self._ask("ImageStatus", request, runtime_pb2.ImageStatusResponse)
+        request = cri_pb2.ImageStatusRequest(image=cri_pb2.ImageSpec(image=reference))
+        answer = await self._ask("ImageStatus", request, cri_pb2.ImageStatusResponse)
         return _image(answer.image) if answer.HasField("image") else None
 
     async def remove(self, reference: str) -> None:
         """Remove an image under all its names."""
-        request = runtime_pb2.RemoveImageRequest(image=runtime_pb2.ImageSpec(image=reference))
+        request = runtime_pb2.RemoveImageRequest(image=cri_pb2.ImageSpec(image=reference))
         await self._ask("RemoveImage", request, runtime_pb2.RemoveImageResponse)
 
     async def _ask(

@@ -22,35 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from spegel_py.store.containerd.api import cri_pb2 as spegel__py_dot_store_dot_containerd_dot_api_dot_cri__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftests/support/cri/runtime.proto\x12\nruntime.v1\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"J\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\"\x13\n\x11ListImagesRequest\"7\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.runtime.v1.Image\":\n\x12ImageStatusRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"7\n\x13ImageStatusResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.runtime.v1.Image\"8\n\x10PullImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\t\":\n\x12RemoveImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"\x15\n\x13RemoveImageResponse2\xc5\x02\n\x0cImageService\x12K\n\nListImages\x12\x1d.runtime.v1.ListImagesRequest\x1a\x1e.runtime.v1.ListImagesResponse\x12N\n\x0bImageStatus\x12\x1e.runtime.v1.ImageStatusRequest\x1a\x1f.runtime.v1.ImageStatusResponse\x12H\n\tPullImage\x12\x1c.runtime.v1.PullImageRequest\x1a\x1d.runtime.v1.PullImageResponse\x12N\n\x0bRemoveImage\x12\x1e.runtime.v1.RemoveImageRequest\x1a\x1f.runtime.v1.RemoveImageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftests/support/cri/runtime.proto\x12\nruntime.v1\x1a(spegel_py/store/containerd/api/cri.proto\"\x13\n\x11ListImagesRequest\"7\n\x12ListImagesResponse\x12!\n\x06images\x18\x01 \x03(\x0b\x32\x11.runtime.v1.Image\":\n\x12RemoveImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"\x15\n\x13RemoveImageResponse2\xb1\x01\n\x12TestedImageService\x12K\n\nListImages\x12\x1d.runtime.v1.ListImagesRequest\x1a\x1e.runtime.v1.ListImagesResponse\x12N\n\x0bRemoveImage\x12\x1e.runtime.v1.RemoveImageRequest\x1a\x1f.runtime.v1.RemoveImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tests.support.cri.runtime_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMAGESPEC']._serialized_start=47
-  _globals['_IMAGESPEC']._serialized_end=73
-  _globals['_IMAGE']._serialized_start=75
-  _globals['_IMAGE']._serialized_end=149
-  _globals['_LISTIMAGESREQUEST']._serialized_start=151
-  _globals['_LISTIMAGESREQUEST']._serialized_end=170
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=172
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=227
-  _globals['_IMAGESTATUSREQUEST']._serialized_start=229
-  _globals['_IMAGESTATUSREQUEST']._serialized_end=287
-  _globals['_IMAGESTATUSRESPONSE']._serialized_start=289
-  _globals['_IMAGESTATUSRESPONSE']._serialized_end=344
-  _globals['_PULLIMAGEREQUEST']._serialized_start=346
-  _globals['_PULLIMAGEREQUEST']._serialized_end=402
-  _globals['_PULLIMAGERESPONSE']._serialized_start=404
-  _globals['_PULLIMAGERESPONSE']._serialized_end=442
-  _globals['_REMOVEIMAGEREQUEST']._serialized_start=444
-  _globals['_REMOVEIMAGEREQUEST']._serialized_end=502
-  _globals['_REMOVEIMAGERESPONSE']._serialized_start=504
-  _globals['_REMOVEIMAGERESPONSE']._serialized_end=525
-  _globals['_IMAGESERVICE']._serialized_start=528
-  _globals['_IMAGESERVICE']._serialized_end=853
+  _globals['_LISTIMAGESREQUEST']._serialized_start=89
+  _globals['_LISTIMAGESREQUEST']._serialized_end=108
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=110
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=165
+  _globals['_REMOVEIMAGEREQUEST']._serialized_start=167
+  _globals['_REMOVEIMAGEREQUEST']._serialized_end=225
+  _globals['_REMOVEIMAGERESPONSE']._serialized_start=227
+  _globals['_REMOVEIMAGERESPONSE']._serialized_end=248
+  _globals['_TESTEDIMAGESERVICE']._serialized_start=251
+  _globals['_TESTEDIMAGESERVICE']._serialized_end=428
 # @@protoc_insertion_point(module_scope)

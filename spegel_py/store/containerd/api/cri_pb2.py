@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(spegel_py/store/containerd/api/cri.proto\x12\nruntime.v1\" \n\rStatusRequest\x12\x0f\n\x07verbose\x18\x01 \x01(\x08\"5\n\x0eStatusResponse\x12#\n\x04info\x18\x02 \x03(\x0b\x32\x15.runtime.v1.InfoEntry\"\'\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t2Q\n\x0eRuntimeService\x12?\n\x06Status\x12\x19.runtime.v1.StatusRequest\x1a\x1a.runtime.v1.StatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(spegel_py/store/containerd/api/cri.proto\x12\nruntime.v1\" \n\rStatusRequest\x12\x0f\n\x07verbose\x18\x01 \x01(\x08\"5\n\x0eStatusResponse\x12#\n\x04info\x18\x02 \x03(\x0b\x32\x15.runtime.v1.InfoEntry\"\'\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x1a\n\tImageSpec\x12\r\n\x05image\x18\x01 \x01(\t\"0\n\nAuthConfig\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"Z\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\":\n\x12ImageStatusRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\"7\n\x13ImageStatusResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.runtime.v1.Image\"^\n\x10PullImageRequest\x12$\n\x05image\x18\x01 \x01(\x0b\x32\x15.runtime.v1.ImageSpec\x12$\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x16.runtime.v1.AuthConfig\"&\n\x11PullImageResponse\x12\x11\n\timage_ref\x18\x01 \x01(\t2Q\n\x0eRuntimeService\x12?\n\x06Status\x12\x19.runtime.v1.StatusRequest\x1a\x1a.runtime.v1.StatusResponse2\xa8\x01\n\x0cImageService\x12N\n\x0bImageStatus\x12\x1e.runtime.v1.ImageStatusRequest\x1a\x1f.runtime.v1.ImageStatusResponse\x12H\n\tPullImage\x12\x1c.runtime.v1.PullImageRequest\x1a\x1d.runtime.v1.PullImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSRESPONSE']._serialized_end=143
   _globals['_INFOENTRY']._serialized_start=145
   _globals['_INFOENTRY']._serialized_end=184
-  _globals['_RUNTIMESERVICE']._serialized_start=186
-  _globals['_RUNTIMESERVICE']._serialized_end=267
+  _globals['_IMAGESPEC']._serialized_start=186
+  _globals['_IMAGESPEC']._serialized_end=212
+  _globals['_AUTHCONFIG']._serialized_start=214
+  _globals['_AUTHCONFIG']._serialized_end=262
+  _globals['_IMAGE']._serialized_start=264
+  _globals['_IMAGE']._serialized_end=354
+  _globals['_IMAGESTATUSREQUEST']._serialized_start=356
+  _globals['_IMAGESTATUSREQUEST']._serialized_end=414
+  _globals['_IMAGESTATUSRESPONSE']._serialized_start=416
+  _globals['_IMAGESTATUSRESPONSE']._serialized_end=471
+  _globals['_PULLIMAGEREQUEST']._serialized_start=473
+  _globals['_PULLIMAGEREQUEST']._serialized_end=567
+  _globals['_PULLIMAGERESPONSE']._serialized_start=569
+  _globals['_PULLIMAGERESPONSE']._serialized_end=607
+  _globals['_RUNTIMESERVICE']._serialized_start=609
+  _globals['_RUNTIMESERVICE']._serialized_end=690
+  _globals['_IMAGESERVICE']._serialized_start=693
+  _globals['_IMAGESERVICE']._serialized_end=861
 # @@protoc_insertion_point(module_scope)

@@ -22,30 +22,35 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+spegel_py/store/containerd/api/images.proto\x12\x1d\x63ontainerd.services.images.v1\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\"#\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xe6\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x06labels\x18\x02 \x03(\x0b\x32$.containerd.services.images.v1.Label\x12\x39\n\x06target\x18\x03 \x01(\x0b\x32).containerd.services.images.v1.Descriptor\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x10GetImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"$\n\x11ListImagesRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"J\n\x12ListImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.containerd.services.images.v1.Image2\xdd\x01\n\x06Images\x12\x66\n\x03Get\x12..containerd.services.images.v1.GetImageRequest\x1a/.containerd.services.images.v1.GetImageResponse\x12k\n\x04List\x12\x30.containerd.services.images.v1.ListImagesRequest\x1a\x31.containerd.services.images.v1.ListImagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+spegel_py/store/containerd/api/images.proto\x12\x1d\x63ontainerd.services.images.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\">\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\"#\n\x05Label\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xe6\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x34\n\x06labels\x18\x02 \x03(\x0b\x32$.containerd.services.images.v1.Label\x12\x39\n\x06target\x18\x03 \x01(\x0b\x32).containerd.services.images.v1.Descriptor\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x10GetImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"$\n\x11ListImagesRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"J\n\x12ListImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.containerd.services.images.v1.Image\"z\n\x12UpdateImageRequest\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x13UpdateImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image2\xce\x02\n\x06Images\x12\x66\n\x03Get\x12..containerd.services.images.v1.GetImageRequest\x1a/.containerd.services.images.v1.GetImageResponse\x12k\n\x04List\x12\x30.containerd.services.images.v1.ListImagesRequest\x1a\x31.containerd.services.images.v1.ListImagesResponse\x12o\n\x06Update\x12\x31.containerd.services.images.v1.UpdateImageRequest\x1a\x32.containerd.services.images.v1.UpdateImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'spegel_py.store.containerd.api.images_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIPTOR']._serialized_start=111
-  _globals['_DESCRIPTOR']._serialized_end=173
-  _globals['_LABEL']._serialized_start=175
-  _globals['_LABEL']._serialized_end=210
-  _globals['_IMAGE']._serialized_start=213
-  _globals['_IMAGE']._serialized_end=443
-  _globals['_GETIMAGEREQUEST']._serialized_start=445
-  _globals['_GETIMAGEREQUEST']._serialized_end=476
-  _globals['_GETIMAGERESPONSE']._serialized_start=478
-  _globals['_GETIMAGERESPONSE']._serialized_end=549
-  _globals['_LISTIMAGESREQUEST']._serialized_start=551
-  _globals['_LISTIMAGESREQUEST']._serialized_end=587
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=589
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=663
-  _globals['_IMAGES']._serialized_start=666
-  _globals['_IMAGES']._serialized_end=887
+  _globals['_DESCRIPTOR']._serialized_start=145
+  _globals['_DESCRIPTOR']._serialized_end=207
+  _globals['_LABEL']._serialized_start=209
+  _globals['_LABEL']._serialized_end=244
+  _globals['_IMAGE']._serialized_start=247
+  _globals['_IMAGE']._serialized_end=477
+  _globals['_GETIMAGEREQUEST']._serialized_start=479
+  _globals['_GETIMAGEREQUEST']._serialized_end=510
+  _globals['_GETIMAGERESPONSE']._serialized_start=512
+  _globals['_GETIMAGERESPONSE']._serialized_end=583
+  _globals['_LISTIMAGESREQUEST']._serialized_start=585
+  _globals['_LISTIMAGESREQUEST']._serialized_end=621
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=623
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=697
+  _globals['_UPDATEIMAGEREQUEST']._serialized_start=699
+  _globals['_UPDATEIMAGEREQUEST']._serialized_end=821
+  _globals['_UPDATEIMAGERESPONSE']._serialized_start=823
+  _globals['_UPDATEIMAGERESPONSE']._serialized_end=897
+  _globals['_IMAGES']._serialized_start=900
+  _globals['_IMAGES']._serialized_end=1234
 # @@protoc_insertion_point(module_scope)
