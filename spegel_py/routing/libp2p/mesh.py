@@ -128,7 +128,10 @@ class Mesh:
             nursery.start_soon(self._drop_silent)
             nursery.start_soon(self.prober.run)
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # connections end while it is being closed
 
     async def say_goodbye(self, *, timeout: float) -> None:
         """Send every peer a goodbye, within `timeout` seconds."""

@@ -170,7 +170,8 @@ class PeerProber:
                 planned = self._planned = max(
                     now + SHORTEST, min(next_ping, self._detector.next_at())
                 )
-                with trio.move_on_after(planned - self._clock()):
+                # A thread that waits for a core may be late already.
+                with trio.move_on_after(max(0.0, planned - self._clock())):
                     await self._sooner.wait()
                     planned = self._clock()
 

@@ -86,6 +86,24 @@ def test_a_node_that_is_leaving_tells_nobody_anew() -> None:
     trio.run(main)
 
 
+def test_a_connection_that_ends_after_the_mesh_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host closes its connections last, when the mesh can start no task any more."""
+
+    async def main() -> None:
+        mesh = _mesh()
+        monkeypatch.setattr(mesh, "_tend", lambda peer, scope: trio.sleep(0))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(mesh.run)
+            mesh.arrived(PEER)
+            assert mesh.peers() == [PEER]
+            nursery.cancel_scope.cancel()
+        mesh.lost(PEER, why="connection closed")
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize(("empty", "asked"), [(0, 1), (1, 2)])
 def test_a_peer_that_knew_nobody_is_asked_once_more(
     monkeypatch: pytest.MonkeyPatch, empty: int, asked: int
