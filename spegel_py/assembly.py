@@ -32,7 +32,13 @@ from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.config import Config
 from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
-from spegel_py.image_parts import ReplicaParts, make_preheating, make_replicas
+from spegel_py.image_parts import (
+    ReplicaParts,
+    make_evacuation,
+    make_preheating,
+    make_replicas,
+    make_signs,
+)
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
@@ -41,6 +47,7 @@ from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.verification import Verify
 from spegel_py.node_name import node_name
 from spegel_py.outcomes import ContentSource
+from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.preheating import Preheating
 from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
@@ -76,6 +83,7 @@ class Assembly:
     origins: Origins
     replicas: ReplicaParts
     preheating: Preheating
+    evacuation: Evacuation
     router: Libp2pRouter
     advertiser: Advertiser
     freshness: Freshness
@@ -158,6 +166,7 @@ class Assembly:
             rng,
             auth=auth,
             is_busy=lambda: limits.has_foreground or bool(sharing and sharing.counts()),
+            signs=make_signs(config, router, health, scrubbed),
         )
         preheating = make_preheating(
             config, replicas, scrubbed, router, metrics, rng, auth=auth, kept=kept
@@ -170,9 +179,11 @@ class Assembly:
             metrics,
             not_preheated=preheating.not_ready,
             floor_missed=kept.keeper.floor_missed,
+            draining=lambda: kept.draining.state.describe() or {},
         )
-        preheating.jobs.on_action = supervisor.audit
+        preheating.jobs.on_action = kept.draining.on_action = supervisor.audit
         kept.keeper.on_action = kept.queue.on_action = supervisor.audit
+        kept.draining.signs.disk_faults = supervisor.disk_faults
         return cls(
             config=config,
             auth=auth,
@@ -185,6 +196,7 @@ class Assembly:
             origins=origins,
             replicas=kept,
             preheating=preheating,
+            evacuation=make_evacuation(config, preheating, kept),
             router=router,
             advertiser=advertiser,
             freshness=freshness,
@@ -280,7 +292,9 @@ class Assembly:
     def control_app(self) -> web.Application:
         """Return what is served on the control socket."""
         return create_control_app(
-            preheat=self.preheating.jobs, listed=self.preheating.describe_list
+            preheat=self.preheating.jobs,
+            evacuation=self.evacuation,
+            listed=self.preheating.describe_list,
         )
 
     async def state(self) -> Mapping[str, object]:
@@ -297,6 +311,8 @@ class Assembly:
             pulls=self.metrics.pulls.summary(),
             in_flight=self.sharing.describe() if self.sharing else None,
             replicas=self.replicas.keeper.limits(),
+            draining=self.replicas.draining.state.describe(),
+            leaving=self.replicas.draining.state.draining_peers,
         )
 
     async def _store_state(self) -> Mapping[str, object]:

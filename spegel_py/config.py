@@ -287,6 +287,16 @@ class Config:
             "it gives way to pulls by runtimes"
         ),
     )
+    evacuate_on_stop: str = setting(
+        values.text_or_off,
+        "off",
+        (
+            "sole: at SIGTERM, bring the images that only this node has to other nodes, the "
+            "smallest first, for 20 s at most; for machines whose content goes with them; off: "
+            "end at once, since a node that is started again has its content"
+        ),
+        choices=("off", "sole"),
+    )
     control_socket: str = setting(
         values.text,
         AUTO,

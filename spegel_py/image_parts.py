@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from functools import partial
 
 from spegel_py.config import Config
 from spegel_py.errors import StoreUnavailable
+from spegel_py.health.health import Health
 from spegel_py.metrics import NodeMetrics
 from spegel_py.node_name import node_name
 from spegel_py.parts import own_mirror
+from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.node_choice import KnownNode
 from spegel_py.preheat.preheat_messages import is_preheat
 from spegel_py.preheat.preheating import Preheating
 from spegel_py.preheat.registry_lookup import plain_registries
 from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.disk_room import DiskRoom
+from spegel_py.replicas.drain_state import DrainState
+from spegel_py.replicas.draining import Draining, DrainSigns
 from spegel_py.replicas.keep_queue import KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.keeper import ReplicaKeeper
@@ -27,6 +32,7 @@ from spegel_py.replicas.taker import ImageTaker
 from spegel_py.replicas.yield_gate import YieldGate
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Replicas, Store
+from spegel_py.store.scrub import ScrubbedStore
 from spegel_py.tools.basic_auth import Credentials
 
 
@@ -34,14 +40,31 @@ from spegel_py.tools.basic_auth import Credentials
 class ReplicaParts:
     """The parts that keep images.
 
-    `taker` and `queue` take them from other nodes, `keeper` looks after those that are here, and
-    `gate` lets the pulls of runtimes go first.
+    `draining` decides whether this node drains. `taker` and `queue` take images from other nodes,
+    `keeper` looks after those that are here, and `gate` lets the pulls of runtimes go first.
     """
 
+    draining: Draining
     keeper: ReplicaKeeper
     taker: ImageTaker
     queue: KeepQueue
     gate: YieldGate
+
+
+def make_signs(
+    config: Config, router: Libp2pRouter, health: Health, scrubbed: ScrubbedStore
+) -> DrainSigns:
+    """Return the signs by which a node drains.
+
+    Without a floor nodes keep no images, and none gives its own away unasked.
+    """
+    return DrainSigns(
+        is_automatic=config.replica_floor > 0,
+        connected=router.connected,
+        predicted=health.predicted,
+        unhealthy=lambda: health.reasons(time.monotonic()),
+        damaged=lambda: scrubbed.damaged,
+    )
 
 
 def make_replicas(
@@ -54,6 +77,7 @@ def make_replicas(
     *,
     auth: Credentials | None,
     is_busy: Callable[[], bool],
+    signs: DrainSigns,
 ) -> ReplicaParts:
     """Return the parts that keep images. With a floor of 0 they release those of an earlier run."""
     rules = ReplicaRules(
@@ -63,6 +87,15 @@ def make_replicas(
         patterns=config.replicate_images,
     )
     disk = DiskRoom(content=config.oci_layout or config.containerd_content_path, rules=rules)
+    drain = DrainState()
+    draining = Draining(
+        state=drain,
+        router=router,
+        requests=router.keep_requests,
+        signs=signs,
+        folder=config.data_dir,
+        metrics=metrics.replicas,
+    )
     gate = YieldGate(is_busy=is_busy, waited=metrics.replicas.yielded)
     taker = ImageTaker(
         replicas=replicas,
@@ -71,7 +104,10 @@ def make_replicas(
         room=disk.left,
         gate=gate.take,
     )
-    queue = KeepQueue(taker=taker, rules=rules, filters=config.filters, metrics=metrics.replicas)
+    queue = KeepQueue(
+        taker=taker, rules=rules, filters=config.filters, metrics=metrics.replicas, drain=drain
+    )
+    queue.on_sick = draining.on_sick
     router.keep_requests.set_handler(queue.handle)
     requester = KeepRequester(
         requests=router.keep_requests,
@@ -79,6 +115,7 @@ def make_replicas(
         connected=router.connected,
         rules=rules,
         metrics=metrics.replicas,
+        drain=drain,
     )
     keeper = ReplicaKeeper(
         own=router.id,
@@ -93,8 +130,9 @@ def make_replicas(
         rng=rng,
         requester=requester,
         queue=queue,
+        drain=drain,
     )
-    return ReplicaParts(keeper=keeper, taker=taker, queue=queue, gate=gate)
+    return ReplicaParts(draining=draining, keeper=keeper, taker=taker, queue=queue, gate=gate)
 
 
 def make_preheating(
@@ -141,11 +179,16 @@ def make_preheating(
             replicas=replicas, mirror=mirror, room=peer_room, gate=kept.gate.take
         ),
         sole_copies=SoleCopies(
-            replicas=replicas, store=store, router=router, filters=config.filters
+            replicas=replicas,
+            store=store,
+            router=router,
+            filters=config.filters,
+            drain=kept.draining.state,
         ),
         requests=router.keep_requests,
         is_open=config.preheat_from_peers,
         disk=disk,
+        drain=kept.draining.state,
         mirror=mirror,
         filters=config.filters,
         floor=config.replica_floor,
@@ -163,3 +206,13 @@ def make_preheating(
 
     router.keep_requests.set_handler(handle)
     return made
+
+
+def make_evacuation(config: Config, preheating: Preheating, kept: ReplicaParts) -> Evacuation:
+    """Return the evacuation of this node."""
+    return Evacuation(
+        jobs=preheating.jobs,
+        draining=kept.draining,
+        keep=config.replica_keep or None,
+        is_at_stop=config.evacuate_on_stop == "sole",
+    )

@@ -121,8 +121,11 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(node.replicas.keeper.run(), name="replicas"),
                 group.create_task(node.replicas.queue.run(), name="replica requests"),
                 group.create_task(node.preheating.run(), name="preheat"),
+                group.create_task(node.replicas.draining.run(), name="draining"),
+                group.create_task(node.evacuation.run(), name="evacuation"),
             ]
             yield node.router
+            await node.evacuation.stop()
             _cancel(tasks)
 
 

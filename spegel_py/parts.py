@@ -163,6 +163,7 @@ def make_supervisor(
     *,
     not_preheated: Callable[[], str | None],
     floor_missed: Callable[[], Mapping[str, str]],
+    draining: Callable[[], Mapping[str, str]],
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = containerd_watcher(config, watcher)
@@ -188,6 +189,7 @@ def make_supervisor(
             predicted=health.predicted,
             twins=router.duplicate_identities,
             floor_missed=floor_missed,
+            draining=draining,
             folders=folders,
         ),
         actions=RepairActions(

@@ -28,6 +28,8 @@ def describe(
     pulls: Mapping[str, object],
     in_flight: Sequence[Mapping[str, object]] | None,
     replicas: Mapping[str, object] | None = None,
+    draining: Mapping[str, str] | None = None,
+    leaving: Collection[str] = (),
 ) -> Mapping[str, object]:
     """Return the state as JSON.
 
@@ -41,6 +43,8 @@ def describe(
         health: returns the health of a peer by its id.
         in_flight: the digests in flight, None if in-flight sharing is off.
         replicas: the floor of replicas and what limits them, None if replicas are off.
+        draining: the causes for which the node drains, None if it does not.
+        leaving: the ids of the peers that drain.
     """
     tags = sum("/" in key for key in advertised)
     digests = sum(not is_replica_key(key) for key in advertised) - tags
@@ -63,6 +67,7 @@ def describe(
                 "heard_seconds": _rounded(member.heard),
                 "skew_seconds": _rounded(member.skew),
                 "health": health(member.id).value,
+                "draining": member.id in leaving,
             }
             for member in members
         ],
@@ -70,6 +75,7 @@ def describe(
         "pulls": pulls,
         "in_flight": in_flight,
         "replicas": replicas,
+        "draining": draining,
         "supervision": supervision,
     }
 

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
             [
                 (
                     peer["address"],
-                    peer["health"],
+                    peer["health"] + (", draining" if peer.get("draining") else ""),
                     "-" if peer["heard_seconds"] is None else f"{span(peer['heard_seconds'])} ago",
                     "-" if peer["skew_seconds"] is None else f"{peer['skew_seconds']:+.3f} s",
                     str(peer["keys"]),

@@ -34,12 +34,15 @@ def run(options: argparse.Namespace) -> int:
     ]
     taking = [one for one in found["taking"] if any(options.part in name for name in one["names"])]
     if options.json:
-        print_json({"floor": floor, "images": images, "taking": taking})
+        shown = {"floor": floor, "draining": found.get("draining")}
+        print_json({**shown, "images": images, "taking": taking})
     elif floor == 0:
         print_line(f"{node.url} keeps no replicas: --replica-floor is 0")
     elif not images and not taking:
         print_line(f"{node.url} shows no such image; it looks at its images every 30 s")
     else:
+        for cause, why in (found.get("draining") or {}).items():  # not there in older nodes
+            print_line(f"the node drains ({cause}), so its replicas do not count: {why}")
         _print(images, taking, floor, wide=options.wide)
     return 0
 

@@ -45,6 +45,8 @@ def _rows(state: Mapping[str, Any], *, wide: bool) -> Iterator[tuple[str, str]]:
         yield "content", store["text"]
         if store["others"]:
             yield "not shared", store["others"]
+    if drain := state.get("draining"):  # not there in older nodes
+        yield "draining", "; ".join(f"{cause}: {why}" for cause, why in drain.items())
     yield "peers", _counts(Counter(peer["health"] for peer in state["peers"])) or "none"
     tags, digests = plural(advertised["tags"], "tag"), plural(advertised["digests"], "digest")
     yield "advertises", f"{tags}, {digests}"

@@ -49,6 +49,10 @@ def is_replica_key(key: str) -> bool:
     return key.startswith(REPLICA)
 
 
+DRAINING_KEY = f"{REPLICA}draining"
+"""The key that the nodes advertise whose replicas do not count, since they are about to go."""
+
+
 def check_repository(text: str) -> str:
     """Return `text` if it is a repository name of the distribution spec. Raises NameInvalid."""
     if len(text) > MAX_NAME or not _REPOSITORY.fullmatch(text):

@@ -33,6 +33,7 @@ class PreheatFault(StrEnum):
     TIMEOUT = "timeout"
     NO_ANSWER = "no-answer"
     OFF = "off"
+    DRAINING = "draining"
     FULL = "full"
     INTERNAL = "internal"
 

@@ -39,6 +39,7 @@ from spegel_py.preheat.preheat_request import PreheatRequest
 from spegel_py.preheat.registry_lookup import RegistryLookup, ResolvedImage
 from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.pull.plan import Platform
+from spegel_py.replicas.drain_state import DrainState
 from spegel_py.telemetry.logging import FaultLog
 from spegel_py.tools.backoff import Backoff
 
@@ -83,6 +84,7 @@ class PreheatJobs:
         folder: Path | None,
         metrics: PreheatMetrics,
         rng: random.Random,
+        drain: DrainState | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._own = own
@@ -93,6 +95,7 @@ class PreheatJobs:
         self._file = JobFile(folder)
         self._metrics = metrics
         self._rng = rng
+        self._drain = drain or DrainState()
         self._clock = clock
         self.on_action: Callable[[Mapping[str, object]], None] = lambda record: None
         """Is called with the audit record of each action of a person or a program."""
@@ -148,14 +151,20 @@ class PreheatJobs:
         )
         return await self._add(job)
 
-    async def evacuate(self, given: object, *, actor: str) -> PreheatJob:
+    async def evacuate(self, given: object, *, actor: str, is_forced: bool = True) -> PreheatJob:
         """Begin a job that brings each image which only this node has to another node.
 
-        `given` is a JSON object with `keep` and `timeout`. Raises RequestInvalid, StoreUnavailable.
+        Raises RequestInvalid, StoreUnavailable.
+
+        Args:
+            given: a JSON object with `keep` and `timeout`.
+            is_forced: False to raise RequestInvalid if there is no such image.
         """
-        if not self._others.known():
+        if not self._staying():
             raise RequestInvalid("there is no other node that could take the images")
         copies = await self._sole_copies.find()
+        if not copies and not is_forced:
+            raise RequestInvalid("other nodes have all images of this node")
         request = PreheatRequest.of_evacuation(
             given, images=tuple(one.reference for one in copies), platform=Platform.here()
         )
@@ -168,6 +177,20 @@ class PreheatJobs:
             is_evacuation=True,
         )
         return await self._add(job)
+
+    def is_evacuating(self) -> bool:
+        """Return True while an evacuation goes on."""
+        return any(job.is_evacuation and job.ended is None for job in self._jobs.values())
+
+    async def evacuated(self, timeout: float) -> bool:
+        """Wait for the end of all evacuations, for `timeout` seconds at most.
+
+        Return False if one still goes on.
+        """
+        tasks = [task for job, task in self._tasks.items() if self._jobs[job].is_evacuation]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        return not self.is_evacuating()
 
     async def _add(self, job: PreheatJob) -> PreheatJob:
         self._jobs[job.id] = job
@@ -286,13 +309,17 @@ class PreheatJobs:
         """Have one other node fetch an image: the first of the ranking that does."""
         if any(one.stage in GOOD for one in image.nodes.values()):
             return
-        known = [one.id for one in self._others.known()]
-        for node in ranked_nodes(digest, known, MAX_TRIED):
+        for node in ranked_nodes(digest, self._staying(), MAX_TRIED):
             progress = NodeProgress()
             image.nodes = {node: progress}
             await self._preheat_on(job, image, digest, node, progress, slots)
             if progress.stage in GOOD:
                 return
+
+    def _staying(self) -> list[str]:
+        """Return the ids of the other nodes that can be asked, and do not drain."""
+        leaving = self._drain.leaving_peers
+        return [one.id for one in self._others.known() if one.id not in leaving]
 
     async def _preheat_everywhere(
         self, job: PreheatJob, image: JobImage, digest: Digest, slots: asyncio.Semaphore

@@ -25,6 +25,7 @@ from spegel_py.preheat.preheat_messages import (
     encode_state,
 )
 from spegel_py.preheat.registry_lookup import is_of_this_machine
+from spegel_py.replicas.drain_state import DrainState
 
 log = structlog.get_logger(__name__)
 
@@ -59,11 +60,13 @@ class PreheatResponder:
         local: LocalPreheat,
         metrics: PreheatMetrics,
         is_open: bool,
+        drain: DrainState | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._local = local
         self._metrics = metrics
         self._is_open = is_open
+        self._drain = drain or DrainState()
         self._clock = clock
         self._lock = threading.Lock()  # requests come in any thread
         self._asked: dict[Key, _Asked] = {}
@@ -124,6 +127,9 @@ class PreheatResponder:
         if not self._is_open:
             text = "the node fetches nothing for other nodes: --preheat-from-peers is false"
             return NodeProgress(PreheatStage.REFUSED, why=PreheatFault.OFF, error=text)
+        if self._drain.is_draining:
+            text = "the node drains: it is about to go away"
+            return NodeProgress(PreheatStage.REFUSED, why=PreheatFault.DRAINING, error=text)
         if is_of_this_machine(ask.image.registry):
             text = f"{ask.image.registry} would be another registry on each node"
             return NodeProgress(PreheatStage.REFUSED, why=PreheatFault.REFUSED, error=text)

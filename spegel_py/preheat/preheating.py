@@ -22,6 +22,7 @@ from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
 from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.disk_room import DiskRoom
+from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.replica_rules import SCAN
 from spegel_py.replicas.taker import ImageTaker
 from spegel_py.routing.base import Member, RequestResponse
@@ -44,6 +45,7 @@ class Preheating:
         requests: carries messages to other nodes.
         is_open: False to fetch nothing for other nodes.
         disk: measures the disk.
+        drain: whether this node drains, and which peers do.
         mirror: the URL of this node's own mirror.
         floor: the floor of replicas.
         credentials: a file or folder with credentials of registries.
@@ -73,6 +75,7 @@ class Preheating:
         longest: float,
         is_open: bool,
         disk: DiskRoom,
+        drain: DrainState,
         metrics: PreheatMetrics,
         rng: random.Random,
     ) -> None:
@@ -101,6 +104,7 @@ class Preheating:
             folder=folder,
             metrics=metrics,
             rng=rng,
+            drain=drain,
         )
         self.list = None
         if list_path is not None:
@@ -114,7 +118,9 @@ class Preheating:
                 longest=longest,
                 rng=rng,
             )
-        self.responder = PreheatResponder(local=self.local, metrics=metrics, is_open=is_open)
+        self.responder = PreheatResponder(
+            local=self.local, metrics=metrics, is_open=is_open, drain=drain
+        )
         metrics.watch(self.jobs.counts)
 
     def __repr__(self) -> str:

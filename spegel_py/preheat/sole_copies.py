@@ -10,6 +10,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import Reference
+from spegel_py.replicas.drain_state import DrainState
 from spegel_py.routing.base import Router
 from spegel_py.store.base import PlatformImage, Replicas, Store
 from spegel_py.store.walker import Walker
@@ -36,12 +37,19 @@ class SoleCopies:
     """Finds the images of one node that no other node has."""
 
     def __init__(
-        self, *, replicas: Replicas, store: Store, router: Router, filters: Filters
+        self,
+        *,
+        replicas: Replicas,
+        store: Store,
+        router: Router,
+        filters: Filters,
+        drain: DrainState | None = None,
     ) -> None:
         self._replicas = replicas
         self._store = store
         self._router = router
         self._filters = filters
+        self._drain = drain or DrainState()
 
     def __repr__(self) -> str:
         return f"<SoleCopies {self._replicas!r}>"
@@ -89,6 +97,9 @@ class SoleCopies:
             )
 
     async def _has_others(self, one: SoleCopy) -> bool:
-        async for _ in self._router.lookup(str(one.manifest), limit=1):
-            return True
+        """Return True if a node has the image that does not drain, and is not about to fail."""
+        leaving = self._drain.leaving_peers
+        async for peer in self._router.lookup(str(one.manifest), limit=len(leaving) + 1):
+            if peer.id not in leaving:
+                return True
         return False

@@ -10,11 +10,13 @@ the keeper looks up the peers with the image, and takes it from them.
             (name, pulled), size, reason, used     with the Unix times of their pulls, and the Unix
                                                    time at which a runtime last had it
     used    manifest                               "when did your runtime last have the image?"
+    sick    why                                    "I expect your node to fail"
     kept                                           to a keep: "I keep it"
     taking  offset, total                          to a keep: "I take it; so many bytes are here"
     no      why, retry, detail?                    to a keep: "I do not; ask again after `retry`
                                                    seconds"
     seen    used                                   to a used: Unix time, 0 for never
+    noted                                          to a sick
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class RefusalReason(StrEnum):
     FILTERED = "filtered"
     TOO_LARGE = "too-large"
     FULL = "full"
+    DRAINING = "draining"
     FAILED = "failed"
     SILENT = "silent"
     """The node did not answer; no message has this reason."""
@@ -98,6 +101,18 @@ class UsedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SickNotice:
+    """A node tells another one that it expects it to fail, and by what sign."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SickNoted:
+    """The notice has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageKept:
     """The asked node keeps the image."""
 
@@ -129,8 +144,8 @@ class ImageUsed:
     used: float
 
 
-KeepMessage = KeepRequest | UsedRequest
-KeepAnswer = ImageKept | ImageTaking | KeepRefused | ImageUsed
+KeepMessage = KeepRequest | UsedRequest | SickNotice
+KeepAnswer = ImageKept | ImageTaking | KeepRefused | ImageUsed | SickNoted
 
 
 def encode(message: KeepMessage | KeepAnswer) -> bytes:
@@ -141,6 +156,8 @@ def encode(message: KeepMessage | KeepAnswer) -> bytes:
             return _encode_keep(message)
         case UsedRequest(manifest):
             members = {"kind": "used", "manifest": str(manifest)}
+        case SickNotice(why):
+            members = {"kind": "sick", "why": why[:MAX_DETAIL]}
         case ImageKept():
             members = {"kind": "kept"}
         case ImageTaking(offset, total):
@@ -150,11 +167,13 @@ def encode(message: KeepMessage | KeepAnswer) -> bytes:
             members |= {"detail": detail[:MAX_DETAIL]} if detail else {}
         case ImageUsed(used):
             members = {"kind": "seen", "used": used}
+        case SickNoted():
+            members = {"kind": "noted"}
     return _bytes(members)
 
 
 MAX_DETAIL = 160
-"""Characters of a refusal's detail."""
+"""Characters of a refusal's detail, and of the reason in a notice."""
 
 
 def _encode_keep(message: KeepRequest) -> bytes:
@@ -196,6 +215,8 @@ def decode_keep(raw: bytes) -> KeepMessage:
             )
         case "used":
             return UsedRequest(fields.digest("manifest"))
+        case "sick":
+            return SickNotice(fields.text("why", MAX_DETAIL))
     raise MessageError(f"no request of this protocol: kind {fields.kind!r:.40}")
 
 
@@ -215,6 +236,8 @@ def decode_answer(raw: bytes) -> KeepAnswer:
             return KeepRefused(fields.enum("why", RefusalReason), retry, detail)
         case "seen":
             return ImageUsed(fields.number("used", MAX_TIME))
+        case "noted":
+            return SickNoted()
     raise MessageError(f"no answer of this protocol: kind {fields.kind!r:.40}")
 
 

@@ -37,13 +37,15 @@ class KeeperView:
 
     Args:
         own: this node's id.
-        keepers: ids of the connected nodes that keep replicas.
+        keepers: ids of the connected nodes that keep replicas, and do not drain.
         is_braked: True if so many nodes were lost lately that images wait for them.
+        is_leaving: True while this node drains.
     """
 
     own: str
     keepers: frozenset[str]
     is_braked: bool = False
+    is_leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class KeeperChoice:
 
 def target(floor: int, view: KeeperView) -> int:
     """Return the replicas that can be had of each image: not more than there are nodes."""
-    return min(floor, len(view.keepers) + 1)
+    return min(floor, len(view.keepers) + (not view.is_leaving))
 
 
 def choose_keepers(
@@ -94,9 +96,12 @@ def choose_keepers(
 def is_speaker(image: ImageState, view: KeeperView) -> bool:
     """Return True if this node asks for the image.
 
-    The speaker is one of the nodes that keep replicas; other holders do not ask.
+    The speaker is one of the nodes that keep replicas; other holders do not ask. A node that drains
+    asks for the images that no such node has.
     """
     holders = (image.holders | image.replicas) & view.keepers
+    if view.is_leaving:
+        return not holders
     return ranked_nodes(image.manifest, holders | {view.own}, 1) == [view.own]
 
 
@@ -131,7 +136,8 @@ def _choices(state: KeepState, *, view: KeeperView, rules: ReplicaRules) -> Iter
 
 def _volunteers(image: ImageState, view: KeeperView) -> Collection[str]:
     """Return the nodes that have the image and no replica of it, and are about to keep it."""
-    own = {view.own} if image.is_pulled and not image.is_held else set()
+    is_own = image.is_pulled and not image.is_held and not view.is_leaving
+    own = {view.own} if is_own else set()
     return ((image.holders - image.replicas) & view.keepers) | own
 
 

@@ -19,6 +19,7 @@ from spegel_py.inflight.message_fields import MessageError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.replicas.action_record import OnAction, action_record, ignore_action
+from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.keep_messages import (
     ImageKept,
     ImageTaking,
@@ -27,6 +28,8 @@ from spegel_py.replicas.keep_messages import (
     KeepRefused,
     KeepRequest,
     RefusalReason,
+    SickNoted,
+    SickNotice,
     UsedRequest,
     decode_keep,
     encode,
@@ -58,6 +61,7 @@ RETRY: Mapping[RefusalReason, float] = {
     RefusalReason.DISK: 600.0,
     RefusalReason.FAILED: 300.0,
     RefusalReason.FULL: 60.0,
+    RefusalReason.DRAINING: 300.0,
 }
 """Seconds after which a refused request may be repeated."""
 
@@ -129,6 +133,7 @@ class KeepQueue:
         rules: ReplicaRules,
         filters: Filters,
         metrics: ReplicaMetrics,
+        drain: DrainState | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -136,6 +141,7 @@ class KeepQueue:
         self._rules = rules
         self._filters = filters
         self._metrics = metrics
+        self._drain = drain or DrainState()
         self._wall = wall
         self._monotonic = monotonic
         self.snapshot = KeeperSnapshot()
@@ -148,6 +154,8 @@ class KeepQueue:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._started: set[Digest] = set()
+        self.on_sick: Callable[[str, str], None] = lambda peer, why: None
+        """Is called in any thread with a peer that expects this node to fail, and its reason."""
         self.on_action: OnAction = ignore_action
         """Is called with the record of each image that was taken, or was not."""
 
@@ -179,6 +187,9 @@ class KeepQueue:
         match message := decode_keep(raw):
             case UsedRequest(manifest):
                 return encode(ImageUsed(max(0.0, self.snapshot.used.get(manifest, 0.0))))
+            case SickNotice(why):
+                self.on_sick(peer, why)
+                return encode(SickNoted())
             case KeepRequest():
                 return encode(self.answer(peer, message))
         raise MessageError("no request")  # pragma: no cover - decode_keep knows no other
@@ -195,7 +206,8 @@ class KeepQueue:
             if (left := until - self._monotonic()) > 0:
                 detail = "" if failure is None else failure.why.value
                 return KeepRefused(RefusalReason.FAILED, left, detail)
-            why = refusal(
+            why = RefusalReason.DRAINING if self._drain.is_draining else None
+            why = why or refusal(
                 request,
                 peer=peer,
                 snapshot=snapshot,

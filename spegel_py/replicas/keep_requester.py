@@ -14,6 +14,7 @@ from spegel_py.errors import OCIError, PeerError
 from spegel_py.inflight.message_fields import MessageError
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference, is_tag
+from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.keep_messages import (
     MAX_REPOSITORY,
     ImageKept,
@@ -103,6 +104,7 @@ class KeepRequester:
         connected: Callable[[], Collection[str]],
         rules: ReplicaRules,
         metrics: ReplicaMetrics,
+        drain: DrainState | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,6 +113,7 @@ class KeepRequester:
         self._connected = connected
         self._rules = rules
         self._metrics = metrics
+        self._drain = drain or DrainState()
         self._wall = wall
         self._monotonic = monotonic
         self._promises = KeepPromises(rate=EXPECTED_RATE)
@@ -126,8 +129,12 @@ class KeepRequester:
     def view(self) -> KeeperView:
         """Return the other nodes as they are seen now."""
         keepers = frozenset(node for node, floor in self._floors().items() if floor > 0)
-        is_braked = self._lost.is_braked(self._connected(), self._monotonic())
-        return KeeperView(own=self._requests.id, keepers=keepers, is_braked=is_braked)
+        return KeeperView(
+            own=self._requests.id,
+            keepers=keepers - self._drain.leaving_peers,
+            is_braked=self._lost.is_braked(self._connected(), self._monotonic()),
+            is_leaving=self._drain.is_draining,
+        )
 
     async def ask(self, images: Mapping[Digest, ImageState]) -> None:
         """Ask other nodes to keep those of these images that need it."""

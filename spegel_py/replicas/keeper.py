@@ -12,6 +12,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -22,6 +23,7 @@ from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import replica_key
 from spegel_py.replicas.action_record import OnAction, action_record, ignore_action
 from spegel_py.replicas.disk_room import DiskRoom
+from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.found_image import FoundImage, bytes_alone, is_preheated, tags
 from spegel_py.replicas.keep_plan import target
 from spegel_py.replicas.keep_queue import KeeperSnapshot, KeepQueue
@@ -70,6 +72,7 @@ class ReplicaKeeper:
         filters: the images that may be replicated.
         requester: asks other nodes to keep images; None to keep them only where they are.
         queue: answers such requests of other nodes.
+        drain: whether this node drains, and which peers do. A change makes the next scan begin.
         clock: Unix time.
     """
 
@@ -88,6 +91,7 @@ class ReplicaKeeper:
         rng: random.Random,
         requester: KeepRequester | None = None,
         queue: KeepQueue | None = None,
+        drain: DrainState | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -103,6 +107,7 @@ class ReplicaKeeper:
         self._rng = rng
         self._requester = requester
         self._queue = queue
+        self._drain = drain or DrainState()
         self._clock = clock
         self._monotonic = monotonic
         self._walker = Walker(open=store.open)
@@ -130,14 +135,19 @@ class ReplicaKeeper:
                 "size": state.size,
                 "runtime": state.is_pulled,
                 "replica": state.is_held,
-                "replicas": len(state.replicas) + state.is_held,
+                "replicas": len(state.replicas) + (state.is_held and not state.is_leaving),
                 "holders": len(state.holders) + 1,
                 "selected": not state.is_excluded,
             }
             for state in sorted(self._shown.values(), key=lambda one: (one.names, one.size))
         ]
         taking = self._queue.describe() if self._queue is not None else []
-        return {"floor": self._rules.floor, "images": images, "taking": taking}
+        return {
+            "floor": self._rules.floor,
+            "draining": self._drain.describe(),
+            "images": images,
+            "taking": taking,
+        }
 
     def limits(self) -> Mapping[str, object] | None:
         """Return what limits replicas, as `/debug/state` serves it; None if they are off.
@@ -162,7 +172,10 @@ class ReplicaKeeper:
         """
         is_over = False
         while not is_over:
-            await asyncio.sleep(SCAN * self._rng.uniform(0.8, 1.2))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SCAN * self._rng.uniform(0.8, 1.2)):
+                    await self._drain.changed.wait()
+            self._drain.changed.clear()
             try:
                 await self.scan()
                 is_over = self._rules.floor == 0 and all(
@@ -243,6 +256,7 @@ class ReplicaKeeper:
     ) -> dict[Digest, ImageState]:
         now, wall = self._monotonic(), self._clock()
         connected, held = frozenset(self._connected()), self._replicas.held()
+        leaving, is_leaving = self._drain.leaving_peers, self._drain.is_draining
         self._counts.keep(found)
         states = {}
         for manifest, one in found.items():
@@ -255,7 +269,8 @@ class ReplicaKeeper:
                 await self._lookup(replica_key(manifest)),
                 connected=connected,
                 now=now,
-                is_held=replica is not None,
+                is_held=replica is not None and not is_leaving,
+                leaving=leaving,
             )
             count = len(replicas) + (replica is not None)
             names = {**(replica.names if replica else {}), **one.names}
@@ -270,9 +285,10 @@ class ReplicaKeeper:
                 is_held=replica is not None,
                 is_preheated=is_preheated(replica),
                 is_excluded=self._is_excluded(one, replica),
+                is_leaving=is_leaving,
                 idle=max(0.0, wall - used),
                 renewal_in=self._renewal_in(manifest, one, replica, wall),
-                holders=await self._lookup(str(manifest)),
+                holders=await self._lookup(str(manifest)) - leaving,
                 replicas=replicas,
                 surplus_for=self._counts.surplus_for(
                     manifest, has_surplus=count > self._rules.floor, now=now

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from spegel_py.replicas.drain_state import DrainCause
 
 REPAIR_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 """Seconds of a repair: one scan, the grace of a lost node, and more."""
@@ -70,6 +72,21 @@ class ReplicaMetrics:
             "Seconds for which images to keep waited for pulls by a runtime.",
             registry=registry,
         )
+
+        self._draining = Gauge(
+            "spegel_draining",
+            "1 while this node drains, by cause: its replicas do not count, and its only copies go "
+            "to other nodes.",
+            ["cause"],
+            registry=registry,
+        )
+        self.draining(())
+
+    def draining(self, causes: Iterable[str]) -> None:
+        """Show the causes for which this node drains."""
+        given = frozenset(causes)
+        for cause in DrainCause:
+            self._draining.labels(cause.value).set(cause.value in given)
 
     def watch(self, count: Callable[[], int]) -> None:
         """Read the number of replicas at every scrape."""

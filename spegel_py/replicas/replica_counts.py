@@ -29,24 +29,29 @@ class ReplicaCounts:
         connected: Collection[str],
         now: float,
         is_held: bool = False,
+        leaving: Collection[str] = (),
     ) -> frozenset[str]:
         """Return the ids of the nodes whose replicas count.
 
         Case 1: a node that announces its replica counts.
         Case 2: a connected node that announces it no longer has released it.
         Case 3: a lost node counts for GRACE, or for SHORT_GRACE if fewer than two others are left.
+        Case 4: a node that drains, or is about to fail, does not count.
 
         Args:
             seen: the ids of the nodes that announce a replica now.
             connected: the ids of all connected nodes.
             is_held: True if this node has a replica itself, which is one of those that are left.
+            leaving: the ids of the nodes of case 4.
         """
-        before = self._seen.get(manifest, {})
+        seen = frozenset(seen) - frozenset(leaving)
+        known = self._seen.get(manifest, {})
+        before = {one: at for one, at in known.items() if one not in leaving}
         lost = {one: at for one, at in before.items() if one not in seen and one not in connected}
         grace = GRACE if len(seen) + is_held >= 2 else SHORT_GRACE
         remembered = {one: at for one, at in lost.items() if now - at <= GRACE}
         self._seen[manifest] = remembered | dict.fromkeys(seen, now)
-        return frozenset(seen) | {one for one, at in remembered.items() if now - at <= grace}
+        return seen | {one for one, at in remembered.items() if now - at <= grace}
 
     def surplus_for(self, manifest: Digest, *, has_surplus: bool, now: float) -> float:
         """Return the seconds for which an image has had too many replicas."""

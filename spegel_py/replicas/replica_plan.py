@@ -65,9 +65,10 @@ class ImageState:
         is_held: True for a replica of this node.
         is_preheated: True for a replica that a pre-heat made, which lasts until its own time.
         is_excluded: True if the filters do not let the image be replicated.
+        is_leaving: True while this node drains: its replica does not count.
         idle: seconds since a runtime was last seen to have the image.
         renewal_in: seconds until the replica is due for renewal.
-        holders: ids of the other nodes that have the image's content.
+        holders: ids of the other nodes that have the image's content, and do not drain.
         replicas: ids of the other nodes whose replicas count.
         surplus_for: seconds for which there have been more replicas than the floor.
     """
@@ -82,6 +83,7 @@ class ImageState:
     is_held: bool
     is_preheated: bool = False
     is_excluded: bool = False
+    is_leaving: bool = False
     idle: float = 0.0
     renewal_in: float = 0.0
     holders: frozenset[str] = frozenset()
@@ -107,7 +109,7 @@ def plan(
 
 def missing_replicas(image: ImageState, floor: int) -> int:
     """Return how many replicas an image is short of the floor."""
-    return max(0, floor - len(image.replicas) - image.is_held)
+    return max(0, floor - len(image.replicas) - (image.is_held and not image.is_leaving))
 
 
 def _decide(image: ImageState, *, own: str, rules: ReplicaRules, disk: DiskUse) -> Decision | None:
@@ -131,7 +133,9 @@ def _should_hold(image: ImageState, *, own: str, rules: ReplicaRules) -> bool:
     as replicas are missing.
     """
     missing = missing_replicas(image, rules.floor)
-    if not missing or not image.is_pulled or image.is_excluded or image.size > rules.max_image:
+    if not missing or not image.is_pulled or image.is_excluded or image.is_leaving:
+        return False
+    if image.size > rules.max_image:
         return False
     candidates = (image.holders - image.replicas) | {own}
     return own in ranked_nodes(image.manifest, candidates, missing)
@@ -151,7 +155,7 @@ def _release(image: ImageState, *, own: str, rules: ReplicaRules) -> Why | None:
     if rules.keep is not None and not image.is_pulled and image.idle > rules.keep:
         return Why.UNWANTED
     # Case 3: there are too many replicas. The last ones of the ranking go.
-    if image.surplus_for >= SURPLUS:
+    if image.surplus_for >= SURPLUS and not image.is_leaving:
         first = ranked_nodes(image.manifest, image.replicas | {own}, rules.floor)
         if own not in first:
             return Why.SURPLUS

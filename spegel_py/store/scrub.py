@@ -98,6 +98,11 @@ class ScrubbedStore:
             yield content
             self._enqueue(digest, content)
 
+    @property
+    def damaged(self) -> int:
+        """The number of blobs whose copies here are known to be damaged."""
+        return len(self._damaged)
+
     async def is_damaged(self, digest: Digest) -> bool:
         """Return True if the copy of this content here is known to be damaged."""
         if digest in self._damaged:

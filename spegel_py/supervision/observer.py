@@ -71,6 +71,7 @@ class NodeSignals:
         twins: returns the nodes that share an identity, each with a sentence that names them.
         floor_missed: returns the images that have been below their floor for long, each with the
             reasons.
+        draining: returns the causes for which this node drains, each with a sentence.
         folders: returns the folders whose disks must not be full.
     """
 
@@ -88,6 +89,7 @@ class NodeSignals:
     predicted: Callable[[], Mapping[str, str]] = _nobody
     twins: Callable[[], Mapping[str, str]] = _nobody
     floor_missed: Callable[[], Mapping[str, str]] = _nobody
+    draining: Callable[[], Mapping[str, str]] = _nobody
     folders: Callable[[], Collection[Path]] = tuple
 
 
@@ -191,6 +193,7 @@ class Observer:
             *self._per_subject(
                 conditions.FLOOR_MISSED, self._signals.floor_missed(), source="replicas"
             ),
+            *self._per_subject(conditions.DRAINING, self._signals.draining(), source="replicas"),
         ]
         return self._with_times(observations, now)
 

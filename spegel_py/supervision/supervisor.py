@@ -179,6 +179,11 @@ class Supervisor:
             not_preheated=self._signals.not_preheated(),
         )
 
+    def disk_faults(self) -> list[str]:
+        """Return the faults of this node's disks, as sentences."""
+        faults = [*self._faults, *self._stuck(time.monotonic())]
+        return [f"{one.condition.name} at {one.folder}: {one.detail}" for one in faults]
+
     def audit(self, record: Mapping[str, object]) -> None:
         """Write a record of an action that a person or another program asked for."""
         self._history.add_action(record)

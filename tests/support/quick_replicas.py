@@ -1,7 +1,7 @@
 """A node that scans its replicas every second: `python -m tests.support.quick_replicas registry`.
 
-It is the real node, save that its scans, the grace of a lost node and the time for which an image
-is new are shorter.
+It is the real node, save that its scans, its lookups of nodes that drain, the grace of a lost node
+and the time for which an image is new are shorter.
 """
 
 from __future__ import annotations
@@ -15,5 +15,6 @@ if __name__ == "__main__":
         patch("spegel_py.replicas.keeper.SCAN", 1.0),
         patch("spegel_py.replicas.keep_plan.NEW", 2.0),
         patch("spegel_py.replicas.replica_counts.SHORT_GRACE", 3.0),
+        patch("spegel_py.replicas.draining.PEERS", 1.0),
     ):
         raise SystemExit(cli.main())

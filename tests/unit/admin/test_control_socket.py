@@ -26,7 +26,7 @@ async def controlled(node: Preheated, path: Path) -> AsyncIterator[aiohttp.Clien
     task = asyncio.create_task(node.jobs.run())
     try:
         async with (
-            serve_control(create_control_app(preheat=node.jobs), path),
+            serve_control(create_control_app(preheat=node.jobs, evacuation=node.evacuation), path),
             aiohttp.ClientSession(
                 "http://localhost", connector=aiohttp.UnixConnector(str(path))
             ) as client,
@@ -106,7 +106,7 @@ async def test_a_socket_that_was_left_is_replaced(tmp_path: Path) -> None:
 
 async def test_a_path_that_cannot_be_is_named(tmp_path: Path) -> None:
     async with preheated() as node:
-        app = create_control_app(preheat=node.jobs)
+        app = create_control_app(preheat=node.jobs, evacuation=node.evacuation)
         file = tmp_path / "file"
         file.touch()
         for path, fault in (

@@ -36,7 +36,9 @@ async def commanded(
         return status, out, err
 
     try:
-        async with serve_control(create_control_app(preheat=node.jobs), path):
+        async with serve_control(
+            create_control_app(preheat=node.jobs, evacuation=node.evacuation), path
+        ):
             yield run
     finally:
         task.cancel()

@@ -219,17 +219,18 @@ def test_the_short_form_is_a_part_of_the_drill() -> None:
 
 
 def test_every_condition_of_the_cluster_and_the_node_is_drilled() -> None:
-    """Every condition is in the drill, with five exceptions.
+    """Every condition is in the drill, with six exceptions.
 
     Left out are predictions, two conditions that only a defect of the program would show, a copied
-    identity, for which tests/integration/test_router.py has a test, and a missed floor, since
-    replicas are off by default.
+    identity, for which tests/integration/test_router.py has a test, and a missed floor and a drain,
+    since replicas are off by default.
     """
     drilled = {expected.condition.name for row in FULL for expected in row.expected}
     assert CONDITIONS.keys() - drilled == {
         "pulls-failing",
         "event-loop-stalled",
         "floor-missed",
+        "draining",
         "peer-predicted",
         "identity-shared",
     }

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
+from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.list_keeper import ListKeeper
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
@@ -22,6 +23,9 @@ from spegel_py.preheat.preheat_jobs import PreheatJobs
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
 from spegel_py.preheat.sole_copies import SoleCopies
+from spegel_py.replicas.drain_state import DrainState
+from spegel_py.replicas.draining import Draining, DrainSigns
+from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.taker import ImageTaker
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork, MemoryRequestResponse
@@ -73,6 +77,7 @@ class Preheated:
         )
         self.counted = PreheatMetrics(self.metrics)
         self.network = MemoryNetwork()
+        self.drain = DrainState()
         own = Peer(OWN.id, OWN.address, 5000)
         self.router = self.network.join(own)
         self.jobs = PreheatJobs(
@@ -83,14 +88,32 @@ class Preheated:
             ),
             lookup=self.lookup,
             sole_copies=SoleCopies(
-                replicas=self.replicas, store=self.store, router=self.router, filters=filters
+                replicas=self.replicas,
+                store=self.store,
+                router=self.router,
+                filters=filters,
+                drain=self.drain,
             ),
             folder=folder,
             metrics=self.counted,
             rng=self.rng,
+            drain=self.drain,
+        )
+        self.draining = Draining(
+            state=self.drain,
+            router=self.router,
+            requests=MemoryRequestResponse(MemoryNetwork(), own),
+            signs=DrainSigns(),
+            folder=folder,
+            metrics=ReplicaMetrics(self.metrics),
+        )
+        self.evacuation = Evacuation(
+            jobs=self.jobs, draining=self.draining, keep=3600.0, is_at_stop=True
         )
         self.actions: list[dict[str, object]] = []
-        self.jobs.on_action = lambda record: self.actions.append(dict(record))
+        self.jobs.on_action = self.draining.on_action = lambda record: self.actions.append(
+            dict(record)
+        )
 
     def name(self, tag: str = "1", repository: str = "team/app") -> str:
         """Return the full name of an image in the registry."""

@@ -77,7 +77,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def responding(node: Preheated, *, is_open: bool = True) -> AsyncIterator[PreheatResponder]:
-    responder = PreheatResponder(local=node.local, metrics=node.counted, is_open=is_open)
+    responder = PreheatResponder(
+        local=node.local, metrics=node.counted, is_open=is_open, drain=node.drain
+    )
     task = asyncio.create_task(responder.run())
     await asyncio.sleep(0)
     try:

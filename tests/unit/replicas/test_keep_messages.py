@@ -20,6 +20,8 @@ from spegel_py.replicas.keep_messages import (
     KeepRefused,
     KeepRequest,
     RefusalReason,
+    SickNoted,
+    SickNotice,
     UsedRequest,
     decode_answer,
     decode_keep,
@@ -45,6 +47,7 @@ REQUESTS: st.SearchStrategy[KeepMessage] = st.one_of(
         used=TIMES,
     ),
     st.builds(UsedRequest, DIGESTS),
+    st.builds(SickNotice, st.sampled_from(["checks take longer", "x" * 160])),
 )
 ANSWERS: st.SearchStrategy[KeepAnswer] = st.one_of(
     st.just(ImageKept()),
@@ -56,6 +59,7 @@ ANSWERS: st.SearchStrategy[KeepAnswer] = st.one_of(
         st.sampled_from(["", "no-room"]),
     ),
     st.builds(ImageUsed, TIMES),
+    st.just(SickNoted()),
 )
 REQUEST = KeepRequest(
     manifest=Digest.of(b"manifest"),

@@ -129,3 +129,15 @@ def test_an_image_that_is_excluded_or_too_large_is_not_asked_for() -> None:
     """The settings of this node count."""
     assert not asked(state(is_excluded=True), view())
     assert not asked(state(), view(), ReplicaRules(floor=3, max_image=5))
+
+
+def test_a_node_that_drains_asks_for_the_images_that_no_keeper_has() -> None:
+    """Its own replica does not count. The other nodes with an image ask for it themselves."""
+    leaving = replace(view(), is_leaving=True)
+    alone = state()
+    alone = replace(alone, image=replace(alone.image, is_leaving=True))
+    assert asked(alone, leaving) == ranked_nodes(IMAGE, NODES - {"n0"}, 3)
+    shared = replace(alone, image=replace(alone.image, holders=frozenset({"n5"})))
+    assert not asked(shared, leaving)
+    [last] = frozenset({"n1"})
+    assert len(asked(alone, replace(leaving, keepers=frozenset({last})))) == 1

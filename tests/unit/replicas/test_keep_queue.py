@@ -15,6 +15,7 @@ from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.replicas import keep_queue
+from spegel_py.replicas.drain_state import DrainCause, DrainState
 from spegel_py.replicas.keep_messages import (
     ImageKept,
     ImageTaking,
@@ -22,6 +23,8 @@ from spegel_py.replicas.keep_messages import (
     KeepRefused,
     KeepRequest,
     RefusalReason,
+    SickNoted,
+    SickNotice,
     UsedRequest,
     decode_answer,
     encode,
@@ -51,7 +54,12 @@ class Queue:
     """A queue with its taker and its store."""
 
     def __init__(
-        self, url: str = "http://127.0.0.1:9", *, filters: Filters = EVERYTHING, **rules: object
+        self,
+        url: str = "http://127.0.0.1:9",
+        *,
+        filters: Filters = EVERYTHING,
+        drain: DrainState | None = None,
+        **rules: object,
     ) -> None:
         self.store = MemoryStore()
         self.replicas = MemoryReplicas(store=self.store)
@@ -61,6 +69,7 @@ class Queue:
             rules=ReplicaRules(**{"floor": 2, **rules}),  # type: ignore[arg-type]
             filters=filters,
             metrics=ReplicaMetrics(self.registry),
+            drain=drain,
         )
 
     def ask(self, request: KeepRequest, peer: str = PEER) -> object:
@@ -227,3 +236,20 @@ async def test_a_fault_does_not_end_the_queue(monkeypatch: pytest.MonkeyPatch) -
             here.ask(of_image(two))
             await until(here.is_idle)
     assert set(here.replicas.held()) == {two.root.digest}
+
+
+def test_a_node_that_drains_keeps_nothing_more() -> None:
+    """What it has already it still tells."""
+    drain = DrainState()
+    here = Queue(drain=drain)
+    drain.causes = {DrainCause.COMMAND: "by uid 0"}
+    assert refused(here.ask(request_of(Digest.of(b"app")))) is RefusalReason.DRAINING
+    here.queue.snapshot = KeeperSnapshot(held=frozenset({Digest.of(b"app")}))
+    assert here.ask(request_of(Digest.of(b"app"))) == ImageKept()
+
+
+def test_a_peer_that_expects_a_failure_is_heard() -> None:
+    here, heard = Queue(), []
+    here.queue.on_sick = lambda peer, why: heard.append((peer, why))
+    assert decode_answer(here.queue.handle(PEER, encode(SickNotice("slow")))) == SickNoted()
+    assert heard == [(PEER, "slow")]

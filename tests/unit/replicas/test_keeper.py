@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from spegel_py.oci.build import Image
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.reference import replica_key
 from spegel_py.replicas.disk_room import DiskRoom
+from spegel_py.replicas.drain_state import DrainCause, DrainState
 from spegel_py.replicas.keeper import ReplicaKeeper
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.replica_rules import (
@@ -28,6 +30,7 @@ from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_replicas import MemoryReplicas
 from spegel_py.store.memory_store import MemoryStore
 from tests.support.images import image
+from tests.support.processes import until
 
 NAME = "registry.example/team/app:1"
 START = 1_790_000_000.0
@@ -63,6 +66,7 @@ class KeptNode:
         self.registry = CollectorRegistry()
         self.network = network
         self.router = network.join(self.peer)
+        self.drain = DrainState()
         self.keeper = ReplicaKeeper(
             own=name,
             replicas=self.replicas,
@@ -74,6 +78,7 @@ class KeptNode:
             filters=filters,
             metrics=ReplicaMetrics(self.registry),
             rng=random.Random(7),
+            drain=self.drain,
             clock=clock,
             monotonic=clock,
         )
@@ -300,4 +305,43 @@ async def test_a_node_without_replicas_does_not_read_its_images(
     await node.pull(image(), NAME)
     monkeypatch.setattr(node.store, "open", pytest.fail)
     assert await node.scan() == []
-    assert node.keeper.describe() == {"floor": 0, "images": [], "taking": []}
+    assert node.keeper.describe() == {
+        "floor": 0,
+        "draining": None,
+        "images": [],
+        "taking": [],
+    }
+
+
+async def test_the_next_node_keeps_an_image_before_its_keeper_goes() -> None:
+    """The keeper drains: without any grace another node keeps the image, and the keeper serves."""
+    nodes, _, _ = cluster(3, floor=1)
+    for node in nodes:
+        await node.pull(image(), NAME)
+        await node.scan()
+    [first] = keepers(nodes)
+    [keeper] = [node for node in nodes if node.peer.id == first]
+    keeper.drain.causes = {DrainCause.COMMAND: "by uid 0"}
+    for node in nodes:
+        if node is not keeper:
+            node.drain.draining_peers = frozenset({first})
+            await node.scan()
+    assert len(keepers(nodes)) == 2
+    assert first in keepers(nodes)
+    assert await keeper.scan() == []
+    assert keeper.keeper.describe()["draining"] == {"command": "by uid 0"}
+
+
+async def test_a_change_of_the_drain_begins_a_scan() -> None:
+    nodes, _, _ = cluster(1, floor=1)
+    [node] = nodes
+    await node.pull(image(), NAME)
+    task = asyncio.create_task(node.keeper.run())
+    node.drain.changed.set()
+
+    async def is_kept() -> bool:
+        return bool(node.replicas.held())
+
+    await until(is_kept, deadline=5.0)
+    task.cancel()
+    await asyncio.wait([task])

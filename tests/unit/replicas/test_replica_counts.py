@@ -51,3 +51,12 @@ def test_a_surplus_has_a_beginning() -> None:
     assert counts.surplus_for(APP, has_surplus=True, now=90.0) == 0.0
     counts.keep([])
     assert counts.surplus_for(APP, has_surplus=True, now=200.0) == 0.0
+
+
+def test_a_node_that_drains_does_not_count() -> None:
+    """Nor does it as a lost node later: nobody waits for it."""
+    counts = ReplicaCounts()
+    assert counts.update(APP, "ab", connected="ab", now=0.0) == set("ab")
+    assert counts.update(APP, "ab", connected="ab", now=10.0, leaving="a") == {"b"}
+    assert counts.update(APP, "b", connected="b", now=20.0) == {"b"}
+    assert counts.update(APP, "ab", connected="ab", now=30.0) == set("ab")

@@ -208,3 +208,11 @@ def test_a_preheated_image_is_left_alone_until_its_own_time() -> None:
     assert decide(image, floor=1) is None
     full = DiskUse(total=1000, used=int(1000 * MUST_SHRINK) + 1)
     assert decide(image, disk=full) == released(Why.DISK)
+
+
+def test_a_node_that_drains_keeps_its_replicas_and_adds_none() -> None:
+    """They do not count, but they are sources for the nodes that take the images."""
+    assert missing_replicas(held(is_leaving=True), 1) == 1
+    assert decide(pulled(is_leaving=True)) is None
+    surplus = held(is_leaving=True, replicas=frozenset("abc"), surplus_for=SURPLUS)
+    assert decide(surplus) is None
