@@ -301,6 +301,7 @@ class Assembly:
         """Return the node's state, as `/debug/state` serves it."""
         return describe(
             node_id=self.router.id,
+            zone=self.config.zone,
             not_ready=self.supervisor.not_ready(),
             store=await self._store_state(),
             settings=self.config.shown(),

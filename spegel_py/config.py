@@ -58,6 +58,14 @@ class Config:
     router_addr: str = setting(values.address, ":5001", "address of the libp2p router")
     metrics_addr: str = setting(values.address, ":9090", "address of the metrics page")
     node_name: str = declared(NODE_NAME)
+    zone: str = setting(
+        values.zone,
+        "",
+        (
+            "zone that this node is in, such as eu-1a: replicas of an image are never all in one "
+            "zone while nodes are in several; nodes without a zone are taken for one zone"
+        ),
+    )
     data_dir: Path | None = setting(
         values.path,
         None,

@@ -113,6 +113,8 @@ def make_replicas(
         requests=router.keep_requests,
         floors=router.floors,
         connected=router.connected,
+        zones=router.zones,
+        zone=config.zone,
         rules=rules,
         metrics=metrics.replicas,
         drain=drain,

@@ -300,6 +300,7 @@ def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) 
             agent=f"spegel-py/{__version__}",
             shares=config.share_in_flight,
             floor=config.replica_floor,
+            zone=config.zone,
             password=auth.pair if auth else b"",
         ),
         bootstrap=make_bootstrap(config, port),

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from spegel_py.oci.filters import Pattern
 from spegel_py.tools import human
 from spegel_py.tools.addresses import is_http_url, split_host_port
+from spegel_py.tools.zones import is_zone
 
 Parse = Callable[[Any], Any]
 """Returns a setting's value from text (of a flag or variable) or from a YAML value."""
@@ -236,6 +237,16 @@ def address(given: Any) -> str:
         raise ValueError(
             f"{quoted(written)} should be an address such as :5000, 10.0.0.1:5000 or [::1]:5000"
         ) from None
+    return written
+
+
+def zone(given: Any) -> str:
+    """Return the name of a zone; empty for none."""
+    if (written := text(given)) and not is_zone(written):
+        raise ValueError(
+            f"{quoted(written)} should be a zone: at most 63 letters, digits, dots, dashes and "
+            "underscores, such as eu-1a"
+        )
     return written
 
 

@@ -30,6 +30,7 @@ def describe(
     replicas: Mapping[str, object] | None = None,
     draining: Mapping[str, str] | None = None,
     leaving: Collection[str] = (),
+    zone: str = "",
 ) -> Mapping[str, object]:
     """Return the state as JSON.
 
@@ -37,6 +38,7 @@ def describe(
     (Spegel in Go). A positive skew means that the peer's clock is ahead.
 
     Args:
+        zone: the zone that the node is in, empty for none.
         not_ready: the reason why the node is not ready, None if it is.
         store: how the node reads its content.
         settings: settings that `spegel-py doctor` needs, as text.
@@ -51,6 +53,7 @@ def describe(
     return {
         "version": __version__,
         "id": node_id,
+        "zone": zone,
         "uptime_seconds": round(time.monotonic() - _STARTED, 3),
         "ready": not_ready is None,
         "reason": not_ready,
@@ -63,6 +66,7 @@ def describe(
                 "id": member.id,
                 "address": member.address,
                 "agent": member.agent,
+                "zone": member.zone,
                 "keys": member.keys,
                 "heard_seconds": _rounded(member.heard),
                 "skew_seconds": _rounded(member.skew),

@@ -25,11 +25,14 @@ def run(options: argparse.Namespace) -> int:
             "to look at"
         )
     else:
+        has_zones = any(peer["zone"] for peer in peers)
+        zone_heading = ["zone"] if has_zones else []
         print_table(
-            ("address", "health", "heard", "clock", "keys", "agent", "id"),
+            ("address", *zone_heading, "health", "heard", "clock", "keys", "agent", "id"),
             [
                 (
                     peer["address"],
+                    *([peer["zone"] or "-"] if has_zones else []),
                     peer["health"] + (", draining" if peer.get("draining") else ""),
                     "-" if peer["heard_seconds"] is None else f"{span(peer['heard_seconds'])} ago",
                     "-" if peer["skew_seconds"] is None else f"{peer['skew_seconds']:+.3f} s",

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 
 from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
-from spegel_py.replicas.replica_plan import ImageState, missing_replicas
+from spegel_py.replicas.replica_plan import ImageState
 from spegel_py.replicas.replica_rules import ReplicaRules
+from spegel_py.replicas.zone_spread import (
+    ONE_ZONE,
+    SPREAD_PATIENCE,
+    ReplicaTarget,
+    ZoneMap,
+    choose_spread,
+    target_of,
+)
 
 NEW = 25.0
 """Seconds for which an image is known before others are asked to keep it. Where many nodes begin to
@@ -40,12 +48,14 @@ class KeeperView:
         keepers: ids of the connected nodes that keep replicas, and do not drain.
         is_braked: True if so many nodes were lost lately that images wait for them.
         is_leaving: True while this node drains.
+        zones: the zones of all nodes.
     """
 
     own: str
     keepers: frozenset[str]
     is_braked: bool = False
     is_leaving: bool = False
+    zones: ZoneMap = ONE_ZONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +84,10 @@ class KeeperChoice:
     node: str
 
 
-def target(floor: int, view: KeeperView) -> int:
+def target(rules: ReplicaRules, view: KeeperView) -> ReplicaTarget:
     """Return the replicas that can be had of each image: not more than there are nodes."""
-    return min(floor, len(view.keepers) + (not view.is_leaving))
+    nodes = len(view.keepers) + (not view.is_leaving)
+    return target_of(rules, view.zones, nodes=nodes)
 
 
 def choose_keepers(
@@ -121,16 +132,20 @@ def _choices(state: KeepState, *, view: KeeperView, rules: ReplicaRules) -> Iter
     image = state.image
     if image.is_excluded or image.size > rules.max_image:
         return
-    missing = missing_replicas(image, target(rules.floor, view))
+    wanted, zones = target(rules, view), view.zones
     promised = state.promised & view.keepers
-    missing -= len(promised - image.replicas)
+    kept = image.kept(view.own) | promised
+    if state.missing_for >= SPREAD_PATIENCE and len(kept) < wanted.copies:
+        wanted = wanted.anywhere
     # Nodes that have the image keep it without being asked, unless they have not for long.
     if state.missing_for < UNWILLING:
-        missing -= len(_volunteers(image, view))
-    if missing <= 0:
-        return
-    others = view.keepers - image.holders - image.replicas - promised - state.refused
-    for node in ranked_nodes(image.manifest, others, missing):
+        kept |= set(
+            choose_spread(
+                image.manifest, _volunteers(image, view), kept=kept, target=wanted, zones=zones
+            )
+        )
+    others = view.keepers - image.holders - kept - state.refused
+    for node in choose_spread(image.manifest, others, kept=kept, target=wanted, zones=zones):
         yield KeeperChoice(image.manifest, node)
 
 

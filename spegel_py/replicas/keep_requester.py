@@ -42,6 +42,7 @@ from spegel_py.replicas.lost_members import LostMembers
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.replica_plan import ImageState, missing_replicas
 from spegel_py.replicas.replica_rules import GRACE, ReplicaRules
+from spegel_py.replicas.zone_spread import ZoneMap
 from spegel_py.routing.base import RequestResponse
 from spegel_py.store.base import ReplicaReason
 
@@ -92,6 +93,8 @@ class KeepRequester:
         requests: carries the messages.
         floors: returns the floors of the connected nodes that answer such requests, by id.
         connected: returns the ids of all connected nodes.
+        zones: returns the zones of the nodes that named one, by id, with those of lost nodes.
+        zone: the zone of this node.
         wall: Unix time.
         monotonic: seconds.
     """
@@ -104,6 +107,8 @@ class KeepRequester:
         connected: Callable[[], Collection[str]],
         rules: ReplicaRules,
         metrics: ReplicaMetrics,
+        zones: Callable[[], Mapping[str, str]] = dict,
+        zone: str = "",
         drain: DrainState | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -111,6 +116,8 @@ class KeepRequester:
         self._requests = requests
         self._floors = floors
         self._connected = connected
+        self._zones = zones
+        self._zone = zone
         self._rules = rules
         self._metrics = metrics
         self._drain = drain or DrainState()
@@ -128,12 +135,18 @@ class KeepRequester:
 
     def view(self) -> KeeperView:
         """Return the other nodes as they are seen now."""
+        own = self._requests.id
         keepers = frozenset(node for node, floor in self._floors().items() if floor > 0)
+        keepers -= self._drain.leaving_peers
+        is_leaving = self._drain.is_draining
+        of = {**self._zones(), own: self._zone}
+        counted = keepers if is_leaving else keepers | {own}
         return KeeperView(
-            own=self._requests.id,
-            keepers=keepers - self._drain.leaving_peers,
+            own=own,
+            keepers=keepers,
             is_braked=self._lost.is_braked(self._connected(), self._monotonic()),
-            is_leaving=self._drain.is_draining,
+            is_leaving=is_leaving,
+            zones=ZoneMap(of=of, present=frozenset(of.get(node, "") for node in counted)),
         )
 
     async def ask(self, images: Mapping[Digest, ImageState]) -> None:
@@ -189,7 +202,7 @@ class KeepRequester:
         self._missing = {
             manifest: self._missing.get(manifest, now)
             for manifest, image in images.items()
-            if missing_replicas(image, target(self._rules.floor, view))
+            if self._count_missing(image, view)
         }
         for manifest in before.keys() & images.keys() - self._missing.keys():
             if is_speaker(images[manifest], view):
@@ -204,8 +217,12 @@ class KeepRequester:
             if now - since < MISSED or image.is_excluded or not is_speaker(image, view):
                 continue
             reasons = Counter(why.value for why in self._promises.refused(manifest, now).values())
-            missing = missing_replicas(image, target(self._rules.floor, view))
+            missing = self._count_missing(image, view)
             yield MissedFloor(manifest, image.names, missing, reasons)
+
+    def _count_missing(self, image: ImageState, view: KeeperView) -> int:
+        wanted = target(self._rules, view)
+        return missing_replicas(image, wanted, own=view.own, zones=view.zones)
 
     async def _keep(self, image: ImageState, node: str) -> KeepAnswer | None:
         request = _request_of(image, self._wall() - image.idle)

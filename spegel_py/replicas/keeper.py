@@ -25,7 +25,7 @@ from spegel_py.replicas.action_record import OnAction, action_record, ignore_act
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.found_image import FoundImage, bytes_alone, is_preheated, tags
-from spegel_py.replicas.keep_plan import target
+from spegel_py.replicas.keep_plan import KeeperView, target
 from spegel_py.replicas.keep_queue import KeeperSnapshot, KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.metrics import ReplicaMetrics
@@ -45,6 +45,7 @@ from spegel_py.replicas.replica_rules import (
     SCAN,
     ReplicaRules,
 )
+from spegel_py.replicas.zone_spread import target_of
 from spegel_py.routing.base import Router
 from spegel_py.store.base import (
     PulledImage,
@@ -193,18 +194,21 @@ class ReplicaKeeper:
         """
         found = await self._images()
         alone = bytes_alone(found, self._replicas.held())
-        states = await self._states(found, alone)
+        view = self._view()
+        states = await self._states(found, alone, view)
         self._disk.alone = sum(alone.values())
         disk = await self._disk.use()
         decisions = [
             decision
-            for decision in plan(states.values(), own=self._own, rules=self._rules, disk=disk)
+            for decision in plan(
+                states.values(), own=self._own, rules=self._rules, disk=disk, zones=view.zones
+            )
             if decision.why is not Why.UNWANTED
             or not await self._is_used_elsewhere(states[decision.manifest])
         ]
         for decision in decisions:
             await self._carry_out(decision, found)
-        self._record_scan(found, states)
+        self._record_scan(found, states, view)
         if self._queue is not None:
             self._queue.snapshot = KeeperSnapshot(
                 held=frozenset(self._replicas.held()), used=dict(self._used), disk=disk
@@ -252,7 +256,10 @@ class ReplicaKeeper:
         return found
 
     async def _states(
-        self, found: Mapping[Digest, FoundImage], alone: Mapping[Digest, int]
+        self,
+        found: Mapping[Digest, FoundImage],
+        alone: Mapping[Digest, int],
+        view: KeeperView,
     ) -> dict[Digest, ImageState]:
         now, wall = self._monotonic(), self._clock()
         connected, held = frozenset(self._connected()), self._replicas.held()
@@ -272,9 +279,8 @@ class ReplicaKeeper:
                 is_held=replica is not None and not is_leaving,
                 leaving=leaving,
             )
-            count = len(replicas) + (replica is not None)
             names = {**(replica.names if replica else {}), **one.names}
-            states[manifest] = ImageState(
+            state = ImageState(
                 manifest=manifest,
                 names=tuple(sorted(names)),
                 pulled=names,
@@ -290,11 +296,21 @@ class ReplicaKeeper:
                 renewal_in=self._renewal_in(manifest, one, replica, wall),
                 holders=await self._lookup(str(manifest)) - leaving,
                 replicas=replicas,
-                surplus_for=self._counts.surplus_for(
-                    manifest, has_surplus=count > self._rules.floor, now=now
-                ),
             )
+            states[manifest] = self._lasting(state, view, now)
         return states
+
+    def _lasting(self, state: ImageState, view: KeeperView, now: float) -> ImageState:
+        """Return a state with the times for which it has had too few or too many replicas."""
+        manifest, counts, zones = state.manifest, self._counts, view.zones
+        wanted = target_of(self._rules, zones)
+        is_missing = missing_replicas(state, wanted, own=self._own, zones=zones) > 0
+        has_surplus = len(state.kept(self._own)) > wanted.copies
+        return dataclasses.replace(
+            state,
+            missing_for=counts.missing_for(manifest, is_missing=is_missing, now=now),
+            surplus_for=counts.surplus_for(manifest, has_surplus=has_surplus, now=now),
+        )
 
     async def _lookup(self, key: str) -> frozenset[str]:
         return frozenset([peer.id async for peer in self._router.lookup(key, limit=MAX_HOLDERS)])
@@ -372,7 +388,10 @@ class ReplicaKeeper:
         )
 
     def _record_scan(
-        self, found: Mapping[Digest, FoundImage], states: Mapping[Digest, ImageState]
+        self,
+        found: Mapping[Digest, FoundImage],
+        states: Mapping[Digest, ImageState],
+        view: KeeperView,
     ) -> None:
         """Show the images and their cost, as they are after the plan was carried out."""
         held = self._replicas.held()
@@ -385,19 +404,22 @@ class ReplicaKeeper:
             del self._used[manifest]
         alone = sum(bytes_alone(found, held).values())
         total = {blob for one in held.values() for blob in one.image.blobs}
-        low = sum(self._counts_as_low(state) for state in self._shown.values())
+        low = sum(self._counts_as_low(state, view) for state in self._shown.values())
         self._metrics.scanned(alone=alone, total=sum(blob.size for blob in total), low=low)
 
-    def _counts_as_low(self, state: ImageState) -> bool:
+    def _counts_as_low(self, state: ImageState, view: KeeperView) -> bool:
         """Return True for an image below the floor, at the first of the nodes that have it."""
+        wanted = target_of(self._rules, view.zones)
+        if self._requester is not None:
+            wanted = target(self._rules, view)
         return (
             not state.is_excluded
-            and missing_replicas(state, self._target()) > 0
+            and missing_replicas(state, wanted, own=self._own, zones=view.zones) > 0
             and self._own == min({self._own} | state.holders)
         )
 
-    def _target(self) -> int:
-        """Return the floor, or the number of nodes that keep replicas if that is less."""
+    def _view(self) -> KeeperView:
+        """Return the other nodes; none where no node is asked."""
         if self._requester is None:
-            return self._rules.floor
-        return target(self._rules.floor, self._requester.view())
+            return KeeperView(own=self._own, keepers=frozenset())
+        return self._requester.view()

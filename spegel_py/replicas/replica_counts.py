@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from spegel_py.oci.digest import Digest
@@ -9,13 +10,15 @@ from spegel_py.replicas.replica_rules import GRACE, SHORT_GRACE
 
 
 class ReplicaCounts:
-    """The nodes seen with a replica of each image, and since when an image has too many.
+    """The nodes seen with a replica of each image, and since when it has too few or too many.
 
     Times are monotonic seconds.
     """
 
     def __init__(self) -> None:
+        # The nodes with the time since which each is missed, infinite while it is seen.
         self._seen: dict[Digest, dict[str, float]] = {}
+        self._missing: dict[Digest, float] = {}
         self._surplus: dict[Digest, float] = {}
 
     def __repr__(self) -> str:
@@ -35,33 +38,48 @@ class ReplicaCounts:
 
         Case 1: a node that announces its replica counts.
         Case 2: a connected node that announces it no longer has released it.
-        Case 3: a lost node counts for GRACE, or for SHORT_GRACE if fewer than two others are left.
-        Case 4: a node that drains, or is about to fail, does not count.
+        Case 3: a lost node counts for GRACE, or for SHORT_GRACE if fewer than two others are left,
+            from the scan that misses it first: the scan before may be as long ago as SHORT_GRACE.
+        Case 4: a node that is back, and has not announced its replicas yet, counts as if lost.
+        Case 5: a node that drains, or is about to fail, does not count.
 
         Args:
             seen: the ids of the nodes that announce a replica now.
             connected: the ids of all connected nodes.
             is_held: True if this node has a replica itself, which is one of those that are left.
-            leaving: the ids of the nodes of case 4.
+            leaving: the ids of the nodes of case 5.
         """
         seen = frozenset(seen) - frozenset(leaving)
         known = self._seen.get(manifest, {})
         before = {one: at for one, at in known.items() if one not in leaving}
-        lost = {one: at for one, at in before.items() if one not in seen and one not in connected}
+        lost = {
+            one: min(at, now)
+            for one, at in before.items()
+            if one not in seen and (one not in connected or at < math.inf)
+        }
         grace = GRACE if len(seen) + is_held >= 2 else SHORT_GRACE
         remembered = {one: at for one, at in lost.items() if now - at <= GRACE}
-        self._seen[manifest] = remembered | dict.fromkeys(seen, now)
+        self._seen[manifest] = remembered | dict.fromkeys(seen, math.inf)
         return seen | {one for one, at in remembered.items() if now - at <= grace}
+
+    def missing_for(self, manifest: Digest, *, is_missing: bool, now: float) -> float:
+        """Return the seconds for which an image has had too few replicas."""
+        return _lasting(self._missing, manifest, is_so=is_missing, now=now)
 
     def surplus_for(self, manifest: Digest, *, has_surplus: bool, now: float) -> float:
         """Return the seconds for which an image has had too many replicas."""
-        if not has_surplus:
-            self._surplus.pop(manifest, None)
-            return 0.0
-        return now - self._surplus.setdefault(manifest, now)
+        return _lasting(self._surplus, manifest, is_so=has_surplus, now=now)
 
     def keep(self, manifests: Collection[Digest]) -> None:
         """Forget all other images."""
-        for known in (self._seen, self._surplus):
+        for known in (self._seen, self._missing, self._surplus):
             for manifest in known.keys() - set(manifests):
                 del known[manifest]
+
+
+def _lasting(since: dict[Digest, float], manifest: Digest, *, is_so: bool, now: float) -> float:
+    """Return the seconds for which something has been so; record its beginning or its end."""
+    if not is_so:
+        since.pop(manifest, None)
+        return 0.0
+    return now - since.setdefault(manifest, now)

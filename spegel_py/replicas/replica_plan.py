@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
 from spegel_py.replicas.replica_rules import (
     MAY_GROW,
@@ -21,6 +20,15 @@ from spegel_py.replicas.replica_rules import (
     SURPLUS,
     DiskUse,
     ReplicaRules,
+)
+from spegel_py.replicas.zone_spread import (
+    ONE_ZONE,
+    SPREAD_PATIENCE,
+    ReplicaTarget,
+    ZoneMap,
+    choose_spread,
+    shortage,
+    target_of,
 )
 
 
@@ -70,7 +78,8 @@ class ImageState:
         renewal_in: seconds until the replica is due for renewal.
         holders: ids of the other nodes that have the image's content, and do not drain.
         replicas: ids of the other nodes whose replicas count.
-        surplus_for: seconds for which there have been more replicas than the floor.
+        missing_for: seconds for which replicas have been missing.
+        surplus_for: seconds for which there have been more replicas than wanted.
     """
 
     manifest: Digest
@@ -88,16 +97,28 @@ class ImageState:
     renewal_in: float = 0.0
     holders: frozenset[str] = frozenset()
     replicas: frozenset[str] = frozenset()
+    missing_for: float = 0.0
     surplus_for: float = 0.0
+
+    def kept(self, own: str) -> frozenset[str]:
+        """Return the ids of the nodes whose replicas count, this node's `own` id included."""
+        return self.replicas | ({own} if self.is_held and not self.is_leaving else set())
 
 
 def plan(
-    images: Iterable[ImageState], *, own: str, rules: ReplicaRules, disk: DiskUse
+    images: Iterable[ImageState],
+    *,
+    own: str,
+    rules: ReplicaRules,
+    disk: DiskUse,
+    zones: ZoneMap = ONE_ZONE,
 ) -> list[Decision]:
     """Return the decisions of one scan. `own` is this node's id."""
     given = list(images)
     decisions = [
-        found for image in given if (found := _decide(image, own=own, rules=rules, disk=disk))
+        found
+        for image in given
+        if (found := _decide(image, own=own, rules=rules, disk=disk, zones=zones))
     ]
     released = {one.manifest for one in decisions if one.action is Action.RELEASE}
     kept = [image for image in given if image.is_held and image.manifest not in released]
@@ -107,38 +128,46 @@ def plan(
     return [one for one in decisions if one.manifest not in dropped] + gone
 
 
-def missing_replicas(image: ImageState, floor: int) -> int:
-    """Return how many replicas an image is short of the floor."""
-    return max(0, floor - len(image.replicas) - (image.is_held and not image.is_leaving))
+def missing_replicas(image: ImageState, target: ReplicaTarget, *, own: str, zones: ZoneMap) -> int:
+    """Return how many replicas an image is short of the target, at the node with the id `own`."""
+    return shortage(image.kept(own), target, zones)
 
 
-def _decide(image: ImageState, *, own: str, rules: ReplicaRules, disk: DiskUse) -> Decision | None:
+def _decide(
+    image: ImageState, *, own: str, rules: ReplicaRules, disk: DiskUse, zones: ZoneMap
+) -> Decision | None:
     if image.is_held and image.is_preheated:
         return None
     if image.is_held:
-        if why := _release(image, own=own, rules=rules):
+        if why := _release(image, own=own, rules=rules, zones=zones):
             return Decision(image.manifest, Action.RELEASE, why)
         if image.renewal_in <= 0:
             return Decision(image.manifest, Action.RENEW, Why.RENEWAL)
         return None
-    if _should_hold(image, own=own, rules=rules) and _may_grow(image, rules=rules, disk=disk):
+    if _should_hold(image, own=own, rules=rules, zones=zones) and _may_grow(
+        image, rules=rules, disk=disk
+    ):
         return Decision(image.manifest, Action.HOLD, Why.FLOOR)
     return None
 
 
-def _should_hold(image: ImageState, *, own: str, rules: ReplicaRules) -> bool:
+def _should_hold(image: ImageState, *, own: str, rules: ReplicaRules, zones: ZoneMap) -> bool:
     """Return True if this node is one of those that add a missing replica.
 
     The nodes that have the image and no replica of it are ranked. As many of the first ones hold it
-    as replicas are missing.
+    as replicas are missing. The last one is left to another zone for SPREAD_PATIENCE.
     """
-    missing = missing_replicas(image, rules.floor)
-    if not missing or not image.is_pulled or image.is_excluded or image.is_leaving:
+    if not image.is_pulled or image.is_excluded or image.is_leaving:
         return False
     if image.size > rules.max_image:
         return False
+    target = target_of(rules, zones)
+    if image.missing_for >= SPREAD_PATIENCE and len(image.kept(own)) < target.copies:
+        target = target.anywhere
     candidates = (image.holders - image.replicas) | {own}
-    return own in ranked_nodes(image.manifest, candidates, missing)
+    return own in choose_spread(
+        image.manifest, candidates, kept=image.replicas, target=target, zones=zones
+    )
 
 
 def _may_grow(image: ImageState, *, rules: ReplicaRules, disk: DiskUse) -> bool:
@@ -147,16 +176,19 @@ def _may_grow(image: ImageState, *, rules: ReplicaRules, disk: DiskUse) -> bool:
     return disk.share < MAY_GROW and alone <= rules.max_disk * disk.total
 
 
-def _release(image: ImageState, *, own: str, rules: ReplicaRules) -> Why | None:
+def _release(image: ImageState, *, own: str, rules: ReplicaRules, zones: ZoneMap) -> Why | None:
     # Case 1: replicas are off, or not for this image.
     if rules.floor == 0 or image.is_excluded:
         return Why.OFF
     # Case 2: no runtime had the image for long. Nodes whose runtimes have it add a replica then.
     if rules.keep is not None and not image.is_pulled and image.idle > rules.keep:
         return Why.UNWANTED
-    # Case 3: there are too many replicas. The last ones of the ranking go.
+    # Case 3: there are too many replicas. The last ones of the ranking in the fullest zones go.
     if image.surplus_for >= SURPLUS and not image.is_leaving:
-        first = ranked_nodes(image.manifest, image.replicas | {own}, rules.floor)
+        target = target_of(rules, zones).anywhere
+        first = choose_spread(
+            image.manifest, image.replicas | {own}, kept=(), target=target, zones=zones
+        )
         if own not in first:
             return Why.SURPLUS
     return None

@@ -18,13 +18,15 @@ NOTHING: Mapping[str, float] = MappingProxyType({})
 class Peer:
     """Another node: its libp2p peer id (base58), and its registry's host (an IP literal) and port.
 
-    `knows_password` is True for a peer that proved that it knows the cluster's password.
+    `knows_password` is True for a peer that proved that it knows the cluster's password. `zone` is
+    the zone that it says it is in, empty if it names none.
     """
 
     id: str
     host: str
     port: int
     knows_password: bool = field(default=False, compare=False)
+    zone: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.authority}({self.id[-6:]})"
@@ -61,6 +63,11 @@ class Member:
     interval: float | None = None
     left: float | None = None
     refused: float | None = None
+
+    @property
+    def zone(self) -> str:
+        """The zone that the peer says it is in, empty if it names none."""
+        return self.peer.zone if self.peer else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ APIS = ("monitoring.coreos.com/v1", "grafana.integreatly.org/v1beta1", "autoscal
 
 NODE_IP = "192.0.2.7"
 NODE_NAME = "worker-7"
+ZONE = "eu-1b"
 
 Manifest = Mapping[str, Any]
 Values = Mapping[str, Any]
@@ -152,7 +153,9 @@ def named(manifests: Sequence[Manifest], name: str) -> Manifest:
 def arguments(container: Manifest) -> list[str]:
     """Return a container's arguments as the kubelet passes them."""
     return [
-        each.replace("$(NODE_IP)", NODE_IP).replace("$(NODE_NAME)", NODE_NAME)
+        each.replace("$(NODE_IP)", NODE_IP)
+        .replace("$(NODE_NAME)", NODE_NAME)
+        .replace("$(ZONE)", ZONE)
         for each in container["args"]
     ]
 

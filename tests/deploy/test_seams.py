@@ -125,7 +125,11 @@ def test_every_variable_is_used(helm: Helm, values: Values) -> None:
     for _, container in containers(helm.template(values)):
         used = set(re.findall(r"\$\((\w+)\)", " ".join(container["args"])))
         assert used <= {each["name"] for each in container.get("env", [])}
-        assert {each["name"] for each in container.get("env", [])} <= {"NODE_IP", "NODE_NAME"}
+        assert {each["name"] for each in container.get("env", [])} <= {
+            "NODE_IP",
+            "NODE_NAME",
+            "ZONE",
+        }
 
 
 @pytest.mark.parametrize("values", SETS.values(), ids=SETS)

@@ -35,6 +35,7 @@ class PeerView:
     id: str
     address: str
     agent: str
+    zone: str
     health: str
     keys: int
     heard: float | None
@@ -84,6 +85,7 @@ def peers(
             id=member["id"],
             address=member["address"] or "not known yet",
             agent=member["agent"],
+            zone=member["zone"],
             health=member["health"],
             keys=member["keys"],
             heard=member["heard_seconds"],

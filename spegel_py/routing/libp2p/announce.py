@@ -152,7 +152,13 @@ class AnnounceReceiver:
             return
         self._table.hello(
             str(peer),
-            Peer(str(peer), at, hello.port, knows_password=self._knows_password(peer, hello.proof)),
+            Peer(
+                str(peer),
+                at,
+                hello.port,
+                knows_password=self._knows_password(peer, hello.proof),
+                zone=hello.zone,
+            ),
             interval=hello.interval,
             now=self._clock(),
             agent=hello.agent,

@@ -5,8 +5,9 @@ A frame is a length (u32, big endian, of the rest), a kind (u8) and a body:
     HELLO    JSON object: interval (s), registry ("host:port", host may be empty), agent, time (the
              sender's clock, Unix time), shares (it takes part in in-flight sharing), pings (it
              watches its peers by pings), floor (it answers requests to keep replicas; the
-             replicas of each image that it wants, 0 for none), proof (that it knows the
-             cluster's password: see `identity`); unknown members are ignored
+             replicas of each image that it wants, 0 for none), zone (the zone that it is in),
+             proof (that it knows the cluster's password: see `identity`); unknown members are
+             ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set,
              in parts
     ADD      32-byte keys that came
@@ -31,6 +32,7 @@ from dataclasses import dataclass, field
 
 from spegel_py.routing.libp2p.keys import HASH_SIZE
 from spegel_py.tools.addresses import join_host_port
+from spegel_py.tools.zones import is_zone
 
 PROTOCOL = "/spegel-py/announce/1.0.0"
 KEYS_PER_FRAME = 1024
@@ -68,7 +70,8 @@ class Hello:
 
     An empty host stands for the address that the sender is connected from. `time` is the sender's
     clock in Unix time, if it gives it. `proof` is in base64, empty if the sender has no password.
-    `floor` is None if the sender answers no requests about replicas.
+    `floor` is None if the sender answers no requests about replicas. `zone` is empty if the sender
+    names none.
     """
 
     interval: float
@@ -80,6 +83,7 @@ class Hello:
     proof: str = field(default="", compare=False, repr=False)
     pings: bool = False
     floor: int | None = None
+    zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ def encode(frame: Frame) -> bytes:
 
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
-        case Hello(interval, host, port, agent, time, shares, proof, pings, floor):
+        case Hello(interval, host, port, agent, time, shares, proof, pings, floor, zone):
             members = {
                 "interval": interval,
                 "registry": join_host_port(host, port),
@@ -164,6 +168,8 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
             }
             if floor is not None:
                 members["floor"] = floor
+            if zone:
+                members["zone"] = zone
             return _HELLO, json.dumps(members | ({"proof": proof} if proof else {})).encode()
         case SetPart(keys, first, last, complete):
             flags = _FIRST * first | _LAST * last | _COMPLETE * complete
@@ -249,6 +255,7 @@ def _decode_hello(body: bytes) -> Hello:
             pings=fields.get("pings") is True,
             proof=_printable(str(fields.get("proof", ""))),
             floor=_floor(fields.get("floor")),
+            zone=_zone(fields.get("zone")),
         )
     except (
         ValueError,
@@ -271,6 +278,11 @@ def _floor(value: object) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return None
     return value if 0 <= value <= MAX_FLOOR else None
+
+
+def _zone(value: object) -> str:
+    """Return the zone in a hello; empty without a usable one."""
+    return value if isinstance(value, str) and is_zone(value) else ""
 
 
 def _finite(value: object) -> float:

@@ -19,6 +19,9 @@ from spegel_py.tools.bounded import BoundedDict
 MAX_GOODBYES = 1024
 """Peers that said goodbye and are remembered, so that they do not count as lost."""
 
+MAX_ZONES = 4096
+"""Peers whose zones are remembered, so that a lost peer's replicas count in its zone."""
+
 
 class PeerTable:
     """The peers of a node, by libp2p's base58 peer id.
@@ -32,6 +35,7 @@ class PeerTable:
         self._index = HolderIndex()
         self._members: dict[str, PeerRecords] = {}
         self._goodbyes: BoundedDict[str, None] = BoundedDict(limit=MAX_GOODBYES)
+        self._zones: BoundedDict[str, str] = BoundedDict(limit=MAX_ZONES)
         self._lock = threading.Lock()
         # When the next whole set expires; -inf if one is not whole, None if that is to be found.
         self._whole_until: float | None = None
@@ -75,6 +79,11 @@ class PeerTable:
                 for member in self._reachable(now)
                 if member.floor is not None
             }
+
+    def zones(self) -> dict[str, str]:
+        """Return the zones of the peers that named one, by id, with those of lost peers."""
+        with self._lock:
+            return dict(self._zones)
 
     def left(self, peer_id: str) -> bool:
         """Return True if a peer said goodbye and is not back."""
@@ -184,6 +193,9 @@ class PeerTable:
             if (member := self._connected(peer_id)) is None:
                 return
             before = member.shares, member.floor, member.peer
+            self._zones.pop(peer_id, None)
+            if peer.zone:
+                self._zones[peer_id] = peer.zone
             member.announces, member.peer, member.interval = True, peer, interval
             member.renew(now)
             member.agent, member.skew = agent, skew

@@ -156,6 +156,10 @@ class Libp2pRouter:
         """Return the floor of each connected peer that answers requests about replicas, by id."""
         return self._table.floors(time.monotonic())
 
+    def zones(self) -> Mapping[str, str]:
+        """Return the zones of the peers that named one, by id, with those of lost peers."""
+        return self._table.zones()
+
     def members(self) -> list[Member]:
         """Return a description of each peer connected now."""
         now, service = time.monotonic(), self._side.service

@@ -19,6 +19,7 @@ class RouterSettings:
         shares: True if this node takes part in in-flight sharing.
         floor: the replicas of each image that this node wants; None if it answers no requests
             about replicas, as an older version.
+        zone: the zone that this node is in, empty for none.
         pings: True if this node tells its peers that it watches them by pings. Without, it is like
             an older version to them, for tests.
         password: `user:password` of all registries of the cluster, empty if they have none.
@@ -35,5 +36,6 @@ class RouterSettings:
     agent: str
     shares: bool = False
     floor: int | None = None
+    zone: str = ""
     pings: bool = True
     password: bytes = field(default=b"", repr=False)

@@ -90,6 +90,7 @@ class Service:
                 settings.agent,
                 shares=settings.shares,
                 floor=settings.floor,
+                zone=settings.zone,
                 pings=settings.pings,
             ),
             limit=settings.mesh_limit,

@@ -12,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prometheus_client import CollectorRegistry
 
@@ -32,9 +32,10 @@ from spegel_py.replicas.keep_queue import RETRY, SLOTS, KeeperSnapshot, PendingK
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.replica_counts import ReplicaCounts
-from spegel_py.replicas.replica_plan import Action, ImageState, plan
+from spegel_py.replicas.replica_plan import Action, ImageState, missing_replicas, plan
 from spegel_py.replicas.replica_rules import SCAN, DiskUse, ReplicaRules
 from spegel_py.replicas.take_order import TakeOrder, TakeProgress
+from spegel_py.replicas.zone_spread import ZoneMap, target_of
 from spegel_py.routing.base import Peer
 
 RATE_IN, RATE_OUT = 20e6, 60e6
@@ -116,6 +117,8 @@ class SimNode:
             requests=SimRequests(cluster, number),
             floors=lambda: dict.fromkeys(self.connected(), cluster.rules.floor),
             connected=self.connected,
+            zones=lambda: cluster.zones,
+            zone=cluster.zones.get(self.id, ""),
             rules=cluster.rules,
             metrics=cluster.metrics,
             wall=cluster.clock,
@@ -149,7 +152,13 @@ class SimNode:
 
     async def scan(self) -> None:
         states = self._states()
-        decisions = plan(states.values(), own=self.id, rules=self.cluster.rules, disk=DISK)
+        decisions = plan(
+            states.values(),
+            own=self.id,
+            rules=self.cluster.rules,
+            disk=DISK,
+            zones=self.requester.view().zones,
+        )
         for decision in decisions:
             image = self.cluster.images[self.cluster.by_digest[decision.manifest]]
             if decision.action is Action.HOLD:
@@ -163,11 +172,11 @@ class SimNode:
         await self.requester.ask(states)
 
     def _states(self) -> dict[Digest, ImageState]:
-        connected = self.connected()
-        states = (self._state(number, connected) for number in sorted(self.images))
+        connected, zones = self.connected(), self.requester.view().zones
+        states = (self._state(number, connected, zones) for number in sorted(self.images))
         return {one.manifest: one for one in states}
 
-    def _state(self, number: int, connected: frozenset[str]) -> ImageState:
+    def _state(self, number: int, connected: frozenset[str], zones: ZoneMap) -> ImageState:
         cluster = self.cluster
         image, now = cluster.images[number], cluster.now
         kept = {
@@ -178,8 +187,7 @@ class SimNode:
         count = self.counts
         is_held = self.number in image.kept
         replicas = count.update(image.digest, kept, connected=connected, now=now, is_held=is_held)
-        has_surplus = len(replicas) + is_held > cluster.rules.floor
-        return ImageState(
+        state = ImageState(
             manifest=image.digest,
             names=(f"registry.example/app{number}:{TAG}",),
             size=image.size,
@@ -189,18 +197,32 @@ class SimNode:
             renewal_in=1.0,
             holders=frozenset({name_of(node) for node in image.pulled} & connected) | kept,
             replicas=replicas,
+        )
+        wanted = target_of(cluster.rules, zones)
+        is_missing = missing_replicas(state, wanted, own=self.id, zones=zones) > 0
+        has_surplus = len(state.kept(self.id)) > wanted.copies
+        return replace(
+            state,
+            missing_for=count.missing_for(image.digest, is_missing=is_missing, now=now),
             surplus_for=count.surplus_for(image.digest, has_surplus=has_surplus, now=now),
         )
 
 
 class SimCluster:
-    """All nodes, in steps of one second."""
+    """All nodes, in steps of one second.
 
-    def __init__(self, *, nodes: int, images: int, floor: int, seed: int = 1) -> None:
+    Args:
+        zones: the number of zones, in which the nodes are in turn; 0 for nodes without a zone.
+    """
+
+    def __init__(
+        self, *, nodes: int, images: int, floor: int, zones: int = 0, seed: int = 1
+    ) -> None:
         self.now = 0.0
         self.messages = 0
         self.moved = 0.0
         self.rules = ReplicaRules(floor=floor)
+        self.zones = {name_of(one): f"zone{one % zones}" for one in range(nodes) if zones}
         self.metrics = ReplicaMetrics(CollectorRegistry())
         self.rng = random.Random(seed)
         self._died: dict[int, float] = {}
@@ -261,6 +283,18 @@ class SimCluster:
         return sum(
             len(alive & image.kept.keys()) < floor
             and bool(alive & (image.pulled | image.kept.keys()))
+            for image in self.images
+        )
+
+    def lost(self) -> int:
+        """Return the images that no living node has, though somebody had them."""
+        alive = {node.number for node in self.nodes if node.is_alive}
+        return sum(not alive & (image.pulled | image.kept.keys()) for image in self.images)
+
+    def in_one_zone(self) -> int:
+        """Return the images with their floor whose replicas are all in one zone."""
+        return sum(
+            len(image.kept) >= 2 and len({self.zones.get(name_of(one)) for one in image.kept}) == 1
             for image in self.images
         )
 

@@ -54,7 +54,7 @@ ADDRESSES = (
 
 _FRAMES = (
     frames.Hello(5.0, "10.0.0.1", 5000, "spegel-py/0.1.0", 1764000000.0, True, "cHJvb2Y=", True),
-    frames.Hello(5.0, "fd00::1", 5000),
+    frames.Hello(5.0, "fd00::1", 5000, floor=2, zone="eu-1a"),
     frames.Hello(5.0, "", 5000),
     frames.SetPart((KEY,), True, True, True),
     frames.Delta(True, (KEY, KEY)),

@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,9 @@ async def test_peers_are_shown_with_their_health(node: Metered, command: Command
     _, out, _ = await command("peers")
     line = " ".join(out.splitlines()[-1].split())
     assert line == "[fd00::3]:5001 suspected 1.5 s ago +0.250 s 7 spegel-py/1 12D3Koo-c"
+    node.members = [replace(MEMBER, peer=Peer("id", "fd00::3", 5000, zone="eu-1a"))]
+    _, out, _ = await command("peers")
+    assert out.splitlines()[-1].split()[:3] == ["[fd00::3]:5001", "eu-1a", "suspected"]
     _, out, _ = await command("peers", "--json")
     assert [peer["health"] for peer in json.loads(out)["peers"]] == ["suspected"]
 

@@ -18,6 +18,7 @@ from spegel_py.replicas.keep_plan import (
 )
 from spegel_py.replicas.replica_plan import ImageState
 from spegel_py.replicas.replica_rules import ReplicaRules
+from spegel_py.replicas.zone_spread import SPREAD_PATIENCE, ZoneMap
 
 IMAGE = Digest.of(b"image")
 NODES = frozenset(f"n{number}" for number in range(8))
@@ -141,3 +142,36 @@ def test_a_node_that_drains_asks_for_the_images_that_no_keeper_has() -> None:
     assert not asked(shared, leaving)
     [last] = frozenset({"n1"})
     assert len(asked(alone, replace(leaving, keepers=frozenset({last})))) == 1
+
+
+def zoned(**given: object) -> KeeperView:
+    """The node n0 is in the zone a with the even nodes, the odd ones are in b."""
+    of = {node: "b" if int(node[1:]) % 2 else "a" for node in NODES}
+    return replace(view(**given), zones=ZoneMap(of=of, present=frozenset("ab")))  # type: ignore[arg-type]
+
+
+def test_replicas_are_asked_for_in_other_zones() -> None:
+    """The first of the rank in the zone with the fewest replicas, never all in one zone."""
+    odd = [node for node in ranked_nodes(IMAGE, NODES - {"n0"}, 9) if int(node[1:]) % 2]
+    even = [node for node in ranked_nodes(IMAGE, NODES - {"n0"}, 9) if not int(node[1:]) % 2]
+    assert asked(state(), zoned(), ReplicaRules(floor=2)) == odd[:1]
+    assert asked(state(), zoned()) == [odd[0], ranked_nodes(IMAGE, {even[0], odd[1]}, 1)[0]]
+
+
+def test_a_full_floor_in_one_zone_gets_a_replica_in_another() -> None:
+    """Nodes that refused are not replaced by nodes of the full zone."""
+    odd = frozenset(node for node in NODES if int(node[1:]) % 2)
+    spare = next(node for node in sorted(NODES - odd - {"n0"}) if _speaks(node))
+    one = state(replicas=frozenset({spare}), holders=frozenset({spare}))
+    floor = ReplicaRules(floor=2)
+    assert set(asked(one, zoned(), floor)) < odd
+    assert asked(replace(one, refused=odd, missing_for=SPREAD_PATIENCE), zoned(), floor) == []
+
+
+def test_a_zone_that_refuses_is_not_waited_for_for_ever() -> None:
+    """The floor counts more than its zones."""
+    odd = frozenset(node for node in NODES if int(node[1:]) % 2)
+    one, floor = replace(state(), refused=odd), ReplicaRules(floor=2)
+    assert asked(one, zoned(), floor) == []
+    [found] = asked(replace(one, missing_for=SPREAD_PATIENCE), zoned(), floor)
+    assert found not in odd

@@ -168,6 +168,8 @@ async def test_the_next_node_keeps_an_image_after_a_death() -> None:
     for node in left:  # they see the replica
         await node.scan()
     network.leave(dead.peer)
+    for node in left:
+        assert await node.scan() == []
     clock.now += SHORT_GRACE - 1
     for node in left:
         assert await node.scan() == []

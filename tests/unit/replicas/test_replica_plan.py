@@ -26,6 +26,7 @@ from spegel_py.replicas.replica_rules import (
     DiskUse,
     ReplicaRules,
 )
+from spegel_py.replicas.zone_spread import ONE_ZONE, SPREAD_PATIENCE, ReplicaTarget, ZoneMap
 
 APP = Digest.of(b"app")
 ROOMY = DiskUse(total=1000, used=100)
@@ -195,10 +196,14 @@ def test_nodes_that_agree_reach_the_floor_and_stay_there(
     assert len(keepers) == min(floor, len(have))
 
 
+def missing(image: ImageState, copies: int) -> int:
+    return missing_replicas(image, ReplicaTarget(copies), own="own", zones=ONE_ZONE)
+
+
 def test_missing_replicas() -> None:
-    assert missing_replicas(pulled(replicas=frozenset("ab")), 4) == 2
-    assert missing_replicas(held(replicas=frozenset("ab")), 4) == 1
-    assert missing_replicas(held(replicas=frozenset("ab")), 1) == 0
+    assert missing(pulled(replicas=frozenset("ab")), 4) == 2
+    assert missing(held(replicas=frozenset("ab")), 4) == 1
+    assert missing(held(replicas=frozenset("ab")), 1) == 0
 
 
 def test_a_preheated_image_is_left_alone_until_its_own_time() -> None:
@@ -212,7 +217,44 @@ def test_a_preheated_image_is_left_alone_until_its_own_time() -> None:
 
 def test_a_node_that_drains_keeps_its_replicas_and_adds_none() -> None:
     """They do not count, but they are sources for the nodes that take the images."""
-    assert missing_replicas(held(is_leaving=True), 1) == 1
+    assert missing(held(is_leaving=True), 1) == 1
     assert decide(pulled(is_leaving=True)) is None
     surplus = held(is_leaving=True, replicas=frozenset("abc"), surplus_for=SURPLUS)
     assert decide(surplus) is None
+
+
+TWO_ZONES = ZoneMap(
+    of={"own": "a", "a1": "a", "a2": "a", "b1": "b", "b2": "b"}, present=frozenset("ab")
+)
+
+
+def in_zones(image: ImageState, *, floor: int = 2, own: str = "own") -> list[Decision]:
+    return plan([image], own=own, rules=ReplicaRules(floor=floor), disk=ROOMY, zones=TWO_ZONES)
+
+
+def test_the_last_replica_is_left_to_another_zone() -> None:
+    """Though it would cost nothing here, until nodes of other zones must have refused it."""
+    image = pulled(replicas=frozenset({"a1"}))
+    assert in_zones(image) == []
+    assert in_zones(image, floor=3) == [HOLD]
+    assert in_zones(replace(image, missing_for=SPREAD_PATIENCE)) == [HOLD]
+    assert in_zones(pulled(replicas=frozenset({"b1"}))) == [HOLD]
+
+
+def test_a_replica_is_added_where_no_zone_has_one() -> None:
+    """The floor alone is not enough if all replicas are in one zone."""
+    assert in_zones(pulled(replicas=frozenset({"b1", "b2"}))) == [HOLD]
+    assert in_zones(pulled(replicas=frozenset({"a1", "a2"}))) == []
+    assert in_zones(pulled(replicas=frozenset({"a1", "b1"}))) == []
+
+
+def test_a_surplus_is_released_in_the_fullest_zone() -> None:
+    """The only replica of a zone stays, whatever its rank."""
+    everywhere = frozenset({"own", "a1", "a2", "b1"})
+    left = {
+        own
+        for own in everywhere
+        if not in_zones(held(replicas=everywhere - {own}, surplus_for=SURPLUS), own=own)
+    }
+    assert len(left) == 2
+    assert "b1" in left

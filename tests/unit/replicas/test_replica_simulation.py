@@ -60,3 +60,36 @@ async def test_a_floor_of_one_moves_nothing() -> None:
     cluster = SimCluster(nodes=NODES, images=IMAGES, floor=1)
     await cluster.run(600.0)
     assert (cluster.low(), cluster.moved, cluster.messages) == (0, 0.0, 0)
+
+
+async def test_a_zone_that_dies_takes_no_image_with_it() -> None:
+    """Replicas are never all in one zone, and nothing moves while the zone may be back."""
+    cluster = SimCluster(nodes=NODES, images=IMAGES, floor=2, zones=3)
+    _, whole = await cluster.run(1800.0)
+    assert whole <= 900.0
+    assert cluster.surplus() <= 1
+    await cluster.run(60.0, until_settled=False)
+    assert cluster.in_one_zone() == 0
+    moved = cluster.moved
+    zone = list(range(0, NODES, 3))
+    cluster.kill(zone)
+    assert cluster.lost() == 0
+    await cluster.run(900.0, until_settled=False)
+    assert cluster.moved == moved
+    cluster.revive(zone)
+    await cluster.run(300.0, until_settled=False)
+    assert (cluster.moved, cluster.low(), cluster.in_one_zone()) == (moved, 0, 0)
+
+
+async def test_a_restart_of_all_nodes_in_turn_moves_nothing() -> None:
+    """The replica of a lost node counts in its zone for a while."""
+    cluster = SimCluster(nodes=NODES, images=IMAGES, floor=2, zones=3)
+    await cluster.run(1800.0)
+    moved = cluster.moved
+    for first in range(0, NODES, 6):
+        some = list(range(first, first + 6))
+        cluster.kill(some)
+        await cluster.run(20.0, until_settled=False)
+        cluster.revive(some)
+        await cluster.run(10.0, until_settled=False)
+    assert cluster.moved == moved

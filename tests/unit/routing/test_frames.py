@@ -188,3 +188,17 @@ def decode_hello(time: float | None) -> Hello:
     frame = frames.decode(frames.encode(Hello(4.0, "", 5000, "x", time))[4:])
     assert isinstance(frame, Hello)
     return frame
+
+
+@pytest.mark.parametrize(
+    ("zone", "expected"),
+    [("eu-1a", "eu-1a"), ("", ""), (None, ""), (7, ""), ("a" * 64, ""), ("a b", ""), ("\x1b", "")],
+)
+def test_a_hello_names_the_zone_of_its_sender(zone: object, expected: str) -> None:
+    """A hello of an older version names none, and an unusable name is none."""
+    body = json.dumps({"interval": 4, "registry": ":5000", "zone": zone}).encode()
+    hello = frames.decode(b"\x01" + body)
+    assert isinstance(hello, Hello)
+    assert hello.zone == expected
+    assert frames.decode(frames.encode(hello)[4:]) == hello
+    assert (b"zone" in frames.encode(hello)) == bool(expected)

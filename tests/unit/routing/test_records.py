@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -418,3 +419,15 @@ def test_a_change_of_who_shares_is_told() -> None:
     assert told == []
     table.peer_disconnected(A.id)
     assert told == [set()]
+
+
+def test_the_zone_of_a_lost_peer_is_remembered() -> None:
+    """Until it is back without one; a peer that names no zone is in none."""
+    table = table_with(replace(A, zone="a"), B)
+    assert table.zones() == {"A": "a"}
+    assert {member.id: member.zone for member in table.members(now=1.0)} == {"A": "a", "B": ""}
+    table.peer_disconnected("A")
+    assert table.zones() == {"A": "a"}
+    table.peer_connected("A")
+    table.hello("A", A, interval=5.0, now=2.0)
+    assert table.zones() == {}

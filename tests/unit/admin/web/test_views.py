@@ -20,6 +20,7 @@ def member(name: str, address: str = "10.0.0.1:5000", health: str = "healthy") -
         "id": name,
         "address": address,
         "agent": "spegel-py/1",
+        "zone": "",
         "health": health,
         "keys": 3,
         "heard_seconds": None,

@@ -1,0 +1,66 @@
+"""Replicas in zones, on real containerds: never all in one zone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.integration.cluster import everybody, heal, kill_node, metric, state
+from tests.integration.test_replicas import QUICK, keepers
+from tests.support.images import image
+from tests.support.lab import Lab, start_lab, until
+
+pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    """Three machines, on which spegel-py does not run yet."""
+    async with start_lab(nodes=3) as made:
+        yield made
+
+
+async def start_in_zones(lab: Lab, *zones: str | None, **flags: str) -> None:
+    """Start nodes that scan every second, each in its zone; None for a node that names none."""
+    for node in lab.nodes:
+        node.program = QUICK
+    peers = everybody(lab)
+    await asyncio.gather(
+        *(
+            node.start_spegel(static_bootstrap_peers=peers, zone=zone, **flags)
+            for node, zone in zip(lab.nodes, zones, strict=True)
+        )
+    )
+    await heal(lab)
+
+
+async def test_replicas_are_in_two_zones_though_one_would_be_free(lab: Lab) -> None:
+    """Two nodes of a zone pulled the image: one of them keeps it. The third node takes it: it names
+    no zone, as an older version. When that is gone, the zone keeps two.
+    """
+    await start_in_zones(lab, "a", "a", None, replica_floor="2")
+    first, second, third = lab.nodes
+    one = image()
+    reference = lab.name("test/zones:1")
+    await lab.registry.push(reference, one)
+    for node in (first, second):
+        await node.cri.pull(reference)
+    lab.registry.forget()
+
+    async def has_third() -> bool:
+        return third in await keepers(lab.nodes)
+
+    await until(has_third, deadline=60.0)
+    assert len(await keepers(lab.nodes)) == 2
+    assert await metric(third, "spegel_replica_received_bytes_total", source="peer") > 0
+    assert lab.registry.requests() == []
+    seen = {peer["address"]: peer["zone"] for peer in (await state(first))["peers"]}
+    assert seen == {f"{second.address}:5000": "a", f"{third.address}:5000": ""}
+    await kill_node(third)
+
+    async def has_two() -> bool:
+        return len(await keepers([first, second])) == 2
+
+    await until(has_two, deadline=30.0)
