@@ -171,7 +171,7 @@ def make_preheating(
         return await left(peer_disk)
 
     made = Preheating(
-        own=KnownNode(router.id, "", node_name(config.node_name)),
+        own=KnownNode(router.id, "", node_name(config.node_name), config.zone),
         members=router.members,
         replicas=replicas,
         taker=ImageTaker(

@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nodes",
         metavar="NODES",
-        help="all, a number of nodes, or their addresses or ids with commas (default: this node)",
+        help=(
+            "all, a number of nodes, zone=NAME, zone=each for one node in each zone, or addresses "
+            "or ids of nodes with commas (default: this node)"
+        ),
     )
     parser.add_argument(
         "--platform", metavar="OS/ARCH", help="platform of the images (default: each node's own)"

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from spegel_py.errors import RequestInvalid
-from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
-from spegel_py.preheat.preheat_request import HERE, NodeChoice
+from spegel_py.preheat.preheat_request import EACH, HERE, NodeChoice
+from spegel_py.replicas.zone_spread import ReplicaTarget, ZoneMap, choose_spread
 
 SHORTEST_END = 6
 """Characters of the end of an id that name a node."""
@@ -16,11 +16,12 @@ SHORTEST_END = 6
 
 @dataclass(frozen=True, slots=True, order=True)
 class KnownNode:
-    """A node by its id, its address, and its name, if that is known."""
+    """A node by its id, its address, its name, if that is known, and its zone."""
 
     id: str
     address: str = ""
     name: str = ""
+    zone: str = ""
 
     def is_called(self, text: str) -> bool:
         """Return True if a person's text names this node."""
@@ -33,12 +34,20 @@ def choose(
 ) -> list[str]:
     """Return the ids of the chosen nodes.
 
-    A number of nodes are the first ones of the ranking by the image's digest, which is the same at
-    every node that knows the same nodes. Call `check` first.
+    A number of nodes are the first ones of the ranking by the image's digest, in different zones as
+    far as possible. The ranking is the same at every node that knows the same nodes. Call `check`
+    first.
     """
     nodes = {one.id: one for one in (own, *others)}
     if choice.names is None:
-        return ranked_nodes(digest, nodes, choice.count or len(nodes))
+        zones = ZoneMap(of={one.id: one.zone for one in nodes.values()})
+        count = choice.count or len(nodes)
+        if choice.zone == EACH:
+            count = len(zones.covered(nodes))
+        elif choice.zone:
+            nodes = {one: node for one, node in nodes.items() if node.zone == choice.zone}
+            count = len(nodes)
+        return choose_spread(digest, nodes, kept=(), target=ReplicaTarget(count), zones=zones)
     found = [
         node.id
         for name in choice.names
@@ -51,6 +60,10 @@ def choose(
 def check(choice: NodeChoice, *, own: KnownNode, others: Collection[KnownNode]) -> None:
     """Raise RequestInvalid for a choice that the nodes which are there do not fulfil."""
     nodes = [own, *others]
+    zones = sorted({node.zone for node in nodes if node.zone})
+    if choice.zone and choice.zone not in (EACH, *zones):
+        known = f"known are {', '.join(zones[:10])}" if zones else "no node has a zone"
+        raise RequestInvalid(f"nodes: no node is in the zone {choice.zone!r}; {known}")
     if choice.count > len(nodes):
         raise RequestInvalid(f"nodes: {choice.count} are more than the {len(nodes)} that are there")
     for name in choice.names or ():

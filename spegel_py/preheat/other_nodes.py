@@ -56,7 +56,10 @@ class OtherNodes:
 
     def known(self) -> Collection[KnownNode]:
         """Return the nodes that can be asked."""
-        return [KnownNode(one, peer.host) for one, peer in self._requests.partners().items()]
+        return [
+            KnownNode(one, peer.host, zone=peer.zone)
+            for one, peer in self._requests.partners().items()
+        ]
 
     async def preheat(
         self, node: str, job: str, order: ImageOrder, progress: NodeProgress, *, until: float

@@ -2,7 +2,7 @@
 
 preheat:
 - image: registry.example/team/app:1.2    # or @sha256:…
-  nodes: all                              # or a number, or [names]
+  nodes: all                              # or a number, [names], {zone: eu-1a}, {zone: each}
   platform: auto                          # or linux/arm64
   refresh: 15m                            # look whether the tag moved; default: never
   rate: 20MB/s

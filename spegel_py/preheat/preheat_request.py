@@ -14,6 +14,9 @@ from spegel_py.pull.plan import Platform
 HERE, ALL = "this", "all"
 """Words for this node alone, and for all nodes."""
 
+ZONE, EACH = "zone", "each"
+"""The key of a choice by zone, and its value for one node in each zone."""
+
 MAX_IMAGES = 64
 """Images in one request."""
 
@@ -36,32 +39,52 @@ class NodeChoice:
     Args:
         count: so many nodes; 0 for all.
         names: ids, ends of ids, addresses or names of nodes; `this` for the node that is asked.
-            None to choose by count.
+            None to choose by count or by zone.
+        zone: all nodes of a zone, or `each` for one node in each zone; empty to choose otherwise.
     """
 
     count: int = 0
     names: tuple[str, ...] | None = None
+    zone: str = ""
 
     def __str__(self) -> str:
         if self.names is not None:
             return ",".join(self.names)
+        if self.zone:
+            return f"{ZONE}={self.zone}"
         return str(self.count) if self.count else ALL
 
     @classmethod
     def parse(cls, given: Any) -> NodeChoice:
-        """Return the choice written as `all`, a number, or names. Raises ValueError."""
+        """Return the choice written as `all`, a number, names, or a zone. Raises ValueError.
+
+        A zone is written `zone=eu-1a`, or in YAML and JSON `{zone: eu-1a}`.
+        """
         if isinstance(given, int) and not isinstance(given, bool):
             return cls(count=_COUNT(given))
+        if isinstance(given, Mapping):
+            if set(given) != {ZONE}:
+                raise ValueError(f"{values.quoted(given)} should have the key zone, and no other")
+            return cls(zone=_zone(given[ZONE]))
         names = values.texts(given)
+        if len(names) == 1 and names[0].startswith(f"{ZONE}="):
+            return cls(zone=_zone(names[0].partition("=")[2]))
         if names == (ALL,):
             return cls()
         if len(names) == 1 and names[0].isdigit():
             return cls(count=_COUNT(names[0]))
         if not names or len(names) > MAX_NAMES:
             raise ValueError(
-                f"{values.quoted(given)} should be all, a number of nodes, or names of nodes"
+                f"{values.quoted(given)} should be all, a number of nodes, names of nodes, or "
+                "zone=NAME"
             )
         return cls(names=names)
+
+
+def _zone(given: Any) -> str:
+    if not (found := values.zone(given)):
+        raise ValueError("the name of the zone is missing; each stands for one node in each zone")
+    return str(found)
 
 
 EVERY_NODE = NodeChoice()

@@ -157,7 +157,9 @@ class Preheating:
 
     def _spegel_nodes(self) -> list[KnownNode]:
         return [
-            KnownNode(one.id, _host(one)) for one in self._members() if one.agent.startswith(AGENT)
+            KnownNode(one.id, _host(one), zone=one.zone)
+            for one in self._members()
+            if one.agent.startswith(AGENT)
         ]
 
 
