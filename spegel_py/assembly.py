@@ -169,7 +169,15 @@ class Assembly:
             signs=make_signs(config, router, health, scrubbed),
         )
         preheating = make_preheating(
-            config, replicas, scrubbed, router, metrics, rng, auth=auth, kept=kept
+            config,
+            replicas,
+            scrubbed,
+            router,
+            metrics,
+            rng,
+            auth=auth,
+            kept=kept,
+            images=parts.make_cri_images(config, store),
         )
         supervisor = parts.make_supervisor(
             config,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from spegel_py.config import Config
 from spegel_py.errors import StoreUnavailable
@@ -20,6 +21,7 @@ from spegel_py.preheat.node_choice import KnownNode
 from spegel_py.preheat.preheat_messages import is_preheat
 from spegel_py.preheat.preheating import Preheating
 from spegel_py.preheat.registry_lookup import plain_registries
+from spegel_py.preheat.runtime_pulls import RuntimePulls
 from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.drain_state import DrainState
@@ -34,6 +36,9 @@ from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Replicas, Store
 from spegel_py.store.scrub import ScrubbedStore
 from spegel_py.tools.basic_auth import Credentials
+
+if TYPE_CHECKING:
+    from spegel_py.store.containerd import CriImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,12 +152,14 @@ def make_preheating(
     *,
     auth: Credentials | None,
     kept: ReplicaParts,
+    images: CriImages | None,
 ) -> Preheating:
     """Return the pre-heating of this node.
 
     An image that this node's user or list wants may take more of the disk than replicas, but not
     what the kubelet needs. Images that other nodes ask for share the room of replicas. Messages
-    about pre-heating come over the protocol of replicas.
+    about pre-heating come over the protocol of replicas. `images` are those of the CRI, if there is
+    one.
     """
     mirror = own_mirror(config, auth)
     content = config.oci_layout or config.containerd_content_path
@@ -180,6 +187,7 @@ def make_preheating(
         peer_taker=ImageTaker(
             replicas=replicas, mirror=mirror, room=peer_room, gate=kept.gate.take
         ),
+        runtime=RuntimePulls(images),
         sole_copies=SoleCopies(
             replicas=replicas,
             store=store,

@@ -43,7 +43,7 @@ from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 
 if TYPE_CHECKING:
-    from spegel_py.store.containerd import ContainerdWatcher, OtherNamespaces
+    from spegel_py.store.containerd import ContainerdWatcher, CriImages, OtherNamespaces
 
 
 def own_mirror(config: Config, auth: Credentials | None) -> str:
@@ -260,6 +260,15 @@ def make_namespaces(config: Config, store: Store) -> OtherNamespaces | None:
     from spegel_py.store.containerd import ContainerdStore, OtherNamespaces
 
     return OtherNamespaces(client=store.client) if isinstance(store, ContainerdStore) else None
+
+
+def make_cri_images(config: Config, store: Store) -> CriImages | None:
+    """Return the images of containerd's CRI; None for another store."""
+    if config.oci_layout is not None:
+        return None
+    from spegel_py.store.containerd import ContainerdStore, CriImages
+
+    return CriImages(client=store.client) if isinstance(store, ContainerdStore) else None
 
 
 def make_ingests(config: Config, store: Store, *, of_all: bool = False) -> Ingests | None:

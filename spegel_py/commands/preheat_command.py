@@ -28,11 +28,19 @@ from spegel_py.commands.output import (
 from spegel_py.commands.preheat_progress import PreheatBars, PreheatLines
 from spegel_py.errors import ConfigError
 from spegel_py.preheat.preheat_job import JobState
+from spegel_py.preheat.preheat_request import PreheatDepth
 
 POLL = 0.5
 """Seconds between two looks at a job."""
 
 PATH = "/control/preheat"
+
+RUNTIME_WARNING = """\
+Images of depth runtime are the kubelet's: it removes images first that no pod has used, when the
+disk is 85 % full or after imageMaximumGCAge; --pin keeps them. By its default policy
+(NeverVerifyPreloadedImages) every pod of the node may use them without a pull secret, private ones
+too. The depth unpacked has neither effect, and a pull of it takes milliseconds."""
+"""The consequences of pulls by the runtime (Kubernetes, image_gc_manager.go and KEP-2535)."""
 
 _VERBS = {"ls": 0, "status": 1, "cancel": 1}
 """Words with which the command looks at jobs, and how many words follow each."""
@@ -66,7 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--platform", metavar="OS/ARCH", help="platform of the images (default: each node's own)"
     )
     parser.add_argument(
-        "--depth", metavar="DEPTH", help="content, which is the only depth: fetched, not unpacked"
+        "--depth",
+        metavar="DEPTH",
+        help="content: fetched (default); unpacked, too; runtime: pulled by the nodes' containerd",
+    )
+    parser.add_argument(
+        "--pin",
+        action="store_true",
+        default=None,
+        help="with --depth runtime: the kubelet does not remove the images while they are kept",
     )
     parser.add_argument(
         "--keep", metavar="TIME", help="time for which nodes keep the images (default: 24h)"
@@ -103,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
         return _look(ControlClient.of(options), verb, rest, options)
     client = ControlClient.of(options)
     job = client.ask("POST", PATH, _request(options))
+    if job["request"]["depth"] == PreheatDepth.RUNTIME:
+        sys.stderr.write(f"{RUNTIME_WARNING}\n")
     return begun(client, job, options)
 
 
@@ -119,7 +137,7 @@ def begun(client: ControlClient, job: Mapping[str, Any], options: argparse.Names
 
 
 def _request(options: argparse.Namespace) -> dict[str, object]:
-    names = ("nodes", "platform", "depth", "keep", "rate", "timeout", "credentials")
+    names = ("nodes", "platform", "depth", "keep", "rate", "timeout", "credentials", "pin")
     given = {name: getattr(options, name) for name in names}
     return {"images": options.words} | {name: one for name, one in given.items() if one is not None}
 

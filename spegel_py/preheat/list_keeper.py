@@ -22,9 +22,10 @@ from spegel_py.oci.digest import Digest
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.node_choice import KnownNode, is_meant
-from spegel_py.preheat.preheat_fault import PreheatFailed
+from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault
 from spegel_py.preheat.preheat_job import GOOD, NodeProgress, PreheatStage
 from spegel_py.preheat.preheat_list import MAX_FILE, ListEntry, parse_list
+from spegel_py.preheat.preheat_request import PreheatDepth
 from spegel_py.preheat.registry_lookup import RegistryLookup
 from spegel_py.telemetry.logging import FaultLog
 
@@ -236,7 +237,7 @@ class ListKeeper:
             await self._drop(digest)
             one.progress = NodeProgress()
             return CHECK
-        if not self._is_fresh(digest):
+        if not self._is_fresh(one, digest):
             await self._fetch(one, digest)
         return CHECK if one.progress.stage in GOOD else await self._wait(entry, stamp)
 
@@ -254,13 +255,23 @@ class ListKeeper:
         if before is not None and not self._is_claimed(before):
             await self._drop(before)
 
-    def _is_fresh(self, digest: Digest) -> bool:
-        """Return True if the image is here, and its renewal is not due."""
+    def _is_fresh(self, one: _Listed, digest: Digest) -> bool:
+        """Return True if the image is here, and its renewal is not due.
+
+        An image that the runtime pulled is the kubelet's: it is not pulled again once it is
+        removed.
+        """
+        if not self._local.is_claimed(digest):
+            return False
+        if one.entry.depth is PreheatDepth.RUNTIME:
+            due = self._local.pinned_until(digest) - RENEWAL
+            return one.progress.stage in GOOD and (not one.entry.pin or due > self._clock())
         replica = self._local.replica_of(digest)
+        if replica is None or replica.expires - self._clock() <= RENEWAL:
+            return False
+        is_content_only = one.progress.why == PreheatFault.CONTENT_ONLY
         return (
-            replica is not None
-            and self._local.is_claimed(digest)
-            and replica.expires - self._clock() > RENEWAL
+            one.entry.depth is not PreheatDepth.UNPACKED or replica.is_unpacked or is_content_only
         )
 
     async def _fetch(self, one: _Listed, digest: Digest) -> None:
@@ -272,6 +283,8 @@ class ListKeeper:
             expires=self._clock() + LIFE,
             rate=one.entry.rate,
             credentials=one.entry.credentials,
+            depth=one.entry.depth,
+            pin=one.entry.pin,
         )
         before = one.progress.stage
         one.progress = one.progress if before in GOOD else NodeProgress()

@@ -8,17 +8,27 @@ import random
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
-from spegel_py.errors import PeerRefused, StoreUnavailable
+from spegel_py.errors import (
+    ContentNotFound,
+    ManifestInvalid,
+    PeerRefused,
+    StoreFull,
+    StoreUnavailable,
+    UnpackUnsupported,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.oci.reference import Reference
 from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault, fault_of
 from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
+from spegel_py.preheat.preheat_request import PreheatDepth
 from spegel_py.preheat.registry_lookup import RegistryLookup
+from spegel_py.preheat.runtime_pulls import RuntimePulls
 from spegel_py.pull.plan import Platform
 from spegel_py.pull.session import PARALLEL
 from spegel_py.replicas.replica_rules import LIFE, SHRINK_FROM, SHRINK_TO, DiskUse
@@ -34,6 +44,10 @@ AT_ONCE = 2
 
 PAUSE_FIRST, PAUSE_LAST = 1.0, 300.0
 """Seconds before a try after a temporary fault: the first pause, doubled up to the last."""
+
+UNPACKED = 4
+"""Bytes of the disk that an unpacked image needs for each byte of its content: packed, and once
+more unpacked, at up to three times the size."""
 
 EARLY = 60.0
 """Seconds by which an image is dropped before its time, because the store may delete it then."""
@@ -55,6 +69,7 @@ class ImageOrder:
         rate: bytes per second; 0 for no limit.
         credentials: a name of credentials; empty for config.json.
         is_for_peer: True if another node asks for the image. It gets the room of replicas.
+        pin: True to pin an image that the runtime pulls.
     """
 
     image: Reference
@@ -65,6 +80,8 @@ class ImageOrder:
     rate: int = 0
     credentials: str = ""
     is_for_peer: bool = False
+    depth: PreheatDepth = PreheatDepth.CONTENT
+    pin: bool = False
 
 
 class LocalPreheat:
@@ -73,6 +90,7 @@ class LocalPreheat:
     Args:
         taker: fetches what this node's user or list wants.
         peer_taker: fetches what other nodes ask for, into less room.
+        runtime: has the runtime pull images.
         floor: the floor of replicas. With one, an image that is dropped becomes an ordinary
             replica, which the floor's rules keep or release.
     """
@@ -83,6 +101,7 @@ class LocalPreheat:
         taker: ImageTaker,
         peer_taker: ImageTaker,
         replicas: Replicas,
+        runtime: RuntimePulls,
         lookup: RegistryLookup,
         filters: Filters,
         floor: int,
@@ -92,6 +111,7 @@ class LocalPreheat:
         self._taker = taker
         self._peer_taker = peer_taker
         self._replicas = replicas
+        self._runtime = runtime
         self._lookup = lookup
         self._filters = filters
         self._floor = floor
@@ -117,7 +137,10 @@ class LocalPreheat:
         while True:
             try:
                 async with self._lock(order), self._slots:
-                    await self._take(order, progress)
+                    if order.depth is PreheatDepth.RUNTIME:
+                        await self._have_pulled(order, progress)
+                    else:
+                        await self._take(order, progress)
                     self.claim(order.digest, owner)
                 return
             except PreheatFailed as error:
@@ -151,6 +174,10 @@ class LocalPreheat:
         """Return True if anybody wants an image here."""
         return digest in self._owners
 
+    def pinned_until(self, digest: Digest) -> float:
+        """Return the Unix time at which an image's pin ends; 0 for none."""
+        return self._runtime.pinned_until(digest)
+
     async def drop(self, digest: Digest, *, owner: str) -> None:
         """Stop keeping an image for an owner, and altogether if no other owner wants it.
 
@@ -161,11 +188,13 @@ class LocalPreheat:
         if owners:
             return
         self._owners.pop(digest, None)
+        await self._runtime.unpin(digest)
         if (replica := self.replica_of(digest)) is not None:
             await self._release(digest, replica)
 
     async def drop_expired(self) -> None:
         """Drop the images whose time is over. Raises StoreUnavailable."""
+        await self._runtime.unpin_expired()
         now = self._clock()
         for replica in self.kept:
             if replica.expires <= now + EARLY:
@@ -198,7 +227,9 @@ class LocalPreheat:
         if self._floor:
             expires = round(self._clock() + LIFE)
             await self._replicas.hold(
-                dataclasses.replace(replica, reason=ReplicaReason.FLOOR, expires=expires)
+                dataclasses.replace(
+                    replica, reason=ReplicaReason.FLOOR, expires=expires, is_unpacked=False
+                )
             )
         else:
             await self._replicas.release(replica.image.manifest)
@@ -211,6 +242,8 @@ class LocalPreheat:
     async def _take(self, order: ImageOrder, progress: NodeProgress) -> None:
         self._check_filters(order.image)
         before = self.replica_of(order.digest)
+        is_deep = order.depth is PreheatDepth.UNPACKED
+        was_unpacked = before is not None and before.is_unpacked
         upstream, fault = await self._upstream(order)
         take_order = TakeOrder(
             reference=dataclasses.replace(order.image, digest=order.digest),
@@ -221,6 +254,8 @@ class LocalPreheat:
             upstream=upstream,
             rate=order.rate,
             parallel=PARALLEL,
+            is_unpacked=was_unpacked,
+            footprint=UNPACKED if is_deep and not was_unpacked else 1,
         )
         take = TakeProgress(take_order)
         progress.stage, progress.why, progress.error = PreheatStage.TAKING, "", ""
@@ -238,14 +273,59 @@ class LocalPreheat:
             self.refresh()
             del self._takes[id(progress)]
         progress.done = progress.total = report.replica.image.size
-        progress.end(PreheatStage.HERE if _was_here(report) else PreheatStage.DONE)
+        why, error_text = "", ""
+        if is_deep and not was_unpacked:
+            why, error_text = await self._unpack(report.replica, progress, is_new=before is None)
+        was_here = _was_here(report) and (was_unpacked or not is_deep)
+        stage = PreheatStage.HERE if was_here else PreheatStage.DONE
+        progress.end(stage, why=why, error=error_text)
         log.info(
             "preheated",
             image=str(order.image),
+            depth=order.depth.value,
             bytes=report.replica.image.size,
             received=report.received,
             upstream=report.upstream,
             seconds=round(report.seconds, 3),
+        )
+
+    async def _unpack(
+        self, replica: Replica, progress: NodeProgress, *, is_new: bool
+    ) -> tuple[str, str]:
+        """Unpack an image that is here; return the fault and its text if only its content can be.
+
+        Raises PreheatFailed. A new image is not kept then, nor after a cancellation.
+        """
+        manifest = replica.image.manifest
+        progress.stage = PreheatStage.UNPACKING
+        try:
+            try:
+                await self._replicas.unpack(manifest)
+            except UnpackUnsupported as error:
+                return PreheatFault.CONTENT_ONLY.value, str(error)
+            except StoreFull as error:
+                raise PreheatFailed(PreheatFault.NO_ROOM, str(error)) from error
+            except ManifestInvalid as error:
+                raise PreheatFailed(PreheatFault.BAD_MANIFEST, str(error)) from error
+            except (StoreUnavailable, ContentNotFound) as error:
+                raise PreheatFailed(PreheatFault.STORE_AWAY, str(error)) from error
+        except BaseException:
+            if is_new:
+                with suppress(StoreUnavailable):  # its lease ends with its time
+                    await asyncio.shield(self._replicas.release(manifest))
+            raise
+        return "", ""
+
+    async def _have_pulled(self, order: ImageOrder, progress: NodeProgress) -> None:
+        """Have the runtime pull an image. Raises PreheatFailed."""
+        self._check_filters(order.image)
+        await self._runtime.pull(
+            order.image,
+            order.digest,
+            progress,
+            platform=order.platform,
+            credentials=await self._lookup.credentials(order.image, name=order.credentials),
+            pin_until=order.expires if order.pin else None,
         )
 
     async def _upstream(self, order: ImageOrder) -> tuple[str | None, PreheatFailed | None]:

@@ -108,6 +108,8 @@ class OtherNodes:
             within=min(MAX_WITHIN, max(0.0, until - now)),
             rate=order.rate,
             credentials=order.credentials,
+            depth=order.depth,
+            pin=order.pin,
         )
 
     async def _request(self, node: str, message: PreheatAsk | PreheatLook) -> PreheatAnswer:

@@ -30,6 +30,10 @@ class PreheatFault(StrEnum):
     REGISTRY_BUSY = "registry-busy"
     UNREACHABLE = "unreachable"
     REFUSED = "refused"
+    NO_CRI = "no-cri"
+    NO_PIN = "no-pin"
+    TAG_MOVED = "tag-moved"
+    CONTENT_ONLY = "content-only"
     TIMEOUT = "timeout"
     NO_ANSWER = "no-answer"
     OFF = "off"
@@ -44,6 +48,8 @@ REFUSALS = frozenset(
         PreheatFault.NO_ROOM,
         PreheatFault.TOO_LARGE,
         PreheatFault.NO_PLATFORM,
+        PreheatFault.NO_CRI,
+        PreheatFault.NO_PIN,
     }
 )
 """Faults by which a node refuses an image, before a byte was fetched."""

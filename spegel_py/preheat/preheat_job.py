@@ -20,6 +20,7 @@ class PreheatStage(StrEnum):
 
     WAITING = "waiting"
     TAKING = "taking"
+    UNPACKING = "unpacking"
     DONE = "done"
     HERE = "here already"
     REFUSED = "refused"
@@ -51,7 +52,8 @@ class NodeProgress:
     Args:
         done: bytes that are there.
         total: bytes of the image; 0 while unknown.
-        why: the kind of fault, for a node that failed, refused or waits to try again.
+        why: the kind of fault, for a node that failed, refused or waits to try again; for one that
+            is ready, `content-only` if it could not unpack the image.
         error: the fault in a sentence.
         upstream: bytes that the node took from the registry.
     """

@@ -367,6 +367,8 @@ class PreheatJobs:
             expires=job.expires,
             rate=job.request.rate,
             credentials=job.request.credentials,
+            depth=job.request.depth,
+            pin=job.request.pin,
         )
         try:
             if node == self._own.id:
@@ -414,7 +416,7 @@ class PreheatJobs:
     async def _load(self) -> None:
         for job in await self._file.load():
             for one in job.all_nodes():
-                if one.stage is PreheatStage.TAKING:
+                if one.stage in (PreheatStage.TAKING, PreheatStage.UNPACKING):
                     one.stage = PreheatStage.WAITING
             for image in job.images:
                 here = image.nodes.get(self._own.id)

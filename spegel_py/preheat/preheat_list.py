@@ -4,6 +4,8 @@ preheat:
 - image: registry.example/team/app:1.2    # or @sha256:…
   nodes: all                              # or a number, [names], {zone: eu-1a}, {zone: each}
   platform: auto                          # or linux/arm64
+  depth: unpacked                         # or content (default), runtime
+  pin: true                               # with depth runtime: the kubelet does not remove it
   refresh: 15m                            # look whether the tag moved; default: never
   rate: 20MB/s
   credentials: team-a                     # a file below --registry-credentials
@@ -22,6 +24,8 @@ from spegel_py.oci.reference import Reference
 from spegel_py.preheat.preheat_request import (
     EVERY_NODE,
     NodeChoice,
+    PreheatDepth,
+    depth_fault,
     parse_depth,
     parse_image,
     parse_platform,
@@ -44,15 +48,18 @@ class ListEntry:
         nodes: the nodes that it is meant for.
         refresh: seconds between two looks at the tag; None to look once.
         ready: True if the node shall not be ready without it.
+        pin: True if the kubelet shall not remove the image that the runtime pulls.
     """
 
     image: Reference
     nodes: NodeChoice = EVERY_NODE
     platform: Platform | None = None
+    depth: PreheatDepth = PreheatDepth.CONTENT
     refresh: float | None = None
     rate: int = 0
     credentials: str = ""
     ready: bool = False
+    pin: bool = False
 
 
 def parse_list(data: bytes, *, where: str) -> tuple[ListEntry, ...]:
@@ -98,6 +105,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "rate": parse_rate,
     "credentials": values.text,
     "ready": values.boolean,
+    "pin": values.boolean,
 }
 
 
@@ -116,5 +124,6 @@ def _entry(given: object, where: str) -> ListEntry:
             found[str(key)] = _PARSERS[key](value)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{where}.{key}: {' '.join(str(error).split())[:500]}") from error
-    found.pop("depth", None)
+    if fault := depth_fault(found):
+        raise ConfigError(f"{where}.{fault}")
     return ListEntry(**found)

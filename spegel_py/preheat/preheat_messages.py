@@ -5,10 +5,11 @@ message carries a credential: each node uses its own.
 
     kind     members                               meaning
     preheat  job, image, digest, seen?, platform?, "fetch this image": its name, the digest to take,
-             keep, within, rate, credentials?      the Unix time at which the registry gave it for
-                                                   the tag, the seconds to keep it and to fetch it,
-                                                   bytes per second, and the name of the node's
-                                                   credentials
+             keep, within, rate, credentials?,     the Unix time at which the registry gave it for
+             depth?, pin?                          the tag, the seconds to keep it and to fetch it,
+                                                   bytes per second, the name of the node's
+                                                   credentials, and how far the image is brought;
+                                                   an older node brings its content alone
     look     job, digest                           "how far is it?"
     drop     job, digest                           "stop fetching and keeping it"
     state    state, done, total, upstream, why,    to each of them; `unknown` for an image that was
@@ -27,6 +28,7 @@ from spegel_py.inflight.message_fields import MessageError, MessageFields
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
 from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
+from spegel_py.preheat.preheat_request import PreheatDepth
 from spegel_py.pull.plan import Platform
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 
@@ -66,6 +68,8 @@ class PreheatAsk:
     within: float
     rate: int = 0
     credentials: str = ""
+    depth: PreheatDepth = PreheatDepth.CONTENT
+    pin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ def encode_ask(message: PreheatAsk | PreheatLook) -> bytes:
             "within": message.within,
             "rate": message.rate,
             "credentials": message.credentials or None,
+            "depth": message.depth.value,
+            "pin": message.pin,
         }
     )
     if len(raw) > MAX_REQUEST:
@@ -158,6 +164,8 @@ def decode_ask(raw: bytes) -> PreheatAsk | PreheatLook:
                 within=fields.number("within", MAX_WITHIN),
                 rate=fields.integer("rate", MAX_RATE),
                 credentials=_optional(fields, "credentials", _MAX_NAME),
+                depth=fields.optional_enum("depth", PreheatDepth) or PreheatDepth.CONTENT,
+                pin=fields.has("pin") and fields.boolean("pin"),
             )
     raise MessageError(f"no request of this protocol: kind {fields.kind!r:.40}")
 

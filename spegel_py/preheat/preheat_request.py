@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from spegel_py import values
@@ -30,6 +31,14 @@ _KEEP = values.seconds(60, 10 * 365 * 86400)
 _TIMEOUT = values.seconds(1, 24 * 3600)
 _RATE = values.rate(0, 10**12)
 _COUNT = values.integer(1, 100_000)
+
+
+class PreheatDepth(StrEnum):
+    """How far an image is brought."""
+
+    CONTENT = "content"
+    UNPACKED = "unpacked"
+    RUNTIME = "runtime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +111,18 @@ class PreheatRequest:
         rate: bytes per second for each image on a node; 0 for no limit.
         timeout: seconds for the whole job.
         credentials: a name of credentials on the nodes; empty for their config.json.
+        pin: True to keep the kubelet from removing images that the runtime pulls.
     """
 
     images: tuple[Reference, ...]
     nodes: NodeChoice = THIS_NODE
     platform: Platform | None = None
+    depth: PreheatDepth = PreheatDepth.CONTENT
     keep: float = KEEP
     rate: int = 0
     timeout: float = TIMEOUT
     credentials: str = ""
+    pin: bool = False
 
     @classmethod
     def parse(cls, given: object, *, images: tuple[Reference, ...] | None = None) -> PreheatRequest:
@@ -125,7 +137,8 @@ class PreheatRequest:
                 known = ", ".join(("images", *_PARSERS))
                 raise RequestInvalid(f"unknown key {str(key)[:80]!r}; known are {known}")
         found = {key: _parsed(key, given[key]) for key in _PARSERS if given.get(key) is not None}
-        found.pop("depth", None)
+        if fault := depth_fault(found):
+            raise RequestInvalid(fault)
         if images is None:
             images = _images(given.get("images"))
         return cls(images=images, **found)
@@ -149,10 +162,12 @@ class PreheatRequest:
             "images": [str(one) for one in self.images],
             "nodes": str(self.nodes),
             "platform": str(self.platform) if self.platform else "auto",
+            "depth": self.depth.value,
             "keep": values.written_duration(self.keep),
             "rate": self.rate,
             "timeout": values.written_duration(self.timeout),
             "credentials": self.credentials,
+            "pin": self.pin,
         }
 
 
@@ -176,14 +191,26 @@ def parse_platform(text: object) -> Platform | None:
         raise ValueError(str(error)) from error
 
 
-def parse_depth(text: object) -> str:
-    """Return `content`, the only depth. Raises ValueError."""
-    if text != "content":
+def parse_depth(text: object) -> PreheatDepth:
+    """Return the depth. Raises ValueError."""
+    try:
+        return PreheatDepth(str(text))
+    except ValueError:
         raise ValueError(
-            f"{values.quoted(text)} is no depth; content is the only one: images are fetched, and "
-            "the runtime unpacks them when it starts a container"
-        )
-    return "content"
+            f"{values.quoted(text)} is no depth; known are {', '.join(PreheatDepth)}"
+        ) from None
+
+
+def depth_fault(found: Mapping[str, Any]) -> str:
+    """Return the fault of a depth beside other keys of a request or a list's entry; empty if there
+    is none.
+    """
+    is_runtime = found.get("depth") is PreheatDepth.RUNTIME
+    if found.get("pin") and not is_runtime:
+        return "pin: only an image of depth runtime can be pinned; others need no pin"
+    if found.get("rate") and is_runtime:
+        return "rate: a pull by the runtime, as with depth runtime, cannot be limited"
+    return ""
 
 
 parse_keep: Callable[[Any], float] = _KEEP
@@ -197,6 +224,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "rate": _RATE,
     "timeout": _TIMEOUT,
     "credentials": values.text,
+    "pin": values.boolean,
 }
 
 

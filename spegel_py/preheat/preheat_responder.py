@@ -160,6 +160,8 @@ class PreheatResponder:
             expires=self._clock() + ask.keep,
             rate=ask.rate,
             credentials=ask.credentials,
+            depth=ask.depth,
+            pin=ask.pin,
             is_for_peer=True,
         )
         log.info("preheat asked for", peer=peer, job=job, image=str(ask.image))

@@ -20,6 +20,7 @@ from spegel_py.preheat.preheat_jobs import PreheatJobs
 from spegel_py.preheat.preheat_responder import PreheatResponder
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
+from spegel_py.preheat.runtime_pulls import RuntimePulls
 from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.drain_state import DrainState
@@ -46,6 +47,7 @@ class Preheating:
         is_open: False to fetch nothing for other nodes.
         disk: measures the disk.
         drain: whether this node drains, and which peers do.
+        runtime: has the runtime pull images.
         mirror: the URL of this node's own mirror.
         floor: the floor of replicas.
         credentials: a file or folder with credentials of registries.
@@ -64,6 +66,7 @@ class Preheating:
         replicas: Replicas,
         taker: ImageTaker,
         peer_taker: ImageTaker,
+        runtime: RuntimePulls,
         sole_copies: SoleCopies,
         mirror: str,
         filters: Filters,
@@ -90,6 +93,7 @@ class Preheating:
             taker=taker,
             peer_taker=peer_taker,
             replicas=replicas,
+            runtime=runtime,
             lookup=lookup,
             filters=filters,
             floor=floor,

@@ -21,6 +21,7 @@ from spegel_py.oci.reference import DOCKER_HUB, Reference, canonical_registry
 from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault, fault_of
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.pull.mirror_client import Manifest, MirrorClient, PullDeadlines
+from spegel_py.tools.basic_auth import Credentials
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
 """The host that answers for docker.io."""
@@ -96,16 +97,20 @@ class RegistryLookup:
         """Return when the credentials of this name were last changed, as they say it."""
         return self._credentials.changed(name)
 
+    async def credentials(self, reference: Reference, *, name: str = "") -> Credentials | None:
+        """Return the user and password for an image; None for none. Raises PreheatFailed."""
+        try:
+            return await self._credentials.find(reference, name=name)
+        except ConfigError as error:
+            raise PreheatFailed(PreheatFault.NO_CREDENTIALS, str(error)) from None
+
     async def url(self, reference: Reference, *, name: str = "") -> str:
         """Return the URL of an image's registry, with the user and password for it.
 
         It is for a MirrorClient, which does not show them. `name` chooses a file of credentials.
         Raises PreheatFailed.
         """
-        try:
-            found = await self._credentials.find(reference, name=name)
-        except ConfigError as error:
-            raise PreheatFailed(PreheatFault.NO_CREDENTIALS, str(error)) from None
+        found = await self.credentials(reference, name=name)
         url = URL(registry_url(reference.registry, plain=self._plain))
         if found is not None:
             url = url.with_user(found.username).with_password(found.password)

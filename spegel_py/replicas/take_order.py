@@ -88,6 +88,8 @@ class TakeOrder:
         rate: bytes per second for this image, besides the limit of the node; 0 for no such limit.
         parallel: blobs that are fetched at the same time.
         max_size: bytes of the image at most.
+        is_unpacked: True if an earlier replica of it is unpacked and shall stay so.
+        footprint: bytes of the disk that the image needs for each of its own.
     """
 
     reference: Reference
@@ -101,6 +103,8 @@ class TakeOrder:
     rate: int = 0
     parallel: int = 1
     max_size: int = MAX_IMAGE
+    is_unpacked: bool = False
+    footprint: int = 1
 
     @property
     def is_background(self) -> bool:

@@ -130,6 +130,7 @@ class ImageTaker:
             reason=order.reason,
             used=self._clock() if order.used is None else order.used,
             expires=round(order.expires),
+            is_unpacked=order.is_unpacked,
         )
 
     async def _check_room(self, order: TakeOrder, image: PlatformImage) -> None:
@@ -138,9 +139,10 @@ class ImageTaker:
                 f"{order.reference} has {image.size} bytes, more than {order.max_size}",
                 why=TakeFault.TOO_LARGE,
             )
-        if self._room is not None and image.size > (room := await self._room()):
+        needed = image.size * order.footprint
+        if self._room is not None and needed > (room := await self._room()):
             raise TakeFailed(
-                f"{order.reference} has {image.size} bytes, and there is room for {max(0, room)}",
+                f"{order.reference} needs {needed} bytes, and there is room for {max(0, room)}",
                 why=TakeFault.NO_ROOM,
             )
 

@@ -15,6 +15,7 @@ from spegel_py.oci.build import Image
 from tests.integration.cluster import (
     everybody,
     found,
+    found_at,
     heal,
     joined,
     kill_node,
@@ -290,3 +291,56 @@ async def test_a_node_gives_away_what_only_it_has(lab: Lab) -> None:
     await kill_node(first)
     async with registry_away(lab):
         await lab.nodes[2].cri.pull(alone)
+
+
+async def test_an_unpacked_image_is_pulled_by_the_kubelet_in_an_instant(lab: Lab) -> None:
+    """On every node, without a byte from the registry. The end of the job leaves nothing behind."""
+    await start(lab)
+    first = lab.nodes[0]
+    one, reference = image(layers=3, size=2_000_000), lab.name("test/unpacked:1")
+    await lab.registry.push(reference, one)
+    arguments = (reference, "--nodes", "all", "--depth", "unpacked", "--wait", "--json")
+    job = json.loads(await preheat(first, *arguments))
+    assert job["state"] == "succeeded"
+    assert copies(lab.registry, one) == 1.0
+    lab.registry.forget()
+    for node in lab.nodes:
+        assert await node.cri.images() == []
+        before = await node.daemon.ctr("snapshots", "ls")
+        assert len(before.splitlines()) == 1 + 3
+        await node.cri.pull(reference)
+        assert await node.daemon.ctr("snapshots", "ls") == before
+        await node.cri.remove(reference)
+    assert lab.registry.requests("GET") == []
+    await preheat(first, "cancel", job["id"])
+
+    async def none_has_it() -> bool:
+        listed = [await node.daemon.ctr("snapshots", "ls") for node in lab.nodes]
+        has_snapshots = any(len(each.splitlines()) > 1 for each in listed)
+        return not has_snapshots and all([await has_nothing(node) for node in lab.nodes])
+
+    await until(none_has_it, deadline=30.0)
+
+
+async def test_the_runtime_pulls_a_private_image_through_the_mirror(
+    lab: Lab, private: Registry, tmp_path: Path
+) -> None:
+    """With the node's credentials. The second node takes the bytes from the first one."""
+    folder = credentials(tmp_path / "credentials", private.user, private.password)
+    await start(lab, registry_credentials=str(folder))
+    first, second, _ = lab.nodes
+    one, reference = image(layers=2, size=500_000), f"{PRIVATE}/test/private:3"
+    await private.push(reference, one)
+    for node in (first, second):
+        node.write_hosts_toml(mirror=f"http://{node.address}:5000", registry=PRIVATE)
+    await preheat(first, reference, "--depth", "runtime", "--wait")
+    await found_at(second, (str(blob.digest) for blob in one.blobs), first)
+    taken = sent(private)
+    socket = second.folder / "data" / "control.sock"
+    command = (sys.executable, "-m", "spegel_py", "preheat", reference, "--depth", "runtime")
+    await run(*command, "--wait", "--control-socket", str(socket))
+    assert sent(private) - taken < 100_000
+    for node in (first, second):
+        [listed] = await node.cri.images()
+        assert listed.tags == (reference,)
+        assert await leases(node) == []

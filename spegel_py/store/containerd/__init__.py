@@ -7,6 +7,7 @@ from spegel_py.store.containerd.containerd_store import (
 from spegel_py.store.containerd.containerd_watcher import ContainerdWatcher, ContentAccess
 from spegel_py.store.containerd.content_folder import ContentFolder, FolderState, choose, look
 from spegel_py.store.containerd.cri import CriStatus, ImageSettings, content_root, cri_status
+from spegel_py.store.containerd.cri_images import CriImages
 from spegel_py.store.containerd.daemon_paths import check_content_path, check_socket
 from spegel_py.store.containerd.grpc_client import Client
 from spegel_py.store.containerd.leases import Leases
@@ -19,6 +20,7 @@ __all__ = [
     "ContainerdWatcher",
     "ContentAccess",
     "ContentFolder",
+    "CriImages",
     "CriStatus",
     "FolderState",
     "ImageSettings",

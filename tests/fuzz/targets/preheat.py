@@ -12,7 +12,7 @@ from spegel_py.inflight.message_fields import MessageError
 from spegel_py.oci.reference import Reference
 from spegel_py.preheat import preheat_list, preheat_messages, registry_credentials
 from spegel_py.preheat.preheat_job import PreheatStage
-from spegel_py.preheat.preheat_request import PreheatRequest
+from spegel_py.preheat.preheat_request import PreheatDepth, PreheatRequest
 from spegel_py.routing.base import MAX_RESPONSE
 from tests.fuzz.mutations import VALUES, as_json, objects
 from tests.fuzz.target import target
@@ -33,6 +33,8 @@ _REQUESTS = as_json(
             "within": st.floats(0),
             "rate": st.integers(0, 2**64),
             "credentials": st.text(max_size=120),
+            "depth": st.sampled_from((*PreheatDepth, "all", None)),
+            "pin": st.sampled_from((True, False, None, 1)),
         }
     )
 )
@@ -56,7 +58,7 @@ _STATES = as_json(
     examples=(
         b'{"kind":"preheat","job":"a","image":"registry.example/team/app:1","digest":"%s",'
         b'"seen":5.0,"platform":"linux/amd64","keep":60.0,"within":60.0,"rate":0,'
-        b'"credentials":"team"}' % DIGEST.encode(),
+        b'"credentials":"team","depth":"unpacked","pin":false}' % DIGEST.encode(),
         b'{"kind":"look","job":"a","digest":"%s"}' % DIGEST.encode(),
         b'{"kind":"drop","job":"a","digest":"%s"}' % DIGEST.encode(),
     ),

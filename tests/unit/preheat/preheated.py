@@ -22,6 +22,7 @@ from spegel_py.preheat.preheat_job import NodeProgress
 from spegel_py.preheat.preheat_jobs import PreheatJobs
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
+from spegel_py.preheat.runtime_pulls import RuntimePulls
 from spegel_py.preheat.sole_copies import SoleCopies
 from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.draining import Draining, DrainSigns
@@ -50,11 +51,12 @@ class Preheated:
         floor: int = 0,
         room: int | None = None,
         store: MemoryStore | None = None,
+        replicas: type[MemoryReplicas] = MemoryReplicas,
     ) -> None:
         self.mirror, self.registry = mirror, registry
         self.metrics = CollectorRegistry()
         self.store = store or MemoryStore()
-        self.replicas = MemoryReplicas(store=self.store)
+        self.replicas = replicas(store=self.store)
 
         async def left() -> int:
             return room or 0
@@ -70,6 +72,7 @@ class Preheated:
             taker=taker,
             peer_taker=taker,
             replicas=self.replicas,
+            runtime=RuntimePulls(None),
             lookup=self.lookup,
             filters=filters,
             floor=floor,

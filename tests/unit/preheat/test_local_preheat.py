@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import re
 import time
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from spegel_py.errors import PeerRefused
+from spegel_py.errors import ManifestInvalid, PeerRefused, StoreFull
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
@@ -22,11 +23,13 @@ from spegel_py.preheat import local_preheat
 from spegel_py.preheat.local_preheat import ImageOrder
 from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault
 from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
+from spegel_py.preheat.preheat_request import PreheatDepth
 from spegel_py.preheat.registry_lookup import ResolvedImage, plain_registries, registry_url
 from spegel_py.pull.mirror_client import MirrorClient
 from spegel_py.pull.plan import Platform
 from spegel_py.replicas.replica_rules import DiskUse
-from spegel_py.store.base import ReplicaReason
+from spegel_py.store.base import Replica, ReplicaReason
+from spegel_py.store.memory_replicas import MemoryReplicas
 from tests.support.images import child, image
 from tests.support.processes import until
 from tests.unit.preheat.preheated import Preheated, preheated
@@ -320,3 +323,83 @@ async def test_a_tag_is_resolved_at_its_registry_before_the_peers() -> None:
         with pytest.raises(PreheatFailed) as raised:
             await node.lookup.resolve(reference)
         assert raised.value.fault is PreheatFault.NOT_FOUND
+
+
+class Unpacking(MemoryReplicas):
+    """Replicas of which the memory only says that they are unpacked, or an error."""
+
+    fault: Exception | None = None
+
+    async def unpack(self, manifest: Digest) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self._held[manifest] = dataclasses.replace(self._held[manifest], is_unpacked=True)
+
+    async def hold(self, replica: Replica) -> None:
+        before = self._held.get(replica.image.manifest)
+        await super().hold(replica)
+        if replica.is_unpacked and before is not None and before.is_unpacked:
+            self._held[replica.image.manifest] = replica
+
+
+async def test_an_image_is_unpacked_once_it_is_here() -> None:
+    """A content job before or after it changes nothing of that."""
+    one = image()
+    async with preheated(one, replicas=Unpacking) as node:
+        content = order(node, one)
+        deep = order(node, one, depth=PreheatDepth.UNPACKED)
+        assert (await node.take(content)).stage is PreheatStage.DONE
+        assert (await node.take(deep)).stage is PreheatStage.DONE
+        for again in (deep, content):
+            assert (await node.take(again)).stage is PreheatStage.HERE
+            [replica] = node.replicas.held().values()
+            assert replica.is_unpacked
+
+
+async def test_a_store_that_cannot_unpack_has_the_content_and_says_so() -> None:
+    one = image()
+    async with preheated(one) as node:
+        progress = await node.take(order(node, one, depth=PreheatDepth.UNPACKED))
+        assert (progress.stage, progress.why) == (PreheatStage.DONE, "content-only")
+        assert "memory" in progress.error
+        assert len(node.replicas.held()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage", "why"),
+    [
+        (StoreFull("no space left"), PreheatStage.REFUSED, "no-room"),
+        (ManifestInvalid("no layers"), PreheatStage.FAILED, "bad-manifest"),
+    ],
+)
+async def test_an_image_that_cannot_be_unpacked_is_not_kept(
+    fault: Exception, stage: PreheatStage, why: str
+) -> None:
+    """Unless it was kept before."""
+    one = image()
+    async with preheated(one, replicas=Unpacking) as node:
+        assert isinstance(node.replicas, Unpacking)
+        node.replicas.fault = fault
+        deep = order(node, one, depth=PreheatDepth.UNPACKED)
+        progress = await node.take(deep)
+        assert (progress.stage, progress.why) == (stage, why)
+        assert node.is_empty()
+        await node.take(order(node, one))
+        await node.take(deep)
+        assert len(node.replicas.held()) == 1
+
+
+async def test_an_unpacked_image_needs_more_room() -> None:
+    """Its snapshots are on the same disk."""
+    one = image(size=100_000)
+    async with preheated(one, replicas=Unpacking, room=300_000) as node:
+        progress = await node.take(order(node, one, depth=PreheatDepth.UNPACKED))
+        assert (progress.stage, progress.why) == (PreheatStage.REFUSED, "no-room")
+        assert (await node.take(order(node, one))).stage is PreheatStage.DONE
+
+
+async def test_without_a_runtime_depth_runtime_is_refused() -> None:
+    one = image()
+    async with preheated(one) as node:
+        progress = await node.take(order(node, one, depth=PreheatDepth.RUNTIME))
+        assert (progress.stage, progress.why) == (PreheatStage.REFUSED, "no-cri")

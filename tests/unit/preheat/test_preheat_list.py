@@ -53,6 +53,7 @@ def test_a_list_may_be_empty(data: bytes) -> None:
         (b"preheat: [{image: r.io/a:1, refresh: 1s}]", "preheat[0].refresh: '1s' should lie"),
         (b"preheat: [{image: r.io/a:1, ready: maybe}]", "preheat[0].ready: 'maybe'"),
         (b"preheat: [{image: r.io/a:1, depth: all}]", "preheat[0].depth: 'all' is no depth"),
+        (b"preheat: [{image: r.io/a:1, pin: true}]", "preheat[0].pin: only an image of depth"),
         (
             b"preheat: [{image: r.io/a:1}, {image: r.io/a:1}]",
             "preheat[1].image: r.io/a:1 is in preheat[0] already",

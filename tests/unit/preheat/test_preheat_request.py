@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spegel_py.errors import RequestInvalid
-from spegel_py.preheat.preheat_request import NodeChoice, PreheatRequest
+from spegel_py.preheat.preheat_request import NodeChoice, PreheatDepth, PreheatRequest
 
 APP = "registry.example/team/app:1"
 
@@ -24,15 +24,18 @@ def test_a_request_is_written_as_it_is_read() -> None:
         "images": [APP],
         "nodes": "10.0.0.1,10.0.0.2",
         "platform": "linux/arm64",
-        "depth": "content",
+        "depth": "runtime",
         "keep": "36h",
-        "rate": "20MB/s",
         "timeout": "90m",
         "credentials": "team-a",
+        "pin": True,
     }
     found = PreheatRequest.parse(given)
     assert PreheatRequest.parse(found.as_json()) == found
-    assert (found.keep, found.rate, found.timeout) == (129_600.0, 20_000_000, 5400.0)
+    assert (found.keep, found.timeout, found.depth) == (129_600.0, 5400.0, PreheatDepth.RUNTIME)
+    limited = PreheatRequest.parse({"images": [APP], "rate": "20MB/s", "depth": "unpacked"})
+    assert PreheatRequest.parse(limited.as_json()) == limited
+    assert limited.rate == 20_000_000
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,12 @@ def test_nodes_are_all_a_number_or_names(
         ({"images": [APP], "nodes": 0}, "nodes: 0 should be a whole number"),
         ({"images": [APP], "nodes": ""}, "nodes: '' should be all, a number"),
         ({"images": [APP], "platform": "arm64"}, "platform: 'arm64' is not a platform"),
-        ({"images": [APP], "depth": "runtime"}, "depth: 'runtime' is no depth; content is"),
+        (
+            {"images": [APP], "depth": "all"},
+            "depth: 'all' is no depth; known are content",
+        ),
+        ({"images": [APP], "pin": True}, "pin: only an image of depth runtime"),
+        ({"images": [APP], "depth": "runtime", "rate": 5}, "rate: a pull by the runtime"),
         ({"images": [APP], "keep": "1s"}, "keep: '1s' should lie between"),
         ({"images": [APP], "rate": "fast"}, "rate: 'fast' should be a rate"),
         ({"images": [APP], "timeout": "2d"}, "timeout: '2d' should lie between"),
