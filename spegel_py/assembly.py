@@ -53,6 +53,7 @@ from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
 from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.routing.advertiser import Advertiser
+from spegel_py.routing.cluster_keys import KeyFile
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
@@ -74,6 +75,7 @@ class Assembly:
 
     config: Config
     auth: Credentials | None
+    key_file: KeyFile | None
     metrics: NodeMetrics
     plain_store: Store
     store: ScrubbedStore
@@ -113,7 +115,10 @@ class Assembly:
                 ContentSource.LOCAL, is_right=is_right
             ),
         )
-        router = parts.make_router(config, metrics, auth)
+        key_file = parts.make_key_file(config)
+        router = parts.make_router(config, metrics, auth, key_file)
+        if key_file is not None:
+            key_file.changed = router.use_keys
         tracer = await parts.make_tracer(config, stack, instance=router.id)
         deadlines = Deadlines(resolve=config.mirror_resolve_timeout)
         upstream = await stack.enter_async_context(
@@ -195,6 +200,7 @@ class Assembly:
         return cls(
             config=config,
             auth=auth,
+            key_file=key_file,
             metrics=metrics,
             plain_store=store,
             store=scrubbed,
@@ -347,6 +353,7 @@ class Assembly:
             records_held=lambda: float(router.records()),
             records=router.records_by_kind,
             peers=router.protocols,
+            members=router.members_by_kind,
             images=lambda: [*advertiser.tags, *by_digest()],
         )
         metrics.watch_queues(

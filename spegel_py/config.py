@@ -314,6 +314,24 @@ class Config:
             "no socket"
         ),
     )
+    cluster_keys: Path | None = setting(
+        values.path,
+        None,
+        (
+            "file with the cluster's keys, each a line of 64 hexadecimal digits, or a swarm.key "
+            "file: a node without one of these keys cannot become a peer; it is read again when "
+            "it changes"
+        ),
+    )
+    cluster_keys_mode: str = setting(
+        values.text_or_off,
+        "require",
+        (
+            "require: only nodes with a key of cluster-keys are peers; accept: nodes without a "
+            "key are too, as while keys are introduced; off: the keys are not used"
+        ),
+        choices=("off", "accept", "require"),
+    )
     registry_credentials: Path | None = setting(
         values.path,
         None,

@@ -124,6 +124,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(node.replicas.draining.run(), name="draining"),
                 group.create_task(node.evacuation.run(), name="evacuation"),
             ]
+            if node.key_file is not None:
+                tasks.append(group.create_task(node.key_file.run(), name="cluster keys"))
             yield node.router
             await node.evacuation.stop()
             _cancel(tasks)

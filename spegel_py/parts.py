@@ -21,6 +21,7 @@ from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.slow_peers import ParallelSettings
 from spegel_py.registry.server import parse_address
 from spegel_py.routing.advertiser import Advertiser
+from spegel_py.routing.cluster_keys import KeyFile, KeysMode
 from spegel_py.routing.libp2p.bootstrap import (
     Bootstrap,
     DnsBootstrap,
@@ -291,7 +292,19 @@ def make_ingests(config: Config, store: Store, *, of_all: bool = False) -> Inges
     return None
 
 
-def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) -> Libp2pRouter:
+def make_key_file(config: Config) -> KeyFile | None:
+    """Return the file with the cluster's keys; None without one. Raises ConfigError."""
+    if config.cluster_keys is None or config.cluster_keys_mode == "off":
+        return None
+    return KeyFile(config.cluster_keys)
+
+
+def make_router(
+    config: Config,
+    metrics: NodeMetrics,
+    auth: Credentials | None,
+    key_file: KeyFile | None,
+) -> Libp2pRouter:
     """Return the router, with the identity kept in the data directory."""
     host, port = parse_address(config.router_addr)
     registry_host, registry_port = parse_address(config.registry_addr)
@@ -311,7 +324,9 @@ def make_router(config: Config, metrics: NodeMetrics, auth: Credentials | None) 
             floor=config.replica_floor,
             zone=config.zone,
             password=auth.pair if auth else b"",
+            keys_mode=KeysMode(config.cluster_keys_mode),
         ),
+        keys=key_file.keys if key_file else (),
         bootstrap=make_bootstrap(config, port),
         dropped=metrics.routing.dropped,
         carried=metrics.routing.carried,

@@ -16,6 +16,9 @@ Direction = Literal["sent", "received"]
 RECORDS = ("announced", "provided")
 """How records came: in the announcement of a whole node, or one by one as in standard Kademlia."""
 
+MEMBER_KINDS = ("keyed", "clear")
+"""Kinds of connected peers: with a key of the cluster, and without."""
+
 PROTOCOLS = ("announce", "kademlia")
 """The protocol of a connected peer: announcements, or only Kademlia. The latter is Spegel in Go,
 or a peer that has not said hello yet."""
@@ -43,6 +46,12 @@ class RoutingMetrics:
             "spegel_dht_peers",
             "Peers connected, by their protocol.",
             ["protocol"],
+            registry=registry,
+        )
+        self._members = Gauge(
+            "spegel_members",
+            "Peers connected with a key of the cluster (keyed), and without (clear).",
+            ["kind"],
             registry=registry,
         )
         self._dropped = Counter(
@@ -124,6 +133,7 @@ class RoutingMetrics:
         records_held: Callable[[], float],
         records: Callable[[], Mapping[str, int]],
         peers: Callable[[], Mapping[str, int]],
+        members: Callable[[], Mapping[str, int]],
         images: Callable[[], Collection[str]],
     ) -> None:
         """Call these functions at every scrape; they must neither block nor raise.
@@ -133,6 +143,7 @@ class RoutingMetrics:
             records_held: returns the number of records.
             records: returns the number of records for each of RECORDS.
             peers: returns the number of peers for each of PROTOCOLS.
+            members: returns the number of peers for each of MEMBER_KINDS.
             images: returns the names of all images that are advertised.
         """
         self._connected, self._images = connected, images
@@ -140,6 +151,7 @@ class RoutingMetrics:
         self._records_held.set_function(records_held)
         show_counts(self._records, RECORDS, records)
         show_counts(self._peers, PROTOCOLS, peers)
+        show_counts(self._members, MEMBER_KINDS, members)
 
     def refresh(self) -> None:
         """Count the advertised images by registry; called before every scrape."""

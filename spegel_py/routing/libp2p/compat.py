@@ -90,6 +90,7 @@ from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.libp2p.lean_host import NEGOTIATION_TIMEOUT, LeanHost, LeanUpgrader
 from spegel_py.routing.libp2p.lean_yamux import LeanYamux
 from spegel_py.routing.libp2p.mesh_swarm import MeshSwarm
+from spegel_py.routing.libp2p.network_gate import NetworkGate
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +110,8 @@ def build_host(
     announce: Callable[[], list[Multiaddr]],
     failed: Callable[[Exception], None] = lambda _: None,
     refused: Callable[[], None] = lambda: None,
+    stranger: Callable[[str, str], None] = lambda address, why: None,
+    gate: NetworkGate | None = None,
 ) -> BasicHost:
     """Return a host with this identity that offers Noise and yamux over TCP.
 
@@ -116,6 +119,8 @@ def build_host(
         announce: returns the addresses to announce, each time anew.
         failed: is called with the error of each inbound stream that ends in one.
         refused: is called for each connection refused because its address holds too many.
+        stranger: is called with the address of each connection without a key, and why.
+        gate: decides which connections pass, by default all.
     """
     pair, own_id = create_new_key_pair(key.private_bytes_raw()), peer_id(key)
     noise_pair = create_noise_key_pair()
@@ -144,7 +149,9 @@ def build_host(
         retry_config=RetryConfig(max_retries=0),
         connection_config=config,
     )
-    swarm.failed, swarm.refused, swarm.noise_key = failed, refused, noise_pair.public_key.to_bytes()
+    swarm.failed, swarm.refused, swarm.stranger = failed, refused, stranger
+    swarm.gate = gate or NetworkGate()
+    swarm.noise_key = noise_pair.public_key.to_bytes()
     return LeanHost(swarm, announce=announce)
 
 

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
-from typing import cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar, cast
 
 import structlog
 import trio
@@ -19,10 +19,12 @@ from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
 from spegel_py.errors import PeerUnreachable
+from spegel_py.routing.cluster_keys import ClusterKey
 from spegel_py.routing.libp2p import closing, compat
 from spegel_py.routing.libp2p.lean_host import LeanUpgrader
 from spegel_py.routing.libp2p.mesh_swarm import MeshSwarm
 from spegel_py.routing.libp2p.multiaddrs import Contact, strip_peer
+from spegel_py.routing.libp2p.network_gate import KeyNotAccepted
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,12 @@ MAX_DIALS = 8
 """Dials at once: each costs about 20 ms of CPU at either end."""
 MAX_KNOWN = 10_000
 """Peers whose addresses are remembered, connected or not."""
+
+MAX_WARNED = 256
+"""Addresses for each of which one warning is logged that its node does not accept this node's
+key."""
+
+T = TypeVar("T")
 
 
 class PeerAddresses:
@@ -101,6 +109,7 @@ class Dialler:
         self._dialling: set[str] = set()
         self._dialled: dict[str, ID] = {}
         self._own_addresses: set[str] = set()
+        self._warned: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Dialler {sorted(self._dialling)}>"
@@ -131,11 +140,18 @@ class Dialler:
                 self._own_addresses.add(text)
             except SameIdentity:
                 self._on_duplicate(text)
+            except KeyNotAccepted as error:
+                self._warn_once(text, error)
             except PeerUnreachable as error:
                 log.debug("dial failed", address=text, error=str(error))
             finally:
                 self._dialling.discard(text)
         return False
+
+    def _warn_once(self, address: str, error: KeyNotAccepted) -> None:
+        if address not in self._warned and len(self._warned) < MAX_WARNED:
+            self._warned.add(address)
+            log.warning("peer does not accept the cluster key", error=str(error))
 
     def is_own(self, address: str) -> bool:
         """Return True if an address was dialled and proved to be this node's own."""
@@ -172,11 +188,15 @@ async def dial(host: BasicHost, address: Multiaddr, *, expected: ID | None, time
         PeerUnreachable: the text says why.
     """
     swarm = cast("MeshSwarm", host.get_network())
-    async with _secured(swarm, address, expected=expected, timeout=timeout) as secured:
-        peer_id = secured.get_remote_peer()
-        muxed = await swarm.upgrader.upgrade_connection(secured, peer_id)
-        await swarm.add_conn(muxed, direction="outbound")
-        return peer_id
+
+    async def connect(key: ClusterKey | None) -> ID:
+        async with _secured(swarm, address, expected=expected, timeout=timeout, key=key) as secured:
+            peer_id = secured.get_remote_peer()
+            muxed = await swarm.upgrader.upgrade_connection(secured, peer_id)
+            await swarm.add_conn(muxed, direction="outbound")
+            return peer_id
+
+    return await _by_first_way(swarm, connect)
 
 
 async def prove(host: BasicHost, address: Multiaddr, *, expected: ID, timeout: float) -> None:
@@ -186,8 +206,25 @@ async def prove(host: BasicHost, address: Multiaddr, *, expected: ID, timeout: f
     connecting and the handshake.
     """
     swarm = cast("MeshSwarm", host.get_network())
-    async with _secured(swarm, address, expected=expected, timeout=timeout, is_kept=False):
-        pass  # the handshake is the proof
+
+    async def connect(key: ClusterKey | None) -> None:
+        async with _secured(
+            swarm, address, expected=expected, timeout=timeout, key=key, is_kept=False
+        ):
+            pass  # the handshake is the proof
+
+    await _by_first_way(swarm, connect)
+
+
+async def _by_first_way(
+    swarm: MeshSwarm, connect: Callable[[ClusterKey | None], Awaitable[T]]
+) -> T:
+    """Return the result of connecting with this node's key, or in the clear where that may be."""
+    *earlier, last = swarm.gate.ways
+    for key in earlier:
+        with suppress(KeyNotAccepted):
+            return await connect(key)
+    return await connect(last)
 
 
 @asynccontextmanager
@@ -197,6 +234,7 @@ async def _secured(
     *,
     expected: ID | None,
     timeout: float,
+    key: ClusterKey | None,
     is_kept: bool = True,
 ) -> AsyncIterator[ISecureConn]:
     """Yield a connection to an address after its handshake, and close it unless it `is_kept`.
@@ -209,7 +247,16 @@ async def _secured(
         with trio.fail_after(timeout):
             raw = cast("RawConnection", await TCP().dial(address))
             swarm.track(raw)
-            secured = await cast("LeanUpgrader", swarm.upgrader).secure_outbound(raw)
+            swarm.gate.close_with(raw, key)
+            try:
+                secured = await cast("LeanUpgrader", swarm.upgrader).secure_outbound(raw)
+            except Exception as error:
+                if key is None:
+                    raise
+                raise KeyNotAccepted(
+                    f"{address} closed the connection; its cluster keys do not have this node's "
+                    f"key {key.fingerprint}, or it has none"
+                ) from error
             _check_identity(secured, expected=expected, swarm=swarm)
             yield secured
         if not is_kept:

@@ -35,6 +35,7 @@ from spegel_py.routing.libp2p.bounds import (
 )
 from spegel_py.routing.libp2p.closing import shielded
 from spegel_py.routing.libp2p.lean_yamux import LeanYamux
+from spegel_py.routing.libp2p.network_gate import NetworkGate, Stranger, key_of
 from spegel_py.routing.libp2p.speedups import ReadAhead, speed_up_connection, speed_up_stream
 from spegel_py.telemetry.logging import FaultLog
 
@@ -74,6 +75,9 @@ class MeshSwarm(Swarm):
         """Is called for each connection that is refused because its address holds too many."""
         self.answered: Callable[[ID], None] = lambda _: None
         """Is called with a peer for each of its answers to a ping; set it before the host runs."""
+        self.stranger: Callable[[str, str], None] = lambda address, why: None
+        """Is called with the address of each connection that does not pass the gate, and why."""
+        self.gate = NetworkGate()
         self.noise_key = b""
         """The public key that identifies this process to peers."""
         self._addresses = ConnectionCounts(MAX_CONNECTIONS_PER_ADDRESS)
@@ -148,6 +152,7 @@ class MeshSwarm(Swarm):
         address = raw.get_remote_address()
         try:
             with self._addresses.one_more(plain_ip(str(address[0])) if address else ""):
+                await self.gate.admit(raw)
                 muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
                 for connection in self.get_connections(muxed.peer_id):
                     if cast("Any", connection).muxed_conn is muxed:
@@ -156,10 +161,25 @@ class MeshSwarm(Swarm):
             self.refused()
             with shielded(1):
                 await raw.close()
+        except Stranger as error:
+            self.stranger(plain_ip(str(address[0])) if address else "", str(error))
+            with shielded(1):
+                await raw.close()
         except Exception as error:  # noqa: BLE001 - a broken handshake must not end the listener
             logging.getLogger(__name__).debug("inbound connection failed: %r", error)
             with shielded(1):
                 await raw.close()
+
+
+def is_keyed(connection: INetConn) -> bool:
+    """Return True if a connection is encrypted with a key of the cluster."""
+    return key_of(raw_connection(connection)) is not None
+
+
+def raw_connection(connection: INetConn) -> RawConnection:
+    """Return the connection below Noise and yamux."""
+    secured = cast("Any", connection).muxed_conn.secured_conn
+    return cast("RawConnection", secured.conn.read_writer.read_write_closer)
 
 
 def _remember_remote(raw: RawConnection) -> None:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spegel_py.routing.base import NOTHING, Life, Member, Peer
+from spegel_py.routing.cluster_keys import ClusterKey
 from spegel_py.routing.libp2p.bootstrap import Bootstrap, Joining
 from spegel_py.routing.libp2p.bootstrap_targets import Target
 from spegel_py.routing.libp2p.identity import peer_name
@@ -43,12 +44,14 @@ class Libp2pRouter:
         *,
         settings: RouterSettings,
         bootstrap: Bootstrap,
+        keys: Sequence[ClusterKey] = (),
         dropped: Callable[[str], None] = lambda reason: None,
         carried: Carried = lambda direction, frame, size: None,
         counted: Callable[[str], None] = lambda event: None,
         rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
+        self._cluster_keys = tuple(keys)
         self._id = peer_name(settings.key)
         self._dropped = dropped
         self._carried = carried
@@ -141,6 +144,11 @@ class Libp2pRouter:
             self._keys.pop(key, None)
         await self._side.call_if_up(lambda service: service.withdraw(hashed))
 
+    async def use_keys(self, keys: Sequence[ClusterKey]) -> None:
+        """Use other keys of the cluster from now on; peers with a removed key are dialled anew."""
+        self._cluster_keys = tuple(keys)
+        await self._side.call_if_up(lambda service: service.use_keys(keys))
+
     # For metrics, the state and bootstrap pages, and tests
 
     @property
@@ -187,6 +195,11 @@ class Libp2pRouter:
     def protocols(self) -> Mapping[str, int]:
         """Return the number of connected peers by protocol."""
         return self._table.protocols()
+
+    def members_by_kind(self) -> Mapping[str, int]:
+        """Return the number of connected peers with a key of the cluster, and without."""
+        keyed = self._side.service.keyed_peers() if self._side.service is not None else 0
+        return {"keyed": keyed, "clear": max(0, len(self.connected()) - keyed)}
 
     def addresses(self) -> list[str]:
         """Return this node's own multiaddrs with its peer id; empty while the Trio side is down."""
@@ -283,6 +296,7 @@ class Libp2pRouter:
             rng=self._rng,
             handler=self.requests.handle,
             keep_handler=self.keep_requests.handle,
+            keys=self._cluster_keys,
             carried=self._carried,
             counted=self._counted,
             changed=partial(_call_soon, self._members_changed, loop),

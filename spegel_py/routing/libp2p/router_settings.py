@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from spegel_py.routing.cluster_keys import KeysMode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
@@ -23,6 +25,7 @@ class RouterSettings:
         pings: True if this node tells its peers that it watches them by pings. Without, it is like
             an older version to them, for tests.
         password: `user:password` of all registries of the cluster, empty if they have none.
+        keys_mode: how the cluster's keys are used, if the router is given any.
     """
 
     key: Ed25519PrivateKey
@@ -39,3 +42,4 @@ class RouterSettings:
     zone: str = ""
     pings: bool = True
     password: bytes = field(default=b"", repr=False)
+    keys_mode: KeysMode = KeysMode.REQUIRE

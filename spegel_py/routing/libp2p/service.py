@@ -14,11 +14,13 @@ from multiaddr import Multiaddr
 
 from spegel_py.errors import RouterUnavailable
 from spegel_py.routing.base import Peer, RequestHandler
+from spegel_py.routing.cluster_keys import ClusterKey
 from spegel_py.routing.libp2p import (
     announce,
     closing,
     compat,
     kademlia,
+    mesh_swarm,
     multiaddrs,
     prober,
     request_response,
@@ -30,6 +32,7 @@ from spegel_py.routing.libp2p.identity import PasswordProof
 from spegel_py.routing.libp2p.kademlia import KademliaBackend, KademliaClient, KademliaServer
 from spegel_py.routing.libp2p.mesh import Mesh
 from spegel_py.routing.libp2p.mesh_swarm import MeshSwarm
+from spegel_py.routing.libp2p.network_gate import NetworkGate, StrangerLog, key_of
 from spegel_py.routing.libp2p.prober import Watched
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.request_response import (
@@ -44,6 +47,10 @@ from spegel_py.routing.libp2p.thread import TaskStatus
 GOODBYE_TIMEOUT = 2.0
 """Seconds for sending all goodbyes at the end: milliseconds when idle, but a busy node must not
 seem lost."""
+
+BETWEEN_HANG_UPS = 0.1
+"""Seconds between two connections that are closed because their key was removed; a new one takes
+about 20 ms."""
 
 
 class Service:
@@ -60,16 +67,21 @@ class Service:
         rng: random.Random,
         handler: RequestHandler,
         keep_handler: RequestHandler,
+        keys: Sequence[ClusterKey] = (),
         counted: Callable[[str], None] = lambda event: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._listen = multiaddrs.listen_addresses(settings.host, settings.port)
         self._local = local
+        self._gate = NetworkGate(keys, settings.keys_mode)
+        self._strangers = StrangerLog(lambda: dropped("no-cluster-key"))
         self._host = compat.build_host(
             settings.key,
             announce=multiaddrs.OwnAddresses(settings.host, settings.port),
             failed=lambda _: dropped("failed-stream"),
             refused=lambda: dropped("too-many-connections"),
+            stranger=self._strangers.add,
+            gate=self._gate,
         )
         provider_addresses = partial(
             multiaddrs.provider_addresses,
@@ -200,6 +212,27 @@ class Service:
         return sum(
             target.peer != own and not self._mesh.dialler.is_own(target.address)
             for target in targets
+        )
+
+    async def use_keys(self, keys: Sequence[ClusterKey]) -> None:
+        """Use other keys of the cluster, and close the connections made with a removed one.
+
+        They are closed one after the other, and made anew at once, so that few peers are missing at
+        a time.
+        """
+        self._gate.keys = tuple(keys)
+        for connection in list(self._host.get_network().get_connections()):
+            key = key_of(mesh_swarm.raw_connection(connection))
+            if key is not None and key not in keys:
+                await closing.hang_up([connection])
+                await trio.sleep(BETWEEN_HANG_UPS)
+
+    def keyed_peers(self) -> int:
+        """Return the number of peers connected with a key. It may be called in any thread."""
+        network = self._host.get_network()
+        return sum(
+            any(mesh_swarm.is_keyed(connection) for connection in network.get_connections(peer))
+            for peer in self._mesh.peers()
         )
 
     async def dial_lost(self) -> None:

@@ -64,9 +64,13 @@ class ReadAhead(TrioTCPStream):
     async def read(self, n: int | None = None) -> bytes:
         """Return up to `n` bytes, at least one unless the connection has ended."""
         if not self._ahead and n != 0:
-            self._ahead = memoryview(await super().read(READ_AHEAD))
+            self._ahead = memoryview(await self._receive())
         data, self._ahead = self._ahead[:n], self._ahead[len(self._ahead) if n is None else n :]
         return bytes(data)
+
+    async def _receive(self) -> bytes:
+        """Return the bytes that have come, at least one unless the connection has ended."""
+        return await super().read(READ_AHEAD)
 
     def put_back(self, data: bytes) -> None:
         """Put bytes back, which are read again first."""

@@ -197,6 +197,7 @@ def test_gauges_are_asked_when_they_are_read() -> None:
         connected=lambda: peers,
         records_held=lambda: 7,
         records=lambda: {"announced": 4, "provided": 3},
+        members=lambda: {"keyed": 1, "clear": 2},
         peers=lambda: {"announce": len(peers)},
         images=lambda: images,
     )
