@@ -105,6 +105,7 @@ class Assembly:
     async def build(cls, config: Config, stack: AsyncExitStack) -> Assembly:
         """Make all parts. Sockets and threads are closed with the stack."""
         metrics, auth = NodeMetrics(), Credentials.read()
+        key_file = parts.make_key_file(config)
         rng, verify = random.Random(), Verify(config.verify_blobs)
         store, watcher, origins, replicas = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
@@ -115,7 +116,6 @@ class Assembly:
                 ContentSource.LOCAL, is_right=is_right
             ),
         )
-        key_file = parts.make_key_file(config)
         router = parts.make_router(config, metrics, auth, key_file)
         if key_file is not None:
             key_file.changed = router.use_keys
@@ -328,7 +328,18 @@ class Assembly:
             replicas=self.replicas.keeper.limits(),
             draining=self.replicas.draining.state.describe(),
             leaving=self.replicas.draining.state.draining_peers,
+            cluster_keys=self._keys_state(),
         )
+
+    def _keys_state(self) -> Mapping[str, object] | None:
+        if self.key_file is None:
+            return None
+        members = self.router.members_by_kind()
+        return {
+            **self.key_file.describe(),
+            "mode": self.config.cluster_keys_mode,
+            "members": dict(members),
+        }
 
     async def _store_state(self) -> Mapping[str, object]:
         containerd = parts.containerd_watcher(self.config, self.watcher)

@@ -31,6 +31,7 @@ def describe(
     draining: Mapping[str, str] | None = None,
     leaving: Collection[str] = (),
     zone: str = "",
+    cluster_keys: Mapping[str, object] | None = None,
 ) -> Mapping[str, object]:
     """Return the state as JSON.
 
@@ -47,6 +48,7 @@ def describe(
         replicas: the floor of replicas and what limits them, None if replicas are off.
         draining: the causes for which the node drains, None if it does not.
         leaving: the ids of the peers that drain.
+        cluster_keys: which keys of the cluster are in use, None if there are none.
     """
     tags = sum("/" in key for key in advertised)
     digests = sum(not is_replica_key(key) for key in advertised) - tags
@@ -80,6 +82,7 @@ def describe(
         "in_flight": in_flight,
         "replicas": replicas,
         "draining": draining,
+        "cluster_keys": cluster_keys,
         "supervision": supervision,
     }
 

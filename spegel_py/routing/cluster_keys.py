@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -37,7 +37,7 @@ MOST_KEYS = 4
 """Keys in a file: two are needed while one is replaced."""
 MOST_BYTES = 4096
 """Bytes of a file; one with four keys and comments has a few hundred."""
-REREAD = 10.0
+REREAD = 5.0
 """Seconds between two looks at the file: the kubelet takes a minute to bring a changed Secret."""
 
 _SWARM_KEY = "/key/swarm/psk/1.0.0/"
@@ -112,6 +112,15 @@ class KeyFile:
 
     def __repr__(self) -> str:
         return f"<KeyFile {self._path} {[key.fingerprint for key in self.keys]}>"
+
+    def describe(self) -> Mapping[str, object]:
+        """Return the file's state as JSON: fingerprints instead of keys, and what is wrong."""
+        return {
+            "file": str(self._path),
+            "keys": [key.fingerprint for key in self.keys],
+            "fault": self.fault,
+            "public": is_public(self._path),
+        }
 
     async def run(self) -> None:
         """Look at the file every REREAD seconds, until cancelled."""

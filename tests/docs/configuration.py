@@ -23,6 +23,8 @@ _CHART = {
     "metrics_addr": "service.metrics.port",
     "data_dir": "spegel.persistence",
     "preheat_file": "spegel.preheat",
+    "cluster_keys": "clusterKeys.secretName",
+    "cluster_keys_mode": "clusterKeys.mode",
     "registry_credentials": "spegel.registryCredentialsSecretName",
 }
 """Values of the chart that are not called as their setting."""

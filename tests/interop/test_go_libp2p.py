@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from tests.support.processes import until
 
 pytestmark = pytest.mark.skipif(GO_IS_MISSING, reason="there is no Go to build the peer with")
 
+NO_FLAGS: Mapping[str, object] = MappingProxyType({})
+KEY, OTHER_KEY = "1a" * 32, "2b" * 32
 NAME = "registry.example/team/app:1"
 
 
@@ -72,9 +75,11 @@ async def go(program: str) -> AsyncIterator[GoPeer]:
 
 
 @asynccontextmanager
-async def our_node(folder: Path, *, bootstrap: GoPeer | None = None) -> AsyncIterator[Node]:
+async def our_node(
+    folder: Path, *, bootstrap: GoPeer | None = None, flags: Mapping[str, object] = NO_FLAGS
+) -> AsyncIterator[Node]:
     """Run a node that holds one image, until its libp2p side listens too."""
-    store = layout(folder / "layout", {NAME: image()})
+    store = {**layout(folder / "layout", {NAME: image()}), **flags}
     node = Node(folder=folder, store=store, bootstrap=bootstrap.port if bootstrap else None)
     await node.start()
     try:
@@ -163,7 +168,50 @@ async def test_two_of_ours_meet_through_it(program: str, tmp_path: Path) -> None
         await until(it_finds_both, deadline=30.0)
 
 
+@pytest.mark.parametrize("dials", ["we dial", "it dials"])
+@pytest.mark.parametrize("given", [KEY, OTHER_KEY, None], ids=["same", "other", "none"])
+async def test_it_is_a_peer_only_with_a_key_of_the_cluster(
+    program: str, tmp_path: Path, dials: str, given: str | None
+) -> None:
+    """The private networks of go-libp2p and ours are the same."""
+    swarm_key = None
+    if given is not None:
+        swarm_key = tmp_path / "swarm.key"
+        swarm_key.write_text(f"/key/swarm/psk/1.0.0/\n/base16/\n{given}\n")
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+    async with running(program, swarm_key=swarm_key) as go:
+        bootstrap = go if dials == "we dial" else None
+        flags = {"cluster-keys": keys}
+        async with our_node(tmp_path / "node", bootstrap=bootstrap, flags=flags) as node:
+            if dials == "it dials" and given == KEY:
+                await go.ask("connect", await address(node))
+            elif dials == "it dials":
+                with pytest.raises(GoPeerError):
+                    await go.ask("connect", await address(node))
+            if given == KEY:
+                await until(lambda: _has_peers(node, {go.id}), deadline=30.0)
+                await until(lambda: _is_found_by(go, node), deadline=30.0)
+            else:
+                said = "does not accept" if dials == "we dial" else "stranger refused"
+                await until(lambda: _has_said(node, said), deadline=30.0)
+                assert await peers(node) == set()
+
+
 async def test_a_command_with_an_error_says_so(go: GoPeer) -> None:
     """So that no test takes an error for an empty answer."""
     with pytest.raises(GoPeerError, match="unknown command"):
         await go.ask("nonsense")
+
+
+async def _has_peers(node: Node, expected: set[str]) -> bool:
+    return await peers(node) == expected
+
+
+async def _is_found_by(go: GoPeer, node: Node) -> bool:
+    found = (await go.ask("find", NAME))["providers"]
+    return bool(found == [(await state(node))["id"]])
+
+
+async def _has_said(node: Node, text: str) -> bool:
+    return text in node.process.output

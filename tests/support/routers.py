@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spegel_py.routing.base import Peer, Router
+from spegel_py.routing.cluster_keys import ClusterKey, KeysMode
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.router_settings import RouterSettings
@@ -34,6 +35,8 @@ class Node:
         shares: bool = False,
         password: bytes = b"",
         pings: bool = True,
+        keys: Sequence[ClusterKey] = (),
+        keys_mode: KeysMode = KeysMode.REQUIRE,
     ) -> None:
         self.port = port or free_port(host)
         self.registry_port = self.port  # never listened on: told to peers only
@@ -54,7 +57,9 @@ class Node:
                 shares=shares,
                 password=password,
                 pings=pings,
+                keys_mode=keys_mode,
             ),
+            keys=keys,
             bootstrap=StaticBootstrap(bootstrap, router_port=self.port),
             dropped=lambda reason: self.dropped.update([reason]),
         )

@@ -16,6 +16,7 @@ from spegel_py.host.doctor.hosts_checks import check_hosts, check_set_aside
 from spegel_py.host.doctor.node_checks import (
     check_clock,
     check_content,
+    check_keys,
     check_node,
     check_peers,
     check_pull,
@@ -35,6 +36,7 @@ CHECKS = (
     check_content,
     check_node,
     check_peers,
+    check_keys,
     check_replicas,
     check_clock,
     check_pull,

@@ -156,6 +156,22 @@ class PeerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeysState:
+    """The keys of the cluster that the running node uses.
+
+    `fingerprints` stand for the keys, the one that the node uses itself first. `fault` is why the
+    file cannot be read now. `clear` is the number of peers without a key.
+    """
+
+    file: str
+    mode: str
+    fingerprints: tuple[str, ...]
+    fault: str
+    is_public: bool
+    clear: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
     """The state that the running node reports."""
 
@@ -180,6 +196,8 @@ class NodeState:
     """Nodes that keep replicas, this one included."""
     disk: float = 0.0
     """Share of the content's disk that is in use."""
+    keys: KeysState | None = None
+    """The cluster's keys; None if the node has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

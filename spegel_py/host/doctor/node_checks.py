@@ -89,6 +89,33 @@ def check_replicas(facts: Facts) -> list[Finding]:
     return [ok("replicas", f"a floor of {node.floor} among {plural(node.keepers, 'node')}")]
 
 
+def check_keys(facts: Facts) -> list[Finding]:
+    """Check the cluster's keys, and say which are in use."""
+    if not isinstance(facts.node, NodeState) or (keys := facts.node.keys) is None:
+        return []
+    if keys.fault:
+        return [
+            error(
+                "keys",
+                f"{keys.file} cannot be used: {keys.fault}; the keys of before stay in use",
+                "mend the file; the node reads it again by itself",
+            )
+        ]
+    if keys.is_public:
+        return [
+            warning(
+                "keys",
+                f"every user of this machine can read {keys.file}",
+                f"chmod 600 {keys.file}",
+            )
+        ]
+    first, *others = keys.fingerprints
+    text = f"{first} is used, and {', '.join(others)} accepted" if others else f"{first} is used"
+    if keys.mode == "accept":
+        text += f"; {plural(keys.clear, 'peer')} without a key"
+    return [ok("keys", text)]
+
+
 def check_clock(facts: Facts) -> list[Finding]:
     """Check that the clocks of this node and its peers agree."""
     if not isinstance(facts.node, NodeState):

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
-from spegel_py.host.doctor.facts import NodeState, PeerState, Pull, Subject, Unknown
+from spegel_py.host.doctor.facts import KeysState, NodeState, PeerState, Pull, Subject, Unknown
 from spegel_py.host.http_probe import explain, get
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
@@ -116,4 +116,18 @@ def _state(given: Any) -> NodeState:
         floor=int(replicas.get("floor", 0)),
         keepers=int(replicas.get("nodes", 0)),
         disk=float(replicas.get("disk", 0.0)),
+        keys=_keys(given.get("cluster_keys")),
+    )
+
+
+def _keys(found: Any) -> KeysState | None:
+    if not found:
+        return None
+    return KeysState(
+        file=str(found["file"]),
+        mode=str(found["mode"]),
+        fingerprints=tuple(map(str, found["keys"])),
+        fault=str(found["fault"]),
+        is_public=bool(found["public"]),
+        clear=int(found["members"]["clear"]),
     )

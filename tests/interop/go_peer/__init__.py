@@ -53,11 +53,12 @@ async def build() -> str:
 
 
 @asynccontextmanager
-async def running(program: str) -> AsyncIterator[GoPeer]:
-    """Run a peer on loopback, on a port that is free."""
+async def running(program: str, *, swarm_key: Path | None = None) -> AsyncIterator[GoPeer]:
+    """Run a peer on loopback, on a port that is free; with a key, in its private network."""
     process = await asyncio.create_subprocess_exec(
         program,
         "/ip4/127.0.0.1/tcp/0",
+        *([] if swarm_key is None else [str(swarm_key)]),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
@@ -32,21 +33,34 @@ const echo = "/test/echo/1.0.0"
 type answer map[string]any
 
 func main() {
-	if err := run(os.Args[1]); err != nil {
+	if err := run(os.Args[1], os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(address string) error {
+// run serves at an address, in the private network of the swarm.key file if one is given.
+func run(address string, swarmKey []string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	node, err := libp2p.New(
+	options := []libp2p.Option{
 		libp2p.ListenAddrStrings(address),
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
-	)
+	}
+	for _, file := range swarmKey {
+		opened, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		key, err := pnet.DecodeV1PSK(opened)
+		if err != nil {
+			return err
+		}
+		options = append(options, libp2p.PrivateNetwork(key))
+	}
+	node, err := libp2p.New(options...)
 	if err != nil {
 		return err
 	}

@@ -184,3 +184,12 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 helm.sh/hook-output-log-policy: hook-failed
 helm.sh/hook-weight: {{ . | quote }}
 {{- end -}}
+
+{{/* The Secret with the cluster's keys; empty without one. */}}
+{{- define "spegel-py.clusterKeysSecret" -}}
+{{- if .Values.clusterKeys.secretName -}}
+{{- .Values.clusterKeys.secretName -}}
+{{- else if .Values.clusterKeys.generate -}}
+{{- include "spegel-py.fullname" . }}-cluster-keys
+{{- end -}}
+{{- end -}}

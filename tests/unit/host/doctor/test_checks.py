@@ -23,6 +23,7 @@ from spegel_py.host.doctor.facts import (
     Facts,
     FileSettings,
     HostsFile,
+    KeysState,
     MirrorHost,
     NodeState,
     PeerState,
@@ -34,6 +35,7 @@ from spegel_py.host.doctor.hosts_checks import check_hosts, check_set_aside
 from spegel_py.host.doctor.node_checks import (
     check_clock,
     check_content,
+    check_keys,
     check_node,
     check_peers,
     check_pull,
@@ -495,6 +497,33 @@ def test_replicas(keepers: int, disk: float, level: Level, said: str) -> None:
     assert (finding.check, finding.level) == ("replicas", level)
     assert said in finding.text
     assert check_replicas(RIGHT) == []
+
+
+KEYS = KeysState(
+    file="/etc/keys",
+    mode="require",
+    fingerprints=("11aa22bb", "33cc44dd"),
+    fault="",
+    is_public=False,
+    clear=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("keys", "level", "text"),
+    [
+        (KEYS, Level.OK, "11aa22bb is used, and 33cc44dd accepted"),
+        (replace(KEYS, fingerprints=("11aa22bb",)), Level.OK, "11aa22bb is used"),
+        (replace(KEYS, mode="accept", clear=2), Level.OK, "accepted; 2 peers without a key"),
+        (replace(KEYS, is_public=True), Level.WARNING, "every user of this machine can read"),
+        (replace(KEYS, fault="it has no key"), Level.ERROR, "/etc/keys cannot be used: it has no"),
+    ],
+)
+def test_cluster_keys(keys: KeysState, level: Level, text: str) -> None:
+    finding = only(check_keys, node=replace(NODE, keys=keys))
+    assert finding.level is level
+    assert text in finding.text
+    assert check_keys(RIGHT) == []
 
 
 def test_peers() -> None:
