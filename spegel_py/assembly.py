@@ -34,6 +34,7 @@ from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
 from spegel_py.image_parts import (
     ReplicaParts,
+    make_cordon_watch,
     make_evacuation,
     make_preheating,
     make_replicas,
@@ -52,6 +53,7 @@ from spegel_py.preheat.preheating import Preheating
 from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
 from spegel_py.registry.transfer_limits import TransferLimits
+from spegel_py.replicas.cordon_watch import CordonWatch
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.cluster_keys import KeyFile
 from spegel_py.routing.libp2p.router import Libp2pRouter
@@ -86,6 +88,7 @@ class Assembly:
     replicas: ReplicaParts
     preheating: Preheating
     evacuation: Evacuation
+    cordon: CordonWatch | None
     router: Libp2pRouter
     advertiser: Advertiser
     freshness: Freshness
@@ -162,6 +165,7 @@ class Assembly:
             growing=config.share_in_flight_slots,
             metrics=metrics.server,
         )
+        cordon = make_cordon_watch(config, rng)
         kept = make_replicas(
             config,
             replicas,
@@ -171,7 +175,7 @@ class Assembly:
             rng,
             auth=auth,
             is_busy=lambda: limits.has_foreground or bool(sharing and sharing.counts()),
-            signs=make_signs(config, router, health, scrubbed),
+            signs=make_signs(config, router, health, scrubbed, cordon),
         )
         preheating = make_preheating(
             config,
@@ -210,6 +214,7 @@ class Assembly:
             origins=origins,
             replicas=kept,
             preheating=preheating,
+            cordon=cordon,
             evacuation=make_evacuation(config, preheating, kept),
             router=router,
             advertiser=advertiser,

@@ -305,6 +305,15 @@ class Config:
         ),
         choices=("off", "sole"),
     )
+    evacuate_cordoned: bool = setting(
+        values.boolean,
+        False,
+        (
+            "drain, and bring the images that only this node has to other nodes, while Kubernetes "
+            "has cordoned the machine: kubectl cordon or drain, or an autoscaler; needs node-name, "
+            "and a ServiceAccount that may get the node"
+        ),
+    )
     control_socket: str = setting(
         values.text,
         AUTO,
@@ -433,6 +442,10 @@ class Config:
             raise ConfigError(
                 "--bootstrap-kind http needs --http-bootstrap-url, or --http-bootstrap-addr to be "
                 "asked"
+            )
+        if self.evacuate_cordoned and not self.node_name:
+            raise ConfigError(
+                "--evacuate-cordoned needs --node-name, the name that Kubernetes uses"
             )
         written = values.written_duration
         if self.health_timeout >= self.health_interval:

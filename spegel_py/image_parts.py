@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from spegel_py.preheat.preheating import Preheating
 from spegel_py.preheat.registry_lookup import plain_registries
 from spegel_py.preheat.runtime_pulls import RuntimePulls
 from spegel_py.preheat.sole_copies import SoleCopies
+from spegel_py.replicas.cordon_watch import CordonWatch, NodeAPI
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.draining import Draining, DrainSigns
@@ -56,8 +58,19 @@ class ReplicaParts:
     gate: YieldGate
 
 
+def make_cordon_watch(config: Config, rng: random.Random) -> CordonWatch | None:
+    """Return the watch of this machine's cordon; None if it is switched off."""
+    if not config.evacuate_cordoned:
+        return None
+    return CordonWatch(api=NodeAPI.of_cluster(os.environ, config.node_name), rng=rng)
+
+
 def make_signs(
-    config: Config, router: Libp2pRouter, health: Health, scrubbed: ScrubbedStore
+    config: Config,
+    router: Libp2pRouter,
+    health: Health,
+    scrubbed: ScrubbedStore,
+    cordon: CordonWatch | None,
 ) -> DrainSigns:
     """Return the signs by which a node drains.
 
@@ -69,6 +82,7 @@ def make_signs(
         predicted=health.predicted,
         unhealthy=lambda: health.reasons(time.monotonic()),
         damaged=lambda: scrubbed.damaged,
+        cordoned=lambda: cordon.reason if cordon else "",
     )
 
 

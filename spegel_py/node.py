@@ -126,6 +126,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             ]
             if node.key_file is not None:
                 tasks.append(group.create_task(node.key_file.run(), name="cluster keys"))
+            if node.cordon:
+                tasks.append(group.create_task(node.cordon.run(), name="cordon"))
             yield node.router
             await node.evacuation.stop()
             _cancel(tasks)

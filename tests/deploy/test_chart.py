@@ -407,3 +407,35 @@ def test_spans_get_through_the_network_policy(helm: Helm, endpoint: str, port: i
         if one["kind"] == "NetworkPolicy"
     ]
     assert given == [*without, {"ports": [{"port": port, "protocol": "TCP"}]}]
+
+
+def test_only_a_node_that_looks_for_its_cordon_may_read_nodes(helm: Helm) -> None:
+    """One verb on one kind, for the one container that looks; by default there is neither."""
+    assert not [one for one in helm.template({}) if one["kind"] == "ClusterRole" and _of_nodes(one)]
+    manifests = helm.template({"spegel": {"evacuateCordoned": True}})
+    [role] = [one for one in manifests if one["kind"] == "ClusterRole" and _of_nodes(one)]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
+    name = role["metadata"]["name"]
+    binding = find(manifests, "ClusterRoleBinding", name)
+    daemonset = find(manifests, "DaemonSet", "mirror-spegel-py")
+    spec = pod(daemonset)
+    assert binding["roleRef"]["name"] == name
+    assert [one["name"] for one in binding["subjects"]] == [spec["serviceAccountName"]]
+    assert spec["automountServiceAccountToken"] is False
+    mounting = [
+        one["name"]
+        for one in (*spec["initContainers"], *spec["containers"])
+        if any(mount["name"] == "kubernetes-api" for mount in one["volumeMounts"])
+    ]
+    assert mounting == ["registry"]
+
+
+def _of_nodes(role: Values) -> bool:
+    return any("nodes" in rule["resources"] for rule in role["rules"])
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, 30), ("off", 30), ("sole", 50)])
+def test_an_evacuation_at_the_end_gets_its_time(helm: Helm, value: object, seconds: int) -> None:
+    manifests = helm.template({"spegel": {"evacuateOnStop": value}})
+    daemonset = find(manifests, "DaemonSet", "mirror-spegel-py")
+    assert pod(daemonset)["terminationGracePeriodSeconds"] == seconds

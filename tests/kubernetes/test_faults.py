@@ -119,6 +119,27 @@ async def test_a_process_hangs(cluster: Cluster) -> None:
         await cluster.rollout()
 
 
+async def test_a_cordoned_node_gives_its_only_copies_away(cluster: Cluster) -> None:
+    """It drains until it is uncordoned, by what the real API says to its ServiceAccount."""
+    node, other, third = cluster.nodes
+    await cluster.install({"spegel": {"evacuateCordoned": True}})
+    async with held_by(cluster, "cordon", node):
+        await cluster.kubectl("cordon", node.name)
+
+        async def is_away() -> bool:
+            kept = [await cluster.metric(one, "spegel_replicas") for one in (other, third)]
+            return sum(kept) > 0
+
+        await until(is_away, deadline=60.0, pause=0.5)
+        assert await cluster.metric(node, "spegel_draining", cause="cordoned") == 1
+        await cluster.kubectl("uncordon", node.name)
+
+        async def is_over() -> bool:
+            return await cluster.metric(node, "spegel_draining") == 0
+
+        await until(is_over, deadline=60.0, pause=0.5)
+
+
 async def _runs(node: Node) -> bool:
     try:
         return bool(node.spegel_pid())
