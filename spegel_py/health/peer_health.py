@@ -99,7 +99,8 @@ class PeerHealth:
         """Seconds until the router drops the peer because it answers no pings, None if it does."""
         self.refused: float | None = None
         """When other nodes last reported that the peer's registry does not answer them."""
-        self.forecast = Forecast(check_limit=rules.timeout, first_byte_limit=rules.first_byte)
+        # A check is two tries, each of half its time.
+        self.forecast = Forecast(check_limit=rules.timeout / 2, first_byte_limit=rules.first_byte)
         self.state = HealthState.HEALTHY
         self.is_lost = False
         self._doubt_until = -math.inf

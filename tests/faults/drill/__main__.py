@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.faults.drill import plot
 from tests.faults.drill.cluster import start_cluster
+from tests.faults.drill.keeping import KEEPING, KeepingPlayer, KeepingRow
 from tests.faults.drill.player import DrillPlayer
 from tests.faults.drill.report import DrillOutcome, markdown
 from tests.faults.drill.rows import FULL, SHORT, Row
@@ -24,7 +25,7 @@ from tests.faults.report import as_json
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the chosen rows and return the exit status."""
     options = _options(arguments)
-    rows = SHORT if options.short else FULL
+    rows: list[Row | KeepingRow] = [*(SHORT if options.short else FULL), *KEEPING]
     views = {"json": as_json, "svg": plot.svg, "markdown": markdown}
     size = "short" if options.short else "full"
     start = partial(_start, options.logs)
@@ -34,9 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @asynccontextmanager
 async def _start(
     logs: Path | None, outcomes: list[DrillOutcome]
-) -> AsyncIterator[Play[Row, DrillOutcome]]:
+) -> AsyncIterator[Play[Row | KeepingRow, DrillOutcome]]:
     async with start_cluster() as cluster:
-        yield DrillPlayer(cluster=cluster, logs=logs).play
+        player = DrillPlayer(cluster=cluster, logs=logs)
+        keeping = KeepingPlayer(cluster=cluster, logs=logs)
+
+        async def play(row: Row | KeepingRow) -> DrillOutcome:
+            return await (keeping.play(row) if isinstance(row, KeepingRow) else player.play(row))
+
+        yield play
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,6 +12,8 @@ from spegel_py.supervision.conditions import Tier
 from tests.faults.pulls import Attempt
 from tests.faults.report import Columns, Outcome, decimal, page, table
 
+SAVED = 0.95
+"""Share of a node's only copies that must be elsewhere before the node is gone."""
 SLOWER = 1.5
 """Factor by which the p99 of disturbed pulls may exceed the undisturbed one."""
 WAITS = 1
@@ -88,6 +90,15 @@ class DrillOutcome(Outcome):
     waits: int | None = None
     """How often one pull waited for one dead peer, at most."""
 
+    moved: Measure | None = None
+    """From the fault until other nodes keep all images."""
+    saved: tuple[int, int] | None = None
+    """Only copies of the victim that were elsewhere before its death, of how many."""
+    lead: float | None = None
+    """Seconds from the first prediction of a failure until it came."""
+    is_foretold: bool = True
+    """Whether a failure that had to be predicted was, and was scored so."""
+
     def missed_bounds(self) -> list[str]:
         found = []
         for sightings in _by_condition(self.sightings):
@@ -96,6 +107,7 @@ class DrillOutcome(Outcome):
             found.append(f"known everywhere after {_decimal(self.known.seconds)} s")
         if self.lookup is not None and self.lookup.is_missed:
             found.append(f"all found after {_decimal(self.lookup.seconds)} s")
+        found += self._missed_images()
         if self.wrong:
             found.append(f"wrong suspicions: {', '.join(self.wrong)}")
         if failed := sum(bool(pull.error) for pull in self.pulls):
@@ -104,6 +116,16 @@ class DrillOutcome(Outcome):
             found.append(f"p99 is {p99(self.pulls) / p99(self.calm):.2f} times the undisturbed")
         if self.waits is not None and self.waits > WAITS:
             found.append(f"a pull waited {self.waits} times on a dead peer")
+        return found
+
+    def _missed_images(self) -> list[str]:
+        found = []
+        if self.moved is not None and self.moved.is_missed:
+            found.append(f"images elsewhere after {_decimal(self.moved.seconds)} s")
+        if self.saved is not None and self.saved[0] < SAVED * self.saved[1]:
+            found.append(f"{self.saved[0]} of {self.saved[1]} only copies were saved")
+        if not self.is_foretold:
+            found.append("the failure was not predicted")
         return found
 
 
@@ -220,6 +242,9 @@ _COLUMNS: Columns[DrillOutcome] = (
     ("all found s", lambda one: _measure(one.lookup)),
     ("wrong suspicions", lambda one: str(len(one.wrong))),
     ("foretold in vain", lambda one: str(len(one.foretold))),
+    ("images elsewhere s", lambda one: _measure(one.moved)),
+    ("only copies saved", lambda one: f"{one.saved[0]} of {one.saved[1]}" if one.saved else ""),
+    ("lead s", lambda one: "" if one.lead is None else _decimal(one.lead)),
     ("pulls", lambda one: str(len(one.pulls))),
     ("failed", lambda one: str(sum(bool(pull.error) for pull in one.pulls))),
     ("p99 s", _p99),

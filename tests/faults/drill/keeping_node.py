@@ -1,0 +1,63 @@
+"""A node that keeps images, in a hurry: `python -m tests.faults.drill.keeping_node registry ...`.
+
+It is the real node, save that its scans, graces and forecasts take seconds in place of minutes, and
+that its registry answers each request late by the seconds in the file `slow` of its data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from unittest.mock import patch
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from spegel_py import cli
+from spegel_py.assembly import Assembly
+
+SLOW = "slow"
+"""The file with the seconds by which answers are late."""
+STEP = 2.0
+"""Seconds over which a forecast averages costs; ten in a real node."""
+QUICK = {
+    "spegel_py.replicas.keeper.SCAN": 1.0,
+    "spegel_py.replicas.keep_plan.NEW": 2.0,
+    "spegel_py.replicas.replica_counts.SHORT_GRACE": 3.0,
+    "spegel_py.replicas.replica_counts.GRACE": 6.0,
+    "spegel_py.replicas.keep_requester.MISSED": 8.0,
+    "spegel_py.replicas.draining.PEERS": 1.0,
+    "spegel_py.health.forecast.STEP": STEP,
+}
+"""Seconds in place of the program's own."""
+
+_registry_app = Assembly.registry_app
+
+
+def _slow_app(self: Assembly) -> web.Application:
+    assert self.config.data_dir
+    path = self.config.data_dir / SLOW
+
+    @web.middleware
+    async def slow(request: web.Request, handler: Handler) -> web.StreamResponse:
+        await asyncio.sleep(_seconds(path))
+        return await handler(request)
+
+    app = _registry_app(self)
+    app.middlewares.insert(0, slow)
+    return app
+
+
+def _seconds(path: Path) -> float:
+    with suppress(OSError, ValueError):
+        return float(path.read_text())
+    return 0.0
+
+
+if __name__ == "__main__":
+    with ExitStack() as stack:
+        for name, seconds in QUICK.items():
+            stack.enter_context(patch(name, seconds))
+        stack.enter_context(patch.object(Assembly, "registry_app", _slow_app))
+        raise SystemExit(cli.main())
