@@ -227,7 +227,10 @@ class Assembly:
             mirror=mirror,
             supervisor=supervisor,
             pull_log=PullLog(
-                metrics=metrics.pulls, tracer=tracer, node=node_name(config.node_name)
+                metrics=metrics.pulls,
+                tracer=tracer,
+                node=node_name(config.node_name),
+                on_end=kept.heat.count,
             ),
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
             limits=limits,

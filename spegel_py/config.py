@@ -265,6 +265,14 @@ class Config:
             "only disk; 0: none"
         ),
     )
+    replica_ceiling: int = setting(
+        values.integer(0, 64),
+        0,
+        (
+            "number of nodes that keep an image which is pulled often, at most; with zones, such "
+            "an image is kept in each; 0: as replica-floor"
+        ),
+    )
     replicate_images: tuple[Pattern, ...] = setting(
         values.patterns,
         (),
@@ -459,6 +467,11 @@ class Config:
                 f"--critical-when-isolated-for: {written(self.critical_when_isolated_for)} must be "
                 "longer than "
                 f"--warn-when-isolated-for ({written(self.warn_when_isolated_for)})"
+            )
+        if 0 < self.replica_ceiling < self.replica_floor:
+            raise ConfigError(
+                f"--replica-ceiling {self.replica_ceiling} must not be below --replica-floor "
+                f"{self.replica_floor}; 0 is the same as the floor"
             )
         for flag, address in (
             ("--registry-addr", self.registry_addr),

@@ -28,6 +28,7 @@ from spegel_py.replicas.cordon_watch import CordonWatch, NodeAPI
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.draining import Draining, DrainSigns
+from spegel_py.replicas.image_heat import ImageHeat
 from spegel_py.replicas.keep_queue import KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.keeper import ReplicaKeeper
@@ -48,7 +49,8 @@ class ReplicaParts:
     """The parts that keep images.
 
     `draining` decides whether this node drains. `taker` and `queue` take images from other nodes,
-    `keeper` looks after those that are here, and `gate` lets the pulls of runtimes go first.
+    `keeper` looks after those that are here, `gate` lets the pulls of runtimes go first, and
+    `heat` counts them.
     """
 
     draining: Draining
@@ -56,6 +58,7 @@ class ReplicaParts:
     taker: ImageTaker
     queue: KeepQueue
     gate: YieldGate
+    heat: ImageHeat
 
 
 def make_cordon_watch(config: Config, rng: random.Random) -> CordonWatch | None:
@@ -101,6 +104,7 @@ def make_replicas(
     """Return the parts that keep images. With a floor of 0 they release those of an earlier run."""
     rules = ReplicaRules(
         floor=config.replica_floor,
+        ceiling=config.replica_ceiling,
         keep=config.replica_keep or None,
         max_disk=config.replica_max_disk / 100,
         patterns=config.replicate_images,
@@ -123,8 +127,14 @@ def make_replicas(
         room=disk.left,
         gate=gate.take,
     )
+    heat = ImageHeat()
     queue = KeepQueue(
-        taker=taker, rules=rules, filters=config.filters, metrics=metrics.replicas, drain=drain
+        taker=taker,
+        rules=rules,
+        filters=config.filters,
+        metrics=metrics.replicas,
+        drain=drain,
+        heat=heat,
     )
     queue.on_sick = draining.on_sick
     router.keep_requests.set_handler(queue.handle)
@@ -152,8 +162,11 @@ def make_replicas(
         requester=requester,
         queue=queue,
         drain=drain,
+        heat=heat,
     )
-    return ReplicaParts(draining=draining, keeper=keeper, taker=taker, queue=queue, gate=gate)
+    return ReplicaParts(
+        draining=draining, keeper=keeper, taker=taker, queue=queue, gate=gate, heat=heat
+    )
 
 
 def make_preheating(

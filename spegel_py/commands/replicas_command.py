@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     ]
     taking = [one for one in found["taking"] if any(options.part in name for name in one["names"])]
     if options.json:
-        shown = {"floor": floor, "draining": found.get("draining")}
+        shown = {name: found.get(name) for name in ("floor", "ceiling", "draining")}
         print_json({**shown, "images": images, "taking": taking})
     elif floor == 0:
         print_line(f"{node.url} keeps no replicas: --replica-floor is 0")
@@ -43,21 +43,22 @@ def run(options: argparse.Namespace) -> int:
     else:
         for cause, why in (found.get("draining") or {}).items():  # not there in older nodes
             print_line(f"the node drains ({cause}), so its replicas do not count: {why}")
-        _print(images, taking, floor, wide=options.wide)
+        _print(images, taking, wide=options.wide)
     return 0
 
 
 def _print(
     images: Sequence[Mapping[str, Any]],
     taking: Sequence[Mapping[str, Any]],
-    floor: int,
     *,
     wide: bool,
 ) -> None:
     if images:
+        has_zones = any(any(image["zones"]) for image in images)
+        zones = ["zones"] if has_zones else []
         print_table(
-            ("image", "size", "replicas", "on nodes", "here", "manifest"),
-            [_row(image, floor, wide=wide) for image in images],
+            ("image", "size", "replicas", *zones, "on nodes", "heat", "here", "manifest"),
+            [_row(image, has_zones=has_zones, wide=wide) for image in images],
             shrinks=("image",),
             wide=wide,
         )
@@ -75,7 +76,7 @@ def _taking_row(one: Mapping[str, Any]) -> tuple[str, ...]:
     return one["names"][0], size(one["total"]), share, one["reason"], one["peer"][-6:]
 
 
-def _row(image: Mapping[str, Any], floor: int, *, wide: bool) -> tuple[str, ...]:
+def _row(image: Mapping[str, Any], *, has_zones: bool, wide: bool) -> tuple[str, ...]:
     names = image["names"]
     more = f" +{len(names) - 1}" if len(names) > 1 else ""
     here = [
@@ -85,8 +86,10 @@ def _row(image: Mapping[str, Any], floor: int, *, wide: bool) -> tuple[str, ...]
     return (
         f"{names[0]}{more}" if names else "-",
         size(image["size"]),
-        f"{image['replicas']} of {floor}" if image["selected"] else "not selected",
+        f"{image['replicas']} of {image['target']}" if image["selected"] else "not selected",
+        *([", ".join(zone or "-" for zone in image["zones"])] if has_zones else []),
         str(image["holders"]),
+        f"{image['heat']:.1f}",
         ", ".join(here) or "-",
         short_digest(image["manifest"], wide=wide),
     )

@@ -7,15 +7,15 @@ the keeper looks up the peers with the image, and takes it from them.
 
     kind    members                                meaning
     keep    manifest, root, repository, tags       "keep this image": its size in bytes, the tags
-            (name, pulled), size, reason, used     with the Unix times of their pulls, and the Unix
-                                                   time at which a runtime last had it
+            (name, pulled), size, reason, used,    with the Unix times of their pulls, the Unix time
+            heat?                                  at which a runtime last had it, and its heat
     used    manifest                               "when did your runtime last have the image?"
     sick    why                                    "I expect your node to fail"
     kept                                           to a keep: "I keep it"
     taking  offset, total                          to a keep: "I take it; so many bytes are here"
     no      why, retry, detail?                    to a keep: "I do not; ask again after `retry`
                                                    seconds"
-    seen    used                                   to a used: Unix time, 0 for never
+    seen    used, heat?                            to a used: Unix time, 0 for never
     noted                                          to a sick
 """
 
@@ -42,6 +42,8 @@ MAX_REPOSITORY = 300
 MAX_SIZE = (1 << 63) - 1
 MAX_TIME = 1e11
 """Unix time in seconds that a message may name at most: the year 5138."""
+MAX_HEAT = 1e6
+"""Heat of an image that a message may name."""
 MAX_RETRY = 86_400.0
 """Seconds after which a keeper may want to be asked again at most."""
 
@@ -72,6 +74,7 @@ class KeepRequest:
         size: bytes of the image, as the asking node says.
         reason: the purpose of the replica.
         used: the Unix time at which a runtime last had the image.
+        heat: the pulls of the image in the cluster, of which the older ones count less.
     """
 
     manifest: Digest
@@ -81,6 +84,7 @@ class KeepRequest:
     size: int
     reason: ReplicaReason
     used: float
+    heat: float = 0.0
 
     @property
     def reference(self) -> Reference:
@@ -139,9 +143,13 @@ class KeepRefused:
 
 @dataclass(frozen=True, slots=True)
 class ImageUsed:
-    """The Unix time at which the asked node's runtime last had the image, 0 if it never had it."""
+    """The Unix time at which the asked node's runtime last had the image, 0 if it never had it.
+
+    `heat` is the heat of the image as that node sees it.
+    """
 
     used: float
+    heat: float = 0.0
 
 
 KeepMessage = KeepRequest | UsedRequest | SickNotice
@@ -165,8 +173,8 @@ def encode(message: KeepMessage | KeepAnswer) -> bytes:
         case KeepRefused(why, retry, detail):
             members = {"kind": "no", "why": why.value, "retry": retry}
             members |= {"detail": detail[:MAX_DETAIL]} if detail else {}
-        case ImageUsed(used):
-            members = {"kind": "seen", "used": used}
+        case ImageUsed(used, heat):
+            members = {"kind": "seen", "used": used} | _heat_member(heat)
         case SickNoted():
             members = {"kind": "noted"}
     return _bytes(members)
@@ -188,11 +196,20 @@ def _encode_keep(message: KeepRequest) -> bytes:
             "size": message.size,
             "reason": message.reason.value,
             "used": message.used,
+            **_heat_member(message.heat),
         }
         raw = _bytes(members)
         if len(raw) <= MAX_REQUEST or not latest:
             return raw
         latest.pop()
+
+
+def _heat_member(heat: float) -> dict[str, object]:
+    return {"heat": heat} if heat else {}
+
+
+def _heat(fields: MessageFields) -> float:
+    return fields.number("heat", MAX_HEAT) if fields.has("heat") else 0.0
 
 
 def _bytes(members: Mapping[str, object]) -> bytes:
@@ -212,6 +229,7 @@ def decode_keep(raw: bytes) -> KeepMessage:
                 size=fields.integer("size", MAX_SIZE),
                 reason=fields.enum("reason", ReplicaReason),
                 used=fields.number("used", MAX_TIME),
+                heat=_heat(fields),
             )
         case "used":
             return UsedRequest(fields.digest("manifest"))
@@ -235,7 +253,7 @@ def decode_answer(raw: bytes) -> KeepAnswer:
             retry = fields.number("retry", MAX_RETRY)
             return KeepRefused(fields.enum("why", RefusalReason), retry, detail)
         case "seen":
-            return ImageUsed(fields.number("used", MAX_TIME))
+            return ImageUsed(fields.number("used", MAX_TIME), _heat(fields))
         case "noted":
             return SickNoted()
     raise MessageError(f"no answer of this protocol: kind {fields.kind!r:.40}")

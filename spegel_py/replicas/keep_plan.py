@@ -84,22 +84,26 @@ class KeeperChoice:
     node: str
 
 
-def target(rules: ReplicaRules, view: KeeperView) -> ReplicaTarget:
-    """Return the replicas that can be had of each image: not more than there are nodes."""
+def target(rules: ReplicaRules, view: KeeperView, *, extra: int = 0) -> ReplicaTarget:
+    """Return the replicas that can be had of an image: not more than there are nodes.
+
+    Args:
+        extra: replicas beyond the floor that the image is worth.
+    """
     nodes = len(view.keepers) + (not view.is_leaving)
-    return target_of(rules, view.zones, nodes=nodes)
+    return target_of(rules, view.zones, extra=extra, nodes=nodes)
 
 
 def choose_keepers(
     states: Iterable[KeepState], *, view: KeeperView, rules: ReplicaRules, without: int = 0
 ) -> list[KeeperChoice]:
-    """Return the nodes to ask, the rarest images first, then the smallest.
+    """Return the nodes to ask, the rarest images first, then the hottest, then the smallest.
 
     Args:
         without: images that nodes are taking at this node's request already.
     """
     given = [one for one in states if is_speaker(one.image, view) and not _waits(one, view)]
-    given.sort(key=lambda one: (_copies(one.image), one.image.size, str(one.image.manifest)))
+    given.sort(key=lambda one: (_copies(one.image), -one.image.extra, *_size_of(one.image)))
     found = [choice for one in given for choice in _choices(one, view=view, rules=rules)]
     return found[: max(0, MAX_TAKING - without)]
 
@@ -132,7 +136,7 @@ def _choices(state: KeepState, *, view: KeeperView, rules: ReplicaRules) -> Iter
     image = state.image
     if image.is_excluded or image.size > rules.max_image:
         return
-    wanted, zones = target(rules, view), view.zones
+    wanted, zones = target(rules, view, extra=image.extra), view.zones
     promised = state.promised & view.keepers
     kept = image.kept(view.own) | promised
     if state.missing_for >= SPREAD_PATIENCE and len(kept) < wanted.copies:
@@ -154,6 +158,10 @@ def _volunteers(image: ImageState, view: KeeperView) -> Collection[str]:
     is_own = image.is_pulled and not image.is_held and not view.is_leaving
     own = {view.own} if is_own else set()
     return ((image.holders - image.replicas) & view.keepers) | own
+
+
+def _size_of(image: ImageState) -> tuple[int, str]:
+    return image.size, str(image.manifest)
 
 
 def _copies(image: ImageState) -> int:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -20,6 +20,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.replicas.action_record import OnAction, action_record, ignore_action
 from spegel_py.replicas.drain_state import DrainState
+from spegel_py.replicas.image_heat import ImageHeat
 from spegel_py.replicas.keep_messages import (
     ImageKept,
     ImageTaking,
@@ -73,11 +74,13 @@ class KeeperSnapshot:
     Args:
         held: the manifests of its replicas.
         used: the Unix times at which its runtime last had each image.
+        heat: the heat of its images.
         disk: the use of its disk.
     """
 
     held: frozenset[Digest] = frozenset()
     used: Mapping[Digest, float] = field(default_factory=dict)
+    heat: Mapping[Digest, float] = field(default_factory=dict)
     disk: DiskUse = UNKNOWN_DISK
 
 
@@ -134,6 +137,7 @@ class KeepQueue:
         filters: Filters,
         metrics: ReplicaMetrics,
         drain: DrainState | None = None,
+        heat: ImageHeat | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -142,6 +146,7 @@ class KeepQueue:
         self._filters = filters
         self._metrics = metrics
         self._drain = drain or DrainState()
+        self._heat = heat or ImageHeat()
         self._wall = wall
         self._monotonic = monotonic
         self.snapshot = KeeperSnapshot()
@@ -186,7 +191,9 @@ class KeepQueue:
         """Return the answer to a peer's message, in any thread. Raises MessageError."""
         match message := decode_keep(raw):
             case UsedRequest(manifest):
-                return encode(ImageUsed(max(0.0, self.snapshot.used.get(manifest, 0.0))))
+                snapshot = self.snapshot
+                used = max(0.0, snapshot.used.get(manifest, 0.0))
+                return encode(ImageUsed(used, snapshot.heat.get(manifest, 0.0)))
             case SickNotice(why):
                 self.on_sick(peer, why)
                 return encode(SickNoted())
@@ -274,9 +281,9 @@ class KeepQueue:
         seconds = round(self._monotonic() - began, 3)
         log.info("replica taken", bytes=report.received, seconds=seconds, **about)
         before = self.snapshot
-        self.snapshot = KeeperSnapshot(
-            held=before.held | {request.manifest}, used=before.used, disk=before.disk
-        )
+        self.snapshot = replace(before, held=before.held | {request.manifest})
+        if request.heat:
+            self._heat.learn(request.manifest, request.heat)
 
     def _record(self, one: PendingKeep, outcome: str, began: float) -> None:
         record = action_record(

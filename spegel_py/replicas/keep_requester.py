@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -61,7 +61,7 @@ EXPECTED_RATE = 5.0 * 1024 * 1024
 """Bytes per second that a keeper is expected to take an image with; it gives way to pulls."""
 
 USED_ASKED = 6
-"""Nodes that are asked whether their runtimes use an image before its replica is released."""
+"""Nodes that are asked whether an image is used, or pulled often, before it is released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +167,24 @@ class KeepRequester:
 
         It is 0 if they know of none, and None if a node that may know did not answer.
         """
+        answers = await self._use_elsewhere(image)
+        found = [answer.used for answer in answers if answer is not None]
+        latest = max(found, default=0.0)
+        return latest if len(found) == len(answers) or latest else None
+
+    async def mean_heat(self, image: ImageState) -> float:
+        """Return the heat of an image: the mean of this node's and of those of others."""
+        answers = await self._use_elsewhere(image)
+        heats = [image.heat, *(answer.heat for answer in answers if answer is not None)]
+        return sum(heats) / len(heats)
+
+    async def _use_elsewhere(self, image: ImageState) -> list[ImageUsed | None]:
+        """Return the answers of a few nodes that have an image; None for a node without one."""
         nodes = sorted((image.holders | image.replicas) & self._requests.partners().keys())
         answers = await asyncio.gather(
             *(self._request(node, UsedRequest(image.manifest)) for node in nodes[:USED_ASKED])
         )
-        found = [answer.used for answer in answers if isinstance(answer, ImageUsed)]
-        latest = max(found, default=0.0)
-        return latest if len(found) == len(answers) or latest else None
+        return [answer if isinstance(answer, ImageUsed) else None for answer in answers]
 
     def _choices(self, images: Mapping[Digest, ImageState], view: KeeperView) -> list[KeeperChoice]:
         now = self._monotonic()
@@ -228,6 +239,8 @@ class KeepRequester:
         request = _request_of(image, self._wall() - image.idle)
         if request is None:
             return None
+        if not self._count_missing(image, self.view()):
+            request = replace(request, reason=ReplicaReason.HEAT)
         answer = await self._request(node, request)
         self._promises.record(image.manifest, node, answer, size=image.size, now=self._monotonic())
         outcome = _outcome(answer)
@@ -290,5 +303,6 @@ def _request_of(image: ImageState, used: float) -> KeepRequest | None:
             size=image.size,
             reason=ReplicaReason.FLOOR,
             used=max(0.0, used),
+            heat=image.heat,
         )
     return None

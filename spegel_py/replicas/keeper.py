@@ -25,11 +25,13 @@ from spegel_py.replicas.action_record import OnAction, action_record, ignore_act
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.found_image import FoundImage, bytes_alone, is_preheated, tags
+from spegel_py.replicas.image_heat import ImageHeat
 from spegel_py.replicas.keep_plan import KeeperView, target
 from spegel_py.replicas.keep_queue import KeeperSnapshot, KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.replica_counts import ReplicaCounts
+from spegel_py.replicas.replica_listing import listed_images
 from spegel_py.replicas.replica_plan import (
     Action,
     Decision,
@@ -64,6 +66,10 @@ MAX_HOLDERS = 64
 clusters where all records are at all nodes, and those are small."""
 
 
+_REASONS = {Why.HEAT: ReplicaReason.HEAT}
+"""The purpose of a replica that is made for a cause, if that is not the floor."""
+
+
 class ReplicaKeeper:
     """Keeps replicas of this node's images, as the rules say.
 
@@ -73,6 +79,7 @@ class ReplicaKeeper:
         filters: the images that may be replicated.
         requester: asks other nodes to keep images; None to keep them only where they are.
         queue: answers such requests of other nodes.
+        heat: how often images are pulled.
         drain: whether this node drains, and which peers do. A change makes the next scan begin.
         clock: Unix time.
     """
@@ -93,6 +100,7 @@ class ReplicaKeeper:
         requester: KeepRequester | None = None,
         queue: KeepQueue | None = None,
         drain: DrainState | None = None,
+        heat: ImageHeat | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -109,12 +117,14 @@ class ReplicaKeeper:
         self._requester = requester
         self._queue = queue
         self._drain = drain or DrainState()
+        self._heat = heat or ImageHeat(clock=monotonic)
         self._clock = clock
         self._monotonic = monotonic
         self._walker = Walker(open=store.open)
         self._counts = ReplicaCounts()
         self._used: dict[Digest, float] = {}
         self._renewal: dict[Digest, float] = {}
+        self._since: dict[Digest, float] = {}
         self._faults = FaultLog(log)
         self._shown: Mapping[Digest, ImageState] = {}
         self.on_action: OnAction = ignore_action
@@ -129,22 +139,17 @@ class ReplicaKeeper:
 
     def describe(self) -> Mapping[str, object]:
         """Return the floor and the images of the last scan, as `/debug/replicas` serves them."""
-        images = [
-            {
-                "manifest": str(state.manifest),
-                "names": state.names,
-                "size": state.size,
-                "runtime": state.is_pulled,
-                "replica": state.is_held,
-                "replicas": len(state.replicas) + (state.is_held and not state.is_leaving),
-                "holders": len(state.holders) + 1,
-                "selected": not state.is_excluded,
-            }
-            for state in sorted(self._shown.values(), key=lambda one: (one.names, one.size))
-        ]
+        images = listed_images(
+            self._shown,
+            view=self._view(),
+            rules=self._rules,
+            held=self._replicas.held(),
+            since=self._since,
+        )
         taking = self._queue.describe() if self._queue is not None else []
         return {
             "floor": self._rules.floor,
+            "ceiling": max(self._rules.floor, self._rules.ceiling),
             "draining": self._drain.describe(),
             "images": images,
             "taking": taking,
@@ -203,19 +208,45 @@ class ReplicaKeeper:
             for decision in plan(
                 states.values(), own=self._own, rules=self._rules, disk=disk, zones=view.zones
             )
-            if decision.why is not Why.UNWANTED
-            or not await self._is_used_elsewhere(states[decision.manifest])
+            if not await self._is_needed_elsewhere(decision, states[decision.manifest], view)
         ]
         for decision in decisions:
             await self._carry_out(decision, found)
         self._record_scan(found, states, view)
         if self._queue is not None:
             self._queue.snapshot = KeeperSnapshot(
-                held=frozenset(self._replicas.held()), used=dict(self._used), disk=disk
+                held=frozenset(self._replicas.held()),
+                used=dict(self._used),
+                heat={manifest: state.heat for manifest, state in self._shown.items()},
+                disk=disk,
             )
         if self._requester is not None and self._rules.floor:
             await self._requester.ask(self._shown)
         return decisions
+
+    async def _is_needed_elsewhere(
+        self, decision: Decision, image: ImageState, view: KeeperView
+    ) -> bool:
+        """Return True if other nodes know why a replica should not be released."""
+        match decision.why:
+            case Why.UNWANTED:
+                return await self._is_used_elsewhere(image)
+            case Why.SURPLUS:
+                return await self._is_hot_elsewhere(image, view)
+        return False
+
+    async def _is_hot_elsewhere(self, image: ImageState, view: KeeperView) -> bool:
+        """Return True if other nodes have seen so many pulls that there are not too many replicas.
+
+        This node then takes over their heat, so that it does not release an image that another node
+        asks it to take again.
+        """
+        if self._requester is None or not self._has_ceiling:
+            return False
+        self._heat.learn(image.manifest, await self._requester.mean_heat(image))
+        extra = self._heat.worth(image.manifest)
+        wanted = target_of(self._rules, view.zones, extra=extra).copies
+        return len(image.kept(self._own)) <= wanted
 
     async def _is_used_elsewhere(self, image: ImageState) -> bool:
         """Return True if a runtime of another node has had the image lately, or may have had it."""
@@ -296,6 +327,8 @@ class ReplicaKeeper:
                 renewal_in=self._renewal_in(manifest, one, replica, wall),
                 holders=await self._lookup(str(manifest)) - leaving,
                 replicas=replicas,
+                heat=self._heat.of(manifest),
+                extra=self._heat.worth(manifest),
             )
             states[manifest] = self._lasting(state, view, now)
         return states
@@ -303,8 +336,9 @@ class ReplicaKeeper:
     def _lasting(self, state: ImageState, view: KeeperView, now: float) -> ImageState:
         """Return a state with the times for which it has had too few or too many replicas."""
         manifest, counts, zones = state.manifest, self._counts, view.zones
-        wanted = target_of(self._rules, zones)
-        is_missing = missing_replicas(state, wanted, own=self._own, zones=zones) > 0
+        floor = target_of(self._rules, zones)
+        is_missing = missing_replicas(state, floor, own=self._own, zones=zones) > 0
+        wanted = target_of(self._rules, zones, extra=state.extra)
         has_surplus = len(state.kept(self._own)) > wanted.copies
         return dataclasses.replace(
             state,
@@ -358,7 +392,7 @@ class ReplicaKeeper:
         replica = Replica(
             image=one.image,
             names=names,
-            reason=before.reason if before else ReplicaReason.FLOOR,
+            reason=before.reason if before else _REASONS.get(decision.why, ReplicaReason.FLOOR),
             used=self._used.get(manifest, wall),
             expires=round(wall + LIFE),
         )
@@ -400,12 +434,18 @@ class ReplicaKeeper:
             for manifest, state in states.items()
             if state.is_pulled or manifest in held
         }
+        self._heat.copies = {one: len(state.holders) + 1 for one, state in self._shown.items()}
+        self._heat.keep(self._shown)
+        now = self._clock()
+        self._since = {manifest: self._since.get(manifest, now) for manifest in held}
         for manifest in self._used.keys() - self._shown.keys():
             del self._used[manifest]
         alone = sum(bytes_alone(found, held).values())
         total = {blob for one in held.values() for blob in one.image.blobs}
         low = sum(self._counts_as_low(state, view) for state in self._shown.values())
-        self._metrics.scanned(alone=alone, total=sum(blob.size for blob in total), low=low)
+        hot = sum(state.extra > 0 for state in self._shown.values() if self._has_ceiling)
+        size = sum(blob.size for blob in total)
+        self._metrics.scanned(alone=alone, total=size, low=low, hot=hot)
 
     def _counts_as_low(self, state: ImageState, view: KeeperView) -> bool:
         """Return True for an image below the floor, at the first of the nodes that have it."""
@@ -417,6 +457,11 @@ class ReplicaKeeper:
             and missing_replicas(state, wanted, own=self._own, zones=view.zones) > 0
             and self._own == min({self._own} | state.holders)
         )
+
+    @property
+    def _has_ceiling(self) -> bool:
+        """True if images that are pulled often get more replicas than the floor."""
+        return self._rules.ceiling > self._rules.floor > 0
 
     def _view(self) -> KeeperView:
         """Return the other nodes; none where no node is asked."""

@@ -30,6 +30,12 @@ class ReplicaMetrics:
             "Each is counted at one node, the first of those that have it.",
             registry=registry,
         )
+        self._hot = Gauge(
+            "spegel_replica_images_hot",
+            "Images that more nodes than the floor are to keep, because they are pulled often, as "
+            "this node sees it.",
+            registry=registry,
+        )
         self._held = Counter(
             "spegel_replica_holds",
             "Images that this node began to keep, by outcome.",
@@ -92,11 +98,12 @@ class ReplicaMetrics:
         """Read the number of replicas at every scrape."""
         self._replicas.set_function(lambda: float(count()))
 
-    def scanned(self, *, alone: int, total: int, low: int) -> None:
-        """Show the results of a scan: bytes of replicas, and images below the floor."""
+    def scanned(self, *, alone: int, total: int, low: int, hot: int) -> None:
+        """Show the results of a scan: bytes of replicas, images below the floor, and hot ones."""
         self._bytes.labels("true").set(alone)
         self._bytes.labels("false").set(total - alone)
         self._low.set(low)
+        self._hot.set(hot)
 
     def held(self, reason: str, *, is_done: bool) -> None:
         """Count an attempt to keep an image."""

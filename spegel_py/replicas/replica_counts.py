@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from spegel_py.oci.digest import Digest
 from spegel_py.replicas.replica_rules import GRACE, SHORT_GRACE
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    """When a node's replica was seen last, and by which scan it was missed first."""
+
+    seen: float
+    missed: float = math.inf
+
+    def missed_by(self, now: float) -> _Sighting:
+        return replace(self, missed=min(self.missed, now))
+
+    def counts(self, now: float, *, has_others: bool) -> bool:
+        return now - self.seen <= GRACE if has_others else now - self.missed <= SHORT_GRACE
 
 
 class ReplicaCounts:
@@ -16,8 +31,7 @@ class ReplicaCounts:
     """
 
     def __init__(self) -> None:
-        # The nodes with the time since which each is missed, infinite while it is seen.
-        self._seen: dict[Digest, dict[str, float]] = {}
+        self._seen: dict[Digest, dict[str, _Sighting]] = {}
         self._missing: dict[Digest, float] = {}
         self._surplus: dict[Digest, float] = {}
 
@@ -38,8 +52,8 @@ class ReplicaCounts:
 
         Case 1: a node that announces its replica counts.
         Case 2: a connected node that announces it no longer has released it.
-        Case 3: a lost node counts for GRACE, or for SHORT_GRACE if fewer than two others are left,
-            from the scan that misses it first: the scan before may be as long ago as SHORT_GRACE.
+        Case 3: a lost node counts for GRACE. If fewer than two others are left, it counts for
+            SHORT_GRACE from the scan that misses it first: the scan before is as long ago as that.
         Case 4: a node that is back, and has not announced its replicas yet, counts as if lost.
         Case 5: a node that drains, or is about to fail, does not count.
 
@@ -51,16 +65,20 @@ class ReplicaCounts:
         """
         seen = frozenset(seen) - frozenset(leaving)
         known = self._seen.get(manifest, {})
-        before = {one: at for one, at in known.items() if one not in leaving}
         lost = {
-            one: min(at, now)
-            for one, at in before.items()
-            if one not in seen and (one not in connected or at < math.inf)
+            one: sighting.missed_by(now)
+            for one, sighting in known.items()
+            if one not in seen
+            and one not in leaving
+            and (one not in connected or sighting.missed < math.inf)
         }
-        grace = GRACE if len(seen) + is_held >= 2 else SHORT_GRACE
-        remembered = {one: at for one, at in lost.items() if now - at <= GRACE}
-        self._seen[manifest] = remembered | dict.fromkeys(seen, math.inf)
-        return seen | {one for one, at in remembered.items() if now - at <= grace}
+        self._seen[manifest] = dict.fromkeys(seen, _Sighting(now)) | {
+            one: sighting for one, sighting in lost.items() if now - sighting.seen <= GRACE
+        }
+        has_others = len(seen) + is_held >= 2
+        return seen | {
+            one for one, sighting in lost.items() if sighting.counts(now, has_others=has_others)
+        }
 
     def missing_for(self, manifest: Digest, *, is_missing: bool, now: float) -> float:
         """Return the seconds for which an image has had too few replicas."""

@@ -36,6 +36,7 @@ class Why(StrEnum):
     """The cause of a decision."""
 
     FLOOR = "floor"
+    HEAT = "heat"
     RENEWAL = "renewal"
     UNWANTED = "unwanted"
     SURPLUS = "surplus"
@@ -78,6 +79,8 @@ class ImageState:
         renewal_in: seconds until the replica is due for renewal.
         holders: ids of the other nodes that have the image's content, and do not drain.
         replicas: ids of the other nodes whose replicas count.
+        heat: the pulls of the image in the cluster, of which the older ones count less.
+        extra: replicas beyond the floor that this is worth.
         missing_for: seconds for which replicas have been missing.
         surplus_for: seconds for which there have been more replicas than wanted.
     """
@@ -97,6 +100,8 @@ class ImageState:
     renewal_in: float = 0.0
     holders: frozenset[str] = frozenset()
     replicas: frozenset[str] = frozenset()
+    heat: float = 0.0
+    extra: int = 0
     missing_for: float = 0.0
     surplus_for: float = 0.0
 
@@ -147,7 +152,8 @@ def _decide(
     if _should_hold(image, own=own, rules=rules, zones=zones) and _may_grow(
         image, rules=rules, disk=disk
     ):
-        return Decision(image.manifest, Action.HOLD, Why.FLOOR)
+        is_low = missing_replicas(image, target_of(rules, zones), own=own, zones=zones) > 0
+        return Decision(image.manifest, Action.HOLD, Why.FLOOR if is_low else Why.HEAT)
     return None
 
 
@@ -161,7 +167,7 @@ def _should_hold(image: ImageState, *, own: str, rules: ReplicaRules, zones: Zon
         return False
     if image.size > rules.max_image:
         return False
-    target = target_of(rules, zones)
+    target = target_of(rules, zones, extra=image.extra)
     if image.missing_for >= SPREAD_PATIENCE and len(image.kept(own)) < target.copies:
         target = target.anywhere
     candidates = (image.holders - image.replicas) | {own}
@@ -185,7 +191,7 @@ def _release(image: ImageState, *, own: str, rules: ReplicaRules, zones: ZoneMap
         return Why.UNWANTED
     # Case 3: there are too many replicas. The last ones of the ranking in the fullest zones go.
     if image.surplus_for >= SURPLUS and not image.is_leaving:
-        target = target_of(rules, zones).anywhere
+        target = target_of(rules, zones, extra=image.extra).anywhere
         first = choose_spread(
             image.manifest, image.replicas | {own}, kept=(), target=target, zones=zones
         )

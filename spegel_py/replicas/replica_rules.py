@@ -51,6 +51,7 @@ class ReplicaRules:
 
     Args:
         floor: nodes that keep each image while it is wanted; 0 for none.
+        ceiling: nodes that keep an image which is pulled often, at most; the floor if it is less.
         keep: seconds for which an image is wanted after a runtime had it; None for ever.
         max_disk: share of the content's file system that replicas may take which no image of the
             runtime has too.
@@ -59,6 +60,7 @@ class ReplicaRules:
     """
 
     floor: int = 0
+    ceiling: int = 0
     keep: float | None = DAY
     max_disk: float = 0.10
     max_image: int = 10 * 1024**3

@@ -56,14 +56,24 @@ class ReplicaTarget:
         return replace(self, zones=1)
 
 
-def target_of(rules: ReplicaRules, zones: ZoneMap, *, nodes: int | None = None) -> ReplicaTarget:
-    """Return the target of each image: the floor.
+def target_of(
+    rules: ReplicaRules, zones: ZoneMap, *, extra: int = 0, nodes: int | None = None
+) -> ReplicaTarget:
+    """Return the target of an image: the floor, or more for an image that is pulled often.
+
+    Case 1: an image is worth no replicas beyond the floor. They are in two zones at least.
+    Case 2: it is worth some. One is in each zone, as far as the ceiling allows.
 
     Args:
+        extra: replicas beyond the floor that the image is worth.
         nodes: the number of nodes that keep replicas, which no target exceeds; None for any.
     """
-    copies = rules.floor if nodes is None else min(rules.floor, nodes)
-    return ReplicaTarget(copies, min(2, copies, len(zones.present)))
+    present = len(zones.present)
+    copies, spread = rules.floor, 2
+    if copies and extra and rules.ceiling > copies:
+        copies, spread = min(rules.ceiling, max(copies + extra, present)), present
+    copies = copies if nodes is None else min(copies, nodes)
+    return ReplicaTarget(copies, min(spread, copies, present))
 
 
 def shortage(kept: Collection[str], target: ReplicaTarget, zones: ZoneMap) -> int:

@@ -46,7 +46,8 @@ class PullLog:
     """Keeps at most `limit` records, and at most `max_bytes` of their JSON.
 
     `tracer` makes a span for each request. `node` is this node's name. `clock` is monotonic, `now`
-    is Unix time, both in seconds.
+    is Unix time, both in seconds. `on_end` is called with the context of each request that is over,
+    also of peers' requests.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class PullLog:
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        on_end: Callable[[PullContext], None] = lambda context: None,
     ) -> None:
         self._metrics = metrics
+        self._on_end = on_end
         self._tracer = tracer
         self._node = node
         self._limit = limit
@@ -113,6 +116,7 @@ class PullLog:
             raise
         finally:
             del self._under_way[id(context)]
+            self._on_end(context)
             if span.is_on or not pull.mirrored:
                 self._finish(context, seconds=self._clock() - began)
 

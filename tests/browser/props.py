@@ -110,3 +110,33 @@ def sight(
 def parts(sights: Sequence[TreeView]) -> list[dict[str, object]]:
     """Return what `/debug/state` tells of a node's parts, as far as the page reads it."""
     return [{"digest": str(each.digest), "role": each.role.value} for each in sights]
+
+
+NO_REPLICAS: dict[str, Any] = {
+    "floor": 0,
+    "ceiling": 0,
+    "draining": None,
+    "images": [],
+    "taking": [],
+}
+"""The answer of `/debug/replicas` at a node that keeps none."""
+
+
+def replica(name: str, **given: object) -> dict[str, Any]:
+    """Return an image of `/debug/replicas`: kept here and elsewhere, as often as it is wanted."""
+    usual = {
+        "manifest": str(Digest.of(name.encode())),
+        "names": [name],
+        "size": 12_000_000,
+        "runtime": True,
+        "replica": True,
+        "replicas": 2,
+        "target": 2,
+        "holders": 3,
+        "zones": ["eu-1a", "eu-1b"],
+        "heat": 1.5,
+        "selected": True,
+        "kept_since": 1_790_000_000.0,
+        "reason": "floor",
+    }
+    return usual | given

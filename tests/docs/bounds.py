@@ -14,6 +14,7 @@ from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
 from spegel_py.preheat import preheat_job, preheat_jobs, preheat_list, preheat_responder
 from spegel_py.registry import connection, connection_table, server
+from spegel_py.replicas import image_heat
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import (
     bounds,
@@ -164,6 +165,11 @@ def _bounds() -> Iterator[Bound]:
         "Records of decisions",
         f"{pull_log.LIMIT:,}, {_size(pull_log.MAX_BYTES)}",
         "telemetry.pull_log",
+    )
+    yield Bound(
+        "Digests whose pulls are counted, for the heat of images",
+        f"{image_heat.MAX_COUNTED:,}",
+        "replicas.image_heat",
     )
     yield Bound(
         "Images to pre-heat that other nodes ask for",

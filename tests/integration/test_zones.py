@@ -1,4 +1,4 @@
-"""Replicas in zones, on real containerds: never all in one zone."""
+"""Replicas on real containerds: never all in one zone, and more of images that are pulled often."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.cluster import everybody, heal, kill_node, metric, state
+from tests.integration.cluster import (
+    everybody,
+    heal,
+    kill_node,
+    manifest_path,
+    metric,
+    state,
+    timed,
+)
 from tests.integration.test_replicas import QUICK, keepers
 from tests.support.images import image
 from tests.support.lab import Lab, start_lab, until
@@ -22,10 +30,10 @@ async def lab() -> AsyncIterator[Lab]:
         yield made
 
 
-async def start_in_zones(lab: Lab, *zones: str | None, **flags: str) -> None:
+async def start_in_zones(lab: Lab, *zones: str | None, program: str = QUICK, **flags: str) -> None:
     """Start nodes that scan every second, each in its zone; None for a node that names none."""
     for node in lab.nodes:
-        node.program = QUICK
+        node.program = program
     peers = everybody(lab)
     await asyncio.gather(
         *(
@@ -64,3 +72,36 @@ async def test_replicas_are_in_two_zones_though_one_would_be_free(lab: Lab) -> N
         return len(await keepers([first, second])) == 2
 
     await until(has_two, deadline=30.0)
+
+
+async def test_pulls_make_copies_in_all_zones_and_time_lets_them_go(lab: Lab) -> None:
+    """The floor is 1: only the node that pulled the image keeps it. Pulls heat it, so that a node
+    of each zone takes it. When nobody pulls it any more, one node keeps it.
+    """
+    program = "tests.support.quick_heat"
+    flags = {"replica_floor": "1", "replica_ceiling": "3"}
+    await start_in_zones(lab, "a", "b", "c", program=program, **flags)
+    first = lab.nodes[0]
+    one = image()
+    reference = lab.name("test/app:1")
+    await lab.registry.push(reference, one)
+    await first.cri.pull(reference)
+    path = manifest_path(one.root)
+
+    async def count() -> int:
+        return len(await keepers(lab.nodes))
+
+    async def is_kept_once() -> bool:
+        return await count() == 1
+
+    async def is_everywhere() -> bool:
+        response, _ = await timed(first, path)
+        assert response.status == 200
+        return await count() == 3
+
+    await until(is_kept_once, deadline=30.0)
+    lab.registry.forget()
+    await until(is_everywhere, deadline=60.0)
+    assert lab.registry.requests() == []
+    assert sum([await metric(node, "spegel_replica_images_hot") for node in lab.nodes]) >= 1
+    await until(is_kept_once, deadline=60.0)

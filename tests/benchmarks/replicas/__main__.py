@@ -13,22 +13,45 @@ from tests.benchmarks.replicas.simulation import SimCluster
 
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 
+RESTARTED = 20
+"""Shares of the cluster that restart one after the other."""
 
-async def _measure(nodes: int, images: int, floor: int, seed: int) -> None:
-    cluster = SimCluster(nodes=nodes, images=images, floor=floor, seed=seed)
-    print(f"{nodes} nodes, {images} images, floor {floor}, seed {seed}")
-    print("| event | half after | all after | GB moved | messages a node | copies too many |")
-    print("|---|---|---|---|---|---|")
+
+async def _measure(nodes: int, images: int, floor: int, zones: int, seed: int) -> None:
+    cluster = SimCluster(nodes=nodes, images=images, floor=floor, zones=zones, seed=seed)
+    print(f"{nodes} nodes in {zones} zones, {images} images, floor {floor}, seed {seed}")
+    print(
+        "| event | half after | all after | GB moved | messages a node | copies too many | in one "
+        "zone | lost |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     await _row(cluster, "start from nothing", 3600.0)
     dead = cluster.rng.sample(range(nodes), nodes // 10)
     cluster.kill(dead)
     await _row(cluster, "a tenth dies", 3600.0)
     cluster.revive(dead)
-    zone = list(range(0, nodes, 3))
+    await _row(cluster, "it is back after that", 4500.0, until_settled=False)
+    zone = list(range(0, nodes, zones or 3))
     cluster.kill(zone)
     await _row(cluster, "a third is away for 15 min", 900.0, until_settled=False)
     cluster.revive(zone)
-    await _row(cluster, "it is back", 300.0, until_settled=False)
+    await _row(cluster, "it is back", 4500.0, until_settled=False)
+    await _restart(cluster)
+    await _row(cluster, "after a restart of all in turn", 300.0, until_settled=False)
+    cluster.kill(zone)
+    await _row(cluster, "a third dies", 7200.0)
+
+
+async def _restart(cluster: SimCluster) -> None:
+    """Restart all nodes, a twentieth at a time, for 20 s each."""
+    moved = cluster.moved
+    for first in range(RESTARTED):
+        some = list(range(first, len(cluster.nodes), RESTARTED))
+        cluster.kill(some)
+        await cluster.run(20.0, until_settled=False)
+        cluster.revive(some)
+        await cluster.run(10.0, until_settled=False)
+    print(f"| a restart of all in turn | | | {(cluster.moved - moved) / 1e9:.1f} | | | | |")
 
 
 async def _row(
@@ -39,7 +62,8 @@ async def _row(
     sent = (cluster.messages - messages) / len(cluster.nodes)
     print(
         f"| {event} | {half:.0f} s | {whole:.0f} s | {(cluster.moved - moved) / 1e9:.1f} "
-        f"| {sent:.1f} | {cluster.surplus()} |  <!-- {time.monotonic() - began:.0f} s -->",
+        f"| {sent:.1f} | {cluster.surplus()} | {cluster.in_one_zone()} | {cluster.lost()} "
+        f"|  <!-- {time.monotonic() - began:.0f} s -->",
         flush=True,
     )
 
@@ -50,9 +74,10 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--floor", type=int, default=3)
+    parser.add_argument("--zones", type=int, default=3, help="0: nodes without a zone")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    asyncio.run(_measure(options.nodes, options.images, options.floor, options.seed))
+    asyncio.run(_measure(options.nodes, options.images, options.floor, options.zones, options.seed))
 
 
 if __name__ == "__main__":

@@ -292,9 +292,11 @@ class SimCluster:
         return sum(not alive & (image.pulled | image.kept.keys()) for image in self.images)
 
     def in_one_zone(self) -> int:
-        """Return the images with their floor whose replicas are all in one zone."""
+        """Return the images with several replicas, all in one zone."""
+        alive = {node.number for node in self.nodes if node.is_alive}
         return sum(
-            len(image.kept) >= 2 and len({self.zones.get(name_of(one)) for one in image.kept}) == 1
+            len(alive & image.kept.keys()) >= 2
+            and len({self.zones.get(name_of(one)) for one in alive & image.kept.keys()}) == 1
             for image in self.images
         )
 

@@ -21,7 +21,7 @@ from spegel_py.admin.admin_app import create_admin_app
 from spegel_py.admin.holder_cache import HolderCache
 from spegel_py.admin.holder_lookup import HolderLookup
 from spegel_py.admin.images import LocalImages
-from spegel_py.admin.routes import pull_routes
+from spegel_py.admin.routes import pull_routes, replica_routes
 from spegel_py.admin.state import describe
 from spegel_py.admin.store_state import layout_state
 from spegel_py.cli import main
@@ -39,6 +39,7 @@ from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.human import size, span
+from tests.browser import props
 
 DIGEST = Digest.of(b"layer")
 ALERT = {
@@ -70,6 +71,7 @@ class Metered:
         self.not_ready: str | None = None
         self.store_state = layout_state(Path("/srv/images"))
         self.in_flight: list[dict[str, object]] | None = None
+        self.replicas: dict[str, Any] = props.NO_REPLICAS
 
     def app(self) -> web.Application:
         router = self.network.join(Peer("me", "127.0.0.1", 1))
@@ -82,7 +84,10 @@ class Metered:
             tags=dict,
             held=lambda: self.store.keys,
         )
-        routes = pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images)
+        routes = [
+            *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images),
+            *replica_routes(lambda: self.replicas),
+        ]
         return create_admin_app(render=self.metrics.render, state=self.state, routes=routes)
 
     async def state(self) -> Any:
@@ -446,3 +451,26 @@ def test_sizes_are_read_by_people(count: float, text: str) -> None:
 def test_spans_are_read_by_people(seconds: float | None, text: str) -> None:
     """In the unit that suits them."""
     assert span(seconds) == text
+
+
+async def test_replicas_are_shown_with_their_targets_heat_and_zones(
+    node: Metered, command: Command
+) -> None:
+    """An image that is pulled often is wanted at more nodes than the floor."""
+    _, out, _ = await command("replicas")
+    assert "keeps no replicas: --replica-floor is 0" in out
+    images = [
+        props.replica("r.io/app:1", target=3, replicas=2, heat=4.25),
+        props.replica("r.io/other:1", zones=["eu-1a", ""], runtime=False),
+    ]
+    node.replicas = props.NO_REPLICAS | {"floor": 2, "ceiling": 3, "images": images}
+    _, out, _ = await command("replicas", "--wide")
+    head, first, second = (line.split() for line in out.splitlines()[-3:])
+    assert head == ["image", "size", "replicas", "zones", "on", "nodes", "heat", "here", "manifest"]
+    assert " ".join(first[:-1]) == "r.io/app:1 12.0 MB 2 of 3 eu-1a, eu-1b 3 4.2 runtime, replica"
+    assert " ".join(second[:-1]) == "r.io/other:1 12.0 MB 2 of 2 eu-1a, - 3 1.5 replica"
+    _, out, _ = await command("replicas", "--low")
+    assert "other" not in out
+    assert "2 of 3" not in out
+    _, out, _ = await command("replicas", "--json")
+    assert json.loads(out)["ceiling"] == 3

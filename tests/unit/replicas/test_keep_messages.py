@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -150,3 +151,16 @@ def test_unknown_members_are_ignored() -> None:
     """A later version may add some."""
     fields = json.loads(encode(REQUEST)) | {"depth": "unpacked"}
     assert decode_keep(json.dumps(fields).encode()) == REQUEST
+
+
+def test_heat_is_told_if_there_is_any() -> None:
+    """A message without it is as older nodes send and read it."""
+    raw = encode(ImageUsed(5.0, 2.5))
+    assert decode_answer(raw) == ImageUsed(5.0, 2.5)
+    assert b"heat" not in encode(ImageUsed(5.0))
+    assert decode_answer(encode(ImageUsed(5.0))) == ImageUsed(5.0)
+    request = replace(REQUEST, heat=7.0)
+    assert decode_keep(encode(request)) == request
+    assert b"heat" not in encode(REQUEST)
+    with pytest.raises(MessageError):
+        decode_answer(b'{"kind":"seen","used":5.0,"heat":-1}')

@@ -31,6 +31,7 @@ from spegel_py.replicas.replica_plan import ImageState
 from spegel_py.replicas.replica_rules import ReplicaRules
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
+from spegel_py.store.base import ReplicaReason
 
 IMAGE = Digest.of(b"image 7")
 """An image for which the asking node is the first in the rank."""
@@ -179,3 +180,23 @@ def test_many_losses_at_once_brake(nodes: int, lost: int, is_braked: bool) -> No
     assert not members.is_braked(names, 0.0)
     assert members.is_braked(names[lost:], 10.0) == is_braked
     assert not members.is_braked(names[lost:], 1811.0)
+
+
+async def test_a_hot_image_is_asked_for_as_such() -> None:
+    """The keeper learns the heat, so that it does not take the replica for one too many."""
+    others = Others()
+    others.requester._rules = ReplicaRules(floor=1, ceiling=3)
+    assert await others.scan(heat=17.0, extra=2) == ranked_nodes(IMAGE, OTHERS, 2)
+    [(_, request), _] = others.asked
+    assert isinstance(request, KeepRequest)
+    assert (request.reason, request.heat) == (ReplicaReason.HEAT, 17.0)
+
+
+async def test_the_heat_is_the_mean_of_those_that_see_the_image() -> None:
+    """A node that does not answer is left out."""
+    others = Others()
+    first, second, third = ranked_nodes(IMAGE, OTHERS, 3)
+    others.answers = {first: ImageUsed(0.0, 10.0), second: ImageUsed(0.0, 5.0)}
+    others.network.handlers.pop(Peer(third, "10.0.0.1", 1))
+    found = state(heat=3.0, holders=frozenset({first, second, third}))
+    assert await others.requester.mean_heat(found) == 6.0

@@ -309,6 +309,7 @@ async def test_a_node_without_replicas_does_not_read_its_images(
     assert await node.scan() == []
     assert node.keeper.describe() == {
         "floor": 0,
+        "ceiling": 0,
         "draining": None,
         "images": [],
         "taking": [],

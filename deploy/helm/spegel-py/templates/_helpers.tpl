@@ -99,7 +99,8 @@ annotations:
 {{- $names = concat $names (list "healthInterval" "healthTimeout" "healthPasses" "healthFails") -}}
 {{- $names = concat $names (list "healthPassiveFails" "healthPassiveFailTimeout") -}}
 {{- $names = concat $names (list "announceInterval" "meshLimit" "replication") -}}
-{{- $names = concat $names (list "zone" "replicaFloor" "replicaKeep" "replicaMaxDisk" "replicaRate" "evacuateOnStop" "evacuateCordoned") -}}
+{{- $names = concat $names (list "zone" "replicaFloor" "replicaCeiling" "replicaKeep" "replicaMaxDisk" "replicaRate") -}}
+{{- $names = concat $names (list "evacuateOnStop" "evacuateCordoned") -}}
 {{- $names = concat $names (list "preheatFromPeers" "readyWhenPreheated" "controlSocket") -}}
 {{- $names = concat $names (list "warnWhenIsolatedFor" "criticalWhenIsolatedFor" "readyWhenAlone" "tracingEndpoint") -}}
 {{- $values := .Values.spegel -}}
