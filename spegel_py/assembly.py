@@ -307,6 +307,8 @@ class Assembly:
                 images=images,
                 measurer=self.measurer,
                 in_flight=self.sharing.views if self.sharing else None,
+                replicas=self.replicas.keeper.describe,
+                jobs=self.preheating.jobs.running,
             )
             StatusPage(sources=sources).install(app)
         return app

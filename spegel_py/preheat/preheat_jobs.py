@@ -126,6 +126,10 @@ class PreheatJobs:
         """Return all jobs, the latest first."""
         return sorted(self._jobs.values(), key=lambda job: -job.created)
 
+    def running(self) -> list[dict[str, object]]:
+        """Return the jobs that go on as JSON, the latest first."""
+        return [job.as_json() for job in self.all() if job.ended is None]
+
     def get(self, job_id: str) -> PreheatJob:
         """Return a job. Raises NotFound."""
         if (job := self._jobs.get(job_id)) is None:

@@ -90,6 +90,9 @@ class Stage:
         self.router = network.join(Peer(self.id, "10.12.0.1", 5000))
         self.sights: list[TreeView] | None = None
         self.looks = 0
+        self.replicas: dict[str, Any] = props.NO_REPLICAS
+        self.jobs: list[dict[str, Any]] = []
+        self.draining: dict[str, str] | None = None
         self.measurer = Measurer(mirror="http://127.0.0.1:9")
         for peer in self.peers:
             network.join(peer)
@@ -115,6 +118,8 @@ class Stage:
             images=self.images,
             measurer=self.measurer,
             in_flight=None if self.sights is None else self._look,
+            replicas=lambda: self.replicas,
+            jobs=lambda: self.jobs,
         )
 
     def page(self) -> StatusPage:
@@ -150,6 +155,7 @@ class Stage:
             health=lambda peer: self.health[peer],
             pulls=self.metrics.pulls.summary(),
             in_flight=None if self.sights is None else props.parts(self.sights),
+            draining=self.draining,
         )
         return {**made, "uptime_seconds": 64_000.0}
 

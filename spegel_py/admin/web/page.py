@@ -11,6 +11,7 @@ from spegel_py.admin.images import ImageListing
 from spegel_py.admin.web import plots, traffic, trees, views
 from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.admin.web.rendering import load, render
+from spegel_py.admin.web.replica_rows import job_rows, replica_rows
 from spegel_py.admin.web.traffic import TrafficRow
 from spegel_py.admin.web.trees import TreeDrawing
 from spegel_py.oci.distribution import PullClient
@@ -43,6 +44,7 @@ PARTS = (
     "in-flight",
     "alerts",
     "images",
+    "replicas",
     "decisions",
     "measure",
 )
@@ -171,6 +173,7 @@ class Page:
         self, state: Mapping[str, Any], listing: ImageListing, now: float
     ) -> dict[str, Any]:
         sources = self._sources
+        replicas = sources.replicas()
         rows, under_way = self._read(), sources.pull_log.under_way
         peers = views.peers(
             state["peers"],
@@ -196,6 +199,9 @@ class Page:
             "kept": sources.pull_log.kept,
             "history": {name: entries[:HISTORY] for name, entries in sources.history().items()},
             "measurement": sources.measurer.latest,
+            "replicas": replicas,
+            "replica_rows": replica_rows(replicas),
+            "job_rows": job_rows(sources.jobs()),
         }
 
     def _read(self) -> Sequence[TrafficRow]:

@@ -22,6 +22,8 @@ class PageSources:
         giving: returns the number of transfers to each address now.
         sent: returns the number of body bytes that this node has sent to anybody.
         in_flight: InFlightSharing.views; None if in-flight sharing is off.
+        replicas: returns the JSON of `/debug/replicas`.
+        jobs: returns the pre-heat jobs as JSON.
     """
 
     state: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -32,3 +34,5 @@ class PageSources:
     images: LocalImages
     measurer: Measurer
     in_flight: Callable[[], Awaitable[Sequence[TreeView]]] | None
+    replicas: Callable[[], Mapping[str, Any]]
+    jobs: Callable[[], Sequence[Mapping[str, Any]]]

@@ -278,3 +278,62 @@ async def test_where_records_were_dropped_it_is_said_since_when_all_are_kept(bus
     busy.pull_log._limit = 20
     busy.live_through(minutes=0.2)
     assert "All requests are recorded since" in Outline(await page_of(busy).whole()).text
+
+
+async def test_replicas_are_shown_with_their_targets_and_zones(busy: Stage) -> None:
+    """Images with too few replicas come first, then those that are pulled most."""
+    busy.replicas = props.NO_REPLICAS | {
+        "floor": 2,
+        "ceiling": 4,
+        "images": [
+            props.replica("registry.example/calm:1"),
+            props.replica("registry.example/hot:1", target=4, replicas=4, heat=20.0, reason="heat"),
+            props.replica(
+                "registry.example/low:1",
+                replicas=1,
+                replica=False,
+                zones=["eu-1a"],
+                kept_since=None,
+                reason=None,
+            ),
+            props.replica("registry.example/<left>:1", selected=False, zones=[]),
+        ],
+        "taking": [
+            {
+                "manifest": "sha256:1",
+                "names": ["registry.example/new:1"],
+                "reason": "floor",
+                "peer": "x",
+                "offset": 1_000_000,
+                "total": 4_000_000,
+            }
+        ],
+    }
+    part = Outline((await page_of(busy).parts())["replicas"]).text
+    names = ["low:1", "hot:1", "<left>:1", "calm:1"]
+    places = [part.index(name) for name in names]
+    assert places == sorted(places)
+    assert "The floor is 2, the ceiling 4." in part
+    assert "1 of 2" in part
+    assert "4 of 4 eu-1a, eu-1b 3 20.0 for heat, since 2026-09-21 14:13 UTC" in part
+    assert "not selected – 3" in part
+    assert "registry.example/new:1 is being taken for floor: 1.0 MB of 4.0 MB" in part
+
+
+async def test_a_node_that_drains_and_its_jobs_are_shown(busy: Stage) -> None:
+    busy.draining = {"disk": "the disk has I/O errors"}
+    busy.jobs = [
+        {
+            "id": "c0ffee00",
+            "state": "running",
+            "created": NOW - 60,
+            "ended": None,
+            "evacuation": True,
+            "request": {"images": ["registry.example/a:1", "registry.example/b:1"]},
+            "images": [{"nodes": {"x": {"state": "done"}, "y": {"state": "taking"}}}],
+        }
+    ]
+    part = Outline((await page_of(busy).parts())["replicas"]).text
+    assert "draining, disk : the disk has I/O errors" in part
+    assert "keeps no replicas" in part
+    assert "c0ffee00 registry.example/a:1 +1 evacuation, running 1 of 2" in part
