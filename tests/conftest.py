@@ -19,7 +19,7 @@ def pytest_configure() -> None:
     is their number for each property.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    examples = int(os.environ.get("EXAMPLES", settings.default.max_examples))
+    examples = int(os.environ.get("EXAMPLES", "100"))  # 100 is hypothesis's default
     settings.register_profile("untimed", settings.default, deadline=None, max_examples=examples)
     settings.load_profile("untimed")
 
