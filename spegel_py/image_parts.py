@@ -84,7 +84,7 @@ def make_signs(
     return DrainSigns(
         is_automatic=config.replica_floor > 0,
         connected=router.connected,
-        predicted=health.predicted,
+        predicted=health.declining,
         unhealthy=lambda: health.reasons(time.monotonic()),
         damaged=lambda: scrubbed.damaged,
         cordoned=lambda: cordon.reason if cordon else "",

@@ -58,10 +58,14 @@ BAD_FOR = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ExpectedFailure:
-    """A peer will be useless in `lead` seconds, because of `reason`."""
+    """A peer will be useless in `lead` seconds, because of `reason`.
+
+    `is_silence` is True if it does not answer any more, so that it may just restart.
+    """
 
     lead: float
     reason: str
+    is_silence: bool = False
 
 
 class CostSeries:

@@ -198,6 +198,14 @@ class Health:
         """Return for each peer that is about to fail, by id, why and how soon."""
         return {name: str(prediction) for name, prediction in self.predictions.open().items()}
 
+    def declining(self) -> dict[str, str]:
+        """Return those of them that still answer, worse and worse."""
+        return {
+            name: str(prediction)
+            for name, prediction in self.predictions.open().items()
+            if not prediction.is_silence
+        }
+
     def counts(self) -> Counter[str]:
         """Return the number of peers in each state."""
         return Counter(health.state.value for health in self._peers.values())
@@ -262,7 +270,11 @@ class Health:
     def _predict(self, health: PeerHealth, now: float) -> None:
         expected = None if self._is_deaf else health.expected_failure(now)
         if expected and self.predictions.predict(
-            health.peer.id, reason=expected.reason, lead=expected.lead, now=now
+            health.peer.id,
+            reason=expected.reason,
+            lead=expected.lead,
+            now=now,
+            is_silence=expected.is_silence,
         ):
             log.warning(
                 "failure predicted",

@@ -191,7 +191,7 @@ class PeerHealth:
             return expected
         if self.phi(now) >= silence.SUSPECT:
             left = self.heartbeats.left(now) if self.left is None else self.left
-            return ExpectedFailure(left, "it is silent for too long")
+            return ExpectedFailure(left, "it is silent for too long", is_silence=True)
         return None
 
     def phi(self, now: float) -> float:

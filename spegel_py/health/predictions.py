@@ -28,12 +28,16 @@ class PredictionOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A peer will fail `lead` seconds after `made`; from `until` on, it counts as a false alarm."""
+    """A peer will fail `lead` seconds after `made`; from `until` on, it counts as a false alarm.
+
+    `is_silence` is True if the peer does not answer any more, so that it may just restart.
+    """
 
     reason: str
     lead: float
     made: float
     until: float
+    is_silence: bool = False
 
     def __str__(self) -> str:
         return f"{self.reason}; predicted {self.lead:.0f} s ahead"
@@ -63,14 +67,17 @@ class Predictions:
         """Return the open predictions by peer id."""
         return dict(self._open)
 
-    def predict(self, peer: str, *, reason: str, lead: float, now: float) -> bool:
+    def predict(
+        self, peer: str, *, reason: str, lead: float, now: float, is_silence: bool = False
+    ) -> bool:
         """Predict that a peer fails in `lead` seconds.
 
         Return False if a prediction for the peer is open, or ended as a false alarm within REST.
         """
         if peer in self._open or now < self._resting.get(peer, now):
             return False
-        self._open[peer] = Prediction(reason, lead, now, now + PATIENCE * lead + GRACE)
+        until = now + PATIENCE * lead + GRACE
+        self._open[peer] = Prediction(reason, lead, now, until, is_silence)
         return True
 
     def failed(self, peer: str, *, reason: str, now: float) -> ScoredPrediction:

@@ -293,7 +293,7 @@ class ReplicaKeeper:
         view: KeeperView,
     ) -> dict[Digest, ImageState]:
         now, wall = self._monotonic(), self._clock()
-        connected, held = frozenset(self._connected()), self._replicas.held()
+        held = self._replicas.held()
         leaving, is_leaving = self._drain.leaving_peers, self._drain.is_draining
         self._counts.keep(found)
         states = {}
@@ -302,10 +302,13 @@ class ReplicaKeeper:
             if one.is_pulled:
                 self._used[manifest] = wall
             used = self._used.get(manifest, replica.used if replica else wall)
+            # The connected nodes are read after the lookup: a node that is lost in between would
+            # seem to have released its replicas otherwise.
+            seen = await self._lookup(replica_key(manifest))
             replicas = self._counts.update(
                 manifest,
-                await self._lookup(replica_key(manifest)),
-                connected=connected,
+                seen,
+                connected=frozenset(self._connected()),
                 now=now,
                 is_held=replica is not None and not is_leaving,
                 leaving=leaving,

@@ -169,6 +169,8 @@ def test_silence_takes_the_weight_gradually_and_is_told_before_the_end() -> None
     assert factors == sorted(factors, reverse=True)
     assert 0 < factors[-1] < 0.2
     assert book.names == ["failure predicted", "peer suspected"]
+    assert book.predicted().keys() == {"a"}
+    assert book.declining() == {}  # it may just restart, so its images stay
     book.observe([member(B)], 44.5)
     assert book.scheduler.due(44.5, 10)[0] == A
     book.checked(A, "no answer", 2.0, 46.5)

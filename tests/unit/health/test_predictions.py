@@ -24,6 +24,13 @@ def test_a_failure_that_was_foretold_is_true_with_its_lead() -> None:
     assert (outcome.outcome, outcome.lead, outcome.reason) == (PredictionOutcome.TRUE, 7.0, "slow")
 
 
+def test_a_prediction_by_silence_is_marked() -> None:
+    predictions = foretold()
+    predictions.predict("b", reason="silent", lead=3.0, now=100.0, is_silence=True)
+    found = {peer: one.is_silence for peer, one in predictions.open().items()}
+    assert found == {"a": False, "b": True}
+
+
 def test_a_failure_that_nobody_foretold_is_missed() -> None:
     """It has no lead, and its own reason."""
     outcome = foretold().failed("b", reason="dead", now=107.0)
