@@ -18,6 +18,7 @@ from tests.faults.drill.keeping import KEEPING, KeepingPlayer, KeepingRow
 from tests.faults.drill.player import DrillPlayer
 from tests.faults.drill.report import DrillOutcome, markdown
 from tests.faults.drill.rows import FULL, SHORT, Row
+from tests.faults.drill.zone_lost import ZONE_ROWS
 from tests.faults.harness import Play, chosen, parser, run
 from tests.faults.report import as_json
 
@@ -25,7 +26,7 @@ from tests.faults.report import as_json
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the chosen rows and return the exit status."""
     options = _options(arguments)
-    rows: list[Row | KeepingRow] = [*(SHORT if options.short else FULL), *KEEPING]
+    rows: list[Row | KeepingRow] = [*(SHORT if options.short else FULL), *KEEPING, *ZONE_ROWS]
     views = {"json": as_json, "svg": plot.svg, "markdown": markdown}
     size = "short" if options.short else "full"
     start = partial(_start, options.logs)

@@ -205,19 +205,19 @@ async def _drained(cluster: KeepingCluster, outcome: DrillOutcome) -> DrillOutco
     began = time.monotonic()
     await cluster.evacuate(victim, "--wait")
     moved = Measure(seconds=time.monotonic() - began, limit=EVACUATED)
-    seen = await _alert(victim, conditions.DRAINING, is_open=True)
+    seen = await alerted(victim, conditions.DRAINING, is_open=True)
     await kill_node(victim)
     saved = [one for one in references if await cluster.keepers(one)]
     pulls = await cluster.pulls(references, cluster.others(victim))
     await cluster.restore(victim)
     await cluster.evacuate(victim, "--undo")
-    over = await _alert(victim, conditions.DRAINING, is_open=False)
+    over = await alerted(victim, conditions.DRAINING, is_open=False)
     return replace(
         outcome,
         moved=moved,
         saved=(len(saved), len(references)),
         pulls=tuple(pulls),
-        sightings=(await _sighting(victim, conditions.DRAINING, seen, over),),
+        sightings=(await sighting_of(victim, conditions.DRAINING, seen, over),),
     )
 
 
@@ -279,17 +279,17 @@ async def _floor_missed(cluster: KeepingCluster, outcome: DrillOutcome) -> Drill
     """All other nodes refuse an image. Then one of them pulls it, and may keep it."""
     speaker, other = cluster.nodes[0], cluster.nodes[2]
     [reference] = await cluster.give(WANTED, "missed", speaker, count=1)
-    seen = await _alert(speaker, conditions.FLOOR_MISSED, is_open=True)
+    seen = await alerted(speaker, conditions.FLOOR_MISSED, is_open=True)
     assert other.spegel
     await other.spegel.end()
     await cluster.restore(other, replicate_images=f"/({KEPT}|{WANTED})/")
     await other.cri.pull(reference)
-    over = await _alert(speaker, conditions.FLOOR_MISSED, is_open=False)
-    sighting = await _sighting(speaker, conditions.FLOOR_MISSED, seen, over, limit=ALERTED)
+    over = await alerted(speaker, conditions.FLOOR_MISSED, is_open=False)
+    sighting = await sighting_of(speaker, conditions.FLOOR_MISSED, seen, over, limit=ALERTED)
     return replace(outcome, sightings=(sighting,))
 
 
-async def _alert(node: Node, condition: Condition, *, is_open: bool) -> float | None:
+async def alerted(node: Node, condition: Condition, *, is_open: bool) -> float | None:
     """Wait until a node has the alert open, or has none; return the seconds, None for never."""
     began = time.monotonic()
 
@@ -303,7 +303,7 @@ async def _alert(node: Node, condition: Condition, *, is_open: bool) -> float | 
     return None
 
 
-async def _sighting(
+async def sighting_of(
     node: Node,
     condition: Condition,
     seen: float | None,

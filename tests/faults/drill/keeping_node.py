@@ -7,6 +7,7 @@ that its registry answers each request late by the seconds in the file `slow` of
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from unittest.mock import patch
@@ -21,10 +22,12 @@ SLOW = "slow"
 """The file with the seconds by which answers are late."""
 STEP = 2.0
 """Seconds over which a forecast averages costs; ten in a real node."""
+GRACE = "DRILL_GRACE"
+"""The environment variable with the seconds for which a lost node's only other replica counts."""
 QUICK = {
     "spegel_py.replicas.keeper.SCAN": 1.0,
     "spegel_py.replicas.keep_plan.NEW": 2.0,
-    "spegel_py.replicas.replica_counts.SHORT_GRACE": 3.0,
+    "spegel_py.replicas.replica_counts.SHORT_GRACE": float(os.environ.get(GRACE, "3")),
     "spegel_py.replicas.replica_counts.GRACE": 6.0,
     "spegel_py.replicas.keep_requester.MISSED": 8.0,
     "spegel_py.replicas.draining.PEERS": 1.0,
