@@ -264,6 +264,7 @@ class Assembly:
             credentials=self.auth,
             node=node_name(self.config.node_name),
             ingest_reader=ingest_reader,
+            default_registry=self.config.default_registry,
         )
 
     def admin_app(self) -> web.Application:

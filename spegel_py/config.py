@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from spegel_py import settings, values
-from spegel_py.errors import ConfigError
+from spegel_py.errors import ConfigError, NameInvalid
 from spegel_py.node_name import NODE_NAME
 from spegel_py.oci.filters import WILDCARDS, Filters, Pattern
+from spegel_py.oci.reference import check_registry
 from spegel_py.settings import declared, setting
 from spegel_py.telemetry.logging import LOG_FORMAT, LOG_LEVEL, LogFormat
 
@@ -44,6 +45,15 @@ def _registries(given: Any) -> tuple[str, ...]:
             advice = "should be a registry such as https://registry.example:5000"
             raise ValueError(f"{values.quoted(each)} {advice}") from None
     return found
+
+
+def _registry_or_none(given: Any) -> str:
+    """Return a registry's `host[:port]`, empty for none."""
+    written = values.text(given)
+    try:
+        return check_registry(written) if written else ""
+    except NameInvalid:
+        raise ValueError(f"{values.quoted(given)} should be a registry such as docker.io") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +126,14 @@ class Config:
     )
     mirrored_registries: tuple[str, ...] = setting(
         _registries, (), "registries that are mirrored; _default, * or none means all", many=True
+    )
+    default_registry: str = setting(
+        _registry_or_none,
+        "",
+        (
+            "registry of requests that name none, as docker.io for dockerd's registry-mirrors; "
+            "without it such requests are answered by digest only"
+        ),
     )
     registry_filters: tuple[Pattern, ...] = setting(
         values.patterns,

@@ -25,7 +25,14 @@ from spegel_py.errors import (
 )
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange, ByteSpan, ContentRange, spans
-from spegel_py.oci.reference import canonical_registry, check_registry, check_repository, check_tag
+from spegel_py.oci.reference import (
+    canonical_registry,
+    check_registry,
+    check_repository,
+    check_tag,
+    full_repository,
+    is_host,
+)
 
 MIRRORED_HEADER = "X-Spegel-Mirrored"
 """A peer sets it to `true` to be answered from local content only, so a request makes one hop (as
@@ -56,6 +63,9 @@ NAMESPACE_HEADER = "OCI-Namespace"
 
 Answers have it too.
 """
+
+WAYS_TO_NAME = "?ns=REGISTRY, the header OCI-Namespace, or /v2/REGISTRY/REPOSITORY/…"
+"""The ways in which a request can name its registry, for people. They count in this order."""
 
 METHODS = ("GET", "HEAD")
 
@@ -106,10 +116,11 @@ class PullClient(StrEnum):
 class PullRequest:
     """A valid pull request. `reference` is a tag only for a manifest whose registry is known.
 
-    `registry` is the registry in `?ns=` or OCI-Namespace, in its canonical spelling. It is None for
-    a digest that was requested without one (skopeo, dockerd). `namespace` is the client's own
-    spelling if that differs. `node` is the node whose runtime asks, if the client tells it. Several
-    ranges of a blob are in `ranges`, and `range` is then None; for a manifest they are ignored.
+    `registry` is the registry in `?ns=`, in OCI-Namespace, or at the head of the path, in its
+    canonical spelling. It is None for a digest that was requested without one. `namespace` is the
+    client's own spelling if that differs. `node` is the node whose runtime asks, if the client
+    tells it. Several ranges of a blob are in `ranges`, and `range` is then None; for a manifest
+    they are ignored.
     """
 
     head: bool
@@ -179,7 +190,12 @@ class PullRequest:
 
     @classmethod
     def parse(
-        cls, *, method: str, target: str, headers: Iterable[tuple[str, str]] = ()
+        cls,
+        *,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]] = (),
+        default_registry: str = "",
     ) -> PullRequest:
         """Return the request of a method, a target and header lines.
 
@@ -187,6 +203,7 @@ class PullRequest:
             method: The HTTP method.
             target: The raw request target, percent-encoded and with its query.
             headers: The header lines as names and values.
+            default_registry: The registry of a client's request that names none; empty for none.
 
         Raises:
             Unsupported: The method is not GET or HEAD.
@@ -201,7 +218,11 @@ class PullRequest:
         path, _, query = origin_form(target).partition("?")
         repository, kind, last = _split(path)
         fields = _fields(headers)
+        mirrored = _is_true(fields, MIRRORED_HEADER)
         namespace = _namespace(query) or _last(fields, NAMESPACE_HEADER)
+        if not namespace and not mirrored:  # nodes name it in the query
+            namespace, repository = _named_by_path(repository)
+            namespace = namespace or default_registry
         registry = canonical_registry(check_registry(namespace)) if namespace else None
         head = method == "HEAD"
         ranges = () if head else _ranges(fields)
@@ -209,13 +230,13 @@ class PullRequest:
             head=head,
             kind=kind,
             registry=registry,
-            repository=check_repository(repository),
+            repository=full_repository(registry, check_repository(repository)),
             reference=_reference(kind, last, registry),
             range=ranges[0] if len(ranges) == 1 else None,
             accept=tuple(
                 line for line in fields.get("accept", ()) if line.isascii() and line.isprintable()
             ),
-            mirrored=_is_true(fields, MIRRORED_HEADER),
+            mirrored=mirrored,
             in_flight=_is_true(fields, IN_FLIGHT_HEADER),
             node=_last(fields, NODE_HEADER) or None,
             namespace=namespace if namespace and namespace != registry else None,
@@ -285,12 +306,22 @@ def _namespace(query: str) -> str:
     return unquote(values.pop()) if values else ""
 
 
+def _named_by_path(name: str) -> tuple[str, str]:
+    """Return the registry at the head of a name, empty if there is none, and the repository.
+
+    As in an image's name, the first part is a registry if it has a dot or a colon or is
+    `localhost`, and a repository follows.
+    """
+    first, slash, rest = name.partition("/")
+    return (first, rest) if slash and is_host(first) else ("", name)
+
+
 def _reference(kind: Kind, text: str, registry: str | None) -> Digest | str:
     if kind is Kind.BLOB or ":" in text:
         return Digest.parse(text)
     tag = check_tag(text)
     if registry is None:  # after a 404 clients go on to the registry
-        advice = "add ?ns=<registry> to the request"
+        advice = f"name it by {WAYS_TO_NAME}; or set --default-registry"
         raise ManifestUnknown(f"the tag {tag!r} needs its registry: {advice}")
     return tag
 

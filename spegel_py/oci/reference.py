@@ -6,7 +6,8 @@ does, so all nodes use the same key.
 A replica, which a node keeps though its runtime may remove the image, has a key of its own.
 
 A registry has several spellings: host names ignore case, 443 is the port of https, a trailing dot
-is the root of the DNS, and docker.io has aliases. Keys use its canonical spelling.
+is the root of the DNS, and docker.io has aliases. Its own images are written with `library/` or
+without. Keys use the canonical spelling.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _REGISTRY = re.compile(rf"(?:\[[0-9a-fA-F:.]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::[
 
 DOCKER_HUB = "docker.io"
 _ALIASES = {"index.docker.io": DOCKER_HUB, "registry-1.docker.io": DOCKER_HUB}
+_LIBRARY = "library"
+"""The part that Docker Hub's own images have before their name: docker.io/alpine is written so."""
 _LOOPBACK = ("127.", "[::1]")
 """Prefixes of hosts that containerd asks without TLS, so 443 is not their default port."""
 
@@ -102,7 +105,16 @@ def canonical_name(name: str) -> str:
     A text without a slash, such as a digest, is returned unchanged.
     """
     registry, slash, rest = name.partition("/")
-    return f"{canonical_registry(registry)}/{rest}" if slash and is_host(registry) else name
+    if not slash or not is_host(registry):
+        return name
+    canonical = canonical_registry(registry)
+    return f"{canonical}/{full_repository(canonical, rest)}"
+
+
+def full_repository(registry: str | None, repository: str) -> str:
+    """Return a repository with the part that Docker Hub's own images may be written without."""
+    is_short = registry == DOCKER_HUB and "/" not in repository
+    return f"{_LIBRARY}/{repository}" if is_short else repository
 
 
 @dataclass(frozen=True, slots=True)

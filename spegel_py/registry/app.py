@@ -49,6 +49,7 @@ def create_app(
     ingest_reader: IngestReader | None = None,
     origins: Origins | None = None,
     gate: Gate = open_gate,
+    default_registry: str = "",
 ) -> web.Application:
     """Return the application of the registry.
 
@@ -62,6 +63,7 @@ def create_app(
         ingest_reader: serves content that is still being downloaded to peers; None to not do it.
         origins: returns the origin of content; without it, filters decide by names only.
         gate: is awaited before each piece that is sent in the background.
+        default_registry: the registry of a client's request that names none; empty for none.
     """
     probes = {"/readyz": ready, "/livez": live}
     pulls = PullHandler(
@@ -78,6 +80,7 @@ def create_app(
         ingest_reader=ingest_reader,
         origins=origins,
         gate=gate,
+        default_registry=default_registry,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:

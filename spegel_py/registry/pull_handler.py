@@ -61,6 +61,7 @@ class PullHandler:
         origins: returns the repositories that content came from. Content is excluded if filters
             exclude all of them.
         gate: is awaited before each piece that is sent in the background.
+        default_registry: the registry of a client's request that names none; empty for none.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class PullHandler:
         ingest_reader: IngestReader | None = None,
         origins: Origins | None = None,
         gate: Gate = open_gate,
+        default_registry: str = "",
     ) -> None:
+        self._default_registry = default_registry
         self._store = store
         self._gate = gate
         self._provenance = (
@@ -106,7 +109,10 @@ class PullHandler:
         if is_base(request.raw_path):
             return web.json_response({})
         pull = PullRequest.parse(
-            method=request.method, target=request.raw_path, headers=request.headers.items()
+            method=request.method,
+            target=request.raw_path,
+            headers=request.headers.items(),
+            default_registry=self._default_registry,
         )
         if not pull.client.is_background:
             self._limits.record_foreground()

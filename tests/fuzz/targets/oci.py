@@ -251,7 +251,8 @@ def _requests(data: bytes) -> None:
         assert len(answer.body) < 2000
         raise
     assert origin_form(pull.target) == pull.target
-    again = PullRequest.parse(method=method, target=pull.target)
+    peer = [("X-Spegel-Mirrored", "true")]
+    again = PullRequest.parse(method=method, target=pull.target, headers=peer)
     assert (again.reference, again.registry, again.repository) == (
         pull.reference,
         pull.registry,

@@ -24,6 +24,7 @@ from spegel_py.errors import (
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest, is_base, render
 from spegel_py.oci.range import ByteRange, unsatisfiable
+from spegel_py.oci.reference import full_repository
 
 HEX = "a" * 64
 DIGEST = Digest("sha256", HEX)
@@ -57,13 +58,74 @@ def test_a_digest_is_looked_up_under_its_own_text() -> None:
         f"sha256:{HEX}",
         None,
     )
-    assert pull.label == "docker.io/app"
+    assert pull.label == "docker.io/library/app"
 
 
 def test_a_digest_needs_no_registry() -> None:
     """Clients that treat this as a plain mirror send no `ns`: digests work."""
     assert parse(BLOB).registry is None
     assert parse(BLOB).label == "app"
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/v2/registry.example/team/app/manifests/v1", "registry.example/team/app:v1"),
+        ("/v2/registry.example:5000/app/manifests/v1", "registry.example:5000/app:v1"),
+        ("/v2/localhost/app/manifests/v1", "localhost/app:v1"),
+        ("/v2/%5B%3A%3A1%5D%3A5000/app/manifests/v1", "[::1]:5000/app:v1"),
+        ("/v2/REGISTRY-1.docker.io:443/alpine/manifests/3", "docker.io/library/alpine:3"),
+        ("/v2/docker.io/grafana/grafana/manifests/3", "docker.io/grafana/grafana:3"),
+    ],
+)
+def test_the_head_of_the_path_may_name_the_registry(path: str, key: str) -> None:
+    """As a mirror with a path in `registries.conf`, in BuildKit's or in k3s's file asks."""
+    assert parse(path).key == key
+    blob = path.partition("/manifests/")[0] + f"/blobs/{DIGEST}"
+    assert parse(blob).registry == parse(path).registry
+
+
+def test_the_query_counts_before_the_header_and_the_header_before_the_path() -> None:
+    """A repository may look like a registry; a client that names the registry means it so."""
+    path = "/v2/my.team/app/manifests/v1"
+    assert parse(path).key == "my.team/app:v1"
+    assert parse(path, OCI_Namespace="r.io").key == "r.io/my.team/app:v1"
+    assert parse(f"{path}?ns=q.io", OCI_Namespace="r.io").key == "q.io/my.team/app:v1"
+
+
+def test_a_node_names_the_registry_in_the_query_only() -> None:
+    """What a node asks for was parsed before; a digest without a registry stays so."""
+    asked = f"/v2/my.team/app/blobs/{DIGEST}"
+    assert parse(asked, X_Spegel_Mirrored="true").registry is None
+    assert parse(asked).registry == "my.team"
+    first = parse("/v2/docker.io/alpine/manifests/3")
+    assert parse(first.target, X_Spegel_Mirrored="true").key == first.key
+
+
+@pytest.mark.parametrize("path", ["/v2/registry.example/manifests/v1", "/v2/app/manifests/v1"])
+def test_a_registry_alone_is_no_image(path: str) -> None:
+    with pytest.raises(ManifestUnknown, match=r"/v2/REGISTRY/REPOSITORY/"):
+        parse(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/v2/library/alpine/manifests/3", "docker.io/library/alpine:3"),
+        ("/v2/alpine/manifests/3", "docker.io/library/alpine:3"),
+        ("/v2/registry.example/app/manifests/3", "registry.example/app:3"),
+        ("/v2/app/manifests/3?ns=r.io", "r.io/app:3"),
+    ],
+)
+def test_a_default_registry_is_that_of_requests_that_name_none(path: str, key: str) -> None:
+    """dockerd asks its registry-mirrors for Docker Hub's images without naming Docker Hub."""
+    pull = PullRequest.parse(method="GET", target=path, default_registry="docker.io")
+    assert pull.key == key
+    headers = [("X-Spegel-Mirrored", "true")]
+    peers = PullRequest.parse(
+        method="GET", target=BLOB, headers=headers, default_registry="docker.io"
+    )
+    assert peers.registry is None
 
 
 @pytest.mark.parametrize("query", ["", "?ns=", "?other=r.io"])
@@ -201,7 +263,11 @@ def test_the_target_sent_to_a_peer_reads_back_as_the_same_request(
 ) -> None:
     """Parsing a request's own target gives the same request."""
     pull = PullRequest(
-        head=head, kind=Kind.MANIFEST, registry=registry, repository=repository, reference=tag
+        head=head,
+        kind=Kind.MANIFEST,
+        registry=registry,
+        repository=full_repository(registry, repository),
+        reference=tag,
     )
     assert parse(pull.target, "HEAD" if head else "GET") == pull
 

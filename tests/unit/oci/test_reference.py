@@ -110,8 +110,16 @@ def test_the_canonical_spelling_of_a_registry(spelling: str, canonical: str) -> 
     """Case, a trailing dot, the port of https, and docker.io's aliases make no other registry."""
     assert check_registry(spelling) == spelling
     assert canonical_registry(spelling) == canonical
-    assert canonical_name(f"{spelling}/app:1") == f"{canonical}/app:1"
-    assert Reference.parse(f"{spelling}/app:1").key == f"{canonical}/app:1"
+    assert canonical_name(f"{spelling}/team/app:1") == f"{canonical}/team/app:1"
+    assert Reference.parse(f"{spelling}/team/app:1").key == f"{canonical}/team/app:1"
+
+
+@pytest.mark.parametrize("registry", ["docker.io", "index.docker.io", "DOCKER.IO:443"])
+def test_docker_hubs_own_images_have_one_key(registry: str) -> None:
+    assert canonical_name(f"{registry}/alpine:3") == "docker.io/library/alpine:3"
+    assert canonical_name(f"{registry}/library/alpine:3") == "docker.io/library/alpine:3"
+    assert canonical_name(f"{registry}/grafana/grafana:3") == "docker.io/grafana/grafana:3"
+    assert canonical_name("registry.example/alpine:3") == "registry.example/alpine:3"
 
 
 HOSTS = r"(\[[0-9a-fA-F:.]{1,6}\]|[a-zA-Z0-9_.-]{1,8})(:[0-9]{1,3}|:443)?"
