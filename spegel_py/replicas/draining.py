@@ -8,9 +8,11 @@ person began outlives a restart, in a file; every other cause is looked for agai
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,11 +43,15 @@ PEERS, PEERS_IDLE = 15.0, 60.0
 """Seconds between two lookups of the peers that drain; the second on a node that keeps no images,
 which only shows them."""
 
+FRESH = 3.0
+"""Seconds after a lookup of the peers that drain in which it is not repeated."""
+
 MAX_PEERS = 1000
 """Peers that drain and are looked up."""
 
-PATIENCE = 30.0
-"""Seconds for which a disk must fail before the node drains."""
+PATIENCE, SPREAD = 30.0, 120.0
+"""Seconds for which a disk must fail before the node drains, and seconds over which nodes whose
+disks fail together begin: each sees how many drain already."""
 
 DAMAGED = 3
 """Damaged blobs that show a failing disk; one may be an accident."""
@@ -124,7 +130,10 @@ class Draining:
         self._clock = clock
         self._monotonic = monotonic
         self._reports = SickReports()
+        # the place of this node among all, from 0 to 1
+        self._place = hashlib.sha256(requests.id.encode()).digest()[0] / 255
         self._faulty_since: float | None = None
+        self._found = -math.inf
         self._told: dict[str, float] = {}
         self._faults = FaultLog(log)
         self.on_action: OnAction = ignore_action
@@ -172,10 +181,10 @@ class Draining:
             pause = PEERS if self.signs.is_automatic else PEERS_IDLE
             tasks.create_task(self._repeat(self.find_peers, pause), name="draining peers")
 
-    async def _repeat(self, step: Callable[[], object], pause: float) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:
             try:
-                await step()  # type: ignore[misc]
+                await step()
             except Exception as error:  # noqa: BLE001 - a fault here must not end the node
                 self._faults.log_once("drain was not judged", error)
             await asyncio.sleep(pause)
@@ -184,11 +193,12 @@ class Draining:
         """Begin and end the drains that this node's own causes ask for, and warn failing peers."""
         now, signs, state = self._monotonic(), self.signs, self.state
         found = self._causes(now)
-        drained = len(state.draining_peers)
         for cause in (DrainCause.DISK, DrainCause.SICK, DrainCause.CORDONED):
             if cause not in found:
                 await self.end(cause)
-            elif cause is DrainCause.CORDONED or not is_braked(drained, len(signs.connected())):
+            elif cause not in state.causes and (
+                cause is DrainCause.CORDONED or not await self._is_braked()
+            ):
                 await self.begin(cause, found[cause])
         predicted, unhealthy = signs.predicted(), signs.unhealthy()
         lost = failing(state.failing_peers, predicted=predicted, unhealthy=unhealthy)
@@ -202,10 +212,16 @@ class Draining:
         found = frozenset(
             [peer.id async for peer in self._router.lookup(DRAINING_KEY, limit=MAX_PEERS)]
         )
+        self._found = self._monotonic()
         if found != self.state.draining_peers:
             log.info("draining peers", peers=sorted(found))
             self.state.draining_peers = found
             self.state.changed.set()
+
+    async def _is_braked(self) -> bool:
+        if self._monotonic() - self._found >= FRESH:
+            await self.find_peers()
+        return is_braked(len(self.state.draining_peers), len(self.signs.connected()))
 
     def _causes(self, now: float) -> dict[DrainCause, str]:
         """Return the causes that this node finds by itself, each with a sentence."""
@@ -214,7 +230,8 @@ class Draining:
         if (damaged := self.signs.damaged()) >= DAMAGED:
             faults = faults or f"{damaged} blobs are damaged"
         self._faulty_since = (self._faulty_since or now) if faults else None
-        if self._faulty_since is not None and now - self._faulty_since >= PATIENCE:
+        patience = PATIENCE + SPREAD * self._place
+        if self._faulty_since is not None and now - self._faulty_since >= patience:
             found[DrainCause.DISK] = faults
         if why := self._reports.reason(now):
             found[DrainCause.SICK] = why

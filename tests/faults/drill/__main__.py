@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.faults.drill import plot
 from tests.faults.drill.cluster import start_cluster
-from tests.faults.drill.keeping import KEEPING, KeepingPlayer, KeepingRow
+from tests.faults.drill.keeping import KEEPING, SHORT_STEP, STEP, KeepingPlayer, KeepingRow
 from tests.faults.drill.player import DrillPlayer
 from tests.faults.drill.report import DrillOutcome, markdown
 from tests.faults.drill.rows import FULL, SHORT, Row
@@ -29,17 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row | KeepingRow] = [*(SHORT if options.short else FULL), *KEEPING, *ZONE_ROWS]
     views = {"json": as_json, "svg": plot.svg, "markdown": markdown}
     size = "short" if options.short else "full"
-    start = partial(_start, options.logs)
+    start = partial(_start, options.logs, SHORT_STEP if options.short else STEP)
     return run(chosen(rows, options.only or ()), start, views, options, size=size)
 
 
 @asynccontextmanager
 async def _start(
-    logs: Path | None, outcomes: list[DrillOutcome]
+    logs: Path | None, step: float, outcomes: list[DrillOutcome]
 ) -> AsyncIterator[Play[Row | KeepingRow, DrillOutcome]]:
     async with start_cluster() as cluster:
         player = DrillPlayer(cluster=cluster, logs=logs)
-        keeping = KeepingPlayer(cluster=cluster, logs=logs)
+        keeping = KeepingPlayer(cluster=cluster, logs=logs, step=step)
 
         async def play(row: Row | KeepingRow) -> DrillOutcome:
             return await (keeping.play(row) if isinstance(row, KeepingRow) else player.play(row))

@@ -18,7 +18,8 @@ from pathlib import Path
 from spegel_py.supervision import conditions
 from spegel_py.supervision.conditions import Condition
 from tests.faults.drill.cluster import DrillCluster
-from tests.faults.drill.keeping_node import SLOW, STEP
+from tests.faults.drill.keeping_node import SLOW
+from tests.faults.drill.keeping_node import STEP as STEP_NAME
 from tests.faults.drill.report import DrillOutcome, Measure, Sighting
 from tests.faults.harness import recorded
 from tests.faults.pulls import Attempt, attempt
@@ -52,6 +53,8 @@ IMAGES = 5
 """Images of a node that goes."""
 USELESS = 3.0
 """Seconds by which each answer of a failing node is late when it dies."""
+SHORT_STEP, STEP = 1.5, 10.0
+"""Seconds over which forecasts average costs in the short form, and in a real node."""
 GROWTH, SLOW_FROM = 1.3, 0.02
 """Factor by which answers of a failing node become slower in each step, and the first delay."""
 
@@ -62,7 +65,8 @@ KEPT, SOLE, WANTED = "kept", "sole", "wanted"
 class KeepingCluster:
     """The nodes of the drill, started again with a floor."""
 
-    def __init__(self, *, cluster: DrillCluster) -> None:
+    def __init__(self, *, cluster: DrillCluster, step: float) -> None:
+        self.step = step
         self.lab = cluster.lab
         self.nodes = cluster.nodes
         self._is_started = False
@@ -71,6 +75,7 @@ class KeepingCluster:
         """Start all nodes with a floor, or those that are away."""
         if not self._is_started:
             for node in self.nodes:
+                node.under = ("env", f"{STEP_NAME}={self.step}", *node.under)
                 if node.spegel is not None:
                     await node.spegel.end()
         if self.lab.registry.process.pid is None:
@@ -166,11 +171,16 @@ class KeepingRow:
 
 
 class KeepingPlayer:
-    """Plays one row after the other; `logs` is the folder for logs of rows that went wrong."""
+    """Plays one row after the other.
 
-    def __init__(self, *, cluster: DrillCluster, logs: Path | None) -> None:
+    Args:
+        logs: the folder for logs of rows that went wrong.
+        step: seconds over which forecasts average costs.
+    """
+
+    def __init__(self, *, cluster: DrillCluster, logs: Path | None, step: float) -> None:
         self._cluster = cluster
-        self._keeping = KeepingCluster(cluster=cluster)
+        self._keeping = KeepingCluster(cluster=cluster, step=step)
         self._logs = logs
 
     async def play(self, row: KeepingRow) -> DrillOutcome:
@@ -226,21 +236,17 @@ async def _predicted(cluster: KeepingCluster, outcome: DrillOutcome) -> DrillOut
     victim = cluster.nodes[5]
     others = cluster.others(victim)
     references = await cluster.give(SOLE, "sick", victim)
-    scored = await _scored(others)
+    scored, began = await _scored(others), time.time()
     async with _asking(references[0], others):
         delay = 0.0
         while delay < USELESS:
             (victim.folder / "data" / SLOW).write_text(f"{delay:.3f}")
-            await asyncio.sleep(STEP)
+            await asyncio.sleep(cluster.step)
             delay = max(SLOW_FROM, delay * GROWTH)
     saved = [one for one in references if set(await cluster.keepers(one)) - {victim}]
     await kill_node(victim)
     died = time.time()
-    told = [
-        datetime.datetime.fromisoformat(str(entry["timestamp"])).timestamp()
-        for node in others
-        for entry in events(node, "failure predicted", peer=await _id(victim, others))
-    ]
+    told = [at for node in others for at in _predictions(node, victim) if at >= began]
     pulls = await cluster.pulls(saved, others)
 
     async def is_scored() -> bool:
@@ -338,13 +344,13 @@ async def _scored(nodes: Sequence[Node]) -> float:
     return sum([await metric(node, name, outcome="true") for node in nodes])
 
 
-async def _id(node: Node, others: Sequence[Node]) -> str:
-    """Return a node's id, as another node's log of its last start has it."""
-    for other in others:
-        for entry in events(other, "failure predicted"):
-            if str(entry["addr"]).startswith(f"{node.address}:"):
-                return str(entry["peer"])
-    return ""
+def _predictions(node: Node, victim: Node) -> list[float]:
+    """Return the Unix times at which a node predicted the failure of another one."""
+    return [
+        datetime.datetime.fromisoformat(str(entry["timestamp"])).timestamp()
+        for entry in events(node, "failure predicted")
+        if str(entry["addr"]).startswith(f"{victim.address}:")
+    ]
 
 
 KEEPING = (
@@ -355,4 +361,4 @@ KEEPING = (
     ),
     KeepingRow(name="floor missed", scenario=_floor_missed, expected=(conditions.FLOOR_MISSED,)),
 )
-"""The rows, the same in the short form."""
+"""The rows. The short form has them too, with quicker forecasts."""

@@ -1,7 +1,7 @@
 """A node that keeps images, in a hurry: `python -m tests.faults.drill.keeping_node registry ...`.
 
-It is the real node, save that its scans, graces and forecasts take seconds in place of minutes, and
-that its registry answers each request late by the seconds in the file `slow` of its data directory.
+It is the real node, save that its scans and graces take seconds in place of minutes, as forecasts
+may. Its registry answers each request late by the seconds in the file `slow` of its data directory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from spegel_py.assembly import Assembly
 
 SLOW = "slow"
 """The file with the seconds by which answers are late."""
-STEP = 2.0
-"""Seconds over which a forecast averages costs; ten in a real node."""
+STEP = "DRILL_STEP"
+"""The environment variable with the seconds over which a forecast averages costs."""
 GRACE = "DRILL_GRACE"
 """The environment variable with the seconds for which a lost node's only other replica counts."""
 QUICK = {
@@ -31,7 +31,7 @@ QUICK = {
     "spegel_py.replicas.replica_counts.GRACE": 6.0,
     "spegel_py.replicas.keep_requester.MISSED": 8.0,
     "spegel_py.replicas.draining.PEERS": 1.0,
-    "spegel_py.health.forecast.STEP": STEP,
+    "spegel_py.health.forecast.STEP": float(os.environ.get(STEP, "10")),
 }
 """Seconds in place of the program's own."""
 

@@ -11,7 +11,15 @@ from prometheus_client import CollectorRegistry
 
 from spegel_py.oci.filters import EVERYTHING
 from spegel_py.replicas.drain_state import DrainCause, DrainState
-from spegel_py.replicas.draining import DAMAGED, FILE, PATIENCE, TELL, Draining, DrainSigns
+from spegel_py.replicas.draining import (
+    DAMAGED,
+    FILE,
+    PATIENCE,
+    SPREAD,
+    TELL,
+    Draining,
+    DrainSigns,
+)
 from spegel_py.replicas.keep_queue import KeepQueue
 from spegel_py.replicas.metrics import ReplicaMetrics
 from spegel_py.replicas.replica_rules import ReplicaRules
@@ -154,7 +162,7 @@ async def test_a_failing_disk_drains_its_node_while_it_fails() -> None:
         node.now += PATIENCE - 1.0
         await node.draining.look()
         assert node.causes() == set()
-        node.now += 1.0
+        node.now += 1.0 + SPREAD
         await node.draining.look()
         assert node.causes() == {"disk"}
         node.disk, node.damaged = [], 0
@@ -205,9 +213,8 @@ async def test_the_brake_holds_for_causes_that_may_be_common_to_all() -> None:
     for node in (first, second, third):
         node.disk = ["disk-full"]
         await node.draining.look()
-        node.now += PATIENCE
+        node.now += PATIENCE + SPREAD
     await first.draining.look()
-    await second.draining.find_peers()
     await second.draining.look()
     assert (first.causes(), second.causes()) == ({"disk"}, set())
     second.cordoned = "it is cordoned"
@@ -221,6 +228,6 @@ async def test_without_a_floor_a_node_drains_for_no_cause_of_its_own() -> None:
     for peer in ("a", "b"):
         node.draining.on_sick(peer, "slow")
     await node.draining.look()
-    node.now += PATIENCE
+    node.now += PATIENCE + SPREAD
     await node.draining.look()
     assert node.causes() == {"cordoned"}
