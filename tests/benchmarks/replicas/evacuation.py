@@ -38,10 +38,11 @@ async def _measure(nodes: int, images: int, size: int) -> None:
         command = (sys.executable, "-m", "spegel_py", "evacuate", "--wait", "--json")
         job = json.loads(await run(*command, "--control-socket", socket, deadline=900.0))
         seconds = time.monotonic() - began
+        asked = len(lab.registry.requests())
         counts = [int(await metric(node, "spegel_replicas")) for node in others]
     print(f"{images} images of {size} MB, {nodes} nodes; load {load}")
     print(f"{job['state']} after {seconds:.1f} s: {images * size / seconds:.0f} MB/s")
-    print(f"on the other nodes: {counts}; requests to the registry: {len(lab.registry.requests())}")
+    print(f"on the other nodes: {counts}; requests to the registry: {asked}")
 
 
 def main() -> None:
