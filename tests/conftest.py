@@ -15,12 +15,10 @@ def pytest_configure() -> None:
     """Have what tests start be interrupted by SIGINT: a shell that runs this in the background lets
     it be ignored.
 
-    No example of a property is timed either: a busy machine is no fault of what is tested. EXAMPLES
-    is their number for each property.
+    No example of a property is timed either: a busy machine is no fault of what is tested.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    examples = int(os.environ.get("EXAMPLES", "100"))  # 100 is hypothesis's default
-    settings.register_profile("untimed", settings.default, deadline=None, max_examples=examples)
+    settings.register_profile("untimed", settings.default, deadline=None)
     settings.load_profile("untimed")
 
 

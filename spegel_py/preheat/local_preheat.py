@@ -250,7 +250,7 @@ class LocalPreheat:
             reason=ReplicaReason.PREHEAT,
             expires=round(max(order.expires, before.expires if before else 0.0)),
             platform=order.platform,
-            names={**(before.names if before else {}), **_name(order, self._clock())},
+            names={**(before.names if before else {}), **_seen_tag(order)},
             upstream=upstream,
             rate=order.rate,
             parallel=PARALLEL,
@@ -349,16 +349,10 @@ class LocalPreheat:
             )
 
 
-def _name(order: ImageOrder, now: float) -> dict[str, float]:
-    """Return the image's name to remember, with its time.
-
-    It is the tag if the registry gave the digest for it; otherwise the name by digest, by which
-    other nodes can be asked for the image.
-    """
+def _seen_tag(order: ImageOrder) -> dict[str, float]:
+    """Return the tag with the time at which the registry gave it, if it did."""
     name = order.image.name
-    if name is not None and order.seen is not None:
-        return {name: order.seen}
-    return {str(dataclasses.replace(order.image, tag=None, digest=order.digest)): now}
+    return {name: order.seen} if name is not None and order.seen is not None else {}
 
 
 def _was_here(report: TakeReport) -> bool:

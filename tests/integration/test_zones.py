@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -16,11 +17,16 @@ from tests.integration.cluster import (
     state,
     timed,
 )
+from tests.integration.test_preheat import preheat
 from tests.integration.test_replicas import QUICK, keepers
 from tests.support.images import image
-from tests.support.lab import Lab, start_lab, until
+from tests.support.lab import REGISTRY, Lab, start_lab, until
+from tests.support.processes import CommandFailed
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
+
+HOT = 12.0
+"""A heat that is worth a replica in each zone, for some half-lives."""
 
 
 @pytest.fixture
@@ -80,6 +86,7 @@ async def test_pulls_make_copies_in_all_zones_and_time_lets_them_go(lab: Lab) ->
     """
     program = "tests.support.quick_heat"
     flags = {"replica_floor": "1", "replica_ceiling": "3"}
+    flags["mirrored_registries"] = f"http://{REGISTRY}"
     await start_in_zones(lab, "a", "b", "c", program=program, **flags)
     first = lab.nodes[0]
     one = image()
@@ -95,8 +102,10 @@ async def test_pulls_make_copies_in_all_zones_and_time_lets_them_go(lab: Lab) ->
         return await count() == 1
 
     async def is_everywhere() -> bool:
-        response, _ = await timed(first, path)
-        assert response.status == 200
+        shown = json.loads((await first.get("/debug/replicas", port=9090)).body)
+        if shown["images"][0]["heat"] < HOT:
+            response, _ = await timed(first, path)
+            assert response.status == 200
         return await count() == 3
 
     await until(is_kept_once, deadline=30.0)
@@ -105,3 +114,17 @@ async def test_pulls_make_copies_in_all_zones_and_time_lets_them_go(lab: Lab) ->
     assert lab.registry.requests() == []
     assert sum([await metric(node, "spegel_replica_images_hot") for node in lab.nodes]) >= 1
     await until(is_kept_once, deadline=60.0)
+    await _preheat_a_zone(lab)
+
+
+async def _preheat_a_zone(lab: Lab) -> None:
+    """A person names a zone: its nodes fetch the image, and an unknown zone is refused."""
+    first, second, _ = lab.nodes
+    reference = lab.name("test/zone:1")
+    await lab.registry.push(reference, image("zone"))
+    job = json.loads(await preheat(first, reference, "--nodes", "zone=b", "--wait", "--json"))
+    [found] = job["images"]
+    assert [job["nodes"][node] for node in found["nodes"]] == [second.address]
+    assert job["state"] == "succeeded"
+    with pytest.raises(CommandFailed, match="no node is in the zone 'd'; known are a, b, c"):
+        await preheat(first, reference, "--nodes", "zone=d")
