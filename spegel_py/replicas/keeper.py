@@ -1,8 +1,6 @@
 """Scans this node's images and carries out the plan: holds, renews and releases replicas.
 
-The plan is pure (`replicas.replica_plan`). The views of other nodes come from the router, as for a
-pull: a node with an image announces its manifest's digest, and a node with a replica announces one
-key more.
+The plan is pure (`replicas.replica_plan`).
 """
 
 from __future__ import annotations
@@ -19,18 +17,16 @@ import structlog
 from spegel_py.errors import ContentNotFound, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
-from spegel_py.oci.manifest import Child
-from spegel_py.oci.reference import replica_key
 from spegel_py.replicas.action_record import OnAction, action_record, ignore_action
 from spegel_py.replicas.disk_room import DiskRoom
 from spegel_py.replicas.drain_state import DrainState
 from spegel_py.replicas.found_image import FoundImage, bytes_alone, is_preheated, tags
 from spegel_py.replicas.image_heat import ImageHeat
+from spegel_py.replicas.image_state_reader import ImageStateReader
 from spegel_py.replicas.keep_plan import KeeperView, target
 from spegel_py.replicas.keep_queue import KeeperSnapshot, KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.metrics import ReplicaMetrics
-from spegel_py.replicas.replica_counts import ReplicaCounts
 from spegel_py.replicas.replica_listing import listed_images
 from spegel_py.replicas.replica_plan import (
     Action,
@@ -42,29 +38,20 @@ from spegel_py.replicas.replica_plan import (
 )
 from spegel_py.replicas.replica_rules import (
     LIFE,
-    RENEWAL,
-    RENEWAL_JITTER,
     SCAN,
     ReplicaRules,
 )
 from spegel_py.replicas.zone_spread import target_of
 from spegel_py.routing.base import Router
 from spegel_py.store.base import (
-    PulledImage,
     Replica,
     ReplicaReason,
     Replicas,
     Store,
 )
-from spegel_py.store.walker import Walker
 from spegel_py.telemetry.logging import FaultLog
 
 log = structlog.get_logger(__name__)
-
-MAX_HOLDERS = 64
-"""Other nodes of one image that are looked up. The ranking needs the same nodes everywhere only in
-clusters where all records are at all nodes, and those are small."""
-
 
 _REASONS = {Why.HEAT: ReplicaReason.HEAT}
 """The purpose of a replica that is made for a cause, if that is not the floor."""
@@ -106,12 +93,8 @@ class ReplicaKeeper:
     ) -> None:
         self._own = own
         self._replicas = replicas
-        self._store = store
-        self._router = router
-        self._connected = connected
         self._disk = disk
         self._rules = rules
-        self._filters = filters
         self._metrics = metrics
         self._rng = rng
         self._requester = requester
@@ -119,11 +102,20 @@ class ReplicaKeeper:
         self._drain = drain or DrainState()
         self._heat = heat or ImageHeat(clock=monotonic)
         self._clock = clock
-        self._monotonic = monotonic
-        self._walker = Walker(open=store.open)
-        self._counts = ReplicaCounts()
-        self._used: dict[Digest, float] = {}
-        self._renewal: dict[Digest, float] = {}
+        self._reader = ImageStateReader(
+            own=own,
+            replicas=replicas,
+            store=store,
+            router=router,
+            connected=connected,
+            rules=rules,
+            filters=filters,
+            rng=rng,
+            drain=self._drain,
+            heat=self._heat,
+            clock=clock,
+            monotonic=monotonic,
+        )
         self._since: dict[Digest, float] = {}
         self._faults = FaultLog(log)
         self._shown: Mapping[Digest, ImageState] = {}
@@ -197,10 +189,10 @@ class ReplicaKeeper:
 
         Raises StoreUnavailable.
         """
-        found = await self._images()
+        found = await self._reader.images()
         alone = bytes_alone(found, self._replicas.held())
         view = self._view()
-        states = await self._states(found, alone, view)
+        states = await self._reader.states(found, alone, view)
         self._disk.alone = sum(alone.values())
         disk = await self._disk.use()
         decisions = [
@@ -216,7 +208,7 @@ class ReplicaKeeper:
         if self._queue is not None:
             self._queue.snapshot = KeeperSnapshot(
                 held=frozenset(self._replicas.held()),
-                used=dict(self._used),
+                used=dict(self._reader.used),
                 heat={manifest: state.heat for manifest, state in self._shown.items()},
                 disk=disk,
             )
@@ -258,123 +250,8 @@ class ReplicaKeeper:
         now = self._clock()
         if self._rules.keep is None or now - latest > self._rules.keep:
             return False
-        self._used[image.manifest] = min(now, latest)
+        self._reader.used[image.manifest] = min(now, latest)
         return True
-
-    async def _images(self) -> dict[Digest, FoundImage]:
-        """Return this node's complete images, with those that only replicas keep.
-
-        With a floor of 0 these are the replicas of an earlier run alone, as the store has them.
-        """
-        if self._rules.floor == 0:
-            await self._replicas.load()
-        found = {
-            manifest: FoundImage(replica.image)
-            for manifest, replica in self._replicas.held().items()
-        }
-        if self._rules.floor == 0:
-            return found
-        roots: dict[Digest, list[PulledImage]] = {}
-        for pulled in await self._replicas.pulled():
-            roots.setdefault(pulled.root.digest, []).append(pulled)
-        for root, names in roots.items():
-            images = await self._walker.images(Child(root, 0, ""), self._store.stat)
-            for manifest, image in images.items():
-                one = found.setdefault(manifest, FoundImage(image))
-                one.is_pulled = True
-                one.names |= {each.name: each.pulled for each in names}
-        self._walker.keep({blob.digest for one in found.values() for blob in one.image.blobs})
-        return found
-
-    async def _states(
-        self,
-        found: Mapping[Digest, FoundImage],
-        alone: Mapping[Digest, int],
-        view: KeeperView,
-    ) -> dict[Digest, ImageState]:
-        now, wall = self._monotonic(), self._clock()
-        held = self._replicas.held()
-        leaving, is_leaving = self._drain.leaving_peers, self._drain.is_draining
-        self._counts.keep(found)
-        states = {}
-        for manifest, one in found.items():
-            replica = held.get(manifest)
-            if one.is_pulled:
-                self._used[manifest] = wall
-            used = self._used.get(manifest, replica.used if replica else wall)
-            # The connected nodes are read after the lookup: a node that is lost in between would
-            # seem to have released its replicas otherwise.
-            seen = await self._lookup(replica_key(manifest))
-            replicas = self._counts.update(
-                manifest,
-                seen,
-                connected=frozenset(self._connected()),
-                now=now,
-                is_held=replica is not None and not is_leaving,
-                leaving=leaving,
-            )
-            names = {**(replica.names if replica else {}), **one.names}
-            state = ImageState(
-                manifest=manifest,
-                names=tuple(sorted(names)),
-                pulled=names,
-                root=one.image.root.digest,
-                size=one.image.size,
-                alone=alone.get(manifest, 0),
-                is_pulled=one.is_pulled,
-                is_held=replica is not None,
-                is_preheated=is_preheated(replica),
-                is_excluded=self._is_excluded(one, replica),
-                is_leaving=is_leaving,
-                idle=max(0.0, wall - used),
-                renewal_in=self._renewal_in(manifest, one, replica, wall),
-                holders=await self._lookup(str(manifest)) - leaving,
-                replicas=replicas,
-                heat=self._heat.of(manifest),
-                extra=self._heat.worth(manifest),
-            )
-            states[manifest] = self._lasting(state, view, now)
-        return states
-
-    def _lasting(self, state: ImageState, view: KeeperView, now: float) -> ImageState:
-        """Return a state with the times for which it has had too few or too many replicas."""
-        manifest, counts, zones = state.manifest, self._counts, view.zones
-        floor = target_of(self._rules, zones)
-        is_missing = missing_replicas(state, floor, own=self._own, zones=zones) > 0
-        wanted = target_of(self._rules, zones, extra=state.extra)
-        has_surplus = len(state.kept(self._own)) > wanted.copies
-        return dataclasses.replace(
-            state,
-            missing_for=counts.missing_for(manifest, is_missing=is_missing, now=now),
-            surplus_for=counts.surplus_for(manifest, has_surplus=has_surplus, now=now),
-        )
-
-    async def _lookup(self, key: str) -> frozenset[str]:
-        return frozenset([peer.id async for peer in self._router.lookup(key, limit=MAX_HOLDERS)])
-
-    def _is_excluded(self, one: FoundImage, replica: Replica | None) -> bool:
-        """Return True if none of an image's names may be replicated."""
-        names = [*one.names, *(replica.names if replica else ())]
-        return bool(names) and not any(
-            self._rules.selects(name) and not self._filters.exclude(name) for name in names
-        )
-
-    def _renewal_in(
-        self, manifest: Digest, one: FoundImage, replica: Replica | None, wall: float
-    ) -> float:
-        """Return the seconds until a replica is renewed.
-
-        It is renewed at once if the runtime has just removed its image, so that the time of its
-        last use outlives a restart, or if a tag moved.
-        """
-        if replica is None:
-            return 0.0
-        if not one.is_pulled and self._used.get(manifest, 0.0) > replica.used + SCAN:
-            return 0.0
-        if one.is_pulled and tags(one.names).keys() - replica.names.keys():
-            return 0.0
-        jitter = self._renewal.setdefault(manifest, self._rng.uniform(-1, 1) * RENEWAL_JITTER)
-        return replica.expires - LIFE + RENEWAL + jitter - wall
 
     async def _carry_out(self, decision: Decision, found: Mapping[Digest, FoundImage]) -> None:
         manifest = decision.manifest
@@ -383,7 +260,7 @@ class ReplicaKeeper:
                 await self._hold(manifest, found[manifest], decision)
             case Action.RELEASE:
                 freed = await self._replicas.release(manifest)
-                self._renewal.pop(manifest, None)
+                self._reader.record_renewal(manifest)
                 self._metrics.released(decision.why)
                 log.info("replica released", manifest=str(manifest), why=decision.why, freed=freed)
                 self._record_action("release", manifest, decision, freed)
@@ -396,7 +273,7 @@ class ReplicaKeeper:
             image=one.image,
             names=names,
             reason=before.reason if before else _REASONS.get(decision.why, ReplicaReason.FLOOR),
-            used=self._used.get(manifest, wall),
+            used=self._reader.used.get(manifest, wall),
             expires=round(wall + LIFE),
         )
         try:
@@ -405,7 +282,7 @@ class ReplicaKeeper:
             log.info("replica is incomplete", manifest=str(manifest), error=str(error))
             self._metrics.held(replica.reason, is_done=False)
             return
-        self._renewal.pop(manifest, None)
+        self._reader.record_renewal(manifest)
         if decision.action is Action.HOLD:
             self._metrics.held(replica.reason, is_done=True)
             log.info(
@@ -441,8 +318,7 @@ class ReplicaKeeper:
         self._heat.keep(self._shown)
         now = self._clock()
         self._since = {manifest: self._since.get(manifest, now) for manifest in held}
-        for manifest in self._used.keys() - self._shown.keys():
-            del self._used[manifest]
+        self._reader.keep(self._shown)
         alone = sum(bytes_alone(found, held).values())
         total = {blob for one in held.values() for blob in one.image.blobs}
         low = sum(self._counts_as_low(state, view) for state in self._shown.values())

@@ -13,6 +13,7 @@ from spegel_py import cli
 if __name__ == "__main__":
     with (
         patch("spegel_py.replicas.keeper.SCAN", 0.5),
+        patch("spegel_py.replicas.image_state_reader.SCAN", 0.5),
         patch("spegel_py.replicas.keep_plan.NEW", 1.0),
         patch("spegel_py.replicas.image_heat.HALF_LIFE", 3.0),
         patch("spegel_py.replicas.replica_plan.SURPLUS", 1.0),

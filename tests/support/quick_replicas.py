@@ -13,6 +13,7 @@ from spegel_py import cli
 if __name__ == "__main__":
     with (
         patch("spegel_py.replicas.keeper.SCAN", 1.0),
+        patch("spegel_py.replicas.image_state_reader.SCAN", 1.0),
         patch("spegel_py.replicas.keep_plan.NEW", 2.0),
         patch("spegel_py.replicas.replica_counts.SHORT_GRACE", 3.0),
         patch("spegel_py.replicas.draining.PEERS", 1.0),

@@ -26,6 +26,7 @@ GRACE = "DRILL_GRACE"
 """The environment variable with the seconds for which a lost node's only other replica counts."""
 QUICK = {
     "spegel_py.replicas.keeper.SCAN": 1.0,
+    "spegel_py.replicas.image_state_reader.SCAN": 1.0,
     "spegel_py.replicas.keep_plan.NEW": 2.0,
     "spegel_py.replicas.replica_counts.SHORT_GRACE": float(os.environ.get(GRACE, "3")),
     "spegel_py.replicas.replica_counts.GRACE": 6.0,
