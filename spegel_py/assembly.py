@@ -197,6 +197,7 @@ class Assembly:
             not_preheated=preheating.not_ready,
             floor_missed=kept.keeper.floor_missed,
             draining=lambda: kept.draining.state.describe() or {},
+            preheat_faults=preheating.faults,
         )
         preheating.jobs.on_action = kept.draining.on_action = supervisor.audit
         kept.keeper.on_action = kept.queue.on_action = supervisor.audit

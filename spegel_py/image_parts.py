@@ -33,6 +33,7 @@ from spegel_py.replicas.keep_queue import KeepQueue
 from spegel_py.replicas.keep_requester import KeepRequester
 from spegel_py.replicas.keeper import ReplicaKeeper
 from spegel_py.replicas.replica_rules import UNKNOWN_DISK, ReplicaRules
+from spegel_py.replicas.take_budget import TakeBudget
 from spegel_py.replicas.taker import ImageTaker
 from spegel_py.replicas.yield_gate import YieldGate
 from spegel_py.routing.libp2p.router import Libp2pRouter
@@ -50,7 +51,7 @@ class ReplicaParts:
 
     `draining` decides whether this node drains. `taker` and `queue` take images from other nodes,
     `keeper` looks after those that are here, `gate` lets the pulls of runtimes go first, and
-    `heat` counts them.
+    `heat` counts them. All that takes images shares the `budget`.
     """
 
     draining: Draining
@@ -59,6 +60,7 @@ class ReplicaParts:
     queue: KeepQueue
     gate: YieldGate
     heat: ImageHeat
+    budget: TakeBudget
 
 
 def make_cordon_watch(config: Config, rng: random.Random) -> CordonWatch | None:
@@ -120,10 +122,11 @@ def make_replicas(
         metrics=metrics.replicas,
     )
     gate = YieldGate(is_busy=is_busy, waited=metrics.replicas.yielded)
+    budget = TakeBudget(rate=config.replica_rate)
     taker = ImageTaker(
         replicas=replicas,
         mirror=own_mirror(config, auth),
-        rate=config.replica_rate,
+        budget=budget,
         room=disk.left,
         gate=gate.take,
     )
@@ -165,7 +168,13 @@ def make_replicas(
         heat=heat,
     )
     return ReplicaParts(
-        draining=draining, keeper=keeper, taker=taker, queue=queue, gate=gate, heat=heat
+        draining=draining,
+        keeper=keeper,
+        taker=taker,
+        queue=queue,
+        gate=gate,
+        heat=heat,
+        budget=budget,
     )
 
 
@@ -204,16 +213,15 @@ def make_preheating(
         peer_disk.alone = sum(one.image.size for one in made.local.kept)
         return await left(peer_disk)
 
+    make_taker = partial(
+        ImageTaker, replicas=replicas, mirror=mirror, budget=kept.budget, gate=kept.gate.take
+    )
     made = Preheating(
         own=KnownNode(router.id, "", node_name(config.node_name), config.zone),
         members=router.members,
         replicas=replicas,
-        taker=ImageTaker(
-            replicas=replicas, mirror=mirror, room=partial(left, disk), gate=kept.gate.take
-        ),
-        peer_taker=ImageTaker(
-            replicas=replicas, mirror=mirror, room=peer_room, gate=kept.gate.take
-        ),
+        taker=make_taker(room=partial(left, disk)),
+        peer_taker=make_taker(room=peer_room),
         runtime=RuntimePulls(images),
         sole_copies=SoleCopies(
             replicas=replicas,

@@ -165,6 +165,7 @@ def make_supervisor(
     not_preheated: Callable[[], str | None],
     floor_missed: Callable[[], Mapping[str, str]],
     draining: Callable[[], Mapping[str, str]],
+    preheat_faults: Callable[[], Mapping[str, str]],
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = containerd_watcher(config, watcher)
@@ -191,6 +192,7 @@ def make_supervisor(
             twins=router.duplicate_identities,
             floor_missed=floor_missed,
             draining=draining,
+            preheat_faults=preheat_faults,
             folders=folders,
         ),
         actions=RepairActions(

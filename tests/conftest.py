@@ -15,10 +15,12 @@ def pytest_configure() -> None:
     """Have what tests start be interrupted by SIGINT: a shell that runs this in the background lets
     it be ignored.
 
-    No example of a property is timed either: a busy machine is no fault of what is tested.
+    No example of a property is timed either: a busy machine is no fault of what is tested. EXAMPLES
+    is their number for each property.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    settings.register_profile("untimed", settings.default, deadline=None)
+    examples = int(os.environ.get("EXAMPLES", "100"))  # 100 is hypothesis's default
+    settings.register_profile("untimed", settings.default, deadline=None, max_examples=examples)
     settings.load_profile("untimed")
 
 

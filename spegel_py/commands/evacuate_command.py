@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from spegel_py.commands.control_client import ControlClient, add_control_flags
-from spegel_py.commands.output import add_output_flags, print_json, print_line
-from spegel_py.commands.preheat_command import begun
+from spegel_py.commands.control_client import ControlClient
+from spegel_py.commands.output import print_json, print_line
+from spegel_py.commands.preheat_command import add_job_flags, begun, job_fields
 
 PATH = "/control/evacuate"
 
@@ -19,23 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "brought by a job as those of `preheat` are: `preheat ls`, `status` and `cancel` know it."
     )
     parser.add_argument(
-        "--keep",
-        metavar="TIME",
-        help="time for which the other nodes keep the images (default: 24h)",
-    )
-    parser.add_argument(
-        "--timeout", metavar="TIME", help="longest time for the whole job (default: 30m)"
-    )
-    parser.add_argument(
-        "--wait", action="store_true", help="show the progress, and end with the job"
-    )
-    parser.add_argument(
         "--undo",
         action="store_true",
         help="end the drain; images that are with other nodes stay there",
     )
-    add_output_flags(parser)
-    add_control_flags(parser)
+    add_job_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,9 +31,7 @@ def run(options: argparse.Namespace) -> int:
     client = ControlClient.of(options)
     if options.undo:
         return _undo(client, options)
-    given = {name: getattr(options, name) for name in ("keep", "timeout")}
-    body = {name: one for name, one in given.items() if one is not None}
-    return begun(client, client.ask("POST", PATH, body), options)
+    return begun(client, client.ask("POST", PATH, job_fields(options)), options)
 
 
 def _undo(client: ControlClient, options: argparse.Namespace) -> int:

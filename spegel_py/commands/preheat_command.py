@@ -85,24 +85,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --depth runtime: the kubelet does not remove the images while they are kept",
     )
     parser.add_argument(
-        "--keep", metavar="TIME", help="time for which nodes keep the images (default: 24h)"
-    )
-    parser.add_argument(
         "--rate", metavar="RATE", help="limit for each image on a node, as in 20MB/s"
-    )
-    parser.add_argument(
-        "--timeout", metavar="TIME", help="longest time for the whole job (default: 30m)"
     )
     parser.add_argument(
         "--credentials",
         metavar="NAME",
         help="a file below the nodes' --registry-credentials (default: config.json)",
     )
+    add_job_flags(parser)
+
+
+def add_job_flags(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the arguments of all commands that begin a job."""
+    parser.add_argument(
+        "--keep", metavar="TIME", help="time for which nodes keep the images (default: 24h)"
+    )
+    parser.add_argument(
+        "--timeout", metavar="TIME", help="longest time for the whole job (default: 30m)"
+    )
     parser.add_argument(
         "--wait", action="store_true", help="show the progress, and end with the job"
     )
     add_output_flags(parser)
     add_control_flags(parser)
+
+
+def job_fields(options: argparse.Namespace) -> dict[str, object]:
+    """Return the fields of a job's body that these arguments set."""
+    given = {name: getattr(options, name) for name in ("keep", "timeout")}
+    return {name: one for name, one in given.items() if one is not None}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -137,9 +148,10 @@ def begun(client: ControlClient, job: Mapping[str, Any], options: argparse.Names
 
 
 def _request(options: argparse.Namespace) -> dict[str, object]:
-    names = ("nodes", "platform", "depth", "keep", "rate", "timeout", "credentials", "pin")
+    names = ("nodes", "platform", "depth", "rate", "credentials", "pin")
     given = {name: getattr(options, name) for name in names}
-    return {"images": options.words} | {name: one for name, one in given.items() if one is not None}
+    found = {name: one for name, one in given.items() if one is not None}
+    return {"images": options.words} | found | job_fields(options)
 
 
 def _look(client: ControlClient, verb: str, rest: list[str], options: argparse.Namespace) -> int:

@@ -47,12 +47,18 @@ RENEWAL = 86_400.0
 AGAIN = 300.0
 """Seconds after which a fault that stays, such as an unknown image, is tried again."""
 
+MAX_FAULTS = 20
+"""Images that are reported with their faults: one cause, such as wrong credentials, has many."""
+
 _JITTER = (0.8, 1.2)
 
 
 @dataclass(slots=True)
 class _Listed:
-    """An entry of the list, and what this node has of it."""
+    """An entry of the list, and what this node has of it.
+
+    `fault` is the last fault that stays, with its kind, until the image is here.
+    """
 
     entry: ListEntry
     progress: NodeProgress = field(default_factory=NodeProgress)
@@ -60,6 +66,7 @@ class _Listed:
     seen: float | None = None
     is_meant: bool | None = None
     resolved: float = 0.0
+    fault: str = ""
     task: asyncio.Task[None] | None = None
 
 
@@ -126,6 +133,14 @@ class ListKeeper:
                 for one in self._listed.values()
             ],
         }
+
+    def faults(self) -> Mapping[str, str]:
+        """Return the fault of the file, and those of images, by the file or the image."""
+        found = {str(self._path): f"{self.fault}; the old list stays"} if self.fault else {}
+        for one in self._listed.values():
+            if one.fault and len(found) < MAX_FAULTS:
+                found[str(one.entry.image)] = one.fault
+        return found
 
     def not_ready(self) -> str | None:
         """Return the reason why the node is not ready; None if it is.
@@ -291,6 +306,8 @@ class ListKeeper:
         await self._local.preheat(order, one.progress, owner=OWNER)
         if one.progress.stage is not before:
             self._metrics.ended(one.progress.stage)
+        is_here = one.progress.stage in GOOD
+        one.fault = "" if is_here else f"{one.progress.why}: {one.progress.error}"
 
     async def _failed(self, one: _Listed, error: PreheatFailed, stamp: int) -> float:
         """Record that a tag cannot be resolved; return the seconds to the next try."""
@@ -306,6 +323,7 @@ class ListKeeper:
         )
         if error.is_temporary:
             return CHECK / 4
+        one.fault = f"{error.fault.value}: {error}"
         return await self._wait(one.entry, stamp)
 
     async def _wait(self, entry: ListEntry, stamp: int) -> float:

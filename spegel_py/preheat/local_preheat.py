@@ -250,7 +250,7 @@ class LocalPreheat:
             reason=ReplicaReason.PREHEAT,
             expires=round(max(order.expires, before.expires if before else 0.0)),
             platform=order.platform,
-            names={**(before.names if before else {}), **_seen_tag(order)},
+            names={**(before.names if before else {}), **_name(order, self._clock())},
             upstream=upstream,
             rate=order.rate,
             parallel=PARALLEL,
@@ -349,10 +349,16 @@ class LocalPreheat:
             )
 
 
-def _seen_tag(order: ImageOrder) -> dict[str, float]:
-    """Return the tag with the time at which the registry gave it, if it did."""
+def _name(order: ImageOrder, now: float) -> dict[str, float]:
+    """Return the image's name to remember, with its time.
+
+    It is the tag if the registry gave the digest for it; otherwise the name by digest, by which
+    other nodes can be asked for the image.
+    """
     name = order.image.name
-    return {name: order.seen} if name is not None and order.seen is not None else {}
+    if name is not None and order.seen is not None:
+        return {name: order.seen}
+    return {str(dataclasses.replace(order.image, tag=None, digest=order.digest)): now}
 
 
 def _was_here(report: TakeReport) -> bool:

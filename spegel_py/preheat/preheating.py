@@ -134,6 +134,10 @@ class Preheating:
         """Return why images of the list keep the node from being ready; None if they do not."""
         return self.list.not_ready() if self.list else None
 
+    def faults(self) -> Mapping[str, str]:
+        """Return what is wrong with the list, by the file or the image."""
+        return self.list.faults() if self.list else {}
+
     def describe_list(self) -> Mapping[str, object] | None:
         """Return the list with the state of its images here, as JSON; None without a list."""
         return self.list.describe() if self.list else None

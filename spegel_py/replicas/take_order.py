@@ -122,6 +122,7 @@ class TakeProgress:
         offsets: bytes that are here of each piece of content.
         received: bytes that came over the network.
         upstream: bytes of `received` that came from the registry.
+        is_admitted: True once there was room for the image.
     """
 
     order: TakeOrder
@@ -130,6 +131,7 @@ class TakeProgress:
     offsets: dict[Digest, int] = field(default_factory=dict)
     received: int = 0
     upstream: int = 0
+    is_admitted: bool = False
 
     @property
     def done(self) -> int:

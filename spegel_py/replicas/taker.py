@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from spegel_py.errors import SpegelError
+from spegel_py.replicas.take_budget import TakeBudget
 from spegel_py.replicas.take_order import (
     TakeFailed,
     TakeFault,
@@ -36,11 +37,12 @@ async def _open_gate() -> None:
 
 
 class ImageTaker:
-    """Takes images, any number at a time, within one limit on their bytes per second.
+    """Takes images, any number at a time, within a budget that other takers may share.
 
     Args:
         mirror: the URL of this node's own registry.
-        rate: bytes per second of all images together; 0 for no limit.
+        budget: limits the bytes per second of all images together, and knows the room that is
+            promised to images; None for one of this taker alone, without a limit.
         room: returns the bytes that may be added; None for no check.
         gate: is awaited before each piece, so that takes give way to a runtime's pulls.
         clock: Unix time.
@@ -52,7 +54,7 @@ class ImageTaker:
         *,
         replicas: Replicas,
         mirror: str,
-        rate: int = 0,
+        budget: TakeBudget | None = None,
         room: Room | None = None,
         gate: Gate = _open_gate,
         clock: Callable[[], float] = time.time,
@@ -60,7 +62,7 @@ class ImageTaker:
     ) -> None:
         self._replicas = replicas
         self._mirror = mirror
-        self._budget = TokenBucket(rate=rate)
+        self._budget = budget or TakeBudget()
         self._room = room
         self._gate = gate
         self._clock = clock
@@ -85,12 +87,15 @@ class ImageTaker:
         """
         progress = progress or TakeProgress(order)
         progress.began = self._monotonic()
+        progress.is_admitted = False
         self._under_way.append(progress)
+        self._budget.begin(progress)
         try:
             with _explained(order):
                 replica = await self._take(order, progress)
         finally:
             self._under_way.remove(progress)
+            self._budget.end(progress)
         return TakeReport(
             replica=replica,
             received=progress.received,
@@ -107,7 +112,7 @@ class ImageTaker:
             manifests = await find_manifests(hosts, order, progress)
             image, blobs = image_of(manifests)
             progress.image = image
-            await self._check_room(order, image)
+            await self._check_room(order, image, progress)
             reference = order.reference
             sources = [f"{reference.registry}/{reference.repository}"]
             replica, own = self._replica(order, image), TokenBucket(rate=order.rate)
@@ -133,18 +138,25 @@ class ImageTaker:
             is_unpacked=order.is_unpacked,
         )
 
-    async def _check_room(self, order: TakeOrder, image: PlatformImage) -> None:
+    async def _check_room(
+        self, order: TakeOrder, image: PlatformImage, progress: TakeProgress
+    ) -> None:
         if image.size > order.max_size:
             raise TakeFailed(
                 f"{order.reference} has {image.size} bytes, more than {order.max_size}",
                 why=TakeFault.TOO_LARGE,
             )
         needed = image.size * order.footprint
-        if self._room is not None and needed > (room := await self._room()):
-            raise TakeFailed(
-                f"{order.reference} needs {needed} bytes, and there is room for {max(0, room)}",
-                why=TakeFault.NO_ROOM,
-            )
+        if self._room is not None:
+            # What is promised to others is read after the wait, so that nobody is counted twice.
+            room = await self._room()
+            room -= self._budget.promised(progress)
+            if needed > room:
+                raise TakeFailed(
+                    f"{order.reference} needs {needed} bytes, and there is room for {max(0, room)}",
+                    why=TakeFault.NO_ROOM,
+                )
+        progress.is_admitted = True
 
     async def _pay(self, order: TakeOrder, own: TokenBucket, count: int) -> None:
         """Wait until `count` bytes are paid for, by the node's limit and by the image's own.
@@ -155,7 +167,7 @@ class ImageTaker:
             return
         await self._gate()
         now = self._monotonic()
-        pause = max(bucket.pay(count, now) for bucket in (self._budget, own))
+        pause = max(self._budget.pay(count, now), own.pay(count, now))
         if pause:
             await asyncio.sleep(pause)
 

@@ -175,7 +175,7 @@ class Replica:
 
     Args:
         names: the tags (`registry/repository:tag`) that point at the image's root, with the Unix
-            times of their pulls.
+            times of their pulls; and names by digest (`registry/repository@digest`).
         used: the Unix time at which the runtime was last seen to have the image.
         expires: the Unix time from which the store may delete the image, unless it is held again.
         is_unpacked: True if the runtime's snapshots of it are kept too. Only `unpack` makes it so.

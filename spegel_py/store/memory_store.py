@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from spegel_py.errors import ContentNotFound, ManifestInvalid, StoreUnavailable
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child, children
+from spegel_py.oci.reference import is_tag
 from spegel_py.store.base import (
     Change,
     Content,
@@ -173,6 +174,7 @@ class MemoryStore:
             name: Tag(replica.image.root.digest, pulled)
             for replica in self.replicas.values()
             for name, pulled in replica.names.items()
+            if is_tag(name)
         }
         return of_replicas | self._names
 

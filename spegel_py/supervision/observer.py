@@ -72,6 +72,8 @@ class NodeSignals:
         floor_missed: returns the images that have been below their floor for long, each with the
             reasons.
         draining: returns the causes for which this node drains, each with a sentence.
+        preheat_faults: returns the images of the pre-heat list that cannot be had, or the list
+            itself, each with the reason.
         folders: returns the folders whose disks must not be full.
     """
 
@@ -90,6 +92,7 @@ class NodeSignals:
     twins: Callable[[], Mapping[str, str]] = _nobody
     floor_missed: Callable[[], Mapping[str, str]] = _nobody
     draining: Callable[[], Mapping[str, str]] = _nobody
+    preheat_faults: Callable[[], Mapping[str, str]] = _nobody
     folders: Callable[[], Collection[Path]] = tuple
 
 
@@ -194,6 +197,9 @@ class Observer:
                 conditions.FLOOR_MISSED, self._signals.floor_missed(), source="replicas"
             ),
             *self._per_subject(conditions.DRAINING, self._signals.draining(), source="replicas"),
+            *self._per_subject(
+                conditions.PREHEAT_FAILED, self._signals.preheat_faults(), source="preheat"
+            ),
         ]
         return self._with_times(observations, now)
 

@@ -336,3 +336,18 @@ async def test_a_replica_is_not_unpacked_because_it_says_so(here: Source) -> Non
     here.reopen()
     await here.replicas.load()
     assert here.replicas.held() == {replica.image.manifest: replica}
+
+
+async def test_a_name_by_digest_is_remembered_and_is_no_tag(here: Source) -> None:
+    """By it other nodes can be asked for an image without a tag."""
+    one = image()
+    await here.add(NAME, one)
+    name = f"{NAME.rpartition(':')[0]}@{one.root.digest}"
+    replica = await hold(here, one, name)
+    await here.forget(NAME)
+    here.reopen()
+    await here.replicas.load()
+    assert here.replicas.held() == {replica.image.manifest: replica}
+    async with listening(here.watcher) as listener:
+        await listener.until(lambda: replica.key in listener.keys)
+        assert name not in listener.keys

@@ -18,7 +18,10 @@ from tests.interop.go_peer import GO_IS_MISSING, GoPeer, GoPeerError, build, run
 from tests.support.images import image
 from tests.support.processes import until
 
-pytestmark = pytest.mark.skipif(GO_IS_MISSING, reason="there is no Go to build the peer with")
+pytestmark = [
+    pytest.mark.skipif(GO_IS_MISSING, reason="there is no Go to build the peer with"),
+    pytest.mark.timeout(600),  # the first test builds the peer
+]
 
 NO_FLAGS: Mapping[str, object] = MappingProxyType({})
 KEY, OTHER_KEY = "1a" * 32, "2b" * 32

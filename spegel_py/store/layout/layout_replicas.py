@@ -21,6 +21,7 @@ import structlog
 from spegel_py.errors import ContentNotFound, DigestInvalid, StoreUnavailable, UnpackUnsupported
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import Child
+from spegel_py.oci.reference import is_tag
 from spegel_py.store.base import (
     Descriptor,
     ImageWriter,
@@ -116,7 +117,7 @@ class LayoutReplicas:
         found: dict[str, Tag] = {}
         for replica in self._held.values():
             for name, pulled in replica.names.items():
-                if name not in found or found[name].pulled < pulled:
+                if is_tag(name) and (name not in found or found[name].pulled < pulled):
                     found[name] = Tag(replica.image.root.digest, pulled)
         return found
 

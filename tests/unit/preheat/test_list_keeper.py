@@ -80,6 +80,7 @@ async def test_a_wrong_file_keeps_the_old_list_and_says_why(tmp_path: Path) -> N
                 return "preheat[0]: unknown key 'node'" in str(keeper.describe()["fault"])
 
             await until(is_said)
+            assert "unknown key 'node'" in keeper.faults()[str(path)]
             path.unlink()
 
             async def is_missed() -> bool:
@@ -87,6 +88,22 @@ async def test_a_wrong_file_keeps_the_old_list_and_says_why(tmp_path: Path) -> N
 
             await until(is_missed)
             assert node.replicas.held()
+
+
+async def test_an_image_that_cannot_be_had_is_a_fault_until_it_is_here(tmp_path: Path) -> None:
+    """Also while it is tried again."""
+    one = image()
+    async with preheated() as node:
+        keeper = node.list_keeper(write(tmp_path / "list.yaml", f"image: '{node.name()}'"))
+        async with keeping(keeper):
+
+            async def is_told() -> bool:
+                return keeper.faults().get(node.name(), "").startswith("not-found: ")
+
+            await until(is_told)
+            node.registry.add(one, "1")
+            await holds(node, one)
+            assert keeper.faults() == {}
 
 
 async def test_a_node_that_is_not_meant_fetches_nothing(tmp_path: Path) -> None:

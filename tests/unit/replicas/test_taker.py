@@ -11,6 +11,7 @@ from spegel_py.oci.build import Image
 from spegel_py.oci.reference import Reference
 from spegel_py.pull.plan import Platform
 from spegel_py.replicas import image_fetch
+from spegel_py.replicas.take_budget import TakeBudget
 from spegel_py.replicas.take_order import TakeFailed, TakeFault, TakeOrder, TakeProgress
 from spegel_py.replicas.taker import ImageTaker
 from spegel_py.store.base import ContentWriter, ReplicaReason
@@ -237,10 +238,34 @@ async def test_a_take_keeps_to_its_rate() -> None:
     """Two images of 1 MiB each at 4 MiB/s for the node: no sooner than the limit allows."""
     two = [image(seed, layers=1, size=MIB) for seed in ("a", "b")]
     async with image_server(*two) as server:
-        taking = Taking(server, rate=4 * MIB)
+        taking = Taking(server, budget=TakeBudget(rate=4 * MIB))
         began = time.monotonic()
         await asyncio.gather(*(taking.taker.take(order_of(one)) for one in two))
     assert time.monotonic() - began > 0.4
+
+
+async def test_room_is_promised_to_one_image_only() -> None:
+    """Two takers with one budget: a second image is refused while the first one needs the room."""
+    first, second = (image(seed, layers=1, size=8 * MIB) for seed in ("a", "b"))
+
+    async def room() -> int:
+        return 12 * MIB
+
+    async with image_server(first, second) as server:
+        budget = TakeBudget()
+        one, other = (Taking(server, budget=budget, room=room) for _ in range(2))
+        task = asyncio.create_task(one.taker.take(order_of(first, rate=MIB // 2)))
+        await until(lambda: _has_begun_at_all(one.taker))
+        with pytest.raises(TakeFailed) as raised:
+            await other.taker.take(order_of(second))
+        assert raised.value.why is TakeFault.NO_ROOM
+        task.cancel()
+        await asyncio.wait([task])
+        await other.taker.take(order_of(second))
+
+
+async def _has_begun_at_all(taker: ImageTaker) -> bool:
+    return any(one.is_admitted for one in taker.under_way)
 
 
 async def test_content_that_no_peer_gives_comes_from_the_registry() -> None:

@@ -66,7 +66,7 @@ annotations:
 {{- $given := default dict .Values.resources -}}
 {{- $memory := list (dig "requests" "memory" "" $given) (dig "limits" "memory" "" $given) -}}
 {{- if eq (toJson $memory) (toJson (list "128Mi" "128Mi")) -}}
-{{- $given = mergeOverwrite (deepCopy $given) (dict "requests" (dict "memory" "160Mi") "limits" (dict "memory" "384Mi")) -}}
+{{- $given = mergeOverwrite (deepCopy $given) (dict "requests" (dict "memory" "96Mi") "limits" (dict "memory" "384Mi")) -}}
 {{- end -}}
 {{- toYaml $given -}}
 {{- end -}}
