@@ -44,6 +44,7 @@ from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.pull import Mirror
+from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.verification import Verify
 from spegel_py.node_name import node_name
@@ -265,6 +266,7 @@ class Assembly:
             node=node_name(self.config.node_name),
             ingest_reader=ingest_reader,
             default_registry=self.config.default_registry,
+            reach=RegistryReach() if self.config.old_tags else None,
         )
 
     def admin_app(self) -> web.Application:

@@ -149,6 +149,14 @@ class Config:
             "or from a peer; 0: digests only"
         ),
     )
+    old_tags: bool = setting(
+        values.boolean,
+        True,
+        (
+            "answer a tag that is older than tag-ttl while its registry does not answer; a node "
+            "behind a proxy cannot reach registries by itself: false there"
+        ),
+    )
     mirror_resolve_timeout: float = setting(
         values.seconds(0.001, 60),
         0.2,

@@ -25,7 +25,7 @@ from random import Random
 
 import structlog
 
-from spegel_py.errors import RangeInvalid
+from spegel_py.errors import RangeInvalid, RouterUnavailable
 from spegel_py.mirror.attempts import Attempt, Attempts
 from spegel_py.mirror.body_relay import BodyRelay, Extent
 from spegel_py.mirror.candidates import Candidates
@@ -114,6 +114,16 @@ class Mirror:
 
     def __repr__(self) -> str:
         return f"<Mirror over {self._router!r}, {self._scores!r}>"
+
+    async def has_holder(self, pull: PullRequest) -> bool:
+        """Return True if a peer has the content, or a tag of any age."""
+        try:
+            async with asyncio.timeout(self._deadlines.resolve):
+                async for _ in self._router.lookup(pull.key, limit=1):
+                    return True
+        except (TimeoutError, RouterUnavailable):
+            pass
+        return False
 
     @asynccontextmanager
     async def fetch(

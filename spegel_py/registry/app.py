@@ -9,6 +9,7 @@ from aiohttp import web
 from spegel_py.errors import NotFound, Unsupported
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.pull import Mirror
+from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.registry import responses
@@ -50,6 +51,7 @@ def create_app(
     origins: Origins | None = None,
     gate: Gate = open_gate,
     default_registry: str = "",
+    reach: RegistryReach | None = None,
 ) -> web.Application:
     """Return the application of the registry.
 
@@ -64,6 +66,7 @@ def create_app(
         origins: returns the origin of content; without it, filters decide by names only.
         gate: is awaited before each piece that is sent in the background.
         default_registry: the registry of a client's request that names none; empty for none.
+        reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
     """
     probes = {"/readyz": ready, "/livez": live}
     pulls = PullHandler(
@@ -81,6 +84,7 @@ def create_app(
         origins=origins,
         gate=gate,
         default_registry=default_registry,
+        reach=reach,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:

@@ -21,6 +21,7 @@ from spegel_py.errors import (
 from spegel_py.inflight.participation import COMMIT_POLL, COMMIT_TIMEOUT
 from spegel_py.mirror.freshness import Freshness
 from spegel_py.mirror.pull import Mirror
+from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.mirror.verification import MAX_BUFFERED
 from spegel_py.oci.distribution import METHODS, PullRequest, is_base
 from spegel_py.oci.filters import Filters
@@ -62,6 +63,7 @@ class PullHandler:
             exclude all of them.
         gate: is awaited before each piece that is sent in the background.
         default_registry: the registry of a client's request that names none; empty for none.
+        reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class PullHandler:
         origins: Origins | None = None,
         gate: Gate = open_gate,
         default_registry: str = "",
+        reach: RegistryReach | None = None,
     ) -> None:
+        self._reach = reach
         self._default_registry = default_registry
         self._store = store
         self._gate = gate
@@ -132,7 +136,26 @@ class PullHandler:
             return response
         if pull.mirrored or self._mirror is None:
             raise pull.kind.unknown(f"{pull.key} is not here", detail={"attempts": 0})
+        try:
+            return await self._from_peers(request, pull, self._mirror, context)
+        except OCIError:
+            if not await self._is_registry_away(pull, self._mirror, context):
+                raise
+        context.is_registry_away = True
+        log.info("registry away, tag of any age answered", key=pull.key)
+        if (response := await self._from_this_node(request, pull, context)) is not None:
+            return response
         return await self._from_peers(request, pull, self._mirror, context)
+
+    async def _is_registry_away(
+        self, pull: PullRequest, mirror: Mirror, context: PullContext
+    ) -> bool:
+        """Return True if a tag is too old everywhere, and its registry does not answer."""
+        if pull.name is None or pull.registry is None or self._reach is None:
+            return False
+        if context.local is not LocalState.TOO_OLD and not await mirror.has_holder(pull):
+            return False
+        return await self._reach.is_away(pull.registry)
 
     async def _from_this_node(
         self, request: web.Request, pull: PullRequest, context: PullContext
@@ -286,7 +309,8 @@ class PullHandler:
     ) -> web.StreamResponse:
         if pull.name is not None:
             self._freshness.record_miss(pull.name, time.time())  # until a peer answers
-        max_age = self._freshness.ttl if pull.name else math.inf
+        has_limit = pull.name and not context.is_registry_away
+        max_age = self._freshness.ttl if has_limit else math.inf
         if pull.ranges:
             return await self._parts_from_peers(request, pull, mirror, context, slot)
         follows = self._writer.is_own_runtime(request, pull) and not pull.client.is_background
@@ -370,7 +394,9 @@ class PullHandler:
     def _is_too_old(self, pull: PullRequest, found: LocalMatch, context: PullContext) -> bool:
         """Return True if a tag here is too old for a client: the registry may have a newer tag."""
         seen, now = self._seen(pull, found), time.time()
-        if seen is None or pull.mirrored or self._freshness.is_fresh(seen, now):
+        if seen is None or pull.mirrored or context.is_registry_away:
+            return False
+        if self._freshness.is_fresh(seen, now):
             return False
         context.local, context.age = LocalState.TOO_OLD, now - seen
         log.debug("tag too old", name=pull.name, seconds=round(now - seen))

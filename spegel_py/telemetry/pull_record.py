@@ -19,16 +19,18 @@ class PullContext:
 
     `at` is the Unix time at which the request came. `source` and `length` are set with the head of
     the answer; `sent` counts the bytes of its body. `age` is the number of seconds since anybody
-    saw the tag, which is here, at its registry. `left` is True once the client has left. `fault` is
-    the text of a programming error. Requests to peers have spans below `span`. While a body is
-    sent, `progress` returns the number of bytes so far, and `peer` is the id of the first peer
-    that sent a part of the body.
+    saw the tag, which is here, at its registry. `is_registry_away` is True once that registry did
+    not answer, so that a tag of any age is answered. `left` is True once the client has left.
+    `fault` is the text of a programming error. Requests to peers have spans below `span`. While a
+    body is sent, `progress` returns the number of bytes so far, and `peer` is the id of the first
+    peer that sent a part of the body.
     """
 
     pull: PullRequest
     at: float
     local: LocalState = LocalState.UNASKED
     age: float = 0.0
+    is_registry_away: bool = False
     lookup: Lookup | None = None
     attempts: Sequence[AttemptRecord] = ()
     source: ContentSource = ContentSource.NONE

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from tests.integration.cluster import manifest_path, publish, start_cluster
+from tests.integration.cluster import manifest_path, publish, registry_away, start_cluster
 from tests.support.images import image
 from tests.support.lab import Lab, Node
 from tests.support.processes import until
@@ -55,6 +55,21 @@ async def test_a_tag_that_moved_is_pulled_from_its_registry_once_it_has_run_out(
         )  # from the puller, whose answer is newer
         await holder.cri.pull(reference)
         assert await digest(holder, reference) == str(new.root.digest)
+
+
+async def test_an_old_tag_is_pulled_while_its_registry_is_away() -> None:
+    """As long as it is away; the tag is not made younger by that."""
+    app = image("outlives", is_runnable=True)
+    async with start_cluster(2, tag_ttl="3s") as lab:
+        holder, puller = lab.nodes
+        reference = lab.name("test/app:outlives")
+        await publish(lab, reference, app, holder)
+        await until(lambda: _is_none(holder, reference), deadline=20)
+        async with registry_away(lab):
+            await puller.cri.pull(reference)
+            assert await digest(puller, reference) == str(app.root.digest)
+            assert await _is_older(puller, reference, 3)
+        await until(lambda: _is_none(puller, reference), deadline=20)
 
 
 async def test_with_a_ttl_of_0_only_digests_come_from_peers(lab: Lab) -> None:

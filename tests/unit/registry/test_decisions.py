@@ -23,6 +23,7 @@ from spegel_py.admin.routes import pull_routes
 from spegel_py.health.peer_health import HealthState
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import Filters
 from spegel_py.registry.server import serve
@@ -272,6 +273,30 @@ async def test_a_tag_that_is_too_old(start: NodeFactory) -> None:
         cause, record = await reason(node)
         assert (cause, record["local"]) == ("too_old", "too_old")
         assert "2.0 h ago" in record["text"]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_tag_of_any_age_is_answered_while_its_registry_is_away(
+    start: NodeFactory, answers: bool
+) -> None:
+    """Here and at a peer: nobody has a newer one to give."""
+    reach = RegistryReach(probe=lambda registry: answers)
+    freshness = Freshness(ttl=60)
+    async with (
+        start("holder", freshness=freshness) as holder,
+        start("other", freshness=freshness, reach=reach) as other,
+        start("own", freshness=freshness, reach=reach) as own,
+    ):
+        old, name = time.time() - 7200, "r.io/app:v1"
+        for node in (holder, own):
+            node.store.tag(name, node.store.add(MANIFEST), pulled=old)
+        await holder.network.join(holder.peer).advertise([name], pulled={name: old})
+        for node in (other, own):
+            answer = await (await node.client()).ask("GET", TAG)
+            assert answer.status == (404 if answers else 200)
+            if not answers:
+                assert answer.body == MANIFEST
+                assert int(answer.headers["age"]) >= 7200
 
 
 async def test_a_store_that_is_away(node: Node) -> None:
