@@ -6,6 +6,9 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -55,9 +58,8 @@ def run(args: argparse.Namespace) -> int:
             if output is Output.OBJECT:
                 print_json(_object(Cleaned(root, (), has_backup=False), None, reason))
             return 1
-    socket, released = values["containerd_sock"], None
-    if socket is not None and socket.exists():
-        released = asyncio.run(release_replicas(socket, values["containerd_namespace"]))
+    release = partial(_release, values)
+    released = None if address else asyncio.run(release())
 
     def tell(cleaned: Cleaned) -> None:
         match output:
@@ -69,8 +71,17 @@ def run(args: argparse.Namespace) -> int:
                 _print(cleaned)
         sys.stdout.flush()  # the probe may be served for long
 
-    asyncio.run(clean_up_and_serve(root, address, linger=values["linger"], tell=tell))
+    linger = values["linger"]
+    asyncio.run(clean_up_and_serve(root, address, linger=linger, tell=tell, release=release))
     return 0
+
+
+async def _release(values: Mapping[str, Any]) -> int | None:
+    """Release the replicas in containerd; return their number, None if they are left."""
+    socket = values["containerd_sock"]
+    if values["keep_replicas"] or socket is None or not socket.exists():
+        return None
+    return await release_replicas(socket, values["containerd_namespace"])
 
 
 def _print(cleaned: Cleaned) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import math
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,17 +74,37 @@ SETTINGS = (
     Setting(
         "containerd_namespace", values.text, "k8s.io", "containerd namespace of these replicas"
     ),
+    Setting(
+        "keep_replicas",
+        values.boolean,
+        False,
+        "leave the replicas in containerd, for a node that is installed again",
+    ),
 )
 
 
 Tell = Callable[["Cleaned"], None]
 """Shows the result of a clean-up."""
 
+Release = Callable[[], Awaitable[object]]
+"""Releases the node's replicas."""
 
-async def clean_up_and_serve(root: Path, address: str, *, linger: float, tell: Tell) -> None:
+
+async def _nothing() -> None:
+    return
+
+
+async def clean_up_and_serve(
+    root: Path, address: str, *, linger: float, tell: Tell, release: Release = _nothing
+) -> None:
     """Restore the folder, then serve the probe until SIGTERM, if there is an address.
 
-    `tell` gets the result of each clean-up. Raises ConfigError, HostError.
+    Raises ConfigError, HostError.
+
+    Args:
+        tell: gets the result of each clean-up.
+        release: is awaited after SIGTERM: once at once, and again at the end of `linger`. The node
+            may end only then, and would hold its replicas again before.
     """
     is_ended = asyncio.Event()
     # Set first, because a container's first process gets only signals that it handles.
@@ -97,10 +117,17 @@ async def clean_up_and_serve(root: Path, address: str, *, linger: float, tell: T
             await asyncio.to_thread(lock.enter_context, locked(root, deadline=LOCK_DEADLINE))
         tell(await asyncio.to_thread(clean_up, root, Disk(), is_locked=True))
         async with serve_probe(address):
-            await _keep_clean(root, is_ended, linger=linger, tell=tell)
+            await _keep_clean(root, is_ended, linger=linger, tell=tell, release=release)
 
 
-async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float, tell: Tell) -> None:
+async def _keep_clean(
+    root: Path,
+    is_ended: asyncio.Event,
+    *,
+    linger: float,
+    tell: Tell,
+    release: Release = _nothing,
+) -> None:
     """Restore a locked folder whenever it was configured, until `linger` seconds after the end.
 
     The last check is at the very end.
@@ -111,6 +138,8 @@ async def _keep_clean(root: Path, is_ended: asyncio.Event, *, linger: float, tel
         is_last = loop.time() >= end
         if await asyncio.to_thread((root / BACKUP).is_dir):
             tell(await asyncio.to_thread(clean_up, root, Disk(), is_locked=True))
+        if is_ended.is_set():
+            await release()
         if is_last:
             return
         if end == math.inf:

@@ -12,7 +12,8 @@ import pytest
 from tests.integration.cluster import heal, kill_node, metric, registry_away
 from tests.support.images import image
 from tests.support.lab import Lab, Node, start_lab, until
-from tests.support.processes import run
+from tests.support.processes import Process, run
+from tests.support.routers import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
 
@@ -140,3 +141,37 @@ async def test_cleanup_releases_what_a_removed_node_has_kept(lab: Lab, tmp_path:
     assert (await first.daemon.ctr("leases", "ls", "-q")).split() == ["of-another-program"]
     await first.daemon.kill()
     assert "replicas are not released" in await run(*command)
+
+
+async def test_a_cleanup_beside_a_running_node_releases_what_it_keeps(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """As when the chart is uninstalled: both are told to end, and the node does so a bit later."""
+    await start(lab, replica_floor="1")
+    first = lab.nodes[0]
+    reference = lab.name("test/uninstalled:1")
+    await lab.registry.push(reference, image())
+    await first.cri.pull(reference)
+    await until(lambda: _is_one(lab), deadline=30.0)
+    await first.cri.remove(reference)
+    folder = tmp_path / "certs.d"
+    folder.mkdir()
+    cleanup = Process(
+        command=[
+            *(sys.executable, "-m", "spegel_py", "cleanup", "--log-format", "json"),
+            *("--containerd-registry-config-path", str(folder)),
+            *("--containerd-sock", str(first.daemon.socket)),
+            *("--addr", f"127.0.0.1:{free_port()}", "--linger", "3s"),
+        ],
+        log=tmp_path / "cleanup.log",
+    )
+
+    async def is_served() -> bool:
+        return "the probe is served" in cleanup.output
+
+    await cleanup.start(is_served)
+    assert not await _holds_nothing(first)
+    assert first.spegel is not None
+    await asyncio.gather(cleanup.end(), first.spegel.end())
+    assert await _holds_nothing(first)
+    assert "spegel-py/" not in await first.daemon.ctr("leases", "ls", "-q")
