@@ -18,6 +18,7 @@ from spegel_py.errors import SpegelError
 from spegel_py.store.containerd.grpc_client import Client
 from tests.kubernetes import addresses
 from tests.kubernetes.cgroups import Cgroup
+from tests.support.cri.client import Cri
 from tests.support.namespaces import Namespace
 from tests.support.processes import Process, run, until
 
@@ -244,6 +245,10 @@ class Node:
         began = time.monotonic()
         await self.ctr("images", "pull", "--hosts-dir", hosts, reference, deadline=deadline)
         return time.monotonic() - began
+
+    def cri(self) -> Cri:
+        """Return the image service that the kubelet uses."""
+        return Cri(socket=Path(f"/proc/{self.first_process}/root/run/containerd/containerd.sock"))
 
     async def forget_image(self, reference: str) -> None:
         """Remove an image under all names of its repository, with the content only it has."""

@@ -9,9 +9,11 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from spegel_py.oci.rootfs import layers_of
 from tests.kubernetes import addresses
 from tests.kubernetes.cluster import NAMESPACE, Cluster
 from tests.kubernetes.node import Node
@@ -41,14 +43,43 @@ SECONDARY = "10.97.0.2_5001_"
 """containerd's other name for the private registry's folder."""
 
 
-async def test_the_chart_installs_on_a_fresh_cluster(cluster: Cluster) -> None:
+def private_registry(cluster: Cluster, folder: Path) -> Registry:
+    """Return the private registry, not started, with its files below the folder."""
+    return Registry(
+        folder=folder / "private",
+        namespace=cluster.registry.namespace,
+        address=PRIVATE,
+        is_private=True,
+    )
+
+
+def pull_secret(private: Registry, name: str, namespace: str) -> dict[str, Any]:
+    """Return a Secret with the credentials of the private registry."""
+    pair = base64.b64encode(f"{private.user}:{private.password}".encode()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": {".dockerconfigjson": json.dumps({"auths": {PRIVATE: {"auth": pair}}})},
+    }
+
+
+async def test_the_chart_installs_on_a_fresh_cluster(cluster: Cluster, tmp_path: Path) -> None:
     """Every node gets a ready pod, whichever containerd it has, and though that is new."""
     for node in cluster.nodes:
         folder = node.certs / SECONDARY
         folder.mkdir()
         (folder / "hosts.toml").write_text(f'server = "http://{PRIVATE}"\n')
+    await cluster.kubectl("create", "namespace", NAMESPACE)
+    await cluster.apply(pull_secret(private_registry(cluster, tmp_path), "registries", NAMESPACE))
     seconds = await cluster.install(
-        {"spegel": {"mirroredRegistries": [f"http://{addresses.REGISTRY}", f"http://{PRIVATE}"]}}
+        {
+            "spegel": {
+                "mirroredRegistries": [f"http://{addresses.REGISTRY}", f"http://{PRIVATE}"],
+                "registryCredentialsSecretName": "registries",
+            }
+        }
     )
     print(f"installed after {seconds:.1f} s")
     pods = await cluster.get_json("pods", f"--namespace={NAMESPACE}")
@@ -157,28 +188,12 @@ async def test_a_private_registry_is_pulled_with_the_pods_secret(
     a peer.
     """
     first, second, _ = cluster.nodes
-    private = Registry(
-        folder=tmp_path / "private",
-        namespace=cluster.registry.namespace,
-        address=PRIVATE,
-        is_private=True,
-    )
+    private = private_registry(cluster, tmp_path)
     await private.start()
     try:
         reference = f"{PRIVATE}/private/app:1"
         await private.push(reference, images.image("private", is_runnable=True))
-        pair = base64.b64encode(f"{private.user}:{private.password}".encode()).decode()
-        await cluster.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": "pull"},
-                "type": "kubernetes.io/dockerconfigjson",
-                "stringData": {
-                    ".dockerconfigjson": json.dumps({"auths": {PRIVATE: {"auth": pair}}})
-                },
-            }
-        )
+        await cluster.apply(pull_secret(private, "pull", "default"))
         seconds = await cluster.run_pod("private-first", first, reference, pull_secret="pull")
         print(f"private image: {seconds:.1f} s")
     finally:
@@ -187,6 +202,55 @@ async def test_a_private_registry_is_pulled_with_the_pods_secret(
         )  # it would wait for 10 s until the nodes' connections are over
     seconds = await cluster.run_pod("private-second", second, reference, pull_secret="pull")
     print(f"private image from a peer: {seconds:.1f} s")
+
+
+async def test_a_pre_heated_image_outlives_the_kubelets_copies(cluster: Cluster) -> None:
+    """On each version of containerd a pod starts from it without a byte from the registry.
+
+    The kubelet's `RemoveImage` leaves it, and the next pod starts from it too.
+    """
+    first = cluster.nodes[0]
+    app = images.image("preheated", layers=3, size=2_000_000, is_runnable=True)
+    reference = await cluster.push("preheated/app:1", app)
+    arguments = (reference, "--nodes", "all", "--depth", "unpacked", "--wait")
+    print(await cluster.exec_in_spegel(first, "spegel-py", "preheat", *arguments))
+    cluster.registry.forget()
+    unpacked = {str(layer.chain) for layer in layers_of(app.root.data, app.blobs[1].data)}
+    for life in ("first", "second"):
+        for node in cluster.nodes:
+            assert await node.cri().status(reference) is None
+            name = f"preheated-{life}-{node.name}"
+            seconds = await cluster.run_pod(name, node, reference)
+            print(f"{node.name}: {seconds:.2f} s from a pre-heated image")
+            await cluster.delete_pod(name)
+            await node.cri().remove(reference)
+            assert unpacked <= set((await node.ctr("snapshots", "ls")).split())
+    paths = [one.path for one in cluster.registry.requests("GET")]
+    assert not [path for path in paths if "/preheated/app/" in path]
+
+
+async def test_a_private_image_that_a_node_keeps_needs_the_pull_secret(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The node has it with its own credentials, by digest, so no mirror answers for the tag."""
+    node = cluster.nodes[1]
+    private = private_registry(cluster, tmp_path)
+    await private.start()
+    try:
+        one = images.image("kept", is_runnable=True)
+        reference = f"{PRIVATE}/private/kept:1"
+        await private.push(reference, one)
+        by_digest = f"{PRIVATE}/private/kept@{one.root.digest}"
+        arguments = (by_digest, "--depth", "unpacked", "--wait")
+        await cluster.exec_in_spegel(node, "spegel-py", "preheat", *arguments)
+        with pytest.raises(AssertionError, match="Failed to pull image"):
+            await cluster.run_pod("kept-without", node, reference, deadline=6.0)
+        await cluster.delete_pod("kept-without")
+        private.forget()
+        await cluster.run_pod("kept-with", node, reference, pull_secret="pull")
+        assert not [one for one in private.requests("GET") if "/blobs/" in one.path]
+    finally:
+        await private.process.end(signal.SIGKILL)
 
 
 async def test_a_new_node_starts_twenty_pods_of_twenty_images_at_once(cluster: Cluster) -> None:
@@ -270,3 +334,17 @@ def fetched(cluster: Cluster) -> Counter[str]:
         for request in cluster.registry.requests("GET")
         if "/blobs/" in request.path and request.status == 200
     )
+
+
+async def test_an_uninstalled_release_leaves_no_replica(cluster: Cluster) -> None:
+    """Neither a lease nor content that nothing else has; the first image was pre-heated above."""
+    print(f"uninstalled after {await cluster.uninstall():.1f} s")
+    app = images.image("preheated", layers=3, size=2_000_000, is_runnable=True)
+
+    async def is_clean(node: Node) -> bool:
+        leases = await node.ctr("leases", "ls", "-q")
+        content = (await node.ctr("content", "ls", "-q")).split()
+        return "spegel-py/" not in leases and str(app.root.digest) not in content
+
+    for node in cluster.nodes:
+        await until(lambda node=node: is_clean(node), deadline=30.0, pause=0.2)  # type: ignore[misc]
