@@ -343,6 +343,7 @@ class Assembly:
             draining=self.replicas.draining.state.describe(),
             leaving=self.replicas.draining.state.draining_peers,
             cluster_keys=self._keys_state(),
+            preheat=self.preheating.describe(self.config.control_path),
         )
 
     def _keys_state(self) -> Mapping[str, object] | None:

@@ -30,6 +30,7 @@ def describe(
     replicas: Mapping[str, object] | None = None,
     draining: Mapping[str, str] | None = None,
     leaving: Collection[str] = (),
+    preheat: Mapping[str, object] | None = None,
     zone: str = "",
     cluster_keys: Mapping[str, object] | None = None,
 ) -> Mapping[str, object]:
@@ -49,6 +50,7 @@ def describe(
         draining: the causes for which the node drains, None if it does not.
         leaving: the ids of the peers that drain.
         cluster_keys: which keys of the cluster are in use, None if there are none.
+        preheat: the faults of pre-heating, its list and the control socket.
     """
     tags = sum("/" in key for key in advertised)
     digests = sum(not is_replica_key(key) for key in advertised) - tags
@@ -83,6 +85,7 @@ def describe(
         "replicas": replicas,
         "draining": draining,
         "cluster_keys": cluster_keys,
+        "preheat": preheat,
         "supervision": supervision,
     }
 

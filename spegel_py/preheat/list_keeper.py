@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,15 +18,18 @@ import aiofiles
 import structlog
 
 from spegel_py.errors import ConfigError, StoreUnavailable
+from spegel_py.inflight.rendezvous import ranked_nodes
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.reference import Reference
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.node_choice import KnownNode, is_meant
 from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault
 from spegel_py.preheat.preheat_job import GOOD, NodeProgress, PreheatStage
 from spegel_py.preheat.preheat_list import MAX_FILE, ListEntry, parse_list
+from spegel_py.preheat.preheat_messages import ListedTag
 from spegel_py.preheat.preheat_request import PreheatDepth
-from spegel_py.preheat.registry_lookup import RegistryLookup
+from spegel_py.preheat.registry_lookup import RegistryLookup, ResolvedImage
 from spegel_py.telemetry.logging import FaultLog
 
 log = structlog.get_logger(__name__)
@@ -77,6 +80,8 @@ class ListKeeper:
         path: the file.
         own: this node.
         others: returns the other nodes.
+        ask: returns the digest that another node's registry gave it for a tag; None if it does not
+            tell.
         longest: seconds from the start for which a missing image may keep the node from being
             ready.
     """
@@ -87,6 +92,7 @@ class ListKeeper:
         path: Path,
         own: KnownNode,
         others: Callable[[], Collection[KnownNode]],
+        ask: Callable[[str, Reference], Awaitable[ListedTag | None]],
         local: LocalPreheat,
         lookup: RegistryLookup,
         metrics: PreheatMetrics,
@@ -95,9 +101,10 @@ class ListKeeper:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path = path
+        self.path = path
         self._own = own
         self._others = others
+        self._ask = ask
         self._local = local
         self._lookup = lookup
         self._metrics = metrics
@@ -114,13 +121,13 @@ class ListKeeper:
         """The fault of the file, as of the last look; empty if it was read."""
 
     def __repr__(self) -> str:
-        return f"<ListKeeper {self._path} {len(self._listed)} images>"
+        return f"<ListKeeper {self.path} {len(self._listed)} images>"
 
     def describe(self) -> Mapping[str, object]:
         """Return the list with the state of each image on this node, as JSON."""
         self._local.refresh()
         return {
-            "file": str(self._path),
+            "file": str(self.path),
             "fault": self.fault,
             "images": [
                 {
@@ -136,7 +143,7 @@ class ListKeeper:
 
     def faults(self) -> Mapping[str, str]:
         """Return the fault of the file, and those of images, by the file or the image."""
-        found = {str(self._path): f"{self.fault}; the old list stays"} if self.fault else {}
+        found = {str(self.path): f"{self.fault}; the old list stays"} if self.fault else {}
         for one in self._listed.values():
             if one.fault and len(found) < MAX_FAULTS:
                 found[str(one.entry.image)] = one.fault
@@ -177,7 +184,7 @@ class ListKeeper:
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         """Read the file if it changed."""
         try:
-            found = await asyncio.to_thread(self._path.stat)
+            found = await asyncio.to_thread(self.path.stat)
             stamp: object = (found.st_ino, found.st_mtime_ns, found.st_size)
         except OSError as error:
             stamp = error.errno
@@ -195,11 +202,11 @@ class ListKeeper:
 
     async def _read(self) -> tuple[ListEntry, ...]:
         try:
-            async with aiofiles.open(self._path, "rb") as file:
+            async with aiofiles.open(self.path, "rb") as file:
                 data = await file.read(MAX_FILE + 1)
         except OSError as error:
-            raise ConfigError(f"--preheat-file: {self._path}: {error.strerror}") from error
-        return parse_list(data, where=f"--preheat-file: {self._path}")
+            raise ConfigError(f"--preheat-file: {self.path}: {error.strerror}") from error
+        return parse_list(data, where=f"--preheat-file: {self.path}")
 
     async def _change(self, entries: tuple[ListEntry, ...], tasks: asyncio.TaskGroup) -> None:
         """Begin with the new entries, and end those that have gone."""
@@ -210,7 +217,7 @@ class ListKeeper:
             if entry not in self._listed:
                 one = self._listed[entry] = _Listed(entry)
                 one.task = tasks.create_task(self._keep(one), name=f"preheat {entry.image}")
-        log.info("preheat list read", path=str(self._path), images=len(entries), gone=len(gone))
+        log.info("preheat list read", path=str(self.path), images=len(entries), gone=len(gone))
         for one in gone:
             if one.task is not None:
                 one.task.cancel()
@@ -242,7 +249,7 @@ class ListKeeper:
         stamp = self._lookup.changed(entry.credentials)
         if digest is None or self._is_refresh_due(one):
             try:
-                found = await self._lookup.resolve(entry.image, name=entry.credentials)
+                found = await self._resolve(one)
             except PreheatFailed as error:
                 return await self._failed(one, error, stamp)
             digest, one.seen = found.digest, found.seen
@@ -255,6 +262,35 @@ class ListKeeper:
         if not self._is_fresh(one, digest):
             await self._fetch(one, digest)
         return CHECK if one.progress.stage in GOOD else await self._wait(entry, stamp)
+
+    async def _resolve(self, one: _Listed) -> ResolvedImage:
+        """Return the digest of an image. Raises PreheatFailed.
+
+        A tag that is looked at again is asked for at the registry by one node, the first in a
+        ranking by the tag, from which the others take its digest. If it does not tell, or knows
+        only an older digest, each asks for itself.
+        """
+        entry = one.entry
+        if one.digest is not None and (speaker := self._speaker(entry)) != self._own.id:
+            tag = await self._ask(speaker, entry.image)
+            if tag is not None and tag.seen >= (one.seen or 0.0):
+                return ResolvedImage(tag.digest, min(tag.seen, self._clock()))
+        return await self._lookup.resolve(entry.image, name=entry.credentials)
+
+    def _speaker(self, entry: ListEntry) -> str:
+        """Return the node that asks the registry for a tag of the list."""
+        nodes = [self._own.id, *(one.id for one in self._others())]
+        return ranked_nodes(Digest.of(str(entry.image).encode()), nodes, 1)[0]
+
+    def listed_tag(self, image: Reference) -> ListedTag | None:
+        """Return the digest of a tag of the list, if the registry has given it to this node.
+
+        May be called in any thread.
+        """
+        for one in list(self._listed.values()):
+            if one.entry.image == image and one.digest and one.seen is not None:
+                return ListedTag(one.digest, one.seen)
+        return None
 
     def _is_refresh_due(self, one: _Listed) -> bool:
         refresh = one.entry.refresh

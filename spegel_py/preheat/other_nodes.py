@@ -12,15 +12,19 @@ import structlog
 from spegel_py.errors import PeerError
 from spegel_py.inflight.message_fields import MessageError
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.reference import Reference
 from spegel_py.preheat.local_preheat import ImageOrder
 from spegel_py.preheat.node_choice import KnownNode
 from spegel_py.preheat.preheat_fault import PreheatFault
 from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
 from spegel_py.preheat.preheat_messages import (
     MAX_WITHIN,
+    ListedTag,
     PreheatAnswer,
     PreheatAsk,
     PreheatLook,
+    PreheatResolve,
+    decode_tag,
     encode_ask,
 )
 from spegel_py.routing.base import RequestResponse
@@ -90,6 +94,14 @@ class OtherNodes:
                 if progress.is_over:
                     return
             await asyncio.sleep(LOOK)
+
+    async def resolve(self, node: str, image: Reference) -> ListedTag | None:
+        """Return the digest that a node's registry gave it for a tag; None if it does not tell."""
+        try:
+            message = encode_ask(PreheatResolve(image))
+            return decode_tag(await self._requests.request(node, message, timeout=ANSWER))
+        except (PeerError, MessageError):
+            return None
 
     async def drop(self, node: str, job: str, digest: Digest) -> None:
         """Have a node stop fetching and keeping an image of a job, if it can be reached."""

@@ -12,6 +12,9 @@ message carries a credential: each node uses its own.
                                                    an older node brings its content alone
     look     job, digest                           "how far is it?"
     drop     job, digest                           "stop fetching and keeping it"
+    resolve  image                                 "which digest has this tag of your list?"
+    resolved digest?, seen?                        to it: the digest, and the Unix time at which the
+                                                   registry gave it; none if the node does not know
     state    state, done, total, upstream, why,    to each of them; `unknown` for an image that was
              error                                 not asked for
 """
@@ -32,7 +35,7 @@ from spegel_py.preheat.preheat_request import PreheatDepth
 from spegel_py.pull.plan import Platform
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 
-KINDS = ("preheat", "look", "drop")
+KINDS = ("preheat", "look", "drop", "resolve")
 """The kinds of requests."""
 
 UNKNOWN = "unknown"
@@ -82,6 +85,21 @@ class PreheatLook:
 
 
 @dataclass(frozen=True, slots=True)
+class PreheatResolve:
+    """A node asks for the digest of a tag that the other node's list has too."""
+
+    image: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTag:
+    """The digest of a listed tag, and the Unix time at which the registry gave it."""
+
+    digest: Digest
+    seen: float
+
+
+@dataclass(frozen=True, slots=True)
 class PreheatAnswer:
     """The state of an image on the asked node; None if it is unknown there."""
 
@@ -107,8 +125,26 @@ class PreheatAnswer:
         )
 
 
-def encode_ask(message: PreheatAsk | PreheatLook) -> bytes:
+def encode_tag(tag: ListedTag | None) -> bytes:
+    """Return the bytes of an answer to `resolve`."""
+    given = {} if tag is None else {"digest": str(tag.digest), "seen": tag.seen}
+    return _bytes({"kind": "resolved", **given})
+
+
+def decode_tag(raw: bytes) -> ListedTag | None:
+    """Return the tag in an answer to `resolve`. Raises MessageError."""
+    fields = MessageFields.parse(raw, MAX_RESPONSE)
+    if fields.kind != "resolved":
+        raise MessageError(f"no answer of this protocol: kind {fields.kind!r:.40}")
+    if not fields.has("digest"):
+        return None
+    return ListedTag(fields.digest(), fields.number("seen", MAX_TIME))
+
+
+def encode_ask(message: PreheatAsk | PreheatLook | PreheatResolve) -> bytes:
     """Return a request's bytes. Raises MessageError for an image whose name is too long."""
+    if isinstance(message, PreheatResolve):
+        return _bytes({"kind": "resolve", "image": str(message.image)})
     if isinstance(message, PreheatLook):
         kind = "drop" if message.is_drop else "look"
         return _bytes({"kind": kind, "job": message.job, "digest": str(message.digest)})
@@ -146,9 +182,11 @@ def is_preheat(raw: bytes) -> bool:
     return MessageFields.parse(raw, MAX_REQUEST).kind in KINDS
 
 
-def decode_ask(raw: bytes) -> PreheatAsk | PreheatLook:
+def decode_ask(raw: bytes) -> PreheatAsk | PreheatLook | PreheatResolve:
     """Return the request in these bytes. Raises MessageError."""
     fields = MessageFields.parse(raw, MAX_REQUEST)
+    if fields.kind == "resolve":
+        return PreheatResolve(_image(fields.text("image", _MAX_IMAGE)))
     job, digest = fields.text("job", _MAX_JOB), fields.digest()
     match fields.kind:
         case "look" | "drop":

@@ -14,15 +14,19 @@ import structlog
 from spegel_py.errors import StoreUnavailable
 from spegel_py.inflight.message_fields import MessageError
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.reference import Reference
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.preheat_fault import PreheatFault
 from spegel_py.preheat.preheat_job import NodeProgress, PreheatStage
 from spegel_py.preheat.preheat_messages import (
+    ListedTag,
     PreheatAsk,
     PreheatLook,
+    PreheatResolve,
     decode_ask,
     encode_state,
+    encode_tag,
 )
 from spegel_py.preheat.registry_lookup import is_of_this_machine
 from spegel_py.replicas.drain_state import DrainState
@@ -68,6 +72,8 @@ class PreheatResponder:
         self._is_open = is_open
         self._drain = drain or DrainState()
         self._clock = clock
+        self.listed_tag: Callable[[Reference], ListedTag | None] = lambda image: None
+        """Returns the digest of a listed tag, if this node asks the registry for it."""
         self._lock = threading.Lock()  # requests come in any thread
         self._asked: dict[Key, _Asked] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -91,6 +97,8 @@ class PreheatResponder:
                 if is_drop:
                     loop.call_soon_threadsafe(self._begin_drop, key, known)
                 return encode_state(known.progress if known else None)
+            case PreheatResolve(image):
+                return encode_tag(self.listed_tag(image))
         raise MessageError("no request")  # pragma: no cover - decode_ask knows no other
 
     async def run(self) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from spegel_py.errors import StoreUnavailable
 from spegel_py.oci.filters import Filters
-from spegel_py.preheat.list_keeper import ListKeeper
+from spegel_py.preheat.list_keeper import CHECK, ListKeeper
 from spegel_py.preheat.local_preheat import LocalPreheat
 from spegel_py.preheat.metrics import PreheatMetrics
 from spegel_py.preheat.node_choice import KnownNode
@@ -86,7 +86,8 @@ class Preheating:
         self._disk = disk
         self._floor = floor
         self._faults = FaultLog(log)
-        lookup = RegistryLookup(
+        self._credentials_fault = ""
+        self._lookup = lookup = RegistryLookup(
             credentials=RegistryCredentials(credentials), plain=plain, mirror=mirror
         )
         self.local = LocalPreheat(
@@ -99,10 +100,11 @@ class Preheating:
             floor=floor,
             rng=rng,
         )
+        others = OtherNodes(requests=requests)
         self.jobs = PreheatJobs(
             own=own,
             local=self.local,
-            others=OtherNodes(requests=requests),
+            others=others,
             lookup=lookup,
             sole_copies=sole_copies,
             folder=folder,
@@ -116,6 +118,7 @@ class Preheating:
                 path=list_path,
                 own=own,
                 others=self._spegel_nodes,
+                ask=others.resolve,
                 local=self.local,
                 lookup=lookup,
                 metrics=metrics,
@@ -125,6 +128,8 @@ class Preheating:
         self.responder = PreheatResponder(
             local=self.local, metrics=metrics, is_open=is_open, drain=drain
         )
+        if self.list is not None:
+            self.responder.listed_tag = self.list.listed_tag
         metrics.watch(self.jobs.counts)
 
     def __repr__(self) -> str:
@@ -135,8 +140,20 @@ class Preheating:
         return self.list.not_ready() if self.list else None
 
     def faults(self) -> Mapping[str, str]:
-        """Return what is wrong with the list, by the file or the image."""
-        return self.list.faults() if self.list else {}
+        """Return the faults of the list and of the credentials, by the file or the image."""
+        found = {"credentials": self._credentials_fault} if self._credentials_fault else {}
+        return {**found, **(self.list.faults() if self.list else {})}
+
+    def describe(self, socket: Path | None) -> Mapping[str, object]:
+        """Return the faults, the list's file and the control socket, as JSON for the doctor."""
+        faults = dict(self.faults())
+        if socket is not None and not socket.exists():
+            faults["control socket"] = f"{socket} is missing; the node's log says why"
+        return {
+            "faults": faults,
+            "list": str(self.list.path) if self.list else None,
+            "control_socket": str(socket) if socket else None,
+        }
 
     def describe_list(self) -> Mapping[str, object] | None:
         """Return the list with the state of its images here, as JSON; None without a list."""
@@ -147,9 +164,19 @@ class Preheating:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.jobs.run(), name="preheat jobs")
             tasks.create_task(self._give_way(), name="preheat disk")
+            tasks.create_task(self._check_credentials(), name="preheat credentials")
             tasks.create_task(self.responder.run(), name="preheat for others")
             if self.list is not None:
                 tasks.create_task(self.list.run(), name="preheat list")
+
+    async def _check_credentials(self) -> None:
+        """Read the file of credentials from time to time, before an image needs it."""
+        while True:
+            try:
+                self._credentials_fault = await self._lookup.credentials_fault()
+            except Exception as error:  # noqa: BLE001 - a fault here must not end the node
+                self._faults.log_once("credentials were not checked", error)
+            await asyncio.sleep(CHECK)
 
     async def _give_way(self) -> None:
         """Release images while the disk is too full. With a floor, the keeper of replicas does."""

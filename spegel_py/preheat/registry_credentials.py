@@ -28,6 +28,7 @@ MAX_FILE = 1024 * 1024
 """Bytes of the largest file that is read: the limit of a Kubernetes Secret."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_ANYTHING = Reference("registry.invalid", "anything", tag="1")
 _SCHEME = re.compile(r"^https?://", re.IGNORECASE)
 
 
@@ -60,6 +61,14 @@ class RegistryCredentials:
         except OSError as error:
             raise ConfigError(f"--registry-credentials: {path}: {error.strerror}") from None
         return credentials_in(data, reference, where=str(path))
+
+    async def fault(self, name: str = "") -> str:
+        """Return the fault of a file of credentials; empty if it can be used, or there is none."""
+        try:
+            await self.find(_ANYTHING, name=name)
+        except ConfigError as error:
+            return str(error)
+        return ""
 
     def changed(self, name: str = "") -> int:
         """Return the time at which the file was last changed, in nanoseconds; 0 without one."""

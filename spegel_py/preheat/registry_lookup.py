@@ -97,6 +97,10 @@ class RegistryLookup:
         """Return when the credentials of this name were last changed, as they say it."""
         return self._credentials.changed(name)
 
+    async def credentials_fault(self) -> str:
+        """Return the fault of the unnamed file of credentials; empty for none."""
+        return await self._credentials.fault()
+
     async def credentials(self, reference: Reference, *, name: str = "") -> Credentials | None:
         """Return the user and password for an image; None for none. Raises PreheatFailed."""
         try:

@@ -198,6 +198,23 @@ class NodeState:
     """Share of the content's disk that is in use."""
     keys: KeysState | None = None
     """The cluster's keys; None if the node has none."""
+    preheat: PreheatState | None = None
+    """What the node says of pre-heating; None for older nodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreheatState:
+    """The node's pre-heating.
+
+    Args:
+        faults: texts by the file or the image.
+        list: the file of the list; empty for none.
+        socket: the control socket; empty for none.
+    """
+
+    faults: tuple[tuple[str, str], ...] = ()
+    list: str = ""
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,6 +116,25 @@ def check_keys(facts: Facts) -> list[Finding]:
     return [ok("keys", text)]
 
 
+def check_preheat(facts: Facts) -> list[Finding]:
+    """Check the pre-heat list, the credentials, and the control socket."""
+    preheat = facts.node.preheat if isinstance(facts.node, NodeState) else None
+    if preheat is None:
+        return []
+    if preheat.faults:
+        remedy = "mend the file, or see spegel-py preheat ls; the node looks again by itself"
+        return [
+            warning("preheat", text if text.startswith("--") else f"{subject}: {text}", remedy)
+            for subject, text in preheat.faults
+        ]
+    if not preheat.socket and not preheat.list:
+        return []
+    listed = f"the list {preheat.list}" if preheat.list else "no list"
+    if not preheat.socket:
+        return [ok("preheat", f"{listed}; no control socket, so no command reaches the node")]
+    return [ok("preheat", f"{listed}; commands at {preheat.socket}")]
+
+
 def check_clock(facts: Facts) -> list[Finding]:
     """Check that the clocks of this node and its peers agree."""
     if not isinstance(facts.node, NodeState):

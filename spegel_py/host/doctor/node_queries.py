@@ -13,7 +13,15 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
-from spegel_py.host.doctor.facts import KeysState, NodeState, PeerState, Pull, Subject, Unknown
+from spegel_py.host.doctor.facts import (
+    KeysState,
+    NodeState,
+    PeerState,
+    PreheatState,
+    Pull,
+    Subject,
+    Unknown,
+)
 from spegel_py.host.http_probe import explain, get
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.reference import Reference
@@ -117,6 +125,7 @@ def _state(given: Any) -> NodeState:
         keepers=int(replicas.get("nodes", 0)),
         disk=float(replicas.get("disk", 0.0)),
         keys=_keys(given.get("cluster_keys")),
+        preheat=_preheat(given.get("preheat")),
     )
 
 
@@ -130,4 +139,14 @@ def _keys(found: Any) -> KeysState | None:
         fault=str(found["fault"]),
         is_public=bool(found["public"]),
         clear=int(found["members"]["clear"]),
+    )
+
+
+def _preheat(given: Any) -> PreheatState | None:
+    if given is None:
+        return None
+    return PreheatState(
+        faults=tuple((str(subject), str(text)) for subject, text in given["faults"].items()),
+        list=str(given["list"] or ""),
+        socket=str(given["control_socket"] or ""),
     )

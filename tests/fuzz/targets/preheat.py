@@ -51,6 +51,15 @@ _STATES = as_json(
         }
     )
 )
+_TAGS = as_json(
+    objects(
+        {
+            "kind": st.just("resolved"),
+            "digest": st.sampled_from((DIGEST, "a", None)),
+            "seen": st.floats(0),
+        }
+    )
+)
 
 
 @target(
@@ -60,6 +69,7 @@ _STATES = as_json(
         b'"seen":5.0,"platform":"linux/amd64","keep":60.0,"within":60.0,"rate":0,'
         b'"credentials":"team","depth":"unpacked","pin":false}' % DIGEST.encode(),
         b'{"kind":"look","job":"a","digest":"%s"}' % DIGEST.encode(),
+        b'{"kind":"resolve","image":"registry.example/team/app:1"}',
         b'{"kind":"drop","job":"a","digest":"%s"}' % DIGEST.encode(),
     ),
     refuses=(MessageError,),
@@ -72,6 +82,17 @@ def _requests(data: bytes) -> None:
         assert all(map(math.isfinite, (request.keep, request.within, request.seen or 0.0)))
         assert request.credentials.isprintable()
     assert preheat_messages.decode_ask(preheat_messages.encode_ask(request)) == request
+
+
+@target(
+    "preheat-tags",
+    examples=(b'{"kind":"resolved","digest":"%s","seen":5.0}' % DIGEST.encode(),),
+    refuses=(MessageError,),
+    structured=_TAGS,
+)
+def _tags(data: bytes) -> None:
+    tag = preheat_messages.decode_tag(data)
+    assert preheat_messages.decode_tag(preheat_messages.encode_tag(tag)) == tag
 
 
 @target(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from spegel_py.oci.build import Image
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.filters import EVERYTHING, Filters
+from spegel_py.oci.reference import Reference
 from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.list_keeper import ListKeeper
 from spegel_py.preheat.local_preheat import ImageOrder, LocalPreheat
@@ -20,6 +21,7 @@ from spegel_py.preheat.node_choice import KnownNode
 from spegel_py.preheat.other_nodes import OtherNodes
 from spegel_py.preheat.preheat_job import NodeProgress
 from spegel_py.preheat.preheat_jobs import PreheatJobs
+from spegel_py.preheat.preheat_messages import ListedTag
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.preheat.registry_lookup import RegistryLookup
 from spegel_py.preheat.runtime_pulls import RuntimePulls
@@ -35,6 +37,10 @@ from spegel_py.store.memory_store import MemoryStore
 from tests.support.image_server import ImageServer, image_server
 
 OWN = KnownNode("12D3KooWme", "10.0.0.1", "worker-1")
+
+
+async def tells_nothing(node: str, image: Reference) -> None:
+    """Answer as a node that does not know a tag."""
 
 
 class Preheated:
@@ -122,12 +128,19 @@ class Preheated:
         """Return the full name of an image in the registry."""
         return f"{self.registry.url.removeprefix('http://')}/{repository}:{tag}"
 
-    def list_keeper(self, path: Path, *, others: Collection[KnownNode] = ()) -> ListKeeper:
+    def list_keeper(
+        self,
+        path: Path,
+        *,
+        others: Collection[KnownNode] = (),
+        ask: Callable[[str, Reference], Awaitable[ListedTag | None]] = tells_nothing,
+    ) -> ListKeeper:
         """Return the keeper of the list in a file."""
         return ListKeeper(
             path=path,
             own=OWN,
             others=lambda: others,
+            ask=ask,
             local=self.local,
             lookup=self.lookup,
             metrics=self.counted,

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from spegel_py.oci.reference import Reference
 from spegel_py.preheat import list_keeper
 from spegel_py.preheat.list_keeper import ListKeeper
 from spegel_py.preheat.node_choice import KnownNode
+from spegel_py.preheat.preheat_messages import ListedTag
 from tests.support.images import image
 from tests.support.processes import until
-from tests.unit.preheat.preheated import Preheated, preheated
+from tests.unit.preheat.preheated import Preheated, preheated, tells_nothing
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +145,34 @@ async def test_a_tag_that_moved_is_followed(
             await holds(node, new)
 
 
+async def test_one_node_asks_the_registry_whether_a_tag_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others take its digest; an older one than theirs, or none, is no answer."""
+    old, new = image("old"), image("new")
+    others = [KnownNode(f"node-{number}") for number in range(500)]
+    monkeypatch.setattr("spegel_py.preheat.preheat_list.values.seconds", lambda low, high: float)
+    told: list[ListedTag | None] = [None]
+
+    async def ask(node: str, reference: Reference) -> ListedTag | None:
+        return told[0]
+
+    async with preheated(old) as node:
+        node.mirror.add(new)
+        path = write(tmp_path / "list.yaml", f"image: '{node.name()}', refresh: 0.05")
+        keeper = node.list_keeper(path, others=others, ask=ask)
+        async with keeping(keeper):
+            await holds(node, old)
+            tag = keeper.listed_tag(Reference.parse(node.name()))
+            assert tag is not None
+            assert tag.digest == old.root.digest
+            told[0] = ListedTag(new.root.digest, tag.seen + 1.0)
+            await holds(node, new)
+            told[0] = ListedTag(new.root.digest, 1.0)
+            await holds(node, old)
+            assert keeper.listed_tag(Reference.parse("registry.example/other:1")) is None
+
+
 async def test_an_image_that_comes_later_is_found_then(tmp_path: Path) -> None:
     """A list may be written before the image is pushed, and a copy may be taken away."""
     one = image()
@@ -191,6 +221,7 @@ async def test_readiness_waits_for_marked_images_and_not_for_ever(tmp_path: Path
             path=write(path, f"image: '{node.name('3')}', ready: true"),
             own=KnownNode("a"),
             others=tuple,
+            ask=tells_nothing,
             local=waiting.local,
             lookup=waiting.lookup,
             metrics=waiting.counted,

@@ -19,9 +19,11 @@ from spegel_py.preheat.local_preheat import ImageOrder
 from spegel_py.preheat.other_nodes import OtherNodes
 from spegel_py.preheat.preheat_job import JobState, NodeProgress, PreheatStage
 from spegel_py.preheat.preheat_messages import (
+    ListedTag,
     PreheatAnswer,
     PreheatAsk,
     PreheatLook,
+    PreheatResolve,
     decode_ask,
     encode_ask,
     encode_state,
@@ -373,3 +375,22 @@ async def test_a_node_gives_up_when_the_time_is_over() -> None:
 
         await until(has_given_up)
         assert there.is_empty()
+
+
+async def test_a_listed_tag_is_told() -> None:
+    """A node that does not know it, or is too old for the question, tells nothing."""
+    tag = ListedTag(Digest.of(b"tag"), 12.5)
+    async with preheated() as node:
+        responder = PreheatResponder(
+            local=node.local, metrics=node.counted, is_open=True, drain=node.drain
+        )
+        task = asyncio.create_task(responder.run())
+        others = OtherNodes(requests=Requests({"other": responder.handle}))
+        await asyncio.sleep(0)
+        assert await others.resolve("other", ASK.image) is None
+        responder.listed_tag = lambda image: tag if image == ASK.image else None
+        assert await others.resolve("other", ASK.image) == tag
+        assert await others.resolve("unknown", ASK.image) is None
+        task.cancel()
+        await asyncio.wait([task])
+    assert decode_ask(encode_ask(PreheatResolve(ASK.image))) == PreheatResolve(ASK.image)

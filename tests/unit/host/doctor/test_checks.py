@@ -27,6 +27,7 @@ from spegel_py.host.doctor.facts import (
     MirrorHost,
     NodeState,
     PeerState,
+    PreheatState,
     Pull,
     Unknown,
 )
@@ -38,6 +39,7 @@ from spegel_py.host.doctor.node_checks import (
     check_keys,
     check_node,
     check_peers,
+    check_preheat,
     check_pull,
     check_replicas,
 )
@@ -524,6 +526,22 @@ def test_cluster_keys(keys: KeysState, level: Level, text: str) -> None:
     assert finding.level is level
     assert text in finding.text
     assert check_keys(RIGHT) == []
+
+
+@pytest.mark.parametrize(
+    ("preheat", "level", "said"),
+    [
+        (PreheatState(socket="/c.sock"), Level.OK, "no list; commands at /c.sock"),
+        (PreheatState(list="/l.yaml"), Level.OK, "the list /l.yaml; no control socket"),
+        (PreheatState(faults=(("/l.yaml", "--preheat-file: no"),)), Level.WARNING, "--preheat"),
+        (PreheatState(faults=(("r.io/a:1", "not-found: no"),)), Level.WARNING, "r.io/a:1: not"),
+    ],
+)
+def test_preheat(preheat: PreheatState, level: Level, said: str) -> None:
+    finding = only(check_preheat, node=replace(NODE, preheat=preheat))
+    assert (finding.check, finding.level) == ("preheat", level)
+    assert finding.text.startswith(said)
+    assert check_preheat(RIGHT) == []
 
 
 def test_peers() -> None:
