@@ -23,6 +23,15 @@ class KnownNode:
     name: str = ""
     zone: str = ""
 
+    @property
+    def label(self) -> str:
+        """The name and the address, as far as they are known: the name alone may be ambiguous."""
+        return (
+            f"{self.name} ({self.address})"
+            if self.name and self.address
+            else (self.name or self.address)
+        )
+
     def is_called(self, text: str) -> bool:
         """Return True if a person's text names this node."""
         is_end = len(text) >= SHORTEST_END and self.id.endswith(text.lstrip("…"))

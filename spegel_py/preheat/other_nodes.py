@@ -28,6 +28,7 @@ from spegel_py.preheat.preheat_messages import (
     encode_ask,
 )
 from spegel_py.routing.base import RequestResponse
+from spegel_py.tools.bounded import BoundedDict
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,9 @@ LOOK = 1.0
 
 ANSWER = 3.0
 """Seconds for an answer; a live node answers in milliseconds."""
+
+MAX_NAMED = 10_000
+"""Nodes whose names are remembered."""
 
 LOST = 60.0
 """Seconds without an answer after which a node counts as lost: more than a restart takes."""
@@ -54,14 +58,15 @@ class OtherNodes:
         self._requests = requests
         self._clock = clock
         self._monotonic = monotonic
+        self._names: BoundedDict[str, str] = BoundedDict(limit=MAX_NAMED)
 
     def __repr__(self) -> str:
         return f"<OtherNodes {len(self._requests.partners())}>"
 
     def known(self) -> Collection[KnownNode]:
-        """Return the nodes that can be asked."""
+        """Return the nodes that can be asked, with the names of those that have answered."""
         return [
-            KnownNode(one, peer.host, zone=peer.zone)
+            KnownNode(one, peer.host, self._names.get(one, ""), peer.zone)
             for one, peer in self._requests.partners().items()
         ]
 
@@ -89,6 +94,8 @@ class OtherNodes:
                     return
             else:
                 answered, is_asked = self._monotonic(), answer.progress is not None
+                if answer.name:
+                    self._names[node] = answer.name
                 if answer.progress is not None:
                     progress.copy(answer.progress)
                 if progress.is_over:

@@ -115,9 +115,9 @@ class PreheatJobs:
         return Counter(job.state.value for job in self._jobs.values())
 
     def describe(self, job: PreheatJob) -> dict[str, object]:
-        """Return a job as JSON, as of now, with the addresses of its nodes."""
+        """Return a job as JSON, as of now, with the names and addresses of its nodes."""
         self._local.refresh()
-        addresses = {one.id: one.address or one.name for one in (self._own, *self._others.known())}
+        addresses = {one.id: one.label for one in (self._own, *self._others.known())}
         return job.as_json() | {
             "nodes": {node: addresses.get(node, "") for image in job.images for node in image.nodes}
         }

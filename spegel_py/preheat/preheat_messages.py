@@ -16,7 +16,7 @@ message carries a credential: each node uses its own.
     resolved digest?, seen?                        to it: the digest, and the Unix time at which the
                                                    registry gave it; none if the node does not know
     state    state, done, total, upstream, why,    to each of them; `unknown` for an image that was
-             error                                 not asked for
+             error, name?                          not asked for. `name`: the node's own name
 """
 
 from __future__ import annotations
@@ -101,9 +101,13 @@ class ListedTag:
 
 @dataclass(frozen=True, slots=True)
 class PreheatAnswer:
-    """The state of an image on the asked node; None if it is unknown there."""
+    """The state of an image on the asked node; None if it is unknown there.
+
+    `name` is the node's name, empty if it does not tell.
+    """
 
     progress: NodeProgress | None
+    name: str = ""
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
@@ -111,8 +115,9 @@ class PreheatAnswer:
         fields = MessageFields.parse(raw, MAX_RESPONSE)
         if fields.kind != "state":
             raise MessageError(f"no answer of this protocol: kind {fields.kind!r:.40}")
+        name = _optional(fields, "name", _MAX_NAME)
         if fields.members.get("state") == UNKNOWN:
-            return cls(None)
+            return cls(None, name)
         return cls(
             NodeProgress(
                 stage=fields.enum("state", PreheatStage),
@@ -121,7 +126,8 @@ class PreheatAnswer:
                 upstream=fields.integer("upstream", MAX_SIZE),
                 why=_optional(fields, "why", _MAX_NAME),
                 error=_optional(fields, "error", MAX_ERROR),
-            )
+            ),
+            name,
         )
 
 
@@ -169,12 +175,13 @@ def encode_ask(message: PreheatAsk | PreheatLook | PreheatResolve) -> bytes:
     return raw
 
 
-def encode_state(progress: NodeProgress | None) -> bytes:
-    """Return an answer's bytes."""
+def encode_state(progress: NodeProgress | None, *, name: str = "") -> bytes:
+    """Return an answer's bytes, with the name of this node."""
+    told = {"name": name} if name.isprintable() and 0 < len(name) <= _MAX_NAME else {}
     if progress is None:
-        return _bytes({"kind": "state", "state": UNKNOWN})
+        return _bytes({"kind": "state", "state": UNKNOWN, **told})
     error = "".join(each if each.isprintable() else "?" for each in progress.error)[:MAX_ERROR]
-    return _bytes({"kind": "state", **progress.as_json(), "error": error})
+    return _bytes({"kind": "state", **progress.as_json(), "error": error, **told})
 
 
 def is_preheat(raw: bytes) -> bool:

@@ -56,6 +56,7 @@ class PreheatResponder:
 
     Args:
         is_open: False to refuse all of them.
+        name: the name of this node.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class PreheatResponder:
         metrics: PreheatMetrics,
         is_open: bool,
         drain: DrainState | None = None,
+        name: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._local = local
         self._metrics = metrics
         self._is_open = is_open
         self._drain = drain or DrainState()
+        self._name = name
         self._clock = clock
         self.listed_tag: Callable[[Reference], ListedTag | None] = lambda image: None
         """Returns the digest of a listed tag, if this node asks the registry for it."""
@@ -89,14 +92,14 @@ class PreheatResponder:
             raise MessageError("this node is starting, or ends")
         match message := decode_ask(raw):
             case PreheatAsk():
-                return encode_state(self._accept(peer, message, loop))
+                return encode_state(self._accept(peer, message, loop), name=self._name)
             case PreheatLook(job, digest, is_drop):
                 key = (peer, job, digest)
                 with self._lock:
                     known = self._asked.pop(key, None) if is_drop else self._asked.get(key)
                 if is_drop:
                     loop.call_soon_threadsafe(self._begin_drop, key, known)
-                return encode_state(known.progress if known else None)
+                return encode_state(known.progress if known else None, name=self._name)
             case PreheatResolve(image):
                 return encode_tag(self.listed_tag(image))
         raise MessageError("no request")  # pragma: no cover - decode_ask knows no other

@@ -126,7 +126,7 @@ class Preheating:
                 rng=rng,
             )
         self.responder = PreheatResponder(
-            local=self.local, metrics=metrics, is_open=is_open, drain=drain
+            local=self.local, metrics=metrics, is_open=is_open, drain=drain, name=own.name
         )
         if self.list is not None:
             self.responder.listed_tag = self.list.listed_tag

@@ -267,7 +267,7 @@ async def test_each_node_says_why_it_refuses(lab: Lab, private: Registry, tmp_pa
     with pytest.raises(CommandFailed) as raised:
         await preheat(first, by_digest, "--nodes", others, "--wait")
     for node in (second, third):
-        assert f"{node.address}: failed, no-credentials" in str(raised.value)
+        assert f"({node.address}): failed, no-credentials" in str(raised.value)
         assert await has_nothing(node)
     assert await has_nothing(first)
     await preheat(first, reference, "--nodes", "all", "--wait")

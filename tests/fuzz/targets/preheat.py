@@ -48,6 +48,7 @@ _STATES = as_json(
             "upstream": st.integers(0, 2**64),
             "why": st.text(max_size=120),
             "error": st.text(max_size=400),
+            "name": st.text(max_size=120),
         }
     )
 )

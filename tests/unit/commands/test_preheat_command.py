@@ -51,7 +51,7 @@ async def test_a_job_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture
         given = (node.name(), "--platform", "linux/amd64", "--wait")
         status, out, _ = await preheat(*given)
         assert status == 0
-        assert "10.0.0.1: done" in out
+        assert "worker-1 (10.0.0.1): done" in out
         assert "succeeded, 1 of 1 ready after" in out.splitlines()[-1]
         status, out, _ = await preheat(*given, "--json")
         assert status == 0

@@ -394,3 +394,17 @@ async def test_a_listed_tag_is_told() -> None:
         task.cancel()
         await asyncio.wait([task])
     assert decode_ask(encode_ask(PreheatResolve(ASK.image))) == PreheatResolve(ASK.image)
+
+
+async def test_the_name_of_a_node_is_known_once_it_has_answered() -> None:
+    """It stands in jobs beside the address."""
+    raw = encode_state(NodeProgress(PreheatStage.DONE), name="worker-2")
+    assert PreheatAnswer.decode(encode_state(None, name="worker-2")) == PreheatAnswer(
+        None, "worker-2"
+    )
+    assert PreheatAnswer.decode(encode_state(None, name="a" * 200)) == PreheatAnswer(None)
+    others = OtherNodes(requests=Requests({"other": lambda peer, message: raw}))
+    assert [one.label for one in others.known()] == ["10.0.0.2"]
+    order = ImageOrder(image=ASK.image, digest=ASK.digest, platform=None, expires=2e9)
+    await others.preheat("other", "job", order, NodeProgress(), until=2e9)
+    assert [one.label for one in others.known()] == ["worker-2 (10.0.0.2)"]

@@ -105,7 +105,7 @@ async def test_a_job_brings_images_and_is_recorded(tmp_path: Path) -> None:
         assert job.state is JobState.SUCCEEDED
         assert {image.digest for image in job.images} == {one.root.digest, two.root.digest}
         shown = node.jobs.describe(job)
-        assert shown["nodes"] == {OWN.id: OWN.address}
+        assert shown["nodes"] == {OWN.id: f"{OWN.name} ({OWN.address})"}
         assert node.jobs.counts() == {"succeeded": 1}
         assert node.metrics.get_sample_value("spegel_preheat_nodes_total", {"outcome": "done"}) == 2
         outcomes = [(one["actor"], one["action"], one["outcome"]) for one in node.actions]
