@@ -40,17 +40,24 @@ async def _measure(nodes: int, rounds: int, pulls: int) -> None:
         await lab.registry.namespace.limit(LINK)
         version = ".".join(map(str, await lab.nodes[0].daemon.version()))
         print(f"containerd {version}, {nodes} nodes, link {LINK}; {conditions()['load average']}")
-        alone, everywhere = [], []
-        for number in range(rounds):
-            alone.append(await _preheat(lab, f"alone{number}", "1"))
-            everywhere.append(await _preheat(lab, f"all{number}", "all"))
-        for name, found in (("one node", alone), (f"{nodes} nodes", everywhere)):
-            seconds, copies = [one for one, _ in found], [one for _, one in found]
-            print(f"{name}: {_listed(seconds)} s; copies from the registry {_listed(copies)}")
-        medians = [statistics.median(one for one, _ in each) for each in (everywhere, alone)]
-        print(f"time of {nodes} nodes against one: {medians[0] / medians[1]:.2f}")
+        if rounds:
+            await _measure_jobs(lab, rounds)
         await _measure_pulls(lab, pulls)
         print(f"at the end: {conditions()['load average']}")
+
+
+async def _measure_jobs(lab: Lab, rounds: int) -> None:
+    """Print the times of pre-heats of one node and of all, and the copies they cost."""
+    alone, everywhere = [], []
+    for number in range(rounds):
+        alone.append(await _preheat(lab, f"alone{number}", "1"))
+        everywhere.append(await _preheat(lab, f"all{number}", "all"))
+    count = len(lab.nodes)
+    for name, found in (("one node", alone), (f"{count} nodes", everywhere)):
+        seconds, copies = [one for one, _ in found], [one for _, one in found]
+        print(f"{name}: {_listed(seconds)} s; copies from the registry {_listed(copies)}")
+    medians = [statistics.median(one for one, _ in each) for each in (everywhere, alone)]
+    print(f"time of {count} nodes against one: {medians[0] / medians[1]:.2f}")
 
 
 async def _preheat(lab: Lab, name: str, nodes: str) -> tuple[float, float]:
