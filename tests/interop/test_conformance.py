@@ -1,0 +1,112 @@
+"""The conformance suite of the OCI distribution spec, pull category, from a store and by a peer.
+
+The suite names no registry in the query, so its repository does, or the node's default registry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.benchmarks.client import Client
+from tests.benchmarks.nodes import Node, layout
+from tests.interop.go_peer import GO_IS_MISSING
+from tests.support import processes
+from tests.support.images import image
+
+pytestmark = [
+    pytest.mark.skipif(GO_IS_MISSING, reason="there is no Go to build the suite with"),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(600),  # the first test builds the suite
+]
+
+BUILD = Path(__file__).parents[2] / ".ci" / "conformance"
+APP = image("conformance", layers=3)
+NAME = "registry.example/team/app:1"
+TESTED = (
+    "Ping",
+    "Blob get",
+    "Blob head",
+    "Manifest get by digest",
+    "Manifest get by tag",
+    "Manifest head by digest",
+    "Manifest head by tag",
+)
+"""The suite's names for what a registry without pushes has to pass."""
+
+_SWITCHED_OFF = dict.fromkeys(
+    (
+        "OCI_API_PUSH",
+        "OCI_API_BLOBS_DELETE",
+        "OCI_API_MANIFESTS_DELETE",
+        "OCI_API_TAGS_DELETE",
+        "OCI_API_TAGS_LIST",
+        "OCI_API_REFERRER",
+    ),
+    "false",
+)
+_RESULT = re.compile(r"^ *([A-Z][\w ]+?)\.+: +(\w+)$", re.MULTILINE)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def nodes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[Node]]:
+    """A node that holds the image, and one that gets it from that node."""
+    folder = tmp_path_factory.mktemp("conformance")
+    given = {"default-registry": "registry.example"}
+    held = layout(folder / "layout", {NAME: APP})
+    holder = Node(folder=folder / "holder", store={**held, **given})
+    empty = layout(folder / "empty", {})
+    other = Node(folder=folder / "other", store={**empty, **given}, bootstrap=holder.router)
+    try:
+        await holder.start()
+        await other.start()
+
+        async def is_found() -> bool:
+            with Client(other.registry) as client:
+                return client.get("/v2/team/app/manifests/1")[0] == 200
+
+        await processes.until(is_found, deadline=60.0)
+        yield [holder, other]
+    finally:
+        await other.process.end()
+        await holder.process.end()
+
+
+@pytest.mark.parametrize("repository", ["registry.example/team/app", "team/app"])
+@pytest.mark.parametrize("number", [0, 1], ids=["own store", "through a peer"])
+async def test_pulls_conform(
+    nodes: list[Node], number: int, repository: str, tmp_path: Path
+) -> None:
+    program = (await processes.run(str(BUILD), deadline=500.0)).splitlines()[-1]
+    blobs = [str(blob.digest) for blob in APP.blobs if blob.digest != APP.root.digest]
+    environment = _SWITCHED_OFF | {
+        "OCI_REGISTRY": f"127.0.0.1:{nodes[number].registry}",
+        "OCI_TLS": "disabled",
+        "OCI_REPO1": repository,
+        "OCI_RO_DATA_TAGS": "1",
+        "OCI_RO_DATA_MANIFESTS": str(APP.root.digest),
+        "OCI_RO_DATA_BLOBS": " ".join(blobs),
+        "OCI_RESULTS_DIR": str(tmp_path),
+    }
+    report = await _report(program, environment)
+    results = dict(_RESULT.findall(report))
+    assert {name: results.get(name) for name in TESTED} == dict.fromkeys(TESTED, "Pass"), report
+    assert (results["FAIL"], results["Error"]) == ("0", "0"), report
+
+
+async def _report(program: str, environment: dict[str, str]) -> str:
+    """Return the suite's report.
+
+    After the report it ends with a nil pointer (ReportResultsYAML), as it does for each registry
+    that is only read.
+    """
+    try:
+        return await processes.run(program, environment=environment)
+    except processes.CommandFailed as error:
+        if "ReportResultsYAML" not in str(error):
+            raise
+        return str(error)
