@@ -8,7 +8,7 @@ them yet.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spegel_py.store.containerd.api import cri_pb2, introspection_pb2
@@ -32,8 +32,8 @@ class ImageSettings:
     """Whether the older `registry.mirrors` is set. It excludes `config_path`."""
     pulls_locally: bool = False
     """Whether `use_local_image_pull` is set (2.1 and later)."""
-    snapshotter: str = ""
-    """The snapshotter of images; "" if it is not reported."""
+    snapshotter: str = field(default="", compare=False)
+    """The snapshotter of images; "" if it is not reported. A file's settings leave it out."""
 
 
 @dataclass(frozen=True, slots=True)
