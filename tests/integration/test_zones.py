@@ -124,7 +124,8 @@ async def _preheat_a_zone(lab: Lab) -> None:
     await lab.registry.push(reference, image("zone"))
     job = json.loads(await preheat(first, reference, "--nodes", "zone=b", "--wait", "--json"))
     [found] = job["images"]
-    assert [job["nodes"][node] for node in found["nodes"]] == [second.address]
+    [node] = found["nodes"]
+    assert second.address in job["nodes"][node]
     assert job["state"] == "succeeded"
     with pytest.raises(CommandFailed, match="no node is in the zone 'd'; known are a, b, c"):
         await preheat(first, reference, "--nodes", "zone=d")
