@@ -160,8 +160,9 @@ class Dht:
         return Peer(str(peer), host, port) if host else None
 
     def _nearest(self, raw: bytes, count: int) -> list[ID]:
-        places = [(position(peer.to_bytes()), peer.to_bytes()) for peer in self._mesh.peers()]
-        return [ID(peer) for peer in closest(position(raw), places, count)]
+        peers = {peer.to_bytes(): peer for peer in self._mesh.peers()}
+        places = ((position(name), name) for name in peers)
+        return [peers[name] for name in closest(position(raw), places, count)]
 
 
 async def query_closest(

@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeVar
 
 HASH_SIZE = 32
+MAX_POSITIONS = 4096
+"""Positions that are remembered: those of the peers, and of the keys that were looked up last."""
 _SHA2_256 = b"\x12\x20"
 _Id = TypeVar("_Id", bound=bytes)
 
@@ -34,10 +37,12 @@ def from_record_key(record: bytes) -> bytes | None:
     return None
 
 
+@lru_cache(maxsize=MAX_POSITIONS)
 def position(raw: bytes) -> int:
     """Return the position of a peer id or record key in the key space.
 
-    It is the sha256 of the bytes (libp2p kad-dht spec).
+    It is the sha256 of the bytes (libp2p kad-dht spec). Each question about a place compares it
+    with the positions of all peers.
     """
     return int.from_bytes(hashlib.sha256(raw).digest(), "big")
 
