@@ -168,6 +168,19 @@ class Node:
             self._order(service)
             await until(self._runs(service), deadline=20.0)
 
+    async def restart_kubelet(self, settings: Mapping[str, Any]) -> None:
+        """Kill the kubelet, and start it with other settings; pods go on."""
+        old = self.service("kubelet")
+        (self.folder / "kubelet.json").write_text(json.dumps({**_KUBELET, **settings}))
+        os.kill(old, signal.SIGKILL)
+
+        async def has_ended() -> bool:
+            return old not in dict(self._services()).values()
+
+        await until(has_ended, deadline=10.0)
+        self._order("kubelet")
+        await until(self._runs("kubelet"), deadline=20.0)
+
     async def power_off(self) -> None:
         """Cut the power: kill every process at once. The disks stay, everything else is lost."""
         if self._process.pid is None:
