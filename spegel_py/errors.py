@@ -13,6 +13,7 @@
     │ └ Occupied 409 · Busy 503
     ├ StoreError                    reading this node's own content failed
     │ ├ ContentNotFound             the store does not have it
+    │ ├ UnpackUnsupported           the store cannot unpack images ahead of their pulls
     │ └ StoreUnavailable            the daemon or the disk behind the store is down
     │   └ StoreFull                 the disk behind the store has no room
     ├ RoutingError                  a lookup of peers failed
@@ -20,6 +21,7 @@
     └ PeerError                     a request to one peer failed
       ├ PeerUnreachable             no connection, or the connection broke
       ├ PeerRefused(status)         the peer answered with something else
+      │ └ PeerTagTooOld             the peer's tag is older than a tag may be
       ├ PeerStalled                 the peer sent nothing within the deadline
       ├ PeerLoops                   the peer fetches the content from this node
       └ DigestMismatch              the peer sent wrong bytes
@@ -194,6 +196,13 @@ class PeerRefused(PeerError):
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class PeerTagTooOld(PeerRefused):
+    """The peer has the tag, but saw it at its registry longer ago than a tag may be old."""
+
+    def __init__(self, age: int) -> None:
+        super().__init__(f"the peer knows the tag as of {age} s ago", status=404)
 
 
 class PeerStalled(PeerError):

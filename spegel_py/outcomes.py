@@ -69,6 +69,8 @@ class AttemptOutcome(StrEnum):
     OK = "ok"
     NOT_FOUND = "not_found"
     """404: the record of the peer was stale, which is no fault of the peer."""
+    TOO_OLD = "too_old"
+    """The tag of the peer is older than a tag may be, which is no fault of the peer."""
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
     STALLED = "stalled"

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from spegel_py.errors import DigestMismatch, PeerError, PeerLoops, PeerRefused, PeerStalled
+from spegel_py.errors import (
+    DigestMismatch,
+    PeerError,
+    PeerLoops,
+    PeerRefused,
+    PeerStalled,
+    PeerTagTooOld,
+)
 from spegel_py.mirror.hedge_schedule import LatencyWindow
 from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.mirror.scores import (
@@ -277,6 +284,8 @@ def _span_attributes(record: AttemptRecord) -> Attributes:
 
 def _outcome(error: PeerError) -> AttemptOutcome:
     match error:
+        case PeerTagTooOld():
+            return AttemptOutcome.TOO_OLD
         case PeerRefused(status=404):
             return AttemptOutcome.NOT_FOUND
         case PeerRefused(status=503):

@@ -33,6 +33,7 @@ The coordinator's answer takes some milliseconds; at 1 Gbit/s these bytes take 7
 _FAULTS = {
     AttemptOutcome.UNREACHABLE: ParentFault.DEAD,
     AttemptOutcome.NOT_FOUND: ParentFault.REFUSED,
+    AttemptOutcome.TOO_OLD: ParentFault.REFUSED,
     AttemptOutcome.REFUSED: ParentFault.REFUSED,
     AttemptOutcome.MISMATCH: ParentFault.REFUSED,
     AttemptOutcome.BUSY: ParentFault.BUSY,

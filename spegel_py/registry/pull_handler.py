@@ -153,7 +153,16 @@ class PullHandler:
         """Return True if a tag is too old everywhere, and its registry does not answer."""
         if pull.name is None or pull.registry is None or self._reach is None:
             return False
-        if context.local is not LocalState.TOO_OLD and not await mirror.has_holder(pull):
+        # Case 1: the tag here, or the answer of a peer, was too old.
+        # Case 2: no peer announces a tag that is young enough, but one announces an older one.
+        # Otherwise the tag is not too old: nobody has it, or its holders failed.
+        lookup = context.lookup
+        is_too_old = context.local is LocalState.TOO_OLD or any(
+            each.outcome is AttemptOutcome.TOO_OLD for each in context.attempts
+        )
+        if not is_too_old and (lookup is None or lookup.found):
+            return False
+        if not is_too_old and not await mirror.has_holder(pull):
             return False
         return await self._reach.is_away(pull.registry)
 

@@ -19,6 +19,7 @@ LONGEST_NAME = 253
 
 _OUTCOMES = {
     AttemptOutcome.NOT_FOUND: PEER_HAS_NOT,
+    AttemptOutcome.TOO_OLD: "has too old a tag",
     AttemptOutcome.REFUSED: "refused",
     AttemptOutcome.BUSY: "is busy",
     AttemptOutcome.UNREACHABLE: "cannot be reached",

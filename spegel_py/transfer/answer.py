@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from spegel_py.errors import DigestInvalid, DigestMismatch, PeerRefused, RangeInvalid
+from spegel_py.errors import (
+    DigestInvalid,
+    DigestMismatch,
+    PeerRefused,
+    PeerTagTooOld,
+    RangeInvalid,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import SOURCE_HEADER
 from spegel_py.oci.range import MAX_BYTES, ByteRange, ContentRange
@@ -30,7 +36,7 @@ def check_answer(request: PeerRequest, status: int, headers: Mapping[str, str]) 
         raise PeerRefused(f"the peer has {size} bytes, not {request.size}", status=status)
     age = _age(headers)
     if age is not None and age > request.max_age:
-        raise PeerRefused(f"the peer knows the tag as of {age} s ago", status=404)
+        raise PeerTagTooOld(age)
     return PeerAnswer(
         media_type=_printable(headers.get("Content-Type")),
         digest=digest,

@@ -66,8 +66,12 @@ async def test_a_node_that_drains_does_not_count_until_it_is_undone(lab: Lab) ->
     await until(is_known, deadline=30.0)
     assert await draining(first) == {"command": "by uid 0"}
     assert await metric(first, "spegel_draining", cause="command") == 1
-    conditions = [one["condition"] for one in (await state(first))["supervision"]["alerts"]]
-    assert "draining" in conditions
+
+    async def is_alerted() -> bool:
+        alerts = (await state(first))["supervision"]["alerts"]
+        return "draining" in [one["condition"] for one in alerts]
+
+    await until(is_alerted, deadline=10.0)
     await evacuate(first, "--undo")
     assert await draining(first) is None
     await until(lambda: _counts_again(second), deadline=30.0)

@@ -299,6 +299,46 @@ async def test_a_tag_of_any_age_is_answered_while_its_registry_is_away(
                 assert int(answer.headers["age"]) >= 7200
 
 
+async def test_a_tag_whose_age_only_the_answer_tells_is_too_old_as_well(
+    start: NodeFactory,
+) -> None:
+    """As above the mesh limit, where a peer is asked before its tag proves too old."""
+    asked = []
+
+    def probe(registry: str) -> bool:
+        asked.append(registry)
+        return False
+
+    reach = RegistryReach(probe=probe)
+    async with (
+        start("holder") as holder,
+        start("other", freshness=Freshness(ttl=60), reach=reach) as other,
+    ):
+        name = "r.io/app:v1"
+        holder.store.tag(name, holder.store.add(MANIFEST), pulled=time.time() - 7200)
+        await holder.network.join(holder.peer).advertise([name])
+        assert (await (await other.client()).ask("GET", TAG)).status == 200
+    assert asked == ["r.io"]
+
+
+async def test_no_registry_is_asked_about_while_the_peers_of_a_tag_fail(
+    start: NodeFactory,
+) -> None:
+    """The tag is not too old: its pull goes on at the registry, whether that answers or not."""
+    asked = []
+
+    def probe(registry: str) -> bool:
+        asked.append(registry)
+        return False
+
+    reach = RegistryReach(probe=probe)
+    async with start("other", freshness=Freshness(ttl=60), reach=reach) as other:
+        dead = Peer("dead", "127.0.0.1", 1)
+        await other.network.join(dead).advertise(["r.io/app:v1"])
+        assert (await (await other.client()).ask("GET", TAG)).status == 404
+    assert asked == []
+
+
 async def test_a_store_that_is_away(node: Node) -> None:
     """Where no peer helps out, that is the reason."""
     node.store.leave()
