@@ -81,7 +81,9 @@ async def _left(node: Node, kept: Image, plain: Image) -> list[str]:
     content = await node.ctr("content", "ls")
     missing = [blob for blob in kept.blobs if str(blob.digest) not in content]
     found = [f"{node.name} has lost {blob.digest} of the pre-heated image" for blob in missing]
-    left = [blob for blob in plain.blobs if str(blob.digest) in content]
+    shared = {blob.digest for blob in kept.blobs}
+    others = [blob for blob in plain.blobs if blob.digest not in shared]
+    left = [blob for blob in others if str(blob.digest) in content]
     return found + [f"{node.name} still has {blob.digest} of the other image" for blob in left]
 
 
