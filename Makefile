@@ -11,9 +11,9 @@ demo: ## three nodes on this machine, one image, one node killed in mid-pull, an
 	.ci/setup run
 	$(BIN)/spegel-py demo $(ARGS)
 
-test: ## all tests, two files at a time, since most of them wait; those on real daemons need root
+test: ## all tests, three files at a time, since most of them wait; those on real daemons need root
 	.ci/setup test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-versions: ## the tests that touch containerd, on each of VERSIONS instead of the installed one, all at once
 	.ci/setup test
