@@ -52,7 +52,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "tests.faults.drill", "Break a cluster, and see it heal.", "json", "svg", "markdown"
     )
     add = options.add_argument
-    add("--short", action="store_true", help="fewer rows, a short churn: about four minutes")
+    add("--short", action="store_true", help="fewer rows, a short churn: about five minutes")
     add("--logs", type=Path, metavar="FOLDER", help="keep the logs of rows that went wrong")
     return options.parse_args(arguments)
 
