@@ -349,11 +349,10 @@ class Assembly:
     def _keys_state(self) -> Mapping[str, object] | None:
         if self.key_file is None:
             return None
-        members = self.router.members_by_kind()
         return {
             **self.key_file.describe(),
             "mode": self.config.cluster_keys_mode,
-            "members": dict(members),
+            "members": self.router.members_by_kind(),
         }
 
     async def _store_state(self) -> Mapping[str, object]:

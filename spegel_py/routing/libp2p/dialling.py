@@ -24,7 +24,7 @@ from spegel_py.routing.libp2p import closing, compat
 from spegel_py.routing.libp2p.lean_host import LeanUpgrader
 from spegel_py.routing.libp2p.mesh_swarm import MeshSwarm
 from spegel_py.routing.libp2p.multiaddrs import Contact, strip_peer
-from spegel_py.routing.libp2p.network_gate import KeyNotAccepted
+from spegel_py.routing.libp2p.network_gate import KeyNotAccepted, SeenAddresses
 
 log = structlog.get_logger(__name__)
 
@@ -36,9 +36,6 @@ MAX_DIALS = 8
 MAX_KNOWN = 10_000
 """Peers whose addresses are remembered, connected or not."""
 
-MAX_WARNED = 256
-"""Addresses for each of which one warning is logged that its node does not accept this node's
-key."""
 
 T = TypeVar("T")
 
@@ -109,7 +106,7 @@ class Dialler:
         self._dialling: set[str] = set()
         self._dialled: dict[str, ID] = {}
         self._own_addresses: set[str] = set()
-        self._warned: set[str] = set()
+        self._refusing = SeenAddresses()
 
     def __repr__(self) -> str:
         return f"<Dialler {sorted(self._dialling)}>"
@@ -141,17 +138,13 @@ class Dialler:
             except SameIdentity:
                 self._on_duplicate(text)
             except KeyNotAccepted as error:
-                self._warn_once(text, error)
+                if self._refusing.is_new(text):
+                    log.warning("peer does not accept the cluster key", error=str(error))
             except PeerUnreachable as error:
                 log.debug("dial failed", address=text, error=str(error))
             finally:
                 self._dialling.discard(text)
         return False
-
-    def _warn_once(self, address: str, error: KeyNotAccepted) -> None:
-        if address not in self._warned and len(self._warned) < MAX_WARNED:
-            self._warned.add(address)
-            log.warning("peer does not accept the cluster key", error=str(error))
 
     def is_own(self, address: str) -> bool:
         """Return True if an address was dialled and proved to be this node's own."""

@@ -32,7 +32,7 @@ DEADLINE = 2.0
 MOST_AT_ONCE = 512
 """Connections in the gate at a time. A member passes within milliseconds."""
 MAX_LOGGED = 256
-"""Addresses of strangers that are logged."""
+"""Addresses that are logged, of strangers and of peers with other keys each."""
 
 _FIRST_LINE = negotiation.line(negotiation.NAME)
 _NOT_A_LINE = b"\x01\x00"
@@ -161,18 +161,31 @@ def key_of(raw: RawConnection) -> ClusterKey | None:
     return stream.key if isinstance(stream, KeyedStream) else None
 
 
+class SeenAddresses:
+    """The addresses of which one line was logged; of too many, the last ones get none."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def is_new(self, address: str) -> bool:
+        """Take up an address; return True if a line is to be logged for it."""
+        if address in self._seen or len(self._seen) >= MAX_LOGGED:
+            return False
+        self._seen.add(address)
+        return True
+
+
 class StrangerLog:
     """Counts connections that did not pass, and logs each address once."""
 
     def __init__(self, counted: Callable[[], None]) -> None:
         self._counted = counted
-        self._logged: set[str] = set()
+        self._seen = SeenAddresses()
 
     def add(self, address: str, why: str) -> None:
         """Take up a connection from an IP address that did not pass."""
         self._counted()
-        if address not in self._logged and len(self._logged) < MAX_LOGGED:
-            self._logged.add(address)
+        if self._seen.is_new(address):
             log.warning("stranger refused", address=address, why=why)
 
 

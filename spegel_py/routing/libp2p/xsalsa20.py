@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from typing import Protocol
 
-KEY_BYTES = 32
 NONCE_BYTES = 24
 _HASHED_NONCE_BYTES = 16
 _CONSTANTS = struct.unpack("<4I", b"expand 32-byte k")
