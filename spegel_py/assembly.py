@@ -53,11 +53,13 @@ from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.preheating import Preheating
 from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
+from spegel_py.registry.proof_gate import ProofGate
 from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.replicas.cordon_watch import CordonWatch
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.cluster_keys import KeyFile
 from spegel_py.routing.libp2p.router import Libp2pRouter
+from spegel_py.routing.peer_proofs import NodeSecret
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.store.spelled import SpelledStore
@@ -104,6 +106,7 @@ class Assembly:
     sender: Sender
     limits: TransferLimits
     measurer: Measurer
+    proof_gate: ProofGate | None
 
     @classmethod
     async def build(cls, config: Config, stack: AsyncExitStack) -> Assembly:
@@ -120,13 +123,19 @@ class Assembly:
                 ContentSource.LOCAL, is_right=is_right
             ),
         )
-        router = parts.make_router(config, metrics, auth, key_file)
+        secret = NodeSecret()
+        router = parts.make_router(config, metrics, auth, key_file, secret)
+        prover = parts.make_prover(config, router, metrics)
         if key_file is not None:
             key_file.changed = router.use_keys
         tracer = await parts.make_tracer(config, stack, instance=router.id)
         deadlines = Deadlines(resolve=config.mirror_resolve_timeout)
         upstream = await stack.enter_async_context(
-            HTTPUpstream(deadlines=deadlines, authorization=auth.header if auth else None)
+            HTTPUpstream(
+                deadlines=deadlines,
+                authorization=auth.header if auth else None,
+                prover=prover,
+            )
         )
         health = parts.make_health(config, deadlines, router, metrics, rng)
         scores, freshness = Scores(health=health), Freshness(ttl=config.tag_ttl)
@@ -138,7 +147,7 @@ class Assembly:
         )
         monitor = Monitor(
             health=health,
-            upstream=await stack.enter_async_context(parts.make_checks(config)),
+            upstream=await stack.enter_async_context(parts.make_checks(config, prover)),
             members=router.members,
             metrics=metrics.health,
             timeout=config.health_timeout,
@@ -237,6 +246,7 @@ class Assembly:
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
             limits=limits,
             measurer=Measurer(mirror=parts.own_mirror(config, auth)),
+            proof_gate=parts.make_proof_gate(config, secret, router, metrics),
         )
 
     def registry_app(self) -> web.Application:
@@ -267,6 +277,7 @@ class Assembly:
             ingest_reader=ingest_reader,
             default_registry=self.config.default_registry,
             reach=RegistryReach() if self.config.old_tags else None,
+            proof_gate=self.proof_gate,
         )
 
     def admin_app(self) -> web.Application:
@@ -343,6 +354,7 @@ class Assembly:
             draining=self.replicas.draining.state.describe(),
             leaving=self.replicas.draining.state.draining_peers,
             cluster_keys=self._keys_state(),
+            peer_proofs=self.config.peer_proofs,
             preheat=self.preheating.describe(self.config.control_path),
         )
 

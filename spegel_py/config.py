@@ -375,6 +375,16 @@ class Config:
         ),
         choices=("off", "accept", "require"),
     )
+    peer_proofs: str = setting(
+        values.text_or_off,
+        "prefer",
+        (
+            "proofs that an HTTP request or answer comes from a peer that is connected by libp2p, "
+            "in place of the password. prefer: used with peers that know them; require: other "
+            "peers, such as Spegel's nodes, are neither asked nor answered; off: not used"
+        ),
+        choices=("off", "prefer", "require"),
+    )
     registry_credentials: Path | None = setting(
         values.path,
         None,

@@ -23,6 +23,7 @@
       ├ PeerRefused(status)         the peer answered with something else
       │ └ PeerTagTooOld             the peer's tag is older than a tag may be
       ├ PeerStalled                 the peer sent nothing within the deadline
+      ├ PeerUnproven                the peer did not prove that the answer is its own
       ├ PeerLoops                   the peer fetches the content from this node
       └ DigestMismatch              the peer sent wrong bytes
 
@@ -207,6 +208,10 @@ class PeerTagTooOld(PeerRefused):
 
 class PeerStalled(PeerError):
     """The peer sent nothing within its deadline."""
+
+
+class PeerUnproven(PeerError):
+    """The peer did not prove that the answer is its own, so nothing in it is believed."""
 
 
 class PeerLoops(PeerError):

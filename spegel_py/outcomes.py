@@ -80,6 +80,8 @@ class AttemptOutcome(StrEnum):
     """503: all upload slots of the peer are in use, which is no fault."""
     SLOW = "slow"
     """The pull went on at another peer from where this one was left; no fault."""
+    UNPROVEN = "unproven"
+    """The answer had no right proof, so that it may be somebody else's."""
     LOOPS = "loops"
     """The peer itself takes the content from this node; no fault."""
     ABANDONED = "abandoned"
@@ -93,12 +95,17 @@ class AttemptOutcome(StrEnum):
             AttemptOutcome.UNREACHABLE,
             AttemptOutcome.STALLED,
             AttemptOutcome.MISMATCH,
+            AttemptOutcome.UNPROVEN,
         )
 
     @property
     def is_network_error(self) -> bool:
-        """Return True if the peer sent no answer, or only a part of one."""
-        return self in (AttemptOutcome.UNREACHABLE, AttemptOutcome.STALLED)
+        """Return True if the peer sent no answer of its own, or only a part of one."""
+        return self in (
+            AttemptOutcome.UNREACHABLE,
+            AttemptOutcome.STALLED,
+            AttemptOutcome.UNPROVEN,
+        )
 
 
 class RelayOutcome(StrEnum):

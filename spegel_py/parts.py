@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from spegel_py.health.peer_health import HealthRules
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.slow_peers import ParallelSettings
+from spegel_py.registry.proof_gate import ProofGate
 from spegel_py.registry.server import parse_address
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.cluster_keys import KeyFile, KeysMode
@@ -32,6 +34,7 @@ from spegel_py.routing.libp2p.bootstrap import (
 from spegel_py.routing.libp2p.identity import load_or_create
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.router_settings import RouterSettings
+from spegel_py.routing.peer_proofs import NodeSecret, PeerProofs
 from spegel_py.store.base import Ingests, Origins, Replicas, Store, Watcher
 from spegel_py.supervision.isolation import IsolationThresholds
 from spegel_py.supervision.observer import NodeSignals
@@ -42,6 +45,7 @@ from spegel_py.tools.addresses import local_url
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
+from spegel_py.transfer.peer_prover import PeerProver
 
 if TYPE_CHECKING:
     from spegel_py.store.containerd import ContainerdWatcher, CriImages, OtherNamespaces
@@ -110,13 +114,39 @@ def make_sharing(
     )
 
 
-def make_checks(config: Config) -> HTTPUpstream:
+def make_checks(config: Config, prover: PeerProver) -> HTTPUpstream:
     """Return the HTTP client of health checks, with connections of its own.
 
-    Checks need no password: probes are answered without one.
+    Checks need no password: probes are answered without one. The proof of the answer shows that the
+    registry is the peer's own.
     """
     deadlines = Deadlines(connect=config.health_timeout, first_byte=config.health_timeout)
-    return HTTPUpstream(deadlines=deadlines, is_copying=True)
+    return HTTPUpstream(deadlines=deadlines, prover=prover, is_copying=True)
+
+
+def make_prover(config: Config, router: Libp2pRouter, metrics: NodeMetrics) -> PeerProver:
+    """Return the asking side of proofs between peers."""
+    return PeerProver(
+        own_id=router.id,
+        key_of=router.http_key,
+        mode=PeerProofs(config.peer_proofs),
+        counted=partial(metrics.routing.proven, "answer"),
+    )
+
+
+def make_proof_gate(
+    config: Config, secret: NodeSecret, router: Libp2pRouter, metrics: NodeMetrics
+) -> ProofGate | None:
+    """Return the answering side of proofs between peers; None without proofs."""
+    mode = PeerProofs(config.peer_proofs)
+    if mode is PeerProofs.OFF:
+        return None
+    return ProofGate(
+        secret=secret,
+        mode=mode,
+        is_member=router.is_member,
+        counted=partial(metrics.routing.proven, "request"),
+    )
 
 
 async def make_tracer(config: Config, stack: AsyncExitStack, *, instance: str) -> Tracer:
@@ -306,6 +336,7 @@ def make_router(
     metrics: NodeMetrics,
     auth: Credentials | None,
     key_file: KeyFile | None,
+    secret: NodeSecret,
 ) -> Libp2pRouter:
     """Return the router, with the identity kept in the data directory."""
     host, port = parse_address(config.router_addr)
@@ -326,6 +357,7 @@ def make_router(
             floor=config.replica_floor,
             zone=config.zone,
             password=auth.pair if auth else b"",
+            secret=None if config.peer_proofs == PeerProofs.OFF else secret,
             keys_mode=KeysMode(config.cluster_keys_mode),
         ),
         keys=key_file.keys if key_file else (),

@@ -46,6 +46,7 @@ _LOST = {
     AttemptOutcome.STALLED: "which stalled",
     AttemptOutcome.UNREACHABLE: "which could not be reached",
     AttemptOutcome.MISMATCH: "which sent wrong bytes",
+    AttemptOutcome.UNPROVEN: "whose answer was not proven",
     AttemptOutcome.SLOW: "which was slow",
     AttemptOutcome.BUSY: "which was busy (--max-transfers-per-peer there)",
 }

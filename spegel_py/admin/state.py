@@ -33,6 +33,7 @@ def describe(
     preheat: Mapping[str, object] | None = None,
     zone: str = "",
     cluster_keys: Mapping[str, object] | None = None,
+    peer_proofs: str = "off",
 ) -> Mapping[str, object]:
     """Return the state as JSON.
 
@@ -50,6 +51,7 @@ def describe(
         draining: the causes for which the node drains, None if it does not.
         leaving: the ids of the peers that drain.
         cluster_keys: which keys of the cluster are in use, None if there are none.
+        peer_proofs: how proofs between peers are used (`--peer-proofs`).
         preheat: the faults of pre-heating, its list and the control socket.
     """
     tags = sum("/" in key for key in advertised)
@@ -76,6 +78,7 @@ def describe(
                 "skew_seconds": _rounded(member.skew),
                 "health": health(member.id).value,
                 "draining": member.id in leaving,
+                "proofs": member.has_proofs,
             }
             for member in members
         ],
@@ -85,6 +88,7 @@ def describe(
         "replicas": replicas,
         "draining": draining,
         "cluster_keys": cluster_keys,
+        "peer_proofs": peer_proofs,
         "preheat": preheat,
         "supervision": supervision,
     }

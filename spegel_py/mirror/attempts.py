@@ -15,6 +15,7 @@ from spegel_py.errors import (
     PeerRefused,
     PeerStalled,
     PeerTagTooOld,
+    PeerUnproven,
 )
 from spegel_py.mirror.hedge_schedule import LatencyWindow
 from spegel_py.mirror.metrics import MirrorMetrics
@@ -296,6 +297,8 @@ def _outcome(error: PeerError) -> AttemptOutcome:
             return AttemptOutcome.STALLED
         case DigestMismatch():
             return AttemptOutcome.MISMATCH
+        case PeerUnproven():
+            return AttemptOutcome.UNPROVEN
         case PeerLoops():
             return AttemptOutcome.LOOPS
         case _:

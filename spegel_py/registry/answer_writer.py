@@ -12,6 +12,7 @@ from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.outcomes import ContentSource
 from spegel_py.registry import responses
 from spegel_py.registry.metrics import ServerMetrics
+from spegel_py.registry.proof_gate import PROVEN
 from spegel_py.registry.responses import Entity
 from spegel_py.registry.transfer_limits import TransferLimits, TransferSlot
 from spegel_py.telemetry.pull_record import PullContext
@@ -60,6 +61,10 @@ class AnswerWriter:
         """Return True if the limits apply to this client: to all but this node's own runtime."""
         return pull.mirrored or not self.is_own_runtime(request, pull)
 
+    def is_stranger(self, request: web.Request, pull: PullRequest) -> bool:
+        """Return True for a client that is neither this node's own runtime nor a proven peer."""
+        return PROVEN not in request and self.counts_as_peer(request, pull)
+
     def admitted(
         self, request: web.Request, pull: PullRequest, *, grows: bool = False
     ) -> AbstractContextManager[TransferSlot | None]:
@@ -73,6 +78,7 @@ class AnswerWriter:
                 grows=grows,
                 is_node=pull.mirrored,
                 is_background=pull.client.is_background,
+                proven=request.get(PROVEN, ""),
             )
         return nullcontext()
 

@@ -17,6 +17,7 @@ from spegel_py.registry.background_pieces import Gate, open_gate
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
+from spegel_py.registry.proof_gate import ProofGate
 from spegel_py.registry.pull_handler import PullHandler
 from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.store.base import Origins, Store
@@ -52,6 +53,7 @@ def create_app(
     gate: Gate = open_gate,
     default_registry: str = "",
     reach: RegistryReach | None = None,
+    proof_gate: ProofGate | None = None,
 ) -> web.Application:
     """Return the application of the registry.
 
@@ -67,6 +69,7 @@ def create_app(
         gate: is awaited before each piece that is sent in the background.
         default_registry: the registry of a client's request that names none; empty for none.
         reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
+        proof_gate: checks proofs of peers, and proves answers; None to do neither.
     """
     probes = {"/readyz": ready, "/livez": live}
     pulls = PullHandler(
@@ -85,6 +88,7 @@ def create_app(
         gate=gate,
         default_registry=default_registry,
         reach=reach,
+        needs_proof=proof_gate is not None and proof_gate.is_required,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -99,10 +103,14 @@ def create_app(
         return web.json_response(answer, status=500 if answer["reasons"] else 200)
 
     before = [authenticate(credentials)] if credentials else []
+    if proof_gate is not None:
+        before.insert(0, proof_gate.middleware())
     app = web.Application(middlewares=[close_gently, *before, measure(metrics), oci_errors])
     # no 100 Continue: a body is refused, so it need not come
     app.router.add_route("*", "/{tail:.*}", handle, expect_handler=_ignore)
     app.on_response_prepare.append(add_headers)
+    if proof_gate is not None:
+        app.on_response_prepare.append(proof_gate.sign)
     return app
 
 

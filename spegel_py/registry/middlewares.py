@@ -13,6 +13,7 @@ from spegel_py.oci.distribution import Kind, is_base, origin_form
 from spegel_py.registry import responses
 from spegel_py.registry.connection import hang_up
 from spegel_py.registry.metrics import ServerMetrics
+from spegel_py.registry.proof_gate import PROVEN
 from spegel_py.tools.basic_auth import Credentials
 
 log = structlog.get_logger(__name__)
@@ -31,11 +32,12 @@ PROBES = ("/livez", "/readyz")
 
 
 def authenticate(credentials: Credentials) -> Middleware:
-    """Refuse requests without the credentials; probes need none."""
+    """Refuse requests without the credentials; probes and proven peers need none."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in PROBES or credentials.accept(request.headers.get("Authorization", "")):
+        is_known = request.path in PROBES or PROVEN in request
+        if is_known or credentials.accept(request.headers.get("Authorization", "")):
             return await handler(request)
         return responses.error(Unauthorized("user name and password are needed, or wrong"))
 

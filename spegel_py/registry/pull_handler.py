@@ -16,6 +16,7 @@ from spegel_py.errors import (
     OCIError,
     RequestInvalid,
     StoreUnavailable,
+    Unauthorized,
     Unsupported,
 )
 from spegel_py.inflight.participation import COMMIT_POLL, COMMIT_TIMEOUT
@@ -64,6 +65,7 @@ class PullHandler:
         gate: is awaited before each piece that is sent in the background.
         default_registry: the registry of a client's request that names none; empty for none.
         reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
+        needs_proof: True to refuse all but this node's own runtime and proven peers.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class PullHandler:
         gate: Gate = open_gate,
         default_registry: str = "",
         reach: RegistryReach | None = None,
+        needs_proof: bool = False,
     ) -> None:
+        self._needs_proof = needs_proof
         self._reach = reach
         self._default_registry = default_registry
         self._store = store
@@ -118,6 +122,8 @@ class PullHandler:
             headers=request.headers.items(),
             default_registry=self._default_registry,
         )
+        if self._needs_proof and self._writer.is_stranger(request, pull):
+            raise Unauthorized("only proven peers are answered here (--peer-proofs=require)")
         if not pull.client.is_background:
             self._limits.record_foreground()
         with self._pull_log.recording(pull, request.headers) as context:

@@ -47,7 +47,7 @@ CHECK_INTERVAL = 2.0
 """Seconds between two checks of the clients in that time."""
 
 _Scope = tuple[str, str]
-"""The limit that was reached, and the address if the limit is for one address."""
+"""The limit that was reached, and the client if the limit is for one client."""
 
 _AT_A_PEER: _Scope = ("at a peer", "")
 
@@ -72,10 +72,11 @@ class BodyReader(Protocol):
 
 @dataclass(slots=True, eq=False)
 class TransferSlot:
-    """A transfer to an address.
+    """A transfer to a client.
 
     Args:
         address: the address of the client.
+        client: the id of a proven peer, else the address.
         patience: seconds of waiting for the client over which its rate is measured.
         grows: True if the content is still being downloaded here.
         relays: True if the transfer also uses a slot of a peer.
@@ -87,6 +88,7 @@ class TransferSlot:
     """
 
     address: str
+    client: str
     patience: float
     grows: bool = False
     relays: bool = False
@@ -95,6 +97,11 @@ class TransferSlot:
     reader: BodyReader | None = None
     taken: int = 0
     waited: float = 0.0
+
+    @property
+    def is_stranger(self) -> bool:
+        """True if the transfer counts, and its client is no proven peer."""
+        return self.is_counted and not self.grows and self.client == self.address
 
     def is_slow(self) -> bool:
         """Return True if the client read too little since the last check."""
@@ -106,7 +113,10 @@ class TransferSlot:
 
 
 class TransferLimits:
-    """Admits transfers to other nodes: `per_peer` to one address, `overall` in all; 0 is no limit.
+    """Admits transfers to other nodes: `per_peer` to one client, `overall` in all; 0 is no limit.
+
+    A client is a peer that proved its id, or an address. Once proven peers take content here, all
+    other clients together get only half of the slots: so strangers cannot shut out the peers.
 
     A refused node asks another peer, which is better than sharing a link with all other nodes. A
     blob that is still being downloaded here takes as long as this node's own pull. Such transfers
@@ -132,6 +142,8 @@ class TransferLimits:
         self._metrics = metrics
         self._clock = clock
         self._under_way: Counter[str] = Counter()
+        self._by_client: Counter[str] = Counter()
+        self._has_proven = False
         self._relayed: Counter[str] = Counter()
         self._slots: dict[TransferSlot, None] = {}
         # For each limit with a refusal: until when slow clients are disconnected.
@@ -167,29 +179,37 @@ class TransferLimits:
         relays: bool = False,
         is_node: bool = True,
         is_background: bool = False,
+        proven: str = "",
     ) -> Iterator[TransferSlot]:
         """Count a transfer to a peer while the context is open. Raises Busy if no slot is free.
+
+        `proven` is the id of a peer that proved it, empty for another client.
 
         A transfer that `relays` takes a slot at a peer too. One address gets only half as many of
         these transfers, so that it cannot take all slots at a peer. Background transfers together
         get only half of all slots.
         """
+        client = proven or address
+        self._has_proven = self._has_proven or bool(proven)
         if grows:
             self._check(TransferLimit.IN_FLIGHT, self._growing, self._most_growing)
         else:
             self._check(
                 TransferLimit.OVERALL, self._under_way.total() - self._growing, self._overall
             )
-            self._check(TransferLimit.PEER, self._under_way[address], self._per_peer, address)
+            self._check(TransferLimit.PEER, self._by_client[client], self._per_peer, client)
+            if self._has_proven and not proven:
+                strangers = sum(slot.is_stranger for slot in self._slots)
+                self._check(TransferLimit.OVERALL, strangers, (self._overall + 1) // 2)
             if is_background:
                 background = sum(slot.is_background for slot in self._slots)
                 self._check(TransferLimit.OVERALL, background, (self._overall + 1) // 2)
             if relays:
                 self._check(
-                    TransferLimit.PEER, self._relayed[address], (self._per_peer + 1) // 2, address
+                    TransferLimit.PEER, self._relayed[client], (self._per_peer + 1) // 2, client
                 )
         patience = PATIENCE_WITH_NODES if is_node else PATIENCE
-        slot = TransferSlot(address, patience, grows, relays, is_background=is_background)
+        slot = TransferSlot(address, client, patience, grows, relays, is_background=is_background)
         self._count(slot, 1)
         self._slots[slot] = None
         try:
@@ -202,7 +222,7 @@ class TransferLimits:
     def relay(self, address: str, *, is_background: bool = False) -> Iterator[TransferSlot]:
         """Track a transfer from a peer to this node's own runtime, which is not limited."""
         slot = TransferSlot(
-            address, PATIENCE, relays=True, is_counted=False, is_background=is_background
+            address, address, PATIENCE, relays=True, is_counted=False, is_background=is_background
         )
         self._slots[slot] = None
         try:
@@ -214,18 +234,21 @@ class TransferLimits:
         """Record that a peer had no slot for this node: slow clients may hold the slots."""
         self._contend(_AT_A_PEER)
 
-    def _check(self, limit: TransferLimit, under_way: int, most: int, address: str = "") -> None:
+    def _check(self, limit: TransferLimit, under_way: int, most: int, client: str = "") -> None:
         if most and under_way >= most:
             self._metrics.refused(limit)
-            self._contend((limit, address))
+            self._contend((limit, client))
             raise Busy(f"{most} {_TRANSFERS[limit]} are under way")
 
     def _count(self, slot: TransferSlot, change: int) -> None:
         self._growing += change if slot.grows else 0
-        for counter in (self._under_way, self._relayed) if slot.relays else (self._under_way,):
-            counter[slot.address] += change
-            if not counter[slot.address]:
-                del counter[slot.address]
+        counted = [(self._under_way, slot.address), (self._by_client, slot.client)]
+        if slot.relays:
+            counted.append((self._relayed, slot.client))
+        for counter, name in counted:
+            counter[name] += change
+            if not counter[name]:
+                del counter[name]
         self._metrics.transfers.set(self._under_way.total())
 
     # Clients that hold slots
@@ -249,7 +272,7 @@ class TransferLimits:
         # Case 3: the transfer holds an ordinary slot.
         return (TransferLimit.OVERALL, "") in self._contended or (
             TransferLimit.PEER,
-            slot.address,
+            slot.client,
         ) in self._contended
 
     def _contend(self, scope: _Scope) -> None:

@@ -51,6 +51,7 @@ class Member:
         left: seconds until the peer is dropped because it answers no pings; None if it answers.
         refused: when other nodes last reported that the peer's registry does not answer them, on
             the monotonic clock.
+        has_proofs: True if the peer told a key for HTTP requests (see `peer_proofs`).
     """
 
     id: str
@@ -63,6 +64,7 @@ class Member:
     interval: float | None = None
     left: float | None = None
     refused: float | None = None
+    has_proofs: bool = False
 
     @property
     def zone(self) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from spegel_py.oci.reference import is_replica_key
+from spegel_py.routing.peer_proofs import ProofResult
 from spegel_py.telemetry.metrics import RegistryLabels, show_counts
 
 Direction = Literal["sent", "received"]
@@ -80,6 +81,14 @@ class RoutingMetrics:
             ["event"],
             registry=registry,
         )
+        self._proofs = Counter(
+            "spegel_peer_proofs",
+            "Proofs between peers that were checked, of requests to this node and of answers to "
+            "it: right, missing, wrong, late (old), or unknown (of a peer that is not connected, "
+            "or lacks the password). Only right answers are believed.",
+            ["message", "result"],
+            registry=registry,
+        )
         self._advertised_tags = Gauge(
             "spegel_advertised_image_tags", "Tags advertised.", ["registry"], registry=registry
         )
@@ -109,6 +118,10 @@ class RoutingMetrics:
     def pinged(self, event: str) -> None:
         """Count an event of watching peers by pings; `event` is one of a few."""
         self._pings.labels(event).inc()
+
+    def proven(self, message: Literal["request", "answer"], result: ProofResult) -> None:
+        """Count the result of checking the proof of a request or an answer."""
+        self._proofs.labels(message, result.value).inc()
 
     def dropped(self, reason: str, count: int = 1) -> None:
         """Count announcements that were dropped; `reason` must be one of a few."""

@@ -25,6 +25,7 @@ _OUTCOMES = {
     AttemptOutcome.UNREACHABLE: "cannot be reached",
     AttemptOutcome.STALLED: "stalled",
     AttemptOutcome.MISMATCH: "sent wrong bytes",
+    AttemptOutcome.UNPROVEN: "did not prove its answer",
     AttemptOutcome.SLOW: "was too slow",
     AttemptOutcome.LOOPS: "takes it from here itself",
     AttemptOutcome.ABANDONED: "did not answer in time",

@@ -21,10 +21,12 @@ from spegel_py.oci.distribution import (
     PullClient,
 )
 from spegel_py.routing.base import Peer
+from spegel_py.routing.peer_proofs import PROOF_HEADER, RequestProof
 from spegel_py.transfer.answer import check_answer
 from spegel_py.transfer.base import Deadlines, PeerRequest
 from spegel_py.transfer.connection_pool import ConnectionPool, dial
 from spegel_py.transfer.exchange import HTTPExchange, ResponseHead
+from spegel_py.transfer.peer_prover import PeerProver
 from spegel_py.transfer.response import HTTPResponse
 from spegel_py.transfer.splicer import Splicer, can_splice
 
@@ -38,13 +40,20 @@ class HTTPUpstream:
     Args:
         deadlines: how long each wait may last.
         authorization: value of the header that peers' registries want, None if they want none. It
-            is sent only to peers that proved that they know the password.
+            is sent only to peers that proved that they know the password, and without proofs.
+        prover: proves the requests, and checks the answers; None to ask without proofs.
         is_copying: True to keep the kernel from moving bodies, for tests and measurements.
     """
 
     def __init__(
-        self, *, deadlines: Deadlines, authorization: str | None = None, is_copying: bool = False
+        self,
+        *,
+        deadlines: Deadlines,
+        authorization: str | None = None,
+        prover: PeerProver | None = None,
+        is_copying: bool = False,
     ) -> None:
+        self._prover = prover
         self._deadlines = deadlines
         self._authorization = authorization
         self._splicer = None if is_copying or not can_splice() else Splicer()
@@ -110,13 +119,11 @@ class HTTPUpstream:
 
     async def _talk(self, sock: socket.socket, peer: Peer, request: PeerRequest) -> HTTPResponse:
         """Send the request and wait for the head of the answer. Raises PeerError."""
-        exchange = HTTPExchange(
-            method="HEAD" if request.head else "GET",
-            target=request.target,
-            headers=self._headers(peer, request),
-        )
         try:
+            exchange, proof = self._exchange(peer, request)
             head = await self._head(sock, exchange, self._first_byte(request))
+            if self._prover is not None and proof is not None:
+                self._prover.check(peer, proof, head.status, head.headers)
         except BaseException:
             sock.close()
             raise
@@ -149,6 +156,25 @@ class HTTPUpstream:
             raise _broken(received, str(error.strerror or error)) from error
         raise _broken(received, "it hung up")
 
+    def _exchange(
+        self, peer: Peer, request: PeerRequest
+    ) -> tuple[HTTPExchange, RequestProof | None]:
+        """Return the request with its proof, or with the password for a peer without proofs.
+
+        Raises PeerUnproven.
+        """
+        method, headers = "HEAD" if request.head else "GET", self._headers(peer, request)
+        proof = None
+        if self._prover is not None:
+            proof = self._prover.prove(
+                peer, method=method, target=request.target, headers=dict(headers)
+            )
+        if proof is not None:
+            headers.append((PROOF_HEADER, proof.header))
+        elif self._authorization is not None and peer.knows_password:
+            headers.append(("Authorization", self._authorization))
+        return HTTPExchange(method=method, target=request.target, headers=headers), proof
+
     def _headers(self, peer: Peer, request: PeerRequest) -> list[tuple[str, str]]:
         headers = [
             ("Host", peer.authority),
@@ -164,8 +190,6 @@ class HTTPUpstream:
             headers.append((CLIENT_HEADER, PullClient.REPLICA.value))
         if request.range is not None:
             headers.append(("Range", str(request.range)))
-        if self._authorization is not None and peer.knows_password:
-            headers.append(("Authorization", self._authorization))
         return headers
 
 

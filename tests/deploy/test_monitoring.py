@@ -16,6 +16,7 @@ from spegel_py.metrics import NodeMetrics
 from spegel_py.outcomes import AttemptOutcome, MissReason
 from spegel_py.preheat.metrics import label_of
 from spegel_py.preheat.preheat_job import OVER
+from spegel_py.routing.peer_proofs import ProofResult
 from spegel_py.supervision.conditions import Tier
 from spegel_py.supervision.metrics import SupervisionMetrics
 from spegel_py.supervision.repairs import RepairOutcome
@@ -42,6 +43,7 @@ VALUES = {
     ("spegel_repairs_total", "outcome"): {outcome.value for outcome in RepairOutcome},
     ("spegel_verified_blobs_total", "outcome"): {"ok", "wrong"},
     ("spegel_preheat_nodes_total", "outcome"): {label_of(stage) for stage in OVER},
+    ("spegel_peer_proofs_total", "result"): {result.value for result in ProofResult},
     ("spegel_peer_requests_total", "outcome"): {result.value for result in AttemptOutcome},
 }
 """What labels may be, where an expression picks some of it."""

@@ -16,7 +16,7 @@ from tests.support.lab import Node
 DEADLINE = 60.0
 """Seconds after which a pull counts as hung, unless a program sets another bound."""
 
-FAILURES = ("unreachable", "stalled", "refused", "mismatch")
+FAILURES = ("unreachable", "stalled", "refused", "mismatch", "unproven")
 """Outcomes of requests to a peer that count as the peer's fault."""
 
 Content = Literal["right", "incomplete", "wrong"]

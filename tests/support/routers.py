@@ -16,6 +16,7 @@ from spegel_py.routing.cluster_keys import ClusterKey, KeysMode
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.router_settings import RouterSettings
+from spegel_py.routing.peer_proofs import NodeSecret
 
 
 class Node:
@@ -37,9 +38,11 @@ class Node:
         pings: bool = True,
         keys: Sequence[ClusterKey] = (),
         keys_mode: KeysMode = KeysMode.REQUIRE,
+        secret: NodeSecret | None = None,
+        registry_port: int | None = None,
     ) -> None:
         self.port = port or free_port(host)
-        self.registry_port = self.port  # never listened on: told to peers only
+        self.registry_port = registry_port or self.port  # told to peers only
         self.host = host
         self.dropped: Counter[str] = Counter()
         self.key = key or Ed25519PrivateKey.generate()
@@ -58,6 +61,7 @@ class Node:
                 password=password,
                 pings=pings,
                 keys_mode=keys_mode,
+                secret=secret,
             ),
             keys=keys,
             bootstrap=StaticBootstrap(bootstrap, router_port=self.port),

@@ -20,6 +20,7 @@ from spegel_py.host.doctor.node_checks import (
     check_node,
     check_peers,
     check_preheat,
+    check_proofs,
     check_pull,
     check_replicas,
 )
@@ -38,6 +39,7 @@ CHECKS = (
     check_node,
     check_peers,
     check_keys,
+    check_proofs,
     check_replicas,
     check_preheat,
     check_clock,

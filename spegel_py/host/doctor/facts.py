@@ -153,6 +153,8 @@ class PeerState:
     """Seconds that the peer's clock was ahead at the connection; None if unknown."""
     date: float | None = None
     """Seconds that the peer's Date header is ahead now, within 1 s; None if it was not asked."""
+    has_proofs: bool = False
+    """True if the peer told the node a key for proofs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +200,8 @@ class NodeState:
     """Share of the content's disk that is in use."""
     keys: KeysState | None = None
     """The cluster's keys; None if the node has none."""
+    proofs: str = "off"
+    """The mode of proofs between peers; off for older nodes."""
     preheat: PreheatState | None = None
     """What the node says of pre-heating; None for older nodes."""
 

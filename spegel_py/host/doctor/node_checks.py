@@ -116,6 +116,24 @@ def check_keys(facts: Facts) -> list[Finding]:
     return [ok("keys", text)]
 
 
+def check_proofs(facts: Facts) -> list[Finding]:
+    """Check that all peers use proofs, where proofs are required."""
+    node = facts.node
+    if not isinstance(node, NodeState) or not node.peers or node.proofs == "off":
+        return []
+    without = [peer.address or peer.id for peer in node.peers if not peer.has_proofs]
+    text = f"with {len(node.peers) - len(without)} of {plural(len(node.peers), 'peer')}"
+    if not without or node.proofs != "require":
+        return [ok("proofs", text)]
+    return [
+        warning(
+            "proofs",
+            f"{text}; the others, such as {without[0]}, are neither asked nor answered",
+            "start them with --peer-proofs=prefer or require, or this node with prefer",
+        )
+    ]
+
+
 def check_preheat(facts: Facts) -> list[Finding]:
     """Check the pre-heat list, the credentials, and the control socket."""
     preheat = facts.node.preheat if isinstance(facts.node, NodeState) else None

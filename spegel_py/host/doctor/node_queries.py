@@ -105,7 +105,12 @@ async def pull(
 
 def _state(given: Any) -> NodeState:
     peers = [
-        PeerState(str(one["id"]), str(one["address"]), one.get("skew_seconds"))
+        PeerState(
+            str(one["id"]),
+            str(one["address"]),
+            one.get("skew_seconds"),
+            has_proofs=bool(one.get("proofs")),
+        )
         for one in given["peers"]
     ]
     store = given.get("store", {})  # not there in older nodes
@@ -125,6 +130,7 @@ def _state(given: Any) -> NodeState:
         keepers=int(replicas.get("nodes", 0)),
         disk=float(replicas.get("disk", 0.0)),
         keys=_keys(given.get("cluster_keys")),
+        proofs=str(given.get("peer_proofs", "off")),
         preheat=_preheat(given.get("preheat")),
     )
 

@@ -165,6 +165,7 @@ class AnnounceReceiver:
             skew=None if hello.time is None else hello.time - time.time(),
             shares=hello.shares,
             floor=hello.floor,
+            http_key=hello.http_key,
         )
         self._pings(peer, hello.pings)
         if hello.host != at and not is_unusable(hello.host, at):
@@ -198,7 +199,7 @@ class AnnounceStream:
         self._context = context
         self._carried = carried
         self._state = PeerSyncState()
-        self._sent_hello: Hello | None = None
+        self._sent_hello: tuple[Hello, int] | None = None  # with the hour of its key
         self._pause = trio.CancelScope()
 
     async def run(self) -> None:
@@ -219,10 +220,15 @@ class AnnounceStream:
             news = self._context.news
             frames_due: list[Frame] = []
             hello = self._context.hello_for(pings_too=self._pings_too())
-            if hello != self._sent_hello:
-                self._sent_hello = hello
+            if (told := (hello, self._context.key_hour)) != self._sent_hello:
+                self._sent_hello = told
                 frames_due = [
-                    replace(hello, time=time.time(), proof=self._context.proof_for(self._peer))
+                    replace(
+                        hello,
+                        time=time.time(),
+                        proof=self._context.proof_for(self._peer),
+                        http_key=self._context.key_for(self._peer),
+                    )
                 ]
             part = self._context.part_for(self._peer)
             changes = self._state.next_frames(self._context.local, part, time.monotonic())

@@ -6,8 +6,8 @@ A frame is a length (u32, big endian, of the rest), a kind (u8) and a body:
              sender's clock, Unix time), shares (it takes part in in-flight sharing), pings (it
              watches its peers by pings), floor (it answers requests to keep replicas; the
              replicas of each image that it wants, 0 for none), zone (the zone that it is in),
-             proof (that it knows the cluster's password: see `identity`); unknown members are
-             ignored
+             proof (that it knows the cluster's password: see `identity`), http_key (the key for
+             HTTP requests to the sender: see `peer_proofs`); unknown members are ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set,
              in parts
     ADD      32-byte keys that came
@@ -23,6 +23,8 @@ A frame never contains the sender's identity: it is the peer that the Noise hand
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import json
 import math
@@ -31,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from spegel_py.routing.libp2p.keys import HASH_SIZE
+from spegel_py.routing.peer_proofs import SECRET_SIZE, ToldKey
 from spegel_py.tools.addresses import join_host_port
 from spegel_py.tools.zones import is_zone
 
@@ -45,6 +48,8 @@ MIN_INTERVAL, MAX_INTERVAL = 0.5, 3600.0
 would show too late."""
 MAX_FLOOR = 1000
 """Replicas of an image that a peer may want."""
+MAX_HOUR = 1 << 40
+"""Hours since its start that a peer may tell."""
 MAX_AGENT = 64
 """Characters kept of a peer's agent."""
 
@@ -71,7 +76,7 @@ class Hello:
     An empty host stands for the address that the sender is connected from. `time` is the sender's
     clock in Unix time, if it gives it. `proof` is in base64, empty if the sender has no password.
     `floor` is None if the sender answers no requests about replicas. `zone` is empty if the sender
-    names none.
+    names none. `http_key` is None if the sender has no proofs of HTTP requests.
     """
 
     interval: float
@@ -84,6 +89,7 @@ class Hello:
     pings: bool = False
     floor: int | None = None
     zone: str = ""
+    http_key: ToldKey | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,20 +163,8 @@ def encode(frame: Frame) -> bytes:
 
 def _encode(frame: Frame) -> tuple[int, bytes]:
     match frame:
-        case Hello(interval, host, port, agent, time, shares, proof, pings, floor, zone):
-            members = {
-                "interval": interval,
-                "registry": join_host_port(host, port),
-                "agent": agent,
-                "time": time,
-                "shares": shares,
-                "pings": pings,
-            }
-            if floor is not None:
-                members["floor"] = floor
-            if zone:
-                members["zone"] = zone
-            return _HELLO, json.dumps(members | ({"proof": proof} if proof else {})).encode()
+        case Hello():
+            return _HELLO, json.dumps(_members(frame)).encode()
         case SetPart(keys, first, last, complete):
             flags = _FIRST * first | _LAST * last | _COMPLETE * complete
             return _SET, bytes([flags]) + b"".join(keys)
@@ -184,6 +178,28 @@ def _encode(frame: Frame) -> tuple[int, bytes]:
             return _RESYNC, b""
         case Ages(ages):
             return _AGES, b"".join(_AGE.pack(key, min(age, _OLDEST)) for key, age in ages)
+
+
+def _members(hello: Hello) -> dict[str, object]:
+    """Return the JSON object of a hello; members that say nothing are left out."""
+    members: dict[str, object] = {
+        "interval": hello.interval,
+        "registry": join_host_port(hello.host, hello.port),
+        "agent": hello.agent,
+        "time": hello.time,
+        "shares": hello.shares,
+        "pings": hello.pings,
+    }
+    if hello.floor is not None:
+        members["floor"] = hello.floor
+    if hello.zone:
+        members["zone"] = hello.zone
+    if hello.proof:
+        members["proof"] = hello.proof
+    if (key := hello.http_key) is not None:
+        secret = base64.b64encode(key.secret).decode()
+        members["http_key"] = {"hour": key.hour, "secret": secret, "clock": key.clock}
+    return members
 
 
 def frame_length(head: bytes) -> int:
@@ -256,6 +272,7 @@ def _decode_hello(body: bytes) -> Hello:
             proof=_printable(str(fields.get("proof", ""))),
             floor=_floor(fields.get("floor")),
             zone=_zone(fields.get("zone")),
+            http_key=_http_key(fields.get("http_key")),
         )
     except (
         ValueError,
@@ -283,6 +300,21 @@ def _floor(value: object) -> int | None:
 def _zone(value: object) -> str:
     """Return the zone in a hello; empty without a usable one."""
     return value if isinstance(value, str) and is_zone(value) else ""
+
+
+def _http_key(value: object) -> ToldKey | None:
+    """Return the key in a hello; None without a usable one."""
+    if not isinstance(value, dict):
+        return None
+    hour, secret = value.get("hour"), value.get("secret")
+    if not isinstance(hour, int) or isinstance(hour, bool) or not 0 <= hour <= MAX_HOUR:
+        return None
+    try:
+        key = base64.b64decode(secret, validate=True) if isinstance(secret, str) else b""
+        clock = _finite(value.get("clock"))
+    except (binascii.Error, ValueError, OverflowError):
+        return None
+    return ToldKey(hour, key, clock) if len(key) == SECRET_SIZE else None
 
 
 def _finite(value: object) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p.holders import HolderIndex, KeySet
 from spegel_py.routing.libp2p.tag_ages import TagAges
+from spegel_py.routing.peer_proofs import PeerKey
 
 MAX_KEYS_PER_PEER = 30_000
 """Keys of one peer, announced or provided one by one. 500 large images are about 10,000
@@ -49,6 +50,7 @@ class PeerRecords:
         interval: seconds between two announcements.
         expires: monotonic time at which the announced set expires.
         staged: the parts received so far of a new whole set.
+        http_key: the key for HTTP requests to it, None if it told none.
         provided: its standard provider records, those that expire first in front.
     """
 
@@ -68,6 +70,7 @@ class PeerRecords:
     skew: float | None = None
     shares: bool = False
     floor: int | None = None
+    http_key: PeerKey | None = field(default=None, repr=False)
     provided: list[ProvidedSet] = field(default_factory=list)
     provided_at: Peer | None = None
 

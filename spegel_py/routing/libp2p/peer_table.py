@@ -14,6 +14,7 @@ from dataclasses import replace
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p.holders import HolderIndex
 from spegel_py.routing.libp2p.peer_records import PeerRecords
+from spegel_py.routing.peer_proofs import PeerKey, ToldKey
 from spegel_py.tools.bounded import BoundedDict
 
 MAX_GOODBYES = 1024
@@ -52,6 +53,11 @@ class PeerTable:
         """Return the registry of a connected peer that announces."""
         with self._lock:
             return member.peer if (member := self._connected(peer_id)) else None
+
+    def http_key(self, peer_id: str) -> PeerKey | None:
+        """Return the key for HTTP requests to a connected peer, None if it told none."""
+        with self._lock:
+            return member.http_key if (member := self._connected(peer_id)) else None
 
     def partners(self, now: float) -> dict[str, Peer]:
         """Return the connected peers that take part in in-flight sharing, by id."""
@@ -179,6 +185,7 @@ class PeerTable:
         skew: float | None = None,
         shares: bool = False,
         floor: int | None = None,
+        http_key: ToldKey | None = None,
     ) -> None:
         """Record a peer's hello.
 
@@ -188,6 +195,7 @@ class PeerTable:
             skew: seconds by which its clock is ahead of this node's.
             shares: True if it takes part in in-flight sharing.
             floor: the replicas that it wants; None if it answers no requests about them.
+            http_key: the key for HTTP requests to it, as it told it now.
         """
         with self._lock:
             if (member := self._connected(peer_id)) is None:
@@ -200,6 +208,7 @@ class PeerTable:
             member.renew(now)
             member.agent, member.skew = agent, skew
             member.shares, member.floor = shares, floor
+            member.http_key = PeerKey.told(http_key, now=now) if http_key else None
             self._goodbyes.pop(peer_id, None)
             self._whole_until = None
         if before != (shares, floor, peer):

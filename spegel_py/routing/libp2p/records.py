@@ -112,6 +112,7 @@ class RecordTable(PeerTable):
                     keys=member.announced_count + member.provided_count,
                     heard=member.heard_ago(now),
                     skew=member.skew,
+                    has_proofs=member.http_key is not None,
                 )
                 for peer_id in self._present()
                 for member in [self._members[peer_id]]

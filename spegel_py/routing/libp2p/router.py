@@ -27,6 +27,7 @@ from spegel_py.routing.libp2p.partner_requests import Libp2pRequestResponse
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.libp2p.trio_side import TrioSide
+from spegel_py.routing.peer_proofs import PeerKey
 from spegel_py.tools.addresses import check_port_free
 
 if TYPE_CHECKING:
@@ -175,6 +176,17 @@ class Libp2pRouter:
         return [
             _described(member, watched.get(member.id), now) for member in self._table.members(now)
         ]
+
+    def http_key(self, peer_id: str) -> PeerKey | None:
+        """Return the key for HTTP requests to a connected peer, None if it told none."""
+        return self._table.http_key(peer_id)
+
+    def is_member(self, peer_id: str) -> bool:
+        """Return True if a peer is connected, and knows this node's password if there is one."""
+        if not self._settings.password:
+            return self._table.is_connected(peer_id)
+        peer = self._table.address(peer_id)
+        return peer is not None and peer.knows_password
 
     def report_refusal(self, peer_id: str) -> None:
         """Tell all peers that the registry of one does not answer."""

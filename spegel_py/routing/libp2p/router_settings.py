@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spegel_py.routing.cluster_keys import KeysMode
+from spegel_py.routing.peer_proofs import NodeSecret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class RouterSettings:
         pings: True if this node tells its peers that it watches them by pings. Without, it is like
             an older version to them, for tests.
         password: `user:password` of all registries of the cluster, empty if they have none.
+        secret: the secret from which peers' keys for HTTP requests are derived; None to tell them
+            no keys, as an older version.
         keys_mode: how the cluster's keys are used, if the router is given any.
     """
 
@@ -42,4 +45,5 @@ class RouterSettings:
     zone: str = ""
     pings: bool = True
     password: bytes = field(default=b"", repr=False)
+    secret: NodeSecret | None = None
     keys_mode: KeysMode = KeysMode.REQUIRE

@@ -108,6 +108,7 @@ class Service:
             limit=settings.mesh_limit,
             replication=settings.replication,
             password=PasswordProof(settings.password),
+            secret=settings.secret,
         )
         self._mesh = Mesh(
             host=self._host,

@@ -34,6 +34,7 @@ from spegel_py.routing.libp2p.frames import (
 from spegel_py.routing.libp2p.holders import checksum
 from spegel_py.routing.libp2p.identity import PasswordProof
 from spegel_py.routing.libp2p.keys import closest, position, record_key
+from spegel_py.routing.peer_proofs import NodeSecret, ToldKey
 
 log = structlog.get_logger(__name__)
 
@@ -269,6 +270,7 @@ class AnnounceContext:
         hello: the first hello; its interval grows with the cluster.
         limit: members up to which every peer is sent every key.
         replication: peers that are sent each key in a larger cluster.
+        secret: the secret from which peers' keys for HTTP requests are derived, None for none.
     """
 
     def __init__(
@@ -280,8 +282,10 @@ class AnnounceContext:
         limit: int,
         replication: int,
         password: PasswordProof,
+        secret: NodeSecret | None = None,
     ) -> None:
         self._own = own
+        self._secret = secret
         self._base_interval = hello.interval
         self._rare_base = self._rare_interval = min(RARELY * hello.interval, MAX_INTERVAL)
         self._limit = limit
@@ -322,6 +326,15 @@ class AnnounceContext:
     def knows_password(self, peer: ID, proof: str) -> bool:
         """Return True if a peer's proof shows that it knows the password of this node."""
         return self._password.is_right(proof, by=peer, to=self._own)
+
+    @property
+    def key_hour(self) -> int:
+        """The hour of the keys that peers are told now; 0 if they are told none."""
+        return 0 if self._secret is None else self._secret.hour
+
+    def key_for(self, peer: ID) -> ToldKey | None:
+        """Return a peer's key for HTTP requests to this node."""
+        return None if self._secret is None else self._secret.tell(str(peer))
 
     def wake(self) -> None:
         """Wake every stream: the local keys or the members changed."""

@@ -86,7 +86,7 @@ def served(slot: TransferSlot, reader: FakeReader) -> FakeReader:
     return reader
 
 
-def refuse(limits: TransferLimits, address: str, **options: bool) -> None:
+def refuse(limits: TransferLimits, address: str, **options: Any) -> None:
     with pytest.raises(Busy), limits.admit(address, **options):
         pass
 

@@ -48,6 +48,28 @@ def test_all_together_get_no_more_than_there_is() -> None:
             pass
 
 
+def test_strangers_cannot_take_the_slots_of_proven_peers() -> None:
+    """Once a peer has proved its id, all other clients together get half of the slots."""
+    some = limits(per_peer=2, overall=4)
+    with some.admit("a"), some.admit("b"), some.admit("c"):
+        with some.admit("a", proven="P"):
+            assert some.under_way == {"a": 2, "b": 1, "c": 1}
+        with pytest.raises(Busy), some.admit("d"):
+            pass
+    with some.admit("a"), some.admit("b"):
+        with pytest.raises(Busy), some.admit("c"):
+            pass
+        with (
+            some.admit("a", proven="P"),
+            some.admit("a", proven="P"),
+            pytest.raises(Busy),
+            some.admit("a", proven="P"),
+        ):
+            pass
+    with some.admit("a"), some.admit("b"):
+        pass
+
+
 def test_what_still_grows_has_slots_of_its_own() -> None:
     """It takes no room from what is whole, nor that from it."""
     some = limits(per_peer=1, overall=1, growing=2)

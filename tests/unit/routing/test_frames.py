@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import math
@@ -23,6 +24,7 @@ from spegel_py.routing.libp2p.frames import (
     Resync,
     SetPart,
 )
+from spegel_py.routing.peer_proofs import ToldKey
 
 KEYS = st.lists(st.binary(min_size=32, max_size=32), max_size=20).map(tuple)
 HOSTS = st.one_of(st.just(""), st.ip_addresses().map(str))
@@ -54,6 +56,29 @@ def test_a_frame_is_read_back_as_it_was_written(frame: Frame) -> None:
     raw = frames.encode(frame)
     assert frames.frame_length(raw[:4]) == len(raw) - 4
     assert frames.decode(raw[4:]) == frame
+
+
+def test_a_hello_tells_its_key_and_an_unusable_key_is_ignored() -> None:
+    """A later version may tell another form of key; the rest of its hello counts."""
+    key = ToldKey(3, bytes(range(32)), 12345.6)
+    told = frames.decode(frames.encode(Hello(4.0, "", 5000, http_key=key))[4:])
+    assert isinstance(told, Hello)
+    assert told.http_key == key
+    right = {"hour": 3, "secret": base64.b64encode(bytes(32)).decode(), "clock": 1}
+    wrong: list[object] = [
+        1,
+        "key",
+        [],
+        {},
+        *(right | {"hour": hour} for hour in (-1, 1.5, True, None, 10**300)),
+        *(right | {"secret": secret} for secret in ("", "AA==", "é", 1, None, "*" * 44)),
+        *(right | {"clock": clock} for clock in (math.nan, math.inf, "1", None, 10**400)),
+    ]
+    for found in wrong:
+        body = json.dumps({"interval": 4, "registry": ":5000", "http_key": found}).encode()
+        told = frames.decode(b"\x01" + body)
+        assert isinstance(told, Hello)
+        assert told.http_key is None, found
 
 
 @given(st.binary(min_size=1, max_size=300))

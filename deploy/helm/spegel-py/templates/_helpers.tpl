@@ -98,7 +98,7 @@ annotations:
 {{- $names = concat $names (list "maxTransfersPerPeer" "maxTransfers" "maxUploadRate") -}}
 {{- $names = concat $names (list "healthInterval" "healthTimeout" "healthPasses" "healthFails") -}}
 {{- $names = concat $names (list "healthPassiveFails" "healthPassiveFailTimeout") -}}
-{{- $names = concat $names (list "announceInterval" "meshLimit" "replication") -}}
+{{- $names = concat $names (list "announceInterval" "meshLimit" "replication" "peerProofs") -}}
 {{- $names = concat $names (list "zone" "replicaFloor" "replicaCeiling" "replicaKeep" "replicaMaxDisk" "replicaRate") -}}
 {{- $names = concat $names (list "evacuateOnStop" "evacuateCordoned") -}}
 {{- $names = concat $names (list "preheatFromPeers" "readyWhenPreheated" "controlSocket") -}}

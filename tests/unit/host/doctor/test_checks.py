@@ -40,6 +40,7 @@ from spegel_py.host.doctor.node_checks import (
     check_node,
     check_peers,
     check_preheat,
+    check_proofs,
     check_pull,
     check_replicas,
 )
@@ -499,6 +500,26 @@ def test_replicas(keepers: int, disk: float, level: Level, said: str) -> None:
     assert (finding.check, finding.level) == ("replicas", level)
     assert said in finding.text
     assert check_replicas(RIGHT) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "known", "level", "text"),
+    [
+        ("prefer", [True, False], Level.OK, "with 1 of 2 peers"),
+        ("require", [True, True], Level.OK, "with 2 of 2 peers"),
+        ("require", [True, False], Level.WARNING, "such as 10.0.0.1:5000, are neither asked"),
+    ],
+)
+def test_proofs(mode: str, known: list[bool], level: Level, text: str) -> None:
+    """Peers without proofs are a fault only where proofs are required."""
+    peers = [
+        PeerState(str(number), f"10.0.0.{number}:5000", None, has_proofs=does)
+        for number, does in enumerate(known)
+    ]
+    finding = only(check_proofs, node=replace(NODE, proofs=mode, peers=tuple(peers)))
+    assert finding.level is level
+    assert text in finding.text
+    assert check_proofs(RIGHT) == []
 
 
 KEYS = KeysState(
