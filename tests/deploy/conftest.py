@@ -19,5 +19,7 @@ def helm() -> Helm:
     """The Helm that the chart is tested with."""
     if not shutil.which("go") and os.environ.get("CI") != "true":
         pytest.skip("there is no Go to build Helm with")
-    built = subprocess.run([ROOT / ".ci" / "helm"], stdout=subprocess.PIPE, text=True, check=True)
+    built = subprocess.run(
+        [ROOT / ".ci" / "go-program", "helm"], stdout=subprocess.PIPE, text=True, check=True
+    )
     return Helm(Path(built.stdout.strip()))

@@ -34,7 +34,9 @@ def crictl() -> None:
     """Build crictl, which Debian has no package of, and put it where the hosts find programs."""
     if shutil.which("go") is None and os.environ.get("CI") != "true":
         pytest.skip("there is no Go to build crictl with")
-    built = subprocess.run([ROOT / ".ci" / "crictl"], capture_output=True, text=True, check=True)
+    built = subprocess.run(
+        [ROOT / ".ci" / "go-program", "crictl"], capture_output=True, text=True, check=True
+    )
     PROGRAMS.mkdir(exist_ok=True)
     link = PROGRAMS / "crictl"
     link.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.timeout(600),  # the first test builds the suite
 ]
 
-BUILD = Path(__file__).parents[2] / ".ci" / "conformance"
+BUILD = Path(__file__).parents[2] / ".ci" / "go-program"
 APP = image("conformance", layers=3)
 NAME = "registry.example/team/app:1"
 TESTED = (
@@ -81,7 +81,7 @@ async def nodes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[
 async def test_pulls_conform(
     nodes: list[Node], number: int, repository: str, tmp_path: Path
 ) -> None:
-    program = (await processes.run(str(BUILD), deadline=500.0)).splitlines()[-1]
+    program = (await processes.run(str(BUILD), "conformance", deadline=500.0)).splitlines()[-1]
     blobs = [str(blob.digest) for blob in APP.blobs if blob.digest != APP.root.digest]
     environment = _SWITCHED_OFF | {
         "OCI_REGISTRY": f"127.0.0.1:{nodes[number].registry}",
