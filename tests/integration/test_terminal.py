@@ -62,6 +62,20 @@ async def on_terminal(node: Node, *arguments: str, **environment: str) -> tuple[
     return await asyncio.to_thread(see)
 
 
+async def opened(node: Node, condition: str) -> None:
+    """Wait until a node has opened an alert, or show the end of its log."""
+
+    async def is_open() -> bool:
+        return bool(events(node, "alert opened", condition=condition))
+
+    try:
+        await until(is_open, deadline=60.0)
+    except TimeoutError:
+        assert node.spegel
+        log = node.spegel.output.splitlines()[-20:]
+        pytest.fail(f"no alert {condition!r}; the log ends with\n" + "\n".join(log))
+
+
 async def in_a_pipe(node: Node, *arguments: str, **environment: str) -> str:
     return await run(*command(node, *arguments), environment=SOURCE | environment)
 
@@ -192,13 +206,8 @@ async def test_open_alerts_fit_on_a_terminal(lab: Lab, pulled: str) -> None:
     await holder.spegel.end(signal.SIGKILL)
     await puller.daemon.stop()
 
-    async def are_open() -> bool:
-        return all(
-            events(puller, "alert opened", condition=one)
-            for one in ("containerd-away", "peer-lost")
-        )
-
-    await until(are_open, deadline=60.0)
+    for condition in ("containerd-away", "peer-lost"):
+        await opened(puller, condition)
     for more in ((), ("--data-dir", str(puller.folder / "data"))):
         output, status = await on_terminal(puller, "alerts", *more)
         lines = shown(output)

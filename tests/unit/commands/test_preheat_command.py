@@ -78,8 +78,8 @@ async def test_jobs_are_listed_shown_and_cancelled(
         assert "was asked for no pre-heat" in (await preheat("ls"))[1]
         _, out, _ = await preheat(node.name(), "--platform", "linux/amd64")
         job = out.split()[1].rstrip(":")
-        status, out, _ = await preheat("status", job, "--wait")
-        assert status == 0
+        status, out, err = await preheat("status", job, "--wait")
+        assert status == 0, (out, err, node.jobs.get(job).as_json())
         _, out, _ = await preheat("ls")
         assert job in out
         assert node.name() in out
