@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from spegel_py.oci.distribution import PullClient
 from spegel_py.oci.range import ByteSpan
 
-PIECE = 1024 * 1024
-"""Bytes that are sent at once in the background."""
+PIECE = 256 * 1024
+"""Bytes that are sent at once in the background. They hold a pull up if they are on their way when
+it begins: on a link of 200 mbit for 10 ms."""
 
 Gate = Callable[[], Awaitable[None]]
 """Returns when the next bytes may be sent in the background."""
