@@ -33,6 +33,7 @@ from spegel_py.routing.libp2p.frames import (
     Resync,
     SetPart,
 )
+from spegel_py.routing.libp2p.lean_yamux import call_on_bytes
 from spegel_py.routing.libp2p.location import is_unusable
 from spegel_py.routing.libp2p.peer_records import TTL_FACTOR
 from spegel_py.routing.libp2p.records import RecordTable
@@ -43,6 +44,8 @@ PROTOCOL = TProtocol(frames.PROTOCOL)
 WRITE_TIMEOUT = 10.0
 """Seconds for writing one frame. A peer that does not read for so long is left to the rules of
 liveness."""
+FRAME_TIMEOUT = 10.0
+"""Seconds for the rest of a frame that has begun to come."""
 TOGETHER = 16 * 1024
 """Bytes of frames written at once: between the parts of a large set, other streams get their
 turn."""
@@ -200,23 +203,32 @@ class AnnounceStream:
         self._carried = carried
         self._state = PeerSyncState()
         self._sent_hello: tuple[Hello, int] | None = None  # with the hour of its key
+        self._heard_resync = -math.inf
+        self._has_bytes = False
         self._pause = trio.CancelScope()
 
     async def run(self) -> None:
         """Announce until the stream breaks (raises) or this task is cancelled."""
         stream = await self._host.new_stream(self._peer, [PROTOCOL])
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._receive, stream)
-                await self._send(stream)
+            call_on_bytes(stream, self._wake)
+            await self._send(stream)
         except BaseException:
             with closing.shielded(1):
                 await stream.reset()
             raise
 
+    def _wake(self) -> None:
+        """Look at once at the bytes that have come."""
+        self._has_bytes = True
+        self._pause.cancel()
+
     async def _send(self, stream: INetStream) -> None:
-        refresh_at = -math.inf
+        refresh_at, reader = -math.inf, MessageReader(stream)
         while True:
+            if self._has_bytes:
+                self._has_bytes = False
+                await self._receive(reader)
             news = self._context.news
             frames_due: list[Frame] = []
             hello = self._context.hello_for(pings_too=self._pings_too())
@@ -243,22 +255,29 @@ class AnnounceStream:
             # News that do not concern this peer must not delay the refresh: an older version would
             # take us for dead.
             with trio.move_on_at(refresh_at) as self._pause:
-                await news.wait()
+                if not self._has_bytes:
+                    await news.wait()
 
-    async def _receive(self, stream: INetStream) -> None:
-        reader, heard = MessageReader(stream), -math.inf
-        while True:
-            frame = await _read_frame(reader, self._carried)
-            if not isinstance(frame, Resync):
-                raise FrameError("only a resync comes back")
-            # A peer asks at a refresh, so once in an interval. More often, five bytes would cost a
-            # whole set each time.
-            if (now := trio.current_time()) < heard + self._context.hello.interval / 2:
-                continue
-            heard = now
+    async def _receive(self, reader: MessageReader) -> None:
+        """Receive the frames that have come, the last one to its end."""
+        reader.begin()
+        with trio.fail_after(FRAME_TIMEOUT):
+            while True:
+                frame = await _read_frame(reader, self._carried)
+                if not isinstance(frame, Resync):
+                    raise FrameError("only a resync comes back")
+                self._resync(trio.current_time())
+                reader.begin()
+                if not reader.is_within:
+                    return
+
+    def _resync(self, now: float) -> None:
+        # A peer asks at a refresh, so once in an interval. More often, five bytes would cost a
+        # whole set each time.
+        if now >= self._heard_resync + self._context.hello.interval / 2:
+            self._heard_resync = now
             self._state.restart()
             self._sent_hello = None  # a peer that dropped this node has forgotten its hello too
-            self._pause.cancel()
 
 
 async def say_goodbye(host: BasicHost, peer: ID, carried: Carried) -> None:

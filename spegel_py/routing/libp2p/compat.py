@@ -57,6 +57,8 @@ fixed it. The rest of the package gets from here a host that is safe to run for 
     `MeshSwarm` tells them of connections only, in turn.
 26.* A machine that is switched off leaves its connections open for two hours: `MeshSwarm.track` has
     the kernel probe every connection.
+27.* A connection has three tasks that wait as long as it lasts, to read it, to write it, and to
+    accept its streams, each of 5 kB: `MeshSwarm.add_conn` starts the reading one only.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
@@ -186,6 +189,8 @@ def self_test() -> None:
         (AutoConnector, "maybe_connect", ()),
         (Swarm, "add_conn", ("muxed_conn", "direction")),
         (Swarm, "notify_opened_stream", ("stream",)),
+        (Swarm, "_trim_connections", ("peer_id",)),
+        (SwarmConn, "_handle_muxed_stream", ("muxed_stream",)),
         (TransportUpgrader, "upgrade_connection", ("conn", "peer_id")),
         (NoiseTransport, "secure_outbound", ("conn", "peer_id")),
         (YamuxStream, "_auto_tune_and_send_window_update", ("bytes_read",)),

@@ -1,22 +1,22 @@
-"""yamux with fewer tasks, wake-ups and packets per message: traps 20 to 22 of `compat`.
+"""yamux with fewer tasks, wake-ups and packets per message: traps 20 to 22 and 27 of `compat`.
 
-The state and the rules are py-libp2p's. A connection has two tasks here. One reads all bytes that
-have come, decrypts them, and handles all frames in them before it waits again. The other writes all
-frames that the tasks of one turn of the event loop have left, as one encrypted message: a new
-stream, its proposal and a request are one packet. A task that is cancelled leaves no half-written
-message behind.
+The state and the rules are py-libp2p's. A connection has one task here that lasts. It reads all
+bytes that have come, decrypts them, and handles all frames in them before it waits again. The
+frames that the tasks of one turn of the event loop leave are written by a short task, as one
+encrypted message: a new stream, its proposal and a request are one packet. A task that is cancelled
+leaves no half-written message behind.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import trio
-from libp2p.abc import ISecureConn
+from libp2p.abc import INetStream, ISecureConn
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
@@ -62,6 +62,14 @@ class LeanStream(BoundedStream):
 
     room: trio.Event | None = None
     """Is set when the peer grants more room to a task that waits for it."""
+    on_bytes: Callable[[], None] | None = None
+    """Is called when bytes or the end of the stream have come."""
+
+    @property
+    def has_bytes(self) -> bool:
+        """True if a read returns, or raises, at once."""
+        connection: Any = self.conn
+        return self.recv_closed or bool(connection.stream_buffers.get(self.stream_id, True))
 
     async def read(self, n: int | None = -1) -> bytes:
         """Return up to `n` bytes, by default all that are there.
@@ -111,17 +119,37 @@ class LeanStream(BoundedStream):
     def grant(self, count: int) -> None:
         """Let this node send so many bytes more."""
         self.send_window += count
-        self.wake_writer()
+        self._wake_writer()
 
-    def wake_writer(self) -> None:
-        """Have a task that waits for room look again."""
+    def wake(self) -> None:
+        """Have whoever waits for room, for bytes, or for the end look again."""
+        self._wake_writer()
+        if self.on_bytes is not None:
+            self.on_bytes()
+
+    def _wake_writer(self) -> None:
         if self.room is not None:
             self.room.set()
             self.room = None
 
 
+def call_on_bytes(stream: INetStream, call: Callable[[], None]) -> None:
+    """Have `call` called when bytes or the end of a stream have come; at once if they are there.
+
+    So a stream on which little comes needs no task that waits.
+    """
+    muxed = cast("LeanStream", cast("Any", stream).muxed_stream)
+    muxed.on_bytes = call
+    if muxed.has_bytes:
+        call()
+
+
+async def _refuse(stream: LeanStream) -> None:
+    await stream.reset()
+
+
 class LeanYamux(Yamux):
-    """A connection of two tasks."""
+    """A connection with one task that lasts."""
 
     def __init__(self, secured: ISecureConn, peer: ID, *, is_initiator: bool) -> None:
         super().__init__(secured, peer, is_initiator=is_initiator)
@@ -129,10 +157,11 @@ class LeanYamux(Yamux):
         self._received = bytearray()
         self._dropped = 0  # bytes to come of a frame for a stream that is gone
         self._waiting = bytearray()
-        self._has_frames = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._is_open = self._is_writing = self._is_closing = False
         self._is_pinging = False
+        self.accepted: Callable[[LeanStream], Awaitable[None]] = _refuse
+        """Handles a stream that the peer opens, in a task of its own."""
         self.answered: Callable[[ID], None] = lambda peer: None
         """Is called with the peer for each of its answers to `ping`."""
 
@@ -140,21 +169,22 @@ class LeanYamux(Yamux):
         """Run the connection until it ends."""
         if self.event_started.is_set():
             return
-        async with trio.open_nursery() as nursery:
-            self._nursery, self._is_open, self._established = nursery, True, True
-            nursery.start_soon(self._keep_writing)
-            self.event_started.set()
-            try:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery, self._is_open, self._established = nursery, True, True
+                self.event_started.set()
                 await self.handle_incoming()
-            finally:
-                nursery.cancel_scope.cancel()
-        with suppress(trio.ClosedResourceError):
-            self.new_stream_send_channel.close()
+        finally:
+            self._is_open = False
+            self._written.unpark_all()
 
     async def close(self, error_code: int = yamux.GO_AWAY_NORMAL) -> None:
         """Close the connection, once the waiting frames are written or LAST_FRAMES is over."""
         self._is_closing = True
+        streams = self._lean_streams()
         await super().close(error_code)
+        for stream in streams:
+            stream.wake()
 
     async def open_stream(self) -> YamuxStream:
         """Open a stream; its first frame goes with the next write. Raises MuxedStreamError."""
@@ -176,8 +206,7 @@ class LeanYamux(Yamux):
         if self._is_open and not self._is_pinging:
             self._is_pinging = True
             self._ping_id = (self._ping_id + 1) % _PING_IDS
-            self._waiting += _frame(yamux.TYPE_PING, yamux.FLAG_SYN, 0, self._ping_id)
-            self._has_frames.set()
+            self._leave(_frame(yamux.TYPE_PING, yamux.FLAG_SYN, 0, self._ping_id))
 
     # Writing
 
@@ -185,31 +214,34 @@ class LeanYamux(Yamux):
         """Leave a frame to be written; wait while too many are. Raises ConnectionClosedError."""
         if not self._is_open:
             raise ConnectionClosedError("the connection is closed", transport="tcp")
-        self._waiting += data
-        self._has_frames.set()
+        self._leave(data)
         while self._is_open and len(self._waiting) > MOST_WAITING:
             await self._written.park()
         if self._is_closing:
             with trio.move_on_after(LAST_FRAMES):
-                while self._is_open and (self._waiting or self._is_writing):
+                while self._is_open and self._is_writing:
                     await self._written.park()
 
-    async def _keep_writing(self) -> None:
+    def _leave(self, frame: bytes) -> None:
+        """Leave a frame for the next write, which comes after all other tasks had their turn."""
+        self._waiting += frame
+        if not self._is_writing and self._nursery is not None:
+            self._is_writing = True
+            self._nursery.start_soon(self._write_waiting)
+
+    async def _write_waiting(self) -> None:
         try:
-            while True:
-                await self._has_frames.wait()  # all others have their turn first
-                self._has_frames = trio.Event()
+            while self._waiting:
                 data = bytes(self._waiting)
                 self._waiting.clear()
-                self._is_writing = True
                 await self.secured_conn.write(data)
-                self._is_writing = False
                 self._written.unpark_all()
         except Exception:  # noqa: BLE001 - the connection broke: the reading task ends it
+            self._is_open = False
             with suppress(Exception):
                 await self.secured_conn.close()
         finally:
-            self._is_open = False
+            self._is_writing = False
             self._written.unpark_all()
 
     # Reading
@@ -227,10 +259,14 @@ class LeanYamux(Yamux):
                     await self._handle_frame(frame)
         except Exception:  # noqa: BLE001, S110 - whatever a peer sends ends its connection only
             pass
-        streams = cast("list[LeanStream]", list(self.streams.values()))
+        self._is_open = False
+        streams = self._lean_streams()
         await self._cleanup_on_error()
         for stream in streams:
-            stream.wake_writer()
+            stream.wake()
+
+    def _lean_streams(self) -> list[LeanStream]:
+        return cast("list[LeanStream]", list(self.streams.values()))
 
     def _next_frame(self) -> _Frame | None:
         """Take a whole frame from the received bytes, None if none has come.
@@ -295,7 +331,8 @@ class LeanYamux(Yamux):
         self._apply(frame, stream)
         if not stream.reset_received:
             await self._write_frame(_frame(kind, yamux.FLAG_ACK, frame.number, 0))
-        await self.new_stream_send_channel.send(stream)
+        if self._nursery is not None:
+            self._nursery.start_soon(self.accepted, stream)
 
     def _apply(self, frame: _Frame, stream: LeanStream) -> None:
         """Apply a frame to its stream: bytes, room for some, or an end."""
@@ -310,6 +347,7 @@ class LeanYamux(Yamux):
         stream.grant(frame.length)
         if frame.body or frame.flags & (yamux.FLAG_FIN | yamux.FLAG_RST):
             self.stream_events[frame.number].set()
+            stream.wake()
         if stream.closed:
             self._finalize_stream_locked(stream, fully_closed=True)
 

@@ -102,11 +102,26 @@ class MeshSwarm(Swarm):
         raise SwarmException(f"{peer_id} is not connected")
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
-        """Prepare a connection of either direction before it is used (traps 15 and 17)."""
+        """Take up a connection of either direction, before it is used (traps 15, 17 and 27).
+
+        Raises SwarmException if there are too many.
+        """
         speed_up_connection(muxed_conn)
         bound_connection(muxed_conn)
-        cast("LeanYamux", muxed_conn).answered = self.answered
-        return await super().add_conn(muxed_conn, direction)
+        muxed, nursery = cast("LeanYamux", muxed_conn), self.background_nursery
+        held, most = self.connections, self.connection_config.max_connections
+        if nursery is None or sum(map(len, held.values())) >= most:
+            await muxed.close()
+            raise SwarmException(f"{muxed.peer_id} is one connection too many")
+        connection = SwarmConn(muxed, self, direction=direction)
+        connection.event_started.set()
+        muxed.answered, muxed.accepted = self.answered, connection._handle_muxed_stream
+        held.setdefault(muxed.peer_id, []).append(connection)
+        self._trim_connections(muxed.peer_id)
+        nursery.start_soon(muxed.start)
+        await muxed.event_started.wait()
+        await self.notify_connected(connection)
+        return connection
 
     def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
         """Handle inbound streams; an error of the handler resets its stream only (trap 16)."""

@@ -588,6 +588,38 @@ def test_stock_identify_message_is_made_for_each_peer() -> None:
     on_trio(test)
 
 
+def test_stock_connection_has_tasks_that_wait() -> None:
+    """Trap 27: to read it, to write it, and to accept its streams; ours has one."""
+
+    async def tasks_of_a_connection(host: Any) -> int:
+        guest = ours()
+        async with running(host) as address, running(guest):
+            before = _tasks()
+            await dialling.dial(guest, address, expected=None, timeout=5)
+            await until(lambda: guest.get_id() in host._identified_peers)
+            await until(lambda: host.get_id() in guest._identified_peers)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            return len(_tasks() - before)
+
+    async def test() -> None:
+        both = await tasks_of_a_connection(ours())
+        assert both == 3  # each end reads, and the listener has a task for it
+        assert await tasks_of_a_connection(stock()) >= both + 2
+
+    on_trio(test)
+
+
+def _tasks() -> set[trio.lowlevel.Task]:
+    """Return the tasks of this event loop."""
+    waiting, found = [trio.lowlevel.current_root_task()], set()
+    while waiting:
+        task = waiting.pop()
+        if task is not None:
+            found.add(task)
+            waiting += [one for nursery in task.child_nurseries for one in nursery.child_tasks]
+    return found
+
+
 # Our host
 
 

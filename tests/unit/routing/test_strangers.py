@@ -17,6 +17,7 @@ from spegel_py.routing.libp2p import announce, frames
 from spegel_py.routing.libp2p.frames import Hello, Resync
 from spegel_py.routing.libp2p.kademlia import CLOSEST, MAX_ADDRESSES, KademliaClient
 from spegel_py.routing.libp2p.sharing import AnnounceContext
+from spegel_py.routing.libp2p.streams import MessageReader
 from tests.unit.routing.hosts import ours
 
 PEER = ID(b"\x12\x20" + b"p" * 32)
@@ -81,8 +82,10 @@ def test_a_whole_set_is_told_again_once_in_an_interval() -> None:
     stream._state = cast("Any", State())
 
     async def main() -> None:
+        reader = MessageReader(cast("Any", Stream()))
         with contextlib.suppress(StreamEOF):
-            await stream._receive(cast("Any", Stream()))
+            while True:
+                await stream._receive(reader)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert 3 <= len(restarts) <= 7
