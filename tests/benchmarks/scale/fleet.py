@@ -36,17 +36,22 @@ class Used:
 
 
 class HostProcess:
-    """One process with some of the routers."""
+    """One process with some of the routers; `everybody` has the ports of all."""
 
     def __init__(
-        self, numbers: Sequence[int], ports: Sequence[int], bootstrap: Sequence[int], size: Size
+        self,
+        numbers: Sequence[int],
+        everybody: Sequence[int],
+        bootstrap: Sequence[int],
+        size: Size,
     ) -> None:
         self.numbers = list(numbers)
-        self.ports = list(ports)
+        self.ports = [everybody[number] for number in numbers]
         self.ids: list[str] = []
         self._options = {
             "numbers": self.numbers,
             "ports": self.ports,
+            "everybody": list(everybody),
             "bootstrap": list(bootstrap),
             "size": asdict(size),
             "is_member": self.numbers[0] < size.members,
@@ -114,7 +119,7 @@ class Fleet:
     def _process(self, group: range) -> HostProcess:
         """Return a process; a member knows the first one, every other router all members."""
         known = self.ports[: 1 if group[0] < self.size.members else self.size.members]
-        return HostProcess(group, [self.ports[number] for number in group], known, self.size)
+        return HostProcess(group, self.ports, known, self.size)
 
     async def __aenter__(self) -> Self:
         return self
@@ -156,7 +161,7 @@ class Fleet:
         number = len(self.ports)
         port = next(each for each in free_ports(number + 1) if each not in self.ports)
         self.ports.append(port)
-        more = HostProcess([number], [port], self.ports[:1], self.size)
+        more = HostProcess([number], self.ports, self.ports[:1], self.size)
         more._options["is_member"] = True
         self.processes.append(more)
         await more.start()

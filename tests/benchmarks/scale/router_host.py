@@ -2,7 +2,8 @@
 
 The routers are the real ones, without HTTP. Bounds by address are lifted, since all routers share
 the machine's address. A router that is no member neither asks for other peers nor dials any but the
-members. A partition closes the connections to the other side, and refuses dials to it.
+members, but names all routers, as in a whole mesh. A partition closes the connections to the other
+side, and refuses dials to it.
 
 The process is driven by JSON lines: `{"do": "announce" | "stats" | "lookup" | "cut" | "heal" |
 "restart", …}`. Each gets one JSON line back.
@@ -29,12 +30,19 @@ from libp2p.peer.id import ID
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
+from spegel_py.errors import ConfigError
 from spegel_py.routing.libp2p import bounds, closing, discovery
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
+from spegel_py.routing.libp2p.compat import peer_id
+from spegel_py.routing.libp2p.dht import Dht
+from spegel_py.routing.libp2p.kademlia import CLOSEST
+from spegel_py.routing.libp2p.keys import closest, position
+from spegel_py.routing.libp2p.multiaddrs import Contact
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.libp2p.service import Service
 from spegel_py.telemetry import logging
+from spegel_py.tools.addresses import check_port_free
 from tests.benchmarks import machine
 from tests.benchmarks.machine import Memory
 from tests.benchmarks.scale.plan import Size, key_name, keys_of
@@ -55,7 +63,7 @@ class HostedRouter:
         self.port = port
         self._bootstrap = [f"/ip4/{HOST}/tcp/{each}" for each in bootstrap]
         self._size = size
-        self._key = Ed25519PrivateKey.from_private_bytes(random.Random(number).randbytes(32))
+        self._key = _key_of(number)
         self._stack = AsyncExitStack()
         self.router: Libp2pRouter | None = None
 
@@ -76,8 +84,12 @@ class HostedRouter:
         self.router = await self._stack.enter_async_context(router.running())
 
     async def stop(self) -> None:
+        """Stop it; return once its port is free, which takes longer where it has many peers."""
         self.router = None
         await self._stack.aclose()
+        async with asyncio.timeout(60):
+            while not _is_free(self.port):
+                await asyncio.sleep(0.1)
 
     async def announce(self) -> None:
         assert self.router is not None
@@ -121,14 +133,40 @@ def _refuse_blocked() -> None:
     TCP.dial = dial_unless_blocked  # type: ignore[method-assign, assignment]
 
 
-def _stay_apart() -> None:
-    """Have the routers of this process connect to nobody but their bootstrap nodes."""
+def _is_free(port: int) -> bool:
+    try:
+        check_port_free(HOST, port, flag="port")
+    except ConfigError:
+        return False
+    return True
+
+
+def _key_of(number: int) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(random.Random(number).randbytes(32))
+
+
+def _stay_apart(everybody: Sequence[int]) -> None:
+    """Have the routers of this process connect to nobody but their bootstrap nodes, and name all.
+
+    A newcomer that asks them would find nobody but the members otherwise.
+    """
+    ids = [peer_id(_key_of(number)) for number in range(len(everybody))]
+    contacts = {
+        peer.to_bytes(): Contact(peer, (Multiaddr(f"/ip4/{HOST}/tcp/{port}"),))
+        for peer, port in zip(ids, everybody, strict=True)
+    }
+
+    def closest_of_all(self: Dht, raw: bytes, asking: ID) -> list[Contact]:
+        places = ((position(name), name) for name in contacts if name != asking.to_bytes())
+        return [contacts[name] for name in closest(position(raw), places, CLOSEST)]
 
     async def nothing(*_: object, **__: object) -> None:
         """Neither asks nor dials."""
 
+    discovery.MemberDiscovery.run = nothing  # type: ignore[method-assign]
     discovery.MemberDiscovery.explore = nothing  # type: ignore[method-assign]
     discovery.MemberDiscovery.dial_named = nothing  # type: ignore[method-assign]
+    Dht.closest = closest_of_all  # type: ignore[method-assign]
 
 
 async def _serve(options: dict[str, Any]) -> None:
@@ -136,7 +174,7 @@ async def _serve(options: dict[str, Any]) -> None:
     _lift_bounds()
     _refuse_blocked()
     if not options["is_member"]:
-        _stay_apart()
+        _stay_apart(options["everybody"])
     hosted = [
         HostedRouter(number, port, options["bootstrap"], size)
         for number, port in zip(options["numbers"], options["ports"], strict=True)
