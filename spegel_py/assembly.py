@@ -42,7 +42,8 @@ from spegel_py.image_parts import (
 )
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
-from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.freshness import Freshness, TagPolicy
+from spegel_py.mirror.peer_lists import PeerLists
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.mirror.scores import Scores
@@ -53,6 +54,7 @@ from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.preheating import Preheating
 from spegel_py.registry.app import create_app
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
+from spegel_py.registry.list_handler import ListHandler, ListPolicy
 from spegel_py.registry.proof_gate import ProofGate
 from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.replicas.cordon_watch import CordonWatch
@@ -61,6 +63,7 @@ from spegel_py.routing.cluster_keys import KeyFile
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.peer_proofs import NodeSecret
 from spegel_py.store.base import Ingests, Origins, Store, Watcher
+from spegel_py.store.referrers import Referrers
 from spegel_py.store.scrub import ScrubbedStore, ScrubbedWatcher
 from spegel_py.store.spelled import SpelledStore
 from spegel_py.supervision.supervisor import Supervisor
@@ -251,7 +254,7 @@ class Assembly:
 
     def registry_app(self) -> web.Application:
         """Return the registry that containerd and peers ask."""
-        ingest_reader = None
+        ingest_reader, reach = None, RegistryReach()
         if self.sharing and self.ingests:
             ingest_reader = IngestReader(
                 ingests=self.ingests,
@@ -276,8 +279,28 @@ class Assembly:
             node=node_name(self.config.node_name),
             ingest_reader=ingest_reader,
             default_registry=self.config.default_registry,
-            reach=RegistryReach() if self.config.old_tags else None,
             proof_gate=self.proof_gate,
+            reach=reach if self.config.old_tags else None,
+            tag_policy=TagPolicy(self.config.tag_policy),
+            lists=self._list_handler(reach),
+        )
+
+    def _list_handler(self, reach: RegistryReach) -> ListHandler:
+        advertiser, has_tags = self.advertiser, bool(self.config.tag_ttl)
+        return ListHandler(
+            policy=ListPolicy(self.config.lists),
+            tags=lambda: advertiser.tags if has_tags else (),
+            referrers=Referrers(store=self.store, held=lambda: advertiser.advertised),
+            peers=PeerLists(
+                router=self.router,
+                upstream=self.upstream,
+                deadlines=Deadlines(resolve=self.config.mirror_resolve_timeout),
+                scores=self.scores,
+            ),
+            reach=reach,
+            filters=self.config.filters,
+            default_registry=self.config.default_registry,
+            needs_proof=self.proof_gate is not None and self.proof_gate.is_required,
         )
 
     def admin_app(self) -> web.Application:

@@ -72,8 +72,9 @@ class Config:
         values.zone,
         "",
         (
-            "zone that this node is in, such as eu-1a: replicas of an image are never all in one "
-            "zone while nodes are in several; nodes without a zone are taken for one zone"
+            "zone that this node is in, such as eu-1a: pulls prefer peers of the same zone, and "
+            "replicas of an image are never all in one zone while nodes are in several, for which "
+            "nodes without a zone are taken for one zone"
         ),
     )
     data_dir: Path | None = setting(
@@ -156,6 +157,26 @@ class Config:
             "answer a tag that is older than tag-ttl while its registry does not answer; a node "
             "behind a proxy cannot reach registries by itself: false there"
         ),
+    )
+    tag_policy: str = setting(
+        values.text,
+        "peers-first",
+        (
+            "who is asked first for a tag; peers-first: nodes, for tag-ttl; upstream-first: the "
+            "registry, so that nobody gets an old digest, and nodes only while it does not answer; "
+            "digests come from nodes first in both"
+        ),
+        choices=("peers-first", "upstream-first"),
+    )
+    lists: str = setting(
+        values.text_or_off,
+        "registry-away",
+        (
+            "lists of tags and of referrers (signatures), put together from what nodes have; "
+            "registry-away: only while the registry does not answer, since it may have more; "
+            "always; off: none"
+        ),
+        choices=("off", "registry-away", "always"),
     )
     mirror_resolve_timeout: float = setting(
         values.seconds(0.001, 60),
@@ -490,6 +511,12 @@ class Config:
         if self.evacuate_cordoned and not self.node_name:
             raise ConfigError(
                 "--evacuate-cordoned needs --node-name, the name that Kubernetes uses"
+            )
+        if self.tag_policy == "upstream-first" and not self.old_tags:
+            raise ConfigError(
+                "--tag-policy upstream-first asks the registry whether it is there, and "
+                "--old-tags=false says that this node cannot: for tags that always come from the "
+                "registry give --tag-ttl 0 instead of both"
             )
         written = values.written_duration
         if self.health_timeout >= self.health_interval:

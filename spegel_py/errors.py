@@ -8,7 +8,7 @@
     │ │        message, detail)
     │ ├ NameInvalid 400 · DigestInvalid 400 · RangeInvalid 416
     │ ├ RequestInvalid 400 · ManifestInvalid 400
-    │ ├ ManifestUnknown 404 · BlobUnknown 404 · NotFound 404
+    │ ├ ManifestUnknown 404 · BlobUnknown 404 · NameUnknown 404 · NotFound 404
     │ ├ Unauthorized 401 · Denied 403 · Unsupported 405
     │ └ Occupied 409 · Busy 503
     ├ StoreError                    reading this node's own content failed
@@ -111,6 +111,13 @@ class BlobUnknown(OCIError):
 
     status = 404
     code = "BLOB_UNKNOWN"
+
+
+class NameUnknown(OCIError):
+    """A list of the repository's tags is not answered, or no node has one of its tags."""
+
+    status = 404
+    code = "NAME_UNKNOWN"
 
 
 class NotFound(OCIError):

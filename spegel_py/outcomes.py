@@ -54,7 +54,7 @@ class MissReason(StrEnum):
     INVALID = "invalid"
     """The requested range lies outside the content."""
     FILTERED = "filtered"
-    """A filter, or `--tag-ttl 0`, excludes the content from mirroring."""
+    """A filter, `--tag-ttl 0` or `--tag-policy upstream-first` sends the pull to the registry."""
     TOO_OLD = "too_old"
     """The tag here is too old, and no peer has a newer one."""
     STORE_AWAY = "store_away"
@@ -106,6 +106,16 @@ class AttemptOutcome(StrEnum):
             AttemptOutcome.STALLED,
             AttemptOutcome.UNPROVEN,
         )
+
+
+class PeerZone(StrEnum):
+    """The zone of a peer, as this node sees it."""
+
+    SAME = "same"
+    """This node's own zone."""
+    OTHER = "other"
+    UNKNOWN = "unknown"
+    """The peer or this node names no zone."""
 
 
 class RelayOutcome(StrEnum):

@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from spegel_py.oci.reference import canonical_name
 from spegel_py.tools.bounded import BoundedDict
 
 MAX_TAGS = 4096
 """Tags remembered, the last answered; a forgotten tag counts from its pull, as after a restart."""
+
+
+class TagPolicy(StrEnum):
+    """Who is asked first for a client's tag. Digests always come from peers first."""
+
+    PEERS_FIRST = "peers-first"
+    """Nodes that saw the tag at its registry not too long ago."""
+    UPSTREAM_FIRST = "upstream-first"
+    """The registry; nodes only while it does not answer."""
 
 
 @dataclass(slots=True)

@@ -17,8 +17,11 @@ from spegel_py.tools.threads import run_detached
 
 TIMEOUT = 2.0
 """Seconds for an answer. The client of the pull waits for it once in AWAY seconds."""
-REACHED, AWAY = 60.0, 10.0
-"""Seconds for which an answer, and a missing one, count."""
+REACHED, AWAY = 5.0, 10.0
+"""Seconds for which an answer, and a missing one, count.
+
+An answer counts for less, since it costs milliseconds, and tags of a registry that has just gone
+are refused until then."""
 MAX_REGISTRIES = 256
 """Registries whose state is remembered."""
 MAX_CHECKS = 8

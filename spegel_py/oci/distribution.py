@@ -67,6 +67,9 @@ Answers have it too.
 WAYS_TO_NAME = "?ns=REGISTRY, the header OCI-Namespace, or /v2/REGISTRY/REPOSITORY/…"
 """The ways in which a request can name its registry, for people. They count in this order."""
 
+HOW_TO_NAME = f"name it by {WAYS_TO_NAME}; or set --default-registry"
+"""The advice for a request that has to name its registry and does not."""
+
 METHODS = ("GET", "HEAD")
 
 
@@ -217,32 +220,61 @@ class PullRequest:
             raise Unsupported(f"only {' and '.join(METHODS)} are served here, not {method[:16]!r}")
         path, _, query = origin_form(target).partition("?")
         repository, kind, last = _split(path)
-        fields = _fields(headers)
-        mirrored = _is_true(fields, MIRRORED_HEADER)
-        namespace = _namespace(query) or _last(fields, NAMESPACE_HEADER)
-        if not namespace and not mirrored:  # nodes name it in the query
-            namespace, repository = _named_by_path(repository)
-            namespace = namespace or default_registry
-        registry = canonical_registry(check_registry(namespace)) if namespace else None
+        fields = header_fields(headers)
+        named = NamedRepository.parse(repository, query, fields, default_registry)
         head = method == "HEAD"
         ranges = () if head else _ranges(fields)
         return cls(
             head=head,
             kind=kind,
-            registry=registry,
-            repository=full_repository(registry, check_repository(repository)),
-            reference=_reference(kind, last, registry),
+            registry=named.registry,
+            repository=named.repository,
+            reference=_reference(kind, last, named.registry),
             range=ranges[0] if len(ranges) == 1 else None,
             accept=tuple(
                 line for line in fields.get("accept", ()) if line.isascii() and line.isprintable()
             ),
-            mirrored=mirrored,
+            mirrored=is_mirrored(fields),
             in_flight=_is_true(fields, IN_FLIGHT_HEADER),
             node=_last(fields, NODE_HEADER) or None,
-            namespace=namespace if namespace and namespace != registry else None,
+            namespace=named.namespace,
             ranges=ranges if len(ranges) > 1 and kind is Kind.BLOB else (),
             client=PullClient.parse(_last(fields, CLIENT_HEADER)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRepository:
+    """The repository of a request, and its registry if the request or the node names one.
+
+    `namespace` is the client's spelling of the registry if that is not the canonical one.
+    """
+
+    registry: str | None
+    repository: str
+    namespace: str | None = None
+
+    @classmethod
+    def parse(
+        cls, name: str, query: str, fields: Mapping[str, Sequence[str]], default_registry: str
+    ) -> NamedRepository:
+        """Return the repository with this `name` in the path, by the ways of WAYS_TO_NAME.
+
+        Raises NameInvalid, and RequestInvalid if the query has two different registries.
+        """
+        namespace = parameter(query, "ns") or _last(fields, NAMESPACE_HEADER)
+        if not namespace and not is_mirrored(fields):  # nodes name it in the query
+            namespace, name = _named_by_path(name)
+            namespace = namespace or default_registry
+        registry = canonical_registry(check_registry(namespace)) if namespace else None
+        repository = full_repository(registry, check_repository(name))
+        own = namespace if namespace and namespace != registry else None
+        return cls(registry, repository, own)
+
+
+def is_mirrored(fields: Mapping[str, Sequence[str]]) -> bool:
+    """Return True for a peer's request, which is answered from local content only."""
+    return _is_true(fields, MIRRORED_HEADER)
 
 
 def _is_true(fields: Mapping[str, Sequence[str]], header: str) -> bool:
@@ -268,13 +300,18 @@ def is_base(target: str) -> bool:
 
 def _split(path: str) -> tuple[str, Kind, str]:
     """Return repository, kind and reference of a raw path. The rightmost kind is the endpoint."""
-    segments = path.split("/")
-    if segments[:2] != ["", "v2"]:
-        raise NotFound(f"no such endpoint: {path[:160]!r}")
-    decoded = [_segment(segment) for segment in segments[2:]]
+    decoded = segments(path)
     if len(decoded) < 3 or decoded[-2] not in (Kind.MANIFEST.value, Kind.BLOB.value):
         raise NotFound(f"no such endpoint: {path[:160]!r}")
     return "/".join(decoded[:-2]), Kind(decoded[-2]), decoded[-1]
+
+
+def segments(path: str) -> list[str]:
+    """Return the decoded segments of a raw path below `/v2/`. Raises NotFound, NameInvalid."""
+    parts = path.split("/")
+    if parts[:2] != ["", "v2"]:
+        raise NotFound(f"no such endpoint: {path[:160]!r}")
+    return [_segment(part) for part in parts[2:]]
 
 
 def _segment(raw: str) -> str:
@@ -294,15 +331,15 @@ def _segment(raw: str) -> str:
     return text
 
 
-def _namespace(query: str) -> str:
-    """Return the registry in `?ns=`, percent-decoded once, or an empty text.
+def parameter(query: str, name: str) -> str:
+    """Return a parameter of a raw query, percent-decoded once; empty if it is not given.
 
-    Other parameters are ignored.
+    Raises RequestInvalid if it is given with two values.
     """
     pairs = (pair.partition("=") for pair in query.split("&"))
-    values = {value for name, _, value in pairs if name == "ns" and value}
+    values = {value for key, _, value in pairs if key == name and value}
     if len(values) > 1:
-        raise RequestInvalid("the parameter ns is given twice")
+        raise RequestInvalid(f"the parameter {name} is given twice")
     return unquote(values.pop()) if values else ""
 
 
@@ -321,12 +358,11 @@ def _reference(kind: Kind, text: str, registry: str | None) -> Digest | str:
         return Digest.parse(text)
     tag = check_tag(text)
     if registry is None:  # after a 404 clients go on to the registry
-        advice = f"name it by {WAYS_TO_NAME}; or set --default-registry"
-        raise ManifestUnknown(f"the tag {tag!r} needs its registry: {advice}")
+        raise ManifestUnknown(f"the tag {tag!r} needs its registry: {HOW_TO_NAME}")
     return tag
 
 
-def _fields(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def header_fields(headers: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Return the header lines in order, by lower-case name."""
     fields: dict[str, list[str]] = {}
     for name, value in headers:

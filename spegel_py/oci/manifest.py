@@ -13,7 +13,8 @@ empty list.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from spegel_py.errors import DigestInvalid, ManifestInvalid
@@ -89,6 +90,47 @@ def parse(data: bytes) -> ParsedManifest:
     found = (_usable(entry) for entry in _entries(document, media_type))
     shared = _shared((child for child in found if child is not None), media_type)
     return ParsedManifest(media_type, shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A manifest that refers to a `subject`, as a signature does (image spec, "subject").
+
+    Args:
+        artifact_type: the manifest's own one, or the media type of its config; empty for none.
+        annotations: the manifest's annotations.
+    """
+
+    subject: Digest
+    media_type: str
+    artifact_type: str
+    annotations: Mapping[str, str]
+
+
+def referrer(data: bytes) -> Referrer | None:
+    """Return what a manifest's bytes refer to, or None if they are no manifest with a subject."""
+    try:
+        document = _document(data)
+        media_type = _media_type(document)
+        subject = _child(document.get("subject")).digest
+    except ManifestInvalid:
+        return None
+    config, annotations = document.get("config"), document.get("annotations")
+    found = document.get("artifactType") or (
+        config.get("mediaType") if isinstance(config, dict) and media_type not in INDEXES else ""
+    )
+    return Referrer(
+        subject=subject,
+        media_type=media_type,
+        artifact_type=found if isinstance(found, str) else "",
+        annotations=texts(annotations),
+    )
+
+
+def texts(found: object) -> dict[str, str]:
+    """Return the entries of an unchecked JSON object whose values are strings."""
+    entries = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in entries if isinstance(value, str)}
 
 
 def all_children(data: bytes) -> tuple[Child, ...]:

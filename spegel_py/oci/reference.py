@@ -56,6 +56,11 @@ DRAINING_KEY = f"{REPLICA}draining"
 """The key that the nodes advertise whose replicas do not count, since they are about to go."""
 
 
+def tags_key(repository: str) -> str:
+    """Return the key of the nodes that have a tag of this `registry/repository`, canonical."""
+    return f"tags:{repository}"
+
+
 def check_repository(text: str) -> str:
     """Return `text` if it is a repository name of the distribution spec. Raises NameInvalid."""
     if len(text) > MAX_NAME or not _REPOSITORY.fullmatch(text):

@@ -25,6 +25,14 @@ Send = Callable[[Sink], Awaitable[object]]
 """Sends a body to a sink. The body may end short: `sink.sent` has the number of bytes."""
 
 
+def is_from_here(request: web.Request) -> bool:
+    """Return True if a client connects from an address of this very host."""
+    if (transport := request.transport) is None:
+        return False
+    client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return bool(client and own and client[0] == own[0])
+
+
 class AnswerWriter:
     """Writes answers to clients, and records in the context of a pull what was sent.
 
@@ -52,10 +60,7 @@ class AnswerWriter:
         """
         if pull.node is not None:
             return pull.node == self._node
-        if (transport := request.transport) is None:
-            return False
-        client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        return bool(client and own and client[0] == own[0])
+        return is_from_here(request)
 
     def counts_as_peer(self, request: web.Request, pull: PullRequest) -> bool:
         """Return True if the limits apply to this client: to all but this node's own runtime."""

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 from spegel_py.errors import NotFound, Unsupported
-from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.freshness import Freshness, TagPolicy
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
+from spegel_py.oci.listing import is_list
 from spegel_py.registry import responses
 from spegel_py.registry.background_pieces import Gate, open_gate
 from spegel_py.registry.ingest_reader import IngestReader
+from spegel_py.registry.list_handler import ListHandler
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
 from spegel_py.registry.proof_gate import ProofGate
@@ -54,6 +56,8 @@ def create_app(
     default_registry: str = "",
     reach: RegistryReach | None = None,
     proof_gate: ProofGate | None = None,
+    tag_policy: TagPolicy = TagPolicy.PEERS_FIRST,
+    lists: ListHandler | None = None,
 ) -> web.Application:
     """Return the application of the registry.
 
@@ -70,6 +74,8 @@ def create_app(
         default_registry: the registry of a client's request that names none; empty for none.
         reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
         proof_gate: checks proofs of peers, and proves answers; None to do neither.
+        tag_policy: who is asked first for a client's tag.
+        lists: answers lists of tags and of referrers; None to answer none.
     """
     probes = {"/readyz": ready, "/livez": live}
     pulls = PullHandler(
@@ -89,10 +95,13 @@ def create_app(
         default_registry=default_registry,
         reach=reach,
         needs_proof=proof_gate is not None and proof_gate.is_required,
+        tag_policy=tag_policy,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:
         path = origin_form(request.raw_path).partition("?")[0]
+        if lists is not None and is_list(path):
+            return await lists.handle(request)
         if path == "/v2" or path.startswith("/v2/"):
             return await pulls.handle(request)
         if path not in probes:
@@ -121,6 +130,8 @@ async def _ignore(_request: web.Request) -> None:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add the headers that every answer of a node has."""
     response.headers["Server"] = responses.SERVER
+    if response.status < 300 and (age := request.get(responses.AGE)) is not None:
+        response.headers["Age"] = age
     if origin_form(request.raw_path).startswith("/v2"):
         name, value = responses.API_VERSION
         response.headers[name] = value

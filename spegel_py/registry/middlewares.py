@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from spegel_py.errors import NotFound, OCIError, RequestInvalid, Unauthorized, Unsupported
 from spegel_py.oci.distribution import Kind, is_base, origin_form
+from spegel_py.oci.listing import ListKind, is_list
 from spegel_py.registry import responses
 from spegel_py.registry.connection import hang_up
 from spegel_py.registry.metrics import ServerMetrics
@@ -89,11 +90,13 @@ async def oci_errors(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 def handler_name(target: str) -> str:
-    """Return the label `handler` of a target: one of six."""
+    """Return the label `handler` of a target: one of eight."""
     path = origin_form(target).partition("?")[0]
     if path in PROBES:
         return path.removeprefix("/")
     if is_base(path):
         return "v2"
+    if is_list(path):
+        return ListKind.TAGS.value if path.endswith("/tags/list") else ListKind.REFERRERS.value
     kind = path.rsplit("/", 2)[-2] if path.startswith("/v2/") else ""
     return kind if kind in (Kind.MANIFEST.value, Kind.BLOB.value) else "other"

@@ -20,19 +20,21 @@ from spegel_py.errors import (
     Unsupported,
 )
 from spegel_py.inflight.participation import COMMIT_POLL, COMMIT_TIMEOUT
-from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.freshness import Freshness, TagPolicy
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.mirror.verification import MAX_BUFFERED
 from spegel_py.oci.distribution import METHODS, PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
+from spegel_py.registry import responses
 from spegel_py.registry.answer_writer import AnswerWriter
 from spegel_py.registry.background_pieces import Gate, open_gate, pieces
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.local_content import LocalContent, LocalMatch, Provenance
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.multipart import Multipart, PartsSink
+from spegel_py.registry.pinned_tags import PinnedTags
 from spegel_py.registry.responses import Entity
 from spegel_py.registry.transfer_limits import TransferLimits, TransferSlot
 from spegel_py.store.base import Content, Origins, Store
@@ -66,6 +68,7 @@ class PullHandler:
         default_registry: the registry of a client's request that names none; empty for none.
         reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
         needs_proof: True to refuse all but this node's own runtime and proven peers.
+        tag_policy: who is asked first for a client's tag.
     """
 
     def __init__(
@@ -87,9 +90,12 @@ class PullHandler:
         default_registry: str = "",
         reach: RegistryReach | None = None,
         needs_proof: bool = False,
+        tag_policy: TagPolicy = TagPolicy.PEERS_FIRST,
     ) -> None:
         self._needs_proof = needs_proof
         self._reach = reach
+        self._tag_policy = tag_policy
+        self._pinned = PinnedTags()
         self._default_registry = default_registry
         self._store = store
         self._gate = gate
@@ -126,8 +132,14 @@ class PullHandler:
             raise Unauthorized("only proven peers are answered here (--peer-proofs=require)")
         if not pull.client.is_background:
             self._limits.record_foreground()
+        client, clock = request.remote or "", time.monotonic
+        asked, pinned = self._pinned.pin(client, pull, clock())
+        if pinned is not None and pinned.age is not None:
+            request[responses.AGE] = pinned.age
         with self._pull_log.recording(pull, request.headers) as context:
-            response = await self._answer(request, pull, context)
+            response = await self._answer(request, asked, context)
+            age = response.headers.get("Age")
+            self._pinned.record(client, pull, context.digest, age, clock())
             context.status = response.status
             return response
 
@@ -138,6 +150,7 @@ class PullHandler:
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         if pull.name and not self._freshness.ttl:
             raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
+        await self._check_tag_policy(pull, context)
         if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
         if pull.mirrored or self._mirror is None:
@@ -145,13 +158,26 @@ class PullHandler:
         try:
             return await self._from_peers(request, pull, self._mirror, context)
         except OCIError:
-            if not await self._is_registry_away(pull, self._mirror, context):
+            known = context.is_registry_away
+            if known or not await self._is_registry_away(pull, self._mirror, context):
                 raise
         context.is_registry_away = True
         log.info("registry away, tag of any age answered", key=pull.key)
         if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
         return await self._from_peers(request, pull, self._mirror, context)
+
+    async def _check_tag_policy(self, pull: PullRequest, context: PullContext) -> None:
+        """Send a client's tag to its registry, if tags come from there and the registry answers.
+
+        Raises ManifestUnknown. Otherwise a tag of any age is answered.
+        """
+        if pull.name is None or pull.mirrored or self._tag_policy is TagPolicy.PEERS_FIRST:
+            return
+        if self._reach is None or not await self._reach.is_away(pull.registry or ""):
+            self._freshness.record_miss(pull.name, time.time())
+            raise pull.kind.unknown("tags come from the registry", detail={"filtered": True})
+        context.is_registry_away = True
 
     async def _is_registry_away(
         self, pull: PullRequest, mirror: Mirror, context: PullContext

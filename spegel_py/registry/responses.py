@@ -19,6 +19,9 @@ API_VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 SENT = web.RequestKey("sent", int)
 """The key of a request's number of body bytes sent, which may be smaller than announced."""
 
+AGE = web.RequestKey("age", str)
+"""The key of a tag's age, for an answer to a request that was made one for the tag's digest."""
+
 PEER_HEADER = "X-Spegel-Peer"
 """The id of the peer that a relayed answer came from, of several peers the first."""
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import structlog
 
-from spegel_py.oci.reference import canonical_name
+from spegel_py.oci.reference import canonical_name, tags_key
 from spegel_py.routing.base import Router
 from spegel_py.store.base import Change, ContentEvent, Inventory, Watcher
 
@@ -26,7 +26,8 @@ class Advertiser:
     """Keeps the router in step with one watcher.
 
     A tag whose registry has another canonical spelling is advertised under both names, since
-    Spegel's nodes look up the name that the image has.
+    Spegel's nodes look up the name that the image has. Each repository with a tag has a key of its
+    own, by which the nodes are found whose tags make a list.
 
     Args:
         changed: is called with the held keys after an advertisement.
@@ -49,6 +50,7 @@ class Advertiser:
         # Of a tag, with the time at which it was last seen at its registry.
         self._held: dict[str, float | None] = {}
         self._advertised: dict[str, float | None] = {}
+        self._repositories: frozenset[str] = frozenset()  # the keys advertised for repositories
         self._tags: dict[str, float] = {}  # with the pull time of each, advertised or not
         self._spellings: dict[str, set[str]] = {}  # tags by a canonical name that differs
         self._dirty = asyncio.Event()
@@ -133,6 +135,7 @@ class Advertiser:
                 dict(held.items() - self._advertised.items()),
             )
             came = news.keys() - self._advertised.keys()
+            await self._advertise_repositories()
             if went:
                 await self._router.withdraw(went)
             if news:
@@ -142,6 +145,15 @@ class Advertiser:
             if came or went:
                 self._changed(own)
                 log.info("advertised", added=len(came), withdrawn=len(went), total=len(held))
+
+    async def _advertise_repositories(self) -> None:
+        names = self._tags if self._seen is not None else ()
+        wanted = frozenset(tags_key(canonical_name(name).rpartition(":")[0]) for name in names)
+        if went := self._repositories - wanted:
+            await self._router.withdraw(went)
+        if came := wanted - self._repositories:
+            await self._router.advertise(came)
+        self._repositories = wanted
 
 
 async def _closing(

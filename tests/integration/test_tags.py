@@ -5,6 +5,8 @@ pulls.
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
 
 import pytest
 
@@ -70,6 +72,35 @@ async def test_an_old_tag_is_pulled_while_its_registry_is_away() -> None:
             assert await digest(puller, reference) == str(app.root.digest)
             assert await _is_older(puller, reference, 3)
         await until(lambda: _is_none(puller, reference), deadline=20)
+
+
+async def test_upstream_first_gets_a_moved_tag_at_once_and_outlives_its_registry() -> None:
+    """The tag comes from the registry, and its content from peers. In an air gap, every pull of a
+    tag or a digest is answered after the TTL.
+    """
+    old, new = image("first", is_runnable=True), image("second", is_runnable=True)
+    async with start_cluster(3, tag_ttl="2s", tag_policy="upstream-first") as lab:
+        holder, puller, late = lab.nodes
+        reference = lab.name("test/app:upstream")
+        await publish(lab, reference, old, holder)
+        await puller.cri.pull(reference)
+        asked = [each for each in lab.registry.requests() if each.path != "/v2/"]  # by the node
+        assert {each.method for each in asked} == {"HEAD"}
+        await lab.registry.push(reference, new)
+        moved = time.monotonic()
+        await puller.cri.pull(reference)
+        assert time.monotonic() - moved < 5
+        assert await digest(puller, reference) == str(new.root.digest)
+        await holder.cri.pull(reference)
+        await lab.registry.stop()
+        lab.registry.forget()
+        for node in (late, holder):
+            # each finds the outage within seconds
+            await until(partial(_is_older, node, reference, 2), deadline=20)
+            for each in (reference, f"{lab.name('test/app')}@{new.root.digest}"):
+                await node.cri.pull(each)
+        assert await digest(late, reference) == str(new.root.digest)
+        assert lab.registry.requests() == []
 
 
 async def test_with_a_ttl_of_0_only_digests_come_from_peers(lab: Lab) -> None:

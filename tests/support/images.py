@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spegel_py.oci import build
-from spegel_py.oci.manifest import Child
+from spegel_py.oci.manifest import OCI_MANIFEST, Child
 from spegel_py.store.layout import LayoutWriter
 from spegel_py.store.layout.folder import REF_NAME
 
@@ -47,6 +47,31 @@ def image(
         for platform in platforms
     ]
     return found[0] if len(found) == 1 else build.index(found, types=types, algorithm=algorithm)
+
+
+def signature(
+    subject: build.Image,
+    *,
+    kind: str = "application/vnd.example.signature",
+    seed: str = "",
+    algorithm: str = "sha256",
+) -> build.Image:
+    """Return an artifact that refers to an image, with an empty config, as cosign and oras make
+    it.
+    """
+    empty = build.Blob.of(b"{}", algorithm)
+    payload = build.Blob.of(f"signed {subject.root.digest} {seed}".encode(), algorithm)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": kind,
+        "config": build.descriptor(empty, "application/vnd.oci.empty.v1+json"),
+        "layers": [build.descriptor(payload, "text/plain")],
+        "subject": build.descriptor(subject.root, subject.media_type),
+        "annotations": {"made.by": "a test"},
+    }
+    root = build.Blob.of(json.dumps(document).encode(), algorithm)
+    return build.Image(root, OCI_MANIFEST, (root, empty, payload))
 
 
 def random_layer(seed: str, size: int, algorithm: str = "sha256") -> build.Layer:
