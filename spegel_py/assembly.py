@@ -141,7 +141,7 @@ class Assembly:
             )
         )
         health = parts.make_health(config, deadlines, router, metrics, rng)
-        scores, freshness = Scores(health=health), Freshness(ttl=config.tag_ttl)
+        scores, freshness = Scores(health=health, zone=config.zone), Freshness(ttl=config.tag_ttl)
         advertiser = Advertiser(
             watcher=ScrubbedWatcher(watcher=watcher, store=scrubbed),
             router=router,

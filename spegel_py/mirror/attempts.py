@@ -264,6 +264,7 @@ class Attempts:
             address=attempt.peer.authority,
             first_byte=attempt.first_byte,
             count=attempt.bytes,
+            zone=self._scores.zone_of(attempt.peer),
         )
         if attempt.span.is_on:
             failure = outcome.value if outcome.is_failure else ""

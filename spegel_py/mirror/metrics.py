@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
-from spegel_py.outcomes import AttemptOutcome, ContentSource
+from spegel_py.outcomes import AttemptOutcome, ContentSource, PeerZone
 from spegel_py.telemetry.metrics import SECONDS
 
 MAX_PEERS = 64
@@ -72,6 +72,15 @@ class MirrorMetrics:
             "not come from upstream.",
             registry=registry,
         )
+        self._zone_bytes = Counter(
+            "spegel_zone_received_bytes",
+            "Body bytes from peers in this node's own zone (same), in other zones (other), or "
+            "where one of the two names no zone (unknown).",
+            ["zone"],
+            registry=registry,
+        )
+        for zone in PeerZone:
+            self._zone_bytes.labels(zone)
         self._quarantined = Gauge(
             "spegel_quarantined_peers",
             "Peers that sent wrong bytes, and are asked for nothing now.",
@@ -90,9 +99,11 @@ class MirrorMetrics:
         address: str,
         first_byte: float | None,
         count: int,
+        zone: PeerZone,
     ) -> None:
-        """Count one request to a peer, as PeerMetrics does."""
+        """Count one request to a peer, as PeerMetrics does, and its bytes by the peer's zone."""
         self._attempts.labels(outcome).inc()
+        self._zone_bytes.labels(zone).inc(count)
         self.peers.attempted(
             peer_id=peer_id, address=address, outcome=outcome, first_byte=first_byte, count=count
         )

@@ -81,7 +81,7 @@ class PeerSelector:
             return parent
         if self._parents_under_way or not (choice := self._choice(now)):
             return None
-        weights = [self._scores.of(peer).weight(now) * trust for peer, trust in choice.items()]
+        weights = [self._scores.weight(peer, now) * trust for peer, trust in choice.items()]
         [peer] = self._random.choices(list(choice), weights)
         self._waiting.remove(peer)
         self._scores.begin(peer)

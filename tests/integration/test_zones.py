@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from spegel_py.oci.build import Blob
 from tests.integration.cluster import (
+    blob_path,
     everybody,
     heal,
     kill_node,
     manifest_path,
     metric,
+    publish,
     state,
     timed,
 )
 from tests.integration.test_preheat import preheat
 from tests.integration.test_replicas import QUICK, keepers
 from tests.support.images import image
-from tests.support.lab import REGISTRY, Lab, start_lab, until
+from tests.support.lab import REGISTRY, Lab, Node, start_lab, until
 from tests.support.processes import CommandFailed
 
 pytestmark = [pytest.mark.root, pytest.mark.containerd]
@@ -48,6 +51,39 @@ async def start_in_zones(lab: Lab, *zones: str | None, program: str = QUICK, **f
         )
     )
     await heal(lab)
+
+
+async def test_pulls_stay_in_the_zone_until_it_fails(lab: Lab) -> None:
+    """Two holders, one in each zone: most bytes come from the own one. When its machine is gone,
+    the other one gives all.
+    """
+    await start_in_zones(lab, "a", "a", "b", program="spegel_py")
+    asker, near, far = lab.nodes
+    many = image("zones", layers=40, size=100_000)
+    reference = lab.name("test/zones:many")
+    await publish(lab, reference, many, near, far)
+    layers = many.blobs[2:]
+
+    async def take(blobs: Sequence[Blob]) -> tuple[float, float]:
+        """Fetch blobs; returns the bytes from the zone and from the other one."""
+        before = await _by_zone(asker)
+        for blob in blobs:
+            assert (await asker.get(blob_path(blob, "test/zones"))).status == 200
+        after = await _by_zone(asker)
+        return after[0] - before[0], after[1] - before[1]
+
+    same, other = await take(layers)
+    assert same > 2 * other
+    lab.registry.forget()
+    await kill_node(near)
+    same, other = await take(layers[:10])
+    assert (same, other > 0) == (0, True)
+    assert lab.registry.requests() == []
+
+
+async def _by_zone(node: Node) -> tuple[float, float]:
+    name = "spegel_zone_received_bytes_total"
+    return await metric(node, name, zone="same"), await metric(node, name, zone="other")
 
 
 async def test_replicas_are_in_two_zones_though_one_would_be_free(lab: Lab) -> None:

@@ -175,10 +175,11 @@ class Page:
         sources = self._sources
         replicas = sources.replicas()
         rows, under_way = self._read(), sources.pull_log.under_way
+        by_peer = traffic.by_peer(rows)
         peers = views.peers(
             state["peers"],
             own=state["id"],
-            traffic=traffic.by_peer(rows),
+            traffic=by_peer,
             giving=views.addresses(sources.giving()),
         )
         bins = traffic.series([*rows, *_so_far(under_way, now)], now=now, width=WIDTH, count=BINS)
@@ -187,6 +188,7 @@ class Page:
             "state": state,
             "listing": listing,
             "peers": peers,
+            "zones": views.zone_bytes(state["peers"], own=state["zone"], traffic=by_peer),
             "names": names,
             "given": max(0, sources.sent() - _sent_to_clients(pulls)),
             "pulls": views.pulls(under_way, addresses=names, now=now),

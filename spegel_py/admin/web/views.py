@@ -11,7 +11,7 @@ from spegel_py.admin.web import ring
 from spegel_py.admin.web.ring import Spot
 from spegel_py.admin.web.traffic import PeerTraffic, TimeBin
 from spegel_py.oci.distribution import Kind
-from spegel_py.outcomes import ContentSource
+from spegel_py.outcomes import ContentSource, PeerZone
 from spegel_py.telemetry.pull_record import PullContext
 
 MOST = 128
@@ -96,6 +96,22 @@ def peers(
         )
         for number, (member, spot) in enumerate(zip(order, spots, strict=True), 1)
     ]
+
+
+def zone_bytes(
+    members: Iterable[Mapping[str, Any]], *, own: str, traffic: Mapping[str, PeerTraffic]
+) -> Mapping[PeerZone, int]:
+    """Return the bytes that came from the peers in each kind of zone; `own` is this node's zone.
+
+    Empty if this node names no zone. Peers that have left are not counted.
+    """
+    found = dict.fromkeys(PeerZone, 0) if own else {}
+    for member in members if own else ():
+        same = PeerZone.SAME if member["zone"] == own else PeerZone.OTHER
+        found[same if member["zone"] else PeerZone.UNKNOWN] += traffic.get(
+            member["id"], NOTHING
+        ).bytes
+    return found
 
 
 def addresses(transfers: Mapping[str, int]) -> Mapping[str, int]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import structlog
 
@@ -45,6 +45,25 @@ RELIEVED = 3 / 4
 otherwise they would be shed again at once."""
 
 
+SAMPLE = 256
+"""Holders of a key among which those of this node's zone are found: in each of 20 zones there are
+12 on average. A lookup takes 0.3 ms for them."""
+
+
+def choose(peers: Sequence[Peer], zone: str, limit: int | None) -> list[Peer]:
+    """Return `limit` of the peers, or all.
+
+    Peers of the zone come first, but a quarter of the places is for others, which are left if the
+    zone fails.
+    """
+    if limit is None or len(peers) <= limit:
+        return list(peers)
+    near = [peer for peer in peers if zone and peer.zone == zone]
+    far = [peer for peer in peers if not zone or peer.zone != zone]
+    others = min(len(far), max(limit // 4, limit - len(near)))
+    return near[: limit - others] + far[:others]
+
+
 class RecordTable(PeerTable):
     """The records of all peers, by libp2p's base58 peer id. Keys are the 32-byte hashes of names.
 
@@ -57,11 +76,13 @@ class RecordTable(PeerTable):
         self,
         *,
         rng: random.Random,
+        zone: str = "",
         changed: Callable[[], None] = lambda: None,
         shed: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(changed=changed)
         self._rng = rng
+        self._zone = zone
         self._shed = shed
         self._is_full = False
         self._futile = math.inf
@@ -77,16 +98,18 @@ class RecordTable(PeerTable):
     ) -> list[Peer]:
         """Return the connected peers with a live record of `key`, in random order.
 
-        Peers known to have pulled a tag more than `max_age` seconds ago are left out.
+        Peers known to have pulled a tag more than `max_age` seconds ago are left out. If there are
+        more than `limit` peers, up to three quarters of it are from this node's own zone.
 
         Args:
             limit: how many peers to return at most, None for all.
         """
         found: dict[str, Peer] = {}
+        enough = limit if limit is None or not self._zone else max(limit, SAMPLE)
         with self._lock:
             mask = self._index.mask(key)
             places = slots(mask)
-            while places and len(found) != limit:
+            while places and len(found) != enough:
                 # A random one comes to the end, and is taken from there.
                 chosen = int(self._rng.random() * len(places))
                 places[chosen], places[-1] = places[-1], places[chosen]
@@ -95,7 +118,7 @@ class RecordTable(PeerTable):
                     peer := self._members[owner].holder(mask, key, now, max_age)
                 ):
                     found[owner] = peer
-        return list(found.values())
+        return choose(list(found.values()), self._zone, limit)
 
     # Views for metrics, the state page and supervision
 

@@ -60,7 +60,7 @@ class Libp2pRouter:
         self.on_change: Callable[[], None] = lambda: None
         """Is called in the event loop when `members` may have changed in more than numbers."""
         self._rng = rng or random.Random()
-        self._table = RecordTable(rng=self._rng)
+        self._table = RecordTable(rng=self._rng, zone=settings.zone)
         self._local: LocalKeys | None = None  # of the present life
         # Of a tag, with the monotonic time of its pull.
         self._keys: dict[bytes, float | None] = {}
@@ -297,6 +297,7 @@ class Libp2pRouter:
         loop = asyncio.get_running_loop()
         self._table = RecordTable(
             rng=self._rng,
+            zone=self._settings.zone,
             changed=partial(_call_soon, self._partners_changed, loop),
             shed=partial(self._dropped, "table-full"),
         )

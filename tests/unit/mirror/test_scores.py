@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from spegel_py.mirror.scores import (
     BUSY_HALF_LIFE,
     HALF_LIFE,
+    OTHER_ZONE,
     PRIOR_LATENCY,
     AttemptResult,
     Score,
     Scores,
 )
-from spegel_py.outcomes import AttemptOutcome
+from spegel_py.outcomes import AttemptOutcome, PeerZone
 from spegel_py.routing.base import Peer
 
 A, B = Peer("a", "10.0.0.1", 5000), Peer("b", "10.0.0.2", 5000)
@@ -39,6 +42,24 @@ FAILED = AttemptResult(AttemptOutcome.STALLED)
 def test_the_weight_is_the_formula(score: Score, weight: float) -> None:
     """The weight is 1/latency × 1/(1 + in flight) × 4^-failures, failures decayed."""
     assert score.weight(100) == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "seen", "factor"),
+    [
+        ("a", "a", PeerZone.SAME, 1.0),
+        ("a", "b", PeerZone.OTHER, OTHER_ZONE),
+        ("a", "", PeerZone.UNKNOWN, 1.0),
+        ("", "b", PeerZone.UNKNOWN, 1.0),
+    ],
+)
+def test_a_peer_in_another_zone_has_less_weight(
+    own: str, theirs: str, seen: PeerZone, factor: float
+) -> None:
+    """Only if both name their zones."""
+    scores, peer = Scores(zone=own), replace(A, zone=theirs)
+    assert scores.zone_of(peer) is seen
+    assert scores.weight(peer, 0) == pytest.approx(Score().weight(0) * factor)
 
 
 def test_latency_is_a_moving_average() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -67,6 +68,47 @@ def test_failing_peers_get_little_but_not_nothing() -> None:
         scores.begin(C)
         scores.end(C, AttemptResult(AttemptOutcome.UNREACHABLE), 0.0)
     assert abs(shares(scores)["c"] - 1 / 33) < 0.015
+
+
+NEAR, FAR = replace(A, zone="here"), [replace(B, zone="there"), replace(C, zone="elsewhere")]
+
+
+def zone_shares(scores: Scores, rounds: int = 4000, *, keep: int = 0) -> float:
+    """Return the share of picks in the own zone, with up to `keep` picks open at a time."""
+    random, near = Random(7), 0
+    under_way: list[tuple[PeerSelector, Peer]] = []
+    for _ in range(rounds):
+        selector = PeerSelector(key="k", scores=scores, random=random)
+        for peer in (NEAR, *FAR):
+            selector.offer(peer)
+        first = selector.pick(0.0)
+        assert first is not None
+        near += first == NEAR
+        under_way.append((selector, first))
+        while len(under_way) > keep:
+            selector, peer = under_way.pop(0)
+            selector.record(peer, AttemptResult(AttemptOutcome.ABANDONED), 0.0)
+    return near / rounds
+
+
+def test_most_picks_stay_in_the_zone() -> None:
+    """One peer in each of three zones: four picks in five."""
+    assert abs(zone_shares(Scores(zone="here")) - 0.8) < 0.02
+    assert abs(zone_shares(Scores()) - 1 / 3) < 0.03
+
+
+def test_a_crowd_spreads_to_other_zones() -> None:
+    """With 30 requests under way, the peer in the zone has more than the others, but not most."""
+    assert 0.4 < zone_shares(Scores(zone="here"), keep=30) < 0.75
+
+
+def test_a_zone_that_fails_is_left() -> None:
+    """After three failures the peer in the zone is picked less than each other one."""
+    scores = Scores(zone="here")
+    for _ in range(3):
+        scores.begin(NEAR)
+        scores.end(NEAR, AttemptResult(AttemptOutcome.UNREACHABLE), 0.0)
+    assert zone_shares(scores) < 1 / 10
 
 
 @given(st.lists(st.sampled_from([A, B, C]), max_size=9), st.integers())

@@ -38,6 +38,25 @@ def test_an_announced_key_is_offered() -> None:
     assert table.providers(OTHER, now=1.0) == []
 
 
+def test_peers_of_the_zone_come_first_but_not_alone() -> None:
+    """If there are more holders than wanted, a quarter of the places is for other zones."""
+    peers = [
+        Peer(f"{zone}{each}", "10.0.0.1", each, zone=zone)
+        for zone in ("here", "there", "")
+        for each in range(30)
+    ]
+    table = table_with(*peers)
+    table._zone = "here"
+    for limit, near in ((8, 6), (40, 30), (4, 3), (1, 1), (90, 30), (None, 30)):
+        found = table.providers(KEY, now=1.0, limit=limit)
+        assert len(found) == min(limit or 90, 90)
+        assert sum(peer.zone == "here" for peer in found) == near
+        assert len(set(found)) == len(found)
+    few = table_with(*peers[29:])
+    few._zone = "here"
+    assert sum(peer.zone == "here" for peer in few.providers(KEY, now=1.0, limit=8)) == 1
+
+
 def test_an_announcement_lives_twice_its_interval() -> None:
     """A peer not heard from for 2 x its interval is not offered any more; one word from it and it
     is again."""

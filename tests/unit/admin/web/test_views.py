@@ -9,7 +9,7 @@ import pytest
 from spegel_py.admin.web import ring, views
 from spegel_py.admin.web.traffic import PeerTraffic, TimeBin
 from spegel_py.oci.distribution import PullRequest
-from spegel_py.outcomes import ContentSource
+from spegel_py.outcomes import ContentSource, PeerZone
 from spegel_py.telemetry.pull_record import PullContext
 
 DIGEST = "sha256:" + "a" * 64
@@ -38,6 +38,18 @@ def test_peers_are_numbered_as_they_follow_on_the_ring() -> None:
     found = shown([member(name) for name in names])
     assert [peer.id for peer in found] == ring.clockwise("me", names)
     assert [peer.number for peer in found] == list(range(1, 10))
+
+
+def test_bytes_are_summed_by_zone() -> None:
+    """If this node names its own zone."""
+    members = [
+        member(name) | {"zone": zone}
+        for name, zone in zip("abcd", ["x", "x", "y", ""], strict=True)
+    ]
+    traffic = {name: PeerTraffic(bytes=10**n) for n, name in enumerate("abcd")}
+    found = views.zone_bytes(members, own="x", traffic=traffic)
+    assert found == {PeerZone.SAME: 11, PeerZone.OTHER: 100, PeerZone.UNKNOWN: 1000}
+    assert views.zone_bytes(members, own="", traffic=traffic) == {}
 
 
 def test_of_many_peers_those_are_shown_that_matter() -> None:
