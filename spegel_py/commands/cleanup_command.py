@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from spegel_py import settings
+from spegel_py.commands import runtime_report
 from spegel_py.commands.config_file_flag import add_config_flag, other_settings
 from spegel_py.commands.folder_report import Output, print_changes, set_up
 from spegel_py.commands.output import add_json_flag, print_json, print_line
@@ -21,6 +22,7 @@ from spegel_py.host.cleanup import SETTINGS, Cleaned, clean_up_and_serve, log_cl
 from spegel_py.host.folder_check import why_foreign
 from spegel_py.host.own_names import BACKUP, EDITED
 from spegel_py.host.replica_cleanup import release_replicas
+from spegel_py.host.runtimes import Runtime
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
         others=other_settings(),
     )
     output = set_up(args, values)
+    if values["runtime"] != Runtime.CONTAINERD:
+        runtime_report.clean_up(values, output)
+        return 0
     root, address = values["containerd_registry_config_path"], values["addr"]
     reason = why_foreign(root)
     if reason is not None:

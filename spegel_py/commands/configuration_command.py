@@ -1,4 +1,7 @@
-"""`spegel-py configuration`: write hosts.toml files, so that containerd asks the mirror first."""
+"""`spegel-py configuration`: write hosts.toml files, so that containerd asks the mirror first.
+
+With `--runtime` it writes the file of another runtime.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from spegel_py import settings
+from spegel_py.commands import runtime_report
 from spegel_py.commands.config_file_flag import add_config_flag, other_settings
 from spegel_py.commands.folder_report import Output, print_changes, set_up
 from spegel_py.commands.output import add_json_flag, print_json, print_line
@@ -32,6 +37,7 @@ from spegel_py.host.folder_check import why_foreign
 from spegel_py.host.http_probe import MirrorAnswer
 from spegel_py.host.mirroring import Mirroring
 from spegel_py.host.registries import parse_registries
+from spegel_py.host.runtimes import Runtime, RuntimeMirrors
 from spegel_py.node_name import node_name
 from spegel_py.tools.basic_auth import Credentials
 
@@ -40,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `configuration`."""
     parser.epilog = (
         "The previous files are kept in _backup; `spegel-py cleanup` puts them back. Registries "
-        "that are not named lose the mirror: name _default beside one registry to have both."
+        "that are not named lose the mirror: name _default beside one registry to have both. "
+        "--runtime crio, podman, docker or buildkit changes that runtime's file instead, and "
+        "keeps all else in it."
     )
     add_config_flag(parser)
     parser.add_argument(
@@ -79,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         keeps_existing=values["prepend_existing"],
         credentials=Credentials.read(),
     )
+    if values["runtime"] != Runtime.CONTAINERD:
+        return _configure_runtime(values, output, is_dry_run=args.dry_run)
     root = values["containerd_registry_config_path"]
     if (reason := why_foreign(root)) is not None:
         raise ConfigError(f"--containerd-registry-config-path: {reason}; nothing was changed")
@@ -93,6 +103,24 @@ def run(args: argparse.Namespace) -> int:
     found = configure(root, mirroring, Disk())
     answers = asyncio.run(ask_mirrors(mirroring.targets))
     _report(root, found, answers, output)
+    return 0
+
+
+def _configure_runtime(values: Mapping[str, Any], output: Output, *, is_dry_run: bool) -> int:
+    mirrors = RuntimeMirrors(
+        runtime=Runtime(values["runtime"]),
+        registries=values["mirrored_registries"] or parse_registries(()),
+        targets=values["mirror_targets"],
+        resolves_tags=values["resolve_tags"],
+        has_password=Credentials.read() is not None,
+        path=values["runtime_file"],
+    )
+    if is_dry_run:
+        runtime_report.print_diff(mirrors, output)
+        return 0
+    is_changed = runtime_report.configure(mirrors)
+    answers = asyncio.run(ask_mirrors(mirrors.targets))
+    runtime_report.report(mirrors, answers, output, is_changed=is_changed)
     return 0
 
 

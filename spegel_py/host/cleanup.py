@@ -28,6 +28,7 @@ from spegel_py.host.configuration import CONFIG_PATH
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.host_files import locked
 from spegel_py.host.own_names import BACKUP
+from spegel_py.host.runtimes import RUNTIME, RUNTIME_FILE
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import REPORTING
 from spegel_py.tools.addresses import split_host_port
@@ -53,6 +54,8 @@ def _address(given: Any) -> str:
 SETTINGS = (
     *REPORTING,
     CONFIG_PATH,
+    RUNTIME,
+    RUNTIME_FILE,
     Setting(
         "addr",
         _address,

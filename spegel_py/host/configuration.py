@@ -21,6 +21,7 @@ from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.mirroring import HOSTS, Mirroring, is_made
 from spegel_py.host.own_names import BACKUP
 from spegel_py.host.registries import parse_registries, parse_targets
+from spegel_py.host.runtimes import RUNTIME, RUNTIME_FILE
 from spegel_py.node_name import NODE_NAME
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import REPORTING
@@ -56,6 +57,8 @@ CONFIG_PATH = Setting(
 SETTINGS = (
     *REPORTING,
     CONFIG_PATH,
+    RUNTIME,
+    RUNTIME_FILE,
     Setting(
         "mirrored_registries",
         lambda given: parse_registries(values.texts(given)),

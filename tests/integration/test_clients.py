@@ -7,12 +7,18 @@ exist here, so every answer is a node's.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
+from spegel_py.host import registries_conf
+from spegel_py.host.registries import parse_registries
 from tests.benchmarks.client import Client
 from tests.benchmarks.nodes import Node, layout
 from tests.support import processes
@@ -20,6 +26,7 @@ from tests.support.images import image
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
+DOCKERD = Path(__file__).parents[2] / ".ci" / "dockerd"
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "clients.md"
 APP = image("clients")
 HUB = image("hub")
@@ -61,18 +68,23 @@ def node(request: pytest.FixtureRequest, nodes: list[Node]) -> Node:
 
 @pytest.fixture
 def registries(node: Node, tmp_path: Path) -> dict[str, str]:
-    """An environment in which a node is the mirror of two registries."""
-    on_the_page = code(GUIDE, "toml")
-    mirrors = "\n".join(
-        on_the_page.replace("registry.example", registry).replace("5000", str(node.registry))
-        for registry in ("registry.example", "docker.io")
-    )
-    file = tmp_path / "registries.conf"
-    file.write_text(mirrors)
-    policy = tmp_path / ".config" / "containers" / "policy.json"
-    policy.parent.mkdir(parents=True)
-    policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-    return {"CONTAINERS_REGISTRIES_CONF": str(file), "HOME": str(tmp_path)}
+    """An environment in which `configuration` has made a node the mirror of two registries."""
+    containers = tmp_path / ".config" / "containers"
+    containers.mkdir(parents=True)
+    accepting = {"default": [{"type": "insecureAcceptAnything"}]}
+    (containers / "policy.json").write_text(json.dumps(accepting))
+    file = containers / "registries.conf.d" / "spegel-py.conf"
+    target = f"http://127.0.0.1:{node.registry}"
+    named = ["--mirrored-registries", "registry.example", "docker.io", "--mirror-targets", target]
+    configure("podman", file, *named)
+    return {"HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path: podman allows 50 characters, and a socket 108."""
+    with tempfile.TemporaryDirectory(prefix="it-") as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +103,7 @@ async def test_skopeo_copies_an_image(
     """Manifest, config and layers are there, and right: skopeo checks each digest."""
     target = tmp_path / "copied"
     copy = ["copy", "--all", f"docker://{reference}", f"oci:{target}:it"]
-    await processes.run(*_skopeo(registries), *copy, environment=registries)
+    await processes.run("skopeo", *copy, environment=registries)
     index = json.loads((target / "index.json").read_text())
     assert [each["digest"] for each in index["manifests"]] == [str(digest)]
 
@@ -100,20 +112,68 @@ async def test_skopeo_is_told_that_nobody_has_an_image(registries: dict[str, str
     """It goes on to the registry then, which is not there."""
     inspect = ["inspect", "docker://registry.example/team/none:1"]
     with pytest.raises(processes.CommandFailed, match=r"https://registry\.example/v2/"):
-        await processes.run(*_skopeo(registries), *inspect, environment=registries)
+        await processes.run("skopeo", *inspect, environment=registries)
 
 
 @pytest.mark.root
-async def test_buildah_pulls_an_image(registries: dict[str, str], tmp_path: Path) -> None:
-    """As podman and CRI-O do, with the same library."""
-    storage = ["--root", f"{tmp_path}/root", "--runroot", f"{tmp_path}/run"]
-    await processes.run(
-        "buildah", *storage, "--storage-driver", "vfs", "pull", NAME, environment=registries
+@pytest.mark.parametrize(
+    ("program", "option", "names"),
+    [("buildah", "--json", "names"), ("podman", "--format=json", "Names")],
+    ids=["buildah", "podman"],
+)
+async def test_an_image_is_pulled(
+    registries: dict[str, str], short: Path, program: str, option: str, names: str
+) -> None:
+    """By podman, and by buildah; CRI-O has the same library."""
+    storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
+    command = [program, *storage, "--storage-driver", "vfs"]
+    await processes.run(*command, "pull", NAME, environment=registries)
+    listed = await processes.run(*command, "images", option, environment=registries)
+    assert NAME in json.loads(listed)[0][names]
+
+
+async def test_the_guide_shows_what_is_written() -> None:
+    """Without the comment."""
+    written = registries_conf.render(
+        parse_registries(["registry.example"]), ["http://127.0.0.1:5000"]
     )
-    listed = await processes.run(
-        "buildah", *storage, "--storage-driver", "vfs", "images", "--json", environment=registries
+    assert code(GUIDE, "toml") == written.removeprefix(registries_conf.HEAD).lstrip()
+
+
+@pytest.mark.root
+async def test_dockerd_pulls_an_image(nodes: list[Node], short: Path) -> None:
+    """Through the mirror that `configuration` added to its daemon.json, which names no registry."""
+    other, socket = nodes[1], short / "docker.sock"
+    file = short / "docker" / "daemon.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"data-root": str(short / "data"), "storage-driver": "vfs"}))
+    configure("docker", file, "--mirror-targets", f"http://127.0.0.1:{other.registry}")
+    program = (await processes.run(str(DOCKERD), deadline=300.0)).splitlines()[-1]
+    places = ["--exec-root", f"{short}/exec", "--pidfile", f"{short}/pid"]
+    quiet = ["--bridge=none", "--iptables=false", "--ip6tables=false"]
+    dockerd = processes.Process(
+        command=[program, "--config-file", str(file), "-H", f"unix://{socket}", *places, *quiet],
+        log=short / "dockerd.log",
     )
-    assert NAME in json.loads(listed)[0]["names"]
+    async with aiohttp.ClientSession(
+        "http://docker", connector=aiohttp.UnixConnector(str(socket))
+    ) as client:
+
+        async def is_up() -> bool:
+            try:
+                async with client.get("/_ping") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        try:
+            await dockerd.start(is_up, deadline=60.0)
+            pull = {"fromImage": "tool", "tag": "2"}
+            async with client.post("/images/create", params=pull) as answer:
+                progress = await answer.text()
+            assert f"Digest: {HUB.root.digest}" in progress, progress + dockerd.output[-2000:]
+        finally:
+            await dockerd.end()
 
 
 async def test_a_default_registry_names_what_dockerd_asks_for(nodes: list[Node]) -> None:
@@ -127,10 +187,12 @@ async def test_a_default_registry_names_what_dockerd_asks_for(nodes: list[Node])
     assert "/v2/REGISTRY/REPOSITORY/" in json.loads(body)["errors"][0]["message"]
 
 
+def configure(runtime: str, file: Path, *options: str) -> None:
+    """Run `spegel-py configuration` for a runtime."""
+    command = [sys.executable, "-m", "spegel_py", "configuration", "--runtime", runtime]
+    subprocess.run([*command, "--runtime-file", str(file), *options], check=True)
+
+
 def code(page: Path, language: str) -> str:
     """Return the page's first block in a language."""
     return page.read_text().split(f"```{language}\n")[1].partition("```")[0]
-
-
-def _skopeo(environment: dict[str, str]) -> list[str]:
-    return ["skopeo", "--registries-conf", environment["CONTAINERS_REGISTRIES_CONF"]]
