@@ -1,9 +1,9 @@
 """Proofs between peers: a request shows which peer asks, an answer which peer answers. Pure.
 
 A node tells each connected peer a key, inside the encrypted connection of libp2p, and a new key
-each hour. The peer's HTTP requests to this node carry a code made with the key (HMAC-SHA256). So do
-the answers to them. Nobody else can make these codes, and no password has to travel. Bodies stay
-plain, so that the kernel can move them.
+each hour. The peer's HTTP requests to this node carry a code made with the key (BLAKE2b with a key,
+RFC 7693). So do the answers to them. Nobody else can make these codes, and no password has to
+travel. Bodies stay plain, so that the kernel can move them.
 
 The key is derived from secret bytes of the node, the peer's id and the hour. So a node keeps no
 table of keys, and its restart makes all keys invalid.
@@ -15,6 +15,7 @@ amount, and may jump.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 import time
@@ -233,7 +234,7 @@ class NodeSecret:
 
     def _key(self, peer_id: str, hour: int) -> bytes:
         message = f"http proof 1\n{hour}\n{peer_id}".encode()
-        return hmac.digest(self._secret, message, "sha256")
+        return hashlib.blake2b(message, key=self._secret, digest_size=SECRET_SIZE).digest()
 
 
 def _parse(proof: str) -> tuple[str, int, int, str, str]:
@@ -261,4 +262,4 @@ def _request_mac(
 def _mac(key: bytes, fields: Iterable[str]) -> str:
     """Return the code over fields, of which none has a line break, as hexadecimal digits."""
     message = "\n".join(fields).encode(errors="surrogatepass")  # bytes that are no text, too
-    return hmac.digest(key, message, "sha256")[:_MAC_SIZE].hex()
+    return hashlib.blake2b(message, key=key, digest_size=_MAC_SIZE).hexdigest()

@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from spegel_py.routing.peer_proofs import KEY_SECONDS, NodeSecret
 from tests.benchmarks.client import Client
 from tests.benchmarks.nodes import Node as NodeProcess
 from tests.benchmarks.nodes import layout
+from tests.integration.cluster import blob_path, everybody, found, heal, registry_away, state
+from tests.integration.conftest import Labs
 from tests.support import processes
 from tests.support.clocks import SettableClock
 from tests.support.images import image
@@ -145,6 +149,37 @@ async def test_clocks_ten_minutes_apart_do_not_matter(tmp_path: Path) -> None:
         assert await _status(asking, MANIFEST) == 200
         assert await _proofs(asking, "answer", "right") > before
         assert await _proofs(holder, "request", "late") == 0
+
+
+@pytest.mark.root
+@pytest.mark.containerd
+async def test_a_cluster_that_requires_proofs_serves_its_own_runtimes_only(labs: Labs) -> None:
+    """Real containerds pull through their own nodes from peers. A machine without proofs gets
+    nothing there, whatever it says it is."""
+    lab = await labs(3)
+    first, second, stranger = lab.nodes
+    peers = everybody(lab)
+    await asyncio.gather(
+        *(
+            node.start_spegel(static_bootstrap_peers=peers, peer_proofs=mode)
+            for node, mode in ((first, "require"), (second, "require"), (stranger, "off"))
+        )
+    )
+    await heal(lab)
+    reference, one = lab.name("test/app:1"), image(layers=2, size=300_000)
+    await lab.registry.push(reference, one)
+    await first.cri.pull(reference)
+    await found(second, reference, one.blobs[1:])
+    async with registry_away(lab):
+        await second.cri.pull(reference)
+    path = blob_path(one.blobs[-1])
+    for headers in ({}, {"X-Spegel-Mirrored": "true"}, {"X-Spegel-Proof": "1;a;0;0;0;0"}):
+        answer = await stranger.get(path, host=first.address, headers=headers)
+        assert answer.status == 401, headers
+    assert (await stranger.get("/livez", host=first.address)).status == 200
+    assert (await stranger.get(path)).status == 404
+    proofs = {peer["address"]: peer["proofs"] for peer in (await state(first))["peers"]}
+    assert proofs == {f"{second.address}:5000": True, f"{stranger.address}:5000": False}
 
 
 async def _start(
