@@ -146,6 +146,14 @@ class Dialler:
                 self._dialling.discard(text)
         return False
 
+    async def dial_again(self, peer: ID) -> None:
+        """Make a further connection to a connected peer, at the first address that answers."""
+        for address in self._addresses.contact(peer).addresses:
+            with suppress(PeerUnreachable):
+                async with self._dials:
+                    await dial(self._host, address, expected=peer, timeout=DIAL_TIMEOUT)
+                return
+
     def is_own(self, address: str) -> bool:
         """Return True if an address was dialled and proved to be this node's own."""
         return address in self._own_addresses

@@ -9,6 +9,7 @@ from functools import partial
 from typing import cast
 
 import trio
+from libp2p.abc import INetConn
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
@@ -49,8 +50,12 @@ GOODBYE_TIMEOUT = 2.0
 seem lost."""
 
 BETWEEN_HANG_UPS = 0.1
-"""Seconds between two connections that are closed because their key was removed; a new one takes
-about 20 ms."""
+"""Seconds between two connections that are closed because their key was removed: each peer then
+announces again over its other one."""
+
+REPLACING = 10.0
+"""Seconds for connections with a present key before those with a removed one are closed. A dial
+takes about 20 ms. A peer that answers no dial must not keep its connection for long."""
 
 
 class Service:
@@ -218,15 +223,19 @@ class Service:
     async def use_keys(self, keys: Sequence[ClusterKey]) -> None:
         """Use other keys of the cluster, and close the connections made with a removed one.
 
-        They are closed one after the other, and made anew at once, so that few peers are missing at
-        a time.
+        Each peer first gets a connection with a present key, so that it is not missed for a moment.
         """
         self._gate.keys = tuple(keys)
-        for connection in list(self._host.get_network().get_connections()):
-            key = key_of(mesh_swarm.raw_connection(connection))
-            if key is not None and key not in keys:
-                await closing.hang_up([connection])
-                await trio.sleep(BETWEEN_HANG_UPS)
+        network = self._host.get_network()
+        by_removed = [one for one in network.get_connections() if _has_other_key(one, keys)]
+        with trio.move_on_after(REPLACING):
+            async with trio.open_nursery() as nursery:
+                for peer in {one.muxed_conn.peer_id for one in by_removed}:
+                    if all(_has_other_key(one, keys) for one in network.get_connections(peer)):
+                        nursery.start_soon(self._mesh.dialler.dial_again, peer)
+        for connection in by_removed:
+            await closing.hang_up([connection])
+            await trio.sleep(BETWEEN_HANG_UPS)
 
     def keyed_peers(self) -> int:
         """Return the number of peers connected with a key. It may be called in any thread."""
@@ -284,3 +293,9 @@ class Service:
     def addresses(self) -> list[str]:
         """Return the addresses this node announces, with its id."""
         return [str(address) for address in self._host.get_addrs()]
+
+
+def _has_other_key(connection: INetConn, keys: Sequence[ClusterKey]) -> bool:
+    """Return True if a connection is encrypted with a key that is none of these."""
+    key = key_of(mesh_swarm.raw_connection(connection))
+    return key is not None and key not in keys
