@@ -53,6 +53,7 @@ from spegel_py.outcomes import ContentSource
 from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.preheating import Preheating
 from spegel_py.registry.app import create_app
+from spegel_py.registry.askers import Door, Doorkeeper
 from spegel_py.registry.ingest_reader import IngestReader, expected_size
 from spegel_py.registry.list_handler import ListHandler, ListPolicy
 from spegel_py.registry.proof_gate import ProofGate
@@ -69,6 +70,7 @@ from spegel_py.store.spelled import SpelledStore
 from spegel_py.supervision.supervisor import Supervisor
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
+from spegel_py.tools.runtime_token import TokenFile
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
@@ -83,6 +85,7 @@ class Assembly:
 
     config: Config
     auth: Credentials | None
+    tokens: TokenFile | None
     key_file: KeyFile | None
     metrics: NodeMetrics
     plain_store: Store
@@ -115,7 +118,8 @@ class Assembly:
     async def build(cls, config: Config, stack: AsyncExitStack) -> Assembly:
         """Make all parts. Sockets and threads are closed with the stack."""
         metrics, auth = NodeMetrics(), Credentials.read()
-        key_file = parts.make_key_file(config)
+        tokens, key_file = parts.make_tokens(config), parts.make_key_file(config)
+        mirror_address = parts.own_mirror(config, auth, tokens)
         rng, verify = random.Random(), Verify(config.verify_blobs)
         store, watcher, origins, replicas = await parts.make_store(config, stack)
         scrubbed = ScrubbedStore(
@@ -186,7 +190,7 @@ class Assembly:
             router,
             metrics,
             rng,
-            auth=auth,
+            mirror=mirror_address,
             is_busy=lambda: limits.has_foreground or bool(sharing and sharing.counts()),
             signs=make_signs(config, router, health, scrubbed, cordon),
         )
@@ -197,7 +201,7 @@ class Assembly:
             router,
             metrics,
             rng,
-            auth=auth,
+            mirror=mirror_address,
             kept=kept,
             images=parts.make_cri_images(config, store),
         )
@@ -211,6 +215,7 @@ class Assembly:
             floor_missed=kept.keeper.floor_missed,
             draining=lambda: kept.draining.state.describe() or {},
             preheat_faults=preheating.faults,
+            secret_faults=partial(parts.secret_faults, key_file, tokens),
         )
         preheating.jobs.on_action = kept.draining.on_action = supervisor.audit
         kept.keeper.on_action = kept.queue.on_action = supervisor.audit
@@ -218,6 +223,7 @@ class Assembly:
         return cls(
             config=config,
             auth=auth,
+            tokens=tokens,
             key_file=key_file,
             metrics=metrics,
             plain_store=store,
@@ -248,12 +254,12 @@ class Assembly:
             ),
             sender=stack.enter_context(Sender(max_upload_rate=config.max_upload_rate)),
             limits=limits,
-            measurer=Measurer(mirror=parts.own_mirror(config, auth)),
+            measurer=Measurer(mirror=mirror_address),
             proof_gate=parts.make_proof_gate(config, secret, router, metrics),
         )
 
-    def registry_app(self) -> web.Application:
-        """Return the registry that containerd and peers ask."""
+    def registry_app(self, door: Door) -> web.Application:
+        """Return the registry, as the clients of a port see it."""
         ingest_reader, reach = None, RegistryReach()
         if self.sharing and self.ingests:
             ingest_reader = IngestReader(
@@ -276,16 +282,18 @@ class Assembly:
             limits=self.limits,
             pull_log=self.pull_log,
             credentials=self.auth,
+            door=door,
             node=node_name(self.config.node_name),
+            tokens=self.tokens,
             ingest_reader=ingest_reader,
             default_registry=self.config.default_registry,
             proof_gate=self.proof_gate,
             reach=reach if self.config.old_tags else None,
             tag_policy=TagPolicy(self.config.tag_policy),
-            lists=self._list_handler(reach),
+            lists=self._list_handler(door, reach),
         )
 
-    def _list_handler(self, reach: RegistryReach) -> ListHandler:
+    def _list_handler(self, door: Door, reach: RegistryReach) -> ListHandler:
         advertiser, has_tags = self.advertiser, bool(self.config.tag_ttl)
         return ListHandler(
             policy=ListPolicy(self.config.lists),
@@ -300,7 +308,12 @@ class Assembly:
             reach=reach,
             filters=self.config.filters,
             default_registry=self.config.default_registry,
-            needs_proof=self.proof_gate is not None and self.proof_gate.is_required,
+            doorkeeper=Doorkeeper(
+                door=door,
+                node=node_name(self.config.node_name),
+                tokens=self.tokens,
+                needs_proof=self.proof_gate is not None and self.proof_gate.is_required,
+            ),
         )
 
     def admin_app(self) -> web.Application:
@@ -378,6 +391,7 @@ class Assembly:
             leaving=self.replicas.draining.state.draining_peers,
             cluster_keys=self._keys_state(),
             peer_proofs=self.config.peer_proofs,
+            runtime_token=self.tokens.describe() if self.tokens else None,
             preheat=self.preheating.describe(self.config.control_path),
         )
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from spegel_py import settings, values
 from spegel_py.errors import ConfigError, NameInvalid
-from spegel_py.node_name import NODE_NAME
+from spegel_py.node_name import NODE_NAME, RUNTIME_TOKEN
 from spegel_py.oci.filters import WILDCARDS, Filters, Pattern
 from spegel_py.oci.reference import check_registry
 from spegel_py.settings import declared, setting
@@ -65,9 +65,19 @@ class Config:
     registry_addr: str = setting(
         values.address, ":5000", "address of the registry that containerd and peers ask"
     )
+    runtime_addr: str = setting(
+        values.address_or_none,
+        "",
+        (
+            "address for this node's own container runtime alone, such as 127.0.0.1:5002, which "
+            "is then the one for hosts.toml: registry-addr answers with this node's own content "
+            "and asks no peer; none: registry-addr is for both"
+        ),
+    )
     router_addr: str = setting(values.address, ":5001", "address of the libp2p router")
     metrics_addr: str = setting(values.address, ":9090", "address of the metrics page")
     node_name: str = declared(NODE_NAME)
+    runtime_token: Path | None = declared(RUNTIME_TOKEN)
     zone: str = setting(
         values.zone,
         "",
@@ -536,12 +546,21 @@ class Config:
                 f"--replica-ceiling {self.replica_ceiling} must not be below --replica-floor "
                 f"{self.replica_floor}; 0 is the same as the floor"
             )
+        self._check_addresses()
+
+    def _check_addresses(self) -> None:
         for flag, address in (
             ("--registry-addr", self.registry_addr),
+            ("--runtime-addr", self.runtime_addr),
             ("--router-addr", self.router_addr),
         ):
             if address.endswith(":0"):
-                raise ConfigError(f"{flag}: port 0 cannot be told to peers; give a fixed port")
+                raise ConfigError(f"{flag}: port 0 cannot be told to others; give a fixed port")
+        if self.runtime_addr == self.registry_addr:
+            raise ConfigError(
+                f"--runtime-addr {self.runtime_addr} is --registry-addr too; give another port, or "
+                "none to have one port for both"
+            )
 
     def shown(self) -> Mapping[str, object]:
         """Return the settings that commands ask a running node for, as flags have them."""
@@ -554,6 +573,11 @@ class Config:
         if self.control_socket == AUTO:
             return self.data_dir / CONTROL_SOCKET if self.data_dir else None
         return values.path(self.control_socket)
+
+    @property
+    def own_addr(self) -> str:
+        """The address that this node's own runtime asks."""
+        return self.runtime_addr or self.registry_addr
 
     @property
     def bootstrap_url(self) -> str:
@@ -587,6 +611,8 @@ def of_host() -> frozenset[str]:
 
 FOR_DOCTOR = (
     "registry_addr",
+    "runtime_addr",
+    "runtime_token",
     "metrics_addr",
     "containerd_sock",
     "containerd_namespace",

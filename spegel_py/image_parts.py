@@ -16,7 +16,6 @@ from spegel_py.errors import StoreUnavailable
 from spegel_py.health.health import Health
 from spegel_py.metrics import NodeMetrics
 from spegel_py.node_name import node_name
-from spegel_py.parts import own_mirror
 from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.node_choice import KnownNode
 from spegel_py.preheat.preheat_messages import is_preheat
@@ -39,7 +38,7 @@ from spegel_py.replicas.yield_gate import YieldGate
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Replicas, Store
 from spegel_py.store.scrub import ScrubbedStore
-from spegel_py.tools.basic_auth import Credentials
+from spegel_py.tools.addresses import MirrorAddress
 
 if TYPE_CHECKING:
     from spegel_py.store.containerd import CriImages
@@ -99,7 +98,7 @@ def make_replicas(
     metrics: NodeMetrics,
     rng: random.Random,
     *,
-    auth: Credentials | None,
+    mirror: MirrorAddress,
     is_busy: Callable[[], bool],
     signs: DrainSigns,
 ) -> ReplicaParts:
@@ -125,7 +124,7 @@ def make_replicas(
     budget = TakeBudget(rate=config.replica_rate)
     taker = ImageTaker(
         replicas=replicas,
-        mirror=own_mirror(config, auth),
+        mirror=mirror,
         budget=budget,
         room=disk.left,
         gate=gate.take,
@@ -186,7 +185,7 @@ def make_preheating(
     metrics: NodeMetrics,
     rng: random.Random,
     *,
-    auth: Credentials | None,
+    mirror: MirrorAddress,
     kept: ReplicaParts,
     images: CriImages | None,
 ) -> Preheating:
@@ -197,7 +196,6 @@ def make_preheating(
     about pre-heating come over the protocol of replicas. `images` are those of the CRI, if there is
     one.
     """
-    mirror = own_mirror(config, auth)
     content = config.oci_layout or config.containerd_content_path
     disk = DiskRoom(content=content, rules=ReplicaRules(max_disk=1.0))
     of_peers = ReplicaRules(max_disk=config.replica_max_disk / 100)

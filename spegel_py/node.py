@@ -20,6 +20,7 @@ from spegel_py.admin.control_socket import serve_control
 from spegel_py.assembly import Assembly
 from spegel_py.config import AUTO, Config
 from spegel_py.errors import ConfigError
+from spegel_py.registry.askers import Door
 from spegel_py.registry.connection_table import ConnectionLimits
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.routing.libp2p.bootstrap import id_app
@@ -65,16 +66,16 @@ async def run(config: Config) -> None:
 async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
     """Run a node while the block lasts."""
     descriptors = raise_descriptor_limit()
+    doors = _doors(config)
     limits, admin_limits = (
-        ConnectionLimits.of_registry(descriptors),
+        ConnectionLimits.of_registry(descriptors // len(doors)),
         ConnectionLimits.of_metrics(descriptors),
     )
     async with AsyncExitStack() as stack:
         node = await Assembly.build(config, stack)
         node.watch_gauges()
-        await _serve(
-            stack, "--registry-addr", node.registry_app(), config.registry_addr, limits=limits
-        )
+        for flag, address, door in doors:
+            await _serve(stack, flag, node.registry_app(door), address, limits=limits)
         await _serve(
             stack,
             "--metrics-addr",
@@ -104,7 +105,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             log.info(
                 "descriptors",
                 limit=descriptors,
-                connections=limits.own + limits.overall,
+                connections=(limits.own + limits.overall) * len(doors),
                 per_address=limits.per_address,
             )
             log.info(
@@ -126,11 +127,23 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
             ]
             if node.key_file is not None:
                 tasks.append(group.create_task(node.key_file.run(), name="cluster keys"))
+            if node.tokens is not None:
+                tasks.append(group.create_task(node.tokens.run(), name="runtime token"))
             if node.cordon:
                 tasks.append(group.create_task(node.cordon.run(), name="cordon"))
             yield node.router
             await node.evacuation.stop()
             _cancel(tasks)
+
+
+def _doors(config: Config) -> Sequence[tuple[str, str, Door]]:
+    """Return the ports of the registry: the flag, the address, and the clients of each."""
+    if not config.runtime_addr:
+        return [("--registry-addr", config.registry_addr, Door.ALL)]
+    return [
+        ("--registry-addr", config.registry_addr, Door.PEERS),
+        ("--runtime-addr", config.runtime_addr, Door.RUNTIME),
+    ]
 
 
 def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

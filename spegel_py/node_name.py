@@ -1,8 +1,8 @@
-"""The node's name, by which its registry recognises requests of its own container runtime.
+"""The node's name and its runtime token, by which it recognises its own container runtime.
 
 `configuration` writes the name into hosts.toml, as a header that the runtime sends to every mirror.
 A registry that is reached through a second target, a node port or a load balancer so recognises
-another node's runtime.
+another node's runtime. A name is no secret; the token is (`tools.runtime_token`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,19 @@ NODE_NAME = Setting(
     (
         "this node's name, the same for `registry` and `configuration`, and different on "
         "each node; the default is made of the host's name and its machine-id"
+    ),
+)
+
+
+RUNTIME_TOKEN = Setting(
+    "runtime_token",
+    values.path,
+    None,
+    (
+        "file with the tokens of this node's container runtime, the same for `registry` and "
+        "`configuration`, which makes a new token with each run and writes it into hosts.toml; "
+        "other clients of the registry then get 403, peers aside; none: the runtime is known by "
+        "the node's name"
     ),
 )
 

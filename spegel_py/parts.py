@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yarl import URL
-
 from spegel_py import __version__
 from spegel_py.config import Config
 from spegel_py.errors import ConfigError, StoreUnavailable
@@ -41,8 +39,9 @@ from spegel_py.supervision.observer import NodeSignals
 from spegel_py.supervision.repairs import RepairActions
 from spegel_py.supervision.supervisor import Supervisor
 from spegel_py.telemetry.tracing import NO_TRACER, Tracer
-from spegel_py.tools.addresses import local_url
+from spegel_py.tools.addresses import MirrorAddress, local_url
 from spegel_py.tools.basic_auth import Credentials
+from spegel_py.tools.runtime_token import TokenFile
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.peer_prover import PeerProver
@@ -51,10 +50,23 @@ if TYPE_CHECKING:
     from spegel_py.store.containerd import ContainerdWatcher, CriImages, OtherNamespaces
 
 
-def own_mirror(config: Config, auth: Credentials | None) -> str:
-    """Return the URL of this node's own registry, with user and password if it needs them."""
-    url = URL(local_url(config.registry_addr))
-    return str(url.with_user(auth.username).with_password(auth.password) if auth else url)
+def make_tokens(config: Config) -> TokenFile | None:
+    """Return the file with the tokens of this node's runtime; None without one."""
+    return None if config.runtime_token is None else TokenFile(config.runtime_token)
+
+
+def secret_faults(*files: KeyFile | TokenFile | None) -> dict[str, str]:
+    """Return the files of secrets that a person has to mend, each with its fault."""
+    return {path: why for file in files if file for path, why in file.faults().items()}
+
+
+def own_mirror(config: Config, auth: Credentials | None, tokens: TokenFile | None) -> MirrorAddress:
+    """Return the address at which this process asks its own registry."""
+    return MirrorAddress(
+        local_url(config.own_addr),
+        authorization=auth.header if auth else None,
+        runtime_token=tokens.own if tokens else "",
+    )
 
 
 def make_parallel(config: Config) -> ParallelSettings | None:
@@ -178,7 +190,7 @@ async def advise(config: Config) -> None:
             socket=config.containerd_sock,
             namespace=config.containerd_namespace,
             content_path=config.containerd_content_path,
-            registry=local_url(config.registry_addr),
+            registry=local_url(config.own_addr),
             metrics=local_url(config.metrics_addr),
             registries=config.registries,
         )
@@ -196,6 +208,7 @@ def make_supervisor(
     floor_missed: Callable[[], Mapping[str, str]],
     draining: Callable[[], Mapping[str, str]],
     preheat_faults: Callable[[], Mapping[str, str]],
+    secret_faults: Callable[[], Mapping[str, str]],
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = containerd_watcher(config, watcher)
@@ -223,6 +236,7 @@ def make_supervisor(
             floor_missed=floor_missed,
             draining=draining,
             preheat_faults=preheat_faults,
+            secret_faults=secret_faults,
             folders=folders,
         ),
         actions=RepairActions(

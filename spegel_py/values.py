@@ -240,6 +240,11 @@ def address(given: Any) -> str:
     return written
 
 
+def address_or_none(given: Any) -> str:
+    """Return an address to listen on; empty for empty text, and for `none`."""
+    return "" if given in ("", NONE, None) else address(given)
+
+
 def zone(given: Any) -> str:
     """Return the name of a zone; empty for none."""
     if (written := text(given)) and not is_zone(written):

@@ -24,6 +24,7 @@ from spegel_py.outcomes import ContentSource
 from spegel_py.pull import Platform, plan
 from spegel_py.pull.mirror_client import Manifest, MirrorClient, PullDeadlines
 from spegel_py.pull.session import DEPTH, PARALLEL
+from spegel_py.tools.addresses import MirrorAddress
 
 INTERVAL = 0.25
 """Seconds between two reports of a measurement."""
@@ -32,7 +33,7 @@ INTERVAL = 0.25
 async def measure(
     reference: Reference,
     *,
-    mirror: str,
+    mirror: str | MirrorAddress,
     platform: Platform | None = None,
     parallel: int = PARALLEL,
     deadlines: PullDeadlines | None = None,

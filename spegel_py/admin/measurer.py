@@ -14,6 +14,7 @@ import structlog
 from spegel_py.admin.measurement import Measurement
 from spegel_py.errors import NameInvalid, Occupied
 from spegel_py.oci.reference import Reference
+from spegel_py.tools.addresses import MirrorAddress
 
 log = structlog.get_logger(__name__)
 
@@ -21,12 +22,12 @@ log = structlog.get_logger(__name__)
 class Measurer:
     """Runs one measurement at a time, which several people may watch.
 
-    `mirror` is the URL of the registry, which may have a user and a password. Use `running()`
+    `mirror` is this node's own registry. Use `running()`
     around its life: it ends a measurement in the background. `latest` is the measurement that is
     under way, else the last one; None before the first.
     """
 
-    def __init__(self, *, mirror: str) -> None:
+    def __init__(self, *, mirror: str | MirrorAddress) -> None:
         self._mirror = mirror
         self._is_busy = False
         self._task: asyncio.Task[None] | None = None

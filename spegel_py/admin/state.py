@@ -34,6 +34,7 @@ def describe(
     zone: str = "",
     cluster_keys: Mapping[str, object] | None = None,
     peer_proofs: str = "off",
+    runtime_token: Mapping[str, object] | None = None,
 ) -> Mapping[str, object]:
     """Return the state as JSON.
 
@@ -52,6 +53,7 @@ def describe(
         leaving: the ids of the peers that drain.
         cluster_keys: which keys of the cluster are in use, None if there are none.
         peer_proofs: how proofs between peers are used (`--peer-proofs`).
+        runtime_token: the state of the runtime's token file, None if there is none.
         preheat: the faults of pre-heating, its list and the control socket.
     """
     tags = sum("/" in key for key in advertised)
@@ -89,6 +91,7 @@ def describe(
         "draining": draining,
         "cluster_keys": cluster_keys,
         "peer_proofs": peer_proofs,
+        "runtime_token": runtime_token,
         "preheat": preheat,
         "supervision": supervision,
     }

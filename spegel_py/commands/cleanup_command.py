@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,6 +24,7 @@ from spegel_py.host.folder_check import why_foreign
 from spegel_py.host.own_names import BACKUP, EDITED
 from spegel_py.host.replica_cleanup import release_replicas
 from spegel_py.host.runtimes import Runtime
+from spegel_py.tools.runtime_token import write_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     released = None if address else asyncio.run(release())
 
     def tell(cleaned: Cleaned) -> None:
+        _remove_tokens(values["runtime_token"])
         match output:
             case Output.LOG:
                 log_cleaned(cleaned)
@@ -79,6 +82,12 @@ def run(args: argparse.Namespace) -> int:
     linger = values["linger"]
     asyncio.run(clean_up_and_serve(root, address, linger=linger, tell=tell, release=release))
     return 0
+
+
+def _remove_tokens(path: Path | None) -> None:
+    """Remove the token file, if one is given: no hosts.toml has a token any more."""
+    if path is not None:
+        write_tokens(path, ())
 
 
 async def _release(values: Mapping[str, Any]) -> int | None:

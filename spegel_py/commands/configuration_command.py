@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from spegel_py.host.configuration import (
     log_answers,
     log_changes,
     preview,
+    renewed_token,
 )
 from spegel_py.host.disk_steps import Disk
 from spegel_py.host.folder_check import why_foreign
@@ -40,6 +42,7 @@ from spegel_py.host.registries import parse_registries
 from spegel_py.host.runtimes import Runtime, RuntimeMirrors
 from spegel_py.node_name import node_name
 from spegel_py.tools.basic_auth import Credentials
+from spegel_py.tools.runtime_token import new_token
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
             "--mirror-targets (or MIRROR_TARGETS) is missing: give http://127.0.0.1:5000 or the "
             "like"
         )
+    token_file: Path | None = values["runtime_token"]
     mirroring = Mirroring(
         registries=values["mirrored_registries"] or parse_registries(()),
         targets=values["mirror_targets"],
@@ -88,6 +92,11 @@ def run(args: argparse.Namespace) -> int:
         credentials=Credentials.read(),
     )
     if values["runtime"] != Runtime.CONTAINERD:
+        if token_file:
+            raise ConfigError(
+                f"--runtime-token: {values['runtime']} cannot send a token: its files have no "
+                "headers; leave it out, of the node's settings too"
+            )
         return _configure_runtime(values, output, is_dry_run=args.dry_run)
     root = values["containerd_registry_config_path"]
     if (reason := why_foreign(root)) is not None:
@@ -98,9 +107,11 @@ def run(args: argparse.Namespace) -> int:
 
         asyncio.run(check_searched(values["containerd_sock"], root))
     if args.dry_run:
-        _preview(root, mirroring, output)
+        token = new_token() if token_file else ""  # as in the diff, where it is not shown
+        _preview(root, replace(mirroring, token=token), output)
         return 0
-    found = configure(root, mirroring, Disk())
+    with renewed_token(token_file) as token:
+        found = configure(root, replace(mirroring, token=token), Disk())
     answers = asyncio.run(ask_mirrors(mirroring.targets))
     _report(root, found, answers, output)
     return 0

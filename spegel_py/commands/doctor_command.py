@@ -29,11 +29,14 @@ from spegel_py.host.doctor.facts import Subject
 from spegel_py.host.doctor.findings import as_json, as_lines, status
 from spegel_py.host.doctor.gather import DEADLINE
 from spegel_py.settings import Setting
-from spegel_py.tools.addresses import local_url
+from spegel_py.tools.addresses import is_http_url, local_url
 from spegel_py.tools.basic_auth import Credentials
+from spegel_py.tools.runtime_token import known_tokens
 
 OF_NODE = (
     "registry_addr",
+    "runtime_addr",
+    "runtime_token",
     "metrics_addr",
     "containerd_sock",
     "containerd_namespace",
@@ -51,6 +54,14 @@ def _folder(given: Any) -> Path | None:
     return CONFIG_PATH.parse(given) if values.path(given) else None
 
 
+def _urls(given: Any) -> tuple[str, ...]:
+    found = values.texts(given)
+    for each in found:
+        if not is_http_url(each):
+            raise ValueError(f"{values.quoted(each)} should be a URL such as http://10.0.0.7:30020")
+    return found
+
+
 OWN = (
     replace(
         CONFIG_PATH,
@@ -66,6 +77,13 @@ OWN = (
             "containerd's configuration, read if the daemon does not report its settings; none: "
             "the file that the running daemon was given"
         ),
+    ),
+    Setting(
+        "runtime_closed_at",
+        _urls,
+        (),
+        "URLs at which runtime-addr must not answer, such as http://NODE_ADDRESS:30020",
+        many=True,
     ),
 )
 
@@ -115,11 +133,16 @@ def _subject(options: argparse.Namespace) -> Subject:
         content_path=config.containerd_content_path,
         containerd_config=own["containerd_config"],
         certs=own["containerd_registry_config_path"],
-        registry=local_url(config.registry_addr),
+        registry=local_url(config.own_addr),
         metrics=local_url(config.metrics_addr),
         registries=config.registries,
         filters=config.filters,
         is_layout=config.oci_layout is not None,
         is_in_pod="KUBERNETES_SERVICE_HOST" in environment,
         authorization=credentials.header if credentials else None,
+        runtime_addr=config.runtime_addr,
+        closed_at=own["runtime_closed_at"],
+        runtime_token=next(iter(known_tokens(config.runtime_token)), "")
+        if config.runtime_token
+        else "",
     )

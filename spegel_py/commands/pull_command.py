@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -29,10 +30,13 @@ from spegel_py.errors import (
 )
 from spegel_py.oci.distribution import PullClient
 from spegel_py.oci.reference import Reference
+from spegel_py.pull.answers import parse_mirror
 from spegel_py.pull.plan import Platform
 from spegel_py.pull.progress import show_progress
 from spegel_py.pull.session import PARALLEL, PullReport, pull
 from spegel_py.store.layout import LayoutWriter
+from spegel_py.tools.addresses import MirrorAddress
+from spegel_py.tools.runtime_token import read_tokens
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of SIGINT, as in shells."""
@@ -45,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mirror", required=True, metavar="URL", help="the mirror, such as http://127.0.0.1:5000"
+    )
+    parser.add_argument(
+        "--runtime-token",
+        type=Path,
+        metavar="FILE",
+        help="the mirror's token file, if the node has one; only its user may read it",
     )
     parser.add_argument(
         "--upstream",
@@ -125,7 +135,7 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
         stack.callback(writer.discard_unused)
         return await pull(
             reference,
-            mirror=args.mirror,
+            mirror=_mirror(args),
             upstream=args.upstream,
             writer=writer,
             platform=platform,
@@ -133,6 +143,12 @@ async def _pull(args: argparse.Namespace, reference: Reference) -> PullReport:
             on_progress=show,
             client=PullClient.PULL,
         )
+
+
+def _mirror(args: argparse.Namespace) -> MirrorAddress:
+    """Return the mirror, with its runtime's newest token. Raises ConfigError."""
+    token = read_tokens(args.runtime_token)[0] if args.runtime_token else ""
+    return replace(parse_mirror(args.mirror), runtime_token=token)
 
 
 def advice(error: SpegelError, *, upstream: str | None = None) -> str:
@@ -150,6 +166,8 @@ def advice(error: SpegelError, *, upstream: str | None = None) -> str:
                 "; run it again. If the error stays, look for `peer failed` in the mirror's log: "
                 "a copy is damaged"
             )
+        case PeerRefused(status=403) if upstream is None:
+            return "; give its file as --runtime-token"
         case PeerRefused(status=401 | 403):
             return (
                 f"; give them as --{'mirror' if upstream is None else 'upstream'} "

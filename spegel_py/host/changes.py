@@ -12,8 +12,8 @@ from pathlib import Path
 from spegel_py.host.file_tree import Entry, File, Folder, matches
 from spegel_py.host.registries import DEFAULT, registry_of
 
-HIDDEN = re.compile(r"(?im)^(\s*authorization\s*=\s*).*$")
-"""A line with a password in a hosts.toml, which no output shows."""
+HIDDEN = re.compile(r"(?im)^(\s*(?:authorization|x-spegel-runtime)\s*=\s*).*$")
+"""A line with a password or a token in a hosts.toml, which no output shows."""
 
 
 class ChangeKind(StrEnum):

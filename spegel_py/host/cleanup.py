@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -29,6 +28,7 @@ from spegel_py.host.disk_steps import Disk
 from spegel_py.host.host_files import locked
 from spegel_py.host.own_names import BACKUP
 from spegel_py.host.runtimes import RUNTIME, RUNTIME_FILE
+from spegel_py.node_name import RUNTIME_TOKEN
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import REPORTING
 from spegel_py.tools.addresses import split_host_port
@@ -46,19 +46,15 @@ LOCK_DEADLINE = 60.0
 """Seconds to wait for the lock: the clean-up of an earlier uninstallation may still hold it."""
 
 
-def _address(given: Any) -> str:
-    """Return an address to listen on; empty for none."""
-    return values.address(given) if given not in ("", values.NONE) else ""
-
-
 SETTINGS = (
     *REPORTING,
     CONFIG_PATH,
     RUNTIME,
     RUNTIME_FILE,
+    replace(RUNTIME_TOKEN, help="file with the runtime's tokens, to remove it; none: it stays"),
     Setting(
         "addr",
-        _address,
+        values.address_or_none,
         "",
         "address of a readiness probe, such as :8080; none: end once all files are put back",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from spegel_py.host.mirroring import HOSTS, Mirroring, is_made
 from spegel_py.host.own_names import BACKUP
 from spegel_py.host.registries import parse_registries, parse_targets
 from spegel_py.host.runtimes import RUNTIME, RUNTIME_FILE
-from spegel_py.node_name import NODE_NAME
+from spegel_py.node_name import NODE_NAME, RUNTIME_TOKEN
 from spegel_py.settings import Setting
 from spegel_py.telemetry.logging import REPORTING
+from spegel_py.tools.runtime_token import known_tokens, new_token, write_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +79,7 @@ SETTINGS = (
         many=True,
     ),
     NODE_NAME,
+    RUNTIME_TOKEN,
     Setting(
         "resolve_tags",
         values.boolean,
@@ -118,6 +121,26 @@ def configure(root: Path, mirroring: Mirroring, disk: Disk) -> list[RegistryChan
 
     copies = original.change(root, plan, disk, is_made=is_made)
     return [replace(one, copy=copies.get(one.name)) for one in found]
+
+
+@contextmanager
+def renewed_token(path: Path | None) -> Iterator[str]:
+    """Make a new runtime token and give it; empty without a file.
+
+    The file has it before hosts.toml does, so the node knows it from containerd's first request on.
+    If the block fails, hosts.toml has an earlier token, and so the file is put back. Raises
+    ConfigError.
+    """
+    if path is None:
+        yield ""
+        return
+    before, token = known_tokens(path), new_token()
+    write_tokens(path, (token, *before))
+    try:
+        yield token
+    except BaseException:
+        write_tokens(path, before)
+        raise
 
 
 def preview(root: Path, mirroring: Mirroring) -> tuple[list[RegistryChange], Iterator[str]]:
@@ -200,6 +223,8 @@ def lasting(root: Path, one: RegistryChange) -> str:
 
 async def ask_mirrors(targets: Sequence[str]) -> dict[str, MirrorAnswer]:
     """Ask each mirror once, for 2 s at most, and return its answer; never raises.
+
+    No answer to this question needs a password or a token.
 
     The files are written already, and stay: the registry may start only after this command ends.
     """

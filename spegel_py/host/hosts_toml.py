@@ -1,6 +1,7 @@
 """The text of a hosts.toml that makes containerd ask mirrors first.
 
-It is the file that Spegel writes, with one more header in each mirror's table: this node's name.
+It is the file that Spegel writes, with more headers in each mirror's table: this node's name, and
+in the first one the runtime token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from spegel_py.oci.distribution import NODE_HEADER
+from spegel_py.oci.distribution import NODE_HEADER, RUNTIME_HEADER
 from spegel_py.tools.basic_auth import Credentials
 
 _TOKEN = re.compile(
@@ -38,19 +39,22 @@ def blocks(
     can_resolve: bool,
     node: str,
     credentials: Credentials | None = None,
+    token: str = "",
 ) -> str:
     """Return the `[host]` tables of mirrors, each with this node's name as a header.
 
-    Without `can_resolve` containerd asks mirrors for digests only, and upstream for tags.
+    The first mirror is this node, and the only one that gets the runtime token. Without
+    `can_resolve` containerd asks mirrors for digests only, and upstream for tags.
     """
     capabilities = "['pull', 'resolve']" if can_resolve else "['pull']"
     headers = f"{NODE_HEADER} = '{node}'"
     if credentials:
         headers = f"Authorization = '{credentials.header}'\n{headers}"
+    own = f"\n{RUNTIME_HEADER} = '{token}'" if token else ""
     return "\n\n".join(
         f"[host.'{target}']\ncapabilities = {capabilities}\ndial_timeout = '{DIAL_TIMEOUT}'\n"
-        f"[host.'{target}'.header]\n{headers}"
-        for target in targets
+        f"[host.'{target}'.header]\n{headers}{'' if number else own}"
+        for number, target in enumerate(targets)
     )
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from spegel_py.tools.threads import run_detached
 
 MIRROR_TIMEOUT = 2.0
 """Seconds for a mirror's response; one on the same machine needs milliseconds."""
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a body that are read, at most."""
@@ -35,7 +39,7 @@ def explain(failure: OSError | http.client.HTTPException) -> str:
     return getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
 
 
-async def get(url: str, *, authorization: str | None = None, timeout: float) -> Answer:
+async def get(url: str, *, headers: Mapping[str, str] = NO_HEADERS, timeout: float) -> Answer:
     """Return the response of an HTTP server. Proxies are not used.
 
     Raises:
@@ -55,11 +59,10 @@ async def get(url: str, *, authorization: str | None = None, timeout: float) -> 
         ) as connection:
             connection.connect()
             state = "takes connections, but gives no answer"
-            headers = {"Authorization": authorization} if authorization else {}
             connection.request(
                 "GET",
                 f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}",
-                headers=headers,
+                headers=dict(headers),
             )
             answer = connection.getresponse()
             return Answer(answer.status, answer.headers, answer.read(MAX_BODY))

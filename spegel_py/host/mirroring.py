@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from spegel_py.errors import ConfigError
@@ -38,7 +38,8 @@ class Mirroring:
     """The settings of `configuration`: registries, mirrors and options.
 
     `targets` are the mirrors' URLs, in the order in which containerd asks them. Each mirror is told
-    the name `node` of the runtime's node.
+    the name `node` of the runtime's node, and the first one the runtime's `token`, if it is not
+    empty.
     """
 
     registries: tuple[Registry, ...]
@@ -47,6 +48,7 @@ class Mirroring:
     resolves_tags: bool = True
     keeps_existing: bool = False
     credentials: Credentials | None = None
+    token: str = field(default="", repr=False)
 
     def plan(
         self,
@@ -99,7 +101,7 @@ class Mirroring:
 
     def _folder(self, registry: Registry, existing: Existing | None, root: Path) -> Folder:
         others = existing.others if existing else Folder({}, FOLDER)
-        meta = SECRET if self.credentials else PLAIN
+        meta = SECRET if self.credentials or self.token else PLAIN
         file = File(self._text(registry, existing, root).encode(), meta)
         return Folder({**others.entries, HOSTS: file}, others.meta)
 
@@ -109,6 +111,7 @@ class Mirroring:
             can_resolve=self.resolves_tags,
             node=self.node,
             credentials=self.credentials,
+            token=self.token,
         )
         if not existing or not existing.text.strip():
             return hosts_toml.render(registry.server, mirrors)

@@ -55,6 +55,9 @@ NODE_HEADER = "X-Spegel-Node"
 `configuration` makes runtimes send it to every mirror in hosts.toml.
 """
 
+RUNTIME_HEADER = "X-Spegel-Runtime"
+"""The runtime token, by which a node knows its own runtime (`tools.runtime_token`)."""
+
 CLIENT_HEADER = "X-Spegel-Client"
 """The kind of client, one of PullClient. Without it, the client is a runtime."""
 

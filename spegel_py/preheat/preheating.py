@@ -29,7 +29,7 @@ from spegel_py.replicas.taker import ImageTaker
 from spegel_py.routing.base import Member, RequestResponse
 from spegel_py.store.base import Replicas
 from spegel_py.telemetry.logging import FaultLog
-from spegel_py.tools.addresses import split_host_port
+from spegel_py.tools.addresses import MirrorAddress, split_host_port
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class Preheating:
         disk: measures the disk.
         drain: whether this node drains, and which peers do.
         runtime: has the runtime pull images.
-        mirror: the URL of this node's own mirror.
+        mirror: this node's own registry.
         floor: the floor of replicas.
         credentials: a file or folder with credentials of registries.
         plain: registries that are asked without TLS.
@@ -68,7 +68,7 @@ class Preheating:
         peer_taker: ImageTaker,
         runtime: RuntimePulls,
         sole_copies: SoleCopies,
-        mirror: str,
+        mirror: str | MirrorAddress,
         filters: Filters,
         floor: int,
         credentials: Path | None,

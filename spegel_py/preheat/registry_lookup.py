@@ -21,6 +21,7 @@ from spegel_py.oci.reference import DOCKER_HUB, Reference, canonical_registry
 from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault, fault_of
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.pull.mirror_client import Manifest, MirrorClient, PullDeadlines
+from spegel_py.tools.addresses import MirrorAddress
 from spegel_py.tools.basic_auth import Credentials
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
@@ -82,7 +83,7 @@ class RegistryLookup:
         *,
         credentials: RegistryCredentials,
         plain: frozenset[str],
-        mirror: str,
+        mirror: str | MirrorAddress,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._credentials = credentials
@@ -139,9 +140,11 @@ class RegistryLookup:
         except (OCIError, PeerError):
             raise fault from None
 
-    async def _ask(self, url: str, reference: Reference, *, is_upstream: bool) -> Digest:
+    async def _ask(
+        self, mirror: str | MirrorAddress, reference: Reference, *, is_upstream: bool
+    ) -> Digest:
         client = MirrorClient(
-            mirror=url,
+            mirror=mirror,
             reference=reference,
             deadlines=DEADLINES,
             is_upstream=is_upstream,

@@ -21,6 +21,7 @@ from yarl import URL
 
 from spegel_py.errors import ConfigError, PeerRefused, PeerStalled, PeerUnreachable
 from spegel_py.oci.distribution import PullRequest
+from spegel_py.tools.addresses import MirrorAddress
 from spegel_py.tools.basic_auth import Credentials
 
 MAX_ANSWER = 1024 * 1024
@@ -30,11 +31,10 @@ _PARAMETER = re.compile(r'(?<!\w)(\w++)="([^"]*)"', re.ASCII)
 """Parameters are searched at the start of words only, since a header may be one long word."""
 
 
-def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | None]:
-    """Return a mirror's `scheme://host:port`, and the Authorization header if the URL has a user.
-
-    Raises ConfigError.
-    """
+def parse_mirror(text: str | MirrorAddress, *, is_upstream: bool = False) -> MirrorAddress:
+    """Return a mirror's address; a URL may have a user and a password. Raises ConfigError."""
+    if isinstance(text, MirrorAddress):
+        return text
     try:
         url = URL(text)
         host = url.host
@@ -51,7 +51,7 @@ def parse_mirror(text: str, *, is_upstream: bool = False) -> tuple[str, str | No
         example = "https://registry.example" if is_upstream else "http://127.0.0.1:5000"
         raise ConfigError(f"{_hide(text)[:160]!r} is not {whose} address; write it as {example}")
     user = Credentials(username=url.user, password=url.password or "") if url.user else None
-    return str(url.origin()), user.header if user else None
+    return MirrorAddress(str(url.origin()), user.header if user else None)
 
 
 def _hide(text: str) -> str:
@@ -72,6 +72,10 @@ def check_status(
     if status == 401:
         raise PeerRefused(
             f"{where} asks for a user name and a password, or those given are wrong", status=status
+        )
+    if status == 403 and not is_upstream:
+        raise PeerRefused(
+            f"{where} answered 403: it serves only clients with its runtime token", status=status
         )
     if status not in (200, 206):
         raise PeerRefused(f"{where} answered {status} for {request.key}", status=status)

@@ -13,6 +13,7 @@ from spegel_py.oci.distribution import PullClient
 from spegel_py.oci.manifest import Child
 from spegel_py.oci.reference import Reference
 from spegel_py.pull.mirror_client import Body, Manifest, MirrorClient, PullDeadlines
+from spegel_py.tools.addresses import MirrorAddress
 
 _NOT_GIVEN = (ManifestUnknown, BlobUnknown, PeerRefused, PeerStalled, PeerUnreachable)
 """Failures after which the next host is asked. Wrong bytes are requested again from the same host.
@@ -63,7 +64,7 @@ class Hosts:
 @asynccontextmanager
 async def connected(
     *,
-    mirror: str,
+    mirror: str | MirrorAddress,
     upstream: str | None,
     reference: Reference,
     deadlines: PullDeadlines | None,

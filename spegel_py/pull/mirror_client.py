@@ -24,7 +24,7 @@ from spegel_py.errors import (
     PeerUnreachable,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import CLIENT_HEADER, Kind, PullClient, PullRequest
+from spegel_py.oci.distribution import CLIENT_HEADER, RUNTIME_HEADER, Kind, PullClient, PullRequest
 from spegel_py.oci.manifest import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
@@ -44,6 +44,7 @@ from spegel_py.pull.answers import (
     translated,
 )
 from spegel_py.pull.resume import BodyUse, judge_answer, range_after
+from spegel_py.tools.addresses import MirrorAddress
 
 ACCEPT = ", ".join((DOCKER_MANIFEST, DOCKER_INDEX, OCI_MANIFEST, OCI_INDEX, "*/*"))
 """Media types that are accepted for a tag, as containerd sends them."""
@@ -92,14 +93,16 @@ class MirrorClient:
     def __init__(
         self,
         *,
-        mirror: str,
+        mirror: str | MirrorAddress,
         reference: Reference,
         deadlines: PullDeadlines | None = None,
         is_upstream: bool = False,
         client: PullClient = PullClient.RUNTIME,
     ) -> None:
         self._client = client
-        self._url, self._authorization = parse_mirror(mirror, is_upstream=is_upstream)
+        address = parse_mirror(mirror, is_upstream=is_upstream)
+        self._url, self._authorization = address.url, address.authorization
+        self._runtime_token = address.runtime_token
         self._token: str | None = None
         self._is_upstream = is_upstream
         self._reference = reference
@@ -232,6 +235,8 @@ class MirrorClient:
             headers[CLIENT_HEADER] = self._client.value
         if request.range is not None:
             headers["Range"] = str(request.range)
+        if self._runtime_token:
+            headers[RUNTIME_HEADER] = self._runtime_token
         if authorization := self._token or self._authorization:
             headers["Authorization"] = authorization
         url, method = (

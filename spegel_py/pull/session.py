@@ -20,6 +20,7 @@ from spegel_py.pull.plan import Platform, select
 from spegel_py.pull.plan import blobs as blobs_of
 from spegel_py.pull.pull_events import OnProgress, PullPlanned
 from spegel_py.pull.resume import RetryState
+from spegel_py.tools.addresses import MirrorAddress
 from spegel_py.tools.threads import run
 
 if TYPE_CHECKING:  # a node that only asks mirrors loads no layout
@@ -58,7 +59,7 @@ class PullReport:
 async def pull(
     reference: Reference | str,
     *,
-    mirror: str,
+    mirror: str | MirrorAddress,
     writer: LayoutWriter,
     platform: Platform | None,
     upstream: str | None = None,
@@ -74,7 +75,7 @@ async def pull(
 
     Args:
         reference: The image.
-        mirror: The mirror's address, `http://host:port`.
+        mirror: The mirror's address, as text `http://host:port`.
         writer: Writes the layout.
         platform: The platform to pull; None for all.
         upstream: A registry for content that the mirror does not give.

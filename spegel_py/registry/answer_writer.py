@@ -11,6 +11,7 @@ from aiohttp import web
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.outcomes import ContentSource
 from spegel_py.registry import responses
+from spegel_py.registry.askers import ASKER, Asker
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.proof_gate import PROVEN
 from spegel_py.registry.responses import Entity
@@ -25,50 +26,20 @@ Send = Callable[[Sink], Awaitable[object]]
 """Sends a body to a sink. The body may end short: `sink.sent` has the number of bytes."""
 
 
-def is_from_here(request: web.Request) -> bool:
-    """Return True if a client connects from an address of this very host."""
-    if (transport := request.transport) is None:
-        return False
-    client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-    return bool(client and own and client[0] == own[0])
-
-
 class AnswerWriter:
     """Writes answers to clients, and records in the context of a pull what was sent.
 
     Args:
         limits: admit the transfers to all clients but this node's own runtime.
         client_timeout: seconds after which a client that does not read is disconnected.
-        node: the name by which this node's own runtime identifies itself.
     """
 
     def __init__(
-        self, *, metrics: ServerMetrics, limits: TransferLimits, client_timeout: float, node: str
+        self, *, metrics: ServerMetrics, limits: TransferLimits, client_timeout: float
     ) -> None:
         self._metrics = metrics
         self._limits = limits
         self._client_timeout = client_timeout
-        self._node = node
-
-    def is_own_runtime(self, request: web.Request, pull: PullRequest) -> bool:
-        """Return True if the client is known to be this node's own runtime.
-
-        All nodes may be waiting for the download by the runtime of another node. A registry that
-        made that runtime wait for the same download would stop the pull of the whole cluster until
-        a deadline. So a client without a name counts as this node's own runtime only if it
-        connects from an address of this very host.
-        """
-        if pull.node is not None:
-            return pull.node == self._node
-        return is_from_here(request)
-
-    def counts_as_peer(self, request: web.Request, pull: PullRequest) -> bool:
-        """Return True if the limits apply to this client: to all but this node's own runtime."""
-        return pull.mirrored or not self.is_own_runtime(request, pull)
-
-    def is_stranger(self, request: web.Request, pull: PullRequest) -> bool:
-        """Return True for a client that is neither this node's own runtime nor a proven peer."""
-        return PROVEN not in request and self.counts_as_peer(request, pull)
 
     def admitted(
         self, request: web.Request, pull: PullRequest, *, grows: bool = False
@@ -77,11 +48,11 @@ class AnswerWriter:
 
         Manifests do not count.
         """
-        if pull.kind is Kind.BLOB and self.counts_as_peer(request, pull):
+        if pull.kind is Kind.BLOB and (asker := request[ASKER]) is not Asker.RUNTIME:
             return self._limits.admit(
                 request.remote or "",
                 grows=grows,
-                is_node=pull.mirrored,
+                is_node=asker is Asker.PEER,
                 is_background=pull.client.is_background,
                 proven=request.get(PROVEN, ""),
             )
@@ -96,7 +67,7 @@ class AnswerWriter:
         """
         if pull.kind is not Kind.BLOB or pull.head:
             return nullcontext()
-        if self.counts_as_peer(request, pull):
+        if request[ASKER] is not Asker.RUNTIME:
             return self._limits.admit(request.remote or "", relays=True, is_node=False)
         return self._limits.relay(request.remote or "", is_background=pull.client.is_background)
 

@@ -14,6 +14,7 @@ from spegel_py.oci.distribution import METHODS, origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.listing import is_list
 from spegel_py.registry import responses
+from spegel_py.registry.askers import Door, Doorkeeper
 from spegel_py.registry.background_pieces import Gate, open_gate
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.list_handler import ListHandler
@@ -25,6 +26,7 @@ from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.store.base import Origins, Store
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
+from spegel_py.tools.runtime_token import TokenFile
 from spegel_py.transfer.sender import Sender
 
 Probe = Callable[[], Mapping[str, object]]
@@ -49,7 +51,9 @@ def create_app(
     limits: TransferLimits | None = None,
     credentials: Credentials | None = None,
     client_timeout: float = 60.0,
+    door: Door = Door.ALL,
     node: str = "",
+    tokens: TokenFile | None = None,
     ingest_reader: IngestReader | None = None,
     origins: Origins | None = None,
     gate: Gate = open_gate,
@@ -67,7 +71,9 @@ def create_app(
         live: answers `/livez`.
         credentials: the user and password of clients; None to serve every client.
         client_timeout: seconds after which a client that does not read is disconnected.
+        door: the clients that the application is for.
         node: the name by which this node's runtime identifies itself.
+        tokens: the tokens by which it identifies itself; None to go by the name.
         ingest_reader: serves content that is still being downloaded to peers; None to not do it.
         origins: returns the origin of content; without it, filters decide by names only.
         gate: is awaited before each piece that is sent in the background.
@@ -88,13 +94,17 @@ def create_app(
         limits=limits or TransferLimits(per_peer=0, overall=0, metrics=metrics),
         pull_log=pull_log,
         client_timeout=client_timeout,
-        node=node,
+        doorkeeper=Doorkeeper(
+            door=door,
+            node=node,
+            tokens=tokens,
+            needs_proof=proof_gate is not None and proof_gate.is_required,
+        ),
         ingest_reader=ingest_reader,
         origins=origins,
         gate=gate,
         default_registry=default_registry,
         reach=reach,
-        needs_proof=proof_gate is not None and proof_gate.is_required,
         tag_policy=tag_policy,
     )
 

@@ -8,6 +8,7 @@ by default a list is answered only while its registry does not answer, and never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from enum import StrEnum
 
 import structlog
@@ -19,7 +20,6 @@ from spegel_py.errors import (
     OCIError,
     RequestInvalid,
     StoreUnavailable,
-    Unauthorized,
     Unsupported,
 )
 from spegel_py.mirror.peer_lists import PeerLists
@@ -41,8 +41,7 @@ from spegel_py.oci.listing import (
 )
 from spegel_py.oci.manifest import OCI_INDEX
 from spegel_py.oci.reference import canonical_name
-from spegel_py.registry.answer_writer import is_from_here
-from spegel_py.registry.proof_gate import PROVEN
+from spegel_py.registry.askers import Asker, Doorkeeper
 from spegel_py.store.referrers import Referrers
 
 log = structlog.get_logger(__name__)
@@ -66,7 +65,7 @@ class ListHandler:
         reach: finds out whether a registry answers.
         filters: repositories that are answered with 404.
         default_registry: the registry of a client's request that names none; empty for none.
-        needs_proof: True to refuse all but clients of this host and proven peers.
+        doorkeeper: finds out who asks.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class ListHandler:
         reach: RegistryReach,
         filters: Filters = EVERYTHING,
         default_registry: str = "",
-        needs_proof: bool = False,
+        doorkeeper: Doorkeeper,
     ) -> None:
         self._policy = policy
         self._tags = tags
@@ -88,7 +87,7 @@ class ListHandler:
         self._reach = reach
         self._filters = filters
         self._default_registry = default_registry
-        self._needs_proof = needs_proof
+        self._doorkeeper = doorkeeper
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request whose target is a list. Raises OCIError."""
@@ -101,9 +100,9 @@ class ListHandler:
             headers=request.headers.items(),
             default_registry=self._default_registry,
         )
-        is_client = is_from_here(request) and not wanted.mirrored
-        if self._needs_proof and not is_client and PROVEN not in request:
-            raise Unauthorized("only proven peers are answered here (--peer-proofs=require)")
+        asker = await self._doorkeeper.admit(request, is_mirrored=wanted.mirrored)
+        if asker is Asker.PEER:
+            wanted = replace(wanted, mirrored=True)  # see Door.PEERS
         if self._filters.exclude(wanted.label):
             raise _unknown(wanted, f"{wanted.label} is not mirrored")
         if not await self._is_answered(wanted):

@@ -16,7 +16,6 @@ from spegel_py.errors import (
     OCIError,
     RequestInvalid,
     StoreUnavailable,
-    Unauthorized,
     Unsupported,
 )
 from spegel_py.inflight.participation import COMMIT_POLL, COMMIT_TIMEOUT
@@ -29,6 +28,7 @@ from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
 from spegel_py.registry import responses
 from spegel_py.registry.answer_writer import AnswerWriter
+from spegel_py.registry.askers import ASKER, Asker, Doorkeeper
 from spegel_py.registry.background_pieces import Gate, open_gate, pieces
 from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.local_content import LocalContent, LocalMatch, Provenance
@@ -58,8 +58,8 @@ class PullHandler:
         limits: admit the transfers to all clients but this node's own runtime.
         pull_log: records and counts each pull by a client.
         client_timeout: seconds after which a client that does not read is disconnected.
-        node: the name by which this node's own runtime identifies itself. It also gets content
-            that other nodes are still downloading.
+        doorkeeper: finds out who asks. This node's own runtime also gets content that other nodes
+            are still downloading.
         ingest_reader: serves content that is still being downloaded here, to peers that a
             coordinator sent; None to not do it.
         origins: returns the repositories that content came from. Content is excluded if filters
@@ -67,7 +67,6 @@ class PullHandler:
         gate: is awaited before each piece that is sent in the background.
         default_registry: the registry of a client's request that names none; empty for none.
         reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
-        needs_proof: True to refuse all but this node's own runtime and proven peers.
         tag_policy: who is asked first for a client's tag.
     """
 
@@ -83,16 +82,14 @@ class PullHandler:
         limits: TransferLimits,
         pull_log: PullLog,
         client_timeout: float,
-        node: str = "",
+        doorkeeper: Doorkeeper,
         ingest_reader: IngestReader | None = None,
         origins: Origins | None = None,
         gate: Gate = open_gate,
         default_registry: str = "",
         reach: RegistryReach | None = None,
-        needs_proof: bool = False,
         tag_policy: TagPolicy = TagPolicy.PEERS_FIRST,
     ) -> None:
-        self._needs_proof = needs_proof
         self._reach = reach
         self._tag_policy = tag_policy
         self._pinned = PinnedTags()
@@ -109,9 +106,8 @@ class PullHandler:
         self._freshness = freshness
         self._limits = limits
         self._pull_log = pull_log
-        self._writer = AnswerWriter(
-            metrics=metrics, limits=limits, client_timeout=client_timeout, node=node
-        )
+        self._doorkeeper = doorkeeper
+        self._writer = AnswerWriter(metrics=metrics, limits=limits, client_timeout=client_timeout)
         self._ingest_reader = ingest_reader
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -128,8 +124,7 @@ class PullHandler:
             headers=request.headers.items(),
             default_registry=self._default_registry,
         )
-        if self._needs_proof and self._writer.is_stranger(request, pull):
-            raise Unauthorized("only proven peers are answered here (--peer-proofs=require)")
+        request[ASKER] = await self._doorkeeper.admit(request, is_mirrored=pull.mirrored)
         if not pull.client.is_background:
             self._limits.record_foreground()
         client, clock = request.remote or "", time.monotonic
@@ -150,10 +145,10 @@ class PullHandler:
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         if pull.name and not self._freshness.ttl:
             raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
-        await self._check_tag_policy(pull, context)
+        await self._check_tag_policy(request[ASKER], pull, context)
         if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
-        if pull.mirrored or self._mirror is None:
+        if request[ASKER] is Asker.PEER or self._mirror is None:
             raise pull.kind.unknown(f"{pull.key} is not here", detail={"attempts": 0})
         try:
             return await self._from_peers(request, pull, self._mirror, context)
@@ -167,14 +162,17 @@ class PullHandler:
             return response
         return await self._from_peers(request, pull, self._mirror, context)
 
-    async def _check_tag_policy(self, pull: PullRequest, context: PullContext) -> None:
+    async def _check_tag_policy(
+        self, asker: Asker, pull: PullRequest, context: PullContext
+    ) -> None:
         """Send a client's tag to its registry, if tags come from there and the registry answers.
 
         Raises ManifestUnknown. Otherwise a tag of any age is answered.
         """
         if pull.name is None or pull.mirrored or self._tag_policy is TagPolicy.PEERS_FIRST:
             return
-        if self._reach is None or not await self._reach.is_away(pull.registry or ""):
+        asks_reach = self._reach if asker is not Asker.PEER else None  # see Door.PEERS
+        if asks_reach is None or not await asks_reach.is_away(pull.registry or ""):
             self._freshness.record_miss(pull.name, time.time())
             raise pull.kind.unknown("tags come from the registry", detail={"filtered": True})
         context.is_registry_away = True
@@ -247,7 +245,7 @@ class PullHandler:
         context: PullContext,
     ) -> web.StreamResponse:
         entity = self._entity(pull, found, content.size)
-        to_peer = self._writer.counts_as_peer(request, pull)
+        to_peer = request[ASKER] is not Asker.RUNTIME
 
         async def send(sink: Sink) -> None:
             try:
@@ -354,7 +352,7 @@ class PullHandler:
         max_age = self._freshness.ttl if has_limit else math.inf
         if pull.ranges:
             return await self._parts_from_peers(request, pull, mirror, context, slot)
-        follows = self._writer.is_own_runtime(request, pull) and not pull.client.is_background
+        follows = request[ASKER] is Asker.RUNTIME and not pull.client.is_background
         async with mirror.fetch(pull, max_age=max_age, context=context, follows=follows) as relay:
             head = relay.head
             self._record_seen(pull, None if pull.digest else time.time() - (head.age or 0))

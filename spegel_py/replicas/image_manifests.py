@@ -16,9 +16,12 @@ from spegel_py.pull.session import DEPTH
 from spegel_py.replicas.image_fetch import retried
 from spegel_py.replicas.take_order import TakeOrder, TakeProgress
 from spegel_py.store.base import Descriptor, PlatformImage
+from spegel_py.tools.addresses import MirrorAddress
 
 
-def hosts_of(order: TakeOrder, *, mirror: str) -> AbstractAsyncContextManager[Hosts]:
+def hosts_of(
+    order: TakeOrder, *, mirror: str | MirrorAddress
+) -> AbstractAsyncContextManager[Hosts]:
     """Return the hosts of an image: this node's mirror, and its registry if the order has one."""
     return connected(
         mirror=mirror,

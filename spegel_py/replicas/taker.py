@@ -23,6 +23,7 @@ from spegel_py.replicas.take_order import (
     TakeReport,
 )
 from spegel_py.store.base import PlatformImage, Replica, Replicas
+from spegel_py.tools.addresses import MirrorAddress
 from spegel_py.transfer.bucket import TokenBucket
 
 Room = Callable[[], Awaitable[int]]
@@ -40,7 +41,7 @@ class ImageTaker:
     """Takes images, any number at a time, within a budget that other takers may share.
 
     Args:
-        mirror: the URL of this node's own registry.
+        mirror: this node's own registry.
         budget: limits the bytes per second of all images together, and knows the room that is
             promised to images; None for one of this taker alone, without a limit.
         room: returns the bytes that may be added; None for no check.
@@ -53,7 +54,7 @@ class ImageTaker:
         self,
         *,
         replicas: Replicas,
-        mirror: str,
+        mirror: str | MirrorAddress,
         budget: TakeBudget | None = None,
         room: Room | None = None,
         gate: Gate = _open_gate,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,6 +19,7 @@ import aiofiles
 import structlog
 
 from spegel_py.errors import ConfigError
+from spegel_py.tools.files import is_public
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +108,8 @@ class KeyFile:
         """Is awaited with the new keys when the file has others."""
         self.fault = ""
         """The fault of the file as of the last look; the keys are then those of before."""
-        self._warn_if_public()
+        self._is_public = False
+        self._judge_mode(is_public=is_public(path))
 
     def __repr__(self) -> str:
         return f"<KeyFile {self._path} {[key.fingerprint for key in self.keys]}>"
@@ -119,8 +120,16 @@ class KeyFile:
             "file": str(self._path),
             "keys": [key.fingerprint for key in self.keys],
             "fault": self.fault,
-            "public": is_public(self._path),
+            "public": self._is_public,
         }
+
+    def faults(self) -> Mapping[str, str]:
+        """Return the file if a person has to mend it, with the fault and the remedy."""
+        if self.fault:
+            return {str(self._path): f"{self.fault}; the keys of before stay in use"}
+        if self._is_public:
+            return {str(self._path): f"every user can read it: chmod 600 {self._path}"}
+        return {}
 
     async def run(self) -> None:
         """Look at the file every REREAD seconds, until cancelled."""
@@ -134,6 +143,7 @@ class KeyFile:
         try:
             async with aiofiles.open(self._path, "rb") as file:
                 found = _parsed(self._path, await file.read(MOST_BYTES + 1))
+                self._judge_mode(is_public=is_public(file.fileno()))
             self.fault = ""
         except (OSError, ConfigError) as error:
             self.fault = _reason(error)
@@ -149,11 +159,11 @@ class KeyFile:
         if found != self.keys:
             self.keys = found
             log.info("cluster keys changed", keys=[key.fingerprint for key in found])
-            self._warn_if_public()
             await self.changed(found)
 
-    def _warn_if_public(self) -> None:
-        if is_public(self._path):
+    def _judge_mode(self, *, is_public: bool) -> None:
+        was_public, self._is_public = self._is_public, is_public
+        if is_public and not was_public:
             log.warning(
                 "every user of this machine can read the cluster keys",
                 file=str(self._path),
@@ -172,14 +182,6 @@ def read(path: Path) -> tuple[ClusterKey, ...]:
             return _parsed(path, file.read(MOST_BYTES + 1))
     except OSError as error:
         raise ConfigError(f"--cluster-keys: {path}: {error.strerror}") from None
-
-
-def is_public(path: Path) -> bool:
-    """Return True if every user of the machine can read the file."""
-    try:
-        return bool(path.stat().st_mode & stat.S_IROTH)
-    except OSError:
-        return False
 
 
 def _parsed(path: Path, data: bytes) -> tuple[ClusterKey, ...]:

@@ -19,6 +19,7 @@
 | peer-predicted | P2 | one peer is about to fail | its weight falls, hedged requests avoid it |
 | draining | P2 | this node gives its only copies away | the end of the cause, 6 |
 | preheat-failed | P2 | the pre-heat list, or an image of it, cannot be had | the operator, 7 |
+| secret-file-bad | P2 | a file of keys or tokens cannot be used, or everybody can read it | 8 |
 
 1. Hedged requests and scores move pulls to other peers.
 2. The data directory was copied. Each of the nodes hides the content of the other.
@@ -27,6 +28,7 @@
 5. Every node scans its images all 30 s, and asks nodes again that refused.
 6. The subject is the cause: a command, a failing disk, a predicted failure, a cordoned machine.
 7. The subject is the file, whose earlier list stays, or the image, which is tried again.
+8. The operator. The subject is the file, whose earlier content stays in use until a restart.
 
 A lost peer went without a goodbye. The actions in backquotes are those of
 `repairs.repair_table`.
@@ -91,6 +93,7 @@ PEER_UNHEALTHY = Condition(name="peer-unhealthy", tier=Tier.P2)
 PEER_PREDICTED = Condition(name="peer-predicted", tier=Tier.P2)
 DRAINING = Condition(name="draining", tier=Tier.P2)
 PREHEAT_FAILED = Condition(name="preheat-failed", tier=Tier.P2)
+SECRET_FILE_BAD = Condition(name="secret-file-bad", tier=Tier.P2)
 
 CONDITIONS: Mapping[str, Condition] = {
     each.name: each
@@ -112,6 +115,7 @@ CONDITIONS: Mapping[str, Condition] = {
         PEER_PREDICTED,
         DRAINING,
         PREHEAT_FAILED,
+        SECRET_FILE_BAD,
     )
 }
 

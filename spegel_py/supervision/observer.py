@@ -74,6 +74,8 @@ class NodeSignals:
         draining: returns the causes for which this node drains, each with a sentence.
         preheat_faults: returns the images of the pre-heat list that cannot be had, or the list
             itself, each with the reason.
+        secret_faults: returns the files of keys and tokens that cannot be used, or that everybody
+            can read, each with the fault.
         folders: returns the folders whose disks must not be full.
     """
 
@@ -93,6 +95,7 @@ class NodeSignals:
     floor_missed: Callable[[], Mapping[str, str]] = _nobody
     draining: Callable[[], Mapping[str, str]] = _nobody
     preheat_faults: Callable[[], Mapping[str, str]] = _nobody
+    secret_faults: Callable[[], Mapping[str, str]] = _nobody
     folders: Callable[[], Collection[Path]] = tuple
 
 
@@ -199,6 +202,9 @@ class Observer:
             *self._per_subject(conditions.DRAINING, self._signals.draining(), source="replicas"),
             *self._per_subject(
                 conditions.PREHEAT_FAILED, self._signals.preheat_faults(), source="preheat"
+            ),
+            *self._per_subject(
+                conditions.SECRET_FILE_BAD, self._signals.secret_faults(), source="secrets"
             ),
         ]
         return self._with_times(observations, now)

@@ -5,13 +5,30 @@ IPv6 hosts stand in brackets.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
 from spegel_py.tools.listeners import explain_listening
 
 MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorAddress:
+    """A mirror, and the headers by which it knows its clients.
+
+    Args:
+        url: `scheme://host:port`.
+        authorization: the value of the Authorization header; None to send none.
+        runtime_token: the token of the mirror's own runtime; empty to send none.
+    """
+
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+    runtime_token: str = field(default="", repr=False)
 
 
 def join_host_port(host: str, port: int) -> str:
@@ -30,6 +47,14 @@ def split_host_port(text: str) -> tuple[str, int]:
     if not colon or not is_number or (":" in bare) != (bare != host):
         raise ValueError(f"{text[:160]!r} is not host:port, [ipv6]:port or :port")
     return bare, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Return True for an IP address that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_http_url(text: str) -> bool:

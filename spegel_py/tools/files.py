@@ -6,6 +6,7 @@ import hashlib
 import os
 import resource
 import secrets
+import stat
 from pathlib import Path
 
 MAX_DESCRIPTORS = 1 << 20
@@ -40,6 +41,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def is_public(file: Path | int) -> bool:
+    """Return True if every user of the machine can read a file, given its path or descriptor."""
+    try:
+        return bool(os.stat(file).st_mode & stat.S_IROTH)  # noqa: PTH116 - of a descriptor too
+    except OSError:
+        return False
 
 
 def hash_file(path: Path, algorithm: str) -> str:

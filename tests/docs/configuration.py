@@ -23,6 +23,8 @@ _CHART = {
     "metrics_addr": "service.metrics.port",
     "data_dir": "spegel.persistence",
     "preheat_file": "spegel.preheat",
+    "runtime_addr": "runtime.port",
+    "runtime_token": "runtime.token",
     "cluster_keys": "clusterKeys.secretName",
     "cluster_keys_mode": "clusterKeys.mode",
     "registry_credentials": "spegel.registryCredentialsSecretName",

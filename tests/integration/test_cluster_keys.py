@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.routers import Node, cluster, ports, until
 
 OLD, NEW = ClusterKey(b"o" * 32), ClusterKey(b"n" * 32)
 KEY = f"sha256:{1:064x}"
+BAD = "secret-file-bad"
 
 
 async def test_a_stranger_learns_nothing_and_tells_nothing() -> None:
@@ -79,8 +81,14 @@ async def test_a_node_goes_on_with_its_keys_while_the_file_is_broken(tmp_path: P
     try:
         keys.write_text("")
         await _said(node, "cluster keys unreadable")
+        await _open(node, {f"{keys}": "it has no key"})
         keys.write_text(f"{NEW.secret.hex()}\n{OLD.secret.hex()}")
         await _said(node, "cluster keys changed")
+        await _open(node, {})
+        keys.chmod(0o644)
+        await _open(node, {f"{keys}": f"chmod 600 {keys}"})
+        keys.chmod(0o600)
+        await _open(node, {})
         assert NEW.fingerprint in node.process.output
         for secret in (OLD, NEW):
             assert secret.secret.hex()[:16] not in node.process.output
@@ -122,6 +130,21 @@ async def _finds(node: Node, key: str, holder: Node) -> bool:
 def _have_met(nodes: Sequence[Node]) -> bool:
     everybody = len(nodes) - 1
     return all(node.router.members_by_kind() == {"keyed": everybody, "clear": 0} for node in nodes)
+
+
+async def _open(node: NodeProcess, faults: dict[str, str]) -> None:
+    """Wait until these files have an open alert, each with this text."""
+
+    async def are_open() -> bool:
+        with Client(node.metrics) as client:
+            _, body = client.read("/debug/state")
+        alerts = json.loads(body)["supervision"]["alerts"]
+        found = {one["subject"]: one["detail"] for one in alerts if one["condition"] == BAD}
+        return found.keys() == faults.keys() and all(
+            text in found[file] for file, text in faults.items()
+        )
+
+    await processes.until(are_open, deadline=30.0)
 
 
 async def _said(node: NodeProcess, text: str) -> None:

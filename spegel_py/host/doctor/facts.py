@@ -37,6 +37,12 @@ class Subject:
     """True in a Pod, which sees only the mounted folders of the machine."""
     authorization: str | None = field(default=None, repr=False)
     """The Authorization header for the registry."""
+    runtime_addr: str = ""
+    """The address for the node's own containerd alone; empty for one port for all."""
+    closed_at: tuple[str, ...] = ()
+    """URLs at which that address must not answer."""
+    runtime_token: str = field(default="", repr=False)
+    """The newest token of the node's runtime; empty if it has none, or if it cannot be read."""
 
     @property
     def config_file(self) -> Path:
@@ -84,6 +90,8 @@ class MirrorHost:
     node: str | None = None
     """The name of the node that `spegel-py configuration` wrote there; None if another program did.
     """
+    token: str | None = None
+    """The fingerprint of the runtime token that is sent there; None if none is."""
     is_spegel: bool = False
     """True if spegel-py answers there."""
     answer: str = "not asked"
@@ -202,8 +210,20 @@ class NodeState:
     """The cluster's keys; None if the node has none."""
     proofs: str = "off"
     """The mode of proofs between peers; off for older nodes."""
+    token: TokenState | None = None
+    """The runtime's tokens; None if the node goes by names."""
     preheat: PreheatState | None = None
     """What the node says of pre-heating; None for older nodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenState:
+    """The token file of the running node. `fingerprints` stand for the tokens, newest first."""
+
+    file: str
+    fingerprints: tuple[str, ...]
+    fault: str
+    is_public: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +271,9 @@ class Facts:
     proxy: ProxySettings | Unknown | None = None
     set_aside: tuple[str, ...] | Unknown | None = None
     """Registries whose own settings are in the backup of the hosts.toml folder."""
+    closed: tuple[tuple[str, str, bool], ...] = ()
+    """The URLs at which the runtime's port must not answer, each with what came, and whether it is
+    an answer."""
     content: ContentState | Unknown | None = None
     node: NodeState | Unknown | None = None
     pull: Pull | Unknown | None = None

@@ -22,6 +22,7 @@ from spegel_py.host.doctor.facts import (
     Subject,
     Unknown,
 )
+from spegel_py.host.http_probe import ask_mirror
 from spegel_py.oci.manifest import MANIFESTS
 from spegel_py.oci.reference import Reference
 from spegel_py.store.containerd import (
@@ -68,10 +69,11 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
     facts = Facts(
         subject=subject, version=version, cri=cri, file=file, content=content, node=node, pull=pull
     )
-    proxy, hosts, set_aside, dated = await asyncio.gather(
+    proxy, hosts, set_aside, closed, dated = await asyncio.gather(
         _fact(lambda: _proxy(subject, from_inside=from_inside)),
         _fact(lambda: _hosts(facts)),
         _fact(lambda: _set_aside(facts)),
+        _fact(lambda: _closed(subject)),
         _fact(lambda: _dated(node)),
     )
     return replace(
@@ -79,6 +81,7 @@ async def gather(subject: Subject, *, from_inside: bool = False) -> Facts:
         proxy=proxy,
         hosts=None if from_inside and isinstance(hosts, Unknown) else hosts,
         set_aside=None if from_inside else set_aside,
+        closed=() if isinstance(closed, Unknown) else closed,
         node=node if isinstance(dated, Unknown) else dated,
     )
 
@@ -151,6 +154,13 @@ async def _hosts(facts: Facts) -> tuple[HostsFile, ...]:
     folders = _folders(facts)
     return await hosts_files.asked(
         await run_detached(lambda: hosts_files.read(folders, facts.subject.registries))
+    )
+
+
+async def _closed(subject: Subject) -> tuple[tuple[str, str, bool], ...]:
+    answers = await asyncio.gather(*map(ask_mirror, subject.closed_at))
+    return tuple(
+        (url, one.text, one.is_up) for url, one in zip(subject.closed_at, answers, strict=True)
     )
 
 

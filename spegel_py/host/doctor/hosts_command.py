@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable
 
 from spegel_py.host.doctor.containerd_checks import STANDARD_FOLDER, hosts_folder
-from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile
+from spegel_py.host.doctor.facts import DEFAULT, Facts, HostsFile, NodeState
 from spegel_py.host.doctor.hosts_files import host_of
 from spegel_py.node_name import node_name
 
@@ -42,6 +42,8 @@ def command(facts: Facts, *, more: Iterable[str] = (), keep: bool = False) -> st
     nodes = {mirror.node for mirror in mirrors if mirror and mirror.node}
     if len(nodes) == 1 and nodes != {node_name("")}:
         words += ["--node-name", *nodes]
+    if isinstance(facts.node, NodeState) and facts.node.token:
+        words += ["--runtime-token", facts.node.token.file]
     return shlex.join(words)
 
 

@@ -16,7 +16,8 @@ from spegel_py.host.host_files import read_text
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.own_names import BACKUP, is_own
 from spegel_py.host.registries import registry_of
-from spegel_py.oci.distribution import NODE_HEADER
+from spegel_py.oci.distribution import NODE_HEADER, RUNTIME_HEADER
+from spegel_py.tools.runtime_token import fingerprint
 
 MAX_FILES = 64
 """Numbers of folders read, if all registries are mirrored, and of hosts asked, at most."""
@@ -156,8 +157,10 @@ def _mirror(url: str, host: Any) -> MirrorHost:
     names = given if isinstance(given, list) and given else ["pull", "resolve", "push"]
     header = host.get("header") if isinstance(host, dict) else None
     node = header.get(NODE_HEADER) if isinstance(header, dict) else None
+    token = header.get(RUNTIME_HEADER) if isinstance(header, dict) else None
     return MirrorHost(
         url if "://" in url else f"https://{url}",
         frozenset(each for each in names if isinstance(each, str)),
         node if isinstance(node, str) else None,
+        fingerprint(token) if isinstance(token, str) else None,
     )

@@ -227,6 +227,12 @@ def _pull_finding(facts: Facts, pull: Pull) -> Finding:
             f"{where} wants a user name and a password",
             "put them in /etc/secrets/basic-auth",
         )
+    if pull.status == 403:
+        return error(
+            "pull",
+            f"{where} serves only this machine's containerd, which sends the runtime token",
+            "run this as root, or see runtime_token",
+        )
     if pull.status != 200:
         text = f"{where} answers {pull.status} for {pull.digest}, which containerd holds"
         return error(

@@ -20,10 +20,12 @@ from spegel_py.host.doctor.facts import (
     PreheatState,
     Pull,
     Subject,
+    TokenState,
     Unknown,
 )
 from spegel_py.host.http_probe import explain, get
 from spegel_py.oci.digest import Digest
+from spegel_py.oci.distribution import RUNTIME_HEADER
 from spegel_py.oci.reference import Reference
 
 MAX_DATED = 32
@@ -89,9 +91,12 @@ async def pull(
     """Pull a manifest from the node, as containerd does."""
     query = f"ns={quote(reference.registry, safe='')}"
     url = f"{subject.registry}/v2/{reference.repository}/manifests/{digest}?{query}"
+    headers = {"Authorization": subject.authorization, RUNTIME_HEADER: subject.runtime_token}
     began = time.monotonic()
     try:
-        answer = await get(url, authorization=subject.authorization, timeout=timeout)
+        answer = await get(
+            url, headers={name: value for name, value in headers.items() if value}, timeout=timeout
+        )
     except (OSError, http.client.HTTPException) as error:
         return Unknown(f"{subject.registry}: {explain(error)}")
     return Pull(
@@ -131,6 +136,7 @@ def _state(given: Any) -> NodeState:
         disk=float(replicas.get("disk", 0.0)),
         keys=_keys(given.get("cluster_keys")),
         proofs=str(given.get("peer_proofs", "off")),
+        token=_token(given.get("runtime_token")),
         preheat=_preheat(given.get("preheat")),
     )
 
@@ -145,6 +151,17 @@ def _keys(found: Any) -> KeysState | None:
         fault=str(found["fault"]),
         is_public=bool(found["public"]),
         clear=int(found["members"]["clear"]),
+    )
+
+
+def _token(found: Any) -> TokenState | None:
+    if not found:
+        return None
+    return TokenState(
+        file=str(found["file"]),
+        fingerprints=tuple(map(str, found["tokens"])),
+        fault=str(found["fault"]),
+        is_public=bool(found["public"]),
     )
 
 

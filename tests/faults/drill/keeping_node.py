@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 
 from spegel_py import cli
 from spegel_py.assembly import Assembly
+from spegel_py.registry.askers import Door
 
 SLOW = "slow"
 """The file with the seconds by which answers are late."""
@@ -39,7 +40,7 @@ QUICK = {
 _registry_app = Assembly.registry_app
 
 
-def _slow_app(self: Assembly) -> web.Application:
+def _slow_app(self: Assembly, door: Door) -> web.Application:
     assert self.config.data_dir
     path = self.config.data_dir / SLOW
 
@@ -48,7 +49,7 @@ def _slow_app(self: Assembly) -> web.Application:
         await asyncio.sleep(_seconds(path))
         return await handler(request)
 
-    app = _registry_app(self)
+    app = _registry_app(self, door)
     app.middlewares.insert(0, slow)
     return app
 

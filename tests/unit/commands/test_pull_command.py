@@ -128,9 +128,10 @@ def test_with_upstream_failures_speak_of_it(error: SpegelError, said: str) -> No
 
 def test_a_mirrors_credentials_are_taken_from_its_address() -> None:
     """User and password of the URL are sent, and are missing from the printed address."""
-    where, auth = parse_mirror("https://me:secret@mirror.example:8443/")
-    assert where == "https://mirror.example:8443"
-    assert auth == "Basic bWU6c2VjcmV0"
+    mirror = parse_mirror("https://me:secret@mirror.example:8443/")
+    assert mirror.url == "https://mirror.example:8443"
+    assert mirror.authorization == "Basic bWU6c2VjcmV0"
+    assert "bWU6" not in repr(mirror)
 
 
 def test_lines_without_a_terminal() -> None:

@@ -23,6 +23,7 @@ from spegel_py.host import cleanup, cleanup_wait
 from spegel_py.host.cleanup import Cleaned, clean_up, serve_probe
 from spegel_py.host.cleanup_wait import wait
 from spegel_py.host.disk_steps import Disk
+from spegel_py.tools.runtime_token import read_tokens, write_tokens
 from tests.support.processes import Process, until
 from tests.support.routers import free_port
 
@@ -143,6 +144,40 @@ def test_a_folder_that_cannot_be_written_is_status_1(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert f"{tmp_path}/file: Not a directory" in err
+
+
+def test_each_configuration_makes_a_token_and_cleanup_removes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """hosts.toml has the newest one, and only its owner can read it; a dry run changes neither."""
+    root, token = tmp_path / "certs.d", tmp_path / "data" / "token"
+    given = [PATH, str(root), "--mirror-targets", "http://127.0.0.1:9"]
+    given += ["--runtime-token", str(token)]
+    hosts = root / "_default" / "hosts.toml"
+    tokens: list[str] = []
+    for _ in range(3):
+        assert main(["configuration", *given]) == 0
+        newest, *before = read_tokens(token)
+        assert f"X-Spegel-Runtime = '{newest}'" in hosts.read_text()
+        assert before == tokens[-1:]
+        tokens.append(newest)
+    assert hosts.stat().st_mode & 0o777 == 0o600
+    capsys.readouterr()
+    assert main(["configuration", *given, "--dry-run"]) == 0
+    assert not any(each in capsys.readouterr().out for each in tokens)
+    assert read_tokens(token)[0] == tokens[-1]
+    assert main(["cleanup", PATH, str(root), "--runtime-token", str(token)]) == 0
+    assert list(tmp_path.iterdir()) == [token.parent]
+    assert list(token.parent.iterdir()) == []
+
+
+def test_a_failed_configuration_keeps_the_tokens_that_hosts_toml_has(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    token = tmp_path / "token"
+    write_tokens(token, ("a" * 64, "b" * 64))
+    given = [PATH, str(tmp_path / "file" / "certs.d"), "--mirror-targets", "http://127.0.0.1:9"]
+    assert main(["configuration", *given, "--runtime-token", str(token)]) == 1
+    assert read_tokens(token) == ("a" * 64, "b" * 64)
 
 
 def test_without_a_probe_cleanup_puts_back_and_ends(tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_for_all_registries_there_is_no_server() -> None:
     )
 
 
+def test_the_runtime_token_is_a_header_of_the_first_mirror() -> None:
+    """The first mirror is the node itself; another node must not see its token."""
+    mirrors = hosts_toml.blocks([MIRROR, "http://b"], can_resolve=True, node="n", token="a" * 64)
+    first, second = tomllib.loads(mirrors)["host"].values()
+    assert first["header"] == {"X-Spegel-Node": "n", "X-Spegel-Runtime": "a" * 64}
+    assert second["header"] == {"X-Spegel-Node": "n"}
+
+
 def test_credentials_are_a_header_of_every_mirror() -> None:
     """The basic-auth secret is sent to each mirror, and to nobody else."""
     targets = ["http://a:1", "http://b:1"]

@@ -113,12 +113,13 @@ def test_prepend_existing_alone_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_a_secret_is_readable_by_the_owner_only(tmp_path: Path) -> None:
-    """A file with the mirror's password has mode 0600, any other 0644."""
-    for credentials, mode in (
-        (Credentials(username="user", password="secret"), 0o600),
-        (None, 0o644),
+    """A file with the mirror's password or token has mode 0600, any other 0644."""
+    for options, mode in (
+        ({"credentials": Credentials(username="user", password="secret")}, 0o600),
+        ({"token": "a" * 64}, 0o600),
+        ({}, 0o644),
     ):
-        entry = at(planned(tmp_path, credentials=credentials)["_default"], ("hosts.toml",))  # type: ignore[arg-type]
+        entry = at(planned(tmp_path, **options)["_default"], ("hosts.toml",))  # type: ignore[arg-type]
         assert isinstance(entry, File)
         assert entry.meta.mode == mode
 

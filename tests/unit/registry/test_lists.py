@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from spegel_py.mirror.scores import Scores
 from spegel_py.oci.build import Image
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.manifest import OCI_INDEX
+from spegel_py.registry.askers import Door, Doorkeeper
 from spegel_py.registry.list_handler import ListHandler, ListPolicy
 from spegel_py.routing.advertiser import Advertiser
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
 from spegel_py.store.memory_store import MemoryStore, MemoryWatcher
 from spegel_py.store.referrers import Referrers
+from spegel_py.tools.runtime_token import TokenFile, write_tokens
 from spegel_py.transfer.client import HTTPUpstream
 from tests.support.images import image, signature
 from tests.support.routers import until
@@ -47,6 +50,8 @@ class Cluster:
         policy: ListPolicy = ListPolicy.REGISTRY_AWAY,
         is_away: bool = True,
         filters: Filters = EVERYTHING,
+        door: Door = Door.ALL,
+        tokens: TokenFile | None = None,
         needs_proof: bool = False,
     ) -> Node:
         """Start a node with these images by their full tag names."""
@@ -64,7 +69,7 @@ class Cluster:
             peers=PeerLists(router=router, upstream=upstream, deadlines=PATIENT, scores=Scores()),
             reach=RegistryReach(probe=lambda registry: not is_away),
             filters=filters,
-            needs_proof=needs_proof,
+            doorkeeper=Doorkeeper(door=door, node="", tokens=tokens, needs_proof=needs_proof),
         )
         node = await self._stack.enter_async_context(
             self._start(name, store=store, lists=lists, filters=filters)
@@ -211,6 +216,17 @@ async def test_strangers_get_no_list_where_proofs_are_required(cluster: Cluster)
     node = await cluster.node("node", NAMES, needs_proof=True)
     assert (await ask(node, TAGS)).status == 200
     assert (await ask(node, TAGS, "X-Spegel-Mirrored: true")).status == 401
+
+
+async def test_lists_have_the_door_of_pulls(cluster: Cluster, tmp_path: Path) -> None:
+    """With a token file strangers get no list, and at the port of peers nobody else is asked."""
+    write_tokens(tmp_path / "token", ("a" * 64,))
+    await cluster.node("holder", NAMES)
+    node = await cluster.node("node", {}, tokens=TokenFile(tmp_path / "token"))
+    assert (await ask(node, TAGS)).status == 403
+    assert (await ask(node, TAGS, f"X-Spegel-Runtime: {'a' * 64}")).status == 200
+    for_peers = await cluster.node("peers", {}, door=Door.PEERS)
+    assert (await ask(for_peers, TAGS)).status == 404
 
 
 @pytest.mark.parametrize(

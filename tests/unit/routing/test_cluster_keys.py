@@ -17,7 +17,6 @@ from spegel_py.routing.cluster_keys import (
     ClusterKey,
     KeyFile,
     MalformedKeys,
-    is_public,
     parse,
     read,
 )
@@ -93,12 +92,6 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, mes
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--cluster-keys: .*/keys: No such file"):
         read(tmp_path / "keys")
-
-
-def test_a_file_is_public_if_every_user_can_read_it(tmp_path: Path) -> None:
-    assert is_public(_written(tmp_path, OLD, 0o644))
-    assert not is_public(_written(tmp_path, OLD, 0o640))
-    assert not is_public(tmp_path / "gone")
 
 
 async def test_changed_keys_are_handed_on_once(tmp_path: Path) -> None:

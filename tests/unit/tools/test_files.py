@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spegel_py.tools.files import hash_file, replace_file
+from spegel_py.tools.files import hash_file, is_public, replace_file
 
 
 def test_a_file_and_its_name_are_on_the_disk(
@@ -55,3 +55,14 @@ def test_a_file_is_hashed(tmp_path: Path, algorithm: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(3_000_000))
     assert hash_file(path, algorithm) == hashlib.new(algorithm, bytes(3_000_000)).hexdigest()
+
+
+def test_a_file_is_public_if_every_user_can_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    for mode, found in ((0o644, True), (0o640, False), (0o600, False)):
+        path.chmod(mode)
+        assert is_public(path) is found
+        with path.open("rb") as file:
+            assert is_public(file.fileno()) is found
+    assert not is_public(tmp_path / "gone")

@@ -17,6 +17,7 @@ from spegel_py.host.doctor.containerd_checks import (
     check_containerd,
     check_discard,
 )
+from spegel_py.host.doctor.door_checks import check_port, check_token
 from spegel_py.host.doctor.examination import judge
 from spegel_py.host.doctor.facts import (
     ContentState,
@@ -29,6 +30,7 @@ from spegel_py.host.doctor.facts import (
     PeerState,
     PreheatState,
     Pull,
+    TokenState,
     Unknown,
 )
 from spegel_py.host.doctor.findings import as_json, as_lines, status
@@ -547,6 +549,70 @@ def test_cluster_keys(keys: KeysState, level: Level, text: str) -> None:
     assert finding.level is level
     assert text in finding.text
     assert check_keys(RIGHT) == []
+
+
+TOKEN = TokenState(
+    file="/data/token", fingerprints=("11aa22bb", "33cc44dd"), fault="", is_public=False
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "sent", "level", "text"),
+    [
+        (TOKEN, "11aa22bb", Level.OK, "11aa22bb is the newest; hosts.toml has it"),
+        (TOKEN, "33cc44dd", Level.OK, "11aa22bb is the newest; hosts.toml has it"),
+        (TOKEN, None, Level.ERROR, "hosts.toml has no token for http://127.0.0.1:5000"),
+        (TOKEN, "55ee66ff", Level.ERROR, "hosts.toml has another token for http://127.0.0.1:5000"),
+        (replace(TOKEN, is_public=True), "11aa22bb", Level.WARNING, "every user of this machine"),
+        (replace(TOKEN, fault="/f: no; mend it"), "11aa22bb", Level.ERROR, "tokens of before stay"),
+        (
+            replace(TOKEN, fault="/f: no; mend it", fingerprints=()),
+            "11aa22bb",
+            Level.ERROR,
+            "/f: no: the node refuses its own containerd",
+        ),
+    ],
+)
+def test_the_runtime_token(state: TokenState, sent: str | None, level: Level, text: str) -> None:
+    """An error's remedy is the command that writes a new token, or mends the file."""
+    files = (replace(HOSTS, mirrors=(replace(OURS, node="node-1", token=sent),)),)
+    finding = only(check_token, node=replace(NODE, token=state), hosts=files)
+    assert finding.level is level
+    assert text in finding.text
+    if level is Level.ERROR and not state.fault:
+        assert "--runtime-token /data/token" in (finding.remedy or "")
+    assert check_token(RIGHT) == []
+
+
+def test_without_hosts_toml_the_runtime_token_is_only_told() -> None:
+    finding = only(check_token, node=replace(NODE, token=TOKEN), hosts=Unknown("a pod"))
+    assert finding.text == "11aa22bb is the newest; hosts.toml is not seen from here"
+
+
+@pytest.mark.parametrize(
+    ("address", "closed", "has_token", "level", "text"),
+    [
+        ("127.0.0.1:5002", (), False, Level.OK, "only this machine reaches it"),
+        (":5002", (), True, Level.OK, "for clients with the token"),
+        (":5002", (), False, Level.WARNING, "open to every machine"),
+        (":5002", (False,), False, Level.OK, "closed at http://10.0.0.7:30020"),
+        (":5002", (True,), False, Level.ERROR, "http://10.0.0.7:30020 answers (403 from it)"),
+        (":5002", (True,), True, Level.WARNING, "the token still refuses them"),
+    ],
+)
+def test_the_runtimes_port(
+    address: str, closed: tuple[bool, ...], has_token: bool, level: Level, text: str
+) -> None:
+    """A host port that ignores its address is found by asking there."""
+    finding = only(
+        check_port,
+        subject=replace(SUBJECT, runtime_addr=address),
+        node=replace(NODE, token=TOKEN if has_token else None),
+        closed=tuple(("http://10.0.0.7:30020", "403 from it", each) for each in closed),
+    )
+    assert (finding.check, finding.level) == ("runtime_addr", level)
+    assert text in finding.text
+    assert check_port(RIGHT) == []
 
 
 @pytest.mark.parametrize(
