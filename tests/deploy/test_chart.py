@@ -27,7 +27,9 @@ from tests.deploy.chart import (
     find,
     load,
     merged,
+    named,
     nested,
+    parsed,
     pod,
 )
 
@@ -44,6 +46,10 @@ SETS: dict[str, Values] = {
         ("grafanaDashboard",), {"enabled": True, "labels": {"grafana_dashboard": "1"}}
     ),
     "no node port": nested(("service", "registry", "nodePort"), 0),
+    "a door for the runtime": {
+        "runtime": {"token": True, "port": 5002},
+        "service": {"registry": {"nodePort": 0}},
+    },
     "nothing mounted that may be left out": {
         "spegel": {
             "containerdContentPath": "",
@@ -60,11 +66,21 @@ ALTERNATIVES = {
     ("spegel", "persistence", "enabled"): False,
     ("spegel", "containerdMirrorAdd"): False,
     ("grafanaDashboard", "grafanaOperator", "matchLabels"): {"dashboards": "other"},
+    ("runtime", "token"): True,
+    ("runtime", "port"): 5002,
 }
 """Values that would hide others in the file with every option, or that must be there: what they are
 compared with.
 """
 
+
+NO_NODE_PORT = nested(("service", "registry", "nodePort"), 0)
+BESIDE = {
+    ("nameOverride",): {"fullnameOverride": ""},
+    ("runtime", "token"): NO_NODE_PORT,
+    ("runtime", "port"): NO_NODE_PORT,
+}
+"""What the file with every option must not have beside a value, for it to have an effect."""
 
 OPAQUE = {
     ("nodeSelector",),
@@ -155,9 +171,7 @@ def test_the_file_with_every_option_has_every_option() -> None:
 def test_every_value_has_an_effect(helm: Helm, path: str) -> None:
     """With every option set, one that is put back to its default changes the manifests."""
     keys, default = LEAVES[path]
-    base = (
-        merged(ALL, {"fullnameOverride": ""}) if keys == ("nameOverride",) else ALL
-    )  # the one hides the other
+    base = merged(ALL, BESIDE.get(keys, {}))
     changed = replaced(base, keys, ALTERNATIVES.get(keys, default))
     assert helm.template(base) != helm.template(changed)
 
@@ -189,6 +203,29 @@ def test_the_schema_knows_every_value_and_says_what_it_is() -> None:
         ({"spegel": {"verifyBlobs": "some"}}, "verifyBlobs"),
         ({"grafanaDashboard": {"mode": "Operator"}}, "mode"),
         ({"grafanaDashboard": {"enabled": True, "mode": "GrafanaOperator"}}, "matchLabels"),
+        ({"runtime": {"token": True}}, "set service.registry.nodePort to 0"),
+        ({"runtime": {"port": 5002}}, "set service.registry.nodePort to 0"),
+        (
+            {**NO_NODE_PORT, "runtime": {"token": True}, "spegel": {"containerdMirrorAdd": False}},
+            "set spegel.containerdMirrorAdd to true",
+        ),
+        (
+            {
+                **NO_NODE_PORT,
+                "runtime": {"token": True},
+                "spegel": {"persistence": {"enabled": False}},
+            },
+            "set spegel.persistence.enabled to true",
+        ),
+        (
+            {
+                "runtime": {"port": 5002},
+                "service": {
+                    "registry": {"nodePort": 0, "usePreferSameNodeTrafficDistribution": True}
+                },
+            },
+            "usePreferSameNodeTrafficDistribution to false",
+        ),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
@@ -439,3 +476,37 @@ def test_an_evacuation_at_the_end_gets_its_time(helm: Helm, value: object, secon
     manifests = helm.template({"spegel": {"evacuateOnStop": value}})
     daemonset = find(manifests, "DaemonSet", "mirror-spegel-py")
     assert pod(daemonset)["terminationGracePeriodSeconds"] == seconds
+
+
+def test_the_runtimes_port_is_open_to_its_own_node_alone(helm: Helm) -> None:
+    """containerd is sent there with the token; the other port is for nodes, and in no host port."""
+    manifests = helm.template(SETS["a door for the runtime"])
+    registry, configuration = named(manifests, "registry"), named(manifests, "configuration")
+    ports = {each["name"]: each for each in registry["ports"]}
+    assert ports["runtime"] == {
+        "name": "runtime",
+        "containerPort": 5002,
+        "hostPort": 30020,
+        "hostIP": "127.0.0.1",
+    }
+    assert "hostPort" not in ports["registry"]
+    given = parsed(registry)
+    assert (given["registry_addr"], given["runtime_addr"]) == (":5000", ":5002")
+    assert parsed(configuration)["mirror_targets"] == ("http://127.0.0.1:30020",)
+    closed = {each["name"]: each.get("value") for each in registry["env"]}["RUNTIME_CLOSED_AT"]
+    assert closed == "http://$(NODE_IP):30020"
+
+
+def test_the_token_is_where_every_step_looks_for_it(helm: Helm) -> None:
+    """The step before the start makes it, the node reads it, the clean-up removes it."""
+    manifests = helm.template(SETS["a door for the runtime"])
+    for spec, container in containers(manifests):
+        if container["name"] not in ("configuration", "registry", "cleanup"):
+            continue
+        assert str(parsed(container)["runtime_token"]) == "/var/lib/spegel/runtime-token"
+        [mount] = [one for one in container["volumeMounts"] if one["name"] == "spegel-data"]
+        assert mount == {"name": "spegel-data", "mountPath": "/var/lib/spegel"}
+        [volume] = [one for one in spec["volumes"] if one["name"] == "spegel-data"]
+        assert volume["hostPath"]["path"] == "/var/lib/spegel"
+    for _, container in containers(helm.template({})):
+        assert not [each for each in container["args"] if each.startswith("--runtime-")]

@@ -75,7 +75,9 @@ annotations:
 {{- define "spegel-py.targets" -}}
 {{- $registry := .Values.service.registry -}}
 {{- $targets := list -}}
-{{- if not $registry.usePreferSameNodeTrafficDistribution -}}
+{{- if .Values.runtime.port -}}
+{{- $targets = append $targets (printf "http://127.0.0.1:%d" (int $registry.hostPort)) -}}
+{{- else if not $registry.usePreferSameNodeTrafficDistribution -}}
 {{- $targets = append $targets (printf "http://%s:%d" (default "$(NODE_IP)" $registry.hostIP) (int $registry.hostPort)) -}}
 {{- end -}}
 {{- if $registry.nodePort -}}
@@ -184,6 +186,29 @@ helm.sh/hook: pre-delete
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 helm.sh/hook-output-log-policy: hook-failed
 helm.sh/hook-weight: {{ . | quote }}
+{{- end -}}
+
+{{/* The file with the tokens of a node's containerd; empty without one. */}}
+{{- define "spegel-py.runtimeToken" -}}
+{{- if .Values.runtime.token -}}
+{{- .Values.spegel.persistence.path }}/runtime-token
+{{- end -}}
+{{- end -}}
+
+{{/* Values with which the runtime's token or port would not do what they are for. */}}
+{{- define "spegel-py.checkRuntime" -}}
+{{- if and (or .Values.runtime.token .Values.runtime.port) .Values.service.registry.nodePort -}}
+{{- fail "runtime.token and runtime.port refuse the containerd of other nodes, which comes through the node port: set service.registry.nodePort to 0" -}}
+{{- end -}}
+{{- if and .Values.runtime.token (not .Values.spegel.persistence.enabled) -}}
+{{- fail "runtime.token is kept below spegel.persistence.path: set spegel.persistence.enabled to true" -}}
+{{- end -}}
+{{- if and .Values.runtime.token (not .Values.spegel.containerdMirrorAdd) -}}
+{{- fail "runtime.token is written into hosts.toml by this chart: set spegel.containerdMirrorAdd to true" -}}
+{{- end -}}
+{{- if and .Values.runtime.port .Values.service.registry.usePreferSameNodeTrafficDistribution -}}
+{{- fail "runtime.port is reached through a hostPort: set service.registry.usePreferSameNodeTrafficDistribution to false" -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The Secret with the cluster's keys; empty without one. */}}
