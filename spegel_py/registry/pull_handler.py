@@ -145,7 +145,7 @@ class PullHandler:
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         if pull.name and not self._freshness.ttl:
             raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
-        await self._check_tag_policy(request[ASKER], pull, context)
+        await self._check_tag_policy(request[ASKER], pull)
         if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
         if request[ASKER] is Asker.PEER or self._mirror is None:
@@ -153,8 +153,7 @@ class PullHandler:
         try:
             return await self._from_peers(request, pull, self._mirror, context)
         except OCIError:
-            known = context.is_registry_away
-            if known or not await self._is_registry_away(pull, self._mirror, context):
+            if not await self._is_registry_away(pull, self._mirror, context):
                 raise
         context.is_registry_away = True
         log.info("registry away, tag of any age answered", key=pull.key)
@@ -162,12 +161,10 @@ class PullHandler:
             return response
         return await self._from_peers(request, pull, self._mirror, context)
 
-    async def _check_tag_policy(
-        self, asker: Asker, pull: PullRequest, context: PullContext
-    ) -> None:
+    async def _check_tag_policy(self, asker: Asker, pull: PullRequest) -> None:
         """Send a client's tag to its registry, if tags come from there and the registry answers.
 
-        Raises ManifestUnknown. Otherwise a tag of any age is answered.
+        Raises ManifestUnknown. While the registry is away, tags are answered as with peers first.
         """
         if pull.name is None or pull.mirrored or self._tag_policy is TagPolicy.PEERS_FIRST:
             return
@@ -175,7 +172,6 @@ class PullHandler:
         if asks_reach is None or not await asks_reach.is_away(pull.registry or ""):
             self._freshness.record_miss(pull.name, time.time())
             raise pull.kind.unknown("tags come from the registry", detail={"filtered": True})
-        context.is_registry_away = True
 
     async def _is_registry_away(
         self, pull: PullRequest, mirror: Mirror, context: PullContext

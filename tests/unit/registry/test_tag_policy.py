@@ -101,3 +101,21 @@ async def test_a_get_without_a_head_is_bound_by_nothing(start: NodeFactory) -> N
             node.store.tag(NAME, digest)
             answer = await client.ask("GET", TAG)
             assert answer.headers["docker-content-digest"] == str(digest)
+
+
+async def test_of_two_digests_the_young_one_is_answered_in_an_outage(start: NodeFactory) -> None:
+    """Some node saw where the tag had moved before the registry went away."""
+    options = {
+        "reach": Registry(answers=False).reach(),
+        "freshness": Freshness(ttl=60),
+        "tag_policy": TagPolicy.UPSTREAM_FIRST,
+    }
+    async with start("old") as old, start("young") as young, start("own", **options) as own:
+        now = time.time()
+        for node, data, pulled in ((old, OTHER, now - 7200), (young, MANIFEST, now - 5)):
+            node.store.tag(NAME, node.store.add(data), pulled=pulled)
+            router = node.network.join(node.peer)
+            await router.advertise([NAME], pulled={NAME: pulled})
+        own.store.tag(NAME, own.store.add(OTHER), pulled=now - 7200)
+        for _ in range(5):
+            assert (await (await own.client()).ask("GET", TAG)).body == MANIFEST
