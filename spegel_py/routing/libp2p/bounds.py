@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, cast
 
 import trio
@@ -53,6 +54,15 @@ def bound_key(address: str, peer: str) -> str:
     return peer if not address or _is_loopback(address) else address
 
 
+def count_nodes(addresses: Iterable[str]) -> int:
+    """Return the number of nodes for which peers at these addresses count: of their bound keys."""
+    peers = Counter(addresses)
+    return sum(
+        count if not address or _is_loopback(address) else 1 for address, count in peers.items()
+    )
+
+
+@lru_cache(maxsize=4096)
 def _is_loopback(address: str) -> bool:
     return bool(address) and ipaddress.ip_address(address).is_loopback
 

@@ -19,7 +19,7 @@ import structlog
 import trio
 from libp2p.peer.id import ID
 
-from spegel_py.routing.libp2p.bounds import bound_key
+from spegel_py.routing.libp2p.bounds import count_nodes
 from spegel_py.routing.libp2p.frames import (
     KEYS_PER_FRAME,
     MAX_INTERVAL,
@@ -290,6 +290,8 @@ class AnnounceContext:
         self._rare_base = self._rare_interval = min(RARELY * hello.interval, MAX_INTERVAL)
         self._limit = limit
         self._placement = KeyPlacement(replication=replication)
+        self._members: Mapping[ID, str] = {}
+        self._is_placed = False  # keys among the members, for some peer that is told a part
         self._password = password
         self._everything = limit > 0
         self.local = local
@@ -317,6 +319,9 @@ class AnnounceContext:
 
     def closest_part(self, peer: ID) -> Collection[bytes]:
         """Return the local keys to which a peer is one of the closest."""
+        if not self._is_placed:
+            self._placement.set_members([peer.to_bytes() for peer in self._members])
+            self._is_placed = True
         return self._placement.part_for(peer.to_bytes(), self.local)
 
     def proof_for(self, peer: ID) -> str:
@@ -344,11 +349,16 @@ class AnnounceContext:
     def set_members(self, connected: Mapping[ID, str]) -> None:
         """Set the connected peers, each with the IP address it is connected from.
 
+        The streams are woken if one of them may have something new to announce. A peer that comes
+        or goes where all are sent everything wakes none: a thousand peers would wake a thousand
+        streams each.
+
         Peers at one address count as one node: one machine cannot make a cluster look so large that
         its nodes stop sending each other everything.
         """
-        self._placement.set_members([peer.to_bytes() for peer in connected])
-        nodes = 1 + len({bound_key(address, str(peer)) for peer, address in connected.items()})
+        before = self._everything, self.hello, self._rare_interval
+        self._members = connected
+        nodes = 1 + count_nodes(connected.values())
         everything = announces_everything(self._everything, nodes=nodes, limit=self._limit)
         if everything != self._everything:
             log.info(
@@ -366,4 +376,6 @@ class AnnounceContext:
             per_second=RARE_PER_SECOND,
         )
         self._rare_interval = min(rare, MAX_INTERVAL)
-        self.wake()
+        if self._is_placed or before != (self._everything, self.hello, self._rare_interval):
+            self._is_placed = False
+            self.wake()

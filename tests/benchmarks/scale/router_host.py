@@ -31,7 +31,7 @@ from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
 from spegel_py.errors import ConfigError
-from spegel_py.routing.libp2p import bounds, closing, discovery
+from spegel_py.routing.libp2p import bounds, closing, discovery, prober
 from spegel_py.routing.libp2p.bootstrap import StaticBootstrap
 from spegel_py.routing.libp2p.compat import peer_id
 from spegel_py.routing.libp2p.dht import Dht
@@ -50,6 +50,10 @@ from tests.benchmarks.scale.plan import Size, key_name, keys_of
 HOST = "127.0.0.1"
 LIMIT = 8
 """Peers of one lookup, as the mirror asks for them."""
+
+OTHERS_PERIOD = 15.0
+"""Seconds between two pings that a router sends which is no member: a thousand pings a second would
+keep one machine busy. Members send one each second, as nodes do."""
 
 _blocked: set[int] = set()
 """The ports of the routers on the other side of a partition."""
@@ -163,6 +167,7 @@ def _stay_apart(everybody: Sequence[int]) -> None:
     async def nothing(*_: object, **__: object) -> None:
         """Neither asks nor dials."""
 
+    prober.PERIOD = OTHERS_PERIOD  # type: ignore[attr-defined]
     discovery.MemberDiscovery.run = nothing  # type: ignore[method-assign]
     discovery.MemberDiscovery.explore = nothing  # type: ignore[method-assign]
     discovery.MemberDiscovery.dial_named = nothing  # type: ignore[method-assign]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spegel_py.routing.libp2p import bounds
 from spegel_py.routing.libp2p.bounds import (
@@ -15,6 +17,7 @@ from spegel_py.routing.libp2p.bounds import (
     MessageBudget,
     PeerExceedsBound,
     bound_key,
+    count_nodes,
     is_full,
 )
 
@@ -50,6 +53,12 @@ def test_peers_at_one_address_stand_for_one() -> None:
     )
     assert is_full(16, "10.0.0.1", limit=16)
     assert not is_full(16, "127.0.0.1", limit=16)
+
+
+@given(st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "2001:db8::1", "127.0.0.1", "::1", ""])))
+def test_peers_count_as_many_nodes_as_they_have_keys(addresses: list[str]) -> None:
+    keys = {bound_key(address, str(peer)) for peer, address in enumerate(addresses)}
+    assert count_nodes(addresses) == len(keys)
 
 
 def test_a_flood_of_messages_is_slowed_down() -> None:

@@ -7,14 +7,17 @@ from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
+from libp2p.peer.id import ID
 
 from spegel_py.routing.base import Peer
 from spegel_py.routing.libp2p import sharing
-from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, Refresh, SetPart
+from spegel_py.routing.libp2p.frames import Ages, Delta, Frame, Hello, Refresh, SetPart
+from spegel_py.routing.libp2p.identity import PasswordProof
 from spegel_py.routing.libp2p.keys import closest, name_hash, position, record_key
 from spegel_py.routing.libp2p.records import RecordTable
 from spegel_py.routing.libp2p.sharing import (
     REFRESHES_PER_SECOND,
+    AnnounceContext,
     KeyPlacement,
     LocalKeys,
     PeerSyncState,
@@ -203,3 +206,48 @@ def test_the_interval_changes_seldom_while_a_cluster_grows() -> None:
     for peers in range(1, 1000):
         intervals.append(next_interval(intervals[-1], base=4.0, peers=peers))
     assert len(set(intervals)) <= 15
+
+
+def context(*, limit: int) -> AnnounceContext:
+    return AnnounceContext(
+        own=ID(b"own"),
+        local=LocalKeys(),
+        hello=Hello(4.0, "", 5000, pings=True),
+        limit=limit,
+        replication=2,
+        password=PasswordProof(),
+    )
+
+
+def members(count: int) -> dict[ID, str]:
+    return {ID(bytes([number]) * 38): f"10.0.0.{number}" for number in range(count)}
+
+
+def is_woken(context: AnnounceContext, connected: dict[ID, str]) -> bool:
+    """Return True if the streams are woken when these are the members."""
+    news = context.news
+    context.set_members(connected)
+    return news.is_set()
+
+
+def test_a_member_that_comes_wakes_no_stream_where_all_are_sent_everything() -> None:
+    """A thousand members that come would wake a thousand streams each."""
+    small = context(limit=100)
+    assert not any(is_woken(small, members(count)) for count in (1, 2, 3, 2, 10, 9))
+
+
+def test_members_change_the_keys_of_a_peer_that_is_sent_a_part() -> None:
+    """It may be one of many members, or of the few that speak standard Kademlia."""
+    for one in (context(limit=0), context(limit=100)):
+        one.local.add(POOL)
+        peer = next(iter(members(1)))
+        for count in (1, 5, 9):
+            one.closest_part(peer)
+            assert is_woken(one, members(count))
+        assert set(one.closest_part(peer)) < set(POOL)
+
+
+def test_streams_are_woken_where_a_cluster_grows_too_large() -> None:
+    """For everything to be sent to all, or for refreshes as often as before."""
+    large = context(limit=20)
+    assert next(count for count in range(1, 60) if is_woken(large, members(count))) == 20
