@@ -15,7 +15,6 @@ import structlog
 from spegel_py.errors import PeerError, RouterUnavailable
 from spegel_py.mirror.scores import Scores
 from spegel_py.oci.listing import ListRequest
-from spegel_py.oci.manifest import MAX_MANIFEST
 from spegel_py.oci.reference import tags_key
 from spegel_py.routing.base import Peer, Router
 from spegel_py.transfer.base import Deadlines, PeerRequest, Upstream
@@ -25,8 +24,11 @@ log = structlog.get_logger(__name__)
 PEERS = 16
 """Peers asked for one list. With more holders the list may lack tags that few of them have."""
 
-LISTS = 4
+LISTS = 2
 """Lists that are put together at the same time; further ones wait."""
+
+MAX_BODY = 512 * 1024
+"""Bytes of a peer's list: 20,000 tags of usual length. A longer one is left out."""
 
 
 class PeerLists:
@@ -88,4 +90,4 @@ class PeerLists:
         """Return a peer's list; empty if it is too long. Raises PeerError."""
         wanted = PeerRequest(target=request.target, accept=("application/json",))
         async with self._upstream.open(peer, wanted) as response:
-            return await response.read() if response.answer.length <= MAX_MANIFEST else b""
+            return await response.read() if response.answer.length <= MAX_BODY else b""

@@ -41,8 +41,14 @@ class Referrers:
         async with self._reading:  # two questions must not read the same content
             await self._read_new()
         keys = [key for key, known in self._subjects.items() if known == subject]
-        found = [await self._entry(Digest.parse(key)) for key in sorted(keys)[:MAX_REFERRERS]]
-        return [each for each in found if each is not None]
+        found, size = list[ReferrerEntry](), 0
+        for key in sorted(keys)[:MAX_REFERRERS]:
+            if (entry := await self._entry(Digest.parse(key))) is not None:
+                found.append(entry)
+                size += entry.size
+            if size > MAX_MANIFEST:  # a list is no longer than that
+                break
+        return found
 
     async def _read_new(self) -> None:
         held = frozenset(self._held())

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from spegel_py.admin.web import viewers
-from spegel_py.mirror import verification
+from spegel_py.mirror import peer_lists, verification
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
 from spegel_py.preheat import preheat_job, preheat_jobs, preheat_list, preheat_responder
@@ -99,6 +99,11 @@ def _bounds() -> Iterator[Bound]:
         "mirror.verification",
     )
     yield Bound("All bodies that are held", _size(verification.MEMORY_LIMIT), "mirror.verification")
+    yield Bound(
+        "Lists of tags or referrers that are put together",
+        f"{peer_lists.LISTS}, each from {peer_lists.PEERS} peers, of {_size(peer_lists.MAX_BODY)}",
+        "mirror.peer_lists",
+    )
     yield Bound(
         "libp2p connections from one address",
         f"{bounds.MAX_CONNECTIONS_PER_ADDRESS}",
@@ -195,6 +200,7 @@ def memory() -> list[tuple[str, float]]:
     return [
         ("an idle node", IDLE),
         ("bodies that are held", verification.MEMORY_LIMIT / 1e6),
+        ("lists of peers", peer_lists.LISTS * peer_lists.PEERS * peer_lists.MAX_BODY / 1e6),
         ("HTTP connections", (registry.per_address + metrics.per_address) * CONNECTION / 1e6),
         ("records", records.MAX_RECORDS_PER_ADDRESS * key_cost() / 1e6),
         ("streams that nobody reads", bounds.MAX_CONNECTIONS_PER_ADDRESS * bounds.MAX_UNREAD / 1e6),

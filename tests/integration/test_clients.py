@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from spegel_py.host import registries_conf
+from spegel_py.host import buildkitd_toml, registries_conf
 from spegel_py.host.registries import parse_registries
 from tests.benchmarks.client import Client
 from tests.benchmarks.nodes import Node, layout
@@ -138,6 +139,11 @@ async def test_the_guide_shows_what_is_written() -> None:
         parse_registries(["registry.example"]), ["http://127.0.0.1:5000"]
     )
     assert code(GUIDE, "toml") == written.removeprefix(registries_conf.HEAD).lstrip()
+    added = buildkitd_toml.add(
+        "", parse_registries(["registry.example"]), ["http://127.0.0.1:5000"]
+    )
+    shown = GUIDE.read_text().rpartition("```toml\n")[2].partition("```")[0]
+    assert tomllib.loads(shown) == tomllib.loads(added)
 
 
 @pytest.mark.root
