@@ -1,4 +1,4 @@
-"""Who asks: this node's own runtime, another node, or some other client."""
+"""The sender of a request: this node's own runtime, another node, or some other client."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def who_asks(
 
 
 class Doorkeeper:
-    """Finds out who asks, and refuses strangers.
+    """Names the sender of each request, and refuses strangers.
 
     Args:
         door: the port at which they ask.

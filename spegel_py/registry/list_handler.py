@@ -65,7 +65,7 @@ class ListHandler:
         reach: finds out whether a registry answers.
         filters: repositories that are answered with 404.
         default_registry: the registry of a client's request that names none; empty for none.
-        doorkeeper: finds out who asks.
+        doorkeeper: names the sender of a request.
     """
 
     def __init__(

@@ -58,8 +58,8 @@ class PullHandler:
         limits: admit the transfers to all clients but this node's own runtime.
         pull_log: records and counts each pull by a client.
         client_timeout: seconds after which a client that does not read is disconnected.
-        doorkeeper: finds out who asks. This node's own runtime also gets content that other nodes
-            are still downloading.
+        doorkeeper: names the sender of a request. This node's own runtime also gets content that
+            other nodes are still downloading.
         ingest_reader: serves content that is still being downloaded here, to peers that a
             coordinator sent; None to not do it.
         origins: returns the repositories that content came from. Content is excluded if filters

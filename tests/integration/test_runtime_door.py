@@ -1,6 +1,7 @@
 """The door of a node's own containerd: its token opens it, and a refusal fails no pull.
 
-Each test runs with one port for containerd and peers, and with a port of containerd's own.
+Each test runs with one port for containerd and peers, and with a port of containerd's own, where
+peers have to prove who they are.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ async def doors(request: pytest.FixtureRequest) -> AsyncIterator[Doors]:
             await node.start_spegel(
                 static_bootstrap_peers=everybody(lab),
                 runtime_addr="127.0.0.1:5002" if doors.has_own_port else None,
+                peer_proofs="require" if doors.has_own_port else None,
                 runtime_token=str(token_file(node)),
                 node_name=node.address,
             )
@@ -161,7 +163,7 @@ async def test_without_the_token_nobody_makes_a_node_ask_others(doors: Doors) ->
     for path in (manifest_path(reference), *map(blob_path, app.blobs)):
         assert (await doors.get(node, path)).status == 403
         elsewhere = await holder.get(path, host=node.address)
-        assert elsewhere.status == (404 if doors.has_own_port else 403)
+        assert elsewhere.status == (401 if doors.has_own_port else 403)
     if doors.has_own_port:
         with pytest.raises(ConnectionRefusedError):
             await holder.get("/v2/", host=node.address, port=doors.port)

@@ -390,6 +390,20 @@ async def test_a_manifest_is_pulled_as_containerd_does(subject: Subject) -> None
     assert seen[0] == (path, "Basic eDp5")
 
 
+async def test_the_runtimes_port_is_asked_where_it_should_be_closed(subject: Subject) -> None:
+    """Whatever answers there, a 403 too, shows that others reach the port."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=403)
+
+    async with served(handler) as url:
+        asked = replace(subject, runtime_addr=":5002", closed_at=(url, "http://127.0.0.1:9"))
+        found = [one for one in await examine(asked) if one.check == "runtime_addr"]
+    assert [(one.level, one.text.startswith(f"{url} answers (403")) for one in found] == [
+        (Level.ERROR, True)
+    ]
+
+
 async def test_a_node_that_is_not_there_is_unknown(subject: Subject) -> None:
     """Both questions name the address and what happened."""
     state = await node_queries.state("http://127.0.0.1:9", timeout=5.0)
