@@ -14,9 +14,12 @@ from tomlkit.exceptions import TOMLKitError
 from spegel_py.host.registries import Registry
 
 
-def mirror(target: str, registry: Registry) -> str:
-    """Return a mirror as buildkitd names it: host and path, without a scheme."""
-    return f"{target.partition('://')[2]}/{registry.host}"
+def mirror(target: str) -> str:
+    """Return a mirror as buildkitd names it: without a scheme.
+
+    It has no path, since buildkitd names the registry in the query, as containerd does.
+    """
+    return target.partition("://")[2]
 
 
 def add(text: str, registries: Sequence[Registry], targets: Sequence[str]) -> str:
@@ -26,15 +29,14 @@ def add(text: str, registries: Sequence[Registry], targets: Sequence[str]) -> st
     TOML, or has something else than tables for registries.
     """
     document = _parsed(text)
+    wanted = [mirror(target) for target in targets]
     for registry in registries:
-        wanted = [mirror(target, registry) for target in targets]
         table = _table(document, registry.host)
         others = [one for one in _mirrors(table) if one not in wanted]
         table["mirrors"] = [*wanted, *others]
     for target in targets:
-        scheme, _, host = target.partition("://")
-        if scheme == "http":
-            _table(document, host)["http"] = True
+        if target.startswith("http:"):
+            _table(document, mirror(target))["http"] = True
     return tomlkit.dumps(document)
 
 
@@ -47,11 +49,10 @@ def remove(text: str, mirrors: Collection[str]) -> str:
     registries = document.get("registry")
     if not isinstance(registries, dict):
         return text
-    hosts = {one.partition("/")[0] for one in mirrors}
     for name, table in list(registries.items()):
         if not isinstance(table, dict):
             continue
-        if name in hosts and dict(table) == {"http": True}:
+        if name in mirrors and dict(table) == {"http": True}:
             del registries[name]
         elif others := [one for one in _mirrors(table) if one not in mirrors]:
             if others != _mirrors(table):

@@ -99,11 +99,7 @@ class RuntimeMirrors:
             case Runtime.DOCKER:
                 return self.targets
             case Runtime.BUILDKIT:
-                return tuple(
-                    buildkitd_toml.mirror(target, registry)
-                    for registry in self.registries
-                    for target in self.targets
-                )
+                return tuple(map(buildkitd_toml.mirror, self.targets))
             case _:
                 return ()  # the file is this program's alone
 

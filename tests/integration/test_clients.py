@@ -22,12 +22,14 @@ from spegel_py.host import buildkitd_toml, registries_conf
 from spegel_py.host.registries import parse_registries
 from tests.benchmarks.client import Client
 from tests.benchmarks.nodes import Node, layout
+from tests.interop.go_peer import GO_IS_MISSING
 from tests.support import processes
 from tests.support.images import image
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 DOCKERD = Path(__file__).parents[2] / ".ci" / "dockerd"
+GO_PROGRAM = Path(__file__).parents[2] / ".ci" / "go-program"
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "clients.md"
 APP = image("clients")
 HUB = image("hub")
@@ -180,6 +182,48 @@ async def test_dockerd_pulls_an_image(nodes: list[Node], short: Path) -> None:
             assert f"Digest: {HUB.root.digest}" in progress, progress + dockerd.output[-2000:]
         finally:
             await dockerd.end()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(GO_IS_MISSING, reason="there is no Go to build BuildKit with")
+@pytest.mark.timeout(1200)  # the first test builds it
+async def test_buildkit_builds_on_an_image(nodes: list[Node], short: Path) -> None:
+    """The base image comes through the mirror that `configuration` added to buildkitd.toml."""
+    other, file, address = nodes[1], short / "buildkitd.toml", f"unix://{short}/socket"
+    (short / "Dockerfile").write_text(f"FROM {NAME}\n")
+    mirror = f"http://127.0.0.1:{other.registry}"
+    named = ["--mirrored-registries", "registry.example", "--mirror-targets", mirror]
+    configure("buildkit", file, *named)
+    buildkitd, buildctl = [
+        (await processes.run(str(GO_PROGRAM), name, deadline=1000.0)).splitlines()[-1]
+        for name in ("buildkitd", "buildctl")
+    ]
+    worker = ["--oci-worker=true", "--containerd-worker=false", "--oci-worker-snapshotter=native"]
+    daemon = processes.Process(
+        command=[
+            *[buildkitd, "--config", str(file), "--addr", address],
+            *["--root", f"{short}/root", *worker],
+        ],
+        log=short / "buildkitd.log",
+    )
+
+    async def is_up() -> bool:
+        try:
+            await processes.run(buildctl, "--addr", address, "debug", "workers")
+        except processes.CommandFailed:
+            return False
+        return True
+
+    try:
+        await daemon.start(is_up, deadline=60.0)
+        context = ["--local", f"context={short}", "--local", f"dockerfile={short}"]
+        output = ["--output", f"type=oci,tar=false,dest={short}/out"]
+        build = ["build", "--frontend", "dockerfile.v0", *context, *output]
+        await processes.run(buildctl, "--addr", address, *build)
+    finally:
+        await daemon.end()
+    built = {path.name for path in (short / "out" / "blobs" / "sha256").iterdir()}
+    assert {layer.digest.hex for layer in APP.blobs[2:]} <= built
 
 
 async def test_a_default_registry_names_what_dockerd_asks_for(nodes: list[Node]) -> None:

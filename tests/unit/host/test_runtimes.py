@@ -60,17 +60,17 @@ def test_buildkit_s_mirrors_come_before_the_user_s() -> None:
     found = buildkitd_toml.add(USERS, REGISTRIES, TARGETS)
     document = tomllib.loads(found)["registry"]
     assert document["registry.example"]["mirrors"] == [
-        "127.0.0.1:5000/registry.example",
-        "mirror.example/registry.example",
+        "127.0.0.1:5000",
+        "mirror.example",
         "first.example",
     ]
-    assert document["10.0.0.9:5000"]["mirrors"][0] == "127.0.0.1:5000/10.0.0.9:5000"
+    assert document["10.0.0.9:5000"]["mirrors"][0] == "127.0.0.1:5000"
     assert document["127.0.0.1:5000"] == {"http": True}
     assert "mirror.example" not in document
     for line in USERS.splitlines():
         assert line in found or "mirrors" in line
     assert buildkitd_toml.add(found, REGISTRIES, TARGETS) == found
-    names = [buildkitd_toml.mirror(target, each) for each in REGISTRIES for target in TARGETS]
+    names = [buildkitd_toml.mirror(target) for target in TARGETS]
     assert tomllib.loads(buildkitd_toml.remove(found, names)) == tomllib.loads(USERS)
 
 
@@ -78,11 +78,11 @@ def test_buildkit_s_file_may_be_missing() -> None:
     found = buildkitd_toml.add("", REGISTRIES[:1], TARGETS[:1])
     assert tomllib.loads(found) == {
         "registry": {
-            "registry.example": {"mirrors": ["127.0.0.1:5000/registry.example"]},
+            "registry.example": {"mirrors": ["127.0.0.1:5000"]},
             "127.0.0.1:5000": {"http": True},
         }
     }
-    assert buildkitd_toml.remove(found, ["127.0.0.1:5000/registry.example"]).strip() == ""
+    assert buildkitd_toml.remove(found, ["127.0.0.1:5000"]).strip() == ""
 
 
 @pytest.mark.parametrize(
