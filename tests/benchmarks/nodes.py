@@ -108,8 +108,11 @@ def layout(root: Path, these: Mapping[str, Image]) -> dict[str, object]:
 
 
 def records(these: Mapping[str, Image]) -> int:
-    """Return how many keys a node with these images advertises: every blob once, and every tag."""
-    return len({blob.digest for one in these.values() for blob in one.blobs}) + len(these)
+    """Return how many keys a node with these images advertises: every blob, every tag and every
+    repository once.
+    """
+    blobs = {blob.digest for one in these.values() for blob in one.blobs}
+    return len(blobs) + len(these) + len({name.rpartition(":")[0] for name in these})
 
 
 @asynccontextmanager

@@ -210,9 +210,16 @@ async def told(node: Node, *holders: Node, deadline: float = 10.0) -> None:
     async def is_told() -> bool:
         names = ("spegel_advertised_content_digests", "spegel_advertised_image_tags")
         wanted = [await metric(holder, name) for holder in holders for name in names]
+        wanted += [await repositories(holder) for holder in holders]
         return await metric(node, "spegel_records_held") == sum(wanted)
 
     await until(is_told, deadline=deadline)
+
+
+async def repositories(node: Node) -> int:
+    """Return the number of repositories of a node's tags: each has a key of its own."""
+    listed = json.loads((await node.get("/debug/images?limit=500", port=9090)).body)
+    return len({image["name"].rpartition(":")[0] for image in listed["images"]})
 
 
 async def has_moved(node: Node, count: int, *, deadline: float = 20.0) -> None:
