@@ -5,7 +5,7 @@ VERSIONS ?= 1.7.35 2.4.2
 PYTHONS ?= 3.12 3.13
 export PYTHON
 
-.PHONY: demo test test-versions test-pythons test-kubernetes demo-kubernetes check bench bench-dataplane bench-flash bench-load bench-kubernetes bench-scale chaos crowd drill docs pictures format lock sbom audit protos clean fuzz
+.PHONY: demo test test-versions test-pythons test-kubernetes test-buildkit demo-kubernetes check bench bench-dataplane bench-flash bench-load bench-kubernetes bench-scale chaos crowd drill docs pictures format lock sbom audit protos clean fuzz
 
 demo: ## three nodes on this machine, one image, one node killed in mid-pull, and an image that none has
 	.ci/setup run
@@ -28,6 +28,10 @@ test-pythons: ## the unit and contract tests on each of PYTHONS
 test-kubernetes: ## the chart on a real Kubernetes with three nodes, built with Go; needs root
 	.ci/setup test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/kubernetes $(ARGS)
+
+test-buildkit: ## a BuildKit that is built with Go, and has a node as its mirror; needs root
+	.ci/setup test
+	$(BIN)/python -m pytest -n 0 tests/buildkit $(ARGS)
 
 demo-kubernetes: ## the demonstration on a real Kubernetes with three nodes, built with Go; needs root
 	.ci/setup test

@@ -7,60 +7,25 @@ exist here, so every answer is a node's.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
 import tomllib
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
 from spegel_py.host import buildkitd_toml, registries_conf
 from spegel_py.host.registries import parse_registries
 from tests.benchmarks.client import Client
-from tests.benchmarks.nodes import Node, layout
-from tests.interop.go_peer import GO_IS_MISSING
+from tests.benchmarks.nodes import Node
 from tests.support import processes
-from tests.support.images import image
+from tests.support.client_nodes import APP, HUB, HUB_NAME, NAME, configure, nodes, short
+
+__all__ = ["nodes", "short"]  # fixtures
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 DOCKERD = Path(__file__).parents[2] / ".ci" / "dockerd"
-GO_PROGRAM = Path(__file__).parents[2] / ".ci" / "go-program"
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "clients.md"
-APP = image("clients")
-HUB = image("hub")
-NAME, HUB_NAME = "registry.example/team/app:1", "docker.io/library/tool:2"
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def nodes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[Node]]:
-    """A node that holds two images, and a node that holds none and asks the first one."""
-    folder = tmp_path_factory.mktemp("clients")
-    held = layout(folder / "layout", {NAME: APP, HUB_NAME: HUB})
-    holder = Node(folder=folder / "holder", store=held)
-    other = Node(
-        folder=folder / "other",
-        store={**layout(folder / "empty", {}), "default-registry": "docker.io"},
-        bootstrap=holder.router,
-    )
-    try:
-        await holder.start()
-        await other.start()
-
-        async def have_met() -> bool:
-            with Client(other.metrics) as client:
-                _, body = client.read("/debug/state")
-            return any(peer["keys"] for peer in json.loads(body)["peers"])
-
-        await processes.until(have_met, deadline=60.0)
-        yield [holder, other]
-    finally:
-        await other.process.end()
-        await holder.process.end()
 
 
 @pytest.fixture(params=[0, 1], ids=["own store", "through a peer"])
@@ -81,13 +46,6 @@ def registries(node: Node, tmp_path: Path) -> dict[str, str]:
     named = ["--mirrored-registries", "registry.example", "docker.io", "--mirror-targets", target]
     configure("podman", file, *named)
     return {"HOME": str(tmp_path)}
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder with a short path: podman allows 50 characters, and a socket 108."""
-    with tempfile.TemporaryDirectory(prefix="it-") as folder:
-        yield Path(folder)
 
 
 @pytest.mark.parametrize(
@@ -184,48 +142,6 @@ async def test_dockerd_pulls_an_image(nodes: list[Node], short: Path) -> None:
             await dockerd.end()
 
 
-@pytest.mark.root
-@pytest.mark.skipif(GO_IS_MISSING, reason="there is no Go to build BuildKit with")
-@pytest.mark.timeout(1200)  # the first test builds it
-async def test_buildkit_builds_on_an_image(nodes: list[Node], short: Path) -> None:
-    """The base image comes through the mirror that `configuration` added to buildkitd.toml."""
-    other, file, address = nodes[1], short / "buildkitd.toml", f"unix://{short}/socket"
-    (short / "Dockerfile").write_text(f"FROM {NAME}\n")
-    mirror = f"http://127.0.0.1:{other.registry}"
-    named = ["--mirrored-registries", "registry.example", "--mirror-targets", mirror]
-    configure("buildkit", file, *named)
-    buildkitd, buildctl = [
-        (await processes.run(str(GO_PROGRAM), name, deadline=1000.0)).splitlines()[-1]
-        for name in ("buildkitd", "buildctl")
-    ]
-    worker = ["--oci-worker=true", "--containerd-worker=false", "--oci-worker-snapshotter=native"]
-    daemon = processes.Process(
-        command=[
-            *[buildkitd, "--config", str(file), "--addr", address],
-            *["--root", f"{short}/root", *worker],
-        ],
-        log=short / "buildkitd.log",
-    )
-
-    async def is_up() -> bool:
-        try:
-            await processes.run(buildctl, "--addr", address, "debug", "workers")
-        except processes.CommandFailed:
-            return False
-        return True
-
-    try:
-        await daemon.start(is_up, deadline=60.0)
-        context = ["--local", f"context={short}", "--local", f"dockerfile={short}"]
-        output = ["--output", f"type=oci,tar=false,dest={short}/out"]
-        build = ["build", "--frontend", "dockerfile.v0", *context, *output]
-        await processes.run(buildctl, "--addr", address, *build)
-    finally:
-        await daemon.end()
-    built = {path.name for path in (short / "out" / "blobs" / "sha256").iterdir()}
-    assert {layer.digest.hex for layer in APP.blobs[2:]} <= built
-
-
 async def test_a_default_registry_names_what_dockerd_asks_for(nodes: list[Node]) -> None:
     """dockerd asks its registry-mirrors for `library/tool`, and names no registry."""
     holder, other = nodes
@@ -235,12 +151,6 @@ async def test_a_default_registry_names_what_dockerd_asks_for(nodes: list[Node])
     with Client(holder.registry) as client:
         _, body = client.read("/v2/library/tool/manifests/2")
     assert "/v2/REGISTRY/REPOSITORY/" in json.loads(body)["errors"][0]["message"]
-
-
-def configure(runtime: str, file: Path, *options: str) -> None:
-    """Run `spegel-py configuration` for a runtime."""
-    command = [sys.executable, "-m", "spegel_py", "configuration", "--runtime", runtime]
-    subprocess.run([*command, "--runtime-file", str(file), *options], check=True)
 
 
 def code(page: Path, language: str) -> str:

@@ -21,7 +21,7 @@ async def _measure(nodes: int, images: int, floor: int, zones: int, seed: int) -
     cluster = SimCluster(nodes=nodes, images=images, floor=floor, zones=zones, seed=seed)
     print(f"{nodes} nodes in {zones} zones, {images} images, floor {floor}, seed {seed}")
     print(
-        "| event | half after | all after | the largest image takes | GB moved | messages a node "
+        "| event | half after | all after | the last image takes | GB moved | messages a node "
         "| copies too many | in one zone | lost |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
@@ -58,11 +58,11 @@ async def _row(
     cluster: SimCluster, event: str, seconds: float, *, until_settled: bool = True
 ) -> None:
     messages, moved, began = cluster.messages, cluster.moved, time.monotonic()
-    cluster.largest = 0
+    cluster.last = 0
     half, whole = await cluster.run(seconds, until_settled=until_settled)
     sent = (cluster.messages - messages) / len(cluster.nodes)
     print(
-        f"| {event} | {half:.0f} s | {whole:.0f} s | {cluster.largest / RATE_IN:.0f} s "
+        f"| {event} | {half:.0f} s | {whole:.0f} s | {cluster.last / RATE_IN:.0f} s "
         f"| {(cluster.moved - moved) / 1e9:.1f} | {sent:.1f} | {cluster.surplus()} "
         f"| {cluster.in_one_zone()} | {cluster.lost()} | <!-- {time.monotonic() - began:.0f} s -->",
         flush=True,

@@ -221,8 +221,8 @@ class SimCluster:
         self.now = 0.0
         self.messages = 0
         self.moved = 0.0
-        self.largest = 0
-        """Bytes of the largest image that was moved to its end."""
+        self.last = 0
+        """Bytes of the image that was moved to its end last."""
         self.rules = ReplicaRules(floor=floor)
         self.zones = {name_of(one): f"zone{one % zones}" for one in range(nodes) if zones}
         self.metrics = ReplicaMetrics(CollectorRegistry())
@@ -394,7 +394,7 @@ class SimCluster:
                 self.transfers.remove(one)
                 target.queue.pop(image.digest, None)
                 target.images.add(one.image)
-                self.largest = max(self.largest, image.size)
+                self.last = image.size
                 self.keep(image, one.target)
 
 
