@@ -204,22 +204,26 @@ class AnnounceStream:
         self._state = PeerSyncState()
         self._sent_hello: tuple[Hello, int] | None = None  # with the hour of its key
         self._heard_resync = -math.inf
-        self._has_bytes = False
+        self._has_bytes = self._is_woken = False
         self._pause = trio.CancelScope()
 
     async def run(self) -> None:
         """Announce until the stream breaks (raises) or this task is cancelled."""
         stream = await self._host.new_stream(self._peer, [PROTOCOL])
         try:
-            call_on_bytes(stream, self._wake)
+            call_on_bytes(stream, self._bytes_came)
             await self._send(stream)
         except BaseException:
             with closing.shielded(1):
                 await stream.reset()
             raise
 
-    def _wake(self) -> None:
-        """Look at once at the bytes that have come."""
+    def wake(self) -> None:
+        """Announce at once what is new for this peer alone, such as another hello."""
+        self._is_woken = True
+        self._pause.cancel()
+
+    def _bytes_came(self) -> None:
         self._has_bytes = True
         self._pause.cancel()
 
@@ -229,7 +233,7 @@ class AnnounceStream:
             if self._has_bytes:
                 self._has_bytes = False
                 await self._receive(reader)
-            news = self._context.news
+            self._is_woken, news = False, self._context.news
             frames_due: list[Frame] = []
             hello = self._context.hello_for(pings_too=self._pings_too())
             if (told := (hello, self._context.key_hour)) != self._sent_hello:
@@ -255,7 +259,7 @@ class AnnounceStream:
             # News that do not concern this peer must not delay the refresh: an older version would
             # take us for dead.
             with trio.move_on_at(refresh_at) as self._pause:
-                if not self._has_bytes:
+                if not (self._has_bytes or self._is_woken):
                     await news.wait()
 
     async def _receive(self, reader: MessageReader) -> None:

@@ -79,6 +79,7 @@ class Mesh:
         self._dropped = dropped
         self._nursery: trio.Nursery | None = None
         self._tasks: dict[ID, trio.CancelScope] = {}
+        self._streams: dict[ID, AnnounceStream] = {}
         self._connected_at: dict[ID, str] = {}  # the address each peer came from, for the bounds
         self._refused: set[ID] = set()  # until their connections are closed
         self._ping = PingService(host)
@@ -134,9 +135,14 @@ class Mesh:
                 self._nursery = None  # connections end while it is being closed
 
     async def say_goodbye(self, *, timeout: float) -> None:
-        """Send every peer a goodbye, within `timeout` seconds."""
+        """Send every peer a goodbye, within `timeout` seconds.
+
+        Nothing more is announced: a hello after the goodbye would take it back.
+        """
         self._leaving = True
         self.discovery.stop()
+        for scope in self._tasks.values():
+            scope.cancel()
         with trio.move_on_after(timeout):
             async with trio.open_nursery() as nursery:
                 for peer in list(self._tasks):
@@ -173,6 +179,12 @@ class Mesh:
             if ip := mesh_swarm.remote_ip(connection):
                 return ip
         return None
+
+    def set_pings_too(self, peer: ID, on: bool) -> None:
+        """Record whether a peer watches others by pings too; then it gets another hello."""
+        self.prober.set_pings_too(peer, on)
+        if (stream := self._streams.get(peer)) is not None:
+            stream.wake()
 
     # Coming and going
 
@@ -306,7 +318,12 @@ class Mesh:
                         carried=self._carried,
                         pings_too=partial(self.prober.pings_too, peer),
                     )
-                    await stream.run()
+                    self._streams[peer] = stream
+                    try:
+                        await stream.run()
+                    finally:
+                        if self._streams.get(peer) is stream:  # none of a later connection
+                            del self._streams[peer]
             await trio.sleep(delay)
 
     def _speaks_announce(self, peer: ID) -> bool | None:

@@ -151,7 +151,7 @@ class Service:
             dropped=dropped,
             left=self._mesh.left,
             carried=carried,
-            pings=self._mesh.prober.set_pings_too,
+            pings=self._mesh.set_pings_too,
         )
         self._host.set_stream_handler(kademlia.PROTOCOL, server.handle)
         self._host.set_stream_handler(announce.PROTOCOL, receiver.handle)

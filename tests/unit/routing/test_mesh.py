@@ -13,6 +13,7 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
 from spegel_py.routing.libp2p import compat
+from spegel_py.routing.libp2p.announce import AnnounceStream
 from spegel_py.routing.libp2p.bounds import MAX_PEERS_PER_ADDRESS
 from spegel_py.routing.libp2p.dialling import MAX_DIALS
 from spegel_py.routing.libp2p.discovery import (
@@ -302,3 +303,44 @@ def test_an_address_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not mesh._table.is_connected(str(peers[-1]))
     mesh.lost(peers[-1], why="connection closed")
     assert mesh.address_of(peers[-1]) == "10.0.0.1"
+
+
+def test_a_node_that_leaves_announces_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hello that is written after the goodbye would take it back."""
+    mesh, peer = _mesh(), ID(bytes(range(34)))
+    events: list[str] = []
+
+    async def tend(peer: ID, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(1)
+            events.append("hello")
+
+    async def goodbye(*_: object) -> None:
+        await trio.sleep(2)
+        events.append("goodbye")
+
+    monkeypatch.setattr(mesh, "_tend", tend)
+    monkeypatch.setattr("spegel_py.routing.libp2p.mesh.say_goodbye", goodbye)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            mesh._nursery = nursery
+            mesh.arrived(peer)
+            await trio.testing.wait_all_tasks_blocked()
+            await mesh.say_goodbye(timeout=10.0)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert events == ["goodbye"]
+
+
+def test_a_peer_that_pings_too_gets_another_hello_at_once() -> None:
+    """Its hello may come after this node's own, which promised frequent refreshes."""
+    mesh, peer = _mesh(), ID(bytes(range(34)))
+    stream = AnnounceStream(
+        host=mesh._host, peer=peer, context=mesh._context, carried=mesh._carried
+    )
+    mesh._streams[peer] = stream
+    mesh.prober.add(peer)
+    mesh.set_pings_too(peer, True)
+    assert mesh.prober.pings_too(peer)
+    assert stream._is_woken
