@@ -48,7 +48,7 @@ async def build(containerds: Iterable[str | None]) -> Built:
     return Built(
         kube=folder / "kube",
         coredns=folder / "coredns",
-        helm=await _build("helm"),
+        helm=await _build("go-program", "helm"),
         image=await _build("image"),
         containerds=found,
     )
