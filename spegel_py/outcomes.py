@@ -117,6 +117,13 @@ class PeerZone(StrEnum):
     UNKNOWN = "unknown"
     """The peer or this node names no zone."""
 
+    @classmethod
+    def of(cls, zone: str, *, own: str) -> PeerZone:
+        """Return what a peer's zone is beside this node's own; both are empty if not named."""
+        if not own or not zone:
+            return cls.UNKNOWN
+        return cls.SAME if zone == own else cls.OTHER
+
 
 class RelayOutcome(StrEnum):
     """How the relay of one body ended, as `relay finished` and `relay missed` log it."""

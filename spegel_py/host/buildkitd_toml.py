@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
 
 from spegel_py.host.registries import Registry
+from spegel_py.host.toml_text import parse_toml
 
 
 def mirror(target: str) -> str:
@@ -28,7 +28,7 @@ def add(text: str, registries: Sequence[Registry], targets: Sequence[str]) -> st
     A mirror without TLS gets a table of its own that says so. Raises ValueError if the file is not
     TOML, or has something else than tables for registries.
     """
-    document = _parsed(text)
+    document = parse_toml(text)
     wanted = [mirror(target) for target in targets]
     for registry in registries:
         table = _table(document, registry.host)
@@ -45,7 +45,7 @@ def remove(text: str, mirrors: Collection[str]) -> str:
 
     Raises ValueError as `add` does.
     """
-    document = _parsed(text)
+    document = parse_toml(text)
     registries = document.get("registry")
     if not isinstance(registries, dict):
         return text
@@ -82,11 +82,3 @@ def _mirrors(table: Mapping[str, Any]) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise ValueError("mirrors is no list of hosts")
     return [str(one) for one in found]
-
-
-def _parsed(text: str) -> tomlkit.TOMLDocument:
-    try:
-        return tomlkit.parse(text)
-    except (TOMLKitError, ValueError, RecursionError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise ValueError(f"line {getattr(error, 'line', 1)}: it is not TOML: {cause}") from error

@@ -14,6 +14,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
+from spegel_py.host.toml_text import parse_toml
 from spegel_py.oci.distribution import NODE_HEADER, RUNTIME_HEADER
 from spegel_py.tools.basic_auth import Credentials
 
@@ -72,7 +73,7 @@ def is_made(text: str) -> bool:
     An empty file counts too: nothing is lost with it.
     """
     try:
-        document = _parsed(text).unwrap()
+        document = parse_toml(text).unwrap()
     except ValueError:
         return False
     hosts = document.get("host", {})
@@ -95,7 +96,7 @@ def prepend(existing: str, server: str | None, mirrors: str, targets: Collection
     and headers belong to that server. Hosts that equal a target are removed: a table may exist only
     once. Raises ValueError with the line if the file is not TOML.
     """
-    document = _parsed(existing)
+    document = parse_toml(existing)
     hosts = document.get("host", {})
     for target in targets:
         if isinstance(hosts, dict) and target in hosts:
@@ -118,7 +119,7 @@ def certificates(existing: str) -> Iterator[str]:
 
     Raises ValueError as `prepend` does.
     """
-    document = _parsed(existing).unwrap()
+    document = parse_toml(existing).unwrap()
     hosts = document.get("host", {})
     for table in (document, *(hosts.values() if isinstance(hosts, dict) else ())):
         if isinstance(table, dict):
@@ -172,14 +173,6 @@ def _first_table(text: str) -> int:
             case _ if "\n" in found[0]:
                 line = text.rindex("\n", 0, found.end()) + 1
     return len(text)
-
-
-def _parsed(text: str) -> tomlkit.TOMLDocument:
-    try:
-        return tomlkit.parse(text)
-    except (TOMLKitError, ValueError, RecursionError) as error:
-        cause = " ".join(str(error).split())[:200]
-        raise ValueError(f"line {getattr(error, 'line', 1)}: it is not TOML: {cause}") from error
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -165,9 +165,7 @@ class Scores:
 
     def zone_of(self, peer: Peer) -> PeerZone:
         """Return whether the peer is in this node's zone."""
-        if not self._zone or not peer.zone:
-            return PeerZone.UNKNOWN
-        return PeerZone.SAME if peer.zone == self._zone else PeerZone.OTHER
+        return PeerZone.of(peer.zone, own=self._zone)
 
     def trust(self, peer: Peer, now: float) -> float:
         """Return the peer's health, 0 to 1."""

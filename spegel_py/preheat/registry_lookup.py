@@ -6,7 +6,6 @@ them to no other host, and neither does the answer of such a host (`pull.mirror_
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from spegel_py.oci.reference import DOCKER_HUB, Reference, canonical_registry
 from spegel_py.preheat.preheat_fault import PreheatFailed, PreheatFault, fault_of
 from spegel_py.preheat.registry_credentials import RegistryCredentials
 from spegel_py.pull.mirror_client import Manifest, MirrorClient, PullDeadlines
-from spegel_py.tools.addresses import MirrorAddress
+from spegel_py.tools.addresses import MirrorAddress, is_loopback
 from spegel_py.tools.basic_auth import Credentials
 
 DOCKER_HUB_HOST = "registry-1.docker.io"
@@ -52,10 +51,7 @@ def registry_url(registry: str, *, plain: frozenset[str]) -> str:
 def is_of_this_machine(registry: str) -> bool:
     """Return True for a registry whose name leads each node to itself."""
     host = urlsplit(f"//{canonical_registry(registry)}").hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost" or is_loopback(host)
 
 
 @dataclass(frozen=True, slots=True)

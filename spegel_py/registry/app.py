@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from spegel_py.errors import NotFound, Unsupported
+from spegel_py.errors import NotFound
 from spegel_py.mirror.freshness import Freshness, TagPolicy
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
-from spegel_py.oci.distribution import METHODS, origin_form
+from spegel_py.oci.distribution import origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.listing import is_list
 from spegel_py.registry import responses
@@ -22,6 +22,7 @@ from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.middlewares import authenticate, close_gently, measure, oci_errors
 from spegel_py.registry.proof_gate import ProofGate
 from spegel_py.registry.pull_handler import PullHandler
+from spegel_py.registry.request_form import check_method
 from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.store.base import Origins, Store
 from spegel_py.telemetry.pull_log import PullLog
@@ -116,8 +117,7 @@ def create_app(
             return await pulls.handle(request)
         if path not in probes:
             raise NotFound(f"no such endpoint: {path[:160]!r}")
-        if request.method not in METHODS:
-            raise Unsupported(f"only {' and '.join(METHODS)} are served here")
+        check_method(request)
         answer = probes[path]()
         return web.json_response(answer, status=500 if answer["reasons"] else 200)
 

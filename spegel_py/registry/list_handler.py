@@ -18,13 +18,10 @@ from spegel_py.errors import (
     ManifestUnknown,
     NameUnknown,
     OCIError,
-    RequestInvalid,
     StoreUnavailable,
-    Unsupported,
 )
 from spegel_py.mirror.peer_lists import PeerLists
 from spegel_py.mirror.registry_reach import RegistryReach
-from spegel_py.oci.distribution import METHODS
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.listing import (
     FILTERS_HEADER,
@@ -42,6 +39,7 @@ from spegel_py.oci.listing import (
 from spegel_py.oci.manifest import OCI_INDEX
 from spegel_py.oci.reference import canonical_name
 from spegel_py.registry.askers import Asker, Doorkeeper
+from spegel_py.registry.request_form import check_form
 from spegel_py.store.referrers import Referrers
 
 log = structlog.get_logger(__name__)
@@ -91,10 +89,7 @@ class ListHandler:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request whose target is a list. Raises OCIError."""
-        if request.method not in METHODS:
-            raise Unsupported(f"only {' and '.join(METHODS)} are served here")
-        if request.body_exists:
-            raise RequestInvalid(f"a {request.method} has no body here")
+        check_form(request)
         wanted = ListRequest.parse(
             target=request.raw_path,
             headers=request.headers.items(),

@@ -14,16 +14,14 @@ from aiohttp import web
 from spegel_py.errors import (
     ContentNotFound,
     OCIError,
-    RequestInvalid,
     StoreUnavailable,
-    Unsupported,
 )
 from spegel_py.inflight.participation import COMMIT_POLL, COMMIT_TIMEOUT
 from spegel_py.mirror.freshness import Freshness, TagPolicy
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.mirror.verification import MAX_BUFFERED
-from spegel_py.oci.distribution import METHODS, PullRequest, is_base
+from spegel_py.oci.distribution import PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
 from spegel_py.registry import responses
@@ -35,6 +33,7 @@ from spegel_py.registry.local_content import LocalContent, LocalMatch, Provenanc
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.multipart import Multipart, PartsSink
 from spegel_py.registry.pinned_tags import PinnedTags
+from spegel_py.registry.request_form import check_form
 from spegel_py.registry.responses import Entity
 from spegel_py.registry.transfer_limits import TransferLimits, TransferSlot
 from spegel_py.store.base import Content, Origins, Store
@@ -112,10 +111,7 @@ class PullHandler:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request below `/v2`. Raises OCIError."""
-        if request.method not in METHODS:
-            raise Unsupported(f"only {' and '.join(METHODS)} are served here")
-        if request.body_exists:
-            raise RequestInvalid(f"a {request.method} has no body here")
+        check_form(request)
         if is_base(request.raw_path):
             return web.json_response({})
         pull = PullRequest.parse(

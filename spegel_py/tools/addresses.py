@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
@@ -49,8 +50,12 @@ def split_host_port(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
+@lru_cache(maxsize=4096)
 def is_loopback(host: str) -> bool:
-    """Return True for an IP address that only this machine reaches."""
+    """Return True for an IP address that only this machine reaches.
+
+    Results are remembered, since the addresses of all peers are judged whenever one comes.
+    """
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

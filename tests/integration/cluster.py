@@ -208,18 +208,19 @@ async def told(node: Node, *holders: Node, deadline: float = 10.0) -> None:
     """
 
     async def is_told() -> bool:
-        names = ("spegel_advertised_content_digests", "spegel_advertised_image_tags")
-        wanted = [await metric(holder, name) for holder in holders for name in names]
-        wanted += [await repositories(holder) for holder in holders]
+        wanted = [await advertised(holder) for holder in holders]
         return await metric(node, "spegel_records_held") == sum(wanted)
 
     await until(is_told, deadline=deadline)
 
 
-async def repositories(node: Node) -> int:
-    """Return the number of repositories of a node's tags: each has a key of its own."""
+async def advertised(node: Node) -> float:
+    """Return the number of keys that a node advertises: its blobs, tags and their repositories."""
+    names = ("spegel_advertised_content_digests", "spegel_advertised_image_tags")
+    counted = [await metric(node, name) for name in names]
     listed = json.loads((await node.get("/debug/images?limit=500", port=9090)).body)
-    return len({image["name"].rpartition(":")[0] for image in listed["images"]})
+    repositories = {image["name"].rpartition(":")[0] for image in listed["images"]}
+    return sum(counted) + len(repositories)
 
 
 async def has_moved(node: Node, count: int, *, deadline: float = 20.0) -> None:

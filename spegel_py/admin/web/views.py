@@ -107,10 +107,8 @@ def zone_bytes(
     """
     found = dict.fromkeys(PeerZone, 0) if own else {}
     for member in members if own else ():
-        same = PeerZone.SAME if member["zone"] == own else PeerZone.OTHER
-        found[same if member["zone"] else PeerZone.UNKNOWN] += traffic.get(
-            member["id"], NOTHING
-        ).bytes
+        zone = PeerZone.of(member["zone"], own=own)
+        found[zone] += traffic.get(member["id"], NOTHING).bytes
     return found
 
 

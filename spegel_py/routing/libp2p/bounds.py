@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, cast
 
 import trio
 from libp2p.abc import IMuxedConn
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
+
+from spegel_py.tools.addresses import is_loopback
 
 MAX_STREAMS = 128
 """Open streams of one connection. A node opens one to announce, and a few for requests."""
@@ -42,7 +42,7 @@ def is_full(held: int, address: str, *, limit: int) -> bool:
 
     Each IPv6 address counts for itself: a whole cluster may share one /64.
     """
-    return held >= (ON_LOOPBACK if _is_loopback(address) else limit)
+    return held >= (ON_LOOPBACK if is_loopback(address) else limit)
 
 
 def bound_key(address: str, peer: str) -> str:
@@ -51,20 +51,15 @@ def bound_key(address: str, peer: str) -> str:
     That is the peer's address, so that peers at one address share a bound. On loopback, and without
     an address, it is the peer's id.
     """
-    return peer if not address or _is_loopback(address) else address
+    return peer if not address or is_loopback(address) else address
 
 
 def count_nodes(addresses: Iterable[str]) -> int:
     """Return the number of nodes for which peers at these addresses count: of their bound keys."""
     peers = Counter(addresses)
     return sum(
-        count if not address or _is_loopback(address) else 1 for address, count in peers.items()
+        count if not address or is_loopback(address) else 1 for address, count in peers.items()
     )
-
-
-@lru_cache(maxsize=4096)
-def _is_loopback(address: str) -> bool:
-    return bool(address) and ipaddress.ip_address(address).is_loopback
 
 
 class ConnectionCounts:

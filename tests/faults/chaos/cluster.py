@@ -12,7 +12,7 @@ from pathlib import Path
 from spegel_py.oci.build import Blob, Image
 from spegel_py.oci.build import image as build
 from tests.faults.primitives import kill
-from tests.integration.cluster import found, heal, metric, repositories
+from tests.integration.cluster import advertised, found, heal, metric
 from tests.support.images import random_layer
 from tests.support.lab import Lab, Node, start_lab
 from tests.support.namespaces import inside
@@ -116,13 +116,9 @@ class ChaosCluster:
         """Return True if the seeds announce the whole image and the pullers have recorded it."""
         digests = [await metric(seed, "spegel_advertised_content_digests") for seed in self.seeds]
         tags = [await metric(seed, "spegel_advertised_image_tags") for seed in self.seeds]
-        names = [await repositories(seed) for seed in self.seeds]
+        keys = [await advertised(seed) for seed in self.seeds]
         held = [await metric(puller, "spegel_records_held") for puller in self.pullers]
-        return (
-            set(digests) == {len(self.image.blobs)}
-            and all(tags)
-            and set(held) == {sum(digests) + sum(tags) + sum(names)}
-        )
+        return set(digests) == {len(self.image.blobs)} and all(tags) and set(held) == {sum(keys)}
 
 
 @dataclass(frozen=True, slots=True)
