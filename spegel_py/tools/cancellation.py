@@ -1,8 +1,12 @@
-"""The cancellation of a task that handles the errors of a task group."""
+"""Cancellations that must not get lost, or must not leave a step half done."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def raise_if_cancelled() -> None:
@@ -14,3 +18,19 @@ def raise_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def to_the_end(step: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a step that is never cut short.
+
+    A cancelled caller waits for the end of the step, and is cancelled then. So what the step has
+    made is there when the caller undoes it, and is not made afterwards.
+    """
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # so that asyncio does not log it
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -190,6 +191,34 @@ async def test_no_ingest_is_left_behind(daemon: Daemon, client: Client) -> None:
         task.cancel()
         await asyncio.wait([task])
         await until(lambda: _is_clean(daemon, client))
+
+
+async def test_a_writer_that_is_cancelled_while_its_lease_is_made_leaves_none(
+    daemon: Daemon, client: Client
+) -> None:
+    """A slow daemon makes the lease after the cancellation."""
+    one = image()
+    store = ContainerdStore(client=client, content_path=daemon.content_path)
+    content = PlatformImage(
+        manifest=one.root.digest,
+        root=child(one),
+        blobs=frozenset({Descriptor(blob.digest, len(blob.data)) for blob in one.blobs}),
+    )
+
+    async def write() -> None:
+        async with store.replicas.writing(content):
+            pass
+
+    await client.version()  # connected
+    daemon.process.send(signal.SIGSTOP)
+    task = asyncio.create_task(write())
+    await asyncio.wait([task], timeout=0.2)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.2)
+    daemon.process.send(signal.SIGCONT)
+    await asyncio.wait([task])
+    await client.version()
+    assert await our_leases(daemon) == []
 
 
 async def _is_clean(daemon: Daemon, client: Client) -> bool:

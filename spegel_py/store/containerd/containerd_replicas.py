@@ -117,13 +117,13 @@ class ContainerdReplicas:
         self, image: PlatformImage, *, sources: Collection[str] = (), is_shared: bool = True
     ) -> AsyncIterator[ImageWriter]:
         lease = writing_lease(image, now=self._clock())
-        with suppress(AlreadyExists):  # an earlier process was writing it
-            await self._leases.create(lease)
         self._written[lease.id] = self._written.get(lease.id, 0) + 1
         writer = ContainerdImageWriter(
             client=self._client, lease=lease, sources=sources, is_shared=is_shared
         )
         try:
+            with suppress(AlreadyExists):  # an earlier process was writing it
+                await self._leases.create(lease)
             yield writer
         finally:
             self._written[lease.id] -= 1

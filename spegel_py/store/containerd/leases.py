@@ -11,6 +11,7 @@ from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd.api import leases_pb2
 from spegel_py.store.containerd.grpc_client import Client
 from spegel_py.store.containerd.lease_labels import Lease
+from spegel_py.tools.cancellation import to_the_end
 
 _LEASES = "/containerd.services.leases.v1.Leases"
 
@@ -54,10 +55,10 @@ class Leases:
         return frozenset(found)
 
     async def create(self, lease: Lease) -> None:
-        """Create a lease without content."""
+        """Create a lease without content. It is made, or was refused, before a cancellation."""
         labels = [leases_pb2.Label(key=key, value=value) for key, value in lease.labels.items()]
         request = leases_pb2.CreateRequest(id=lease.id, labels=labels)
-        await self._client.call(f"{_LEASES}/Create", request, leases_pb2.CreateResponse)
+        await to_the_end(self._client.call(f"{_LEASES}/Create", request, leases_pb2.CreateResponse))
 
     async def add(self, lease: Lease, digest: Digest, *, snapshotter: str = "") -> None:
         """Add a blob to a lease, or a snapshot of a snapshotter.

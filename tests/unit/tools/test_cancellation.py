@@ -1,4 +1,4 @@
-"""A cancellation that comes while a task group fails."""
+"""A cancellation that comes while a task group fails, and one that waits for a step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from spegel_py.errors import StoreUnavailable
-from spegel_py.tools.cancellation import raise_if_cancelled
+from spegel_py.tools.cancellation import raise_if_cancelled, to_the_end
 
 
 async def test_a_cancellation_beside_an_error_ends_a_loop() -> None:
@@ -41,3 +41,36 @@ async def test_a_cancellation_beside_an_error_ends_a_loop() -> None:
 
 async def test_a_task_that_nobody_cancels_goes_on() -> None:
     raise_if_cancelled()
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_a_cancelled_caller_waits_for_the_end_of_its_step(is_refused: bool) -> None:
+    may_end, has_ended = asyncio.Event(), False
+
+    async def step() -> None:
+        nonlocal has_ended
+        await may_end.wait()
+        has_ended = True
+        if is_refused:
+            raise StoreUnavailable("away")
+
+    task = asyncio.create_task(to_the_end(step()))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.05)
+    assert not task.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert has_ended
+
+
+async def test_a_step_gives_its_result_or_its_error() -> None:
+    async def step(error: Exception | None) -> int:
+        if error is not None:
+            raise error
+        return 1
+
+    assert await to_the_end(step(None)) == 1
+    with pytest.raises(StoreUnavailable):
+        await to_the_end(step(StoreUnavailable("away")))
