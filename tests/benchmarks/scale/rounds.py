@@ -47,7 +47,8 @@ class Rounds:
             self.split_and_heal,
             self.restart,
         ):
-            print(f"{self.size.routers} routers: {each.__name__} …", file=sys.stderr, flush=True)
+            _say(f"{self.size.routers} routers: {each.__name__} …")
+            done = len(self.findings.figures)
             try:
                 await each()
             except TimeoutError as error:  # the rounds so far have still been measured
@@ -58,6 +59,9 @@ class Rounds:
                     targets={"not done": 0.0},
                 )
                 break
+            for figure in self.findings.figures[done:]:  # a run that is ended has shown them
+                values = ", ".join(f"{name} {found:.4g}" for name, found in figure.values.items())
+                _say(f"  {figure.name} [{figure.unit}]: {values}")
         self.findings.add(
             "answers of all rounds",
             "",
@@ -248,6 +252,7 @@ class Rounds:
             await self._until_met([process])
             await self._until_told(fleet.members)
             seconds.append(time.monotonic() - began)
+            _say(f"  router {number} is back after {seconds[-1]:.1f} s")
         self.findings.add(
             "rolling restart, one member",
             "s",
@@ -327,6 +332,10 @@ class Rounds:
         fleet = self.fleet
         await fleet.look_up(fleet.members, reachable=fleet.routers(), answers=answers)
         return answers
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _growth(before: Sequence[Used], after: Sequence[Used]) -> float:
