@@ -23,6 +23,7 @@ from spegel_py.registry.middlewares import authenticate, close_gently, measure, 
 from spegel_py.registry.proof_gate import ProofGate
 from spegel_py.registry.pull_handler import PullHandler
 from spegel_py.registry.request_form import check_method
+from spegel_py.registry.tag_rules import TagRules
 from spegel_py.registry.transfer_limits import TransferLimits
 from spegel_py.store.base import Origins, Store
 from spegel_py.telemetry.pull_log import PullLog
@@ -91,7 +92,7 @@ def create_app(
         mirror=mirror,
         metrics=metrics,
         filters=filters,
-        freshness=freshness or Freshness(),
+        tags=TagRules(freshness=freshness or Freshness(), reach=reach, policy=tag_policy),
         limits=limits or TransferLimits(per_peer=0, overall=0, metrics=metrics),
         pull_log=pull_log,
         client_timeout=client_timeout,
@@ -105,8 +106,6 @@ def create_app(
         origins=origins,
         gate=gate,
         default_registry=default_registry,
-        reach=reach,
-        tag_policy=tag_policy,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -17,14 +15,11 @@ from spegel_py.errors import (
     StoreUnavailable,
 )
 from spegel_py.inflight.participation import COMMIT_POLL, COMMIT_TIMEOUT
-from spegel_py.mirror.freshness import Freshness, TagPolicy
 from spegel_py.mirror.pull import Mirror
-from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.mirror.verification import MAX_BUFFERED
 from spegel_py.oci.distribution import PullRequest, is_base
 from spegel_py.oci.filters import Filters
 from spegel_py.outcomes import AttemptOutcome, ContentSource, LocalState
-from spegel_py.registry import responses
 from spegel_py.registry.answer_writer import AnswerWriter
 from spegel_py.registry.askers import ASKER, Asker, Doorkeeper
 from spegel_py.registry.background_pieces import Gate, open_gate, pieces
@@ -32,9 +27,9 @@ from spegel_py.registry.ingest_reader import IngestReader
 from spegel_py.registry.local_content import LocalContent, LocalMatch, Provenance
 from spegel_py.registry.metrics import ServerMetrics
 from spegel_py.registry.multipart import Multipart, PartsSink
-from spegel_py.registry.pinned_tags import PinnedTags
 from spegel_py.registry.request_form import check_form
 from spegel_py.registry.responses import Entity
+from spegel_py.registry.tag_rules import TagRules
 from spegel_py.registry.transfer_limits import TransferLimits, TransferSlot
 from spegel_py.store.base import Content, Origins, Store
 from spegel_py.telemetry.pull_log import PullLog
@@ -53,7 +48,7 @@ class PullHandler:
         sender: sends bodies from the store.
         mirror: fetches content from peers; None to serve only this node's own content.
         filters: pulls that are answered with 404, for clients and for peers.
-        freshness: decides how long a tag is answered. A peer gets the age, and decides for itself.
+        tags: the rules for tags.
         limits: admit the transfers to all clients but this node's own runtime.
         pull_log: records and counts each pull by a client.
         client_timeout: seconds after which a client that does not read is disconnected.
@@ -65,8 +60,6 @@ class PullHandler:
             exclude all of them.
         gate: is awaited before each piece that is sent in the background.
         default_registry: the registry of a client's request that names none; empty for none.
-        reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
-        tag_policy: who is asked first for a client's tag.
     """
 
     def __init__(
@@ -77,7 +70,7 @@ class PullHandler:
         mirror: Mirror | None,
         metrics: ServerMetrics,
         filters: Filters,
-        freshness: Freshness,
+        tags: TagRules,
         limits: TransferLimits,
         pull_log: PullLog,
         client_timeout: float,
@@ -86,12 +79,7 @@ class PullHandler:
         origins: Origins | None = None,
         gate: Gate = open_gate,
         default_registry: str = "",
-        reach: RegistryReach | None = None,
-        tag_policy: TagPolicy = TagPolicy.PEERS_FIRST,
     ) -> None:
-        self._reach = reach
-        self._tag_policy = tag_policy
-        self._pinned = PinnedTags()
         self._default_registry = default_registry
         self._store = store
         self._gate = gate
@@ -102,7 +90,7 @@ class PullHandler:
         self._sender = sender
         self._mirror = mirror
         self._filters = filters
-        self._freshness = freshness
+        self._tags = tags
         self._limits = limits
         self._pull_log = pull_log
         self._doorkeeper = doorkeeper
@@ -123,14 +111,10 @@ class PullHandler:
         request[ASKER] = await self._doorkeeper.admit(request, is_mirrored=pull.mirrored)
         if not pull.client.is_background:
             self._limits.record_foreground()
-        client, clock = request.remote or "", time.monotonic
-        asked, pinned = self._pinned.pin(client, pull, clock())
-        if pinned is not None and pinned.age is not None:
-            request[responses.AGE] = pinned.age
+        asked = self._tags.pin(request, pull)
         with self._pull_log.recording(pull, request.headers) as context:
             response = await self._answer(request, asked, context)
-            age = response.headers.get("Age")
-            self._pinned.record(client, pull, context.digest, age, clock())
+            self._tags.record_answer(request, pull, response, context)
             context.status = response.status
             return response
 
@@ -139,9 +123,7 @@ class PullHandler:
     ) -> web.StreamResponse:
         if self._filters.exclude(pull.label):
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
-        if pull.name and not self._freshness.ttl:
-            raise pull.kind.unknown("tags are not mirrored", detail={"filtered": True})
-        await self._check_tag_policy(request[ASKER], pull)
+        await self._tags.check(request[ASKER], pull)
         if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
         if request[ASKER] is Asker.PEER or self._mirror is None:
@@ -149,44 +131,13 @@ class PullHandler:
         try:
             return await self._from_peers(request, pull, self._mirror, context)
         except OCIError:
-            if not await self._is_registry_away(pull, self._mirror, context):
+            if not await self._tags.is_registry_away(pull, self._mirror, context):
                 raise
         context.is_registry_away = True
         log.info("registry away, tag of any age answered", key=pull.key)
         if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
         return await self._from_peers(request, pull, self._mirror, context)
-
-    async def _check_tag_policy(self, asker: Asker, pull: PullRequest) -> None:
-        """Send a client's tag to its registry, if tags come from there and the registry answers.
-
-        Raises ManifestUnknown. While the registry is away, tags are answered as with peers first.
-        """
-        if pull.name is None or pull.mirrored or self._tag_policy is TagPolicy.PEERS_FIRST:
-            return
-        asks_reach = self._reach if asker is not Asker.PEER else None  # see Door.PEERS
-        if asks_reach is None or not await asks_reach.is_away(pull.registry or ""):
-            self._freshness.record_miss(pull.name, time.time())
-            raise pull.kind.unknown("tags come from the registry", detail={"filtered": True})
-
-    async def _is_registry_away(
-        self, pull: PullRequest, mirror: Mirror, context: PullContext
-    ) -> bool:
-        """Return True if a tag is too old everywhere, and its registry does not answer."""
-        if pull.name is None or pull.registry is None or self._reach is None:
-            return False
-        # Case 1: the tag here, or the answer of a peer, was too old.
-        # Case 2: no peer announces a tag that is young enough, but one announces an older one.
-        # Otherwise the tag is not too old: nobody has it, or its holders failed.
-        lookup = context.lookup
-        is_too_old = context.local is LocalState.TOO_OLD or any(
-            each.outcome is AttemptOutcome.TOO_OLD for each in context.attempts
-        )
-        if not is_too_old and (lookup is None or lookup.found):
-            return False
-        if not is_too_old and not await mirror.has_holder(pull):
-            return False
-        return await self._reach.is_away(pull.registry)
 
     async def _from_this_node(
         self, request: web.Request, pull: PullRequest, context: PullContext
@@ -207,7 +158,7 @@ class PullHandler:
         async with AsyncExitStack() as stack:
             try:
                 found = await self._local.find(pull)
-                if self._is_too_old(pull, found, context):
+                if self._tags.is_too_old(pull, found, context):
                     return None
                 context.local = LocalState.HELD
                 if pull.head:
@@ -315,7 +266,7 @@ class PullHandler:
             size=size,
             start=start,
             length=multipart.length if multipart else length,
-            age=self._record_seen(pull, self._seen(pull, found)),
+            age=self._tags.record_local(pull, found),
             multipart=multipart,
         )
 
@@ -338,16 +289,14 @@ class PullHandler:
         context: PullContext,
         slot: TransferSlot | None,
     ) -> web.StreamResponse:
-        if pull.name is not None:
-            self._freshness.record_miss(pull.name, time.time())  # until a peer answers
-        has_limit = pull.name and not context.is_registry_away
-        max_age = self._freshness.ttl if has_limit else math.inf
+        self._tags.record_miss(pull)  # until a peer answers
+        max_age = self._tags.max_age(pull, context)
         if pull.ranges:
             return await self._parts_from_peers(request, pull, mirror, context, slot)
         follows = request[ASKER] is Asker.RUNTIME and not pull.client.is_background
         async with mirror.fetch(pull, max_age=max_age, context=context, follows=follows) as relay:
             head = relay.head
-            self._record_seen(pull, None if pull.digest else time.time() - (head.age or 0))
+            self._tags.record_relayed(pull, head)
             entity = Entity(
                 media_type=head.media_type,
                 digest=head.digest,
@@ -415,34 +364,6 @@ class PullHandler:
         return await self._writer.send(
             request, pull, entity, ContentSource.PEER, send, context, slot
         )
-
-    def _seen(self, pull: PullRequest, found: LocalMatch) -> float | None:
-        """Return when the tag was last seen at its registry; None for a digest."""
-        if pull.name is None or found.pulled is None:
-            return None
-        return self._freshness.last_seen(pull.name, found.pulled)
-
-    def _is_too_old(self, pull: PullRequest, found: LocalMatch, context: PullContext) -> bool:
-        """Return True if a tag here is too old for a client: the registry may have a newer tag."""
-        seen, now = self._seen(pull, found), time.time()
-        if seen is None or pull.mirrored or context.is_registry_away:
-            return False
-        if self._freshness.is_fresh(seen, now):
-            return False
-        context.local, context.age = LocalState.TOO_OLD, now - seen
-        log.debug("tag too old", name=pull.name, seconds=round(now - seen))
-        return True
-
-    def _record_seen(self, pull: PullRequest, seen: float | None) -> float | None:
-        """Record when the tag of an answer was seen, and return its age in seconds.
-
-        Returns None for a digest.
-        """
-        if pull.name is None or seen is None:
-            return None
-        if not pull.mirrored:
-            self._freshness.record_answer(pull.name, seen)
-        return time.time() - seen
 
 
 def _multipart(pull: PullRequest, media_type: str, size: int) -> Multipart | None:
