@@ -174,12 +174,15 @@ class PeerTracker:
         """The number of peers known lately."""
         return len(self._seen)
 
+    def meet(self, connected: Collection[str], *, now: float) -> None:
+        """Record peers that connect while no missing peer counts as lost yet."""
+        self._connected |= frozenset(connected)
+        self._see(connected, now)
+
     def update(self, *, connected: Collection[str], goodbyes: Collection[str], now: float) -> None:
         """Record the connected peers, and the peers that said goodbye."""
         self._connected = frozenset(connected)
-        for peer in self._connected:
-            if peer in self._seen or len(self._seen) < MAX_PEERS:
-                self._seen[peer] = now
+        self._see(connected, now)
         old = [peer for peer, at in self._seen.items() if now - at > KNOWN_FOR]
         for peer in {*old, *(frozenset(goodbyes) & self._seen.keys())} - self._connected:
             del self._seen[peer]
@@ -198,3 +201,8 @@ class PeerTracker:
         needed = max(MIN_LOST, SHARE * len(self._seen))
         times = list(self.lost().values())
         return times[math.ceil(needed) - 1] if len(times) >= needed else None
+
+    def _see(self, peers: Collection[str], now: float) -> None:
+        for peer in peers:
+            if peer in self._seen or len(self._seen) < MAX_PEERS:
+                self._seen[peer] = now

@@ -217,6 +217,8 @@ class Supervisor:
         connected, life = self._signals.connected(), self._signals.life()
         if life.is_up and now - life.since >= SETTLED_AFTER:
             self._peers.update(connected=connected, goodbyes=self._signals.goodbyes(), now=now)
+        else:  # a peer that dies now is missed as soon as peers count as lost
+            self._peers.meet(connected, now=now)
         is_expecting = self._signals.expects_peers() or self._peers.has_lost_all
         episode = self._isolation.observe(
             peers=len(connected), is_expecting=is_expecting, now=now, wall=wall

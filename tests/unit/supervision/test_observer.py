@@ -70,6 +70,26 @@ def test_all_peers_lost_is_remembered_until_one_is_back() -> None:
     assert not peers((0, "ab"), (1, "", "ab")).has_lost_all
 
 
+def test_a_peer_that_dies_soon_after_the_start_is_lost_once_peers_count() -> None:
+    """Nobody is lost before: after a new start of the libp2p side all peers connect anew."""
+    made = PeerTracker()
+    made.meet("ab", now=1)
+    made.meet("a", now=2)
+    assert made.lost() == {}
+    made.update(connected="a", goodbyes="", now=10)
+    assert made.lost() == {"b": 1}
+    assert peers((0, "ab"), (1, "a", "b")).lost() == {}
+
+
+def test_a_new_start_of_the_libp2p_side_loses_nobody_at_first() -> None:
+    made = peers((0, "ab"), (1, "ab"))
+    made.meet("", now=2)
+    made.meet("a", now=3)
+    assert (made.lost(), made.has_lost_all) == ({}, False)
+    made.update(connected="ab", goodbyes="", now=12)
+    assert made.lost() == {}
+
+
 def test_a_clock_that_is_set_is_seen_once() -> None:
     """A jump forward or back is told at the next look; drifting is none."""
     clock = ClockMonitor(wall=1000.0, monotonic=0.0)
