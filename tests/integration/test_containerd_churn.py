@@ -21,7 +21,7 @@ from tests.integration.observer import Observer, keys, observing
 from tests.support.images import random_layer
 from tests.support.lab import Node, until
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
 CYCLES = 200
 WORKERS = 2

@@ -16,7 +16,7 @@ from tests.support.images import image
 from tests.support.lab import Lab, Node, start_lab, until
 from tests.support.processes import run
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture

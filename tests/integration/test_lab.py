@@ -14,7 +14,7 @@ from spegel_py.oci.build import Image
 from tests.support.images import image
 from tests.support.lab import Lab, start_lab
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 APP = image(layers=3, size=50_000, is_runnable=True)
 
@@ -25,6 +25,7 @@ async def push(lab: Lab, one: Image = APP, *, is_docker: bool = False) -> str:
     return reference
 
 
+@pytest.mark.containerd
 @pytest.mark.parametrize("is_docker", [False, True], ids=["OCI", "Docker"])
 async def test_a_kubelet_s_pull_comes_from_the_registry(lab: Lab, is_docker: bool) -> None:
     """CRI pulls and unpacks; the registry saw one request for each blob, from that node alone."""
@@ -45,6 +46,7 @@ async def test_a_kubelet_s_pull_comes_from_the_registry(lab: Lab, is_docker: boo
     assert await node.cri.status(reference) is None
 
 
+@pytest.mark.containerd
 async def test_a_pull_by_hand_of_an_index(lab: Lab) -> None:
     """`ctr` pulls one platform of an image for several."""
     reference = await push(lab, image(platforms=("amd64", "arm64"), is_runnable=True))
@@ -52,6 +54,7 @@ async def test_a_pull_by_hand_of_an_index(lab: Lab) -> None:
     assert reference in await lab.nodes[1].daemon.ctr("images", "ls", "-q")
 
 
+@pytest.mark.containerd
 async def test_a_mirror_is_asked_first(lab: Lab) -> None:
     """With hosts.toml the registry's own address serves as the mirror, while the server does not
     exist.

@@ -27,7 +27,7 @@ from tests.support.images import image
 from tests.support.lab import REGISTRY, Lab, Node, Registry, start_lab, until
 from tests.support.processes import CommandFailed, run
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 PRIVATE = "10.99.1.251:5000"
 """The registry that wants a user and a password."""
@@ -103,6 +103,7 @@ def credentials(folder: Path, user: str, password: str) -> Path:
     return folder
 
 
+@pytest.mark.containerd
 async def test_a_job_brings_an_image_that_the_kubelet_then_pulls_without_a_byte(lab: Lab) -> None:
     """The runtime sees no image before, and its pull asks the registry for nothing."""
     await start(lab)
@@ -293,6 +294,7 @@ async def test_a_node_gives_away_what_only_it_has(lab: Lab) -> None:
         await lab.nodes[2].cri.pull(alone)
 
 
+@pytest.mark.containerd
 async def test_an_unpacked_image_is_pulled_by_the_kubelet_in_an_instant(lab: Lab) -> None:
     """On every node, without a byte from the registry. The end of the job leaves nothing behind."""
     await start(lab)
@@ -322,6 +324,7 @@ async def test_an_unpacked_image_is_pulled_by_the_kubelet_in_an_instant(lab: Lab
     await until(none_has_it, deadline=30.0)
 
 
+@pytest.mark.containerd
 async def test_the_runtime_pulls_a_private_image_through_the_mirror(
     lab: Lab, private: Registry, tmp_path: Path
 ) -> None:

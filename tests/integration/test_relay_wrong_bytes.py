@@ -12,7 +12,7 @@ from tests.integration.cluster import events, heal, metric, publish, start_clust
 from tests.support.images import image
 from tests.support.lab import Node, until
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 SIZE = 12_000_000
 
@@ -40,6 +40,7 @@ async def fails(node: Node, reference: str) -> str:
     return failed.value.details() or ""
 
 
+@pytest.mark.containerd
 async def test_with_all_the_second_pull_succeeds() -> None:
     """The first fails, since containerd keeps what came and gets but the end upstream; then the
     peer is left out.

@@ -12,7 +12,7 @@ from tests.integration.test_replicas import keepers, start
 from tests.support.images import image
 from tests.support.lab import Lab, Node, start_lab, until
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 MIB = 1024 * 1024
 
@@ -89,6 +89,7 @@ async def test_the_floor_is_restored_after_the_death_of_a_keeper(lab: Lab) -> No
     assert lab.registry.requests() == []
 
 
+@pytest.mark.containerd
 async def test_an_index_is_taken_with_the_platform_that_the_node_has(lab: Lab) -> None:
     """The keeper gets the index and the same platform's content, and serves the tag by it."""
     many = image("many", platforms=("amd64", "arm64"))
@@ -149,6 +150,7 @@ async def test_a_node_without_room_refuses_with_the_reason(lab: Lab) -> None:
         assert await content(node) == set()
 
 
+@pytest.mark.containerd
 async def test_containerd_restarts_in_the_middle_of_a_take(lab: Lab) -> None:
     """The keeper goes on with the bytes that it has, and no lease but the replica's is left."""
     one = image(layers=1, size=24 * MIB)

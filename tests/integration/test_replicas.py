@@ -15,7 +15,7 @@ from tests.support.lab import Lab, Node, start_lab, until
 from tests.support.processes import Process, run
 from tests.support.routers import free_port
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 QUICK = "tests.support.quick_replicas"
 
@@ -43,6 +43,7 @@ async def keepers(nodes: list[Node]) -> list[Node]:
     return [node for node, count in zip(nodes, counts, strict=True) if count]
 
 
+@pytest.mark.containerd
 async def test_an_image_outlives_all_its_runtimes(lab: Lab) -> None:
     """The kubelets of both nodes remove it and the registry is away: the third node gets it."""
     await start(lab, replica_floor="1")
@@ -116,6 +117,7 @@ async def test_a_floor_of_zero_releases_what_an_earlier_run_kept(lab: Lab) -> No
     assert "spegel-py/" not in await first.daemon.ctr("leases", "ls", "-q")
 
 
+@pytest.mark.containerd
 async def test_cleanup_releases_what_a_removed_node_has_kept(lab: Lab, tmp_path: Path) -> None:
     """The content is gone, and another lease stays. A socket without a daemon is no error."""
     await start(lab, replica_floor="1")

@@ -30,7 +30,7 @@ from tests.support.images import image
 from tests.support.lab import REGISTRY, Lab, Node, Response, start_lab
 from tests.support.processes import run
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ async def doors(request: pytest.FixtureRequest) -> AsyncIterator[Doors]:
         yield doors
 
 
+@pytest.mark.containerd
 @pytest.mark.parametrize("with_cri", [True, False], ids=["CRI", "ctr"])
 async def test_a_runtime_with_the_token_gets_all_of_an_image_from_peers(
     doors: Doors, with_cri: bool
@@ -113,8 +114,10 @@ async def test_a_runtime_with_the_token_gets_all_of_an_image_from_peers(
         await node.daemon.ctr("images", "rm", "--sync", reference)
 
 
-@pytest.mark.parametrize("with_cri", [True, False], ids=["CRI", "ctr"])
-@pytest.mark.parametrize("sent", ["none", "wrong"])
+@pytest.mark.containerd
+@pytest.mark.parametrize(
+    ("with_cri", "sent"), [(True, "none"), (False, "wrong")], ids=["CRI, none", "ctr, wrong"]
+)
 async def test_a_refused_runtime_pulls_from_the_registry(
     doors: Doors, with_cri: bool, sent: str
 ) -> None:

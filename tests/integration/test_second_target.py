@@ -19,7 +19,7 @@ from tests.support.images import image
 from tests.support.lab import REGISTRY, Lab, Node, start_lab
 from tests.support.processes import run
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 FIRST_STALL = 3.0
 """Seconds after which a node gives up waiting for a peer's first byte: a pull that waits for itself
@@ -99,6 +99,7 @@ async def test_a_first_pull_never_waits_for_itself(is_by_hand: bool) -> None:
         assert stalled == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.containerd
 async def test_a_second_target_serves_what_is_complete_while_the_own_registry_is_away() -> None:
     """It relays the image from the node that holds it, as the own registry would have done."""
     async with start_lab(nodes=3) as lab:

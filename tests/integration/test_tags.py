@@ -15,7 +15,7 @@ from tests.support.images import image
 from tests.support.lab import Lab, Node
 from tests.support.processes import until
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 
 async def age(node: Node, reference: str) -> int | None:
@@ -30,6 +30,7 @@ async def digest(node: Node, reference: str) -> str:
     return listed.splitlines()[1].split()[2]
 
 
+@pytest.mark.containerd
 async def test_a_tag_that_moved_is_pulled_from_its_registry_once_it_has_run_out() -> None:
     """No peer and no node answers the old target any more. The registry's clock counts, not the
     pulls.
