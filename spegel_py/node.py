@@ -26,6 +26,7 @@ from spegel_py.registry.server import DRAIN, serve
 from spegel_py.routing.libp2p.bootstrap import id_app
 from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.tools.files import raise_descriptor_limit
+from spegel_py.tools.memory_trim import MemoryTrimmer
 
 log = structlog.get_logger(__name__)
 
@@ -124,6 +125,7 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(node.preheating.run(), name="preheat"),
                 group.create_task(node.replicas.draining.run(), name="draining"),
                 group.create_task(node.evacuation.run(), name="evacuation"),
+                group.create_task(MemoryTrimmer().run(), name="memory"),
             ]
             if node.key_file is not None:
                 tasks.append(group.create_task(node.key_file.run(), name="cluster keys"))

@@ -207,7 +207,7 @@ class Rounds:
         # A dial that was on its way when the other half was cut must be cut too.
         began = time.monotonic()
         while not await self._is_split(halves):
-            if time.monotonic() > began + DEADLINE:
+            if time.monotonic() > began + self._deadline():
                 raise TimeoutError("the halves are still connected")
             for own, other in (halves, halves[::-1]):
                 ports = [port for each in other for port in each.ports]
@@ -319,8 +319,10 @@ class Rounds:
         *,
         pause: float = 0.5,
     ) -> None:
-        links = self.size.members * self.size.routers
-        await until(condition, self.fleet, processes, deadline=DEADLINE + RATE * links, pause=pause)
+        await until(condition, self.fleet, processes, deadline=self._deadline(), pause=pause)
+
+    def _deadline(self) -> float:
+        return DEADLINE + RATE * self.size.members * self.size.routers
 
     async def _weigh(self, name: str) -> None:
         """Add the memory, threads and descriptors of those first members that still run."""

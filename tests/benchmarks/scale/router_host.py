@@ -43,6 +43,7 @@ from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.libp2p.service import Service
 from spegel_py.telemetry import logging
 from spegel_py.tools.addresses import check_port_free
+from spegel_py.tools.memory_trim import trim_memory
 from tests.benchmarks import machine
 from tests.benchmarks.machine import Memory
 from tests.benchmarks.scale.plan import Size, key_name, keys_of
@@ -221,6 +222,7 @@ def _stats(hosted: Sequence[HostedRouter], *, is_weighed: bool) -> dict[str, obj
     used = Memory(rss=0.0, pss=0.0, anonymous=0.0)
     if is_weighed:
         gc.collect()
+        trim_memory()  # as a node does after a burst
         used = machine.memory(os.getpid())
     return {
         "peers": [len(each.router.connected()) for each in hosted if each.router],
