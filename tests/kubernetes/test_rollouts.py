@@ -4,8 +4,11 @@ away.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from tests.kubernetes import addresses
 from tests.kubernetes.cluster import NAMESPACE, RELEASE, Cluster
 from tests.kubernetes.rolling import pulled, pulling, restart
 from tests.support import images
@@ -76,6 +79,43 @@ async def test_a_closed_registry_serves_its_own_node(cluster: Cluster) -> None:
     assert answer.status == 401
     with pytest.raises(OSError, match=r"refused|timed out"):
         await fetch(others[0].namespace, holder.address, 30020, "/v2/", "GET", {}, 5.0)
+
+
+async def test_the_runtimes_door_is_open_to_the_nodes_own_containerd_alone(
+    cluster: Cluster,
+) -> None:
+    """With a token and a port for the runtime, neither Pods nor other machines read images."""
+    door = {
+        "service": {"registry": {"nodePort": 0}},
+        "runtime": {"token": True, "port": 5002},
+        "spegel": {"peerProofs": "require"},
+    }
+    await cluster.install(door | AT_ONCE)
+    holder, *others = cluster.nodes
+    reference = await cluster.push("door/app:1", images.image("door", layers=2, size=300_000))
+    await holder.ctr_pull(reference)
+    await cluster.registry.stop()
+    try:
+        for node in others:
+            await pulled(node, reference)
+    finally:
+        await cluster.registry.start()
+    path = f"/v2/door/app/manifests/1?ns={addresses.REGISTRY}"
+    pod = await cluster.get_json(
+        "pod", await cluster.spegel_pod(holder), f"--namespace={NAMESPACE}"
+    )
+    for host, port, status in (
+        ("127.0.0.1", 30020, 403),  # the runtime's port on the node, without the token
+        (pod["status"]["podIP"], 5002, 403),  # the same as Pods reach it
+        (pod["status"]["podIP"], 5000, 401),  # the port of the other nodes, without a proof
+    ):
+        answer = await fetch(holder.namespace, host, port, path, "GET", {}, 5.0)
+        assert answer.status == status, (host, port, answer)
+    with pytest.raises(OSError, match=r"refused|timed out"):
+        await fetch(others[0].namespace, holder.address, 30020, path, "GET", {}, 5.0)
+    told = json.loads(await cluster.exec_in_spegel(holder, "spegel-py", "doctor", "--json"))
+    levels = {one["check"]: one["level"] for one in told["findings"]}
+    assert levels["runtime_token"] == levels["runtime_addr"] == "ok", told
 
 
 async def test_a_node_without_a_pod_pulls_through_the_node_port(cluster: Cluster) -> None:
