@@ -334,7 +334,7 @@ class Assembly:
             filters=config.filters,
             origins=self.origins,
             elsewhere=namespaces.holding if namespaces else None,
-            shared=config.containerd_namespace,
+            shared=parts.shared_namespaces(config),
         )
         routes = [
             *pull_routes(pull_log=self.pull_log, holder_lookup=holder_lookup, images=images),
@@ -409,7 +409,10 @@ class Assembly:
         if self.namespaces is None or containerd is None:
             return layout_state(self.config.oci_layout)
         others = await self.namespaces.counts()
-        return containerd_state(containerd.describe(), others=others, now=time.monotonic())
+        shared = parts.shared_namespaces(self.config)
+        return containerd_state(
+            containerd.describe(), shared=shared, others=others, now=time.monotonic()
+        )
 
     def watch_gauges(self) -> None:
         """Let the metrics read their gauges from the parts at each scrape."""

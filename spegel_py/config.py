@@ -101,6 +101,14 @@ class Config:
     containerd_namespace: str = setting(
         values.text, "k8s.io", "containerd namespace whose images are shared"
     )
+    containerd_more_namespaces: tuple[str, ...] = setting(
+        values.texts,
+        (),
+        (
+            "further containerd namespaces whose images are shared, such as moby (Docker) and "
+            "default (ctr, nerdctl); of a tag in several namespaces the first one's digest counts"
+        ),
+    )
     containerd_content_path: Path | None = setting(
         values.path,
         CONTENT_PATH,

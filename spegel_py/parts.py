@@ -34,6 +34,8 @@ from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.routing.libp2p.router_settings import RouterSettings
 from spegel_py.routing.peer_proofs import NodeSecret, PeerProofs
 from spegel_py.store.base import Ingests, Origins, Replicas, Store, Watcher
+from spegel_py.store.joined_store import JoinedOrigins, JoinedStore
+from spegel_py.store.joined_watcher import JoinedWatcher
 from spegel_py.supervision.isolation import IsolationThresholds
 from spegel_py.supervision.observer import NodeSignals
 from spegel_py.supervision.repairs import RepairActions
@@ -47,7 +49,12 @@ from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.peer_prover import PeerProver
 
 if TYPE_CHECKING:
-    from spegel_py.store.containerd import ContainerdWatcher, CriImages, OtherNamespaces
+    from spegel_py.store.containerd import (
+        ContainerdStore,
+        ContainerdWatcher,
+        CriImages,
+        OtherNamespaces,
+    )
 
 
 def make_tokens(config: Config) -> TokenFile | None:
@@ -261,7 +268,23 @@ def containerd_watcher(config: Config, watcher: Watcher) -> ContainerdWatcher | 
         return None
     from spegel_py.store.containerd import ContainerdWatcher
 
+    if isinstance(watcher, JoinedWatcher):
+        watcher = watcher.watchers[0]
     return watcher if isinstance(watcher, ContainerdWatcher) else None
+
+
+def shared_namespaces(config: Config) -> tuple[str, ...]:
+    """Return the containerd namespaces whose images are shared; the first one has the replicas."""
+    return tuple(dict.fromkeys((config.containerd_namespace, *config.containerd_more_namespaces)))
+
+
+def _containerd_store(store: Store) -> ContainerdStore | None:
+    """Return the store of the first namespace if the store is containerd's."""
+    from spegel_py.store.containerd import ContainerdStore
+
+    if isinstance(store, JoinedStore):
+        store = store.stores[0]
+    return store if isinstance(store, ContainerdStore) else None
 
 
 async def make_store(
@@ -288,34 +311,44 @@ async def make_store(
     # The daemon may start later, and the doctor logs what is missing.
     with suppress(StoreUnavailable):
         check_socket(config.containerd_sock)
-    client = await stack.enter_async_context(
-        Client(socket=config.containerd_sock, namespace=config.containerd_namespace)
-    )
-    store = ContainerdStore(
-        client=client,
-        content_path=config.containerd_content_path,
-        snapshotter=config.snapshotter,
-    )
-    follower = ContainerdWatcher(store=store, filters=config.filters)
-    return store, follower, store.origins, store.replicas
+    stores = [
+        ContainerdStore(
+            client=await stack.enter_async_context(
+                Client(socket=config.containerd_sock, namespace=namespace)
+            ),
+            content_path=config.containerd_content_path,
+            snapshotter=config.snapshotter,
+        )
+        for namespace in shared_namespaces(config)
+    ]
+    watchers = [ContainerdWatcher(store=each, filters=config.filters) for each in stores]
+    first = stores[0]
+    if len(stores) == 1:
+        return first, watchers[0], first.origins, first.replicas
+    origins = JoinedOrigins([each.origins for each in stores])
+    return JoinedStore(stores), JoinedWatcher(watchers), origins, first.replicas
 
 
 def make_namespaces(config: Config, store: Store) -> OtherNamespaces | None:
     """Return containerd's other namespaces; None for another store."""
     if config.oci_layout is not None:
         return None
-    from spegel_py.store.containerd import ContainerdStore, OtherNamespaces
+    from spegel_py.store.containerd import OtherNamespaces
 
-    return OtherNamespaces(client=store.client) if isinstance(store, ContainerdStore) else None
+    containerd = _containerd_store(store)
+    if containerd is None:
+        return None
+    return OtherNamespaces(client=containerd.client, shared=shared_namespaces(config))
 
 
 def make_cri_images(config: Config, store: Store) -> CriImages | None:
     """Return the images of containerd's CRI; None for another store."""
     if config.oci_layout is not None:
         return None
-    from spegel_py.store.containerd import ContainerdStore, CriImages
+    from spegel_py.store.containerd import CriImages
 
-    return CriImages(client=store.client) if isinstance(store, ContainerdStore) else None
+    containerd = _containerd_store(store)
+    return None if containerd is None else CriImages(client=containerd.client)
 
 
 def make_ingests(config: Config, store: Store, *, of_all: bool = False) -> Ingests | None:
@@ -329,12 +362,13 @@ def make_ingests(config: Config, store: Store, *, of_all: bool = False) -> Inges
 
         return LayoutIngests(root=config.oci_layout)
     if config.containerd_content_path is not None:
-        from spegel_py.store.containerd import ContainerdIngests, ContainerdStore
+        from spegel_py.store.containerd import ContainerdIngests
 
-        if not isinstance(store, ContainerdStore):
+        containerd = _containerd_store(store)
+        if containerd is None:
             return None
-        namespace = None if of_all else config.containerd_namespace
-        return ContainerdIngests(folder=store.folder, namespace=namespace)
+        namespaces = None if of_all else shared_namespaces(config)
+        return ContainerdIngests(folder=containerd.folder, namespaces=namespaces)
     return None
 
 

@@ -40,21 +40,27 @@ def content_read(path: Path | None, *, reason: str = "") -> str:
     return "over containerd's socket, as set; downloads under way are not shared"
 
 
-def in_namespaces(namespaces: Collection[str], *, shared: str) -> str:
+def in_namespaces(namespaces: Collection[str], *, shared: Collection[str]) -> str:
     """Return the sentence about content that only other namespaces of containerd hold."""
     names = ", ".join(sorted(namespaces))
     plural = "s" if len(namespaces) > 1 else ""
-    return f"it is in containerd's namespace{plural} {names}, which is not shared ({shared} is)"
+    where = f"containerd's namespace{plural} {names}"
+    return f"it is in {where}, which is not shared (only {_namespaces(shared)})"
 
 
-def other_images(images: Mapping[str, int], *, shared: str) -> str:
+def _namespaces(shared: Collection[str]) -> str:
+    names = ", ".join(shared)
+    return f"namespaces {names} are" if len(shared) > 1 else f"namespace {names} is"
+
+
+def other_images(images: Mapping[str, int], *, shared: Collection[str]) -> str:
     """Return the sentence about the images of other namespaces; empty if there are none."""
     found = [
         f"{human.plural(number, 'image')} in {name}" for name, number in sorted(images.items())
     ]
     if not found:
         return ""
-    return f"{', '.join(found)}: not shared, only namespace {shared} is"
+    return f"{', '.join(found)}: not shared, only {_namespaces(shared)}"
 
 
 def tag_too_old(seconds: float) -> str:

@@ -39,7 +39,7 @@ class HolderLookup:
         origins: returns the repositories that content came from, by which filters decide about a
             digest alone.
         elsewhere: returns the other namespaces of containerd that hold a key.
-        shared: the namespace whose images are shared.
+        shared: the namespaces whose images are shared.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class HolderLookup:
         filters: Filters = EVERYTHING,
         origins: Origins | None = None,
         elsewhere: Callable[[str], Awaitable[Collection[str]]] | None = None,
-        shared: str = "",
+        shared: Collection[str] = (),
         within: float = WITHIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

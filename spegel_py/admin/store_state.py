@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def containerd_state(
-    access: ContentAccess, *, others: Mapping[str, int], now: float
+    access: ContentAccess, *, shared: Collection[str], others: Mapping[str, int], now: float
 ) -> Mapping[str, object]:
     """Return the state of containerd's content as JSON.
 
@@ -21,6 +21,7 @@ def containerd_state(
     `text` is for people, and `is_well` is false if an operator should read it.
 
     Args:
+        shared: the namespaces whose images are shared.
         others: the number of images in each other namespace.
         now: monotonic time.
     """
@@ -29,13 +30,14 @@ def containerd_state(
         "kind": "containerd",
         "socket": str(access.socket),
         "namespace": access.namespace,
+        "namespaces": list(shared),
         "content_path": _text(access.given),
         "reads": _text(access.path),
         "reason": access.reason or None,
         "away_seconds": away,
         "error": access.error or None,
         "other_namespaces": others,
-        "others": wording.other_images(others, shared=access.namespace),
+        "others": wording.other_images(others, shared=shared),
         "text": _sentence(access),
         "is_well": away is None and not access.reason,
     }

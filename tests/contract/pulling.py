@@ -93,7 +93,7 @@ class ContainerdPulling:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.ingests: Ingests = ContainerdIngests(
-            folder=ContentFolder(daemon.content_path), namespace=NAMESPACE
+            folder=ContentFolder(daemon.content_path), namespaces=[NAMESPACE]
         )
         self._writers: dict[Digest, asyncio.subprocess.Process] = {}
 

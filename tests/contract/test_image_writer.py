@@ -256,7 +256,7 @@ async def test_background_content_is_not_found_as_an_ingest(here: Source) -> Non
             pytest.skip("ingests cannot be seen over the socket")
         folder = here.store.folder
         ingests: ContainerdIngests | LayoutIngests = ContainerdIngests(
-            folder=folder, namespace="k8s.io"
+            folder=folder, namespaces=["k8s.io"]
         )
     elif isinstance(here, LayoutSource):
         ingests = LayoutIngests(root=here.root)

@@ -141,14 +141,14 @@ async def test_when_a_tag_was_pulled_is_told(source: Source) -> None:
 
 
 async def test_after_a_gap_everything_is_told_anew(source: Source) -> None:
-    """After an outage the watcher sends a second Inventory, and continues from there."""
+    """After an outage the watcher sends another Inventory, and continues from there."""
     await source.add(NAME, image("one"))
     async with listening(source.watcher) as listener:
         await listener.until(lambda: listener.keys == keys(NAME, image("one")))
         await source.leave()
         await asyncio.sleep(1.2)  # longer than any watcher needs to notice
         await source.come_back()
-        await listener.until(lambda: listener.inventories == 2)
+        await listener.until(lambda: listener.inventories >= 2)
         assert listener.keys == keys(NAME, image("one"))
         await source.add(OTHER, image("other"))
         await listener.until(lambda: keys(OTHER, image("other")) <= listener.keys)

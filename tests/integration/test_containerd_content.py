@@ -16,6 +16,7 @@ from tests.integration.cluster import (
     manifest_path,
     registry_away,
     start_cluster,
+    state,
 )
 from tests.integration.observer import keys, observing
 from tests.support.images import image, random_layer
@@ -48,6 +49,35 @@ async def test_the_images_of_one_namespace_are_shared_and_those_of_others_are_no
                 await observer.advertised(holder, keys(lab.name("test/other:1"), image("other")))
                 == set()
             )
+
+
+async def test_the_images_of_several_namespaces_are_shared_as_those_of_one() -> None:
+    """As on a machine with Kubernetes and Docker, also across an outage of containerd."""
+    kube, docker, both = image("kube"), image("docker"), image("both")
+    async with start_lab(nodes=2) as lab:
+        holder, puller = lab.nodes
+        names = {each: lab.name(f"test/{each}:1") for each in ("kube", "docker", "both")}
+        await holder.daemon.load({names["kube"]: kube, names["both"]: both})
+        await holder.daemon.load({names["docker"]: docker}, namespace="moby")
+        await holder.daemon.load({names["both"]: image("older")}, namespace="moby")
+        await heal(lab, containerd_more_namespaces="moby")
+        everything = (
+            keys(names["kube"], kube)
+            | keys(names["docker"], docker)
+            | keys(names["both"], both)
+            | {str(blob.digest) for blob in image("older").blobs}
+        )
+        async with observing(lab) as observer:
+            await observer.sees(holder, everything)
+            async with registry_away(lab):
+                for reference in names.values():
+                    await puller.ctr_pull(reference)
+            assert str(both.root.digest) in await puller.daemon.ctr("images", "ls")
+            assert "not shared" not in str((await state(holder))["store"])
+            await holder.daemon.kill()
+            await holder.daemon.start()
+            await holder.daemon.ctr("images", "rm", "--sync", names["docker"], namespace="moby")
+            await observer.sees(holder, everything - keys(names["docker"], docker))
 
 
 async def test_imported_images_are_shared_as_pulled_ones_are() -> None:

@@ -206,7 +206,7 @@ async def test_an_image_is_in_another_namespace(labs: Labs) -> None:
     assert "ctr -n k8s.io" in here.findings["pull"]["remedy"]
     assert (
         "on this node: no: it is in containerd's namespace default, which is not shared "
-        "(k8s.io is)" in here.texts["resolve"]
+        "(only namespace k8s.io is)" in here.texts["resolve"]
     )
     assert here.statuses["resolve"] == here.statuses["measure"] == 1
     assert "miss, not_found" in here.texts["why"]

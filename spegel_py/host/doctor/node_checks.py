@@ -216,7 +216,7 @@ def _pull_finding(facts: Facts, pull: Pull) -> Finding:
                 f"{text}; {others}",
                 f"pull with ctr -n {namespace} images pull --hosts-dir {hosts_folder(facts)} "
                 f"IMAGE, with nerdctl -n {namespace}, or with crictl; or start the node with "
-                "--containerd-namespace",
+                "--containerd-more-namespaces",
             )
         return warning(
             "pull", text, "pull one and try again: crictl pull registry.k8s.io/pause:3.10"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +90,7 @@ FOLDER = "ingest"
 class ContainerdIngests:
     """The Ingests port over the ingest folder of containerd's content store.
 
-    There are none while blobs are read over the socket. Only ingests of `namespace` are found, or
+    There are none while blobs are read over the socket. Only ingests of `namespaces` are found, or
     of all namespaces (None).
 
     An ingest is a folder of an unpredictable name with three files. `data` grows. `ref` starts with
@@ -100,9 +100,9 @@ class ContainerdIngests:
     the first ingest.
     """
 
-    def __init__(self, *, folder: ContentFolder, namespace: str | None) -> None:
+    def __init__(self, *, folder: ContentFolder, namespaces: Collection[str] | None) -> None:
         self._folder = folder
-        self._begin = "" if namespace is None else f"{namespace}/"
+        self._begin = ("",) if namespaces is None else tuple(f"{each}/" for each in namespaces)
         self._growing = GrowingFiles(self._find)
 
     def __repr__(self) -> str:

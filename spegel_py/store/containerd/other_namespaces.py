@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
 from spegel_py.errors import StoreError
@@ -26,19 +26,28 @@ _CONTENT = "/containerd.services.content.v1.Content"
 
 
 class OtherNamespaces:
-    """The namespaces beside the client's own. All methods return nothing while the daemon is away.
+    """The namespaces that are not shared. All methods return nothing while the daemon is away.
 
-    `clock` is monotonic, in seconds.
+    Args:
+        shared: the namespaces that are.
+        clock: monotonic time in seconds.
     """
 
-    def __init__(self, *, client: Client, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        client: Client,
+        shared: Collection[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
+        self._shared = frozenset(shared)
         self._clock = clock
         self._counts: Mapping[str, int] = {}
         self._counted = -FRESH
 
     def __repr__(self) -> str:
-        return f"<OtherNamespaces than {self._client.namespace}>"
+        return f"<OtherNamespaces than {sorted(self._shared)}>"
 
     async def counts(self) -> Mapping[str, int]:
         """Return the number of images of each namespace that has images."""
@@ -65,7 +74,7 @@ class OtherNamespaces:
             )
         except StoreError:
             return []
-        names = sorted({one.name for one in answer.namespaces} - {self._client.namespace})
+        names = sorted({one.name for one in answer.namespaces} - self._shared)
         return names[:MAX_NAMESPACES]
 
     async def _count(self, namespace: str) -> int:

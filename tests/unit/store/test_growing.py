@@ -21,7 +21,7 @@ DIGEST = Digest.of(b"layer")
 
 def ingests_of(root: Path, namespace: str | None = None) -> ContainerdIngests:
     """Return the ingests below a content store's folder."""
-    return ContainerdIngests(folder=ContentFolder(root), namespace=namespace)
+    return ContainerdIngests(folder=ContentFolder(root), namespaces=namespace and [namespace])
 
 
 def ingest(root: Path, name: str, ref: str, *, data: bytes = b"", total: str | None = "10") -> Path:
