@@ -11,7 +11,9 @@ from typing import Protocol, Self
 from spegel_py.errors import ContentNotFound
 from spegel_py.oci.digest import Digest
 from spegel_py.store.base import Ingests
-from spegel_py.store.containerd import ContainerdIngests, ContentFolder
+from spegel_py.store.containerd import Client, ContainerdIngests, ContentFolder
+from spegel_py.store.containerd.containerd_image_writer import abort
+from spegel_py.store.containerd.grpc_errors import Locked
 from spegel_py.store.layout import BlobWriter, LayoutIngests
 from spegel_py.store.memory_store import MemoryIngests
 from tests.support import images
@@ -104,6 +106,7 @@ class ContainerdPulling:
         return cls(daemon)
 
     async def begin(self, digest: Digest, total: int) -> None:
+        await self._discard(f"layer-{digest}")
         self._writers[digest] = await asyncio.create_subprocess_exec(
             *("ctr", "-a", str(self.daemon.socket), "-n", NAMESPACE, "content", "ingest"),
             *("--expected-size", str(total), "--expected-digest", str(digest), f"layer-{digest}"),
@@ -140,3 +143,16 @@ class ContainerdPulling:
             await self.fail(digest)
         await self.daemon.stop()
         shutil.rmtree(self.daemon.folder)
+
+    async def _discard(self, name: str) -> None:
+        """Delete what a writer that died has left: `ctr` cannot go on where it stopped."""
+        async with Client(socket=self.daemon.socket, namespace=NAMESPACE) as client:
+
+            async def is_discarded() -> bool:
+                try:
+                    await abort(client, name)
+                except Locked:  # containerd has not noticed yet that it died
+                    return False
+                return True
+
+            await until(is_discarded)

@@ -26,7 +26,7 @@ from tests.support.images import image
 from tests.support.lab import REGISTRY, Lab, Node, start_lab, until
 from tests.support.processes import CommandFailed
 
-pytestmark = [pytest.mark.root, pytest.mark.containerd]
+pytestmark = pytest.mark.root
 
 HOT = 12.0
 """A heat that is worth a replica in each zone, for some half-lives."""
