@@ -122,7 +122,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> N
                 help=text,
                 metavar="VALUE",
             )
-        elif setting.parse is values.boolean:
+        elif setting.parse is values.boolean or "true" in setting.choices:
             action = parser.add_argument(
                 setting.flag, dest=setting.name, nargs="?", const="true", help=text, metavar="BOOL"
             )

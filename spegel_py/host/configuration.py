@@ -19,7 +19,7 @@ from spegel_py.host.disk_steps import Disk
 from spegel_py.host.file_tree import Entry, Folder
 from spegel_py.host.host_files import read
 from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
-from spegel_py.host.mirroring import HOSTS, Mirroring, is_made
+from spegel_py.host.mirroring import HOSTS, KeptHosts, Mirroring, is_made
 from spegel_py.host.own_names import BACKUP
 from spegel_py.host.registries import parse_registries, parse_targets
 from spegel_py.host.runtimes import RUNTIME, RUNTIME_FILE
@@ -88,12 +88,13 @@ SETTINGS = (
     ),
     Setting(
         "prepend_existing",
-        values.boolean,
-        False,
+        KeptHosts.parse,
+        KeptHosts.NONE,
         (
-            "keep the previous hosts of the named registries, after the mirror; all other "
-            "files are set aside until cleanup"
+            "keep the previous hosts of the named registries, after the mirror, or with all those "
+            "of every registry; all other files are set aside until cleanup"
         ),
+        choices=tuple(KeptHosts),
     ),
     Setting(
         "containerd_sock",

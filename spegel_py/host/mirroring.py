@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 
+from spegel_py import values
 from spegel_py.errors import ConfigError
 from spegel_py.host import hosts_toml
 from spegel_py.host.file_tree import (
@@ -33,20 +35,39 @@ _DEPTH = 8
 """Links followed in a row, and levels of folders, at most: more is a cycle."""
 
 
+class KeptHosts(StrEnum):
+    """The registries whose previous hosts stay, behind the mirror."""
+
+    NONE = "false"
+    NAMED = "true"
+    ALL = "all"
+
+    @classmethod
+    def parse(cls, given: object) -> KeptHosts:
+        """Return what a setting says. Raises ValueError."""
+        text = str(given).lower()
+        if text == cls.ALL:
+            return cls.ALL
+        try:
+            return cls.NAMED if values.boolean(given) else cls.NONE
+        except ValueError:
+            raise ValueError(f"{values.quoted(given)} should be true, false or all") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirroring:
     """The settings of `configuration`: registries, mirrors and options.
 
     `targets` are the mirrors' URLs, in the order in which containerd asks them. Each mirror is told
     the name `node` of the runtime's node, and the first one the runtime's `token`, if it is not
-    empty.
+    empty. `keeps_existing` says whose previous hosts are kept.
     """
 
     registries: tuple[Registry, ...]
     targets: tuple[str, ...]
     node: str
     resolves_tags: bool = True
-    keeps_existing: bool = False
+    keeps_existing: KeptHosts = KeptHosts.NONE
     credentials: Credentials | None = None
     token: str = field(default="", repr=False)
 
@@ -64,11 +85,17 @@ class Mirroring:
         tree = OriginalTree(root=root, original=original, outside=outside)
         wanted = Folder({}, FOLDER)
         kept: list[Existing] = []
-        for registry in self.registries:
-            existing = tree.existing(registry) if self.keeps_existing else None
+        others = self._others(original)
+        for registry in (*self.registries, *(others if self._mirrors_all else ())):
+            is_kept = self.keeps_existing is not KeptHosts.NONE
+            existing = tree.existing(registry) if is_kept else None
             name = existing.name if existing else registry.host
             wanted = grafted(wanted, (name,), self._folder(registry, existing, root))
             kept += [existing] if existing else []
+        for registry in () if self._mirrors_all else others:
+            if existing := tree.existing(registry):
+                wanted = grafted(wanted, (existing.name,), existing.folder)
+                kept.append(existing)
         for existing in kept:
             for parts, file in tree.needed(existing):
                 if at(wanted, parts) is None:
@@ -78,7 +105,10 @@ class Mirroring:
     def set_aside(self, original: Folder, wanted: Mapping[str, Entry]) -> list[str]:
         """Return the folders that containerd used, and whose settings the plan does not keep."""
         heeded = [name for name, entry in original.entries.items() if _is_used(entry)]
-        return [name for name in heeded if not (self.keeps_existing and _has_hosts(wanted, name))]
+        if self.keeps_existing is KeptHosts.ALL:
+            return []
+        is_kept = self.keeps_existing is KeptHosts.NAMED
+        return [name for name in heeded if not (is_kept and _has_hosts(wanted, name))]
 
     def with_registries(self, folders: Mapping[str, Entry]) -> str:
         """Return the flag that names the present registries and those of these folders."""
@@ -92,12 +122,30 @@ class Mirroring:
         registry = registry_of(name)
         named += [registry if registry == DEFAULT else f"https://{registry}"]
         flags = f"--mirrored-registries {' '.join(dict.fromkeys(named))}"
-        if self.keeps_existing:
+        if self.keeps_existing is KeptHosts.NAMED:
             return (
                 "--prepend-existing keeps the registries that are named, and no other: to keep "
-                f"it, give {flags}"
+                f"it, give {flags}, or --prepend-existing=all"
             )
-        return f"to keep it, after the mirror, give --prepend-existing and name it: {flags}"
+        return (
+            "to keep it, after the mirror, give --prepend-existing=all, or --prepend-existing and "
+            f"name it: {flags}"
+        )
+
+    @property
+    def _mirrors_all(self) -> bool:
+        return any(registry.host == DEFAULT for registry in self.registries)
+
+    def _others(self, original: Folder) -> list[Registry]:
+        """Return the registries that are not named, and whose previous hosts are kept too."""
+        if self.keeps_existing is not KeptHosts.ALL:
+            return []
+        named = {name for registry in self.registries for name in registry.folders}
+        return [
+            Registry(registry_of(name), None)
+            for name, entry in original.entries.items()
+            if _is_used(entry) and name not in named
+        ]
 
     def _folder(self, registry: Registry, existing: Existing | None, root: Path) -> Folder:
         others = existing.others if existing else Folder({}, FOLDER)
@@ -157,12 +205,13 @@ def _has_hosts(wanted: Mapping[str, Entry], name: str) -> bool:
 class Existing:
     """One registry's folder, with the text of its hosts.toml.
 
-    `others` has all other files; links in it are replaced by their targets.
+    `others` has all other files, `folder` the hosts.toml too; links are replaced by their targets.
     """
 
     name: str
     text: str
     others: Folder
+    folder: Folder
 
 
 class OriginalTree:
@@ -218,7 +267,8 @@ class OriginalTree:
             ) from error
         others = Folder(entries, replace(folder.meta, mtime_ns=None))
         # containerd uses Docker's certificate files only if hosts.toml is missing or empty.
-        return Existing(name=name, text=text or hosts_toml.from_files(entries), others=others)
+        text = text or hosts_toml.from_files(entries)
+        return Existing(name=name, text=text, others=others, folder=folder)
 
     def _solid(self, path: Path, depth: int = _DEPTH) -> Entry | None:
         """Return the entry at a path, with links followed; None if there is none."""

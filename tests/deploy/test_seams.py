@@ -96,7 +96,7 @@ def test_what_the_values_say_arrives(helm: Helm) -> None:
         f"http://{NODE_IP}:31021",
         "https://cache.example",
     )
-    assert (configuration["resolve_tags"], configuration["prepend_existing"]) == (False, True)
+    assert (configuration["resolve_tags"], configuration["prepend_existing"]) == (False, "true")
     assert registry["node_name"] == configuration["node_name"] == NODE_NAME
 
 

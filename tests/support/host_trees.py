@@ -18,7 +18,7 @@ import pytest
 from spegel_py.host.disk_steps import Disk, OnStep
 from spegel_py.host.file_tree import Entry, Folder
 from spegel_py.host.host_files import read
-from spegel_py.host.mirroring import Mirroring
+from spegel_py.host.mirroring import KeptHosts, Mirroring
 from spegel_py.host.original import change, restore
 from spegel_py.host.registries import parse_registries, parse_targets
 
@@ -47,12 +47,14 @@ Work = Callable[[Disk], object]
 MOMENT = 1_600_000_000_123_456_789
 
 
-def mirroring(*registries: str, keeps_existing: bool = False, **others: object) -> Mirroring:
+def mirroring(
+    *registries: str, keeps_existing: bool | KeptHosts = False, **others: object
+) -> Mirroring:
     return Mirroring(
         registries=parse_registries(registries),
         targets=parse_targets([MIRROR]),
         node="node-1",
-        keeps_existing=keeps_existing,
+        keeps_existing=KeptHosts.parse(keeps_existing),
         **others,  # type: ignore[arg-type]  # named as the fields are
     )
 

@@ -14,13 +14,14 @@ from spegel_py.host.changes import ChangeKind
 from spegel_py.host.configuration import configure
 from spegel_py.host.file_tree import Entry, File, Folder, Link, at
 from spegel_py.host.host_files import read
+from spegel_py.host.mirroring import KeptHosts
 from spegel_py.host.registries import parse_registries
 from spegel_py.tools.basic_auth import Credentials
 from tests.support.host_trees import EXISTING, MIRROR, mirroring, quick
 
 
 def planned(
-    root: Path, *registries: str, keeps_existing: bool = True, **others: Any
+    root: Path, *registries: str, keeps_existing: bool | KeptHosts = True, **others: Any
 ) -> Mapping[str, Entry]:
     original = read(root)
     assert isinstance(original, Folder)
@@ -93,7 +94,7 @@ def test_without_prepend_existing_nothing_is_kept(tmp_path: Path) -> None:
 )
 def test_what_is_set_aside_can_be_kept(registries: tuple[str, ...], name: str, flags: str) -> None:
     """The flags that keep it are given whole, and leave what is mirrored as it is."""
-    expected = f"give --prepend-existing and name it: --mirrored-registries {flags}"
+    expected = f"--prepend-existing and name it: --mirrored-registries {flags}"
     assert mirroring(*registries).keeping(name).endswith(expected)
     parse_registries(flags.split())
 
@@ -108,8 +109,63 @@ def test_prepend_existing_alone_keeps_nothing(tmp_path: Path) -> None:
     assert [one.name for one in aside] == ["docker.io", "ghcr.io"]
     assert aside[1].remedy == (
         "--prepend-existing keeps the registries that are named, and no other: to keep it, give "
-        "--mirrored-registries _default https://ghcr.io"
+        "--mirrored-registries _default https://ghcr.io, or --prepend-existing=all"
     )
+
+
+def test_the_hosts_of_every_registry_are_kept_without_their_names(tmp_path: Path) -> None:
+    """Behind the mirror, since all registries are mirrored; certificates and paths stay too."""
+    write(
+        tmp_path,
+        **{
+            "docker.io/hosts.toml": EXISTING,
+            "docker.io/ca.crt": "a",
+            "ghcr.io/hosts.toml": '[host."https://cache.example/v2/ghcr"]\noverride_path = true\n',
+            "old.example_5000_/ca.crt": "b",
+            "notes.txt": "",
+        },
+    )
+    wanted = planned(tmp_path, keeps_existing=KeptHosts.ALL)
+    assert sorted(wanted) == ["_default", "docker.io", "ghcr.io", "old.example_5000_"]
+    for name in wanted:
+        text = file(wanted, f"{name}/hosts.toml")
+        assert next(iter(tomllib.loads(text)["host"])) == MIRROR
+    hosts = tomllib.loads(file(wanted, "ghcr.io/hosts.toml"))["host"]
+    assert hosts["https://cache.example/v2/ghcr"] == {"override_path": True}
+    assert tomllib.loads(file(wanted, "old.example_5000_/hosts.toml"))["ca"] == ["ca.crt"]
+    original = read(tmp_path)
+    assert isinstance(original, Folder)
+    assert mirroring(keeps_existing=KeptHosts.ALL).set_aside(original, wanted) == []
+
+
+def test_the_hosts_of_registries_that_are_not_mirrored_stay_as_they_are(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        **{
+            "docker.io/hosts.toml": EXISTING,
+            "ghcr.io/hosts.toml": EXISTING,
+            "ghcr.io/ca.crt": "a",
+            "_default/hosts.toml": EXISTING,
+        },
+    )
+    (tmp_path / "quay.io").symlink_to("ghcr.io")
+    wanted = planned(tmp_path, "https://docker.io", keeps_existing=KeptHosts.ALL)
+    assert MIRROR in file(wanted, "docker.io/hosts.toml")
+    for name in ("ghcr.io", "quay.io", "_default"):
+        assert file(wanted, f"{name}/hosts.toml") == EXISTING
+    assert file(wanted, "quay.io/ca.crt") == "a"
+
+
+@pytest.mark.parametrize("given", ["ALL", "all", True, "yes", "0", False])
+def test_what_prepend_existing_takes(given: object) -> None:
+    expected = KeptHosts.ALL if str(given).lower() == "all" else None
+    expected = expected or (KeptHosts.NAMED if given in (True, "yes") else KeptHosts.NONE)
+    assert KeptHosts.parse(given) is expected
+
+
+def test_what_prepend_existing_does_not_take() -> None:
+    with pytest.raises(ValueError, match="'some' should be true, false or all"):
+        KeptHosts.parse("some")
 
 
 def test_a_secret_is_readable_by_the_owner_only(tmp_path: Path) -> None:
