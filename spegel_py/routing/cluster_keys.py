@@ -8,20 +8,15 @@ after the other without an interruption.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import aiofiles
-import structlog
-
 from spegel_py.errors import ConfigError
 from spegel_py.tools.files import is_public
-
-log = structlog.get_logger(__name__)
+from spegel_py.tools.secret_file import SecretFile
 
 
 class KeysMode(StrEnum):
@@ -37,8 +32,6 @@ MOST_KEYS = 4
 """Keys in a file: two are needed while one is replaced."""
 MOST_BYTES = 4096
 """Bytes of a file; one with four keys and comments has a few hundred."""
-REREAD = 5.0
-"""Seconds between two looks at the file: the kubelet takes a minute to bring a changed Secret."""
 
 _SWARM_KEY = "/key/swarm/psk/1.0.0/"
 _BASE_16 = "/base16/"
@@ -95,91 +88,32 @@ def parse(text: str) -> tuple[ClusterKey, ...]:
     return tuple(found)
 
 
-class KeyFile:
+class KeyFile(SecretFile[tuple[ClusterKey, ...]]):
     """The key file of a running node, which may change at any time.
 
     Raises ConfigError if the file cannot be used at the start.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self.keys = read(path)
-        self.changed: Callable[[Sequence[ClusterKey]], Awaitable[None]] = _ignore
-        """Is awaited with the new keys when the file has others."""
-        self.fault = ""
-        """The fault of the file as of the last look; the keys are then those of before."""
-        self._is_public = False
-        self._judge_mode(is_public=is_public(path))
+        super().__init__(
+            path, name="cluster keys", parts="keys", read=_read, fingerprints=_fingerprints
+        )
 
-    def __repr__(self) -> str:
-        return f"<KeyFile {self._path} {[key.fingerprint for key in self.keys]}>"
-
-    def describe(self) -> Mapping[str, object]:
-        """Return the file's state as JSON: fingerprints instead of keys, and what is wrong."""
-        return {
-            "file": str(self._path),
-            "keys": [key.fingerprint for key in self.keys],
-            "fault": self.fault,
-            "public": self._is_public,
-        }
-
-    def faults(self) -> Mapping[str, str]:
-        """Return the file if a person has to mend it, with the fault and the remedy."""
-        if self.fault:
-            return {str(self._path): f"{self.fault}; the keys of before stay in use"}
-        if self._is_public:
-            return {str(self._path): f"every user can read it: chmod 600 {self._path}"}
-        return {}
-
-    async def run(self) -> None:
-        """Look at the file every REREAD seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(REREAD)
-            await self.look()
-
-    async def look(self) -> None:
-        """Read the file again. A fault keeps the keys of before, and is logged once."""
-        before = self.fault
-        try:
-            async with aiofiles.open(self._path, "rb") as file:
-                found = _parsed(self._path, await file.read(MOST_BYTES + 1))
-                self._judge_mode(is_public=is_public(file.fileno()))
-            self.fault = ""
-        except (OSError, ConfigError) as error:
-            self.fault = _reason(error)
-            if self.fault != before:
-                log.error(
-                    "cluster keys unreadable; the keys of before stay in use",
-                    file=str(self._path),
-                    error=self.fault,
-                )
-            return
-        if before:
-            log.info("cluster keys readable again", file=str(self._path))
-        if found != self.keys:
-            self.keys = found
-            log.info("cluster keys changed", keys=[key.fingerprint for key in found])
-            await self.changed(found)
-
-    def _judge_mode(self, *, is_public: bool) -> None:
-        was_public, self._is_public = self._is_public, is_public
-        if is_public and not was_public:
-            log.warning(
-                "every user of this machine can read the cluster keys",
-                file=str(self._path),
-                remedy=f"chmod 600 {self._path}",
-            )
-
-
-async def _ignore(keys: Sequence[ClusterKey]) -> None:
-    """Do nothing with new keys."""
+    @property
+    def keys(self) -> tuple[ClusterKey, ...]:
+        """The keys in use, the one used towards others first."""
+        return self.content
 
 
 def read(path: Path) -> tuple[ClusterKey, ...]:
     """Return the keys of a file. Raises ConfigError, which names the file and the fault."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[tuple[ClusterKey, ...], bool]:
     try:
         with path.open("rb") as file:
-            return _parsed(path, file.read(MOST_BYTES + 1))
+            return _parsed(path, file.read(MOST_BYTES + 1)), is_public(file.fileno())
     except OSError as error:
         raise ConfigError(f"--cluster-keys: {path}: {error.strerror}") from None
 
@@ -195,5 +129,5 @@ def _parsed(path: Path, data: bytes) -> tuple[ClusterKey, ...]:
         raise ConfigError(f"--cluster-keys: {path}: {error}") from None
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+def _fingerprints(keys: Sequence[ClusterKey]) -> list[str]:
+    return [key.fingerprint for key in keys]

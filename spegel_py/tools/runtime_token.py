@@ -10,38 +10,29 @@ earlier hosts.toml still sends the older one.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import structlog
 
 from spegel_py.errors import ConfigError
 from spegel_py.tools.files import is_public, replace_file
-from spegel_py.tools.threads import run_detached
-
-log = structlog.get_logger(__name__)
+from spegel_py.tools.secret_file import SecretFile
 
 TOKEN_BYTES = 32
 KEPT = 2
 """Tokens in a file: the newest one, and the one before it."""
 MOST_BYTES = 1024
 """Bytes of a file; one with two tokens has 130."""
-REREAD = 5.0
-"""Seconds between two looks at the file. A request with an unknown token causes one at once."""
-LOOK_TIMEOUT = 1.0
-"""Seconds that a request with an unknown token waits for the file; a disk may hang."""
 
 _TOKEN = re.compile(rf"[0-9a-f]{{{2 * TOKEN_BYTES}}}", re.ASCII)
 _PURPOSE = b"spegel-py token"
 
 
-class TokenFile:
+class TokenFile(SecretFile[tuple[str, ...]]):
     """The token file of a running node, which may change at any time.
 
     A file that is missing or malformed does not end the node: its peers are served, and its own
@@ -50,99 +41,34 @@ class TokenFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._looking: asyncio.Task[None] | None = None
+        super().__init__(
+            path,
+            name="runtime token",
+            parts="tokens",
+            read=_read,
+            fingerprints=lambda tokens: [*map(fingerprint, tokens)],
+            default=(),
+        )
         self.own = new_token()
-        self.tokens: tuple[str, ...] = ()
-        self.fault = ""
-        """The fault of the file as of the last look; the tokens are then those of before."""
-        self._is_public = False
-        try:
-            self._take(_read(path))
-        except ConfigError as error:
-            self._fail(error)
-
-    def __repr__(self) -> str:
-        return f"<TokenFile {self._path} {[*map(fingerprint, self.tokens)]}>"
-
-    def describe(self) -> Mapping[str, object]:
-        """Return the file's state as JSON: fingerprints instead of tokens, and what is wrong."""
-        return {
-            "file": str(self._path),
-            "tokens": [*map(fingerprint, self.tokens)],
-            "fault": self.fault,
-            "public": self._is_public,
-        }
-
-    def faults(self) -> Mapping[str, str]:
-        """Return the file if a person has to mend it, with the fault and the remedy."""
-        if self.fault:
-            return {str(self._path): self.fault}
-        if self._is_public:
-            return {str(self._path): f"every user can read it: chmod 600 {self._path}"}
-        return {}
 
     async def accept(self, given: str) -> bool:
         """Return True if a request's token is one of this node's.
 
         The file is read again for an unknown token, since `configuration` may have written it just
-        now.
+        now. All requests share a look, so a flood of wrong tokens reads once.
         """
         if not given or self._knows(given):
             return bool(given)
         for _ in range(2):  # the file may have been written since a look that is under way began
-            await self._look_in_time()
+            await self.look_in_time()
             if self._knows(given):
                 return True
         return False
 
-    async def run(self) -> None:
-        """Look at the file every REREAD seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(REREAD)
-            await self._look_in_time()
-
-    async def look(self) -> None:
-        """Read the file again. A fault keeps the tokens of before, and is logged once."""
-        try:
-            self._take(await run_detached(lambda: _read(self._path)))
-        except ConfigError as error:
-            self._fail(error)
-
-    async def _look_in_time(self) -> None:
-        """Wait for one look, which all that wait share: a flood of wrong tokens reads once."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self.look(), name="runtime token's file")
-        done, _ = await asyncio.wait({self._looking}, timeout=LOOK_TIMEOUT)
-        if not done:
-            self._fail(ConfigError(f"{self._path}: the disk does not answer; see the disk"))
-
     def _knows(self, given: str) -> bool:
         written = given.encode(errors="surrogateescape")
-        return any(hmac.compare_digest(written, each.encode()) for each in (self.own, *self.tokens))
-
-    def _take(self, content: tuple[tuple[str, ...], bool]) -> None:
-        found, is_public = content
-        if self.fault:
-            log.info("runtime token readable again", file=str(self._path))
-        self.fault = ""
-        if found != self.tokens:
-            self.tokens = found
-            log.info("runtime token", file=str(self._path), tokens=[*map(fingerprint, found)])
-        if is_public and not self._is_public:
-            log.warning(
-                "every user of this machine can read the runtime token",
-                file=str(self._path),
-                remedy=f"chmod 600 {self._path}",
-            )
-        self._is_public = is_public
-
-    def _fail(self, error: ConfigError) -> None:
-        if str(error) != self.fault:
-            self.fault = str(error)
-            log.error(
-                "runtime token unreadable; the tokens of before stay in use", error=self.fault
-            )
+        known = (self.own, *self.content)
+        return any(hmac.compare_digest(written, each.encode()) for each in known)
 
 
 def new_token() -> str:

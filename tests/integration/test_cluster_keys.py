@@ -80,10 +80,10 @@ async def test_a_node_goes_on_with_its_keys_while_the_file_is_broken(tmp_path: P
     await node.start()
     try:
         keys.write_text("")
-        await _said(node, "cluster keys unreadable")
+        await _said(node, "secret file unreadable")
         await _open(node, {f"{keys}": "it has no key"})
         keys.write_text(f"{NEW.secret.hex()}\n{OLD.secret.hex()}")
-        await _said(node, "cluster keys changed")
+        await _said(node, "secret file changed")
         await _open(node, {})
         keys.chmod(0o644)
         await _open(node, {f"{keys}": f"chmod 600 {keys}"})
