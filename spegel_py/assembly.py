@@ -71,12 +71,14 @@ from spegel_py.supervision.supervisor import Supervisor
 from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.tools.runtime_token import TokenFile
+from spegel_py.tools.secret_file import secret_faults
 from spegel_py.transfer.base import Deadlines
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
 
 if TYPE_CHECKING:
     from spegel_py.store.containerd import OtherNamespaces
+    from spegel_py.transfer.peer_tls import PeerTls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ class Assembly:
     auth: Credentials | None
     tokens: TokenFile | None
     key_file: KeyFile | None
+    tls: PeerTls | None
     metrics: NodeMetrics
     plain_store: Store
     store: ScrubbedStore
@@ -119,6 +122,7 @@ class Assembly:
         """Make all parts. Sockets and threads are closed with the stack."""
         metrics, auth = NodeMetrics(), Credentials.read()
         tokens, key_file = parts.make_tokens(config), parts.make_key_file(config)
+        tls = parts.make_peer_tls(config)
         mirror_address = parts.own_mirror(config, auth, tokens)
         rng, verify = random.Random(), Verify(config.verify_blobs)
         store, watcher, origins, replicas = await parts.make_store(config, stack)
@@ -142,6 +146,7 @@ class Assembly:
                 deadlines=deadlines,
                 authorization=auth.header if auth else None,
                 prover=prover,
+                tls=tls,
             )
         )
         health = parts.make_health(config, deadlines, router, metrics, rng)
@@ -154,7 +159,7 @@ class Assembly:
         )
         monitor = Monitor(
             health=health,
-            upstream=await stack.enter_async_context(parts.make_checks(config, prover)),
+            upstream=await stack.enter_async_context(parts.make_checks(config, prover, tls)),
             members=router.members,
             metrics=metrics.health,
             timeout=config.health_timeout,
@@ -215,7 +220,7 @@ class Assembly:
             floor_missed=kept.keeper.floor_missed,
             draining=lambda: kept.draining.state.describe() or {},
             preheat_faults=preheating.faults,
-            secret_faults=partial(parts.secret_faults, key_file, tokens),
+            secret_faults=partial(secret_faults, key_file, tokens, tls),
         )
         preheating.jobs.on_action = kept.draining.on_action = supervisor.audit
         kept.keeper.on_action = kept.queue.on_action = supervisor.audit
@@ -225,6 +230,7 @@ class Assembly:
             auth=auth,
             tokens=tokens,
             key_file=key_file,
+            tls=tls,
             metrics=metrics,
             plain_store=store,
             store=scrubbed,
@@ -288,6 +294,7 @@ class Assembly:
             ingest_reader=ingest_reader,
             default_registry=self.config.default_registry,
             proof_gate=self.proof_gate,
+            needs_tls=bool(self.tls and self.tls.is_required),
             reach=reach if self.config.old_tags else None,
             tag_policy=TagPolicy(self.config.tag_policy),
             lists=self._list_handler(door, reach),
@@ -313,6 +320,7 @@ class Assembly:
                 node=node_name(self.config.node_name),
                 tokens=self.tokens,
                 needs_proof=self.proof_gate is not None and self.proof_gate.is_required,
+                needs_tls=bool(self.tls and self.tls.is_required),
             ),
         )
 
@@ -389,20 +397,12 @@ class Assembly:
             replicas=self.replicas.keeper.limits(),
             draining=self.replicas.draining.state.describe(),
             leaving=self.replicas.draining.state.draining_peers,
-            cluster_keys=self._keys_state(),
+            cluster_keys=parts.keys_state(self.config, self.key_file, self.router),
+            peer_tls=self.tls.describe() if self.tls else None,
             peer_proofs=self.config.peer_proofs,
             runtime_token=self.tokens.describe() if self.tokens else None,
             preheat=self.preheating.describe(self.config.control_path),
         )
-
-    def _keys_state(self) -> Mapping[str, object] | None:
-        if self.key_file is None:
-            return None
-        return {
-            **self.key_file.describe(),
-            "mode": self.config.cluster_keys_mode,
-            "members": self.router.members_by_kind(),
-        }
 
     async def _store_state(self) -> Mapping[str, object]:
         containerd = parts.containerd_watcher(self.config, self.watcher)
@@ -431,8 +431,11 @@ class Assembly:
             records=router.records_by_kind,
             peers=router.protocols,
             members=router.members_by_kind,
+            tls_members=router.tls_members,
             images=lambda: [*advertiser.tags, *by_digest()],
         )
+        if tls := self.tls:
+            metrics.watch_tls(lambda: tls.content.expires)
         metrics.watch_queues(
             {
                 "advertise": lambda: float(advertiser.to_advertise),

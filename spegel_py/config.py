@@ -414,6 +414,24 @@ class Config:
         ),
         choices=("off", "accept", "require"),
     )
+    peer_tls: Path | None = setting(
+        values.path,
+        None,
+        (
+            "folder with ca.crt, tls.crt and tls.key, as a Secret of cert-manager has them: nodes "
+            "verify each other's certificate, and encrypt what they send each other over HTTP; "
+            "the files are read again when they change"
+        ),
+    )
+    peer_tls_mode: str = setting(
+        values.text_or_off,
+        "require",
+        (
+            "require: nodes without TLS are neither asked nor answered; accept: they are, as while "
+            "TLS is introduced; off: peer-tls is not used"
+        ),
+        choices=("off", "accept", "require"),
+    )
     peer_proofs: str = setting(
         values.text_or_off,
         "prefer",

@@ -20,6 +20,7 @@
     │ └ RouterUnavailable           the libp2p side is not running
     └ PeerError                     a request to one peer failed
       ├ PeerUnreachable             no connection, or the connection broke
+      │ └ PeerUnencrypted           the peer has no TLS, and this node requires it
       ├ PeerRefused(status)         the peer answered with something else
       │ └ PeerTagTooOld             the peer's tag is older than a tag may be
       ├ PeerStalled                 the peer sent nothing within the deadline
@@ -196,6 +197,10 @@ class PeerError(SpegelError):
 
 class PeerUnreachable(PeerError):
     """No connection to the peer could be made, or the connection broke."""
+
+
+class PeerUnencrypted(PeerUnreachable):
+    """The peer has no TLS, and this node asks no peer without it."""
 
 
 class PeerRefused(PeerError):

@@ -40,6 +40,16 @@ class NodeMetrics:
             registry=registry,
         )
 
+        self._tls_expiry = Gauge(
+            "spegel_peer_tls_expiry_timestamp_seconds",
+            "Unix time at which the certificate between peers ends; 0 without --peer-tls.",
+            registry=registry,
+        )
+
+    def watch_tls(self, expires: Callable[[], float]) -> None:
+        """Read the end of the certificate at every scrape; it must neither block nor raise."""
+        self._tls_expiry.set_function(expires)
+
     def watch_queues(self, lengths: Mapping[str, Callable[[], float]]) -> None:
         """Read these lengths at every scrape; the functions must neither block nor raise."""
         for queue, length in lengths.items():

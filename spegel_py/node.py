@@ -21,6 +21,7 @@ from spegel_py.assembly import Assembly
 from spegel_py.config import AUTO, Config
 from spegel_py.errors import ConfigError
 from spegel_py.registry.askers import Door
+from spegel_py.registry.connection import TlsContext
 from spegel_py.registry.connection_table import ConnectionLimits
 from spegel_py.registry.server import DRAIN, serve
 from spegel_py.routing.libp2p.bootstrap import id_app
@@ -76,7 +77,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
         node = await Assembly.build(config, stack)
         node.watch_gauges()
         for flag, address, door in doors:
-            await _serve(stack, flag, node.registry_app(door), address, limits=limits)
+            tls = node.tls.server_context if node.tls and door is not Door.RUNTIME else None
+            await _serve(stack, flag, node.registry_app(door), address, limits=limits, tls=tls)
         await _serve(
             stack,
             "--metrics-addr",
@@ -131,6 +133,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 tasks.append(group.create_task(node.key_file.run(), name="cluster keys"))
             if node.tokens is not None:
                 tasks.append(group.create_task(node.tokens.run(), name="runtime token"))
+            if node.tls is not None:
+                tasks.append(group.create_task(node.tls.run(), name="certificates"))
             if node.cordon:
                 tasks.append(group.create_task(node.cordon.run(), name="cordon"))
             yield node.router
@@ -177,9 +181,10 @@ async def _serve(
     *,
     limits: ConnectionLimits,
     drain: float = DRAIN,
+    tls: TlsContext | None = None,
 ) -> None:
     """Serve an app until the end of the stack. Raises ConfigError, which names the flag."""
     try:
-        await stack.enter_async_context(serve(app, address, drain=drain, limits=limits))
+        await stack.enter_async_context(serve(app, address, drain=drain, limits=limits, tls=tls))
     except ConfigError as error:
         raise ConfigError(f"{flag}: {error}") from error

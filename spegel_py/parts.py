@@ -55,16 +55,12 @@ if TYPE_CHECKING:
         CriImages,
         OtherNamespaces,
     )
+    from spegel_py.transfer.peer_tls import PeerTls
 
 
 def make_tokens(config: Config) -> TokenFile | None:
     """Return the file with the tokens of this node's runtime; None without one."""
     return None if config.runtime_token is None else TokenFile(config.runtime_token)
-
-
-def secret_faults(*files: KeyFile | TokenFile | None) -> dict[str, str]:
-    """Return the files of secrets that a person has to mend, each with its fault."""
-    return {path: why for file in files if file for path, why in file.faults().items()}
 
 
 def own_mirror(config: Config, auth: Credentials | None, tokens: TokenFile | None) -> MirrorAddress:
@@ -133,14 +129,14 @@ def make_sharing(
     )
 
 
-def make_checks(config: Config, prover: PeerProver) -> HTTPUpstream:
+def make_checks(config: Config, prover: PeerProver, tls: PeerTls | None) -> HTTPUpstream:
     """Return the HTTP client of health checks, with connections of its own.
 
     Checks need no password: probes are answered without one. The proof of the answer shows that the
     registry is the peer's own.
     """
     deadlines = Deadlines(connect=config.health_timeout, first_byte=config.health_timeout)
-    return HTTPUpstream(deadlines=deadlines, prover=prover, is_copying=True)
+    return HTTPUpstream(deadlines=deadlines, prover=prover, tls=tls, is_copying=True)
 
 
 def make_prover(config: Config, router: Libp2pRouter, metrics: NodeMetrics) -> PeerProver:
@@ -379,6 +375,25 @@ def make_key_file(config: Config) -> KeyFile | None:
     return KeyFile(config.cluster_keys)
 
 
+def keys_state(
+    config: Config, key_file: KeyFile | None, router: Libp2pRouter
+) -> Mapping[str, object] | None:
+    """Return the state of the cluster's keys as JSON; None without them."""
+    if key_file is None:
+        return None
+    members = router.members_by_kind()
+    return {**key_file.describe(), "mode": config.cluster_keys_mode, "members": members}
+
+
+def make_peer_tls(config: Config) -> PeerTls | None:
+    """Return the certificates between peers; None without them. Raises ConfigError."""
+    if config.peer_tls is None or config.peer_tls_mode == "off":
+        return None
+    from spegel_py.transfer.peer_tls import PeerTls, TlsMode  # only nodes with TLS need it
+
+    return PeerTls(config.peer_tls, mode=TlsMode(config.peer_tls_mode))
+
+
 def make_router(
     config: Config,
     metrics: NodeMetrics,
@@ -404,6 +419,7 @@ def make_router(
             shares=config.share_in_flight,
             floor=config.replica_floor,
             zone=config.zone,
+            tls=config.peer_tls is not None and config.peer_tls_mode != "off",
             password=auth.pair if auth else b"",
             secret=None if config.peer_proofs == PeerProofs.OFF else secret,
             keys_mode=KeysMode(config.cluster_keys_mode),

@@ -33,6 +33,7 @@ def describe(
     preheat: Mapping[str, object] | None = None,
     zone: str = "",
     cluster_keys: Mapping[str, object] | None = None,
+    peer_tls: Mapping[str, object] | None = None,
     peer_proofs: str = "off",
     runtime_token: Mapping[str, object] | None = None,
 ) -> Mapping[str, object]:
@@ -52,6 +53,7 @@ def describe(
         draining: the causes for which the node drains, None if it does not.
         leaving: the ids of the peers that drain.
         cluster_keys: which keys of the cluster are in use, None if there are none.
+        peer_tls: the state of the certificates between peers, None if there are none.
         peer_proofs: how proofs between peers are used (`--peer-proofs`).
         runtime_token: the state of the runtime's token file, None if there is none.
         preheat: the faults of pre-heating, its list and the control socket.
@@ -81,6 +83,7 @@ def describe(
                 "health": health(member.id).value,
                 "draining": member.id in leaving,
                 "proofs": member.has_proofs,
+                "tls": member.peer is not None and member.peer.has_tls,
             }
             for member in members
         ],
@@ -90,6 +93,7 @@ def describe(
         "replicas": replicas,
         "draining": draining,
         "cluster_keys": cluster_keys,
+        "peer_tls": peer_tls,
         "peer_proofs": peer_proofs,
         "runtime_token": runtime_token,
         "preheat": preheat,

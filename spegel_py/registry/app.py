@@ -62,6 +62,7 @@ def create_app(
     default_registry: str = "",
     reach: RegistryReach | None = None,
     proof_gate: ProofGate | None = None,
+    needs_tls: bool = False,
     tag_policy: TagPolicy = TagPolicy.PEERS_FIRST,
     lists: ListHandler | None = None,
 ) -> web.Application:
@@ -82,6 +83,7 @@ def create_app(
         default_registry: the registry of a client's request that names none; empty for none.
         reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
         proof_gate: checks proofs of peers, and proves answers; None to do neither.
+        needs_tls: answer only this node's own runtime, and clients with TLS.
         tag_policy: who is asked first for a client's tag.
         lists: answers lists of tags and of referrers; None to answer none.
     """
@@ -101,6 +103,7 @@ def create_app(
             node=node,
             tokens=tokens,
             needs_proof=proof_gate is not None and proof_gate.is_required,
+            needs_tls=needs_tls,
         ),
         ingest_reader=ingest_reader,
         origins=origins,

@@ -47,6 +47,8 @@ class Asker(Enum):
     """It is refused."""
     UNPROVEN = "a client without the proof of a peer"
     """It is refused."""
+    UNENCRYPTED = "a client without TLS"
+    """It is refused."""
 
 
 ASKER = web.RequestKey("asker", Asker)
@@ -62,6 +64,7 @@ def who_asks(
     node: str | None,
     own_node: str,
     is_here: bool,
+    has_tls: bool | None = None,
 ) -> Asker:
     """Return the sender of a request. Pure.
 
@@ -73,6 +76,7 @@ def who_asks(
         node: the name of the node whose runtime asks, if the request tells it.
         own_node: the name of this node.
         is_here: the client connected from an address of this host.
+        has_tls: the connection has TLS; None if the port serves clients without it.
     """
     # Case 1: the port of the peers, or a request that a peer has marked. It needs no token, and
     # causes no request to a third node.
@@ -91,6 +95,8 @@ def who_asks(
         return Asker.RUNTIME
     else:
         found = Asker.CLIENT
+    if has_tls is False:
+        return Asker.UNENCRYPTED
     return found if has_proof is not False else Asker.UNPROVEN
 
 
@@ -102,6 +108,7 @@ class Doorkeeper:
         node: the name by which this node's own runtime identifies itself.
         tokens: the tokens of this node's own runtime; None to go by name and address.
         needs_proof: True to refuse all but this node's own runtime and proven peers.
+        needs_tls: True to refuse all but this node's own runtime and clients with TLS.
     """
 
     def __init__(
@@ -111,12 +118,14 @@ class Doorkeeper:
         node: str,
         tokens: TokenFile | None = None,
         needs_proof: bool = False,
+        needs_tls: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._door = door
         self._node = node
         self._tokens = tokens
         self._needs_proof = needs_proof
+        self._needs_tls = needs_tls and door is not Door.RUNTIME
         self._clock = clock
         self._last_logged = -math.inf
 
@@ -134,10 +143,13 @@ class Doorkeeper:
             node=request.headers.getall(NODE_HEADER, [""])[-1].strip() or None,
             own_node=self._node,
             is_here=_is_here(request),
+            has_tls=_has_tls(request) if self._needs_tls else None,
         )
         if found is Asker.STRANGER:
             self._log(request, has_token=bool(given))
             raise Denied(REFUSAL)
+        if found is Asker.UNENCRYPTED:
+            raise Denied("only clients with TLS are answered here (--peer-tls-mode=require)")
         if found is Asker.UNPROVEN:
             raise Unauthorized("only proven peers are answered here (--peer-proofs=require)")
         return found
@@ -158,3 +170,8 @@ def _is_here(request: web.Request) -> bool:
         return False
     client, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     return bool(client and own and client[0] == own[0])
+
+
+def _has_tls(request: web.Request) -> bool:
+    transport = request.transport
+    return transport is not None and transport.get_extra_info("sslcontext") is not None

@@ -8,8 +8,9 @@ The bounds on incomplete heads and on connections are here for the same reason.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from aiohttp import web
@@ -20,6 +21,9 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from spegel_py.errors import OCIError, RequestInvalid
 from spegel_py.registry import responses
 from spegel_py.registry.connection_table import ConnectionTable
+
+if TYPE_CHECKING:
+    from spegel_py.transfer.tls_transport import TlsTransport
 
 log = structlog.get_logger(__name__)
 
@@ -44,18 +48,46 @@ MAX_MESSAGE = 200
 """Characters of the parser's error text that are answered and logged. The text may contain bytes
 from the client."""
 
+HANDSHAKE = 0x16
+"""The first byte of a TLS connection (RFC 8446, section 5.1); no method of HTTP begins with it."""
+
 PIECE = 8 * 1024
 """Bytes that are parsed at once: bytes after a complete head in the same piece are not counted."""
 
 
+TlsContext = Callable[[], ssl.SSLContext]
+"""Returns the context of a connection that begins now."""
+
+
 class Connection(RequestHandler):
-    """One connection of a client; `connections` are all connections of its port."""
+    """One connection of a client, with TLS if its first byte says so and a context is given.
 
-    __slots__ = ("_body", "_connections", "_head", "_head_timer", "_is_refused", "_lingers")
+    `connections` are all connections of its port.
+    """
 
-    def __init__(self, manager: web.Server, connections: ConnectionTable, **options: Any) -> None:
+    __slots__ = (
+        "_body",
+        "_connections",
+        "_head",
+        "_head_timer",
+        "_is_refused",
+        "_lingers",
+        "_tls",
+        "_tls_context",
+    )
+
+    def __init__(
+        self,
+        manager: web.Server,
+        connections: ConnectionTable,
+        *,
+        tls: TlsContext | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(manager, **options)
         self._connections = connections
+        self._tls_context = tls  # None once the first byte has come
+        self._tls: TlsTransport | None = None
         self._body = EMPTY_PAYLOAD  # of the last request
         self._head = 0  # bytes of an incomplete head
         self._head_timer: asyncio.TimerHandle | None = None
@@ -80,13 +112,45 @@ class Connection(RequestHandler):
         self._connections.leave(self)
         self._head_is_over()
         super().connection_lost(exc)
+        self._tls = None  # which refers to this connection, through the event loop's transport
 
     def data_received(self, data: bytes) -> None:
+        if self._tls_context is not None and data:
+            if data[0] == HANDSHAKE and self.transport is not None:
+                from spegel_py.transfer.tls_transport import TlsTransport  # only with TLS
+
+                self._tls = TlsTransport(self.transport, self._tls_context())
+                self.transport = self._tls
+            self._tls_context = None
+        if self._tls is None:
+            self._receive(data)
+            return
+        try:
+            pieces = self._tls.receive(data)
+        except ssl.SSLError as error:
+            self._refuse_tls(self._tls, error)
+            return
+        for piece in pieces:
+            self._receive(piece)
+
+    def _receive(self, data: bytes) -> None:
         if len(data) <= PIECE:
             self._parse(data)
             return
         for at in range(0, len(data), PIECE):
             self._parse(data[at : at + PIECE])
+
+    def _refuse_tls(self, tls: TlsTransport, error: ssl.SSLError) -> None:
+        """Hang up on a client whose handshake failed, or whose bytes were changed on their way."""
+        if self._connections.should_log(self._loop.time()):
+            client = tls.get_extra_info("peername")
+            reason = getattr(error, "verify_message", "") or error.reason or str(error)
+            log.warning(
+                "connection refused: no TLS with the client",
+                client=client[0] if client else "",
+                error=reason,
+            )
+        tls.close()
 
     @property
     def is_idle(self) -> bool:

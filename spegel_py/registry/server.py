@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from spegel_py.errors import ConfigError
-from spegel_py.registry.connection import Connection
+from spegel_py.registry.connection import Connection, TlsContext
 from spegel_py.registry.connection_table import ConnectionLimits, ConnectionTable
 from spegel_py.tools.addresses import split_host_port
 from spegel_py.tools.listeners import explain_listening
@@ -39,24 +39,35 @@ connections whose last bytes a stopped client never reads. No deadline of ours s
 
 
 class _Server(web.Server):
-    def __init__(self, *args: Any, connections: ConnectionTable, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, connections: ConnectionTable, tls: TlsContext | None, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self._counted = connections
+        self._tls = tls
 
     def __call__(self) -> Connection:
-        return Connection(self, self._counted, loop=self._loop, **self._kwargs)
+        return Connection(self, self._counted, tls=self._tls, loop=self._loop, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
-    def __init__(self, app: web.Application, connections: ConnectionTable, **options: Any) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        connections: ConnectionTable,
+        tls: TlsContext | None,
+        **options: Any,
+    ) -> None:
         super().__init__(app, **options)
         self._counted = connections
+        self._tls = tls
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
             made.request_handler,
             connections=self._counted,
+            tls=self._tls,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,
@@ -71,18 +82,21 @@ async def serve(
     *,
     drain: float = DRAIN,
     limits: ConnectionLimits | None = None,
+    tls: TlsContext | None = None,
 ) -> AsyncIterator[int]:
     """Serve `app` on an address, and give the bound port.
 
     The address is `host:port`, `[v6]:port`, or `:port` for all addresses, v4 and v6.
     It accepts connections up to the `limits`. At the end it accepts no more connections, and open
-    transfers get `drain` seconds to finish. Raises ConfigError.
+    transfers get `drain` seconds to finish. With `tls`, clients may use TLS or not. Raises
+    ConfigError.
     """
     host, port = parse_address(address)
     listener = _listen(address, host, port)
     runner = _Runner(
         app,
         ConnectionTable(limits),
+        tls,
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE,

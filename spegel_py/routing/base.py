@@ -19,7 +19,8 @@ class Peer:
     """Another node: its libp2p peer id (base58), and its registry's host (an IP literal) and port.
 
     `knows_password` is True for a peer that proved that it knows the cluster's password. `zone` is
-    the zone that it says it is in, empty if it names none.
+    the zone that it says it is in, empty if it names none. `has_tls` is True if its registry said
+    that it can be asked by TLS.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Peer:
     port: int
     knows_password: bool = field(default=False, compare=False)
     zone: str = field(default="", compare=False)
+    has_tls: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.authority}({self.id[-6:]})"

@@ -20,6 +20,9 @@ RECORDS = ("announced", "provided")
 MEMBER_KINDS = ("keyed", "clear")
 """Kinds of connected peers: with a key of the cluster, and without."""
 
+TLS_KINDS = ("encrypted", "clear")
+"""Kinds of connected peers: with a registry that can be asked by TLS, and without."""
+
 PROTOCOLS = ("announce", "kademlia")
 """The protocol of a connected peer: announcements, or only Kademlia. The latter is Spegel in Go,
 or a peer that has not said hello yet."""
@@ -52,6 +55,12 @@ class RoutingMetrics:
         self._members = Gauge(
             "spegel_members",
             "Peers connected with a key of the cluster (keyed), and without (clear).",
+            ["kind"],
+            registry=registry,
+        )
+        self._tls_members = Gauge(
+            "spegel_tls_members",
+            "Peers connected whose registry can be asked by TLS (encrypted), and others (clear).",
             ["kind"],
             registry=registry,
         )
@@ -147,6 +156,7 @@ class RoutingMetrics:
         records: Callable[[], Mapping[str, int]],
         peers: Callable[[], Mapping[str, int]],
         members: Callable[[], Mapping[str, int]],
+        tls_members: Callable[[], Mapping[str, int]],
         images: Callable[[], Collection[str]],
     ) -> None:
         """Call these functions at every scrape; they must neither block nor raise.
@@ -157,6 +167,7 @@ class RoutingMetrics:
             records: returns the number of records for each of RECORDS.
             peers: returns the number of peers for each of PROTOCOLS.
             members: returns the number of peers for each of MEMBER_KINDS.
+            tls_members: returns the number of peers for each of TLS_KINDS.
             images: returns the names of all images that are advertised.
         """
         self._connected, self._images = connected, images
@@ -165,6 +176,7 @@ class RoutingMetrics:
         show_counts(self._records, RECORDS, records)
         show_counts(self._peers, PROTOCOLS, peers)
         show_counts(self._members, MEMBER_KINDS, members)
+        show_counts(self._tls_members, TLS_KINDS, tls_members)
 
     def refresh(self) -> None:
         """Count the advertised images by registry; called before every scrape."""

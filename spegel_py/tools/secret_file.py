@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -152,6 +152,11 @@ class SecretFile(Generic[T]):
                 secret=self._name,
                 error=fault,
             )
+
+
+def secret_faults(*files: SecretFile[Any] | None) -> Mapping[str, str]:
+    """Return the files that a person has to mend, each with its fault."""
+    return {path: why for file in files if file for path, why in file.faults().items()}
 
 
 async def _ignore(_content: object) -> None:

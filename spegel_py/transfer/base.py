@@ -7,9 +7,10 @@ move it into the client's socket, which the Sink leases.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -167,6 +168,10 @@ class ClientWaits:
         return ClientWaits(self.at(now))
 
 
+Seal = Callable[[memoryview], bytes]
+"""Encrypts bytes. Raises OSError if the connection is closed."""
+
+
 @dataclass(slots=True, kw_only=True)
 class SocketLease:
     """A client's socket while a body is moved into it.
@@ -180,6 +185,8 @@ class SocketLease:
         waits: waits for the client.
         observer: called with all bytes that are moved, in order, in the moving thread.
         max_bytes: bytes that may be moved.
+        seal: encrypts bytes, which then have to reach the client; None without TLS.
+        sealed: encrypted bytes that the socket has not taken yet.
     """
 
     fd: int
@@ -188,6 +195,26 @@ class SocketLease:
     waits: ClientWaits = ClientWaits()
     observer: Callable[[memoryview], object] | None = None
     max_bytes: int = sys.maxsize
+    seal: Seal | None = None
+    sealed: memoryview = field(default_factory=lambda: memoryview(b""))
+
+    def write(self, data: memoryview) -> int:
+        """Write some of the bytes, and return how many were taken.
+
+        Sealed bytes count as taken: those that the socket has no room for are sent before all
+        others. Raises BlockingIOError if none were taken, and OSError.
+        """
+        if self.seal is None:
+            return os.write(self.fd, data)
+        self._send_sealed()
+        self.sealed = memoryview(self.seal(data))
+        with suppress(BlockingIOError):
+            self._send_sealed()
+        return len(data)
+
+    def _send_sealed(self) -> None:
+        while self.sealed:
+            self.sealed = self.sealed[os.write(self.fd, self.sealed) :]
 
 
 class Sink(Protocol):
@@ -205,8 +232,8 @@ class Sink(Protocol):
     def lease(self) -> AbstractAsyncContextManager[SocketLease | None]:
         """Lease the client's socket, after everything written before was sent.
 
-        Nothing may be written until the lease ends. It is None where bytes can only be written, as
-        over TLS. Raises ClientGone.
+        Nothing may be written until the lease ends. It is None where bytes can only be written.
+        Raises ClientGone.
         """
         return nullcontext()
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from spegel_py.errors import PeerStalled, PeerUnreachable
 from spegel_py.oci.distribution import (
@@ -29,6 +29,10 @@ from spegel_py.transfer.exchange import HTTPExchange, ResponseHead
 from spegel_py.transfer.peer_prover import PeerProver
 from spegel_py.transfer.response import HTTPResponse
 from spegel_py.transfer.splicer import Splicer, can_splice
+from spegel_py.transfer.tls_sockets import encrypted, receive, send_all
+
+if TYPE_CHECKING:
+    from spegel_py.transfer.peer_tls import PeerTls
 
 FIRST = 16 * 1024
 """Bytes read at once while waiting for a head: most manifests come with it, in one system call."""
@@ -42,6 +46,7 @@ class HTTPUpstream:
         authorization: value of the header that peers' registries want, None if they want none. It
             is sent only to peers that proved that they know the password, and without proofs.
         prover: proves the requests, and checks the answers; None to ask without proofs.
+        tls: the certificates towards peers with TLS; None to ask all without.
         is_copying: True to keep the kernel from moving bodies, for tests and measurements.
     """
 
@@ -51,9 +56,11 @@ class HTTPUpstream:
         deadlines: Deadlines,
         authorization: str | None = None,
         prover: PeerProver | None = None,
+        tls: PeerTls | None = None,
         is_copying: bool = False,
     ) -> None:
         self._prover = prover
+        self._tls = tls
         self._deadlines = deadlines
         self._authorization = authorization
         self._splicer = None if is_copying or not can_splice() else Splicer()
@@ -103,6 +110,7 @@ class HTTPUpstream:
         """Return the answer and its connection: an idle one, or a new one if the peer hung up."""
         if self._pool is None:
             raise PeerUnreachable("the client of peers is closed")
+        context = None if self._tls is None else self._tls.client_context(peer)
         if (kept := self._pool.take(peer)) is not None:
             try:
                 return kept, await self._talk(kept, peer, request)
@@ -115,6 +123,11 @@ class HTTPUpstream:
             raise PeerUnreachable("no connection within the deadline") from error
         except OSError as error:
             raise PeerUnreachable(f"no connection to the peer: {error}"[:200]) from error
+        if context is not None:
+            try:
+                sock = await encrypted(sock, context)
+            except OSError as error:
+                raise PeerUnreachable(f"no TLS with the peer: {error}"[:200]) from error
         return sock, await self._talk(sock, peer, request)
 
     async def _talk(self, sock: socket.socket, peer: Peer, request: PeerRequest) -> HTTPResponse:
@@ -141,12 +154,11 @@ class HTTPUpstream:
     async def _head(
         self, sock: socket.socket, exchange: HTTPExchange, within: float
     ) -> ResponseHead:
-        loop = asyncio.get_running_loop()
         received = 0
         try:
             async with asyncio.timeout(within):
-                await loop.sock_sendall(sock, exchange.request)
-                while data := await loop.sock_recv(sock, FIRST):
+                await send_all(sock, exchange.request)
+                while data := await receive(sock, FIRST):
                     received += len(data)
                     if (head := exchange.receive(data)) is not None:
                         return head

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import ssl
 import struct
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -173,6 +174,8 @@ class ConnectionPool:
 
 def _has_input(sock: socket.socket) -> bool:
     """Return True if there is unexpected input: an end, an error, or bytes beyond a body."""
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():  # decrypted with the body's last bytes
+        return True
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

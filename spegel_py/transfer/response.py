@@ -11,6 +11,7 @@ from spegel_py.transfer.base import Deadlines, PeerAnswer, Sink
 from spegel_py.transfer.exchange import HTTPExchange, ResponseHead
 from spegel_py.transfer.splicer import Splicer
 from spegel_py.transfer.stall_detector import StallDetector
+from spegel_py.transfer.tls_sockets import receive_now
 
 PIECE = 256 * 1024
 """Bytes read at once where a body is copied."""
@@ -108,7 +109,7 @@ class HTTPResponse:
     async def _receive(self, size: int) -> bytes:
         while True:
             try:
-                piece = self._sock.recv(size)
+                piece = receive_now(self._sock, size)
             except BlockingIOError:
                 await self._detector.wait(self._sock)
                 continue

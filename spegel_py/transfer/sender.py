@@ -18,6 +18,7 @@ from spegel_py.tools.threads import run_in
 from spegel_py.transfer.base import Sink, SocketLease
 from spegel_py.transfer.bucket import TokenBucket
 from spegel_py.transfer.mover import Mover
+from spegel_py.transfer.moves import Move
 from spegel_py.transfer.sendfile import CannotSendfile, Sendfile
 
 THREADS = 8
@@ -130,13 +131,13 @@ class Sender:
     async def _sendfile(
         self, fd: int, start: int, length: int, lease: SocketLease, bucket: TokenBucket | None
     ) -> int:
-        """Let the kernel send; return how many bytes it could."""
+        """Let the kernel send, or with TLS the threads; return how many bytes they could."""
         if lease.observer is not None:  # the kernel shows the bytes to no observer
             return 0
         before = lease.moved
         while (sent := lease.moved - before) < length:
             most = length - sent if bucket is None else min(length - sent, bucket.piece)
-            move = Sendfile(fd=fd, start=start + sent, lease=lease, length=most)
+            move = _file_move(fd, start + sent, lease, most)
             try:
                 if not _is_sent_at_once(move):
                     await self._mover.run(move, check=move.check)
@@ -163,7 +164,16 @@ async def _there(ingest: Ingest, at: int, end: int) -> int:
     return there
 
 
-def _is_sent_at_once(move: Sendfile) -> bool:
+def _file_move(fd: int, start: int, lease: SocketLease, length: int) -> Move:
+    """Return the move of a file's bytes: by the kernel, or encrypted by a thread."""
+    if lease.seal is None:
+        return Sendfile(fd=fd, start=start, lease=lease, length=length)
+    from spegel_py.transfer.sealed_file import SealedFile  # only nodes with TLS need it
+
+    return SealedFile(fd=fd, start=start, lease=lease, length=length)
+
+
+def _is_sent_at_once(move: Move) -> bool:
     """Make one step on the event loop if the move is small; return True if no bytes are left.
 
     This costs less than waking a thread, and in-flight content has a piece every few milliseconds.

@@ -15,10 +15,14 @@ import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from spegel_py.transfer.base import ClientGone, ClientWaits, Sink, SocketLease
+
+if TYPE_CHECKING:
+    from spegel_py.transfer.tls_transport import TlsTransport
 
 
 class ResponseSink(Sink):
@@ -73,19 +77,33 @@ class ResponseSink(Sink):
             yield None
             return
         lease = SocketLease(fd=fd, timeout=self._timeout)
+        if (tls := self._tls()) is not None:
+            tls.lend()
+            lease.seal = tls.seal
         self._leases.append(lease)
         try:
             yield lease
         finally:
             os.close(fd)  # before this no close of the connection reaches the client
+            if tls is not None:
+                tls.take_back(lease.sealed)
+
+    def _tls(self) -> TlsTransport | None:
+        """Return the transport if it encrypts."""
+        transport = self._request.transport
+        if transport is None or transport.get_extra_info("sslcontext") is None:
+            return None
+        from spegel_py.transfer.tls_transport import TlsTransport  # only nodes with TLS need it
+
+        return transport if isinstance(transport, TlsTransport) else None
 
     async def _dup(self) -> int | None:
-        """Return a descriptor of the flushed socket; None over TLS, or if no descriptor is left."""
+        """Return a descriptor of the flushed socket; None if no descriptor is left."""
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ClientGone("the client left")
         sock = transport.get_extra_info("socket")
-        if sock is None or transport.get_extra_info("sslcontext") is not None:
+        if sock is None:
             return None
         await self._flush(transport)
         try:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import cache, partial
 
 from spegel_py.errors import PeerUnreachable
@@ -17,6 +17,7 @@ from spegel_py.transfer.mover import Mover
 from spegel_py.transfer.moves import Move, Side
 from spegel_py.transfer.pipes import PIPE_SIZE, Pipe, PipePool
 from spegel_py.transfer.stall_detector import StallDetector
+from spegel_py.transfer.tls_sockets import receive_into
 
 COPY_SIZE = 64 * 1024
 """Bytes copied at once.
@@ -48,11 +49,8 @@ class Splicer:
 
         Raises PeerUnreachable, PeerStalled and ClientGone.
         """
-        if lease.observer is not None:
-            await self._run(
-                Copy(peer=peer.fileno(), observer=lease.observer, lease=lease, length=length),
-                detector,
-            )
+        if lease.observer or lease.seal or isinstance(peer, ssl.SSLSocket):
+            await self._run(Copy(peer=peer, lease=lease, length=length), detector)
             return
         with self._pipes.borrow() as pipe:
             if pipe is not None:
@@ -147,18 +145,11 @@ class Splice(_SocketMove):
 
 
 class Copy(_SocketMove):
-    """Through a buffer: `observer` sees each byte once the client got it."""
+    """Through a buffer: the lease's observer sees each byte once the client got it."""
 
-    def __init__(
-        self,
-        *,
-        peer: int,
-        observer: Callable[[memoryview], object],
-        lease: SocketLease,
-        length: int,
-    ) -> None:
-        super().__init__(peer=peer, lease=lease, length=length)
-        self._observer = observer
+    def __init__(self, *, peer: socket.socket, lease: SocketLease, length: int) -> None:
+        super().__init__(peer=peer.fileno(), lease=lease, length=length)
+        self._sock = peer
         self._buffer = memoryview(bytearray(min(COPY_SIZE, length)))
         self._held = self._buffer[:0]
 
@@ -167,13 +158,14 @@ class Copy(_SocketMove):
         return not self._held
 
     def _take(self) -> int:
-        count = os.readv(self._peer, [self._buffer[: self.left]])
+        count = receive_into(self._sock, self._buffer[: self.left])
         self._held = self._buffer[:count]
         return count
 
     def _give(self) -> int:
-        count = os.write(self.lease.fd, self._held)
-        self._observer(self._held[:count])
+        count = self.lease.write(self._held)
+        if self.lease.observer is not None:
+            self.lease.observer(self._held[:count])
         self._held = self._held[count:]
         return count
 

@@ -21,6 +21,7 @@ from tests.benchmarks import (
     loss,
     manifests,
     memory,
+    peer_tls,
     report,
     spread,
     throughput,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[..., Awaitable[list[Figure]]]] = {
     "memory": memory.measure,
     "idle": idle.measure,
     "throughput": throughput.measure,
+    "tls": peer_tls.measure,
     "failover": failover.measure,
     "web": web.measure,
 }

@@ -38,7 +38,7 @@ async def measure(*, is_quick: bool) -> list[Figure]:
     """Fetch one blob from the node that holds it and, in turns, through a node that does not."""
     size, rounds = (SIZE // 8, 2) if is_quick else (SIZE, ROUNDS)
     with tempfile.TemporaryDirectory(prefix="bench-blob-") as folder:
-        digest = await asyncio.to_thread(_write, Path(folder, "layout"), size)
+        digest = await asyncio.to_thread(write, Path(folder, "layout"), size)
         async with nodes.cluster([{}]) as (relay,):
             holder = Node(
                 folder=Path(folder, "node"),
@@ -48,9 +48,9 @@ async def measure(*, is_quick: bool) -> list[Figure]:
             try:
                 await holder.join()
                 await nodes.told([relay], 1)
-                await _fetch(relay, holder, digest, size)  # opens the connection between the two
-                local = [await _fetch(holder, holder, digest, size) for _ in range(rounds)]
-                relayed = [await _fetch(relay, holder, digest, size) for _ in range(rounds)]
+                await fetch(relay, holder, digest, size)  # opens the connection between the two
+                local = [await fetch(holder, holder, digest, size) for _ in range(rounds)]
+                relayed = [await fetch(relay, holder, digest, size) for _ in range(rounds)]
             finally:
                 await holder.process.end()
     return summarise(local, relayed, size)
@@ -84,7 +84,7 @@ def summarise(local: Sequence[Transfer], relayed: Sequence[Transfer], size: int)
     return figures
 
 
-async def _fetch(asked: Node, holder: Node, digest: Digest, size: int) -> Transfer:
+async def fetch(asked: Node, holder: Node, digest: Digest, size: int) -> Transfer:
     path = f"/v2/bench/app/blobs/{digest}?ns=registry.test"
     before = machine.cpu_seconds(asked.pid), machine.cpu_seconds(holder.pid)
     start = time.perf_counter()
@@ -104,7 +104,7 @@ def _get(port: int, path: str) -> tuple[int, int]:
         return one.get(path)
 
 
-def _write(root: Path, size: int) -> Digest:
+def write(root: Path, size: int) -> Digest:
     piece = os.urandom(1 << 20)
     data = (piece * (size // len(piece) + 1))[:size]
     return LayoutWriter.create(root=root, is_durable=False).put(data)

@@ -6,16 +6,11 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from spegel_py.errors import PeerError, StoreUnavailable
 from spegel_py.oci.range import ByteRange
@@ -24,8 +19,10 @@ from spegel_py.registry.server import serve
 from spegel_py.store.file_access import FileContent
 from spegel_py.transfer.base import ClientGone, Deadlines, PeerRequest, Sink
 from spegel_py.transfer.client import HTTPUpstream
+from spegel_py.transfer.peer_tls import PeerTls, TlsMode
 from spegel_py.transfer.sender import Sender
 from spegel_py.transfer.sink import ResponseSink
+from tests.support.certificates import Authority, contexts
 from tests.unit.mirror.peers import FakePeer
 from tests.unit.registry.raw import RawClient
 
@@ -42,6 +39,9 @@ class Way:
     is_relayed: bool = False
     is_copying: bool = False
     is_tls: bool = False
+    """The clients use TLS."""
+    is_peer_tls: bool = False
+    """The relayed peer uses TLS."""
 
 
 WAYS = {
@@ -51,6 +51,8 @@ WAYS = {
     "splice": Way(is_relayed=True),
     "peer copied": Way(is_relayed=True, is_copying=True),
     "peer over TLS": Way(is_relayed=True, is_tls=True),
+    "peer with TLS": Way(is_relayed=True, is_peer_tls=True),
+    "peer with TLS over TLS": Way(is_relayed=True, is_tls=True, is_peer_tls=True),
 }
 
 
@@ -58,7 +60,7 @@ WAYS = {
 class Server:
     """The server as it runs; `ended` is how each transfer so far did, None for well."""
 
-    port: int = 0
+    port: int
     tls: ssl.SSLContext | None = None
     ended: list[Exception | None] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,10 +85,14 @@ async def local(way: Way, path: Path) -> AsyncIterator[Send]:
 
 
 @asynccontextmanager
-async def relayed(way: Way, fake: FakePeer) -> AsyncIterator[Send]:
+async def relayed(way: Way, fake: FakePeer, folder: Path) -> AsyncIterator[Send]:
     """Send what the peer sends."""
+    tls = None
+    if way.is_peer_tls:
+        tls = PeerTls(Authority().write(folder / "peer"), mode=TlsMode.REQUIRE)
+        fake.tls = contexts(folder / "peer")[0]
     async with (
-        HTTPUpstream(deadlines=DEADLINES, is_copying=way.is_copying) as upstream,
+        HTTPUpstream(deadlines=DEADLINES, tls=tls, is_copying=way.is_copying) as upstream,
         fake.serve("a") as peer,
     ):
 
@@ -103,7 +109,10 @@ async def serving(
     way: Way, send: Send, size: int, folder: Path, *, patience: float = 10.0
 ) -> AsyncIterator[Server]:
     """Answer every request with the content of `size` bytes, or the range that is asked."""
-    server = Server()
+    context = trusting = None
+    if way.is_tls:
+        context, trusting = contexts(Authority().write(folder / "server"))
+    server = Server(0, trusting)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         asked = ByteRange.parse(request.headers.get("Range", ""))
@@ -126,48 +135,6 @@ async def serving(
 
     app = web.Application(middlewares=[close_gently])
     app.router.add_get("/", handle)
-    async with AsyncExitStack() as stack:
-        if way.is_tls:
-            server.port, server.tls = await _serve_tls(app, folder, stack)
-        else:
-            server.port = await stack.enter_async_context(serve(app, "127.0.0.1:0", drain=0.4))
+    tls = None if context is None else lambda: context
+    async with serve(app, "127.0.0.1:0", drain=0.4, tls=tls) as server.port:
         yield server
-
-
-async def _serve_tls(
-    app: web.Application, folder: Path, stack: AsyncExitStack
-) -> tuple[int, ssl.SSLContext]:
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2)
-    stack.push_async_callback(runner.cleanup)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_certificate(folder)).start()
-    trusting = ssl.create_default_context()
-    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    return int(runner.addresses[0][1]), trusting
-
-
-def _certificate(folder: Path) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mirror")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(
-            name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
-        )
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "server.pem"
-    pem.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    return context

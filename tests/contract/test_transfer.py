@@ -7,16 +7,25 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from spegel_py.errors import PeerError, PeerRefused, PeerStalled, PeerUnreachable
+from spegel_py.errors import (
+    PeerError,
+    PeerRefused,
+    PeerStalled,
+    PeerUnencrypted,
+    PeerUnreachable,
+)
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange
 from spegel_py.routing.base import Peer
 from spegel_py.transfer.base import ClientGone, Deadlines, PeerRequest, Upstream, UpstreamResponse
 from spegel_py.transfer.client import HTTPUpstream
+from spegel_py.transfer.peer_tls import PeerTls, TlsMode
 from tests.contract.clients import MemorySink, SeenSink, SocketSink
+from tests.support.certificates import Authority, contexts
 from tests.unit.mirror.peers import FakePeer
 
 DATA = bytes(range(256)) * 4096
@@ -35,10 +44,14 @@ class Way:
 
     is_copying: bool
     sink: Callable[[], MemorySink] | Callable[[], SocketSink]
+    tls: PeerTls | None = None
 
     def upstream(self, deadlines: Deadlines = PATIENT) -> HTTPUpstream:
         return HTTPUpstream(
-            deadlines=deadlines, authorization="Basic abc", is_copying=self.is_copying
+            deadlines=deadlines,
+            authorization="Basic abc",
+            tls=self.tls,
+            is_copying=self.is_copying,
         )
 
     async def pulled(self, response: UpstreamResponse) -> bytes:
@@ -58,11 +71,23 @@ WAYS = {
     "copied": Way(is_copying=True, sink=SocketSink.connect),
     "without a socket": Way(is_copying=False, sink=MemorySink),
 }
+WITH_TLS = {
+    "by a thread, over TLS": WAYS["by the kernel"],
+    "copied, over TLS": WAYS["copied"],
+}
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return WAYS[request.param]
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Authority().write(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(params=[*WAYS, *WITH_TLS])
+def way(request: pytest.FixtureRequest, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> Way:
+    if request.param in WAYS:
+        return WAYS[request.param]
+    monkeypatch.setattr(FakePeer, "default_tls", contexts(certificates)[0])
+    return replace(WITH_TLS[request.param], tls=PeerTls(certificates, mode=TlsMode.REQUIRE))
 
 
 @pytest.fixture
@@ -499,8 +524,65 @@ async def test_a_peer_may_have_a_name(way: Way, upstream: Upstream) -> None:
 async def test_a_name_without_an_address_is_unreachable(upstream: Upstream) -> None:
     """A host that nobody knows is PeerUnreachable."""
     with pytest.raises(PeerUnreachable):
-        async with upstream.open(Peer("a", "no.such.host.invalid", 1), blob()):
+        async with upstream.open(Peer("a", "no.such.host.invalid", 1, has_tls=True), blob()):
             pass
+
+
+# TLS
+
+
+async def test_a_peer_is_asked_by_tls_only_if_it_said_so(
+    certificates: Path, tmp_path: Path
+) -> None:
+    """A peer that does not speak TLS then, or has no certificate of the authority, is unreachable.
+
+    Nothing of the request is sent to it.
+    """
+    tls, clear = PeerTls(certificates, mode=TlsMode.ACCEPT), FakePeer(DATA)
+    other = FakePeer(DATA, tls=contexts(Authority().write(tmp_path))[0])
+    async with (
+        HTTPUpstream(deadlines=QUICK, tls=tls) as upstream,
+        clear.serve("a") as peer,
+        other.serve("b") as stranger,
+    ):
+        async with upstream.open(peer, blob()) as response:
+            assert await response.read() == DATA
+        clear.requests.clear()
+        for each in (replace(peer, host="localhost", has_tls=True), stranger):
+            with pytest.raises((PeerUnreachable, PeerStalled)):
+                async with upstream.open(each, blob()):
+                    pass
+    assert not clear.requests
+    assert not other.requests
+
+
+async def test_a_peer_without_tls_is_not_asked_where_it_is_required(certificates: Path) -> None:
+    tls, fake = PeerTls(certificates, mode=TlsMode.REQUIRE), FakePeer(DATA)
+    async with HTTPUpstream(deadlines=QUICK, tls=tls) as upstream, fake.serve("a") as peer:
+        with pytest.raises(PeerUnencrypted):
+            async with upstream.open(peer, blob()):
+                pass
+    assert not fake.requests
+
+
+async def test_new_certificates_are_used_for_new_connections(tmp_path: Path) -> None:
+    """Open connections go on with the old ones."""
+    old, new = Authority(), Authority(name="new")
+    tls, fake = PeerTls(old.write(tmp_path / "own"), mode=TlsMode.REQUIRE), FakePeer(DATA)
+    fake.tls = contexts(old.write(tmp_path / "peer"))[0]
+    changed = FakePeer(DATA, tls=contexts(new.write(tmp_path / "new"))[0])
+    async with (
+        HTTPUpstream(deadlines=PATIENT, tls=tls) as upstream,
+        fake.serve("a") as peer,
+        changed.serve("b") as other,
+    ):
+        for _ in range(2):
+            async with upstream.open(peer, blob()) as response:
+                assert await response.read() == DATA
+            new.write(tmp_path / "own")
+            await tls.look()
+        async with upstream.open(other, blob()) as response:
+            assert await response.read() == DATA
 
 
 @asynccontextmanager
@@ -521,9 +603,11 @@ async def listening(
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.ensure_future(run(reader, writer)))
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    tls = FakePeer.default_tls
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
     try:
-        yield Peer("a", "127.0.0.1", server.sockets[0].getsockname()[1])
+        yield Peer("a", "127.0.0.1", port, has_tls=tls is not None)
     finally:
         server.close()
         for task in tasks:

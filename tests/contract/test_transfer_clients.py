@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from spegel_py.errors import StoreUnavailable
+from spegel_py.transfer import tls_sockets
 from spegel_py.transfer.base import ClientGone, Sink
 from tests.contract.serving import WAYS, Send, Server, Way, local, relayed, serving
 from tests.support.processes import until
@@ -24,9 +25,8 @@ from tests.unit.registry.raw import Answer, RawClient
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 
 DATA = os.urandom(1 << 20) * 8
-PLAIN = [name for name, way in WAYS.items() if not way.is_tls]
-RELAYED = [name for name in PLAIN if WAYS[name].is_relayed]
-LOCAL = [name for name in PLAIN if not WAYS[name].is_relayed]
+RELAYED = [name for name, way in WAYS.items() if way.is_relayed]
+LOCAL = [name for name, way in WAYS.items() if not way.is_relayed]
 
 
 @pytest.fixture(params=WAYS)
@@ -47,7 +47,7 @@ async def content(
     async with AsyncExitStack() as stack:
         send: Send
         if way.is_relayed:
-            send = await stack.enter_async_context(relayed(way, fake or FakePeer(DATA)))
+            send = await stack.enter_async_context(relayed(way, fake or FakePeer(DATA), folder))
         else:
             path = folder / "content"
             path.write_bytes(DATA)
@@ -107,14 +107,13 @@ async def test_a_slow_client_gets_everything(way: Way, tmp_path: Path) -> None:
         client.close()
 
 
-@ways(*PLAIN)
 async def test_a_client_that_stops_reading_is_cut_off(way: Way, tmp_path: Path) -> None:
     """After its timeout the transfer ends.
 
     The bytes that the client reads then are right, with a FIN behind them.
     """
     async with content(way, tmp_path, patience=0.2) as server:
-        with listener(server.port) as client:
+        with await listener(server) as client:
             await until(lambda: ended(server, 1))
             assert isinstance(server.ended[0], ClientGone)
             body = await everything(client)
@@ -130,7 +129,7 @@ async def test_a_peer_that_breaks_off_ends_the_body_with_a_fin(
     """However the peer ends, the client gets all its bytes, and then a FIN, no reset."""
     fake = FakePeer(DATA, cut_at=3_000_000, ending=ending)
     async with content(way, tmp_path, fake) as server:
-        with listener(server.port) as client:
+        with await listener(server) as client:
             body = await everything(client)
     assert DATA.startswith(body)
     if ending != "rst":  # which destroys what was on its way
@@ -156,20 +155,19 @@ async def test_content_that_is_too_short_ends_with_a_fin(way: Way, tmp_path: Pat
     """A file that lost its end to a disk fault gives the rest of its bytes, and then a FIN."""
     async with content(way, tmp_path) as server:
         os.truncate(tmp_path / "content", 2_000_000)
-        with listener(server.port) as client:
+        with await listener(server) as client:
             body = await everything(client)
         assert isinstance(server.ended[0], StoreUnavailable)
     assert body == DATA[:2_000_000]
 
 
-@ways(*PLAIN)
 async def test_the_end_of_the_server_cuts_with_a_fin(way: Way, tmp_path: Path) -> None:
     """A transfer that outlives the drain time is cancelled.
 
     Its client gets a short body and a FIN.
     """
     async with content(way, tmp_path) as server:
-        client = listener(server.port)
+        client = await listener(server)
         await server.started.wait()
     with client:
         body = await everything(client)
@@ -177,7 +175,7 @@ async def test_the_end_of_the_server_cuts_with_a_fin(way: Way, tmp_path: Path) -
     assert len(body) < len(DATA)
 
 
-@ways("sendfile", "splice")
+@ways("sendfile", "file over TLS", "splice", "peer with TLS", "peer with TLS over TLS")
 @pytest.mark.parametrize("is_reset", [False, True], ids=["fin", "rst"])
 async def test_a_client_that_leaves_is_noticed_at_once(
     way: Way, tmp_path: Path, is_reset: bool
@@ -188,7 +186,7 @@ async def test_a_client_that_leaves_is_noticed_at_once(
     async with content(way, tmp_path, fake) as server:
         for number in range(10):
             server.started.clear()
-            client = listener(server.port)
+            client = await listener(server)
             await server.started.wait()
             await asyncio.sleep(0.02)
             if is_reset:
@@ -200,7 +198,6 @@ async def test_a_client_that_leaves_is_noticed_at_once(
     assert min(took) < 0.01  # the best, since others use this machine too
 
 
-@ways(*PLAIN)
 async def test_what_is_sent_past_the_transport_does_not_overtake_it(
     way: Way, tmp_path: Path
 ) -> None:
@@ -212,7 +209,7 @@ async def test_what_is_sent_past_the_transport_does_not_overtake_it(
             assert lease is not None
             while lease.moved < 1000:
                 try:
-                    lease.moved += os.write(lease.fd, b"b" * (1000 - lease.moved))
+                    lease.moved += lease.write(memoryview(b"b" * (1000 - lease.moved)))
                 except BlockingIOError:
                     await asyncio.sleep(0.001)
         await sink.write(b"c" * 1000)
@@ -224,7 +221,6 @@ async def test_what_is_sent_past_the_transport_does_not_overtake_it(
         client.close()
 
 
-@ways(*PLAIN)
 async def test_small_packets_are_sent_at_once(way: Way, tmp_path: Path) -> None:
     """A range's last bytes do not wait for an acknowledgement (Nagle).
 
@@ -244,21 +240,23 @@ async def test_small_packets_are_sent_at_once(way: Way, tmp_path: Path) -> None:
         client.close()
 
 
-def listener(port: int) -> socket.socket:
+async def listener(server: Server) -> socket.socket:
     """Return a connection that has asked, and that reads nothing by itself."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    client.connect(("127.0.0.1", port))
-    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.connect(("127.0.0.1", server.port))
     client.setblocking(False)
+    if server.tls is not None:
+        client = await tls_sockets.encrypted(client, server.tls)
+    await tls_sockets.send_all(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     return client
 
 
 async def everything(client: socket.socket) -> bytes:
     """Return the body up to the end of the connection. Raises ConnectionResetError after an RST."""
-    loop, answer = asyncio.get_running_loop(), bytearray()
+    answer = bytearray()
     async with asyncio.timeout(20):
-        while piece := await loop.sock_recv(client, 1 << 20):
+        while piece := await tls_sockets.receive(client, 1 << 20):
             answer += piece
     return bytes(answer.partition(b"\r\n\r\n")[2])
 

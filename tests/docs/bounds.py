@@ -29,7 +29,7 @@ from spegel_py.routing.libp2p import (
     records,
 )
 from spegel_py.telemetry import pull_log
-from spegel_py.transfer import exchange
+from spegel_py.transfer import exchange, tls_transport
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "bounds.md"
 _VALUES = PAGE.parents[2] / "deploy" / "helm" / "spegel-py" / "values.yaml"
@@ -90,6 +90,11 @@ def _bounds() -> Iterator[Bound]:
         "Half-closed HTTP connections", f"{connection.MAX_LINGERING}", "registry.connection"
     )
     yield Bound("Head of a request", head, "registry.connection, registry.server")
+    yield Bound(
+        "Bytes that a client with TLS sends ahead, during a body",
+        _size(tls_transport.MAX_HELD),
+        "transfer.tls_transport",
+    )
     yield Bound("Ranges of one request", f"{MAX_PARTS}", "oci.range")
     yield Bound("Head of a peer's answer", _size(exchange.MAX_HEAD), "transfer.exchange")
     yield Bound("Manifest", _size(manifest.MAX_MANIFEST), "oci.manifest")

@@ -27,6 +27,8 @@ _CHART = {
     "runtime_token": "runtime.token",
     "cluster_keys": "clusterKeys.secretName",
     "cluster_keys_mode": "clusterKeys.mode",
+    "peer_tls": "peerTls.secretName",
+    "peer_tls_mode": "peerTls.mode",
     "registry_credentials": "spegel.registryCredentialsSecretName",
 }
 """Values of the chart that are not called as their setting."""

@@ -80,7 +80,7 @@ async def _run(way: Way, folder: Path, downloads: int) -> None:
     async with AsyncExitStack() as stack:
         # a half of the downloads waits for the stalled peer when its client leaves
         peer = FakePeer(DATA, cut_at=STALLS_AT, ending="stall")
-        sending = relayed(way, peer) if way.is_relayed else local(way, folder / "content")
+        sending = relayed(way, peer, folder) if way.is_relayed else local(way, folder / "content")
         server = await stack.enter_async_context(
             serving(way, await stack.enter_async_context(sending), len(DATA), folder)
         )

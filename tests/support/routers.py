@@ -40,6 +40,7 @@ class Node:
         keys_mode: KeysMode = KeysMode.REQUIRE,
         secret: NodeSecret | None = None,
         registry_port: int | None = None,
+        tls: bool = False,
     ) -> None:
         self.port = port or free_port(host)
         self.registry_port = registry_port or self.port  # told to peers only
@@ -62,6 +63,7 @@ class Node:
                 pings=pings,
                 keys_mode=keys_mode,
                 secret=secret,
+                tls=tls,
             ),
             keys=keys,
             bootstrap=StaticBootstrap(bootstrap, router_port=self.port),

@@ -26,6 +26,7 @@ from spegel_py.host.doctor.node_checks import (
     check_replicas,
 )
 from spegel_py.host.doctor.proxies import check_proxy
+from spegel_py.host.doctor.tls_checks import check_tls
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,7 @@ CHECKS = (
     check_peers,
     check_keys,
     check_proofs,
+    check_tls,
     check_token,
     check_port,
     check_replicas,

@@ -163,6 +163,8 @@ class PeerState:
     """Seconds that the peer's Date header is ahead now, within 1 s; None if it was not asked."""
     has_proofs: bool = False
     """True if the peer told the node a key for proofs."""
+    has_tls: bool = False
+    """True if the peer can be asked by TLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,10 +212,27 @@ class NodeState:
     """The cluster's keys; None if the node has none."""
     proofs: str = "off"
     """The mode of proofs between peers; off for older nodes."""
+    tls: TlsState | None = None
+    """The certificates between peers; None if the node has none."""
     token: TokenState | None = None
     """The runtime's tokens; None if the node goes by names."""
     preheat: PreheatState | None = None
     """What the node says of pre-heating; None for older nodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsState:
+    """The certificates between peers that the running node uses.
+
+    `fault` is why the folder cannot be used now. `left` are the seconds until the certificate ends.
+    """
+
+    folder: str
+    mode: str
+    fingerprint: str
+    fault: str
+    is_public: bool
+    left: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

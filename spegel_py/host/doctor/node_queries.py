@@ -20,6 +20,7 @@ from spegel_py.host.doctor.facts import (
     PreheatState,
     Pull,
     Subject,
+    TlsState,
     TokenState,
     Unknown,
 )
@@ -115,6 +116,7 @@ def _state(given: Any) -> NodeState:
             str(one["address"]),
             one.get("skew_seconds"),
             has_proofs=bool(one.get("proofs")),
+            has_tls=bool(one.get("tls")),
         )
         for one in given["peers"]
     ]
@@ -136,6 +138,7 @@ def _state(given: Any) -> NodeState:
         disk=float(replicas.get("disk", 0.0)),
         keys=_keys(given.get("cluster_keys")),
         proofs=str(given.get("peer_proofs", "off")),
+        tls=_tls(given.get("peer_tls")),
         token=_token(given.get("runtime_token")),
         preheat=_preheat(given.get("preheat")),
     )
@@ -151,6 +154,19 @@ def _keys(found: Any) -> KeysState | None:
         fault=str(found["fault"]),
         is_public=bool(found["public"]),
         clear=int(found["members"]["clear"]),
+    )
+
+
+def _tls(found: Any) -> TlsState | None:
+    if not found:
+        return None
+    return TlsState(
+        folder=str(found["file"]),
+        mode=str(found["mode"]),
+        fingerprint=str(found["certificates"][0]),
+        fault=str(found["fault"]),
+        is_public=bool(found["public"]),
+        left=float(found["expires"]) - time.time(),
     )
 
 

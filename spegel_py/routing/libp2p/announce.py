@@ -161,6 +161,7 @@ class AnnounceReceiver:
                 hello.port,
                 knows_password=self._knows_password(peer, hello.proof),
                 zone=hello.zone,
+                has_tls=hello.tls,
             ),
             interval=hello.interval,
             now=self._clock(),

@@ -6,8 +6,9 @@ A frame is a length (u32, big endian, of the rest), a kind (u8) and a body:
              sender's clock, Unix time), shares (it takes part in in-flight sharing), pings (it
              watches its peers by pings), floor (it answers requests to keep replicas; the
              replicas of each image that it wants, 0 for none), zone (the zone that it is in),
-             proof (that it knows the cluster's password: see `identity`), http_key (the key for
-             HTTP requests to the sender: see `peer_proofs`); unknown members are ignored
+             tls (its registry can be asked by TLS), proof (that it knows the cluster's password:
+             see `identity`), http_key (the key for HTTP requests to the sender: see
+             `peer_proofs`); unknown members are ignored
     SET      flags (u8: 1 first part, 2 last part, 4 complete), then 32-byte keys: the sender's set,
              in parts
     ADD      32-byte keys that came
@@ -89,6 +90,7 @@ class Hello:
     pings: bool = False
     floor: int | None = None
     zone: str = ""
+    tls: bool = False
     http_key: ToldKey | None = field(default=None, compare=False, repr=False)
 
 
@@ -194,6 +196,8 @@ def _members(hello: Hello) -> dict[str, object]:
         members["floor"] = hello.floor
     if hello.zone:
         members["zone"] = hello.zone
+    if hello.tls:
+        members["tls"] = True
     if hello.proof:
         members["proof"] = hello.proof
     if (key := hello.http_key) is not None:
@@ -272,6 +276,7 @@ def _decode_hello(body: bytes) -> Hello:
             proof=_printable(str(fields.get("proof", ""))),
             floor=_floor(fields.get("floor")),
             zone=_zone(fields.get("zone")),
+            tls=fields.get("tls") is True,
             http_key=_http_key(fields.get("http_key")),
         )
     except (

@@ -213,6 +213,12 @@ class Libp2pRouter:
         keyed = self._side.service.keyed_peers() if self._side.service is not None else 0
         return {"keyed": keyed, "clear": max(0, len(self.connected()) - keyed)}
 
+    def tls_members(self) -> Mapping[str, int]:
+        """Return the number of connected peers that can be asked by TLS, and of all others."""
+        members = self._table.members(time.monotonic())
+        encrypted = sum(1 for each in members if each.peer and each.peer.has_tls)
+        return {"encrypted": encrypted, "clear": max(0, len(self.connected()) - encrypted)}
+
     def addresses(self) -> list[str]:
         """Return this node's own multiaddrs with its peer id; empty while the Trio side is down."""
         return self._side.service.addresses() if self._side.service is not None else []

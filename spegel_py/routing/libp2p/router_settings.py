@@ -23,6 +23,7 @@ class RouterSettings:
         floor: the replicas of each image that this node wants; None if it answers no requests
             about replicas, as an older version.
         zone: the zone that this node is in, empty for none.
+        tls: True if this node's registry can be asked by TLS.
         pings: True if this node tells its peers that it watches them by pings. Without, it is like
             an older version to them, for tests.
         password: `user:password` of all registries of the cluster, empty if they have none.
@@ -43,6 +44,7 @@ class RouterSettings:
     shares: bool = False
     floor: int | None = None
     zone: str = ""
+    tls: bool = False
     pings: bool = True
     password: bytes = field(default=b"", repr=False)
     secret: NodeSecret | None = None

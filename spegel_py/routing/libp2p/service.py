@@ -108,6 +108,7 @@ class Service:
                 shares=settings.shares,
                 floor=settings.floor,
                 zone=settings.zone,
+                tls=settings.tls,
                 pings=settings.pings,
             ),
             limit=settings.mesh_limit,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.range import ByteRange, ContentRange
@@ -21,6 +22,7 @@ Ending = Literal["fin", "rst", "stall", "trickle"]
 class FakePeer:
     """Answers every request with `data`, unless a field says otherwise, and keeps the requests."""
 
+    default_tls: ClassVar[ssl.SSLContext | None] = None
     data: bytes = b""
     media_type: str | None = "application/octet-stream"
     digest: Digest | None = None
@@ -41,6 +43,7 @@ class FakePeer:
         default_factory=asyncio.Event
     )  # a connection was closed by the asker
     peer: Peer | None = None
+    tls: ssl.SSLContext | None = None  # else `default_tls`
 
     @asynccontextmanager
     async def serve(self, name: str) -> AsyncIterator[Peer]:
@@ -50,8 +53,10 @@ class FakePeer:
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             tasks.add(asyncio.ensure_future(self._talk(reader, writer)))
 
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        peer = self.peer = Peer(name, "127.0.0.1", server.sockets[0].getsockname()[1])
+        tls = self.tls or self.default_tls
+        server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+        port = server.sockets[0].getsockname()[1]
+        peer = self.peer = Peer(name, "127.0.0.1", port, has_tls=tls is not None)
         try:
             yield peer
         finally:

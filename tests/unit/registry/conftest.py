@@ -15,6 +15,7 @@ from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
 from spegel_py.registry.app import create_app
+from spegel_py.registry.connection import TlsContext
 from spegel_py.registry.server import serve
 from spegel_py.routing.base import Peer
 from spegel_py.routing.memory import MemoryNetwork
@@ -89,6 +90,7 @@ def start(network: MemoryNetwork) -> NodeFactory:
         drain: float = 0.2,
         deadlines: Deadlines = PATIENT,
         router: Any = None,
+        tls: TlsContext | None = None,
         **options: Any,
     ) -> AsyncIterator[Node]:
         def ready() -> dict[str, object]:
@@ -115,7 +117,7 @@ def start(network: MemoryNetwork) -> NodeFactory:
                     pull_log=pull_log,
                     **options,
                 )
-                async with serve(app, "127.0.0.1:0", drain=drain) as port:
+                async with serve(app, "127.0.0.1:0", drain=drain, tls=tls) as port:
                     node = Node(
                         Peer(name, "127.0.0.1", port), port, store, metrics, network, pull_log
                     )

@@ -84,3 +84,34 @@ def test_where_proofs_are_required_only_the_runtime_needs_none(
 
     assert asker(has_proof=False) is without
     assert asker(has_proof=True) is asker(has_proof=None)
+
+
+@pytest.mark.parametrize(
+    ("door", "is_mirrored", "has_token", "without"),
+    [
+        (Door.ALL, True, None, Asker.UNENCRYPTED),
+        (Door.ALL, False, None, Asker.UNENCRYPTED),
+        (Door.PEERS, False, True, Asker.UNENCRYPTED),
+        (Door.ALL, False, True, Asker.RUNTIME),
+        (Door.ALL, False, False, Asker.STRANGER),
+    ],
+)
+def test_where_tls_is_required_only_the_runtime_needs_none(
+    door: Door, is_mirrored: bool, has_token: bool | None, without: Asker
+) -> None:
+    """With TLS a sender is the same as where it is not required."""
+
+    def asker(*, has_tls: bool | None) -> Asker:
+        return who_asks(
+            door=door,
+            is_mirrored=is_mirrored,
+            has_token=has_token,
+            has_proof=None,
+            node="other",
+            own_node="own",
+            is_here=False,
+            has_tls=has_tls,
+        )
+
+    assert asker(has_tls=False) is without
+    assert asker(has_tls=True) is asker(has_tls=None)

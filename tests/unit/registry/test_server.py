@@ -193,11 +193,13 @@ def test_gauges_are_asked_when_they_are_read() -> None:
     images = ["r.io/app@sha256:1", "r.io/app@sha256:2", "s.io/app@sha256:1", "s.io/app:1"]
     metrics.mirror.watch(quarantined=lambda: 2)
     metrics.watch_queues({"advertise": lambda: 5})
+    metrics.watch_tls(lambda: 8)
     metrics.routing.watch(
         connected=lambda: peers,
         records_held=lambda: 7,
         records=lambda: {"announced": 4, "provided": 3},
         members=lambda: {"keyed": 1, "clear": 2},
+        tls_members=lambda: {"encrypted": 2, "clear": 1},
         peers=lambda: {"announce": len(peers)},
         images=lambda: images,
     )
@@ -211,6 +213,8 @@ def test_gauges_are_asked_when_they_are_read() -> None:
     )
     assert value("spegel_records_held") == 7
     assert value("spegel_quarantined_peers") == 2
+    assert value("spegel_tls_members", {"kind": "encrypted"}) == 2
+    assert value("spegel_peer_tls_expiry_timestamp_seconds") == 8
     assert value("spegel_queue_length", {"queue": "advertise"}) == 5
     assert [value("spegel_dht_records", {"kind": kind}) for kind in ("announced", "provided")] == [
         4,

@@ -78,7 +78,7 @@ def passed_on(
     def make(lent: SocketLease, length: int) -> Move:
         if request.param == "spliced":
             return Splice(peer=peer.near.fileno(), pipe=pipe, lease=lent, length=length)
-        return Copy(peer=peer.near.fileno(), observer=lambda _: None, lease=lent, length=length)
+        return Copy(peer=peer.near, lease=lent, length=length)
 
     return make
 
@@ -184,7 +184,8 @@ def test_what_is_copied_is_seen_once_it_was_passed_on(client: Wire, peer: Wire) 
         socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024
     )  # smaller ones wait for the kernel's timers
     lent, seen, data = lease(client), bytearray(), DATA
-    move = Copy(peer=peer.near.fileno(), observer=seen.extend, lease=lent, length=len(data))
+    lent.observer = seen.extend
+    move = Copy(peer=peer.near, lease=lent, length=len(data))
     sender = threading.Thread(target=peer.far.sendall, args=(data,))
     sender.start()
     got, waits = bytearray(), 0
@@ -214,10 +215,11 @@ def test_a_client_that_left(client: Wire, peer: Wire, pipe: Pipe, file: int) -> 
     with pytest.raises(ClientGone):
         run(Splice(peer=peer.near.fileno(), pipe=pipe, lease=lease(client), length=100))
     assert pipe.held == 10
-    seen = bytearray()
+    lent, seen = lease(client), bytearray()
+    lent.observer = seen.extend
     peer.far.sendall(b"0123456789")
     with pytest.raises(ClientGone):
-        run(Copy(peer=peer.near.fileno(), observer=seen.extend, lease=lease(client), length=100))
+        run(Copy(peer=peer.near, lease=lent, length=100))
     assert not seen
     with pytest.raises(ClientGone):
         run(Sendfile(fd=file, start=0, lease=lease(client), length=len(DATA)))

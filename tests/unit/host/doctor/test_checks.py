@@ -30,6 +30,7 @@ from spegel_py.host.doctor.facts import (
     PeerState,
     PreheatState,
     Pull,
+    TlsState,
     TokenState,
     Unknown,
 )
@@ -46,6 +47,7 @@ from spegel_py.host.doctor.node_checks import (
     check_pull,
     check_replicas,
 )
+from spegel_py.host.doctor.tls_checks import check_tls
 from spegel_py.oci.digest import Digest
 from spegel_py.store.containerd import CriStatus, ImageSettings
 
@@ -549,6 +551,35 @@ def test_cluster_keys(keys: KeysState, level: Level, text: str) -> None:
     assert finding.level is level
     assert text in finding.text
     assert check_keys(RIGHT) == []
+
+
+LASTS = 30 * 24 * 3600.0
+TLS = TlsState(
+    folder="/tls", mode="require", fingerprint="11aa22bb", fault="", is_public=False, left=LASTS
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "peers", "level", "text"),
+    [
+        (TLS, [True, True], Level.OK, "with 2 of 2 peers; 11aa22bb ends in 30 days"),
+        (TLS, [True, False], Level.WARNING, "such as 10.0.0.1:5000, are neither asked"),
+        (replace(TLS, mode="accept"), [True, False], Level.OK, "with 1 of 2 peers"),
+        (replace(TLS, left=LASTS / 10), [True], Level.WARNING, "11aa22bb ends in 3 days"),
+        (replace(TLS, is_public=True), [True], Level.WARNING, "can read the key in /tls"),
+        (replace(TLS, fault="/tls/ca.crt: no"), [True], Level.ERROR, "11aa22bb stays in use"),
+    ],
+)
+def test_tls(state: TlsState, peers: list[bool], level: Level, text: str) -> None:
+    """Peers without TLS are a fault only where TLS is required."""
+    found = [
+        PeerState(str(number), f"10.0.0.{number}:5000", None, has_tls=has)
+        for number, has in enumerate(peers)
+    ]
+    finding = only(check_tls, node=replace(NODE, tls=state, peers=tuple(found)))
+    assert finding.level is level
+    assert text in finding.text
+    assert check_tls(RIGHT) == []
 
 
 TOKEN = TokenState(
