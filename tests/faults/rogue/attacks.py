@@ -9,6 +9,8 @@ import json
 import os
 import socket
 import struct
+import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from hashlib import sha256
@@ -37,7 +39,7 @@ from tests.faults.rogue.peer import (
     receive,
     send,
 )
-from tests.faults.rogue.registry import HEALTH_ANSWERS, MANIFEST, WRONG_ANSWERS
+from tests.faults.rogue.registry import HEALTH_ANSWERS, MANIFEST, WRONG_ANSWERS, WRONG_PROOFS
 
 UNUSED = "10.99.1.{}"
 """Unused addresses in the network of the lab."""
@@ -88,6 +90,19 @@ def wrong_answers(name: str) -> Attack:
             await trio.sleep_forever()
 
     return answer
+
+
+async def wrong_proofs(env: Environment) -> None:
+    """Tell a key for proofs, and answer without a proof, or with a wrong one, from new identities.
+
+    Each is asked until its first health check, which it does not prove either.
+    """
+    key = {"hour": 0, "secret": b64encode(os.urandom(32)).decode(), "clock": time.monotonic()}
+    for answer in cycle(WRONG_PROOFS.values()):
+        env.http.answer = answer
+        frames = (hello(":5000", http_key=key), *key_set(env.keys))
+        async with connected(env, RoguePeer(), *frames):
+            await trio.sleep(0.5)
 
 
 async def foreign_registry(env: Environment) -> None:
@@ -267,6 +282,7 @@ ATTACKS: Mapping[str, Attack] = {
     "odd words": malformed_frames,
     "odd checks": wrong_health_answers,
     **{f"wrong answers: {name}": wrong_answers(name) for name in WRONG_ANSWERS},
+    "wrong proofs": wrong_proofs,
     "someone else's registry": foreign_registry,
     "wrong sizes": wrong_sizes,
     "unread stream": unread_stream,

@@ -149,6 +149,13 @@ WRONG_ANSWERS: Mapping[str, Answer] = {
 }
 """By name: every wrong answer that was tried against a node."""
 
+WRONG_PROOFS: Mapping[str, Answer] = {
+    "none": _altered(_zeros),
+    "wrong": _altered(_zeros, X_Spegel_Proof="1;" + "A" * 22),
+    "malformed": _altered(_zeros, X_Spegel_Proof="9;;\xff" + "x" * 900),
+}
+"""By name: answers of a peer that told a key for proofs, with a proof that is not right."""
+
 HEALTH_ANSWERS: Mapping[str, bytes] = {
     "well": head(200, Content_Length=0),
     "an age of 5,000 digits": head(200, Content_Length=0, Age="9" * 5000),
