@@ -93,8 +93,9 @@ async def test_no_pull_fails_while_tls_is_introduced(tmp_path: Path) -> None:
             stack, tmp_path / "second", authority, "off", bootstrap=first.router, has_image=True
         )
         asking = await _start(stack, tmp_path / "asking", authority, "off", bootstrap=first.router)
-        await _gets(asking, MANIFEST)
         for mode in ("accept", "require"):
+            for node in (first, second):
+                await processes.until(partial(_knows, asking, node), deadline=30.0)
             async with _pulling(asking):
                 for node in (first, second):
                     await node.process.end()
@@ -104,7 +105,8 @@ async def test_no_pull_fails_while_tls_is_introduced(tmp_path: Path) -> None:
             await asking.process.end()
             _set_mode(asking, mode)
             await asking.join()
-            await _gets(asking, MANIFEST)
+        for node in (first, second):
+            await processes.until(partial(_knows, asking, node), deadline=30.0)
         assert await _metric(asking, 'spegel_tls_members{kind="encrypted"}') == 2
 
 
@@ -225,7 +227,8 @@ async def _pulling(node: NodeProcess) -> AsyncIterator[None]:
         is_over = True
         await task
     print(f"{outcomes.total()} requests: {dict(outcomes)}")
-    assert outcomes.keys() == {"ok"}, outcomes
+    lines = [line for line in node.process.output.splitlines() if '"miss"' in line]
+    assert outcomes.keys() == {"ok"}, f"{outcomes}: {lines[-3:]}"
 
 
 async def _gets(node: NodeProcess, path: str) -> None:
@@ -236,9 +239,13 @@ async def _gets(node: NodeProcess, path: str) -> None:
 
 
 async def _knows(node: NodeProcess, peer: NodeProcess) -> bool:
-    """Return True if the node has this peer, and its content."""
-    addresses = [each["address"] for each in (await _state(node))["peers"] if each["keys"]]
-    return f"127.0.0.1:{peer.registry}" in addresses
+    """Return True if the node has this peer and its content, and its checks pass."""
+    return any(
+        each["address"] == f"127.0.0.1:{peer.registry}"
+        and each["keys"] == len(IMAGE.blobs) + 2
+        and each["health"] == "healthy"
+        for each in (await _state(node))["peers"]
+    )
 
 
 async def _differs(node: NodeProcess, before: dict[str, Any]) -> bool:
