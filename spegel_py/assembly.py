@@ -36,6 +36,7 @@ from spegel_py.image_parts import (
     ReplicaParts,
     make_cordon_watch,
     make_evacuation,
+    make_image_guard,
     make_preheating,
     make_replicas,
     make_signs,
@@ -77,6 +78,7 @@ from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.sender import Sender
 
 if TYPE_CHECKING:
+    from spegel_py.registry.image_guard import ImageGuard
     from spegel_py.store.containerd import OtherNamespaces
     from spegel_py.transfer.peer_tls import PeerTls
 
@@ -116,6 +118,7 @@ class Assembly:
     limits: TransferLimits
     measurer: Measurer
     proof_gate: ProofGate | None
+    guard: ImageGuard | None
 
     @classmethod
     async def build(cls, config: Config, stack: AsyncExitStack) -> Assembly:
@@ -262,6 +265,7 @@ class Assembly:
             limits=limits,
             measurer=Measurer(mirror=mirror_address),
             proof_gate=parts.make_proof_gate(config, secret, router, metrics),
+            guard=make_image_guard(config, auth, metrics),
         )
 
     def registry_app(self, door: Door) -> web.Application:
@@ -298,6 +302,7 @@ class Assembly:
             reach=reach if self.config.old_tags else None,
             tag_policy=TagPolicy(self.config.tag_policy),
             lists=self._list_handler(door, reach),
+            guard=self.guard,
         )
 
     def _list_handler(self, door: Door, reach: RegistryReach) -> ListHandler:
@@ -322,6 +327,7 @@ class Assembly:
                 needs_proof=self.proof_gate is not None and self.proof_gate.is_required,
                 needs_tls=bool(self.tls and self.tls.is_required),
             ),
+            guard=self.guard,
         )
 
     def admin_app(self) -> web.Application:
@@ -401,6 +407,7 @@ class Assembly:
             peer_tls=self.tls.describe() if self.tls else None,
             peer_proofs=self.config.peer_proofs,
             runtime_token=self.tokens.describe() if self.tokens else None,
+            private_images=self.guard.describe() if self.guard else None,
             preheat=self.preheating.describe(self.config.control_path),
         )
 
@@ -408,11 +415,9 @@ class Assembly:
         containerd = parts.containerd_watcher(self.config, self.watcher)
         if self.namespaces is None or containerd is None:
             return layout_state(self.config.oci_layout)
-        others = await self.namespaces.counts()
+        found, others = containerd.describe(), await self.namespaces.counts()
         shared = parts.shared_namespaces(self.config)
-        return containerd_state(
-            containerd.describe(), shared=shared, others=others, now=time.monotonic()
-        )
+        return containerd_state(found, shared=shared, others=others, now=time.monotonic())
 
     def watch_gauges(self) -> None:
         """Let the metrics read their gauges from the parts at each scrape."""

@@ -15,7 +15,7 @@ from spegel_py import settings, values
 from spegel_py.errors import ConfigError, NameInvalid
 from spegel_py.node_name import NODE_NAME, RUNTIME_TOKEN
 from spegel_py.oci.filters import WILDCARDS, Filters, Pattern
-from spegel_py.oci.reference import check_registry
+from spegel_py.oci.reference import canonical_registry, check_registry
 from spegel_py.settings import declared, setting
 from spegel_py.telemetry.logging import LOG_FORMAT, LOG_LEVEL, LogFormat
 
@@ -45,6 +45,13 @@ def _registries(given: Any) -> tuple[str, ...]:
             advice = "should be a registry such as https://registry.example:5000"
             raise ValueError(f"{values.quoted(each)} {advice}") from None
     return found
+
+
+def _public_registries(given: Any) -> tuple[str, ...]:
+    """Return registries, or registries with patterns of repositories."""
+    from spegel_py.registry.private_rules import check_public  # not loaded without entries
+
+    return tuple(map(check_public, values.texts(given)))
 
 
 def _registry_or_none(given: Any) -> str:
@@ -442,6 +449,44 @@ class Config:
         ),
         choices=("off", "prefer", "require"),
     )
+    private_images: str = setting(
+        values.text_or_off,
+        "off",
+        (
+            "guard: give this node's runtime a private image only if the image's registry gives it "
+            "to the credentials of the pull; needs runtime-token; every image is private that "
+            "public-registries does not name; off: every client of this node may pull all"
+        ),
+        choices=("off", "guard"),
+    )
+    public_registries: tuple[str, ...] = setting(
+        _public_registries,
+        (),
+        (
+            "registries, or repositories of a registry, whose images everybody may pull, such as "
+            "docker.io, *.example or ghcr.io/team/*; private-images asks no registry about them"
+        ),
+        many=True,
+    )
+    private_when_down: str = setting(
+        values.text,
+        "cached",
+        (
+            "answer for a private image while its registry does not answer; cached: the image is "
+            "given if the registry allowed its repository to the same credentials within a day, "
+            "as data-dir keeps it, hashed; deny; allow: everybody gets it"
+        ),
+        choices=("cached", "deny", "allow"),
+    )
+    containerd_registry_config_path: Path | None = setting(
+        values.path,
+        Path("/etc/containerd/certs.d"),
+        (
+            "folder of containerd's hosts.toml files, of which private-images takes the server and "
+            "the certificates of a registry; none: the registry's own name, and the system's "
+            "certificates"
+        ),
+    )
     registry_credentials: Path | None = setting(
         values.path,
         None,
@@ -554,6 +599,11 @@ class Config:
                 "--old-tags=false says that this node cannot: for tags that always come from the "
                 "registry give --tag-ttl 0 instead of both"
             )
+        if self.private_images == "guard" and self.runtime_token is None:
+            raise ConfigError(
+                "--private-images guard needs --runtime-token: without it a Pod could ask in "
+                "containerd's place, and choose whom this node asks"
+            )
         written = values.written_duration
         if self.health_timeout >= self.health_interval:
             raise ConfigError(
@@ -615,6 +665,13 @@ class Config:
         """The registries that are mirrored, as they were given; none means all."""
         given = self.mirrored_registries
         return () if any(_host(each) in WILDCARDS for each in given) else given
+
+    @property
+    def listed_registries(self) -> frozenset[str]:
+        """The registries that are named for mirroring, beside a wildcard too, each as `host[:port]`
+        in the canonical spelling."""
+        named = frozenset(map(_host, self.mirrored_registries)) - set(WILDCARDS)
+        return frozenset(map(canonical_registry, named))
 
     @property
     def filters(self) -> Filters:

@@ -10,6 +10,7 @@
     │ ├ RequestInvalid 400 · ManifestInvalid 400
     │ ├ ManifestUnknown 404 · BlobUnknown 404 · NameUnknown 404 · NotFound 404
     │ ├ Unauthorized 401 · Denied 403 · Unsupported 405
+    │ │ └ CredentialsNeeded(challenge) 401
     │ └ Occupied 409 · Busy 503
     ├ StoreError                    reading this node's own content failed
     │ ├ ContentNotFound             the store does not have it
@@ -133,6 +134,14 @@ class Unauthorized(OCIError):
 
     status = 401
     code = "UNAUTHORIZED"
+
+
+class CredentialsNeeded(Unauthorized):
+    """The registry behind this mirror asks for credentials, by this challenge (RFC 9110, 11.3)."""
+
+    def __init__(self, message: str, *, challenge: str, detail: object | None = None) -> None:
+        super().__init__(message, detail=detail)
+        self.challenge = challenge
 
 
 class Denied(OCIError):

@@ -1,4 +1,4 @@
-"""The parts of a node that keep images, and that fetch them before they are needed."""
+"""The parts of a node that keep images, fetch them ahead of their pulls, and guard private ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from spegel_py.config import Config
-from spegel_py.errors import StoreUnavailable
+from spegel_py.errors import ConfigError, StoreUnavailable
 from spegel_py.health.health import Health
 from spegel_py.metrics import NodeMetrics
 from spegel_py.node_name import node_name
@@ -39,8 +39,10 @@ from spegel_py.routing.libp2p.router import Libp2pRouter
 from spegel_py.store.base import Replicas, Store
 from spegel_py.store.scrub import ScrubbedStore
 from spegel_py.tools.addresses import MirrorAddress
+from spegel_py.tools.basic_auth import BASIC_AUTH_DIR, Credentials
 
 if TYPE_CHECKING:
+    from spegel_py.registry.image_guard import ImageGuard
     from spegel_py.store.containerd import CriImages
 
 
@@ -258,4 +260,33 @@ def make_evacuation(config: Config, preheating: Preheating, kept: ReplicaParts) 
         draining=kept.draining,
         keep=config.replica_keep or None,
         is_at_stop=config.evacuate_on_stop == "sole",
+    )
+
+
+def make_image_guard(
+    config: Config, auth: Credentials | None, metrics: NodeMetrics
+) -> ImageGuard | None:
+    """Return the guard of private images; None where it is switched off. Raises ConfigError."""
+    if config.private_images == "off":
+        return None
+    if auth is not None:
+        raise ConfigError(
+            f"--private-images guard and the password in {BASIC_AUTH_DIR} need the same header: "
+            "leave the password out, since --runtime-token and --peer-proofs stand for it"
+        )
+    from spegel_py.registry.access_check import AccessCheck
+    from spegel_py.registry.image_guard import ImageGuard
+    from spegel_py.registry.private_rules import PublicImages, WhenDown
+    from spegel_py.registry.verdict_memory import VerdictMemory
+
+    return ImageGuard(
+        check=AccessCheck(
+            hosts=config.containerd_registry_config_path,
+            listed=config.listed_registries,
+            plain=plain_registries(config.mirrored_registries),
+        ),
+        memory=VerdictMemory(config.data_dir),
+        public=PublicImages(config.public_registries),
+        when_down=WhenDown(config.private_when_down),
+        counted=metrics.server.private_verdict,
     )

@@ -55,6 +55,12 @@ class MissReason(StrEnum):
     """The requested range lies outside the content."""
     FILTERED = "filtered"
     """A filter, `--tag-ttl 0` or `--tag-policy upstream-first` sends the pull to the registry."""
+    CHALLENGED = "challenged"
+    """The image is private, and the client brought no credentials: it gets the registry's challenge
+    and comes again."""
+    PRIVATE = "private"
+    """The registry does not give the private image to the client's credentials, or does not answer.
+    """
     TOO_OLD = "too_old"
     """The tag here is too old, and no peer has a newer one."""
     STORE_AWAY = "store_away"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spegel_py.oci.manifest import INDEXES, MANIFESTS, Child
-from spegel_py.outcomes import ContentSource
+from spegel_py.outcomes import ContentSource, MissReason
 from spegel_py.telemetry.pull_record import RecordQuery
 
 GAP = 900.0
@@ -225,9 +225,15 @@ class ImagePull:
             "answered": self.answered,
             "total": self.total,
             "requests": len(self.records),
+            "refused": self._refusal(),
             "sources": self._sources(),
             "parts": [self.parts[digest].as_json() for digest in self._in_order()],
         }
+
+    def _refusal(self) -> str | None:
+        """Return why the image was refused, None if its last request was not."""
+        last = self.records[-1]
+        return str(last["text"]) if last["reason"] == MissReason.PRIVATE else None
 
     def _in_order(self) -> list[str]:
         """Return the digests of the parts: the image's own first, then those below, as it names

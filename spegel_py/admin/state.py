@@ -36,6 +36,7 @@ def describe(
     peer_tls: Mapping[str, object] | None = None,
     peer_proofs: str = "off",
     runtime_token: Mapping[str, object] | None = None,
+    private_images: Mapping[str, object] | None = None,
 ) -> Mapping[str, object]:
     """Return the state as JSON.
 
@@ -56,6 +57,7 @@ def describe(
         peer_tls: the state of the certificates between peers, None if there are none.
         peer_proofs: how proofs between peers are used (`--peer-proofs`).
         runtime_token: the state of the runtime's token file, None if there is none.
+        private_images: the registries that cannot be asked about private images, None if nobody is.
         preheat: the faults of pre-heating, its list and the control socket.
     """
     tags = sum("/" in key for key in advertised)
@@ -96,6 +98,7 @@ def describe(
         "peer_tls": peer_tls,
         "peer_proofs": peer_proofs,
         "runtime_token": runtime_token,
+        "private_images": private_images,
         "preheat": preheat,
         "supervision": supervision,
     }

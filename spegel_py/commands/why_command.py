@@ -134,6 +134,9 @@ def _summary(pull: Pull) -> Iterator[str]:
             case _:
                 count = "the rest" if source["bytes"] is None else size(source["bytes"])
                 yield f"{count} left to the registry"
+    if pull.get("refused"):
+        yield f"refused: {pull['refused']}"
+        return
     if not pull["asked"]:
         yield "only the tag was asked for: the runtime had the image, or went to the registry"
         return

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 
 from spegel_py.errors import (
     BlobUnknown,
+    CredentialsNeeded,
     ManifestUnknown,
     NameInvalid,
     NotFound,
@@ -409,11 +410,14 @@ def render(error: OCIError) -> RenderedError:
 def _headers_of(error: OCIError) -> dict[str, str]:
     """Return the headers of an error.
 
-    A 401 has no challenge, though RFC 9110, 11.6.1, requires one. containerd answers a challenge
-    with the user's credentials for the upstream registry, in clear text. Without a challenge it
-    tries the next host, as with Spegel.
+    A 401 of the mirror itself has no challenge, though RFC 9110, 11.6.1, requires one. containerd
+    answers a challenge with the user's credentials for the upstream registry, in clear text.
+    Without a challenge it tries the next host, as with Spegel. Only a private image has one, which
+    is the registry's own.
     """
     match error:
+        case CredentialsNeeded():
+            return {"WWW-Authenticate": error.challenge}
         case Unsupported():
             return {"Allow": ", ".join(METHODS)}
         case RangeInvalid(detail={"size": int(size)}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -30,6 +31,9 @@ from spegel_py.telemetry.pull_log import PullLog
 from spegel_py.tools.basic_auth import Credentials
 from spegel_py.tools.runtime_token import TokenFile
 from spegel_py.transfer.sender import Sender
+
+if TYPE_CHECKING:
+    from spegel_py.registry.image_guard import ImageGuard
 
 Probe = Callable[[], Mapping[str, object]]
 """Returns the answer to a probe as JSON; the probe fails if `reasons` is not empty."""
@@ -65,6 +69,7 @@ def create_app(
     needs_tls: bool = False,
     tag_policy: TagPolicy = TagPolicy.PEERS_FIRST,
     lists: ListHandler | None = None,
+    guard: ImageGuard | None = None,
 ) -> web.Application:
     """Return the application of the registry.
 
@@ -86,6 +91,7 @@ def create_app(
         needs_tls: answer only this node's own runtime, and clients with TLS.
         tag_policy: who is asked first for a client's tag.
         lists: answers lists of tags and of referrers; None to answer none.
+        guard: decides whether this node's runtime may have a private image; None without guard.
     """
     probes = {"/readyz": ready, "/livez": live}
     pulls = PullHandler(
@@ -109,6 +115,7 @@ def create_app(
         origins=origins,
         gate=gate,
         default_registry=default_registry,
+        guard=guard,
     )
 
     async def handle(request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -42,6 +43,9 @@ from spegel_py.registry.askers import Asker, Doorkeeper
 from spegel_py.registry.request_form import check_form
 from spegel_py.store.referrers import Referrers
 
+if TYPE_CHECKING:
+    from spegel_py.registry.image_guard import ImageGuard
+
 log = structlog.get_logger(__name__)
 
 
@@ -64,6 +68,8 @@ class ListHandler:
         filters: repositories that are answered with 404.
         default_registry: the registry of a client's request that names none; empty for none.
         doorkeeper: names the sender of a request.
+        guard: tells the repositories that everybody may list; None without guard. A node does not
+            ask the registry whether a client may see a list, and a client can ask there itself.
     """
 
     def __init__(
@@ -77,7 +83,9 @@ class ListHandler:
         filters: Filters = EVERYTHING,
         default_registry: str = "",
         doorkeeper: Doorkeeper,
+        guard: ImageGuard | None = None,
     ) -> None:
+        self._guard = guard
         self._policy = policy
         self._tags = tags
         self._referrers = referrers
@@ -107,10 +115,13 @@ class ListHandler:
         return await self._answer_referrers(wanted)
 
     async def _is_answered(self, wanted: ListRequest) -> bool:
-        # Case 1: lists are off, or a peer asks, or the operator wants every list.
+        # Case 1: the list of a private repository.
+        if self._guard and not wanted.mirrored and not self._guard.may_list(wanted.label):
+            return False
+        # Case 2: lists are off, or a peer asks, or the operator wants every list.
         if wanted.mirrored or self._policy is not ListPolicy.REGISTRY_AWAY:
             return self._policy is not ListPolicy.OFF
-        # Case 2: the registry does not answer, so nobody has the whole list.
+        # Case 3: the registry does not answer, so nobody has the whole list.
         return wanted.registry is not None and await self._reach.is_away(wanted.registry)
 
     async def _answer_tags(self, wanted: ListRequest) -> web.Response:

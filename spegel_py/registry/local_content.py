@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -13,6 +14,9 @@ from spegel_py.oci.filters import Filters
 from spegel_py.oci.manifest import MAX_MANIFEST, detect
 from spegel_py.store.base import Descriptor, Origins, Store
 from spegel_py.tools.bounded import BoundedDict
+
+if TYPE_CHECKING:
+    from spegel_py.registry.image_guard import ImageGuard
 
 log = structlog.get_logger(__name__)
 
@@ -34,21 +38,28 @@ class LocalMatch:
 class Provenance:
     """Decides by its origin whether content may be sent; the name in a request proves nothing.
 
-    `origins` returns the repositories that content came from; `filters` exclude repositories.
+    Args:
+        origins: returns the repositories that content came from.
+        filters: exclude repositories.
+        guard: tells which content may be given under a repository's name; None for any content.
     """
 
-    def __init__(self, *, origins: Origins, filters: Filters) -> None:
+    def __init__(
+        self, *, origins: Origins, filters: Filters, guard: ImageGuard | None = None
+    ) -> None:
         self._origins = origins
         self._filters = filters
+        self._guard = guard
 
     def __repr__(self) -> str:
         return f"<Provenance by {self._origins!r} {self._filters!r}>"
 
     async def check(self, pull: PullRequest, digest: Digest) -> None:
-        """Return if the content of this digest may be sent to any client.
+        """Return if the content of this digest may be sent to a client that names the repository.
 
         Raises:
-            ManifestUnknown, BlobUnknown: every repository that it came from is filtered.
+            ManifestUnknown, BlobUnknown: every repository that it came from is filtered, or it is
+                private and did not come from the requested one.
             ContentNotFound: its origin is unknown, so it counts as absent.
             StoreUnavailable: its origin cannot be found out now.
         """
@@ -57,6 +68,11 @@ class Provenance:
             raise ContentNotFound(f"it is not known where {digest} came from")
         if not self._filters.shares(sources):
             raise pull.kind.unknown(f"{digest} is not mirrored", detail={"filtered": True})
+        repository = f"{pull.registry}/{pull.repository}" if pull.registry else None
+        if self._guard is not None and not self._guard.may_serve(repository, sources):
+            raise pull.kind.unknown(
+                f"{digest} is private, and here from another repository", detail={"private": True}
+            )
 
 
 class LocalContent:

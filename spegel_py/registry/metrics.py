@@ -58,6 +58,15 @@ class ServerMetrics:
         self.transfers = Gauge(
             "spegel_peer_transfers", "Blobs being sent to other nodes now.", registry=registry
         )
+        self._verdicts = Counter(
+            "spegel_private_verdicts",
+            "Requests by this node's runtime for private images, by the outcome: challenged (it "
+            "brought no credentials), allowed, remembered (allowed without a request to the "
+            "registry), denied, unknown (the registry does not give this content), away_allowed "
+            "and away_denied (the registry does not answer).",
+            ["outcome"],
+            registry=registry,
+        )
         self._refused = Counter(
             "spegel_peer_transfers_refused",
             "Blobs that other nodes were told to get elsewhere (503), by the limit that was "
@@ -86,6 +95,10 @@ class ServerMetrics:
         """Count body bytes sent, to clients and to peers."""
         self.sent_bytes += count
         self._bytes.labels(source).inc(count)
+
+    def private_verdict(self, outcome: str) -> None:
+        """Count a decision about a private image, one of AccessOutcome."""
+        self._verdicts.labels(outcome).inc()
 
     def refused(self, limit: TransferLimit) -> None:
         """Count a transfer to another node that was refused."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -37,6 +38,9 @@ from spegel_py.telemetry.pull_record import PullContext
 from spegel_py.transfer.base import Sink
 from spegel_py.transfer.sender import Sender
 
+if TYPE_CHECKING:
+    from spegel_py.registry.image_guard import ImageGuard
+
 log = structlog.get_logger(__name__)
 
 
@@ -60,6 +64,7 @@ class PullHandler:
             exclude all of them.
         gate: is awaited before each piece that is sent in the background.
         default_registry: the registry of a client's request that names none; empty for none.
+        guard: decides whether this node's runtime may have a private image; None without guard.
     """
 
     def __init__(
@@ -79,12 +84,16 @@ class PullHandler:
         origins: Origins | None = None,
         gate: Gate = open_gate,
         default_registry: str = "",
+        guard: ImageGuard | None = None,
     ) -> None:
+        self._guard = guard
         self._default_registry = default_registry
         self._store = store
         self._gate = gate
         self._provenance = (
-            Provenance(origins=origins, filters=filters) if filters and origins else None
+            Provenance(origins=origins, filters=filters, guard=guard)
+            if origins and (filters or guard)
+            else None
         )
         self._local = LocalContent(store=store, provenance=self._provenance)
         self._sender = sender
@@ -124,6 +133,12 @@ class PullHandler:
         if self._filters.exclude(pull.label):
             raise pull.kind.unknown(f"{pull.label} is not mirrored", detail={"filtered": True})
         await self._tags.check(request[ASKER], pull)
+        if self._guard is not None and request[ASKER] is not Asker.PEER:
+            given = request.headers.get("Authorization", "")
+            admitted = await self._guard.admit(pull, given)
+            if admitted.digest is not None:
+                self._tags.record_miss(pull)  # the registry itself has just named the digest
+            pull = admitted
         if (response := await self._from_this_node(request, pull, context)) is not None:
             return response
         if request[ASKER] is Asker.PEER or self._mirror is None:

@@ -112,7 +112,7 @@ class PullMetrics:
         )
         for each in ContentSource:
             self._measurements.labels(each)
-        for reason in MissReason:
+        for reason in set(MissReason) - {MissReason.CHALLENGED}:
             # A counter that starts at 0 lets Prometheus see the first miss as an increase.
             self._misses.labels(reason)
 
@@ -126,6 +126,8 @@ class PullMetrics:
             self._measured += 1
             self._measured_bytes += record.sent
             return
+        if record.reason is MissReason.CHALLENGED:
+            return  # the client comes again with credentials: counted as spegel_private_verdicts
         self.outcomes[record.reason or "hit"] += 1
         self.answers[source] += 1
         cache = "hit" if record.is_hit else "miss"

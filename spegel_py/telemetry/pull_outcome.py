@@ -81,6 +81,10 @@ def _judge(context: PullContext) -> _Judgement:
             return MissReason.INVALID, error.message
         case OCIError(detail={"filtered": True}) as error:
             return MissReason.FILTERED, f"{error.message}, by this node's settings"
+        case OCIError(detail={"challenged": True}) as error:
+            return MissReason.CHALLENGED, error.message
+        case OCIError(detail={"private": True}) as error:
+            return MissReason.PRIVATE, error.message
     # Case 5: peers were asked, and none of them gave the content.
     if context.attempts:
         text = f"none of the peers gave it: {_failures(context)}{_local_cause(context)}"

@@ -50,6 +50,11 @@ SETS: dict[str, Values] = {
         "runtime": {"token": True, "port": 5002},
         "service": {"registry": {"nodePort": 0}},
     },
+    "guarded images": {
+        "runtime": {"token": True},
+        "service": {"registry": {"nodePort": 0}},
+        "spegel": {"privateImages": "guard", "publicRegistries": ["docker.io"]},
+    },
     "nothing mounted that may be left out": {
         "spegel": {
             "containerdContentPath": "",
@@ -216,6 +221,16 @@ def test_the_schema_knows_every_value_and_says_what_it_is() -> None:
                 "spegel": {"persistence": {"enabled": False}},
             },
             "set spegel.persistence.enabled to true",
+        ),
+        ({"spegel": {"privateImages": "guard"}}, "set runtime.token to true"),
+        (
+            {
+                **NO_NODE_PORT,
+                "runtime": {"token": True},
+                "basicAuthSecretName": "password",
+                "spegel": {"privateImages": "guard"},
+            },
+            "leave basicAuthSecretName out",
         ),
         (
             {
@@ -510,3 +525,15 @@ def test_the_token_is_where_every_step_looks_for_it(helm: Helm) -> None:
         assert volume["hostPath"]["path"] == "/var/lib/spegel"
     for _, container in containers(helm.template({})):
         assert not [each for each in container["args"] if each.startswith("--runtime-")]
+
+
+def test_a_node_that_guards_images_reads_its_registries_files(helm: Helm) -> None:
+    """containerd's folder is mounted for reading, and only there."""
+    registry = named(helm.template(SETS["guarded images"]), "registry")
+    given = parsed(registry)
+    assert (given["private_images"], given["public_registries"]) == ("guard", ("docker.io",))
+    folder = str(given["containerd_registry_config_path"])
+    mounts = {one["mountPath"]: one for one in registry["volumeMounts"]}
+    assert mounts[folder]["readOnly"] is True
+    unguarded = named(helm.template(SETS["a door for the runtime"]), "registry")
+    assert folder not in {one["mountPath"] for one in unguarded["volumeMounts"]}

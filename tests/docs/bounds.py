@@ -13,7 +13,13 @@ from spegel_py.mirror import peer_lists, verification
 from spegel_py.oci import manifest
 from spegel_py.oci.range import MAX_PARTS
 from spegel_py.preheat import preheat_job, preheat_jobs, preheat_list, preheat_responder
-from spegel_py.registry import connection, connection_table, server
+from spegel_py.registry import (
+    access_check,
+    connection,
+    connection_table,
+    server,
+    verdict_memory,
+)
 from spegel_py.replicas import image_heat
 from spegel_py.routing.base import MAX_REQUEST, MAX_RESPONSE
 from spegel_py.routing.libp2p import (
@@ -108,6 +114,16 @@ def _bounds() -> Iterator[Bound]:
         "Lists of tags or referrers that are put together",
         f"{peer_lists.LISTS}, each from {peer_lists.PEERS} peers, of {_size(peer_lists.MAX_BODY)}",
         "mirror.peer_lists",
+    )
+    yield Bound(
+        "Verdicts about private images, those kept on disk",
+        f"{verdict_memory.MAX_VERDICTS:,}, {verdict_memory.MAX_KEPT:,}",
+        "registry.verdict_memory",
+    )
+    yield Bound(
+        "Requests to registries about private images",
+        f"{access_check.MAX_REQUESTS} at a time, {access_check.TIMEOUT:.0f} s each",
+        "registry.access_check",
     )
     yield Bound(
         "libp2p connections from one address",

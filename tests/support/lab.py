@@ -41,8 +41,13 @@ http: {{addr: '{address}'{tls}}}
 
 _PRIVATE = "auth: {{htpasswd: {{realm: private, path: {folder}/users}}}}\n"
 
-_USERS = {"somebody": ("s3cret", "$2b$12$TQg3p5YBK2MdmQ5ztHFZDOmg3yfS0e2l0qrAI8k0c5Z8uQcR/8UZy")}
-"""Users of a private registry with their passwords, plain and as bcrypt hashes."""
+_TOKENS = (
+    "auth: {{token: {{realm: '{realm}', service: private, issuer: tests, "
+    "rootcertbundle: {folder}/token.crt}}}}\n"
+)
+
+_USERS = {"somebody": ("s3cret", "$2b$04$TQg3p5YBK2MdmQ5ztHFZDOc99HNOAlx3ZyNU7e5Q3yUDG7l5aLC2G")}
+"""Users of a private registry with their passwords, plain and as bcrypt hashes, which are cheap."""
 
 _ACCESS = re.compile(r'^(\S+) - \S* \[[^\]]*\] "(\w+) (\S+) HTTP/[\d.]+" (\d+) (\d+)', re.MULTILINE)
 
@@ -78,8 +83,12 @@ class Registry:
         address: str = REGISTRY,
         is_private: bool = False,
         certificate: tuple[Path, Path] | None = None,
+        realm: str = "",
     ) -> None:
-        folder.mkdir(parents=True)
+        """Make its files; a private one with a `realm` wants tokens from there, signed by the
+        key of `folder`/token.crt.
+        """
+        folder.mkdir(parents=True, exist_ok=bool(realm))
         self.folder = folder
         self.namespace = namespace
         self.address = address
@@ -89,8 +98,9 @@ class Registry:
         (folder / "users").write_text(f"{self.user}:{hashed}\n")
         config = folder / "config.yml"
         config.write_text(
-            (_REGISTRY_CONFIG + (_PRIVATE if is_private else "")).format(
+            (_REGISTRY_CONFIG + (_guarded(realm) if is_private else "")).format(
                 folder=folder,
+                realm=realm,
                 address=address,
                 tls=", tls: {{certificate: '{}', key: '{}'}}".format(*certificate)
                 if certificate
@@ -157,6 +167,10 @@ class Registry:
             )
         ]
         return [one for one in found if method is None or one.method == method]
+
+
+def _guarded(realm: str) -> str:
+    return _TOKENS if realm else _PRIVATE
 
 
 class Node:

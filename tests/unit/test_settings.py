@@ -208,8 +208,22 @@ def test_readiness_without_peers_can_be_turned_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
+        ({"private_images": "yes"}, "--private-images"),
+        ({"private_when_down": "maybe"}, "--private-when-down"),
+        ({"public_registries": "https://docker.io"}, "should be a registry or repositories of one"),
+    ],
+)
+def test_wrong_settings_of_private_images_are_named(flags: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load(flags=flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
         ({"bootstrap_kind": "dns"}, "--dns-bootstrap-domain"),
         ({"bootstrap_kind": "http"}, "--http-bootstrap-url"),
+        ({"private_images": "guard"}, "--private-images guard needs --runtime-token"),
     ],
 )
 def test_settings_that_need_each_other_say_so(flags: dict[str, Any], named: str) -> None:

@@ -7,7 +7,7 @@ from spegel_py.host.doctor.findings import Finding, error, ok, warning
 from spegel_py.host.doctor.hosts_command import command
 from spegel_py.tools.addresses import is_loopback, split_host_port
 
-TOKEN, PORT = "runtime_token", "runtime_addr"
+TOKEN, PORT, PRIVATE = "runtime_token", "runtime_addr", "private_images"
 
 
 def check_token(facts: Facts) -> list[Finding]:
@@ -66,6 +66,32 @@ def check_port(facts: Facts) -> list[Finding]:
             f"--runtime-addr 127.0.0.1:{port}, or --runtime-token",
         )
     ]
+
+
+def check_private(facts: Facts) -> list[Finding]:
+    """Check that the node can ask registries about private images, and that peers are proven."""
+    if not isinstance(facts.node, NodeState) or (faults := facts.node.private) is None:
+        return []
+    if faults:
+        registry, reason = faults[0]
+        more = f", and {len(faults) - 1} more," if faults[1:] else ""
+        return [
+            warning(
+                PRIVATE,
+                f"{registry}{more} cannot be asked: {reason}; its private images come from itself",
+                "let this machine reach the registry and read its certificates; list it in "
+                "--mirrored-registries if it is an address, or in --public-registries",
+            )
+        ]
+    if facts.node.proofs != "require":
+        return [
+            warning(
+                PRIVATE,
+                "whoever reaches the port of the peers reads private images there",
+                "--peer-proofs require",
+            )
+        ]
+    return [ok(PRIVATE, "given with the consent of their registries")]
 
 
 def _refused(file: HostsFile, state: TokenState) -> str:

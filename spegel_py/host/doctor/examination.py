@@ -9,7 +9,7 @@ from spegel_py.host.doctor.containerd_checks import (
     check_containerd,
     check_discard,
 )
-from spegel_py.host.doctor.door_checks import check_port, check_token
+from spegel_py.host.doctor.door_checks import check_port, check_private, check_token
 from spegel_py.host.doctor.facts import Facts, Subject
 from spegel_py.host.doctor.findings import Finding, Level
 from spegel_py.host.doctor.gather import gather
@@ -45,6 +45,7 @@ CHECKS = (
     check_tls,
     check_token,
     check_port,
+    check_private,
     check_replicas,
     check_preheat,
     check_clock,

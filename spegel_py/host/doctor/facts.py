@@ -216,6 +216,9 @@ class NodeState:
     """The certificates between peers; None if the node has none."""
     token: TokenState | None = None
     """The runtime's tokens; None if the node goes by names."""
+    private: tuple[tuple[str, str], ...] | None = None
+    """The registries that cannot be asked about private images, each with the reason; None if the
+    node asks none."""
     preheat: PreheatState | None = None
     """What the node says of pre-heating; None for older nodes."""
 

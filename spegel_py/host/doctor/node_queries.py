@@ -26,7 +26,7 @@ from spegel_py.host.doctor.facts import (
 )
 from spegel_py.host.http_probe import explain, get
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import RUNTIME_HEADER
+from spegel_py.oci.distribution import CLIENT_HEADER, RUNTIME_HEADER, PullClient
 from spegel_py.oci.reference import Reference
 
 MAX_DATED = 32
@@ -92,7 +92,11 @@ async def pull(
     """Pull a manifest from the node, as containerd does."""
     query = f"ns={quote(reference.registry, safe='')}"
     url = f"{subject.registry}/v2/{reference.repository}/manifests/{digest}?{query}"
-    headers = {"Authorization": subject.authorization, RUNTIME_HEADER: subject.runtime_token}
+    headers = {
+        "Authorization": subject.authorization,
+        RUNTIME_HEADER: subject.runtime_token,
+        CLIENT_HEADER: PullClient.MEASURE.value,  # not asked for a registry's consent
+    }
     began = time.monotonic()
     try:
         answer = await get(
@@ -140,6 +144,7 @@ def _state(given: Any) -> NodeState:
         proofs=str(given.get("peer_proofs", "off")),
         tls=_tls(given.get("peer_tls")),
         token=_token(given.get("runtime_token")),
+        private=_private(given.get("private_images")),
         preheat=_preheat(given.get("preheat")),
     )
 
@@ -179,6 +184,12 @@ def _token(found: Any) -> TokenState | None:
         fault=str(found["fault"]),
         is_public=bool(found["public"]),
     )
+
+
+def _private(found: Any) -> tuple[tuple[str, str], ...] | None:
+    if not found:
+        return None
+    return tuple((str(registry), str(reason)) for registry, reason in found["faults"].items())
 
 
 def _preheat(given: Any) -> PreheatState | None:

@@ -25,6 +25,7 @@ from spegel_py.host.hosts_toml import certificates
 from spegel_py.host.mirroring import HOSTS
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.manifest import OCI_MANIFEST
+from spegel_py.registry.upstream_host import read_upstream
 from spegel_py.routing.libp2p.bootstrap_targets import (
     check_domain,
     check_multiaddr,
@@ -99,6 +100,12 @@ def _hosts_toml(root: Path, data: bytes) -> None:
     path.write_bytes(data)
     [found] = hosts_files.read([root], ["registry.example"])
     assert len(found.problem) <= 200
+    try:
+        upstream = read_upstream(root, "registry.example", plain=frozenset())
+    except ConfigError as error:
+        check_text(error)
+    else:
+        assert "@" not in upstream.url.partition("://")[2].partition("/")[0]
 
 
 def _containerd_config(root: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import suppress
 
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from yarl import URL
 from spegel_py.admin.guard import check_origin
 from spegel_py.errors import Denied, OCIError
 from spegel_py.pull.answers import Challenge, _token
+from spegel_py.registry.private_rules import challenge_of, scoped, token_end
 from spegel_py.tools.query import whole_number
 from tests.fuzz.mutations import as_json, objects
 from tests.fuzz.target import target
@@ -43,6 +45,11 @@ _CHALLENGES = st.lists(
 def _challenges(data: bytes) -> None:
     """A `WWW-Authenticate` header: whatever is asked for has an address that can be asked."""
     header = data.decode("utf-8", "surrogateescape")
+    passed_on = scoped(challenge_of([header]), "a")
+    assert passed_on.isascii()
+    assert not passed_on or passed_on.isprintable()
+    if passed_on.startswith("Bearer ") and (read := Challenge.parse(passed_on, is_secure=False)):
+        assert read.scope == "repository:a:pull"
     for is_secure in (False, True):
         challenge = Challenge.parse(header, is_secure=is_secure)
         if challenge is None:
@@ -64,6 +71,10 @@ def _challenges(data: bytes) -> None:
 )
 def _tokens(data: bytes) -> None:
     token = _token(data)
+    end = token_end(f"Bearer {data.decode('utf-8', 'surrogateescape')}")
+    encoded = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    for found in (end, token_end(f"Bearer a.{encoded}.c")):
+        assert found is None or 0 <= found < 1e12
     assert token is None or (token and token.isascii() and token.isprintable())
 
 

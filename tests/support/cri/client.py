@@ -31,9 +31,12 @@ class Cri:
     def __init__(self, *, socket: Path) -> None:
         self._target = f"unix:{socket}"
 
-    async def pull(self, reference: str, *, deadline: float = 120.0) -> str:
-        """Pull an image and return its id."""
-        request = cri_pb2.PullImageRequest(image=cri_pb2.ImageSpec(image=reference))
+    async def pull(
+        self, reference: str, *, user: str = "", password: str = "", deadline: float = 120.0
+    ) -> str:
+        """Pull an image, as for a Pod with a pull secret if there is a user; return its id."""
+        auth = cri_pb2.AuthConfig(username=user, password=password) if user else None
+        request = cri_pb2.PullImageRequest(image=cri_pb2.ImageSpec(image=reference), auth=auth)
         answer = await self._ask("PullImage", request, cri_pb2.PullImageResponse, deadline)
         return str(answer.image_ref)
 

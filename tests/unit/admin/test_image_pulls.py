@@ -192,6 +192,16 @@ def test_requests_for_the_tag_alone_are_a_pull_without_parts() -> None:
     assert (shown["asked"], shown["requests"]) == (0, 2)
 
 
+def test_a_refused_image_says_why() -> None:
+    """Until a later request is answered, as with the right password."""
+    challenged = record(TAG, 0.0, method="HEAD", reason="challenged")
+    refused = {**record(TAG, 0.1, method="HEAD", reason="private"), "text": "the registry refuses"}
+    [pull] = group([challenged, refused], CONTENT)
+    assert pull.as_json()["refused"] == "the registry refuses"
+    [pull] = group([challenged, refused, record(TAG, 1.0, method="HEAD")], CONTENT)
+    assert pull.as_json()["refused"] is None
+
+
 def test_people_and_runtimes_do_not_share_a_pull() -> None:
     """Though they ask for the same image at the same time."""
     pulls = group([*whole(100), *whole(100, client="measure")], CONTENT)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spegel_py.errors import BlobUnknown
+from spegel_py.errors import BlobUnknown, CredentialsNeeded, Denied
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.oci.range import unsatisfiable
@@ -136,6 +136,18 @@ def attempt(outcome: str, *, host: str = "10.0.0.2", count: int = 0) -> AttemptR
             "filtered",
             "r.io/app is not mirrored, by this node's settings",
             id="filtered",
+        ),
+        pytest.param(
+            {"refusal": CredentialsNeeded("it is", challenge="", detail={"challenged": True})},
+            "challenged",
+            "it is",
+            id="challenged",
+        ),
+        pytest.param(
+            {"refusal": Denied("r.io refuses it", detail={"private": True})},
+            "private",
+            "r.io refuses it",
+            id="private",
         ),
         pytest.param(
             {"lookup": NOBODY, "refusal": UNKNOWN, "local": LocalState.ABSENT},

@@ -100,7 +100,7 @@ annotations:
 {{- $names = concat $names (list "maxTransfersPerPeer" "maxTransfers" "maxUploadRate") -}}
 {{- $names = concat $names (list "healthInterval" "healthTimeout" "healthPasses" "healthFails") -}}
 {{- $names = concat $names (list "healthPassiveFails" "healthPassiveFailTimeout") -}}
-{{- $names = concat $names (list "announceInterval" "meshLimit" "replication" "peerProofs") -}}
+{{- $names = concat $names (list "announceInterval" "meshLimit" "replication" "peerProofs" "privateImages" "privateWhenDown") -}}
 {{- $names = concat $names (list "zone" "replicaFloor" "replicaCeiling" "replicaKeep" "replicaMaxDisk" "replicaRate") -}}
 {{- $names = concat $names (list "evacuateOnStop" "evacuateCordoned") -}}
 {{- $names = concat $names (list "preheatFromPeers" "readyWhenPreheated" "controlSocket") -}}
@@ -206,9 +206,22 @@ helm.sh/hook-weight: {{ . | quote }}
 {{- if and .Values.runtime.token (not .Values.spegel.containerdMirrorAdd) -}}
 {{- fail "runtime.token is written into hosts.toml by this chart: set spegel.containerdMirrorAdd to true" -}}
 {{- end -}}
+{{- if include "spegel-py.guardsImages" . -}}
+{{- if not .Values.runtime.token -}}
+{{- fail "spegel.privateImages: guard knows a node's containerd by its token: set runtime.token to true" -}}
+{{- end -}}
+{{- if .Values.basicAuthSecretName -}}
+{{- fail "spegel.privateImages: guard and basicAuthSecretName need the same header: leave basicAuthSecretName out, and set spegel.peerProofs to require" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.runtime.port .Values.service.registry.usePreferSameNodeTrafficDistribution -}}
 {{- fail "runtime.port is reached through a hostPort: set service.registry.usePreferSameNodeTrafficDistribution to false" -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Whether private images are guarded; empty for no. */}}
+{{- define "spegel-py.guardsImages" -}}
+{{- if eq (toString .Values.spegel.privateImages) "guard" -}}true{{- end -}}
 {{- end -}}
 
 {{/* The Secret with the cluster's keys; empty without one. */}}

@@ -17,7 +17,7 @@ from spegel_py.host.doctor.containerd_checks import (
     check_containerd,
     check_discard,
 )
-from spegel_py.host.doctor.door_checks import check_port, check_token
+from spegel_py.host.doctor.door_checks import check_port, check_private, check_token
 from spegel_py.host.doctor.examination import judge
 from spegel_py.host.doctor.facts import (
     ContentState,
@@ -644,6 +644,24 @@ def test_the_runtimes_port(
     assert (finding.check, finding.level) == ("runtime_addr", level)
     assert text in finding.text
     assert check_port(RIGHT) == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "proofs", "level", "text"),
+    [
+        ((), "require", Level.OK, "with the consent of their registries"),
+        ((), "prefer", Level.WARNING, "whoever reaches the port of the peers"),
+        ((("r.io", "no TLS"),), "require", Level.WARNING, "r.io cannot be asked: no TLS"),
+        ((("r.io", "no TLS"), ("b", "c")), "require", Level.WARNING, "r.io, and 1 more, cannot"),
+    ],
+)
+def test_private_images(
+    faults: tuple[tuple[str, str], ...], proofs: str, level: Level, text: str
+) -> None:
+    finding = only(check_private, node=replace(NODE, private=faults, proofs=proofs))
+    assert (finding.check, finding.level) == ("private_images", level)
+    assert text in finding.text
+    assert check_private(RIGHT) == []
 
 
 @pytest.mark.parametrize(
