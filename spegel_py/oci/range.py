@@ -15,8 +15,9 @@ ByteSpan = tuple[int, int]
 MAX_BYTES = (1 << 63) - 1
 """Bytes of the longest content. Sizes are signed 64-bit numbers for registries and runtimes."""
 
-MAX_PARTS = 16
-"""Parts of one answer. Each part may cost a request to a peer."""
+MAX_PARTS = 256
+"""Parts of one answer: as many as a Range header of 4 KiB names. Each part may cost a request to a
+peer."""
 
 _SPEC = re.compile(r"(?P<first>[0-9]+)?-(?P<last>[0-9]+)?")
 _CONTENT_RANGE = re.compile(
