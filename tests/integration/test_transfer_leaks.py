@@ -43,6 +43,8 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
         ("splice", "asyncio", 200),
         ("file copied", "uvloop", 200),
         ("peer copied", "uvloop", 200),
+        ("file over TLS", "uvloop", 200),
+        ("peer with TLS over TLS", "uvloop", 200),
     ],
 )
 def test_nothing_is_lost_in_interrupted_downloads(
