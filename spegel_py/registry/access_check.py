@@ -23,6 +23,7 @@ from yarl import URL
 from spegel_py.errors import ConfigError, DigestInvalid
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import PullRequest
+from spegel_py.oci.manifest import MANIFESTS
 from spegel_py.registry.private_rules import AWAY_FOR, challenge_of, is_open_address, may_ask
 from spegel_py.registry.upstream_host import UpstreamHost, read_upstream
 from spegel_py.tools.bounded import BoundedDict
@@ -39,7 +40,9 @@ LOG_INTERVAL = 60.0
 MAX_REQUESTS = 32
 """Requests to registries at the same time. Further ones wait, within their own TIMEOUT."""
 MAX_REGISTRIES = 256
-ACCEPT = "*/*"
+ACCEPT = ", ".join((*sorted(MANIFESTS), "*/*"))
+"""The types of a client that names none. A registry may hide a manifest of a type that is missing
+here, whatever the asterisks say (distribution 2.8)."""
 
 
 @dataclass(frozen=True, slots=True)
