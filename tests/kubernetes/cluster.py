@@ -156,6 +156,7 @@ class Cluster:
         *,
         pull_policy: str = "IfNotPresent",
         pull_secret: str | None = None,
+        namespace: str = "default",
         deadline: float = 60.0,
     ) -> float:
         """Run a pod on a node and return the seconds from its creation until it is Ready.
@@ -179,17 +180,18 @@ class Cluster:
             spec["imagePullSecrets"] = [{"name": pull_secret}]
         manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
         began = time.monotonic()
-        await self.control_plane.api.create("/api/v1/namespaces/default/pods", manifest)
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        await self.control_plane.api.create(path, manifest)
         try:
             await until(
-                lambda: self._is_ready(f"/api/v1/namespaces/default/pods/{name}"),
+                lambda: self._is_ready(f"{path}/{name}"),
                 deadline=deadline,
                 pause=0.05,
             )
         except TimeoutError as error:
             raise AssertionError(
                 f"pod {name} of {image} on {node.name} is not Ready after {deadline:.0f} s:\n"
-                + "\n".join(await self.events(name))
+                + "\n".join(await self.events(name, namespace=namespace))
             ) from error
         return time.monotonic() - began
 
