@@ -421,6 +421,7 @@ def make_router(
             zone=config.zone,
             tls=config.peer_tls is not None and config.peer_tls_mode != "off",
             password=auth.pair if auth else b"",
+            other_passwords=auth.other_pairs if auth else (),
             secret=None if config.peer_proofs == PeerProofs.OFF else secret,
             keys_mode=KeysMode(config.cluster_keys_mode),
         ),

@@ -55,7 +55,8 @@ value stops the start with one line that names it, and exit status 2.
 - **The last column** is the key of the [chart's values](../guides/kubernetes.md#values), if there
   is one.
 - **The password** of the registry is no setting. It is read from the files `username` and
-  `password` under `/etc/secrets/basic-auth`, if they exist.
+  `password` under `/etc/secrets/basic-auth`, if they exist ([how to replace
+  it](security.md#password)).
 - **Tracing** (`--tracing-endpoint`) sends a span for each request and for each peer that is
   asked. It needs `pip install 'spegel-py[tracing]'`; the image has it. OpenTelemetry's own
   variables configure the rest: `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` set the

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,28 @@ async def test_a_key_is_told_to_each_peer_and_anew_each_hour() -> None:
                 ahead[0] += KEY_SECONDS
         await until(lambda: not teller.router.is_member(told.router.id))
         assert told.router.http_key(teller.router.id) is None
+
+
+PASSWORDS = [(b"u:old",), (b"u:old", b"u:new"), (b"u:new", b"u:old"), (b"u:new",)]
+"""Those of a node at each of the guide's steps."""
+
+
+@pytest.mark.parametrize(("before", "after"), list(pairwise(PASSWORDS)))
+async def test_nodes_stay_members_while_the_password_is_replaced(
+    before: tuple[bytes, ...], after: tuple[bytes, ...]
+) -> None:
+    """Nodes are restarted one after the other, so two of them are one step apart."""
+    late = Node(password=before[0], other_passwords=before[1:], secret=NodeSecret())
+    async with late.router.running():
+        early = Node(
+            bootstrap=[late.multiaddr],
+            password=after[0],
+            other_passwords=after[1:],
+            secret=NodeSecret(),
+        )
+        async with early.router.running():
+            await until(lambda: late.router.is_member(early.router.id))
+            await until(lambda: early.router.is_member(late.router.id))
 
 
 async def test_only_a_peer_that_knows_the_password_is_a_member() -> None:

@@ -511,6 +511,23 @@ def test_credentials_come_from_two_files(tmp_path: Path) -> None:
     assert Credentials.read(tmp_path) == Credentials(username="user", password="secret")
 
 
+def test_further_lines_are_passwords_that_are_accepted_too(tmp_path: Path) -> None:
+    """So a password is replaced without a moment in which two nodes refuse each other."""
+    (tmp_path / "username").write_text("user\n")
+    (tmp_path / "password").write_text("new\n\n old \n")
+    found = Credentials.read(tmp_path)
+    assert found == Credentials(username="user", password="new", others=("old",))
+    old = Credentials(username="user", password="old")
+    assert found.accept(found.header)
+    assert found.accept(old.header)
+    assert not found.accept(Credentials(username="user", password="older").header)
+    assert not old.accept(found.header)
+    assert found.header == Credentials(username="user", password="new").header
+    (tmp_path / "password").write_text("a\n" * 5)
+    with pytest.raises(ConfigError, match=r"password has 5 lines, each of which is a password"):
+        Credentials.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("written", "parallel"),
     [("auto", "auto"), ("off", "off"), ("2", 2), ("16", 16)],

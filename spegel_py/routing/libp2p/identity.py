@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,24 +102,35 @@ def peer_name(key: Ed25519PrivateKey) -> str:
 
 
 class PasswordProof:
-    """Makes and checks proofs of one `user:password`; without one, no proof is made or accepted."""
+    """Makes and checks proofs of one `user:password`; without one, no proof is made or accepted.
 
-    def __init__(self, secret: bytes = b"") -> None:
-        self._key = hashlib.scrypt(secret, salt=_PURPOSE, dklen=32, **_COST) if secret else b""
+    Proofs of the `others` are accepted too.
+    """
+
+    def __init__(self, secret: bytes = b"", others: Sequence[bytes] = ()) -> None:
+        self._key = _slow_key(secret) if secret else b""
+        self._others = tuple(map(_slow_key, others))
 
     def __repr__(self) -> str:
         return f"<PasswordProof {'of a password' if self._key else 'of nothing'}>"
 
     def make(self, *, by: ID, to: ID) -> str:
         """Return the proof that peer `by` gives to peer `to`, empty without a password."""
-        if not self._key:
-            return ""
-        message = b"".join(part for peer in (by, to) for part in _sized(peer.to_bytes()))
-        return base64.b64encode(hmac.digest(self._key, message, "sha256")).decode()
+        return _proof(self._key, by, to) if self._key else ""
 
     def is_right(self, proof: str, *, by: ID, to: ID) -> bool:
-        """Return True if `by` knows the same password as this node, `to`."""
-        return bool(self._key) and hmac.compare_digest(proof, self.make(by=by, to=to))
+        """Return True if `by` knows a password that this node, `to`, accepts."""
+        keys = (self._key, *self._others) if self._key else ()
+        return any(hmac.compare_digest(proof, _proof(key, by, to)) for key in keys)
+
+
+def _slow_key(secret: bytes) -> bytes:
+    return hashlib.scrypt(secret, salt=_PURPOSE, dklen=32, **_COST)
+
+
+def _proof(key: bytes, by: ID, to: ID) -> str:
+    message = b"".join(part for peer in (by, to) for part in _sized(peer.to_bytes()))
+    return base64.b64encode(hmac.digest(key, message, "sha256")).decode()
 
 
 def _sized(data: bytes) -> tuple[bytes, bytes]:

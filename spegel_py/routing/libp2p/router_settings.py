@@ -27,6 +27,7 @@ class RouterSettings:
         pings: True if this node tells its peers that it watches them by pings. Without, it is like
             an older version to them, for tests.
         password: `user:password` of all registries of the cluster, empty if they have none.
+        other_passwords: further ones by which peers may prove to belong to the cluster.
         secret: the secret from which peers' keys for HTTP requests are derived; None to tell them
             no keys, as an older version.
         keys_mode: how the cluster's keys are used, if the router is given any.
@@ -47,5 +48,6 @@ class RouterSettings:
     tls: bool = False
     pings: bool = True
     password: bytes = field(default=b"", repr=False)
+    other_passwords: tuple[bytes, ...] = field(default=(), repr=False)
     secret: NodeSecret | None = None
     keys_mode: KeysMode = KeysMode.REQUIRE

@@ -113,7 +113,7 @@ class Service:
             ),
             limit=settings.mesh_limit,
             replication=settings.replication,
-            password=PasswordProof(settings.password),
+            password=PasswordProof(settings.password, settings.other_passwords),
             secret=settings.secret,
         )
         self._mesh = Mesh(
