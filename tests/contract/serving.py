@@ -17,6 +17,7 @@ from spegel_py.oci.range import ByteRange
 from spegel_py.registry.middlewares import close_gently
 from spegel_py.registry.server import serve
 from spegel_py.store.file_access import FileContent
+from spegel_py.store.growing import GrowingFile
 from spegel_py.transfer.base import ClientGone, Deadlines, PeerRequest, Sink
 from spegel_py.transfer.client import HTTPUpstream
 from spegel_py.transfer.peer_tls import PeerTls, TlsMode
@@ -40,6 +41,8 @@ class Way:
     is_copying: bool = False
     is_tls: bool = False
     """The clients use TLS."""
+    is_growing: bool = False
+    """The file is still being written."""
     is_peer_tls: bool = False
     """The relayed peer uses TLS."""
 
@@ -48,6 +51,8 @@ WAYS = {
     "sendfile": Way(),
     "file copied": Way(is_copying=True),
     "file over TLS": Way(is_tls=True),
+    "growing file": Way(is_growing=True),
+    "growing file over TLS": Way(is_growing=True, is_tls=True),
     "splice": Way(is_relayed=True),
     "peer copied": Way(is_relayed=True, is_copying=True),
     "peer over TLS": Way(is_relayed=True, is_tls=True),
@@ -81,6 +86,31 @@ async def local(way: Way, path: Path) -> AsyncIterator[Send]:
         with Sender(is_copying=way.is_copying) as sender:
             yield lambda sink, start, length: sender.send(content, start, length, sink)
     finally:
+        os.close(fd)
+
+
+@asynccontextmanager
+async def growing(path: Path) -> AsyncIterator[Send]:
+    """Send the file's bytes while another file gets them, in pieces."""
+    data, written = path.read_bytes(), path.with_name("growing")
+    written.touch()
+    fd = os.open(written, os.O_RDONLY)
+    ingest = GrowingFile(fd=fd, total=len(data))
+
+    async def write() -> None:
+        with written.open("ab", buffering=0) as file:
+            for at in range(0, len(data), 300_000):
+                file.write(data[at : at + 300_000])
+                ingest.notify(is_over=False)
+                await asyncio.sleep(0.001)
+
+    writing = asyncio.create_task(write())
+    try:
+        with Sender() as sender:
+            yield lambda sink, start, length: sender.send_growing(ingest, start, length, sink)
+    finally:
+        writing.cancel()
+        await asyncio.wait([writing])
         os.close(fd)
 
 

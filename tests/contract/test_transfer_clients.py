@@ -17,7 +17,7 @@ import pytest
 from spegel_py.errors import StoreUnavailable
 from spegel_py.transfer import tls_sockets
 from spegel_py.transfer.base import ClientGone, Sink
-from tests.contract.serving import WAYS, Send, Server, Way, local, relayed, serving
+from tests.contract.serving import WAYS, Send, Server, Way, growing, local, relayed, serving
 from tests.support.processes import until
 from tests.unit.mirror.peers import FakePeer
 from tests.unit.registry.raw import Answer, RawClient
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 
 DATA = os.urandom(1 << 20) * 8
 RELAYED = [name for name, way in WAYS.items() if way.is_relayed]
-LOCAL = [name for name, way in WAYS.items() if not way.is_relayed]
+LOCAL = [name for name, way in WAYS.items() if not way.is_relayed and not way.is_growing]
 
 
 @pytest.fixture(params=WAYS)
@@ -51,7 +51,8 @@ async def content(
         else:
             path = folder / "content"
             path.write_bytes(DATA)
-            send = await stack.enter_async_context(local(way, path))
+            source = growing(path) if way.is_growing else local(way, path)
+            send = await stack.enter_async_context(source)
         yield await stack.enter_async_context(serving(way, send, len(DATA), folder, **options))
 
 

@@ -17,6 +17,8 @@ import pytest
 from tests.benchmarks.client import Client
 from tests.benchmarks.nodes import Node as NodeProcess
 from tests.benchmarks.nodes import layout
+from tests.integration.cluster import blob_path, everybody, found, heal, registry_away
+from tests.integration.conftest import Labs
 from tests.support import processes
 from tests.support.certificates import HOUR, Authority
 from tests.support.images import image
@@ -140,6 +142,34 @@ async def test_bad_certificates_keep_those_of_before_and_open_an_alert(tmp_path:
         assert (await _tls(node))["fault"] == ""
         expires = await _metric(node, "spegel_peer_tls_expiry_timestamp_seconds")
         assert expires == (await _tls(node))["expires"]
+
+
+@pytest.mark.root
+async def test_containerd_pulls_from_peers_by_tls(tmp_path: Path, labs: Labs) -> None:
+    """It asks its own node without TLS. A machine without a certificate gets nothing there."""
+    lab = await labs(3)
+    first, second, stranger = lab.nodes
+    folder, peers = str(Authority().write(tmp_path / "tls")), everybody(lab)
+    tls: dict[str, str | None] = {"peer_tls": folder, "peer_tls_mode": "require"}
+    await asyncio.gather(
+        *(
+            node.start_spegel(static_bootstrap_peers=peers, **flags)
+            for node, flags in ((first, tls), (second, tls), (stranger, {}))
+        )
+    )
+    await heal(lab)
+    reference, one = lab.name("test/app:1"), image(layers=2, size=3_000_000)
+    await lab.registry.push(reference, one)
+    await first.cri.pull(reference)
+    await found(second, reference, one.blobs[1:])
+    async with registry_away(lab):
+        await second.cri.pull(reference)
+    path = blob_path(one.blobs[-1])
+    for headers in ({}, {"X-Spegel-Mirrored": "true"}):
+        answer = await stranger.get(path, host=first.address, headers=headers)
+        assert answer.status == 403, headers
+    assert (await stranger.get("/livez", host=first.address)).status == 200
+    assert (await stranger.get(path)).status == 404
 
 
 async def test_a_node_does_not_start_with_bad_certificates(tmp_path: Path) -> None:
