@@ -26,7 +26,6 @@ from spegel_py.admin.images import LocalImages
 from spegel_py.admin.measurer import Measurer
 from spegel_py.admin.routes import image_routes, pull_routes, replica_routes
 from spegel_py.admin.state import describe
-from spegel_py.admin.store_state import containerd_state, layout_state
 from spegel_py.admin.web.page_sources import PageSources
 from spegel_py.admin.web.status_page import StatusPage
 from spegel_py.config import Config
@@ -34,12 +33,14 @@ from spegel_py.health.health import Health
 from spegel_py.health.monitor import Monitor
 from spegel_py.image_parts import (
     ReplicaParts,
+    describe_store,
     make_cordon_watch,
     make_evacuation,
     make_image_guard,
     make_preheating,
     make_replicas,
     make_signs,
+    make_tag_keeper,
 )
 from spegel_py.inflight.in_flight_sharing import InFlightSharing
 from spegel_py.metrics import NodeMetrics
@@ -48,6 +49,7 @@ from spegel_py.mirror.peer_lists import PeerLists
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
 from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.tag_keeper import TagKeeper
 from spegel_py.mirror.verification import Verify
 from spegel_py.node_name import node_name
 from spegel_py.outcomes import ContentSource
@@ -105,7 +107,7 @@ class Assembly:
     cordon: CordonWatch | None
     router: Libp2pRouter
     advertiser: Advertiser
-    freshness: Freshness
+    tags: TagKeeper
     health: Health
     monitor: Monitor
     scores: Scores
@@ -154,11 +156,12 @@ class Assembly:
         )
         health = parts.make_health(config, deadlines, router, metrics, rng)
         scores, freshness = Scores(health=health, zone=config.zone), Freshness(ttl=config.tag_ttl)
+        tags = await make_tag_keeper(config, router, freshness, scores, metrics, scrubbed)
         advertiser = Advertiser(
             watcher=ScrubbedWatcher(watcher=watcher, store=scrubbed),
             router=router,
             changed=metrics.routing.advertised,
-            seen=freshness.last_seen if config.tag_ttl else None,
+            seen=tags.book.record_arrival if config.tag_ttl else None,
         )
         monitor = Monitor(
             health=health,
@@ -183,6 +186,7 @@ class Assembly:
             parallel=parts.make_parallel(config),
             parents=sharing,
             expected=None if all_ingests is None else partial(expected_size, all_ingests),
+            tags=tags.book,
         )
         limits = TransferLimits(
             per_peer=config.max_transfers_per_peer,
@@ -224,6 +228,7 @@ class Assembly:
             draining=lambda: kept.draining.state.describe() or {},
             preheat_faults=preheating.faults,
             secret_faults=partial(secret_faults, key_file, tokens, tls),
+            tag_conflicts=tags.book.conflicts,
         )
         preheating.jobs.on_action = kept.draining.on_action = supervisor.audit
         kept.keeper.on_action = kept.queue.on_action = supervisor.audit
@@ -247,7 +252,7 @@ class Assembly:
             evacuation=make_evacuation(config, preheating, kept),
             router=router,
             advertiser=advertiser,
-            freshness=freshness,
+            tags=tags,
             health=health,
             monitor=monitor,
             scores=scores,
@@ -288,7 +293,7 @@ class Assembly:
             filters=self.config.filters,
             origins=self.origins,
             gate=self.replicas.gate.send,
-            freshness=self.freshness,
+            freshness=self.tags.book.freshness,
             limits=self.limits,
             pull_log=self.pull_log,
             credentials=self.auth,
@@ -301,6 +306,7 @@ class Assembly:
             needs_tls=bool(self.tls and self.tls.is_required),
             reach=reach if self.config.old_tags else None,
             tag_policy=TagPolicy(self.config.tag_policy),
+            tag_book=self.tags.book,
             lists=self._list_handler(door, reach),
             guard=self.guard,
         )
@@ -339,15 +345,14 @@ class Assembly:
             tags=lambda: self.advertiser.tags,
             held=lambda: self.advertiser.advertised,
         )
-        namespaces = self.namespaces
         holder_lookup = HolderLookup(
             store=self._spelled_store(),
             router=self.router,
             health=self.health.state,
-            freshness=self.freshness,
+            freshness=self.tags.book.freshness,
             filters=config.filters,
             origins=self.origins,
-            elsewhere=namespaces.holding if namespaces else None,
+            elsewhere=self.namespaces.holding if self.namespaces else None,
             shared=parts.shared_namespaces(config),
         )
         routes = [
@@ -392,7 +397,7 @@ class Assembly:
             node_id=self.router.id,
             zone=self.config.zone,
             not_ready=self.supervisor.not_ready(),
-            store=await self._store_state(),
+            store=await describe_store(self.config, self.watcher, self.namespaces),
             settings=self.config.shown(),
             members=self.router.members(),
             advertised=self.advertiser.advertised,
@@ -406,18 +411,11 @@ class Assembly:
             cluster_keys=parts.keys_state(self.config, self.key_file, self.router),
             peer_tls=self.tls.describe() if self.tls else None,
             peer_proofs=self.config.peer_proofs,
+            tag_trust=self.tags.book.describe(),
             runtime_token=self.tokens.describe() if self.tokens else None,
             private_images=self.guard.describe() if self.guard else None,
             preheat=self.preheating.describe(self.config.control_path),
         )
-
-    async def _store_state(self) -> Mapping[str, object]:
-        containerd = parts.containerd_watcher(self.config, self.watcher)
-        if self.namespaces is None or containerd is None:
-            return layout_state(self.config.oci_layout)
-        found, others = containerd.describe(), await self.namespaces.counts()
-        shared = parts.shared_namespaces(self.config)
-        return containerd_state(found, shared=shared, others=others, now=time.monotonic())
 
     def watch_gauges(self) -> None:
         """Let the metrics read their gauges from the parts at each scrape."""

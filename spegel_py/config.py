@@ -193,6 +193,24 @@ class Config:
         ),
         choices=("peers-first", "upstream-first"),
     )
+    tags_from_peers: str = setting(
+        values.text_or_off,
+        AUTO,
+        (
+            "whose tags are taken; all: every peer's, Spegel's own nodes too; members: only "
+            "those that a node with a cluster key saw at their registry, or has; off: no peer is "
+            "asked for a tag; auto: members if cluster-keys are required, otherwise all"
+        ),
+        choices=(AUTO, "all", "members", "off"),
+    )
+    tag_witnesses: int = setting(
+        values.integer(1, 8),
+        1,
+        (
+            "number of different nodes that must have seen a tag's digest at its registry; with "
+            "fewer, the tag comes from the registry, and this node is a further one"
+        ),
+    )
     lists: str = setting(
         values.text_or_off,
         "registry-away",
@@ -604,6 +622,11 @@ class Config:
                 "--private-images guard needs --runtime-token: without it a Pod could ask in "
                 "containerd's place, and choose whom this node asks"
             )
+        if self.tag_witnesses > self.mirror_resolve_retries:
+            raise ConfigError(
+                f"--tag-witnesses {self.tag_witnesses} must not be above "
+                f"--mirror-resolve-retries {self.mirror_resolve_retries}, the peers that are asked"
+            )
         written = values.written_duration
         if self.health_timeout >= self.health_interval:
             raise ConfigError(
@@ -649,6 +672,14 @@ class Config:
         if self.control_socket == AUTO:
             return self.data_dir / CONTROL_SOCKET if self.data_dir else None
         return values.path(self.control_socket)
+
+    @property
+    def tag_rule(self) -> str:
+        """The value of tags-from-peers without auto: all, members or off."""
+        if self.tags_from_peers != AUTO:
+            return self.tags_from_peers
+        has_keys = self.cluster_keys is not None and self.cluster_keys_mode == "require"
+        return "members" if has_keys else "all"
 
     @property
     def own_addr(self) -> str:

@@ -23,7 +23,8 @@
       ├ PeerUnreachable             no connection, or the connection broke
       │ └ PeerUnencrypted           the peer has no TLS, and this node requires it
       ├ PeerRefused(status)         the peer answered with something else
-      │ └ PeerTagTooOld             the peer's tag is older than a tag may be
+      │ ├ PeerTagTooOld             the peer's tag is older than a tag may be
+      │ └ PeerTagNotBelieved        nobody that this node believes has seen the peer's tag
       ├ PeerStalled                 the peer sent nothing within the deadline
       ├ PeerUnproven                the peer did not prove that the answer is its own
       ├ PeerLoops                   the peer fetches the content from this node
@@ -225,6 +226,13 @@ class PeerTagTooOld(PeerRefused):
 
     def __init__(self, age: int) -> None:
         super().__init__(f"the peer knows the tag as of {age} s ago", status=404)
+
+
+class PeerTagNotBelieved(PeerRefused):
+    """The peer has the tag, but the word that comes with it is not believed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the peer's tag is not believed: {reason}", status=404)
 
 
 class PeerStalled(PeerError):

@@ -1,20 +1,27 @@
-"""The parts of a node that keep images, fetch them ahead of their pulls, and guard private ones."""
+"""The parts of a node that keep, fetch and guard images, and the part that keeps tags."""
 
 from __future__ import annotations
 
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from spegel_py import parts
+from spegel_py.admin.store_state import containerd_state, layout_state
 from spegel_py.config import Config
 from spegel_py.errors import ConfigError, StoreUnavailable
 from spegel_py.health.health import Health
 from spegel_py.metrics import NodeMetrics
+from spegel_py.mirror.freshness import Freshness
+from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.tag_book import TagBook
+from spegel_py.mirror.tag_keeper import TagKeeper
+from spegel_py.mirror.tag_trust import TagAuthors, TagsFromPeers
 from spegel_py.node_name import node_name
 from spegel_py.preheat.evacuation import Evacuation
 from spegel_py.preheat.node_choice import KnownNode
@@ -36,14 +43,14 @@ from spegel_py.replicas.take_budget import TakeBudget
 from spegel_py.replicas.taker import ImageTaker
 from spegel_py.replicas.yield_gate import YieldGate
 from spegel_py.routing.libp2p.router import Libp2pRouter
-from spegel_py.store.base import Replicas, Store
+from spegel_py.store.base import Replicas, Store, Watcher
 from spegel_py.store.scrub import ScrubbedStore
 from spegel_py.tools.addresses import MirrorAddress
 from spegel_py.tools.basic_auth import BASIC_AUTH_DIR, Credentials
 
 if TYPE_CHECKING:
     from spegel_py.registry.image_guard import ImageGuard
-    from spegel_py.store.containerd import CriImages
+    from spegel_py.store.containerd import CriImages, OtherNamespaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,3 +297,45 @@ def make_image_guard(
         when_down=WhenDown(config.private_when_down),
         counted=metrics.server.private_verdict,
     )
+
+
+async def describe_store(
+    config: Config, watcher: Watcher, namespaces: OtherNamespaces | None
+) -> Mapping[str, object]:
+    """Return the state of the store as JSON."""
+    containerd = parts.containerd_watcher(config, watcher)
+    if namespaces is None or containerd is None:
+        return layout_state(config.oci_layout)
+    found, others = containerd.describe(), await namespaces.counts()
+    shared = parts.shared_namespaces(config)
+    return containerd_state(found, shared=shared, others=others, now=time.monotonic())
+
+
+async def make_tag_keeper(
+    config: Config,
+    router: Libp2pRouter,
+    freshness: Freshness,
+    scores: Scores,
+    metrics: NodeMetrics,
+    store: Store,
+) -> TagKeeper:
+    """Return the book of tags, with the origins of the earlier run, in its keeper."""
+    has_keys = config.cluster_keys is not None and config.cluster_keys_mode != "off"
+    book = TagBook(
+        own_id=router.id,
+        sign=router.sign,
+        authors=TagAuthors(
+            own_id=router.id,
+            connected=router.connected,
+            keyed=router.keyed if has_keys else None,
+            is_quarantined=scores.quarantine.holds,
+            started=time.monotonic(),
+        ),
+        freshness=freshness,
+        rule=TagsFromPeers(config.tag_rule),
+        witnesses=config.tag_witnesses,
+        counted=metrics.mirror.judged_tag,
+    )
+    keeper = TagKeeper(book=book, store=store, folder=config.data_dir)
+    await keeper.load()
+    return keeper

@@ -129,6 +129,8 @@ async def running(config: Config) -> AsyncIterator[Libp2pRouter]:
                 group.create_task(node.evacuation.run(), name="evacuation"),
                 group.create_task(MemoryTrimmer().run(), name="memory"),
             ]
+            if config.tag_ttl:
+                tasks.append(group.create_task(node.tags.run(), name="tags"))
             if node.key_file is not None:
                 tasks.append(group.create_task(node.key_file.run(), name="cluster keys"))
             if node.tokens is not None:

@@ -212,6 +212,7 @@ def make_supervisor(
     draining: Callable[[], Mapping[str, str]],
     preheat_faults: Callable[[], Mapping[str, str]],
     secret_faults: Callable[[], Mapping[str, str]],
+    tag_conflicts: Callable[[], Mapping[str, str]],
 ) -> Supervisor:
     """Return the supervisor, with its view of the other parts and its repairs."""
     containerd = containerd_watcher(config, watcher)
@@ -240,6 +241,7 @@ def make_supervisor(
             draining=draining,
             preheat_faults=preheat_faults,
             secret_faults=secret_faults,
+            tag_conflicts=tag_conflicts,
             folders=folders,
         ),
         actions=RepairActions(

@@ -37,6 +37,10 @@ _REASONS = {
     MissReason.TOO_OLD: (
         "the tag was last seen at its registry too long ago: a longer --tag-ttl accepts it"
     ),
+    MissReason.UNBELIEVED: (
+        "the tag came from the registry, which is right where no node is to be believed: "
+        "--tags-from-peers and --tag-witnesses say who is"
+    ),
     MissReason.STORE_AWAY: "containerd did not answer for {parts}: start it",
     MissReason.ERROR: "a fault of this node cost {parts}: its log has the traceback",
 }

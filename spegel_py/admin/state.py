@@ -35,6 +35,7 @@ def describe(
     cluster_keys: Mapping[str, object] | None = None,
     peer_tls: Mapping[str, object] | None = None,
     peer_proofs: str = "off",
+    tag_trust: Mapping[str, object] | None = None,
     runtime_token: Mapping[str, object] | None = None,
     private_images: Mapping[str, object] | None = None,
 ) -> Mapping[str, object]:
@@ -56,6 +57,7 @@ def describe(
         cluster_keys: which keys of the cluster are in use, None if there are none.
         peer_tls: the state of the certificates between peers, None if there are none.
         peer_proofs: how proofs between peers are used (`--peer-proofs`).
+        tag_trust: the rules for tags of peers, and the conflicts about tags.
         runtime_token: the state of the runtime's token file, None if there is none.
         private_images: the registries that cannot be asked about private images, None if nobody is.
         preheat: the faults of pre-heating, its list and the control socket.
@@ -97,6 +99,7 @@ def describe(
         "cluster_keys": cluster_keys,
         "peer_tls": peer_tls,
         "peer_proofs": peer_proofs,
+        "tag_trust": tag_trust,
         "runtime_token": runtime_token,
         "private_images": private_images,
         "preheat": preheat,

@@ -14,6 +14,7 @@ from spegel_py.errors import (
     PeerLoops,
     PeerRefused,
     PeerStalled,
+    PeerTagNotBelieved,
     PeerTagTooOld,
     PeerUnproven,
 )
@@ -288,6 +289,8 @@ def _outcome(error: PeerError) -> AttemptOutcome:
     match error:
         case PeerTagTooOld():
             return AttemptOutcome.TOO_OLD
+        case PeerTagNotBelieved():
+            return AttemptOutcome.UNBELIEVED
         case PeerRefused(status=404):
             return AttemptOutcome.NOT_FOUND
         case PeerRefused(status=503):

@@ -30,7 +30,8 @@ class RelayHead:
     """The head of the answer to the client.
 
     The body is `length` bytes from `start` on, of content of `size` bytes, from `peer`. `age` is
-    how many seconds ago a tag was seen at its registry, None if the peer does not tell.
+    how many seconds ago a tag was seen at its registry, None if the peer does not tell. `seen` is
+    the tag's observation as it came.
     """
 
     media_type: str
@@ -39,7 +40,8 @@ class RelayHead:
     start: int
     length: int
     peer: Peer
-    age: int | None
+    age: float | None
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,5 +178,6 @@ class FirstResponse:
             start=answer.start,
             length=answer.length,
             peer=peer,
-            age=answer.age,
+            age=self._state.tag_age(answer.digest, answer, peer),
+            seen=answer.seen,
         )

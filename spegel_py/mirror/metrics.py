@@ -66,6 +66,12 @@ class MirrorMetrics:
             ["source", "outcome"],
             registry=registry,
         )
+        self._tags = Counter(
+            "spegel_peer_tags",
+            "Tags that peers answered: believed (ok), or the reason why not.",
+            ["result"],
+            registry=registry,
+        )
         self._in_flight_bytes = Counter(
             "spegel_in_flight_bytes",
             "Body bytes from peers that were still downloading the content themselves, which did "
@@ -111,6 +117,10 @@ class MirrorMetrics:
     def received_in_flight(self, count: int) -> None:
         """Count bytes from a peer that was still downloading the content itself."""
         self._in_flight_bytes.inc(count)
+
+    def judged_tag(self, result: str) -> None:
+        """Count a tag of a peer by whether it was believed."""
+        self._tags.labels(result).inc()
 
     def hedged(self) -> None:
         """Count a peer that was asked because another peer is slow."""

@@ -38,6 +38,7 @@ from spegel_py.mirror.pull_state import PullState
 from spegel_py.mirror.scores import Scores
 from spegel_py.mirror.selector import PeerSelector
 from spegel_py.mirror.slow_peers import ParallelSettings
+from spegel_py.mirror.tag_book import TagBook
 from spegel_py.mirror.verification import (
     MAX_BUFFERED,
     MemoryBudget,
@@ -75,6 +76,7 @@ class Mirror:
         router_name: a label of the metrics.
         expected: returns the bytes that this node's runtime expects of a blob, None if it does not
             pull that blob.
+        tags: judges the tags that peers answer; None to believe every one.
         clock: monotonic seconds.
     """
 
@@ -93,6 +95,7 @@ class Mirror:
         parents: ParentDirectory | None = None,
         router_name: str = "libp2p",
         expected: Callable[[Digest], Awaitable[int | None]] | None = None,
+        tags: TagBook | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router
@@ -110,6 +113,7 @@ class Mirror:
         self._parents = parents
         self._router_name = router_name
         self._expected = expected
+        self._tags = tags
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -183,6 +187,8 @@ class Mirror:
             state = PullState(
                 pull=pull,
                 max_age=max_age,
+                is_registry_away=context is not None and context.is_registry_away,
+                tags=self._tags,
                 expected_size=await self._expected_size(pull),
                 candidates=candidates,
                 attempts=attempts,
@@ -277,6 +283,9 @@ class Relay:
         try:
             async with asyncio.timeout(within):
                 answer = await self._first_response.find()
+                if answer is not None and not await self._is_witnessed(answer.head.digest):
+                    self._first_response.release()
+                    answer = None
         except TimeoutError:
             log.debug("no peer in time", key=state.pull.key)
         except RangeInvalid:
@@ -294,6 +303,19 @@ class Relay:
             addr=self.head.peer.authority,
             offset=self.head.start,
         )
+        return True
+
+    async def _is_witnessed(self, digest: Digest) -> bool:
+        """Return True if enough nodes saw the answered digest of a tag; for a digest, too."""
+        state = self._state
+        if (name := state.pull.name) is None or (tags := state.tags) is None:
+            return True
+        if tags.witnesses > 1:
+            from spegel_py.mirror.tag_witnesses import has_witnesses
+
+            if not await has_witnesses(state, tags, name, digest):
+                return False
+        tags.count_believed()
         return True
 
     async def send(self, sink: Sink) -> bool:

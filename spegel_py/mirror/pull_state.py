@@ -14,11 +14,13 @@ from spegel_py.mirror.hedge_schedule import LatencyWindow
 from spegel_py.mirror.metrics import MirrorMetrics
 from spegel_py.mirror.parent_source import ParentSource
 from spegel_py.mirror.slow_peers import ParallelSettings
+from spegel_py.mirror.tag_book import TagBook
 from spegel_py.mirror.verification import MemoryBudget, VerificationPolicy
 from spegel_py.oci.digest import Digest
 from spegel_py.oci.distribution import Kind, PullRequest
 from spegel_py.oci.range import ByteRange
-from spegel_py.transfer.base import PeerRequest
+from spegel_py.routing.base import Peer
+from spegel_py.transfer.base import PeerAnswer, PeerRequest
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +32,8 @@ class PullState:
     Args:
         pull: the client's request.
         max_age: seconds ago at which a tag may have been seen at its registry, at most.
+        is_registry_away: True if the tag's registry does not answer.
+        tags: judges the tags that peers answer; None to believe every one.
         expected_size: bytes that the content must have, None where that is unknown.
         candidates: the peers of this pull.
         attempts: the requests made to them.
@@ -42,6 +46,8 @@ class PullState:
 
     pull: PullRequest
     max_age: float
+    is_registry_away: bool
+    tags: TagBook | None
     expected_size: int | None
     candidates: Candidates
     attempts: Attempts
@@ -72,6 +78,23 @@ class PullState:
             size=size,
             max_age=self.max_age,
             is_background=pull.client.is_background,
+        )
+
+    def tag_age(self, digest: Digest, answer: PeerAnswer, peer: Peer) -> float | None:
+        """Return the age of the answered tag in seconds; None if it is unknown, or for a digest.
+
+        Raises PeerTagNotBelieved and PeerTagTooOld.
+        """
+        if self.pull.name is None or self.tags is None:
+            return answer.age
+        return self.tags.judge(
+            self.pull.name,
+            digest,
+            answer.seen,
+            peer=peer.id,
+            age=answer.age,
+            max_age=self.max_age,
+            is_registry_away=self.is_registry_away,
         )
 
     def log(self, event: str, **fields: object) -> None:

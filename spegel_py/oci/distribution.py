@@ -50,6 +50,9 @@ Other peers are not answered so: two that wait for each other's first byte would
 SOURCE_HEADER = "X-Spegel-Source"
 """The id of the peer from which this node takes content that is still growing here."""
 
+TAG_SEEN_HEADER = "X-Spegel-Seen"
+"""The observation that comes with the answer of a tag (`routing.tag_observation`)."""
+
 NODE_HEADER = "X-Spegel-Node"
 """The name of the node whose runtime asks.
 

@@ -11,6 +11,7 @@ from spegel_py.errors import NotFound
 from spegel_py.mirror.freshness import Freshness, TagPolicy
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
+from spegel_py.mirror.tag_book import TagBook
 from spegel_py.oci.distribution import origin_form
 from spegel_py.oci.filters import EVERYTHING, Filters
 from spegel_py.oci.listing import is_list
@@ -68,6 +69,7 @@ def create_app(
     proof_gate: ProofGate | None = None,
     needs_tls: bool = False,
     tag_policy: TagPolicy = TagPolicy.PEERS_FIRST,
+    tag_book: TagBook | None = None,
     lists: ListHandler | None = None,
     guard: ImageGuard | None = None,
 ) -> web.Application:
@@ -90,6 +92,7 @@ def create_app(
         proof_gate: checks proofs of peers, and proves answers; None to do neither.
         needs_tls: answer only this node's own runtime, and clients with TLS.
         tag_policy: who is asked first for a client's tag.
+        tag_book: has the observations of tags; None to believe every peer, and make none.
         lists: answers lists of tags and of referrers; None to answer none.
         guard: decides whether this node's runtime may have a private image; None without guard.
     """
@@ -100,7 +103,9 @@ def create_app(
         mirror=mirror,
         metrics=metrics,
         filters=filters,
-        tags=TagRules(freshness=freshness or Freshness(), reach=reach, policy=tag_policy),
+        tags=TagRules(
+            freshness=freshness or Freshness(), reach=reach, policy=tag_policy, book=tag_book
+        ),
         limits=limits or TransferLimits(per_peer=0, overall=0, metrics=metrics),
         pull_log=pull_log,
         client_timeout=client_timeout,

@@ -147,6 +147,7 @@ class PullHandler:
             return await self._from_peers(request, pull, self._mirror, context)
         except OCIError:
             if not await self._tags.is_registry_away(pull, self._mirror, context):
+                self._tags.record_refusal(request[ASKER], pull)
                 raise
         context.is_registry_away = True
         log.info("registry away, tag of any age answered", key=pull.key)
@@ -173,7 +174,7 @@ class PullHandler:
         async with AsyncExitStack() as stack:
             try:
                 found = await self._local.find(pull)
-                if self._tags.is_too_old(pull, found, context):
+                if self._tags.is_unusable(pull, found, context):
                     return None
                 context.local = LocalState.HELD
                 if pull.head:
@@ -282,6 +283,7 @@ class PullHandler:
             start=start,
             length=multipart.length if multipart else length,
             age=self._tags.record_local(pull, found),
+            seen=self._tags.observation(pull, found),
             multipart=multipart,
         )
 
@@ -305,13 +307,14 @@ class PullHandler:
         slot: TransferSlot | None,
     ) -> web.StreamResponse:
         self._tags.record_miss(pull)  # until a peer answers
+        self._tags.check_peers(pull)
         max_age = self._tags.max_age(pull, context)
         if pull.ranges:
             return await self._parts_from_peers(request, pull, mirror, context, slot)
         follows = request[ASKER] is Asker.RUNTIME and not pull.client.is_background
         async with mirror.fetch(pull, max_age=max_age, context=context, follows=follows) as relay:
             head = relay.head
-            self._tags.record_relayed(pull, head)
+            seen = self._tags.record_relayed(pull, head)
             entity = Entity(
                 media_type=head.media_type,
                 digest=head.digest,
@@ -320,6 +323,7 @@ class PullHandler:
                 length=head.length,
                 peer=head.peer.id,
                 age=head.age,
+                seen=seen,
             )
             if pull.head:
                 return self._writer.answer_head(pull, entity, ContentSource.PEER, context)

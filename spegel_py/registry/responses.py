@@ -9,7 +9,13 @@ from aiohttp import web
 
 from spegel_py.errors import OCIError
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import NAMESPACE_HEADER, SOURCE_HEADER, PullRequest, render
+from spegel_py.oci.distribution import (
+    NAMESPACE_HEADER,
+    SOURCE_HEADER,
+    TAG_SEEN_HEADER,
+    PullRequest,
+    render,
+)
 from spegel_py.oci.range import ByteSpan, ContentRange
 from spegel_py.registry.multipart import Multipart, PartsSink
 from spegel_py.transfer.base import Sink
@@ -33,6 +39,7 @@ class Entity:
     Args:
         peer: the id of the peer that a relayed answer comes from.
         age: seconds since the tag was seen at its registry, if known.
+        seen: the tag's observation, to be handed on.
         source: the id of the peer from which this node downloads content that still grows.
         multipart: the body of an answer with several parts; `length` then counts this body.
     """
@@ -44,6 +51,7 @@ class Entity:
     length: int
     peer: str | None = None
     age: float | None = None
+    seen: str | None = None
     source: str | None = None
     multipart: Multipart | None = None
 
@@ -77,6 +85,8 @@ def content(pull: PullRequest, entity: Entity) -> web.StreamResponse:
         headers["Content-Range"] = str(ContentRange(entity.start, entity.length, entity.size))
     if entity.age is not None:
         headers["Age"] = str(max(0, round(entity.age)))
+    if entity.seen is not None:
+        headers[TAG_SEEN_HEADER] = entity.seen
     if entity.peer is not None:
         headers[PEER_HEADER] = entity.peer
     if entity.source is not None:

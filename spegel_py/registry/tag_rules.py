@@ -16,12 +16,15 @@ from spegel_py.mirror.first_response import RelayHead
 from spegel_py.mirror.freshness import Freshness, TagPolicy
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.registry_reach import RegistryReach
+from spegel_py.mirror.tag_book import TagBook
+from spegel_py.mirror.tag_trust import TagsFromPeers
 from spegel_py.oci.distribution import PullRequest
 from spegel_py.outcomes import AttemptOutcome, LocalState
 from spegel_py.registry import responses
 from spegel_py.registry.askers import Asker
 from spegel_py.registry.local_content import LocalMatch
 from spegel_py.registry.pinned_tags import PinnedTags
+from spegel_py.routing.tag_observation import PASSED_ON
 from spegel_py.telemetry.pull_record import PullContext
 
 log = structlog.get_logger(__name__)
@@ -34,6 +37,7 @@ class TagRules:
         freshness: decides how long a tag is answered. A peer gets the age, and decides for itself.
         reach: finds out whether a tag's registry answers; None to answer no tag that is too old.
         policy: who is asked first for a client's tag.
+        book: has the observations of tags; None to believe every peer, and make none.
     """
 
     def __init__(
@@ -42,8 +46,10 @@ class TagRules:
         freshness: Freshness,
         reach: RegistryReach | None = None,
         policy: TagPolicy = TagPolicy.PEERS_FIRST,
+        book: TagBook | None = None,
     ) -> None:
         self._freshness = freshness
+        self._book = book
         self._reach = reach
         self._policy = policy
         self._pinned = PinnedTags()
@@ -88,7 +94,15 @@ class TagRules:
         asks_reach = self._reach if asker is not Asker.PEER else None  # see Door.PEERS
         if asks_reach is None or not await asks_reach.is_away(pull.registry or ""):
             self.record_miss(pull)
+            self.record_refusal(asker, pull)
             raise pull.kind.unknown("tags come from the registry", detail={"filtered": True})
+
+    def check_peers(self, pull: PullRequest) -> None:
+        """Return if peers may be asked for a tag. Raises ManifestUnknown."""
+        if pull.name is None or self._book is None:
+            return
+        if self._book.rule is TagsFromPeers.OFF:
+            raise pull.kind.unknown("no tag is taken from peers", detail={"filtered": True})
 
     async def is_registry_away(
         self, pull: PullRequest, mirror: Mirror, context: PullContext
@@ -96,12 +110,13 @@ class TagRules:
         """Return True if a tag is too old everywhere, and its registry does not answer."""
         if pull.name is None or pull.registry is None or self._reach is None:
             return False
-        # Case 1: the tag here, or the answer of a peer, was too old.
+        # Case 1: the tag here, or the answer of a peer, was too old, or was not believed.
         # Case 2: no peer announces a tag that is young enough, but one announces an older one.
         # Otherwise the tag is not too old: nobody has it, or its holders failed.
         lookup = context.lookup
-        is_too_old = context.local is LocalState.TOO_OLD or any(
-            each.outcome is AttemptOutcome.TOO_OLD for each in context.attempts
+        is_too_old = context.local in (LocalState.TOO_OLD, LocalState.UNBELIEVED) or any(
+            each.outcome in (AttemptOutcome.TOO_OLD, AttemptOutcome.UNBELIEVED)
+            for each in context.attempts
         )
         if not is_too_old and (lookup is None or lookup.found):
             return False
@@ -109,12 +124,24 @@ class TagRules:
             return False
         return await self._reach.is_away(pull.registry)
 
-    def is_too_old(self, pull: PullRequest, found: LocalMatch, context: PullContext) -> bool:
-        """Return True if a tag here is too old for a client: the registry may have a newer tag."""
+    def is_unusable(self, pull: PullRequest, found: LocalMatch, context: PullContext) -> bool:
+        """Return True if a tag here must not be answered, to a client.
+
+        Case 1: it came from a peer, and the word of its author does not count any more.
+        Case 2: it is too old, and the registry may have a newer tag.
+        """
+        self.observation(pull, found)  # a new one has the time of the look, not of the pull's end
         seen, now = self._seen(pull, found), time.time()
-        if seen is None or pull.mirrored or context.is_registry_away:
+        if pull.name is None or seen is None or pull.mirrored:
             return False
-        if self._freshness.is_fresh(seen, now):
+        if self._book is not None:
+            is_away = context.is_registry_away
+            reason = self._book.why_not_own(pull.name, found.digest, is_registry_away=is_away)
+            if reason is not None:
+                context.local = LocalState.UNBELIEVED
+                log.info("tag not believed any more", name=pull.name, reason=reason)
+                return True
+        if context.is_registry_away or self._freshness.is_fresh(seen, now):
             return False
         context.local, context.age = LocalState.TOO_OLD, now - seen
         log.debug("tag too old", name=pull.name, seconds=round(now - seen))
@@ -130,19 +157,42 @@ class TagRules:
         if pull.name is not None:
             self._freshness.record_miss(pull.name, time.time())
 
+    def record_refusal(self, asker: Asker, pull: PullRequest) -> None:
+        """Record that a tag gets a 404; this node's own runtime asks the registry then."""
+        if pull.name is not None and self._book is not None and asker is Asker.RUNTIME:
+            self._book.origins.record_miss(pull.name, time.time())
+
     def record_local(self, pull: PullRequest, found: LocalMatch) -> float | None:
         """Record that a tag is answered from here; return its age in seconds, None for a digest."""
         return self._record_seen(pull, self._seen(pull, found))
 
-    def record_relayed(self, pull: PullRequest, head: RelayHead) -> None:
-        """Record that a tag is answered with the answer of a peer."""
-        self._record_seen(pull, None if pull.digest else time.time() - (head.age or 0))
+    def record_relayed(self, pull: PullRequest, head: RelayHead) -> str | None:
+        """Record that a tag is answered with the answer of a peer.
+
+        Return the observation to hand on, None without one.
+        """
+        if pull.name is None:
+            return None
+        self._record_seen(pull, time.time() - (head.age or 0))
+        if self._book is None:
+            return None
+        self._book.record_relayed(
+            pull.name, head.digest, head.seen, peer=head.peer.id, age=head.age
+        )
+        return head.seen or PASSED_ON
+
+    def observation(self, pull: PullRequest, found: LocalMatch) -> str | None:
+        """Return the observation of a tag that is answered from here; None without one."""
+        if pull.name is None or self._book is None:
+            return None
+        return self._book.header(pull.name, found.digest, found.pulled)
 
     def _seen(self, pull: PullRequest, found: LocalMatch) -> float | None:
         """Return when the tag was last seen at its registry; None for a digest."""
         if pull.name is None or found.pulled is None:
             return None
-        return self._freshness.last_seen(pull.name, found.pulled)
+        seen = self._freshness.last_seen(pull.name, found.pulled)
+        return seen if self._book is None else self._book.seen(pull.name, found.digest, seen)
 
     def _record_seen(self, pull: PullRequest, seen: float | None) -> float | None:
         """Record when the tag of an answer was seen, and return its age in seconds.

@@ -20,6 +20,7 @@
 | draining | P2 | this node gives its only copies away | the end of the cause, 6 |
 | preheat-failed | P2 | the pre-heat list, or an image of it, cannot be had | the operator, 7 |
 | secret-file-bad | P2 | a file of keys or tokens cannot be used, or everybody can read it | 8 |
+| tag-conflict | P2 | nodes contradict each other about a tag | the pulls that follow, 9 |
 
 1. Hedged requests and scores move pulls to other peers.
 2. The data directory was copied. Each of the nodes hides the content of the other.
@@ -29,6 +30,8 @@
 6. The subject is the cause: a command, a failing disk, a predicted failure, a cordoned machine.
 7. The subject is the file, whose earlier list stays, or the image, which is tried again.
 8. The operator. The subject is the file, whose earlier content stays in use until a restart.
+9. The subject is the tag. The word of the node that is alone is not believed; the pull goes to the
+   registry.
 
 A lost peer went without a goodbye. The actions in backquotes are those of
 `repairs.repair_table`.
@@ -94,6 +97,7 @@ PEER_PREDICTED = Condition(name="peer-predicted", tier=Tier.P2)
 DRAINING = Condition(name="draining", tier=Tier.P2)
 PREHEAT_FAILED = Condition(name="preheat-failed", tier=Tier.P2)
 SECRET_FILE_BAD = Condition(name="secret-file-bad", tier=Tier.P2)
+TAG_CONFLICT = Condition(name="tag-conflict", tier=Tier.P2)
 
 CONDITIONS: Mapping[str, Condition] = {
     each.name: each
@@ -116,6 +120,7 @@ CONDITIONS: Mapping[str, Condition] = {
         DRAINING,
         PREHEAT_FAILED,
         SECRET_FILE_BAD,
+        TAG_CONFLICT,
     )
 }
 

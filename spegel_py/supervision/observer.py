@@ -76,6 +76,8 @@ class NodeSignals:
             itself, each with the reason.
         secret_faults: returns the files of keys and tokens that cannot be used, or that everybody
             can read, each with the fault.
+        tag_conflicts: returns the tags about which nodes contradict each other, each with both
+            sides.
         folders: returns the folders whose disks must not be full.
     """
 
@@ -96,6 +98,7 @@ class NodeSignals:
     draining: Callable[[], Mapping[str, str]] = _nobody
     preheat_faults: Callable[[], Mapping[str, str]] = _nobody
     secret_faults: Callable[[], Mapping[str, str]] = _nobody
+    tag_conflicts: Callable[[], Mapping[str, str]] = _nobody
     folders: Callable[[], Collection[Path]] = tuple
 
 
@@ -205,6 +208,9 @@ class Observer:
             ),
             *self._per_subject(
                 conditions.SECRET_FILE_BAD, self._signals.secret_faults(), source="secrets"
+            ),
+            *self._per_subject(
+                conditions.TAG_CONFLICT, self._signals.tag_conflicts(), source="tags"
             ),
         ]
         return self._with_times(observations, now)

@@ -20,6 +20,7 @@ LONGEST_NAME = 253
 _OUTCOMES = {
     AttemptOutcome.NOT_FOUND: PEER_HAS_NOT,
     AttemptOutcome.TOO_OLD: "has too old a tag",
+    AttemptOutcome.UNBELIEVED: "has a tag that is not believed",
     AttemptOutcome.REFUSED: "refused",
     AttemptOutcome.BUSY: "is busy",
     AttemptOutcome.UNREACHABLE: "cannot be reached",
@@ -31,6 +32,9 @@ _OUTCOMES = {
     AttemptOutcome.ABANDONED: "did not answer in time",
 }
 """The words for a request to a peer that gave nothing."""
+
+_NO_ANSWERS = {AttemptOutcome.UNBELIEVED, AttemptOutcome.NOT_FOUND, AttemptOutcome.ABANDONED}
+"""Outcomes beside which a tag that is not believed is the reason of a miss."""
 
 _Judgement = tuple[MissReason | None, str]
 
@@ -88,7 +92,9 @@ def _judge(context: PullContext) -> _Judgement:
     # Case 5: peers were asked, and none of them gave the content.
     if context.attempts:
         text = f"none of the peers gave it: {_failures(context)}{_local_cause(context)}"
-        return MissReason.FAILED, text
+        outcomes = {each.outcome for each in context.attempts}
+        is_unbelieved = AttemptOutcome.UNBELIEVED in outcomes and outcomes <= _NO_ANSWERS
+        return MissReason.UNBELIEVED if is_unbelieved else MissReason.FAILED, text
     # Case 6: no peer was asked.
     return _judge_lookup(context)
 
@@ -117,6 +123,8 @@ def _judge_lookup(context: PullContext) -> _Judgement:
     if lookup.found:
         text = f"{lookup.found} peers have it, but sent wrong bytes or broke off just now{cause}"
         return MissReason.SHUNNED, text
+    if context.local is LocalState.UNBELIEVED:
+        return MissReason.UNBELIEVED, f"no peer has it{cause}"
     if context.local is LocalState.TOO_OLD:
         return MissReason.TOO_OLD, f"no peer has a younger one{cause}"
     if context.local is LocalState.AWAY:
@@ -130,6 +138,8 @@ def _judge_lookup(context: PullContext) -> _Judgement:
 def _local_cause(context: PullContext) -> str:
     """Return the reason why this node's own content was not used, empty if there is none."""
     match context.local:
+        case LocalState.UNBELIEVED:
+            return "; the tag here came from a node whose word does not count any more"
         case LocalState.TOO_OLD:
             return f"; {tag_too_old(context.age)}"
         case LocalState.AWAY:

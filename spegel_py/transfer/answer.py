@@ -12,7 +12,7 @@ from spegel_py.errors import (
     RangeInvalid,
 )
 from spegel_py.oci.digest import Digest
-from spegel_py.oci.distribution import SOURCE_HEADER
+from spegel_py.oci.distribution import SOURCE_HEADER, TAG_SEEN_HEADER
 from spegel_py.oci.range import MAX_BYTES, ByteRange, ContentRange
 from spegel_py.transfer.base import PeerAnswer, PeerRequest
 
@@ -45,6 +45,7 @@ def check_answer(request: PeerRequest, status: int, headers: Mapping[str, str]) 
         length=length,
         age=age,
         source=_printable(headers.get(SOURCE_HEADER)),
+        seen=_printable(headers.get(TAG_SEEN_HEADER)),
     )
 
 

@@ -133,6 +133,7 @@ class PeerAnswer:
         length: bytes of the body.
         age: seconds since the tag was seen at its registry, None if unknown (Spegel in Go).
         source: id of the peer's own parent, while the peer is still getting the content.
+        seen: the observation of the tag as it came, not verified; None if there is none.
     """
 
     media_type: str | None
@@ -142,6 +143,7 @@ class PeerAnswer:
     length: int
     age: int | None = None
     source: str | None = None
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

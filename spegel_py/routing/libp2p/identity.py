@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 
 from spegel_py.errors import ConfigError
 from spegel_py.tools.files import replace_file
@@ -35,6 +38,10 @@ FILE_NAME = "private.key"
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _PUBLIC_KEY = b"\x00\x24\x08\x01\x12\x20"
 """Begins the peer id of an Ed25519 key: an identity multihash of the 36 bytes of its protobuf."""
+
+_ID_SIZE = len(_PUBLIC_KEY) + 32
+MAX_PEER_ID = 64
+"""Characters of a peer id that are looked at; that of an Ed25519 key has 52."""
 
 _PURPOSE = b"spegel-py basic-auth proof 1"
 _COST = {"n": 1 << 14, "r": 8, "p": 1}
@@ -93,7 +100,24 @@ def _create(path: Path) -> Ed25519PrivateKey:
 
 def peer_name(key: Ed25519PrivateKey) -> str:
     """Return the peer id of an identity in base58, without py-libp2p, which loads later."""
-    raw = _PUBLIC_KEY + key.public_key().public_bytes_raw()
+    return _base58(_PUBLIC_KEY + key.public_key().public_bytes_raw())
+
+
+def public_key(peer_id: str) -> Ed25519PublicKey:
+    """Return the key of a peer id as `peer_name` writes it. Raises ValueError for any other id."""
+    number = 0
+    for digit in peer_id[:MAX_PEER_ID]:
+        number = number * len(_BASE58) + _BASE58.index(digit)
+    raw = number.to_bytes((number.bit_length() + 7) // 8, "big").rjust(_ID_SIZE, b"\0")
+    if not raw.startswith(_PUBLIC_KEY) or len(raw) != _ID_SIZE:
+        raise ValueError("not the peer id of an Ed25519 key")
+    key = Ed25519PublicKey.from_public_bytes(raw[len(_PUBLIC_KEY) :])
+    if peer_id != _base58(raw):
+        raise ValueError("not the one spelling of the peer id")
+    return key
+
+
+def _base58(raw: bytes) -> str:
     number, digits = int.from_bytes(raw, "big"), ""
     while number:
         number, digit = divmod(number, len(_BASE58))

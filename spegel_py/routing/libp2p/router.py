@@ -208,9 +208,18 @@ class Libp2pRouter:
         """Return the number of connected peers by protocol."""
         return self._table.protocols()
 
+    def keyed(self) -> frozenset[str]:
+        """Return the ids of the connected peers with a key of the cluster."""
+        service = self._side.service
+        return service.keyed_peers() if service is not None else frozenset()
+
+    def sign(self, data: bytes) -> bytes:
+        """Return the signature of this node's key, of which the peer id shows the public half."""
+        return self._settings.key.sign(data)
+
     def members_by_kind(self) -> Mapping[str, int]:
         """Return the number of connected peers with a key of the cluster, and without."""
-        keyed = self._side.service.keyed_peers() if self._side.service is not None else 0
+        keyed = len(self.keyed())
         return {"keyed": keyed, "clear": max(0, len(self.connected()) - keyed)}
 
     def tls_members(self) -> Mapping[str, int]:

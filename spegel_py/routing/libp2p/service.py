@@ -238,12 +238,13 @@ class Service:
             await closing.hang_up([connection])
             await trio.sleep(BETWEEN_HANG_UPS)
 
-    def keyed_peers(self) -> int:
-        """Return the number of peers connected with a key. It may be called in any thread."""
+    def keyed_peers(self) -> frozenset[str]:
+        """Return the ids of the peers connected with a key. It may be called in any thread."""
         network = self._host.get_network()
-        return sum(
-            any(mesh_swarm.is_keyed(connection) for connection in network.get_connections(peer))
+        return frozenset(
+            str(peer)
             for peer in self._mesh.peers()
+            if any(mesh_swarm.is_keyed(each) for each in network.get_connections(peer))
         )
 
     async def dial_lost(self) -> None:

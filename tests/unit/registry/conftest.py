@@ -14,6 +14,7 @@ import pytest
 from spegel_py.metrics import NodeMetrics
 from spegel_py.mirror.pull import Mirror
 from spegel_py.mirror.scores import Scores
+from spegel_py.mirror.tag_book import TagBook
 from spegel_py.registry.app import create_app
 from spegel_py.registry.connection import TlsContext
 from spegel_py.registry.server import serve
@@ -91,6 +92,7 @@ def start(network: MemoryNetwork) -> NodeFactory:
         deadlines: Deadlines = PATIENT,
         router: Any = None,
         tls: TlsContext | None = None,
+        tag_book: TagBook | None = None,
         **options: Any,
     ) -> AsyncIterator[Node]:
         def ready() -> dict[str, object]:
@@ -106,6 +108,7 @@ def start(network: MemoryNetwork) -> NodeFactory:
                     deadlines=deadlines,
                     scores=Scores(),
                     random=Random(1),
+                    tags=tag_book,
                 )
                 pull_log = PullLog(metrics=metrics.pulls)
                 app = create_app(
@@ -115,6 +118,7 @@ def start(network: MemoryNetwork) -> NodeFactory:
                     metrics=metrics.server,
                     ready=ready,
                     pull_log=pull_log,
+                    tag_book=tag_book,
                     **options,
                 )
                 async with serve(app, "127.0.0.1:0", drain=drain, tls=tls) as port:

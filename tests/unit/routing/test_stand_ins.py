@@ -30,7 +30,7 @@ CONTAINERD = "google grpclib h2 hpack hyperframe"
 LAYOUT = "anyio sniffio watchfiles"
 """Packages that a store of either kind may load."""
 
-MODULES = 1112
+MODULES = 1118
 """Modules that a node may have loaded, Python's own among them."""
 
 COMMAND = "import spegel_py.commands.registry_command"

@@ -96,7 +96,7 @@ annotations:
 
 {{/* Settings whose flag is named like their value, and that are left to the program where that is null. */}}
 {{- define "spegel-py.settings" -}}
-{{- $names := list "logFormat" "defaultRegistry" "oldTags" "tagPolicy" "lists" "tagTtl" "mirrorResolveRetries" "mirrorResolveTimeout" "mirrorParallel" "shareInFlight" "shareInFlightSlots" "verifyBlobs" -}}
+{{- $names := list "logFormat" "defaultRegistry" "oldTags" "tagPolicy" "tagsFromPeers" "tagWitnesses" "lists" "tagTtl" "mirrorResolveRetries" "mirrorResolveTimeout" "mirrorParallel" "shareInFlight" "shareInFlightSlots" "verifyBlobs" -}}
 {{- $names = concat $names (list "maxTransfersPerPeer" "maxTransfers" "maxUploadRate") -}}
 {{- $names = concat $names (list "healthInterval" "healthTimeout" "healthPasses" "healthFails") -}}
 {{- $names = concat $names (list "healthPassiveFails" "healthPassiveFailTimeout") -}}
