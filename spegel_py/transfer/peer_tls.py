@@ -43,8 +43,10 @@ CA, CERTIFICATE, KEY = "ca.crt", "tls.crt", "tls.key"
 MOST_BYTES = 256 * 1024
 """Bytes of a file; a chain of certificates has a few thousand."""
 WARN_BEFORE = 7 * 24 * 3600
-"""Seconds before the end of a certificate from which a node warns: cert-manager renews after two
-thirds of the lifetime, so one that is that old was not renewed."""
+"""Seconds before the end of a certificate from which a node warns."""
+WARN_SHARE = 1 / 6
+"""Share of the lifetime that is left then, for certificates that live for less than six weeks:
+cert-manager renews with a third left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class PeerCertificates:
         server, client: the contexts of new connections from peers, and to peers.
         fingerprint: eight hexadecimal digits of the certificate's SHA-256.
         expires: Unix time at which the certificate ends, or the last one of its authorities.
+        late: Unix time from which it should have been renewed.
     """
 
     source: bytes
@@ -63,6 +66,7 @@ class PeerCertificates:
     client: ssl.SSLContext = field(compare=False, repr=False)
     fingerprint: str = field(compare=False)
     expires: float = field(compare=False)
+    late: float = field(compare=False)
 
 
 class PeerTls(SecretFile[PeerCertificates]):
@@ -115,7 +119,8 @@ class PeerTls(SecretFile[PeerCertificates]):
         self._warn()
 
     def describe(self) -> Mapping[str, object]:
-        return {**super().describe(), "mode": self.mode.value, "expires": self.content.expires}
+        times = {"expires": self.content.expires, "late": self.content.late}
+        return {**super().describe(), "mode": self.mode.value, **times}
 
     @property
     def _remedy(self) -> str:
@@ -124,8 +129,7 @@ class PeerTls(SecretFile[PeerCertificates]):
     def _warn(self) -> None:
         """Log once for each certificate that it ends soon."""
         content = self.content
-        left = content.expires - time.time()
-        if 0 < left < WARN_BEFORE and self._warned != content.fingerprint:
+        if time.time() >= content.late and self._warned != content.fingerprint:
             self._warned = content.fingerprint
             log.warning(
                 "certificate expires soon",
@@ -191,12 +195,14 @@ def _tried(folder: Path, files: Mapping[str, bytes], source: bytes) -> PeerCerti
             f"--peer-tls: {folder / CERTIFICATE} would be refused by peers with this {CA}: "
             f"{reason}{_advice(reason)}"
         ) from None
+    expires = min(own.until, max(each.until for each in authorities))
     return PeerCertificates(
         source=source,
         server=server,
         client=client,
         fingerprint=own.fingerprint[:8],
-        expires=min(own.until, max(each.until for each in authorities)),
+        expires=expires,
+        late=expires - min(WARN_BEFORE, WARN_SHARE * (expires - own.since)),
     )
 
 

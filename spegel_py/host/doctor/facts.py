@@ -227,7 +227,8 @@ class NodeState:
 class TlsState:
     """The certificates between peers that the running node uses.
 
-    `fault` is why the folder cannot be used now. `left` are the seconds until the certificate ends.
+    `fault` is why the folder cannot be used now. `left` are the seconds until the certificate ends,
+    and `is_late` is True if it should have been renewed.
     """
 
     folder: str
@@ -236,6 +237,7 @@ class TlsState:
     fault: str
     is_public: bool
     left: float
+    is_late: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,6 +172,7 @@ def _tls(found: Any) -> TlsState | None:
         fault=str(found["fault"]),
         is_public=bool(found["public"]),
         left=float(found["expires"]) - time.time(),
+        is_late=time.time() >= float(found["late"]),
     )
 
 

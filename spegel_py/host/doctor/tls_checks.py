@@ -8,8 +8,6 @@ from spegel_py.tools.human import plural
 
 TLS = "tls"
 DAY = 24 * 3600
-SOON = 7 * DAY
-"""Seconds before the end of a certificate that are a warning."""
 
 
 def check_tls(facts: Facts) -> list[Finding]:
@@ -28,7 +26,7 @@ def check_tls(facts: Facts) -> list[Finding]:
     if tls.is_public:
         text = f"every user of this machine can read the key in {tls.folder}"
         return [warning(TLS, text, f"chmod 600 {tls.folder}/tls.key")]
-    if tls.left < SOON:
+    if tls.is_late:
         text = f"the certificate {tls.fingerprint} ends in {plural(int(tls.left // DAY), 'day')}"
         return [
             warning(TLS, text, "renew it, and replace the files; the node reads them by itself")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +44,7 @@ def test_a_good_folder_gives_contexts_for_both_sides(folder: Path) -> None:
     assert described["mode"] == "require"
     assert described["certificates"] == [tls.content.fingerprint]
     assert described["expires"] == tls.content.expires
+    assert described["late"] == tls.content.late
 
 
 def test_a_peer_without_tls_is_asked_only_with_accept(folder: Path) -> None:
@@ -172,10 +174,28 @@ def test_authorities_are_replaced_with_both_in_the_file(
     read(new.write(tmp_path / "a", trusted=(authority, new)))
 
 
-async def test_a_certificate_that_ends_within_a_week_is_logged_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lived", "left", "is_late"),
+    [
+        (timedelta(days=80), timedelta(days=8), False),
+        (timedelta(days=80), timedelta(days=6), True),
+        (timedelta(days=2), timedelta(days=1), False),
+        (timedelta(days=10), timedelta(days=1), True),
+    ],
+)
+def test_a_certificate_is_late_a_week_ahead_or_with_a_sixth_left(
+    tmp_path: Path, lived: timedelta, left: timedelta, is_late: bool
+) -> None:
+    folder = Authority(lasts=10 * DAYS).write(tmp_path, since=-lived, lasts=lived + left)
+    content, _ = CertificateReader()(folder)
+    assert (time.time() >= content.late) is is_late
+
+
+async def test_a_certificate_that_is_late_is_logged_once(tmp_path: Path) -> None:
     authority = Authority(lasts=DAYS)
     with capture_logs() as logs:
-        tls = PeerTls(authority.write(tmp_path, lasts=timedelta(days=6)), mode=TlsMode.ACCEPT)
+        old = authority.write(tmp_path, since=-DAYS, lasts=DAYS + timedelta(days=4))
+        tls = PeerTls(old, mode=TlsMode.ACCEPT)
         await tls.look()
         authority.write(tmp_path, lasts=DAYS)
         await tls.look()

@@ -555,7 +555,13 @@ def test_cluster_keys(keys: KeysState, level: Level, text: str) -> None:
 
 LASTS = 30 * 24 * 3600.0
 TLS = TlsState(
-    folder="/tls", mode="require", fingerprint="11aa22bb", fault="", is_public=False, left=LASTS
+    folder="/tls",
+    mode="require",
+    fingerprint="11aa22bb",
+    fault="",
+    is_public=False,
+    left=LASTS,
+    is_late=False,
 )
 
 
@@ -565,7 +571,12 @@ TLS = TlsState(
         (TLS, [True, True], Level.OK, "with 2 of 2 peers; 11aa22bb ends in 30 days"),
         (TLS, [True, False], Level.WARNING, "such as 10.0.0.1:5000, are neither asked"),
         (replace(TLS, mode="accept"), [True, False], Level.OK, "with 1 of 2 peers"),
-        (replace(TLS, left=LASTS / 10), [True], Level.WARNING, "11aa22bb ends in 3 days"),
+        (
+            replace(TLS, left=LASTS / 10, is_late=True),
+            [True],
+            Level.WARNING,
+            "11aa22bb ends in 3 days",
+        ),
         (replace(TLS, is_public=True), [True], Level.WARNING, "can read the key in /tls"),
         (replace(TLS, fault="/tls/ca.crt: no"), [True], Level.ERROR, "11aa22bb stays in use"),
     ],
