@@ -89,10 +89,9 @@ def _namespace(name: str) -> str:
 
 
 Joined = JoinedLayouts | JoinedNamespaces
-CONTAINERD = (pytest.mark.root, pytest.mark.containerd)
 
 
-@pytest.fixture(params=["layouts", pytest.param("namespaces", marks=CONTAINERD)])
+@pytest.fixture(params=["layouts", pytest.param("namespaces", marks=pytest.mark.root)])
 async def source(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Joined]:
     made: Joined
     if request.param == "layouts":
