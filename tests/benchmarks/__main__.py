@@ -22,6 +22,7 @@ from tests.benchmarks import (
     manifests,
     memory,
     peer_tls,
+    proofs,
     ranges,
     report,
     spread,
@@ -36,6 +37,7 @@ from tests.support.processes import end_in_good_order
 BENCHMARKS: dict[str, Callable[..., Awaitable[list[Figure]]]] = {
     "lookup": lookup.measure,
     "manifests": manifests.measure,
+    "proofs": proofs.measure,
     "ranges": ranges.measure,
     "spread": spread.measure,
     "loss": loss.measure,
