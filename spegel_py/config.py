@@ -678,8 +678,18 @@ class Config:
         """The value of tags-from-peers without auto: all, members or off."""
         if self.tags_from_peers != AUTO:
             return self.tags_from_peers
-        has_keys = self.cluster_keys is not None and self.cluster_keys_mode == "require"
-        return "members" if has_keys else "all"
+        needs_keys = self.has_cluster_keys and self.cluster_keys_mode == "require"
+        return "members" if needs_keys else "all"
+
+    @property
+    def has_cluster_keys(self) -> bool:
+        """True if connections to peers are encrypted with the cluster's keys."""
+        return self.cluster_keys is not None and self.cluster_keys_mode != "off"
+
+    @property
+    def has_peer_tls(self) -> bool:
+        """True if the registries of peers are asked by TLS."""
+        return self.peer_tls is not None and self.peer_tls_mode != "off"
 
     @property
     def own_addr(self) -> str:

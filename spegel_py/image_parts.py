@@ -320,14 +320,13 @@ async def make_tag_keeper(
     store: Store,
 ) -> TagKeeper:
     """Return the book of tags, with the origins of the earlier run, in its keeper."""
-    has_keys = config.cluster_keys is not None and config.cluster_keys_mode != "off"
     book = TagBook(
         own_id=router.id,
         sign=router.sign,
         authors=TagAuthors(
             own_id=router.id,
             connected=router.connected,
-            keyed=router.keyed if has_keys else None,
+            keyed=router.keyed if config.has_cluster_keys else None,
             is_quarantined=scores.quarantine.holds,
             started=time.monotonic(),
         ),

@@ -276,8 +276,10 @@ def shared_namespaces(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys((config.containerd_namespace, *config.containerd_more_namespaces)))
 
 
-def _containerd_store(store: Store) -> ContainerdStore | None:
+def _containerd_store(config: Config, store: Store) -> ContainerdStore | None:
     """Return the store of the first namespace if the store is containerd's."""
+    if config.oci_layout is not None:
+        return None
     from spegel_py.store.containerd import ContainerdStore
 
     if isinstance(store, JoinedStore):
@@ -329,24 +331,20 @@ async def make_store(
 
 def make_namespaces(config: Config, store: Store) -> OtherNamespaces | None:
     """Return containerd's other namespaces; None for another store."""
-    if config.oci_layout is not None:
+    if (containerd := _containerd_store(config, store)) is None:
         return None
     from spegel_py.store.containerd import OtherNamespaces
 
-    containerd = _containerd_store(store)
-    if containerd is None:
-        return None
     return OtherNamespaces(client=containerd.client, shared=shared_namespaces(config))
 
 
 def make_cri_images(config: Config, store: Store) -> CriImages | None:
     """Return the images of containerd's CRI; None for another store."""
-    if config.oci_layout is not None:
+    if (containerd := _containerd_store(config, store)) is None:
         return None
     from spegel_py.store.containerd import CriImages
 
-    containerd = _containerd_store(store)
-    return None if containerd is None else CriImages(client=containerd.client)
+    return CriImages(client=containerd.client)
 
 
 def make_ingests(config: Config, store: Store, *, of_all: bool = False) -> Ingests | None:
@@ -359,20 +357,18 @@ def make_ingests(config: Config, store: Store, *, of_all: bool = False) -> Inges
         from spegel_py.store.layout import LayoutIngests
 
         return LayoutIngests(root=config.oci_layout)
-    if config.containerd_content_path is not None:
-        from spegel_py.store.containerd import ContainerdIngests
+    containerd = _containerd_store(config, store)
+    if containerd is None or config.containerd_content_path is None:
+        return None
+    from spegel_py.store.containerd import ContainerdIngests
 
-        containerd = _containerd_store(store)
-        if containerd is None:
-            return None
-        namespaces = None if of_all else shared_namespaces(config)
-        return ContainerdIngests(folder=containerd.folder, namespaces=namespaces)
-    return None
+    namespaces = None if of_all else shared_namespaces(config)
+    return ContainerdIngests(folder=containerd.folder, namespaces=namespaces)
 
 
 def make_key_file(config: Config) -> KeyFile | None:
     """Return the file with the cluster's keys; None without one. Raises ConfigError."""
-    if config.cluster_keys is None or config.cluster_keys_mode == "off":
+    if config.cluster_keys is None or not config.has_cluster_keys:
         return None
     return KeyFile(config.cluster_keys)
 
@@ -389,7 +385,7 @@ def keys_state(
 
 def make_peer_tls(config: Config) -> PeerTls | None:
     """Return the certificates between peers; None without them. Raises ConfigError."""
-    if config.peer_tls is None or config.peer_tls_mode == "off":
+    if config.peer_tls is None or not config.has_peer_tls:
         return None
     from spegel_py.transfer.peer_tls import PeerTls, TlsMode  # only nodes with TLS need it
 
@@ -421,7 +417,7 @@ def make_router(
             shares=config.share_in_flight,
             floor=config.replica_floor,
             zone=config.zone,
-            tls=config.peer_tls is not None and config.peer_tls_mode != "off",
+            tls=config.has_peer_tls,
             password=auth.pair if auth else b"",
             other_passwords=auth.other_pairs if auth else (),
             secret=None if config.peer_proofs == PeerProofs.OFF else secret,

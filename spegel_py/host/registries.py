@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from spegel_py.oci.filters import WILDCARDS
+from spegel_py.tools.addresses import registry_folders
 
 DEFAULT = "_default"
 """Name of containerd's folder for every registry without a folder of its own."""
@@ -48,8 +49,7 @@ class Registry:
     @property
     def folders(self) -> tuple[str, ...]:
         """Possible names of the registry's folder, in containerd's order."""
-        host, colon, port = self.host.rpartition(":")
-        return (f"{host}_{port}_", self.host) if colon and not port.endswith("]") else (self.host,)
+        return registry_folders(self.host)
 
 
 def registry_of(folder: str) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from spegel_py.errors import ConfigError
 from spegel_py.preheat.registry_lookup import registry_url
+from spegel_py.tools.addresses import registry_folders
 
 MAX_FILE = 1024 * 1024
 """Bytes of the longest hosts.toml that is read."""
@@ -65,8 +66,7 @@ def read_upstream(root: Path | None, registry: str, *, plain: frozenset[str]) ->
     usual = UpstreamHost(url=f"{registry_url(registry, plain=plain)}/v2")
     if root is None:
         return usual
-    host, colon, port = registry.rpartition(":")
-    for name in (*([f"{host}_{port}_"] if colon else []), registry, "_default"):
+    for name in (*registry_folders(registry), "_default"):
         path = root / name / "hosts.toml"
         try:
             with path.open("rb") as file:

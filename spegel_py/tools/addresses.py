@@ -32,6 +32,14 @@ class MirrorAddress:
     runtime_token: str = field(default="", repr=False)
 
 
+def registry_folders(registry: str) -> tuple[str, ...]:
+    """Return the names that the folder of a registry (`host[:port]`) may have in containerd's
+    `config_path`, in the order in which containerd looks for them.
+    """
+    host, colon, port = registry.rpartition(":")
+    return (f"{host}_{port}_", registry) if colon and not port.endswith("]") else (registry,)
+
+
 def join_host_port(host: str, port: int) -> str:
     """Return `host:port`, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

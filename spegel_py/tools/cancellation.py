@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -20,17 +21,25 @@ def raise_if_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-async def to_the_end(step: Coroutine[Any, Any, T]) -> T:
+async def to_the_end(step: Awaitable[T]) -> T:
     """Return the result of a step that is never cut short.
 
-    A cancelled caller waits for the end of the step, and is cancelled then. So what the step has
-    made is there when the caller undoes it, and is not made afterwards.
+    A cancelled caller waits for the end of the step, however often it is cancelled, and is
+    cancelled then. So what the step has made is there when the caller undoes it, and is not made
+    afterwards.
     """
     task = asyncio.ensure_future(step)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        if not task.cancelled():
-            task.exception()  # so that asyncio does not log it
+        await ended(task)
         raise
+
+
+async def ended(future: asyncio.Future[T]) -> None:
+    """Wait until the future is done, however often this task is cancelled. Its error is dropped."""
+    while not future.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((future,))
+    if not future.cancelled():
+        future.exception()  # retrieved, so that asyncio does not warn of it

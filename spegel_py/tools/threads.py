@@ -22,6 +22,8 @@ from functools import partial
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+from spegel_py.tools.cancellation import to_the_end
+
 T = TypeVar("T")
 P = ParamSpec("P")
 _Job = Callable[[], None]
@@ -41,12 +43,7 @@ async def run_in(
     """Do the same as `run`, in the threads of this pool."""
     context = contextvars.copy_context()
     call = partial(context.run, function, *args, **kwargs)
-    running = asyncio.get_running_loop().run_in_executor(pool, call)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await ended(running)
-        raise
+    return await to_the_end(asyncio.get_running_loop().run_in_executor(pool, call))
 
 
 async def run_detached(function: Callable[[], T], *, name: str = "detached") -> T:
@@ -118,13 +115,3 @@ def settle(future: asyncio.Future[T], result: T | None, failure: Exception | Non
         future.set_exception(failure)
     else:
         future.set_result(result)  # type: ignore[arg-type]  # it is a T where there is no failure
-
-
-async def ended(future: asyncio.Future[T]) -> None:
-    """Wait until the future is done, however often this task is cancelled. Its error is dropped."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    future.exception()  # retrieved, so that asyncio does not warn of it

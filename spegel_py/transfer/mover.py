@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from spegel_py.errors import StoreUnavailable
-from spegel_py.tools.threads import ended, settle
+from spegel_py.tools.cancellation import ended
+from spegel_py.tools.threads import settle
 from spegel_py.transfer.base import ClientGone
 from spegel_py.transfer.moves import Move, Side
 

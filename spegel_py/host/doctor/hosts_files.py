@@ -17,6 +17,7 @@ from spegel_py.host.http_probe import MirrorAnswer, ask_mirror
 from spegel_py.host.own_names import BACKUP, is_own
 from spegel_py.host.registries import registry_of
 from spegel_py.oci.distribution import NODE_HEADER, RUNTIME_HEADER
+from spegel_py.tools.addresses import registry_folders
 from spegel_py.tools.runtime_token import fingerprint
 
 MAX_FILES = 64
@@ -114,8 +115,7 @@ def _find(roots: Sequence[Path], registry: str) -> HostsFile:
 
     It is in the first root with a folder for the registry, or with a default folder.
     """
-    host, colon, port = registry.rpartition(":")
-    names = [*([f"{host}_{port}_"] if colon else []), registry, DEFAULT]
+    names = (*registry_folders(registry), DEFAULT)
     for root in roots:
         for name in names:
             if (root / name).is_dir():
